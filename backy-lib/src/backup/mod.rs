@@ -1,0 +1,324 @@
+//! `backup`: makes a revision of the source.
+//!
+//! The order of writes is what makes it safe; `doc/safety.md` has the argument, and the sweep tests hold it.
+//!
+//! 1. publish the manifest with `in_progress`
+//! 2. make the overlay of the newest revision, sync it and the folder
+//! 3. point the next older delta at the overlay, sync
+//! 4. per batch: old blocks to the overlay, sync; their entries, sync; only then the new blocks to the image
+//! 5. length and holes of the image, sync; reference counts of the overlay, sync; digest files, sync
+//! 6. publish the manifest with the new revision: the commit
+//!
+//! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
+
+mod recover;
+mod scan;
+mod update;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::format::digests::{DigestsHeader, Identity};
+use crate::format::manifest::{InProgress, MAX_TAGS, Manifest, Operation, Revision, Statistics};
+use crate::format::qcow2::Layout;
+use crate::image::delta;
+use crate::pipeline::{self, BufferPool};
+use crate::progress::{self, Event, Observer, Phase};
+use crate::revision::{RevisionId, Tag};
+use crate::schedule::{self, Due};
+use crate::source::{self, Source};
+use crate::storage::{DigestsKind, FileName, Published, Storage, staged};
+use crate::units::BlockSize;
+
+pub(crate) use recover::recover;
+pub(crate) use scan::RateLimit;
+
+/// How the newest image is brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageUpdate {
+    /// On a clone where the file system can, else in place.
+    #[default]
+    Auto,
+    /// In place always.
+    InPlace,
+}
+
+/// What to back up, when, and how.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// Whatever the schedule says.
+    pub force: bool,
+    /// Tags given by hand; with any, a backup is made whatever the schedule says.
+    pub tags: BTreeSet<Tag>,
+    /// Threads that digest and compress; `None` for one a core.
+    pub threads: Option<usize>,
+    /// How the image is updated.
+    pub update: ImageUpdate,
+    /// Most bytes a second that are read from the source.
+    pub limit_rate: Option<u64>,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackupReport {
+    /// The new revision.
+    pub revision: Revision,
+    /// Whether the image was updated on a clone.
+    pub cloned: bool,
+    /// Blocks of the revision before that were found to be rotten when they were moved to its delta.
+    pub bad_blocks: u64,
+}
+
+/// What a backup would do now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackupPlan {
+    /// Whether a revision would be made.
+    pub due: bool,
+    /// The tags that it would get.
+    pub tags: BTreeSet<Tag>,
+}
+
+/// Which tags a backup started at `now` would give, and whether it would be made.
+pub fn plan(
+    manifest: &Manifest,
+    config: &Config,
+    options: &BackupOptions,
+    now: Timestamp,
+) -> BackupPlan {
+    let scheduled = schedule::due(&manifest.revisions, config, now);
+    let by_hand = options.force || !options.tags.is_empty();
+    let mut tags = options.tags.clone();
+    let due = by_hand || scheduled.is_due();
+    if let Due::Tags(scheduled) = scheduled {
+        tags.extend(scheduled);
+    }
+    BackupPlan { due, tags }
+}
+
+/// What every step needs.
+pub(crate) struct Context<'a> {
+    pub storage: &'a Arc<dyn Storage>,
+    pub config: &'a Config,
+    pub clock: &'a dyn Clock,
+    pub observer: &'a dyn Observer,
+}
+
+/// Makes a revision. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
+pub(crate) fn backup(
+    context: &Context<'_>,
+    manifest: &mut Manifest,
+    source: &dyn Source,
+    options: &BackupOptions,
+    tags: BTreeSet<Tag>,
+) -> Result<BackupReport> {
+    check_limits(source, manifest.block_size, &tags)?;
+    let started = context.clock.now();
+    let uuid = RevisionId::new(started);
+    manifest.in_progress =
+        Some(InProgress { operation: Operation::Backup, revision: uuid, started });
+    if let Err(error) = publish(&**context.storage, manifest) {
+        // Nothing has been touched yet; the next writer finds either manifest in order.
+        manifest.in_progress = None;
+        return Err(error);
+    }
+    let made = Making { context, options, started, uuid, tags, clock: Instant::now() };
+    let error = match made.make(manifest, source).and_then(|done| made.commit(manifest, done)) {
+        Ok(report) => return Ok(report),
+        Err(Failed::Committing(error)) => return Err(error),
+        Err(Failed::Making(error)) => error,
+    };
+    match recover(context.storage, manifest, context.observer) {
+        Ok(()) => Err(error),
+        Err(second) => Err(Error::UndoFailed { first: error.into(), second: second.into() }),
+    }
+}
+
+/// Writes the manifest.
+pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    let content = manifest.encode().map_err(Error::flawed(storage.path(FileName::MANIFEST)))?;
+    staged::publish(storage, Published::Manifest, &content)
+}
+
+fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>) -> Result<()> {
+    let limit = Layout::max_image_bytes(block_size);
+    if source.size_bytes() > limit {
+        let message = format!(
+            "its size is {} bytes; with blocks of {} the limit is {limit}",
+            source.size_bytes(),
+            block_size.bytes()
+        );
+        return Err(Error::Source { path: source.identity().path.into(), message });
+    }
+    if tags.len() > MAX_TAGS {
+        let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
+        return Err(Error::Specification { message });
+    }
+    Ok(())
+}
+
+enum Failed {
+    /// Before the commit: what was done has to be undone.
+    Making(Error),
+    /// The new manifest may be in place: nothing may be undone.
+    Committing(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Making(error)
+    }
+}
+
+/// A revision being made.
+struct Making<'a> {
+    context: &'a Context<'a>,
+    options: &'a BackupOptions,
+    started: Timestamp,
+    uuid: RevisionId,
+    tags: BTreeSet<Tag>,
+    clock: Instant,
+}
+
+/// A revision that only lacks its place in the manifest.
+struct Made {
+    manifest: Manifest,
+    report: BackupReport,
+}
+
+impl Making<'_> {
+    fn make(&self, manifest: &Manifest, source: &dyn Source) -> std::result::Result<Made, Failed> {
+        let storage = self.context.storage;
+        let newest = manifest.revisions.first();
+        let old = newest
+            .map(|newest| scan::OldImage::open(&**storage, newest, manifest.block_size))
+            .transpose()?;
+        let stored_before = old.as_ref().map_or(Ok(0), scan::OldImage::allocated_bytes)?;
+        let level = self.context.config.compression_level;
+        let mut update = update::Update::begin(
+            &**storage,
+            newest,
+            manifest.block_size,
+            source.size_bytes(),
+            self.uuid,
+            self.options.update,
+        )?;
+        if let (Some(newest), Some(older)) = (newest, manifest.revisions.get(1)) {
+            let backing = crate::format::qcow2::Backing::delta(newest.uuid);
+            delta::rebase(&**storage, older.uuid, backing)?;
+        }
+        let workers = scan::workers(pipeline::threads(self.options.threads), level)?;
+        let counters = progress::begin(self.context.observer, Phase::Backup, source.size_bytes());
+        let buffers = BufferPool::new();
+        let scan = scan::Scan::new(manifest.block_size, source, old.as_ref(), &buffers);
+        let rate = self.options.limit_rate.map(RateLimit::new);
+        let staged = update.staged_image()?;
+        let mut chunks = scan.chunks(self.context.observer);
+        let mut tally = scan::Tally::new(&scan);
+        pipeline::run(
+            workers,
+            || chunks.next_chunk(rate.as_ref()),
+            |worker, chunk| scan.work(worker, chunk, staged.as_deref()),
+            |outcome| {
+                counters.add(outcome.source_bytes());
+                tally.take(&outcome);
+                update.take(outcome, &buffers)
+            },
+        )?;
+        let scanned = tally.finish(&**storage, newest)?;
+        source::check_size(source)?;
+        progress::check(self.context.observer)?;
+        self.finish(manifest, source, update, scanned, stored_before)
+    }
+
+    fn finish(
+        &self,
+        manifest: &Manifest,
+        source: &dyn Source,
+        update: update::Update<'_>,
+        scanned: scan::Scanned,
+        stored_before: u64,
+    ) -> std::result::Result<Made, Failed> {
+        let storage = &**self.context.storage;
+        let mut after = manifest.clone();
+        after.in_progress = None;
+        after.source = Some(source.identity());
+        let mut revision = Revision::newest(
+            self.uuid,
+            self.started,
+            self.context.clock.now(),
+            source.size_bytes(),
+            scanned.digest,
+            Statistics {
+                read_bytes: scanned.read_bytes,
+                changed_bytes: scanned.changed_bytes,
+                ..Statistics::default()
+            },
+        );
+        revision.tags = self.tags.clone();
+        revision.pinned_tags = self.options.tags.clone();
+        let header = |revision: &Revision, kind| DigestsHeader {
+            kind,
+            identity: Identity {
+                uuid: revision.uuid,
+                started: revision.started,
+                finished: revision.finished,
+                block_size: manifest.block_size,
+                size_bytes: revision.size_bytes,
+                digest: revision.digest,
+                tags: revision.tags.clone(),
+            },
+        };
+        let old_header =
+            manifest.revisions.first().map(|newest| header(newest, DigestsKind::Delta));
+        let finished =
+            update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
+        revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
+        revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
+        if let Some(newest) = after.revisions.first_mut() {
+            for &block in &finished.bad_blocks {
+                newest.findings.push_bad_block(block);
+                self.context.observer.event(&Event::Finding(format!(
+                    "{}: block {block} of revision {} is not what was backed up; \
+                     it is lost for this revision and older ones that share it",
+                    storage.path(FileName::IMAGE).display(),
+                    newest.uuid
+                )));
+            }
+        }
+        after.push_newest(revision.clone());
+        let report = BackupReport {
+            revision,
+            cloned: finished.cloned,
+            bad_blocks: finished.bad_blocks.len() as u64,
+        };
+        Ok(Made { manifest: after, report })
+    }
+
+    fn commit(
+        &self,
+        manifest: &mut Manifest,
+        made: Made,
+    ) -> std::result::Result<BackupReport, Failed> {
+        let storage = &**self.context.storage;
+        if let Err(error) = publish(storage, &made.manifest) {
+            // Undoing is only right if the new manifest is certainly not in place.
+            return match crate::archive::read_manifest(storage) {
+                Ok(found) if found.in_progress.is_some() => Err(Failed::Making(error)),
+                _ => Err(Failed::Committing(error)),
+            };
+        }
+        *manifest = made.manifest;
+        // What is left over does no harm; the next writer sweeps again.
+        if let Err(error) = recover::sweep(storage, manifest) {
+            self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
+        }
+        Ok(made.report)
+    }
+}

@@ -1,0 +1,273 @@
+//! `backy.toml`: source, schedule, options. The only file of an archive that a person edits.
+//!
+//! Unknown keys, wrong types and impossible values are errors with line and column.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::error::{Error, Result};
+use crate::revision::Tag;
+
+/// A config that is longer is not read.
+pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
+
+/// A checked config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What to back up; `None` until somebody fills it in.
+    pub source: Option<PathBuf>,
+    /// Tags with their intervals. Empty: a backup is always due.
+    pub schedule: BTreeMap<Tag, Interval>,
+    /// zstd level for the blocks of deltas.
+    pub compression_level: i32,
+    /// Permissions of files that are made in the archive.
+    pub file_mode: u32,
+}
+
+/// How often a tag is due, and how many revisions keep it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// Time from one revision with the tag to the next.
+    pub interval: SignedDuration,
+    /// How many revisions keep the tag.
+    pub keep: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    source: Option<Spanned<String>>,
+    compression_level: Option<Spanned<i64>>,
+    file_mode: Option<Spanned<String>>,
+    #[serde(default)]
+    schedule: BTreeMap<Spanned<String>, RawInterval>,
+    #[serde(default)]
+    hooks: RawHooks,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawInterval {
+    interval: Spanned<String>,
+    keep: Spanned<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawHooks {
+    before: Option<Spanned<String>>,
+    after: Option<Spanned<String>>,
+}
+
+impl Config {
+    /// Reads a config. `path` is only for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let at = |offset: usize, message: String| {
+            let (line, column) = line_and_column(text, offset);
+            Error::Config { path: path.to_owned(), line, column, message }
+        };
+        let raw: RawConfig = toml::from_str(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            at(offset, error.message().replace('\n', "; "))
+        })?;
+        check(raw).map_err(|flaw| at(flaw.offset, flaw.message))
+    }
+
+    /// The text of the config of a new archive.
+    pub fn template(source: Option<&Path>) -> Result<String> {
+        let source = match source {
+            None => "# The block device or file to back up; remove the '#':\n\
+                     # source = \"/dev/vg0/mynode\"\n"
+                .to_owned(),
+            Some(path) => {
+                let text = path.to_str().ok_or_else(|| Error::Source {
+                    path: path.to_owned(),
+                    message: "its name is not UTF-8, so it cannot stand in backy.toml".to_owned(),
+                })?;
+                format!("source = {}\n", toml_string(text))
+            }
+        };
+        Ok(TEMPLATE.replace("@SOURCE@\n", &source))
+    }
+}
+
+const TEMPLATE: &str = include_str!("config_template.toml");
+
+/// A string as TOML writes it.
+fn toml_string(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
+struct Flaw {
+    offset: usize,
+    message: String,
+}
+
+fn flaw<T>(value: &Spanned<T>, message: String) -> Flaw {
+    Flaw { offset: value.span().start, message }
+}
+
+fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
+    for (name, hook) in [("before", &raw.hooks.before), ("after", &raw.hooks.after)] {
+        if let Some(hook) = hook.as_ref().filter(|hook| !hook.get_ref().is_empty()) {
+            let message =
+                format!("hooks.{name}: this version of backy runs no hooks; expected \"\"");
+            return Err(flaw(hook, message));
+        }
+    }
+    let mut schedule = BTreeMap::new();
+    for (name, raw) in &raw.schedule {
+        let tag: Tag = name.get_ref().parse().map_err(|message| flaw(name, message))?;
+        schedule.insert(tag, check_interval(raw)?);
+    }
+    Ok(Config {
+        source: raw.source.map(check_source).transpose()?,
+        schedule,
+        compression_level: check_level(raw.compression_level)?,
+        file_mode: check_mode(raw.file_mode)?,
+    })
+}
+
+fn check_source(source: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
+    let path = PathBuf::from(source.get_ref());
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let message = format!(
+        "source: found {:?}, expected an absolute path, since cron and you start in different folders",
+        source.get_ref()
+    );
+    Err(flaw(&source, message))
+}
+
+fn check_interval(raw: &RawInterval) -> std::result::Result<Interval, Flaw> {
+    let interval = parse_interval(raw.interval.get_ref()).map_err(|m| flaw(&raw.interval, m))?;
+    let keep =
+        u32::try_from(*raw.keep.get_ref()).ok().filter(|&keep| keep > 0).ok_or_else(|| {
+            flaw(&raw.keep, format!("keep: found {}, expected 1 or more", raw.keep.get_ref()))
+        })?;
+    Ok(Interval { interval, keep })
+}
+
+fn check_level(level: Option<Spanned<i64>>) -> std::result::Result<i32, Flaw> {
+    let Some(level) = level else { return Ok(1) };
+    i32::try_from(*level.get_ref()).ok().filter(|level| (1..=19).contains(level)).ok_or_else(|| {
+        flaw(&level, format!("compression_level: found {}, expected 1 to 19", level.get_ref()))
+    })
+}
+
+fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
+    const OWNER: u32 = 0o600;
+    let Some(mode) = mode else { return Ok(OWNER) };
+    let parsed = u32::from_str_radix(mode.get_ref(), 8).ok();
+    // The owner has to read and write; nobody else may write, nobody may execute.
+    parsed.filter(|bits| bits & !0o044 == OWNER).ok_or_else(|| {
+        let found = mode.get_ref();
+        flaw(&mode, format!("file_mode: found {found:?}, expected \"0600\", \"0640\" or \"0644\""))
+    })
+}
+
+/// `90m`, `1d`, `2w` and so on: a whole number and s, m, h, d or w; at least a second, at most ten years.
+pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String> {
+    const MAX_SECONDS: i64 = 10 * 366 * 86400;
+    let wrong = || {
+        format!(
+            "interval: found {text:?}, expected a whole number and s, m, h, d or w, like \"1d\""
+        )
+    };
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86400,
+        'w' => 7 * 86400,
+        _ => return Err(wrong()),
+    };
+    let number = text.strip_suffix(unit).unwrap_or_default();
+    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: i64 = number.parse().ok().filter(|_| plain).ok_or_else(wrong)?;
+    number
+        .checked_mul(seconds)
+        .filter(|seconds| (1..=MAX_SECONDS).contains(seconds))
+        .map(SignedDuration::from_secs)
+        .ok_or_else(|| format!("interval: found {text:?}, expected 1s to 10 years"))
+}
+
+/// Line and column, both from 1, of a byte offset.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before: String =
+        text.char_indices().take_while(|(at, _)| *at < offset).map(|(_, c)| c).collect();
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+    (before.matches('\n').count() + 1, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("backy.toml"))
+    }
+
+    #[test]
+    fn the_template_is_valid_and_holds_the_source_whatever_its_name() {
+        let config = parse(&Config::template(None).unwrap()).unwrap();
+        assert_eq!(config.source, None);
+        assert_eq!(config.schedule.len(), 3);
+        for name in ["/dev/vg0/x", "/a \"quoted\\ name", "/tab\t", "/ü"] {
+            let config = parse(&Config::template(Some(Path::new(name))).unwrap()).unwrap();
+            assert_eq!(config.source, Some(PathBuf::from(name)));
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_line_and_column() {
+        for (text, line, column, word) in [
+            ("sauce = \"/x\"", 1, 1, "sauce"),
+            ("source = 5", 1, 10, "string"),
+            ("source = \"x\"", 1, 10, "absolute"),
+            ("source = \"/x\n", 1, 13, ""),
+            ("[schedule.daily]\ninterval = \"1d\"", 1, 1, "keep"),
+            ("[schedule.daily]\ninterval = \"1 day\"\nkeep = 1", 2, 12, "1 day"),
+            ("[schedule.daily]\ninterval = \"0d\"\nkeep = 1", 2, 12, "0d"),
+            ("[schedule.daily]\ninterval = \"+1d\"\nkeep = 1", 2, 12, "+1d"),
+            ("[schedule.daily]\ninterval = \"99999999999w\"\nkeep = 1", 2, 12, "10 years"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 0", 3, 8, "keep"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nkeeep = 2", 4, 1, "keeep"),
+            ("[schedule.\"a b\"]\ninterval = \"1d\"\nkeep = 1", 1, 11, "tag"),
+            ("compression_level = 20", 1, 21, "19"),
+            ("file_mode = \"0666\"", 1, 13, "0640"),
+            ("[hooks]\nbefore = \"true\"", 2, 10, "hooks"),
+        ] {
+            let error = parse(text).expect_err(text);
+            let message = error.to_string();
+            let Error::Config { line: l, column: c, .. } = error else { panic!("{message}") };
+            assert!(message.contains(word), "{text}: {message}");
+            assert_eq!((l, c), (line, column), "{text}: {message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn intervals_have_five_units() {
+        for (text, seconds) in
+            [("1s", 1), ("90m", 5400), ("36h", 129_600), ("1d", 86400), ("2w", 1_209_600)]
+        {
+            assert_eq!(parse_interval(text), Ok(SignedDuration::from_secs(seconds)));
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What can go wrong. Every error names the thing and the place, and what was found and expected.
+//!
+//! One enum for the whole library; [`Error::kind`] alone decides the exit status of the command and the
+//! class of the Python exception. Advice on what to do next is added at the edge, by kind.
+
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the library. `Display` is one line.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused to do something with a file.
+    #[error("{}: cannot {action}: {}", .path.display(), describe_io(.source))]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, such as `read 65536 bytes at offset 0`.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no archive in the folder.
+    #[error("{}: no archive here: there is no manifest.json", .path.display())]
+    NoArchive {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// `init` where an archive is already.
+    #[error("{}: there is an archive here already; nothing was changed", .path.display())]
+    ArchiveExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another writer holds the archive.
+    #[error("{}: the archive is in use by {holder}", .path.display())]
+    Locked {
+        /// The archive.
+        path: PathBuf,
+        /// Who holds it, as the holder wrote it down.
+        holder: String,
+    },
+    /// `backy.toml` cannot be used.
+    #[error("{}:{line}:{column}: {message}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column in characters, counted from 1.
+        column: usize,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// The config names no source.
+    #[error("{}: no source is configured", .path.display())]
+    NoSource {
+        /// `backy.toml`.
+        path: PathBuf,
+    },
+    /// A specification of revisions, a tag or a size that means nothing.
+    #[error("{message}")]
+    Specification {
+        /// What was given and what would be right.
+        message: String,
+    },
+    /// No such revision, or more than one.
+    #[error("{message}")]
+    NoSuchRevision {
+        /// What was asked for and what there is.
+        message: String,
+    },
+    /// The source cannot be backed up, or changed its size meanwhile.
+    #[error("source {}: {message}", .path.display())]
+    Source {
+        /// The source.
+        path: PathBuf,
+        /// What was found and expected.
+        message: String,
+    },
+    /// Writing to this target could destroy something.
+    #[error("target {}: {message}", .path.display())]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// Why it is refused.
+        message: String,
+        /// Whether `--force` would allow it.
+        forcible: bool,
+    },
+    /// A file of the archive is not as it was written.
+    #[error("{}: damaged: {flaw}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, what was found there and what was expected.
+        flaw: String,
+    },
+    /// The archive needs abilities that this program does not have.
+    #[error("{}: {what}", .path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it needs, by name.
+        what: String,
+    },
+    /// The observer asked to stop.
+    #[error("interrupted; the archive is as it was before")]
+    Interrupted,
+    /// An error, and then another while its traces were being removed.
+    #[error("{first}; undoing it failed too ({second}); the next writing command tries again")]
+    UndoFailed {
+        /// What went wrong in the operation itself.
+        first: Box<Error>,
+        /// What went wrong while undoing.
+        second: Box<Error>,
+    },
+}
+
+/// The class of an error: stable, few, and all that a caller should decide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A file is not there.
+    NotFound,
+    /// The file system is full, or a quota or size limit is reached.
+    NoSpace,
+    /// The system does not permit it.
+    Permission,
+    /// Another failure of a system call.
+    Io,
+    /// No archive in the folder.
+    NoArchive,
+    /// An archive is there already.
+    ArchiveExists,
+    /// Another writer is at work.
+    Locked,
+    /// `backy.toml` is wrong or names no source.
+    Config,
+    /// A specification is malformed.
+    Specification,
+    /// No such revision, or an ambiguous one.
+    NoSuchRevision,
+    /// The source cannot be used.
+    Source,
+    /// The target is refused for safety.
+    Target,
+    /// Stored data is damaged.
+    Damaged,
+    /// A newer format or feature.
+    Unsupported,
+    /// Stopped on request.
+    Interrupted,
+}
+
+impl Error {
+    /// The class of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorKind::Permission
+                }
+                io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
+                _ => ErrorKind::Io,
+            },
+            Error::NoArchive { .. } => ErrorKind::NoArchive,
+            Error::ArchiveExists { .. } => ErrorKind::ArchiveExists,
+            Error::Locked { .. } => ErrorKind::Locked,
+            Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
+            Error::Specification { .. } => ErrorKind::Specification,
+            Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
+            Error::Source { .. } => ErrorKind::Source,
+            Error::Target { .. } => ErrorKind::Target,
+            Error::Damaged { .. } => ErrorKind::Damaged,
+            Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::Interrupted => ErrorKind::Interrupted,
+            Error::UndoFailed { first, .. } => first.kind(),
+        }
+    }
+
+    /// The file or folder that the error is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::NoArchive { path }
+            | Error::ArchiveExists { path }
+            | Error::Locked { path, .. }
+            | Error::Config { path, .. }
+            | Error::NoSource { path }
+            | Error::Source { path, .. }
+            | Error::Target { path, .. }
+            | Error::Damaged { path, .. }
+            | Error::Unsupported { path, .. } => Some(path),
+            Error::Specification { .. } | Error::NoSuchRevision { .. } | Error::Interrupted => None,
+            Error::UndoFailed { first, .. } => first.path(),
+        }
+    }
+
+    /// For `map_err`: the system failed to do `action` with `path`.
+    pub fn io(
+        path: impl Into<PathBuf>,
+        action: impl Into<String>,
+    ) -> impl FnOnce(io::Error) -> Error {
+        let (path, action) = (path.into(), action.into());
+        move |source| Error::Io { path, action, source }
+    }
+
+    /// A file of the archive is wrong at `place` (a field, an offset, a block).
+    pub fn damaged(
+        path: impl Into<PathBuf>,
+        place: impl Display,
+        found: impl Display,
+        expected: impl Display,
+    ) -> Error {
+        let flaw = format!("{place}: found {found}, expected {expected}");
+        Error::Damaged { path: path.into(), flaw }
+    }
+
+    /// For `map_err`: the file at `path` has this flaw.
+    pub fn flawed(path: impl Into<PathBuf>) -> impl FnOnce(String) -> Error {
+        let path = path.into();
+        move |flaw| Error::Damaged { path, flaw }
+    }
+}
+
+/// The system's message without Rust's `(os error N)`, which tells an operator nothing.
+pub(crate) fn describe_io(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text.chars().take(end).collect(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_says_what_was_tried_with_which_file() {
+        let error = Error::io("/x", "read 10 bytes at offset 5")(io::Error::from_raw_os_error(28));
+        assert_eq!(
+            error.to_string(),
+            "/x: cannot read 10 bytes at offset 5: No space left on device"
+        );
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+    }
+}

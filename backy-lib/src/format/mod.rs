@@ -1,0 +1,11 @@
+//! Bytes to values and back: every kind of file in an archive, without I/O.
+//!
+//! Input is hostile until parsed: nothing here panics, and nothing allocates more than the length of its input.
+//! `doc/format.md` is the specification; its worked example is parsed by a test.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+pub mod digests;
+pub mod manifest;
+pub mod qcow2;
+pub mod readme;

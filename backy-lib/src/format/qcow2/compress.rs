@@ -1,0 +1,146 @@
+//! Clusters as zstd frames with a content checksum.
+//!
+//! QEMU checks the frame's checksum when it reads, so rot in a compressed cluster is an I/O error there, too.
+
+use zstd::bulk;
+use zstd::zstd_safe::{CParameter, DParameter};
+
+use crate::error::{Error, Result};
+
+/// Compresses clusters, one after the other, with one working memory.
+pub struct Compressor {
+    context: bulk::Compressor<'static>,
+}
+
+/// A frame window no larger than the largest cluster keeps the memory for reading bounded.
+const MAX_WINDOW_LOG: u32 = 21;
+
+impl Compressor {
+    /// `level` as zstd counts: 1 is fast, 19 small.
+    pub fn new(level: i32) -> Result<Self> {
+        let make = || {
+            let mut context = bulk::Compressor::new(level)?;
+            context.set_parameter(CParameter::ChecksumFlag(true))?;
+            Ok(context)
+        };
+        Ok(Compressor { context: make().map_err(zstd_error)? })
+    }
+
+    /// Puts the frame of a whole cluster into `out`; `false` when it is not at least a sector shorter than the cluster.
+    pub fn compress(&mut self, cluster: &[u8], out: &mut Vec<u8>) -> bool {
+        out.clear();
+        out.reserve(cluster.len());
+        let limit = cluster.len().saturating_sub(512);
+        // An error means that the frame does not fit: store the cluster as it is.
+        self.context.compress_to_buffer(cluster, out).is_ok_and(|length| length <= limit)
+    }
+
+    /// A frame that every reader refuses: `cluster` with its checksum spoiled.
+    ///
+    /// For a block that is known to differ from what was backed up: QEMU, which does not know our digests, gives an I/O
+    /// error for it instead of wrong bytes, and the bytes are still there for forensics.
+    pub fn compress_as_bad(&mut self, cluster: &[u8]) -> Result<Vec<u8>> {
+        let mut frame = self.context.compress(cluster).map_err(zstd_error)?;
+        if let Some(checksum) = frame.last_chunk_mut::<4>() {
+            checksum.iter_mut().for_each(|byte| *byte = !*byte);
+        }
+        Ok(frame)
+    }
+}
+
+/// Decompresses clusters, one after the other, with one working memory.
+pub struct Decompressor {
+    context: bulk::Decompressor<'static>,
+}
+
+impl Decompressor {
+    /// A new working memory.
+    pub fn new() -> Result<Self> {
+        let make = || {
+            let mut context = bulk::Decompressor::new()?;
+            context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
+            Ok(context)
+        };
+        Ok(Decompressor { context: make().map_err(zstd_error)? })
+    }
+
+    /// Decompresses the frame at the start of `stored` (which may go on after it) into all of `cluster`.
+    ///
+    /// # Errors
+    /// One sentence; also when the frame's checksum is wrong or its length is not that of the cluster.
+    pub fn decompress(
+        &mut self,
+        stored: &[u8],
+        cluster: &mut [u8],
+    ) -> std::result::Result<(), String> {
+        let frame_bytes = zstd::zstd_safe::find_frame_compressed_size(stored)
+            .map_err(|_| "found no whole zstd frame".to_owned())?;
+        let frame = stored.get(..frame_bytes).unwrap_or(stored);
+        match self.context.decompress_to_buffer(frame, cluster) {
+            Ok(length) if length == cluster.len() => Ok(()),
+            Ok(length) => Err(format!("found {length} bytes, expected {}", cluster.len())),
+            Err(error) => Err(format!("found a bad zstd frame: {error}")),
+        }
+    }
+}
+
+/// zstd fails to set itself up only for want of memory.
+fn zstd_error(error: std::io::Error) -> Error {
+    Error::io("zstd", "set up compression")(error)
+}
+
+/// The longest stored form that an L2 entry can describe, in clusters.
+pub const MAX_STORED_CLUSTERS: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) as u8
+            })
+            .collect()
+    }
+
+    #[test]
+    fn clusters_read_back_and_what_follows_the_frame_does_not_matter() {
+        let cluster: Vec<u8> = (0..65536u32).map(|i| (i / 100) as u8).collect();
+        let mut stored = Vec::new();
+        assert!(Compressor::new(1).unwrap().compress(&cluster, &mut stored));
+        assert!(stored.len() < 10_000);
+        stored.extend(noise(300));
+        let mut out = vec![0; 65536];
+        Decompressor::new().unwrap().decompress(&stored, &mut out).unwrap();
+        assert!(out == cluster);
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_not_compressed() {
+        let mut stored = Vec::new();
+        assert!(!Compressor::new(1).unwrap().compress(&noise(4096), &mut stored));
+    }
+
+    #[test]
+    fn a_flipped_bit_a_wrong_length_and_a_block_known_as_bad_are_errors() {
+        let cluster: Vec<u8> = noise(512).repeat(8);
+        let mut compressor = Compressor::new(1).unwrap();
+        let mut stored = Vec::new();
+        assert!(compressor.compress(&cluster, &mut stored));
+        let mut decompressor = Decompressor::new().unwrap();
+        let mut out = vec![0; 4096];
+        for at in 0..stored.len() {
+            let mut flipped = stored.clone();
+            flipped[at] ^= 0x10;
+            let read = decompressor.decompress(&flipped, &mut out);
+            assert!(read.is_err() || out == cluster, "byte {at}");
+        }
+        assert!(decompressor.decompress(&stored, &mut [0; 2048]).is_err());
+        assert!(decompressor.decompress(&stored, &mut [0; 8192]).is_err());
+        let bad = compressor.compress_as_bad(&cluster).unwrap();
+        assert!(decompressor.decompress(&bad, &mut out).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! Where the tables of a new delta lie. All positions follow from the size and the cluster size.
+
+use super::ENTRY_BYTES;
+use crate::units::BlockSize;
+
+/// QEMU's limit for the L1 table, 32 MiB.
+const MAX_L1_BYTES: u64 = 32 << 20;
+/// QEMU's limit for the reference count table, 8 MiB.
+const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+const REFCOUNT_BYTES: u64 = 2;
+
+/// Positions of a delta's tables, in bytes from the start of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Cluster size, the archive's block size.
+    pub cluster_size: BlockSize,
+    /// Size of the revision rounded up to 512: QEMU cuts an odd size down to that.
+    pub virtual_bytes: u64,
+    /// The reference count table, large enough for a delta that holds every block uncompressed.
+    pub refcount_table_offset: u64,
+    /// Its length in clusters.
+    pub refcount_table_clusters: u32,
+    /// The L1 table.
+    pub l1_offset: u64,
+    /// Entries of the L1 table, at least one.
+    pub l1_entries: u32,
+    /// The first L2 table; the others follow.
+    pub l2_offset: u64,
+    /// First byte after the L2 tables.
+    pub data_offset: u64,
+}
+
+impl Layout {
+    /// The largest image in bytes that a delta can have with this cluster size.
+    pub fn max_image_bytes(cluster_size: BlockSize) -> u64 {
+        let cluster = cluster_size.bytes();
+        let per_l1_entry = cluster * entries_per_table(cluster_size);
+        let by_l1 = per_l1_entry.saturating_mul(MAX_L1_BYTES / ENTRY_BYTES as u64);
+        let per_refcount_block = cluster * (cluster / REFCOUNT_BYTES);
+        let host = per_refcount_block.saturating_mul(MAX_REFCOUNT_TABLE_BYTES / ENTRY_BYTES as u64);
+        // A file may grow to a little more than twice its image, see `host_clusters`.
+        by_l1.min(host / 4).min(1 << 50)
+    }
+
+    /// For a revision of `image_bytes`, at most [`Layout::max_image_bytes`].
+    pub fn new(cluster_size: BlockSize, image_bytes: u64) -> Self {
+        let cluster = cluster_size.bytes();
+        let image_bytes = image_bytes.min(Self::max_image_bytes(cluster_size));
+        let virtual_bytes = image_bytes.next_multiple_of(512);
+        let l1_entries = virtual_bytes.div_ceil(cluster * entries_per_table(cluster_size)).max(1);
+        let l1_clusters = (l1_entries * ENTRY_BYTES as u64).div_ceil(cluster);
+        // All clusters that the file can ever have, twice over: tables, data and what merges leave behind.
+        let host_clusters = 2 * (cluster_size.count(virtual_bytes) + l1_entries + l1_clusters + 16);
+        let refcount_blocks = host_clusters.div_ceil(cluster / REFCOUNT_BYTES);
+        let refcount_table_clusters =
+            (refcount_blocks * ENTRY_BYTES as u64).div_ceil(cluster).max(1);
+        let refcount_table_offset = cluster;
+        let l1_offset = refcount_table_offset + refcount_table_clusters * cluster;
+        let l2_offset = l1_offset + l1_clusters * cluster;
+        Layout {
+            cluster_size,
+            virtual_bytes,
+            refcount_table_offset,
+            refcount_table_clusters: refcount_table_clusters as u32,
+            l1_offset,
+            l1_entries: l1_entries as u32,
+            l2_offset,
+            data_offset: l2_offset + l1_entries * cluster,
+        }
+    }
+}
+
+/// Entries of one L2 table.
+fn entries_per_table(cluster_size: BlockSize) -> u64 {
+    cluster_size.bytes() / ENTRY_BYTES as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_follow_each_other_and_cover_the_image() {
+        for bits in 12..=21 {
+            let size = BlockSize::new(1 << bits).unwrap();
+            for image_bytes in [0, 1, 511, 4097, 1 << 30, 1 << 42, Layout::max_image_bytes(size)] {
+                let image_bytes = image_bytes.min(Layout::max_image_bytes(size));
+                let layout = Layout::new(size, image_bytes);
+                assert!(
+                    layout.virtual_bytes >= image_bytes && layout.virtual_bytes.is_multiple_of(512)
+                );
+                let covered = u64::from(layout.l1_entries) * size.bytes() * (size.bytes() / 8);
+                assert!(covered >= layout.virtual_bytes, "{bits} {image_bytes}");
+                assert!(
+                    u64::from(layout.refcount_table_clusters) * size.bytes() <= 8 << 20,
+                    "{bits}"
+                );
+                assert!(layout.refcount_table_offset < layout.l1_offset);
+                assert!(layout.l1_offset < layout.l2_offset);
+                assert!(layout.l2_offset < layout.data_offset);
+                let header = super::super::Header::new(&layout, None);
+                assert_eq!(super::super::Header::parse(&header.encode()), Ok(header));
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! qcow2 version 3, as far as our deltas use it.
+//!
+//! Source: "Qcow2 image file format", `docs/interop/qcow2.txt` in QEMU. What we write: 16-bit reference
+//! counts, zstd-compressed clusters with content checksums, plain clusters, zero clusters, a relative backing file name with its
+//! format. What we refuse: encryption, external data files, extended L2 entries, internal snapshots, unknown incompatible
+//! features, an image marked corrupt. zlib compression is recognised by the header, but not read.
+//!
+//! | file offset | content of a delta as we lay it out |
+//! |---|---|
+//! | 0 | header, extensions and backing name within the first 512 bytes; padded to a cluster |
+//! | cluster 1 | reference count table |
+//! | then | L1 table; all its entries are set at creation |
+//! | then | L2 tables, one cluster each, in order; all zero (a hole) at creation |
+//! | then | data: compressed clusters packed from byte to byte, plain clusters aligned |
+//! | last | reference count blocks |
+
+mod compress;
+mod entry;
+mod header;
+mod layout;
+
+pub use compress::{Compressor, Decompressor, MAX_STORED_CLUSTERS};
+pub use entry::{Cluster, ENTRY_BYTES, L1Entry, decode_entry, encode_entry};
+pub use header::{Backing, BackingFormat, Compression, HEADER_BYTES, Header};
+pub use layout::Layout;

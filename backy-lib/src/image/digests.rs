@@ -1,0 +1,126 @@
+//! Digest files: a table that is read and written in runs, never held as a whole.
+
+use crate::digest::{DIGEST_BYTES, TableEntry};
+use crate::error::{Error, Result};
+use crate::format::digests::{DigestsHeader, HEADER_BYTES, entry_offset};
+use crate::revision::RevisionId;
+use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
+use crate::units::BlockIndex;
+
+/// A digest file that is open for reading.
+pub struct DigestTable {
+    file: Box<dyn StorageFile>,
+    blocks: u64,
+}
+
+impl DigestTable {
+    /// Opens the digest file of a revision and checks that it is that.
+    pub fn open(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
+        let file = storage.open(FileName::Digests(revision, kind), Access::Read)?;
+        let mut header = vec![0; HEADER_BYTES];
+        file.read_exact_at(&mut header, 0)?;
+        let header = DigestsHeader::parse(&header).map_err(Error::flawed(file.path()))?;
+        let found = (header.identity.uuid, header.kind);
+        if found != (revision, kind) {
+            let name = FileName::Digests(found.0, found.1);
+            return Err(Error::damaged(
+                file.path(),
+                "header",
+                format!("that of {name}"),
+                "its own",
+            ));
+        }
+        let blocks = header.identity.block_size.count(header.identity.size_bytes);
+        let (len, expected) = (file.len()?, entry_offset(BlockIndex(blocks)));
+        if len != expected {
+            return Err(Error::damaged(file.path(), "length", len, format!("{expected} bytes")));
+        }
+        Ok(DigestTable { file, blocks })
+    }
+
+    /// The entries of `count` blocks from `first` on, fewer at the end of the table.
+    pub fn read(&self, first: BlockIndex, count: u64) -> Result<Vec<TableEntry>> {
+        let count = count.min(self.blocks.saturating_sub(first.0));
+        let mut raw = vec![0; count as usize * DIGEST_BYTES];
+        self.file.read_exact_at(&mut raw, entry_offset(first))?;
+        let (entries, _) = raw.as_chunks::<DIGEST_BYTES>();
+        Ok(entries.iter().map(|raw| TableEntry(*raw)).collect())
+    }
+
+    /// Bytes that the file takes on disk.
+    pub fn allocated_bytes(&self) -> Result<u64> {
+        self.file.allocated_bytes()
+    }
+
+    /// The first block at or after `from` whose entry may be other than zero.
+    pub fn next_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
+        let data = self.file.next_data(entry_offset(from))?;
+        let block = data.map(|extent| {
+            let in_table = extent.offset.saturating_sub(HEADER_BYTES as u64);
+            BlockIndex(in_table / DIGEST_BYTES as u64).max(from)
+        });
+        Ok(block.filter(|block| block.0 < self.blocks))
+    }
+}
+
+/// A digest file that is being made.
+///
+/// It is not readable before [`DigestWriter::finish`], since its header comes last.
+pub struct DigestWriter {
+    file: Box<dyn StorageFile>,
+    name: FileName,
+    run_first: BlockIndex,
+    run: Vec<u8>,
+}
+
+/// Entries gathered before they are written.
+const RUN_ENTRIES: usize = 2048;
+
+impl DigestWriter {
+    /// Makes the file.
+    pub fn create(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
+        let name = FileName::Digests(revision, kind);
+        let run = Vec::with_capacity(RUN_ENTRIES * DIGEST_BYTES);
+        Ok(DigestWriter { file: storage.create(name)?, name, run_first: BlockIndex(0), run })
+    }
+
+    /// Enters a block. Blocks come in ascending order; those left out, and zero blocks, stay holes.
+    pub fn push(&mut self, block: BlockIndex, entry: TableEntry) -> Result<()> {
+        if entry.is_zero_block() {
+            return Ok(());
+        }
+        let entries = self.run.len() / DIGEST_BYTES;
+        if self.run_first.plus(entries as u64) != block || entries == RUN_ENTRIES {
+            self.flush()?;
+            self.run_first = block;
+        }
+        self.run.extend(entry.0);
+        Ok(())
+    }
+
+    /// Writes the header, gives the table its full length and syncs. Bytes that the file takes on disk.
+    pub fn finish(mut self, header: &DigestsHeader) -> Result<u64> {
+        debug_assert_eq!(self.name, FileName::Digests(header.identity.uuid, header.kind));
+        self.flush()?;
+        let path = self.file.path();
+        let encoded = header.encode().map_err(|message| Error::Specification { message })?;
+        let blocks = header.identity.block_size.count(header.identity.size_bytes);
+        let len = entry_offset(BlockIndex(blocks));
+        let found = self.file.len()?;
+        if found > len {
+            return Err(Error::damaged(path, "length", found, format!("{len} bytes at most")));
+        }
+        self.file.set_len(len)?;
+        self.file.write_at(&encoded, 0)?;
+        self.file.sync()?;
+        self.file.allocated_bytes()
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.run.is_empty() {
+            self.file.write_at(&self.run, entry_offset(self.run_first))?;
+            self.run.clear();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! Revisions as bytes: the raw image, deltas, digest tables, and the chain that makes any revision of them.
+
+pub mod chain;
+pub mod delta;
+pub mod digests;
+mod refcounts;

@@ -1,0 +1,178 @@
+//! Work on many items in order, on several cores, with bounded memory.
+//!
+//! Items are made one at a time, worked on by any thread, and their outcomes are taken in the order of the items by
+//! the calling thread. No more than a given number are under way: an item is only made when there is room for its
+//! outcome, so the one that everybody waits for always has room. With one thread everything happens in the calling
+//! thread, in a fixed order, which is what the tests with simulated disks need.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crossbeam_channel::bounded;
+
+use crate::error::Result;
+
+/// Items under way for each thread.
+const ITEMS_PER_THREAD: usize = 3;
+
+/// Runs `work` on everything that `next` gives, with one of `workers` on each thread, and hands the outcomes to `sink`.
+/// The first error, in the order of the items, ends it.
+pub(crate) fn run<Item, Outcome, Worker>(
+    mut workers: Vec<Worker>,
+    mut next: impl FnMut() -> Result<Option<Item>> + Send,
+    work: impl Fn(&mut Worker, Item) -> Result<Outcome> + Sync,
+    mut sink: impl FnMut(Outcome) -> Result<()>,
+) -> Result<()>
+where
+    Item: Send,
+    Outcome: Send,
+    Worker: Send,
+{
+    if let [worker] = workers.as_mut_slice() {
+        while let Some(item) = next()? {
+            sink(work(worker, item)?)?;
+        }
+        return Ok(());
+    }
+    let limit = workers.len() * ITEMS_PER_THREAD;
+    let (give_room, take_room) = bounded(limit);
+    for _ in 0..limit {
+        // The channel has room for all of them.
+        let _ = give_room.send(());
+    }
+    let (give_outcome, take_outcome) = bounded(limit);
+    let feed = Mutex::new((0u64, Some(&mut next)));
+    thread::scope(|scope| {
+        for mut worker in workers {
+            let (take_room, give_outcome) = (take_room.clone(), give_outcome.clone());
+            let (feed, work) = (&feed, &work);
+            scope.spawn(move || {
+                while take_room.recv().is_ok() {
+                    let Some((number, item)) = take_item(feed) else { break };
+                    let outcome = item.and_then(|item| work(&mut worker, item));
+                    if give_outcome.send((number, outcome)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop((take_room, give_outcome));
+        let mut early = BTreeMap::new();
+        let mut expected = 0;
+        for (number, outcome) in take_outcome {
+            early.insert(number, outcome);
+            while let Some(outcome) = early.remove(&expected) {
+                sink(outcome?)?;
+                expected += 1;
+                // Nobody takes it when all threads have finished.
+                let _ = give_room.try_send(());
+            }
+        }
+        Ok(())
+    })
+}
+
+type Feed<'a, F> = Mutex<(u64, Option<&'a mut F>)>;
+
+/// The next item with its number; an error is the last one.
+fn take_item<Item>(
+    feed: &Feed<'_, impl FnMut() -> Result<Option<Item>>>,
+) -> Option<(u64, Result<Item>)> {
+    let mut feed = feed.lock().unwrap_or_else(PoisonError::into_inner);
+    let (number, next) = &mut *feed;
+    let item = next.as_mut()?().transpose();
+    if !matches!(item, Some(Ok(_))) {
+        *next = None;
+    }
+    let taken = *number;
+    *number += 1;
+    item.map(|item| (taken, item))
+}
+
+/// Buffers that are used again instead of being allocated anew.
+pub(crate) struct BufferPool {
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+impl BufferPool {
+    pub(crate) fn new() -> Self {
+        BufferPool { buffers: Mutex::new(Vec::new()) }
+    }
+
+    /// A buffer of `len` bytes with any content.
+    pub(crate) fn take(&self, len: usize) -> Vec<u8> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = buffers.pop().unwrap_or_default();
+        drop(buffers);
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    pub(crate) fn give(&self, buffer: Vec<u8>) {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+/// As many threads as were asked for, or as there are cores.
+pub(crate) fn threads(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    fn squares(threads: usize, items: u64, fail_at: Option<u64>) -> (Vec<u64>, Result<()>) {
+        let mut given = 0..items;
+        let mut taken = Vec::new();
+        let result = run(
+            vec![(); threads],
+            || Ok(given.next()),
+            |(), item| {
+                // The later, the faster: outcomes arrive out of order.
+                thread::sleep(std::time::Duration::from_micros((items - item) % 7 * 50));
+                if Some(item) == fail_at { Err(Error::Interrupted) } else { Ok(item * item) }
+            },
+            |outcome| {
+                taken.push(outcome);
+                Ok(())
+            },
+        );
+        (taken, result)
+    }
+
+    #[test]
+    fn outcomes_come_in_the_order_of_the_items() {
+        for threads in [1, 2, 5] {
+            let (taken, result) = squares(threads, 300, None);
+            assert!(result.is_ok());
+            assert!(taken.iter().copied().eq((0..300).map(|n| n * n)), "{threads}");
+        }
+    }
+
+    #[test]
+    fn the_first_error_ends_it_after_all_outcomes_before_it() {
+        for threads in [1, 2, 5] {
+            let (taken, result) = squares(threads, 300, Some(120));
+            assert!(matches!(result, Err(Error::Interrupted)));
+            assert_eq!(taken.len(), 120, "{threads}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_sink_or_the_feed_ends_it_without_hanging() {
+        for threads in [1, 3] {
+            let mut left = 50;
+            let feed = || {
+                left -= 1;
+                if left == 0 { Err(Error::Interrupted) } else { Ok(Some(left)) }
+            };
+            assert!(run(vec![(); threads], feed, |(), n| Ok(n), |_| Ok(())).is_err());
+            let mut given = 0..1000;
+            let sink = |n| if n == 5 { Err(Error::Interrupted) } else { Ok(()) };
+            assert!(run(vec![(); threads], || Ok(given.next()), |(), n| Ok(n), sink).is_err());
+        }
+    }
+}

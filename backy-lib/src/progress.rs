@@ -1,0 +1,94 @@
+//! How a long operation tells what it is doing, and how it is told to stop.
+//!
+//! The library never prints. It announces phases and findings as events; the bytes done are two
+//! atomics that the observer reads as often as it likes, so that counting costs nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::error::{Error, Result};
+
+/// What an operation is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Undoing what an interrupted operation left behind.
+    Recover,
+    /// Reading the source, comparing, storing.
+    Backup,
+    /// Making sure that a target holds nothing.
+    CheckTarget,
+    /// Writing a revision to a target.
+    Restore,
+}
+
+/// Bytes done and bytes to do in the present phase.
+#[derive(Debug, Default)]
+pub struct Counters {
+    done_bytes: AtomicU64,
+    total_bytes: AtomicU64,
+}
+
+impl Counters {
+    /// Bytes done so far, never more than the total.
+    pub fn done_bytes(&self) -> u64 {
+        self.done_bytes.load(Relaxed).min(self.total_bytes())
+    }
+
+    /// Bytes that the phase has to do.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Relaxed)
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.done_bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// What an observer is told.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A phase begins; poll `counters` for its progress.
+    Begin {
+        /// What is being done now.
+        phase: Phase,
+        /// Grows until the phase ends.
+        counters: Arc<Counters>,
+    },
+    /// Something worth a line in a log, as a full sentence.
+    Note(String),
+    /// Something is wrong with stored data, as a full sentence. The operation goes on.
+    Finding(String),
+}
+
+/// Watches an operation and may stop it. Called from several threads.
+pub trait Observer: Sync {
+    /// Something happened.
+    fn event(&self, event: &Event);
+
+    /// Asked between chunks of work; `true` ends the operation with [`Error::Interrupted`],
+    /// with the archive as it was before.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing and never stops anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _event: &Event) {}
+}
+
+/// Announces a phase of `total_bytes`.
+pub(crate) fn begin(observer: &dyn Observer, phase: Phase, total_bytes: u64) -> Arc<Counters> {
+    let counters = Arc::new(Counters::default());
+    counters.total_bytes.store(total_bytes, Relaxed);
+    observer.event(&Event::Begin { phase, counters: Arc::clone(&counters) });
+    counters
+}
+
+/// [`Error::Interrupted`] when the observer wants to stop.
+pub(crate) fn check(observer: &dyn Observer) -> Result<()> {
+    if observer.cancelled() { Err(Error::Interrupted) } else { Ok(()) }
+}

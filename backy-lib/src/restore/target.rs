@@ -1,0 +1,160 @@
+//! Where a restore goes: a new file, an existing one, or a block device.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::storage::dir::{next_data, punch_hole, read_full};
+
+/// Something that a revision can be written to. Used by several threads at once.
+pub trait Target: Sync {
+    /// Where it is, for messages.
+    fn path(&self) -> PathBuf;
+
+    /// Whether it is all zero, so that there is nothing to compare with.
+    fn is_new(&self) -> bool;
+
+    /// Makes it ready for an image of `size_bytes`.
+    fn prepare(&self, size_bytes: u64) -> Result<()>;
+
+    /// Reads into all of `buffer`; what lies past the end reads as zeros.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Writes all of `data`.
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes an extent zero.
+    fn clear(&self, extent: Extent) -> Result<()>;
+
+    /// The first stretch at or after `offset` that may hold data.
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
+
+    /// Makes it durable, with its final size and name.
+    fn finish(&self, size_bytes: u64) -> Result<()>;
+}
+
+/// A file or block device.
+pub struct FileTarget {
+    path: PathBuf,
+    file: File,
+    kind: Kind,
+    len: u64,
+}
+
+enum Kind {
+    /// Written under another name, which it loses at the end.
+    New {
+        written_as: PathBuf,
+    },
+    File,
+    Device,
+}
+
+impl FileTarget {
+    /// A file that is not there yet. Until it is complete it has another name in the same folder, and it is removed
+    /// when it never is.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".backy-{}", rustix::process::getpid().as_raw_nonzero()));
+        let written_as = path.with_file_name(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&written_as, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| Error::io(path, "create")(errno.into()))?;
+        let kind = Kind::New { written_as };
+        Ok(FileTarget { path: path.to_owned(), file: File::from(fd), kind, len: 0 })
+    }
+
+    /// A file that is there.
+    pub(super) fn existing(path: &Path, file: File, len: u64) -> Self {
+        FileTarget { path: path.to_owned(), file, kind: Kind::File, len }
+    }
+
+    /// A block device.
+    pub(super) fn device(path: &Path, file: File, len: u64) -> Self {
+        FileTarget { path: path.to_owned(), file, kind: Kind::Device, len }
+    }
+
+    fn io(&self, action: String) -> impl FnOnce(std::io::Error) -> Error {
+        Error::io(&self.path, action)
+    }
+}
+
+impl Target for FileTarget {
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(self.kind, Kind::New { .. })
+    }
+
+    fn prepare(&self, size_bytes: u64) -> Result<()> {
+        match self.kind {
+            Kind::Device => Ok(()),
+            Kind::New { .. } | Kind::File => self
+                .file
+                .set_len(size_bytes)
+                .map_err(self.io(format!("set its length to {size_bytes}"))),
+        }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let action = format!("read {} bytes at offset {offset}", buffer.len());
+        let found = read_full(&self.file, buffer, offset).map_err(self.io(action))?;
+        if let Some(rest) = buffer.get_mut(found..) {
+            rest.fill(0);
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        let action = format!("write {} bytes at offset {offset}", data.len());
+        self.file.write_all_at(data, offset).map_err(self.io(action))
+    }
+
+    fn clear(&self, extent: Extent) -> Result<()> {
+        let action = format!("clear {} bytes at offset {}", extent.len, extent.offset);
+        punch_hole(&self.file, extent).map_err(self.io(action))
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        let action = format!("seek data from offset {offset}");
+        next_data(&self.file, self.len, offset).map_err(self.io(action))
+    }
+
+    fn finish(&self, _size_bytes: u64) -> Result<()> {
+        self.file.sync_all().map_err(self.io("sync".to_owned()))?;
+        let Kind::New { written_as } = &self.kind else { return Ok(()) };
+        let cwd = rustix::fs::CWD;
+        let renamed = match renameat_with(cwd, written_as, cwd, &self.path, RenameFlags::NOREPLACE)
+        {
+            // The file system does not know the flag.
+            Err(Errno::INVAL | Errno::NOSYS) if !self.path.exists() => {
+                rustix::fs::rename(written_as, &self.path)
+            }
+            other => other,
+        };
+        renamed.map_err(|errno| Error::io(&self.path, "give it its name")(errno.into()))?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(Error::io(folder, "sync the folder"))
+    }
+}
+
+impl Drop for FileTarget {
+    /// A file that never became complete is of no use to anybody.
+    fn drop(&mut self) {
+        if let Kind::New { written_as } = &self.kind {
+            // After `finish` there is no such name any more.
+            let _ = rustix::fs::unlink(written_as);
+        }
+    }
+}

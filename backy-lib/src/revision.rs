@@ -1,0 +1,128 @@
+//! What a revision is called: its UUID, and the tags that say why it exists.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::{NoContext, Uuid};
+
+/// Name of a revision: a UUID, of version 7 for those made here, so that names sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RevisionId(Uuid);
+
+impl RevisionId {
+    /// A new name for a revision started at `time`. A clock before 1970 counts as 1970.
+    pub fn new(time: Timestamp) -> Self {
+        let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+        let nanoseconds = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
+        RevisionId(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanoseconds)))
+    }
+}
+
+impl From<Uuid> for RevisionId {
+    fn from(uuid: Uuid) -> Self {
+        RevisionId(uuid)
+    }
+}
+
+impl fmt::Display for RevisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for RevisionId {
+    type Err = String;
+
+    /// Takes the hyphenated lower-case form only, since that is what file names use.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match Uuid::try_parse(text) {
+            Ok(uuid) if uuid.hyphenated().to_string() == text => Ok(RevisionId(uuid)),
+            _ => Err(format!("'{text}' is not a UUID in lower case with hyphens")),
+        }
+    }
+}
+
+/// Why a revision exists: the name of a schedule, or a word given by hand.
+///
+/// 1 to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or a digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(String);
+
+impl Tag {
+    /// The tag's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Tag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let first_is_plain = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if first_is_plain && text.len() <= 64 && text.chars().all(allowed) {
+            Ok(Tag(text.to_owned()))
+        } else {
+            Err(format!(
+                "'{text}' is not a tag; expected 1 to 64 letters, digits, '_', '-' or '.', \
+                 beginning with a letter or a digit"
+            ))
+        }
+    }
+}
+
+impl TryFrom<String> for Tag {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> String {
+        tag.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_by_time() {
+        let early = RevisionId::new("2026-11-22T19:13:05Z".parse().unwrap());
+        let late = RevisionId::new("2026-11-22T19:13:06Z".parse().unwrap());
+        assert!(early < late && early.to_string() < late.to_string());
+    }
+
+    #[test]
+    fn only_the_canonical_form_of_a_uuid_is_a_name() {
+        let text = "01935470-2f5e-7cc0-9d1a-3f0c5a3be001";
+        assert_eq!(text.parse::<RevisionId>().unwrap().to_string(), text);
+        for bad in ["", "..", &text.to_uppercase(), &text.replace('-', ""), "{x}"] {
+            assert!(bad.parse::<RevisionId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tags_are_short_plain_words() {
+        for good in ["daily", "before-upgrade", "v1.2", "7"] {
+            assert!(good.parse::<Tag>().is_ok(), "{good}");
+        }
+        for bad in ["", "-x", "+x", "a b", "ü", "a/b", "..", &"x".repeat(65)] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad}");
+        }
+    }
+}

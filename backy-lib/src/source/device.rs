@@ -1,0 +1,90 @@
+//! Regular files and block devices, read-only.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, seek};
+
+use super::Source;
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::format::manifest::SourceIdentity;
+use crate::storage::dir::{next_data, read_full};
+
+/// An open file or block device.
+#[derive(Debug)]
+pub struct DeviceSource {
+    path: PathBuf,
+    file: File,
+    kind: &'static str,
+    size_bytes: u64,
+}
+
+impl DeviceSource {
+    /// Opens the file or device at `path`; a symbolic link is followed.
+    ///
+    /// # Errors
+    /// [`Error::Source`] when it is missing, unreadable, or something else than a file or a block device.
+    pub fn open(path: &Path) -> Result<Self> {
+        let error = |message: String| Error::Source { path: path.to_owned(), message };
+        // Without blocking: opening a FIFO would otherwise wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| error(format!("cannot open it: {}", describe(errno.into()))))?;
+        let file = File::from(fd);
+        let kind = file.metadata().map_err(|e| error(describe(e)))?.file_type();
+        let kind = if kind.is_file() {
+            "file"
+        } else if kind.is_block_device() {
+            "block device"
+        } else {
+            let found = if kind.is_dir() { "a folder" } else { "neither" };
+            return Err(error(format!("expected a block device or a regular file, found {found}")));
+        };
+        let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
+        // Only advice: a system that does not take it reads as well.
+        let _ = fadvise(&file, 0, None, Advice::Sequential);
+        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes })
+    }
+}
+
+impl Source for DeviceSource {
+    fn identity(&self) -> SourceIdentity {
+        SourceIdentity { path: self.path.display().to_string(), kind: self.kind.to_owned() }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        size_of(&self.file).map_err(Error::io(&self.path, "look up its size"))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        read_full(&self.file, buffer, offset).map_err(|error| Error::Source {
+            path: self.path.clone(),
+            message: format!(
+                "cannot read {} bytes at offset {offset}: {}",
+                buffer.len(),
+                describe(error)
+            ),
+        })
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        next_data(&self.file, self.size_bytes, offset)
+            .map_err(Error::io(&self.path, format!("seek data from offset {offset}")))
+    }
+}
+
+fn size_of(file: &File) -> io::Result<u64> {
+    // The end also of a block device, whose metadata has no length.
+    Ok(seek(file, SeekFrom::End(0))?)
+}
+
+fn describe(error: io::Error) -> String {
+    crate::error::describe_io(&error)
+}

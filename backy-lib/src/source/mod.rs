@@ -1,0 +1,51 @@
+//! What is backed up: a regular file, a block device, or anything that gives bytes at offsets.
+
+mod device;
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::format::manifest::SourceIdentity;
+
+pub use device::DeviceSource;
+
+/// Something to back up. Read by several threads at once; never written to.
+pub trait Source: Sync {
+    /// What it is, for the manifest.
+    fn identity(&self) -> SourceIdentity;
+
+    /// Size in bytes, as it was when the source was opened.
+    fn size_bytes(&self) -> u64;
+
+    /// Size in bytes now.
+    fn current_size_bytes(&self) -> Result<u64>;
+
+    /// Reads until `buffer` is full or the source ends; how many bytes that were.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// The first stretch at or after `offset` that may hold data; `None` when only holes follow.
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
+}
+
+/// Reads all of `buffer`; a source that ends before has changed its size.
+pub(crate) fn read_exact(source: &dyn Source, buffer: &mut [u8], offset: u64) -> Result<()> {
+    let found = source.read_at(buffer, offset)?;
+    if found == buffer.len() { Ok(()) } else { Err(size_changed(source, offset + found as u64)) }
+}
+
+/// Fails when the source is not as large as it was when it was opened.
+pub(crate) fn check_size(source: &dyn Source) -> Result<()> {
+    let now = source.current_size_bytes()?;
+    if now == source.size_bytes() { Ok(()) } else { Err(size_changed(source, now)) }
+}
+
+fn size_changed(source: &dyn Source, now: u64) -> Error {
+    Error::Source {
+        path: PathBuf::from(source.identity().path),
+        message: format!(
+            "its size changed while it was read: found {now} bytes, expected {}",
+            source.size_bytes()
+        ),
+    }
+}

@@ -1,0 +1,289 @@
+//! The real folder of an archive.
+//!
+//! All files are opened relative to a handle of the folder, never through a symbolic link, and never in a way
+//! that could block (a FIFO in the place of a file is refused, not waited for).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FallocateFlags, Mode, OFlags, fallocate, ftruncate, ioctl_ficlone, openat, renameat,
+    seek, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::{Access, FileName, Storage, StorageFile, StorageLock, lock};
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+
+/// An archive's folder in the file system.
+#[derive(Debug)]
+pub struct DirStorage {
+    folder: PathBuf,
+    fd: OwnedFd,
+    file_mode: Mode,
+}
+
+impl DirStorage {
+    /// Opens a folder that is there.
+    ///
+    /// # Errors
+    /// [`Error::NoArchive`] when it is not.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(folder, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Err(Error::NoArchive { path: folder.to_owned() }),
+            Err(errno) => return Err(Error::io(folder, "open the folder")(errno.into())),
+        };
+        Ok(DirStorage { folder: folder.to_owned(), fd, file_mode: Mode::RUSR | Mode::WUSR })
+    }
+
+    /// Makes the folder (mode 0700) and those above it as needed, then opens it.
+    #[expect(clippy::disallowed_methods, reason = "this is the layer that touches the file system")]
+    pub fn create(folder: &Path) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        if !folder.is_dir() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(Error::io(folder, "make the folder"))?;
+            // The new name in the folder above has to survive, too.
+            if let Some(above) = folder.canonicalize().ok().as_deref().and_then(Path::parent) {
+                File::open(above)
+                    .and_then(|above| above.sync_all())
+                    .map_err(Error::io(folder, "sync the folder above"))?;
+            }
+        }
+        Self::open(folder)
+    }
+
+    /// Permissions of files made from now on; 0600 unless told otherwise.
+    pub fn set_file_mode(&mut self, mode: u32) {
+        self.file_mode = Mode::from_raw_mode(mode);
+    }
+
+    fn error(&self, name: FileName, action: &str, errno: Errno) -> Error {
+        Error::io(self.path(name), action)(errno.into())
+    }
+}
+
+impl Storage for DirStorage {
+    fn path(&self, name: FileName) -> PathBuf {
+        self.folder.join(name.to_string())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>> {
+        let access = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+        };
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match openat(&self.fd, name.to_string(), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::LOOP) => {
+                return Err(Error::damaged(self.path(name), "type", "a symbolic link", "a file"));
+            }
+            Err(errno) => return Err(self.error(name, "open", errno)),
+        };
+        let file = DirFile { path: self.path(name), file: File::from(fd) };
+        if !file.metadata()?.is_file() {
+            return Err(Error::damaged(file.path, "type", "not a regular file", "a regular file"));
+        }
+        Ok(Box::new(file))
+    }
+
+    fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name.to_string(), flags, self.file_mode)
+            .map_err(|errno| self.error(name, "create", errno))?;
+        Ok(Box::new(DirFile { path: self.path(name), file: File::from(fd) }))
+    }
+
+    fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let source = openat(&self.fd, from.to_string(), flags, Mode::empty())
+            .map_err(|errno| self.error(from, "open", errno))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let copy = openat(&self.fd, to.to_string(), flags, self.file_mode)
+            .map_err(|errno| self.error(to, "create", errno))?;
+        match ioctl_ficlone(&copy, &source) {
+            Ok(()) => Ok(Some(Box::new(DirFile { path: self.path(to), file: File::from(copy) }))),
+            // What a file system without clones answers; NOTTY and NOSYS come from old or stacked ones.
+            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
+                self.remove(to)?;
+                Ok(None)
+            }
+            Err(errno) => {
+                self.remove(to)?;
+                Err(self.error(to, "clone last.raw to this file", errno))
+            }
+        }
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> Result<()> {
+        renameat(&self.fd, from.to_string(), &self.fd, to.to_string())
+            .map_err(|errno| self.error(from, &format!("rename to {to}"), errno))
+    }
+
+    fn remove(&self, name: FileName) -> Result<()> {
+        match unlinkat(&self.fd, name.to_string(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.error(name, "remove", errno)),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<FileName>> {
+        let error = |errno: Errno| Error::io(&self.folder, "list the folder")(errno.into());
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            names.extend(entry.file_name().to_str().ok().and_then(FileName::parse));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_folder(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd)
+            .map_err(|errno| Error::io(&self.folder, "sync the folder")(errno.into()))
+    }
+
+    fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {
+        lock::take(&self.fd, &self.folder, holder)
+    }
+
+    fn lock_holder(&self) -> Result<Option<String>> {
+        Ok(lock::holder(&self.fd))
+    }
+}
+
+struct DirFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl DirFile {
+    fn metadata(&self) -> Result<std::fs::Metadata> {
+        self.file.metadata().map_err(Error::io(&self.path, "look up its length"))
+    }
+
+    fn error(&self, action: String, errno: Errno) -> Error {
+        Error::io(&self.path, action)(errno.into())
+    }
+}
+
+impl StorageFile for DirFile {
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn allocated_bytes(&self) -> Result<u64> {
+        Ok(self.metadata()?.blocks() * 512)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        read_full(&self.file, buffer, offset).map_err(|error| {
+            Error::io(&self.path, format!("read {} bytes at offset {offset}", buffer.len()))(error)
+        })
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(data, offset).map_err(|error| {
+            Error::io(&self.path, format!("write {} bytes at offset {offset}", data.len()))(error)
+        })
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        ftruncate(&self.file, len)
+            .map_err(|errno| self.error(format!("set its length to {len} bytes"), errno))
+    }
+
+    fn punch_hole(&self, extent: Extent) -> Result<()> {
+        punch_hole(&self.file, extent).map_err(|error| {
+            let action = format!("clear {} bytes at offset {}", extent.len, extent.offset);
+            Error::io(&self.path, action)(error)
+        })
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        next_data(&self.file, self.len()?, offset).map_err(|error| {
+            Error::io(&self.path, format!("seek data from offset {offset}"))(error)
+        })
+    }
+
+    fn sync(&self) -> Result<()> {
+        rustix::fs::fdatasync(&self.file).map_err(|errno| self.error("sync".to_owned(), errno))
+    }
+}
+
+/// Reads until `buffer` is full or the file ends.
+pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Frees an extent of a file or a block device; writes zeros where that is not supported.
+pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
+    if extent.len == 0 {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, extent.offset, extent.len) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => write_zeros(file, extent),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn write_zeros(file: &File, extent: Extent) -> io::Result<()> {
+    static ZEROS: [u8; 65536] = [0; 65536];
+    let mut offset = extent.offset;
+    while offset < extent.end() {
+        let step = (extent.end() - offset).min(ZEROS.len() as u64);
+        file.write_all_at(ZEROS.get(..step as usize).unwrap_or(&ZEROS), offset)?;
+        offset += step;
+    }
+    Ok(())
+}
+
+/// The first stretch of a file of `len` bytes, at or after `offset`, that may hold data.
+pub(crate) fn next_data(file: &File, len: u64, offset: u64) -> io::Result<Option<Extent>> {
+    if offset >= len {
+        return Ok(None);
+    }
+    let start = match seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        // No support for holes: all of it is data.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(Extent::between(offset, len))),
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = match seek(file, rustix::fs::SeekFrom::Hole(start)) {
+        Ok(end) => end,
+        // Cut short by somebody else in between.
+        Err(Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok((start < len).then(|| Extent::between(start, end.min(len))))
+}

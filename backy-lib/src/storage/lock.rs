@@ -1,0 +1,110 @@
+//! The archive's exclusive lock: `flock` on the file `lock`, and on the folder itself.
+//!
+//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be
+//! deleted at any time, even while held, which would let a second writer lock a new one; therefore the folder, which
+//! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file.
+//! The kernel drops both locks when the process ends, however it ends.
+
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
+
+use super::StorageLock;
+use crate::error::{Error, Result};
+
+/// Longest note of a holder that is read back.
+const HOLDER_LIMIT_BYTES: u64 = 1024;
+
+struct HeldLock {
+    file: std::fs::File,
+    // Held open: closing would drop the folder's lock.
+    _folder: Option<std::os::fd::OwnedFd>,
+}
+
+impl StorageLock for HeldLock {}
+
+impl Drop for HeldLock {
+    /// Takes the note away, so that nobody reads of a holder that has gone.
+    fn drop(&mut self) {
+        // Failing to tidy up a note is no reason to fail the operation that has succeeded.
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once.
+pub(super) fn take(
+    folder_fd: impl AsFd,
+    folder: &Path,
+    holder: &str,
+) -> Result<Box<dyn StorageLock>> {
+    let path = folder.join("lock");
+    let flags =
+        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(&folder_fd, "lock", flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| Error::io(&path, "open the lock file")(errno.into()))?;
+    let mut file = std::fs::File::from(file);
+    let busy = |file: &mut std::fs::File| {
+        Err(Error::Locked { path: folder.to_owned(), holder: read_holder(file) })
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return busy(&mut file),
+        Err(errno) => return Err(Error::io(&path, "lock")(errno.into())),
+    }
+    let folder_lock = match lock_folder(&folder_fd) {
+        Ok(held) => held,
+        Err(Errno::WOULDBLOCK) => return busy(&mut file),
+        Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
+    };
+    write_holder(&mut file, holder).map_err(Error::io(&path, "write"))?;
+    Ok(Box::new(HeldLock { file, _folder: folder_lock }))
+}
+
+/// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
+pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = std::fs::File::from(openat(folder_fd, "lock", flags, Mode::empty()).ok()?);
+    // By inode number alone: the device number there is that of the file system, which is not always that of the file.
+    let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&file.metadata().ok()?));
+    let mut table = String::new();
+    std::fs::File::open("/proc/locks").ok()?.read_to_string(&mut table).ok()?;
+    let held =
+        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+            fields.contains(&"FLOCK")
+                && fields.contains(&"WRITE")
+                && fields.iter().any(|field| field.ends_with(&inode))
+        });
+    held.then(|| read_holder(&mut file))
+}
+
+/// `None` where the file system cannot lock a folder.
+fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<std::os::fd::OwnedFd>> {
+    // A new open file description: `flock` belongs to it, not to the process.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = openat(folder_fd, ".", flags, Mode::empty())?;
+    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(fd)),
+        Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn read_holder(file: &mut std::fs::File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(HOLDER_LIMIT_BYTES).read_to_string(&mut text));
+    let line: String = text.chars().filter(|c| !c.is_control()).collect();
+    if read.is_err() || line.is_empty() { "another process".to_owned() } else { line }
+}
+
+fn write_holder(file: &mut std::fs::File, holder: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    match file.write_all(holder.as_bytes()) {
+        // The note is a courtesy; a full disk must not keep maintenance from making room.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,138 @@
+//! The only layer that touches the archive's files.
+//!
+//! [`Storage`] is the archive's folder, [`StorageFile`] one open file in it. There are two of them: the real
+//! folder ([`dir::DirStorage`]) and a simulated disk for tests (`sim::SimStorage`), which loses what was
+//! not synced. What a power cut may do is therefore written down once, here:
+//!
+//! - Data, length and holes of a file are durable when [`StorageFile::sync`] has returned. Before that, any subset of
+//!   the changes may survive; a write may be torn at a multiple of 512 bytes.
+//! - A name (created, renamed, removed) is durable when [`Storage::sync_folder`] has returned. Before that, any subset
+//!   of the changes may survive; a rename that replaces a file is atomic.
+//! - A file that was created is found only with both.
+
+pub mod dir;
+mod lock;
+mod name;
+#[cfg(feature = "testing")]
+pub mod sim;
+pub mod staged;
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::extent::Extent;
+
+pub use name::{DigestsKind, FileName, Published};
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// The folder of an archive.
+pub trait Storage: Send + Sync {
+    /// Where a file is, for messages and for `find`.
+    fn path(&self, name: FileName) -> PathBuf;
+
+    /// The folder, for messages.
+    fn folder(&self) -> PathBuf;
+
+    /// Opens a file that is there. Never follows a symbolic link; anything but a regular file is refused.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none.
+    fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>>;
+
+    /// Makes a file that is not there, empty, for reading and writing.
+    fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>>;
+
+    /// Makes `to` as a copy of `from` that shares its blocks, at a cost that does not depend on its size.
+    /// `None`, and no file, where the file system cannot.
+    fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>>;
+
+    /// Gives a file another name, replacing what had that name.
+    fn rename(&self, from: FileName, to: FileName) -> Result<()>;
+
+    /// Removes a file; one that is not there is no error.
+    fn remove(&self, name: FileName) -> Result<()>;
+
+    /// The archive's files that are there. Names that an archive does not use are left out and left alone.
+    fn list(&self) -> Result<Vec<FileName>>;
+
+    /// Makes all names durable.
+    fn sync_folder(&self) -> Result<()>;
+
+    /// Takes the exclusive lock of the archive, or fails at once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Locked`] with what the holder gave as its `holder`.
+    fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>>;
+
+    /// Who holds the lock at this moment, found out without taking it.
+    fn lock_holder(&self) -> Result<Option<String>>;
+}
+
+/// Holds the archive's exclusive lock until dropped.
+pub trait StorageLock: Send + Sync {}
+
+/// An open file of an archive. Positions are bytes from its start.
+pub trait StorageFile: Send + Sync {
+    /// Where the file is, for messages.
+    fn path(&self) -> PathBuf;
+
+    /// Length in bytes.
+    fn len(&self) -> Result<u64>;
+
+    /// Bytes that the file takes on disk.
+    fn allocated_bytes(&self) -> Result<u64>;
+
+    /// Reads until `buffer` is full or the file ends; how many bytes that were.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Writes all of `data`; the file grows as needed.
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// Cuts the file or extends it with a hole.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Makes an extent read as zeros and take no space, where the file system can. The length stays.
+    fn punch_hole(&self, extent: Extent) -> Result<()>;
+
+    /// The first stretch at or after `offset` that may hold data; `None` when only holes follow.
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
+
+    /// Makes data and length durable.
+    fn sync(&self) -> Result<()>;
+}
+
+impl dyn StorageFile + '_ {
+    /// Reads all of `buffer`, or fails with what is missing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`] when the file ends before.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let found = self.read_at(buffer, offset)?;
+        if found == buffer.len() {
+            return Ok(());
+        }
+        Err(crate::Error::damaged(
+            self.path(),
+            format!("offset {offset}"),
+            format!("{found} bytes up to the end of the file"),
+            format!("{} bytes", buffer.len()),
+        ))
+    }
+
+    /// Reads into all of `buffer`; what lies past the end of the file reads as zeros.
+    pub fn read_padded_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let found = self.read_at(buffer, offset)?;
+        if let Some(rest) = buffer.get_mut(found..) {
+            rest.fill(0);
+        }
+        Ok(())
+    }
+}

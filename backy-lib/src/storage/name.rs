@@ -1,0 +1,129 @@
+//! The names that an archive's files may have. Nothing else ever reaches the file system.
+
+use std::fmt;
+
+use crate::revision::RevisionId;
+
+/// A file that is replaced as a whole: written under a staged name, synced, renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Published {
+    /// `README`
+    Readme,
+    /// `backy.toml`
+    Config,
+    /// `manifest.json`
+    Manifest,
+    /// `last.raw`
+    Image,
+}
+
+/// Which blocks a digest file has entries for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DigestsKind {
+    /// All blocks of the revision: it is, or was, the newest.
+    Image,
+    /// The blocks that the revision's delta holds.
+    Delta,
+}
+
+/// A checked file name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileName {
+    /// A file under its final name.
+    Published(Published),
+    /// The same while it is being written: the final name and `.new`.
+    Staged(Published),
+    /// `<uuid>.qcow2`
+    Delta(RevisionId),
+    /// `<uuid>.image.digests` or `<uuid>.delta.digests`
+    Digests(RevisionId, DigestsKind),
+    /// `lock`
+    Lock,
+}
+
+impl FileName {
+    /// `README`
+    pub const README: FileName = FileName::Published(Published::Readme);
+    /// `backy.toml`
+    pub const CONFIG: FileName = FileName::Published(Published::Config);
+    /// `manifest.json`
+    pub const MANIFEST: FileName = FileName::Published(Published::Manifest);
+    /// `last.raw`
+    pub const IMAGE: FileName = FileName::Published(Published::Image);
+    /// `last.raw.new`
+    pub const STAGED_IMAGE: FileName = FileName::Staged(Published::Image);
+
+    /// The name that `text` spells; `None` for anything that an archive does not use.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "lock" {
+            return Some(FileName::Lock);
+        }
+        for file in [Published::Readme, Published::Config, Published::Manifest, Published::Image] {
+            match text.strip_prefix(file.as_str()) {
+                Some("") => return Some(FileName::Published(file)),
+                Some(STAGED_SUFFIX) => return Some(FileName::Staged(file)),
+                _ => {}
+            }
+        }
+        let (uuid, suffix) = text.split_once('.')?;
+        let id = uuid.parse().ok()?;
+        match suffix {
+            "qcow2" => Some(FileName::Delta(id)),
+            "image.digests" => Some(FileName::Digests(id, DigestsKind::Image)),
+            "delta.digests" => Some(FileName::Digests(id, DigestsKind::Delta)),
+            _ => None,
+        }
+    }
+}
+
+const STAGED_SUFFIX: &str = ".new";
+
+impl Published {
+    fn as_str(self) -> &'static str {
+        match self {
+            Published::Readme => "README",
+            Published::Config => "backy.toml",
+            Published::Manifest => "manifest.json",
+            Published::Image => "last.raw",
+        }
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileName::Published(file) => f.write_str(file.as_str()),
+            FileName::Staged(file) => write!(f, "{}{STAGED_SUFFIX}", file.as_str()),
+            FileName::Delta(id) => write!(f, "{id}.qcow2"),
+            FileName::Digests(id, DigestsKind::Image) => write!(f, "{id}.image.digests"),
+            FileName::Digests(id, DigestsKind::Delta) => write!(f, "{id}.delta.digests"),
+            FileName::Lock => f.write_str("lock"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_and_nothing_else_is_a_name() {
+        let id = RevisionId::new(jiff::Timestamp::UNIX_EPOCH);
+        let mut names = vec![
+            FileName::Lock,
+            FileName::Delta(id),
+            FileName::Digests(id, DigestsKind::Image),
+            FileName::Digests(id, DigestsKind::Delta),
+        ];
+        for file in [Published::Readme, Published::Config, Published::Manifest, Published::Image] {
+            names.extend([FileName::Published(file), FileName::Staged(file)]);
+        }
+        for name in names {
+            assert_eq!(FileName::parse(&name.to_string()), Some(name));
+        }
+        for bad in ["", ".", "..", "/etc/passwd", "../last.raw", "last.raw.new.new", "x.qcow2"] {
+            assert_eq!(FileName::parse(bad), None, "{bad}");
+        }
+        assert_eq!(FileName::parse(&format!("{id}.qcow2/../../x")), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! Replacing a small file so that a reader finds the old or the new content, whatever happens.
+
+use super::{FileName, Published, Storage};
+use crate::error::Result;
+
+/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder.
+///
+/// After an error `file` has the old content or the new one, and which of them a crash would leave is not known.
+pub fn publish(storage: &dyn Storage, file: Published, content: &[u8]) -> Result<()> {
+    let staged = FileName::Staged(file);
+    storage.remove(staged)?;
+    let written = storage.create(staged)?;
+    written.write_at(content, 0)?;
+    written.sync()?;
+    storage.rename(staged, FileName::Published(file))?;
+    storage.sync_folder()
+}
+
+/// The whole of a small file.
+///
+/// # Errors
+/// [`crate::Error::Damaged`] when it is longer than `limit_bytes`; nothing is allocated for it then.
+pub fn read_whole(storage: &dyn Storage, name: FileName, limit_bytes: u64) -> Result<Vec<u8>> {
+    let file = storage.open(name, super::Access::Read)?;
+    let len = file.len()?;
+    if len > limit_bytes {
+        return Err(crate::Error::damaged(
+            file.path(),
+            "length",
+            format!("{len} bytes"),
+            format!("at most {limit_bytes}"),
+        ));
+    }
+    let mut content = vec![0; len as usize];
+    file.read_exact_at(&mut content, 0)?;
+    Ok(content)
+}
