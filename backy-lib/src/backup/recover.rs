@@ -81,24 +81,23 @@ fn undo_image(
     let image = storage.open(FileName::IMAGE, Access::Write)?;
     let table = DigestTable::open(storage, newest.uuid, DigestsKind::Image)?;
     let undo = Undo { image: &*image, table, newest, block_size };
-    let overlay = match Delta::open(storage, newest.uuid, block_size, newest.size_bytes) {
-        Ok(overlay) => overlay,
+    let lost = match undo.copy_back(storage, observer) {
+        Ok(lost) => lost,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        // Its header is synced before anything depends on it, so the image has not been touched; if it has, then the
-        // overlay was damaged afterwards, and must not be thrown away.
+        // The overlay is made and synced before anything depends on it, so if it is not whole the image has not been
+        // touched; if it has, then the overlay was damaged afterwards, and must not be thrown away.
         Err(error) if error.kind() == ErrorKind::Damaged => {
             return undo.check_image().map_err(|_| error);
         }
         Err(error) => return Err(error),
     };
-    let lost = undo.copy_back(&overlay, observer)?;
     for block in lost {
         newest.findings.push_bad_block(block);
         observer.event(&Event::Finding(format!(
             "{}: block {block} of revision {} cannot be restored: its copy in {} is damaged",
             image.path().display(),
             newest.uuid,
-            overlay.path().display()
+            storage.path(FileName::Delta(newest.uuid)).display()
         )));
     }
     image.sync()
@@ -114,8 +113,9 @@ struct Undo<'a> {
 impl Undo<'_> {
     /// Writes all blocks back, also those that look right: what a program sees is not what is durable after a failed
     /// sync. Gives the blocks that could not be read.
-    fn copy_back(&self, overlay: &Delta, observer: &dyn Observer) -> Result<Vec<BlockIndex>> {
+    fn copy_back(&self, storage: &dyn Storage, observer: &dyn Observer) -> Result<Vec<BlockIndex>> {
         let size_bytes = self.newest.size_bytes;
+        let overlay = Delta::open(storage, self.newest.uuid, self.block_size, size_bytes)?;
         let blocks = BlockIndex(self.block_size.count(size_bytes));
         let counters = progress::begin(observer, Phase::Recover, size_bytes);
         let mut decompressor = Decompressor::new()?;

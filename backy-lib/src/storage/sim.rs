@@ -523,9 +523,9 @@ impl StorageFile for SimFile {
                 let mut state = self.storage.state();
                 let at = state.fault.map(|(at, _)| at).unwrap_or_default();
                 if state.calls == at {
-                    let part = state.random.below(data.len() as u64 + 1) as usize;
+                    let end = offset as usize + state.random.below(data.len() as u64 + 1) as usize;
                     if let Change::Write { data, .. } = &mut change {
-                        data.truncate(part);
+                        data.truncate((end / SECTOR * SECTOR).saturating_sub(offset as usize));
                     }
                     state.node(self.node).change(change);
                 }

@@ -1,0 +1,166 @@
+//! A source and a target that are vectors.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use backy_lib::extent::Extent;
+use backy_lib::format::manifest::SourceIdentity;
+use backy_lib::restore::Target;
+use backy_lib::source::Source;
+use backy_lib::{Error, Result};
+
+/// Pages of zeros are holes.
+const PAGE: usize = 4096;
+
+/// A source in memory.
+#[derive(Default)]
+pub struct MemorySource {
+    bytes: Vec<u8>,
+    /// Reads fail from this one on, counted from 1; 0 for never.
+    fail_at: u64,
+    /// The size that it has when it is asked again.
+    size_later: Option<u64>,
+    reads: AtomicU64,
+}
+
+impl MemorySource {
+    /// A source with this content.
+    pub fn new(bytes: &[u8]) -> Self {
+        MemorySource { bytes: bytes.to_vec(), ..Self::default() }
+    }
+
+    /// Fails at read number `at`, counted from 1, and after it.
+    pub fn failing_at(mut self, at: u64) -> Self {
+        self.fail_at = at;
+        self
+    }
+
+    /// Has another size by the time it has been read.
+    pub fn resized_later(mut self, size_bytes: u64) -> Self {
+        self.size_later = Some(size_bytes);
+        self
+    }
+
+    /// How often it was read from.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Relaxed)
+    }
+}
+
+impl Source for MemorySource {
+    fn identity(&self) -> SourceIdentity {
+        SourceIdentity { path: "/memory".to_owned(), kind: "file".to_owned() }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        Ok(self.size_later.unwrap_or(self.size_bytes()))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let number = self.reads.fetch_add(1, Relaxed) + 1;
+        if self.fail_at != 0 && number >= self.fail_at {
+            let error = io::Error::from_raw_os_error(5);
+            return Err(Error::io("/memory", format!("read at offset {offset}"))(error));
+        }
+        let visible = self.size_later.unwrap_or(u64::MAX).min(self.size_bytes()) as usize;
+        let rest = self.bytes.get(offset as usize..visible).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        Ok(next_data(&self.bytes, offset))
+    }
+}
+
+fn next_data(bytes: &[u8], offset: u64) -> Option<Extent> {
+    let pages: Vec<bool> = bytes.chunks(PAGE).map(|page| page.iter().any(|&b| b != 0)).collect();
+    let first = offset as usize / PAGE;
+    let start = (first..pages.len()).find(|&page| pages[page])?;
+    let end = (start..pages.len()).find(|&page| !pages[page]).unwrap_or(pages.len());
+    let end = (end * PAGE).min(bytes.len()) as u64;
+    let start = ((start * PAGE) as u64).max(offset);
+    (start < end).then(|| Extent::between(start, end))
+}
+
+/// A target in memory.
+pub struct MemoryTarget {
+    bytes: Mutex<Vec<u8>>,
+    new: bool,
+    written_bytes: AtomicU64,
+}
+
+impl MemoryTarget {
+    /// A target that is not there yet.
+    pub fn absent() -> Self {
+        MemoryTarget { bytes: Mutex::default(), new: true, written_bytes: AtomicU64::new(0) }
+    }
+
+    /// A target that holds something.
+    pub fn holding(bytes: &[u8]) -> Self {
+        let bytes = Mutex::new(bytes.to_vec());
+        MemoryTarget { bytes, new: false, written_bytes: AtomicU64::new(0) }
+    }
+
+    /// What it holds now.
+    pub fn content(&self) -> Vec<u8> {
+        self.bytes().clone()
+    }
+
+    /// How many bytes were written to it.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Relaxed)
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Target for MemoryTarget {
+    fn path(&self) -> PathBuf {
+        PathBuf::from("/memory")
+    }
+
+    fn is_new(&self) -> bool {
+        self.new
+    }
+
+    fn prepare(&self, size_bytes: u64) -> Result<()> {
+        self.bytes().resize(size_bytes as usize, 0);
+        Ok(())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        buffer.copy_from_slice(&self.bytes()[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.written_bytes.fetch_add(data.len() as u64, Relaxed);
+        self.bytes()[offset as usize..][..data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn clear(&self, extent: Extent) -> Result<()> {
+        self.written_bytes.fetch_add(extent.len, Relaxed);
+        self.bytes()[extent.offset as usize..extent.end() as usize].fill(0);
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        Ok(next_data(&self.bytes(), offset))
+    }
+
+    fn finish(&self, size_bytes: u64) -> Result<()> {
+        self.bytes().truncate(size_bytes as usize);
+        Ok(())
+    }
+}
