@@ -273,6 +273,7 @@ impl Making<'_> {
                 size_bytes: revision.size_bytes,
                 digest: revision.digest,
                 tags: revision.tags.clone(),
+                pinned_tags: revision.pinned_tags.clone(),
             },
         };
         let old_header =

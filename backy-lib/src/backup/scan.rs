@@ -37,8 +37,14 @@ impl OldImage {
         newest: &Revision,
         block_size: BlockSize,
     ) -> Result<Self> {
+        let image = storage.open(FileName::IMAGE, Access::Read)?;
+        let len = image.len()?;
+        if len != newest.size_bytes {
+            let expected = format!("the {} of revision {}", newest.size_bytes, newest.uuid);
+            return Err(Error::damaged(image.path(), "length", format!("{len} bytes"), expected));
+        }
         Ok(OldImage {
-            image: storage.open(FileName::IMAGE, Access::Read)?,
+            image,
             digests: DigestTable::open(storage, newest.uuid, DigestsKind::Image)?,
             size_bytes: newest.size_bytes,
             blocks: block_size.count(newest.size_bytes),

@@ -48,6 +48,8 @@ pub struct Identity {
     pub digest: Digest,
     /// Its tags then.
     pub tags: BTreeSet<Tag>,
+    /// Those of them that were given by hand.
+    pub pinned_tags: BTreeSet<Tag>,
 }
 
 /// A parsed header.
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     fn header() -> DigestsHeader {
-        let tags = (0..super::super::manifest::MAX_TAGS)
+        let tags: BTreeSet<Tag> = (0..super::super::manifest::MAX_TAGS)
             .map(|n| format!("{n:x<64}").parse().unwrap())
             .collect();
         let identity = Identity {
@@ -164,6 +166,7 @@ mod tests {
             block_size: BlockSize::MAX,
             size_bytes: u64::MAX,
             digest: Digest::of(b""),
+            pinned_tags: tags.clone(),
             tags,
         };
         DigestsHeader { kind: DigestsKind::Delta, identity }

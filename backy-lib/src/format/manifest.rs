@@ -24,7 +24,7 @@ pub const MANIFEST_LIMIT_BYTES: u64 = 64 << 20;
 const KNOWN_INCOMPATIBLE: [&str; 0] = [];
 
 /// More tags do not fit into the header of a digest file.
-pub const MAX_TAGS: usize = 32;
+pub const MAX_TAGS: usize = 24;
 
 const CHECKSUM_KEY: &str = "\"checksum\": \"";
 const NO_CHECKSUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";

@@ -1,0 +1,24 @@
+//! The states that the golden archive of format 1 was made of. Never changed: the archive is never made anew.
+
+use crate::world::{BLOCK_SIZE, fill_block, random_state};
+use backy_lib::storage::sim::Random;
+
+/// Source states, oldest first: of odd sizes, growing and shrinking, with zero, compressible and incompressible blocks.
+pub fn states() -> Vec<Vec<u8>> {
+    let block = BLOCK_SIZE.len();
+    let mut random = Random(2026);
+    let first = random_state(&mut random, 7 * block);
+    let mut second = first.clone();
+    second.resize(10 * block + 1234, 0);
+    for number in [1, 4, 8] {
+        fill_block(&mut random, &mut second[number * block..(number + 1) * block]);
+    }
+    second[2 * block..3 * block].fill(0);
+    let mut third = second[..5 * block + 77].to_vec();
+    third[..block].fill(b'x');
+    third[2 * block..3 * block].fill(b'z');
+    let mut fourth = third.clone();
+    fourth.resize(6 * block, 0);
+    fourth[5 * block + 100..].fill(b'y');
+    vec![first, second, third, fourth]
+}

@@ -1,0 +1,301 @@
+//! What the documents say is true: their tables, examples and maps are read here and compared with the code.
+#![expect(clippy::disallowed_methods, reason = "reads the project's own documents")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use backy_lib::format::qcow2::{Cluster, Header, Layout, decode_entry};
+use backy_lib::storage::FileName;
+use backy_lib::{BlockSize, Manifest};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn document(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn golden(file: &str) -> Vec<u8> {
+    let path = root().join("tests/golden/format-1").join(file);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The rows of the first table after `heading`, without its head.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let (_, after) = text.split_once(heading).unwrap_or_else(|| panic!("no '{heading}'"));
+    let rows =
+        after.lines().skip_while(|line| !line.starts_with('|')).take_while(|l| l.starts_with('|'));
+    rows.skip(2)
+        .map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+fn code_blocks<'a>(text: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
+    let mut blocks = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("```") {
+        let Some((info, after)) = after.split_once('\n') else { break };
+        let Some((body, after)) = after.split_once("```") else { break };
+        if let Some(info) = info.strip_prefix(language) {
+            blocks.push((info.trim(), body));
+        }
+        rest = after;
+    }
+    blocks
+}
+
+fn number(text: &str) -> u64 {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.unwrap_or_else(|_| panic!("'{text}' is not a number"))
+}
+
+/// The hex dumps of the worked example are the bytes of the golden archive.
+#[test]
+fn the_worked_example_is_the_golden_archive() {
+    let text = document("doc/format.md");
+    let blocks = code_blocks(&text, "hex");
+    assert_eq!(blocks.len(), 4);
+    for (file, dump) in blocks {
+        let content = golden(file);
+        for line in dump.lines() {
+            let (offset, digits) = line.split_once(": ").expect("an offset");
+            let offset = usize::from_str_radix(offset, 16).expect("a hex offset");
+            let digits = digits.replace(' ', "");
+            let found: String = content[offset..offset + digits.len() / 2]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            assert_eq!(found, digits, "{file} at {offset:#x}");
+        }
+    }
+}
+
+/// The fields of the example's header have the values in the table, and our parser says the same.
+#[test]
+fn the_header_table_holds() {
+    let text = document("doc/format.md");
+    let (file, _) = code_blocks(&text, "hex")[0];
+    let content = golden(file);
+    let rows = table(&text, "Its header:");
+    assert!(rows.len() > 15);
+    for row in &rows {
+        let (offset, length) = (number(&row[0]) as usize, number(&row[1]) as usize);
+        let value = content[offset..offset + length].iter().fold(0, |v, b| v << 8 | u64::from(*b));
+        assert_eq!(value, number(&row[2]), "{}", row[3]);
+    }
+    let header = Header::parse(&content[..512]).expect("a header");
+    assert_eq!(header.virtual_bytes, 42496);
+    assert!(!header.dirty);
+    assert!(matches!(header.backing.map(|b| b.file), Some(FileName::Delta(_))));
+}
+
+/// The L2 entries of the example mean what the table says.
+#[test]
+fn the_entry_table_holds() {
+    let text = document("doc/format.md");
+    let (file, _) = code_blocks(&text, "hex")[0];
+    let content = golden(file);
+    for row in table(&text, "The first entries of the L2 table") {
+        let at = 0x3000 + 8 * number(&row[0]) as usize;
+        let raw = u64::from_be_bytes(content[at..at + 8].try_into().expect("eight bytes"));
+        assert_eq!(raw, number(&row[1]));
+        let cluster = decode_entry(raw, BlockSize::MIN, content.len() as u64).expect("an entry");
+        let meaning = match cluster {
+            Cluster::Unallocated => "not held".to_owned(),
+            Cluster::Zero => "zero".to_owned(),
+            Cluster::Plain { offset } => format!("plain at {offset:#x}"),
+            Cluster::Compressed { offset, .. } => format!("compressed at {offset:#x}"),
+        };
+        assert_eq!(meaning, row[2]);
+    }
+}
+
+/// The fields of the manifest in the document are those in the file, and no others.
+#[test]
+fn the_manifest_tables_name_every_field() {
+    let text = document("doc/format.md");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&golden("manifest.json")).expect("JSON");
+    let names = |heading: &str| {
+        let rows = table(&text, heading);
+        let cells = rows.iter().flat_map(|row| row[0].split(','));
+        cells.map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>()
+    };
+    let keys = |value: &serde_json::Value| {
+        value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>()
+    };
+    let mut documented = names("## manifest.json");
+    documented.sort();
+    assert_eq!(documented, keys(&manifest));
+    let mut documented = names("\nA revision:\n");
+    documented.sort();
+    assert_eq!(documented, keys(&manifest["revisions"][0]));
+}
+
+/// The files in the document are those that the code knows.
+#[test]
+fn the_table_of_files_names_every_file() {
+    let uuid = "01935470-2f5e-7cc0-9d1a-3f0c5a3be001";
+    let rows = table(&document("doc/format.md"), "## Files");
+    assert_eq!(rows.len(), 9);
+    for row in rows {
+        let name = row[0].trim_matches('`').replace("<uuid>", uuid).replace("<name>", "README");
+        assert!(FileName::parse(&name).is_some(), "{name}");
+    }
+}
+
+/// The limits in the document are those in the code.
+#[test]
+fn the_table_of_limits_holds() {
+    let rows = table(&document("doc/format.md"), "## Limits");
+    let limit = |what: &str| {
+        let row = rows.iter().find(|row| row[0].contains(what));
+        row.unwrap_or_else(|| panic!("no limit of {what}"))[1].clone()
+    };
+    assert_eq!(limit("blocks of 4 KiB"), "2 TiB");
+    assert_eq!(Layout::max_image_bytes(BlockSize::MIN), 2 << 40);
+    assert_eq!(limit("blocks of 64 KiB"), "512 TiB");
+    assert_eq!(Layout::max_image_bytes(BlockSize::DEFAULT), 512 << 40);
+    assert_eq!(limit("tags"), backy_lib::format::manifest::MAX_TAGS.to_string());
+    assert_eq!(limit("manifest.json"), "64 MiB");
+    assert_eq!(backy_lib::format::manifest::MANIFEST_LIMIT_BYTES, 64 << 20);
+    assert_eq!(limit("backy.toml"), "1 MiB");
+    assert_eq!(backy_lib::config::CONFIG_LIMIT_BYTES, 1 << 20);
+}
+
+/// The five lines of Python in the archive's README give the recorded digest, for the image and for a delta converted by
+/// `qemu-img` as the README says; the format document has the same five lines.
+#[test]
+fn the_archives_readme_recovers_and_checks_without_backy() {
+    if !backy_tests::qemu::available() {
+        return;
+    }
+    let readme = String::from_utf8(golden("README")).expect("UTF-8");
+    let (_, program) = readme.split_once("import hashlib").expect("the program");
+    let (program, _) = program.split_once("\n\n").expect("its end");
+    let program: String = format!("import hashlib{program}").replace("\n    ", "\n");
+    let documented = document("doc/format.md");
+    let (_, in_document) = code_blocks(&documented, "python")[0];
+    assert_eq!(program.replace("4096", "65536").trim(), in_document.trim());
+
+    let manifest = Manifest::parse(&golden("manifest.json")).expect("a manifest");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for revision in &manifest.revisions {
+        let raw = folder.path().join("disk.raw");
+        let archive = root().join("tests/golden/format-1");
+        let convert = match revision.base {
+            None => format!("cp --sparse=always last.raw {}", raw.display()),
+            Some(_) => format!(
+                "qemu-img convert -f qcow2 -O raw {0}.qcow2 {1} && truncate -s {2} {1}",
+                revision.uuid,
+                raw.display(),
+                revision.size_bytes
+            ),
+        };
+        let status = Command::new("sh").args(["-c", &convert]).current_dir(archive).status();
+        assert!(status.expect("run sh").success(), "{convert}");
+        let output = Command::new("python3")
+            .args(["-c", &program, raw.to_str().expect("UTF-8")])
+            .output()
+            .expect("run python3");
+        let found = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(found.trim(), revision.digest.to_string(), "{}", revision.uuid);
+    }
+}
+
+/// Every module of the library is in one layer of ARCHITECTURE.md and uses only its own layer and lower ones.
+#[test]
+fn the_layers_hold() {
+    let mut layer_of: BTreeMap<String, u32> = BTreeMap::new();
+    for row in table(&document("ARCHITECTURE.md"), "## Layers of the library") {
+        for module in row[1].split(',') {
+            layer_of.insert(module.trim().trim_matches('`').to_owned(), number(&row[0]) as u32);
+        }
+    }
+    // Names that other layers know under their parent's path.
+    let named = |path: &str| -> Option<u32> {
+        let mut parts = path.split("::");
+        let module = parts.next()?;
+        let item = parts.next().unwrap_or_default();
+        if module == "storage" && ["FileName", "DigestsKind", "Published"].contains(&item) {
+            return layer_of.get("storage::name").copied();
+        }
+        layer_of.get(module).copied()
+    };
+    let source = root().join("backy-lib/src");
+    let mut files = 0;
+    for path in rust_files(&source) {
+        let relative = path.strip_prefix(&source).expect("below").display().to_string();
+        if relative == "lib.rs" {
+            continue;
+        }
+        let module = relative.split(['/', '.']).next().expect("a module").to_owned();
+        let own = match relative.as_str() {
+            "storage/name.rs" => layer_of["storage::name"],
+            _ => *layer_of.get(&module).unwrap_or_else(|| panic!("{module} is in no layer")),
+        };
+        files += 1;
+        let text = fs::read_to_string(&path).expect("read a source file");
+        let (code, _) = text.split_once("#[cfg(test)]\nmod tests").unwrap_or((&text, ""));
+        for used in crate_paths(code) {
+            let Some(layer) = named(&used) else { continue };
+            assert!(layer <= own, "{relative} (layer {own}) uses {used} (layer {layer})");
+        }
+    }
+    assert!(files > 30, "only {files} files were looked at");
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// All `crate::a::B` of a file, with those in braces taken apart.
+fn crate_paths(code: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let end = rest
+            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+            .unwrap_or(rest.len());
+        let path = rest[..end].trim_end_matches("::");
+        match rest[end..].strip_prefix('{').and_then(|list| list.split_once('}')) {
+            Some((list, _)) => {
+                paths.extend(list.split(',').map(|item| format!("{path}::{}", item.trim())));
+            }
+            None => paths.push(path.to_owned()),
+        }
+    }
+    paths
+}
+
+/// The map in ARCHITECTURE.md leads to files that are there.
+#[test]
+fn the_map_leads_to_files() {
+    for row in table(&document("ARCHITECTURE.md"), "## Where is what") {
+        let mut folder = PathBuf::new();
+        for file in row[1].split('`').skip(1).step_by(2) {
+            let path = match file.strip_prefix("backy-lib/src/") {
+                Some(_) => PathBuf::from(file),
+                None => PathBuf::from("backy-lib/src").join(file),
+            };
+            assert!(root().join(&path).is_file(), "{}", path.display());
+            folder = path;
+        }
+        assert!(folder.components().count() > 0, "{row:?}");
+    }
+}
