@@ -60,18 +60,13 @@ impl Archive {
         source: Option<&Path>,
         block_size: BlockSize,
     ) -> Result<Self> {
-        let holder = "'init'";
-        let _lock = storage.lock(holder)?;
-        let present = storage.list()?;
-        if present.contains(&FileName::MANIFEST) || present.contains(&FileName::IMAGE) {
-            return Err(Error::ArchiveExists { path: storage.folder() });
-        }
         let config = Config::template(source)?;
-        if present.contains(&FileName::CONFIG) {
-            check_kept_config(&*storage, source)?;
-        } else {
-            let path = storage.path(FileName::CONFIG);
-            Config::parse(&config, &path)?;
+        Config::parse(&config, &storage.path(FileName::CONFIG))?;
+        // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
+        check_vacant(&*storage, source)?;
+        let _lock = storage.lock("'init'")?;
+        let present = check_vacant(&*storage, source)?;
+        if !present.contains(&FileName::CONFIG) {
             staged::publish(&*storage, Published::Config, config.as_bytes())?;
         }
         staged::publish(&*storage, Published::Readme, readme(block_size).as_bytes())?;
@@ -282,6 +277,18 @@ fn read_config(storage: &dyn Storage) -> Result<Config> {
     let text = String::from_utf8(content)
         .map_err(|error| Error::damaged(&path, "text", error, "UTF-8"))?;
     Config::parse(&text, &path)
+}
+
+/// That there is no archive yet; which of an archive's files are there all the same.
+fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<FileName>> {
+    let present = storage.list()?;
+    if present.contains(&FileName::MANIFEST) || present.contains(&FileName::IMAGE) {
+        return Err(Error::ArchiveExists { path: storage.folder() });
+    }
+    if present.contains(&FileName::CONFIG) {
+        check_kept_config(storage, source)?;
+    }
+    Ok(present)
 }
 
 /// A config that was there before the archive has to be right, and must not name another source.

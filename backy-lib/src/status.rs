@@ -125,7 +125,11 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         }
         Ok(config) => {
             if let Some((level, message)) = age(archive.revisions(), config, clock.now()) {
-                problem(level, message, "see why 'backy backup' does not run or fails");
+                let advice = match archive.revisions().is_empty() {
+                    true => "run 'backy backup', and let cron do it from then on",
+                    false => "see why 'backy backup' does not run or fails",
+                };
+                problem(level, message, advice);
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::format::digests::{DigestsHeader, Identity};
 use crate::format::manifest::{InProgress, MAX_TAGS, Manifest, Operation, Revision, Statistics};
 use crate::format::qcow2::Layout;
-use crate::image::delta;
+use crate::image::delta::{self, Delta};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::revision::{RevisionId, Tag};
@@ -119,6 +119,7 @@ pub(crate) fn backup(
     tags: BTreeSet<Tag>,
 ) -> Result<BackupReport> {
     check_limits(source, manifest.block_size, &tags)?;
+    let old = open_old(&**context.storage, manifest)?;
     let started = context.clock.now();
     let uuid = RevisionId::new(started);
     manifest.in_progress =
@@ -129,7 +130,8 @@ pub(crate) fn backup(
         return Err(error);
     }
     let made = Making { context, options, started, uuid, tags, clock: Instant::now() };
-    let error = match made.make(manifest, source).and_then(|done| made.commit(manifest, done)) {
+    let error = match made.make(manifest, source, old).and_then(|done| made.commit(manifest, done))
+    {
         Ok(report) => return Ok(report),
         Err(Failed::Committing(error)) => return Err(error),
         Err(Failed::Making(error)) => error,
@@ -144,6 +146,17 @@ pub(crate) fn backup(
 pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     let content = manifest.encode().map_err(Error::flawed(storage.path(FileName::MANIFEST)))?;
     staged::publish(storage, Published::Manifest, &content)
+}
+
+/// The newest image, for comparing with. Damage that would stop the backup on its way, and the undoing as well, is told
+/// here, before anything is written.
+fn open_old(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
+    let block_size = manifest.block_size;
+    if let Some(older) = manifest.revisions.get(1) {
+        Delta::open(storage, older.uuid, block_size, older.size_bytes)?;
+    }
+    let newest = manifest.revisions.first();
+    newest.map(|newest| scan::OldImage::open(storage, newest, block_size)).transpose()
 }
 
 fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>) -> Result<()> {
@@ -193,12 +206,14 @@ struct Made {
 }
 
 impl Making<'_> {
-    fn make(&self, manifest: &Manifest, source: &dyn Source) -> std::result::Result<Made, Failed> {
+    fn make(
+        &self,
+        manifest: &Manifest,
+        source: &dyn Source,
+        old: Option<scan::OldImage>,
+    ) -> std::result::Result<Made, Failed> {
         let storage = self.context.storage;
         let newest = manifest.revisions.first();
-        let old = newest
-            .map(|newest| scan::OldImage::open(&**storage, newest, manifest.block_size))
-            .transpose()?;
         let stored_before = old.as_ref().map_or(Ok(0), scan::OldImage::allocated_bytes)?;
         let level = self.context.config.compression_level;
         let mut update = update::Update::begin(
@@ -218,13 +233,12 @@ impl Making<'_> {
         let buffers = BufferPool::new();
         let scan = scan::Scan::new(manifest.block_size, source, old.as_ref(), &buffers);
         let rate = self.options.limit_rate.map(RateLimit::new);
-        let staged = update.staged_image()?;
         let mut chunks = scan.chunks(self.context.observer);
         let mut tally = scan::Tally::new(&scan);
         pipeline::run(
             workers,
             || chunks.next_chunk(rate.as_ref()),
-            |worker, chunk| scan.work(worker, chunk, staged.as_deref()),
+            |worker, chunk| scan.work(worker, chunk),
             |outcome| {
                 counters.add(outcome.source_bytes());
                 tally.take(&outcome);

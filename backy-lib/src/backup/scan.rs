@@ -64,7 +64,6 @@ pub(super) struct Scan<'a> {
     source: &'a dyn Source,
     new_blocks: u64,
     old: Option<&'a OldImage>,
-    image_starts_zero: bool,
     buffers: &'a BufferPool,
 }
 
@@ -152,7 +151,6 @@ impl<'a> Scan<'a> {
             source,
             new_blocks: block_size.count(source.size_bytes()),
             old,
-            image_starts_zero: old.is_none(),
             buffers,
         }
     }
@@ -162,13 +160,8 @@ impl<'a> Scan<'a> {
         Chunks { scan: self, observer, next: BlockIndex(0), data: None }
     }
 
-    /// Reads and compares a chunk. When the image is a new file, `staged`, the new blocks go there at once.
-    pub(super) fn work(
-        &self,
-        worker: &mut Worker,
-        chunk: Chunk,
-        staged: Option<&dyn StorageFile>,
-    ) -> Result<Outcome> {
+    /// Reads and compares a chunk.
+    pub(super) fn work(&self, worker: &mut Worker, chunk: Chunk) -> Result<Outcome> {
         let mut outcome = Outcome {
             chunk,
             entries: Vec::new(),
@@ -192,9 +185,6 @@ impl<'a> Scan<'a> {
             outcome.entries = vec![TableEntry::ZERO_BLOCK; blocks as usize];
         }
         self.compare(worker, &mut outcome)?;
-        if let Some(staged) = staged {
-            self.write_new(&outcome, staged)?;
-        }
         Ok(outcome)
     }
 
@@ -271,30 +261,14 @@ impl<'a> Scan<'a> {
         };
         Ok(Old { stored: stored(content), entry, bad: false })
     }
-
-    /// Writes the changed blocks of a chunk to a new image, neighbours together.
-    fn write_new(&self, outcome: &Outcome, image: &dyn StorageFile) -> Result<()> {
-        for run in outcome.runs() {
-            let offset = self.block_size.offset(run.first);
-            match outcome.run_bytes(&run) {
-                Some(bytes) => image.write_at(bytes, offset)?,
-                None if self.image_starts_zero => {}
-                None => {
-                    let size = self.source.size_bytes();
-                    let end = self.block_size.offset(run.first.plus(run.blocks)).min(size);
-                    image.punch_hole(Extent::between(offset.min(size), end))?;
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Changed blocks that follow each other and are all data, or all not.
 pub(super) struct Run {
     /// The first block.
     pub first: BlockIndex,
-    blocks: u64,
+    /// How many.
+    pub blocks: u64,
     new: Option<Extent>,
 }
 

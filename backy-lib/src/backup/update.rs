@@ -115,22 +115,26 @@ impl<'a> Update<'a> {
         })
     }
 
-    /// The new image, when it is a file of its own: workers write to it directly.
-    pub(super) fn staged_image(&self) -> Result<Option<Box<dyn StorageFile>>> {
-        self.staged.map(|_| self.storage.open(FileName::STAGED_IMAGE, Access::Write)).transpose()
-    }
-
     /// Takes the outcome of the next chunk, in order.
     pub(super) fn take(&mut self, mut outcome: Outcome, buffers: &BufferPool) -> Result<()> {
         for (number, entry) in outcome.entries.iter().enumerate() {
             self.digests.push(outcome.first().plus(number as u64), *entry)?;
         }
-        if self.staged.is_none() {
-            for run in outcome.runs() {
-                if let Some(bytes) = outcome.run_bytes(&run) {
+        for run in outcome.runs() {
+            let offset = self.block_size.offset(run.first);
+            match (self.staged, outcome.run_bytes(&run)) {
+                (None, Some(bytes)) => {
                     self.batch.bytes += bytes.len();
-                    self.batch.new.push((self.block_size.offset(run.first), bytes.to_vec()));
+                    self.batch.new.push((offset, bytes.to_vec()));
                 }
+                (Some(_), Some(bytes)) => self.image.write_at(bytes, offset)?,
+                (Some(Staged::Clone), None) => {
+                    let end = self.block_size.offset(run.first.plus(run.blocks));
+                    let end = end.min(self.new_bytes);
+                    self.image.punch_hole(Extent::between(offset.min(end), end))?;
+                }
+                // A new file is zero; in place, holes are made at the end.
+                (Some(Staged::Empty) | None, None) => {}
             }
         }
         if let Some(bytes) = outcome.bytes.take() {

@@ -72,25 +72,36 @@ pub(crate) fn to_target(
     let mut written_bytes = 0;
     let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };
     let mut chunks = Chunks::new(chain, void_bytes, observer);
+    // One thread writes: several that write to one file only wait for each other, and burn time at it.
     pipeline::run(
         workers(pipeline::threads(threads))?,
         || chunks.next_chunk(),
         |worker, chunk| {
             let bytes = chunk_bytes(chain, &chunk);
-            let written = match chunk {
-                Chunk::Void { extent } => clear(target, extent)?,
+            let (writes, buffer) = match chunk {
+                Chunk::Void { extent } => (find_data(target, extent)?, Vec::new()),
                 Chunk::Data { first, located } => {
                     let mut buffer = buffers.take(bytes as usize);
-                    let written = write_chunk(chain, target, worker, first, &located, &mut buffer)?;
-                    buffers.give(buffer);
-                    written
+                    let writes = read_wrong(chain, target, worker, first, &located, &mut buffer)?;
+                    (writes, buffer)
                 }
             };
-            Ok((bytes, written))
+            Ok((bytes, writes, buffer))
         },
-        |(bytes, written)| {
+        |(bytes, writes, buffer)| {
+            for write in writes {
+                written_bytes += write.extent.len;
+                match write.from {
+                    None => target.clear(write.extent)?,
+                    Some(from) => {
+                        let end = from + write.extent.len as usize;
+                        let part = buffer.get(from..end).unwrap_or_default();
+                        target.write_at(part, write.extent.offset)?;
+                    }
+                }
+            }
+            buffers.give(buffer);
             counters.add(bytes);
-            written_bytes += written;
             Ok(())
         },
     )?;
@@ -163,72 +174,61 @@ fn chunk_bytes(chain: &Chain, chunk: &Chunk) -> u64 {
     }
 }
 
-/// Writes what differs of a chunk; how many bytes that was.
-fn write_chunk(
+/// A stretch of the target that has to be written.
+struct Rewrite {
+    extent: Extent,
+    /// Where its bytes are in the chunk's buffer; `None` when they are zero.
+    from: Option<usize>,
+}
+
+/// Finds out which blocks of a chunk are wrong in the target, and reads those into their places in `buffer`.
+fn read_wrong(
     chain: &Chain,
     target: &dyn Target,
     worker: &mut Worker,
     first: BlockIndex,
     located: &[Located],
     buffer: &mut [u8],
-) -> Result<u64> {
-    let block_size = chain.block_size();
-    let wrong: Vec<bool> = if target.is_new() {
-        located.iter().map(|block| !block.entry.is_zero_block()).collect()
+) -> Result<Vec<Rewrite>> {
+    let block_bytes = chain.block_size().len();
+    let offset = chain.block_size().offset(first);
+    let wrong: Vec<Option<bool>> = if target.is_new() {
+        let data = |block: &Located| (!block.entry.is_zero_block()).then_some(false);
+        located.iter().map(data).collect()
     } else {
         worker.found.resize(buffer.len(), 0);
-        target.read_at(&mut worker.found, block_size.offset(first))?;
-        let found = worker.found.chunks(block_size.len());
-        located.iter().zip(found).map(|(block, found)| !block.entry.matches(found)).collect()
+        target.read_at(&mut worker.found, offset)?;
+        let found = worker.found.chunks(block_bytes);
+        let wrong = |(block, found): (&Located, &[u8])| {
+            (!block.entry.matches(found)).then_some(block.entry.is_zero_block())
+        };
+        located.iter().zip(found).map(wrong).collect()
     };
-    let mut written = 0;
+    let mut writes = Vec::new();
     let mut at = 0;
     for run in wrong.chunk_by(|a, b| a == b) {
         let (from, to) = (at, at + run.len());
         at = to;
-        if run.first() != Some(&true) {
-            continue;
+        let Some(Some(zero)) = run.first() else { continue };
+        let start = from * block_bytes;
+        let end = (to * block_bytes).min(buffer.len());
+        if !zero {
+            let blocks = located.get(from..to).unwrap_or_default();
+            let part = buffer.get_mut(start..end).unwrap_or_default();
+            chain.read(first.plus(from as u64), blocks, &mut worker.decompressor, part)?;
         }
-        let blocks = located.get(from..to).unwrap_or_default();
-        let start = from * block_size.len();
-        let end = (to * block_size.len()).min(buffer.len());
-        let part = buffer.get_mut(start..end).unwrap_or_default();
-        let first = first.plus(from as u64);
-        chain.read(first, blocks, &mut worker.decompressor, part)?;
-        written += write_blocks(target, block_size.offset(first), blocks, part, block_size.len())?;
+        let extent = Extent::new(offset + start as u64, (end - start) as u64);
+        writes.push(Rewrite { extent, from: (!zero).then_some(start) });
     }
-    Ok(written)
+    Ok(writes)
 }
 
-/// Writes a run of blocks, those that are zero as holes.
-fn write_blocks(
-    target: &dyn Target,
-    offset: u64,
-    blocks: &[Located],
-    bytes: &[u8],
-    block_bytes: usize,
-) -> Result<u64> {
-    let mut at = 0;
-    for run in blocks.chunk_by(|a, b| a.entry.is_zero_block() == b.entry.is_zero_block()) {
-        let end = (at + run.len() * block_bytes).min(bytes.len());
-        let part = bytes.get(at..end).unwrap_or_default();
-        let offset = offset + at as u64;
-        if run.first().is_some_and(|block| block.entry.is_zero_block()) {
-            target.clear(Extent::new(offset, part.len() as u64))?;
-        } else {
-            target.write_at(part, offset)?;
-        }
-        at = end;
-    }
-    Ok(bytes.len() as u64)
-}
-
-/// Makes an extent of the target zero where it is not; how many bytes that was.
-fn clear(target: &dyn Target, extent: Extent) -> Result<u64> {
+/// Finds what is not zero in an extent of the target that has to be zero.
+fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
+    let mut wrong = Vec::new();
     if target.is_new() {
-        return Ok(0);
+        return Ok(wrong);
     }
-    let mut cleared = 0;
     let mut buffer = Vec::new();
     let mut offset = extent.offset;
     while let Some(data) = target.next_data(offset)?.filter(|data| data.offset < extent.end()) {
@@ -237,12 +237,11 @@ fn clear(target: &dyn Target, extent: Extent) -> Result<u64> {
         buffer.resize(piece.len as usize, 0);
         target.read_at(&mut buffer, piece.offset)?;
         if !crate::digest::is_zero(&buffer) {
-            target.clear(piece)?;
-            cleared += piece.len;
+            wrong.push(Rewrite { extent: piece, from: None });
         }
         offset = piece.end();
     }
-    Ok(cleared)
+    Ok(wrong)
 }
 
 /// Cuts a revision into chunks, looking up where its blocks are a window at a time.

@@ -107,6 +107,11 @@ impl Guard<'_> {
         if let Some(user) = user_of_file(real) {
             return Err(refused(path, format!("it is in use as {user}"), false));
         }
+        // Opening it for writing works all the same; only the first write would fail.
+        let read_only = read_system_file(Path::new(&format!("/sys/dev/block/{number}/ro")));
+        if read_only.is_some_and(|flag| flag.trim_end() == "1") {
+            return Err(refused(path, "it is read-only".to_owned(), false));
+        }
         // The kernel gives a block device exclusively only if nobody else holds it.
         let file = open_for_writing(path, real, OFlags::EXCL)?;
         let len = seek(&file, SeekFrom::End(0))

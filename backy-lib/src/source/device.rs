@@ -44,6 +44,10 @@ impl DeviceSource {
             return Err(error(format!("expected a block device or a regular file, found {found}")));
         };
         let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
+        if size_bytes == 0 && kind == "block device" {
+            let message = "the device has no size; is it attached, and is there a medium in it?";
+            return Err(error(message.to_owned()));
+        }
         // Only advice: a system that does not take it reads as well.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes })

@@ -251,7 +251,10 @@ pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match fallocate(file, flags, extent.offset, extent.len) {
         Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => write_zeros(file, extent),
+        // INVAL: not whole sectors of a block device, as the end of an image may be.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
+            write_zeros(file, extent)
+        }
         Err(errno) => Err(errno.into()),
     }
 }

@@ -1,0 +1,91 @@
+# Everything that a checkout can do. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# mkfs and debugfs live in /usr/sbin, which is not on everybody's PATH.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+CARGO ?= cargo
+VENV := .venv
+PY := $(CURDIR)/$(VENV)/bin/python
+LOGS := target/logs
+BENCH_ARGS ?=
+PYTHON_SOURCES := backy-py/python tests/python tests/bench
+
+.PHONY: help test lint lint-rust lint-python test-rust test-python fuzz-trial demo bench build deps venv clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+# One after the other, so that -j cannot interleave their output or their builds.
+test: deps ## All checks and tests; installs what they need
+	$(MAKE) --no-print-directory lint-rust
+	$(MAKE) --no-print-directory test-rust
+	$(MAKE) --no-print-directory test-python
+	$(MAKE) --no-print-directory lint-python
+
+lint: lint-rust lint-python ## Formatting, clippy, documentation, mypy, stubtest, ruff
+
+lint-rust:
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+test-rust: ## Tests of the engine, the command and the archive format
+	@mkdir -p $(LOGS)
+	$(CARGO) test --workspace 2>&1 | tee $(LOGS)/test-rust.log
+
+# Debian packs venv apart from Python, and without root it cannot be had.
+ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)
+
+test-python: venv ## Tests of the Python module
+	@mkdir -p $(LOGS)
+	$(CARGO) build --workspace --bin backy
+	BACKY_BIN=$(CURDIR)/target/debug/backy $(PY) -m pytest tests/python 2>&1 | tee $(LOGS)/test-python.log
+
+lint-python: venv
+	$(PY) -m mypy --strict $(PYTHON_SOURCES)
+	$(PY) -m mypy.stubtest backy
+	$(PY) -m ruff check .
+
+venv: $(VENV)/tools-installed
+	$(PY) -m pip install --quiet ./backy-py
+
+$(VENV)/tools-installed: tests/python/requirements.txt
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -r tests/python/requirements.txt
+	touch $@
+
+else
+
+test-python lint-python:
+	@echo "SKIPPED: $@: python3 has no venv; make deps installs it, if it may"
+	@[[ "$${CI:-}" != true ]]
+
+endif
+
+fuzz-trial: ## Show that fuzzing finds a planted bug, and nothing else (needs nightly Rust)
+	fuzz/trial
+
+demo: ## Back up, restore and compare a real disk image, with and without backy
+	$(CARGO) build --release -p backy-cli
+	tests/demo
+
+bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/bench/bench.py --help)
+	$(CARGO) build --release -p backy-cli
+	python3 tests/bench/bench.py $(BENCH_ARGS)
+
+build: ## The release binary, target/release/backy
+	$(CARGO) build --release -p backy-cli
+
+deps: ## Install what the tests need, if it is missing
+	.ci/deps
+
+clean: ## Remove everything that was built
+	rm -rf target fuzz/target fuzz/artifacts fuzz/corpus fuzz/coverage $(VENV) .mypy_cache .ruff_cache .pytest_cache

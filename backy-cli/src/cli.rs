@@ -1,0 +1,109 @@
+//! The arguments. The doc comments here are the help texts and the manual page.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueHint};
+
+use crate::commands::{backup, completions, find, init, restore, status};
+
+/// Backs up one block device or large file into one directory, the archive
+///
+/// The newest revision in an archive is a plain image, which dd or cp restores. Every older one is a standard qcow2
+/// overlay with the blocks that have changed since, which qemu-img reads. Each archive has a README that tells how to
+/// get the data back without backy.
+#[derive(Parser)]
+#[command(name = "backy", bin_name = "backy", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Folder of the archive
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = ".",
+        value_hint = ValueHint::DirPath,
+        display_order = 100
+    )]
+    pub(crate) backupdir: PathBuf,
+
+    /// Say what is done, also when it worked
+    #[arg(short, long, global = true, conflicts_with = "quiet", display_order = 101)]
+    verbose: bool,
+
+    /// Show neither progress nor what was done, only results, warnings and errors
+    #[arg(short, long, global = true, display_order = 102)]
+    quiet: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  backy -b /srv/backup/mynode init /dev/vg0/mynode
+  backy -b /srv/backup/mynode backup                    what cron runs: silent unless it fails
+  backy -b /srv/backup/mynode status
+  backy -b /srv/backup/mynode restore -r 1 disk.img     the last but one, to a new file
+
+Exit status: 0 it worked, 1 an error occurred, 130 interrupted by Ctrl-C.";
+
+/// How a revision is named, for the options that take one.
+pub(crate) const REVISION_HELP: &str = "\
+A revision is named by its number (0 is the newest, 1 the one before), by its UUID or at least 4 hex digits of its \
+beginning, by 'latest' (or 'last') or 'first', or by tag:NAME, the newest that has the tag.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Init(init::Args),
+    Backup(backup::Args),
+    Status(status::Args),
+    Restore(restore::Args),
+    Find(find::Args),
+    Completions(completions::Args),
+    /// Print the manual page
+    ///
+    /// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
+    Man,
+}
+
+/// How much is said on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verbosity {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+impl Cli {
+    pub(crate) fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, false) => Verbosity::Normal,
+            (false, true) => Verbosity::Verbose,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_every_option_has_a_help_text() {
+        let mut root = Cli::command();
+        root.build();
+        for command in root.get_subcommands().filter(|command| command.get_name() != "help") {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+        }
+    }
+}

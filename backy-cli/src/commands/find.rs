@@ -1,0 +1,31 @@
+//! `backy find`
+
+use std::os::unix::ffi::OsStrExt;
+
+use backy_lib::{Archive, Error, RevisionSpec};
+
+use crate::Session;
+use crate::cli::REVISION_HELP;
+use crate::errors::Failure;
+
+/// Print the path of the file that holds a revision
+///
+/// The newest is a raw image. An older one is a qcow2 overlay, which qemu-img reads together with the newer ones that it
+/// builds on.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which revision
+    #[arg(short, long, value_name = "REV", default_value = "latest", long_help = REVISION_HELP)]
+    revision: RevisionSpec,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let archive = Archive::open(&session.folder)?;
+    let number = args.revision.resolve(archive.revisions())?;
+    let no_such = || Error::NoSuchRevision { message: format!("there is no revision {number}") };
+    let path = archive.find(number).ok_or_else(no_such)?;
+    // As it is, whatever its name: this is for programs.
+    let mut line = path.as_os_str().as_bytes().to_vec();
+    line.push(b'\n');
+    session.output.result(&line)
+}

@@ -1,0 +1,155 @@
+//! `backy init`
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use backy_lib::source::{DeviceSource, Source};
+use backy_lib::units::{display_size, parse_size};
+use backy_lib::{Archive, BlockSize, Config, Error, ErrorKind};
+use clap::ValueHint;
+
+use crate::Session;
+use crate::cli::Verbosity;
+use crate::errors::Failure;
+use crate::output::{interval, one_line};
+
+/// Make an archive
+///
+/// Makes the folder, backy.toml and README. The new archive has a schedule (daily, weekly, monthly) that can be
+/// changed in backy.toml. A folder with an archive in it is refused.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The block device or file to back up; without it, set it in backy.toml before the first backup
+    ///
+    /// A symbolic link is kept as it is and followed at each backup.
+    #[arg(value_hint = ValueHint::FilePath)]
+    source: Option<PathBuf>,
+
+    /// Unit of comparison and storage: a power of two from 4K to 2M, fixed for the life of the archive
+    #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = block_size)]
+    block_size: BlockSize,
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    let bytes = parse_size(text)?;
+    let expected = || format!("'{text}' is not a power of two from 4K to 2M");
+    BlockSize::new(bytes).ok_or_else(expected)
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    refuse_archive(&session.folder)?;
+    let source = match &args.source {
+        Some(path) => Some(check_source(path, &session.folder)?),
+        None => None,
+    };
+    let path = source.as_ref().map(|(path, _)| path.as_path());
+    // A source whose name cannot stand in the config is told before anything is made.
+    Config::template(path)?;
+    let archive = Archive::init(&session.folder, path, args.block_size)?;
+    if session.verbosity == Verbosity::Quiet {
+        return Ok(());
+    }
+    let text = describe(&archive, source.as_ref().map(|(_, size_bytes)| *size_bytes))?;
+    session.output.result(text.as_bytes())
+}
+
+/// `Archive::init` refuses, too, but has made its lock file by then.
+fn refuse_archive(folder: &Path) -> Result<(), Failure> {
+    match Archive::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NoArchive => Ok(()),
+        Err(error) if !matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => {
+            Err(error.into())
+        }
+        _ => Err(Error::ArchiveExists { path: folder.to_owned() }.into()),
+    }
+}
+
+/// The source's absolute path and size. Its mistakes are better told now than by cron at night.
+fn check_source(path: &Path, folder: &Path) -> Result<(PathBuf, u64), Failure> {
+    let error = |message: String| Error::Source { path: path.to_owned(), message };
+    let absolute = std::path::absolute(path).map_err(|found| error(found.to_string()))?;
+    let advised = |error| {
+        Failure::advised(error, "name a device or file, or leave SOURCE out and set it later")
+    };
+    let size_bytes = DeviceSource::open(&absolute).map_err(advised)?.size_bytes();
+    let real = absolute.canonicalize().ok().zip(folder.canonicalize().ok());
+    if real.is_some_and(|(source, folder)| source.starts_with(folder)) {
+        let message = format!("it is in {}, the folder of the archive itself", folder.display());
+        return Err(Failure::advised(error(message), "name another folder with -b"));
+    }
+    Ok((absolute, size_bytes))
+}
+
+fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Failure> {
+    let folder = archive.folder();
+    let folder = one_line(&folder.to_string_lossy()).into_owned();
+    let config = archive.config()?;
+    let blocks = display_size(archive.manifest().block_size.bytes()).replace(".0 ", " ");
+    let mut text = format!("Made an archive in {folder}, with blocks of {blocks}.\n");
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    match (&config.source, source_bytes) {
+        (Some(source), Some(size_bytes)) => {
+            let source = source.to_string_lossy();
+            line(format!("Source: {}, {}.", one_line(&source), display_size(size_bytes)));
+        }
+        (Some(source), None) => line(format!("Source: {}.", one_line(&source.to_string_lossy()))),
+        (None, _) => line(format!("Source: none yet; set it in {folder}/backy.toml.")),
+    }
+    line(format!("Schedule: {}, as {folder}/backy.toml says.", schedule(&config)));
+    let quoted = shell_word(&folder);
+    line(String::new());
+    line("Next, make the first backup:".to_owned());
+    line(format!("  backy -b {quoted} -v backup"));
+    line("and have cron do it from then on; it makes one whenever one is due:".to_owned());
+    line(format!("  */15 * * * *  root  backy -b {quoted} backup      # in /etc/cron.d/backy"));
+    Ok(text)
+}
+
+/// `daily every day (keep 9), …`
+fn schedule(config: &Config) -> String {
+    let mut tags: Vec<_> = config.schedule.iter().collect();
+    tags.sort_by_key(|(_, interval)| interval.interval);
+    let mut text = String::new();
+    for (tag, each) in tags {
+        let every = match interval(each.interval.as_secs()) {
+            day if day == "1 day" => "day".to_owned(),
+            other => other,
+        };
+        let separator = if text.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{separator}{tag} every {every} (keep {})", each.keep);
+    }
+    if text.is_empty() { "none, so that a backup is always due".to_owned() } else { text }
+}
+
+/// A word that a shell takes as it is.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_blank_is_quoted() {
+        assert_eq!(shell_word("/srv/backup/x-1.2"), "/srv/backup/x-1.2");
+        assert_eq!(shell_word("/a b's"), r"'/a b'\''s'");
+    }
+
+    #[test]
+    fn block_sizes_are_given_with_units() {
+        assert_eq!(block_size("64K"), Ok(BlockSize::DEFAULT));
+        assert_eq!(block_size("2MiB"), Ok(BlockSize::MAX));
+        for bad in ["65K", "2K", "4M", "x", ""] {
+            assert!(block_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `backy status`
+
+use backy_lib::status::{Level, RevisionStatus, StatusReport, status};
+use backy_lib::{Archive, RevisionsSpec, SystemClock, Tag};
+
+use crate::Session;
+use crate::cli::Verbosity;
+use crate::errors::Failure;
+use crate::output::{
+    Colour, Column, Output, Table, duration, local_minute, local_second, one_line, signed_size,
+    size,
+};
+
+/// Show the revisions, and whether the backups are well
+///
+/// Needs no lock: it works while a backup runs. The columns: number, local time at which the backup began (with -v to
+/// the second), UUID, size of the image, size of the blocks that had changed, what the backup added on disk, how long it
+/// took, and the tags.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print a report for programs
+    #[arg(long)]
+    json: bool,
+
+    /// Which revisions to show
+    ///
+    /// 'all', one revision (its number, 0 being the newest; its UUID or at least 4 hex digits of its beginning;
+    /// 'latest', 'last' or 'first'), tag:NAME for all that have the tag, A..B for those between two, or several of these
+    /// with commas.
+    #[arg(default_value = "all")]
+    revisions: RevisionsSpec,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let archive = Archive::open(&session.folder)?;
+    let numbers = args.revisions.resolve(archive.revisions())?;
+    let report = status(&archive, &numbers, &SystemClock)?;
+    if args.json {
+        return session.output.json(&report);
+    }
+    let text = describe(&report, &session.output, session.verbosity);
+    session.output.result(text.as_bytes())
+}
+
+fn describe(report: &StatusReport, output: &Output, verbosity: Verbosity) -> String {
+    let mut lines = vec![heading(report), String::new()];
+    if !report.revisions.is_empty() {
+        lines.extend(table(&report.revisions, output, verbosity));
+        lines.push(String::new());
+    }
+    if let Some(line) = at_work(report) {
+        lines.push(line);
+    }
+    lines.extend(health(report, output));
+    lines.join("\n") + "\n"
+}
+
+fn heading(report: &StatusReport) -> String {
+    let source = report.source.as_deref().map(one_line);
+    let source = source.map_or_else(|| "no source".into(), |source| format!("source {source}"));
+    let blocks = size(report.block_size.bytes()).replace(".0 ", " ");
+    let revisions = if report.revisions.is_empty() { ", no revisions yet" } else { "" };
+    format!("{}: {source}, blocks of {blocks}{revisions}", one_line(&report.archive))
+}
+
+fn table(revisions: &[RevisionStatus], output: &Output, verbosity: Verbosity) -> Vec<String> {
+    let mut table = Table::new(vec![
+        Column::Right("#"),
+        Column::Left("started"),
+        Column::Left("UUID"),
+        Column::Right("size"),
+        Column::Right("changed"),
+        Column::Right("stored"),
+        Column::Right("took"),
+        Column::Left("tags"),
+    ]);
+    for revision in revisions {
+        let started = match verbosity {
+            Verbosity::Verbose => local_second(revision.started),
+            _ => local_minute(revision.started),
+        };
+        table.row(vec![
+            revision.number.to_string(),
+            started,
+            revision.uuid.to_string(),
+            size(revision.size_bytes),
+            size(revision.changed_bytes),
+            signed_size(revision.stored_bytes),
+            duration(revision.seconds),
+            tags(revision),
+        ]);
+    }
+    let (heading, rows) = table.lines();
+    let rows = rows.into_iter().zip(revisions).map(|(row, revision)| {
+        if revision.damaged.is_empty() { row } else { output.paint(Colour::Red, &row) }
+    });
+    [output.paint(Colour::Bold, &heading)].into_iter().chain(rows).collect()
+}
+
+fn tags(revision: &RevisionStatus) -> String {
+    let mut words: Vec<String> = revision.tags.iter().map(Tag::to_string).collect();
+    if !revision.damaged.is_empty() {
+        let bytes = revision.damaged.iter().map(|extent| extent.len).sum();
+        words.push(format!("DAMAGED: {}", size(bytes)));
+    }
+    words.join(", ")
+}
+
+/// What goes on in the archive at this moment.
+fn at_work(report: &StatusReport) -> Option<String> {
+    let holder = one_line(report.lock_holder.as_deref()?);
+    Some(match &report.in_progress {
+        Some(operation) => {
+            format!("A backup runs since {}: {holder}", local_minute(operation.started))
+        }
+        None => format!("The archive is in use by {holder}"),
+    })
+}
+
+/// The verdict, or each problem with what to do, worst first.
+fn health(report: &StatusReport, output: &Output) -> Vec<String> {
+    let line = |level, text: &str| {
+        let (colour, word) = match level {
+            Level::Ok => (Colour::Green, "OK:"),
+            Level::Warning => (Colour::Yellow, "WARNING:"),
+            Level::Critical => (Colour::Red, "CRITICAL:"),
+        };
+        format!("{} {}", output.paint(colour, word), one_line(text))
+    };
+    let health = &report.health;
+    if health.problems.is_empty() {
+        return vec![line(health.level, &health.summary)];
+    }
+    let problems = health.problems.iter();
+    problems
+        .map(|problem| {
+            let text = format!("{}; {}", problem.message, problem.advice);
+            line(problem.level, &text)
+        })
+        .collect()
+}

@@ -1,0 +1,242 @@
+//! Errors at the edge: one line that says what went wrong, where, and what to do; and the exit status.
+//!
+//! The engine says what and where; what to do depends on the command, and is added here.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use backy_lib::{Error, ErrorKind};
+use clap::CommandFactory;
+use clap::error::ErrorKind as UsageErrorKind;
+
+use crate::cli::Cli;
+use crate::interrupt::CTRL_C_STATUS;
+use crate::output::Output;
+
+/// Why a command did not work.
+pub(crate) enum Failure {
+    /// The engine's error, and what to do about it.
+    Engine { error: Error, advice: String },
+    /// Found out here; the whole line.
+    Message(String),
+    /// Stopped on request; the whole line.
+    Interrupted(String),
+    /// Standard output does not take the result.
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let advice = advice(&error).to_owned();
+        Failure::Engine { error, advice }
+    }
+}
+
+impl Failure {
+    pub(crate) fn message(text: impl Into<String>) -> Self {
+        Failure::Message(text.into())
+    }
+
+    /// For interruptions where more is to be said than the engine knows.
+    pub(crate) fn interrupted(text: impl Into<String>) -> Self {
+        Failure::Interrupted(text.into())
+    }
+
+    /// For errors where the command knows better what to do.
+    pub(crate) fn advised(error: Error, advice: impl Into<String>) -> Self {
+        Failure::Engine { error, advice: advice.into() }
+    }
+
+    /// Says it on standard error; the exit status.
+    pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> ExitCode {
+        match self {
+            Failure::Engine { error, .. } if error.kind() == ErrorKind::Interrupted => {
+                output.error(&error.to_string());
+                interrupted(by_ctrl_c)
+            }
+            Failure::Interrupted(text) => {
+                output.error(text);
+                interrupted(by_ctrl_c)
+            }
+            Failure::Engine { error, advice } => {
+                output.error(&join(&error.to_string(), advice));
+                ExitCode::FAILURE
+            }
+            Failure::Message(text) => {
+                output.error(text);
+                ExitCode::FAILURE
+            }
+            // As 'head' does it: whoever reads has seen enough.
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
+            Failure::Output(error) => {
+                output.error(&format!("standard output: cannot write the result: {error}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn interrupted(by_ctrl_c: bool) -> ExitCode {
+    if by_ctrl_c { ExitCode::from(CTRL_C_STATUS) } else { ExitCode::FAILURE }
+}
+
+fn join(what: &str, advice: &str) -> String {
+    if advice.is_empty() { what.to_owned() } else { format!("{what}; {advice}") }
+}
+
+/// What to do about an error of the engine.
+fn advice(error: &Error) -> &'static str {
+    match error {
+        Error::NoSource { .. } => "set it there, as in source = \"/dev/vg0/mynode\"",
+        Error::Target { forcible: true, .. } => {
+            "give --force to overwrite it, or choose another target"
+        }
+        Error::UndoFailed { first, .. } => advice(first),
+        _ => advice_by_kind(error),
+    }
+}
+
+fn advice_by_kind(error: &Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound if is_stored(error) => {
+            "get the file back from a copy of the archive; 'backy status' says what else is missing"
+        }
+        ErrorKind::NotFound if names(error, "backy.toml") => {
+            "put it back, or write one with a line source = \"/dev/…\""
+        }
+        ErrorKind::NotFound => "see whether the path is right",
+        ErrorKind::NoSpace => "make room there and run it again",
+        ErrorKind::Permission => "run it as a user who may do that, such as root",
+        ErrorKind::Io => "see the kernel's log (dmesg) for the reason, then run it again",
+        ErrorKind::NoArchive => "name its folder with -b, or make one there with 'backy init'",
+        ErrorKind::ArchiveExists => "make the new one in another folder, with -b",
+        ErrorKind::Locked => "run it again when that has ended",
+        ErrorKind::Config => "correct it there",
+        ErrorKind::Specification => "see 'backy help'",
+        ErrorKind::NoSuchRevision => "'backy status' lists the revisions",
+        ErrorKind::Source => "see that it is right and can be read, or name another in backy.toml",
+        ErrorKind::Target => "choose another target",
+        ErrorKind::Damaged => {
+            "get the file back from a copy of the archive; revisions that do not need it can be restored"
+        }
+        ErrorKind::Unsupported => "use a version of backy that knows it",
+        _ => "",
+    }
+}
+
+fn names(error: &Error, file: &str) -> bool {
+    error.path().and_then(|path| path.file_name()).is_some_and(|name| name == file)
+}
+
+/// Whether the error is about a file that holds data of revisions.
+fn is_stored(error: &Error) -> bool {
+    let extension = error.path().and_then(|path| path.extension()).and_then(|e| e.to_str());
+    names(error, "last.raw") || matches!(extension, Some("qcow2" | "digests"))
+}
+
+/// Prints the help that was asked for, or says in one line what is wrong with the arguments.
+pub(crate) fn usage(output: &Output, error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        UsageErrorKind::DisplayHelp | UsageErrorKind::DisplayVersion => match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => Failure::Output(error).report(output, false),
+        },
+        UsageErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A standard error that is closed cannot be told of.
+            let _ = error.print();
+            ExitCode::FAILURE
+        }
+        _ => {
+            output.error(&usage_line(error, std::env::args_os()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// clap's message of several paragraphs as one line. The last ones, usage and where help is, become a pointer to the
+/// help of the command that `args` name.
+fn usage_line(error: &clap::Error, args: impl Iterator<Item = OsString>) -> String {
+    let root = Cli::command();
+    let command = args.skip(1).find_map(|arg| root.find_subcommand(arg));
+    let help = match command {
+        Some(command) => format!("backy {} --help", command.get_name()),
+        None => "backy --help".to_owned(),
+    };
+    let text = error.render().to_string();
+    let mut parts: Vec<String> = Vec::new();
+    for paragraph in text.split("\n\n") {
+        let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.starts_with("Usage: ") || line.starts_with("For more information") {
+            continue;
+        }
+        if !line.is_empty() {
+            let line = line.strip_prefix("error: ").unwrap_or(&line);
+            parts.push(line.strip_prefix("tip: ").unwrap_or(line).to_owned());
+        }
+    }
+    parts.push(format!("see '{help}'"));
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn line(args: &[&str]) -> String {
+        match Cli::try_parse_from(args) {
+            Ok(_) => panic!("{args:?} was taken"),
+            Err(error) => usage_line(&error, args.iter().map(OsString::from)),
+        }
+    }
+
+    fn known(word: &str) -> bool {
+        Cli::command().find_subcommand(word).is_some()
+    }
+
+    /// A usage error is one line that names what is wrong and where the help for it is.
+    #[test]
+    fn usage_errors_are_one_line() {
+        for (args, expected) in [
+            (
+                &["backy", "backup", "--forse"][..],
+                "unexpected argument '--forse' found; a similar argument exists: '--force'; see 'backy backup --help'",
+            ),
+            (
+                &["backy", "bakcup"],
+                "unrecognized subcommand 'bakcup'; a similar subcommand exists: 'backup'; see 'backy --help'",
+            ),
+            (
+                &["backy", "completions"],
+                "the following required arguments were not provided: <SHELL>; see 'backy completions --help'",
+            ),
+        ] {
+            assert_eq!(line(args), expected);
+        }
+        for args in [
+            &["backy", "restore", "-r", "12x"][..],
+            &["backy", "backup", "-t", "a b"],
+            &["backy", "init", "--block-size", "65K"],
+            &["backy", "-v", "-q", "status"],
+        ] {
+            let line = line(args);
+            let help = format!("see 'backy {} --help'", args.iter().rfind(|a| known(a)).unwrap());
+            assert!(!line.contains('\n') && line.ends_with(&help), "{line}");
+        }
+    }
+
+    #[test]
+    fn advice_follows_the_kind_of_the_error() {
+        let forcible =
+            |forcible| Error::Target { path: "/x".into(), message: String::new(), forcible };
+        assert!(advice(&forcible(true)).contains("--force"));
+        assert!(!advice(&forcible(false)).contains("--force"));
+        let missing = |path: &str| Error::io(path, "open")(io::ErrorKind::NotFound.into());
+        assert!(advice(&missing("/a/last.raw")).contains("copy of the archive"));
+        assert!(advice(&missing("/a/backy.toml")).contains("source ="));
+    }
+}

@@ -1,0 +1,103 @@
+//! The `backy` command: turns arguments into calls of the engine, and its reports into text.
+//!
+//! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it did
+//! not, 130 when it was stopped by Ctrl-C. Nothing is computed here that `backy_lib` does not report.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod cli;
+mod commands;
+mod errors;
+mod interrupt;
+mod output;
+mod progress;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::cli::{Cli, Command, Verbosity};
+use crate::errors::Failure;
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+use crate::progress::Reporter;
+
+/// What every command is given.
+pub(crate) struct Session {
+    /// The archive's folder, absolute, so that messages say where it is.
+    folder: PathBuf,
+    verbosity: Verbosity,
+    output: Output,
+    interrupt: Interrupt,
+}
+
+impl Session {
+    /// Watches an operation of the engine.
+    fn reporter(&self) -> Reporter<'_> {
+        Reporter::new(&self.output, self.verbosity, &self.interrupt)
+    }
+
+    /// Whether a command that worked says what it did: when asked to, or to a person who waits for it.
+    fn tells(&self) -> bool {
+        match self.verbosity {
+            Verbosity::Quiet => false,
+            Verbosity::Normal => self.output.stderr_is_terminal(),
+            Verbosity::Verbose => true,
+        }
+    }
+}
+
+/// Runs the command with the arguments of this process.
+pub fn main() -> ExitCode {
+    let output = Output::detect();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return errors::usage(&output, &error),
+    };
+    raise_file_limit();
+    let interrupt = Interrupt::default();
+    let session = match prepare(&cli, output, interrupt) {
+        Ok(session) => session,
+        Err(failure) => return failure.report(&output, false),
+    };
+    match run(cli.command, &session) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(&session.output, session.interrupt.by_ctrl_c()),
+    }
+}
+
+fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, Failure> {
+    let verbosity = cli.verbosity();
+    let folder = std::path::absolute(&cli.backupdir).map_err(|error| {
+        Failure::message(format!(
+            "--backupdir '{}': {error}; give a folder",
+            cli.backupdir.display()
+        ))
+    })?;
+    interrupt
+        .listen()
+        .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
+    Ok(Session { folder, verbosity, output, interrupt })
+}
+
+fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => commands::init::run(&args, session),
+        Command::Backup(args) => commands::backup::run(args, session),
+        Command::Status(args) => commands::status::run(&args, session),
+        Command::Restore(args) => commands::restore::run(&args, session),
+        Command::Find(args) => commands::find::run(&args, session),
+        Command::Completions(args) => commands::completions::run(&args, session),
+        Command::Man => commands::man::run(session),
+    }
+}
+
+/// A long chain of deltas needs more open files than the usual soft limit of 1024 allows.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it, only very long chains fail, with an error that says why.
+    let _ = setrlimit(Resource::Nofile, limit);
+}

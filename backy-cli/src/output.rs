@@ -1,0 +1,297 @@
+//! What people see: lines on standard error, results on standard output, tables, sizes, times.
+//!
+//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+
+use backy_lib::units::display_size;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::errors::Failure;
+
+/// Where output goes, and what the places can show.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    stdout: Stream,
+    stderr: Stream,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    is_terminal: bool,
+    has_colours: bool,
+    is_dumb: bool,
+}
+
+/// A colour of the terminal's own palette, so that it suits its background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Red,
+    Green,
+    Yellow,
+    Bold,
+}
+
+impl Output {
+    /// Looks at the two streams and the environment.
+    pub(crate) fn detect() -> Self {
+        let no_colour = environment("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_dumb = environment("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let stream = |is_terminal: bool| Stream {
+            is_terminal,
+            has_colours: is_terminal && !no_colour && !is_dumb,
+            is_dumb,
+        };
+        Output {
+            stdout: stream(io::stdout().is_terminal()),
+            stderr: stream(io::stderr().is_terminal()),
+        }
+    }
+
+    pub(crate) fn stdout_is_terminal(&self) -> bool {
+        self.stdout.is_terminal
+    }
+
+    pub(crate) fn stderr_is_terminal(&self) -> bool {
+        self.stderr.is_terminal
+    }
+
+    /// Whether a progress bar can be drawn on standard error.
+    pub(crate) fn can_draw(&self) -> bool {
+        self.stderr.is_terminal && !self.stderr.is_dumb
+    }
+
+    /// Text for standard output in a colour, if that has colours.
+    pub(crate) fn paint(&self, colour: Colour, text: &str) -> String {
+        paint(self.stdout, colour, text)
+    }
+
+    /// Writes a result.
+    pub(crate) fn result(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    }
+
+    /// Writes a report as JSON for programs.
+    pub(crate) fn json(&self, report: &impl serde::Serialize) -> Result<(), Failure> {
+        let mut text = serde_json::to_string_pretty(report)
+            .map_err(|error| Failure::message(format!("no JSON can be made of this: {error}")))?;
+        text.push('\n');
+        self.result(text.as_bytes())
+    }
+
+    /// One line on standard error about what was or is done.
+    pub(crate) fn note(&self, text: &str) {
+        say(&format!("backy: {}", one_line(text)));
+    }
+
+    /// One line on standard error about something that is wrong while the operation goes on.
+    pub(crate) fn warning(&self, text: &str) {
+        let word = paint(self.stderr, Colour::Yellow, "warning:");
+        say(&format!("backy: {word} {}", one_line(text)));
+    }
+
+    /// One line on standard error about why it did not work.
+    pub(crate) fn error(&self, text: &str) {
+        let word = paint(self.stderr, Colour::Red, "error:");
+        say(&format!("backy: {word} {}", one_line(text)));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+fn environment(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name)
+}
+
+fn say(line: &str) {
+    // In one piece, so that lines of several processes do not mix. A standard error that is closed cannot be told of.
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
+
+fn paint(stream: Stream, colour: Colour, text: &str) -> String {
+    let code = match colour {
+        Colour::Red => "1;31",
+        Colour::Green => "1;32",
+        Colour::Yellow => "1;33",
+        Colour::Bold => "1",
+    };
+    if stream.has_colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Text on one line that cannot steer a terminal: a file name may hold anything.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
+/// A size for a column: as [`display_size`], and without the decimal where it says little.
+pub(crate) fn size(bytes: u64) -> String {
+    let text = display_size(bytes);
+    match text.split_once('.') {
+        Some((whole, rest)) if whole.len() > 2 => {
+            format!("{whole}{}", rest.get(1..).unwrap_or_default())
+        }
+        _ => text,
+    }
+}
+
+/// A size that may be negative.
+pub(crate) fn signed_size(bytes: i64) -> String {
+    let sign = if bytes < 0 { "-" } else { "" };
+    format!("{sign}{}", size(bytes.unsigned_abs()))
+}
+
+/// How long something took: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        _ if seconds < 9.95 => format!("{:.1} s", seconds.max(0.0)),
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A length of time in the largest unit that divides it: `1 day`, `36 h`, `90 min`.
+pub(crate) fn interval(seconds: i64) -> String {
+    let units = [(86400, "days"), (3600, "h"), (60, "min"), (1, "s")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds % unit == 0).unwrap_or((1, "s"));
+    match (seconds / unit, name) {
+        (1, "days") => "1 day".to_owned(),
+        (count, name) => format!("{count} {name}"),
+    }
+}
+
+/// Date and time of day where the reader is, to the minute.
+pub(crate) fn local_minute(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// Date and time of day where the reader is, with the zone.
+pub(crate) fn local_second(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+/// Rows of text under headings, in columns as wide as needed.
+pub(crate) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<String>>,
+}
+
+/// A heading and on which side the column's text is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Column {
+    Left(&'static str),
+    Right(&'static str),
+}
+
+impl Column {
+    fn heading(self) -> &'static str {
+        match self {
+            Column::Left(heading) | Column::Right(heading) => heading,
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(columns: Vec<Column>) -> Self {
+        Table { columns, rows: Vec::new() }
+    }
+
+    /// Adds a row with one text a column.
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The heading and the rows, without blanks at the ends of lines.
+    pub(crate) fn lines(&self) -> (String, Vec<String>) {
+        let width = |column: usize, heading: &str| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            let widest = cells.map(|cell| cell.chars().count()).max();
+            widest.unwrap_or(0).max(heading.chars().count())
+        };
+        let headings: Vec<String> =
+            self.columns.iter().map(|column| column.heading().to_owned()).collect();
+        let widths: Vec<usize> =
+            headings.iter().enumerate().map(|(n, heading)| width(n, heading)).collect();
+        let line = |cells: &[String]| {
+            let padded = cells.iter().zip(&self.columns).zip(&widths).map(
+                |((cell, column), &w)| match column {
+                    Column::Left(_) => format!("{cell:<w$}"),
+                    Column::Right(_) => format!("{cell:>w$}"),
+                },
+            );
+            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        (line(&headings), self.rows.iter().map(|row| line(row)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (99 << 20, "99.0 MiB"),
+            (256 << 20, "256 MiB"),
+            ((1 << 30) - 1, "1.0 GiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(signed_size(-1536), "-1.5 KiB");
+    }
+
+    #[test]
+    fn lengths_of_time_are_as_people_say_them() {
+        for (seconds, text) in [
+            (0.0, "0.0 s"),
+            (9.94, "9.9 s"),
+            (9.96, "10 s"),
+            (59.4, "59 s"),
+            (59.6, "1 min 0 s"),
+            (7500.0, "2 h 5 min"),
+            (f64::NAN, "0 s"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+        for (seconds, text) in [
+            (86400, "1 day"),
+            (7 * 86400, "7 days"),
+            (129_600, "36 h"),
+            (5400, "90 min"),
+            (1, "1 s"),
+        ] {
+            assert_eq!(interval(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_file_name_cannot_steer_the_terminal() {
+        assert_eq!(one_line("/srv/ü"), "/srv/ü");
+        assert_eq!(one_line("/a\nb\x1b[31m"), "/a\\nb\\u{1b}[31m");
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_it_has_to_be() {
+        let mut table =
+            Table::new(vec![Column::Right("#"), Column::Left("name"), Column::Left("x")]);
+        table.row(vec!["0".to_owned(), "ä".to_owned(), String::new()]);
+        table.row(vec!["10".to_owned(), "longer".to_owned(), "y".to_owned()]);
+        let (heading, rows) = table.lines();
+        assert_eq!(heading, " #  name    x");
+        assert_eq!(rows, [" 0  ä", "10  longer  y"]);
+    }
+}

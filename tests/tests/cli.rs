@@ -1,0 +1,22 @@
+//! The command from end to end: arguments, output, exit status, and that whatever is refused changes nothing.
+//!
+//! One binary for all of it, since linking takes longer than running.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "prepares and damages files behind the program's back"
+)]
+
+mod cli {
+    mod backup;
+    mod bad_archive;
+    mod bad_input;
+    mod devices;
+    mod generated;
+    mod harness;
+    mod init;
+    mod interrupt;
+    mod restore;
+    mod status;
+    mod terminal;
+}

@@ -1,0 +1,291 @@
+//! What is wrong with what was asked: each a line that says what, where and what to do, exit status 1, nothing changed.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Child, Stdio};
+
+use backy_tests::qemu::skipped;
+
+use super::harness::{Scene, is_root, noise, tool};
+
+/// Ends a process that a test started, however the test ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Where there is no archive, every command says so.
+#[test]
+fn no_archive_there() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("empty")).unwrap();
+    for folder in ["missing", "empty"] {
+        for command in [&["backup"][..], &["status"], &["restore", "x"], &["find"]] {
+            let args: Vec<&str> = ["-b", folder].iter().chain(command).copied().collect();
+            let path = scene.text_path(folder);
+            scene.refuses(&args, &[&path, "no archive", "-b", "backy init"]);
+        }
+    }
+    scene.refuses(&["-b", "source.img", "status"], &["source.img", "Not a directory"]);
+    scene.refuses(&["-b", "", "status"], &["--backupdir"]);
+}
+
+/// An archive is never made over another, however damaged that is.
+#[test]
+fn archive_already_there() {
+    let (scene, _) = Scene::with_revisions(1);
+    let init = ["-b", "a", "init", "source.img"];
+    let path = scene.text_path("a");
+    scene.refuses(&init, &[&path, "archive here already", "-b"]);
+    fs::remove_file(scene.path("a/lock")).unwrap();
+    scene.refuses(&init, &[&path, "archive here already"]);
+    scene.write("a/manifest.json", b"rubbish");
+    scene.refuses(&init, &[&path, "archive here already"]);
+    fs::remove_file(scene.path("a/manifest.json")).unwrap();
+    scene.refuses(&init, &[&path, "archive here already"]);
+}
+
+/// A source that is missing, a folder or in the archive is told when the archive is made.
+#[test]
+fn init_with_a_bad_source() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("folder")).unwrap();
+    scene.refuses(&["-b", "a", "init", "gone"], &["gone", "No such file", "SOURCE"]);
+    scene.refuses(&["-b", "a", "init", "folder"], &["folder", "found a folder", "SOURCE"]);
+    scene.refuses(&["-b", "a", "init", "/dev/null"], &["/dev/null", "block device"]);
+    scene.refuses(&["init", "source.img"], &["source.img", "archive itself", "-b"]);
+}
+
+/// A source that is missing, a folder, or something else is told at each backup, without a trace in the archive.
+#[test]
+fn backup_of_a_bad_source() {
+    let (scene, _) = Scene::with_revisions(1);
+    let backup = ["-b", "a", "backup", "-f"];
+    let source = scene.text_path("source.img");
+    fs::remove_file(&source).unwrap();
+    scene.refuses(&backup, &[&source, "No such file", "backy.toml"]);
+    scene.refuses(&["-b", "a", "backup", "-f", "--dry-run"], &[&source, "No such file"]);
+    fs::create_dir(&source).unwrap();
+    scene.refuses(&backup, &[&source, "found a folder", "backy.toml"]);
+    fs::remove_dir(&source).unwrap();
+    symlink("/dev/null", &source).unwrap();
+    scene.refuses(&backup, &[&source, "block device"]);
+    fs::remove_file(&source).unwrap();
+    symlink("a/last.raw", &source).unwrap();
+    scene.refuses(&backup, &[&source, "archive itself"]);
+}
+
+/// A source that may not be read is told so.
+#[test]
+fn unreadable_source() {
+    let scene = Scene::with_archive();
+    let source = scene.path("source.img");
+    let away: &[&str] = if is_root() {
+        // Root without the power to read everything.
+        &["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    } else {
+        &[]
+    };
+    if is_root() && tool("setpriv", &[away[1], "true"]).is_none_or(|run| run.status != Some(0)) {
+        return skipped("setpriv cannot take capabilities away");
+    }
+    // The listing has to read it, so it keeps its permissions until then.
+    let before = scene.listing();
+    fs::set_permissions(&source, PermissionsExt::from_mode(0o000)).unwrap();
+    let run = scene.command_under(away, &["-b", "a", "backup"]).output().unwrap();
+    fs::set_permissions(&source, PermissionsExt::from_mode(0o644)).unwrap();
+    let stderr = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for word in ["source.img", "Permission denied", "; "] {
+        assert!(stderr.contains(word), "{stderr}");
+    }
+    assert_eq!(before.len(), scene.listing().len());
+    assert_eq!(
+        before.get(&scene.path("a/manifest.json")),
+        scene.listing().get(&scene.path("a/manifest.json"))
+    );
+}
+
+/// Without a configured source, neither a backup nor a restore to it is possible.
+#[test]
+fn no_source_configured() {
+    let (scene, _) = Scene::with_revisions(1);
+    let config = scene.read_text("a/backy.toml").replace("source = ", "# source = ");
+    scene.write("a/backy.toml", config.as_bytes());
+    let path = scene.text_path("a/backy.toml");
+    scene.refuses(&["-b", "a", "backup", "-f"], &[&path, "no source", "source = "]);
+    scene.refuses(&["-b", "a", "restore"], &[&path, "no source", "TARGET"]);
+}
+
+/// A mistake in the config is told with its line and column.
+#[test]
+fn mistakes_in_the_config() {
+    let (scene, _) = Scene::with_revisions(1);
+    let path = scene.text_path("a/backy.toml");
+    for (config, place, word) in [
+        ("sauce = \"/x\"\n", ":1:1: ", "sauce"),
+        ("source = 5\n", ":1:10: ", "string"),
+        ("source = \"disk.img\"\n", ":1:10: ", "absolute"),
+        ("source = \"/x\"\n[schedule.daily]\ninterval = \"1 day\"\nkeep = 1\n", ":3:12: ", "1 day"),
+        ("source = \"/x\"\n[schedule.daily]\ninterval = \"1d\"\nkeep = 0\n", ":4:8: ", "keep"),
+        ("source = \"/x\n", ":1:13: ", ""),
+    ] {
+        scene.write("a/backy.toml", config.as_bytes());
+        for args in [&["-b", "a", "backup"][..], &["-b", "a", "restore"]] {
+            scene.refuses(args, &[&path, place, word, "correct it"]);
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    scene.refuses(&["-b", "a", "backup"], &[&path, "No such file", "put it back"]);
+    // A restore to elsewhere does not need it.
+    scene.works(&["-b", "a", "restore", "x"]);
+}
+
+/// A revision that is not there is an error that says what there is.
+#[test]
+fn unknown_revisions() {
+    let (scene, _) = Scene::with_revisions(2);
+    for (spec, word) in [
+        ("2", "0 to 1"),
+        ("tag:yearly", "daily"),
+        ("ffff", "2 revisions"),
+        ("x", "expected a number"),
+    ] {
+        for command in [&["restore", "x", "-r"][..], &["find", "-r"], &["status"]] {
+            let args: Vec<&str> =
+                ["-b", "a"].iter().chain(command).chain([&spec]).copied().collect();
+            scene.refuses(&args, &[word, "; "]);
+        }
+    }
+    let empty = Scene::with_archive();
+    empty.refuses(&["-b", "a", "restore", "x"], &["no revisions yet", "status"]);
+}
+
+/// A beginning that two UUIDs share is an error that names them.
+#[test]
+fn ambiguous_beginnings() {
+    let (scene, _) = Scene::with_revisions(2);
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    let [a, b] =
+        [0, 1].map(|number| status["revisions"][number]["uuid"].as_str().unwrap().to_owned());
+    // Both were made within minutes, so that they share the first digits of the time.
+    let prefix = &a[..4];
+    assert_eq!(prefix, &b[..4]);
+    scene.refuses(&["-b", "a", "restore", "-r", prefix, "x"], &[prefix, "ambiguous", &a, &b]);
+    scene.refuses(&["-b", "a", "find", "-r", &a[..3]], &[&a[..3]]);
+}
+
+/// An archive that somebody holds with flock(1) is left alone.
+#[test]
+fn held_by_flock() {
+    let (scene, _) = Scene::with_revisions(1);
+    let lock = scene.text_path("a/lock");
+    let mut command = std::process::Command::new("flock");
+    command.args(["--exclusive", "--no-fork", &lock, "sleep", "60"]).stdin(Stdio::null());
+    let Ok(child) = command.spawn() else { return skipped("flock(1) is not installed") };
+    let _ended = Ended(child);
+    scene.await_status(|status| !status["lock_holder"].is_null());
+    let path = scene.text_path("a");
+    scene.refuses(&["-b", "a", "backup", "-f"], &[&path, "in use by another process", "again"]);
+    let status = scene.works(&["-b", "a", "status"]);
+    assert!(status.text().contains("in use by another process"), "{}", status.text());
+    // What is not due needs no lock, and readers never do.
+    scene.works(&["-b", "a", "backup"]);
+    scene.works(&["-b", "a", "restore", "x"]);
+}
+
+/// A second backup at the same time is told who makes the first; that one ends well.
+#[test]
+fn held_by_another_backup() {
+    let (scene, states) = Scene::with_revisions(1);
+    scene.change_source(5);
+    let child =
+        scene.command(&["-b", "a", "backup", "-f", "--limit-rate", "500K"]).spawn().unwrap();
+    let process = format!("'backup' (process {} on ", child.id());
+    let mut first = Ended(child);
+    scene.await_status(|status| !status["in_progress"].is_null());
+    let second = scene.run(&["-b", "a", "backup", "-f"]);
+    assert_eq!(second.status, Some(1), "{second:?}");
+    assert_eq!(second.stderr.lines().count(), 1, "{}", second.stderr);
+    for word in [scene.text_path("a").as_str(), &process, "since 20", "; run it again"] {
+        assert!(second.stderr.contains(word), "{word}: {}", second.stderr);
+    }
+    let status = scene.works(&["-b", "a", "status"]);
+    assert!(status.text().contains("A backup runs since 20"), "{}", status.text());
+    assert!(status.text().contains(&process), "{}", status.text());
+    // A reader gets the revision that was the newest, while the next one is made.
+    let read = scene.works(&["-b", "a", "restore", "-r", "tag:daily", "-"]);
+    assert!(read.stdout == states[0]);
+    assert!(first.0.wait().unwrap().success());
+    assert!(scene.works(&["-b", "a", "restore", "-"]).stdout == scene.read("source.img"));
+}
+
+/// Targets in the archive, folders, pipes and links to nowhere are refused, with and without --force.
+#[test]
+fn targets_that_would_destroy_something() {
+    let (scene, _) = Scene::with_revisions(2);
+    let delta = scene.file_of_archive(".qcow2");
+    fs::create_dir(scene.path("folder")).unwrap();
+    fs::hard_link(scene.path("a/last.raw"), scene.path("hard")).unwrap();
+    symlink("a/last.raw", scene.path("soft")).unwrap();
+    symlink("a", scene.path("around")).unwrap();
+    symlink("nowhere", scene.path("dangling")).unwrap();
+    assert!(tool("mkfifo", &[&scene.text_path("fifo")]).is_some());
+    for (target, word) in [
+        ("a/new.img", "in the archive"),
+        ("a/last.raw", "in the archive"),
+        ("around/new.img", "in the archive"),
+        (delta.as_str(), "in the archive"),
+        ("hard", "in the archive"),
+        ("soft", "in the archive"),
+        ("folder", "folder"),
+        ("dangling", "link to nowhere"),
+        ("fifo", "neither a regular file nor a block device"),
+        ("", "TARGET"),
+    ] {
+        for force in [&[][..], &["--force"]] {
+            let args: Vec<&str> = ["-b", "a", "restore", "-r", "1"]
+                .iter()
+                .chain(force)
+                .chain([&target])
+                .copied()
+                .collect();
+            scene.refuses(&args, &[target, word]);
+        }
+    }
+    let words = ["gone: cannot look up the folder", "No such file", "path is right"];
+    scene.refuses(&["-b", "a", "restore", "gone/new.img"], &words);
+}
+
+/// Wrong arguments are a line, too, with exit status 1.
+#[test]
+fn usage_errors() {
+    let scene = Scene::new();
+    for (args, word) in [
+        (&["backup", "--forse"][..], "'--force'"),
+        (&["bakcup"], "'backup'"),
+        (&["-v", "-q", "status"], "--quiet"),
+        (&["completions", "sh"], "sh"),
+        (&["backup", "extra"], "extra"),
+    ] {
+        scene.refuses(args, &[word, "--help"]);
+    }
+    let run = scene.run(&[]);
+    assert_eq!((run.status, run.text()), (Some(1), ""));
+    assert!(run.stderr.contains("Usage: backy"), "{}", run.stderr);
+}
+
+/// A file name cannot steer the terminal of whoever reads the error.
+#[test]
+fn hostile_file_names() {
+    let (scene, _) = Scene::with_revisions(1);
+    let name = "evil\n\x1b[31mname";
+    scene.write(name, &noise(1, 10));
+    let line = scene.refuses(&["-b", "a", "restore", name], &["--force"]);
+    assert!(!line.contains('\x1b'), "{line:?}");
+}

@@ -1,0 +1,90 @@
+//! Help, manual page and completions, all made from the arguments.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use backy_tests::qemu::skipped;
+
+use super::harness::Scene;
+
+/// The commands and the options that the contract promises for them.
+const CONTRACT: [(&str, &[&str]); 7] = [
+    ("init", &["SOURCE", "--block-size"]),
+    ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
+    ("status", &["--json", "REVISIONS"]),
+    ("restore", &["-r, --revision", "--force", "--json", "TARGET"]),
+    ("find", &["-r, --revision"]),
+    ("completions", &["SHELL"]),
+    ("man", &[]),
+];
+const GLOBAL: [&str; 3] = ["-b, --backupdir", "-v, --verbose", "-q, --quiet"];
+
+/// Feeds text to another program; `None` when it is not installed.
+fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = command.spawn() else {
+        skipped(&format!("{program} is not installed"));
+        return None;
+    };
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
+    Some((output.status.success(), text.concat()))
+}
+
+/// The help of each command names all that the contract promises, and exits with 0.
+#[test]
+fn help_has_everything() {
+    let scene = Scene::new();
+    let help = scene.works(&["--help"]);
+    assert_eq!(help.stderr, "");
+    for (command, options) in CONTRACT {
+        assert!(help.text().contains(&format!("\n  {command} ")), "{command}: {}", help.text());
+        for way in [&[command, "--help"][..], &["help", command]] {
+            let help = scene.works(way);
+            for option in options.iter().chain(&GLOBAL) {
+                assert!(help.text().contains(option), "{command} {option}: {}", help.text());
+            }
+        }
+    }
+    let version = scene.works(&["--version"]);
+    assert_eq!(version.text(), format!("backy {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// The manual page has every command and option, and groff has nothing to say against it.
+#[test]
+fn the_manual_page_is_right() {
+    let scene = Scene::new();
+    let page = scene.works(&["man"]).stdout;
+    let Some((worked, said)) = filter("groff", &["-man", "-Wall", "-z", "-Tutf8"], &page) else {
+        return;
+    };
+    assert!(worked && said.is_empty(), "{said}");
+    let options = ["-man", "-Tascii", "-P-cbou", "-rLL=300n"];
+    let Some((_, text)) = filter("groff", &options, &page) else { return };
+    for (command, options) in CONTRACT {
+        assert!(text.contains(&format!("backy {command}")), "{command}: {text}");
+        for option in options.iter().chain(&GLOBAL) {
+            assert!(text.contains(option), "{command} {option}: {text}");
+        }
+    }
+    for heading in ["NAME", "SYNOPSIS", "EXIT STATUS", "FILES", "EXAMPLES"] {
+        assert!(text.contains(heading), "{heading}: {text}");
+    }
+}
+
+/// Completions are made for each shell; bash takes its own.
+#[test]
+fn completions_are_made() {
+    let scene = Scene::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = scene.works(&["completions", shell]);
+        for word in ["limit-rate", "block-size", "backupdir", "restore"] {
+            assert!(script.text().contains(word), "{shell}: {word}");
+        }
+    }
+    let script = scene.works(&["completions", "bash"]).stdout;
+    let Some((worked, said)) = filter("bash", &["-n"], &script) else { return };
+    assert!(worked && said.is_empty(), "{said}");
+}

@@ -1,0 +1,243 @@
+//! A folder of its own for each test, and the command run in it with an environment of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use backy_lib::Digest;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// An odd size, so that the last block is short.
+pub(crate) const SOURCE_BYTES: usize = 1_500_003;
+
+/// How long something that another process does is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with `source.img` and, mostly, the archive `a` for it.
+pub(crate) struct Scene {
+    folder: TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).expect("standard output is text")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout).expect("standard output is JSON")
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let stderr = String::from_utf8(output.stderr).expect("standard error is text");
+        Run { status: output.status.code(), stdout: output.stdout, stderr }
+    }
+}
+
+/// Bytes that do not compress and differ for each seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}
+
+impl Scene {
+    /// Only a source.
+    pub(crate) fn new() -> Self {
+        let scene = Scene { folder: TempDir::new().expect("a temporary folder") };
+        scene.write("source.img", &noise(1, SOURCE_BYTES));
+        scene
+    }
+
+    /// With an empty archive.
+    pub(crate) fn with_archive() -> Self {
+        let scene = Scene::new();
+        scene.works(&["-b", "a", "init", "source.img"]);
+        scene
+    }
+
+    /// With revisions; the returned bytes are what each should be, newest first.
+    pub(crate) fn with_revisions(count: u64) -> (Self, Vec<Vec<u8>>) {
+        let scene = Scene::with_archive();
+        let mut states = Vec::new();
+        for number in 0..count {
+            let state = scene.change_source(number);
+            scene.works(&["-b", "a", "backup", "--force"]);
+            states.insert(0, state);
+        }
+        (scene, states)
+    }
+
+    /// Writes over a part of the source, another one for each `number`; its content then.
+    pub(crate) fn change_source(&self, number: u64) -> Vec<u8> {
+        let mut state = self.read("source.img");
+        let from = 70_000 * (number as usize + 1);
+        state[from..from + 100_000].copy_from_slice(&noise(number + 2, 100_000));
+        self.write("source.img", &state);
+        state
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn text_path(&self, name: &str) -> String {
+        self.path(name).to_str().expect("a path of text").to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.path(name), content).expect("write a file");
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).expect("read a file")
+    }
+
+    pub(crate) fn read_text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).expect("a file of text")
+    }
+
+    /// The one file of the archive whose name ends so.
+    pub(crate) fn file_of_archive(&self, suffix: &str) -> String {
+        let entries = self.path("a").read_dir().expect("list the archive").flatten();
+        let mut names: Vec<String> = entries
+            .map(|entry| format!("a/{}", entry.file_name().to_string_lossy()))
+            .filter(|name| name.ends_with(suffix))
+            .collect();
+        assert_eq!(names.len(), 1, "{suffix}: {names:?}");
+        names.remove(0)
+    }
+
+    /// `backy` with `args`, ready to run.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.command_under(&[], args)
+    }
+
+    /// The same, started by another program such as `setpriv`.
+    pub(crate) fn command_under(&self, starter: &[&str], args: &[&str]) -> Command {
+        let words: Vec<&str> =
+            starter.iter().copied().chain([program()]).chain(args.iter().copied()).collect();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("TZ", "UTC")
+            .env("TERM", "xterm-256color")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
+        self.command(args).output().expect("run backy").into()
+    }
+
+    /// Runs what has to work.
+    pub(crate) fn works(&self, args: &[&str]) -> Run {
+        let run = self.run(args);
+        assert_eq!(run.status, Some(0), "{args:?}: {run:?}");
+        run
+    }
+
+    /// Runs what has to be refused: exit status 1, nothing on standard output, one line on standard error with each of
+    /// `words` and with what to do, and no file changed. Returns the line.
+    pub(crate) fn refuses(&self, args: &[&str], words: &[&str]) -> String {
+        self.refuses_run(self.command(args), words)
+    }
+
+    pub(crate) fn refuses_run(&self, mut command: Command, words: &[&str]) -> String {
+        let before = self.listing();
+        let run: Run = command.output().expect("run backy").into();
+        assert_eq!(run.status, Some(1), "{command:?}: {run:?}");
+        assert_eq!(run.text(), "", "{command:?}");
+        let line = run.stderr.strip_suffix('\n').expect("a line");
+        assert!(!line.contains('\n'), "more than one line: {}", run.stderr);
+        let message = line.strip_prefix("backy: error: ").expect("it says who and that it is one");
+        for word in words {
+            assert!(message.contains(word), "{word:?} is not in: {message}");
+        }
+        assert!(message.contains("; "), "no advice: {message}");
+        assert_eq!(before, self.listing(), "{command:?} changed something: {message}");
+        message.to_owned()
+    }
+
+    /// Every file in the scene with what it is: kind, permissions, size, digest.
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        list(self.folder.path(), &mut found);
+        found
+    }
+
+    /// Waits until an archive's status is as wanted.
+    pub(crate) fn await_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.works(&["-b", "a", "status", "--json"]).json();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "waited in vain: {status}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn list(folder: &Path, found: &mut BTreeMap<PathBuf, String>) {
+    for entry in folder.read_dir().expect("list a folder").flatten() {
+        let path = entry.path();
+        let metadata = path.symlink_metadata().expect("metadata");
+        let content = if metadata.is_dir() {
+            list(&path, found);
+            String::new()
+        } else if metadata.is_symlink() {
+            format!("{:?}", fs::read_link(&path).expect("a link"))
+        } else if metadata.is_file() {
+            Digest::of(&fs::read(&path).expect("read a file")).to_string()
+        } else {
+            String::new()
+        };
+        let what = format!("{:o} {} {content}", metadata.mode(), metadata.nlink());
+        found.insert(path, what);
+    }
+}
+
+/// The binary under test.
+pub(crate) fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_backy-under-test")
+}
+
+/// Runs another program that the test relies on; `None` when it is not there.
+pub(crate) fn tool(program: &str, args: &[&str]) -> Option<Run> {
+    let mut command = Command::new(program);
+    command.args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+    match command.output() {
+        Ok(output) => Some(output.into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => panic!("{program}: {error}"),
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("/proc").uid() == 0
+}

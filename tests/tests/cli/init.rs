@@ -1,0 +1,74 @@
+//! `backy init`
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::harness::Scene;
+
+/// A new archive has its config, README and manifest, for its owner only, and says what to do next.
+#[test]
+fn makes_an_archive_and_says_so() {
+    let scene = Scene::new();
+    let run = scene.works(&["-b", "deep/er/a", "init", "source.img"]);
+    assert_eq!(run.stderr, "");
+    for word in
+        ["daily every day", "weekly every 7 days", "monthly every 30 days", "backup", "cron"]
+    {
+        assert!(run.text().contains(word), "{word}: {}", run.text());
+    }
+    assert!(run.text().contains(&scene.text_path("source.img")), "{}", run.text());
+    let folder = scene.path("deep/er/a");
+    for name in ["backy.toml", "README", "manifest.json"] {
+        let mode = folder.join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+/// The source is written down with its absolute path, and a symbolic link as that link.
+#[test]
+fn the_source_is_absolute_and_a_link_stays_a_link() {
+    let scene = Scene::new();
+    symlink("source.img", scene.path("link")).unwrap();
+    scene.works(&["-b", "a", "init", "link"]);
+    let config = scene.read_text("a/backy.toml");
+    assert!(config.contains(&format!("source = \"{}\"", scene.text_path("link"))), "{config}");
+    scene.works(&["-b", "a", "backup"]);
+    assert_eq!(scene.read("a/last.raw"), scene.read("source.img"));
+}
+
+/// Without -b, the archive is the folder that one is in.
+#[test]
+fn the_current_folder_is_the_default() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.path("here")).unwrap();
+    let mut command = scene.command(&["init", "../source.img"]);
+    assert!(command.current_dir(scene.path("here")).status().unwrap().success());
+    assert!(scene.path("here/manifest.json").exists());
+}
+
+/// Without a source the archive says where to put it.
+#[test]
+fn without_a_source_it_says_where_to_put_it() {
+    let scene = Scene::new();
+    let run = scene.works(&["-b", "a", "init"]);
+    assert!(run.text().contains("a/backy.toml"), "{}", run.text());
+    scene.refuses(&["-b", "a", "backup"], &["a/backy.toml", "no source", "source = "]);
+}
+
+/// The block size is the one asked for.
+#[test]
+fn the_block_size_is_chosen() {
+    let scene = Scene::new();
+    scene.works(&["-b", "a", "init", "--block-size", "4K", "source.img"]);
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    assert_eq!(status["block_size"], 4096);
+    scene.refuses(&["-b", "b", "init", "--block-size", "5K"], &["5K", "power of two", "--help"]);
+}
+
+/// With -q it says nothing.
+#[test]
+fn quiet_is_quiet() {
+    let scene = Scene::new();
+    let run = scene.works(&["-q", "-b", "a", "init", "source.img"]);
+    assert_eq!((run.text(), run.stderr.as_str()), ("", ""));
+}

@@ -1,0 +1,105 @@
+//! `backy status`
+
+use super::harness::Scene;
+
+/// The table has the facts of each revision, the UUID whole, all but the tags in 100 columns, and then the verdict.
+#[test]
+fn the_table_and_the_verdict() {
+    let (scene, _) = Scene::with_revisions(3);
+    let json = scene.works(&["-b", "a", "status", "--json"]).json();
+    let run = scene.works(&["-b", "a", "status"]);
+    let lines: Vec<&str> = run.text().lines().collect();
+    assert!(lines[0].contains("source.img") && lines[0].contains("64 KiB"), "{}", run.text());
+    for heading in ["#", "started", "UUID", "size", "changed", "stored", "took", "tags"] {
+        assert!(lines[2].contains(heading), "{heading}: {}", run.text());
+    }
+    for number in 0..3 {
+        let uuid = json["revisions"][number]["uuid"].as_str().unwrap();
+        let line = lines[3 + number];
+        assert!(line.starts_with(&number.to_string()) && line.contains(uuid), "{line}");
+        // Only the tags may take it further.
+        let (facts, _) = line.rsplit_once(" s").unwrap();
+        assert!(line.contains("1.4 MiB") && facts.len() <= 98, "{line}");
+    }
+    let started = json["revisions"][0]["started"].as_str().unwrap();
+    assert!(lines[3].contains(&started[..16].replace('T', " ")), "{}", lines[3]);
+    assert!(lines[5].ends_with("daily, monthly, weekly"), "{}", lines[5]);
+    assert_eq!(
+        *lines.last().unwrap(),
+        format!("OK: {}", json["health"]["summary"].as_str().unwrap())
+    );
+    assert_eq!(run.stderr, "");
+}
+
+/// The times are those of the reader's zone.
+#[test]
+fn times_are_local() {
+    let (scene, _) = Scene::with_revisions(1);
+    let json = scene.works(&["-b", "a", "status", "--json"]).json();
+    let started: jiff::Timestamp =
+        json["revisions"][0]["started"].as_str().unwrap().parse().unwrap();
+    let there = started.in_tz("Asia/Kolkata").unwrap();
+    let run =
+        scene.command(&["-v", "-b", "a", "status"]).env("TZ", "Asia/Kolkata").output().unwrap();
+    let text = String::from_utf8(run.stdout).unwrap();
+    let expected = there.strftime("%Y-%m-%d %H:%M:%S IST").to_string();
+    assert!(text.contains(&expected), "{expected}: {text}");
+}
+
+/// Only the revisions that were asked for are shown.
+#[test]
+fn revisions_are_selected() {
+    let (scene, _) = Scene::with_revisions(3);
+    for (spec, numbers) in
+        [("1", vec![1]), ("0..1", vec![0, 1]), ("tag:daily", vec![2]), ("first,latest", vec![0, 2])]
+    {
+        let json = scene.works(&["-b", "a", "status", "--json", spec]).json();
+        let found: Vec<u64> = json["revisions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|revision| revision["number"].as_u64().unwrap())
+            .collect();
+        assert_eq!(found, numbers, "{spec}");
+        assert_eq!(json["schema"], 1);
+    }
+}
+
+/// What is wrong is told with what to do about it; the exit status stays 0, for the question was answered.
+#[test]
+fn problems_come_with_advice() {
+    let scene = Scene::with_archive();
+    let run = scene.works(&["-b", "a", "status"]);
+    assert!(run.text().contains("no revisions yet"), "{}", run.text());
+    assert!(run.text().contains("WARNING: there is no backup yet; "), "{}", run.text());
+    let (scene, _) = Scene::with_revisions(2);
+    let delta = scene.file_of_archive(".qcow2");
+    std::fs::remove_file(scene.path(&delta)).unwrap();
+    scene.write("a/backy.toml", b"sauce = 5\n");
+    let run = scene.works(&["-b", "a", "status"]);
+    let problems: Vec<&str> =
+        run.text().lines().filter(|line| line.starts_with("CRITICAL: ")).collect();
+    assert_eq!(problems.len(), 2, "{}", run.text());
+    assert!(problems.iter().any(|line| line.contains("backy.toml:1:1: ")), "{}", run.text());
+    assert!(problems.iter().any(|line| line.contains(&delta) && line.contains("; get it back")));
+    assert!(problems.iter().all(|line| line.contains("; ")), "{}", run.text());
+}
+
+/// A reader who has seen enough is no error.
+#[test]
+fn a_closed_pipe_is_quiet() {
+    let (scene, _) = Scene::with_revisions(1);
+    for args in [
+        &["-b", "a", "status"][..],
+        &["-b", "a", "find"],
+        &["man"],
+        &["--help"],
+        &["completions", "bash"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let run = scene.command(args).stdout(writer).output().unwrap();
+        assert_eq!(String::from_utf8(run.stderr).unwrap(), "", "{args:?}");
+        assert_eq!(run.status.code(), Some(0), "{args:?}");
+    }
+}

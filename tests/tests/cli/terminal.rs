@@ -1,0 +1,88 @@
+//! What a terminal gets, and what a pipe does not. script(1) makes the terminal.
+
+use backy_tests::qemu::skipped;
+
+use super::harness::{Run, Scene, program, tool};
+
+/// Runs a command line of `backy` on a terminal of 100 columns; `None` without script(1).
+fn on_terminal(scene: &Scene, variables: &[(&str, &str)], line: &str) -> Option<Run> {
+    if tool("script", &["--version"]).is_none() {
+        skipped("script(1) is not installed");
+        return None;
+    }
+    let line = format!("stty cols 100; {} {line}", program());
+    let mut command = std::process::Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    // Everything but the program comes from the harness.
+    let hermetic = scene.command(&[]);
+    command.env_clear().current_dir(hermetic.get_current_dir().unwrap());
+    for (name, value) in hermetic.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.envs(variables.iter().copied()).stdin(std::process::Stdio::null());
+    Some(command.output().expect("run script").into())
+}
+
+/// A backup that takes longer than a second shows a bar with rate and time left, and tells what it made.
+#[test]
+fn a_bar_for_anything_over_a_second() {
+    let scene = Scene::with_archive();
+    let Some(run) = on_terminal(&scene, &[], "-b a backup --limit-rate 500K") else { return };
+    assert_eq!(run.status, Some(0), "{run:?}");
+    for word in ["backing up", "% [", "of 1.43 MiB", "iB/s", " left", "backy: made revision"] {
+        assert!(run.text().contains(word), "{word}: {:?}", run.text());
+    }
+    // What is over sooner has none.
+    let run = on_terminal(&scene, &[], "-b a backup -f").unwrap();
+    assert!(!run.text().contains("backing up"), "{:?}", run.text());
+    assert!(run.text().contains("made revision"), "{:?}", run.text());
+    // -q wants neither.
+    let run = on_terminal(&scene, &[], "-q -b a backup -f --limit-rate 1M").unwrap();
+    assert_eq!(run.text(), "");
+}
+
+/// A restore shows its bar, too, and where it wrote.
+#[test]
+fn a_restore_tells_where_it_wrote() {
+    let (scene, _) = Scene::with_revisions(1);
+    let Some(run) = on_terminal(&scene, &[], "-b a restore x") else { return };
+    assert!(run.text().contains("restored revision") && run.text().contains(" to x: "), "{run:?}");
+}
+
+/// The verdict is coloured on a terminal, but not with NO_COLOR or on a dumb one.
+#[test]
+fn colours_are_for_terminals() {
+    let (scene, _) = Scene::with_revisions(1);
+    let Some(run) = on_terminal(&scene, &[], "-b a status") else { return };
+    assert!(run.text().contains("\x1b[1;32mOK:\x1b[0m"), "{:?}", run.text());
+    for variables in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
+        let run = on_terminal(&scene, &variables, "-b a status").unwrap();
+        assert!(!run.text().contains('\x1b'), "{:?}", run.text());
+        let run = on_terminal(&scene, &variables, "-b gone status").unwrap();
+        assert!(!run.text().contains('\x1b'), "{:?}", run.text());
+    }
+    let run = on_terminal(&scene, &[], "-b gone status").unwrap();
+    assert!(run.text().contains("\x1b[1;31merror:\x1b[0m"), "{:?}", run.text());
+}
+
+/// A pipe gets no escape codes and no bar, however long it takes.
+#[test]
+fn a_pipe_gets_plain_text() {
+    let scene = Scene::with_archive();
+    let run = scene.works(&["-b", "a", "backup", "--limit-rate", "800K"]);
+    assert_eq!((run.text(), run.stderr.as_str()), ("", ""));
+    for args in [&["-b", "a", "status"][..], &["--help"], &["-v", "-b", "a", "backup", "-f"]] {
+        let run = scene.works(args);
+        assert!(!run.text().contains('\x1b') && !run.stderr.contains('\x1b'), "{run:?}");
+    }
+}
+
+/// An image is not thrown at a terminal.
+#[test]
+fn no_image_on_a_terminal() {
+    let (scene, _) = Scene::with_revisions(1);
+    let Some(run) = on_terminal(&scene, &[("NO_COLOR", "1")], "-b a restore -") else { return };
+    assert_eq!(run.status, Some(1));
+    assert!(run.text().starts_with("backy: error: standard output is a terminal"), "{run:?}");
+    assert_eq!(run.text().lines().count(), 1);
+}
