@@ -209,6 +209,83 @@ fn the_archives_readme_recovers_and_checks_without_backy() {
     }
 }
 
+/// Every test that doc/safety.md names is there, and so is every file that CONTRIBUTING.md names.
+#[test]
+fn the_tests_that_are_named_exist() {
+    let rows = table(&document("doc/safety.md"), "## Promises and the tests");
+    assert!(rows.len() > 10);
+    for name in rows.iter().flat_map(|row| row[1].split('`').skip(1).step_by(2)) {
+        let (file, test) = name.split_once(": ").expect("a file and a test");
+        let text = document(&format!("tests/tests/{file}"));
+        assert!(text.contains(&format!("fn {test}(")), "{name}");
+    }
+    for row in table(&document("CONTRIBUTING.md"), "## Tests") {
+        let path = row[0].trim_matches('`');
+        assert!(root().join(path).exists(), "{path}");
+    }
+}
+
+/// The commands in the README run as they stand there.
+#[test]
+fn the_readmes_commands_run() {
+    let text = document("README.md");
+    let blocks = code_blocks(&text, "sh run");
+    assert_eq!(blocks.len(), 1);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).expect("a folder");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_backy-under-test"), bin.join("backy"))
+        .expect("a link");
+    let output = Command::new("sh")
+        .args(["-e", "-c", blocks[0].1])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .current_dir(folder.path())
+        .output()
+        .expect("run sh");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("before-upgrade"));
+}
+
+/// The JSON of the command has the fields in doc/scripting.md, and no others.
+#[test]
+fn the_json_is_as_documented() {
+    let text = document("doc/scripting.md");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("source"), vec![7; 100_000]).expect("a source");
+    let backy = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_backy-under-test"))
+            .args(["-b", "archive"])
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .expect("run backy");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&backy(arguments)).expect("JSON")
+    };
+    backy(&["init", "source"]);
+    let made = json(&["backup", "--json"]);
+    let nothing = json(&["backup", "--json"]);
+    assert!(nothing.is_null());
+    let status = json(&["status", "--json"]);
+    let restored = json(&["restore", "--json", "copy"]);
+    for (heading, value) in [
+        ("### status", &status),
+        ("A revision in it:", &status["revisions"][0]),
+        ("### backup", &made),
+        ("### restore", &restored),
+    ] {
+        let mut documented: Vec<String> =
+            table(&text, heading).iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+        documented.sort();
+        let found: Vec<String> = value.as_object().expect("an object").keys().cloned().collect();
+        assert_eq!(documented, found, "{heading}");
+    }
+}
+
 /// Every module of the library is in one layer of ARCHITECTURE.md and uses only its own layer and lower ones.
 #[test]
 fn the_layers_hold() {

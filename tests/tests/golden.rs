@@ -1,5 +1,4 @@
 //! The golden archives: one for each format, committed, never edited, always read.
-#![expect(clippy::disallowed_methods, reason = "copies the golden archive")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
