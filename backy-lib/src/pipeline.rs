@@ -14,7 +14,7 @@ use crossbeam_channel::bounded;
 use crate::error::Result;
 
 /// Items under way for each thread.
-const ITEMS_PER_THREAD: usize = 3;
+const ITEMS_PER_THREAD: usize = 4;
 
 /// Runs `work` on everything that `next` gives, with one of `workers` on each thread, and hands the outcomes to `sink`.
 /// The first error, in the order of the items, ends it.
@@ -44,6 +44,8 @@ where
     let (give_outcome, take_outcome) = bounded(limit);
     let feed = Mutex::new((0u64, Some(&mut next)));
     thread::scope(|scope| {
+        // Of this closure, so that it is gone when an error ends it: the threads that wait for room then end, too.
+        let give_room = give_room;
         for mut worker in workers {
             let (take_room, give_outcome) = (take_room.clone(), give_outcome.clone());
             let (feed, work) = (&feed, &work);
@@ -121,6 +123,9 @@ pub(crate) fn threads(asked: Option<usize>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
     use crate::error::Error;
 
@@ -174,5 +179,20 @@ mod tests {
             let sink = |n| if n == 5 { Err(Error::Interrupted) } else { Ok(()) };
             assert!(run(vec![(); threads], || Ok(given.next()), |(), n| Ok(n), sink).is_err());
         }
+    }
+
+    /// An error ends it also when every thread waits for room, as all do while the sink is slow.
+    #[test]
+    fn an_error_of_a_slow_sink_ends_it_without_hanging() {
+        let (give_result, take_result) = mpsc::channel();
+        thread::spawn(move || {
+            let sink = |()| {
+                thread::sleep(Duration::from_millis(300));
+                Err(Error::Interrupted)
+            };
+            let _ = give_result.send(run(vec![(); 3], || Ok(Some(())), |(), ()| Ok(()), sink));
+        });
+        let result = take_result.recv_timeout(Duration::from_secs(30));
+        assert!(matches!(result, Ok(Err(Error::Interrupted))), "it hangs");
     }
 }

@@ -7,6 +7,9 @@ use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::BlockIndex;
 
+/// Entries looked through at a time: those of a page.
+const SEARCH_ENTRIES: u64 = 128;
+
 /// A digest file that is open for reading.
 pub struct DigestTable {
     file: Box<dyn StorageFile>,
@@ -52,14 +55,23 @@ impl DigestTable {
         self.file.allocated_bytes()
     }
 
-    /// The first block at or after `from` whose entry may be other than zero.
+    /// The first block at or after `from` that is not zero.
     pub fn next_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
-        let data = self.file.next_data(entry_offset(from))?;
-        let block = data.map(|extent| {
-            let in_table = extent.offset.saturating_sub(HEADER_BYTES as u64);
-            BlockIndex(in_table / DIGEST_BYTES as u64).max(from)
-        });
-        Ok(block.filter(|block| block.0 < self.blocks))
+        let mut next = from;
+        // Holes of the file first, which are whole pages; then the entries themselves.
+        while let Some(data) = self.file.next_data(entry_offset(next))? {
+            let in_table = data.offset.saturating_sub(HEADER_BYTES as u64);
+            next = next.max(BlockIndex(in_table / DIGEST_BYTES as u64));
+            let entries = self.read(next, SEARCH_ENTRIES)?;
+            if entries.is_empty() {
+                return Ok(None);
+            }
+            if let Some(at) = entries.iter().position(|entry| !entry.is_zero_block()) {
+                return Ok(Some(next.plus(at as u64)));
+            }
+            next = next.plus(entries.len() as u64);
+        }
+        Ok(None)
     }
 }
 
