@@ -1,0 +1,248 @@
+//! An archive made by the real command, its source, and beside them what the archive has to hold.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use backy_lib::RevisionId;
+use backy_lib::storage::sim::Random;
+use backy_tests::qemu;
+use backy_tests::world::{Expected, fill_block};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+/// Block size of the archives here: that of a new archive unless told otherwise.
+pub(crate) const BLOCK_BYTES: usize = 64 << 10;
+
+/// A folder `archive`, a source, and the committed revisions, newest first.
+pub(crate) struct Site {
+    pub(crate) folder: PathBuf,
+    pub(crate) source: PathBuf,
+    pub(crate) expected: Vec<Expected>,
+}
+
+impl Site {
+    /// Makes the archive `place/archive` for a source.
+    pub(crate) fn init(place: &Path, source: &Path) -> Self {
+        let site =
+            Site { folder: place.join("archive"), source: source.to_owned(), expected: Vec::new() };
+        works(&mut site.backy(&["init", text(source)]));
+        site
+    }
+
+    /// Makes the archive `place/archive` with a backup of each of `states` of the file `place/source`, oldest first.
+    pub(crate) fn with_backups(place: &Path, states: &[Vec<u8>]) -> Self {
+        let source = place.join("source");
+        fs::write(&source, []).expect("make the source");
+        let mut site = Site::init(place, &source);
+        for state in states {
+            site.backup(state);
+        }
+        site
+    }
+
+    /// The same in another folder, with the same source.
+    pub(crate) fn copy(&self, place: &Path) -> Self {
+        let folder = place.join("archive");
+        works(Command::new("cp").arg("-a").arg(&self.folder).arg(&folder));
+        Site { folder, source: self.source.clone(), expected: self.expected.clone() }
+    }
+
+    /// `backy -b FOLDER ARGS`
+    pub(crate) fn backy(&self, args: &[&str]) -> Command {
+        backy(&self.folder, args)
+    }
+
+    /// Gives the source, a file, new content.
+    pub(crate) fn write_source(&self, state: &[u8]) {
+        fs::write(&self.source, state).expect("write the source");
+    }
+
+    /// A backup of `state`, which has to work without a word. Gives its report.
+    pub(crate) fn backup(&mut self, state: &[u8]) -> Value {
+        self.write_source(state);
+        self.backup_source(state)
+    }
+
+    /// A backup of the source, which is known to hold `state`.
+    pub(crate) fn backup_source(&mut self, state: &[u8]) -> Value {
+        let output = run(&mut self.backy(&["backup", "--force", "--json"]));
+        assert_eq!(words(&output), "", "a backup that works says nothing");
+        assert!(output.status.success(), "backup: {}", output.status);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report in JSON");
+        let uuid = report["revision"]["uuid"].as_str().expect("a revision");
+        self.push(uuid, state);
+        report
+    }
+
+    /// A revision that was made by other means.
+    pub(crate) fn push(&mut self, uuid: &str, state: &[u8]) {
+        let uuid: RevisionId = uuid.parse().expect("a UUID");
+        self.expected.insert(0, Expected { uuid, bytes: state.to_vec() });
+    }
+
+    /// The names in the manifest, newest first.
+    pub(crate) fn committed(&self) -> Vec<String> {
+        let text = fs::read(self.folder.join("manifest.json")).expect("read the manifest");
+        let manifest: Value = serde_json::from_slice(&text).expect("a manifest in JSON");
+        let revisions = manifest["revisions"].as_array().expect("revisions");
+        revisions.iter().map(|r| r["uuid"].as_str().expect("a UUID").to_owned()).collect()
+    }
+
+    /// Checks without a lock that the archive holds what is expected, or that and one more revision with the content
+    /// `maybe`: `backy restore` gives the bytes of each, and `qemu-img compare` finds those of the older ones.
+    pub(crate) fn check(&mut self, maybe: Option<&[u8]>) {
+        let committed = self.committed();
+        if committed.len() == self.expected.len() + 1 {
+            self.push(&committed[0], maybe.expect("a revision that nobody made"));
+        }
+        let expected: Vec<_> = self.expected.iter().map(|e| e.uuid.to_string()).collect();
+        assert_eq!(committed, expected, "the revisions in the manifest");
+        for revision in &self.expected {
+            let uuid = revision.uuid.to_string();
+            let bytes = works(&mut self.backy(&["restore", "-r", &uuid, "-"]));
+            assert!(bytes == revision.bytes, "backy restores wrong bytes of {uuid}");
+        }
+        if qemu::available() {
+            for revision in self.expected.iter().skip(1) {
+                let file = self.folder.join(format!("{}.qcow2", revision.uuid));
+                compare(&file, "qcow2", &revision.bytes);
+            }
+        }
+    }
+
+    /// Checks what has to hold when no backup is under way or was interrupted: also that `last.raw` is the newest
+    /// revision, that QEMU finds nothing wrong with the deltas, and that no other files are left.
+    pub(crate) fn check_at_rest(&mut self) {
+        self.check(None);
+        self.check_files();
+        let Some((newest, older)) = self.expected.split_first() else { return };
+        let image = fs::read(self.folder.join("last.raw")).expect("read last.raw");
+        assert!(image == newest.bytes, "last.raw is not the newest revision");
+        if qemu::available() {
+            for revision in older {
+                let file = self.folder.join(format!("{}.qcow2", revision.uuid));
+                works(Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(file));
+            }
+        }
+    }
+
+    /// Checks that there are no files but those that the revisions need.
+    pub(crate) fn check_files(&self) {
+        let mut needed: BTreeSet<String> =
+            ["README", "backy.toml", "manifest.json", "lock"].map(str::to_owned).into();
+        for (number, revision) in self.expected.iter().enumerate() {
+            if number == 0 {
+                needed.insert("last.raw".to_owned());
+                needed.insert(format!("{}.image.digests", revision.uuid));
+            } else {
+                needed.insert(format!("{}.qcow2", revision.uuid));
+                needed.insert(format!("{}.delta.digests", revision.uuid));
+            }
+        }
+        assert_eq!(self.files(), needed, "the files of the archive");
+    }
+
+    /// The names of the files in the archive.
+    pub(crate) fn files(&self) -> BTreeSet<String> {
+        let entries = self.folder.read_dir().expect("list the archive").map(|e| e.expect("entry"));
+        entries.map(|entry| entry.file_name().into_string().expect("a plain name")).collect()
+    }
+
+    /// The bytes of all files in the archive.
+    pub(crate) fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let read = |name: String| {
+            let bytes = fs::read(self.folder.join(&name)).expect("read a file of the archive");
+            (name, bytes)
+        };
+        self.files().into_iter().map(read).collect()
+    }
+}
+
+/// `backy -b FOLDER ARGS`
+pub(crate) fn backy(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backy-under-test"));
+    command.arg("-b").arg(folder).args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end; one that hangs is killed.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let mut limited = Command::new("timeout");
+    limited.args(["--signal=KILL", "120"]).arg(command.get_program()).args(command.get_args());
+    limited.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a command that has to work. Gives what it prints.
+pub(crate) fn works(command: &mut Command) -> Vec<u8> {
+    let output = run(command);
+    assert!(output.status.success(), "{command:?}: {}: {}", output.status, words(&output));
+    output.stdout
+}
+
+/// Runs a command that has to fail with exit status 1 and one line, which this gives.
+pub(crate) fn fails(command: &mut Command) -> String {
+    let output = run(command);
+    failed(&output);
+    words(&output)
+}
+
+/// Checks that a command failed with exit status 1 and one line.
+pub(crate) fn failed(output: &Output) {
+    let words = words(output);
+    assert_eq!(output.status.code(), Some(1), "{}: {words}", output.status);
+    assert_eq!(words.lines().count(), 1, "expected one line, found: {words}");
+}
+
+/// What a command printed on standard error.
+pub(crate) fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Checks with `qemu-img compare` that an image reads as `bytes`, padded to whole sectors.
+pub(crate) fn compare(file: &Path, format: &str, bytes: &[u8]) {
+    let mut witness = NamedTempFile::new().expect("a temporary file");
+    witness.write_all(bytes).expect("write the expected bytes");
+    let sectors = bytes.len().next_multiple_of(512);
+    witness.as_file().set_len(sectors as u64).expect("pad the expected bytes");
+    let mut command = Command::new("qemu-img");
+    command.args(["compare", "-q", "-f", format, "-F", "raw"]).arg(file).arg(witness.path());
+    works(&mut command);
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Bytes that no compression makes smaller.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut bytes: Vec<u8> =
+        (0..len.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+/// States of a source, one for each size: about half of the blocks change each time, to nothing, text, or noise.
+pub(crate) fn states(seed: u64, sizes: &[usize]) -> Vec<Vec<u8>> {
+    let mut random = Random(seed);
+    let mut states: Vec<Vec<u8>> = Vec::new();
+    for &size in sizes {
+        let mut state = states.last().cloned().unwrap_or_default();
+        let kept = state.len();
+        state.resize(size, 0);
+        for (number, block) in state.chunks_mut(BLOCK_BYTES).enumerate() {
+            let new = number * BLOCK_BYTES >= kept;
+            match random.below(4) {
+                0 | 1 if !new => {}
+                2 => block.copy_from_slice(&noise(random.number(), block.len())),
+                _ => fill_block(&mut random, block),
+            }
+        }
+        states.push(state);
+    }
+    states
+}
