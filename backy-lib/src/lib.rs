@@ -5,7 +5,10 @@
 //!
 //! The library never prints, never reads the environment and never looks at the wall clock by itself.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 pub mod archive;
 pub mod backup;

@@ -9,16 +9,23 @@
 //! Every call is counted and can be made to fail ([`Fault`]). A [`Schedule`] decides which of several threads makes
 //! the next call.
 
+mod random;
+mod schedule;
+mod state;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Access, FileName, Storage, StorageFile, StorageLock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
-const SECTOR: usize = 512;
+pub use random::Random;
+pub use schedule::Schedule;
+use state::{Change, NameChange, SECTOR, State};
+
 /// Holes are reported in units of this many bytes.
 const PAGE: u64 = 4096;
 
@@ -63,67 +70,6 @@ pub struct SimStorage {
 struct Disk {
     state: Mutex<State>,
     schedule: Option<Schedule>,
-}
-
-#[derive(Clone, Default)]
-struct State {
-    nodes: BTreeMap<u64, Node>,
-    volatile_names: BTreeMap<FileName, u64>,
-    durable_names: BTreeMap<FileName, u64>,
-    pending_names: Vec<NameChange>,
-    next_node: u64,
-    calls: u64,
-    fault: Option<(u64, Fault)>,
-    clones: bool,
-    locked: bool,
-    random: Random,
-    log: Vec<String>,
-}
-
-#[derive(Clone, Default)]
-struct Node {
-    volatile: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Write { offset: usize, data: Vec<u8> },
-    SetLen(usize),
-    Punch { offset: usize, len: usize },
-}
-
-#[derive(Clone, Copy)]
-enum NameChange {
-    Link(FileName, u64),
-    Rename(FileName, FileName, u64),
-    Unlink(FileName),
-}
-
-/// A small generator of pseudo-random numbers (SplitMix64): the same for the same seed, everywhere.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.number() % bound
-    }
-
-    /// Heads or tails.
-    pub fn flip(&mut self) -> bool {
-        self.number() & 1 == 1
-    }
 }
 
 impl Default for SimStorage {
@@ -258,102 +204,6 @@ impl SimStorage {
     }
 }
 
-impl State {
-    fn failure(&self, needs_space: bool) -> Option<i32> {
-        let (at, fault) = self.fault?;
-        let failure = match fault {
-            Fault::Once(failure) if self.calls == at => failure,
-            Fault::FromThenOn(failure) if self.calls >= at => failure,
-            Fault::Crash if self.calls >= at => Failure::Io,
-            _ => return None,
-        };
-        match failure {
-            Failure::Io => Some(rustix::io::Errno::IO.raw_os_error()),
-            Failure::NoSpace => needs_space.then_some(rustix::io::Errno::NOSPC.raw_os_error()),
-        }
-    }
-
-    fn node(&mut self, node: u64) -> &mut Node {
-        self.nodes.entry(node).or_default()
-    }
-
-    fn add_name(&mut self, name: FileName) -> u64 {
-        self.next_node += 1;
-        let node = self.next_node;
-        self.volatile_names.insert(name, node);
-        self.pending_names.push(NameChange::Link(name, node));
-        node
-    }
-}
-
-impl NameChange {
-    fn apply(self, names: &mut BTreeMap<FileName, u64>) {
-        match self {
-            NameChange::Link(name, node) => {
-                names.insert(name, node);
-            }
-            NameChange::Rename(from, to, node) => {
-                names.remove(&from);
-                names.insert(to, node);
-            }
-            NameChange::Unlink(name) => {
-                names.remove(&name);
-            }
-        }
-    }
-}
-
-impl Node {
-    fn change(&mut self, change: Change) {
-        change.apply(&mut self.volatile, |_| true);
-        self.pending.push(change);
-    }
-
-    /// Makes durable those parts of the pending changes that `keep` chooses.
-    fn settle(&mut self, keep: &mut impl FnMut() -> bool) {
-        for change in std::mem::take(&mut self.pending) {
-            change.apply(&mut self.durable, |_| keep());
-        }
-    }
-}
-
-impl Change {
-    /// Applies the sectors of the change that `keep` chooses.
-    fn apply(&self, content: &mut Vec<u8>, mut keep: impl FnMut(usize) -> bool) {
-        match self {
-            Change::SetLen(len) => {
-                if keep(0) {
-                    content.resize(*len, 0);
-                }
-            }
-            Change::Punch { offset, len } => {
-                if keep(0) {
-                    let end = (offset + len).min(content.len());
-                    if let Some(part) = content.get_mut(*offset..end) {
-                        part.fill(0);
-                    }
-                }
-            }
-            Change::Write { offset, data } => {
-                let mut at = *offset;
-                let mut rest = data.as_slice();
-                while !rest.is_empty() {
-                    let step = (SECTOR - at % SECTOR).min(rest.len());
-                    let (part, after) = rest.split_at(step);
-                    if keep(at) {
-                        if content.len() < at + step {
-                            content.resize(at + step, 0);
-                        }
-                        content[at..at + step].copy_from_slice(part);
-                    }
-                    at += step;
-                    rest = after;
-                }
-            }
-        }
-    }
-}
-
 impl Storage for SimStorage {
     fn path(&self, name: FileName) -> PathBuf {
         self.folder().join(name.to_string())
@@ -454,12 +304,6 @@ impl Storage for SimStorage {
 
     fn lock_holder(&self) -> Result<Option<String>> {
         Ok(self.state().locked.then(|| "a simulated process".to_owned()))
-    }
-}
-
-impl State {
-    fn crashed(&self) -> bool {
-        matches!(self.fault, Some((at, Fault::Crash)) if self.calls >= at)
     }
 }
 
@@ -578,56 +422,6 @@ impl StorageFile for SimFile {
                 }
                 Err(error)
             }
-        }
-    }
-}
-
-/// Lets several threads make calls one at a time, in an order that depends on a seed.
-#[derive(Clone)]
-pub struct Schedule {
-    turn: Arc<(Mutex<Turn>, Condvar)>,
-}
-
-struct Turn {
-    random: Random,
-    running: Vec<usize>,
-    now: usize,
-}
-
-impl Schedule {
-    /// For threads 0 to `threads - 1`.
-    pub fn new(seed: u64, threads: usize) -> Self {
-        let mut random = Random(seed);
-        let running: Vec<usize> = (0..threads).collect();
-        let now = random.below(threads as u64) as usize;
-        Schedule { turn: Arc::new((Mutex::new(Turn { random, running, now }), Condvar::new())) }
-    }
-
-    /// The thread makes no more calls. Every thread has to say so, or the others wait for ever.
-    pub fn leave(&self, thread: usize) {
-        let (turn, changed) = &*self.turn;
-        let mut turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        turn.running.retain(|&other| other != thread);
-        turn.pick();
-        changed.notify_all();
-    }
-
-    fn wait_for_turn(&self, thread: usize) {
-        let (turn, changed) = &*self.turn;
-        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut turn = changed
-            .wait_while(turn, |turn| turn.now != thread)
-            .unwrap_or_else(PoisonError::into_inner);
-        turn.pick();
-        changed.notify_all();
-    }
-}
-
-impl Turn {
-    fn pick(&mut self) {
-        if !self.running.is_empty() {
-            let next = self.random.below(self.running.len() as u64) as usize;
-            self.now = self.running[next];
         }
     }
 }

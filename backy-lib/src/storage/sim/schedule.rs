@@ -1,0 +1,55 @@
+//! Which of several threads makes the next call to a simulated disk.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::Random;
+
+/// Lets several threads make calls one at a time, in an order that depends on a seed.
+#[derive(Clone)]
+pub struct Schedule {
+    turn: Arc<(Mutex<Turn>, Condvar)>,
+}
+
+struct Turn {
+    random: Random,
+    running: Vec<usize>,
+    now: usize,
+}
+
+impl Schedule {
+    /// For threads 0 to `threads - 1`.
+    pub fn new(seed: u64, threads: usize) -> Self {
+        let mut random = Random(seed);
+        let running: Vec<usize> = (0..threads).collect();
+        let now = random.below(threads as u64) as usize;
+        Schedule { turn: Arc::new((Mutex::new(Turn { random, running, now }), Condvar::new())) }
+    }
+
+    /// The thread makes no more calls. Every thread has to say so, or the others wait for ever.
+    pub fn leave(&self, thread: usize) {
+        let (turn, changed) = &*self.turn;
+        let mut turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        turn.running.retain(|&other| other != thread);
+        turn.pick();
+        changed.notify_all();
+    }
+
+    pub(super) fn wait_for_turn(&self, thread: usize) {
+        let (turn, changed) = &*self.turn;
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = changed
+            .wait_while(turn, |turn| turn.now != thread)
+            .unwrap_or_else(PoisonError::into_inner);
+        turn.pick();
+        changed.notify_all();
+    }
+}
+
+impl Turn {
+    fn pick(&mut self) {
+        if !self.running.is_empty() {
+            let next = self.random.below(self.running.len() as u64) as usize;
+            self.now = self.running[next];
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The content of a simulated disk: what programs see, what is durable, and the changes in between.
+
+use std::collections::BTreeMap;
+
+use super::{Failure, Fault, Random};
+use crate::storage::FileName;
+
+pub(super) const SECTOR: usize = 512;
+
+#[derive(Clone, Default)]
+pub(super) struct State {
+    pub(super) nodes: BTreeMap<u64, Node>,
+    pub(super) volatile_names: BTreeMap<FileName, u64>,
+    pub(super) durable_names: BTreeMap<FileName, u64>,
+    pub(super) pending_names: Vec<NameChange>,
+    pub(super) next_node: u64,
+    pub(super) calls: u64,
+    pub(super) fault: Option<(u64, Fault)>,
+    pub(super) clones: bool,
+    pub(super) locked: bool,
+    pub(super) random: Random,
+    pub(super) log: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Node {
+    pub(super) volatile: Vec<u8>,
+    pub(super) durable: Vec<u8>,
+    pub(super) pending: Vec<Change>,
+}
+
+#[derive(Clone)]
+pub(super) enum Change {
+    Write { offset: usize, data: Vec<u8> },
+    SetLen(usize),
+    Punch { offset: usize, len: usize },
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum NameChange {
+    Link(FileName, u64),
+    Rename(FileName, FileName, u64),
+    Unlink(FileName),
+}
+
+impl State {
+    pub(super) fn failure(&self, needs_space: bool) -> Option<i32> {
+        let (at, fault) = self.fault?;
+        let failure = match fault {
+            Fault::Once(failure) if self.calls == at => failure,
+            Fault::FromThenOn(failure) if self.calls >= at => failure,
+            Fault::Crash if self.calls >= at => Failure::Io,
+            _ => return None,
+        };
+        match failure {
+            Failure::Io => Some(rustix::io::Errno::IO.raw_os_error()),
+            Failure::NoSpace => needs_space.then_some(rustix::io::Errno::NOSPC.raw_os_error()),
+        }
+    }
+
+    /// Whether the machine has stopped.
+    pub(super) fn crashed(&self) -> bool {
+        matches!(self.fault, Some((at, Fault::Crash)) if self.calls >= at)
+    }
+
+    pub(super) fn node(&mut self, node: u64) -> &mut Node {
+        self.nodes.entry(node).or_default()
+    }
+
+    pub(super) fn add_name(&mut self, name: FileName) -> u64 {
+        self.next_node += 1;
+        let node = self.next_node;
+        self.volatile_names.insert(name, node);
+        self.pending_names.push(NameChange::Link(name, node));
+        node
+    }
+}
+
+impl NameChange {
+    pub(super) fn apply(self, names: &mut BTreeMap<FileName, u64>) {
+        match self {
+            NameChange::Link(name, node) => {
+                names.insert(name, node);
+            }
+            NameChange::Rename(from, to, node) => {
+                names.remove(&from);
+                names.insert(to, node);
+            }
+            NameChange::Unlink(name) => {
+                names.remove(&name);
+            }
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn change(&mut self, change: Change) {
+        change.apply(&mut self.volatile, |_| true);
+        self.pending.push(change);
+    }
+
+    /// Makes durable those parts of the pending changes that `keep` chooses.
+    pub(super) fn settle(&mut self, keep: &mut impl FnMut() -> bool) {
+        for change in std::mem::take(&mut self.pending) {
+            change.apply(&mut self.durable, |_| keep());
+        }
+    }
+}
+
+impl Change {
+    /// Applies the sectors of the change that `keep` chooses.
+    pub(super) fn apply(&self, content: &mut Vec<u8>, mut keep: impl FnMut(usize) -> bool) {
+        match self {
+            Change::SetLen(len) => {
+                if keep(0) {
+                    content.resize(*len, 0);
+                }
+            }
+            Change::Punch { offset, len } => {
+                if keep(0) {
+                    let end = (offset + len).min(content.len());
+                    if let Some(part) = content.get_mut(*offset..end) {
+                        part.fill(0);
+                    }
+                }
+            }
+            Change::Write { offset, data } => {
+                let mut at = *offset;
+                let mut rest = data.as_slice();
+                while !rest.is_empty() {
+                    let step = (SECTOR - at % SECTOR).min(rest.len());
+                    let (part, after) = rest.split_at(step);
+                    if keep(at) {
+                        if content.len() < at + step {
+                            content.resize(at + step, 0);
+                        }
+                        content[at..at + step].copy_from_slice(part);
+                    }
+                    at += step;
+                    rest = after;
+                }
+            }
+        }
+    }
+}
