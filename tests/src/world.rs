@@ -139,7 +139,8 @@ impl World {
         Ok(extra)
     }
 
-    /// Checks that there are no files but those that the revisions need, and that the image is plain and complete.
+    /// Checks that there are no files but those that the revisions need, that nothing is marked as bad, and that the image
+    /// is plain and complete.
     pub fn check_tidy(&self) -> std::result::Result<(), String> {
         let files = self.disk.files();
         let mut needed = vec![FileName::README, FileName::CONFIG, FileName::MANIFEST];
@@ -156,6 +157,10 @@ impl World {
         let found: Vec<FileName> = files.keys().copied().collect();
         if found != needed {
             return Err(format!("found files {found:?}, expected {needed:?}"));
+        }
+        let archive = open(&self.disk).map_err(|error| format!("open: {error}"))?;
+        if archive.revisions().iter().any(|revision| revision.findings.bad_block_count() > 0) {
+            return Err("blocks are marked as bad that are not".to_owned());
         }
         match self.expected.first() {
             Some(newest) if files[&FileName::IMAGE] != newest.bytes => {

@@ -141,7 +141,7 @@ fn recovery() {
             let trial = world.fork();
             run(&trial.disk).expect("the backup works");
             let calls = trial.disk.calls();
-            for at in (1..=calls).step_by(7) {
+            for at in (1..=calls).step_by(13) {
                 let broken = world.fork();
                 broken.disk.set_fault(at, Fault::Crash, at);
                 if run(&broken.disk).is_ok() {
@@ -302,10 +302,21 @@ fn qemu_at_every_crash_point() {
                 qemu::check(folder.path(), &crashed.expected, skip, false)
                     .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
                 if at % 9 == 0 {
-                    crashed.backup(&later);
+                    ArchiveWriter::open(
+                        world::open(&crashed.disk).expect(&place),
+                        "a test",
+                        &Silent,
+                    )
+                    .map(drop)
+                    .unwrap_or_else(|error| panic!("{place}: recovery: {error}"));
+                    crashed.check_tidy().unwrap_or_else(|error| panic!("{place}: {error}"));
                     qemu::write_out(&crashed.disk, folder.path());
                     qemu::check(folder.path(), &crashed.expected, 0, true)
                         .unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));
+                    crashed.backup(&later);
+                    qemu::write_out(&crashed.disk, folder.path());
+                    qemu::check(folder.path(), &crashed.expected, 0, true)
+                        .unwrap_or_else(|error| panic!("{place}: after the next backup: {error}"));
                 }
             }
         }

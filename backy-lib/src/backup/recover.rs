@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::publish;
+use crate::digest::TableEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Backing, Cluster, Decompressor};
@@ -144,6 +145,7 @@ impl Undo<'_> {
                 match read {
                     Ok(()) if entry.matches(bytes) => self.image.write_at(bytes, extent.offset)?,
                     Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+                    _ if self.image_holds(block, entry)? => {}
                     _ => lost.push(block),
                 }
             }
@@ -153,18 +155,23 @@ impl Undo<'_> {
         Ok(lost)
     }
 
+    /// Whether a block of the image is that of the newest revision.
+    fn image_holds(&self, block: BlockIndex, entry: TableEntry) -> Result<bool> {
+        let extent = self.block_size.extent(block, self.newest.size_bytes);
+        let mut bytes = vec![0; extent.len as usize];
+        self.image.read_padded_at(&mut bytes, extent.offset)?;
+        Ok(entry.matches(&bytes))
+    }
+
     /// Whether the whole image is that of the newest revision.
     fn check_image(&self) -> Result<()> {
         let blocks = self.block_size.count(self.newest.size_bytes);
-        let mut content = vec![0; self.block_size.len()];
         let mut first = BlockIndex(0);
         while first.0 < blocks {
             let entries = self.table.read(first, WALK_BLOCKS)?;
-            for (entry, at) in entries.iter().zip(first.0..) {
-                let extent = self.block_size.extent(BlockIndex(at), self.newest.size_bytes);
-                let bytes = content.get_mut(..extent.len as usize).unwrap_or_default();
-                self.image.read_padded_at(bytes, extent.offset)?;
-                if !entry.matches(bytes) {
+            for (entry, at) in entries.into_iter().zip(first.0..) {
+                if !self.image_holds(BlockIndex(at), entry)? {
+                    let extent = self.block_size.extent(BlockIndex(at), self.newest.size_bytes);
                     return Err(Error::damaged(
                         self.image.path(),
                         format!("bytes {} to {}", extent.offset, extent.end()),
