@@ -111,7 +111,11 @@ impl BufferPool {
         buffer
     }
 
+    /// Takes a buffer back; one that never held anything is not worth keeping.
     pub(crate) fn give(&self, buffer: Vec<u8>) {
+        if buffer.capacity() == 0 {
+            return;
+        }
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }

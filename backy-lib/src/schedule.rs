@@ -9,7 +9,7 @@ use crate::format::manifest::Revision;
 use crate::revision::Tag;
 
 /// The most by which a backup may come early.
-pub(crate) const MAX_TOLERANCE: SignedDuration = SignedDuration::from_hours(2);
+const MAX_TOLERANCE: SignedDuration = SignedDuration::from_hours(2);
 
 /// What the schedule says at a given time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +57,13 @@ pub fn next_due(
         .filter(|revision| revision.started <= now && revision.tags.contains(tag))
         .map(|revision| revision.started)
         .max()?;
-    let tolerance = (interval.interval / 20).min(MAX_TOLERANCE);
-    Some(started.saturating_add(interval.interval - tolerance).unwrap_or(Timestamp::MAX))
+    let wait = interval.interval - tolerance(interval.interval);
+    Some(started.saturating_add(wait).unwrap_or(Timestamp::MAX))
+}
+
+/// By how much a backup may come early or late without anybody's being at fault.
+pub(crate) fn tolerance(interval: SignedDuration) -> SignedDuration {
+    (interval / 20).min(MAX_TOLERANCE)
 }
 
 #[cfg(test)]

@@ -200,10 +200,9 @@ fn age(revisions: &[Revision], config: &Config, now: Timestamp) -> Option<(Level
     };
     let shortest = config.schedule.values().map(|interval| interval.interval).min()?;
     let age = now.duration_since(newest.started);
-    let tolerance = (shortest / 20).min(schedule::MAX_TOLERANCE);
     let level = match () {
         () if age > shortest + shortest / 2 => Level::Critical,
-        () if age > shortest + tolerance => Level::Warning,
+        () if age > shortest + schedule::tolerance(shortest) => Level::Warning,
         () => return None,
     };
     let message = format!(

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags, SeekFrom, major, minor, seek};
 use rustix::io::Errno;
 
 use super::FileTarget;
+use super::target::folder_of;
 use crate::digest::is_zero;
 use crate::error::{Error, Result};
 use crate::progress::{self, Observer, Phase};
@@ -66,8 +67,7 @@ impl Guard<'_> {
         if path.file_name().is_none() || path.symlink_metadata().is_ok() {
             return Err(refuse("it is a symbolic link to nowhere, or no file name"));
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         let real = folder.canonicalize().map_err(Error::io(folder, "look up the folder"))?;
         self.check_not_archive(path, &real, None)?;
         FileTarget::create(path)

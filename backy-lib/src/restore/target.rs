@@ -141,12 +141,16 @@ impl Target for FileTarget {
             other => other,
         };
         renamed.map_err(|errno| Error::io(&self.path, "give it its name")(errno.into()))?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = folder_of(&self.path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(Error::io(folder, "sync the folder"))
     }
+}
+
+/// The folder that a file is in, `.` for a bare name.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Drop for FileTarget {
