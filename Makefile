@@ -23,9 +23,9 @@ help: ## List the targets
 # One after the other, so that -j cannot interleave their output or their builds.
 test: deps ## All checks and tests; installs what they need
 	$(MAKE) --no-print-directory lint-rust
+	$(MAKE) --no-print-directory lint-python
 	$(MAKE) --no-print-directory test-rust
 	$(MAKE) --no-print-directory test-python
-	$(MAKE) --no-print-directory lint-python
 
 lint: lint-rust lint-python ## Formatting, clippy, documentation, mypy, stubtest, ruff
 

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueHint};
 
-use crate::commands::{backup, completions, find, init, restore, status};
+use crate::commands::{
+    backup, completions, drill, export, find, import, init, maintenance, restore, rm, scrub,
+    status, tag,
+};
 
 /// Backs up one block device or large file into one directory, the archive
 ///
@@ -44,6 +47,8 @@ Examples:
   backy -b /srv/backup/mynode backup                    what cron runs: silent unless it fails
   backy -b /srv/backup/mynode status
   backy -b /srv/backup/mynode restore -r 1 disk.img     the last but one, to a new file
+  backy -b /srv/backup/mynode maintenance -n            what the schedule would let go, and why
+  backy -b /srv/backup/mynode tag 0 +before-upgrade     keep the newest until that is taken away
 
 Exit status: 0 it worked, 1 an error occurred, 130 interrupted by Ctrl-C.";
 
@@ -52,13 +57,25 @@ pub(crate) const REVISION_HELP: &str = "\
 A revision is named by its number (0 is the newest, 1 the one before), by its UUID or at least 4 hex digits of its \
 beginning, by 'latest' (or 'last') or 'first', or by tag:NAME, the newest that has the tag.";
 
+/// How several revisions are named.
+pub(crate) const REVISIONS_HELP: &str = "\
+Which revisions: 'all', one revision (its number, 0 being the newest; its UUID or at least 4 hex digits of its beginning; 'latest', \
+'last' or 'first'), tag:NAME for all that have the tag, A..B for those between two, or several of these with commas.";
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Init(init::Args),
     Backup(backup::Args),
     Status(status::Args),
     Restore(restore::Args),
+    Drill(drill::Args),
+    Export(export::Args),
     Find(find::Args),
+    Import(import::Args),
+    Maintenance(maintenance::Args),
+    Scrub(scrub::Args),
+    Tag(tag::Args),
+    Rm(rm::Args),
     Completions(completions::Args),
     /// Print the manual page
     ///

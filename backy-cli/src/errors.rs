@@ -108,6 +108,7 @@ fn advice_by_kind(error: &Error) -> &'static str {
             "put it back, or write one with a line source = \"/dev/…\""
         }
         ErrorKind::NotFound => "see whether the path is right",
+        ErrorKind::Io if is_no_folder(error) => "see whether the path is right",
         ErrorKind::NoSpace => "make room there and run it again",
         ErrorKind::Permission => "run it as a user who may do that, such as root",
         ErrorKind::Io => "see the kernel's log (dmesg) for the reason, then run it again",
@@ -119,8 +120,11 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::NoSuchRevision => "'backy status' lists the revisions",
         ErrorKind::Source => "see that it is right and can be read, or name another in backy.toml",
         ErrorKind::Target => "choose another target",
+        ErrorKind::Damaged if names(error, "manifest.json") => {
+            "get the file back from a copy of the archive, or make it anew with 'backy scrub --rebuild'"
+        }
         ErrorKind::Damaged => {
-            "get the file back from a copy of the archive; revisions that do not need it can be restored"
+            "'backy scrub' mends it if it can, and says what it costs; if not, get the file back from a copy of the archive"
         }
         ErrorKind::Unsupported => "use a version of backy that knows it",
         _ => "",
@@ -129,6 +133,11 @@ fn advice_by_kind(error: &Error) -> &'static str {
 
 fn names(error: &Error, file: &str) -> bool {
     error.path().and_then(|path| path.file_name()).is_some_and(|name| name == file)
+}
+
+/// Whether a part of the path, or the folder itself, is a file.
+fn is_no_folder(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
 }
 
 /// Whether the error is about a file that holds data of revisions.
@@ -238,5 +247,8 @@ mod tests {
         let missing = |path: &str| Error::io(path, "open")(io::ErrorKind::NotFound.into());
         assert!(advice(&missing("/a/last.raw")).contains("copy of the archive"));
         assert!(advice(&missing("/a/backy.toml")).contains("source ="));
+        let failed = |kind: io::ErrorKind| Error::io("/a/b", "open")(kind.into());
+        assert!(advice(&failed(io::ErrorKind::NotADirectory)).contains("path"));
+        assert!(advice(&failed(io::ErrorKind::Other)).contains("dmesg"));
     }
 }

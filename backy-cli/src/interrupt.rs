@@ -2,11 +2,11 @@
 //! ends the process at once (which loses nothing either: the next writing command cleans up).
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::{SigId, flag, low_level};
 
 /// Exit status after Ctrl-C: 128 and the number of the signal, as shells have it.
 pub(crate) const CTRL_C_STATUS: u8 = 130;
@@ -16,6 +16,8 @@ pub(crate) const CTRL_C_STATUS: u8 = 130;
 pub(crate) struct Interrupt {
     requested: Arc<AtomicBool>,
     by_ctrl_c: Arc<AtomicBool>,
+    /// What ends the process at the second Ctrl-C.
+    at_once: Mutex<Option<SigId>>,
 }
 
 impl Interrupt {
@@ -29,12 +31,20 @@ impl Interrupt {
             if signal == SIGINT {
                 // Before the flag is set, or the first Ctrl-C would already find it so.
                 let status = i32::from(CTRL_C_STATUS);
-                flag::register_conditional_shutdown(signal, status, Arc::clone(&self.requested))?;
+                let asked = Arc::clone(&self.requested);
+                let at_once = flag::register_conditional_shutdown(signal, status, asked)?;
+                *self.at_once.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_once);
                 flag::register(signal, Arc::clone(&self.by_ctrl_c))?;
             }
             flag::register(signal, Arc::clone(&self.requested))?;
         }
         Ok(())
+    }
+
+    /// From now on a second Ctrl-C only asks as well: for a command that has something of its own to remove.
+    pub(crate) fn only_in_order(&self) {
+        let at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        at_once.map(low_level::unregister);
     }
 
     /// Whether to stop.

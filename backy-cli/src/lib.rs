@@ -10,11 +10,15 @@ mod commands;
 mod errors;
 mod interrupt;
 mod output;
+mod plan;
 mod progress;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use backy_lib::progress::Observer;
+use backy_lib::{Archive, ArchiveWriter, Clock, SystemClock};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -37,6 +41,25 @@ impl Session {
     /// Watches an operation of the engine.
     fn reporter(&self) -> Reporter<'_> {
         Reporter::new(&self.output, self.verbosity, &self.interrupt)
+    }
+
+    /// What whoever finds the archive locked by a command is told.
+    fn holder(command: &str) -> String {
+        let process = rustix::process::getpid();
+        let system = rustix::system::uname();
+        let host = system.nodename().to_string_lossy();
+        let since = SystemClock.now().strftime("%Y-%m-%d %H:%M:%SZ");
+        format!("'{command}' (process {process} on {host}, since {since})")
+    }
+
+    /// Opens an archive for changing.
+    fn writer(
+        &self,
+        archive: Archive,
+        command: &str,
+        observer: &dyn Observer,
+    ) -> Result<ArchiveWriter, Failure> {
+        Ok(ArchiveWriter::open(archive, &Self::holder(command), observer)?)
     }
 
     /// Whether a command that worked says what it did: when asked to, or to a person who waits for it.
@@ -88,7 +111,14 @@ fn run(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Backup(args) => commands::backup::run(args, session),
         Command::Status(args) => commands::status::run(&args, session),
         Command::Restore(args) => commands::restore::run(&args, session),
+        Command::Drill(args) => commands::drill::run(&args, session),
+        Command::Export(args) => commands::export::run(&args, session),
         Command::Find(args) => commands::find::run(&args, session),
+        Command::Import(args) => commands::import::run(&args, session),
+        Command::Maintenance(args) => commands::maintenance::run(&args, session),
+        Command::Scrub(args) => commands::scrub::run(&args, session),
+        Command::Tag(args) => commands::tag::run(&args, session),
+        Command::Rm(args) => commands::rm::run(&args, session),
         Command::Completions(args) => commands::completions::run(&args, session),
         Command::Man => commands::man::run(session),
     }

@@ -101,7 +101,7 @@ impl Output {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
-fn environment(name: &str) -> Option<std::ffi::OsString> {
+pub(crate) fn environment(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name)
 }
 

@@ -24,12 +24,18 @@ pub(crate) struct Reporter<'a> {
     verbosity: Verbosity,
     interrupt: &'a Interrupt,
     bar: Option<Bar>,
+    findings: bool,
 }
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(output: &'a Output, verbosity: Verbosity, interrupt: &'a Interrupt) -> Self {
         let shown = output.can_draw() && verbosity > Verbosity::Quiet;
-        Reporter { output, verbosity, interrupt, bar: shown.then(Bar::new) }
+        Reporter { output, verbosity, interrupt, bar: shown.then(Bar::new), findings: true }
+    }
+
+    /// For operations whose result the findings are.
+    pub(crate) fn without_findings(self) -> Self {
+        Reporter { findings: false, ..self }
     }
 
     /// Runs `print` with the bar out of the way.
@@ -48,14 +54,17 @@ impl Observer for Reporter<'_> {
                 if let Some(bar) = &self.bar {
                     bar.begin(*phase, counters);
                 } else if self.verbosity == Verbosity::Verbose && *phase == Phase::Recover {
-                    self.output.note("undoing what an interrupted operation left behind");
+                    self.output.note("bringing the archive back in order");
                 }
             }
             Event::Note(text) if self.verbosity == Verbosity::Verbose => {
                 self.beside_bar(|| self.output.note(text));
             }
             Event::Note(_) => {}
-            Event::Finding(text) => self.beside_bar(|| self.output.warning(text)),
+            Event::Finding(text) if self.findings => {
+                self.beside_bar(|| self.output.warning(text));
+            }
+            Event::Finding(_) => {}
         }
     }
 
@@ -106,9 +115,15 @@ impl Bar {
         }
         bar.set_message(match phase {
             Phase::Recover => "tidying up",
+            Phase::CheckOldArchive => "checking",
             Phase::Backup => "backing up",
             Phase::CheckTarget => "looking for data",
+            Phase::Merge => "merging",
+            Phase::Scrub => "scrubbing",
+            Phase::SaveTarget => "saving what is there",
             Phase::Restore => "restoring",
+            Phase::Export => "exporting",
+            Phase::Drill => "reading",
         });
         let running = Running { bar, counters: Arc::clone(counters), began: Instant::now() };
         if let Some(before) = self.shared.lock().phase.replace(running) {

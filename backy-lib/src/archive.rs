@@ -1,18 +1,33 @@
 //! An archive: [`Archive`] reads, [`ArchiveWriter`] holds the exclusive lock and changes.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use serde::Serialize;
+
 use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, Context};
 use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::{MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw, Revision};
+use crate::error::{Error, Result};
+use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision};
 use crate::format::readme::readme;
+use crate::history;
 use crate::image::chain::Chain;
+use crate::import::{self, ImportReport};
+use crate::maintenance::{
+    self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
+};
+use crate::manifest;
 use crate::progress::Observer;
-use crate::restore::{self, Guard, RestoreReport, Target};
+use crate::rebuild::{self, RebuildReport};
+use crate::recover;
+use crate::reserve;
+use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
+use crate::revision::{RevisionId, Tag};
+use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{DeviceSource, Source};
 use crate::storage::dir::DirStorage;
 use crate::storage::{FileName, Published, Storage, StorageLock, staged};
@@ -31,18 +46,14 @@ pub struct Archive {
 impl Archive {
     /// Opens the archive in a folder.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut storage = DirStorage::open(folder)?;
-        let manifest = read_manifest(&storage)?;
-        // A config that cannot be read is told by the operations that need it; meanwhile the strictest mode is right.
-        if let Ok(config) = read_config(&storage) {
-            storage.set_file_mode(config.file_mode);
-        }
+        let storage = open_folder(folder)?;
+        let manifest = manifest::read(&storage)?;
         Ok(Archive { storage: Arc::new(storage), manifest })
     }
 
     /// Opens the archive in any storage.
     pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self> {
-        let manifest = read_manifest(&*storage)?;
+        let manifest = manifest::read(&*storage)?;
         Ok(Archive { storage, manifest })
     }
 
@@ -71,7 +82,7 @@ impl Archive {
         }
         staged::publish(&*storage, Published::Readme, readme(block_size).as_bytes())?;
         let manifest = Manifest::new(block_size);
-        backup::publish(&*storage, &manifest)?;
+        manifest::publish(&*storage, &manifest)?;
         Ok(Archive { storage, manifest })
     }
 
@@ -102,20 +113,28 @@ impl Archive {
 
     /// Opens a revision, by its number from the newest, for reading.
     pub fn open_revision(&self, number: usize) -> Result<Chain> {
+        self.open_chain(number, false)
+    }
+
+    /// The same; when `tolerant`, what cannot be opened only costs the blocks that depend on it.
+    pub(crate) fn open_chain(&self, number: usize, tolerant: bool) -> Result<Chain> {
         let uuid = self.revisions().get(number).map(|revision| revision.uuid);
         let mut manifest = self.manifest.clone();
         for _ in 0..OPEN_ATTEMPTS {
             let position =
                 manifest.revisions.iter().position(|revision| Some(revision.uuid) == uuid);
             let Some(position) = position else { break };
-            let error = match Chain::open(&self.storage, &manifest, position) {
-                Ok(chain) => return Ok(chain),
-                Err(error) => error,
-            };
             // A writer may have changed the chain between the manifest and its files.
-            let now = read_manifest(&*self.storage)?;
+            let chain = match tolerant {
+                true => Chain::open_tolerant(&self.storage, &manifest, position),
+                false => Chain::open(&self.storage, &manifest, position),
+            };
+            if chain.as_ref().is_ok_and(|chain| chain.broken().is_none()) {
+                return chain;
+            }
+            let now = manifest::read(&*self.storage)?;
             if now == manifest {
-                return Err(error);
+                return chain;
             }
             manifest = now;
         }
@@ -129,33 +148,32 @@ impl Archive {
         &self,
         number: usize,
         path: &Path,
-        force: bool,
-        threads: Option<usize>,
+        options: &RestoreOptions,
+        clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        let chain = self.open_revision(number)?;
+        let chain = self.open_chain(number, options.keep_going)?;
         // Only a source that can be read from the config excuses overwriting.
         let source = self.config().ok().and_then(|config| config.source);
         let guard = Guard {
             archive: &self.folder(),
             source: source.as_deref(),
             size_bytes: chain.revision().size_bytes,
-            force,
+            force: options.force,
             observer,
         };
-        let target = guard.open(path)?;
-        restore::to_target(&chain, &target, threads, observer)
+        restore::to_path(&chain, &guard, path, options, clock)
     }
 
-    /// Writes a revision to a target that is open already.
+    /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
     pub fn restore_to(
         &self,
         number: usize,
         target: &dyn Target,
-        threads: Option<usize>,
+        options: &RestoreOptions,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        restore::to_target(&self.open_revision(number)?, target, threads, observer)
+        restore::to_target(&self.open_chain(number, options.keep_going)?, target, options, observer)
     }
 
     /// Writes a revision to a stream.
@@ -163,10 +181,10 @@ impl Archive {
         &self,
         number: usize,
         stream: &mut dyn Write,
-        threads: Option<usize>,
+        options: &RestoreOptions,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        restore::to_stream(&self.open_revision(number)?, stream, threads, observer)
+        restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
     }
 
     /// The configured source, opened.
@@ -193,6 +211,30 @@ impl Archive {
         Ok(backup::plan(&self.manifest, &self.config()?, options, clock.now()))
     }
 
+    /// What maintenance would do now.
+    pub fn plan_maintenance(&self, options: &MaintenanceOptions) -> Result<MaintenancePlan> {
+        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options)
+    }
+
+    /// What the removal of revisions, by their numbers from the newest, would do.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] when none would be left.
+    pub fn plan_removal(&self, numbers: &[usize]) -> Result<MaintenancePlan> {
+        maintenance::plan_removal(&self.storage, &self.manifest, numbers)
+    }
+
+    /// Checks what is stored and changes nothing.
+    pub fn check(
+        &self,
+        options: &ScrubOptions,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<ScrubReport> {
+        let options = ScrubOptions { check_only: true, ..options.clone() };
+        scrub::scrub(&self.storage, &mut self.manifest.clone(), &options, clock, observer)
+    }
+
     /// Who holds the archive's lock at this moment, if anybody does.
     pub fn lock_holder(&self) -> Result<Option<String>> {
         self.storage.lock_holder()
@@ -216,10 +258,52 @@ impl ArchiveWriter {
     /// [`Error::Locked`] when another writer is at work.
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
         let lock = archive.storage.lock(holder)?;
-        let storage = archive.storage;
-        let mut manifest = read_manifest(&*storage)?;
-        backup::recover(&storage, &mut manifest, observer)?;
-        Ok(ArchiveWriter { archive: Archive { storage, manifest }, _lock: lock })
+        let mut writer = ArchiveWriter { archive, _lock: lock };
+        writer.recover(observer)?;
+        Ok(writer)
+    }
+
+    /// Makes the lost or damaged manifest of the archive in a folder anew, from its digest files and deltas. Takes the lock
+    /// for that time, saying who holds it. `force`: also when the manifest reads fine.
+    ///
+    /// # Errors
+    /// [`Error::NoArchive`] when there is nothing of an archive; [`Error::Specification`] when the manifest reads fine;
+    /// [`Error::Damaged`] when nothing says what `last.raw` is. Then nothing has been changed.
+    pub fn rebuild(
+        folder: &Path,
+        holder: &str,
+        force: bool,
+        observer: &dyn Observer,
+    ) -> Result<RebuildReport> {
+        Self::rebuild_on(Arc::new(open_folder(folder)?), holder, force, observer)
+    }
+
+    /// The same in any storage.
+    pub fn rebuild_on(
+        storage: Arc<dyn Storage>,
+        holder: &str,
+        force: bool,
+        observer: &dyn Observer,
+    ) -> Result<RebuildReport> {
+        // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
+        rebuild::check_needed(&*storage, force)?;
+        let _lock = storage.lock(holder)?;
+        rebuild::rebuild(&storage, force, observer)
+    }
+
+    /// Reads the manifest again and undoes what it says is under way.
+    fn recover(&mut self, observer: &dyn Observer) -> Result<()> {
+        let archive = &mut self.archive;
+        archive.manifest = manifest::read(&*archive.storage)?;
+        recover::recover(&archive.storage, &mut archive.manifest, observer)
+    }
+
+    /// After an operation of this writer has failed, the manifest on disk may be another one.
+    fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
+        match self.archive.manifest.in_progress {
+            Some(_) => self.recover(observer),
+            None => Ok(()),
+        }
     }
 
     /// The archive, for reading.
@@ -235,6 +319,7 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<Option<BackupReport>> {
+        self.recover_from_failure(observer)?;
         let config = self.archive.config()?;
         let plan = backup::plan(&self.archive.manifest, &config, options, clock.now());
         if !plan.due {
@@ -242,33 +327,176 @@ impl ArchiveWriter {
         }
         let storage = Arc::clone(&self.archive.storage);
         let context = Context { storage: &storage, config: &config, clock, observer };
-        backup::backup(&context, &mut self.archive.manifest, source, options, plan.tags).map(Some)
+        let started = clock.now();
+        let done =
+            backup::backup(&context, &mut self.archive.manifest, source, options, plan.tags, None);
+        self.record("backup", started, &done, clock, observer);
+        let report = done?;
+        reserve::keep(&*storage);
+        Ok(Some(report))
+    }
+
+    /// Brings over what is right of an archive of 2014, oldest revision first, each with its name and time.
+    /// An import that was interrupted is continued.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] when there are revisions here that are not of that archive; [`Error::Source`] when there is no
+    /// such archive, or it changes meanwhile. The revisions that were made until then stay.
+    pub fn import(
+        &mut self,
+        old: &Path,
+        threads: Option<usize>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<ImportReport> {
+        self.recover_from_failure(observer)?;
+        let config = self.archive.config()?;
+        let storage = Arc::clone(&self.archive.storage);
+        let context = Context { storage: &storage, config: &config, clock, observer };
+        let started = clock.now();
+        let done = import::import(&context, &mut self.archive.manifest, old, threads);
+        self.record("import", started, &done, clock, observer);
+        done
+    }
+
+    /// Adds an operation that has ended to the history.
+    fn record<T: Serialize>(
+        &self,
+        operation: &str,
+        started: Timestamp,
+        done: &Result<T>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) {
+        let times = (started, clock.now());
+        history::record(&*self.archive.storage, operation, times, done.as_ref(), observer);
+    }
+
+    /// Lets go what the schedule no longer keeps.
+    pub fn maintain(
+        &mut self,
+        options: &MaintenanceOptions,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<MaintenanceReport> {
+        self.recover_from_failure(observer)?;
+        let plan = self.archive.plan_maintenance(options)?;
+        self.execute("maintenance", plan, options.threads, clock, observer)
+    }
+
+    /// Removes revisions, by their numbers from the newest, whatever the schedule says.
+    pub fn remove(
+        &mut self,
+        numbers: &[usize],
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<MaintenanceReport> {
+        self.recover_from_failure(observer)?;
+        let plan = self.archive.plan_removal(numbers)?;
+        self.execute("rm", plan, None, clock, observer)
+    }
+
+    fn execute(
+        &mut self,
+        operation: &str,
+        plan: MaintenancePlan,
+        threads: Option<usize>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<MaintenanceReport> {
+        // A config that cannot be read is no reason not to remove by hand.
+        let level = self.archive.config().map_or(1, |config| config.compression_level);
+        let storage = Arc::clone(&self.archive.storage);
+        let manifest = &mut self.archive.manifest;
+        let mut maintainer =
+            Maintainer { storage: &storage, manifest, level, threads, clock, observer };
+        let started = clock.now();
+        let done = maintainer.execute(plan);
+        self.record(operation, started, &done, clock, observer);
+        reserve::keep(&*storage);
+        done
+    }
+
+    /// Checks what is stored, mends what can be mended, and records what was found.
+    pub fn scrub(
+        &mut self,
+        options: &ScrubOptions,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<ScrubReport> {
+        self.recover_from_failure(observer)?;
+        let archive = &mut self.archive;
+        let storage = Arc::clone(&archive.storage);
+        let started = clock.now();
+        let done = scrub::scrub(&storage, &mut archive.manifest, options, clock, observer);
+        self.record("scrub", started, &done, clock, observer);
+        done
+    }
+
+    /// Records a test restore, for `status` to show.
+    pub fn record_drill(
+        &mut self,
+        drill: DrillReport,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        self.recover_from_failure(observer)?;
+        let mut after = self.archive.manifest.clone();
+        after.drill = Some(drill.clone());
+        manifest::publish(&*self.archive.storage, &after)?;
+        self.archive.manifest = after;
+        self.record("drill", drill.started, &Ok(drill.clone()), clock, observer);
+        Ok(())
+    }
+
+    /// Adds tags that are kept until they are removed by hand, and removes tags. Gives all that the revision has then.
+    pub fn tag(
+        &mut self,
+        number: usize,
+        add: &BTreeSet<Tag>,
+        remove: &BTreeSet<Tag>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<BTreeSet<Tag>> {
+        self.recover_from_failure(observer)?;
+        let mut after = self.archive.manifest.clone();
+        let Some(revision) = after.revisions.get_mut(number) else {
+            let message = format!("there is no revision {number}");
+            return Err(Error::NoSuchRevision { message });
+        };
+        revision.tags.retain(|tag| !remove.contains(tag));
+        revision.pinned_tags.retain(|tag| !remove.contains(tag));
+        revision.tags.extend(add.iter().cloned());
+        revision.pinned_tags.extend(add.iter().cloned());
+        let (tags, pinned_tags) = (revision.tags.clone(), revision.pinned_tags.clone());
+        let report = TagReport { revision: revision.uuid, tags: tags.clone(), pinned_tags };
+        if tags.len() > MAX_TAGS {
+            let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
+            return Err(Error::Specification { message });
+        }
+        let started = clock.now();
+        manifest::publish(&*self.archive.storage, &after)?;
+        self.archive.manifest = after;
+        self.record("tag", started, &Ok(report), clock, observer);
+        Ok(tags)
     }
 }
 
-/// Reads the manifest of the archive in `storage`.
-pub(crate) fn read_manifest(storage: &dyn Storage) -> Result<Manifest> {
-    let content = match staged::read_whole(storage, FileName::MANIFEST, MANIFEST_LIMIT_BYTES) {
-        Ok(content) => content,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            if storage.list()?.contains(&FileName::IMAGE) {
-                let path = storage.path(FileName::MANIFEST);
-                return Err(Error::damaged(
-                    path,
-                    "file",
-                    "none",
-                    "the manifest of the archive here",
-                ));
-            }
-            return Err(Error::NoArchive { path: storage.folder() });
-        }
-        Err(error) => return Err(error),
-    };
-    let path = || storage.path(FileName::MANIFEST);
-    Manifest::parse(&content).map_err(|flaw| match flaw {
-        ManifestFlaw::Damaged(flaw) => Error::Damaged { path: path(), flaw },
-        ManifestFlaw::Unsupported(what) => Error::Unsupported { path: path(), what },
-    })
+/// What the history says of a change of tags.
+#[derive(Serialize)]
+struct TagReport {
+    revision: RevisionId,
+    tags: BTreeSet<Tag>,
+    pinned_tags: BTreeSet<Tag>,
+}
+
+fn open_folder(folder: &Path) -> Result<DirStorage> {
+    let mut storage = DirStorage::open(folder)?;
+    // A config that cannot be read is told by the operations that need it; meanwhile the strictest mode is right.
+    if let Ok(config) = read_config(&storage) {
+        storage.set_file_mode(config.file_mode);
+    }
+    Ok(storage)
 }
 
 fn read_config(storage: &dyn Storage) -> Result<Config> {

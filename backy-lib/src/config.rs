@@ -22,6 +22,8 @@ pub struct Config {
     pub source: Option<PathBuf>,
     /// Tags with their intervals. Empty: a backup is always due.
     pub schedule: BTreeMap<Tag, Interval>,
+    /// At most this many deltas on each other before one is made standalone; `None` for no limit.
+    pub max_chain: Option<u32>,
     /// zstd level for the blocks of deltas.
     pub compression_level: i32,
     /// Permissions of files that are made in the archive.
@@ -35,12 +37,15 @@ pub struct Interval {
     pub interval: SignedDuration,
     /// How many revisions keep the tag.
     pub keep: u32,
+    /// Whether revisions with the tag are made independent of the chain, each a self-contained compressed image.
+    pub full: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     source: Option<Spanned<String>>,
+    max_chain: Option<Spanned<i64>>,
     compression_level: Option<Spanned<i64>>,
     file_mode: Option<Spanned<String>>,
     #[serde(default)]
@@ -54,6 +59,8 @@ struct RawConfig {
 struct RawInterval {
     interval: Spanned<String>,
     keep: Spanned<i64>,
+    #[serde(default)]
+    full: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -83,15 +90,18 @@ impl Config {
             None => "# The block device or file to back up; remove the '#':\n\
                      # source = \"/dev/vg0/mynode\"\n"
                 .to_owned(),
-            Some(path) => {
-                let text = path.to_str().ok_or_else(|| Error::Source {
-                    path: path.to_owned(),
-                    message: "its name is not UTF-8, so it cannot stand in backy.toml".to_owned(),
-                })?;
-                format!("source = {}\n", toml_string(text))
-            }
+            Some(path) => Self::source_line(path)?,
         };
         Ok(TEMPLATE.replace("@SOURCE@\n", &source))
+    }
+
+    /// The line that names the source.
+    pub(crate) fn source_line(path: &Path) -> Result<String> {
+        let text = path.to_str().ok_or_else(|| Error::Source {
+            path: path.to_owned(),
+            message: "its name is not UTF-8, so it cannot stand in backy.toml".to_owned(),
+        })?;
+        Ok(format!("source = {}\n", toml_string(text)))
     }
 }
 
@@ -135,6 +145,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
     Ok(Config {
         source: raw.source.map(check_source).transpose()?,
         schedule,
+        max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
     })
@@ -154,11 +165,16 @@ fn check_source(source: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
 
 fn check_interval(raw: &RawInterval) -> std::result::Result<Interval, Flaw> {
     let interval = parse_interval(raw.interval.get_ref()).map_err(|m| flaw(&raw.interval, m))?;
-    let keep =
-        u32::try_from(*raw.keep.get_ref()).ok().filter(|&keep| keep > 0).ok_or_else(|| {
-            flaw(&raw.keep, format!("keep: found {}, expected 1 or more", raw.keep.get_ref()))
-        })?;
-    Ok(Interval { interval, keep })
+    let keep = at_least_one("keep", &raw.keep)?;
+    Ok(Interval { interval, keep, full: raw.full })
+}
+
+fn at_least_one(key: &str, count: &Spanned<i64>) -> std::result::Result<u32, Flaw> {
+    let found = *count.get_ref();
+    u32::try_from(found)
+        .ok()
+        .filter(|&count| count > 0)
+        .ok_or_else(|| flaw(count, format!("{key}: found {found}, expected 1 to {}", u32::MAX)))
 }
 
 fn check_level(level: Option<Spanned<i64>>) -> std::result::Result<i32, Flaw> {
@@ -235,6 +251,40 @@ mod tests {
     }
 
     #[test]
+    fn full_images_and_a_shortest_chain_are_only_made_where_they_are_asked_for() {
+        let plain = parse("[schedule.daily]\ninterval = \"1d\"\nkeep = 9").unwrap();
+        assert_eq!(plain.max_chain, None);
+        assert!(plain.schedule.values().all(|interval| !interval.full));
+        let text = "max_chain = 1\n[schedule.daily]\ninterval = \"1d\"\nkeep = 9\nfull = false\n\
+                    [schedule.monthly]\ninterval = \"30d\"\nkeep = 4\nfull = true";
+        let config = parse(text).unwrap();
+        assert_eq!(config.max_chain, Some(1));
+        let full: Vec<bool> = config.schedule.values().map(|interval| interval.full).collect();
+        assert_eq!(full, [false, true]);
+    }
+
+    #[test]
+    fn what_the_template_shows_in_comments_takes_effect_where_it_is_without_its_hash() {
+        let template = Config::template(None).unwrap();
+        let mut shown = 0;
+        let text: String = template
+            .lines()
+            .map(|line| match line.strip_prefix("# ").filter(|rest| rest.contains(" = ")) {
+                Some(setting) => {
+                    shown += 1;
+                    format!("{setting}\n")
+                }
+                None => format!("{line}\n"),
+            })
+            .collect();
+        let config = parse(&text).unwrap();
+        assert_eq!((shown, config.max_chain), (5, Some(50)));
+        assert_eq!(config.source, Some(PathBuf::from("/dev/vg0/mynode")));
+        let full = config.schedule.iter().filter(|(_, interval)| interval.full);
+        assert_eq!(full.map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["monthly"]);
+    }
+
+    #[test]
     fn every_mistake_is_told_with_line_and_column() {
         for (text, line, column, word) in [
             ("sauce = \"/x\"", 1, 1, "sauce"),
@@ -248,6 +298,15 @@ mod tests {
             ("[schedule.daily]\ninterval = \"99999999999w\"\nkeep = 1", 2, 12, "10 years"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 0", 3, 8, "keep"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nkeeep = 2", 4, 1, "keeep"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 4294967296", 3, 8, "4294967295"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = \"yes\"", 4, 8, "boolean"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = 1", 4, 8, "boolean"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nmax_chain = 9", 4, 1, "max_chain"),
+            ("max_chain = 0", 1, 13, "max_chain"),
+            ("\n  max_chain = -1", 2, 15, "max_chain"),
+            ("max_chain = 4294967296", 1, 13, "4294967295"),
+            ("max_chain = \"9\"", 1, 13, "string"),
+            ("full = true", 1, 1, "full"),
             ("[schedule.\"a b\"]\ninterval = \"1d\"\nkeep = 1", 1, 11, "tag"),
             ("compression_level = 20", 1, 21, "19"),
             ("file_mode = \"0666\"", 1, 13, "0640"),

@@ -1,11 +1,13 @@
 //! SHA-256 of blocks and of whole revisions.
 //!
 //! A *table entry* is how a digest is stored: the digest of the block's bytes, or 32 zero bytes for a
-//! block that is all zero (so that the table of a sparse image is sparse). The digest of a revision is
+//! block that is all zero (so that the table of a sparse image is sparse), or 32 bytes 0xff for a block whose right
+//! content was not known when it was backed up, which no content matches. The digest of a revision is
 //! SHA-256 over the *real* digests of its blocks, one after the other; `doc/format.md` has it in Python.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -78,6 +80,9 @@ impl TableEntry {
     /// The entry of a block that is all zero.
     pub const ZERO_BLOCK: TableEntry = TableEntry([0; DIGEST_BYTES]);
 
+    /// The entry of a block whose right content was not known when it was backed up: no bytes match it.
+    pub const LOST: TableEntry = TableEntry([0xff; DIGEST_BYTES]);
+
     /// The entry for a block with these bytes. A zero block is recognised before anything is digested.
     pub fn of_block(bytes: &[u8]) -> Self {
         if is_zero(bytes) { Self::ZERO_BLOCK } else { TableEntry(Sha256::digest(bytes).into()) }
@@ -90,7 +95,11 @@ impl TableEntry {
 
     /// Whether `bytes` are the block that this entry was made from.
     pub fn matches(self, bytes: &[u8]) -> bool {
-        if self.is_zero_block() { is_zero(bytes) } else { Digest::of(bytes).0 == self.0 }
+        match self {
+            Self::ZERO_BLOCK => is_zero(bytes),
+            Self::LOST => false,
+            TableEntry(digest) => Digest::of(bytes).0 == digest,
+        }
     }
 }
 
@@ -111,7 +120,7 @@ pub struct RevisionHasher {
     size_bytes: u64,
     zero_block: Digest,
     zero_last_block: Digest,
-    zero_run: Vec<u8>,
+    zero_run: Arc<[u8]>,
     next_block: u64,
 }
 
@@ -131,7 +140,7 @@ impl RevisionHasher {
             size_bytes,
             zero_block,
             zero_last_block,
-            zero_run: zero_block.0.repeat(512),
+            zero_run: zero_block.0.repeat(512).into(),
             next_block: 0,
         }
     }

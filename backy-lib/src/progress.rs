@@ -13,12 +13,24 @@ use crate::error::{Error, Result};
 pub enum Phase {
     /// Undoing what an interrupted operation left behind.
     Recover,
+    /// Checking an archive of 2014 before anything of it is imported.
+    CheckOldArchive,
     /// Reading the source, comparing, storing.
     Backup,
+    /// Checking what is stored.
+    Scrub,
+    /// Copying blocks from one delta to another.
+    Merge,
     /// Making sure that a target holds nothing.
     CheckTarget,
+    /// Saving what a restore is going to overwrite.
+    SaveTarget,
     /// Writing a revision to a target.
     Restore,
+    /// Writing a revision to a file of its own.
+    Export,
+    /// Reading a revision, or restoring it for trial.
+    Drill,
 }
 
 /// Bytes done and bytes to do in the present phase.

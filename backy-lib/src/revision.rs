@@ -19,6 +19,12 @@ impl RevisionId {
         let nanoseconds = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
         RevisionId(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanoseconds)))
     }
+
+    /// The time that the name was made of, to the millisecond; none in a UUID of another version.
+    pub fn time(self) -> Option<Timestamp> {
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
+    }
 }
 
 impl From<Uuid> for RevisionId {
@@ -105,6 +111,7 @@ mod tests {
         let early = RevisionId::new("2026-11-22T19:13:05Z".parse().unwrap());
         let late = RevisionId::new("2026-11-22T19:13:06Z".parse().unwrap());
         assert!(early < late && early.to_string() < late.to_string());
+        assert_eq!(early.time(), "2026-11-22T19:13:05Z".parse().ok());
     }
 
     #[test]

@@ -6,12 +6,16 @@ use serde::Serialize;
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::damage;
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::format::manifest::{InProgress, Revision, SourceIdentity};
+use crate::format::manifest::{
+    DrillReport, Findings, InProgress, Operation, Revision, SourceIdentity,
+};
 use crate::revision::{RevisionId, Tag};
 use crate::schedule;
-use crate::storage::{Access, DigestsKind, FileName};
+use crate::scrub::{self, Coverage};
+use crate::storage::{Access, FileName};
 use crate::units::BlockSize;
 
 /// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
@@ -34,6 +38,10 @@ pub struct StatusReport {
     pub in_progress: Option<InProgress>,
     /// Who holds the archive's lock.
     pub lock_holder: Option<String>,
+    /// How much of what is stored has been verified by scrubs, and since when.
+    pub coverage: Coverage,
+    /// The last test restore.
+    pub drill: Option<DrillReport>,
     /// Revisions, newest first; only those that were asked for.
     pub revisions: Vec<RevisionStatus>,
     /// Whether the backups are well.
@@ -134,17 +142,34 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         }
     }
     if let (Some(operation), None) = (&manifest.in_progress, &holder) {
-        let message = format!("the backup begun at {} was interrupted", operation.started);
-        problem(Level::Warning, message, "run 'backy backup': it undoes the remains by itself");
+        let what = match operation.operation {
+            Operation::Backup => "backup",
+            Operation::Remove | Operation::Merge => "maintenance",
+        };
+        let message = format!("the {what} begun at {} was interrupted", operation.started);
+        problem(Level::Warning, message, "run 'backy backup': it tidies up by itself");
     }
     for message in missing_files(archive)? {
         problem(Level::Critical, message, "get it back from a copy of the archive");
     }
-    let damaged = damage(archive);
+    let damaged = damaged(archive)?;
     let count = damaged.iter().filter(|extents| !extents.is_empty()).count();
     if count > 0 {
-        let message = format!("{count} of {} revisions have damaged blocks", damaged.len());
-        problem(Level::Critical, message, "see 'damaged' in 'backy status --json'");
+        let message = match damaged.len() {
+            1 => "the only revision has damaged blocks".to_owned(),
+            all => format!("{count} of {all} revisions have damaged blocks"),
+        };
+        let advice = match damaged.first().is_some_and(|newest| !newest.is_empty()) {
+            true => {
+                "run 'backy scrub': it says what, and mends what it can; the next backup heals the newest"
+            }
+            false => "run 'backy scrub': it says what, and mends what it can",
+        };
+        problem(Level::Critical, message, advice);
+    }
+    if let Some(drill) = manifest.drill.as_ref().filter(|drill| !drill.passed) {
+        let message = format!("the last drill failed: {}", drill.message);
+        problem(Level::Critical, message, "run 'backy scrub', then 'backy drill' again");
     }
     let revisions = numbers.iter().filter_map(|&number| {
         let revision = archive.revisions().get(number)?;
@@ -158,6 +183,8 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         block_size: manifest.block_size,
         in_progress: manifest.in_progress.clone(),
         lock_holder: holder,
+        coverage: scrub::coverage(manifest),
+        drill: manifest.drill.clone(),
         revisions: revisions.collect(),
         health: verdict(problems, archive.revisions(), clock.now()),
     })
@@ -167,7 +194,11 @@ fn verdict(mut problems: Vec<Problem>, revisions: &[Revision], now: Timestamp) -
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
     let summary = match problems.first() {
         None => {
-            format!("{} revisions, the newest {} old", revisions.len(), newest_age(revisions, now))
+            let count = match revisions.len() {
+                1 => "1 revision".to_owned(),
+                count => format!("{count} revisions"),
+            };
+            format!("{count}, the newest {} old", newest_age(revisions, now))
         }
         Some(worst) if problems.len() == 1 => worst.message.clone(),
         Some(worst) => format!("{} (and {} more)", worst.message, problems.len() - 1),
@@ -217,9 +248,8 @@ fn age(revisions: &[Revision], config: &Config, now: Timestamp) -> Option<(Level
 fn missing_files(archive: &Archive) -> Result<Vec<String>> {
     let present = archive.storage().list()?;
     let mut missing = Vec::new();
-    for (number, revision) in archive.revisions().iter().enumerate() {
-        let kind = if number == 0 { DigestsKind::Image } else { DigestsKind::Delta };
-        for name in [revision.file(), FileName::Digests(revision.uuid, kind)] {
+    for revision in archive.revisions() {
+        for name in [revision.file(), revision.digests_file()] {
             if present.binary_search(&name).is_err() {
                 missing.push(format!(
                     "{}: the file is missing",
@@ -243,20 +273,18 @@ fn missing_files(archive: &Archive) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// What cannot be read from each revision: its own bad blocks. Those of newer ones that it reads through to are
-/// only named there; `scrub` works out exactly whom they affect.
-fn damage(archive: &Archive) -> Vec<Vec<Extent>> {
-    let block_size = archive.manifest().block_size;
-    let extents = |revision: &Revision| {
-        let ranges = revision.findings.bad_blocks.iter();
+/// What cannot be read from each revision, its own bad blocks and those that it reads through to.
+fn damaged(archive: &Archive) -> Result<Vec<Vec<Extent>>> {
+    let manifest = archive.manifest();
+    let unreadable = damage::unreadable(archive.storage(), manifest)?;
+    let revisions = manifest.revisions.iter().zip(unreadable);
+    let extents = |(revision, bad): (&Revision, Findings)| {
+        let ranges = bad.bad_blocks.into_iter();
         ranges
-            .map(|range| {
-                let end = block_size.offset(range.first.plus(range.count)).min(revision.size_bytes);
-                Extent::between(block_size.offset(range.first), end)
-            })
+            .map(|range| damage::extent(range, manifest.block_size, revision.size_bytes))
             .collect()
     };
-    archive.revisions().iter().map(extents).collect()
+    Ok(revisions.map(extents).collect())
 }
 
 fn describe(number: usize, revision: &Revision, damaged: Vec<Extent>) -> RevisionStatus {

@@ -86,6 +86,10 @@ impl StorageFile for Content {
         read_only(self.path())
     }
 
+    fn allocate(&self, _bytes: u64) -> Result<()> {
+        read_only(self.path())
+    }
+
     fn punch_hole(&self, _extent: Extent) -> Result<()> {
         read_only(self.path())
     }

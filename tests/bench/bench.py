@@ -8,8 +8,9 @@ to it: absolute times say more about the machine than about the program. The tab
 is restored is compared byte by byte, outside of the timing. Nothing here asserts a time.
 
 Making the images needs root (loop mounts); they stay in --dir until the end, or for the next call with --keep.
-Operations: cp, first, unchanged, day, restore-newest, restore-oldest, restore-near, sha256sum, qemu-img,
-peers (restic and borg, where installed), sparse (a dense image against a huge sparse one with the same data).
+Operations: cp, first, unchanged, day, restore-newest, restore-oldest, restore-near, scrub, rm-oldest, rm-middle,
+sha256sum, qemu-img, peers (restic and borg, where installed), sparse (a dense image against a huge sparse one with the
+same data), many (an archive of --revisions small revisions against one with a single one).
 """
 
 from __future__ import annotations
@@ -41,9 +42,15 @@ TARGETS = {
     "unchanged": 0.9,
     "restore-newest": 1.6,
     "restore-oldest": 1.6,
+    "scrub": 1.2,
 }
 PEAK_TARGET_MIB = 96
 SPARSE_TARGET = 1.10
+# Bytes written by the removal of a middle revision, to the bytes of its own delta.
+RM_MIDDLE_TARGET = 1.5
+# With many revisions: more milliseconds for status, and restore of the oldest to that of the newest.
+MANY_STATUS_TARGET_MS = 50
+MANY_RESTORE_TARGET = 1.5
 OPERATIONS = (
     "cp",
     "first",
@@ -52,10 +59,13 @@ OPERATIONS = (
     "restore-newest",
     "restore-oldest",
     "restore-near",
+    "scrub",
+    "rm-oldest",
+    "rm-middle",
     "sha256sum",
     "qemu-img",
 )
-EXTRA = ("peers", "sparse")
+EXTRA = ("peers", "sparse", "many")
 
 
 @dataclass
@@ -68,6 +78,8 @@ class Sample:
     peak_bytes: int
     stored_bytes: int | None = None
     ratio: float | None = None
+    written_bytes: int = 0
+    delta_bytes: int = 0
 
 
 @dataclass
@@ -93,12 +105,22 @@ def measure(run: int, command: Sequence[str | Path], env: dict[str, str] | None 
     begin = time.perf_counter()
     # Popen.wait() would throw the resource usage away.
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=env)
-    _, status, usage = os.wait4(process.pid, 0)
+    # What it wrote can be read while it has ended and not been waited for.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     wall_seconds = time.perf_counter() - begin
+    written_bytes = written_by(process.pid)
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"bench: exit status {process.returncode} of: {' '.join(arguments)}")
-    return Sample(run, wall_seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Sample(run, wall_seconds, cpu_seconds, usage.ru_maxrss * 1024, written_bytes=written_bytes)
+
+
+def written_by(process: int) -> int:
+    """Bytes that a process has written by system calls."""
+    fields = (line.split(": ") for line in Path(f"/proc/{process}/io").read_text().splitlines())
+    return int(dict(fields)["wchar"])
 
 
 def quiet(*command: str | Path, env: dict[str, str] | None = None) -> None:
@@ -201,9 +223,12 @@ class Bench:
         self.work.mkdir(parents=True)
         self.baseline(run)
         backups = ("first", "unchanged", "day", "restore-newest", "restore-oldest", "restore-near")
-        if self.wants(*backups):
+        keeping = ("scrub", "rm-oldest", "rm-middle")
+        if self.wants(*backups, *keeping):
             self.backups(run)
             self.restores(run)
+            if self.wants(*keeping):
+                self.keeping(run)
             remove(self.archive)
         if self.wants("sha256sum"):
             self.add("sha256sum", measure(run, ["sha256sum", self.day(0)]))
@@ -252,6 +277,90 @@ class Bench:
             self.add("restore-near", sample)
             must_equal(self.target, self.day(DAYS), "restore-near")
             remove(self.target)
+
+
+    def keeping(self, run: int) -> None:
+        """On an image and four deltas: the days, and one day again."""
+        self.point_source_at(DAYS - 1)
+        quiet(*self.backy("backup", "--force"))
+        if self.wants("scrub"):
+            self.add("scrub", measure(run, self.backy("scrub")), self.archive)
+        if self.wants("rm-oldest"):
+            self.add("rm-oldest", measure(run, self.backy("rm", "first")), self.archive)
+        if self.wants("rm-middle"):
+            find_command = [str(part) for part in self.backy("find", "-r", "2")]
+            find = subprocess.run(find_command, check=True, capture_output=True)
+            delta_bytes = allocated_bytes(Path(find.stdout.decode().strip()))
+            sample = measure(run, self.backy("rm", "2"))
+            sample.delta_bytes = delta_bytes
+            self.add("rm-middle", sample, self.archive)
+            for name, revision, day in (("newest", "0", DAYS - 1), ("oldest", "2", 1)):
+                quiet(*self.backy("restore", "--revision", revision, self.target))
+                must_equal(self.target, self.day(day), f"restore of the {name} after rm")
+                remove(self.target)
+
+
+class Many:
+    """An archive with very many small revisions."""
+
+    IMAGE_BYTES = 256 * MIB
+    CHANGED_BYTES = MIB
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.image = bench.root / "many" / "image"
+        self.first = bench.root / "many" / "first"
+        self.kept = bench.root / "many" / "archive"
+
+    def change(self, generator: random.Random) -> None:
+        with open(self.image, "r+b") as image:
+            for _ in range(self.CHANGED_BYTES // 65536):
+                image.seek(generator.randrange(self.IMAGE_BYTES // 65536) * 65536)
+                image.write(generator.randbytes(32768).hex().encode())
+
+    def prepare(self) -> None:
+        bench = self.bench
+        remove(self.image.parent)
+        self.image.parent.mkdir(parents=True)
+        generator = random.Random(2)
+        # In pieces: a child counts the memory of the process that started it as its own.
+        with open(self.image, "wb") as image:
+            for _ in range(self.IMAGE_BYTES // MIB):
+                image.write(generator.randbytes(MIB // 2).hex().encode())
+        shutil.copyfile(self.image, self.first)
+        bench.work.mkdir(parents=True, exist_ok=True)
+        bench.source.unlink(missing_ok=True)
+        bench.source.symlink_to(self.image)
+        bench.new_archive()
+        config = bench.archive / "backy.toml"
+        lines = config.read_text().splitlines()
+        config.write_text("\n".join(line for line in lines if line.startswith("source")) + "\n")
+        print(f"making {bench.options.revisions} revisions", file=sys.stderr)
+        quiet(*bench.backy("backup"))
+        bench.add("many status of 1", measure(0, bench.backy("status")))
+        bench.add("many backup to 1", measure(0, bench.backy("backup")))
+        for _ in range(bench.options.revisions - 2):
+            self.change(generator)
+            quiet(*bench.backy("backup"))
+        bench.archive.rename(self.kept)
+
+    def one_run(self, run: int) -> None:
+        bench = self.bench
+        shutil.rmtree(bench.work, ignore_errors=True)
+        bench.work.mkdir(parents=True)
+        quiet("cp", "-a", "--sparse=always", self.kept, bench.archive)
+        bench.source.symlink_to(self.image)
+        bench.add("many status", measure(run, bench.backy("status")))
+        bench.add("many backup", measure(run, bench.backy("backup")))
+        for name, revision, image in (("newest", "latest", self.image), ("oldest", "first", self.first)):
+            bench.add(f"many restore-{name}", measure(run, bench.backy("restore", "-r", revision, bench.target)))
+            must_equal(bench.target, image, f"restore of the {name} of many")
+            remove(bench.target)
+        bench.add("many scrub", measure(run, bench.backy("scrub")))
+        # A hundred neighbours in one pass.
+        bench.add("many rm of 100", measure(run, bench.backy("rm", "100..199")))
+        bench.add("many maintenance", measure(run, bench.backy("maintenance", "--keep", "100")))
+        shutil.rmtree(bench.work)
 
 
 class Restic:
@@ -392,7 +501,8 @@ def table(results: Results) -> str:
             f"{max(stored) / MIB:.0f}" if stored else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *peak_note(results), *sparse_notes(results)])
+    notes = [*peak_note(results), *sparse_notes(results), *removal_note(results), *many_notes(results)]
+    return "\n".join([*lines, *notes])
 
 
 def peak_cell(peak_bytes: int, floor_bytes: int) -> str:
@@ -407,11 +517,34 @@ def mark(met: bool) -> str:
 def peak_note(results: Results) -> list[str]:
     names = {*OPERATIONS} - {"cp", "sha256sum", "qemu-img"}
     peaks = [s.peak_bytes for name, samples in results.samples.items() for s in samples
-             if name in names or name.startswith("sparse ")]  # fmt: skip
+             if name in names or name.startswith(("sparse ", "many "))]  # fmt: skip
     if not peaks:
         return []
     peak = max(peaks) / MIB
     return ["", f"Peak memory of backy: {peak:.0f} MiB, target ≤ {PEAK_TARGET_MIB} MiB{mark(peak <= PEAK_TARGET_MIB)}."]
+
+
+def removal_note(results: Results) -> list[str]:
+    samples = results.samples.get("rm-middle", [])
+    if not samples:
+        return []
+    share = median(sample.written_bytes / sample.delta_bytes for sample in samples)
+    return ["", f"Removing a middle revision wrote {share:.2f} times the bytes of its delta, "
+                f"target ≤ {RM_MIDDLE_TARGET}{mark(share <= RM_MIDDLE_TARGET)}."]  # fmt: skip
+
+
+def many_notes(results: Results) -> list[str]:
+    def wall(name: str) -> float:
+        return median(sample.wall_seconds for sample in results.samples[name])
+
+    if "many status" not in results.samples:
+        return []
+    more_ms = (wall("many status") - wall("many status of 1")) * 1000
+    oldest = wall("many restore-oldest") / wall("many restore-newest")
+    return ["", f"Many revisions: status takes {more_ms:.0f} ms more than with one, "
+                f"target ≤ {MANY_STATUS_TARGET_MS}{mark(more_ms <= MANY_STATUS_TARGET_MS)}; the oldest is restored in "
+                f"{oldest:.2f} times the time of the newest, target ≤ {MANY_RESTORE_TARGET}"
+                f"{mark(oldest <= MANY_RESTORE_TARGET)}."]  # fmt: skip
 
 
 def sparse_notes(results: Results) -> list[str]:
@@ -460,6 +593,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="measure restic and borg as well")
     parser.add_argument("--sparse-size", default="1024G", help="size of the huge sparse image (1024G)")
     parser.add_argument("--sparse-data", default="2G", help="data in it (2G)")
+    parser.add_argument("--revisions", type=int, default=1000, help="revisions of the archive with many (1000)")
     parser.add_argument("--backy", type=Path, default=HERE.parents[1] / "target/release/backy", help="the binary")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     parser.add_argument("--keep", action="store_true", help="leave the images for the next call")
@@ -489,7 +623,7 @@ def main() -> None:
     bench = Bench(options)
     bench.root.mkdir(parents=True, exist_ok=True)
     try:
-        if bench.wanted - {"sparse"}:
+        if bench.wanted - {"sparse", "many"}:
             warn_about_space(bench.root, parse_size(options.size))
             bench.prepare_images()
             for run in range(options.runs):
@@ -501,11 +635,17 @@ def main() -> None:
             bench.results.baselines.clear()
             for run in range(options.runs):
                 sparse.one_run(run)
+        if bench.wants("many"):
+            many = Many(bench)
+            bench.results.baselines.clear()
+            many.prepare()
+            for run in range(options.runs):
+                many.one_run(run)
         print(table(bench.results))
         if options.json:
             write_json(options, bench.results)
     finally:
-        remove(bench.work, bench.root / "sparse")
+        remove(bench.work, bench.root / "sparse", bench.root / "many")
         if not options.keep:
             remove(bench.images)
             # Not with rmtree: what else may be in a folder that somebody named is not ours.

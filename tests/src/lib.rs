@@ -4,6 +4,7 @@
 //! share our mistakes ([`qemu`]).
 
 pub mod golden;
+pub mod legacy;
 pub mod memory;
 pub mod qemu;
 pub mod world;

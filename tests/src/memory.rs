@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::SourceIdentity;
-use backy_lib::restore::Target;
+use backy_lib::restore::{Target, TargetKind};
 use backy_lib::source::Source;
 use backy_lib::{Error, Result};
 
@@ -22,7 +22,11 @@ pub struct MemorySource {
     fail_at: u64,
     /// The size that it has when it is asked again.
     size_later: Option<u64>,
+    /// What it says may have changed; `None` when it does not know.
+    changed: Option<Vec<Extent>>,
+    lost: Vec<Extent>,
     reads: AtomicU64,
+    read_extents: Mutex<Vec<Extent>>,
 }
 
 impl MemorySource {
@@ -41,6 +45,23 @@ impl MemorySource {
     pub fn resized_later(mut self, size_bytes: u64) -> Self {
         self.size_later = Some(size_bytes);
         self
+    }
+
+    /// Knows that only these stretches, ascending, may have changed.
+    pub fn changed_at(mut self, changed: &[Extent]) -> Self {
+        self.changed = Some(changed.to_vec());
+        self
+    }
+
+    /// Does not know what is right in these stretches, ascending.
+    pub fn lost_at(mut self, lost: &[Extent]) -> Self {
+        self.lost = lost.to_vec();
+        self
+    }
+
+    /// What was read from it, in the order of the reads.
+    pub fn read_extents(&self) -> Vec<Extent> {
+        self.read_extents.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often it was read from.
@@ -68,6 +89,8 @@ impl Source for MemorySource {
             let error = io::Error::from_raw_os_error(5);
             return Err(Error::io("/memory", format!("read at offset {offset}"))(error));
         }
+        let extent = Extent::new(offset, buffer.len() as u64);
+        self.read_extents.lock().unwrap_or_else(PoisonError::into_inner).push(extent);
         let visible = self.size_later.unwrap_or(u64::MAX).min(self.size_bytes()) as usize;
         let rest = self.bytes.get(offset as usize..visible).unwrap_or_default();
         let count = rest.len().min(buffer.len());
@@ -77,6 +100,19 @@ impl Source for MemorySource {
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         Ok(next_data(&self.bytes, offset))
+    }
+
+    fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
+        let Some(changed) = &self.changed else {
+            let size_bytes = self.size_bytes();
+            return Ok((offset < size_bytes).then(|| Extent::between(offset, size_bytes)));
+        };
+        let next = changed.iter().find(|extent| extent.end() > offset);
+        Ok(next.map(|extent| Extent::between(extent.offset.max(offset), extent.end())))
+    }
+
+    fn lost(&self) -> &[Extent] {
+        &self.lost
     }
 }
 
@@ -129,8 +165,12 @@ impl Target for MemoryTarget {
         PathBuf::from("/memory")
     }
 
-    fn is_new(&self) -> bool {
-        self.new
+    fn kind(&self) -> TargetKind {
+        if self.new { TargetKind::NewFile } else { TargetKind::File }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.bytes().len() as u64
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {

@@ -11,7 +11,10 @@ use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Random, SimStorage};
 use backy_lib::storage::{DigestsKind, FileName, Storage};
 use backy_lib::units::BlockIndex;
-use backy_lib::{BackupOptions, BackupReport, BlockSize, ImageUpdate, Result, RevisionId};
+use backy_lib::{
+    BackupOptions, BackupReport, BlockSize, ImageUpdate, MaintenanceOptions, MaintenanceReport,
+    RestoreOptions, Result, RevisionId,
+};
 use jiff::Timestamp;
 
 use crate::memory::{MemorySource, MemoryTarget};
@@ -47,6 +50,11 @@ pub fn options() -> BackupOptions {
     BackupOptions { force: true, threads: Some(1), ..BackupOptions::default() }
 }
 
+/// A restore in one thread, so that calls come in a fixed order.
+pub fn restore_options() -> RestoreOptions {
+    RestoreOptions { threads: Some(1), ..RestoreOptions::default() }
+}
+
 /// Makes the archive, without a source in its config.
 pub fn init(disk: &SimStorage) -> Result<Archive> {
     Archive::init_on(shared(disk), Some(Path::new("/memory")), BLOCK_SIZE)
@@ -72,10 +80,26 @@ pub fn backup_with(
     Ok(writer.backup(source, options, &clock(), &Silent)?.expect("a forced backup is made"))
 }
 
+/// Takes the lock and removes revisions by their numbers.
+pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport> {
+    ArchiveWriter::open(open(disk)?, "a test", &Silent)?.remove(numbers, &clock(), &Silent)
+}
+
+/// Takes the lock and maintains with one thread, so that calls come in a fixed order.
+pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
+    let options = MaintenanceOptions { keep, threads: Some(1) };
+    ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
+}
+
+/// Replaces the config.
+pub fn configure(disk: &SimStorage, text: &str) {
+    disk.tamper(FileName::CONFIG, |config| *config = text.as_bytes().to_vec());
+}
+
 /// The content of a revision, read as a restore reads it.
 pub fn read_revision(archive: &Archive, number: usize) -> Result<Vec<u8>> {
     let target = MemoryTarget::absent();
-    archive.restore_to(number, &target, Some(1), &Silent)?;
+    archive.restore_to(number, &target, &restore_options(), &Silent)?;
     Ok(target.content())
 }
 
@@ -112,6 +136,26 @@ impl World {
     pub fn backup(&mut self, state: &[u8]) {
         let report = backup(&self.disk, &MemorySource::new(state)).expect("a backup that works");
         self.expected.insert(0, Expected { uuid: report.revision.uuid, bytes: state.to_vec() });
+    }
+
+    /// Removes revisions by their numbers; has to work.
+    pub fn remove(&mut self, numbers: &[usize]) {
+        remove(&self.disk, numbers).expect("a removal that works");
+        let mut number = 0;
+        self.expected.retain(|_| {
+            number += 1;
+            !numbers.contains(&(number - 1))
+        });
+    }
+
+    /// Checks what is there when the revisions with these numbers may have gone, some or all of them. Says whether all have.
+    pub fn check_removing(&mut self, numbers: &[usize]) -> std::result::Result<bool, String> {
+        let archive = open(&self.disk).map_err(|error| format!("open: {error}"))?;
+        let there: Vec<RevisionId> = archive.revisions().iter().map(|r| r.uuid).collect();
+        let going: Vec<RevisionId> = numbers.iter().map(|&n| self.expected[n].uuid).collect();
+        self.expected.retain(|e| there.contains(&e.uuid) || !going.contains(&e.uuid));
+        self.check_committed(None)?;
+        Ok(!going.iter().any(|uuid| there.contains(uuid)))
     }
 
     /// Checks that the archive holds what is expected, or that and one more revision with the content `maybe`.
@@ -154,7 +198,8 @@ impl World {
             }
         }
         needed.sort();
-        let found: Vec<FileName> = files.keys().copied().collect();
+        let found = files.keys().copied();
+        let found: Vec<FileName> = found.filter(|name| !UNNAMED.contains(name)).collect();
         if found != needed {
             return Err(format!("found files {found:?}, expected {needed:?}"));
         }
@@ -170,6 +215,9 @@ impl World {
         }
     }
 }
+
+/// Files that may be there or not.
+pub const UNNAMED: [FileName; 3] = [FileName::Reserve, FileName::History, FileName::OldHistory];
 
 /// How image updates are to be tested.
 pub const UPDATES: [(bool, ImageUpdate); 2] =

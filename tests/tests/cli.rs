@@ -12,11 +12,18 @@ mod cli {
     mod bad_archive;
     mod bad_input;
     mod devices;
+    mod drill;
     mod generated;
     mod harness;
+    mod import;
     mod init;
     mod interrupt;
+    mod maintenance;
     mod restore;
+    mod rm;
+    mod salvage;
+    mod scrub;
     mod status;
+    mod tag;
     mod terminal;
 }

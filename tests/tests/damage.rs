@@ -1,9 +1,14 @@
 //! What is stored is damaged: the right bytes or an error, never wrong bytes, never a panic; and what is sound stays readable.
 
+use backy_lib::archive::{Archive, ArchiveWriter};
+use backy_lib::format::qcow2::Decompressor;
 use backy_lib::progress::Silent;
+use backy_lib::status::status;
 use backy_lib::storage::FileName;
+use backy_lib::storage::Storage;
 use backy_lib::storage::sim::Random;
-use backy_lib::{BackupOptions, ErrorKind};
+use backy_lib::units::BlockIndex;
+use backy_lib::{BackupOptions, ErrorKind, ScrubOptions};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
@@ -58,7 +63,7 @@ fn check_never_wrong(place: &str, world: &World) -> usize {
             right += 1;
         }
         let target = MemoryTarget::holding(&world.expected[0].bytes);
-        if archive.restore_to(number, &target, Some(1), &Silent).is_ok() {
+        if archive.restore_to(number, &target, &world::restore_options(), &Silent).is_ok() {
             assert!(
                 target.content() == expected.bytes,
                 "{place}: revision {number} restored wrong"
@@ -95,6 +100,141 @@ fn any_damage_to_any_file_gives_right_bytes_or_an_error() {
             }
         }
     }
+}
+
+/// What is done to a damaged archive.
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Status,
+    RandomReads,
+    Remove(usize),
+    Maintain,
+    Check,
+    Scrub,
+    Tag,
+}
+
+const VERBS: [Verb; 9] = [
+    Verb::Status,
+    Verb::RandomReads,
+    Verb::Remove(0),
+    Verb::Remove(1),
+    Verb::Remove(3),
+    Verb::Maintain,
+    Verb::Check,
+    Verb::Scrub,
+    Verb::Tag,
+];
+
+/// Does it; an error is as good as a success.
+fn apply(verb: Verb, world: &World, random: &mut Random) -> backy_lib::Result<()> {
+    let archive = world::open(&world.disk)?;
+    let scrub = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
+    let clock = world::clock();
+    let write = || ArchiveWriter::open(world::open(&world.disk)?, "a test", &Silent);
+    match verb {
+        Verb::Status => {
+            let numbers: Vec<usize> = (0..archive.revisions().len()).collect();
+            let report = status(&archive, &numbers, &clock)?;
+            serde_json::to_string(&report).expect("JSON");
+        }
+        Verb::RandomReads => random_reads(&archive, world, random)?,
+        Verb::Remove(number) => _ = write()?.remove(&[number], &clock, &Silent)?,
+        Verb::Maintain => _ = world::maintain(&world.disk, Some(2))?,
+        Verb::Check => _ = archive.check(&scrub, &clock, &Silent)?,
+        Verb::Scrub => {
+            if write()?.scrub(&scrub, &clock, &Silent)?.is_clean() {
+                let right = check_never_wrong("after a clean scrub", world);
+                assert_eq!(right, world.expected.len(), "a scrub said that all is well");
+            }
+        }
+        Verb::Tag => {
+            _ = write()?.tag(
+                1,
+                &["x".parse().expect("a tag")].into(),
+                &[].into(),
+                &clock,
+                &Silent,
+            )?
+        }
+    }
+    Ok(())
+}
+
+/// Reads of single blocks here and there, as a mounted revision gets them.
+fn random_reads(archive: &Archive, world: &World, random: &mut Random) -> backy_lib::Result<()> {
+    for number in 0..archive.revisions().len() {
+        let uuid = archive.revisions()[number].uuid;
+        let expected = world.expected.iter().find(|expected| expected.uuid == uuid);
+        let bytes = &expected.expect("a revision that was made").bytes;
+        let Ok(chain) = archive.open_revision(number) else { continue };
+        if chain.verify_digests().is_err() {
+            continue;
+        }
+        let mut decompressor = Decompressor::new()?;
+        for _ in 0..4 {
+            let block = BlockIndex(random.below(chain.blocks().max(1)));
+            let extent = BLOCK_SIZE.extent(block, bytes.len() as u64);
+            let Ok(located) = chain.locate(block, 1) else { continue };
+            let mut found = vec![0; extent.len as usize];
+            if chain.read(block, &located, &mut decompressor, &mut found).is_ok() {
+                let wanted = &bytes[extent.offset as usize..extent.end() as usize];
+                assert!(found == wanted, "revision {number}, block {block}: wrong bytes");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every change to every file, also its loss and another file in its place, and then every verb: right bytes or an error,
+/// and when the file is back, all that has not been removed reads right and the next backup works.
+#[test]
+fn every_verb_on_every_damage() {
+    let (world, states) = world();
+    let files = world.disk.files();
+    let others: Vec<FileName> = files.keys().copied().collect();
+    for (at, (name, content)) in files.iter().enumerate().filter(|(_, (_, c))| !c.is_empty()) {
+        let mut damages: Vec<(String, Option<Vec<u8>>)> = vec![("delete".to_owned(), None)];
+        let other = others[(at + 1) % others.len()];
+        damages.push((format!("{other} in place of"), Some(files[&other].clone())));
+        for (what, change) in CHANGES {
+            for seed in 100..106 {
+                let mut touched = content.clone();
+                change(&mut touched, &mut Random(seed + at as u64));
+                damages.push((format!("{what} (seed {seed})"), Some(touched)));
+            }
+        }
+        for (number, (what, damage)) in damages.iter().enumerate() {
+            for verb in VERBS {
+                let place = format!("{what} {name}, then {verb:?}");
+                let damaged = world.fork();
+                match damage {
+                    Some(damage) => damaged.disk.tamper(*name, |bytes| bytes.clone_from(damage)),
+                    None => Storage::remove(&damaged.disk, *name).expect("remove"),
+                }
+                let _ = apply(verb, &damaged, &mut Random(number as u64));
+                check_never_wrong(&place, &damaged);
+                put_back(&place, damaged, verb, (*name, content), &states[0]);
+            }
+        }
+    }
+}
+
+/// An operator gets the file back from a copy, if the verb has left the archive needing it.
+fn put_back(place: &str, world: World, verb: Verb, file: (FileName, &Vec<u8>), next: &[u8]) {
+    let changes = matches!(verb, Verb::Remove(_) | Verb::Maintain | Verb::Scrub | Verb::Tag);
+    if changes {
+        // The file on the copy is no longer that of this archive.
+        return;
+    }
+    let (name, content) = file;
+    Storage::remove(&world.disk, name).expect("remove");
+    let file = Storage::create(&world.disk, name).expect("create");
+    file.write_at(content, 0).expect("write");
+    let mut world = world;
+    world.check_committed(None).unwrap_or_else(|error| panic!("{place}, put back: {error}"));
+    world.backup(next);
+    world.check_committed(None).unwrap_or_else(|error| panic!("{place}, next backup: {error}"));
 }
 
 /// A file that is gone costs the revisions that need it, with an error that names it, and no others.

@@ -1,7 +1,7 @@
 //! What the documents say is true: their tables, examples and maps are read here and compared with the code.
 #![expect(clippy::disallowed_methods, reason = "reads the project's own documents")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,11 @@ fn document(name: &str) -> String {
 }
 
 fn golden(file: &str) -> Vec<u8> {
-    let path = root().join("tests/golden/format-1").join(file);
+    golden_of("format-1", file)
+}
+
+fn golden_of(archive: &str, file: &str) -> Vec<u8> {
+    let path = root().join("tests/golden").join(archive).join(file);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -121,7 +125,7 @@ fn the_entry_table_holds() {
 fn the_manifest_tables_name_every_field() {
     let text = document("doc/format.md");
     let manifest: serde_json::Value =
-        serde_json::from_slice(&golden("manifest.json")).expect("JSON");
+        serde_json::from_slice(&golden_of("format-1-kept", "manifest.json")).expect("JSON");
     let names = |heading: &str| {
         let rows = table(&text, heading);
         let cells = rows.iter().flat_map(|row| row[0].split(','));
@@ -143,7 +147,7 @@ fn the_manifest_tables_name_every_field() {
 fn the_table_of_files_names_every_file() {
     let uuid = "01935470-2f5e-7cc0-9d1a-3f0c5a3be001";
     let rows = table(&document("doc/format.md"), "## Files");
-    assert_eq!(rows.len(), 9);
+    assert_eq!(rows.len(), 12);
     for row in rows {
         let name = row[0].trim_matches('`').replace("<uuid>", uuid).replace("<name>", "README");
         assert!(FileName::parse(&name).is_some(), "{name}");
@@ -255,13 +259,9 @@ fn the_json_is_as_documented() {
     let text = document("doc/scripting.md");
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("source"), vec![7; 100_000]).expect("a source");
+    let run = |arguments: &[&str]| backy_in(folder.path(), arguments);
     let backy = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_backy-under-test"))
-            .args(["-b", "archive"])
-            .args(arguments)
-            .current_dir(folder.path())
-            .output()
-            .expect("run backy");
+        let output = run(arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };
@@ -274,18 +274,129 @@ fn the_json_is_as_documented() {
     assert!(nothing.is_null());
     let status = json(&["status", "--json"]);
     let restored = json(&["restore", "--json", "copy"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_backy-under-test"))
+        .args(["-b", "imported", "import", "--json"])
+        .arg(root().join("tests/legacy/scrub-consistent"))
+        .current_dir(folder.path())
+        .output()
+        .expect("run backy");
+    let imported: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let drilled = json(&["drill", "--json"]);
+    let exported = json(&["export", "--json", "copy.qcow2"]);
+    let tagged = json(&["tag", "--json", "0", "+mine"]);
+    let scrubbed = json(&["scrub", "--json"]);
+    backy(&["backup", "--force"]);
+    let maintained = json(&["maintenance", "--json"]);
+    // A finding: the image is not what it was.
+    fs::write(folder.path().join("archive/last.raw"), vec![8; 100_000]).expect("rot");
+    let found: serde_json::Value =
+        serde_json::from_slice(&run(&["scrub", "-n", "--json"]).stdout).expect("JSON");
+    let failed = run(&["scrub", "--budget", "1s"]);
+    assert_eq!(failed.status.code(), Some(1));
     for (heading, value) in [
+        ("### import", &imported),
+        ("A revision that was imported:", &imported["imported"][0]),
         ("### status", &status),
         ("A revision in it:", &status["revisions"][0]),
         ("### backup", &made),
         ("### restore", &restored),
+        ("### drill", &drilled),
+        ("### export", &exported),
+        ("### tag", &tagged),
+        ("### scrub", &scrubbed),
+        ("A finding in it:", &found["findings"][0]),
+        ("### maintenance", &maintained),
+        ("A verdict in it:", &maintained["verdicts"][0]),
     ] {
-        let mut documented: Vec<String> =
-            table(&text, heading).iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+        let mut documented = names(&text, heading);
         documented.sort();
-        let found: Vec<String> = value.as_object().expect("an object").keys().cloned().collect();
-        assert_eq!(documented, found, "{heading}");
+        assert_eq!(documented, keys(value), "{heading}");
     }
+    for (heading, value) in [
+        ("`affected` |", &found["findings"][0]["affected"][0]),
+        ("`coverage` |", &status["coverage"]),
+    ] {
+        let row = text.lines().find(|line| line.contains(heading)).expect("a row");
+        assert!(keys(value).iter().all(|key| row.contains(&format!("`{key}`"))), "{row}");
+    }
+}
+
+/// What stands in code in the first column of the table after `heading`.
+fn names(text: &str, heading: &str) -> Vec<String> {
+    table(text, heading).iter().map(|row| row[0].trim_matches('`').to_owned()).collect()
+}
+
+fn keys(value: &serde_json::Value) -> Vec<String> {
+    value.as_object().expect("an object").keys().cloned().collect()
+}
+
+/// Each kind of step has the fields in doc/scripting.md, and so has each line of the history.
+#[test]
+fn steps_and_history_are_as_documented() {
+    let text = document("doc/scripting.md");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = folder.path().join("source");
+    fs::write(&source, vec![7; 100_000]).expect("a source");
+    let run = |arguments: &[&str]| backy_in(folder.path(), arguments);
+    run(&["init", "source"]);
+    for content in 0..6 {
+        fs::write(&source, vec![content; 100_000]).expect("a source");
+        assert!(run(&["backup", "--force"]).status.success());
+    }
+    let config = folder.path().join("archive/backy.toml");
+    let settings = fs::read_to_string(&config).expect("a config");
+    fs::write(&config, format!("max_chain = 1\n{settings}")).expect("a config");
+    let mut steps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for arguments in [&["rm", "-n", "--json", "0,2,5"][..], &["maintenance", "-n", "--json"]] {
+        let plan: serde_json::Value = serde_json::from_slice(&run(arguments).stdout).expect("JSON");
+        for step in plan["steps"].as_array().expect("steps") {
+            let fields = keys(step).into_iter().filter(|key| key != "step").collect();
+            steps.insert(step["step"].as_str().expect("its kind").to_owned(), fields);
+        }
+    }
+    let mut documented = BTreeMap::new();
+    for row in table(&text, "A step in it") {
+        let mut fields: Vec<String> =
+            row[1].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        fields.sort();
+        documented.insert(row[0].trim_matches('`').to_owned(), fields);
+    }
+    assert_eq!(documented, steps);
+
+    assert!(run(&["tag", "0", "+mine"]).status.success());
+    run(&["scrub"]);
+    run(&["rm", "1"]);
+    // One that fails.
+    fs::remove_file(folder.path().join("archive/last.raw")).expect("damage");
+    assert!(!run(&["backup", "--force"]).status.success());
+    let history =
+        fs::read_to_string(folder.path().join("archive/history.jsonl")).expect("a history");
+    let fields = names(&text, "## history.jsonl");
+    let rows = table(&text, "## history.jsonl");
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    for line in history.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        used.extend(keys(&line));
+        if line["operation"] == "tag" {
+            let fields: BTreeSet<String> = names(&text, "### tag").into_iter().collect();
+            assert_eq!(keys(&line["report"]).into_iter().collect::<BTreeSet<_>>(), fields);
+        }
+        for (row, field) in [(0, "operation"), (3, "result")] {
+            let value = format!("`{}`", line[field].as_str().expect("a word"));
+            assert!(rows[row][1].contains(&value), "{value} is not in {:?}", rows[row]);
+        }
+    }
+    assert_eq!(fields.into_iter().collect::<BTreeSet<_>>(), used);
+}
+
+/// Runs the command on the folder `archive` in `folder`.
+fn backy_in(folder: &Path, arguments: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_backy-under-test"))
+        .args(["-b", "archive"])
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("run backy")
 }
 
 /// Every module of the library is in one layer of ARCHITECTURE.md and uses only its own layer and lower ones.

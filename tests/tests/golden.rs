@@ -1,33 +1,76 @@
-//! The golden archives: one for each format, committed, never edited, always read.
+//! The golden archives: one for each format and each addition to it, committed, never edited, always read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use backy_lib::ScrubOptions;
 use backy_lib::archive::{Archive, ArchiveWriter};
-use backy_lib::format::manifest::FORMAT;
+use backy_lib::format::manifest::{FORMAT, Revision};
 use backy_lib::progress::Silent;
 use backy_tests::memory::MemorySource;
-use backy_tests::{golden, world};
+use backy_tests::{golden, qemu, world};
 
-fn golden_folder(format: u32) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("format-{format}"))
+/// The archives that there are.
+const GOLDEN: [&str; 2] = ["format-1", "format-1-kept"];
+
+fn golden_folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
-/// Every format that there ever was has a golden archive.
+/// Every format that there ever was has a golden archive, and each that is there is read by these tests.
 #[test]
 fn there_is_one_for_every_format() {
-    let folder = golden_folder(1).parent().expect("a parent").to_owned();
-    let found = fs::read_dir(folder).expect("tests/golden").count();
-    assert_eq!(found, FORMAT as usize);
+    let folder = golden_folder(GOLDEN[0]).parent().expect("a parent").to_owned();
+    let entries = fs::read_dir(folder).expect("tests/golden").flatten();
+    let mut found: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    found.sort();
+    assert_eq!(found, GOLDEN);
     for format in 1..=FORMAT {
-        assert!(golden_folder(format).join("manifest.json").is_file(), "format {format}");
+        let has_format = |name: &str| name == format!("format-{format}");
+        assert!(GOLDEN.into_iter().any(has_format), "format {format}");
     }
+}
+
+/// One of which revisions were removed, merged and made standalone, and which was scrubbed: all that is left reads right,
+/// by QEMU as well, and is clean.
+#[test]
+fn a_kept_archive_of_format_1_reads_right() {
+    let folder = golden_folder("format-1-kept");
+    let archive = Archive::open(&folder).expect("the golden archive");
+    let states = golden::states();
+    let expected = [0, 2, 1, 0, 1, 0].map(|number| &states[number]);
+    assert_eq!(archive.revisions().len(), expected.len());
+    let mut revisions = Vec::new();
+    for (number, state) in expected.into_iter().enumerate() {
+        let found = world::read_revision(&archive, number).expect("a revision");
+        assert!(found == *state, "revision {number}");
+        let uuid = archive.revisions()[number].uuid;
+        revisions.push(world::Expected { uuid, bytes: state.clone() });
+    }
+    assert!(archive.revisions().iter().any(Revision::is_standalone));
+    assert!(archive.manifest().drill.is_some());
+    assert!(archive.revisions().iter().all(|revision| !revision.verified.is_empty()));
+    let check = archive.check(&ScrubOptions::default(), &world::clock(), &Silent);
+    assert_eq!(check.expect("a check").findings, []);
+    if qemu::available() {
+        let copy = copy_of(&folder);
+        qemu::check(copy.path(), &revisions, 0, true).expect("QEMU agrees");
+    }
+}
+
+fn copy_of(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    for entry in fs::read_dir(folder).expect("the golden archive").flatten() {
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copy a file");
+    }
+    copy
 }
 
 /// All its revisions read as the states they were made of, with the tags they were given.
 #[test]
 fn all_revisions_of_format_1_read_right() {
-    let archive = Archive::open(&golden_folder(1)).expect("the golden archive");
+    let archive = Archive::open(&golden_folder("format-1")).expect("the golden archive");
     let states = golden::states();
     assert_eq!(archive.revisions().len(), states.len());
     for (number, state) in states.iter().rev().enumerate() {
@@ -42,10 +85,7 @@ fn all_revisions_of_format_1_read_right() {
 /// A copy of it can be backed up to, and all its revisions stay right.
 #[test]
 fn format_1_can_be_continued() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    for entry in fs::read_dir(golden_folder(1)).expect("the golden archive").flatten() {
-        fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copy a file");
-    }
+    let folder = copy_of(&golden_folder("format-1"));
     let mut states = golden::states();
     states.push(states[0].clone());
     let archive = Archive::open(folder.path()).expect("the copy");

@@ -130,6 +130,59 @@ fn an_open_revision_stays_readable() {
     }
 }
 
+/// A reader keeps its bytes while revisions around its own are merged away, made standalone and removed, and backups are
+/// made in between. It holds no revision that goes.
+#[test]
+fn a_revision_read_during_maintenance_gives_its_own_bytes() {
+    for seed in 0..SEEDS / 3 {
+        let (clones, update) = world::UPDATES[seed as usize % 2];
+        let states = states(seed + 4242, 8);
+        let world = World::with_backups(clones, &states[..6]);
+        let options = BackupOptions { update, ..world::options() };
+        // Numbers from the newest: 1 and 4 are read, 2 and 3 are merged into 4, 5 is the oldest.
+        interleave(
+            seed,
+            &world.disk,
+            |disk| {
+                let step = |what: &str, done: backy_lib::Result<()>| {
+                    done.unwrap_or_else(|error| panic!("seed {seed}: {what}: {error}"));
+                };
+                step("merge", world::remove(disk, &[2, 3]).map(drop));
+                step("remove", world::remove(disk, &[3]).map(drop));
+                let source = MemorySource::new(&states[6]);
+                step("backup", world::backup_with(disk, &source, &options).map(drop));
+                if seed % 2 == 0 {
+                    step("roll back", world::remove(disk, &[0]).map(drop));
+                }
+                world::configure(disk, "max_chain = 1");
+                step("standalone", world::maintain(disk, None).map(drop));
+                let source = MemorySource::new(&states[7]);
+                step("backup", world::backup_with(disk, &source, &options).map(drop));
+            },
+            |disk| {
+                let archive = world::open(disk).expect("open");
+                let count = archive.revisions().len();
+                // Opened when some may have gone already: found by their names.
+                let wanted = [1usize, 4].map(|number| &world.expected[number]);
+                let numbers = wanted.map(|expected| {
+                    archive.revisions().iter().position(|r| r.uuid == expected.uuid)
+                });
+                let chains = numbers.map(|number| {
+                    archive.open_revision(number.expect("it stays")).expect("open a revision")
+                });
+                for _ in 0..8 {
+                    for (chain, expected) in chains.iter().zip(wanted) {
+                        let found = world::read_chain(chain).unwrap_or_else(|error| {
+                            panic!("seed {seed}: of {count}, {}: {error}", expected.uuid)
+                        });
+                        assert!(found == expected.bytes, "seed {seed}: {}", expected.uuid);
+                    }
+                }
+            },
+        );
+    }
+}
+
 /// A reader keeps its bytes also while what a crash left behind is undone.
 #[test]
 fn a_revision_read_during_recovery_gives_its_own_bytes() {

@@ -1,8 +1,10 @@
 //! Random operations on an archive, against a plain `Vec<u8>` per revision.
 
+use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
+use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, Random, Unsynced};
-use backy_lib::{BackupOptions, ImageUpdate};
+use backy_lib::{BackupOptions, ImageUpdate, MaintenanceReport, RestoreOptions, ScrubOptions};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
 use backy_tests::world::{self, BLOCK_SIZE, World, fill_block};
@@ -19,6 +21,13 @@ enum Operation {
     Reopen { kept: bool },
     CrashInBackup { call: u16, seed: u64, in_place: bool },
     ErrorInBackup { call: u16, lasting: bool, full: bool, in_place: bool },
+    Remove { which: u8 },
+    Maintain { keep: u8, max_chain: u8 },
+    CrashInRemoval { which: u8, call: u16, seed: u64 },
+    CrashInMaintenance { keep: u8, max_chain: u8, call: u16, seed: u64 },
+    Tag { number: u8 },
+    Damage { file: u8, offset: u32, bit: u8 },
+    Rot { block: u8 },
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -37,6 +46,17 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (1..400u16, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
             |(call, lasting, full, in_place)| Operation::ErrorInBackup { call, lasting, full, in_place }
         ),
+        2 => any::<u8>().prop_map(|which| Operation::Remove { which }),
+        2 => (0..6u8, 0..4u8).prop_map(|(keep, max_chain)| Operation::Maintain { keep, max_chain }),
+        1 => (any::<u8>(), 1..200u16, any::<u64>())
+            .prop_map(|(which, call, seed)| Operation::CrashInRemoval { which, call, seed }),
+        1 => (0..6u8, 0..4u8, 1..300u16, any::<u64>()).prop_map(
+            |(keep, max_chain, call, seed)| Operation::CrashInMaintenance { keep, max_chain, call, seed }
+        ),
+        1 => any::<u8>().prop_map(|number| Operation::Tag { number }),
+        2 => (any::<u8>(), any::<u32>(), 0..8u8)
+            .prop_map(|(file, offset, bit)| Operation::Damage { file, offset, bit }),
+        1 => any::<u8>().prop_map(|block| Operation::Rot { block }),
     ]
 }
 
@@ -80,11 +100,138 @@ impl Model {
                 self.world.expected = before;
                 self.world.disk = self.world.disk.fork();
             }
+            Operation::Remove { which } => {
+                let numbers = self.chosen(which);
+                self.world.remove(&numbers);
+            }
+            Operation::Maintain { keep, max_chain } => {
+                let report = self.maintain(keep, max_chain).expect("maintenance that works");
+                let mut verdicts = report.plan.verdicts.iter();
+                self.world.expected.retain(|_| verdicts.next().is_some_and(|verdict| verdict.keep));
+                if keep > 0 {
+                    assert!(self.world.expected.len() <= usize::from(keep).max(self.pins()) + 2);
+                }
+            }
+            Operation::CrashInRemoval { which, call, seed } => {
+                let numbers = self.chosen(which);
+                self.world.disk.set_fault(u64::from(call), Fault::Crash, seed);
+                let _ = world::remove(&self.world.disk, &numbers);
+                self.world.disk = self.world.disk.crash(Unsynced::Subset(seed));
+                self.world.check_removing(&numbers).expect("a crash in a removal");
+            }
+            Operation::CrashInMaintenance { keep, max_chain, call, seed } => {
+                self.world.disk.set_fault(u64::from(call), Fault::Crash, seed);
+                let _ = self.maintain(keep, max_chain);
+                self.world.disk = self.world.disk.crash(Unsynced::Subset(seed));
+                // Any but the newest may have gone; all that are left are right.
+                let all: Vec<usize> = (1..self.world.expected.len()).collect();
+                self.world.check_removing(&all).expect("a crash in maintenance");
+            }
+            Operation::Tag { number } => self.tag(number),
+            Operation::Damage { file, offset, bit } => self.damage(file, offset, bit),
+            Operation::Rot { block } => self.rot(block),
         }
         let source = self.source.clone();
         self.world
             .check_committed(Some(&source))
             .unwrap_or_else(|error| panic!("{operation:?}: {error}"));
+    }
+
+    /// Some revisions, never all.
+    fn chosen(&self, which: u8) -> Vec<usize> {
+        let count = self.world.expected.len().min(8);
+        let chosen: Vec<usize> = (0..count).filter(|n| which >> n & 1 == 1).collect();
+        if chosen.len() == self.world.expected.len() { Vec::new() } else { chosen }
+    }
+
+    fn maintain(&self, keep: u8, max_chain: u8) -> backy_lib::Result<MaintenanceReport> {
+        let limit = match max_chain {
+            0 => String::new(),
+            limit => format!("max_chain = {limit}\n"),
+        };
+        world::configure(&self.world.disk, &format!("source = \"/memory\"\n{limit}"));
+        let done = world::maintain(&self.world.disk, (keep > 0).then_some(u32::from(keep)));
+        world::configure(&self.world.disk, "source = \"/memory\"\n");
+        done
+    }
+
+    fn pins(&self) -> usize {
+        let archive = world::open(&self.world.disk).expect("open");
+        archive.revisions().iter().filter(|r| !r.pinned_tags.is_empty()).count() + 5
+    }
+
+    fn tag(&mut self, number: u8) {
+        let Some(last) = self.world.expected.len().checked_sub(1) else { return };
+        let archive = world::open(&self.world.disk).expect("open");
+        let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+        let tags = ["pinned".parse().expect("a tag")].into();
+        let number = usize::from(number) % (last + 1);
+        let all = writer.tag(number, &tags, &[].into(), &world::clock(), &Silent).expect("a tag");
+        assert!(all.is_superset(&tags));
+    }
+
+    /// A flipped bit anywhere: what cannot be read right any more is found; with the bit put back, nothing is.
+    fn damage(&mut self, file: u8, offset: u32, bit: u8) {
+        let stored = self.world.disk.files().into_iter().filter(|(name, content)| {
+            let stored = matches!(name, FileName::Delta(_) | FileName::Digests(..));
+            (stored || *name == FileName::IMAGE) && !content.is_empty()
+        });
+        let stored: Vec<_> = stored.collect();
+        let Some((name, content)) = stored.get(usize::from(file) % stored.len().max(1)) else {
+            return;
+        };
+        let at = offset as usize % content.len();
+        // Interrupted work is tidied up first: a scrub without the lock would have to look past it.
+        drop(ArchiveWriter::open(world::open(&self.world.disk).expect("open"), "a test", &Silent));
+        if !self.world.disk.files().contains_key(name) {
+            return;
+        }
+        let damaged = self.world.fork();
+        damaged.disk.tamper(*name, |content| {
+            if let Some(byte) = content.get_mut(at) {
+                *byte ^= 1 << bit;
+            }
+        });
+        let archive = world::open(&damaged.disk).expect("open");
+        let all_right = damaged.expected.iter().enumerate().all(|(number, expected)| {
+            world::read_revision(&archive, number).is_ok_and(|bytes| bytes == expected.bytes)
+        });
+        let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
+        let check = archive.check(&options, &world::clock(), &Silent).expect("a check that ends");
+        assert!(all_right || !check.findings.is_empty(), "{name}, byte {at}: not found");
+        let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+        let report = writer.scrub(&options, &world::clock(), &Silent).expect("a scrub that ends");
+        drop(writer);
+        if report.is_clean() {
+            let mut mended = damaged.fork();
+            mended.check_committed(None).expect("what is clean reads right");
+        } else {
+            assert!(!all_right, "{name}, byte {at}: {report:?}");
+        }
+        let sound = world::open(&self.world.disk).expect("open");
+        let check = sound.check(&options, &world::clock(), &Silent).expect("a check that ends");
+        assert_eq!(check.findings, [], "a sound archive");
+    }
+
+    /// A block of the image rots, a scrub finds it, and a backup of the same content heals it.
+    fn rot(&mut self, block: u8) {
+        let Some(newest) = self.world.expected.first() else { return };
+        let blocks = newest.bytes.len() / BLOCK_SIZE.len();
+        if blocks == 0 {
+            return;
+        }
+        let bytes = newest.bytes.clone();
+        drop(ArchiveWriter::open(world::open(&self.world.disk).expect("open"), "a test", &Silent));
+        let at = usize::from(block) % blocks * BLOCK_SIZE.len() + usize::from(block);
+        self.world.disk.tamper(FileName::IMAGE, |image| image[at] ^= 0xff);
+        let archive = world::open(&self.world.disk).expect("open");
+        let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+        let options = ScrubOptions { threads: Some(2), ..ScrubOptions::default() };
+        let report = writer.scrub(&options, &world::clock(), &Silent).expect("a scrub that ends");
+        assert!(!report.findings.is_empty(), "rot at {at} was not found");
+        drop(writer);
+        self.source = bytes;
+        self.backup(true, 1).expect("a backup that heals");
     }
 
     fn part(&mut self, offset: u16, len: u16) -> &mut [u8] {
@@ -111,7 +258,8 @@ impl Model {
         let other = if onto_other { self.source.clone() } else { wanted.clone() };
         let target = MemoryTarget::holding(&other);
         let archive = world::open(&self.world.disk).expect("open");
-        archive.restore_to(number, &target, Some(2), &Silent).expect("a restore that works");
+        let options = RestoreOptions { threads: Some(2), ..RestoreOptions::default() };
+        archive.restore_to(number, &target, &options, &Silent).expect("a restore that works");
         assert!(target.content() == *wanted, "restore of revision {number}");
         if !onto_other {
             assert_eq!(target.written_bytes(), 0, "what was right was written again");

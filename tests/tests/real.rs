@@ -6,6 +6,8 @@
     reason = "plays the operator: makes sources and targets, and looks at the files of archives"
 )]
 
+#[path = "real/beside.rs"]
+mod beside;
 #[path = "real/clone.rs"]
 mod clone;
 #[path = "real/device.rs"]
@@ -14,10 +16,14 @@ mod device;
 mod disks;
 #[path = "real/full.rs"]
 mod full;
+#[path = "real/keeping.rs"]
+mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
 #[path = "real/processes.rs"]
 mod processes;
+#[path = "real/room.rs"]
+mod room;
 #[path = "real/site.rs"]
 mod site;
 #[path = "real/strace.rs"]

@@ -3,13 +3,13 @@
 use backy_lib::backup::{BackupOptions, BackupReport};
 use backy_lib::schedule::next_due;
 use backy_lib::units::parse_size;
-use backy_lib::{Archive, ArchiveWriter, Clock, SystemClock, Tag};
-use jiff::Timestamp;
+use backy_lib::{Archive, Clock, SystemClock, Tag};
 
 use crate::Session;
 use crate::cli::Verbosity;
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, signed_size, size};
+use crate::words::{self, list};
 
 /// Make a revision of the source, if one is due
 ///
@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     // Before the lock: a source that cannot be read changes nothing at all.
     let source = archive.open_source()?;
     let reporter = session.reporter();
-    let mut writer = ArchiveWriter::open(archive, &holder(SystemClock.now()), &reporter)?;
+    let mut writer = session.writer(archive, "backup", &reporter)?;
     let report = writer.backup(&source, &options, &SystemClock, &reporter)?;
     drop(reporter);
     if args.json {
@@ -119,27 +119,18 @@ fn summary(report: &BackupReport) -> String {
         tags if tags.is_empty() => "no tags".to_owned(),
         tags => tags,
     };
+    let healed = match report.healed_blocks {
+        0 => String::new(),
+        count => format!(", {} healed", words::count(count as usize, "bad block")),
+    };
     format!(
-        "made revision {} ({tags}): {} in {}, {} changed, {} more stored",
+        "made revision {} ({tags}): {} in {}, {} changed, {} more stored{healed}",
         revision.uuid,
         size(revision.size_bytes),
         duration(statistics.seconds),
         size(statistics.changed_bytes),
         signed_size(statistics.stored_bytes),
     )
-}
-
-fn list<'a>(tags: impl IntoIterator<Item = &'a Tag>) -> String {
-    tags.into_iter().map(Tag::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// What whoever finds the archive locked is told.
-fn holder(now: Timestamp) -> String {
-    let process = rustix::process::getpid();
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    let since = now.strftime("%Y-%m-%d %H:%M:%SZ");
-    format!("'backup' (process {process} on {host}, since {since})")
 }
 
 #[cfg(test)]

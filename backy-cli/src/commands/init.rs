@@ -30,7 +30,7 @@ pub(crate) struct Args {
     block_size: BlockSize,
 }
 
-fn block_size(text: &str) -> Result<BlockSize, String> {
+pub(super) fn block_size(text: &str) -> Result<BlockSize, String> {
     let bytes = parse_size(text)?;
     let expected = || format!("'{text}' is not a power of two from 4K to 2M");
     BlockSize::new(bytes).ok_or_else(expected)
@@ -103,8 +103,13 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     line(String::new());
     line("Next, make the first backup:".to_owned());
     line(format!("  backy -b {quoted} -v backup"));
-    line("and have cron do it from then on; it makes one whenever one is due:".to_owned());
-    line(format!("  */15 * * * *  root  backy -b {quoted} backup      # in /etc/cron.d/backy"));
+    line(
+        "and have cron do it from then on, whenever one is due (in /etc/cron.d/backy):".to_owned(),
+    );
+    line(format!("  */15 * * * *  root  backy -b {quoted} backup"));
+    line("Let go what the schedule no longer keeps, and check what is stored:".to_owned());
+    line(format!("  20 6 * * *    root  backy -b {quoted} maintenance"));
+    line(format!("  40 6 * * 0    root  backy -b {quoted} scrub --budget 2h"));
     Ok(text)
 }
 

@@ -1,9 +1,37 @@
 //! The commands, one file each: arguments, then what they do.
 
+use backy_lib::{Archive, Error, RevisionId};
+
+use crate::errors::Failure;
+
 pub(crate) mod backup;
 pub(crate) mod completions;
+pub(crate) mod drill;
+pub(crate) mod export;
 pub(crate) mod find;
+pub(crate) mod import;
 pub(crate) mod init;
+pub(crate) mod maintenance;
 pub(crate) mod man;
 pub(crate) mod restore;
+pub(crate) mod rm;
+pub(crate) mod scrub;
 pub(crate) mod status;
+pub(crate) mod tag;
+
+/// What the revisions with these numbers are called. Numbers mean others once somebody else has made a revision; so a
+/// command that changes takes the names before the lock, and the numbers after.
+fn names(archive: &Archive, numbers: &[usize]) -> Vec<RevisionId> {
+    let revisions = numbers.iter().filter_map(|&number| archive.revisions().get(number));
+    revisions.map(|revision| revision.uuid).collect()
+}
+
+/// The numbers of the revisions that are called so.
+fn numbers(archive: &Archive, names: &[RevisionId]) -> Result<Vec<usize>, Failure> {
+    let number = |name: &RevisionId| {
+        let number = archive.revisions().iter().position(|revision| revision.uuid == *name);
+        let message = || format!("revision {name} has gone meanwhile");
+        number.ok_or_else(|| Error::NoSuchRevision { message: message() }.into())
+    };
+    names.iter().map(number).collect()
+}

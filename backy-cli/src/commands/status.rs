@@ -1,21 +1,25 @@
 //! `backy status`
 
+use backy_lib::format::manifest::{DrillReport, Operation};
 use backy_lib::status::{Level, RevisionStatus, StatusReport, status};
-use backy_lib::{Archive, RevisionsSpec, SystemClock, Tag};
+use backy_lib::{Archive, Clock, RevisionsSpec, SystemClock};
+use jiff::Timestamp;
 
 use crate::Session;
-use crate::cli::Verbosity;
+use crate::cli::{REVISIONS_HELP, Verbosity};
 use crate::errors::Failure;
 use crate::output::{
     Colour, Column, Output, Table, duration, local_minute, local_second, one_line, signed_size,
     size,
 };
+use crate::words;
 
 /// Show the revisions, and whether the backups are well
 ///
 /// Needs no lock: it works while a backup runs. The columns: number, local time at which the backup began (with -v to
 /// the second), UUID, size of the image, size of the blocks that had changed, what the backup added on disk, how long it
-/// took, and the tags.
+/// took, and the tags; a revision that reads through no newer one is marked as standalone. With -v, the bytes that cannot be
+/// read from a damaged revision are shown.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print a report for programs
@@ -23,11 +27,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Which revisions to show
-    ///
-    /// 'all', one revision (its number, 0 being the newest; its UUID or at least 4 hex digits of its beginning;
-    /// 'latest', 'last' or 'first'), tag:NAME for all that have the tag, A..B for those between two, or several of these
-    /// with commas.
-    #[arg(default_value = "all")]
+    #[arg(default_value = "all", long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 
@@ -38,19 +38,27 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if args.json {
         return session.output.json(&report);
     }
-    let text = describe(&report, &session.output, session.verbosity);
+    let text = describe(&report, &session.output, session.verbosity, SystemClock.now());
     session.output.result(text.as_bytes())
 }
 
-fn describe(report: &StatusReport, output: &Output, verbosity: Verbosity) -> String {
+fn describe(
+    report: &StatusReport,
+    output: &Output,
+    verbosity: Verbosity,
+    now: Timestamp,
+) -> String {
     let mut lines = vec![heading(report), String::new()];
     if !report.revisions.is_empty() {
         lines.extend(table(&report.revisions, output, verbosity));
+        if verbosity == Verbosity::Verbose {
+            lines.extend(report.revisions.iter().filter_map(damage));
+        }
         lines.push(String::new());
+        lines.push(sentence(&words::coverage(&report.coverage, now)));
     }
-    if let Some(line) = at_work(report) {
-        lines.push(line);
-    }
+    lines.extend(report.drill.as_ref().map(drill));
+    lines.extend(at_work(report));
     lines.extend(health(report, output));
     lines.join("\n") + "\n"
 }
@@ -98,7 +106,11 @@ fn table(revisions: &[RevisionStatus], output: &Output, verbosity: Verbosity) ->
 }
 
 fn tags(revision: &RevisionStatus) -> String {
-    let mut words: Vec<String> = revision.tags.iter().map(Tag::to_string).collect();
+    let mut words =
+        words::marked(&revision.tags, |tag| revision.pinned_tags.binary_search(tag).is_ok());
+    if revision.base.is_none() && revision.number > 0 {
+        words.push("[standalone]".to_owned());
+    }
     if !revision.damaged.is_empty() {
         let bytes = revision.damaged.iter().map(|extent| extent.len).sum();
         words.push(format!("DAMAGED: {}", size(bytes)));
@@ -106,14 +118,40 @@ fn tags(revision: &RevisionStatus) -> String {
     words.join(", ")
 }
 
+/// What cannot be read from a revision.
+fn damage(revision: &RevisionStatus) -> Option<String> {
+    let bytes = words::bytes(&revision.damaged);
+    let number = revision.number;
+    (!revision.damaged.is_empty()).then(|| format!("Revision {number} cannot be read at {bytes}"))
+}
+
+/// The last test restore.
+fn drill(drill: &DrillReport) -> String {
+    let result = if drill.passed { "passed" } else { "FAILED" };
+    format!(
+        "Last drill: {}, revision {}: {result}, {} at {}/s",
+        local_minute(drill.started),
+        drill.revision,
+        duration(drill.seconds),
+        size(drill.bytes_per_second),
+    )
+}
+
+/// With a capital at its beginning and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
+}
+
 /// What goes on in the archive at this moment.
 fn at_work(report: &StatusReport) -> Option<String> {
     let holder = one_line(report.lock_holder.as_deref()?);
     Some(match &report.in_progress {
-        Some(operation) => {
+        Some(operation) if operation.operation == Operation::Backup => {
             format!("A backup runs since {}: {holder}", local_minute(operation.started))
         }
-        None => format!("The archive is in use by {holder}"),
+        _ => format!("The archive is in use by {holder}"),
     })
 }
 

@@ -11,7 +11,6 @@
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
 
-mod recover;
 mod scan;
 mod update;
 
@@ -25,19 +24,20 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::format::digests::{DigestsHeader, Identity};
+use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{InProgress, MAX_TAGS, Manifest, Operation, Revision, Statistics};
-use crate::format::qcow2::Layout;
+use crate::format::qcow2::{Backing, Layout};
 use crate::image::delta::{self, Delta};
+use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
+use crate::recover::{recover, sweep};
 use crate::revision::{RevisionId, Tag};
 use crate::schedule::{self, Due};
 use crate::source::{self, Source};
-use crate::storage::{DigestsKind, FileName, Published, Storage, staged};
+use crate::storage::{DigestsKind, FileName, Storage};
 use crate::units::BlockSize;
 
-pub(crate) use recover::recover;
 pub(crate) use scan::RateLimit;
 
 /// How the newest image is brought up to date.
@@ -74,6 +74,8 @@ pub struct BackupReport {
     pub cloned: bool,
     /// Blocks of the revision before that were found to be rotten when they were moved to its delta.
     pub bad_blocks: u64,
+    /// Blocks that were known to be bad and that the source still had: they are right again, in older revisions as well.
+    pub healed_blocks: u64,
 }
 
 /// What a backup would do now.
@@ -110,26 +112,35 @@ pub(crate) struct Context<'a> {
     pub observer: &'a dyn Observer,
 }
 
-/// Makes a revision. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
+/// What a revision is that was made elsewhere, long ago.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    pub uuid: RevisionId,
+    pub time: Timestamp,
+}
+
+/// Makes a revision, with `stamp` one that keeps its name and time. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
 pub(crate) fn backup(
     context: &Context<'_>,
     manifest: &mut Manifest,
     source: &dyn Source,
     options: &BackupOptions,
     tags: BTreeSet<Tag>,
+    stamp: Option<Stamp>,
 ) -> Result<BackupReport> {
     check_limits(source, manifest.block_size, &tags)?;
     let old = open_old(&**context.storage, manifest)?;
-    let started = context.clock.now();
-    let uuid = RevisionId::new(started);
+    let now = context.clock.now();
+    let uuid = stamp.map_or_else(|| RevisionId::new(now), |stamp| stamp.uuid);
+    let started = stamp.map_or(now, |stamp| stamp.time);
     manifest.in_progress =
-        Some(InProgress { operation: Operation::Backup, revision: uuid, started });
+        Some(InProgress { operation: Operation::Backup, revision: uuid, started: now });
     if let Err(error) = publish(&**context.storage, manifest) {
         // Nothing has been touched yet; the next writer finds either manifest in order.
         manifest.in_progress = None;
         return Err(error);
     }
-    let made = Making { context, options, started, uuid, tags, clock: Instant::now() };
+    let made = Making { context, options, stamp, started, uuid, tags, clock: Instant::now() };
     let error = match made.make(manifest, source, old).and_then(|done| made.commit(manifest, done))
     {
         Ok(report) => return Ok(report),
@@ -140,12 +151,6 @@ pub(crate) fn backup(
         Ok(()) => Err(error),
         Err(second) => Err(Error::UndoFailed { first: error.into(), second: second.into() }),
     }
-}
-
-/// Writes the manifest.
-pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    let content = manifest.encode().map_err(Error::flawed(storage.path(FileName::MANIFEST)))?;
-    staged::publish(storage, Published::Manifest, &content)
 }
 
 /// The newest image, for comparing with. Damage that would stop the backup on its way, and the undoing as well, is told
@@ -193,6 +198,7 @@ impl From<Error> for Failed {
 struct Making<'a> {
     context: &'a Context<'a>,
     options: &'a BackupOptions,
+    stamp: Option<Stamp>,
     started: Timestamp,
     uuid: RevisionId,
     tags: BTreeSet<Tag>,
@@ -224,9 +230,10 @@ impl Making<'_> {
             self.uuid,
             self.options.update,
         )?;
-        if let (Some(newest), Some(older)) = (newest, manifest.revisions.get(1)) {
-            let backing = crate::format::qcow2::Backing::delta(newest.uuid);
-            delta::rebase(&**storage, older.uuid, backing)?;
+        if let Some(newest) = newest
+            && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())
+        {
+            delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid)))?;
         }
         let workers = scan::workers(pipeline::threads(self.options.threads), level)?;
         let counters = progress::begin(self.context.observer, Phase::Backup, source.size_bytes());
@@ -266,7 +273,7 @@ impl Making<'_> {
         let mut revision = Revision::newest(
             self.uuid,
             self.started,
-            self.context.clock.now(),
+            self.stamp.map_or_else(|| self.context.clock.now(), |stamp| stamp.time),
             source.size_bytes(),
             scanned.digest,
             Statistics {
@@ -277,28 +284,25 @@ impl Making<'_> {
         );
         revision.tags = self.tags.clone();
         revision.pinned_tags = self.options.tags.clone();
-        let header = |revision: &Revision, kind| DigestsHeader {
-            kind,
-            identity: Identity {
-                uuid: revision.uuid,
-                started: revision.started,
-                finished: revision.finished,
-                block_size: manifest.block_size,
-                size_bytes: revision.size_bytes,
-                digest: revision.digest,
-                tags: revision.tags.clone(),
-                pinned_tags: revision.pinned_tags.clone(),
-            },
-        };
+        revision.findings = scanned.findings;
+        let block_size = manifest.block_size;
+        let header = |revision: &Revision, kind| DigestsHeader::new(kind, revision, block_size);
         let old_header =
             manifest.revisions.first().map(|newest| header(newest, DigestsKind::Delta));
         let finished =
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
         revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
+        let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {
+            // Its own file now is the delta; what did not move there is with the new revision.
+            let known = std::mem::take(&mut newest.findings);
             for &block in &finished.bad_blocks {
-                newest.findings.push_bad_block(block);
+                newest.findings.add_bad_block(block);
+                if known.is_bad(block) {
+                    continue;
+                }
+                found_bad += 1;
                 self.context.observer.event(&Event::Finding(format!(
                     "{}: block {block} of revision {} is not what was backed up; \
                      it is lost for this revision and older ones that share it",
@@ -311,7 +315,8 @@ impl Making<'_> {
         let report = BackupReport {
             revision,
             cloned: finished.cloned,
-            bad_blocks: finished.bad_blocks.len() as u64,
+            bad_blocks: found_bad,
+            healed_blocks: finished.healed_blocks,
         };
         Ok(Made { manifest: after, report })
     }
@@ -324,14 +329,14 @@ impl Making<'_> {
         let storage = &**self.context.storage;
         if let Err(error) = publish(storage, &made.manifest) {
             // Undoing is only right if the new manifest is certainly not in place.
-            return match crate::archive::read_manifest(storage) {
+            return match manifest::read(storage) {
                 Ok(found) if found.in_progress.is_some() => Err(Failed::Making(error)),
                 _ => Err(Failed::Committing(error)),
             };
         }
         *manifest = made.manifest;
         // What is left over does no harm; the next writer sweeps again.
-        if let Err(error) = recover::sweep(storage, manifest) {
+        if let Err(error) = sweep(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
         Ok(made.report)

@@ -2,23 +2,26 @@
 //!
 //! The image is cut into chunks. A chunk is read, its blocks are digested and compared with the digests of the
 //! newest revision; for each that differs the old content is fetched, checked and compressed, ready to be stored.
+//! What the source says cannot have changed is not read: its digests are those of the newest revision.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+mod chunks;
 
 use crate::digest::{Digest, RevisionHasher, TableEntry};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::manifest::Revision;
+use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::Compressor;
 use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
 use crate::pipeline::BufferPool;
-use crate::progress::{self, Observer};
+use crate::progress::Observer;
 use crate::source::{self, Source};
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
+
+use chunks::{Chunks, Stretch, next_lost};
+
+pub(crate) use chunks::RateLimit;
 
 /// Bytes read at a time, a multiple of every block size up to it.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -29,6 +32,8 @@ pub(super) struct OldImage {
     digests: DigestTable,
     size_bytes: u64,
     blocks: u64,
+    /// What is known to be bad: if the source still has the right content, it heals.
+    known: Findings,
 }
 
 impl OldImage {
@@ -48,6 +53,7 @@ impl OldImage {
             digests: DigestTable::open(storage, newest.uuid, DigestsKind::Image)?,
             size_bytes: newest.size_bytes,
             blocks: block_size.count(newest.size_bytes),
+            known: newest.findings.clone(),
         })
     }
 
@@ -83,6 +89,8 @@ enum ChunkKind {
     Hole,
     /// Zero in both; may be of any length.
     Void,
+    /// The same in both, as the source says.
+    Unchanged,
 }
 
 /// What was found out about a chunk.
@@ -109,6 +117,8 @@ pub(super) struct Changed {
     pub old: Option<Old>,
     /// Where its new content is within the chunk's bytes; `None` when it is zero or cut off.
     pub new: Option<Extent>,
+    /// It has not changed, but is written again because the image is known to have something else.
+    pub heals: bool,
 }
 
 /// The content that is going to be replaced.
@@ -157,7 +167,7 @@ impl<'a> Scan<'a> {
 
     /// The chunks of the source, in order, and after its end those of what the newest revision had there.
     pub(super) fn chunks(&'a self, observer: &'a dyn Observer) -> Chunks<'a> {
-        Chunks { scan: self, observer, next: BlockIndex(0), data: None }
+        Chunks::new(self, observer)
     }
 
     /// Reads and compares a chunk.
@@ -178,11 +188,13 @@ impl<'a> Scan<'a> {
         if let Some(old) = self.old {
             outcome.old_entries = old.digests.read(chunk.first, chunk.blocks)?;
         }
-        if chunk.kind == ChunkKind::Data {
-            self.read(chunk, &mut outcome)?;
-        } else {
-            let blocks = self.new_blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
-            outcome.entries = vec![TableEntry::ZERO_BLOCK; blocks as usize];
+        match chunk.kind {
+            ChunkKind::Data => self.read(chunk, &mut outcome)?,
+            ChunkKind::Unchanged => outcome.entries.clone_from(&outcome.old_entries),
+            ChunkKind::Hole | ChunkKind::Void => {
+                let blocks = self.new_blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
+                outcome.entries = vec![TableEntry::ZERO_BLOCK; blocks as usize];
+            }
         }
         self.compare(worker, &mut outcome)?;
         Ok(outcome)
@@ -198,10 +210,36 @@ impl<'a> Scan<'a> {
         let extent = self.source_extent(chunk);
         let mut bytes = self.buffers.take(extent.len as usize);
         source::read_exact(self.source, &mut bytes, extent.offset)?;
-        outcome.entries = bytes.chunks(self.block_size.len()).map(TableEntry::of_block).collect();
+        let blocks = bytes.chunks(self.block_size.len()).zip(chunk.first.0..);
+        outcome.entries = blocks.map(|(bytes, at)| self.entry(BlockIndex(at), bytes)).collect();
         outcome.read_bytes = extent.len;
         outcome.bytes = Some(bytes);
         Ok(())
+    }
+
+    fn entry(&self, block: BlockIndex, bytes: &[u8]) -> TableEntry {
+        let extent = self.block_size.extent(block, self.source.size_bytes());
+        match next_lost(self.source, extent.offset) {
+            Some(lost) if lost.offset < extent.end() => TableEntry::LOST,
+            _ => TableEntry::of_block(bytes),
+        }
+    }
+
+    /// Where the blocks end that have the same length in the source and in the newest revision.
+    fn same_end(&self) -> BlockIndex {
+        let new_bytes = self.source.size_bytes();
+        match self.old {
+            None => BlockIndex(0),
+            Some(old) if old.size_bytes == new_bytes => BlockIndex(self.new_blocks),
+            Some(old) => self.block_size.index(old.size_bytes.min(new_bytes)),
+        }
+    }
+
+    /// The blocks that an extent touches, from `from` on.
+    fn touched(&self, extent: Extent, from: BlockIndex) -> Stretch {
+        let first = self.block_size.index(extent.offset).max(from);
+        let end = BlockIndex(self.block_size.count(extent.end())).max(first.plus(1));
+        Stretch { first, end }
     }
 
     fn compare(&self, worker: &mut Worker, outcome: &mut Outcome) -> Result<()> {
@@ -214,7 +252,14 @@ impl<'a> Scan<'a> {
             let old_extent =
                 self.block_size.extent(block, self.old.map_or(0, |old| old.size_bytes));
             // The digest of a last block is that of its true length, so a block that grew has changed.
+            let is_data = new.is_some_and(|entry| !entry.is_zero_block());
+            let new_place =
+                is_data.then(|| Extent::new(at * self.block_size.bytes(), new_extent.len));
             if new == old && new_extent.len == old_extent.len {
+                if new != Some(TableEntry::LOST) && self.is_bad(block) {
+                    let heals = Changed { block, old: None, new: new_place, heals: true };
+                    outcome.changed.push(heals);
+                }
                 continue;
             }
             let old = match old {
@@ -223,15 +268,14 @@ impl<'a> Scan<'a> {
                 Some(entry) => Some(self.fetch_old(worker, block, entry, old_extent)?),
                 None => None,
             };
-            let is_data = new.is_some_and(|entry| !entry.is_zero_block());
             outcome.changed_bytes += new_extent.len;
-            outcome.changed.push(Changed {
-                block,
-                old,
-                new: is_data.then(|| Extent::new(at * self.block_size.bytes(), new_extent.len)),
-            });
+            outcome.changed.push(Changed { block, old, new: new_place, heals: false });
         }
         Ok(())
+    }
+
+    fn is_bad(&self, block: BlockIndex) -> bool {
+        self.old.is_some_and(|old| old.known.is_bad(block))
     }
 
     fn fetch_old(
@@ -249,7 +293,11 @@ impl<'a> Scan<'a> {
         worker.old_block.clear();
         worker.old_block.resize(self.block_size.len(), 0);
         let bytes = worker.old_block.get_mut(..extent.len as usize).unwrap_or_default();
-        old.image.read_padded_at(bytes, extent.offset)?;
+        match old.image.read_padded_at(bytes, extent.offset) {
+            // What is known to be bad may be so bad that it cannot be read at all.
+            Err(_) if old.known.is_bad(block) => {}
+            read => read?,
+        }
         if !entry.matches(bytes) {
             let frame = worker.compressor.compress_as_bad(&worker.old_block)?;
             return Ok(Old { stored: stored(StoredBlock::Compressed(frame)), entry, bad: true });
@@ -269,6 +317,8 @@ pub(super) struct Run {
     pub first: BlockIndex,
     /// How many.
     pub blocks: u64,
+    /// They have not changed, see [`Changed::heals`].
+    pub heals: bool,
     new: Option<Extent>,
 }
 
@@ -281,12 +331,12 @@ impl Outcome {
     /// The changed blocks, neighbours of one kind together.
     pub(super) fn runs(&self) -> impl Iterator<Item = Run> {
         let together = |a: &Changed, b: &Changed| {
-            a.block.plus(1) == b.block && a.new.is_some() == b.new.is_some()
+            a.block.plus(1) == b.block && a.new.is_some() == b.new.is_some() && a.heals == b.heals
         };
         self.changed.chunk_by(together).filter_map(|run| {
             let (first, last) = (run.first()?, run.last()?);
             let new = first.new.zip(last.new).map(|(a, b)| Extent::between(a.offset, b.end()));
-            Some(Run { first: first.block, blocks: run.len() as u64, new })
+            Some(Run { first: first.block, blocks: run.len() as u64, new, heals: first.heals })
         })
     }
 
@@ -302,75 +352,6 @@ impl Outcome {
     }
 }
 
-/// Cuts the source into chunks.
-pub(super) struct Chunks<'a> {
-    scan: &'a Scan<'a>,
-    observer: &'a dyn Observer,
-    next: BlockIndex,
-    /// Blocks of the source's stretch of data that is at or after `next`, once it has been looked for.
-    data: Option<(BlockIndex, BlockIndex)>,
-}
-
-impl Chunks<'_> {
-    /// The next chunk; asks before whether to go on, and waits for the rate limit.
-    pub(super) fn next_chunk(&mut self, rate: Option<&RateLimit>) -> Result<Option<Chunk>> {
-        progress::check(self.observer)?;
-        let chunk = self.cut()?;
-        if let (Some(rate), Some(chunk)) = (rate, chunk.filter(|c| c.kind == ChunkKind::Data)) {
-            rate.wait(self.scan.source_extent(chunk).len, self.observer)?;
-        }
-        Ok(chunk)
-    }
-
-    fn cut(&mut self) -> Result<Option<Chunk>> {
-        let scan = self.scan;
-        let end = BlockIndex(scan.new_blocks.max(scan.old.map_or(0, |old| old.blocks)));
-        let first = self.next;
-        if first >= end {
-            return Ok(None);
-        }
-        let (data_first, data_end) = self.next_data()?;
-        let (to, kind) = if first >= data_first {
-            (data_end.min(first.plus(scan.chunk_blocks)), ChunkKind::Data)
-        } else {
-            let hole_end = data_first.min(end);
-            let old_data = match scan.old {
-                Some(old) => old.digests.next_data_block(first)?,
-                None => None,
-            };
-            match old_data.filter(|&old_data| old_data < hole_end) {
-                None => (hole_end, ChunkKind::Void),
-                Some(at) if at > first => (at, ChunkKind::Void),
-                Some(_) => (hole_end.min(first.plus(scan.chunk_blocks)), ChunkKind::Hole),
-            }
-        };
-        // A chunk lies within the source or past its end, never both.
-        let source_end = BlockIndex(scan.new_blocks);
-        let to = if first < source_end { to.min(source_end) } else { to };
-        self.next = to;
-        Ok(Some(Chunk { first, blocks: to.0 - first.0, kind }))
-    }
-
-    /// The source's next stretch of data, in whole blocks; past every block when there is none.
-    fn next_data(&mut self) -> Result<(BlockIndex, BlockIndex)> {
-        let none = (BlockIndex(u64::MAX), BlockIndex(u64::MAX));
-        if let Some(data) = self.data.filter(|(_, end)| self.next < *end) {
-            return Ok(data);
-        }
-        let block_size = self.scan.block_size;
-        let found = match self.next.0 < self.scan.new_blocks {
-            true => self.scan.source.next_data(block_size.offset(self.next))?,
-            false => None,
-        };
-        let data = found.map_or(none, |extent| {
-            let first = block_size.index(extent.offset);
-            (first, BlockIndex(block_size.count(extent.end())).max(first.plus(1)))
-        });
-        self.data = Some(data);
-        Ok(data)
-    }
-}
-
 /// What a scan found out, all in all.
 pub(super) struct Scanned {
     /// Digest of the new revision.
@@ -379,6 +360,9 @@ pub(super) struct Scanned {
     pub read_bytes: u64,
     /// Bytes in changed blocks.
     pub changed_bytes: u64,
+    /// What is wrong with the new image: blocks whose right content the source does not know, and those that were known to
+    /// be bad in the newest revision and are not replaced.
+    pub findings: Findings,
 }
 
 /// Adds up the outcomes, in order. Checks on the way that the digests of the newest revision are those recorded: they
@@ -392,6 +376,8 @@ pub(super) struct Tally {
     old_blocks: u64,
     read_bytes: u64,
     changed_bytes: u64,
+    known_bad: Vec<BlockRange>,
+    findings: Findings,
 }
 
 impl Tally {
@@ -409,6 +395,8 @@ impl Tally {
             old_blocks: scan.old.map_or(0, |old| old.blocks),
             read_bytes: 0,
             changed_bytes: 0,
+            known_bad: scan.old.map_or_else(Vec::new, |old| old.known.bad_blocks.clone()),
+            findings: Findings::default(),
         }
     }
 
@@ -429,8 +417,23 @@ impl Tally {
             self.old = Some(self.new.clone());
         }
         outcome.entries.iter().for_each(|entry| self.new.push(*entry));
+        self.take_findings(outcome);
         if let Some(old) = &mut self.old {
             outcome.old_entries.iter().for_each(|entry| old.push(*entry));
+        }
+    }
+
+    fn take_findings(&mut self, outcome: &Outcome) {
+        let chunk = outcome.chunk;
+        let end = chunk.first.plus(chunk.blocks);
+        let near = |bad: &&BlockRange| bad.first < end && chunk.first < bad.first.plus(bad.count);
+        let known = Findings { bad_blocks: self.known_bad.iter().filter(near).copied().collect() };
+        for (entry, at) in outcome.entries.iter().zip(chunk.first.0..) {
+            let block = BlockIndex(at);
+            let replaced = || outcome.changed.binary_search_by_key(&block, |c| c.block).is_ok();
+            if *entry == TableEntry::LOST || known.is_bad(block) && !replaced() {
+                self.findings.add_bad_block(block);
+            }
         }
     }
 
@@ -450,35 +453,11 @@ impl Tally {
                 return Err(Error::damaged(storage.path(name), place, found, newest.digest));
             }
         }
-        Ok(Scanned { digest, read_bytes: self.read_bytes, changed_bytes: self.changed_bytes })
-    }
-}
-
-/// Keeps the reading of the source below a number of bytes a second.
-pub(crate) struct RateLimit {
-    bytes_per_second: u64,
-    next: Mutex<Option<Instant>>,
-}
-
-/// Longest sleep at a time, so that Ctrl-C is noticed soon.
-const MAX_SLEEP: Duration = Duration::from_millis(100);
-
-impl RateLimit {
-    pub(crate) fn new(bytes_per_second: u64) -> Self {
-        RateLimit { bytes_per_second: bytes_per_second.max(1), next: Mutex::new(None) }
-    }
-
-    /// Waits until `bytes` more may be read.
-    fn wait(&self, bytes: u64, observer: &dyn Observer) -> Result<()> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let until = next.unwrap_or(now).max(now);
-        *next = Some(until + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64));
-        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())
-        {
-            progress::check(observer)?;
-            std::thread::sleep(left.min(MAX_SLEEP));
-        }
-        Ok(())
+        Ok(Scanned {
+            digest,
+            read_bytes: self.read_bytes,
+            changed_bytes: self.changed_bytes,
+            findings: self.findings,
+        })
     }
 }

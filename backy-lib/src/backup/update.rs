@@ -35,6 +35,7 @@ pub(super) struct Update<'a> {
     overlay: Option<Overlay>,
     digests: DigestWriter,
     batch: Batch,
+    healed_blocks: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub(super) struct Finished {
     pub stored_bytes: u64,
     /// Old blocks that were not what was backed up.
     pub bad_blocks: Vec<BlockIndex>,
+    /// Blocks of the image that were bad and are right again.
+    pub healed_blocks: u64,
 }
 
 impl<'a> Update<'a> {
@@ -112,6 +115,7 @@ impl<'a> Update<'a> {
             overlay,
             digests,
             batch,
+            healed_blocks: 0,
         })
     }
 
@@ -122,19 +126,22 @@ impl<'a> Update<'a> {
         }
         for run in outcome.runs() {
             let offset = self.block_size.offset(run.first);
+            if run.heals {
+                self.healed_blocks += run.blocks;
+            }
             match (self.staged, outcome.run_bytes(&run)) {
                 (None, Some(bytes)) => {
                     self.batch.bytes += bytes.len();
                     self.batch.new.push((offset, bytes.to_vec()));
                 }
                 (Some(_), Some(bytes)) => self.image.write_at(bytes, offset)?,
-                (Some(Staged::Clone), None) => {
+                (staged, None) if run.heals || staged == Some(Staged::Clone) => {
                     let end = self.block_size.offset(run.first.plus(run.blocks));
                     let end = end.min(self.new_bytes);
                     self.image.punch_hole(Extent::between(offset.min(end), end))?;
                 }
                 // A new file is zero; in place, holes are made at the end.
-                (Some(Staged::Empty) | None, None) => {}
+                (_, None) => {}
             }
         }
         if let Some(bytes) = outcome.bytes.take() {
@@ -194,7 +201,8 @@ impl<'a> Update<'a> {
         }
         self.storage.sync_folder()?;
         stored_bytes += self.image.allocated_bytes()?;
-        Ok(Finished { cloned: self.staged == Some(Staged::Clone), stored_bytes, bad_blocks })
+        let (cloned, healed_blocks) = (self.staged == Some(Staged::Clone), self.healed_blocks);
+        Ok(Finished { cloned, stored_bytes, bad_blocks, healed_blocks })
     }
 }
 

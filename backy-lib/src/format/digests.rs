@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DIGEST_BYTES, Digest};
+use crate::format::manifest::Revision;
 use crate::revision::{RevisionId, Tag};
 use crate::storage::DigestsKind;
 use crate::units::{BlockIndex, BlockSize};
@@ -67,6 +68,21 @@ pub fn entry_offset(block: BlockIndex) -> u64 {
 }
 
 impl DigestsHeader {
+    /// The header for a revision as it is now.
+    pub fn new(kind: DigestsKind, revision: &Revision, block_size: BlockSize) -> Self {
+        let identity = Identity {
+            uuid: revision.uuid,
+            started: revision.started,
+            finished: revision.finished,
+            block_size,
+            size_bytes: revision.size_bytes,
+            digest: revision.digest,
+            tags: revision.tags.clone(),
+            pinned_tags: revision.pinned_tags.clone(),
+        };
+        DigestsHeader { kind, identity }
+    }
+
     /// The file's first [`HEADER_BYTES`].
     ///
     /// # Errors

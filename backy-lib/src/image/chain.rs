@@ -3,19 +3,24 @@
 //! No lock is taken, so a backup may be changing `last.raw` meanwhile. What makes that safe is the digest: a block is
 //! given out only if it has the digest that was recorded for it. A block of `last.raw` that has not is either rotten or
 //! already overwritten by a newer revision; in the second case the overlay of the revision that was newest holds the old
-//! content, and held it before the image was touched. So a mismatch sends the reader there, and only when that has
-//! nothing either is it an error.
+//! content, and held it before the image was touched. So a mismatch sends the reader there. If that has nothing either, the
+//! manifest is read again: another backup may have been committed, or a revision been merged away, since the chain was
+//! opened. Only then is it an error.
 //!
 //! A backing file that is shorter than its overlay reads as zeros past its end, as QEMU has it.
+//!
+//! [`Chain::open_tolerant`] is for getting out what there still is. A file that cannot be opened, or a table that cannot be
+//! read, makes the blocks that reach it *lost*, and only those: data that cannot be read.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::digest::{RevisionHasher, TableEntry};
+use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
-use crate::image::delta::Delta;
+use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
+use crate::manifest;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
@@ -26,9 +31,6 @@ pub const WINDOW_BLOCKS: u64 = 4096;
 /// How often a block that another process keeps moving is looked for.
 const ATTEMPTS: u32 = 8;
 
-/// How many backups may be made while a chain is open before its newest blocks are given up.
-const MAX_OVERLAYS: u32 = 4096;
-
 /// A revision, open for reading.
 pub struct Chain {
     storage: Arc<dyn Storage>,
@@ -36,9 +38,22 @@ pub struct Chain {
     block_size: BlockSize,
     /// The revision's own delta first, then ever newer ones.
     layers: Vec<Layer>,
-    image: Box<dyn StorageFile>,
-    image_digests: DigestTable,
-    newest: RevisionId,
+    /// None when a standalone revision comes before it, or where the chain is broken.
+    image: Option<Image>,
+    /// The same revision as it is stored now, once that has been needed.
+    reopened: Mutex<Option<Arc<Chain>>>,
+    /// Of the manifest that it was opened from.
+    manifest_checksum: String,
+    /// Whether what cannot be read is lost instead of an error.
+    tolerant: bool,
+    /// Where the chain ends before its end.
+    broken: Option<Broken>,
+}
+
+/// A layer, or the image, that cannot be opened. What reaches it is lost.
+struct Broken {
+    error: Error,
+    size_bytes: u64,
 }
 
 struct Layer {
@@ -46,58 +61,116 @@ struct Layer {
     digests: DigestTable,
     revision: RevisionId,
     size_bytes: u64,
+    /// What it does not hold is zero.
+    standalone: bool,
+}
+
+struct Image {
+    file: Box<dyn StorageFile>,
+    digests: DigestTable,
+    revision: RevisionId,
 }
 
 /// Where one block of a revision is, and what it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Located {
-    place: Place,
+    pub(crate) place: Place,
     /// Its digest.
     pub entry: TableEntry,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     Zero,
+    /// In this layer: 0 is the revision's own delta.
     Layer(usize, Cluster),
     Image,
+    Lost,
 }
 
 impl Located {
     const ZERO: Located = Located { place: Place::Zero, entry: TableEntry::ZERO_BLOCK };
+    /// Its digest is one that no block has: whoever compares finds a difference, and whoever reads gets an error.
+    const LOST: Located = Located { place: Place::Lost, entry: TableEntry([0xff; DIGEST_BYTES]) };
 }
 
 impl Chain {
     /// Opens revision `number` of the manifest, counted from the newest, and all that it reads through to.
     pub fn open(storage: &Arc<dyn Storage>, manifest: &Manifest, number: usize) -> Result<Self> {
+        Self::open_as(storage, manifest, number, false)
+    }
+
+    /// The same for what can still be read; [`Chain::broken`] says what could not be opened.
+    pub fn open_tolerant(
+        storage: &Arc<dyn Storage>,
+        manifest: &Manifest,
+        number: usize,
+    ) -> Result<Self> {
+        Self::open_as(storage, manifest, number, true)
+    }
+
+    fn open_as(
+        storage: &Arc<dyn Storage>,
+        manifest: &Manifest,
+        number: usize,
+        tolerant: bool,
+    ) -> Result<Self> {
         let no_such =
             || Error::NoSuchRevision { message: format!("there is no revision {number}") };
         let revision = manifest.revisions.get(number).ok_or_else(no_such)?;
-        let newest = manifest.revisions.first().ok_or_else(no_such)?;
-        let block_size = manifest.block_size;
-        let deltas = manifest.revisions.get(1..=number).unwrap_or_default();
-        let layers = deltas
-            .iter()
-            .rev()
-            .map(|layer| {
-                let (id, bytes) = (layer.uuid, layer.size_bytes);
-                Ok(Layer {
-                    delta: Delta::open(&**storage, id, block_size, bytes)?,
-                    digests: DigestTable::open(&**storage, id, DigestsKind::Delta)?,
-                    revision: id,
-                    size_bytes: bytes,
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Chain {
+        let mut chain = Chain {
             storage: Arc::clone(storage),
             revision: revision.clone(),
-            block_size,
-            layers,
-            image: storage.open(FileName::IMAGE, Access::Read)?,
-            image_digests: DigestTable::open(&**storage, newest.uuid, DigestsKind::Image)?,
-            newest: newest.uuid,
-        })
+            block_size: manifest.block_size,
+            layers: Vec::new(),
+            image: None,
+            reopened: Mutex::default(),
+            manifest_checksum: manifest.checksum().to_owned(),
+            tolerant,
+            broken: None,
+        };
+        for layer in manifest.revisions.get(..=number).unwrap_or_default().iter().rev() {
+            if let Err(error) = chain.push_layer(layer) {
+                if !chain.tolerates(&error) {
+                    return Err(error);
+                }
+                chain.broken = Some(Broken { error, size_bytes: layer.size_bytes });
+                break;
+            }
+            if layer.is_image() || layer.is_standalone() {
+                break;
+            }
+        }
+        Ok(chain)
+    }
+
+    fn push_layer(&mut self, layer: &Revision) -> Result<()> {
+        let (storage, id) = (&*self.storage, layer.uuid);
+        if layer.is_image() {
+            self.image = Some(Image {
+                file: storage.open(FileName::IMAGE, Access::Read)?,
+                digests: DigestTable::open(storage, id, DigestsKind::Image)?,
+                revision: id,
+            });
+            return Ok(());
+        }
+        self.layers.push(Layer {
+            delta: Delta::open(storage, id, self.block_size, layer.size_bytes)?,
+            digests: DigestTable::open(storage, id, DigestsKind::Delta)?,
+            revision: id,
+            size_bytes: layer.size_bytes,
+            standalone: layer.is_standalone(),
+        });
+        Ok(())
+    }
+
+    /// What could not be opened, when the chain was opened such that this is no error.
+    pub fn broken(&self) -> Option<&Error> {
+        self.broken.as_ref().map(|broken| &broken.error)
+    }
+
+    fn tolerates(&self, error: &Error) -> bool {
+        self.tolerant && is_loss(error)
     }
 
     /// The revision that this is.
@@ -118,18 +191,36 @@ impl Chain {
     /// Where `count` blocks from `first` on are; fewer at the end of the image.
     pub fn locate(&self, first: BlockIndex, count: u64) -> Result<Vec<Located>> {
         let count = count.min(self.blocks().saturating_sub(first.0));
+        match self.locate_all(first, count) {
+            Err(error) if self.tolerates(&error) => {}
+            located => return located,
+        }
+        if count <= 1 {
+            return Ok(vec![Located::LOST; count as usize]);
+        }
+        // An entry that is wrong costs its own block only.
+        let mut located = self.locate(first, count / 2)?;
+        located.extend(self.locate(first.plus(count / 2), count - count / 2)?);
+        Ok(located)
+    }
+
+    fn locate_all(&self, first: BlockIndex, count: u64) -> Result<Vec<Located>> {
         let mut located: Vec<Option<Located>> = vec![None; count as usize];
         for (number, layer) in self.layers.iter().enumerate() {
             self.locate_in_layer(number, layer, first, &mut located)?;
         }
-        if let Some((from, to)) = unlocated(&located) {
+        if let (Some((from, to)), Some(image)) = (unlocated(&located), &self.image) {
             let from_block = first.plus(from as u64);
-            let entries = self.image_digests.read(from_block, (to - from) as u64)?;
+            let entries = image.digests.read(from_block, (to - from) as u64)?;
             let open = located.get_mut(from..to).unwrap_or_default();
             for (slot, entry) in open.iter_mut().zip(entries) {
                 let place = if entry.is_zero_block() { Place::Zero } else { Place::Image };
                 slot.get_or_insert(Located { place, entry });
             }
+        }
+        if let Some(broken) = &self.broken {
+            let inside = self.block_size.count(broken.size_bytes).saturating_sub(first.0) as usize;
+            located.iter_mut().take(inside).for_each(|slot| _ = slot.get_or_insert(Located::LOST));
         }
         // What is past the end of the newest image was cut off before it.
         Ok(located.into_iter().map(|slot| slot.unwrap_or(Located::ZERO)).collect())
@@ -150,7 +241,11 @@ impl Chain {
         for slot in located.get_mut(from + inside..to).unwrap_or_default() {
             slot.get_or_insert(Located::ZERO);
         }
-        if layer.delta.next_held_block(from_block, from_block.plus(inside as u64))?.is_none() {
+        let end = from_block.plus(inside as u64);
+        if layer.delta.next_held_block(from_block, end)?.is_none() && !self.tolerant {
+            if layer.standalone {
+                located.iter_mut().for_each(|slot| _ = slot.get_or_insert(Located::ZERO));
+            }
             return Ok(());
         }
         let clusters = layer.delta.clusters(from_block, inside as u64)?;
@@ -162,18 +257,39 @@ impl Chain {
                 let place = if zero { Place::Zero } else { Place::Layer(number, cluster) };
                 *slot = Some(Located { place, entry });
             }
+            // Only a block that a delta holds has an entry in its digest file: the delta has lost this one.
+            if self.tolerant && cluster == Cluster::Unallocated && !entry.is_zero_block() {
+                slot.get_or_insert(Located::LOST);
+            }
+            if layer.standalone {
+                slot.get_or_insert(Located::ZERO);
+            }
         }
         Ok(())
     }
 
     /// The first block at or after `from` that may be other than zero.
     pub fn next_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
-        let mut next = self.image_digests.next_data_block(from)?;
+        let next = match self.find_data_block(from) {
+            Err(error) if self.tolerates(&error) => Some(from),
+            found => found?,
+        };
+        Ok(next.filter(|block| block.0 < self.blocks()))
+    }
+
+    fn find_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
+        let mut next = match &self.image {
+            Some(image) => image.digests.next_data_block(from)?,
+            None => self.broken.as_ref().map(|_| from),
+        };
         for layer in &self.layers {
             let end = next.unwrap_or(BlockIndex(self.blocks()));
             next = layer.delta.next_held_block(from, end)?.or(next);
+            if self.tolerant {
+                next = next.into_iter().chain(layer.digests.next_data_block(from)?).min();
+            }
         }
-        Ok(next.filter(|block| block.0 < self.blocks()))
+        Ok(next)
     }
 
     /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
@@ -208,6 +324,9 @@ impl Chain {
         decompressor: &mut Decompressor,
         buffer: &mut [u8],
     ) -> Result<()> {
+        if let Some(at) = located.iter().position(|block| block.entry == TableEntry::LOST) {
+            return Err(self.unknown_block(located.get(at), first.plus(at as u64)));
+        }
         let mut block = first;
         let mut rest = buffer;
         for run in located.chunk_by(|a, b| a.place == Place::Image && b.place == Place::Image) {
@@ -219,12 +338,40 @@ impl Chain {
                 [Located { place: Place::Layer(layer, cluster), entry }] => {
                     self.read_from_layer(*layer, *cluster, *entry, block, decompressor, part)?;
                 }
+                [Located { place: Place::Lost, .. }] => return Err(self.unreachable_block(block)),
                 run => self.read_from_image(block, run, decompressor, part)?,
             }
             rest = after;
             block = block.plus(run.len() as u64);
         }
         Ok(())
+    }
+
+    /// The same, but a block that cannot be read right becomes zero; which those are, ascending.
+    pub fn read_tolerant(
+        &self,
+        first: BlockIndex,
+        located: &[Located],
+        decompressor: &mut Decompressor,
+        buffer: &mut [u8],
+    ) -> Result<Vec<BlockIndex>> {
+        let mut unreadable = Vec::new();
+        match self.read(first, located, decompressor, buffer) {
+            Err(error) if is_loss(&error) => {}
+            result => return result.map(|()| unreadable),
+        }
+        let parts = buffer.chunks_mut(self.block_size.len());
+        for ((block, part), at) in located.iter().zip(parts).zip(first.0..) {
+            let number = BlockIndex(at);
+            match self.read(number, std::slice::from_ref(block), decompressor, part) {
+                Err(error) if is_loss(&error) => {
+                    part.fill(0);
+                    unreadable.push(number);
+                }
+                result => result?,
+            }
+        }
+        Ok(unreadable)
     }
 
     fn read_from_layer(
@@ -237,11 +384,14 @@ impl Chain {
         part: &mut [u8],
     ) -> Result<()> {
         let Some(layer) = self.layers.get(layer) else { return Ok(()) };
-        read_cut(&layer.delta, cluster, self.block_size, decompressor, part)?;
-        if entry.matches(part) {
-            return Ok(());
-        }
-        Err(self.wrong_block(FileName::Delta(layer.revision), block))
+        let read = read_cut(&layer.delta, cluster, self.block_size, decompressor, part);
+        let error = match read {
+            Ok(()) if entry.matches(part) => return Ok(()),
+            Ok(()) => self.wrong_block(FileName::Delta(layer.revision), block),
+            Err(error) => error,
+        };
+        // A scrub may have mended it since it was located.
+        if self.read_reopened(block, entry, decompressor, part)? { Ok(()) } else { Err(error) }
     }
 
     fn read_from_image(
@@ -251,90 +401,179 @@ impl Chain {
         decompressor: &mut Decompressor,
         part: &mut [u8],
     ) -> Result<()> {
+        let Some(image) = &self.image else { return Err(self.unreachable_block(first)) };
         // Cut off past the end or overwritten meanwhile: both show as a wrong digest.
-        self.image.read_padded_at(part, self.block_size.offset(first))?;
+        image.file.read_padded_at(part, self.block_size.offset(first))?;
         for (number, (located, bytes)) in
             run.iter().zip(part.chunks_mut(self.block_size.len())).enumerate()
         {
             let block = first.plus(number as u64);
             if !located.entry.matches(bytes) {
-                self.read_overwritten(block, located.entry, decompressor, bytes)?;
+                self.read_overwritten(image, block, located.entry, decompressor, bytes)?;
             }
         }
         Ok(())
     }
 
-    /// Finds a block of the revision that was newest when the chain was opened, after a backup has changed the image.
+    /// Finds a block of the revision that was newest when the chain was opened, after the image has changed.
     fn read_overwritten(
         &self,
+        image: &Image,
         block: BlockIndex,
         entry: TableEntry,
         decompressor: &mut Decompressor,
         bytes: &mut [u8],
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            if self.read_from_overlays(block, entry, decompressor, bytes)? {
-                return Ok(());
-            }
-            // An interrupted backup may have been undone in between: then the image has the block again.
-            let offset = self.block_size.offset(block);
-            self.image.read_padded_at(bytes, offset)?;
-            if entry.matches(bytes) {
-                return Ok(());
-            }
-            // A new image may have been renamed over the one that is open here.
-            let image = self.storage.open(FileName::IMAGE, Access::Read)?;
-            image.read_padded_at(bytes, offset)?;
-            if entry.matches(bytes) {
+            if self.read_overlay(image, block, entry, decompressor, bytes)?
+                || self.read_reopened(block, entry, decompressor, bytes)?
+            {
                 return Ok(());
             }
         }
         Err(self.wrong_block(FileName::IMAGE, block))
     }
 
-    /// Follows the overlays from the revision that was newest to ever newer ones until one holds the block.
-    fn read_from_overlays(
+    /// Reads a block of the image that an unfinished backup may be overwriting.
+    fn read_overlay(
+        &self,
+        image: &Image,
+        block: BlockIndex,
+        entry: TableEntry,
+        decompressor: &mut Decompressor,
+        bytes: &mut [u8],
+    ) -> Result<bool> {
+        match Delta::open_any_size(&*self.storage, image.revision, self.block_size) {
+            Ok(overlay) => {
+                let cluster = overlay.clusters(block, 1)?.first().copied();
+                let cluster = cluster.filter(|cluster| *cluster != Cluster::Unallocated);
+                if let Some(cluster) = cluster {
+                    let read = read_cut(&overlay, cluster, self.block_size, decompressor, bytes);
+                    if read.is_ok() && entry.matches(bytes) {
+                        return Ok(true);
+                    }
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // The backup may have been undone in between: then the image has the block again. Or a new image has been renamed
+        // over the one that is open here.
+        let offset = self.block_size.offset(block);
+        image.file.read_padded_at(bytes, offset)?;
+        if entry.matches(bytes) {
+            return Ok(true);
+        }
+        self.storage.open(FileName::IMAGE, Access::Read)?.read_padded_at(bytes, offset)?;
+        Ok(entry.matches(bytes))
+    }
+
+    /// Reads a block of the revision as it is stored now, if that has become another way.
+    fn read_reopened(
         &self,
         block: BlockIndex,
         entry: TableEntry,
         decompressor: &mut Decompressor,
         bytes: &mut [u8],
     ) -> Result<bool> {
-        let mut overlay = self.newest;
-        for _ in 0..MAX_OVERLAYS {
-            let delta = match Delta::open_any_size(&*self.storage, overlay, self.block_size) {
-                Ok(delta) => delta,
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-                Err(error) => return Err(error),
-            };
-            let cluster =
-                delta.clusters(block, 1)?.first().copied().unwrap_or(Cluster::Unallocated);
-            if cluster != Cluster::Unallocated {
-                let read = read_cut(&delta, cluster, self.block_size, decompressor, bytes);
-                return Ok(read.is_ok() && entry.matches(bytes));
-            }
-            match delta.read_backing()?.map(|backing| backing.file) {
-                Some(FileName::Delta(newer)) => overlay = newer,
-                _ => return Ok(false),
-            }
+        let last = self.reopened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(chain) = last
+            && chain.read_once(block, entry, decompressor, bytes)?
+        {
+            return Ok(true);
         }
-        Ok(false)
+        let manifest = manifest::read(&*self.storage)?;
+        if manifest.checksum() == self.manifest_checksum {
+            return self.read_once(block, entry, decompressor, bytes);
+        }
+        let number = manifest.revisions.iter().position(|r| r.uuid == self.revision.uuid);
+        let Some(number) = number else { return Ok(false) };
+        let chain = match Chain::open(&self.storage, &manifest, number) {
+            Ok(chain) => Arc::new(chain),
+            // It is being changed at this moment.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let read = chain.read_once(block, entry, decompressor, bytes)?;
+        if read {
+            *self.reopened.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain);
+        }
+        Ok(read)
+    }
+
+    /// Whether the block can be read right from where this chain has it, without looking any further.
+    fn read_once(
+        &self,
+        block: BlockIndex,
+        entry: TableEntry,
+        decompressor: &mut Decompressor,
+        bytes: &mut [u8],
+    ) -> Result<bool> {
+        let located = self.locate(block, 1)?;
+        let Some(located) = located.first().filter(|located| located.entry == entry) else {
+            return Ok(false);
+        };
+        match (located.place, &self.image) {
+            (Place::Zero, _) => bytes.fill(0),
+            (Place::Layer(layer, cluster), _) => {
+                let Some(layer) = self.layers.get(layer) else { return Ok(false) };
+                let read = read_cut(&layer.delta, cluster, self.block_size, decompressor, bytes);
+                if read.is_err() {
+                    return Ok(false);
+                }
+            }
+            (Place::Image, Some(image)) => {
+                return self.read_overlay(image, block, entry, decompressor, bytes);
+            }
+            (Place::Image, None) | (Place::Lost, _) => return Ok(false),
+        }
+        Ok(entry.matches(bytes))
     }
 
     fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {
-        let extent = self.block_size.extent(block, self.revision.size_bytes);
         Error::damaged(
             self.storage.path(file),
-            format!(
-                "block {block} (bytes {} to {} of revision {})",
-                extent.offset,
-                extent.end(),
-                self.revision.uuid
-            ),
+            self.describe(block),
             "content with another digest",
             "the digest recorded when it was backed up",
         )
     }
+
+    fn unknown_block(&self, located: Option<&Located>, block: BlockIndex) -> Error {
+        let layer = match located.map(|located| located.place) {
+            Some(Place::Layer(number, _)) => self.layers.get(number),
+            _ => None,
+        };
+        let file = layer.map_or(FileName::IMAGE, |layer| FileName::Delta(layer.revision));
+        Error::damaged(
+            self.storage.path(file),
+            self.describe(block),
+            "content that was not known to be right when it was backed up",
+            "a digest",
+        )
+    }
+
+    fn describe(&self, block: BlockIndex) -> String {
+        let extent = self.block_size.extent(block, self.revision.size_bytes);
+        let (start, last) = (extent.offset, extent.end().saturating_sub(1));
+        format!("block {block} (bytes {start}-{last} of revision {})", self.revision.uuid)
+    }
+    fn unreachable_block(&self, block: BlockIndex) -> Error {
+        let found = "no way to it: a file of its chain is missing or damaged";
+        Error::damaged(self.storage.folder(), self.describe(block), found, "its content")
+    }
+}
+
+/// Whether an error says that stored data cannot be had, as opposed to a wish to stop or a want of memory.
+pub(crate) fn is_loss(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Damaged
+            | ErrorKind::Unsupported
+            | ErrorKind::NotFound
+            | ErrorKind::Permission
+            | ErrorKind::Io
+    )
 }
 
 /// The stretch from the first to after the last block that has no place yet.
@@ -342,21 +581,4 @@ fn unlocated(located: &[Option<Located>]) -> Option<(usize, usize)> {
     let from = located.iter().position(Option::is_none)?;
     let last = located.iter().rposition(Option::is_none)?;
     Some((from, last + 1))
-}
-
-/// Reads a cluster of which the image has only the first `part.len()` bytes.
-fn read_cut(
-    delta: &Delta,
-    cluster: Cluster,
-    block_size: BlockSize,
-    decompressor: &mut Decompressor,
-    part: &mut [u8],
-) -> Result<()> {
-    if part.len() == block_size.len() {
-        return delta.read_cluster(cluster, decompressor, part);
-    }
-    let mut whole = vec![0; block_size.len()];
-    delta.read_cluster(cluster, decompressor, &mut whole)?;
-    part.copy_from_slice(whole.get(..part.len()).unwrap_or_default());
-    Ok(())
 }

@@ -1,16 +1,16 @@
 //! One delta: the blocks that an older revision holds itself, in a qcow2 overlay.
 //!
-//! [`Delta`] reads any of ours, during a backup as well. [`DeltaWriter`] makes a new one such that it can be read,
-//! also by QEMU, at every moment: data first, then sync, then the entries that refer to it. Only the reference counts
-//! wait for the end; until they are right the dirty bit is set.
+//! [`Delta`] reads any of ours, during a backup as well. [`DeltaWriter`] makes a new one, or appends to one, such that it
+//! can be read, also by QEMU, at every moment: data first, then sync, then the entries that refer to it. Only the reference
+//! counts wait for the end; until they are right the dirty bit is set.
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::{
-    Backing, Cluster, Compression, Decompressor, ENTRY_BYTES, HEADER_BYTES, Header, L1Entry,
-    Layout, MAX_STORED_CLUSTERS, decode_entry, encode_entry,
+    Backing, Cluster, Compression, Compressor, Decompressor, ENTRY_BYTES, HEADER_BYTES, Header,
+    L1Entry, Layout, MAX_STORED_CLUSTERS, decode_entry, encode_entry, frame_bytes,
 };
-use crate::image::refcounts;
+use crate::image::refcounts::{self, NewCounts};
 use crate::revision::RevisionId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
@@ -56,15 +56,12 @@ impl Delta {
         if header.compression != Compression::Zstd {
             return Err(Error::damaged(path, "compression type", "zlib", "zstd"));
         }
-        if header.backing.is_none() {
-            return Err(Error::damaged(path, "backing file name", "none", "last.raw or a delta"));
-        }
         Ok(Delta { file, header })
     }
 
-    /// The backing file that the header names now; it changes while a newer delta is made or one is merged.
-    pub fn read_backing(&self) -> Result<Option<Backing>> {
-        Ok(read_header(&*self.file)?.backing)
+    /// What the header said when the delta was opened.
+    pub fn header(&self) -> &Header {
+        &self.header
     }
 
     /// Where the content of `count` blocks from `first` on is.
@@ -81,7 +78,7 @@ impl Delta {
                 None => clusters.resize(clusters.len() + step as usize, Cluster::Unallocated),
                 Some(offset) => {
                     let at = offset + (next.0 % per_table) * ENTRY_BYTES as u64;
-                    self.read_entries(next, at, step, file_bytes, &mut clusters)?;
+                    self.read_entries(next, at, step, &mut clusters)?;
                 }
             }
             next = next.plus(step);
@@ -140,15 +137,38 @@ impl Delta {
             }
             Cluster::Plain { offset } => self.file.read_exact_at(buffer, offset),
             Cluster::Compressed { offset, max_bytes } => {
-                let limit = MAX_STORED_CLUSTERS * self.header.cluster_size.bytes();
-                let mut stored = vec![0; max_bytes.min(limit) as usize];
-                self.file.read_exact_at(&mut stored, offset)?;
+                let stored = self.read_compressed(offset, max_bytes)?;
                 decompressor.decompress(&stored, buffer).map_err(|flaw| Error::Damaged {
                     path: self.file.path(),
                     flaw: format!("compressed cluster at offset {offset}: {flaw}"),
                 })
             }
         }
+    }
+
+    /// The stored form of a block that the delta holds, as it is, right or not.
+    pub fn read_stored(&self, cluster: Cluster) -> Result<StoredBlock> {
+        match cluster {
+            Cluster::Unallocated | Cluster::Zero => Ok(StoredBlock::Zero),
+            Cluster::Plain { offset } => {
+                let mut content = vec![0; self.header.cluster_size.len()];
+                self.file.read_exact_at(&mut content, offset)?;
+                Ok(StoredBlock::Plain(content))
+            }
+            Cluster::Compressed { offset, max_bytes } => {
+                let mut frame = self.read_compressed(offset, max_bytes)?;
+                // One whose length cannot be told is rotten; it stays so.
+                frame.truncate(frame_bytes(&frame).unwrap_or(frame.len()));
+                Ok(StoredBlock::Compressed(frame))
+            }
+        }
+    }
+
+    fn read_compressed(&self, offset: u64, max_bytes: u64) -> Result<Vec<u8>> {
+        let limit = MAX_STORED_CLUSTERS * self.header.cluster_size.bytes();
+        let mut stored = vec![0; max_bytes.min(limit) as usize];
+        self.file.read_exact_at(&mut stored, offset)?;
+        Ok(stored)
     }
 
     /// Bytes that the file takes on disk.
@@ -197,11 +217,12 @@ impl Delta {
         first: BlockIndex,
         offset: u64,
         count: u64,
-        file_bytes: u64,
         clusters: &mut Vec<Cluster>,
     ) -> Result<()> {
         let mut raw = vec![0; count as usize * ENTRY_BYTES];
         self.file.read_exact_at(&mut raw, offset)?;
+        // Afterwards: a writer may be appending, and what an entry refers to is there before the entry is.
+        let file_bytes = self.file.len()?;
         for (number, raw) in raw.as_chunks::<ENTRY_BYTES>().0.iter().enumerate() {
             let raw = u64::from_be_bytes(*raw);
             let cluster =
@@ -213,20 +234,94 @@ impl Delta {
         Ok(())
     }
 
+    /// Writes the L2 tables again as they look: what a program sees is not what is durable after a sync that failed. Only
+    /// what is there already, since there may be no room for more.
+    fn rewrite_tables(&self) -> Result<()> {
+        let blocks = BlockIndex(self.header.cluster_size.count(self.header.virtual_bytes));
+        let per_table = self.blocks_per_table();
+        let mut next = BlockIndex(0);
+        while let Some(held) = self.next_held_block(next, blocks)? {
+            let number = held.0 / per_table;
+            if let Some(offset) = self.table_offset(number, self.file.len()?)? {
+                self.rewrite(Extent::new(offset, self.header.cluster_size.bytes()))?;
+            }
+            next = BlockIndex((number + 1) * per_table);
+        }
+        Ok(())
+    }
+
+    /// Writes the data in an extent of the file again, and leaves its holes.
+    fn rewrite(&self, extent: Extent) -> Result<()> {
+        let mut offset = extent.offset;
+        while let Some(data) = self.file.next_data(offset)?.filter(|d| d.offset < extent.end()) {
+            let part = Extent::between(data.offset, data.end().min(extent.end()));
+            let mut bytes = vec![0; part.len as usize];
+            self.file.read_exact_at(&mut bytes, part.offset)?;
+            self.file.write_at(&bytes, part.offset)?;
+            offset = part.end();
+        }
+        Ok(())
+    }
+
+    /// Writes the header, synced.
+    fn write_header(&mut self, dirty: bool, backing: Option<Backing>) -> Result<()> {
+        self.header.dirty = dirty;
+        self.header.backing = backing;
+        self.file.write_at(&self.header.encode(), 0)?;
+        self.file.sync()
+    }
+
     fn flaw(&self, flaw: String) -> Error {
         Error::Damaged { path: self.file.path(), flaw }
     }
 }
 
-/// Gives a delta another backing file: one sector, written at once. Reads the same before and after only if the caller
-/// has seen to that. Synced.
-pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Backing) -> Result<()> {
+/// Gives a delta another backing file, or none: one sector, written at once. Reads the same before and after only if the
+/// caller has seen to that. Synced.
+pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backing>) -> Result<()> {
     let file = storage.open(FileName::Delta(revision), Access::Write)?;
     let header = read_header(&*file)?;
-    if header.backing != Some(backing) {
-        file.write_at(&Header { backing: Some(backing), ..header }.encode(), 0)?;
+    if header.backing != backing {
+        file.write_at(&Header { backing, ..header }.encode(), 0)?;
     }
     // Even when nothing was written: an earlier attempt may have written and not synced.
+    file.sync()
+}
+
+/// Brings a delta to which blocks were being appended into order, whatever the backing file it has: makes durable what was
+/// entered, gives back what nothing refers to, writes the reference counts anew and clears the dirty bit. Synced.
+pub fn repair(
+    storage: &dyn Storage,
+    revision: RevisionId,
+    block_size: BlockSize,
+    size_bytes: u64,
+    backing: Option<Backing>,
+) -> Result<()> {
+    let mut delta = Delta::open(storage, revision, block_size, size_bytes)?;
+    delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
+    delta.write_header(true, backing)?;
+    delta.rewrite_tables()?;
+    refcounts::rebuild(&delta)?;
+    delta.file.sync()?;
+    delta.write_header(false, backing)
+}
+
+/// Writes header and L1 table anew, both of which follow from the revision's size; the reference counts are for
+/// [`repair`]. Synced.
+pub fn write_tables(
+    storage: &dyn Storage,
+    revision: RevisionId,
+    block_size: BlockSize,
+    size_bytes: u64,
+    backing: Option<Backing>,
+) -> Result<()> {
+    let file = storage.open(FileName::Delta(revision), Access::Write)?;
+    let layout = Layout::new(block_size, size_bytes);
+    if file.len()? < layout.data_offset {
+        file.set_len(layout.data_offset)?;
+    }
+    file.write_at(&layout.l1_table(), layout.l1_offset)?;
+    file.write_at(&Header::new(&layout, backing).encode(), 0)?;
     file.sync()
 }
 
@@ -234,6 +329,23 @@ fn read_header(file: &dyn StorageFile) -> Result<Header> {
     let mut sector = [0; HEADER_BYTES];
     let found = file.read_at(&mut sector, 0)?;
     Header::parse(sector.get(..found).unwrap_or(&sector)).map_err(Error::flawed(file.path()))
+}
+
+/// Reads a cluster of which the image has only the first `part.len()` bytes.
+pub(crate) fn read_cut(
+    delta: &Delta,
+    cluster: Cluster,
+    block_size: BlockSize,
+    decompressor: &mut Decompressor,
+    part: &mut [u8],
+) -> Result<()> {
+    if part.len() == block_size.len() {
+        return delta.read_cluster(cluster, decompressor, part);
+    }
+    let mut whole = vec![0; block_size.len()];
+    delta.read_cluster(cluster, decompressor, &mut whole)?;
+    part.copy_from_slice(whole.get(..part.len()).unwrap_or_default());
+    Ok(())
 }
 
 /// An old block on its way into a delta.
@@ -266,14 +378,26 @@ impl StoredBlock {
     }
 }
 
+impl Compressor {
+    /// The stored form of a whole cluster that is not zero.
+    pub fn store(&mut self, cluster: &[u8]) -> StoredBlock {
+        let mut frame = Vec::new();
+        match self.compress(cluster, &mut frame) {
+            true => StoredBlock::Compressed(frame),
+            false => StoredBlock::Plain(cluster.to_vec()),
+        }
+    }
+}
+
 /// Frames gathered before they are written.
 const APPEND_BYTES: usize = 1 << 20;
 
-/// Makes a new delta.
+/// Makes a new delta, or appends to one.
 pub struct DeltaWriter {
     delta: Delta,
     end: u64,
     appended: Vec<(BlockIndex, Cluster)>,
+    counts: NewCounts,
 }
 
 impl DeltaWriter {
@@ -285,21 +409,53 @@ impl DeltaWriter {
         block_size: BlockSize,
         size_bytes: u64,
     ) -> Result<Self> {
-        let layout = Layout::new(block_size, size_bytes);
-        let header = Header::new(&layout, Some(Backing::IMAGE));
         let file = storage.create(FileName::Delta(revision))?;
+        Self::create_in(file, block_size, size_bytes, Some(Backing::IMAGE))
+    }
+
+    /// The same in an empty file, with any backing file or none. Synced.
+    pub fn create_in(
+        file: Box<dyn StorageFile>,
+        block_size: BlockSize,
+        size_bytes: u64,
+        backing: Option<Backing>,
+    ) -> Result<Self> {
+        let layout = Layout::new(block_size, size_bytes);
+        let header = Header::new(&layout, backing);
         file.set_len(layout.data_offset)?;
-        let cluster = block_size.bytes();
-        let l1: Vec<u8> = (0..u64::from(layout.l1_entries))
-            .flat_map(|table| L1Entry::encode(layout.l2_offset + table * cluster).to_be_bytes())
-            .collect();
-        file.write_at(&l1, layout.l1_offset)?;
+        file.write_at(&layout.l1_table(), layout.l1_offset)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
+        let delta = Delta { file, header };
+        let end = layout.data_offset;
         Ok(DeltaWriter {
-            delta: Delta { file, header },
-            end: layout.data_offset,
+            counts: NewCounts::after_tables(&delta, end),
+            delta,
+            end,
             appended: Vec::new(),
+        })
+    }
+
+    /// Opens the delta of a revision to append to it. It is dirty from now on. Synced.
+    pub fn reopen(
+        storage: &dyn Storage,
+        revision: RevisionId,
+        block_size: BlockSize,
+        size_bytes: u64,
+    ) -> Result<Self> {
+        let mut delta = Delta::open(storage, revision, block_size, size_bytes)?;
+        if delta.header.dirty {
+            let expected = "clear: nothing was being written";
+            return Err(Error::damaged(delta.path(), "dirty bit", "set", expected));
+        }
+        delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
+        delta.write_header(true, delta.header.backing)?;
+        let end = delta.file.len()?.next_multiple_of(block_size.bytes());
+        Ok(DeltaWriter {
+            delta,
+            end,
+            appended: Vec::new(),
+            counts: NewCounts::from_end(end, block_size),
         })
     }
 
@@ -348,6 +504,7 @@ impl DeltaWriter {
     /// Enters what was appended, in runs. The caller has synced in between, and syncs afterwards.
     pub fn enter(&mut self) -> Result<()> {
         let mut appended = std::mem::take(&mut self.appended);
+        appended.iter().for_each(|(_, cluster)| self.counts.add(*cluster));
         appended.sort_unstable_by_key(|(block, _)| *block);
         let per_table = self.delta.blocks_per_table();
         let size = self.delta.header.cluster_size;
@@ -377,13 +534,17 @@ impl DeltaWriter {
 
     /// Writes the reference counts, then clears the dirty bit; synced after each.
     pub fn finish(self) -> Result<Delta> {
+        let backing = self.delta.header.backing;
+        self.finish_with(backing)
+    }
+
+    /// The same, and gives the delta another backing file or none, with the dirty bit, in one write.
+    pub fn finish_with(self, backing: Option<Backing>) -> Result<Delta> {
         let mut delta = self.delta;
-        refcounts::write(&delta)?;
+        self.counts.write(&delta)?;
         delta.file.sync()?;
-        delta.header.dirty = false;
-        // The backing file is written as it is now: nobody else changes it while the lock is held.
-        delta.file.write_at(&delta.header.encode(), 0)?;
-        delta.file.sync()?;
+        // Nobody else changes the header while the lock is held.
+        delta.write_header(false, backing)?;
         Ok(delta)
     }
 

@@ -1,8 +1,8 @@
 //! Digest files: a table that is read and written in runs, never held as a whole.
 
 use crate::digest::{DIGEST_BYTES, TableEntry};
-use crate::error::{Error, Result};
-use crate::format::digests::{DigestsHeader, HEADER_BYTES, entry_offset};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::digests::{DigestsHeader, HEADER_BYTES, Identity, entry_offset};
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::BlockIndex;
@@ -13,6 +13,7 @@ const SEARCH_ENTRIES: u64 = 128;
 /// A digest file that is open for reading.
 pub struct DigestTable {
     file: Box<dyn StorageFile>,
+    identity: Identity,
     blocks: u64,
 }
 
@@ -38,7 +39,12 @@ impl DigestTable {
         if len != expected {
             return Err(Error::damaged(file.path(), "length", len, format!("{expected} bytes")));
         }
-        Ok(DigestTable { file, blocks })
+        Ok(DigestTable { file, identity: header.identity, blocks })
+    }
+
+    /// What the header says of the revision.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The entries of `count` blocks from `first` on, fewer at the end of the table.
@@ -75,9 +81,9 @@ impl DigestTable {
     }
 }
 
-/// A digest file that is being made.
+/// A digest file that is being made, or extended.
 ///
-/// It is not readable before [`DigestWriter::finish`], since its header comes last.
+/// A new one is not readable before [`DigestWriter::finish`], since its header comes last.
 pub struct DigestWriter {
     file: Box<dyn StorageFile>,
     name: FileName,
@@ -94,6 +100,21 @@ impl DigestWriter {
         let name = FileName::Digests(revision, kind);
         let run = Vec::with_capacity(RUN_ENTRIES * DIGEST_BYTES);
         Ok(DigestWriter { file: storage.create(name)?, name, run_first: BlockIndex(0), run })
+    }
+
+    /// Opens the file of a delta that blocks are being appended to.
+    pub fn reopen(storage: &dyn Storage, revision: RevisionId) -> Result<Self> {
+        // Checks that it is that.
+        DigestTable::open(storage, revision, DigestsKind::Delta)?;
+        let name = FileName::Digests(revision, DigestsKind::Delta);
+        let file = storage.open(name, Access::Write)?;
+        Ok(DigestWriter { file, name, run_first: BlockIndex(0), run: Vec::new() })
+    }
+
+    /// Makes durable what was entered.
+    pub fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        self.file.sync()
     }
 
     /// Enters a block. Blocks come in ascending order; those left out, and zero blocks, stay holes.
@@ -134,5 +155,40 @@ impl DigestWriter {
             self.run.clear();
         }
         Ok(())
+    }
+}
+
+/// A digest file that is made anew in its place, for one that is damaged.
+pub struct DigestRewriter {
+    file: Box<dyn StorageFile>,
+    header: Vec<u8>,
+    len: u64,
+}
+
+/// Opens the digest file of a revision, whatever is in it, or makes it.
+pub fn rewrite(storage: &dyn Storage, header: &DigestsHeader) -> Result<DigestRewriter> {
+    let name = FileName::Digests(header.identity.uuid, header.kind);
+    let file = match storage.open(name, Access::Write) {
+        Err(error) if error.kind() == ErrorKind::NotFound => storage.create(name)?,
+        other => other?,
+    };
+    let encoded = header.encode().map_err(|message| Error::Specification { message })?;
+    let blocks = header.identity.block_size.count(header.identity.size_bytes);
+    Ok(DigestRewriter { file, header: encoded, len: entry_offset(BlockIndex(blocks)) })
+}
+
+impl DigestRewriter {
+    /// Enters a block, if there is something else.
+    pub fn set(&mut self, block: BlockIndex, entry: TableEntry) -> Result<()> {
+        let mut found = [0; DIGEST_BYTES];
+        self.file.read_padded_at(&mut found, entry_offset(block))?;
+        if found == entry.0 { Ok(()) } else { self.file.write_at(&entry.0, entry_offset(block)) }
+    }
+
+    /// Writes the header, gives the table its length and syncs.
+    pub fn finish(self) -> Result<()> {
+        self.file.set_len(self.len)?;
+        self.file.write_at(&self.header, 0)?;
+        self.file.sync()
     }
 }

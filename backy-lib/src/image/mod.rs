@@ -3,4 +3,4 @@
 pub mod chain;
 pub mod delta;
 pub mod digests;
-mod refcounts;
+pub(crate) mod refcounts;

@@ -1,4 +1,5 @@
-//! Reference counts of a delta, made anew from its tables.
+//! Reference counts of a delta: of what was appended ([`NewCounts`]), made anew from its tables ([`rebuild`]), or compared
+//! with them ([`check`]).
 //!
 //! Source: qcow2 specification, "Host cluster management". Every table and plain cluster counts once; a host cluster
 //! counts once for each compressed cluster of which it holds any sector. Memory is bounded: the file is covered in
@@ -6,8 +7,9 @@
 
 use super::delta::Delta;
 use crate::error::Result;
-use crate::format::qcow2::{Cluster, ENTRY_BYTES};
-use crate::units::BlockIndex;
+use crate::extent::Extent;
+use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout};
+use crate::units::{BlockIndex, BlockSize};
 
 const REFCOUNT_BYTES: u64 = 2;
 /// Counts held in memory at a time, 8 MiB: enough for 256 GiB of delta with clusters of 64 KiB.
@@ -15,30 +17,207 @@ const STRETCH_COUNTS: u64 = 4 << 20;
 /// Entries read at a time.
 const WALK_ENTRIES: u64 = 4096;
 
-/// Writes the reference count blocks and the table that refers to them. Not synced.
-///
-/// Blocks that the table has already are used again, new ones are appended.
-pub(super) fn write(delta: &Delta) -> Result<()> {
+/// Counts of the host clusters from the end of what was there on, for what is appended. The cost follows what is
+/// appended, not what is there.
+pub(super) struct NewCounts {
+    counts: Counts,
+    /// More was appended than is counted here: count all anew at the end.
+    too_many: bool,
+}
+
+impl NewCounts {
+    /// For a new delta of which nothing but the tables is written.
+    pub(super) fn after_tables(delta: &Delta, end: u64) -> Self {
+        let cluster = delta.header.cluster_size.bytes();
+        let mut new = NewCounts::from_end(0, delta.header.cluster_size);
+        // The L2 tables lie between the L1 table and the data.
+        new.add_extent(0, cluster);
+        let table = (
+            delta.header.refcount_table_offset,
+            u64::from(delta.header.refcount_table_clusters) * cluster,
+        );
+        new.add_extent(table.0, table.1);
+        new.add_extent(table.0 + table.1, end - table.0 - table.1);
+        new
+    }
+
+    /// For a delta whose counts are right up to `end`, a cluster boundary where the next data goes.
+    pub(super) fn from_end(end: u64, cluster_size: BlockSize) -> Self {
+        let cluster = cluster_size.bytes();
+        NewCounts {
+            counts: Counts { first: end / cluster, counts: Vec::new(), cluster },
+            too_many: false,
+        }
+    }
+
+    /// Counts a cluster that was appended.
+    pub(super) fn add(&mut self, cluster: Cluster) {
+        match cluster {
+            Cluster::Unallocated | Cluster::Zero => {}
+            Cluster::Plain { offset } => self.add_extent(offset, self.counts.cluster),
+            Cluster::Compressed { offset, max_bytes } => self.add_extent(offset, max_bytes),
+        }
+    }
+
+    fn add_extent(&mut self, offset: u64, bytes: u64) {
+        let end = (offset + bytes).div_ceil(self.counts.cluster).saturating_sub(self.counts.first);
+        self.too_many |= end > STRETCH_COUNTS;
+        if self.too_many {
+            return;
+        }
+        if end as usize > self.counts.counts.len() {
+            self.counts.counts.resize(end as usize, 0);
+        }
+        self.counts.add(offset, bytes);
+    }
+
+    /// Writes them, and the table. Not synced.
+    pub(super) fn write(mut self, delta: &Delta) -> Result<()> {
+        let cluster = self.counts.cluster;
+        let per_block = cluster / REFCOUNT_BYTES;
+        let blocks = place_blocks(delta, cluster, per_block)?;
+        let first_offset = self.counts.first * cluster;
+        for &place in blocks.iter().filter(|&&place| place >= first_offset) {
+            self.add_extent(place, cluster);
+        }
+        if self.too_many {
+            return write_all(delta, &blocks);
+        }
+        for (&place, number) in blocks.iter().zip(0..) {
+            let block_first = number * per_block;
+            if block_first + per_block <= self.counts.first {
+                continue;
+            }
+            let mut raw = vec![0; cluster as usize];
+            if block_first < self.counts.first && place < first_offset {
+                delta.file.read_exact_at(&mut raw, place)?;
+            }
+            for (slot, host) in raw.as_chunks_mut::<2>().0.iter_mut().zip(block_first..) {
+                if let Some(at) = host.checked_sub(self.counts.first) {
+                    let count = self.counts.counts.get(at as usize).copied().unwrap_or_default();
+                    *slot = count.to_be_bytes();
+                }
+            }
+            delta.file.write_at(&raw, place)?;
+        }
+        write_table(delta, &blocks)
+    }
+}
+
+/// Gives back what nothing refers to at the end of the file, and makes all counts anew. Not synced; the dirty bit has to be
+/// set meanwhile.
+pub(super) fn rebuild(delta: &Delta) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
-    let counts_per_block = cluster / REFCOUNT_BYTES;
-    let blocks = place_blocks(delta, cluster, counts_per_block)?;
-    let host_clusters = delta.file.len()?.div_ceil(cluster);
-    let blocks_per_stretch = (STRETCH_COUNTS / counts_per_block).max(1);
-    let mut first_block = 0;
-    for places in blocks.chunks(blocks_per_stretch as usize) {
-        let first = first_block * counts_per_block;
-        let end = (first + places.len() as u64 * counts_per_block).min(host_clusters);
-        let mut counts = Counts { first, counts: vec![0; (end - first) as usize], cluster };
-        count_tables(delta, &blocks, &mut counts)?;
-        count_data(delta, &mut counts)?;
+    let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
+    let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
+    // Without the old blocks, which may lie past the end of the data.
+    delta.file.punch_hole(table)?;
+    let end = data_end(delta)?.next_multiple_of(cluster);
+    delta.file.set_len(end)?;
+    let blocks = place_blocks(delta, cluster, cluster / REFCOUNT_BYTES)?;
+    write_all(delta, &blocks)
+}
+
+fn write_all(delta: &Delta, blocks: &[u64]) -> Result<()> {
+    let cluster = delta.header.cluster_size.bytes();
+    for_each_stretch(delta, blocks, |places, counts| {
         let raw: Vec<u8> = counts.counts.iter().flat_map(|count| count.to_be_bytes()).collect();
         for (place, raw) in places.iter().zip(raw.chunks(cluster as usize)) {
             delta.file.write_at(raw, *place)?;
         }
-        first_block += places.len() as u64;
-    }
+        Ok(())
+    })?;
+    write_table(delta, blocks)
+}
+
+fn write_table(delta: &Delta, blocks: &[u64]) -> Result<()> {
     let table: Vec<u8> = blocks.iter().flat_map(|place| place.to_be_bytes()).collect();
     delta.file.write_at(&table, delta.header.refcount_table_offset)
+}
+
+/// Compares the counts with what the tables refer to: a sentence when they differ.
+pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
+    let cluster = delta.header.cluster_size.bytes();
+    let host_clusters = delta.file.len()?.div_ceil(cluster);
+    let needed = host_clusters.div_ceil(cluster / REFCOUNT_BYTES);
+    let entries = u64::from(delta.header.refcount_table_clusters) * cluster / ENTRY_BYTES as u64;
+    if needed > entries {
+        return Ok(Some(format!(
+            "length: found {host_clusters} clusters, more than the reference count table has room for"
+        )));
+    }
+    let blocks = read_table(delta, needed)?;
+    if let Some(&place) = blocks
+        .iter()
+        .find(|&&place| place % cluster != 0 || place + cluster > host_clusters * cluster)
+    {
+        return Ok(Some(format!("reference count block: found offset {place}, outside the file")));
+    }
+    let mut flaw = None;
+    for_each_stretch(delta, &blocks, |places, counts| {
+        let mut raw = vec![0; cluster as usize];
+        for (place, counts_of_block) in
+            places.iter().zip(counts.counts.chunks((cluster / REFCOUNT_BYTES) as usize))
+        {
+            raw.fill(0);
+            if *place != 0 {
+                delta.file.read_exact_at(&mut raw, *place)?;
+            }
+            let found = raw.as_chunks::<2>().0.iter().map(|raw| u16::from_be_bytes(*raw));
+            if let Some((found, expected)) =
+                found.zip(counts_of_block).find(|(found, expected)| found != *expected)
+            {
+                flaw.get_or_insert(format!("reference count: found {found}, expected {expected}"));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(flaw)
+}
+
+/// Hands out the counts as they must be, for as many reference count blocks at a time as memory allows.
+fn for_each_stretch(
+    delta: &Delta,
+    blocks: &[u64],
+    mut take: impl FnMut(&[u64], &Counts) -> Result<()>,
+) -> Result<()> {
+    let cluster = delta.header.cluster_size.bytes();
+    let counts_per_block = cluster / REFCOUNT_BYTES;
+    let host_clusters = delta.file.len()?.div_ceil(cluster);
+    let blocks_per_stretch = (STRETCH_COUNTS / counts_per_block).max(1);
+    let mut first = 0;
+    for places in blocks.chunks(blocks_per_stretch as usize) {
+        let end = (first + places.len() as u64 * counts_per_block).min(host_clusters);
+        let mut counts =
+            Counts { first, counts: vec![0; end.saturating_sub(first) as usize], cluster };
+        count_tables(delta, blocks, &mut counts)?;
+        count_data(delta, &mut counts)?;
+        take(places, &counts)?;
+        first = end;
+    }
+    Ok(())
+}
+
+/// Where the last thing that the delta's tables refer to ends.
+fn data_end(delta: &Delta) -> Result<u64> {
+    let header = &delta.header;
+    let layout = Layout::new(header.cluster_size, header.virtual_bytes);
+    let mut end = layout.data_offset;
+    for_each_cluster(delta, |cluster| {
+        end = end.max(match cluster {
+            Cluster::Unallocated | Cluster::Zero => 0,
+            Cluster::Plain { offset } => offset + header.cluster_size.bytes(),
+            Cluster::Compressed { offset, max_bytes } => offset + max_bytes,
+        });
+    })?;
+    Ok(end)
+}
+
+/// The first `count` entries of the reference count table.
+fn read_table(delta: &Delta, count: u64) -> Result<Vec<u64>> {
+    let mut raw = vec![0; count as usize * ENTRY_BYTES];
+    delta.file.read_exact_at(&mut raw, delta.header.refcount_table_offset)?;
+    Ok(raw.as_chunks::<ENTRY_BYTES>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect())
 }
 
 /// Offsets of the reference count blocks, enough to cover the file with themselves in it.
@@ -85,7 +264,7 @@ fn count_tables(delta: &Delta, blocks: &[u64], counts: &mut Counts) -> Result<()
     counts.add(0, cluster);
     counts.add(header.refcount_table_offset, u64::from(header.refcount_table_clusters) * cluster);
     counts.add(header.l1_offset, u64::from(header.l1_entries) * ENTRY_BYTES as u64);
-    for &place in blocks {
+    for &place in blocks.iter().filter(|&&place| place != 0) {
         counts.add(place, cluster);
     }
     let file_bytes = delta.file.len()?;
@@ -100,17 +279,19 @@ fn count_tables(delta: &Delta, blocks: &[u64], counts: &mut Counts) -> Result<()
 }
 
 fn count_data(delta: &Delta, counts: &mut Counts) -> Result<()> {
+    for_each_cluster(delta, |cluster| match cluster {
+        Cluster::Unallocated | Cluster::Zero => {}
+        Cluster::Plain { offset } => counts.add(offset, counts.cluster),
+        Cluster::Compressed { offset, max_bytes } => counts.add(offset, max_bytes),
+    })
+}
+
+fn for_each_cluster(delta: &Delta, mut take: impl FnMut(Cluster)) -> Result<()> {
     let blocks = delta.header.cluster_size.count(delta.header.virtual_bytes);
     let mut next = BlockIndex(0);
     while let Some(held) = delta.next_held_block(next, BlockIndex(blocks))? {
         let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
-        for cluster in delta.clusters(held, step)? {
-            match cluster {
-                Cluster::Unallocated | Cluster::Zero => {}
-                Cluster::Plain { offset } => counts.add(offset, counts.cluster),
-                Cluster::Compressed { offset, max_bytes } => counts.add(offset, max_bytes),
-            }
-        }
+        delta.clusters(held, step)?.into_iter().for_each(&mut take);
         next = held.plus(step);
     }
     Ok(())

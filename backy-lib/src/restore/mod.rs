@@ -1,177 +1,224 @@
 //! `restore`: writes a revision to a target.
 //!
 //! The digests of the revision are checked as a whole before anything is written, and every block against its digest
-//! before it is. To a target that exists, only blocks that differ are written.
+//! before it is. To a target that exists, only blocks that differ are written. A dry run does all but the writing. What is
+//! going to be overwritten can be saved before: `undo`.
 
+pub(crate) mod read;
 mod safety;
 mod target;
+mod undo;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
-use crate::image::chain::{Chain, Located, WINDOW_BLOCKS};
+use crate::image::chain::{Chain, Located};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
 use crate::revision::RevisionId;
 use crate::units::BlockIndex;
+use read::{CHUNK_BYTES, Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
+use target::DryRun;
 
 pub use safety::Guard;
-pub use target::{FileTarget, Target};
+pub use target::{FileTarget, Target, TargetKind};
+pub use undo::{Saving, UndoReport};
 
-/// Bytes worked on at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes of a target that are looked through at a time where the revision is zero.
 const VOID_BYTES: u64 = 64 << 20;
 
-/// What a restore did.
+static ZEROS: [u8; 65536] = [0; 65536];
+
+/// How a revision is restored.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// Overwrite what is there.
+    pub force: bool,
+    /// Do everything but write.
+    pub dry_run: bool,
+    /// Where a block cannot be read right, write zeros and go on.
+    pub keep_going: bool,
+    /// The folder in which an archive is made of what is going to be overwritten.
+    pub undo: Option<PathBuf>,
+    /// Threads that read and digest; `None` for one a core.
+    pub threads: Option<usize>,
+}
+
+/// What a restore did, or a dry run would have done.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoreReport {
     /// The revision.
     pub revision: RevisionId,
     /// Where it was written; `-` for a stream.
     pub target: String,
+    /// What the target was.
+    pub target_kind: TargetKind,
+    /// Whether nothing was written.
+    pub dry_run: bool,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
     /// Bytes that were written; the others were right already.
     pub written_bytes: u64,
+    /// Stretches in which they are.
+    pub written_extents: u64,
+    /// Stretches that could not be read right and were made zero, ascending.
+    pub unreadable: Vec<Extent>,
+    /// Whether the digests of the revision were right as a whole. If not, more than the unreadable stretches may be wrong.
+    pub digests_checked: bool,
+    /// Where what was overwritten is kept.
+    pub undo: Option<UndoReport>,
     /// Time that it took.
     pub seconds: f64,
 }
 
-/// A piece of the revision.
-enum Chunk {
-    /// Blocks that may hold data.
-    Data { first: BlockIndex, located: Vec<Located> },
-    /// All zero.
-    Void { extent: Extent },
+impl RestoreReport {
+    fn new(chain: &Chain, target: String, target_kind: TargetKind, digests_checked: bool) -> Self {
+        RestoreReport {
+            revision: chain.revision().uuid,
+            target,
+            target_kind,
+            dry_run: false,
+            size_bytes: chain.revision().size_bytes,
+            written_bytes: 0,
+            written_extents: 0,
+            unreadable: Vec::new(),
+            digests_checked,
+            undo: None,
+            seconds: 0.0,
+        }
+    }
+
+    /// Whether the target has become exactly the revision.
+    pub fn is_exact(&self) -> bool {
+        self.unreadable.is_empty() && self.digests_checked
+    }
+
+    fn push_unreadable(&mut self, chain: &Chain, blocks: &[BlockIndex]) {
+        for &block in blocks {
+            let extent = chain.block_size().extent(block, self.size_bytes);
+            push_joined(&mut self.unreadable, extent);
+        }
+    }
 }
 
-struct Worker {
-    decompressor: Decompressor,
-    found: Vec<u8>,
+/// Restores to a path: checks it, saves what is there if asked to, and writes.
+pub(crate) fn to_path(
+    chain: &Chain,
+    guard: &Guard<'_>,
+    path: &Path,
+    options: &RestoreOptions,
+    clock: &dyn Clock,
+) -> Result<RestoreReport> {
+    let began = Instant::now();
+    let observer = guard.observer;
+    let found = guard.check(path)?;
+    if let Some(folder) = &options.undo {
+        undo::check_folder(folder, guard.archive, path, found.is_some())?;
+    }
+    if options.dry_run {
+        return match found {
+            Some(target) => to_target(chain, &target, options, observer),
+            None => to_target(chain, &DryRun::new_file(path), options, observer),
+        };
+    }
+    let digests_checked = check_digests(chain, options.keep_going, observer)?;
+    let target = found.map_or_else(|| FileTarget::create(path), Ok)?;
+    let undo = match &options.undo {
+        Some(folder) => {
+            let threads = options.threads;
+            let saving = Saving { chain, target: &target, path, clock, threads, observer };
+            Some(saving.save_to_folder(folder)?)
+        }
+        None => None,
+    };
+    let mut report = write(chain, &target, digests_checked, options, observer)?;
+    report.undo = undo;
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
 }
 
-/// Writes the revision to a file or device.
+/// Writes the revision to a target that is open already.
 pub(crate) fn to_target(
     chain: &Chain,
     target: &dyn Target,
-    threads: Option<usize>,
+    options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
-    let clock = Instant::now();
-    chain.verify_digests()?;
-    let revision = chain.revision();
-    let counters = progress::begin(observer, Phase::Restore, revision.size_bytes);
-    target.prepare(revision.size_bytes)?;
-    let buffers = BufferPool::new();
-    let mut written_bytes = 0;
-    let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };
-    let mut chunks = Chunks::new(chain, void_bytes, observer);
-    // One thread writes: several that write to one file only wait for each other, and burn time at it.
-    pipeline::run(
-        workers(pipeline::threads(threads))?,
-        || chunks.next_chunk(),
-        |worker, chunk| {
-            let bytes = chunk_bytes(chain, &chunk);
-            let (writes, buffer) = match chunk {
-                Chunk::Void { extent } => (find_data(target, extent)?, Vec::new()),
-                Chunk::Data { first, located } => {
-                    let mut buffer = buffers.take(bytes as usize);
-                    let writes = read_wrong(chain, target, worker, first, &located, &mut buffer)?;
-                    (writes, buffer)
-                }
-            };
-            Ok((bytes, writes, buffer))
-        },
-        |(bytes, writes, buffer)| {
-            for write in writes {
-                written_bytes += write.extent.len;
-                match write.from {
-                    None => target.clear(write.extent)?,
-                    Some(from) => {
-                        let end = from + write.extent.len as usize;
-                        let part = buffer.get(from..end).unwrap_or_default();
-                        target.write_at(part, write.extent.offset)?;
-                    }
-                }
-            }
-            buffers.give(buffer);
-            counters.add(bytes);
-            Ok(())
-        },
-    )?;
-    target.finish(revision.size_bytes)?;
-    Ok(report(chain, target.path().display().to_string(), written_bytes, clock))
+    let began = Instant::now();
+    let digests_checked = check_digests(chain, options.keep_going, observer)?;
+    let report = match options.dry_run {
+        true => write(chain, &DryRun::over(target), digests_checked, options, observer)?,
+        false => write(chain, target, digests_checked, options, observer)?,
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(RestoreReport { dry_run: options.dry_run, seconds, ..report })
 }
 
 /// Writes the revision to a stream, from its first byte to its last.
 pub(crate) fn to_stream(
     chain: &Chain,
     stream: &mut dyn Write,
-    threads: Option<usize>,
+    options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
-    let clock = Instant::now();
-    chain.verify_digests()?;
-    let size_bytes = chain.revision().size_bytes;
-    let counters = progress::begin(observer, Phase::Restore, size_bytes);
-    let buffers = BufferPool::new();
-    let mut chunks = Chunks::new(chain, CHUNK_BYTES, observer);
-    pipeline::run(
-        workers(pipeline::threads(threads))?,
-        || chunks.next_chunk(),
-        |worker, chunk| {
-            let mut buffer = buffers.take(chunk_bytes(chain, &chunk) as usize);
-            match chunk {
-                Chunk::Void { .. } => buffer.fill(0),
-                Chunk::Data { first, located } => {
-                    chain.read(first, &located, &mut worker.decompressor, &mut buffer)?;
-                }
-            }
-            Ok(buffer)
-        },
-        |buffer| {
-            let action = format!("write {} bytes", buffer.len());
-            stream.write_all(&buffer).map_err(Error::io("standard output", action))?;
-            counters.add(buffer.len() as u64);
-            buffers.give(buffer);
-            Ok(())
-        },
-    )?;
-    stream.flush().map_err(Error::io("standard output", "flush"))?;
-    Ok(report(chain, "-".to_owned(), size_bytes, clock))
-}
-
-fn report(chain: &Chain, target: String, written_bytes: u64, clock: Instant) -> RestoreReport {
-    RestoreReport {
-        revision: chain.revision().uuid,
-        target,
-        size_bytes: chain.revision().size_bytes,
-        written_bytes,
-        seconds: clock.elapsed().as_secs_f64(),
-    }
-}
-
-fn workers(threads: usize) -> Result<Vec<Worker>> {
-    (0..threads)
-        .map(|_| Ok(Worker { decompressor: Decompressor::new()?, found: Vec::new() }))
-        .collect()
-}
-
-fn chunk_bytes(chain: &Chain, chunk: &Chunk) -> u64 {
-    match chunk {
-        Chunk::Void { extent } => extent.len,
-        Chunk::Data { first, located } => {
-            let size = chain.block_size();
-            let end = size.offset(first.plus(located.len() as u64));
-            end.min(chain.revision().size_bytes) - size.offset(*first)
+    let began = Instant::now();
+    let digests_checked = check_digests(chain, options.keep_going, observer)?;
+    let mut report = RestoreReport::new(chain, "-".to_owned(), TargetKind::Stream, digests_checked);
+    report.dry_run = options.dry_run;
+    let mut nowhere = std::io::sink();
+    let stream = if options.dry_run { &mut nowhere } else { stream };
+    let reading = Reading {
+        chain,
+        phase: Phase::Restore,
+        max_void_bytes: CHUNK_BYTES,
+        keep_going: options.keep_going,
+        threads: options.threads,
+    };
+    let failed = |len: u64| Error::io("standard output", format!("write {len} bytes"));
+    reading.run(observer, |piece| {
+        let len = piece.extent.len;
+        match piece.bytes {
+            Some(bytes) => stream.write_all(bytes).map_err(failed(len))?,
+            None => write_zeros(stream, len).map_err(failed(len))?,
         }
+        report.written_bytes += len;
+        report.push_unreadable(chain, piece.unreadable);
+        Ok(())
+    })?;
+    stream.flush().map_err(Error::io("standard output", "flush"))?;
+    report.written_extents = u64::from(report.written_bytes > 0);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+fn write_zeros(stream: &mut dyn Write, mut len: u64) -> std::io::Result<()> {
+    while len > 0 {
+        let step = len.min(ZEROS.len() as u64);
+        stream.write_all(ZEROS.get(..step as usize).unwrap_or(&ZEROS))?;
+        len -= step;
     }
+    Ok(())
+}
+
+/// Tools of one thread.
+struct Worker {
+    decompressor: Decompressor,
+    found: Vec<u8>,
+}
+
+/// What has to be done for a chunk.
+#[derive(Default)]
+struct Work {
+    rewrites: Vec<Rewrite>,
+    buffer: Vec<u8>,
+    unreadable: Vec<BlockIndex>,
 }
 
 /// A stretch of the target that has to be written.
@@ -181,46 +228,164 @@ struct Rewrite {
     from: Option<usize>,
 }
 
-/// Finds out which blocks of a chunk are wrong in the target, and reads those into their places in `buffer`.
-fn read_wrong(
+fn write(
     chain: &Chain,
     target: &dyn Target,
-    worker: &mut Worker,
-    first: BlockIndex,
-    located: &[Located],
-    buffer: &mut [u8],
-) -> Result<Vec<Rewrite>> {
-    let block_bytes = chain.block_size().len();
-    let offset = chain.block_size().offset(first);
-    let wrong: Vec<Option<bool>> = if target.is_new() {
-        let data = |block: &Located| (!block.entry.is_zero_block()).then_some(false);
-        located.iter().map(data).collect()
-    } else {
-        worker.found.resize(buffer.len(), 0);
-        target.read_at(&mut worker.found, offset)?;
-        let found = worker.found.chunks(block_bytes);
-        let wrong = |(block, found): (&Located, &[u8])| {
-            (!block.entry.matches(found)).then_some(block.entry.is_zero_block())
-        };
-        located.iter().zip(found).map(wrong).collect()
-    };
-    let mut writes = Vec::new();
-    let mut at = 0;
-    for run in wrong.chunk_by(|a, b| a == b) {
-        let (from, to) = (at, at + run.len());
-        at = to;
-        let Some(Some(zero)) = run.first() else { continue };
-        let start = from * block_bytes;
-        let end = (to * block_bytes).min(buffer.len());
-        if !zero {
+    digests_checked: bool,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
+) -> Result<RestoreReport> {
+    let path = target.path().display().to_string();
+    let mut report = RestoreReport::new(chain, path, target.kind(), digests_checked);
+    let counters = progress::begin(observer, Phase::Restore, report.size_bytes);
+    target.prepare(report.size_bytes)?;
+    let buffers = BufferPool::new();
+    let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };
+    let mut chunks = Chunks::new(chain, void_bytes, observer);
+    let mut written_end = None;
+    // One thread writes: several that write to one file only wait for each other, and burn time at it.
+    pipeline::run(
+        (0..pipeline::threads(options.threads))
+            .map(|_| Ok(Worker { decompressor: Decompressor::new()?, found: Vec::new() }))
+            .collect::<Result<Vec<_>>>()?,
+        || chunks.next_chunk(),
+        |worker, chunk| {
+            let bytes = chunk.extent(chain).len;
+            let work = match chunk {
+                Chunk::Void { extent } => {
+                    Work { rewrites: find_data(target, extent)?, ..Work::default() }
+                }
+                Chunk::Data { first, located } => {
+                    let buffer = buffers.take(bytes as usize);
+                    let compare = Compare { chain, target, keep_going: options.keep_going };
+                    compare.run(worker, first, &located, buffer)?
+                }
+            };
+            Ok((bytes, work))
+        },
+        |(bytes, work)| {
+            for rewrite in work.rewrites {
+                let extent = rewrite.extent;
+                report.written_bytes += extent.len;
+                report.written_extents += u64::from(written_end != Some(extent.offset));
+                written_end = Some(extent.end());
+                match rewrite.from {
+                    None => target.clear(extent)?,
+                    Some(from) => {
+                        let part = work.buffer.get(from..from + extent.len as usize);
+                        target.write_at(part.unwrap_or_default(), extent.offset)?;
+                    }
+                }
+            }
+            report.push_unreadable(chain, &work.unreadable);
+            buffers.give(work.buffer);
+            counters.add(bytes);
+            Ok(())
+        },
+    )?;
+    target.finish(report.size_bytes)?;
+    Ok(report)
+}
+
+/// Finds out what of a revision is wrong in the target.
+struct Compare<'a> {
+    chain: &'a Chain,
+    target: &'a dyn Target,
+    keep_going: bool,
+}
+
+/// What a block of the target has to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    AsItIs,
+    Zero,
+    Data,
+}
+
+impl Compare<'_> {
+    /// Reads those blocks of a chunk that are wrong in the target into their places in `buffer`.
+    fn run(
+        &self,
+        worker: &mut Worker,
+        first: BlockIndex,
+        located: &[Located],
+        mut buffer: Vec<u8>,
+    ) -> Result<Work> {
+        let block_bytes = self.chain.block_size().len();
+        let offset = self.chain.block_size().offset(first);
+        let mut wanted = self.compare(worker, offset, located, buffer.len())?;
+        let mut unreadable = Vec::new();
+        for (from, to) in runs(&wanted, Wanted::Data) {
+            let end = (to * block_bytes).min(buffer.len());
+            let part = buffer.get_mut(from * block_bytes..end).unwrap_or_default();
             let blocks = located.get(from..to).unwrap_or_default();
-            let part = buffer.get_mut(start..end).unwrap_or_default();
-            chain.read(first.plus(from as u64), blocks, &mut worker.decompressor, part)?;
+            let at = first.plus(from as u64);
+            let decompressor = &mut worker.decompressor;
+            unreadable.extend(read_blocks(
+                self.chain,
+                at,
+                blocks,
+                self.keep_going,
+                decompressor,
+                part,
+            )?);
         }
-        let extent = Extent::new(offset + start as u64, (end - start) as u64);
-        writes.push(Rewrite { extent, from: (!zero).then_some(start) });
+        let empty = if self.target.is_new() { Wanted::AsItIs } else { Wanted::Zero };
+        for block in &unreadable {
+            if let Some(wanted) = wanted.get_mut((block.0 - first.0) as usize) {
+                *wanted = empty;
+            }
+        }
+        let mut rewrites = Vec::new();
+        for kind in [Wanted::Zero, Wanted::Data] {
+            rewrites.extend(runs(&wanted, kind).into_iter().map(|(from, to)| {
+                let (start, end) = (from * block_bytes, (to * block_bytes).min(buffer.len()));
+                let extent = Extent::new(offset + start as u64, (end - start) as u64);
+                Rewrite { extent, from: (kind == Wanted::Data).then_some(start) }
+            }));
+        }
+        rewrites.sort_unstable_by_key(|rewrite| rewrite.extent.offset);
+        Ok(Work { rewrites, buffer, unreadable })
     }
-    Ok(writes)
+
+    fn compare(
+        &self,
+        worker: &mut Worker,
+        offset: u64,
+        located: &[Located],
+        bytes: usize,
+    ) -> Result<Vec<Wanted>> {
+        let content =
+            |block: &Located| if block.entry.is_zero_block() { Wanted::Zero } else { Wanted::Data };
+        if self.target.is_new() {
+            let wanted = |block: &Located| match content(block) {
+                Wanted::Zero => Wanted::AsItIs,
+                wanted => wanted,
+            };
+            return Ok(located.iter().map(wanted).collect());
+        }
+        worker.found.resize(bytes, 0);
+        self.target.read_at(&mut worker.found, offset)?;
+        let found = worker.found.chunks(self.chain.block_size().len());
+        let wanted = |(block, found): (&Located, &[u8])| match block.entry.matches(found) {
+            true => Wanted::AsItIs,
+            false => content(block),
+        };
+        Ok(located.iter().zip(found).map(wanted).collect())
+    }
+}
+
+/// Where the runs of one kind begin and end.
+fn runs(wanted: &[Wanted], kind: Wanted) -> Vec<(usize, usize)> {
+    let mut at = 0;
+    let mut found = Vec::new();
+    for run in wanted.chunk_by(|a, b| a == b) {
+        if run.first() == Some(&kind) {
+            found.push((at, at + run.len()));
+        }
+        at += run.len();
+    }
+    found
 }
 
 /// Finds what is not zero in an extent of the target that has to be zero.
@@ -242,62 +407,4 @@ fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
         offset = piece.end();
     }
     Ok(wrong)
-}
-
-/// Cuts a revision into chunks, looking up where its blocks are a window at a time.
-struct Chunks<'a> {
-    chain: &'a Chain,
-    observer: &'a dyn Observer,
-    max_void_blocks: u64,
-    chunk_blocks: usize,
-    next: BlockIndex,
-    window: Vec<Located>,
-    window_first: BlockIndex,
-}
-
-impl<'a> Chunks<'a> {
-    fn new(chain: &'a Chain, max_void_bytes: u64, observer: &'a dyn Observer) -> Self {
-        let block_bytes = chain.block_size().bytes();
-        Chunks {
-            chain,
-            observer,
-            max_void_blocks: (max_void_bytes / block_bytes).max(1),
-            chunk_blocks: (CHUNK_BYTES / block_bytes).max(1) as usize,
-            next: BlockIndex(0),
-            window: Vec::new(),
-            window_first: BlockIndex(0),
-        }
-    }
-
-    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
-        progress::check(self.observer)?;
-        let end = BlockIndex(self.chain.blocks());
-        if self.next >= end {
-            return Ok(None);
-        }
-        let window_end = self.window_first.plus(self.window.len() as u64);
-        if self.next >= window_end {
-            let data = self.chain.next_data_block(self.next)?.unwrap_or(end);
-            if data > self.next {
-                let to = data.min(self.next.plus(self.max_void_blocks));
-                return Ok(Some(self.void(to)));
-            }
-            self.window = self.chain.locate(self.next, WINDOW_BLOCKS)?;
-            self.window_first = self.next;
-        }
-        let from = (self.next.0 - self.window_first.0) as usize;
-        let to = (from + self.chunk_blocks).min(self.window.len());
-        let located = self.window.get(from..to).unwrap_or_default().to_vec();
-        let first = self.next;
-        self.next = first.plus(located.len() as u64);
-        Ok(Some(Chunk::Data { first, located }))
-    }
-
-    fn void(&mut self, to: BlockIndex) -> Chunk {
-        let size = self.chain.block_size();
-        let from = size.offset(self.next);
-        self.next = to;
-        let end = size.offset(to).min(self.chain.revision().size_bytes);
-        Chunk::Void { extent: Extent::between(from, end) }
-    }
 }

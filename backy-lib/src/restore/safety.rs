@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, SeekFrom, major, minor, seek};
+use rustix::fs::{Access, Mode, OFlags, SeekFrom, major, minor, seek};
 use rustix::io::Errno;
 
 use super::FileTarget;
@@ -29,14 +29,15 @@ pub struct Guard<'a> {
 }
 
 impl Guard<'_> {
-    /// Opens a target for writing, or refuses it; nothing is written here.
-    pub fn open(&self, path: &Path) -> Result<FileTarget> {
+    /// Opens a target that is there for writing, or refuses it; `None` when there is nothing yet and a file may be made.
+    /// Nothing is written here.
+    pub fn check(&self, path: &Path) -> Result<Option<FileTarget>> {
         let refuse = |message: String| refused(path, message, false);
         // A link is followed once, here: what is checked is what is written to.
         let real = match path.canonicalize() {
             Ok(real) => real,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return self.open_new(path);
+                return self.check_new(path).map(|()| None);
             }
             Err(error) => return Err(Error::io(path, "look up")(error)),
         };
@@ -46,7 +47,7 @@ impl Guard<'_> {
         }
         self.check_not_archive(path, &real, Some((found.dev(), found.ino())))?;
         if found.file_type().is_block_device() {
-            return self.open_device(path, &real, found.rdev());
+            return self.open_device(path, &real, found.rdev()).map(Some);
         }
         if !found.is_file() {
             return Err(refuse("it is neither a regular file nor a block device".to_owned()));
@@ -59,10 +60,10 @@ impl Guard<'_> {
             return Err(refused(path, message, true));
         }
         let file = open_for_writing(path, &real, OFlags::empty())?;
-        Ok(FileTarget::existing(path, file, found.len()))
+        Ok(Some(FileTarget::existing(path, file, found.len())))
     }
 
-    fn open_new(&self, path: &Path) -> Result<FileTarget> {
+    fn check_new(&self, path: &Path) -> Result<()> {
         let refuse = |message: &str| refused(path, message.to_owned(), false);
         if path.file_name().is_none() || path.symlink_metadata().is_ok() {
             return Err(refuse("it is a symbolic link to nowhere, or no file name"));
@@ -70,7 +71,8 @@ impl Guard<'_> {
         let folder = folder_of(path);
         let real = folder.canonicalize().map_err(Error::io(folder, "look up the folder"))?;
         self.check_not_archive(path, &real, None)?;
-        FileTarget::create(path)
+        rustix::fs::access(&real, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|errno| Error::io(path, "create")(errno.into()))
     }
 
     fn check_not_archive(

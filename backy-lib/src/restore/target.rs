@@ -6,18 +6,41 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::storage::dir::{next_data, punch_hole, read_full};
+
+/// What a target is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetKind {
+    /// A file that is not there yet.
+    NewFile,
+    /// A file that is there; it gets the size of the revision.
+    File,
+    /// A block device; what is past the end of the revision is left alone.
+    BlockDevice,
+    /// Standard output.
+    Stream,
+}
 
 /// Something that a revision can be written to. Used by several threads at once.
 pub trait Target: Sync {
     /// Where it is, for messages.
     fn path(&self) -> PathBuf;
 
+    /// What it is.
+    fn kind(&self) -> TargetKind;
+
+    /// How long it was when it was opened, in bytes.
+    fn size_bytes(&self) -> u64;
+
     /// Whether it is all zero, so that there is nothing to compare with.
-    fn is_new(&self) -> bool;
+    fn is_new(&self) -> bool {
+        self.kind() == TargetKind::NewFile
+    }
 
     /// Makes it ready for an image of `size_bytes`.
     fn prepare(&self, size_bytes: u64) -> Result<()>;
@@ -58,7 +81,7 @@ enum Kind {
 impl FileTarget {
     /// A file that is not there yet. Until it is complete it has another name in the same folder, and it is removed
     /// when it never is.
-    pub(super) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
         let mut name = std::ffi::OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
         name.push(format!(".backy-{}", rustix::process::getpid().as_raw_nonzero()));
@@ -80,6 +103,11 @@ impl FileTarget {
         FileTarget { path: path.to_owned(), file, kind: Kind::Device, len }
     }
 
+    /// The open file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn io(&self, action: String) -> impl FnOnce(std::io::Error) -> Error {
         Error::io(&self.path, action)
     }
@@ -90,8 +118,16 @@ impl Target for FileTarget {
         self.path.clone()
     }
 
-    fn is_new(&self) -> bool {
-        matches!(self.kind, Kind::New { .. })
+    fn kind(&self) -> TargetKind {
+        match self.kind {
+            Kind::New { .. } => TargetKind::NewFile,
+            Kind::File => TargetKind::File,
+            Kind::Device => TargetKind::BlockDevice,
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.len
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {
@@ -145,6 +181,68 @@ impl Target for FileTarget {
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(Error::io(folder, "sync the folder"))
+    }
+}
+
+/// A target as it is, to which nothing is written.
+pub(super) struct DryRun<'a> {
+    path: PathBuf,
+    target: Option<&'a dyn Target>,
+}
+
+impl<'a> DryRun<'a> {
+    /// A file that is not there yet.
+    pub(super) fn new_file(path: &Path) -> Self {
+        DryRun { path: path.to_owned(), target: None }
+    }
+
+    /// One that is there.
+    pub(super) fn over(target: &'a dyn Target) -> Self {
+        DryRun { path: target.path(), target: Some(target) }
+    }
+}
+
+impl Target for DryRun<'_> {
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    fn kind(&self) -> TargetKind {
+        self.target.map_or(TargetKind::NewFile, Target::kind)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.target.map_or(0, Target::size_bytes)
+    }
+
+    fn prepare(&self, _size_bytes: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match self.target {
+            Some(target) => target.read_at(buffer, offset),
+            None => {
+                buffer.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    fn write_at(&self, _data: &[u8], _offset: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&self, _extent: Extent) -> Result<()> {
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        self.target.map_or(Ok(None), |target| target.next_data(offset))
+    }
+
+    fn finish(&self, _size_bytes: u64) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -26,6 +26,19 @@ pub trait Source: Sync {
 
     /// The first stretch at or after `offset` that may hold data; `None` when only holes follow.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
+
+    /// The first stretch at or after `offset` that may differ from what was backed up last; `None` when nothing does.
+    /// What lies between such stretches is not read. Unless a source knows better, everything may differ.
+    fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
+        let size_bytes = self.size_bytes();
+        Ok((offset < size_bytes).then(|| Extent::between(offset, size_bytes)))
+    }
+
+    /// Stretches whose right content is not known, ascending: damage that is older than the backup. Blocks that touch one
+    /// are stored as they are found and marked, so that they are never given out as right.
+    fn lost(&self) -> &[Extent] {
+        &[]
+    }
 }
 
 /// Reads all of `buffer`; a source that ends before has changed its size.

@@ -166,12 +166,18 @@ impl Storage for DirStorage {
     }
 }
 
-struct DirFile {
+/// An open file.
+pub(crate) struct DirFile {
     path: PathBuf,
     file: File,
 }
 
 impl DirFile {
+    /// One that is not an archive's.
+    pub(crate) fn over(path: PathBuf, file: File) -> Self {
+        DirFile { path, file }
+    }
+
     fn metadata(&self) -> Result<std::fs::Metadata> {
         self.file.metadata().map_err(Error::io(&self.path, "look up its length"))
     }
@@ -209,6 +215,11 @@ impl StorageFile for DirFile {
     fn set_len(&self, len: u64) -> Result<()> {
         ftruncate(&self.file, len)
             .map_err(|errno| self.error(format!("set its length to {len} bytes"), errno))
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<()> {
+        fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes)
+            .map_err(|errno| self.error(format!("allocate {bytes} bytes"), errno))
     }
 
     fn punch_hole(&self, extent: Extent) -> Result<()> {

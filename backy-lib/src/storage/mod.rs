@@ -100,6 +100,9 @@ pub trait StorageFile: Send + Sync {
     /// Cuts the file or extends it with a hole.
     fn set_len(&self, len: u64) -> Result<()>;
 
+    /// Sees to it that the file takes at least this many bytes on disk, beyond its length, which stays.
+    fn allocate(&self, bytes: u64) -> Result<()>;
+
     /// Makes an extent read as zeros and take no space, where the file system can. The length stays.
     fn punch_hole(&self, extent: Extent) -> Result<()>;
 

@@ -39,6 +39,12 @@ pub enum FileName {
     Digests(RevisionId, DigestsKind),
     /// `lock`
     Lock,
+    /// `reserve`
+    Reserve,
+    /// `history.jsonl`
+    History,
+    /// `history.jsonl.1`
+    OldHistory,
 }
 
 impl FileName {
@@ -55,8 +61,10 @@ impl FileName {
 
     /// The name that `text` spells; `None` for anything that an archive does not use.
     pub fn parse(text: &str) -> Option<Self> {
-        if text == "lock" {
-            return Some(FileName::Lock);
+        for name in [FileName::Lock, FileName::Reserve, FileName::History, FileName::OldHistory] {
+            if text == name.to_string() {
+                return Some(name);
+            }
         }
         for file in [Published::Readme, Published::Config, Published::Manifest, Published::Image] {
             match text.strip_prefix(file.as_str()) {
@@ -98,6 +106,9 @@ impl fmt::Display for FileName {
             FileName::Digests(id, DigestsKind::Image) => write!(f, "{id}.image.digests"),
             FileName::Digests(id, DigestsKind::Delta) => write!(f, "{id}.delta.digests"),
             FileName::Lock => f.write_str("lock"),
+            FileName::Reserve => f.write_str("reserve"),
+            FileName::History => f.write_str("history.jsonl"),
+            FileName::OldHistory => f.write_str("history.jsonl.1"),
         }
     }
 }
@@ -111,6 +122,9 @@ mod tests {
         let id = RevisionId::new(jiff::Timestamp::UNIX_EPOCH);
         let mut names = vec![
             FileName::Lock,
+            FileName::Reserve,
+            FileName::History,
+            FileName::OldHistory,
             FileName::Delta(id),
             FileName::Digests(id, DigestsKind::Image),
             FileName::Digests(id, DigestsKind::Delta),

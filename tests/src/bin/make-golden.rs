@@ -1,7 +1,8 @@
-//! Makes the golden archive of the present format in a folder that is not there yet.
+//! Makes a golden archive of the present format in a folder that is not there yet.
 //!
-//! Run once for each new format; its result is committed and never made anew:
-//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N`
+//! Run once for each addition to the format; its result is committed and never made anew:
+//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept]`. With `kept`, revisions have been removed,
+//! merged and made standalone, and the archive has been scrubbed and drilled.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::clock::FixedClock;
 use backy_lib::progress::Silent;
-use backy_lib::{BackupOptions, ImageUpdate};
+use backy_lib::{BackupOptions, ImageUpdate, MaintenanceOptions, ScrubOptions, drill};
 use backy_tests::golden;
 use backy_tests::memory::MemorySource;
 use backy_tests::world::BLOCK_SIZE;
@@ -38,5 +39,39 @@ fn main() -> Result<(), Box<dyn Error>> {
         made.ok_or("no backup was due")?;
         now += SignedDuration::from_hours(24);
     }
+    if std::env::args().nth(2).as_deref() == Some("kept") {
+        keep(&folder, FixedClock(now))?;
+    }
     Ok(())
+}
+
+/// Four more backups of the same states, then all that changes what is there.
+fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
+    let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
+    for state in golden::states() {
+        let options = BackupOptions { force: true, threads: Some(1), ..BackupOptions::default() };
+        writer.backup(&MemorySource::new(&state), &options, &clock, &Silent)?;
+    }
+    // A delta takes over the blocks of two others; the image goes back to the one before.
+    writer.remove(&[0, 4, 5], &clock, &Silent)?;
+    let config = folder.join("backy.toml");
+    write_config(&config, "max_chain = 2\n")?;
+    writer.maintain(&MaintenanceOptions { threads: Some(1), keep: None }, &clock, &Silent)?;
+    write_config(&config, "")?;
+    writer.backup(
+        &MemorySource::new(&golden::states()[0]),
+        &BackupOptions { force: true, threads: Some(1), ..BackupOptions::default() },
+        &clock,
+        &Silent,
+    )?;
+    writer.tag(1, &["kept".parse()?].into(), &[].into(), &clock, &Silent)?;
+    writer.scrub(&ScrubOptions { threads: Some(1), ..Default::default() }, &clock, &Silent)?;
+    let drill = drill::read(writer.archive(), 3, Some(1), &clock, &Silent)?;
+    writer.record_drill(drill, &clock, &Silent)?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "edits the config as a person would")]
+fn write_config(path: &Path, more: &str) -> Result<(), Box<dyn Error>> {
+    Ok(std::fs::write(path, format!("source = \"/dev/vg0/golden\"\n{more}"))?)
 }

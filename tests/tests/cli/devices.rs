@@ -119,3 +119,18 @@ fn mounted_or_in_use() {
         scene.refuses(&args, &["disk", "in use", &disk.0, "another target"]);
     }
 }
+
+/// A restore to a device with --undo leaves an archive that brings it back, also what the revision does not reach.
+#[test]
+fn a_restore_to_a_device_is_undone() {
+    let (scene, states) = Scene::with_revisions(1);
+    let former = noise(8, DEVICE_BYTES);
+    scene.write("device.img", &former);
+    let Some(device) = Loop::over(&scene, "device.img") else { return };
+    scene.works(&["-b", "a", "restore", "--force", "--undo", "u", &device.0]);
+    let restored = scene.read("device.img");
+    assert!(restored[..SOURCE_BYTES] == states[0]);
+    assert!(restored[SOURCE_BYTES..] == former[SOURCE_BYTES..]);
+    scene.works(&["-b", "u", "restore"]);
+    assert!(scene.read("device.img") == former);
+}

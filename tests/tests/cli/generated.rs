@@ -8,12 +8,22 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 7] = [
+const CONTRACT: [(&str, &[&str]); 14] = [
     ("init", &["SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "REVISIONS"]),
-    ("restore", &["-r, --revision", "--force", "--json", "TARGET"]),
+    (
+        "restore",
+        &["-r, --revision", "--force", "--dry-run", "--keep-going", "--undo", "--json", "TARGET"],
+    ),
+    ("drill", &["-r, --revision", "--dir", "--json", "COMMAND"]),
+    ("export", &["-r, --revision", "--level", "--json", "FILE.qcow2"]),
     ("find", &["-r, --revision"]),
+    ("import", &["--block-size", "--json", "OLD"]),
+    ("maintenance", &["-n, --dry-run", "-k, --keep", "--json"]),
+    ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),
+    ("tag", &["REV", "+TAG", "-TAG", "--json"]),
+    ("rm", &["-n, --dry-run", "--force", "--json", "REVISIONS"]),
     ("completions", &["SHELL"]),
     ("man", &[]),
 ];

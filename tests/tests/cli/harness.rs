@@ -166,8 +166,19 @@ impl Scene {
         self.refuses_run(self.command(args), words)
     }
 
-    pub(crate) fn refuses_run(&self, mut command: Command, words: &[&str]) -> String {
-        let before = self.listing();
+    pub(crate) fn refuses_run(&self, command: Command, words: &[&str]) -> String {
+        let before = self.state();
+        let message = self.fails_run(command, words);
+        assert_eq!(before, self.state(), "it changed something: {message}");
+        message
+    }
+
+    /// A command that fails with a line that has these words; what it did before stays.
+    pub(crate) fn fails(&self, args: &[&str], words: &[&str]) -> String {
+        self.fails_run(self.command(args), words)
+    }
+
+    fn fails_run(&self, mut command: Command, words: &[&str]) -> String {
         let run: Run = command.output().expect("run backy").into();
         assert_eq!(run.status, Some(1), "{command:?}: {run:?}");
         assert_eq!(run.text(), "", "{command:?}");
@@ -178,7 +189,6 @@ impl Scene {
             assert!(message.contains(word), "{word:?} is not in: {message}");
         }
         assert!(message.contains("; "), "no advice: {message}");
-        assert_eq!(before, self.listing(), "{command:?} changed something: {message}");
         message.to_owned()
     }
 
@@ -187,6 +197,23 @@ impl Scene {
         let mut found = BTreeMap::new();
         list(self.folder.path(), &mut found);
         found
+    }
+
+    /// The same without the log of operations, which also has those that failed.
+    pub(crate) fn state(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = self.listing();
+        found.retain(|path, _| !path.ends_with("history.jsonl"));
+        found
+    }
+
+    /// That the archive has exactly these revisions, newest first, to the byte.
+    pub(crate) fn holds(&self, states: &[impl AsRef<[u8]>]) {
+        let status = self.works(&["-b", "a", "status", "--json"]).json();
+        assert_eq!(status["revisions"].as_array().map(Vec::len), Some(states.len()), "{status}");
+        for (number, state) in states.iter().enumerate() {
+            let restored = self.works(&["-b", "a", "restore", "-r", &number.to_string(), "-"]);
+            assert!(restored.stdout == state.as_ref(), "revision {number} is not what it was");
+        }
     }
 
     /// Waits until an archive's status is as wanted.

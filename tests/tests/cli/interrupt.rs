@@ -31,13 +31,13 @@ fn ended(child: Child) -> Run {
 fn ctrl_c_during_a_backup() {
     let (scene, states) = Scene::with_revisions(2);
     scene.write("source.img", &super::harness::noise(77, 1_600_000));
-    let before = scene.listing();
+    let before = scene.state();
     let child = slow_backup(&scene, DEFAULT_SIGNALS, "500K");
     signal(&child, "INT");
     let run = ended(child);
     assert_eq!(run.status, Some(130), "{run:?}");
     assert_eq!(run.stderr, "backy: error: interrupted; the archive is as it was before\n");
-    assert_eq!(scene.listing(), before);
+    assert_eq!(scene.state(), before);
     scene.works(&["-b", "a", "backup", "-f"]);
     for (revision, state) in ["1", "2"].into_iter().zip(&states) {
         assert!(scene.works(&["-b", "a", "restore", "-r", revision, "-"]).stdout == *state);
@@ -51,13 +51,13 @@ fn other_signals_are_errors() {
     for name in ["TERM", "HUP"] {
         let (scene, _) = Scene::with_revisions(1);
         scene.change_source(3);
-        let before = scene.listing();
+        let before = scene.state();
         let child = slow_backup(&scene, DEFAULT_SIGNALS, "500K");
         signal(&child, name);
         let run = ended(child);
         assert_eq!(run.status, Some(1), "{run:?}");
         assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
-        assert_eq!(scene.listing(), before, "{name}");
+        assert_eq!(scene.state(), before, "{name}");
     }
 }
 

@@ -1,5 +1,8 @@
 //! `backy status`
 
+use backy_lib::progress::Silent;
+use backy_lib::{Archive, ArchiveWriter, DrillReport, SystemClock};
+
 use super::harness::Scene;
 
 /// The table has the facts of each revision, the UUID whole, all but the tags in 100 columns, and then the verdict.
@@ -65,6 +68,49 @@ fn revisions_are_selected() {
     }
 }
 
+/// Pinned tags and standalone revisions are marked; the last drill is told.
+#[test]
+fn marks_and_drills() {
+    let (scene, _) = Scene::with_revisions(3);
+    scene.works(&["-b", "a", "tag", "0", "+mine"]);
+    let config = scene.read_text("a/backy.toml");
+    scene.write("a/backy.toml", format!("max_chain = 1\n{config}").as_bytes());
+    scene.works(&["-b", "a", "maintenance"]);
+    let uuid = scene.works(&["-b", "a", "status", "--json"]).json()["revisions"][1]["uuid"].clone();
+    let drill = |passed: bool| {
+        let started = "2026-11-22T04:05:06Z".parse().unwrap();
+        let message = "block 7 is not right".to_owned();
+        let archive = Archive::open(&scene.path("a")).unwrap();
+        let drill = DrillReport {
+            revision: uuid.as_str().unwrap().parse().unwrap(),
+            started,
+            seconds: 12.0,
+            size_bytes: 60 << 20,
+            read_bytes: 60 << 20,
+            bytes_per_second: 5 << 20,
+            command: None,
+            passed,
+            message,
+        };
+        let mut writer = ArchiveWriter::open(archive, "a test", &Silent).unwrap();
+        writer.record_drill(drill, &SystemClock, &Silent).unwrap();
+        scene.works(&["-b", "a", "status"])
+    };
+    let run = drill(true);
+    let lines: Vec<&str> = run.text().lines().collect();
+    assert!(lines[3].ends_with("  mine (pinned)"), "{}", run.text());
+    assert!(lines[4].ends_with("  [standalone]"), "{}", run.text());
+    assert!(lines[5].ends_with("  daily, monthly, weekly"), "{}", run.text());
+    let line = format!(
+        "Last drill: 2026-11-22 04:05, revision {}: passed, 12 s at 5.0 MiB/s",
+        uuid.as_str().unwrap()
+    );
+    assert!(lines.contains(&line.as_str()), "{}", run.text());
+    let run = drill(false);
+    assert!(run.text().contains(": FAILED, 12 s"), "{}", run.text());
+    assert!(run.text().contains("CRITICAL: the last drill failed: block 7"), "{}", run.text());
+}
+
 /// What is wrong is told with what to do about it; the exit status stays 0, for the question was answered.
 #[test]
 fn problems_come_with_advice() {
@@ -79,9 +125,10 @@ fn problems_come_with_advice() {
     let run = scene.works(&["-b", "a", "status"]);
     let problems: Vec<&str> =
         run.text().lines().filter(|line| line.starts_with("CRITICAL: ")).collect();
-    assert_eq!(problems.len(), 2, "{}", run.text());
+    assert_eq!(problems.len(), 3, "{}", run.text());
     assert!(problems.iter().any(|line| line.contains("backy.toml:1:1: ")), "{}", run.text());
     assert!(problems.iter().any(|line| line.contains(&delta) && line.contains("; get it back")));
+    assert!(problems.iter().any(|line| line.contains("1 of 2 revisions have damaged blocks; run")));
     assert!(problems.iter().all(|line| line.contains("; ")), "{}", run.text());
 }
 

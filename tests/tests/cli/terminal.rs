@@ -49,6 +49,25 @@ fn a_restore_tells_where_it_wrote() {
     assert!(run.text().contains("restored revision") && run.text().contains(" to x: "), "{run:?}");
 }
 
+/// Commands that are silent on a pipe say in a line what they did, unless they are to be quiet.
+#[test]
+fn what_was_done_is_told() {
+    let (scene, _) = Scene::with_revisions(2);
+    for (line, word) in [
+        ("-b a scrub", "backy: read 1.6 MiB in "),
+        ("-b a tag 0 +mine", " has now: mine (pinned)"),
+        ("-b a maintenance", "backy: nothing goes of 2 revisions"),
+        ("-b a rm 1", "backy: removed 1 revision in "),
+    ] {
+        let Some(run) = on_terminal(&scene, &[], line) else { return };
+        assert_eq!((run.status, run.text().lines().count()), (Some(0), 1), "{run:?}");
+        assert!(run.text().contains(word), "{word}: {run:?}");
+    }
+    for line in ["-q -b a scrub", "-q -b a tag 0 -mine", "-q -b a maintenance"] {
+        assert_eq!(on_terminal(&scene, &[], line).unwrap().text(), "", "{line}");
+    }
+}
+
 /// The verdict is coloured on a terminal, but not with NO_COLOR or on a dumb one.
 #[test]
 fn colours_are_for_terminals() {

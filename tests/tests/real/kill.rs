@@ -8,7 +8,7 @@ use crate::disks::Disk;
 use crate::site::{BLOCK_BYTES, Site, failed, states, words};
 use crate::strace::{self, Injected};
 
-const KILL: &str = "signal=SIGKILL";
+pub(crate) const KILL: &str = "signal=SIGKILL";
 
 /// Odd sizes that shrink and grow.
 const SIZES: [usize; 4] =
@@ -79,7 +79,7 @@ impl<'a> Trial<'a> {
 }
 
 /// Says where it was when the test panics.
-struct Told(String);
+pub(crate) struct Told(pub(crate) String);
 
 impl Drop for Told {
     #[expect(clippy::print_stderr, reason = "the test's own report")]
@@ -90,7 +90,7 @@ impl Drop for Told {
     }
 }
 
-fn was_killed(outcome: &Injected) {
+pub(crate) fn was_killed(outcome: &Injected) {
     assert_eq!(outcome.output.status.signal(), Some(9), "{}", words(&outcome.output));
 }
 

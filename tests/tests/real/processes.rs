@@ -14,20 +14,20 @@ use crate::strace;
 const MIB: usize = 1 << 20;
 
 /// A process that ends with its value.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Running(command.spawn().expect("start a process"))
     }
 
-    fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("look after a process").is_none()
     }
 
     /// Waits until it has ended, which has to be with success and without a word.
-    fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         let status = self.0.wait().expect("wait for a process");
         let mut said = String::new();
         let mut stderr = self.0.stderr.take().expect("a pipe");
@@ -45,7 +45,7 @@ impl Drop for Running {
 }
 
 /// Waits until somebody holds the archive's lock and has said who.
-fn wait_for_lock(site: &Site, holder: &mut Running) {
+pub(crate) fn wait_for_lock(site: &Site, holder: &mut Running) {
     let began = Instant::now();
     let lock = site.folder.join("lock");
     let manifest = site.folder.join("manifest.json");
@@ -55,7 +55,7 @@ fn wait_for_lock(site: &Site, holder: &mut Running) {
         if !said.is_empty() && text.contains("\"operation\"") {
             return;
         }
-        assert!(holder.is_running(), "the backup ended before anybody saw it");
+        assert!(holder.is_running(), "it ended before anybody saw it");
         assert!(began.elapsed() < Duration::from_secs(30), "nobody takes the lock");
         sleep(Duration::from_millis(5));
     }

@@ -145,10 +145,11 @@ impl Site {
         assert_eq!(self.files(), needed, "the files of the archive");
     }
 
-    /// The names of the files in the archive.
+    /// The names of the files in the archive, without those that come and go as they may.
     pub(crate) fn files(&self) -> BTreeSet<String> {
         let entries = self.folder.read_dir().expect("list the archive").map(|e| e.expect("entry"));
-        entries.map(|entry| entry.file_name().into_string().expect("a plain name")).collect()
+        let names = entries.map(|entry| entry.file_name().into_string().expect("a plain name"));
+        names.filter(|name| !["reserve", "history.jsonl"].contains(&name.as_str())).collect()
     }
 
     /// The bytes of all files in the archive.
@@ -178,7 +179,7 @@ pub(crate) fn run(command: &mut Command) -> Output {
 /// Runs a command that has to work. Gives what it prints.
 pub(crate) fn works(command: &mut Command) -> Vec<u8> {
     let output = run(command);
-    assert!(output.status.success(), "{command:?}: {}: {}", output.status, words(&output));
+    assert!(output.status.success(), "{command:?}: {}: {}", output.status, all_words(&output));
     output.stdout
 }
 
@@ -199,6 +200,12 @@ pub(crate) fn failed(output: &Output) {
 /// What a command printed on standard error.
 pub(crate) fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The same, and what it printed as its result, if that is not an image.
+fn all_words(output: &Output) -> String {
+    let result = String::from_utf8_lossy(&output.stdout);
+    words(output) + if result.len() < 10_000 { &result } else { "" }
 }
 
 /// Checks with `qemu-img compare` that an image reads as `bytes`, padded to whole sectors.

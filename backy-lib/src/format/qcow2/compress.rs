@@ -73,8 +73,8 @@ impl Decompressor {
         stored: &[u8],
         cluster: &mut [u8],
     ) -> std::result::Result<(), String> {
-        let frame_bytes = zstd::zstd_safe::find_frame_compressed_size(stored)
-            .map_err(|_| "found no whole zstd frame".to_owned())?;
+        let frame_bytes =
+            frame_bytes(stored).ok_or_else(|| "found no whole zstd frame".to_owned())?;
         let frame = stored.get(..frame_bytes).unwrap_or(stored);
         match self.context.decompress_to_buffer(frame, cluster) {
             Ok(length) if length == cluster.len() => Ok(()),
@@ -82,6 +82,11 @@ impl Decompressor {
             Err(error) => Err(format!("found a bad zstd frame: {error}")),
         }
     }
+}
+
+/// Length of the zstd frame at the start of `stored`; `None` when there is no whole one.
+pub fn frame_bytes(stored: &[u8]) -> Option<usize> {
+    zstd::zstd_safe::find_frame_compressed_size(stored).ok()
 }
 
 /// zstd fails to set itself up only for want of memory.

@@ -1,6 +1,6 @@
 //! Where the tables of a new delta lie. All positions follow from the size and the cluster size.
 
-use super::ENTRY_BYTES;
+use super::{ENTRY_BYTES, L1Entry};
 use crate::units::BlockSize;
 
 /// QEMU's limit for the L1 table, 32 MiB.
@@ -67,6 +67,14 @@ impl Layout {
             l2_offset,
             data_offset: l2_offset + l1_entries * cluster,
         }
+    }
+
+    /// The L1 table: all entries are set from the beginning.
+    pub fn l1_table(&self) -> Vec<u8> {
+        let cluster = self.cluster_size.bytes();
+        (0..u64::from(self.l1_entries))
+            .flat_map(|table| L1Entry::encode(self.l2_offset + table * cluster).to_be_bytes())
+            .collect()
     }
 }
 

@@ -19,7 +19,7 @@ mod entry;
 mod header;
 mod layout;
 
-pub use compress::{Compressor, Decompressor, MAX_STORED_CLUSTERS};
+pub use compress::{Compressor, Decompressor, MAX_STORED_CLUSTERS, frame_bytes};
 pub use entry::{Cluster, ENTRY_BYTES, L1Entry, decode_entry, encode_entry};
 pub use header::{Backing, BackingFormat, Compression, HEADER_BYTES, Header};
 pub use layout::Layout;

@@ -386,6 +386,11 @@ impl StorageFile for SimFile {
         Ok(())
     }
 
+    fn allocate(&self, bytes: u64) -> Result<()> {
+        // What is allocated is not counted: faults say when the disk is full.
+        self.call(format!("allocate {bytes} bytes"), true).map(drop)
+    }
+
     fn punch_hole(&self, extent: Extent) -> Result<()> {
         let mut state = self.call(format!("clear {} at {}", extent.len, extent.offset), false)?;
         let (offset, len) = (extent.offset as usize, extent.len as usize);

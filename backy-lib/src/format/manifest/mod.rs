@@ -3,16 +3,22 @@
 //! Pretty-printed JSON for people, guarded by a checksum over its own text: SHA-256 of the file with the 64
 //! digits of `checksum` as zeros. Fields that this program does not know survive a rewrite.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+mod findings;
+mod revision;
 
 use crate::digest::Digest;
-use crate::revision::{RevisionId, Tag};
+use crate::revision::RevisionId;
 use crate::storage::FileName;
 use crate::units::{BlockIndex, BlockSize};
+
+pub use findings::{BlockRange, Findings};
+pub use revision::{Revision, Statistics, Verified};
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -20,8 +26,11 @@ pub const FORMAT: u32 = 1;
 /// A manifest that is longer is not read.
 pub const MANIFEST_LIMIT_BYTES: u64 = 64 << 20;
 
-/// Incompatible features that this program knows: none so far.
-const KNOWN_INCOMPATIBLE: [&str; 0] = [];
+/// Incompatible feature: an older revision may be standalone, so that the chain is in several pieces.
+const STANDALONE: &str = "standalone";
+
+/// Incompatible features that this program knows.
+const KNOWN_INCOMPATIBLE: [&str; 1] = [STANDALONE];
 
 /// More tags do not fit into the header of a digest file.
 pub const MAX_TAGS: usize = 24;
@@ -42,10 +51,45 @@ pub struct Manifest {
     pub source: Option<SourceIdentity>,
     /// The operation that is under way, or was when it was interrupted.
     pub in_progress: Option<InProgress>,
-    /// Newest first. The first one's image is `last.raw`, the others are deltas on the one before.
+    /// Newest first. The first one's image is `last.raw`; of the others each is a delta on the one before, or standalone.
     pub revisions: Vec<Revision>,
+    /// The last test restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillReport>,
+    /// Deltas and digest files that a rebuild could make nothing of: kept until somebody removes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "set_aside")]
+    pub set_aside: Vec<FileName>,
     #[serde(flatten)]
     unknown: BTreeMap<String, Value>,
+}
+
+/// File names as they are spelt; only those that nothing else in a manifest needs to name.
+mod set_aside {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::storage::FileName;
+
+    pub(super) fn serialize<S: Serializer>(
+        names: &[FileName],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(names.iter().map(FileName::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<FileName>, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let parse = |name: String| match FileName::parse(&name) {
+            Some(name @ (FileName::Delta(_) | FileName::Digests(..))) => Ok(name),
+            _ => Err(D::Error::custom(format!(
+                "'{}' in set_aside, expected the name of a delta or a digest file",
+                name.escape_default()
+            ))),
+        };
+        names.into_iter().map(parse).collect()
+    }
 }
 
 /// What was backed up: enough to notice that it has become something else.
@@ -62,10 +106,33 @@ pub struct SourceIdentity {
 pub struct InProgress {
     /// The operation.
     pub operation: Operation,
-    /// The revision that it makes.
+    /// The revision that a backup makes, that is removed, or to whose delta blocks are appended.
     pub revision: RevisionId,
     /// When it began.
     pub started: Timestamp,
+}
+
+/// What a test restore found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillReport {
+    /// The revision.
+    pub revision: RevisionId,
+    /// When it began.
+    pub started: Timestamp,
+    /// Time that reading or restoring took, without that of a command.
+    pub seconds: f64,
+    /// Size of the revision in bytes.
+    pub size_bytes: u64,
+    /// Bytes that were read and checked; zero blocks are not read.
+    pub read_bytes: u64,
+    /// Those a second.
+    pub bytes_per_second: u64,
+    /// What was run on it.
+    pub command: Option<String>,
+    /// Whether every byte came out right, and the command was content.
+    pub passed: bool,
+    /// One sentence.
+    pub message: String,
 }
 
 /// Operations that leave something to undo when they are interrupted.
@@ -74,82 +141,10 @@ pub struct InProgress {
 pub enum Operation {
     /// A backup.
     Backup,
-}
-
-/// One committed revision.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Revision {
-    /// Its name.
-    pub uuid: RevisionId,
-    /// When its backup began.
-    pub started: Timestamp,
-    /// When its backup was committed.
-    pub finished: Timestamp,
-    /// Exact size of the image in bytes.
-    pub size_bytes: u64,
-    /// Digest of the revision; never changes.
-    pub digest: Digest,
-    /// The file that holds it: `last.raw` or `<uuid>.qcow2`.
-    pub image: String,
-    /// The next newer revision, which a delta reads through to.
-    pub base: Option<RevisionId>,
-    /// Why it exists: schedules that were due, and words given by hand.
-    pub tags: BTreeSet<Tag>,
-    /// Those of the tags that were given by hand and only go by hand.
-    #[serde(default)]
-    pub pinned_tags: BTreeSet<Tag>,
-    /// What its backup did.
-    pub statistics: Statistics,
-    /// What is known to be wrong with it.
-    #[serde(default)]
-    pub findings: Findings,
-    #[serde(flatten)]
-    unknown: Map<String, Value>,
-}
-
-/// What a backup did.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Statistics {
-    /// Bytes read from the source; holes are not read.
-    pub read_bytes: u64,
-    /// Bytes in blocks that differed from the revision before.
-    pub changed_bytes: u64,
-    /// Bytes that the files of the archive take on disk more than before.
-    pub stored_bytes: i64,
-    /// Time from start to commit.
-    pub seconds: f64,
-}
-
-/// What is known to be wrong with the blocks of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Findings {
-    /// Blocks that its own file holds with a content that is not what was backed up.
-    #[serde(default)]
-    pub bad_blocks: Vec<BlockRange>,
-}
-
-/// `count` blocks from `first` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockRange {
-    /// The first block.
-    pub first: BlockIndex,
-    /// How many blocks.
-    pub count: u64,
-}
-
-impl Findings {
-    /// Adds a block, given in ascending order.
-    pub fn push_bad_block(&mut self, block: BlockIndex) {
-        match self.bad_blocks.last_mut() {
-            Some(last) if last.first.plus(last.count) == block => last.count += 1,
-            _ => self.bad_blocks.push(BlockRange { first: block, count: 1 }),
-        }
-    }
-
-    /// How many blocks are bad.
-    pub fn bad_block_count(&self) -> u64 {
-        self.bad_blocks.iter().fold(0, |sum, blocks| sum.saturating_add(blocks.count))
-    }
+    /// The newest revision is removed: the image goes back to the one before, as when a backup is undone.
+    Remove,
+    /// Blocks are appended to a delta, without a change of what it reads as.
+    Merge,
 }
 
 /// Why a manifest cannot be used.
@@ -159,41 +154,6 @@ pub enum ManifestFlaw {
     Damaged(String),
     /// It needs a newer program; says what it needs.
     Unsupported(String),
-}
-
-impl Revision {
-    /// A revision that has just been backed up, the newest.
-    pub fn newest(
-        uuid: RevisionId,
-        started: Timestamp,
-        finished: Timestamp,
-        size_bytes: u64,
-        digest: Digest,
-        statistics: Statistics,
-    ) -> Self {
-        Revision {
-            uuid,
-            started,
-            finished,
-            size_bytes,
-            digest,
-            image: FileName::IMAGE.to_string(),
-            base: None,
-            tags: BTreeSet::new(),
-            pinned_tags: BTreeSet::new(),
-            statistics,
-            findings: Findings::default(),
-            unknown: Map::new(),
-        }
-    }
-
-    /// The file that holds it.
-    pub fn file(&self) -> FileName {
-        match self.base {
-            None => FileName::IMAGE,
-            Some(_) => FileName::Delta(self.uuid),
-        }
-    }
 }
 
 impl Manifest {
@@ -208,6 +168,8 @@ impl Manifest {
             source: None,
             in_progress: None,
             revisions: Vec::new(),
+            drill: None,
+            set_aside: Vec::new(),
             unknown: BTreeMap::new(),
         }
     }
@@ -231,40 +193,73 @@ impl Manifest {
     /// # Errors
     /// A sentence when a value has no JSON form.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
-        let blank = Manifest { checksum: NO_CHECKSUM.to_owned(), ..self.clone() };
+        let mut blank = Manifest { checksum: NO_CHECKSUM.to_owned(), ..self.clone() };
+        blank.incompatible.retain(|feature| feature != STANDALONE);
+        if blank.revisions.iter().any(Revision::is_standalone) {
+            blank.incompatible.push(STANDALONE.to_owned());
+        }
         let text = serde_json::to_string_pretty(&blank).map_err(|error| error.to_string())? + "\n";
         let checksum = Digest::of(text.as_bytes()).to_string();
         // `checksum` is the first field, so that the first run of zeros in the file is its own.
         Ok(text.replacen(NO_CHECKSUM, &checksum, 1).into_bytes())
     }
 
-    /// Makes `revision` the newest; the one that was becomes a delta on it.
-    pub fn push_newest(&mut self, revision: Revision) {
+    /// The checksum of the file that this was read from.
+    pub fn checksum(&self) -> &str {
+        &self.checksum
+    }
+
+    /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it.
+    pub fn push_newest(&mut self, mut revision: Revision) {
         if let Some(newest) = self.revisions.first_mut() {
             newest.image = FileName::Delta(newest.uuid).to_string();
             newest.base = Some(revision.uuid);
+            let end = BlockIndex(self.block_size.count(revision.size_bytes));
+            revision.verified = std::mem::take(&mut newest.verified);
+            revision.verified.retain_mut(|range| {
+                let first = range.blocks.first;
+                range.blocks = BlockRange::between(first, range.blocks.end().min(end));
+                range.blocks.count > 0
+            });
         }
         self.revisions.insert(0, revision);
+    }
+
+    /// Takes revision `number` out; one that read through to it reads through to the next newer one. If it is the newest, the
+    /// next one becomes that.
+    pub fn remove(&mut self, number: usize) {
+        if number >= self.revisions.len() {
+            return;
+        }
+        let removed = self.revisions.remove(number);
+        let newer = self.newer(number).map(|newer| newer.uuid);
+        let Some(older) = self.revisions.get_mut(number) else { return };
+        if removed.is_image() {
+            older.image = removed.image;
+            older.base = None;
+        } else if older.base == Some(removed.uuid) {
+            older.base = newer;
+        }
+    }
+
+    /// The next newer revision.
+    pub fn newer(&self, number: usize) -> Option<&Revision> {
+        self.revisions.get(number.checked_sub(1)?)
     }
 
     fn check(&self) -> Result<(), String> {
         let mut seen = HashSet::new();
         let mut newer: Option<&Revision> = None;
+        let standalone = self.incompatible.iter().any(|feature| feature == STANDALONE);
         for (number, revision) in self.revisions.iter().enumerate() {
             let place = |field: &str| format!("revision {number} ({}), {field}", revision.uuid);
             if !seen.insert(revision.uuid) {
                 return Err(format!("{}: found twice, expected once", place("uuid")));
             }
-            let base = newer.map(|newer| newer.uuid);
-            if revision.base != base {
-                return Err(format!(
-                    "{}: found {}, expected {}",
-                    place("base"),
-                    show(revision.base),
-                    show(base)
-                ));
-            }
-            let image = revision.file().to_string();
+            let image = match newer {
+                None => FileName::IMAGE.to_string(),
+                Some(_) => FileName::Delta(revision.uuid).to_string(),
+            };
             if revision.image != image {
                 return Err(format!(
                     "{}: found {:?}, expected {image}",
@@ -272,6 +267,21 @@ impl Manifest {
                     revision.image
                 ));
             }
+            let base = newer.map(|newer| newer.uuid);
+            if revision.base != base && !(standalone && revision.is_standalone()) {
+                return Err(format!(
+                    "{}: found {}, expected {}",
+                    place("base"),
+                    show(revision.base),
+                    show(base)
+                ));
+            }
+            revision.check_ranges(self.block_size).map_err(|(field, found)| {
+                format!(
+                    "{}: found {found}, expected blocks of the image in ascending order",
+                    place(field)
+                )
+            })?;
             let limit = super::qcow2::Layout::max_image_bytes(self.block_size);
             if revision.size_bytes > limit {
                 return Err(format!(
@@ -282,13 +292,15 @@ impl Manifest {
             }
             newer = Some(revision);
         }
-        if let Some(operation) = &self.in_progress
-            && seen.contains(&operation.revision)
-        {
-            return Err(format!(
-                "in_progress: found {}, which is among the revisions",
-                operation.revision
-            ));
+        if let Some(operation) = &self.in_progress {
+            let (id, known) = (operation.revision, seen.contains(&operation.revision));
+            let merge = operation.operation == Operation::Merge;
+            if known != merge {
+                let (is, not) = if known { ("is", " not") } else { ("is not", "") };
+                return Err(format!(
+                    "in_progress: found {id}, which {is} among the revisions, expected one that is{not}"
+                ));
+            }
         }
         Ok(())
     }
@@ -428,9 +440,19 @@ mod tests {
     #[test]
     fn a_chain_that_is_not_one_is_refused() {
         for (what, change) in [
-            ("base", (|m| m.revisions.swap(0, 1)) as fn(&mut Manifest)),
+            ("image", (|m| m.revisions.swap(0, 1)) as fn(&mut Manifest)),
             ("uuid", |m| m.revisions[1] = m.revisions[0].clone()),
             ("image", |m| m.revisions[1].image = "../x".to_owned()),
+            ("image", |m| m.revisions[1].image = "last.raw".to_owned()),
+            ("findings", |m| {
+                let range = BlockRange { first: BlockIndex(u64::MAX), count: 7 };
+                m.revisions[1].findings.bad_blocks = vec![range];
+            }),
+            ("in_progress", |m| {
+                let (operation, started) = (Operation::Backup, Timestamp::UNIX_EPOCH);
+                let revision = m.revisions[1].uuid;
+                m.in_progress = Some(InProgress { operation, revision, started });
+            }),
             ("size_bytes", |m| m.revisions[1].size_bytes = u64::MAX),
             ("base", |m| m.revisions[2].base = Some(m.revisions[0].uuid)),
         ] {
@@ -444,11 +466,30 @@ mod tests {
         }
     }
 
+    /// A standalone revision is a feature that an older program must refuse by name, and only as long as there is one.
     #[test]
-    fn neighbouring_bad_blocks_become_one_range() {
-        let mut findings = Findings::default();
-        [3, 4, 5, 9].into_iter().for_each(|n| findings.push_bad_block(BlockIndex(n)));
-        assert_eq!(findings.bad_blocks.len(), 2);
-        assert_eq!(findings.bad_block_count(), 4);
+    fn a_standalone_revision_is_named_as_a_feature() {
+        let mut manifest = manifest(3);
+        manifest.revisions[1].base = None;
+        let bytes = manifest.encode().unwrap();
+        let mut read = Manifest::parse(&bytes).unwrap();
+        assert!(read.revisions[1].is_standalone() && read.incompatible == [STANDALONE]);
+        read.remove(1);
+        assert_eq!(read.revisions[1].base, Some(read.revisions[0].uuid));
+        assert!(!String::from_utf8(read.encode().unwrap()).unwrap().contains(STANDALONE));
+        let hidden = rewritten(&manifest, |text| text.replacen("\"standalone\"", "", 1));
+        assert!(matches!(Manifest::parse(&hidden), Err(ManifestFlaw::Damaged(_))));
+    }
+
+    /// Removing the newest makes the next one the image, removing another passes its base on.
+    #[test]
+    fn removing_a_revision_keeps_a_chain() {
+        for number in 0..4 {
+            let mut manifest = manifest(4);
+            manifest.remove(number);
+            let read = Manifest::parse(&manifest.encode().unwrap()).unwrap();
+            assert_eq!(read.revisions.len(), 3);
+            assert!(read.revisions[0].is_image());
+        }
     }
 }

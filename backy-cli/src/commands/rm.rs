@@ -1,0 +1,85 @@
+//! `backy rm`
+
+use backy_lib::{Archive, ErrorKind, Revision, RevisionsSpec, SystemClock};
+
+use crate::Session;
+use crate::cli::REVISIONS_HELP;
+use crate::commands::{names, numbers};
+use crate::errors::Failure;
+use crate::{plan, words};
+
+/// Remove revisions by hand
+///
+/// What others read from them is merged into those first, as in maintenance. When it worked, nothing is printed (on a
+/// terminal, or with -v, it is said in a line). One revision has to stay.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// Remove revisions with pinned tags, too
+    #[arg(long)]
+    force: bool,
+
+    /// Print a report for programs: what was done (with --dry-run the plan)
+    #[arg(long)]
+    json: bool,
+
+    /// Which revisions
+    #[arg(long_help = REVISIONS_HELP)]
+    revisions: RevisionsSpec,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let archive = Archive::open(&session.folder)?;
+    let chosen = args.revisions.resolve(archive.revisions())?;
+    let planned = archive.plan_removal(&chosen).map_err(|error| match error.kind() {
+        // It says what to do itself.
+        ErrorKind::Specification => Failure::advised(error, ""),
+        _ => error.into(),
+    })?;
+    if !args.force {
+        check_pins(archive.revisions(), &chosen)?;
+    }
+    if args.dry_run {
+        if args.json {
+            return session.output.json(&planned);
+        }
+        let text = plan::describe(&planned, archive.revisions(), &session.output);
+        return session.output.result(text.as_bytes());
+    }
+    let names = names(&archive, &chosen);
+    let reporter = session.reporter();
+    let mut writer = session.writer(archive, "rm", &reporter)?;
+    let chosen = numbers(writer.archive(), &names)?;
+    if !args.force {
+        check_pins(writer.archive().revisions(), &chosen)?;
+    }
+    let done = writer.remove(&chosen, &SystemClock, &reporter);
+    drop(reporter);
+    let report = done.map_err(|error| plan::explain(error, "'backy status' lists what is left"))?;
+    if args.json {
+        session.output.json(&report)?;
+    }
+    if session.tells() {
+        session.output.note(&plan::summary(&report));
+    }
+    Ok(())
+}
+
+/// Whoever has pinned a revision wants it kept.
+fn check_pins(revisions: &[Revision], chosen: &[usize]) -> Result<(), Failure> {
+    let pinned = chosen.iter().filter_map(|&number| {
+        let tags = &revisions.get(number)?.pinned_tags;
+        (!tags.is_empty()).then(|| format!("revision {number} ({})", words::list(tags)))
+    });
+    let pinned: Vec<String> = pinned.collect();
+    if pinned.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::message(format!(
+        "pinned: {}; give --force to remove what is pinned, too, or unpin it with 'backy tag'",
+        pinned.join(", ")
+    )))
+}

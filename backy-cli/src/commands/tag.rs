@@ -1,0 +1,160 @@
+//! `backy tag`
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use backy_lib::{Archive, Error, Revision, RevisionId, RevisionSpec, SystemClock, Tag};
+use serde::Serialize;
+
+use crate::Session;
+use crate::cli::REVISION_HELP;
+use crate::commands::{names, numbers};
+use crate::errors::Failure;
+use crate::words;
+
+/// Show, add or remove the tags of a revision
+///
+/// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed by
+/// hand. Options come before the revision.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print the tags for programs
+    #[arg(long)]
+    json: bool,
+
+    /// Which revision
+    #[arg(value_name = "REV", long_help = REVISION_HELP)]
+    revision: RevisionSpec,
+
+    /// Tags to add (+TAG) and to remove (-TAG); without any, those that it has are shown
+    #[arg(value_name = "+TAG|-TAG", allow_hyphen_values = true, trailing_var_arg = true)]
+    changes: Vec<Change>,
+}
+
+/// A tag that comes or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Add(Tag),
+    Remove(Tag),
+}
+
+impl FromStr for Change {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("--") {
+            return Err("options come before the revision, as in 'backy tag --json 0'".to_owned());
+        }
+        if let Some(tag) = text.strip_prefix('+') {
+            return tag.parse().map(Change::Add);
+        }
+        if let Some(tag) = text.strip_prefix('-') {
+            return tag.parse().map(Change::Remove);
+        }
+        Err(format!("write +{text} to add the tag, or -{text} to remove it"))
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Tags<'a> {
+    revision: RevisionId,
+    tags: &'a BTreeSet<Tag>,
+    pinned_tags: &'a BTreeSet<Tag>,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let archive = Archive::open(&session.folder)?;
+    let number = args.revision.resolve(archive.revisions())?;
+    if args.changes.is_empty() {
+        return show(revision(&archive, number)?, args.json, session);
+    }
+    let (add, remove) = sort(&args.changes)?;
+    check(number, revision(&archive, number)?, &remove)?;
+    let names = names(&archive, &[number]);
+    let reporter = session.reporter();
+    let mut writer = session.writer(archive, "tag", &reporter)?;
+    for number in numbers(writer.archive(), &names)? {
+        check(number, revision(writer.archive(), number)?, &remove)?;
+        writer.tag(number, &add, &remove, &SystemClock, &reporter)?;
+        let revision = revision(writer.archive(), number)?;
+        if args.json {
+            show(revision, true, session)?;
+        }
+        if session.tells() {
+            let tags = words::tags(revision).join(", ");
+            let tags = if tags.is_empty() { "no tags".to_owned() } else { tags };
+            session.output.note(&format!("revision {} has now: {tags}", revision.uuid));
+        }
+    }
+    Ok(())
+}
+
+fn revision(archive: &Archive, number: usize) -> Result<&Revision, Failure> {
+    let no_such = || Error::NoSuchRevision { message: format!("there is no revision {number}") };
+    Ok(archive.revisions().get(number).ok_or_else(no_such)?)
+}
+
+fn show(revision: &Revision, json: bool, session: &Session) -> Result<(), Failure> {
+    let Revision { uuid, tags, pinned_tags, .. } = revision;
+    if json {
+        return session.output.json(&Tags { revision: *uuid, tags, pinned_tags });
+    }
+    let lines: String = words::tags(revision).into_iter().map(|tag| tag + "\n").collect();
+    if lines.is_empty() && session.tells() {
+        session.output.note(&format!("revision {uuid} has no tags"));
+    }
+    session.output.result(lines.as_bytes())
+}
+
+/// What comes and what goes.
+fn sort(changes: &[Change]) -> Result<(BTreeSet<Tag>, BTreeSet<Tag>), Failure> {
+    let (mut add, mut remove) = (BTreeSet::new(), BTreeSet::new());
+    for change in changes {
+        match change {
+            Change::Add(tag) => add.insert(tag.clone()),
+            Change::Remove(tag) => remove.insert(tag.clone()),
+        };
+    }
+    match add.intersection(&remove).next() {
+        Some(tag) => Err(Failure::message(format!(
+            "'{tag}' is both to be added and to be removed; leave one of them out"
+        ))),
+        None => Ok((add, remove)),
+    }
+}
+
+/// Whoever removes a tag that is not there means another revision, or another tag.
+fn check(number: usize, revision: &Revision, remove: &BTreeSet<Tag>) -> Result<(), Failure> {
+    let Some(tag) = remove.difference(&revision.tags).next() else { return Ok(()) };
+    let has = match words::tags(revision).join(", ") {
+        tags if tags.is_empty() => "none".to_owned(),
+        tags => tags,
+    };
+    Err(Failure::message(format!(
+        "revision {number} ({}) has no tag '{tag}' to be removed; it has {has}",
+        revision.uuid
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_begins_with_plus_or_minus() {
+        assert_eq!("+v1.2".parse(), Ok(Change::Add("v1.2".parse().unwrap())));
+        assert_eq!("-a-b".parse(), Ok(Change::Remove("a-b".parse().unwrap())));
+        for (bad, word) in [
+            ("weekly", "+weekly"),
+            ("--json", "before the revision"),
+            ("+", "letters"),
+            ("-", "letters"),
+            ("+a b", "'a b'"),
+            ("", "+"),
+        ] {
+            let said = bad.parse::<Change>().expect_err(bad);
+            assert!(said.contains(word), "{bad}: {said}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What several commands say, said in the same way: lists of tags, of revisions and of stretches, and how much is checked.
+
+use backy_lib::extent::Extent;
+use backy_lib::scrub::Coverage;
+use backy_lib::status::display_age;
+use backy_lib::{Revision, Tag};
+use jiff::Timestamp;
+
+use crate::output::size;
+
+/// `daily, weekly`
+pub(crate) fn list<'a>(tags: impl IntoIterator<Item = &'a Tag>) -> String {
+    tags.into_iter().map(Tag::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// `before-upgrade (pinned), daily`
+pub(crate) fn marked<'a>(
+    tags: impl IntoIterator<Item = &'a Tag>,
+    is_pinned: impl Fn(&Tag) -> bool,
+) -> Vec<String> {
+    let mark = |tag: &Tag| if is_pinned(tag) { format!("{tag} (pinned)") } else { tag.to_string() };
+    tags.into_iter().map(mark).collect()
+}
+
+/// The tags of a revision, with those that are pinned marked.
+pub(crate) fn tags(revision: &Revision) -> Vec<String> {
+    marked(&revision.tags, |tag| revision.pinned_tags.contains(tag))
+}
+
+/// `no revision`, `revision 3`, `revisions 1, 3..7`; `numbers` are ascending.
+pub(crate) fn revisions(numbers: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let run = |(first, last): &(usize, usize)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}..{last}"),
+    };
+    let runs: Vec<String> = runs.iter().map(run).collect();
+    match numbers.len() {
+        0 => "no revision".to_owned(),
+        1 => format!("revision {}", runs.join(", ")),
+        _ => format!("revisions {}", runs.join(", ")),
+    }
+}
+
+/// `1 finding`, `2 findings`
+pub(crate) fn count(number: usize, word: &str) -> String {
+    if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
+}
+
+/// Stretches that are shown of one revision.
+const MAX_EXTENTS: usize = 4;
+
+/// `bytes 0-65535, 131072-196607 (128 KiB)`; of many only the first ones.
+pub(crate) fn bytes(extents: &[Extent]) -> String {
+    let total = extents.iter().map(|extent| extent.len).sum();
+    let shown = extents.iter().take(MAX_EXTENTS).map(|extent| {
+        let last = extent.end().saturating_sub(1).max(extent.offset);
+        format!("{}-{last}", extent.offset)
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = match extents.len().saturating_sub(MAX_EXTENTS) {
+        0 => String::new(),
+        more => format!(" … and {more} more"),
+    };
+    format!("bytes {shown}{more} ({})", size(total))
+}
+
+/// How much of what is stored has been checked, and since when.
+pub(crate) fn coverage(coverage: &Coverage, now: Timestamp) -> String {
+    match (coverage.oldest, coverage.verified_share) {
+        (Some(oldest), _) => {
+            let age = display_age((now.as_second() - oldest.as_second()).max(1));
+            format!("every stored block was checked within the last {age}")
+        }
+        (None, share) if share > 0.0 => {
+            // Not 100 while there is a rest.
+            let percent = ((share * 100.0) as u32).min(99);
+            let percent = if percent == 0 { "less than 1".to_owned() } else { percent.to_string() };
+            format!("{percent} % of what is stored has been checked, the rest never")
+        }
+        _ => "nothing of what is stored has been checked yet".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_a_row_are_put_together() {
+        for (numbers, text) in [
+            (&[][..], "no revision"),
+            (&[3], "revision 3"),
+            (&[1, 2], "revisions 1, 2"),
+            (&[0, 2, 3, 4, 9], "revisions 0, 2..4, 9"),
+        ] {
+            assert_eq!(revisions(numbers), text);
+        }
+    }
+
+    #[test]
+    fn of_many_stretches_some_are_shown_and_all_are_summed_up() {
+        let extents: Vec<Extent> = (0..6).map(|n| Extent::new(n * 8192, 4096)).collect();
+        assert_eq!(bytes(&extents[..1]), "bytes 0-4095 (4.0 KiB)");
+        let text = "bytes 0-4095, 8192-12287, 16384-20479, 24576-28671 … and 2 more (24.0 KiB)";
+        assert_eq!(bytes(&extents), text);
+    }
+
+    #[test]
+    fn coverage_is_never_rounded_up_to_all() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let say = |oldest: Option<i64>, verified_share| {
+            let oldest = oldest.map(|seconds| Timestamp::from_second(seconds).unwrap());
+            coverage(&Coverage { oldest, verified_share }, now)
+        };
+        assert!(say(None, 0.9999).starts_with("99 % "));
+        assert!(say(None, 0.0001).starts_with("less than 1 % "));
+        assert!(say(None, 0.0).starts_with("nothing "));
+        assert_eq!(
+            say(Some(1_000_000 - 9 * 86400), 1.0),
+            "every stored block was checked within the last 9 days"
+        );
+        assert_eq!(say(Some(1_000_100), 1.0), "every stored block was checked within the last 1 s");
+    }
+}

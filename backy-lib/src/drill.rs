@@ -1,0 +1,206 @@
+//! `drill`: a timed restore for trial. Proves that a revision can be had back, and how fast.
+//!
+//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program that looks
+//! into it. Which revision, where the file is, and what is done with it, is for the caller to say. An archive that does not
+//! give the right bytes is a drill that has not passed, not an error; an error is what kept the drill from being made.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use rustix::fs::{Mode, chmod, statvfs, unlink};
+
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::format::manifest::{DrillReport, Revision};
+use crate::image::chain::{Chain, WINDOW_BLOCKS, is_loss};
+use crate::progress::{Observer, Phase};
+use crate::restore::read::{Reading, check_digests};
+use crate::restore::{self, FileTarget, RestoreOptions};
+use crate::units::{BlockIndex, display_size};
+
+impl DrillReport {
+    /// Adds what a command said of the revision: nothing, or why it does not pass.
+    pub fn judged(mut self, command: String, verdict: std::result::Result<(), String>) -> Self {
+        self.command = Some(command);
+        if let Err(why) = verdict {
+            self.passed = false;
+            self.message = why;
+        }
+        self
+    }
+}
+
+/// A revision in a temporary file that can only be read. Removed when dropped.
+#[derive(Debug)]
+pub struct Assembled {
+    path: PathBuf,
+}
+
+impl Assembled {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Assembled {
+    fn drop(&mut self) {
+        // Somebody may have removed it; there is nobody to tell of anything else.
+        let _ = unlink(&self.path);
+    }
+}
+
+/// Which of `revisions` revisions a drill takes, by any number such as a random one; `None` when there are none.
+pub fn pick(revisions: usize, seed: u64) -> Option<usize> {
+    seed.checked_rem(revisions as u64).map(|number| number as usize)
+}
+
+/// Reads a revision, by its number from the newest, through its chain, and checks every block.
+pub fn read(
+    archive: &Archive,
+    number: usize,
+    threads: Option<usize>,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<DrillReport> {
+    let drill = Drill::begin(archive, number, clock)?;
+    let mut read_bytes = 0;
+    let outcome = archive.open_revision(number).and_then(|chain| {
+        check_digests(&chain, false, observer)?;
+        let (phase, keep_going) = (Phase::Drill, false);
+        let reading =
+            Reading { chain: &chain, phase, max_void_bytes: u64::MAX, keep_going, threads };
+        reading.run(observer, |piece| {
+            read_bytes += piece.data_bytes;
+            Ok(())
+        })
+    });
+    match outcome {
+        Err(error) if !is_loss(&error) => Err(error),
+        outcome => Ok(drill.end(outcome.err(), read_bytes)),
+    }
+}
+
+/// Restores a revision to a temporary file in `folder`, of mode 0400. There is none when the drill has not passed.
+///
+/// # Errors
+/// [`crate::ErrorKind::NoSpace`] also when there is less room in the folder than the revision has data.
+pub fn assemble(
+    archive: &Archive,
+    number: usize,
+    folder: &Path,
+    threads: Option<usize>,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<(DrillReport, Option<Assembled>)> {
+    let drill = Drill::begin(archive, number, clock)?;
+    let process = rustix::process::getpid().as_raw_nonzero();
+    let path = folder.join(format!("backy-drill-{}-{process}.img", drill.revision.uuid));
+    let options = RestoreOptions { threads, ..RestoreOptions::default() };
+    let mut read_bytes = 0;
+    let outcome = archive.open_revision(number).and_then(|chain| {
+        let needed = all_data_bytes(&chain)?;
+        check_room(folder, needed)?;
+        let target = FileTarget::create(&path)?;
+        restore::to_target(&chain, &target, &options, observer)?;
+        read_bytes = needed;
+        Ok(())
+    });
+    // The target's errors say nothing of the archive.
+    let of_target = |error: &Error| error.path().is_some_and(|at| at == path || at == folder);
+    match outcome {
+        Err(error) if !is_loss(&error) || of_target(&error) => Err(error),
+        Err(error) => Ok((drill.end(Some(error), read_bytes), None)),
+        Ok(()) => {
+            let assembled = Assembled { path };
+            chmod(&assembled.path, Mode::RUSR)
+                .map_err(|errno| Error::io(&assembled.path, "make it read-only")(errno.into()))?;
+            Ok((drill.end(None, read_bytes), Some(assembled)))
+        }
+    }
+}
+
+/// A drill that has begun.
+struct Drill<'a> {
+    revision: &'a Revision,
+    started: Timestamp,
+    began: Instant,
+}
+
+impl<'a> Drill<'a> {
+    fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
+        let message = || format!("there is no revision {number}");
+        let revision = archive.revisions().get(number);
+        let revision = revision.ok_or_else(|| Error::NoSuchRevision { message: message() })?;
+        Ok(Drill { revision, started: clock.now(), began: Instant::now() })
+    }
+
+    fn end(&self, error: Option<Error>, read_bytes: u64) -> DrillReport {
+        let seconds = self.began.elapsed().as_secs_f64();
+        DrillReport {
+            revision: self.revision.uuid,
+            started: self.started,
+            seconds,
+            size_bytes: self.revision.size_bytes,
+            read_bytes,
+            bytes_per_second: (read_bytes as f64 / seconds.max(1e-9)) as u64,
+            command: None,
+            passed: error.is_none(),
+            message: match error {
+                None => "every block has the digest that was recorded for it".to_owned(),
+                Some(error) => error.to_string(),
+            },
+        }
+    }
+}
+
+/// Bytes of a revision in blocks that are not zero.
+fn all_data_bytes(chain: &Chain) -> Result<u64> {
+    let mut bytes = 0;
+    let mut next = BlockIndex(0);
+    while let Some(data) = chain.next_data_block(next)? {
+        let located = chain.locate(data, WINDOW_BLOCKS)?;
+        next = data.plus(located.len() as u64);
+        bytes += restore::read::data_bytes(chain, data, &located);
+    }
+    Ok(bytes)
+}
+
+fn check_room(folder: &Path, needed: u64) -> Result<()> {
+    let found = statvfs(folder).map_err(|errno| {
+        Error::io(folder, "look up how much room there is in the folder")(errno.into())
+    })?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let (needed, free) = (display_size(needed), display_size(free));
+    let action = format!("hold the {needed} of the revision in the {free} that are free");
+    Err(Error::io(folder, action)(std::io::ErrorKind::StorageFull.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// A folder without enough room is told before anything is written to it.
+    #[test]
+    fn room_is_looked_for_first() {
+        assert!(check_room(Path::new("/"), 0).is_ok());
+        let error = check_room(Path::new("/"), u64::MAX).expect_err("16 EiB of room");
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(error.to_string().contains("16.0 EiB"), "{error}");
+    }
+
+    /// Any number picks a revision that there is, and every revision can be picked.
+    #[test]
+    fn every_revision_is_picked_by_some_number() {
+        assert_eq!(pick(0, 7), None);
+        let picked: Vec<_> = (0..3).filter_map(|seed| pick(3, seed)).collect();
+        assert_eq!(picked, [0, 1, 2]);
+        assert_eq!(pick(3, u64::MAX), Some(0));
+    }
+}

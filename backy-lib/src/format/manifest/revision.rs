@@ -1,0 +1,189 @@
+//! One revision as the manifest has it.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{BlockRange, Findings};
+use crate::digest::Digest;
+use crate::format::qcow2::Backing;
+use crate::revision::{RevisionId, Tag};
+use crate::storage::{DigestsKind, FileName};
+use crate::units::{BlockIndex, BlockSize};
+
+/// One committed revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its name.
+    pub uuid: RevisionId,
+    /// When its backup began.
+    pub started: Timestamp,
+    /// When its backup was committed.
+    pub finished: Timestamp,
+    /// Exact size of the image in bytes.
+    pub size_bytes: u64,
+    /// Digest of the revision; never changes.
+    pub digest: Digest,
+    /// The file that holds it: `last.raw` or `<uuid>.qcow2`.
+    pub image: String,
+    /// The next newer revision, which a delta reads through to.
+    pub base: Option<RevisionId>,
+    /// Why it exists: schedules that were due, and words given by hand.
+    pub tags: BTreeSet<Tag>,
+    /// Those of the tags that were given by hand and only go by hand.
+    #[serde(default)]
+    pub pinned_tags: BTreeSet<Tag>,
+    /// What its backup did.
+    pub statistics: Statistics,
+    /// What is known to be wrong with it.
+    #[serde(default)]
+    pub findings: Findings,
+    /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap. Blocks
+    /// in none of them have never been.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<Verified>,
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
+}
+
+/// When a range of blocks was last read and found right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The blocks.
+    #[serde(flatten)]
+    pub blocks: BlockRange,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Bytes read from the source; holes are not read.
+    pub read_bytes: u64,
+    /// Bytes in blocks that differed from the revision before.
+    pub changed_bytes: u64,
+    /// Bytes that the files of the archive take on disk more than before.
+    pub stored_bytes: i64,
+    /// Time from start to commit.
+    pub seconds: f64,
+}
+
+impl Revision {
+    /// A revision that has just been backed up, the newest.
+    pub fn newest(
+        uuid: RevisionId,
+        started: Timestamp,
+        finished: Timestamp,
+        size_bytes: u64,
+        digest: Digest,
+        statistics: Statistics,
+    ) -> Self {
+        Revision {
+            uuid,
+            started,
+            finished,
+            size_bytes,
+            digest,
+            image: FileName::IMAGE.to_string(),
+            base: None,
+            tags: BTreeSet::new(),
+            pinned_tags: BTreeSet::new(),
+            statistics,
+            findings: Findings::default(),
+            verified: Vec::new(),
+            unknown: Map::new(),
+        }
+    }
+
+    /// Whether the plain image `last.raw` holds it.
+    pub fn is_image(&self) -> bool {
+        self.image == FileName::IMAGE.to_string()
+    }
+
+    /// Whether it is an older revision that reads through to no other.
+    pub fn is_standalone(&self) -> bool {
+        self.base.is_none() && !self.is_image()
+    }
+
+    /// The file that holds it.
+    pub fn file(&self) -> FileName {
+        if self.is_image() { FileName::IMAGE } else { FileName::Delta(self.uuid) }
+    }
+
+    /// The file with the digests of the blocks that its own file holds.
+    pub fn digests_file(&self) -> FileName {
+        let kind = if self.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
+        FileName::Digests(self.uuid, kind)
+    }
+
+    /// What its delta has to read through to; none for the newest and for a standalone one.
+    pub fn backing(&self, base: Option<&Revision>) -> Option<Backing> {
+        let base = base.filter(|base| Some(base.uuid) == self.base)?;
+        Some(if base.is_image() { Backing::IMAGE } else { Backing::delta(base.uuid) })
+    }
+
+    /// Takes note that blocks of its own file were read at `at`.
+    pub fn set_verified(&mut self, blocks: BlockRange, at: Timestamp) {
+        let mut ranges = Vec::with_capacity(self.verified.len() + 2);
+        for old in &self.verified {
+            let before = BlockRange::between(old.blocks.first, old.blocks.end().min(blocks.first));
+            let after = BlockRange::between(old.blocks.first.max(blocks.end()), old.blocks.end());
+            ranges.extend([before, after].map(|blocks| Verified { blocks, at: old.at }));
+        }
+        ranges.push(Verified { blocks, at });
+        ranges.retain(|range| range.blocks.count > 0);
+        ranges.sort_unstable_by_key(|range| range.blocks.first);
+        self.verified = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match self.verified.last_mut() {
+                Some(last) if last.at == range.at && last.blocks.end() == range.blocks.first => {
+                    last.blocks.count += range.blocks.count;
+                }
+                _ => self.verified.push(range),
+            }
+        }
+    }
+
+    /// Ranges of blocks that a file claims: the field and the first range that is wrong.
+    pub(super) fn check_ranges(&self, block_size: BlockSize) -> Result<(), (&'static str, String)> {
+        let blocks = block_size.count(self.size_bytes);
+        let wrong = |ranges: Vec<BlockRange>| {
+            let mut next = BlockIndex(0);
+            ranges.into_iter().find_map(|range| {
+                let right = range.first >= next && range.count > 0 && range.end().0 <= blocks;
+                next = range.end();
+                (!right).then(|| format!("{} from {} on", range.count, range.first))
+            })
+        };
+        if let Some(found) = wrong(self.findings.bad_blocks.clone()) {
+            return Err(("findings", found));
+        }
+        match wrong(self.verified.iter().map(|verified| verified.blocks).collect()) {
+            Some(found) => Err(("verified", found)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_verification_replaces_what_it_covers_and_nothing_else() {
+        let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
+        let id = RevisionId::new(time);
+        let mut revision = Revision::newest(id, time, time, 0, digest, Statistics::default());
+        let range = |first, count| BlockRange { first: BlockIndex(first), count };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        revision.set_verified(range(0, 10), at(1));
+        revision.set_verified(range(3, 2), at(2));
+        revision.set_verified(range(5, 1), at(2));
+        let found: Vec<_> =
+            revision.verified.iter().map(|v| (v.blocks.first.0, v.blocks.count, v.at)).collect();
+        assert_eq!(found, [(0, 3, at(1)), (3, 3, at(2)), (6, 4, at(1))]);
+    }
+}

@@ -1,0 +1,97 @@
+//! The folder of an old archive. It is only read; no file in it is followed through a link, and none is waited for.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result, describe_io};
+use crate::storage::dir::read_full;
+
+/// More names than this are not taken for an archive.
+const MAX_NAMES: usize = 1 << 20;
+
+/// An old archive's folder.
+pub(super) struct OldFolder {
+    pub path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl OldFolder {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::io(path, "open the folder")(errno.into()))?;
+        Ok(OldFolder { path: path.to_owned(), fd })
+    }
+
+    /// All names in it, sorted; those that are not text are none of an archive.
+    pub(super) fn names(&self) -> Result<Vec<String>> {
+        let error = |errno: Errno| Error::io(&self.path, "list the folder")(errno.into());
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(error)? {
+            names.extend(entry.map_err(error)?.file_name().to_str().ok().map(str::to_owned));
+            if names.len() > MAX_NAMES {
+                let expected = format!("at most {MAX_NAMES} files in an archive of 2014");
+                return Err(Error::damaged(&self.path, "folder", "more names", expected));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    pub(super) fn file_path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens a regular file. `None` when there is none.
+    ///
+    /// # Errors
+    /// A sentence: what was found or what the system said.
+    pub(super) fn open_file(&self, name: &str) -> std::result::Result<Option<File>, String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err("found a symbolic link, expected a file".to_owned()),
+            Err(errno) => return Err(format!("cannot open it: {}", describe_io(&errno.into()))),
+        };
+        let stat = rustix::fs::fstat(&fd)
+            .map_err(|errno| format!("cannot look at it: {}", describe_io(&errno.into())))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            Ok(Some(File::from(fd)))
+        } else {
+            Err("found something else than a regular file".to_owned())
+        }
+    }
+
+    /// The whole of a small file. `None` when there is none.
+    ///
+    /// # Errors
+    /// A sentence, also when it is longer than `limit_bytes`.
+    pub(super) fn read_whole(
+        &self,
+        name: &str,
+        limit_bytes: u64,
+    ) -> std::result::Result<Option<Vec<u8>>, String> {
+        let Some(file) = self.open_file(name)? else { return Ok(None) };
+        let failed = |error| format!("cannot read it: {}", describe_io(&error));
+        let len = file.metadata().map_err(failed)?.len();
+        if len > limit_bytes {
+            return Err(format!("length: found {len} bytes, expected at most {limit_bytes}"));
+        }
+        let mut content = vec![0; len as usize];
+        let found = read_full(&file, &mut content, 0).map_err(failed)?;
+        content.truncate(found);
+        Ok(Some(content))
+    }
+
+    /// The name that a symbolic link ends with; `None` when there is no such link.
+    pub(super) fn link(&self, name: &str) -> Option<String> {
+        let target = readlinkat(&self.fd, name, Vec::new()).ok()?;
+        let target = target.to_string_lossy().into_owned();
+        Some(target.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+}

@@ -1,0 +1,399 @@
+//! An old archive as its files describe it: which revisions there are, and which data file has which of their old blocks.
+//!
+//! Whatever cannot be understood is left out with a reason; what is left can be followed without loops. Whether the
+//! old blocks are right is not looked at here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::Skipped;
+use super::folder::OldFolder;
+use crate::error::{Error, Result};
+use crate::format::legacy::{
+    CONFIG_LIMIT_BYTES, DEFAULT_OLD_BLOCK_BYTES, MAX_OLD_BLOCKS, OldConfig, OldKind, OldRevision,
+    OldSum, REV_LIMIT_BYTES,
+};
+use crate::revision::RevisionId;
+
+/// An old archive.
+pub(super) struct OldArchive {
+    pub folder: OldFolder,
+    /// What was backed up.
+    pub source: Option<String>,
+    /// Size of an old block in bytes.
+    pub block_bytes: u64,
+    /// Each after its parent.
+    pub files: Vec<DataFile>,
+    /// What was left out, and why.
+    pub skipped: Vec<Skipped>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// A data file, and what its `.rev` says.
+pub(super) struct DataFile {
+    pub uuid: RevisionId,
+    /// Without its sums, which are in the slots. `None` for a data file without a usable `.rev`: it may prove what hangs on
+    /// it, but is nothing by itself.
+    pub revision: Option<OldRevision>,
+    /// `None` when it is missing.
+    pub file: Option<File>,
+    pub len: u64,
+    /// The file that it reads through to.
+    pub parent: Option<usize>,
+    /// The old blocks that it holds, in the order in which they lie in it. Of a full one they are numbered without gaps.
+    pub slots: Vec<Slot>,
+    /// Where an old block ends that is shorter than its place in the file: place and length.
+    pub short: Option<(usize, u64)>,
+}
+
+/// An old block in a data file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub sum: OldSum,
+    pub state: State,
+}
+
+impl Slot {
+    /// What is marked as bad stays so, whatever is found.
+    fn recorded(sum: OldSum) -> Self {
+        Slot { sum, state: if sum.md5.is_some() { State::Unread } else { State::Wrong } }
+    }
+
+    fn unproven(number: u64) -> Self {
+        Slot { sum: OldSum { number, md5: None }, state: State::Unread }
+    }
+}
+
+/// What is known about an old block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing yet.
+    Unread,
+    /// It has the MD5 that is recorded for it.
+    Right,
+    /// No MD5 is recorded for it. It has one now.
+    Unproven,
+    /// It has not the MD5 that is recorded for it, is marked as bad, or cannot be read.
+    Wrong,
+}
+
+/// Where an old block is: number of the file, place in it.
+pub(super) type Place = (usize, usize);
+
+impl OldArchive {
+    /// Reads what describes the archive.
+    ///
+    /// # Errors
+    /// When there is no such archive, or its folder cannot be read. Anything wrong with a single file is no error.
+    pub(super) fn load(path: &Path) -> Result<Self> {
+        let folder = OldFolder::open(path)?;
+        let mut names = names(&folder)?;
+        let mut notes = Vec::new();
+        let config = read_config(&folder, &mut notes);
+        let mut skipped = Vec::new();
+        let revisions = read_revisions(&folder, &names.revisions, &mut skipped);
+        for uuid in
+            names.data.iter().filter(|uuid| !names.revisions.contains(&format!("{uuid}.rev")))
+        {
+            let why = "it has no .rev: nothing says what it has to be".to_owned();
+            skipped.push(Skipped { what: uuid.to_string(), why });
+        }
+        names.data.extend(revisions.keys());
+        let mut archive = OldArchive {
+            folder,
+            source: config.source,
+            block_bytes: config.block_bytes.unwrap_or(DEFAULT_OLD_BLOCK_BYTES),
+            files: Vec::new(),
+            skipped,
+            notes,
+        };
+        archive.arrange(revisions, names.data);
+        archive.note_what_is_odd();
+        Ok(archive)
+    }
+
+    /// Where old block `number` of the image that begins with file `file` is.
+    pub(super) fn place(&self, file: usize, number: u64) -> Option<Place> {
+        let mut next = Some(file);
+        while let Some(at) = next {
+            let data = self.files.get(at)?;
+            if let Some(slot) = data.slot(number) {
+                return Some((at, slot));
+            }
+            next = data.parent;
+        }
+        None
+    }
+
+    /// Length of the old block at a place in bytes; 0 past the end of the file.
+    pub(super) fn len(&self, (file, slot): Place) -> u64 {
+        let Some(data) = self.files.get(file) else { return 0 };
+        match data.short {
+            Some((short, len)) if short == slot => len,
+            _ => self.room(data, slot),
+        }
+    }
+
+    /// The same, as the length of the file alone has it.
+    fn room(&self, data: &DataFile, slot: usize) -> u64 {
+        let offset = self.offset((0, slot));
+        data.len.saturating_sub(offset).min(self.block_bytes)
+    }
+
+    /// Where the old block at a place begins in its file.
+    pub(super) fn offset(&self, place: Place) -> u64 {
+        (place.1 as u64).saturating_mul(self.block_bytes)
+    }
+
+    /// What is known about the old block at a place.
+    pub(super) fn state(&self, (file, slot): Place) -> State {
+        let slot = self.files.get(file).and_then(|data| data.slots.get(slot));
+        slot.map_or(State::Wrong, |slot| slot.state)
+    }
+
+    /// The data file that an image reads through to and that has no `.rev`.
+    pub(super) fn base_without_rev(&self, file: usize) -> Option<RevisionId> {
+        let mut data = self.files.get(file)?;
+        while let Some(parent) = data.parent {
+            data = self.files.get(parent)?;
+        }
+        data.revision.is_none().then_some(data.uuid)
+    }
+
+    /// Where a data file is, for messages.
+    pub(super) fn path(&self, file: usize) -> PathBuf {
+        let name = self.files.get(file).map(|data| data.uuid.to_string());
+        self.folder.file_path(&name.unwrap_or_default())
+    }
+
+    /// Puts the files in order, parents first, and leaves out what has none.
+    fn arrange(
+        &mut self,
+        mut revisions: BTreeMap<RevisionId, OldRevision>,
+        mut data: BTreeSet<RevisionId>,
+    ) {
+        let mut place_of: BTreeMap<RevisionId, usize> = BTreeMap::new();
+        // Data files without a revision first: they have no parents.
+        data.retain(|uuid| !revisions.contains_key(uuid));
+        for uuid in data {
+            let file = self.open_data(uuid, None, None);
+            place_of.insert(uuid, self.files.len());
+            self.files.push(file);
+        }
+        loop {
+            let ready = |revision: &OldRevision| match (revision.kind, revision.parent) {
+                (OldKind::Full, _) => true,
+                (OldKind::Delta, parent) => parent.is_some_and(|id| place_of.contains_key(&id)),
+            };
+            let next: Vec<RevisionId> =
+                revisions.iter().filter(|(_, r)| ready(r)).map(|(id, _)| *id).collect();
+            if next.is_empty() {
+                break;
+            }
+            for uuid in next {
+                let Some(revision) = revisions.remove(&uuid) else { continue };
+                let parent = revision.parent.filter(|_| revision.kind == OldKind::Delta);
+                let parent = parent.and_then(|id| place_of.get(&id).copied());
+                let file = self.open_data(uuid, Some(revision), parent);
+                place_of.insert(uuid, self.files.len());
+                self.files.push(file);
+            }
+        }
+        for (uuid, revision) in &revisions {
+            let why = why_not_placed(*uuid, revision, &revisions);
+            self.skipped.push(Skipped { what: uuid.to_string(), why });
+        }
+    }
+
+    fn open_data(
+        &mut self,
+        uuid: RevisionId,
+        mut revision: Option<OldRevision>,
+        parent: Option<usize>,
+    ) -> DataFile {
+        let name = uuid.to_string();
+        let opened = self.folder.open_file(&name);
+        if let (Some(_), Err(flaw)) = (&revision, &opened) {
+            self.note(&name, flaw);
+        } else if let (Some(_), Ok(None)) = (&revision, &opened) {
+            self.note(&name, "the data file is missing");
+        }
+        let file = opened.ok().flatten();
+        let len = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |data| data.len());
+        let stored = len.div_ceil(self.block_bytes).min(MAX_OLD_BLOCKS);
+        let slots = match &mut revision {
+            Some(revision) => take_slots(revision, stored),
+            None => (0..stored).map(Slot::unproven).collect(),
+        };
+        DataFile { uuid, revision, file, len, parent, slots, short: None }
+    }
+
+    fn note(&mut self, name: &str, what: &str) {
+        self.notes.push(format!("{}: {what}", self.folder.file_path(name).display()));
+    }
+
+    fn note_what_is_odd(&mut self) {
+        let fulls = self.files.iter().filter(|data| data.is_full()).count();
+        if fulls > 1 {
+            self.notes.push(format!("{}: {fulls} full revisions", self.folder.path.display()));
+        }
+        let mut notes = Vec::new();
+        for data in &self.files {
+            let Some(revision) = &data.revision else { continue };
+            let beyond = |slot: &&Slot| slot.sum.number >= revision.blocks;
+            if let Some(slot) = data.slots.iter().find(beyond) {
+                let (number, blocks) = (slot.sum.number, revision.blocks);
+                let what = format!("it holds block {number} of an image of {blocks}; left out");
+                notes.push((data.uuid, what));
+            }
+            let room = self.block_bytes.saturating_mul(data.slots.len() as u64);
+            if data.len > room {
+                let what = format!("found {} bytes, expected {room} at most", data.len);
+                notes.push((data.uuid, what));
+            }
+        }
+        for (uuid, what) in notes {
+            self.note(&uuid.to_string(), &what);
+        }
+        self.note_last();
+    }
+
+    /// `last` should lead to the newest full revision.
+    fn note_last(&mut self) {
+        let Some(target) = self.folder.link("last") else { return };
+        let data = self.files.iter().find(|data| data.uuid.to_string() == target);
+        let what = match data {
+            Some(data) if data.is_full() => return,
+            Some(data) if data.revision.is_some() => "a delta",
+            Some(_) => "a data file without .rev",
+            None => "no revision",
+        };
+        self.note("last", &format!("it leads to {what}, {target:?}"));
+    }
+}
+
+impl DataFile {
+    /// Whether it is the raw image of a revision.
+    pub(super) fn is_full(&self) -> bool {
+        self.revision.as_ref().is_some_and(|revision| revision.kind == OldKind::Full)
+    }
+
+    /// The place of an old block.
+    fn slot(&self, number: u64) -> Option<usize> {
+        match &self.revision {
+            Some(revision) if revision.kind == OldKind::Delta => {
+                self.slots.binary_search_by_key(&number, |slot| slot.sum.number).ok()
+            }
+            _ => usize::try_from(number).ok().filter(|slot| *slot < self.slots.len()),
+        }
+    }
+}
+
+/// What the names in the folder are.
+#[derive(Default)]
+struct Names {
+    revisions: Vec<String>,
+    data: BTreeSet<RevisionId>,
+}
+
+fn names(folder: &OldFolder) -> Result<Names> {
+    let mut names = Names::default();
+    let mut has_config = false;
+    for name in folder.names()? {
+        has_config |= name == "config";
+        if name != "last.rev" && name.ends_with(".rev") {
+            names.revisions.push(name);
+        } else if let Ok(uuid) = name.parse() {
+            names.data.insert(uuid);
+        }
+    }
+    if names.revisions.is_empty() && !has_config {
+        let message = "found neither config nor a file .rev, expected an archive of 2014";
+        return Err(Error::Source { path: folder.path.clone(), message: message.to_owned() });
+    }
+    Ok(names)
+}
+
+/// A config that cannot be used costs nothing that the MD5s could not tell.
+fn read_config(folder: &OldFolder, notes: &mut Vec<String>) -> OldConfig {
+    let read = folder.read_whole("config", CONFIG_LIMIT_BYTES).and_then(|content| {
+        OldConfig::parse(&content.ok_or_else(|| "the file is missing".to_owned())?)
+    });
+    let (config, why) = match read {
+        Ok(config) if config.block_bytes.is_some() => return config,
+        Ok(config) => (config, "it gives no chunksize".to_owned()),
+        Err(why) => (OldConfig::default(), why),
+    };
+    let path = folder.file_path("config");
+    notes.push(format!("{}: {why}; {DEFAULT_OLD_BLOCK_BYTES} is tried", path.display()));
+    config
+}
+
+/// Reads each `.rev`, naming those that cannot be used.
+fn read_revisions(
+    folder: &OldFolder,
+    names: &[String],
+    skipped: &mut Vec<Skipped>,
+) -> BTreeMap<RevisionId, OldRevision> {
+    let mut revisions = BTreeMap::new();
+    for name in names {
+        let read = folder.read_whole(name, REV_LIMIT_BYTES).and_then(|content| {
+            let revision = OldRevision::parse(&content.ok_or_else(|| "it has gone".to_owned())?)?;
+            let expected = name.trim_end_matches(".rev");
+            if revision.uuid.to_string() != expected {
+                return Err(format!("uuid: found {}, expected {expected:?}", revision.uuid));
+            }
+            Ok(revision)
+        });
+        match read {
+            Ok(revision) => drop(revisions.insert(revision.uuid, revision)),
+            Err(why) => skipped.push(Skipped { what: name.clone(), why }),
+        }
+    }
+    revisions
+}
+
+/// The old blocks of a data file, taken out of its `.rev`: those of a full one without gaps, as many as it has, and no more
+/// than are stored or recorded.
+fn take_slots(revision: &mut OldRevision, stored: u64) -> Vec<Slot> {
+    let sums = std::mem::take(&mut revision.sums);
+    if revision.kind == OldKind::Delta {
+        return sums.into_iter().map(Slot::recorded).collect();
+    }
+    let recorded = sums.last().map_or(0, |sum| sum.number + 1);
+    let count = revision.blocks.min(stored.max(recorded));
+    let mut slots: Vec<Slot> = (0..count).map(Slot::unproven).collect();
+    for sum in sums {
+        if let Some(slot) = usize::try_from(sum.number).ok().and_then(|at| slots.get_mut(at)) {
+            *slot = Slot::recorded(sum);
+        }
+    }
+    slots
+}
+
+/// Why a revision is not in a chain that ends with a full one.
+fn why_not_placed(
+    uuid: RevisionId,
+    revision: &OldRevision,
+    left: &BTreeMap<RevisionId, OldRevision>,
+) -> String {
+    let Some(parent) = revision.parent else { return "it is a delta without a parent".to_owned() };
+    let mut seen = BTreeSet::from([uuid]);
+    let mut next = parent;
+    while let Some(newer) = left.get(&next) {
+        if !seen.insert(next) {
+            return format!("its parents lead in a circle: {next} is its own parent's parent");
+        }
+        match newer.parent {
+            Some(parent) => next = parent,
+            None => return format!("it reads through to {next}, a delta without a parent"),
+        }
+    }
+    if next == parent {
+        format!("its parent {parent} has neither a .rev nor a data file")
+    } else {
+        format!("it reads through to {next}, which has neither a .rev nor a data file")
+    }
+}

@@ -1,0 +1,407 @@
+//! `maintenance` and `rm`: what the schedule no longer keeps, or somebody wants gone, goes.
+//!
+//! A plan is made first, from the manifest, the config and what is known to be damaged; then its steps are executed, each
+//! committed by itself with a manifest of its own. What frees room without needing any comes first, and a
+//! file kept in reserve gives way when there is none left even for the manifest.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::damage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::digests::DigestsHeader;
+use crate::format::manifest::{InProgress, Manifest, Operation, Revision};
+use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::digests::DigestWriter;
+use crate::manifest;
+use crate::merge;
+use crate::plan::{self, Step};
+use crate::progress::{self, Observer};
+use crate::recover::{recover, sweep};
+use crate::reserve;
+use crate::retention::{Rule, Verdict, retention};
+use crate::revision::RevisionId;
+use crate::storage::{DigestsKind, FileName, Storage};
+use crate::units::{BlockIndex, display_size};
+
+/// How to maintain.
+#[derive(Debug, Clone, Default)]
+pub struct MaintenanceOptions {
+    /// Keep this many of the newest instead of what the schedule says.
+    pub keep: Option<u32>,
+    /// Threads that compress; `None` for one a core.
+    pub threads: Option<usize>,
+}
+
+/// What would be done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MaintenancePlan {
+    /// For each revision, newest first, whether it stays, and why.
+    pub verdicts: Vec<Verdict>,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// Bytes on disk that come free; negative when standalone revisions take more.
+    pub frees_bytes: i64,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MaintenanceReport {
+    /// The plan, all of which was executed.
+    #[serde(flatten)]
+    pub plan: MaintenancePlan,
+    /// Bytes on disk that came free.
+    pub freed_bytes: i64,
+    /// Time that it took.
+    pub seconds: f64,
+}
+
+/// What the schedule, or a number of revisions to keep, says now.
+pub(crate) fn plan(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    config: &Config,
+    options: &MaintenanceOptions,
+) -> Result<MaintenancePlan> {
+    let damaged = damage::damaged(&**storage, manifest)?;
+    let rule = match options.keep {
+        Some(keep) => Rule::Newest(keep),
+        None => Rule::Schedule(&config.schedule),
+    };
+    let verdicts = retention(&manifest.revisions, &damaged, &rule);
+    let goes = verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid);
+    let goes: HashSet<RevisionId> = goes.collect();
+    let mut steps = plan::removal(&manifest.revisions, &goes);
+    let stay: Vec<Revision> = verdicts
+        .iter()
+        .zip(&manifest.revisions)
+        .filter(|(verdict, _)| verdict.keep)
+        .map(|(verdict, revision)| {
+            let mut revision = revision.clone();
+            revision.tags.retain(|tag| !verdict.expired_tags.contains(tag));
+            revision
+        })
+        .collect();
+    steps.extend(plan::standalone(&stay, config));
+    estimate(storage, manifest, verdicts, steps)
+}
+
+/// The removal of the revisions with these numbers, whatever the schedule says.
+///
+/// # Errors
+/// [`Error::Specification`] when none would be left.
+pub(crate) fn plan_removal(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    numbers: &[usize],
+) -> Result<MaintenancePlan> {
+    let goes = |number: usize| numbers.contains(&number);
+    if !manifest.revisions.is_empty() && (0..manifest.revisions.len()).all(goes) {
+        let all = match manifest.revisions.len() {
+            1 => "this is the only revision".to_owned(),
+            count => format!("these are all {count} revisions"),
+        };
+        let message = format!(
+            "{}: {all}, and one has to stay; to be rid of all, remove the folder",
+            storage.folder().display()
+        );
+        return Err(Error::Specification { message });
+    }
+    let verdict = |(number, revision): (usize, &Revision)| Verdict {
+        number,
+        uuid: revision.uuid,
+        keep: !goes(number),
+        reason: if goes(number) { "removed by hand" } else { "not named" }.to_owned(),
+        expired_tags: Default::default(),
+    };
+    let verdicts: Vec<Verdict> = manifest.revisions.iter().enumerate().map(verdict).collect();
+    let going = verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid);
+    let steps = plan::removal(&manifest.revisions, &going.collect());
+    estimate(storage, manifest, verdicts, steps)
+}
+
+/// Adds what comes free, and puts the merges that need the least room first.
+fn estimate(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    verdicts: Vec<Verdict>,
+    steps: Vec<Step>,
+) -> Result<MaintenancePlan> {
+    let mut weighed = Vec::new();
+    for step in steps {
+        let (frees, needs) = weigh(storage, manifest, &step)?;
+        let order = match step {
+            Step::Remove { .. } => 0,
+            Step::Merge { .. } => 1,
+            Step::RollBack { .. } => 2,
+            Step::Standalone { .. } => 3,
+        };
+        weighed.push((order, needs, frees - needs, step));
+    }
+    weighed.sort_by_key(|(order, needs, _, _)| (*order, *needs));
+    let frees_bytes = weighed.iter().map(|(_, _, frees, _)| frees).sum();
+    let steps = weighed.into_iter().map(|(_, _, _, step)| step).collect();
+    Ok(MaintenancePlan { verdicts, steps, frees_bytes })
+}
+
+/// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.
+fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result<(i64, i64)> {
+    let size_of = |ids: &[RevisionId]| {
+        let named = manifest.revisions.iter().filter(|revision| ids.contains(&revision.uuid));
+        let files =
+            named.flat_map(|revision| [FileName::Delta(revision.uuid), revision.digests_file()]);
+        files.map(|file| reserve::allocated_bytes(&**storage, file)).sum::<Result<u64>>()
+    };
+    let zero_if_damaged = |result: Result<u64>| match result {
+        Err(error) if damage::is_damage(&error) => Ok(0),
+        other => other.map(|bytes| bytes as i64),
+    };
+    let number = |id: &RevisionId| manifest.revisions.iter().position(|r| r.uuid == *id);
+    Ok(match step {
+        Step::Remove { revisions } => (zero_if_damaged(size_of(revisions))?, 0),
+        Step::Merge { revisions, into } => {
+            let needs = match number(into) {
+                Some(into) => merge::needed_bytes(storage, manifest, into, revisions.len()),
+                None => Ok(0),
+            };
+            (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)
+        }
+        // The image stays about as large; the delta of the one that becomes the newest goes.
+        Step::RollBack { to, .. } => (zero_if_damaged(size_of(std::slice::from_ref(to)))?, 0),
+        Step::Standalone { revision, .. } => {
+            let needs = match number(revision) {
+                Some(number) => merge::standalone_bytes(storage, manifest, number),
+                None => Ok(0),
+            };
+            (0, zero_if_damaged(needs)?)
+        }
+    })
+}
+
+/// Executes plans. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
+pub(crate) struct Maintainer<'a> {
+    pub(crate) storage: &'a Arc<dyn Storage>,
+    pub(crate) manifest: &'a mut Manifest,
+    pub(crate) level: i32,
+    pub(crate) threads: Option<usize>,
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) observer: &'a dyn Observer,
+}
+
+impl Maintainer<'_> {
+    /// Executes a plan step by step.
+    ///
+    /// # Errors
+    /// That of the first step that fails; those before it stay done. A step that fails because stored data is damaged does
+    /// not keep the others from being done.
+    pub(crate) fn execute(&mut self, plan: MaintenancePlan) -> Result<MaintenanceReport> {
+        let clock = Instant::now();
+        let before = self.allocated_bytes()?;
+        for verdict in &plan.verdicts {
+            let named = self.manifest.revisions.iter_mut().find(|r| r.uuid == verdict.uuid);
+            if let Some(revision) = named.filter(|_| verdict.keep) {
+                revision.tags.retain(|tag| !verdict.expired_tags.contains(tag));
+            }
+        }
+        let expired = plan.verdicts.iter().any(|v| v.keep && !v.expired_tags.is_empty());
+        if expired && plan.steps.is_empty() {
+            reserve::publish(&**self.storage, self.manifest)?;
+        }
+        let mut damage = None;
+        for step in &plan.steps {
+            progress::check(self.observer)?;
+            match self.step(step) {
+                Err(error) if damage::is_damage(&error) && self.manifest.in_progress.is_none() => {
+                    damage.get_or_insert(error);
+                }
+                done => done?,
+            }
+        }
+        if let Some(error) = damage {
+            return Err(error);
+        }
+        let freed_bytes = before as i64 - self.allocated_bytes()? as i64;
+        Ok(MaintenanceReport { plan, freed_bytes, seconds: clock.elapsed().as_secs_f64() })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Remove { revisions } => self.commit_without(revisions),
+            Step::Merge { revisions, into } => self.merge(revisions, *into),
+            Step::RollBack { .. } => self.roll_back(),
+            Step::Standalone { revision, .. } => self.make_standalone(*revision),
+        }
+    }
+
+    /// Commits what has been done, takes revisions out of the manifest, then removes their files.
+    fn commit_without(&mut self, ids: &[RevisionId]) -> Result<()> {
+        let mut after = self.manifest.clone();
+        after.in_progress = None;
+        for id in ids {
+            if let Some(number) = after.revisions.iter().position(|r| r.uuid == *id) {
+                after.remove(number);
+            }
+        }
+        reserve::publish(&**self.storage, &after)?;
+        *self.manifest = after;
+        for id in ids {
+            self.storage.remove(FileName::Delta(*id))?;
+            self.storage.remove(FileName::Digests(*id, DigestsKind::Delta))?;
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, ids: &[RevisionId], into: RevisionId) -> Result<()> {
+        let Some(number) = self.number(into) else { return Ok(()) };
+        let needed = merge::needed_bytes(self.storage, self.manifest, number, ids.len());
+        let bad = self.append(into, needed, |this| {
+            merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
+        })?;
+        self.add_findings(number, bad);
+        self.commit_without(ids)
+    }
+
+    fn make_standalone(&mut self, id: RevisionId) -> Result<()> {
+        let Some(number) = self.number(id) else { return Ok(()) };
+        let (level, threads) = (self.level, self.threads);
+        let needed = merge::standalone_bytes(self.storage, self.manifest, number);
+        let bad = self.append(id, needed, |this| {
+            let (storage, observer) = (this.storage, this.observer);
+            merge::make_standalone(storage, this.manifest, number, level, threads, observer)
+        })?;
+        self.add_findings(number, bad);
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            revision.base = None;
+        }
+        self.commit_without(&[])
+    }
+
+    fn number(&self, id: RevisionId) -> Option<usize> {
+        self.manifest.revisions.iter().position(|revision| revision.uuid == id)
+    }
+
+    fn add_findings(&mut self, number: usize, bad: Vec<BlockIndex>) {
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            bad.into_iter().for_each(|block| revision.findings.add_bad_block(block));
+        }
+    }
+
+    /// Lets `append` change the delta of a revision, or undoes that. Does not begin when there is no room, with the reserve,
+    /// for as many bytes as are `needed`.
+    fn append<T>(
+        &mut self,
+        revision: RevisionId,
+        needed: Result<u64>,
+        append: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let bytes = needed?;
+        reserve::claim(&**self.storage, bytes)
+            .map_err(|error| self.explained(error, revision, bytes))?;
+        let started = self.clock.now();
+        self.manifest.in_progress =
+            Some(InProgress { operation: Operation::Merge, revision, started });
+        let published = manifest::publish(&**self.storage, self.manifest);
+        let error = match published.and_then(|()| append(self)) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        match recover(self.storage, self.manifest, self.observer) {
+            Ok(()) => Err(error),
+            Err(second) => Err(Error::UndoFailed { first: error.into(), second: second.into() }),
+        }
+    }
+
+    /// That there is no room, with what would have to fit.
+    fn explained(&self, error: Error, revision: RevisionId, bytes: u64) -> Error {
+        if error.kind() != ErrorKind::NoSpace {
+            return error;
+        }
+        let Error::Io { source, .. } = error else { return error };
+        let path = self.storage.path(FileName::Delta(revision));
+        let bytes = display_size(bytes);
+        Error::io(path, format!("append about {bytes} that it reads from newer revisions"))(source)
+    }
+
+    /// Makes the next older revision the newest. From the manifest's publishing on this is the undoing of a backup: it goes
+    /// on by itself, here or in the next writer.
+    fn roll_back(&mut self) -> Result<()> {
+        let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
+            return Ok(());
+        };
+        let after = self.with_reserve(|this| this.rolled_back()).inspect_err(|_| {
+            // Half of the digests; what cannot be removed now is removed by the next writer.
+            let _ = sweep(&**self.storage, self.manifest);
+        })?;
+        reserve::publish(&**self.storage, &after)?;
+        *self.manifest = after;
+        self.with_reserve(|this| recover(this.storage, this.manifest, this.observer)).inspect_err(
+            |_| {
+                let note = format!(
+                    "revision {newest} is gone; the image is brought back by the next backup"
+                );
+                self.observer.event(&progress::Event::Note(note));
+            },
+        )
+    }
+
+    /// Does something that needs little room; on a full disk once more without the reserve.
+    fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
+        match act(self) {
+            Err(error)
+                if error.kind() == ErrorKind::NoSpace && reserve::release(&**self.storage)? =>
+            {
+                act(self)
+            }
+            done => done,
+        }
+    }
+
+    /// Writes the digests of the image to be; gives the manifest to be.
+    fn rolled_back(&self) -> Result<Manifest> {
+        let storage = &**self.storage;
+        let mut after = self.manifest.clone();
+        let (Some(newest), Some(older)) =
+            (self.manifest.revisions.first(), self.manifest.revisions.get(1))
+        else {
+            return Ok(after);
+        };
+        let chain = Chain::open(self.storage, self.manifest, 1)?;
+        chain.verify_digests()?;
+        let kind = DigestsKind::Image;
+        storage.remove(FileName::Digests(older.uuid, kind))?;
+        let mut digests = DigestWriter::create(storage, older.uuid, kind)?;
+        let mut next = BlockIndex(0);
+        while let Some(first) = chain.next_data_block(next)? {
+            progress::check(self.observer)?;
+            let located = chain.locate(first, WINDOW_BLOCKS)?;
+            next = first.plus(located.len() as u64);
+            for (located, block) in located.iter().zip(first.0..) {
+                digests.push(BlockIndex(block), located.entry)?;
+            }
+        }
+        digests.finish(&DigestsHeader::new(kind, older, self.manifest.block_size))?;
+        storage.sync_folder()?;
+        // What is bad in the image stays so where the older revision reads through to it.
+        let unreadable = damage::unreadable(storage, self.manifest)?;
+        after.remove(0);
+        if let (Some(revision), Some(bad)) =
+            (after.revisions.first_mut(), unreadable.into_iter().nth(1))
+        {
+            revision.findings = bad;
+            revision.verified = Vec::new();
+        }
+        let (operation, revision) = (Operation::Remove, newest.uuid);
+        after.in_progress = Some(InProgress { operation, revision, started: self.clock.now() });
+        Ok(after)
+    }
+
+    fn allocated_bytes(&self) -> Result<u64> {
+        let files = self.manifest.revisions.iter().flat_map(|r| [r.file(), r.digests_file()]);
+        files.map(|file| reserve::allocated_bytes(&**self.storage, file)).sum()
+    }
+}

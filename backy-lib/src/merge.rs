@@ -1,0 +1,455 @@
+//! Appending to a delta what it has read from newer ones so far, so that these can go.
+//!
+//! Neutral at every step: the delta reads the same before a block is entered and after it. Data and digests are durable
+//! before the entries that refer to them. Only when all is in place does the header name another backing file, and only then
+//! does the manifest follow; until it does, the newer revisions are untouched.
+//!
+//! Blocks are copied in the form in which they are stored, without unpacking them, and with their digests: rot stays
+//! what it is and can be told. The cost is that of the deltas that go, whatever the size of the others, with one exception: where a
+//! standalone revision goes, or one that was shorter than its neighbours, the images before and after it are compared by
+//! their digests.
+
+use std::sync::Arc;
+
+use crate::digest::TableEntry;
+use crate::error::{ErrorKind, Result};
+use crate::format::manifest::{Manifest, Revision};
+use crate::format::qcow2::{Backing, Cluster, Compressor, Decompressor};
+use crate::image::chain::{Chain, Located, Place, WINDOW_BLOCKS};
+use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
+use crate::image::digests::{DigestTable, DigestWriter};
+use crate::pipeline;
+use crate::progress::{self, Observer, Phase};
+use crate::storage::{DigestsKind, Storage};
+use crate::units::{BlockIndex, BlockSize};
+
+/// Bytes gathered before they are made durable.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// Blocks looked at together: entries of one page.
+const STEP_BLOCKS: u64 = 512;
+
+/// Appends to the delta of revision `into` what it reads from the `count` next newer ones, and points it to the one
+/// before these. Gives the blocks that came over and are known to be bad.
+pub(crate) fn absorb(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    into: usize,
+    count: usize,
+    observer: &dyn Observer,
+) -> Result<Vec<BlockIndex>> {
+    let Some(merge) = Merge::open(storage, manifest, into, count)? else { return Ok(Vec::new()) };
+    let mut appender = Appender::open(&**storage, &merge.older, manifest.block_size)?;
+    merge.run(&mut appender, observer)?;
+    appender.finish(Some(merge.backing))
+}
+
+/// About how many bytes the same would append.
+pub(crate) fn needed_bytes(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    into: usize,
+    count: usize,
+) -> Result<u64> {
+    let Some(merge) = Merge::open(storage, manifest, into, count)? else { return Ok(0) };
+    let mut bytes = 0;
+    merge.for_each_step(|_, moved| {
+        let clusters = moved.into_iter().flatten().filter_map(|moved| moved.from);
+        bytes += clusters.map(|(_, cluster)| stored_bytes(merge.size, cluster)).sum::<u64>();
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// About how many bytes would be appended to make a revision standalone; blocks of the image count in full.
+pub(crate) fn standalone_bytes(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    number: usize,
+) -> Result<u64> {
+    let chain = Chain::open(storage, manifest, number)?;
+    let size = manifest.block_size;
+    let mut windows = Windows { chain: &chain, next: BlockIndex(0), located: Vec::new() };
+    let mut bytes = 0;
+    while let Some((_, located)) = windows.next_piece()? {
+        let stored = located.iter().map(|located| match located.place {
+            Place::Zero | Place::Layer(0, _) | Place::Lost => 0,
+            Place::Layer(_, cluster) => stored_bytes(size, cluster),
+            Place::Image => size.bytes(),
+        });
+        bytes += stored.sum::<u64>();
+    }
+    Ok(bytes)
+}
+
+fn stored_bytes(size: BlockSize, cluster: Cluster) -> u64 {
+    match cluster {
+        Cluster::Unallocated | Cluster::Zero => 0,
+        Cluster::Plain { .. } => size.bytes(),
+        Cluster::Compressed { max_bytes, .. } => max_bytes,
+    }
+}
+
+/// A delta that is to go.
+struct Goer {
+    delta: Delta,
+    digests: DigestTable,
+    revision: Revision,
+    blocks: u64,
+    standalone: bool,
+}
+
+impl Goer {
+    fn open(storage: &dyn Storage, revision: &Revision, block_size: BlockSize) -> Result<Self> {
+        Ok(Goer {
+            delta: Delta::open(storage, revision.uuid, block_size, revision.size_bytes)?,
+            digests: DigestTable::open(storage, revision.uuid, DigestsKind::Delta)?,
+            revision: revision.clone(),
+            blocks: block_size.count(revision.size_bytes),
+            standalone: revision.is_standalone(),
+        })
+    }
+}
+
+struct Merge {
+    size: BlockSize,
+    /// The revision that stays, and its delta.
+    older: Revision,
+    delta: Delta,
+    /// Those that go, the nearest first.
+    goers: Vec<Goer>,
+    /// What it will read through to.
+    backing: Backing,
+    /// The same as a chain, when it has to be compared.
+    base: Option<Chain>,
+    blocks: BlockIndex,
+}
+
+/// A block that has to be appended.
+#[derive(Clone, Copy)]
+struct Moved {
+    entry: TableEntry,
+    /// Which goer holds it where; none when it is zero without being held.
+    from: Option<(usize, Cluster)>,
+}
+
+impl Merge {
+    /// None when there are no such revisions.
+    fn open(
+        storage: &Arc<dyn Storage>,
+        manifest: &Manifest,
+        into: usize,
+        count: usize,
+    ) -> Result<Option<Self>> {
+        let revisions = &manifest.revisions;
+        let Some(base_number) = into.checked_sub(count + 1) else { return Ok(None) };
+        let (Some(older), Some(base)) = (revisions.get(into), revisions.get(base_number)) else {
+            return Ok(None);
+        };
+        let size = manifest.block_size;
+        let mut goers = Vec::new();
+        for revision in revisions.get(base_number + 1..into).unwrap_or_default().iter().rev() {
+            goers.push(Goer::open(&**storage, revision, size)?);
+            if revision.is_standalone() {
+                break;
+            }
+        }
+        let blocks = size.count(older.size_bytes);
+        let shared = blocks.min(size.count(base.size_bytes));
+        let compared = goers.iter().any(|goer| goer.standalone || goer.blocks < shared);
+        Ok(Some(Merge {
+            size,
+            older: older.clone(),
+            delta: Delta::open(&**storage, older.uuid, size, older.size_bytes)?,
+            goers,
+            backing: if base.is_image() { Backing::IMAGE } else { Backing::delta(base.uuid) },
+            base: match compared {
+                true => Some(Chain::open(storage, manifest, base_number)?),
+                false => None,
+            },
+            blocks: BlockIndex(blocks),
+        }))
+    }
+
+    fn run(&self, appender: &mut Appender, observer: &dyn Observer) -> Result<()> {
+        let counters = progress::begin(observer, Phase::Merge, self.older.size_bytes);
+        self.for_each_step(|first, moved| {
+            progress::check(observer)?;
+            let end = first.plus(moved.len() as u64);
+            for (moved, block) in moved.into_iter().zip(first.0..) {
+                if let Some(moved) = moved {
+                    self.append(appender, BlockIndex(block), moved)?;
+                }
+            }
+            counters.add(self.size.offset(end).saturating_sub(counters.done_bytes()));
+            Ok(())
+        })
+    }
+
+    fn append(&self, appender: &mut Appender, block: BlockIndex, moved: Moved) -> Result<()> {
+        let from = moved.from.and_then(|(goer, cluster)| Some((self.goers.get(goer)?, cluster)));
+        let (content, bad) = match from {
+            Some((goer, cluster)) => {
+                (goer.delta.read_stored(cluster)?, goer.revision.findings.is_bad(block))
+            }
+            None => (StoredBlock::Zero, false),
+        };
+        appender.push(OldBlock { block, content }, moved.entry, bad)
+    }
+
+    /// Hands out what has to move, a step at a time, with the first block of the step.
+    fn for_each_step(
+        &self,
+        mut take: impl FnMut(BlockIndex, Vec<Option<Moved>>) -> Result<()>,
+    ) -> Result<()> {
+        let mut next = BlockIndex(0);
+        while let Some(first) = self.next_block(next)? {
+            let count = STEP_BLOCKS.min(self.blocks.0 - first.0);
+            take(first, self.moved(first, count)?)?;
+            next = first.plus(count);
+        }
+        Ok(())
+    }
+
+    /// The first block at or after `from` that may have to move.
+    fn next_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
+        if self.base.is_some() {
+            return Ok((from < self.blocks).then_some(from));
+        }
+        let mut next = None;
+        for goer in &self.goers {
+            let end = next.unwrap_or(self.blocks);
+            next = goer.delta.next_held_block(from, end)?.or(next);
+        }
+        Ok(next)
+    }
+
+    /// Which of `count` blocks have to move.
+    fn moved(&self, first: BlockIndex, count: u64) -> Result<Vec<Option<Moved>>> {
+        let mut slots: Vec<Slot> = vec![Slot::Open; count as usize];
+        let held = self.delta.clusters(first, count)?;
+        for (slot, cluster) in slots.iter_mut().zip(held) {
+            if cluster != Cluster::Unallocated {
+                *slot = Slot::Held;
+            }
+        }
+        for (number, goer) in self.goers.iter().enumerate() {
+            look_into(number, goer, first, &mut slots)?;
+        }
+        let base = match &self.base {
+            Some(base) => Some(base.locate(first, count)?),
+            None => None,
+        };
+        let moved = |(at, slot): (usize, Slot)| {
+            let Slot::Found(moved) = slot else { return None };
+            let there = base.as_ref().map(|located| {
+                located.get(at).map_or(TableEntry::ZERO_BLOCK, |located: &Located| located.entry)
+            });
+            // What the new base has at the same place need not be stored.
+            (there != Some(moved.entry)).then_some(moved)
+        };
+        Ok(slots.into_iter().enumerate().map(moved).collect())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Slot {
+    /// Not held by those looked at so far.
+    Open,
+    /// Held by the one that stays.
+    Held,
+    Found(Moved),
+}
+
+/// Fills the open slots with what a goer says of them.
+fn look_into(number: usize, goer: &Goer, first: BlockIndex, slots: &mut [Slot]) -> Result<()> {
+    const ZERO: Moved = Moved { entry: TableEntry::ZERO_BLOCK, from: None };
+    let inside = goer.blocks.saturating_sub(first.0).min(slots.len() as u64);
+    let (within, past) = slots.split_at_mut(inside as usize);
+    // Past the end of a backing file everything is zero, however long the next one is.
+    let close = |slots: &mut [Slot]| {
+        for slot in slots.iter_mut().filter(|slot| matches!(slot, Slot::Open)) {
+            *slot = Slot::Found(ZERO);
+        }
+    };
+    close(past);
+    let clusters = goer.delta.clusters(first, inside)?;
+    let wanted = |(slot, cluster): (&Slot, &Cluster)| {
+        matches!(slot, Slot::Open) && *cluster != Cluster::Unallocated
+    };
+    let wanted: Vec<bool> = within.iter().zip(&clusters).map(wanted).collect();
+    let mut at = 0;
+    // Digests only of what moves: the table of a large image is not read for a few blocks.
+    for run in wanted.chunk_by(|a, b| a == b) {
+        let (from, to) = (at, at + run.len());
+        at = to;
+        if run.first() != Some(&true) {
+            continue;
+        }
+        let entries = goer.digests.read(first.plus(from as u64), run.len() as u64)?;
+        let slots = within.get_mut(from..to).unwrap_or_default();
+        let clusters = clusters.get(from..to).unwrap_or_default();
+        for ((slot, cluster), entry) in slots.iter_mut().zip(clusters).zip(entries) {
+            *slot = Slot::Found(Moved { entry, from: Some((number, *cluster)) });
+        }
+    }
+    if goer.standalone {
+        close(within);
+    }
+    Ok(())
+}
+
+/// Appends to the delta of revision `number` all that it reads from newer ones, so that it needs none of them. Gives the
+/// blocks that came over and could not be read right.
+pub(crate) fn make_standalone(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    number: usize,
+    level: i32,
+    threads: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Vec<BlockIndex>> {
+    let chain = Chain::open(storage, manifest, number)?;
+    chain.verify_digests()?;
+    let size = manifest.block_size;
+    let counters = progress::begin(observer, Phase::Merge, chain.revision().size_bytes);
+    let mut appender = Appender::open(&**storage, chain.revision(), size)?;
+    let workers = (0..pipeline::threads(threads))
+        .map(|_| Ok((Compressor::new(level)?, Decompressor::new()?)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut windows = Windows { chain: &chain, next: BlockIndex(0), located: Vec::new() };
+    pipeline::run(
+        workers,
+        || {
+            progress::check(observer)?;
+            windows.next_piece()
+        },
+        |(compressor, decompressor), (first, located)| {
+            let stored = store_piece(&chain, first, &located, compressor, decompressor)?;
+            Ok((first.plus(located.len() as u64), stored))
+        },
+        |(end, stored)| {
+            for (block, entry, bad) in stored {
+                appender.push(block, entry, bad)?;
+            }
+            let done = size.offset(end).min(chain.revision().size_bytes);
+            counters.add(done.saturating_sub(counters.done_bytes()));
+            Ok(())
+        },
+    )?;
+    appender.finish(None)
+}
+
+/// Blocks worked on together when all of a revision is stored.
+const PIECE_BLOCKS: usize = 16;
+
+/// Cuts a chain into pieces, leaving out what is zero.
+struct Windows<'a> {
+    chain: &'a Chain,
+    next: BlockIndex,
+    located: Vec<Located>,
+}
+
+impl Windows<'_> {
+    fn next_piece(&mut self) -> Result<Option<(BlockIndex, Vec<Located>)>> {
+        if self.located.is_empty() {
+            let Some(first) = self.chain.next_data_block(self.next)? else { return Ok(None) };
+            self.next = first;
+            self.located = self.chain.locate(first, WINDOW_BLOCKS)?;
+        }
+        let first = self.next;
+        let rest = self.located.split_off(PIECE_BLOCKS.min(self.located.len()));
+        let piece = std::mem::replace(&mut self.located, rest);
+        self.next = first.plus(piece.len() as u64);
+        Ok(Some((first, piece)))
+    }
+}
+
+/// The stored form of those blocks that are not in the revision's own delta.
+fn store_piece(
+    chain: &Chain,
+    first: BlockIndex,
+    located: &[Located],
+    compressor: &mut Compressor,
+    decompressor: &mut Decompressor,
+) -> Result<Vec<(OldBlock, TableEntry, bool)>> {
+    let size = chain.block_size();
+    let mut stored = Vec::new();
+    for (located, block) in located.iter().zip(first.0..) {
+        let block = BlockIndex(block);
+        if matches!(located.place, Place::Zero | Place::Layer(0, _)) {
+            continue;
+        }
+        let mut cluster = vec![0; size.len()];
+        let bytes = size.extent(block, chain.revision().size_bytes).len as usize;
+        let part = cluster.get_mut(..bytes).unwrap_or_default();
+        let read = chain.read(block, std::slice::from_ref(located), decompressor, part);
+        let (content, bad) = match read {
+            Ok(()) => (compressor.store(&cluster), false),
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                (StoredBlock::Compressed(compressor.compress_as_bad(&cluster)?), true)
+            }
+            Err(error) => return Err(error),
+        };
+        stored.push((OldBlock { block, content }, located.entry, bad));
+    }
+    Ok(stored)
+}
+
+/// Appends blocks to a delta and its digests, batch by batch, each durable before the next begins.
+pub(crate) struct Appender {
+    writer: DeltaWriter,
+    digests: DigestWriter,
+    batch: Vec<OldBlock>,
+    batch_bytes: usize,
+    bad_blocks: Vec<BlockIndex>,
+}
+
+impl Appender {
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        revision: &Revision,
+        block_size: BlockSize,
+    ) -> Result<Self> {
+        Ok(Appender {
+            digests: DigestWriter::reopen(storage, revision.uuid)?,
+            writer: DeltaWriter::reopen(storage, revision.uuid, block_size, revision.size_bytes)?,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            bad_blocks: Vec::new(),
+        })
+    }
+
+    /// Takes the next block, in ascending order. `bad`: its content is known not to be what was backed up.
+    pub(crate) fn push(&mut self, block: OldBlock, entry: TableEntry, bad: bool) -> Result<()> {
+        self.digests.push(block.block, entry)?;
+        if bad {
+            self.bad_blocks.push(block.block);
+        }
+        // An entry of eight bytes has its cost as well.
+        self.batch_bytes += block.content.bytes() + size_of::<OldBlock>();
+        self.batch.push(block);
+        if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Data and digests, durable; then the entries, durable.
+    fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.writer.append(&self.batch)?;
+        self.batch.clear();
+        self.batch_bytes = 0;
+        self.digests.sync()?;
+        self.writer.sync()?;
+        self.writer.enter()?;
+        self.writer.sync()
+    }
+
+    /// Completes the delta, with this backing file from now on. The blocks that were bad.
+    pub(crate) fn finish(mut self, backing: Option<Backing>) -> Result<Vec<BlockIndex>> {
+        self.flush()?;
+        self.writer.finish_with(backing)?;
+        Ok(self.bad_blocks)
+    }
+}

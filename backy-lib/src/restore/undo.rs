@@ -1,0 +1,421 @@
+//! `restore --undo`: before a restore overwrites anything, what it is going to overwrite is saved as an archive of its own.
+//!
+//! That archive has one revision: the target as it was. Its digests are those of all blocks, but its image holds only the
+//! blocks that the restore is going to change; the others are holes, and named in the findings. So a restore of it to the
+//! target reads what was overwritten from the archive, finds the rest to be right as it is, and never takes a hole for
+//! content. The manifest is the last thing written, and the restore begins after it: from then on the restore may fail or
+//! be interrupted anywhere.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::read::{CHUNK_BYTES, Window};
+use super::{Target, TargetKind};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::digest::{Digest, RevisionHasher, TableEntry};
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::format::digests::{DigestsHeader, Identity};
+use crate::format::manifest::{
+    BlockRange, Findings, Manifest, Revision, SourceIdentity, Statistics,
+};
+use crate::format::qcow2::Layout;
+use crate::image::chain::{Chain, Located};
+use crate::image::digests::DigestWriter;
+use crate::manifest;
+use crate::pipeline::{self, BufferPool};
+use crate::progress::{self, Observer, Phase};
+use crate::revision::{RevisionId, Tag};
+use crate::storage::dir::DirStorage;
+use crate::storage::{DigestsKind, FileName, Published, Storage, StorageFile, staged};
+use crate::units::{BlockIndex, BlockSize};
+
+/// The tag of the revision.
+const TAG: &str = "undo";
+/// More stretches are not told apart in the findings, so that the manifest stays small.
+const MAX_RANGES: usize = 1 << 16;
+
+/// What whoever knows other archives must not do with this one.
+const NOT_AN_IMAGE: &str = "
+That needs backy. last.raw is NOT a complete image: most of its holes are not zeros, but blocks of
+the target that were not overwritten. Do not copy it to a disk.
+";
+
+/// Where what a restore has overwritten is kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct UndoReport {
+    /// Folder of the archive.
+    pub archive: String,
+    /// Its only revision.
+    pub revision: RevisionId,
+    /// Bytes in the blocks that were saved.
+    pub saved_bytes: u64,
+    /// Time that it took.
+    pub seconds: f64,
+}
+
+/// What is saved, and how.
+pub struct Saving<'a> {
+    /// The revision that is going to be restored.
+    pub chain: &'a Chain,
+    /// Where it is going to be written.
+    pub target: &'a dyn Target,
+    /// Where that is, for the config of the undo archive.
+    pub path: &'a Path,
+    /// Tells the time that the undo archive gets.
+    pub clock: &'a dyn Clock,
+    /// Threads that read and digest; `None` for one a core.
+    pub threads: Option<usize>,
+    /// Watches.
+    pub observer: &'a dyn Observer,
+}
+
+/// Refuses a folder in which no undo archive can be made, or whose archive could not be restored to the target.
+pub(super) fn check_folder(
+    folder: &Path,
+    archive: &Path,
+    target: &Path,
+    target_exists: bool,
+) -> Result<()> {
+    let refuse = |why: String| {
+        let message = format!("undo archive {}: {why}", folder.display());
+        Err(Error::Specification { message })
+    };
+    if !target_exists {
+        return refuse(format!("{} does not exist, so nothing is overwritten", target.display()));
+    }
+    if folder.metadata().is_ok_and(|found| !found.is_dir()) {
+        return refuse("found a file, expected a folder".to_owned());
+    }
+    let real = real_path(folder)?;
+    if archive.canonicalize().is_ok_and(|archive| real.starts_with(archive)) {
+        return refuse(format!("it would be in the archive {} itself", archive.display()));
+    }
+    if target.canonicalize().is_ok_and(|target| target.starts_with(&real)) {
+        return refuse(format!("the target {} is in that folder", target.display()));
+    }
+    match folder.exists() {
+        true => check_vacant(&DirStorage::open(folder)?),
+        false => Ok(()),
+    }
+}
+
+/// A path of which only the first parts need exist.
+fn real_path(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).map_err(Error::io(path, "look up the folder"))?;
+    let real = absolute.ancestors().find_map(|above| {
+        let rest = absolute.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(rest))
+    });
+    Ok(real.unwrap_or(absolute))
+}
+
+fn check_vacant(storage: &dyn Storage) -> Result<()> {
+    match storage.list()?.into_iter().any(|name| matches!(name, FileName::Published(_))) {
+        true => Err(Error::ArchiveExists { path: storage.folder() }),
+        false => Ok(()),
+    }
+}
+
+impl Saving<'_> {
+    /// Makes the folder if need be, and the undo archive in it.
+    pub fn save_to_folder(&self, folder: &Path) -> Result<UndoReport> {
+        self.save(&DirStorage::create(folder)?)
+    }
+
+    /// Makes the undo archive. When this returns, it is durable; after an error there is none.
+    pub fn save(&self, storage: &dyn Storage) -> Result<UndoReport> {
+        let block_size = self.chain.block_size();
+        let limit = Layout::max_image_bytes(block_size);
+        if self.target.size_bytes() > limit {
+            let found = self.target.size_bytes();
+            let message = format!("its size is {found} bytes; to save it the limit is {limit}");
+            return Err(Error::Target { path: self.path.into(), message, forcible: false });
+        }
+        check_vacant(storage)?;
+        let _lock = storage.lock("'restore --undo'")?;
+        check_vacant(storage)?;
+        let saved = self.sweep(storage).and_then(|()| self.make(storage));
+        if saved.is_err() {
+            // Nothing has been overwritten yet, so nobody needs what there is of it. What cannot be removed does no harm.
+            let _ = self.sweep(storage);
+        }
+        saved
+    }
+
+    /// Removes an archive's files: there was none, so they are left over from making one.
+    fn sweep(&self, storage: &dyn Storage) -> Result<()> {
+        let names = storage.list()?.into_iter().filter(|name| *name != FileName::Lock);
+        names.into_iter().try_for_each(|name| storage.remove(name))
+    }
+
+    fn make(&self, storage: &dyn Storage) -> Result<UndoReport> {
+        let began = Instant::now();
+        let started = self.clock.now();
+        let uuid = RevisionId::new(started);
+        let size_bytes = self.target.size_bytes();
+        let image = storage.create(FileName::STAGED_IMAGE)?;
+        image.set_len(size_bytes)?;
+        let mut copy = Copy {
+            block_size: self.chain.block_size(),
+            digests: DigestWriter::create(storage, uuid, DigestsKind::Image)?,
+            hasher: RevisionHasher::new(self.chain.block_size(), size_bytes),
+            missing: Ranges::default(),
+            read_bytes: 0,
+            saved_bytes: 0,
+        };
+        self.copy(&*image, &mut copy)?;
+        let blocks = self.chain.block_size().count(size_bytes);
+        copy.hasher.push_zero_blocks(blocks - copy.hasher.blocks());
+        image.sync()?;
+        let statistics = Statistics {
+            read_bytes: copy.read_bytes,
+            changed_bytes: copy.saved_bytes,
+            stored_bytes: image.allocated_bytes()? as i64,
+            seconds: began.elapsed().as_secs_f64(),
+        };
+        let digest = copy.hasher.finish();
+        let finished = self.clock.now();
+        let mut revision =
+            Revision::newest(uuid, started, finished, size_bytes, digest, statistics);
+        let tag: Tag = TAG.parse().map_err(|message| Error::Specification { message })?;
+        revision.tags = BTreeSet::from([tag]);
+        revision.pinned_tags.clone_from(&revision.tags);
+        revision.findings = Findings { bad_blocks: copy.missing.ranges };
+        copy.digests.finish(&self.header(&revision, digest))?;
+        storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
+        self.publish(storage, revision, started)?;
+        Ok(UndoReport {
+            archive: storage.folder().display().to_string(),
+            revision: uuid,
+            saved_bytes: copy.saved_bytes,
+            seconds: began.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn header(&self, revision: &Revision, digest: Digest) -> DigestsHeader {
+        let identity = Identity {
+            uuid: revision.uuid,
+            started: revision.started,
+            finished: revision.finished,
+            block_size: self.chain.block_size(),
+            size_bytes: revision.size_bytes,
+            digest,
+            tags: revision.tags.clone(),
+            pinned_tags: revision.pinned_tags.clone(),
+        };
+        DigestsHeader { kind: DigestsKind::Image, identity }
+    }
+
+    /// Config and README, then the manifest, which makes it an archive.
+    fn publish(&self, storage: &dyn Storage, revision: Revision, time: Timestamp) -> Result<()> {
+        let path = std::path::absolute(self.path).map_err(Error::io(self.path, "look up"))?;
+        let what = format!(
+            "This is an undo archive of {}, made at {time}.\n\
+             It holds only what a restore of revision {} has overwritten there.\n\
+             To go back: backy -b {} restore\n",
+            path.display().to_string().escape_debug(),
+            self.chain.revision().uuid,
+            storage.folder().display().to_string().escape_debug(),
+        );
+        let mut config = String::new();
+        for line in what.lines() {
+            let _ = writeln!(config, "# {line}");
+        }
+        config.push_str(&Config::source_line(&path)?);
+        let block_size = self.chain.block_size();
+        let readme = format!("{what}{NOT_AN_IMAGE}");
+        staged::publish(storage, Published::Config, config.as_bytes())?;
+        staged::publish(storage, Published::Readme, readme.as_bytes())?;
+        let kind = match self.target.kind() {
+            TargetKind::BlockDevice => "block device",
+            _ => "file",
+        };
+        let mut manifest = Manifest::new(block_size);
+        manifest.source =
+            Some(SourceIdentity { path: path.display().to_string(), kind: kind.to_owned() });
+        manifest.push_newest(revision);
+        manifest::publish(storage, &manifest)
+    }
+
+    /// Reads the target, digests all of it, and stores what is going to be overwritten.
+    fn copy(&self, image: &dyn StorageFile, copy: &mut Copy) -> Result<()> {
+        let counters = progress::begin(self.observer, Phase::SaveTarget, self.target.size_bytes());
+        let block_size = self.chain.block_size();
+        let buffers = BufferPool::new();
+        let mut pieces =
+            Pieces { saving: self, window: Window::new(self.chain), next: BlockIndex(0) };
+        pipeline::run(
+            vec![(); pipeline::threads(self.threads)],
+            || pieces.next_piece(),
+            |(), piece| {
+                let mut bytes = buffers.take(piece.extent.len as usize);
+                self.target.read_at(&mut bytes, piece.extent.offset)?;
+                let blocks: Vec<Block> = bytes
+                    .chunks(block_size.len())
+                    .zip(piece.first.0..)
+                    .enumerate()
+                    .map(|(at, (block, number))| {
+                        self.judge(BlockIndex(number), block, piece.located.get(at))
+                    })
+                    .collect();
+                Ok((piece, bytes, blocks))
+            },
+            |(piece, bytes, blocks)| {
+                copy.take(image, &piece, &bytes, &blocks)?;
+                counters.add(piece.extent.end().saturating_sub(counters.done_bytes()));
+                buffers.give(bytes);
+                Ok(())
+            },
+        )
+    }
+
+    /// What a block of the target is, and whether the restore changes it.
+    fn judge(&self, block: BlockIndex, bytes: &[u8], located: Option<&Located>) -> Block {
+        let entry = TableEntry::of_block(bytes);
+        let block_size = self.chain.block_size();
+        let after = block_size.extent(block, self.chain.revision().size_bytes).len as usize;
+        // A file gets the size of the revision, a device keeps its own.
+        let cut = after < bytes.len() && self.target.kind() != TargetKind::BlockDevice;
+        let differs = located.is_some_and(|located| {
+            if after == bytes.len() {
+                return located.entry != entry;
+            }
+            let mut padded = bytes.to_vec();
+            padded.resize(after, 0);
+            !located.entry.matches(&padded)
+        });
+        Block { entry, save: !entry.is_zero_block() && (cut || differs) }
+    }
+}
+
+/// A stretch of the target that may hold data.
+struct Piece {
+    first: BlockIndex,
+    extent: Extent,
+    /// Its blocks in the revision, as far as that has them.
+    located: Vec<Located>,
+}
+
+/// Cuts the target into pieces, leaving out its holes.
+struct Pieces<'a> {
+    saving: &'a Saving<'a>,
+    window: Window<'a>,
+    next: BlockIndex,
+}
+
+impl Pieces<'_> {
+    fn next_piece(&mut self) -> Result<Option<Piece>> {
+        let Saving { chain, target, observer, .. } = self.saving;
+        progress::check(*observer)?;
+        let block_size = chain.block_size();
+        let Some(data) = target.next_data(block_size.offset(self.next))? else { return Ok(None) };
+        let first = block_size.index(data.offset).max(self.next);
+        let count = (CHUNK_BYTES / block_size.bytes()).max(1);
+        let end = BlockIndex(block_size.count(data.end())).min(first.plus(count));
+        let start = block_size.offset(first);
+        let extent = Extent::between(start, block_size.offset(end).min(target.size_bytes()));
+        self.next = end;
+        let located = match first.0 < chain.blocks() {
+            true => self.blocks_of_revision(first, (end.0 - first.0) as usize)?,
+            false => Vec::new(),
+        };
+        Ok(Some(Piece { first, extent, located }))
+    }
+
+    fn blocks_of_revision(&mut self, first: BlockIndex, count: usize) -> Result<Vec<Located>> {
+        let mut located = Vec::with_capacity(count);
+        let end = first.plus(count as u64).min(BlockIndex(self.saving.chain.blocks()));
+        let mut next = first;
+        while next < end {
+            let found = self.window.blocks(next, (end.0 - next.0) as usize)?;
+            next = next.plus(found.len() as u64);
+            located.extend_from_slice(found);
+        }
+        Ok(located)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Block {
+    entry: TableEntry,
+    save: bool,
+}
+
+/// An undo archive being filled.
+struct Copy {
+    block_size: BlockSize,
+    digests: DigestWriter,
+    hasher: RevisionHasher,
+    /// Blocks that are not zero and not saved.
+    missing: Ranges,
+    read_bytes: u64,
+    saved_bytes: u64,
+}
+
+impl Copy {
+    fn take(
+        &mut self,
+        image: &dyn StorageFile,
+        piece: &Piece,
+        bytes: &[u8],
+        blocks: &[Block],
+    ) -> Result<()> {
+        self.hasher.push_zero_blocks(piece.first.0 - self.hasher.blocks());
+        self.read_bytes += piece.extent.len;
+        for (block, number) in blocks.iter().zip(piece.first.0..) {
+            self.hasher.push(block.entry);
+            self.digests.push(BlockIndex(number), block.entry)?;
+            if !block.save && !block.entry.is_zero_block() {
+                self.missing.push(BlockIndex(number));
+            }
+        }
+        let mut rest = bytes;
+        let mut offset = piece.extent.offset;
+        for run in blocks.chunk_by(|a, b| a.save == b.save) {
+            let len = (run.len() * self.block_size.len()).min(rest.len());
+            let (part, after) = rest.split_at_checked(len).unwrap_or_default();
+            if run.first().is_some_and(|block| block.save) {
+                image.write_at(part, offset)?;
+                self.saved_bytes += len as u64;
+            }
+            rest = after;
+            offset += len as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Blocks in ascending order, as few ranges; where they would be too many, with the gaps between the closest.
+#[derive(Default)]
+struct Ranges {
+    ranges: Vec<BlockRange>,
+    max_gap: u64,
+}
+
+impl Ranges {
+    fn push(&mut self, block: BlockIndex) {
+        self.push_range(BlockRange { first: block, count: 1 });
+        while self.ranges.len() > MAX_RANGES {
+            self.max_gap = self.max_gap * 2 + 1;
+            for range in std::mem::take(&mut self.ranges) {
+                self.push_range(range);
+            }
+        }
+    }
+
+    fn push_range(&mut self, range: BlockRange) {
+        match self.ranges.last_mut() {
+            Some(last) if range.first.0 - last.first.0 - last.count <= self.max_gap => {
+                last.count = range.first.0 + range.count - last.first.0;
+            }
+            _ => self.ranges.push(range),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! `scrub`: checks what is stored, says exactly which revisions a flaw costs what, and mends what can be mended.
+//!
+//! *Structure*: files, lengths, headers, tables, reference counts, and the digests of all revisions from their digest files.
+//! *Content*: every stored block once, however many revisions read it, on all cores. What is mended is provably right:
+//! everything that follows from the manifest, and blocks whose right bytes are elsewhere in the archive.
+//!
+//! With the lock, findings and dates are recorded. Without it nothing is changed, and what looks wrong because a writer
+//! is at work is looked at again before it is told.
+
+mod content;
+mod digests;
+mod repair;
+mod structure;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::damage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
+use crate::format::manifest::{BlockRange, Findings, Manifest};
+use crate::manifest;
+use crate::progress::{self, Event, Observer};
+use crate::recover::named_files;
+use crate::revision::RevisionId;
+use crate::storage::{FileName, Storage};
+use crate::units::BlockIndex;
+
+pub use content::Coverage;
+pub(crate) use content::coverage;
+
+/// What to check, and how.
+#[derive(Debug, Clone, Default)]
+pub struct ScrubOptions {
+    /// Change nothing, not even the record of what was found.
+    pub check_only: bool,
+    /// Numbers of the revisions whose files are read; `None` for all.
+    pub revisions: Option<Vec<usize>>,
+    /// How much content is read; what was verified longest ago comes first.
+    pub budget: Option<Budget>,
+    /// Threads that read and digest; `None` for one a core.
+    pub threads: Option<usize>,
+}
+
+/// A limit for the content that is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// Begin nothing after this time.
+    Time(Duration),
+    /// A share of what is stored, from 0 to 1.
+    Share(f64),
+}
+
+/// What was found and done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScrubReport {
+    /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
+    pub findings: Vec<Finding>,
+    /// Bytes of content that were read and checked.
+    pub read_bytes: u64,
+    /// How much of what is stored has been verified since when.
+    pub coverage: Coverage,
+    /// Time that it took.
+    pub seconds: f64,
+}
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The file within the archive's folder.
+    pub file: String,
+    /// The blocks in it, if it is about blocks.
+    pub blocks: Option<BlockRange>,
+    /// What was found, and what was expected.
+    pub message: String,
+    /// Which revisions cannot be read where.
+    pub affected: Vec<Affected>,
+    /// Whether it has been mended.
+    pub repaired: bool,
+}
+
+/// A revision that a finding costs something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Affected {
+    /// The revision.
+    pub revision: RevisionId,
+    /// Its number, 0 being the newest.
+    pub number: usize,
+    /// What of it cannot be read.
+    pub extents: Vec<Extent>,
+}
+
+impl ScrubReport {
+    /// Whether nothing is wrong any more.
+    pub fn is_clean(&self) -> bool {
+        self.findings.iter().all(|finding| finding.repaired)
+    }
+}
+
+/// What every part needs.
+struct Scrub<'a> {
+    storage: &'a Arc<dyn Storage>,
+    manifest: &'a mut Manifest,
+    options: &'a ScrubOptions,
+    now: Timestamp,
+    observer: &'a dyn Observer,
+    findings: Vec<Finding>,
+}
+
+/// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
+/// and is kept up to date.
+pub(crate) fn scrub(
+    storage: &Arc<dyn Storage>,
+    manifest: &mut Manifest,
+    options: &ScrubOptions,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<ScrubReport> {
+    let mut options = options.clone();
+    loop {
+        let before = manifest.clone();
+        match scrub_once(storage, manifest, &options, clock, observer) {
+            // Without the lock: a file went because its revision did. Then it is another archive that is to be checked.
+            Err(error) if options.check_only && error.kind() == ErrorKind::NotFound => {
+                let now = manifest::read(&**storage)?;
+                if now == before {
+                    return Err(error);
+                }
+                let same = |&number: &usize| {
+                    let named = before.revisions.get(number)?.uuid;
+                    now.revisions.iter().position(|revision| revision.uuid == named)
+                };
+                options.revisions =
+                    options.revisions.map(|all| all.iter().filter_map(same).collect());
+                *manifest = now;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn scrub_once(
+    storage: &Arc<dyn Storage>,
+    manifest: &mut Manifest,
+    options: &ScrubOptions,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<ScrubReport> {
+    let stopwatch = Instant::now();
+    let before = manifest.clone();
+    let now = clock.now();
+    let mut scrub = Scrub { storage, manifest, options, now, observer, findings: Vec::new() };
+    scrub.check_structure()?;
+    scrub.check_digests()?;
+    let checked = scrub.check_content();
+    if matches!(checked, Err(Error::Interrupted)) && scrub.repairs() && *scrub.manifest != before {
+        manifest::publish(&**storage, scrub.manifest)?;
+    }
+    let read_bytes = checked?;
+    if !options.check_only {
+        scrub.mend_blocks()?;
+    }
+    scrub.report_bad_blocks()?;
+    let mut findings = scrub.findings;
+    if options.check_only {
+        // What was found of the content is not recorded.
+        *manifest = before;
+        findings = confirmed(storage, manifest, findings, observer)?;
+    } else if *manifest != before {
+        manifest::publish(&**storage, manifest)?;
+    }
+    for finding in &findings {
+        let done = if finding.repaired { "; mended" } else { "" };
+        observer.event(&Event::Finding(format!("{}: {}{done}", finding.file, finding.message)));
+    }
+    Ok(ScrubReport {
+        findings,
+        read_bytes,
+        coverage: coverage(manifest),
+        seconds: stopwatch.elapsed().as_secs_f64(),
+    })
+}
+
+/// Without the lock a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
+fn confirmed(
+    storage: &Arc<dyn Storage>,
+    before: &Manifest,
+    mut findings: Vec<Finding>,
+    observer: &dyn Observer,
+) -> Result<Vec<Finding>> {
+    if findings.is_empty() {
+        return Ok(findings);
+    }
+    // Whoever holds the lock may be about to remove files that his manifest no longer names.
+    let at_work = storage.lock_holder()?.is_some();
+    let present = storage.list()?;
+    let named = named_files(before);
+    findings.retain(|finding| match FileName::parse(&finding.file) {
+        Some(name) if !named.contains(&name) => !at_work && present.contains(&name),
+        _ => true,
+    });
+    let mut now = manifest::read(&**storage)?;
+    if now == *before && now.in_progress.is_none() {
+        return Ok(findings);
+    }
+    loop {
+        progress::check(observer)?;
+        let mut confirmed = Vec::new();
+        for finding in findings {
+            match content::is_unreadable(storage, &now, &finding) {
+                Ok(false) => {}
+                // For a file that has gone there is another manifest.
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                Ok(true) | Err(_) => confirmed.push(finding),
+            }
+        }
+        // As long as this manifest stands, so do its files.
+        let after = manifest::read(&**storage)?;
+        if after == now {
+            return Ok(confirmed);
+        }
+        (findings, now) = (confirmed, after);
+    }
+}
+
+impl Scrub<'_> {
+    fn repairs(&self) -> bool {
+        !self.options.check_only
+    }
+
+    /// Takes note of something that is not about single blocks. `ranges` is what it costs the revision itself.
+    fn find(
+        &mut self,
+        file: FileName,
+        message: String,
+        costs: Option<(usize, BlockRange)>,
+        repaired: bool,
+    ) -> Result<()> {
+        let affected = match costs {
+            Some((number, blocks)) => {
+                let bad = Findings { bad_blocks: vec![blocks] };
+                self.affected(number, &bad)?
+            }
+            None => Vec::new(),
+        };
+        let file = file.to_string();
+        self.findings.push(Finding { file, blocks: None, message, affected, repaired });
+        Ok(())
+    }
+
+    /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
+    fn affected(&self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
+        let block_size = self.manifest.block_size;
+        let costs = damage::costs(&**self.storage, self.manifest, number, bad)?;
+        let affected = costs.into_iter().filter_map(|(number, bad)| {
+            let revision = self.manifest.revisions.get(number)?;
+            let extents = bad.bad_blocks.iter();
+            let extents =
+                extents.map(|range| damage::extent(*range, block_size, revision.size_bytes));
+            Some(Affected { revision: revision.uuid, number, extents: extents.collect() })
+        });
+        Ok(affected.collect())
+    }
+
+    /// One finding for each range of blocks that is known to be bad now.
+    fn report_bad_blocks(&mut self) -> Result<()> {
+        for number in 0..self.manifest.revisions.len() {
+            let Some(revision) = self.manifest.revisions.get(number) else { break };
+            let (file, ranges) = (revision.file(), revision.findings.bad_blocks.clone());
+            for range in ranges {
+                let affected = self.affected(number, &Findings { bad_blocks: vec![range] })?;
+                self.findings.push(Finding {
+                    file: file.to_string(),
+                    blocks: Some(range),
+                    message: describe(range),
+                    affected,
+                    repaired: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers of the revisions whose files are to be read: those that were named and all that they read through to.
+    fn numbers(&self) -> Vec<usize> {
+        let count = self.manifest.revisions.len();
+        let Some(named) = &self.options.revisions else { return (0..count).collect() };
+        let mut numbers = Vec::new();
+        for &number in named {
+            for number in (0..=number).rev() {
+                numbers.push(number);
+                let standalone =
+                    self.manifest.revisions.get(number).is_none_or(|r| r.is_standalone());
+                if standalone {
+                    break;
+                }
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+}
+
+fn describe(range: BlockRange) -> String {
+    match range.count {
+        1 => format!("block {} is not what was backed up", range.first),
+        _ => {
+            let last = BlockIndex(range.end().0.saturating_sub(1));
+            format!("blocks {} to {last} are not what was backed up", range.first)
+        }
+    }
+}

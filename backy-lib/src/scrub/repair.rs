@@ -1,0 +1,174 @@
+//! Blocks whose right bytes are elsewhere in the archive: a block with the same digest is the same block.
+
+use std::collections::HashMap;
+
+use super::{Finding, Scrub, describe};
+use crate::damage;
+use crate::digest::TableEntry;
+use crate::error::Result;
+use crate::format::manifest::{BlockRange, Findings};
+use crate::format::qcow2::{Compressor, Decompressor};
+use crate::image::chain::WINDOW_BLOCKS;
+use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
+use crate::progress;
+use crate::storage::{Access, FileName};
+use crate::units::BlockIndex;
+
+/// Bad blocks that are looked for at a time.
+const MAX_WANTED: usize = 65536;
+
+/// Blocks to be mended, by the digest that they must have.
+type Wanted = HashMap<[u8; 32], Vec<(usize, BlockIndex)>>;
+
+/// Blocks that were found elsewhere, for each revision in ascending order.
+type Found = Vec<(usize, BlockIndex, Vec<u8>)>;
+
+impl Scrub<'_> {
+    /// Mends the bad blocks that can be mended.
+    pub(super) fn mend_blocks(&mut self) -> Result<()> {
+        let mut wanted = self.wanted()?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut found = Found::new();
+        // A zero block needs no copy to be known.
+        for (number, block) in wanted.remove(&TableEntry::ZERO_BLOCK.0).unwrap_or_default() {
+            found.push((number, block, Vec::new()));
+        }
+        for number in 0..self.manifest.revisions.len() {
+            if wanted.is_empty() {
+                break;
+            }
+            self.search(number, &mut wanted, &mut found)?;
+        }
+        found.sort_unstable_by_key(|(number, block, _)| (*number, *block));
+        for mended in found.chunk_by(|a, b| a.0 == b.0) {
+            if let Some((number, _, _)) = mended.first() {
+                self.write(*number, mended)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks that are bad, by what they must be.
+    fn wanted(&self) -> Result<Wanted> {
+        let mut wanted = Wanted::new();
+        let mut count = 0;
+        for (number, revision) in self.manifest.revisions.iter().enumerate() {
+            if revision.findings.bad_blocks.is_empty() {
+                continue;
+            }
+            let Some(file) = self.stored_file(number)? else { continue };
+            for range in &revision.findings.bad_blocks {
+                let entries = match file.held_entries(*range) {
+                    Ok(entries) => entries,
+                    Err(error) if damage::is_damage(&error) => continue,
+                    Err(error) => return Err(error),
+                };
+                for (entry, block) in entries.into_iter().zip(range.first.0..) {
+                    let Some(entry) = entry.filter(|_| count < MAX_WANTED) else { continue };
+                    wanted.entry(entry.0).or_default().push((number, BlockIndex(block)));
+                    count += 1;
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Looks through the digests of one file for what is wanted.
+    fn search(&self, number: usize, wanted: &mut Wanted, found: &mut Found) -> Result<()> {
+        let (Some(file), Some(revision)) =
+            (self.stored_file(number)?, self.manifest.revisions.get(number))
+        else {
+            return Ok(());
+        };
+        let all = self.all(revision);
+        let mut decompressor = Decompressor::new()?;
+        let mut next = all.first;
+        while let Ok(Some(first)) = file.next_stored_block(next, all.end()) {
+            progress::check(self.observer)?;
+            let end = BlockIndex(first.plus(WINDOW_BLOCKS).0.min(all.end().0));
+            next = end;
+            let Ok(entries) = file.held_entries(BlockRange::between(first, end)) else { continue };
+            for (entry, block) in entries.into_iter().zip(first.0..) {
+                let block = BlockIndex(block);
+                let Some(entry) = entry.filter(|entry| wanted.contains_key(&entry.0)) else {
+                    continue;
+                };
+                if revision.findings.is_bad(block) {
+                    continue;
+                }
+                let Ok(bytes) = file.read_block(block, &mut decompressor) else { continue };
+                if entry.matches(&bytes) {
+                    for (number, block) in wanted.remove(&entry.0).unwrap_or_default() {
+                        found.push((number, block, bytes.clone()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the right bytes in place of bad ones in the file of one revision.
+    fn write(&mut self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
+        let Some(revision) = self.manifest.revisions.get(number).cloned() else { return Ok(()) };
+        match revision.is_image() {
+            true => self.write_image(revision.size_bytes, mended)?,
+            false => {
+                self.begin_repair(&revision)?;
+                self.write_delta(number, mended)?;
+                // The clusters that were bad are nobody's now.
+                self.recount(number, &revision)?;
+            }
+        }
+        let mut ranges = Findings::default();
+        mended.iter().for_each(|(_, block, _)| ranges.add_bad_block(*block));
+        for range in ranges.bad_blocks {
+            if let Some(revision) = self.manifest.revisions.get_mut(number) {
+                revision.findings.clear(range);
+            }
+            self.findings.push(Finding {
+                file: revision.file().to_string(),
+                blocks: Some(range),
+                message: describe(range),
+                affected: Vec::new(),
+                repaired: true,
+            });
+        }
+        Ok(())
+    }
+
+    fn write_image(&self, size_bytes: u64, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
+        let image = self.storage.open(FileName::IMAGE, Access::Write)?;
+        for (_, block, bytes) in mended {
+            let extent = self.manifest.block_size.extent(*block, size_bytes);
+            match bytes.is_empty() {
+                true => image.punch_hole(extent)?,
+                false => image.write_at(bytes, extent.offset)?,
+            }
+        }
+        image.sync()
+    }
+
+    fn write_delta(&self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
+        let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
+        let size = self.manifest.block_size;
+        let mut writer =
+            DeltaWriter::reopen(&**self.storage, revision.uuid, size, revision.size_bytes)?;
+        let mut compressor = Compressor::new(1)?;
+        for (_, block, bytes) in mended {
+            let mut cluster = bytes.clone();
+            let content = match cluster.is_empty() {
+                true => StoredBlock::Zero,
+                false => {
+                    cluster.resize(size.len(), 0);
+                    compressor.store(&cluster)
+                }
+            };
+            writer.append(&[OldBlock { block: *block, content }])?;
+        }
+        writer.sync()?;
+        writer.enter()?;
+        writer.sync()
+    }
+}

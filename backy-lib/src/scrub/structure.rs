@@ -1,0 +1,265 @@
+//! Files, lengths, headers, tables and reference counts: all that follows from the manifest.
+
+use super::content::StoredFile;
+use super::{Finding, Scrub};
+use crate::damage;
+use crate::error::{Error, Result};
+use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revision};
+use crate::format::qcow2::{ENTRY_BYTES, Header, Layout};
+use crate::image::delta::{self, Delta};
+use crate::image::refcounts;
+use crate::manifest;
+use crate::recover;
+use crate::storage::{Access, FileName};
+use crate::units::BlockIndex;
+
+/// Tables looked at together.
+const STEP_BLOCKS: u64 = 4096;
+
+impl Scrub<'_> {
+    /// Checks everything but the content of blocks and the digests, and mends what follows from the manifest.
+    pub(super) fn check_structure(&mut self) -> Result<()> {
+        let present = self.storage.list()?;
+        if self.manifest.in_progress.is_none() {
+            let named = recover::named_files(self.manifest);
+            for name in present.iter().filter(|name| !named.contains(name)) {
+                self.find(*name, "no revision needs this file".to_owned(), None, false)?;
+            }
+        }
+        for name in self.manifest.set_aside.clone() {
+            if present.contains(&name) {
+                let message = "set aside by a rebuild; remove it by hand when it is not needed";
+                self.find(name, message.to_owned(), None, false)?;
+            }
+        }
+        if !present.contains(&FileName::CONFIG) {
+            let message = "missing: without it no backup is made; write it again".to_owned();
+            self.find(FileName::CONFIG, message, None, false)?;
+        }
+        for number in self.numbers() {
+            let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
+            let missing: Vec<FileName> = [revision.file(), revision.digests_file()]
+                .into_iter()
+                .filter(|name| !present.contains(name))
+                .collect();
+            if let Some(name) = missing.first().filter(|name| **name == revision.file()) {
+                self.find(*name, "missing".to_owned(), Some((number, self.all(&revision))), false)?;
+            } else if revision.is_image() {
+                self.check_image_length(number, &revision)?;
+            } else {
+                self.check_delta(number, &revision)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All blocks of a revision.
+    pub(super) fn all(&self, revision: &Revision) -> BlockRange {
+        let count = self.manifest.block_size.count(revision.size_bytes);
+        BlockRange { first: BlockIndex(0), count }
+    }
+
+    fn check_image_length(&mut self, number: usize, revision: &Revision) -> Result<()> {
+        let access = if self.repairs() { Access::Write } else { Access::Read };
+        let image = self.storage.open(FileName::IMAGE, access)?;
+        let (found, expected) = (image.len()?, revision.size_bytes);
+        if found == expected || self.manifest.in_progress.is_some() {
+            return Ok(());
+        }
+        if self.repairs() {
+            // What is cut off does not belong to it; what is added is looked at with the content.
+            image.set_len(expected)?;
+            image.sync()?;
+        }
+        let message = format!("length: found {found} bytes, expected {expected}");
+        let lost = self.cut_off(revision, number, found.min(expected))?;
+        let repaired = self.repairs() && lost.bad_blocks.is_empty();
+        let mut affected = self.affected(number, &lost)?;
+        affected.retain(|affected| !affected.extents.is_empty());
+        let file = FileName::IMAGE.to_string();
+        self.findings.push(Finding { file, blocks: None, message, affected, repaired });
+        Ok(())
+    }
+
+    /// The blocks that an image which ends at `end` lacks: those behind it that are not zero.
+    fn cut_off(&self, revision: &Revision, number: usize, end: u64) -> Result<Findings> {
+        let all = self.all(revision);
+        let rest = BlockRange::between(self.manifest.block_size.index(end), all.end());
+        let mut lost: Vec<BlockRange> = Vec::new();
+        let mut take = |file: StoredFile| {
+            let mut next = rest.first;
+            while let Some(from) = file.next_stored_block(next, rest.end())? {
+                let count = STEP_BLOCKS.min(rest.end().0 - from.0);
+                let entries = file.held_entries(BlockRange { first: from, count })?;
+                for (at, entry) in entries.iter().enumerate() {
+                    let block = from.plus(at as u64);
+                    match lost.last_mut().filter(|range| range.end() == block) {
+                        _ if entry.is_none_or(|entry| entry.is_zero_block()) => {}
+                        Some(range) => range.count += 1,
+                        None => lost.push(BlockRange { first: block, count: 1 }),
+                    }
+                }
+                next = from.plus(count);
+            }
+            Ok(())
+        };
+        match self.stored_file(number)?.map(&mut take) {
+            Some(Ok(())) => {}
+            Some(Err(error)) if !damage::is_damage(&error) => return Err(error),
+            // Without digests nobody can say which blocks are zero.
+            _ => lost = Vec::from_iter(Some(rest).filter(|rest| rest.count > 0)),
+        }
+        Ok(Findings { bad_blocks: lost })
+    }
+
+    fn check_delta(&mut self, number: usize, revision: &Revision) -> Result<()> {
+        let name = revision.file();
+        if let Some(flaw) = self.header_flaw(number, revision)? {
+            let repaired = self.repairs() && self.write_tables(number, revision)?;
+            let costs = (number, self.all(revision));
+            self.find(name, flaw, Some(costs).filter(|_| !repaired), repaired)?;
+            if !repaired {
+                return Ok(());
+            }
+        }
+        let size = self.manifest.block_size;
+        let delta = Delta::open(&**self.storage, revision.uuid, size, revision.size_bytes)?;
+        let all = self.all(revision);
+        let mut whole = true;
+        let mut next = all.first;
+        while next < all.end() {
+            let first = match delta.next_held_block(next, all.end()) {
+                Ok(Some(first)) => first,
+                Ok(None) => break,
+                Err(error) if damage::is_damage(&error) => next,
+                Err(error) => return Err(error),
+            };
+            next = BlockIndex(first.plus(STEP_BLOCKS).0.min(all.end().0));
+            match delta.clusters(first, next.0 - first.0) {
+                Ok(_) => {}
+                Err(error) if damage::is_damage(&error) => {
+                    whole = false;
+                    let costs = (number, BlockRange::between(first, next));
+                    self.find(name, flaw_of(error), Some(costs), false)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if whole { self.check_refcounts(number, revision, &delta) } else { Ok(()) }
+    }
+
+    /// What is wrong with the header or the L1 table, both of which follow from the manifest.
+    fn header_flaw(&self, number: usize, revision: &Revision) -> Result<Option<String>> {
+        let size = self.manifest.block_size;
+        let layout = Layout::new(size, revision.size_bytes);
+        let delta = match Delta::open(&**self.storage, revision.uuid, size, revision.size_bytes) {
+            Ok(delta) => delta,
+            Err(error) if damage::is_damage(&error) => return Ok(Some(flaw_of(error))),
+            Err(error) => return Err(error),
+        };
+        let expected = Header {
+            dirty: false,
+            ..Header::new(&layout, revision.backing(self.manifest.newer(number)))
+        };
+        // A writer may be pointing it elsewhere at this moment, and be appending to it.
+        if self.manifest.in_progress.is_none() {
+            let found = delta.header();
+            if found.backing != expected.backing {
+                let name = |backing: Option<crate::format::qcow2::Backing>| {
+                    backing.map_or("none".to_owned(), |backing| backing.file.to_string())
+                };
+                let (found, expected) = (name(found.backing), name(expected.backing));
+                return Ok(Some(format!("backing file: found {found}, expected {expected}")));
+            }
+            if *found != expected {
+                let what = if found.dirty { "the dirty bit" } else { "tables in other places" };
+                return Ok(Some(format!(
+                    "header: found {what}, expected that of a finished delta"
+                )));
+            }
+        }
+        let table = layout.l1_table();
+        let mut found = vec![0; table.len()];
+        let file = self.storage.open(revision.file(), Access::Read)?;
+        let read = file.read_at(&mut found, layout.l1_offset)?;
+        let wrong =
+            found.chunks(ENTRY_BYTES).zip(table.chunks(ENTRY_BYTES)).position(|(a, b)| a != b);
+        Ok(match wrong {
+            Some(entry) => {
+                Some(format!("L1 entry {entry}: found another offset, expected its place"))
+            }
+            None if read < table.len() => Some("L1 table: the file ends within it".to_owned()),
+            None => None,
+        })
+    }
+
+    /// Writes header and L1 table anew; whether the delta can be opened then.
+    fn write_tables(&mut self, number: usize, revision: &Revision) -> Result<bool> {
+        self.begin_repair(revision)?;
+        let backing = revision.backing(self.manifest.newer(number));
+        let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
+        delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
+        let repaired = delta::repair(&**self.storage, revision.uuid, size, bytes, backing);
+        self.end_repair()?;
+        match repaired {
+            Ok(()) => Ok(true),
+            Err(error) if damage::is_damage(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_refcounts(&mut self, number: usize, revision: &Revision, delta: &Delta) -> Result<()> {
+        let flaw = match refcounts::check(delta) {
+            Ok(flaw) => flaw,
+            Err(error) if damage::is_damage(&error) => Some(flaw_of(error)),
+            Err(error) => return Err(error),
+        };
+        let Some(flaw) = flaw.filter(|_| self.manifest.in_progress.is_none()) else {
+            return Ok(());
+        };
+        if self.repairs() {
+            self.recount(number, revision)?;
+        }
+        self.find(revision.file(), flaw, None, self.repairs())
+    }
+
+    /// Makes the reference counts of a delta anew.
+    pub(super) fn recount(&mut self, number: usize, revision: &Revision) -> Result<()> {
+        self.begin_repair(revision)?;
+        let backing = revision.backing(self.manifest.newer(number));
+        let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
+        delta::repair(&**self.storage, revision.uuid, size, bytes, backing)?;
+        self.end_repair()
+    }
+
+    /// Publishes that a delta is being changed, so that the next writer goes on if this one cannot.
+    pub(super) fn begin_repair(&mut self, revision: &Revision) -> Result<()> {
+        let (operation, started) = (Operation::Merge, self.now);
+        self.manifest.in_progress =
+            Some(InProgress { operation, revision: revision.uuid, started });
+        manifest::publish(&**self.storage, self.manifest)
+    }
+
+    pub(super) fn end_repair(&mut self) -> Result<()> {
+        self.manifest.in_progress = None;
+        manifest::publish(&**self.storage, self.manifest)
+    }
+
+    /// One revision's own file, if it can be opened.
+    pub(super) fn stored_file(&self, number: usize) -> Result<Option<StoredFile>> {
+        let Some(revision) = self.manifest.revisions.get(number) else { return Ok(None) };
+        match StoredFile::open(&**self.storage, revision, self.manifest.block_size) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if damage::is_damage(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What is wrong, without the file's path, which the finding has.
+pub(super) fn flaw_of(error: Error) -> String {
+    match error {
+        Error::Damaged { flaw, .. } => flaw,
+        other => other.to_string(),
+    }
+}

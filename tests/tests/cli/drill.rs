@@ -1,0 +1,186 @@
+//! `backy drill` and `backy export`
+
+use std::fs;
+use std::time::Duration;
+
+use backy_tests::qemu;
+
+use super::harness::{Run, SOURCE_BYTES, Scene, tool};
+
+/// A drill of any revision passes and says how much was read in which time; one by chance is one of those that there are.
+#[test]
+fn a_drill_reads_a_revision() {
+    let (scene, _) = Scene::with_revisions(2);
+    let stored = || {
+        let mut state = scene.state();
+        // That is where the drill is recorded.
+        state.retain(|path, _| !path.ends_with("manifest.json"));
+        state
+    };
+    let before = stored();
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    for number in 0..2 {
+        let run = scene.works(&["-b", "a", "drill", "-r", &number.to_string(), "--json"]);
+        let report = run.json();
+        assert_eq!(report["revision"], status["revisions"][number]["uuid"]);
+        assert_eq!(
+            (&report["passed"], &report["read_bytes"]),
+            (&true.into(), &SOURCE_BYTES.into())
+        );
+        assert!(report["bytes_per_second"].as_u64() > Some(0));
+    }
+    let run = scene.works(&["-b", "a", "drill"]);
+    assert!(run.text().contains("1.4 MiB") && run.text().contains("every block is right"));
+    assert_eq!(stored(), before);
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    assert_eq!(status["drill"]["passed"], true);
+}
+
+/// A drill of a damaged revision does not pass, with a report all the same.
+#[test]
+fn a_drill_finds_damage() {
+    let (scene, _) = Scene::with_revisions(1);
+    let mut image = scene.read("a/last.raw");
+    image[70_000] ^= 1;
+    scene.write("a/last.raw", &image);
+    scene.fails(&["-b", "a", "drill"], &["did not pass", "block 1", "--keep-going"]);
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    assert_eq!(
+        (&status["drill"]["passed"], &status["health"]["level"]),
+        (&false.into(), &"critical".into())
+    );
+    scene.fails(&["-b", "a", "drill", "--", "true"], &["did not pass", "block 1"]);
+    let run = scene.run(&["-b", "a", "drill", "--json"]);
+    assert_eq!((run.status, &run.json()["passed"]), (Some(1), &false.into()));
+    scene.refuses(&["-b", "a", "drill", "-r", "7"], &["7"]);
+    let empty = Scene::with_archive();
+    empty.refuses(&["-b", "a", "drill"], &["no revision"]);
+}
+
+/// A command is run on the restored revision, which can only be read and is gone afterwards; its exit status decides.
+#[test]
+fn a_command_looks_into_the_revision() {
+    let (scene, states) = Scene::with_revisions(2);
+    fs::create_dir(scene.path("tmp")).unwrap();
+    let drill = |options: &[&str], command: &[&str]| {
+        let start = ["-b", "a", "drill", "-r", "1", "--dir", "tmp"];
+        let args: Vec<&str> =
+            start.iter().chain(options).chain(&["--"]).chain(command).copied().collect();
+        let run = scene.run(&args);
+        assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over: {run:?}");
+        run
+    };
+    scene.write("expected", &states[1]);
+    for command in [&["cmp", "expected"][..], &["sh", "-c", "cmp {} expected && echo content"]] {
+        let run = drill(&[], command);
+        assert_eq!(run.status, Some(0), "{run:?}");
+    }
+    let run = drill(&[], &["sh", "-c", "stat -c %a {}; echo said"]);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(0), "400\nsaid\n"));
+    assert!(run.text().contains("the command was content"), "{}", run.text());
+    let run = drill(&["--json"], &["cmp", "source.img"]);
+    assert_eq!((run.status, &run.json()["passed"]), (Some(1), &false.into()));
+    assert_eq!(run.json()["command"], "cmp source.img");
+    let run = drill(&[], &["rm", "-f"]);
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let run = drill(&[], &["no-such-program"]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    assert!(run.stderr.contains("no-such-program: cannot run the command"), "{}", run.stderr);
+    scene.refuses(&["-b", "a", "drill", "--dir", "gone", "--", "true"], &["gone", "No such file"]);
+    scene.refuses(&["-b", "a", "drill", "--dir", "tmp"], &["COMMAND", "--help"]);
+}
+
+/// Ctrl-C, also twice, ends the command and removes the file.
+#[test]
+fn ctrl_c_during_a_command() {
+    let (scene, _) = Scene::with_revisions(1);
+    fs::create_dir(scene.path("tmp")).unwrap();
+    for times in [1, 2] {
+        let starter = ["env", "--default-signal=INT,TERM,HUP"];
+        let args = [
+            "-b",
+            "a",
+            "drill",
+            "--dir",
+            "tmp",
+            "--",
+            "sh",
+            "-c",
+            "touch began; exec sleep 50 # {}",
+        ];
+        let child = scene.command_under(&starter, &args).spawn().unwrap();
+        while !scene.path("began").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for _ in 0..times {
+            tool("kill", &["-s", "INT", &child.id().to_string()]).unwrap();
+        }
+        let run: Run = child.wait_with_output().unwrap().into();
+        assert_eq!(run.status, Some(130), "{run:?}");
+        assert_eq!(run.stderr, "backy: error: interrupted; the temporary file is removed\n");
+        assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
+        fs::remove_file(scene.path("began")).unwrap();
+    }
+}
+
+/// An exported revision is one file that QEMU finds right and equal, whatever its size, blocks and zeros.
+#[test]
+fn exported_revisions_are_right_for_qemu() {
+    if !qemu::available() {
+        return;
+    }
+    let scene = Scene::new();
+    for block_size in ["4K", "64K", "2M"] {
+        let archive = format!("a{block_size}");
+        scene.works(&["-b", &archive, "init", "--block-size", block_size, "source.img"]);
+        let mut states = Vec::new();
+        for len in [SOURCE_BYTES, 3 << 20, 0, 700] {
+            let mut state = super::harness::noise(len as u64, len);
+            state.iter_mut().skip(200_000).take(300_000).for_each(|byte| *byte = b'x');
+            state.iter_mut().skip(600_000).take(500_000).for_each(|byte| *byte = 0);
+            scene.write("source.img", &state);
+            scene.works(&["-b", &archive, "backup", "-f"]);
+            states.insert(0, state);
+        }
+        for (number, state) in states.iter().enumerate() {
+            let file = format!("{archive}-{number}.qcow2");
+            let number = number.to_string();
+            let args = ["-b", &archive, "export", "-r", &number, "--level", "3", "--json", &file];
+            let report = scene.works(&args).json();
+            assert_eq!(report["size_bytes"], state.len());
+            let folder = scene.path(".");
+            qemu::compare(&folder, &file, "qcow2", state).unwrap();
+            let check =
+                tool("qemu-img", &["check", "-f", "qcow2", &scene.text_path(&file)]).unwrap();
+            assert_eq!(check.status, Some(0), "{file}: {check:?}");
+            let info =
+                tool("qemu-img", &["info", "--output=json", &scene.text_path(&file)]).unwrap();
+            let info = info.json();
+            assert_eq!(info["virtual-size"], state.len().next_multiple_of(512));
+            assert_eq!(info["format-specific"]["data"]["compression-type"], "zstd");
+            assert_eq!(info["dirty-flag"], false);
+            assert!(info.get("backing-filename").is_none());
+        }
+    }
+}
+
+/// What is there is not overwritten, and what cannot be exported leaves nothing.
+#[test]
+fn what_an_export_refuses() {
+    let (scene, _) = Scene::with_revisions(1);
+    scene.write("there.qcow2", b"precious");
+    std::os::unix::fs::symlink("nowhere", scene.path("link")).unwrap();
+    for (file, word) in [
+        ("there.qcow2", "exists already"),
+        ("link", "exists already"),
+        ("a/x.qcow2", "in the archive"),
+        ("gone/x.qcow2", "No such file"),
+        ("-", "standard output"),
+    ] {
+        scene.refuses(&["-b", "a", "export", file], &[file.split('/').next().unwrap(), word]);
+    }
+    let mut image = scene.read("a/last.raw");
+    image[70_000] ^= 1;
+    scene.write("a/last.raw", &image);
+    scene.refuses(&["-b", "a", "export", "x.qcow2"], &["block 1", "last.raw"]);
+}

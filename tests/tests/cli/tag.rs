@@ -1,0 +1,65 @@
+//! `backy tag`
+
+use serde_json::json;
+
+use super::harness::Scene;
+
+/// Tags come with + and go with -, also when an option stands before the command; nothing is printed.
+#[test]
+fn tags_come_and_go() {
+    let (scene, states) = Scene::with_revisions(2);
+    for (args, left) in [
+        (&["-b", "a", "tag", "1", "-weekly"][..], json!(["daily", "monthly"])),
+        (&["tag", "-b", "a", "1", "-monthly", "+mine"], json!(["daily", "mine"])),
+        (&["tag", "--backupdir=a", "first", "+v1.2", "-daily"], json!(["mine", "v1.2"])),
+        (&["-b", "a", "tag", "1", "--", "-v1.2", "-mine"], json!([])),
+    ] {
+        let run = scene.works(args);
+        assert_eq!((run.text(), run.stderr.as_str()), ("", ""), "{args:?}");
+        let status = scene.works(&["-b", "a", "status", "--json"]).json();
+        assert_eq!(status["revisions"][1]["tags"], left, "{args:?}");
+    }
+    scene.holds(&states);
+}
+
+/// Without changes the tags are printed, a line each; those given by hand are pinned, which is said.
+#[test]
+fn tags_are_shown() {
+    let (scene, _) = Scene::with_revisions(2);
+    scene.works(&["-b", "a", "tag", "1", "+daily", "+mine", "-weekly"]);
+    let before = scene.listing();
+    let run = scene.works(&["-b", "a", "tag", "1"]);
+    assert_eq!(run.text(), "daily (pinned)\nmine (pinned)\nmonthly\n");
+    assert_eq!(scene.works(&["-b", "a", "tag", "0"]).text(), "");
+    let json = scene.works(&["-b", "a", "tag", "--json", "1"]).json();
+    assert_eq!(json["tags"], json!(["daily", "mine", "monthly"]));
+    assert_eq!(json["pinned_tags"], json!(["daily", "mine"]));
+    assert_eq!(scene.listing(), before);
+    let json = scene.works(&["-b", "a", "tag", "--json", "1", "-daily"]).json();
+    assert_eq!(json["tags"], json!(["mine", "monthly"]));
+    let run = scene.works(&["-v", "-b", "a", "tag", "1", "+mine"]);
+    assert!(run.stderr.ends_with(" has now: mine (pinned), monthly\n"), "{}", run.stderr);
+    let status = scene.works(&["-b", "a", "status"]);
+    assert!(status.text().contains("mine (pinned), monthly\n"), "{}", status.text());
+}
+
+/// What cannot be meant is refused with what there is, or what to write.
+#[test]
+fn refusals() {
+    let (scene, _) = Scene::with_revisions(2);
+    let tag = |args: &[&'static str]| [&["-b", "a", "tag"][..], args].concat();
+    scene.refuses(&tag(&["1", "-yearly"]), &["'yearly'", "it has daily, monthly, weekly"]);
+    scene.refuses(&tag(&["0", "-daily"]), &["revision 0 (", "'daily'", "it has none"]);
+    scene.refuses(&tag(&["1", "-daily", "-yearly"]), &["'yearly'"]);
+    scene.refuses(&tag(&["1", "weekly"]), &["+weekly", "-weekly", "backy tag --help"]);
+    scene.refuses(&tag(&["1", "+a", "weekly"]), &["+weekly", "-weekly"]);
+    scene.refuses(&tag(&["1", "+a", "--json"]), &["'--json'", "before the revision"]);
+    scene.refuses(&tag(&["1", "+a", "-a"]), &["'a'", "both", "leave one"]);
+    scene.refuses(&tag(&["1", "+a/b"]), &["'a/b'", "letters"]);
+    scene.refuses(&tag(&["7", "+a"]), &["no revision 7"]);
+    scene.refuses(&tag(&[]), &["REV", "backy tag --help"]);
+    let many: Vec<String> = (0..70).map(|number| format!("+t{number}")).collect();
+    let args: Vec<&str> =
+        ["-b", "a", "tag", "1"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    scene.refuses(&args, &["found 73 tags"]);
+}
