@@ -16,6 +16,7 @@ use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision};
 use crate::format::readme::readme;
 use crate::history;
 use crate::image::chain::Chain;
+use crate::image::reader::{ReadCache, RevisionReader};
 use crate::import::{self, ImportReport};
 use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
@@ -116,7 +117,12 @@ impl Archive {
         self.open_chain(number, false)
     }
 
-    /// The same; when `tolerant`, what cannot be opened only costs the blocks that depend on it.
+    /// Opens a revision, by its number from the newest, as a file that is read here and there.
+    pub fn open_reader(&self, number: usize, cache: &Arc<ReadCache>) -> Result<RevisionReader> {
+        Ok(RevisionReader::new(self.open_revision(number)?, cache))
+    }
+
+    /// The same as [`Archive::open_revision`]; when `tolerant`, what cannot be opened only costs the blocks that depend on it.
     pub(crate) fn open_chain(&self, number: usize, tolerant: bool) -> Result<Chain> {
         let uuid = self.revisions().get(number).map(|revision| revision.uuid);
         let mut manifest = self.manifest.clone();

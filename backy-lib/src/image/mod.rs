@@ -3,4 +3,5 @@
 pub mod chain;
 pub mod delta;
 pub mod digests;
+pub mod reader;
 pub(crate) mod refcounts;
