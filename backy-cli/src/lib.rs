@@ -5,10 +5,13 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod background;
 mod cli;
 mod commands;
 mod errors;
 mod interrupt;
+mod log;
+mod mount_helper;
 mod output;
 mod plan;
 mod progress;
@@ -75,7 +78,12 @@ impl Session {
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     let output = Output::detect();
-    let cli = match Cli::try_parse() {
+    let args = match mount_helper::translate(std::env::args_os().collect()) {
+        Ok(Some(args)) => args,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(message) => return Failure::message(message).report(&output, false),
+    };
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return errors::usage(&output, &error),
     };
@@ -117,6 +125,7 @@ fn run(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Import(args) => commands::import::run(&args, session),
         Command::Maintenance(args) => commands::maintenance::run(&args, session),
         Command::Scrub(args) => commands::scrub::run(&args, session),
+        Command::Mount(args) => commands::mount::run(&args, session),
         Command::Tag(args) => commands::tag::run(&args, session),
         Command::Rm(args) => commands::rm::run(&args, session),
         Command::Completions(args) => commands::completions::run(&args, session),

@@ -249,6 +249,12 @@ impl Archive {
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
+
+    /// The archive as its manifest describes it now.
+    pub(crate) fn reload(&self) -> Result<Self> {
+        let manifest = manifest::read(&*self.storage)?;
+        Ok(Archive { storage: Arc::clone(&self.storage), manifest })
+    }
 }
 
 /// An archive that nobody else can change: holds the exclusive lock until dropped.

@@ -94,6 +94,14 @@ pub enum Error {
         /// Whether `--force` would allow it.
         forcible: bool,
     },
+    /// The mountpoint cannot be used, or not be given back.
+    #[error("mountpoint {}: {message}", .path.display())]
+    Mount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// Why, and what to do about it.
+        message: String,
+    },
     /// A file of the archive is not as it was written.
     #[error("{}: damaged: {flaw}", .path.display())]
     Damaged {
@@ -151,6 +159,8 @@ pub enum ErrorKind {
     Source,
     /// The target is refused for safety.
     Target,
+    /// A mountpoint cannot be used or given back.
+    Mount,
     /// Stored data is damaged.
     Damaged,
     /// A newer format or feature.
@@ -181,6 +191,7 @@ impl Error {
             Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
             Error::Source { .. } => ErrorKind::Source,
             Error::Target { .. } => ErrorKind::Target,
+            Error::Mount { .. } => ErrorKind::Mount,
             Error::Damaged { .. } => ErrorKind::Damaged,
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::Interrupted => ErrorKind::Interrupted,
@@ -199,6 +210,7 @@ impl Error {
             | Error::NoSource { path }
             | Error::Source { path, .. }
             | Error::Target { path, .. }
+            | Error::Mount { path, .. }
             | Error::Damaged { path, .. }
             | Error::Unsupported { path, .. } => Some(path),
             Error::Specification { .. } | Error::NoSuchRevision { .. } | Error::Interrupted => None,

@@ -1,0 +1,45 @@
+//! Tells what is found wrong while reading, each thing once: whoever reads asks again and again.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::Error;
+use crate::progress::{Event, Observer};
+use crate::revision::RevisionId;
+
+/// So many different things are told; then only that there are more.
+const LIMIT: usize = 1000;
+
+/// Remembers what has been told.
+pub(super) struct Findings {
+    observer: Arc<dyn Observer + Send + Sync>,
+    told: Mutex<HashSet<String>>,
+}
+
+impl Findings {
+    pub(super) fn new(observer: Arc<dyn Observer + Send + Sync>) -> Self {
+        Findings { observer, told: Mutex::default() }
+    }
+
+    /// Tells that a revision could not be read at some place, unless that has been told.
+    pub(super) fn tell(&self, revision: RevisionId, error: &Error) {
+        let text = format!("revision {revision}: {error}");
+        {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() > LIMIT || !told.insert(text.clone()) {
+                return;
+            }
+            if told.len() > LIMIT {
+                let more = "more errors than are told one by one; 'scrub' lists them all";
+                self.observer.event(&Event::Finding(format!("revision {revision}: {more}")));
+                return;
+            }
+        }
+        self.observer.event(&Event::Finding(text));
+    }
+
+    /// Tells something that is not about stored data.
+    pub(super) fn note(&self, text: String) {
+        self.observer.event(&Event::Note(text));
+    }
+}

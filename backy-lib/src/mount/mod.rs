@@ -1,0 +1,193 @@
+//! Every revision as a file, by FUSE: whatever reads files then reads backups.
+//!
+//! [`tree`](self) and the modules below it know names, bytes and what was written, and nothing of a kernel; `fuse` translates
+//! between the two; `place` takes the mountpoint and gives it back; `watch` follows the archive. A mount takes no lock and
+//! changes nothing in the archive. What is read is right because its digest is: a block that is not costs an input/output
+//! error for those who read it, and a finding for the observer.
+
+mod findings;
+mod fuse;
+mod nodes;
+mod open;
+mod partitions;
+mod place;
+mod tree;
+mod view;
+mod watch;
+mod writable;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::archive::Archive;
+use crate::error::{Error, Result, describe_io};
+use crate::progress::{Event, Observer};
+
+use place::Place;
+use tree::Tree;
+
+/// How many bytes of blocks are kept in memory unless told otherwise.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// How a mount behaves.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// Whether users other than the one who mounts may use it.
+    pub allow_other: bool,
+    /// Folder for the temporary files that take what is written; `None`: read-only.
+    pub writable: Option<PathBuf>,
+    /// Limit of what is kept in memory of blocks, in bytes.
+    pub cache_bytes: u64,
+    /// How many requests are worked on at a time; `None`: as many as there are cores, at least 2.
+    pub threads: Option<usize>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions { allow_other: false, writable: None, cache_bytes: CACHE_BYTES, threads: None }
+    }
+}
+
+/// Mounts an archive's revisions; returns when the mount is usable.
+///
+/// # Errors
+/// [`Error::Mount`] when the mountpoint cannot be used; then nothing is left behind.
+pub fn mount(
+    archive: &Archive,
+    mountpoint: &Path,
+    options: &MountOptions,
+    observer: Arc<dyn Observer + Send + Sync>,
+) -> Result<Mounted> {
+    let place = Place::prepare(mountpoint)?;
+    check_apart(&place, archive, options.writable.as_deref())?;
+    let writable = options.writable.as_deref();
+    let tree = Tree::new(archive.clone(), writable, options.cache_bytes, Arc::clone(&observer));
+    let tree = Arc::new(tree);
+    let wishes = place::Wishes {
+        name: archive.folder().canonicalize().unwrap_or_else(|_| archive.folder()),
+        read_only: writable.is_none(),
+        allow_other: options.allow_other,
+    };
+    let device = place.take(&wishes)?;
+    let place = Arc::new(place);
+    let started = start(&tree, device, options, &place, &observer);
+    if started.is_err() {
+        // Nobody can be using it yet.
+        let _ = place.detach();
+    }
+    started
+}
+
+fn start(
+    tree: &Arc<Tree>,
+    device: std::os::fd::OwnedFd,
+    options: &MountOptions,
+    place: &Arc<Place>,
+    observer: &Arc<dyn Observer + Send + Sync>,
+) -> Result<Mounted> {
+    let failed =
+        |what: &str, error: std::io::Error| place.error(format!("{what}: {}", describe_io(&error)));
+    let session = fuse::connect(Arc::clone(tree), device, options)
+        .map_err(|error| failed("the kernel does not take up the file system", error))?;
+    let watch = watch::start(Arc::clone(tree))
+        .map_err(|error| failed("cannot start to watch the archive", error))?;
+    let (place_of_thread, observer) = (Arc::clone(place), Arc::clone(observer));
+    let serve = move || {
+        let result = session.run();
+        drop(watch);
+        if let Err(error) = &result {
+            let text = format!(
+                "mountpoint {}: the file system has ended: {}",
+                place_of_thread.path().display(),
+                describe_io(error)
+            );
+            observer.event(&Event::Note(text));
+        }
+        // After an error it is still in its place, and everybody who looks at it would get an error.
+        let _ = place_of_thread.detach();
+        result
+    };
+    let thread = std::thread::Builder::new()
+        .name("mount".to_owned())
+        .spawn(serve)
+        .map_err(|error| failed("cannot start a thread", error))?;
+    Ok(Mounted { place: Arc::clone(place), thread: Some(thread) })
+}
+
+/// A file system that hides the archive, or what is written to itself, could not work.
+fn check_apart(place: &Place, archive: &Archive, writable: Option<&Path>) -> Result<()> {
+    let folder = archive.folder();
+    let folder = folder.canonicalize().map_err(Error::io(&folder, "find the folder"))?;
+    if place.path().starts_with(&folder) {
+        let message = "it is in the archive itself; choose a folder elsewhere";
+        return Err(place.error(message.to_owned()));
+    }
+    if folder.starts_with(place.path()) {
+        let message = "it holds the archive, which would be hidden; choose a folder elsewhere";
+        return Err(place.error(message.to_owned()));
+    }
+    let Some(writable) = writable else { return Ok(()) };
+    let refused = |why: &dyn std::fmt::Display| {
+        place.error(format!("{} cannot take what is written: {why}", writable.display()))
+    };
+    let real = writable.canonicalize().map_err(|error| refused(&describe_io(&error)))?;
+    if real.starts_with(place.path()) || real.starts_with(&folder) {
+        return Err(refused(&"choose a folder outside of the archive and of the mountpoint"));
+    }
+    match writable::nameless(&real) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(refused(&describe_io(&errno.into()))),
+    }
+}
+
+/// A mount that is being served by threads of this process. When dropped, it is taken from its place.
+#[derive(Debug)]
+pub struct Mounted {
+    place: Arc<Place>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Mounted {
+    /// Whether the file system is still in its place: not after `umount`.
+    pub fn is_mounted(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && self.place.is_ours()
+    }
+
+    /// Takes the mount away.
+    ///
+    /// # Errors
+    /// [`Error::Mount`] when it is in use; then it stays as it was.
+    pub fn unmount(&self) -> Result<()> {
+        self.place.unmount()
+    }
+
+    /// Takes the mount away from its place at once. Whoever uses it goes on until closing what is open.
+    pub fn detach(&self) -> Result<()> {
+        self.place.detach()
+    }
+
+    /// Waits until the file system is gone and its threads have ended.
+    ///
+    /// # Errors
+    /// [`Error::Mount`] when it ended by itself.
+    pub fn join(mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        match thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                Err(self.place.error(format!("the file system ended: {}", describe_io(&error))))
+            }
+            Err(_) => Err(self.place.error("the thread of the file system has failed".to_owned())),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Nobody could take it away any more.
+        if self.thread.is_some() {
+            let _ = self.place.detach();
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Open files: a revision, or a stretch of it, that stays readable until it is closed.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::findings::Findings;
+use super::writable::Layer;
+use crate::extent::Extent;
+use crate::image::reader::RevisionReader;
+
+/// A revision that is open, once for all who have it open.
+pub(super) struct OpenRevision {
+    pub(super) reader: RevisionReader,
+    /// What was written to it, where writing is allowed.
+    pub(super) layer: Option<Arc<Layer>>,
+}
+
+impl OpenRevision {
+    /// Fills `buffer`, which lies within the image, as it was backed up.
+    pub(super) fn read_original(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+        findings: &Findings,
+    ) -> Result<(), Errno> {
+        match self.reader.read_at(buffer, offset) {
+            Ok(read) if read == buffer.len() => Ok(()),
+            Ok(_) => Err(Errno::IO),
+            Err(error) => {
+                findings.tell(self.reader.revision().uuid, &error);
+                Err(Errno::IO)
+            }
+        }
+    }
+}
+
+/// One opening of an image or of a partition in it.
+pub(super) struct OpenFile {
+    pub(super) revision: Arc<OpenRevision>,
+    /// Which part of the image it is.
+    pub(super) window: Extent,
+    /// Whether it was opened for writing.
+    pub(super) writing: bool,
+}
+
+impl OpenFile {
+    /// Reads until `buffer` is full or the file ends; how many bytes that were. All that was asked for, or an error.
+    pub(super) fn read_at(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+        findings: &Findings,
+    ) -> Result<usize, Errno> {
+        let extent = self.within(offset, buffer.len() as u64);
+        let Some(buffer) = buffer.get_mut(..extent.len as usize) else { return Ok(0) };
+        let original = |part: &mut [u8], at: u64| self.revision.read_original(part, at, findings);
+        match &self.revision.layer {
+            _ if buffer.is_empty() => {}
+            Some(layer) => layer.read_at(buffer, extent.offset, &original)?,
+            None => original(buffer, extent.offset)?,
+        }
+        Ok(buffer.len())
+    }
+
+    /// A file that has the same bytes and that nobody writes to, where there is one.
+    pub(super) fn whole_file(&self) -> Option<&File> {
+        let whole = self.window == Extent::new(0, self.revision.reader.size_bytes());
+        if whole && self.revision.layer.is_none() {
+            self.revision.reader.whole_file()
+        } else {
+            None
+        }
+    }
+
+    /// Writes all of `data`.
+    ///
+    /// # Errors
+    /// `FBIG` when it does not fit into the file; then nothing was written.
+    pub(super) fn write_at(
+        &self,
+        data: &[u8],
+        offset: u64,
+        findings: &Findings,
+    ) -> Result<(), Errno> {
+        let layer = self.layer()?;
+        let extent = self.within(offset, data.len() as u64);
+        if extent.len < data.len() as u64 {
+            return Err(Errno::FBIG);
+        }
+        layer.write_at(data, extent.offset, &|part: &mut [u8], at: u64| {
+            self.revision.read_original(part, at, findings)
+        })
+    }
+
+    /// Makes a stretch read as zeros, as far as the file reaches.
+    pub(super) fn zero(&self, extent: Extent, findings: &Findings) -> Result<(), Errno> {
+        let layer = self.layer()?;
+        layer.zero(self.within(extent.offset, extent.len), &|part: &mut [u8], at: u64| {
+            self.revision.read_original(part, at, findings)
+        })
+    }
+
+    fn layer(&self) -> Result<&Layer, Errno> {
+        if !self.writing {
+            return Err(Errno::BADF);
+        }
+        self.revision.layer.as_deref().ok_or(Errno::ROFS)
+    }
+
+    /// A stretch of the file as one of the image, cut where the file ends.
+    fn within(&self, offset: u64, len: u64) -> Extent {
+        let offset = offset.min(self.window.len);
+        Extent::new(self.window.offset + offset, len.min(self.window.len - offset))
+    }
+}

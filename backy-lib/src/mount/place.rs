@@ -1,0 +1,376 @@
+//! The mountpoint: what may be one, how the file system gets there, and how it gets away again.
+//!
+//! Who has the right to mounts by a system call; everybody else by `fusermount3`, which hands over the device that connects
+//! with the kernel. A mount whose process has been killed is a folder where every look fails; such a one is taken away first.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::process::{getegid, geteuid};
+
+use crate::error::{Error, Result, describe_io};
+
+const DEVICE: &str = "/dev/fuse";
+
+/// The type of our mounts, as the system lists it.
+const TYPE: &str = "fuse.backy";
+
+/// Mounts for those who may not do it themselves.
+const HELPER: &str = "fusermount3";
+
+/// Tells the helper at which descriptor it finds the socket.
+const HELPER_SOCKET: &str = "_FUSE_COMMFD";
+
+/// More dead mounts on top of each other than anybody would leave.
+const DEAD_LIMIT: usize = 64;
+
+/// How a file system is to be mounted.
+pub(super) struct Wishes {
+    /// What the system lists as its source.
+    pub(super) name: PathBuf,
+    pub(super) read_only: bool,
+    pub(super) allow_other: bool,
+}
+
+/// A folder where something can be mounted.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    /// The number of our file system, by which it is told from others in the same place.
+    number: OnceLock<String>,
+}
+
+impl Place {
+    /// Finds the folder, and takes dead mounts of ours away from it.
+    pub(super) fn prepare(mountpoint: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
+        let place = Place { path: absolute, number: OnceLock::new() };
+        let place = place.without_dead()?;
+        let metadata = std::fs::metadata(&place.path).map_err(|error| place.unusable(&error))?;
+        if !metadata.is_dir() {
+            return Err(place.error("it is not a folder; name an empty one".to_owned()));
+        }
+        let real = place.path.canonicalize().map_err(|error| place.unusable(&error))?;
+        let place = Place { path: real, number: OnceLock::new() };
+        if place.top().is_some_and(|mount| mount.kind == TYPE) {
+            let message = "an archive is mounted here already; unmount it, or choose another";
+            return Err(place.error(message.to_owned()));
+        }
+        Ok(place)
+    }
+
+    /// The folder, without symbolic links.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// [`Error::Mount`] with this place.
+    pub(super) fn error(&self, message: String) -> Error {
+        Error::Mount { path: self.path.clone(), message }
+    }
+
+    fn unusable(&self, error: &io::Error) -> Error {
+        self.error(match error.kind() {
+            io::ErrorKind::NotFound => "there is no such folder; make it first".to_owned(),
+            _ => format!("it cannot be used: {}", describe_io(error)),
+        })
+    }
+
+    /// Takes away what was left behind by processes that were killed.
+    fn without_dead(mut self) -> Result<Self> {
+        for _ in 0..DEAD_LIMIT {
+            match rustix::fs::stat(&self.path) {
+                Err(Errno::NOTCONN | Errno::CONNABORTED) => {}
+                _ => return Ok(self),
+            }
+            // The folder above it is alive, and has to be known without symbolic links to be found among the mounts.
+            if let (Some(above), Some(name)) = (self.path.parent(), self.path.file_name())
+                && let Ok(above) = above.canonicalize()
+            {
+                self.path = above.join(name);
+            }
+            if self.top().is_none_or(|mount| mount.kind != TYPE) {
+                let message = "a file system whose process has ended is mounted here; unmount it";
+                return Err(self.error(message.to_owned()));
+            }
+            self.remove(UnmountFlags::DETACH)?;
+        }
+        Ok(self)
+    }
+
+    /// Mounts; the device by which the file system is to be served.
+    pub(super) fn take(&self, wishes: &Wishes) -> Result<OwnedFd> {
+        let device = match self.take_directly(wishes) {
+            Err(Refusal::NotAllowed) => self.take_by_helper(wishes)?,
+            Err(Refusal::Other(error)) => return Err(error),
+            Ok(device) => device,
+        };
+        if let Some(mount) = self.top().filter(|mount| mount.kind == TYPE) {
+            let _ = self.number.set(mount.number);
+        }
+        Ok(device)
+    }
+
+    fn take_directly(&self, wishes: &Wishes) -> std::result::Result<OwnedFd, Refusal> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let device = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
+            Ok(device) => device,
+            Err(Errno::ACCESS | Errno::PERM) => return Err(Refusal::NotAllowed),
+            Err(errno) => {
+                let why = describe_io(&errno.into());
+                return Err(Refusal::Other(self.error(format!(
+                    "cannot open {DEVICE}: {why}; the kernel's module 'fuse' has to be loaded"
+                ))));
+            }
+        };
+        let mut options = format!(
+            "fd={},rootmode=40000,user_id={},group_id={}",
+            device.as_raw_fd(),
+            geteuid().as_raw(),
+            getegid().as_raw()
+        );
+        if wishes.allow_other {
+            options.push_str(",allow_other");
+        }
+        let options = std::ffi::CString::new(options).map_err(|_| Refusal::NotAllowed)?;
+        let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        flags.set(MountFlags::RDONLY, wishes.read_only);
+        match rustix::mount::mount(&wishes.name, &self.path, TYPE, flags, &*options) {
+            Ok(()) => Ok(device),
+            Err(Errno::PERM) => Err(Refusal::NotAllowed),
+            Err(Errno::NODEV) => Err(Refusal::Other(
+                self.error("this kernel knows no FUSE; load its module 'fuse'".to_owned()),
+            )),
+            Err(errno) => Err(Refusal::Other(self.unusable(&errno.into()))),
+        }
+    }
+
+    fn take_by_helper(&self, wishes: &Wishes) -> Result<OwnedFd> {
+        let failed =
+            |error: io::Error| self.error(format!("cannot run {HELPER}: {}", describe_io(&error)));
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let mut name = Vec::new();
+        for byte in wishes.name.as_os_str().as_bytes() {
+            if b",\\".contains(byte) {
+                name.push(b'\\');
+            }
+            name.push(*byte);
+        }
+        let access = if wishes.read_only { "ro" } else { "rw" };
+        let other = if wishes.allow_other { ",allow_other" } else { "" };
+        let mut options =
+            format!("{access},nosuid,nodev,noexec{other},subtype=backy,fsname=").into_bytes();
+        options.append(&mut name);
+        // The socket is its standard input, because a child has that without more ado.
+        let output = Command::new(HELPER)
+            .arg("-o")
+            .arg(std::ffi::OsString::from_vec(options))
+            .arg("--")
+            .arg(&self.path)
+            .env(HELPER_SOCKET, "0")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .output();
+        let output = output.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.error(format!(
+                "only root may mount by itself, and there is no {HELPER}; install it (package fuse3), or mount as root"
+            )),
+            _ => failed(error),
+        })?;
+        match receive(&ours) {
+            Some(device) if output.status.success() => Ok(device),
+            _ => Err(self.error(refusal(&output))),
+        }
+    }
+
+    /// Whether our file system is still in its place.
+    pub(super) fn is_ours(&self) -> bool {
+        let number = self.number.get();
+        match mounts() {
+            Ok(mounts) => mounts.iter().any(|mount| number == Some(&mount.number)),
+            // Nothing says that it is gone.
+            Err(_) => true,
+        }
+    }
+
+    /// Takes our file system away; no error when that has been done.
+    pub(super) fn unmount(&self) -> Result<()> {
+        self.check_top()?.map_or(Ok(()), |()| self.remove(UnmountFlags::empty()))
+    }
+
+    /// The same, whoever uses it.
+    pub(super) fn detach(&self) -> Result<()> {
+        self.check_top()?.map_or(Ok(()), |()| self.remove(UnmountFlags::DETACH))
+    }
+
+    /// Whether our file system is what would be taken away; `None` when it has gone.
+    fn check_top(&self) -> Result<Option<()>> {
+        if !self.is_ours() {
+            return Ok(None);
+        }
+        match self.top() {
+            Some(mount) if Some(&mount.number) != self.number.get() => Err(self.error(
+                "another file system is mounted over it; unmount that one first".to_owned(),
+            )),
+            _ => Ok(Some(())),
+        }
+    }
+
+    fn remove(&self, flags: UnmountFlags) -> Result<()> {
+        match rustix::mount::unmount(&self.path, flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::PERM) => self.remove_by_helper(flags.contains(UnmountFlags::DETACH)),
+            Err(Errno::BUSY) => Err(self.busy()),
+            // Somebody was faster.
+            Err(Errno::INVAL) => Ok(()),
+            Err(errno) => {
+                Err(self.error(format!("cannot unmount it: {}", describe_io(&errno.into()))))
+            }
+        }
+    }
+
+    fn remove_by_helper(&self, detach: bool) -> Result<()> {
+        let mut helper = Command::new(HELPER);
+        helper.arg("-u");
+        if detach {
+            helper.arg("-z");
+        }
+        match helper.arg("--").arg(&self.path).stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => {
+                Err(self.busy())
+            }
+            Ok(output) => Err(self.error(refusal(&output))),
+            Err(error) => Err(self.error(format!("cannot run {HELPER}: {}", describe_io(&error)))),
+        }
+    }
+
+    fn busy(&self) -> Error {
+        let message =
+            "it is in use; end what uses it ('fuser -m' and 'losetup -a' tell) and try again";
+        self.error(message.to_owned())
+    }
+
+    /// What is mounted here, and not hidden by something else that is.
+    fn top(&self) -> Option<Listed> {
+        mounts().ok()?.into_iter().rfind(|mount| mount.path == self.path)
+    }
+}
+
+/// Why a mount by a system call did not work.
+enum Refusal {
+    /// The helper may be allowed to.
+    NotAllowed,
+    Other(Error),
+}
+
+/// What the helper complained about, without its name.
+fn refusal(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.strip_prefix(HELPER).and_then(|line| line.strip_prefix(": ")).unwrap_or(line);
+    if line.contains("user_allow_other") {
+        let advice = "put a line 'user_allow_other' into /etc/fuse.conf, or mount as root";
+        return format!("only root may let other users in here; {advice}");
+    }
+    match line {
+        "" => format!("{HELPER} failed without a word; mount as root"),
+        line => format!("{HELPER} refuses: {line}"),
+    }
+}
+
+/// The descriptor that was sent through a socket.
+fn receive(socket: &UnixStream) -> Option<OwnedFd> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut messages = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut messages, flags).ok()?;
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return None;
+    }
+    messages.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    })
+}
+
+/// A mount as the system lists it.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    number: String,
+    path: PathBuf,
+    kind: String,
+}
+
+/// All mounts that this process sees, those on top last.
+fn mounts() -> io::Result<Vec<Listed>> {
+    let mut text = Vec::new();
+    File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
+    Ok(text.split(|byte| *byte == b'\n').filter_map(listed).collect())
+}
+
+/// One line of the list: fields by spaces, the type after a lonely hyphen.
+fn listed(line: &[u8]) -> Option<Listed> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let number = String::from_utf8_lossy(fields.nth(2)?).into_owned();
+    let path = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some(Listed { number, path, kind: String::from_utf8_lossy(kind).into_owned() })
+}
+
+/// Spaces and their like are given as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) if *first == b'\\' => {
+                bytes.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_systems_list_is_read_with_spaces_in_the_path() {
+        let line =
+            br"36 35 98:0 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.backy /srv/x ro";
+        let mount = listed(line).unwrap();
+        assert_eq!(mount.number, "98:0");
+        assert_eq!(mount.path, Path::new(r"/mnt/a b\c"));
+        assert_eq!(mount.kind, "fuse.backy");
+        assert_eq!(listed(b""), None);
+    }
+
+    #[test]
+    fn what_cannot_be_a_mountpoint_is_refused_with_a_reason() {
+        let refused = |path: &str| Place::prepare(Path::new(path)).unwrap_err().to_string();
+        assert_eq!(
+            refused("/nowhere/at/all"),
+            "mountpoint /nowhere/at/all: there is no such folder; make it first"
+        );
+        assert!(refused("/proc/self/status").ends_with("it is not a folder; name an empty one"));
+    }
+}

@@ -1,0 +1,419 @@
+//! The archive as a tree of files: names, attributes, content. No kernel, so that anything that serves files can serve it.
+//!
+//! A file outside knows a node by its number, which [`Tree::lookup`] gives out and [`Tree::forget`] takes back, and an open
+//! file by its handle. The names follow the archive: whoever asks for one gets it as the manifest has it at that moment. What
+//! is open stays: [`Tree::refresh`] is to be called when the manifest was replaced, and lets every open revision take hold of
+//! the files that it is in now.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use jiff::Timestamp;
+use rustix::io::Errno;
+
+use super::findings::Findings;
+use super::nodes::Nodes;
+use super::open::{OpenFile, OpenRevision};
+use super::partitions::{self, Partition};
+use super::view::{Facts, Folder, Node, View};
+use super::writable::Layer;
+use crate::archive::Archive;
+use crate::error::Result;
+use crate::extent::Extent;
+use crate::image::reader::ReadCache;
+use crate::progress::Observer;
+use crate::revision::RevisionId;
+use crate::storage::FileName;
+
+/// The answer to somebody who knows only error numbers.
+pub(super) type Reply<T> = std::result::Result<T, Errno>;
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Folder,
+    File,
+    Link,
+}
+
+/// What is to be known of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) number: u64,
+    pub(super) kind: Kind,
+    pub(super) size_bytes: u64,
+    pub(super) links: u32,
+    pub(super) time: Timestamp,
+}
+
+/// A name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Of what has this name, where it is known outside.
+    pub(super) number: Option<u64>,
+    pub(super) kind: Kind,
+    pub(super) name: String,
+}
+
+/// The tree of one archive.
+pub(super) struct Tree {
+    manifest_path: PathBuf,
+    view: RwLock<Arc<View>>,
+    /// What the manifest's file was when `view` was made of it.
+    stamp: Mutex<Option<Stamp>>,
+    /// Whether open revisions may not have followed the manifest yet.
+    behind: AtomicBool,
+    nodes: Mutex<Nodes>,
+    revisions: Mutex<HashMap<RevisionId, Weak<OpenRevision>>>,
+    /// By revision; `None` when nothing may be written.
+    layers: Option<(PathBuf, Mutex<HashMap<RevisionId, Arc<Layer>>>)>,
+    tables: Mutex<HashMap<RevisionId, Arc<Vec<Partition>>>>,
+    files: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    folders: Mutex<HashMap<u64, Arc<Vec<Entry>>>>,
+    next_handle: AtomicU64,
+    cache: Arc<ReadCache>,
+    findings: Findings,
+}
+
+/// Differs when a file was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Tree {
+    /// The tree of an archive. `writable`: the folder for what is written, where anything may be.
+    pub(super) fn new(
+        archive: Archive,
+        writable: Option<&Path>,
+        cache_bytes: u64,
+        observer: Arc<dyn Observer + Send + Sync>,
+    ) -> Self {
+        let path = archive.storage().path(FileName::MANIFEST);
+        Tree {
+            // A process may change its folder.
+            manifest_path: std::path::absolute(&path).unwrap_or(path),
+            view: RwLock::new(Arc::new(View::new(archive))),
+            stamp: Mutex::default(),
+            behind: AtomicBool::new(false),
+            nodes: Mutex::new(Nodes::new()),
+            revisions: Mutex::default(),
+            layers: writable.map(|folder| (folder.to_owned(), Mutex::default())),
+            tables: Mutex::default(),
+            files: RwLock::default(),
+            folders: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            cache: ReadCache::new(cache_bytes),
+            findings: Findings::new(observer),
+        }
+    }
+
+    /// The manifest's file, which is to be watched.
+    pub(super) fn manifest_path(&self) -> &Path {
+        &self.manifest_path
+    }
+
+    /// Where to tell what happens.
+    pub(super) fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Whether anything may be written.
+    pub(super) fn is_writable(&self) -> bool {
+        self.layers.is_some()
+    }
+
+    /// Follows the archive, if its manifest has been replaced. To be called again when it fails.
+    pub(super) fn refresh(&self) -> Result<()> {
+        self.reload()?;
+        if !self.behind.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let open: Vec<_> = lock(&self.revisions).values().filter_map(Weak::upgrade).collect();
+        // Each is given the chance, whatever becomes of the others.
+        let refreshed = open.iter().map(|revision| revision.reader.refresh());
+        let failed = refreshed.fold(Ok(()), |failed, result| failed.and(result));
+        if failed.is_err() {
+            self.behind.store(true, Ordering::Release);
+        }
+        failed
+    }
+
+    /// Reads the manifest, if it has been replaced.
+    fn reload(&self) -> Result<()> {
+        let mut last = lock(&self.stamp);
+        // Taken before reading: what is replaced in between shows the next time.
+        let now = stamp(&self.manifest_path);
+        if now.is_some() && *last == now {
+            return Ok(());
+        }
+        let view = self.view();
+        let archive = view.archive.reload()?;
+        *last = now;
+        if archive.manifest().checksum() == view.archive.manifest().checksum() {
+            return Ok(());
+        }
+        let view = Arc::new(View::new(archive));
+        lock(&self.tables).retain(|id, _| view.number(*id).is_some());
+        if let Some((_, layers)) = &self.layers {
+            // One more holder than this map: somebody has it open.
+            lock(layers)
+                .retain(|id, layer| view.number(*id).is_some() || Arc::strong_count(layer) > 1);
+        }
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        self.behind.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The names as they are now, or were last when the manifest cannot be read at the moment.
+    fn view_now(&self) -> Arc<View> {
+        if let Err(error) = self.reload() {
+            // Whoever watches the manifest tries again, and tells when that goes on failing.
+            drop(error);
+        }
+        self.view()
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn node(&self, number: u64) -> Reply<Arc<Node>> {
+        lock(&self.nodes).get(number).ok_or(Errno::NOENT)
+    }
+
+    fn folder(&self, number: u64) -> Reply<Folder> {
+        match &*self.node(number)? {
+            Node::Folder(folder) => Ok(folder.clone()),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// What has this name in a folder. Gives its number out: to be taken back by [`Tree::forget`].
+    pub(super) fn lookup(&self, folder: u64, name: &OsStr) -> Reply<Attributes> {
+        let name = name.to_str().ok_or(Errno::NOENT)?;
+        let folder = self.folder(folder)?;
+        let view = self.view_now();
+        let node = match &folder {
+            Folder::Partitions(facts) => {
+                let wanted = |partition: &&Partition| partition.number.to_string() == name;
+                let table = self.table(*facts)?;
+                table.iter().find(wanted).map(|&partition| Node::Partition(*facts, partition))
+            }
+            _ => view.child(&folder, name),
+        };
+        let node = node.ok_or(Errno::NOENT)?;
+        let number = lock(&self.nodes).give_out(node.clone());
+        Ok(attributes(&view, number, &node))
+    }
+
+    /// Takes a number back that was given out `count` times.
+    pub(super) fn forget(&self, number: u64, count: u64) {
+        lock(&self.nodes).give_back(number, count);
+    }
+
+    /// What is to be known of a node, whether or not it still has a name.
+    pub(super) fn attributes(&self, number: u64) -> Reply<Attributes> {
+        let node = self.node(number)?;
+        Ok(attributes(&self.view(), number, &node))
+    }
+
+    /// Where a link leads, from its own folder.
+    pub(super) fn link_target(&self, number: u64) -> Reply<String> {
+        match &*self.node(number)? {
+            Node::Link { target, .. } => Ok(target.clone()),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// Opens a folder: its names as they are now, until it is closed.
+    pub(super) fn open_folder(&self, number: u64) -> Reply<u64> {
+        let entries = self.list(number)?;
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        lock(&self.folders).insert(handle, Arc::new(entries));
+        Ok(handle)
+    }
+
+    /// The names of an open folder. `anew`: as they are now, for whoever begins again.
+    pub(super) fn entries(&self, number: u64, handle: u64, anew: bool) -> Reply<Arc<Vec<Entry>>> {
+        if anew {
+            let entries = Arc::new(self.list(number)?);
+            lock(&self.folders).insert(handle, Arc::clone(&entries));
+            return Ok(entries);
+        }
+        lock(&self.folders).get(&handle).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Closes a folder.
+    pub(super) fn close_folder(&self, handle: u64) {
+        lock(&self.folders).remove(&handle);
+    }
+
+    fn list(&self, number: u64) -> Reply<Vec<Entry>> {
+        let folder = self.folder(number)?;
+        let view = self.view_now();
+        let children = match &folder {
+            Folder::Partitions(facts) => {
+                let table = self.table(*facts)?;
+                let child = |&partition: &Partition| {
+                    (partition.number.to_string(), Node::Partition(*facts, partition))
+                };
+                table.iter().map(child).collect()
+            }
+            _ => view.children(&folder),
+        };
+        let nodes = lock(&self.nodes);
+        let entry = |(name, node): (String, Node)| Entry {
+            number: nodes.number(&node),
+            kind: kind(&node),
+            name,
+        };
+        Ok(children.into_iter().map(entry).collect())
+    }
+
+    /// The partitions of a revision, read when they are asked for the first time.
+    fn table(&self, facts: Facts) -> Reply<Arc<Vec<Partition>>> {
+        if let Some(table) = lock(&self.tables).get(&facts.id) {
+            return Ok(Arc::clone(table));
+        }
+        let revision = self.open_revision(facts)?;
+        // As it was backed up, whatever was written since: the names of the partitions stay.
+        let read =
+            |buffer: &mut [u8], offset| revision.read_original(buffer, offset, &self.findings);
+        let table = Arc::new(partitions::read(&read, facts.size_bytes)?);
+        lock(&self.tables).insert(facts.id, Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Opens an image or a partition.
+    pub(super) fn open(&self, number: u64, writing: bool) -> Reply<u64> {
+        let (facts, window) = match *self.node(number)? {
+            Node::Image(facts) => (facts, Extent::new(0, facts.size_bytes)),
+            Node::Partition(facts, partition) => (facts, partition.extent),
+            Node::Folder(_) => return Err(Errno::ISDIR),
+            Node::Link { .. } => return Err(Errno::LOOP),
+        };
+        if writing && !self.is_writable() {
+            return Err(Errno::ROFS);
+        }
+        let file = Arc::new(OpenFile { revision: self.open_revision(facts)?, window, writing });
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(handle, file);
+        Ok(handle)
+    }
+
+    /// An open file.
+    pub(super) fn file(&self, handle: u64) -> Reply<Arc<OpenFile>> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.get(&handle).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Closes a file. What was written to it stays.
+    pub(super) fn release(&self, handle: u64) {
+        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+    }
+
+    fn open_revision(&self, facts: Facts) -> Reply<Arc<OpenRevision>> {
+        // Held until it is open, so that a revision is never opened twice.
+        let mut revisions = lock(&self.revisions);
+        if let Some(open) = revisions.get(&facts.id).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        let view = self.view_now();
+        let number = view.number(facts.id).ok_or(Errno::NOENT)?;
+        let reader = view.archive.open_reader(number, &self.cache).map_err(|error| {
+            self.findings.tell(facts.id, &error);
+            Errno::IO
+        })?;
+        let layer = self.layers.as_ref().map(|(folder, layers)| {
+            let mut layers = lock(layers);
+            let layer = layers.entry(facts.id);
+            Arc::clone(layer.or_insert_with(|| Arc::new(Layer::new(folder, facts.size_bytes))))
+        });
+        let open = Arc::new(OpenRevision { reader, layer });
+        revisions.retain(|_, open| open.strong_count() > 0);
+        revisions.insert(facts.id, Arc::downgrade(&open));
+        if !Arc::ptr_eq(&view, &self.view()) {
+            // The manifest was replaced while this was not yet among those that follow it.
+            self.behind.store(true, Ordering::Release);
+        }
+        Ok(open)
+    }
+
+    /// Reads until `buffer` is full or the file ends; how many bytes that were. All that was asked for, or an error.
+    pub(super) fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Reply<usize> {
+        self.file(handle)?.read_at(buffer, offset, &self.findings)
+    }
+
+    /// Writes all of `data`.
+    pub(super) fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Reply<()> {
+        self.file(handle)?.write_at(data, offset, &self.findings)
+    }
+
+    /// Makes a stretch read as zeros, as far as the file reaches.
+    pub(super) fn zero(&self, handle: u64, extent: Extent) -> Reply<()> {
+        self.file(handle)?.zero(extent, &self.findings)
+    }
+
+    /// Changes the size of a file, which is only allowed when that changes nothing.
+    pub(super) fn resize(&self, number: u64, size_bytes: u64) -> Reply<()> {
+        let now = self.attributes(number)?;
+        match now.kind {
+            _ if !self.is_writable() => Err(Errno::ROFS),
+            Kind::Folder => Err(Errno::ISDIR),
+            Kind::Link => Err(Errno::INVAL),
+            Kind::File if size_bytes == now.size_bytes => Ok(()),
+            Kind::File if size_bytes > now.size_bytes => Err(Errno::FBIG),
+            Kind::File => Err(Errno::PERM),
+        }
+    }
+
+    /// Bytes and number of all revisions.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let view = self.view_now();
+        let bytes =
+            view.facts().iter().fold(0, |sum: u64, facts| sum.saturating_add(facts.size_bytes));
+        (bytes, view.facts().len() as u64)
+    }
+}
+
+fn kind(node: &Node) -> Kind {
+    match node {
+        Node::Folder(_) => Kind::Folder,
+        Node::Image(_) | Node::Partition(..) => Kind::File,
+        Node::Link { .. } => Kind::Link,
+    }
+}
+
+fn attributes(view: &View, number: u64, node: &Node) -> Attributes {
+    let (size_bytes, links, time) = match node {
+        Node::Folder(Folder::Partitions(facts)) => (0, 2, facts.time),
+        Node::Folder(folder) => (0, 2 + view.folders_in(folder), view.time()),
+        Node::Image(facts) => (facts.size_bytes, 1, facts.time),
+        Node::Partition(facts, partition) => (partition.extent.len, 1, facts.time),
+        Node::Link { target, time, .. } => (target.len() as u64, 1, *time),
+    };
+    let links = u32::try_from(links).unwrap_or(u32::MAX);
+    Attributes { number, kind: kind(node), size_bytes, links, time }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size_bytes: metadata.size(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,234 @@
+//! What is written to a mounted revision: kept aside until the mount ends, and then gone.
+//!
+//! A [`Layer`] lies over one revision and is shared by all who have the image or one of its partitions open. It is a file
+//! without a name, made when something is written for the first time, as long as the image and with holes wherever nothing
+//! was written, and one bit for each page of 4 KiB that says whether the file has it. A page that is written in part is taken
+//! over from the revision first. The size never changes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, ftruncate};
+use rustix::io::Errno;
+use uuid::{NoContext, Uuid};
+
+use super::partitions::ReadImage;
+use crate::extent::Extent;
+
+/// The unit of what is taken over from the revision.
+const PAGE_BYTES: u64 = 4096;
+
+/// Zeros are written in pieces of this length where holes cannot be made.
+const ZEROS_BYTES: usize = 64 << 10;
+
+/// What was written over one revision.
+pub(super) struct Layer {
+    folder: PathBuf,
+    size_bytes: u64,
+    file: OnceLock<File>,
+    written: RwLock<Pages>,
+    /// Writers go one by one: two of them could take over the same page, one undoing the other.
+    writing: Mutex<()>,
+}
+
+impl Layer {
+    /// A layer over a revision of this size, whose file will be in `folder`.
+    pub(super) fn new(folder: &Path, size_bytes: u64) -> Self {
+        Layer {
+            folder: folder.to_owned(),
+            size_bytes,
+            file: OnceLock::new(),
+            written: RwLock::default(),
+            writing: Mutex::default(),
+        }
+    }
+
+    /// Fills `buffer`, which lies within the image; `original` reads the revision.
+    pub(super) fn read_at(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+        original: ReadImage,
+    ) -> Result<(), Errno> {
+        let Some(file) = self.file.get() else { return original(buffer, offset) };
+        let runs = {
+            let written = self.written.read().unwrap_or_else(PoisonError::into_inner);
+            written.runs(Extent::new(offset, buffer.len() as u64))
+        };
+        let mut rest = buffer;
+        for (run, written) in runs {
+            let (part, after) = rest.split_at_mut_checked(run.len as usize).ok_or(Errno::IO)?;
+            match written {
+                true => file.read_exact_at(part, run.offset).map_err(|error| errno(&error))?,
+                false => original(part, run.offset)?,
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `data`, which lies within the image.
+    pub(super) fn write_at(
+        &self,
+        data: &[u8],
+        offset: u64,
+        original: ReadImage,
+    ) -> Result<(), Errno> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let extent = Extent::new(offset, data.len() as u64);
+        let file = self.file()?;
+        self.take_over_edges(file, extent, original)?;
+        file.write_all_at(data, offset).map_err(|error| errno(&error))?;
+        self.mark(extent);
+        Ok(())
+    }
+
+    /// Makes a stretch within the image read as zeros.
+    pub(super) fn zero(&self, extent: Extent, original: ReadImage) -> Result<(), Errno> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if extent.len == 0 {
+            return Ok(());
+        }
+        let file = self.file()?;
+        self.take_over_edges(file, extent, original)?;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(file, flags, extent.offset, extent.len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, extent)?,
+            result => result?,
+        }
+        self.mark(extent);
+        Ok(())
+    }
+
+    /// Copies the pages that a write covers only in part, so that the rest of them is right.
+    fn take_over_edges(
+        &self,
+        file: &File,
+        extent: Extent,
+        original: ReadImage,
+    ) -> Result<(), Errno> {
+        let last = extent.end().saturating_sub(1).max(extent.offset);
+        for offset in [extent.offset, last] {
+            let start = offset - offset % PAGE_BYTES;
+            let page = Extent::between(start, (start + PAGE_BYTES).min(self.size_bytes));
+            let covered = extent.offset <= page.offset && page.end() <= extent.end();
+            if covered || self.has(page.offset) {
+                continue;
+            }
+            let mut content = vec![0; page.len as usize];
+            original(&mut content, page.offset)?;
+            file.write_all_at(&content, page.offset).map_err(|error| errno(&error))?;
+            self.mark(page);
+        }
+        Ok(())
+    }
+
+    fn has(&self, offset: u64) -> bool {
+        let written = self.written.read().unwrap_or_else(PoisonError::into_inner);
+        written.has(offset / PAGE_BYTES)
+    }
+
+    /// From now on the file has these pages.
+    fn mark(&self, extent: Extent) {
+        let pages = extent.offset / PAGE_BYTES..extent.end().div_ceil(PAGE_BYTES);
+        self.written.write().unwrap_or_else(PoisonError::into_inner).set(pages.start, pages.end);
+    }
+
+    /// The file, which is made when it is needed. Only called by the one who writes.
+    fn file(&self) -> Result<&File, Errno> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = nameless(&self.folder)?;
+        ftruncate(&file, self.size_bytes)?;
+        Ok(self.file.get_or_init(|| file))
+    }
+}
+
+/// Makes a file in a folder that has no name there and is gone when it is closed.
+pub(super) fn nameless(folder: &Path) -> Result<File, Errno> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(folder, flags | OFlags::TMPFILE, mode) {
+        Ok(fd) => Ok(File::from(fd)),
+        // The file system has no files without names, or the kernel does not know of them.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let random = Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, 0, 0));
+            let path = folder.join(format!(".backy-{random}"));
+            let fd = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+            rustix::fs::unlink(&path)?;
+            Ok(File::from(fd))
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn write_zeros(file: &File, extent: Extent) -> Result<(), Errno> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut offset = extent.offset;
+    while offset < extent.end() {
+        let len = (extent.end() - offset).min(ZEROS_BYTES as u64);
+        let piece = zeros.get(..len as usize).unwrap_or_default();
+        file.write_all_at(piece, offset).map_err(|error| errno(&error))?;
+        offset += len;
+    }
+    Ok(())
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// A set of pages: a bit for each, in pieces that are there only where a page is set.
+#[derive(Default)]
+struct Pages {
+    pieces: HashMap<u64, Box<[u64; WORDS]>>,
+}
+
+/// Words of 64 bits in a piece; together 32768 pages, or 128 MiB of an image.
+const WORDS: usize = 512;
+
+impl Pages {
+    fn has(&self, page: u64) -> bool {
+        let word = page / 64;
+        let piece = self.pieces.get(&(word / WORDS as u64));
+        let word = piece.and_then(|piece| piece.get((word % WORDS as u64) as usize));
+        word.is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
+    /// Sets the pages from `start` up to, not including, `end`.
+    fn set(&mut self, start: u64, end: u64) {
+        let mut page = start;
+        while page < end {
+            let word = page / 64;
+            let next = ((word + 1) * 64).min(end);
+            let mask = (u64::MAX >> (64 - (next - page))) << (page % 64);
+            let piece = self.pieces.entry(word / WORDS as u64);
+            let piece = piece.or_insert_with(|| Box::new([0; WORDS]));
+            if let Some(bits) = piece.get_mut((word % WORDS as u64) as usize) {
+                *bits |= mask;
+            }
+            page = next;
+        }
+    }
+
+    /// A stretch cut where pages that are set meet pages that are not.
+    fn runs(&self, extent: Extent) -> Vec<(Extent, bool)> {
+        let mut runs: Vec<(Extent, bool)> = Vec::new();
+        let mut offset = extent.offset;
+        while offset < extent.end() {
+            let page = offset / PAGE_BYTES;
+            let end = ((page + 1) * PAGE_BYTES).min(extent.end());
+            let set = self.has(page);
+            match runs.last_mut() {
+                Some((run, same)) if *same == set => run.len += end - offset,
+                _ => runs.push((Extent::between(offset, end), set)),
+            }
+            offset = end;
+        }
+        runs
+    }
+}

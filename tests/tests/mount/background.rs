@@ -1,0 +1,192 @@
+//! The half in the background holds nothing that is its caller's, and the caller hears of its errors.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use backy_tests::qemu::skipped;
+
+use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
+use crate::site::{BLOCK_BYTES, Site, fails, noise, text, works};
+
+fn site(place: &Path) -> Site {
+    Site::with_backups(place, &[noise(600, 3 * BLOCK_BYTES)])
+}
+
+/// The backy command in a shell script, as `$BACKY`, its archive as `$ARCHIVE`, the mountpoint as `$MNT`.
+fn script(site: &Site, on: &Mountpoint, text: &str) -> Command {
+    let backy = site.backy(&[]);
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", text]).stdin(Stdio::null());
+    command.env("BACKY", backy.get_program()).env("ARCHIVE", &site.folder).env("MNT", &on.path);
+    command
+}
+
+/// A pipe that its caller reads from ends when the command ends, also one that is no standard stream; and a lock that its caller
+/// holds is free again.
+#[test]
+fn nothing_of_the_callers_is_held() {
+    if !fuse_available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let lock = temp.path().join("callers-lock");
+    let mut command = script(
+        &site,
+        &on,
+        "exec 9> \"$LOCK\"; flock 9
+         { $BACKY -b \"$ARCHIVE\" mount \"$MNT\" 2>&1 5>&1 7>&1; } | timeout 20 cat
+         exec 9>&-
+         flock --nonblock \"$LOCK\" true",
+    );
+    command.env("LOCK", &lock).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start a shell");
+    let mut said = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut said).expect("read");
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("read");
+    let status = child.wait().expect("wait for the shell");
+    assert!(status.success() && said.is_empty(), "{status}: {said}");
+    let [process] = on.processes()[..] else { panic!("there is no process, or several") };
+    let link = |name: &str| fs::read_link(format!("/proc/{process}/{name}")).expect("a link");
+    assert_eq!(link("cwd"), Path::new("/"));
+    for stream in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(link(stream), Path::new("/dev/null"), "{stream}");
+    }
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("read about it");
+    let (_, fields) = stat.rsplit_once(") ").expect("its name");
+    // State, parent, group, session.
+    let session: u32 = fields.split(' ').nth(3).expect("a session").parse().expect("a number");
+    assert_eq!(session, process, "it has no session of its own");
+    on.unmount();
+    until("it has ended", || on.processes().is_empty());
+}
+
+/// Paths that are given from the current folder mean the same in the background.
+#[test]
+fn relative_paths_are_the_callers() {
+    if !fuse_available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let place = on.path.parent().expect("a folder");
+    std::os::unix::fs::symlink(&site.folder, place.join("here")).expect("a link");
+    fs::create_dir(place.join("layers")).expect("make a folder");
+    let text = "cd \"$MNT/..\"; $BACKY -b here mount --writable --dir layers --log log -- mnt";
+    works(&mut script_through_env(&site, &on, text));
+    let log = place.join("log");
+    until("it has said so", || fs::read_to_string(&log).unwrap_or_default().contains(": mounted "));
+    assert!(fs::read(on.path.join("latest")).expect("read") == site.expected[0].bytes);
+    on.unmount();
+    until("it has said so", || {
+        fs::read_to_string(&log).unwrap_or_default().contains(": unmounted ")
+    });
+    let said = fs::read_to_string(&log).expect("read the log");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.lines().all(|line| line.contains("Z backy[")), "{said}");
+}
+
+/// As [`script`], for [`works`], which starts another command in place of this one.
+fn script_through_env(site: &Site, on: &Mountpoint, text: &str) -> Command {
+    let inner = script(site, on, text);
+    let mut command = Command::new("env");
+    for (name, value) in inner.get_envs() {
+        let mut word = name.to_owned();
+        word.push("=");
+        word.push(value.expect("a value"));
+        command.arg(word);
+    }
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+}
+
+/// SIGTERM to the half in the background unmounts and ends it.
+#[test]
+fn asked_to_end_it_unmounts() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let Some(mount) = Mount::make(&site, &[]) else { return };
+    signal(mount.on.processes()[0], "TERM");
+    until("it has ended", || mount.on.processes().is_empty());
+    assert!(!mount.on.is_mounted());
+}
+
+/// SIGTERM while something is open waits for it, and after five seconds waits no longer; nothing is left mounted then.
+#[test]
+fn asked_to_end_while_it_is_used() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let Some(mount) = Mount::make(&site, &[]) else { return };
+    let file = fs::File::open(mount.path("latest")).expect("open the newest");
+    signal(mount.on.processes()[0], "TERM");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(mount.on.is_mounted(), "it was not waited for");
+    until("it has ended", || mount.on.processes().is_empty());
+    assert!(!mount.on.is_mounted());
+    drop(file);
+}
+
+/// Findings go to the system's log, as the lines of other daemons do.
+#[test]
+fn findings_go_to_the_systems_log() {
+    let socket = Path::new("/dev/log");
+    if socket.exists() {
+        // It belongs to somebody, whose log is not for us to look for.
+        return;
+    }
+    let Ok(log) = UnixDatagram::bind(socket) else {
+        skipped("/dev/log cannot be made here");
+        return;
+    };
+    let _bound = Bound;
+    log.set_read_timeout(Some(Duration::from_secs(10))).expect("set a limit");
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    fs::write(site.folder.join("last.raw"), noise(601, 3 * BLOCK_BYTES)).expect("damage");
+    let Some(mount) = Mount::make(&site, &[]) else { return };
+    let process = mount.on.processes()[0];
+    fs::read(mount.path("latest")).expect_err("it cannot be read");
+    let mut line = vec![0; 2000];
+    let mut next = || {
+        let len = log.recv(&mut line).expect("a line");
+        String::from_utf8_lossy(&line[..len]).into_owned()
+    };
+    // Other mounts log there as well.
+    let ours = format!(" backy[{process}]: warning: ");
+    let found = std::iter::repeat_with(&mut next).find(|line| line.contains(&ours));
+    let found = found.expect("a line of ours");
+    // Daemon, warning: 3 * 8 + 4.
+    assert!(found.starts_with("<28>") && found.contains("block "), "{found}");
+    mount.unmount();
+}
+
+/// Removes the socket at the end.
+struct Bound;
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // It is gone already or nobody's.
+        let _ = fs::remove_file("/dev/log");
+    }
+}
+
+/// A log that cannot be written to is an error before anything is mounted.
+#[test]
+fn a_log_that_cannot_be_written() {
+    if !fuse_available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let mut command = site.backy(&["mount", "--log", "/nowhere/log", text(&on.path)]);
+    let message = fails(&mut command);
+    assert!(message.contains("/nowhere/log: "), "{message}");
+    assert!(!on.is_mounted() && on.processes().is_empty());
+}

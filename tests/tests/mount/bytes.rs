@@ -1,0 +1,127 @@
+//! Every byte is the right one, however it is asked for.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use backy_lib::storage::sim::Random;
+use backy_tests::qemu;
+use backy_tests::world::Expected;
+
+use crate::mounted::{Mount, forget_pages};
+use crate::site::{BLOCK_BYTES, Site, compare, noise, states, works};
+
+/// Whole blocks, no whole pages, less than before, less than a block.
+const SIZES: [usize; 6] = [
+    20 * BLOCK_BYTES,
+    33 * BLOCK_BYTES + 4099,
+    12 * BLOCK_BYTES - 1,
+    4095,
+    16 * BLOCK_BYTES + 1,
+    18 * BLOCK_BYTES + 12345,
+];
+
+/// Reads at random places, also past the end, give what the revision has there.
+fn read_here_and_there(file: &File, bytes: &[u8], random: &mut Random, count: usize) {
+    let mut buffer = vec![0; 300 << 10];
+    for _ in 0..count {
+        let offset = random.below(bytes.len() as u64 + 5000) as usize;
+        let len = (1 + random.below(300 << 10) as usize) >> random.below(9);
+        let buffer = &mut buffer[..len.max(1)];
+        let found = file.read_at(buffer, offset as u64).expect("read");
+        let expected = bytes.get(offset..).unwrap_or_default();
+        let expected = &expected[..expected.len().min(buffer.len())];
+        assert!(buffer[..found] == *expected, "wrong bytes at {offset}, {} bytes", buffer.len());
+    }
+}
+
+/// Each revision has its bytes: whole, by `cp` with holes, by QEMU, and at odd offsets in odd lengths.
+#[test]
+fn every_revision_has_its_bytes() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::with_backups(temp.path(), &states(410, &SIZES));
+    let Some(mount) = Mount::make(&site, &["--cache", "1M"]) else { return };
+    let mut random = Random(411);
+    for revision in &site.expected {
+        let file = mount.file(revision.uuid);
+        assert!(fs::read(&file).expect("read a revision") == revision.bytes, "{}", revision.uuid);
+        let copy = temp.path().join("copy");
+        works(Command::new("cp").arg("--sparse=always").arg(&file).arg(&copy));
+        assert!(fs::read(&copy).expect("read the copy") == revision.bytes, "a copy with holes");
+        let open = File::open(&file).expect("open a revision");
+        for _ in 0..4 {
+            forget_pages(&open);
+            read_here_and_there(&open, &revision.bytes, &mut random, 25);
+        }
+        if qemu::available() && revision.bytes.len() % 512 == 0 {
+            compare(&file, "raw", &revision.bytes);
+        }
+    }
+    mount.unmount();
+}
+
+/// Eight readers at once of several revisions, here and there, get the right bytes while backups and maintenance change
+/// the archive under them.
+#[test]
+fn many_readers_beside_backups() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let size = 40 * BLOCK_BYTES + 777;
+    let states = states(420, &[size; 14]);
+    let mut site = Site::with_backups(temp.path(), &states[..4]);
+    let kept: Vec<Expected> = site.expected.clone();
+    for revision in &kept {
+        works(&mut site.backy(&["tag", &revision.uuid.to_string(), "+keep"]));
+    }
+    let Some(mount) = Mount::make(&site, &["--cache", "2M"]) else { return };
+    let done = AtomicBool::new(false);
+    let reads = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (mount, kept, done, reads) = (&mount, &kept, &done, &reads);
+            scope.spawn(move || {
+                let mut random = Random(421 + number);
+                while !done.load(Relaxed) {
+                    let revision = &kept[random.below(kept.len() as u64) as usize];
+                    let file = File::open(mount.file(revision.uuid)).expect("open a revision");
+                    if random.below(2) == 0 {
+                        forget_pages(&file);
+                    }
+                    read_here_and_there(&file, &revision.bytes, &mut random, 20);
+                    reads.fetch_add(20, Relaxed);
+                }
+            });
+        }
+        let done = Done(&done);
+        for state in &states[4..] {
+            site.backup(state);
+            works(&mut site.backy(&["maintenance", "-k", "1"]));
+        }
+        drop(done);
+    });
+    assert!(reads.into_inner() > 1000);
+    mount.unmount();
+}
+
+/// Sets a flag at its end, also when that is a panic, for which the others would wait for ever.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// A large revision of noise is read in order with few reads of the kernel's, also past a cache that is smaller.
+#[test]
+fn a_revision_larger_than_the_cache() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let states = [noise(430, 24 << 20), noise(431, 24 << 20)];
+    let site = Site::with_backups(temp.path(), &states);
+    let Some(mount) = Mount::make(&site, &["--cache", "256K"]) else { return };
+    for revision in &site.expected {
+        let bytes = fs::read(mount.file(revision.uuid)).expect("read a revision");
+        assert!(bytes == revision.bytes);
+    }
+    mount.unmount();
+}
