@@ -28,7 +28,7 @@ CHANGED = 0.025
 RANDOM_READS = 10_000
 PATIENCE_SECONDS = 20
 
-# The lowest rates and the highest latency that are accepted; the first and the last are of plain FUSE, of the file itself.
+# The lowest rates and the highest latency that are accepted; the first is of plain FUSE, the last of the file itself.
 PLAIN_TARGET = 0.9
 OLD_TARGET_MB = 500
 OLD_TARGET_US = 60
