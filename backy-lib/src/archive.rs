@@ -119,7 +119,7 @@ impl Archive {
 
     /// Opens a revision, by its number from the newest, as a file that is read here and there.
     pub fn open_reader(&self, number: usize, cache: &Arc<ReadCache>) -> Result<RevisionReader> {
-        Ok(RevisionReader::new(self.open_revision(number)?, cache))
+        RevisionReader::new(&self.storage, self.open_revision(number)?, cache)
     }
 
     /// The same as [`Archive::open_revision`]; when `tolerant`, what cannot be opened only costs the blocks that depend on it.

@@ -2,15 +2,34 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw};
-use crate::storage::{FileName, Published, Storage, staged};
+use crate::storage::{Access, FileName, Published, Storage, StorageFile, staged};
+
+/// A manifest, and the file that it was read from.
+pub(crate) struct ManifestFile {
+    pub(crate) manifest: Manifest,
+    file: Box<dyn StorageFile>,
+}
+
+impl ManifestFile {
+    /// Whether it has not been replaced. While it is open no other file can be taken for it, so nothing that begins with the
+    /// publishing of a manifest has begun since it was read.
+    pub(crate) fn is_current(&self) -> Result<bool> {
+        self.file.is_in_place()
+    }
+}
 
 /// Reads the manifest of the archive in `storage`.
 ///
 /// # Errors
 /// [`Error::NoArchive`] when there is none and nothing else of an archive either.
 pub(crate) fn read(storage: &dyn Storage) -> Result<Manifest> {
-    let content = match staged::read_whole(storage, FileName::MANIFEST, MANIFEST_LIMIT_BYTES) {
-        Ok(content) => content,
+    Ok(open(storage)?.manifest)
+}
+
+/// The same, with the file.
+pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
+    let file = match storage.open(FileName::MANIFEST, Access::Read) {
+        Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if storage.list()?.contains(&FileName::IMAGE) {
                 let path = storage.path(FileName::MANIFEST);
@@ -25,11 +44,13 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Manifest> {
         }
         Err(error) => return Err(error),
     };
+    let content = staged::read_file(&*file, MANIFEST_LIMIT_BYTES)?;
     let path = || storage.path(FileName::MANIFEST);
-    Manifest::parse(&content).map_err(|flaw| match flaw {
+    let manifest = Manifest::parse(&content).map_err(|flaw| match flaw {
         ManifestFlaw::Damaged(flaw) => Error::Damaged { path: path(), flaw },
         ManifestFlaw::Unsupported(what) => Error::Unsupported { path: path(), what },
-    })
+    })?;
+    Ok(ManifestFile { manifest, file })
 }
 
 /// Replaces the manifest: the commit of every operation.

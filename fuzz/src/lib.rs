@@ -62,6 +62,10 @@ impl StorageFile for Content {
         PathBuf::from("/fuzz/input")
     }
 
+    fn is_in_place(&self) -> Result<bool> {
+        Ok(true)
+    }
+
     fn len(&self) -> Result<u64> {
         Ok(self.0.len() as u64)
     }

@@ -3,8 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
-use backy_lib::BackupOptions;
+use backy_lib::image::reader::{ReadCache, RevisionReader};
 use backy_lib::storage::sim::{Random, Schedule, SimStorage, Unsynced};
+use backy_lib::{BackupOptions, RevisionId};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
 
@@ -181,6 +182,155 @@ fn a_revision_read_during_maintenance_gives_its_own_bytes() {
             },
         );
     }
+}
+
+/// Reads here and there, whole blocks and parts of them, over and over.
+fn read_about(
+    reader: &RevisionReader,
+    expected: &[u8],
+    random: &mut Random,
+    reads: usize,
+) -> backy_lib::Result<()> {
+    assert_eq!(reader.size_bytes(), expected.len() as u64);
+    for _ in 0..reads {
+        let offset = random.below(expected.len() as u64 + 2) as usize;
+        let mut buffer = vec![0xee; random.below(3 * BLOCK_SIZE.len() as u64) as usize];
+        let count = reader.read_at(&mut buffer, offset as u64)?;
+        let rest = expected.get(offset..).unwrap_or_default();
+        assert_eq!(count, rest.len().min(buffer.len()), "bytes read at {offset}");
+        assert!(buffer[..count] == rest[..count], "{count} bytes at {offset}");
+    }
+    Ok(())
+}
+
+/// Opens readers of all revisions; some may go while that is done.
+fn open_readers(disk: &SimStorage) -> Vec<(RevisionId, RevisionReader)> {
+    let archive = world::open(disk).expect("open");
+    let cache = ReadCache::new(1 << 16);
+    let open = |number: usize| {
+        let uuid = archive.revisions()[number].uuid;
+        Some((uuid, archive.open_reader(number, &cache).ok()?))
+    };
+    (0..archive.revisions().len()).filter_map(open).collect()
+}
+
+/// An open reader stays readable when its own revision goes, as long as one of those that it reads through to stays, in any
+/// order of the calls; and it never gives wrong bytes.
+#[test]
+fn an_open_reader_outlives_its_revision() {
+    for seed in 0..SEEDS / 3 {
+        let (clones, update) = world::UPDATES[seed as usize % 2];
+        let states = states(seed + 777, 8);
+        let world = World::with_backups(clones, &states[..5]);
+        let options = BackupOptions { update, ..world::options() };
+        interleave(
+            seed,
+            &world.disk,
+            |disk| {
+                let step = |what: &str, done: backy_lib::Result<()>| {
+                    done.unwrap_or_else(|error| panic!("seed {seed}: {what}: {error}"));
+                };
+                let backup = |state: usize| {
+                    let source = MemorySource::new(&states[state]);
+                    world::backup_with(disk, &source, &options).map(drop)
+                };
+                step("backup", backup(5));
+                // All but the revision that was newest, and then one that nobody has open.
+                step("remove", world::remove(disk, &[2, 4]).map(drop));
+                step("remove", world::remove(disk, &[2, 3]).map(drop));
+                step("backup", backup(6));
+                step("remove", world::remove(disk, &[1]).map(drop));
+                world::configure(disk, "max_chain = 1");
+                step("standalone", world::maintain(disk, None).map(drop));
+                step("backup", backup(7));
+            },
+            |disk| {
+                let readers = open_readers(disk);
+                let mut random = Random(seed);
+                for _ in 0..6 {
+                    for (uuid, reader) in &readers {
+                        let Some(expected) = world.expected.iter().find(|e| e.uuid == *uuid) else {
+                            continue;
+                        };
+                        read_about(reader, &expected.bytes, &mut random, 3)
+                            .unwrap_or_else(|error| panic!("seed {seed}: {uuid}: {error}"));
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// An open reader stays readable when everything that it was made of goes, if it looks between two operations.
+#[test]
+fn an_open_reader_that_looks_in_time_stays_readable() {
+    for seed in 0..60 {
+        let (clones, update) = world::UPDATES[seed as usize % 2];
+        let states = states(seed + 31, 14);
+        let world = World::with_backups(clones, &states[..4]);
+        let readers = open_readers(&world.disk);
+        let options = BackupOptions { update, ..world::options() };
+        let mut random = Random(seed);
+        for (round, state) in states[4..].iter().enumerate() {
+            let source = MemorySource::new(state);
+            world::backup_with(&world.disk, &source, &options).expect("a backup that works");
+            let refresh = || readers.iter().try_for_each(|(_, reader)| reader.refresh());
+            // Half of them only look when they read.
+            if seed % 4 < 2 {
+                refresh().expect("nobody is changing the archive");
+            } else {
+                for (_, reader) in &readers {
+                    reader.read_at(&mut [0], 0).expect("read a byte");
+                }
+            }
+            let count = world::open(&world.disk).expect("open").revisions().len();
+            let gone: Vec<usize> = (1..count).filter(|_| random.below(3) > 0).collect();
+            if !gone.is_empty() {
+                world::remove(&world.disk, &gone).expect("a removal that works");
+            }
+            for ((uuid, reader), expected) in readers.iter().zip(&world.expected) {
+                read_about(reader, &expected.bytes, &mut random, 6)
+                    .unwrap_or_else(|error| panic!("seed {seed}, round {round}: {uuid}: {error}"));
+            }
+        }
+    }
+}
+
+/// A reader in whose archive everything goes at once without its looking gives its own bytes or an error.
+#[test]
+fn a_reader_that_looks_too_late_gives_right_bytes_or_an_error() {
+    let mut errors = 0;
+    for seed in 0..SEEDS / 3 {
+        let (clones, update) = world::UPDATES[seed as usize % 2];
+        let states = states(seed + 99, 6);
+        let world = World::with_backups(clones, &states[..3]);
+        let options = BackupOptions { update, ..world::options() };
+        interleave(
+            seed,
+            &world.disk,
+            |disk| {
+                for state in &states[3..] {
+                    world::backup_with(disk, &MemorySource::new(state), &options)
+                        .unwrap_or_else(|error| panic!("seed {seed}: backup: {error}"));
+                    let count = world::open(disk).expect("open").revisions().len();
+                    let older: Vec<usize> = (1..count).collect();
+                    world::remove(disk, &older)
+                        .unwrap_or_else(|error| panic!("seed {seed}: remove: {error}"));
+                }
+            },
+            |disk| {
+                let readers = open_readers(disk);
+                let mut random = Random(seed);
+                for (uuid, reader) in &readers {
+                    let expected = world.expected.iter().find(|e| e.uuid == *uuid);
+                    let Some(expected) = expected else { continue };
+                    errors +=
+                        usize::from(read_about(reader, &expected.bytes, &mut random, 12).is_err());
+                }
+            },
+        );
+    }
+    assert!(errors > 0, "no order of the calls was bad enough for this test to mean anything");
 }
 
 /// A reader keeps its bytes also while what a crash left behind is undone.

@@ -5,14 +5,17 @@
 //! already overwritten by a newer revision; in the second case the overlay of the revision that was newest holds the old
 //! content, and held it before the image was touched. So a mismatch sends the reader there. If that has nothing either, the
 //! manifest is read again: another backup may have been committed, or a revision been merged away, since the chain was
-//! opened. Only then is it an error.
+//! opened. A revision that has gone itself is what is held open of it here, over the first revision of the chain that is
+//! still there (`chain/moved.rs`). Only then is it an error.
 //!
 //! A backing file that is shorter than its overlay reads as zeros past its end, as QEMU has it.
 //!
 //! [`Chain::open_tolerant`] is for getting out what there still is. A file that cannot be opened, or a table that cannot be
 //! read, makes the blocks that reach it *lost*, and only those: data that cannot be read.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod moved;
+
+use std::sync::{Arc, Mutex};
 
 use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +23,6 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
-use crate::manifest;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
@@ -28,18 +30,15 @@ use crate::units::{BlockIndex, BlockSize};
 /// Blocks located at a time: the tables of a long chain are read once for all of them.
 pub const WINDOW_BLOCKS: u64 = 4096;
 
-/// How often a block that another process keeps moving is looked for.
-const ATTEMPTS: u32 = 8;
-
 /// A revision, open for reading.
 pub struct Chain {
     storage: Arc<dyn Storage>,
     revision: Revision,
     block_size: BlockSize,
     /// The revision's own delta first, then ever newer ones.
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     /// None when a standalone revision comes before it, or where the chain is broken.
-    image: Option<Image>,
+    image: Option<Arc<Image>>,
     /// The same revision as it is stored now, once that has been needed.
     reopened: Mutex<Option<Arc<Chain>>>,
     /// Of the manifest that it was opened from.
@@ -147,20 +146,20 @@ impl Chain {
     fn push_layer(&mut self, layer: &Revision) -> Result<()> {
         let (storage, id) = (&*self.storage, layer.uuid);
         if layer.is_image() {
-            self.image = Some(Image {
+            self.image = Some(Arc::new(Image {
                 file: storage.open(FileName::IMAGE, Access::Read)?,
                 digests: DigestTable::open(storage, id, DigestsKind::Image)?,
                 revision: id,
-            });
+            }));
             return Ok(());
         }
-        self.layers.push(Layer {
+        self.layers.push(Arc::new(Layer {
             delta: Delta::open(storage, id, self.block_size, layer.size_bytes)?,
             digests: DigestTable::open(storage, id, DigestsKind::Delta)?,
             revision: id,
             size_bytes: layer.size_bytes,
             standalone: layer.is_standalone(),
-        });
+        }));
         Ok(())
     }
 
@@ -186,6 +185,40 @@ impl Chain {
     /// How many blocks the revision has.
     pub fn blocks(&self) -> u64 {
         self.block_size.count(self.revision.size_bytes)
+    }
+
+    /// Whether nothing that is done to the archive can change what this chain reads: it does not use the image.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.image.is_none()
+    }
+
+    /// Whether it is the newest revision, which holds all its blocks in the image.
+    pub(crate) fn is_image(&self) -> bool {
+        self.layers.is_empty() && self.image.is_some()
+    }
+
+    /// Which manifest the chain was opened from.
+    pub(crate) fn manifest_checksum(&self) -> &str {
+        &self.manifest_checksum
+    }
+
+    /// Reads the image from another file from now on.
+    pub(crate) fn set_image_file(&mut self, file: Box<dyn StorageFile>) {
+        // Only one that has just been opened: it is in no other chain yet.
+        if let Some(image) = self.image.take().and_then(Arc::into_inner) {
+            self.image = Some(Arc::new(Image { file, ..image }));
+        }
+    }
+
+    /// Reads the image as it is at this moment, right or not; zeros where there is none.
+    pub(crate) fn read_image(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match &self.image {
+            Some(image) => image.file.read_padded_at(buffer, offset),
+            None => {
+                buffer.fill(0);
+                Ok(())
+            }
+        }
     }
 
     /// Where `count` blocks from `first` on are; fewer at the end of the image.
@@ -415,121 +448,6 @@ impl Chain {
         Ok(())
     }
 
-    /// Finds a block of the revision that was newest when the chain was opened, after the image has changed.
-    fn read_overwritten(
-        &self,
-        image: &Image,
-        block: BlockIndex,
-        entry: TableEntry,
-        decompressor: &mut Decompressor,
-        bytes: &mut [u8],
-    ) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            if self.read_overlay(image, block, entry, decompressor, bytes)?
-                || self.read_reopened(block, entry, decompressor, bytes)?
-            {
-                return Ok(());
-            }
-        }
-        Err(self.wrong_block(FileName::IMAGE, block))
-    }
-
-    /// Reads a block of the image that an unfinished backup may be overwriting.
-    fn read_overlay(
-        &self,
-        image: &Image,
-        block: BlockIndex,
-        entry: TableEntry,
-        decompressor: &mut Decompressor,
-        bytes: &mut [u8],
-    ) -> Result<bool> {
-        match Delta::open_any_size(&*self.storage, image.revision, self.block_size) {
-            Ok(overlay) => {
-                let cluster = overlay.clusters(block, 1)?.first().copied();
-                let cluster = cluster.filter(|cluster| *cluster != Cluster::Unallocated);
-                if let Some(cluster) = cluster {
-                    let read = read_cut(&overlay, cluster, self.block_size, decompressor, bytes);
-                    if read.is_ok() && entry.matches(bytes) {
-                        return Ok(true);
-                    }
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        // The backup may have been undone in between: then the image has the block again. Or a new image has been renamed
-        // over the one that is open here.
-        let offset = self.block_size.offset(block);
-        image.file.read_padded_at(bytes, offset)?;
-        if entry.matches(bytes) {
-            return Ok(true);
-        }
-        self.storage.open(FileName::IMAGE, Access::Read)?.read_padded_at(bytes, offset)?;
-        Ok(entry.matches(bytes))
-    }
-
-    /// Reads a block of the revision as it is stored now, if that has become another way.
-    fn read_reopened(
-        &self,
-        block: BlockIndex,
-        entry: TableEntry,
-        decompressor: &mut Decompressor,
-        bytes: &mut [u8],
-    ) -> Result<bool> {
-        let last = self.reopened.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(chain) = last
-            && chain.read_once(block, entry, decompressor, bytes)?
-        {
-            return Ok(true);
-        }
-        let manifest = manifest::read(&*self.storage)?;
-        if manifest.checksum() == self.manifest_checksum {
-            return self.read_once(block, entry, decompressor, bytes);
-        }
-        let number = manifest.revisions.iter().position(|r| r.uuid == self.revision.uuid);
-        let Some(number) = number else { return Ok(false) };
-        let chain = match Chain::open(&self.storage, &manifest, number) {
-            Ok(chain) => Arc::new(chain),
-            // It is being changed at this moment.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let read = chain.read_once(block, entry, decompressor, bytes)?;
-        if read {
-            *self.reopened.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain);
-        }
-        Ok(read)
-    }
-
-    /// Whether the block can be read right from where this chain has it, without looking any further.
-    fn read_once(
-        &self,
-        block: BlockIndex,
-        entry: TableEntry,
-        decompressor: &mut Decompressor,
-        bytes: &mut [u8],
-    ) -> Result<bool> {
-        let located = self.locate(block, 1)?;
-        let Some(located) = located.first().filter(|located| located.entry == entry) else {
-            return Ok(false);
-        };
-        match (located.place, &self.image) {
-            (Place::Zero, _) => bytes.fill(0),
-            (Place::Layer(layer, cluster), _) => {
-                let Some(layer) = self.layers.get(layer) else { return Ok(false) };
-                let read = read_cut(&layer.delta, cluster, self.block_size, decompressor, bytes);
-                if read.is_err() {
-                    return Ok(false);
-                }
-            }
-            (Place::Image, Some(image)) => {
-                return self.read_overlay(image, block, entry, decompressor, bytes);
-            }
-            (Place::Image, None) | (Place::Lost, _) => return Ok(false),
-        }
-        Ok(entry.matches(bytes))
-    }
-
     fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {
         Error::damaged(
             self.storage.path(file),
@@ -558,6 +476,7 @@ impl Chain {
         let (start, last) = (extent.offset, extent.end().saturating_sub(1));
         format!("block {block} (bytes {start}-{last} of revision {})", self.revision.uuid)
     }
+
     fn unreachable_block(&self, block: BlockIndex) -> Error {
         let found = "no way to it: a file of its chain is missing or damaged";
         Error::damaged(self.storage.folder(), self.describe(block), found, "its content")

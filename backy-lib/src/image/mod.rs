@@ -3,5 +3,6 @@
 pub mod chain;
 pub mod delta;
 pub mod digests;
+mod private;
 pub mod reader;
 pub(crate) mod refcounts;

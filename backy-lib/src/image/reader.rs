@@ -1,43 +1,204 @@
-//! A revision as a file that is read here and there, for as long as somebody likes.
+//! A revision as a file that is read here and there, for as long as somebody likes, while writers change the archive.
 //!
-//! What is given out is right because its digest is, as with a [`Chain`], on which this stands.
+//! What is given out is right because its digest is, as with a [`Chain`], on which this stands. What is added:
+//!
+//! - *A block of the image is checked once.* Before a writer touches the image it publishes a manifest. So a block that was
+//!   right is still right when it has been read again and the manifest that was there before is there afterwards. It is read
+//!   without its neighbours then, and not digested again. Where the file system can clone, the newest revision is read from
+//!   a clone that has no name, which no writer can reach: there it needs no look at the manifest.
+//! - *It stays readable.* When the manifest has been replaced, the files that now have what the revision needs are opened, before
+//!   the next operation can remove them. Somebody has to look in time: every read does, and [`RevisionReader::refresh`].
+//! - *It remembers* where blocks are, and blocks of deltas, up to the limit of a [`ReadCache`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::error::Result;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::digest::DIGEST_BYTES;
+use crate::error::{Error, Result};
 use crate::format::manifest::Revision;
 use crate::format::qcow2::Decompressor;
-use crate::image::chain::Chain;
+use crate::image::chain::{Chain, Located, Place};
+use crate::image::private::PrivateImage;
+use crate::manifest::{self, ManifestFile};
+use crate::storage::Storage;
+use crate::units::{BlockIndex, BlockSize};
 
-/// What the readers of an archive share: blocks and places that were read lately, up to a limit.
-pub struct ReadCache {}
+/// Blocks located at a time.
+const WINDOW_BLOCKS: u64 = 512;
+/// Blocks of the image read at a time.
+const RUN_BYTES: u64 = 1 << 20;
+/// How often a chain is opened anew when a writer changes the archive meanwhile.
+const OPEN_ATTEMPTS: u32 = 16;
+
+type Window = Arc<[Located]>;
+type Block = Arc<[u8]>;
+
+/// What the readers of an archive share: places and blocks that were looked up lately, up to a limit.
+pub struct ReadCache {
+    /// By the number of the opened chain and that of the window.
+    windows: Cache<(u64, u64), Window, Bytes>,
+    /// Blocks of deltas by their digests, with which they were right.
+    blocks: Cache<[u8; DIGEST_BYTES], Block, Bytes>,
+    chains: AtomicU64,
+}
+
+/// Weighs what is cached by the memory that it takes.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<(u64, u64), Window> for Bytes {
+    fn weight(&self, _key: &(u64, u64), window: &Window) -> u64 {
+        size_of_val::<[Located]>(window) as u64
+    }
+}
+
+impl Weighter<[u8; DIGEST_BYTES], Block> for Bytes {
+    fn weight(&self, key: &[u8; DIGEST_BYTES], block: &Block) -> u64 {
+        (key.len() + block.len()) as u64
+    }
+}
 
 impl ReadCache {
     /// One that holds at most about `limit_bytes`.
-    pub fn new(_limit_bytes: u64) -> Arc<Self> {
-        Arc::new(ReadCache {})
+    pub fn new(limit_bytes: u64) -> Arc<Self> {
+        let (windows, blocks) = (limit_bytes / 4, limit_bytes - limit_bytes / 4);
+        let window_bytes = WINDOW_BLOCKS * size_of::<Located>() as u64;
+        let items = |limit: u64, each: u64| (limit / each) as usize + 1;
+        Arc::new(ReadCache {
+            windows: Cache::with_weighter(items(windows, window_bytes), windows, Bytes),
+            blocks: Cache::with_weighter(items(blocks, BlockSize::DEFAULT.bytes()), blocks, Bytes),
+            chains: AtomicU64::new(0),
+        })
     }
 }
 
 /// A revision, open for reading at any offset, from any number of threads.
 pub struct RevisionReader {
-    chain: Chain,
-    decompressors: Mutex<Vec<Decompressor>>,
+    storage: Arc<dyn Storage>,
+    revision: Revision,
+    size: BlockSize,
+    cache: Arc<ReadCache>,
+    held: RwLock<Arc<Held>>,
+    refreshing: Mutex<()>,
+    private: Option<PrivateImage>,
+    workspaces: Mutex<Vec<Workspace>>,
+}
+
+/// The revision as it was stored when somebody last looked.
+struct Held {
+    /// Of the chain, in the cache.
+    number: u64,
+    chain: Arc<Chain>,
+    /// A bit for each block of the image that has been right.
+    checked: Vec<AtomicU64>,
+    checked_blocks: AtomicU64,
+    /// `None` when no writer can change what is read.
+    manifest: Option<ManifestFile>,
+}
+
+struct Workspace {
+    decompressor: Decompressor,
+    block: Vec<u8>,
+}
+
+impl Held {
+    /// Takes hold of what the newest manifest says of the revision that `chain` is.
+    fn take(storage: &dyn Storage, chain: Arc<Chain>, cache: &ReadCache) -> Result<Self> {
+        let mut chain = chain;
+        for _ in 0..OPEN_ATTEMPTS {
+            let manifest = manifest::open(storage)?;
+            if manifest.manifest.checksum() != chain.manifest_checksum() {
+                match chain.follow(&manifest.manifest) {
+                    Ok(Some(now)) => chain = Arc::new(now),
+                    // Nothing of it is left but what is open.
+                    Ok(None) => {}
+                    Err(_) if !manifest.is_current()? => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            let manifest = (!chain.is_settled()).then_some(manifest);
+            return Ok(Self::new(chain, cache, manifest));
+        }
+        let message = format!(
+            "revision {} cannot be held on to: the archive is changed all the time",
+            chain.revision().uuid
+        );
+        Err(Error::NoSuchRevision { message })
+    }
+
+    fn new(chain: Arc<Chain>, cache: &ReadCache, manifest: Option<ManifestFile>) -> Self {
+        let words = chain.blocks().div_ceil(64);
+        let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let number = cache.chains.fetch_add(1, Relaxed);
+        Held { number, chain, checked, checked_blocks: AtomicU64::new(0), manifest }
+    }
+
+    /// Whether the archive is as it was; what cannot be looked up may be another.
+    fn is_current(&self) -> bool {
+        self.manifest.as_ref().is_none_or(|file| file.is_current().unwrap_or(false))
+    }
+
+    /// Whether nobody was changing the image when the manifest was read. Then nobody has, up to the last moment at which the
+    /// manifest was current.
+    fn is_quiet(&self) -> bool {
+        self.manifest.as_ref().is_none_or(|file| file.manifest.in_progress.is_none())
+    }
+
+    fn is_checked(&self, block: BlockIndex) -> bool {
+        let word = self.checked.get((block.0 / 64) as usize);
+        word.is_some_and(|word| word.load(Relaxed) & (1 << (block.0 % 64)) != 0)
+    }
+
+    fn set_checked(&self, block: BlockIndex) {
+        let bit = 1 << (block.0 % 64);
+        if let Some(word) = self.checked.get((block.0 / 64) as usize)
+            && word.fetch_or(bit, Relaxed) & bit == 0
+        {
+            self.checked_blocks.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 impl RevisionReader {
-    pub(crate) fn new(chain: Chain, _cache: &Arc<ReadCache>) -> Self {
-        RevisionReader { chain, decompressors: Mutex::default() }
+    pub(crate) fn new(
+        storage: &Arc<dyn Storage>,
+        mut chain: Chain,
+        cache: &Arc<ReadCache>,
+    ) -> Result<Self> {
+        let (revision, size) = (chain.revision().clone(), chain.block_size());
+        let private = if chain.is_image() { PrivateImage::of(&**storage)? } else { None };
+        let held = match &private {
+            Some(image) => {
+                chain.set_image_file(image.for_chain(&**storage)?);
+                Held::new(Arc::new(chain), cache, None)
+            }
+            None => Held::take(&**storage, Arc::new(chain), cache)?,
+        };
+        Ok(RevisionReader {
+            storage: Arc::clone(storage),
+            revision,
+            size,
+            cache: Arc::clone(cache),
+            held: RwLock::new(Arc::new(held)),
+            refreshing: Mutex::default(),
+            private,
+            workspaces: Mutex::default(),
+        })
     }
 
     /// The revision that this is, as it was when it was opened.
     pub fn revision(&self) -> &Revision {
-        self.chain.revision()
+        &self.revision
     }
 
     /// Size in bytes.
     pub fn size_bytes(&self) -> u64 {
-        self.revision().size_bytes
+        self.revision.size_bytes
     }
 
     /// Reads until `buffer` is full or the revision ends; how many bytes that were.
@@ -45,41 +206,214 @@ impl RevisionReader {
     /// # Errors
     /// [`crate::Error::Damaged`] names a block that is wrong. Then nothing of `buffer` may be used.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let count = self.size_bytes().saturating_sub(offset).min(buffer.len() as u64);
-        if count == 0 {
-            return Ok(0);
+        let count = self.size_bytes().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let held = self.current();
+        let mut workspace = self.workspace()?;
+        let mut rest = buffer.get_mut(..count).unwrap_or_default();
+        let mut offset = offset;
+        let mut result = Ok(count);
+        while !rest.is_empty() {
+            match self.read_some(&held, &mut workspace, rest, offset) {
+                Ok(done) => {
+                    offset += done as u64;
+                    rest = rest.get_mut(done..).unwrap_or_default();
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
         }
-        let size = self.chain.block_size();
-        let first = size.index(offset);
-        let blocks = size.index(offset + count - 1).0 - first.0 + 1;
-        let located = self.chain.locate(first, blocks)?;
-        let start = size.offset(first);
-        let end = size.offset(first.plus(blocks)).min(self.size_bytes());
-        let mut bytes = vec![0; (end - start) as usize];
-        let pool = || self.decompressors.lock().unwrap_or_else(PoisonError::into_inner);
-        let pooled = pool().pop();
-        let mut decompressor = pooled.map_or_else(Decompressor::new, Ok)?;
-        let read = self.chain.read(first, &located, &mut decompressor, &mut bytes);
-        pool().push(decompressor);
-        read?;
-        let from = (offset - start) as usize;
-        if let (Some(to), Some(from)) =
-            (buffer.get_mut(..count as usize), bytes.get(from..from + count as usize))
-        {
-            to.copy_from_slice(from);
+        self.workspaces().push(workspace);
+        result
+    }
+
+    /// Reads from the beginning of `buffer`; how much.
+    fn read_some(
+        &self,
+        held: &Held,
+        workspace: &mut Workspace,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
+        let block = self.size.index(offset);
+        let window = self.window(held, block.0 / WINDOW_BLOCKS)?;
+        let located = window.get((block.0 % WINDOW_BLOCKS) as usize..).unwrap_or_default();
+        let Some(first) = located.first() else { return Ok(buffer.len()) };
+        let extent = self.size.extent(block, self.size_bytes());
+        let skipped = (offset - extent.offset) as usize;
+        if skipped > 0 || (buffer.len() as u64) < extent.len {
+            let len = buffer.len().min(extent.len as usize - skipped);
+            let part = buffer.get_mut(..len).unwrap_or_default();
+            self.read_part(held, workspace, block, first, skipped..skipped + len, part)?;
+            return Ok(len);
         }
-        Ok(count as usize)
+        // Blocks of which the buffer takes the whole.
+        let end = (offset + buffer.len() as u64).min(offset.saturating_add(RUN_BYTES));
+        let end = if end < self.size_bytes() {
+            self.size.index(end)
+        } else {
+            BlockIndex(held.chain.blocks())
+        };
+        let whole = (end.0 - block.0).clamp(1, located.len() as u64) as usize;
+        let same = |other: &&Located| other.place == Place::Image;
+        let run = match first.place {
+            Place::Image => located.iter().take(whole).take_while(same).count(),
+            _ => 1,
+        };
+        let len = (run as u64 * self.size.bytes()).min(self.size_bytes() - offset) as usize;
+        let part = buffer.get_mut(..len).unwrap_or_default();
+        match first.place {
+            Place::Image => {
+                self.read_run(
+                    held,
+                    workspace,
+                    block,
+                    located.get(..run).unwrap_or_default(),
+                    part,
+                )?;
+            }
+            _ => {
+                let located = std::slice::from_ref(first);
+                held.chain.read(block, located, &mut workspace.decompressor, part)?;
+            }
+        }
+        Ok(len)
+    }
+
+    /// Reads whole blocks that the image has.
+    fn read_run(
+        &self,
+        held: &Held,
+        workspace: &mut Workspace,
+        first: BlockIndex,
+        located: &[Located],
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        held.chain.read_image(buffer, self.size.offset(first))?;
+        let all_checked = (first.0..).take(located.len()).all(|b| held.is_checked(BlockIndex(b)));
+        if all_checked && held.is_quiet() && held.is_current() {
+            return Ok(());
+        }
+        let parts = buffer.chunks_mut(self.size.len());
+        for ((located, part), block) in located.iter().zip(parts).zip(first.0..) {
+            let block = BlockIndex(block);
+            if located.entry.matches(part) {
+                held.set_checked(block);
+            } else {
+                let located = std::slice::from_ref(located);
+                held.chain.read(block, located, &mut workspace.decompressor, part)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a part of one block.
+    fn read_part(
+        &self,
+        held: &Held,
+        workspace: &mut Workspace,
+        block: BlockIndex,
+        located: &Located,
+        within: Range<usize>,
+        part: &mut [u8],
+    ) -> Result<()> {
+        match located.place {
+            Place::Zero => part.fill(0),
+            Place::Image => {
+                if held.is_checked(block) && held.is_quiet() {
+                    held.chain.read_image(part, self.size.offset(block) + within.start as u64)?;
+                    if held.is_current() {
+                        return Ok(());
+                    }
+                }
+                let mut whole = std::mem::take(&mut workspace.block);
+                whole.resize(self.size.extent(block, self.size_bytes()).len as usize, 0);
+                let located = std::slice::from_ref(located);
+                let read = self.read_run(held, workspace, block, located, &mut whole);
+                part.copy_from_slice(whole.get(within).unwrap_or_default());
+                workspace.block = whole;
+                read?;
+            }
+            Place::Layer(..) | Place::Lost => {
+                let bytes = self.delta_block(held, workspace, block, located)?;
+                part.copy_from_slice(bytes.get(within).unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    /// A whole block of a delta, which the next read is likely to want, too.
+    fn delta_block(
+        &self,
+        held: &Held,
+        workspace: &mut Workspace,
+        block: BlockIndex,
+        located: &Located,
+    ) -> Result<Block> {
+        let key = located.entry.0;
+        if let Some(bytes) = self.cache.blocks.get(&key) {
+            return Ok(bytes);
+        }
+        let mut bytes = vec![0; self.size.extent(block, self.size_bytes()).len as usize];
+        let located = std::slice::from_ref(located);
+        held.chain.read(block, located, &mut workspace.decompressor, &mut bytes)?;
+        let bytes = Block::from(bytes);
+        self.cache.blocks.insert(key, Arc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    /// Where the blocks of a window are.
+    fn window(&self, held: &Held, number: u64) -> Result<Window> {
+        let locate = || {
+            let first = BlockIndex(number * WINDOW_BLOCKS);
+            held.chain.locate(first, WINDOW_BLOCKS).map(Window::from)
+        };
+        self.cache.windows.get_or_insert_with(&(held.number, number), locate)
     }
 
     /// Follows the archive: takes hold of the files that now have what this revision needs, so that it stays readable
     /// when they are removed. To be called when the manifest has been replaced.
+    ///
+    /// # Errors
+    /// Of opening the files; to be tried again soon. What was held before still is.
     pub fn refresh(&self) -> Result<()> {
+        let _one_at_a_time = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held();
+        if held.is_current() {
+            return Ok(());
+        }
+        let now = Held::take(&*self.storage, Arc::clone(&held.chain), &self.cache)?;
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
         Ok(())
     }
 
+    /// The newest that can be had.
+    fn current(&self) -> Arc<Held> {
+        let held = self.held();
+        // What is held is checked against its digests, whatever the archive is like now.
+        if held.is_current() || self.refresh().is_err() { held } else { self.held() }
+    }
+
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn workspaces(&self) -> MutexGuard<'_, Vec<Workspace>> {
+        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn workspace(&self) -> Result<Workspace> {
+        let pooled = self.workspaces().pop();
+        let new = || Ok(Workspace { decompressor: Decompressor::new()?, block: Vec::new() });
+        pooled.map_or_else(new, Ok)
+    }
+
     /// A file that has the revision's bytes and that nobody writes to, where there is one and every block of it was read
-    /// and checked.
-    pub fn whole_file(&self) -> Option<&std::fs::File> {
-        None
+    /// and found right. For a kernel that reads it without asking again.
+    pub fn whole_file(&self) -> Option<&File> {
+        let held = self.held();
+        let checked_blocks = held.checked_blocks.load(Relaxed);
+        self.private.as_ref()?.whole(&held.chain, checked_blocks).ok().flatten()
     }
 }

@@ -129,6 +129,17 @@ impl Storage for DirStorage {
         }
     }
 
+    fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let source = openat(&self.fd, from.to_string(), flags, Mode::empty())
+            .map_err(|errno| self.error(from, "open", errno))?;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        // Whoever may only read the archive, or has it on a file system that cannot, does without.
+        let copy = openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR);
+        let Ok(copy) = copy else { return Ok(None) };
+        Ok(ioctl_ficlone(&copy, &source).is_ok().then(|| File::from(copy)))
+    }
+
     fn rename(&self, from: FileName, to: FileName) -> Result<()> {
         renameat(&self.fd, from.to_string(), &self.fd, to.to_string())
             .map_err(|errno| self.error(from, &format!("rename to {to}"), errno))
@@ -190,6 +201,15 @@ impl DirFile {
 impl StorageFile for DirFile {
     fn path(&self) -> PathBuf {
         self.path.clone()
+    }
+
+    fn is_in_place(&self) -> Result<bool> {
+        let own = self.metadata()?;
+        match rustix::fs::lstat(&self.path) {
+            Ok(named) => Ok((named.st_dev, named.st_ino) == (own.dev(), own.ino())),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.error("look up".to_owned(), errno)),
+        }
     }
 
     fn len(&self) -> Result<u64> {

@@ -18,6 +18,7 @@ mod name;
 pub mod sim;
 pub mod staged;
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use crate::error::Result;
@@ -55,6 +56,12 @@ pub trait Storage: Send + Sync {
     /// `None`, and no file, where the file system cannot.
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>>;
 
+    /// A copy that shares the blocks of `from`, has no name and goes when it is closed. `None` where that cannot be had.
+    fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
+        let _ = from;
+        Ok(None)
+    }
+
     /// Gives a file another name, replacing what had that name.
     fn rename(&self, from: FileName, to: FileName) -> Result<()>;
 
@@ -84,6 +91,9 @@ pub trait StorageLock: Send + Sync {}
 pub trait StorageFile: Send + Sync {
     /// Where the file is, for messages.
     fn path(&self) -> PathBuf;
+
+    /// Whether its name still leads to this very file, and not to one that has replaced it.
+    fn is_in_place(&self) -> Result<bool>;
 
     /// Length in bytes.
     fn len(&self) -> Result<u64>;

@@ -1,6 +1,6 @@
 //! Replacing a small file so that a reader finds the old or the new content, whatever happens.
 
-use super::{FileName, Published, Storage};
+use super::{Access, FileName, Published, Storage, StorageFile};
 use crate::error::Result;
 
 /// Writes `content` aside, syncs it, renames it over `file` and syncs the folder.
@@ -21,7 +21,11 @@ pub fn publish(storage: &dyn Storage, file: Published, content: &[u8]) -> Result
 /// # Errors
 /// [`crate::Error::Damaged`] when it is longer than `limit_bytes`; nothing is allocated for it then.
 pub fn read_whole(storage: &dyn Storage, name: FileName, limit_bytes: u64) -> Result<Vec<u8>> {
-    let file = storage.open(name, super::Access::Read)?;
+    read_file(&*storage.open(name, Access::Read)?, limit_bytes)
+}
+
+/// The same of one that is open.
+pub fn read_file(file: &dyn StorageFile, limit_bytes: u64) -> Result<Vec<u8>> {
     let len = file.len()?;
     if len > limit_bytes {
         return Err(crate::Error::damaged(

@@ -334,6 +334,11 @@ impl StorageFile for SimFile {
         self.storage.path(self.name)
     }
 
+    fn is_in_place(&self) -> Result<bool> {
+        let state = self.call("look up".to_owned(), false)?;
+        Ok(state.volatile_names.get(&self.name) == Some(&self.node))
+    }
+
     fn len(&self) -> Result<u64> {
         Ok(self.call("look up its length".to_owned(), false)?.node(self.node).volatile.len() as u64)
     }
