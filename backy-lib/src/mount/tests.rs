@@ -350,3 +350,79 @@ fn what_is_written_stays_with_its_revision_until_the_end() {
     // Its files have no names.
     assert_eq!(fs::read_dir(fixture.folder.path()).unwrap().count(), 2);
 }
+
+/// Where a file says that there are holes there are zeros, data is all that is not zero, and going from one to the other ends.
+#[test]
+fn holes_are_found() {
+    let fixture = Fixture::new();
+    let mut old = vec![0; 1000 * BLOCK + 100];
+    for block in [0, 3, 4, 600, 601, 999] {
+        old[block * BLOCK..][..BLOCK].fill(1);
+    }
+    let mut new = old.clone();
+    new[3 * BLOCK..][..BLOCK].fill(0);
+    new[10 * BLOCK..][..BLOCK].fill(2);
+    fixture.backup(&old, "2026-11-22T19:13:05Z", &[]);
+    fixture.backup(&new, "2026-11-23T19:13:05Z", &[]);
+    let tree = fixture.tree(false);
+    for (path, content, extents) in [("by-number/0", &new, 5), ("by-number/1", &old, 4)] {
+        let handle = tree.open(walk(&tree, path).unwrap().number, false).unwrap();
+        let (mut position, mut found) = (0, 0);
+        while let Ok(data) = tree.seek(handle, position, false) {
+            let hole = tree.seek(handle, data, true).unwrap();
+            assert!(data < hole, "{path}: data at {data}, hole at {hole}");
+            assert!(content[position as usize..data as usize].iter().all(|byte| *byte == 0));
+            (position, found) = (hole, found + 1);
+        }
+        assert!(content[position as usize..].iter().all(|byte| *byte == 0));
+        assert_eq!(found, extents, "{path}");
+        let size = content.len() as u64;
+        assert_eq!(tree.seek(handle, 601 * BLOCK as u64 + 5, false), Ok(601 * BLOCK as u64 + 5));
+        assert_eq!(tree.seek(handle, size - 1, true), Ok(size - 1));
+        assert_eq!(tree.seek(handle, size, true), Err(Errno::NXIO));
+        assert_eq!(tree.seek(handle, size, false), Err(Errno::NXIO));
+    }
+}
+
+/// A partition is a file with the part of the image that the table says, also for what is written.
+#[test]
+fn partitions_are_windows_on_the_image() {
+    let fixture = Fixture::new();
+    let mut image = bytes(3, 16);
+    image[446..512].fill(0);
+    for (number, start, len) in [(0, 9_u8, 20_u8), (2, 40, 200)] {
+        image[446 + 16 * number..][..16]
+            .copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, start, 0, 0, 0, len, 0, 0, 0]);
+    }
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fixture.backup(&image, "2026-11-22T19:13:05Z", &[]);
+    let tree = fixture.tree(true);
+    assert_eq!(names(&tree, "latest.partitions"), ["1", "3"]);
+    assert_eq!(walk(&tree, "latest.partitions/2"), Err(Errno::NOENT));
+    assert_eq!(content(&tree, "latest.partitions/1").unwrap(), image[9 * 512..29 * 512]);
+    assert_eq!(content(&tree, "by-number/0.partitions/3").unwrap(), image[40 * 512..]);
+    let handle = tree.open(walk(&tree, "latest.partitions/1").unwrap().number, true).unwrap();
+    tree.write(handle, 10, b"new").unwrap();
+    assert_eq!(tree.write(handle, 20 * 512 - 2, b"new"), Err(Errno::FBIG));
+    tree.zero(handle, Extent::new(20 * 512 - 2, 100)).unwrap();
+    image[9 * 512 + 10..][..3].copy_from_slice(b"new");
+    image[29 * 512 - 2..29 * 512].fill(0);
+    assert_eq!(content(&tree, "latest").unwrap(), image);
+    assert_eq!(content(&tree, "latest.partitions/1").unwrap(), image[9 * 512..29 * 512]);
+    assert_eq!(names(&fixture.tree(false), "latest.partitions"), ["1", "3"]);
+}
+
+/// When the table cannot be read nobody is told that there are no partitions.
+#[test]
+fn a_table_in_a_bad_block_is_an_error() {
+    let fixture = Fixture::new();
+    fixture.backup(&bytes(1, 4), "2026-11-22T19:13:05Z", &[]);
+    let image =
+        File::options().write(true).open(fixture.archive_folder().join("last.raw")).unwrap();
+    image.write_all_at(b"rot", 17).unwrap();
+    let tree = fixture.tree(false);
+    let number = walk(&tree, "latest.partitions").unwrap().number;
+    assert_eq!(tree.open_folder(number), Err(Errno::IO));
+    assert_eq!(walk(&tree, "latest.partitions/1"), Err(Errno::IO));
+    assert_eq!(fixture.findings().len(), 1);
+}

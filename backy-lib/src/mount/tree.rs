@@ -352,6 +352,11 @@ impl Tree {
         self.file(handle)?.zero(extent, &self.findings)
     }
 
+    /// Where data, or when `hole` a hole, is next; see [`OpenFile::seek`].
+    pub(super) fn seek(&self, handle: u64, offset: u64, hole: bool) -> Reply<u64> {
+        self.file(handle)?.seek(offset, hole, &self.findings)
+    }
+
     /// Changes the size of a file, which is only allowed when that changes nothing.
     pub(super) fn resize(&self, number: u64, size_bytes: u64) -> Reply<()> {
         let now = self.attributes(number)?;
