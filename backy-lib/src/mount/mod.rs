@@ -11,6 +11,8 @@ mod nodes;
 mod open;
 mod partitions;
 mod place;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod view;
 mod watch;
