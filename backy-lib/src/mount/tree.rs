@@ -5,7 +5,7 @@
 //! is open stays: [`Tree::refresh`] is to be called when the manifest was replaced, and lets every open revision take hold of
 //! the files that it is in now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +27,9 @@ use crate::image::reader::ReadCache;
 use crate::manifest::ManifestFile;
 use crate::progress::Observer;
 use crate::revision::RevisionId;
+
+/// How many revisions stay open although nobody has them open.
+const KEPT_OPEN: usize = 4;
 
 /// The answer to somebody who knows only error numbers.
 pub(super) type Reply<T> = std::result::Result<T, Errno>;
@@ -68,6 +71,9 @@ pub(super) struct Tree {
     behind: AtomicBool,
     nodes: Mutex<Nodes>,
     revisions: Mutex<HashMap<RevisionId, Weak<OpenRevision>>>,
+    /// Those opened last, for whoever opens them again: they know which blocks they have checked. Only until the manifest is
+    /// replaced, so that nothing keeps the space of what has gone.
+    recent: Mutex<VecDeque<Arc<OpenRevision>>>,
     /// By revision; `None` when nothing may be written.
     layers: Option<(PathBuf, Mutex<HashMap<RevisionId, Arc<Layer>>>)>,
     tables: Mutex<HashMap<RevisionId, Arc<Vec<Partition>>>>,
@@ -95,6 +101,7 @@ impl Tree {
             behind: AtomicBool::new(false),
             nodes: Mutex::new(Nodes::new()),
             revisions: Mutex::default(),
+            recent: Mutex::default(),
             layers: writable.map(|folder| (folder.to_owned(), Mutex::default())),
             tables: Mutex::default(),
             files: RwLock::default(),
@@ -157,6 +164,7 @@ impl Tree {
             lock(layers)
                 .retain(|id, layer| view.number(*id).is_some() || Arc::strong_count(layer) > 1);
         }
+        lock(&self.recent).clear();
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.behind.store(true, Ordering::Release);
         Ok(())
@@ -330,7 +338,11 @@ impl Tree {
         let open = Arc::new(OpenRevision { reader, layer });
         revisions.retain(|_, open| open.strong_count() > 0);
         revisions.insert(facts.id, Arc::downgrade(&open));
-        if !Arc::ptr_eq(&view, &self.view()) {
+        if Arc::ptr_eq(&view, &self.view()) {
+            let mut recent = lock(&self.recent);
+            recent.truncate(KEPT_OPEN - 1);
+            recent.push_front(Arc::clone(&open));
+        } else {
             // The manifest was replaced while this was not yet among those that follow it.
             self.behind.store(true, Ordering::Release);
         }
