@@ -165,37 +165,42 @@ class Mounts:
         command: list[str | Path] = [self.backy, "-b", archive, "-q", "mount", "-f", self.mountpoint]
         return command, self.mountpoint / "by-number" / revision
 
-    def note(self, name: str, path: Path, offsets: list[int], process: int | None = None) -> None:
-        self.read.latencies.setdefault(f"{name}, first", []).append(at_random(path, offsets))
-        drop_caches()
-        self.read.rates.setdefault(f"{name}, first", []).append(sequential(path))
-        if process is None:
-            return
-        self.read.rates.setdefault(f"{name}, from the kernel's cache", []).append(sequential(path))
-        drop_caches()
-        self.read.rates.setdefault(f"{name}, again", []).append(sequential(path))
-        drop_caches()
-        self.read.latencies.setdefault(f"{name}, again", []).append(at_random(path, offsets))
-        self.read.peaks.setdefault(name, []).append(peak_mib(process))
+    def note_rate(self, name: str, path: Path) -> None:
+        self.read.rates.setdefault(name, []).append(sequential(path))
+
+    def note_latency(self, name: str, path: Path, offsets: list[int]) -> None:
+        self.read.latencies.setdefault(name, []).append(at_random(path, offsets))
+
+    def note_mount(self, name: str, command: list[str | Path], path: Path, offsets: list[int]) -> None:
+        with self.serving(command, path) as server:
+            self.note_rate(f"{name}, first", path)
+            self.note_rate(f"{name}, from the kernel's cache", path)
+            drop_caches()
+            self.note_rate(f"{name}, again", path)
+            drop_caches()
+            self.note_latency(f"{name}, again", path, offsets)
+            self.read.peaks.setdefault(name, []).append(peak_mib(server))
+        with self.serving(command, path):
+            self.note_latency(f"{name}, first", path, offsets)
 
     def one_run(self) -> None:
         image = self.archive / "last.raw"
         offsets = data_offsets(image)
-        self.note("the file itself", image, offsets)
-        with self.serving([self.plain, image, self.mountpoint], self.mountpoint / "image") as server:
-            self.note("plain FUSE", self.mountpoint / "image", offsets, server)
+        self.note_rate("the file itself", image)
+        self.note_latency("the file itself", image, offsets)
+        plain: list[str | Path] = [self.plain, image, self.mountpoint]
+        self.note_mount("plain FUSE", plain, self.mountpoint / "image", offsets)
         for name, revision in (("newest", "0"), ("oldest of 31", str(DAYS))):
             command, path = self.mounted(self.archive, revision)
-            with self.serving(command, path) as server:
-                self.note(name, path, offsets, server)
-        export = self.mountpoint.parent / "export"
-        export.touch()
-        self.qemu(export, offsets)
+            self.note_mount(name, command, path, offsets)
+        self.qemu(offsets)
 
-    def qemu(self, export: Path, offsets: list[int]) -> None:
+    def qemu(self, offsets: list[int]) -> None:
         if not shutil.which("qemu-storage-daemon"):
             print("SKIPPED: QEMU's export: qemu-storage-daemon is not installed")
             return
+        export = self.place / "export"
+        export.touch()
         find = [self.backy, "-b", self.archive, "find", "-r", str(DAYS)]
         delta = subprocess.run([str(part) for part in find], check=True, capture_output=True, text=True).stdout.strip()
         options = f"driver=qcow2,read-only=on,file.driver=file,file.filename={delta},node-name=d"
@@ -205,7 +210,9 @@ class Mounts:
         )
         try:
             wait_for(export)
-            self.note("QEMU's export of the oldest", export, offsets)
+            self.note_rate("QEMU's export of the oldest", export)
+            drop_caches()
+            self.note_latency("QEMU's export of the oldest", export, offsets)
         finally:
             daemon.terminate()
             daemon.wait(PATIENCE_SECONDS)
@@ -236,8 +243,8 @@ class Mounts:
             with self.serving(command, path):
                 sequential(path)
                 for _ in range(3):
-                    self.read.rates.setdefault("the file itself on XFS", []).append(sequential(image))
-                    self.read.rates.setdefault("newest on XFS, passed through", []).append(sequential(path))
+                    self.note_rate("the file itself on XFS", image)
+                    self.note_rate("newest on XFS, passed through", path)
         finally:
             quiet("umount", folder)
             disk.unlink()
