@@ -23,6 +23,8 @@ mod inside;
 mod life;
 #[path = "mount/mounted.rs"]
 mod mounted;
+#[path = "mount/namespace.rs"]
+mod namespace;
 #[path = "mount/pinned.rs"]
 mod pinned;
 #[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]
