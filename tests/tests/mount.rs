@@ -30,5 +30,8 @@ mod pinned;
 #[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]
 #[path = "real/site.rs"]
 mod site;
+#[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]
+#[path = "real/strace.rs"]
+mod strace;
 #[path = "mount/tree.rs"]
 mod tree;

@@ -137,11 +137,13 @@ struct Watch {
 
 impl Observer for Watch {
     fn event(&self, event: &Event) {
-        if let Event::Finding(text) = event {
-            // In the background nobody sees this, and the log has it.
-            self.output.warning(text);
-            self.log.line(Severity::Warning, text);
-        }
+        // In the background nobody sees what goes to standard error, and the log has it.
+        let text = match event {
+            Event::Finding(text) | Event::Note(text) => text,
+            Event::Begin { .. } => return,
+        };
+        self.output.warning(text);
+        self.log.line(Severity::Warning, text);
     }
 }
 

@@ -11,6 +11,7 @@ use backy_tests::qemu::skipped;
 
 use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
 use crate::site::{BLOCK_BYTES, Site, fails, noise, text, works};
+use crate::strace;
 
 fn site(place: &Path) -> Site {
     Site::with_backups(place, &[noise(600, 3 * BLOCK_BYTES)])
@@ -189,4 +190,80 @@ fn a_log_that_cannot_be_written() {
     let message = fails(&mut command);
     assert!(message.contains("/nowhere/log: "), "{message}");
     assert!(!on.is_mounted() && on.processes().is_empty());
+}
+
+/// `backy mount`, held up for two seconds just before it is mounted, and the process that its caller waits for.
+fn held_up(site: &Site, on: &Mountpoint) -> (Running, u32) {
+    let mut command = site.backy(&["mount"]);
+    command.arg(&on.path);
+    let log = on.path.parent().expect("a folder").join("strace.log");
+    // The test may itself run with signals ignored.
+    let mut slow = Command::new("env");
+    let traced = strace::tracing(&command, "mount", "delay_enter=2000000", &log);
+    slow.arg("--default-signal=INT").arg(traced.get_program()).args(traced.get_args());
+    let running = Running::start(&mut slow);
+    until("it is about to be mounted", || !on.processes().is_empty());
+    let half = on.processes()[0];
+    let stat = fs::read_to_string(format!("/proc/{half}/stat")).expect("read about it");
+    let (_, fields) = stat.rsplit_once(") ").expect("its name");
+    let parent = fields.split(' ').nth(1).expect("a parent").parse().expect("a number");
+    (running, parent)
+}
+
+/// Ctrl-C before it is mounted ends both halves, with 130, and nothing is mounted.
+#[test]
+fn ctrl_c_before_it_is_mounted() {
+    if !fuse_available() || !strace::available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let (running, parent) = held_up(&site, &on);
+    signal(parent, "INT");
+    let (status, said) = running.end();
+    assert_eq!(status, Some(130), "{said}");
+    assert!(said.ends_with("backy: error: interrupted; nothing is mounted\n"), "{said}");
+    assert!(!on.is_mounted() && on.processes().is_empty());
+}
+
+/// When whoever waits for it is killed before it is mounted, it is unmounted again.
+#[test]
+fn nobody_waits_for_it() {
+    if !fuse_available() || !strace::available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let (_running, parent) = held_up(&site, &on);
+    signal(parent, "KILL");
+    until("it has ended", || on.processes().is_empty());
+    assert!(!on.is_mounted());
+}
+
+/// A process that ends with its value.
+struct Running(std::process::Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().expect("start a process"))
+    }
+
+    /// Waits until it has ended. Gives its exit status and what it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().expect("a pipe");
+        stderr.read_to_string(&mut said).expect("read what it said");
+        (self.0.wait().expect("wait for a process").code(), said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
