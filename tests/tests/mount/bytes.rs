@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use backy_lib::storage::sim::Random;
 use backy_tests::qemu;
 use backy_tests::world::Expected;
+use rustix::fs::Advice;
 
 use crate::mounted::{Mount, forget_pages};
-use crate::site::{BLOCK_BYTES, Site, compare, noise, states, works};
+use crate::site::{BLOCK_BYTES, Site, compare, states, works};
 
 /// Whole blocks, no whole pages, less than before, less than a block.
 const SIZES: [usize; 6] = [
@@ -112,16 +113,32 @@ impl Drop for Done<'_> {
     }
 }
 
-/// A large revision of noise is read in order with few reads of the kernel's, also past a cache that is smaller.
+/// Reading some of every block of several revisions takes no more memory than the cache may have and some for the threads.
 #[test]
-fn a_revision_larger_than_the_cache() {
+fn memory_has_a_limit() {
     let temp = tempfile::tempdir().expect("a temporary folder");
-    let states = [noise(430, 24 << 20), noise(431, 24 << 20)];
-    let site = Site::with_backups(temp.path(), &states);
-    let Some(mount) = Mount::make(&site, &["--cache", "256K"]) else { return };
-    for revision in &site.expected {
-        let bytes = fs::read(mount.file(revision.uuid)).expect("read a revision");
-        assert!(bytes == revision.bytes);
-    }
-    mount.unmount();
+    let site = Site::with_backups(temp.path(), &states(430, &[48 << 20; 3]));
+    let peak_kib = |cache: &str| {
+        let mount = Mount::make(&site, &["--cache", cache])?;
+        for revision in &site.expected {
+            let file = File::open(mount.file(revision.uuid)).expect("open a revision");
+            // Some of each block, which is worth keeping then.
+            rustix::fs::fadvise(&file, 0, None, Advice::Random).expect("fadvise");
+            for offset in (0..revision.bytes.len()).step_by(BLOCK_BYTES) {
+                let mut page = [0; 4096];
+                file.read_exact_at(&mut page, offset as u64).expect("read");
+                assert!(page == revision.bytes[offset..offset + 4096], "wrong bytes at {offset}");
+            }
+        }
+        let process = mount.on.processes()[0];
+        let status = fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+        let peak = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        mount.unmount();
+        Some(peak)
+    };
+    let (Some(small), Some(large)) = (peak_kib("1M"), peak_kib("256M")) else { return };
+    assert!(small < 24 << 10, "{small} KiB with a cache of 1 MiB");
+    // Else the first proves nothing.
+    assert!(large > 32 << 10, "{large} KiB with a cache of 256 MiB");
 }
