@@ -21,7 +21,7 @@ use crate::import::{self, ImportReport};
 use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
-use crate::manifest;
+use crate::manifest::{self, ManifestFile};
 use crate::progress::Observer;
 use crate::rebuild::{self, RebuildReport};
 use crate::recover;
@@ -250,10 +250,11 @@ impl Archive {
         &*self.storage
     }
 
-    /// The archive as its manifest describes it now.
-    pub(crate) fn reload(&self) -> Result<Self> {
-        let manifest = manifest::read(&*self.storage)?;
-        Ok(Archive { storage: Arc::clone(&self.storage), manifest })
+    /// The archive as its manifest describes it now, and the file that says so.
+    pub(crate) fn reload(&self) -> Result<(Self, ManifestFile)> {
+        let file = manifest::open(&*self.storage)?;
+        let (storage, manifest) = (Arc::clone(&self.storage), file.manifest.clone());
+        Ok((Archive { storage, manifest }, file))
     }
 }
 

@@ -372,6 +372,49 @@ impl RevisionReader {
         self.cache.windows.get_or_insert_with(&(held.number, number), locate)
     }
 
+    /// The first byte at or after `offset` that may be other than zero; `None` when only zeros follow.
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        let held = self.current();
+        let mut block = self.size.index(offset);
+        while let Some(next) = held.chain.next_data_block(block)? {
+            // A delta also says of blocks that they are zero.
+            match self.next_in_window(&held, next, |place| place != Place::Zero)? {
+                (_, Some(found)) => return Ok(Some(self.size.offset(found).max(offset))),
+                (end, None) => block = end,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first byte at or after `offset` from which at least a block is zero; the end of the revision if there is none.
+    pub fn next_hole(&self, offset: u64) -> Result<u64> {
+        let held = self.current();
+        let mut block = self.size.index(offset);
+        while block.0 < held.chain.blocks() {
+            match self.next_in_window(&held, block, |place| place == Place::Zero)? {
+                (_, Some(found)) => return Ok(self.size.offset(found).max(offset)),
+                (end, None) => block = end,
+            }
+        }
+        Ok(self.size_bytes())
+    }
+
+    /// The first block from `block` on whose place is `wanted`, up to the end of the window, which comes first.
+    fn next_in_window(
+        &self,
+        held: &Held,
+        block: BlockIndex,
+        wanted: impl Fn(Place) -> bool,
+    ) -> Result<(BlockIndex, Option<BlockIndex>)> {
+        let number = block.0 / WINDOW_BLOCKS;
+        let window = self.window(held, number)?;
+        let from = (block.0 % WINDOW_BLOCKS) as usize;
+        let located = window.get(from..).unwrap_or_default();
+        let found = located.iter().position(|located| wanted(located.place));
+        let end = BlockIndex((number + 1) * WINDOW_BLOCKS);
+        Ok((end, found.map(|at| block.plus(at as u64))))
+    }
+
     /// Follows the archive: takes hold of the files that now have what this revision needs, so that it stays readable
     /// when they are removed. To be called when the manifest has been replaced.
     ///

@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BackingId, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
-    Session, SessionACL, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use rustix::fs::FallocateFlags;
 use rustix::process::{getegid, geteuid};
@@ -34,6 +34,10 @@ const REQUEST_BYTES: u32 = 1 << 20;
 
 /// Requests that the kernel may have under way on nobody's behalf, such as reading ahead.
 const BACKGROUND_REQUESTS: u16 = 64;
+
+/// `lseek` as the kernel passes it on.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
 
 const LONGEST_NAME: u32 = 255;
 
@@ -103,11 +107,13 @@ impl Adapter {
             Kind::File => (FileType::RegularFile, 0o400),
         };
         // The kernel checks no modes here; they say what holds.
+        // One block too few makes programs look for holes, which they do not in a file that takes all of its size.
+        let blocks = attributes.size_bytes.div_ceil(512);
         let others = if self.allow_other { mine >> 3 | mine >> 6 } else { 0 };
         FileAttr {
             ino: INodeNo(attributes.number),
             size: attributes.size_bytes,
-            blocks: attributes.size_bytes.div_ceil(512),
+            blocks: if writable { blocks } else { blocks.saturating_sub(1) },
             atime: time,
             mtime: time,
             ctime: time,
@@ -388,6 +394,28 @@ impl Filesystem for Adapter {
         let (bytes, files) = self.tree.totals();
         let blocks = bytes.div_ceil(u64::from(BLOCK_BYTES));
         reply.statfs(blocks, 0, 0, files, 0, BLOCK_BYTES, LONGEST_NAME, BLOCK_BYTES);
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let hole = match whence {
+            SEEK_DATA => false,
+            SEEK_HOLE => true,
+            // The kernel knows the others by itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);
+        match offset.and_then(|offset| self.tree.seek(handle.0, offset, hole)) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(error)),
+        }
     }
 
     fn fallocate(

@@ -11,6 +11,8 @@ mod nodes;
 mod open;
 mod partitions;
 mod place;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod view;
 mod watch;
@@ -92,6 +94,7 @@ fn start(
         |what: &str, error: std::io::Error| place.error(format!("{what}: {}", describe_io(&error)));
     let session = fuse::connect(Arc::clone(tree), device, options)
         .map_err(|error| failed("the kernel does not take up the file system", error))?;
+    place.read_far_ahead();
     let watch = watch::start(Arc::clone(tree))
         .map_err(|error| failed("cannot start to watch the archive", error))?;
     let (place_of_thread, observer) = (Arc::clone(place), Arc::clone(observer));

@@ -64,6 +64,32 @@ impl OpenFile {
         Ok(buffer.len())
     }
 
+    /// The first byte at or after `offset` that may be other than zero (or, when `hole`, from which it is zero for a while).
+    /// The end of the file is a hole.
+    ///
+    /// # Errors
+    /// `NXIO` when `offset` is past the end, or there is no such byte; `NOSYS` where this is not known.
+    pub(super) fn seek(&self, offset: u64, hole: bool, findings: &Findings) -> Result<u64, Errno> {
+        if self.revision.layer.is_some() {
+            return Err(Errno::NOSYS);
+        }
+        if offset >= self.window.len {
+            return Err(Errno::NXIO);
+        }
+        let reader = &self.revision.reader;
+        let at = self.window.offset + offset;
+        let found = if hole { reader.next_hole(at).map(Some) } else { reader.next_data(at) };
+        let found = found.map_err(|error| {
+            findings.tell(reader.revision().uuid, &error);
+            Errno::IO
+        })?;
+        match found {
+            Some(found) if found < self.window.end() => Ok(found - self.window.offset),
+            _ if hole => Ok(self.window.len),
+            _ => Err(Errno::NXIO),
+        }
+    }
+
     /// A file that has the same bytes and that nobody writes to, where there is one.
     pub(super) fn whole_file(&self) -> Option<&File> {
         let whole = self.window == Extent::new(0, self.revision.reader.size_bytes());

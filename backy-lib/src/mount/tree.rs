@@ -5,9 +5,8 @@
 //! is open stays: [`Tree::refresh`] is to be called when the manifest was replaced, and lets every open revision take hold of
 //! the files that it is in now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -25,9 +24,12 @@ use crate::archive::Archive;
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::image::reader::ReadCache;
+use crate::manifest::ManifestFile;
 use crate::progress::Observer;
 use crate::revision::RevisionId;
-use crate::storage::FileName;
+
+/// How many revisions stay open although nobody has them open.
+const KEPT_OPEN: usize = 4;
 
 /// The answer to somebody who knows only error numbers.
 pub(super) type Reply<T> = std::result::Result<T, Errno>;
@@ -61,14 +63,17 @@ pub(super) struct Entry {
 
 /// The tree of one archive.
 pub(super) struct Tree {
-    manifest_path: PathBuf,
+    folder: PathBuf,
     view: RwLock<Arc<View>>,
-    /// What the manifest's file was when `view` was made of it.
-    stamp: Mutex<Option<Stamp>>,
+    /// What `view` was made of; `None` before the first look.
+    manifest: Mutex<Option<ManifestFile>>,
     /// Whether open revisions may not have followed the manifest yet.
     behind: AtomicBool,
     nodes: Mutex<Nodes>,
     revisions: Mutex<HashMap<RevisionId, Weak<OpenRevision>>>,
+    /// Those opened last, for whoever opens them again: they know which blocks they have checked. Only until the manifest is
+    /// replaced, so that nothing keeps the space of what has gone.
+    recent: Mutex<VecDeque<Arc<OpenRevision>>>,
     /// By revision; `None` when nothing may be written.
     layers: Option<(PathBuf, Mutex<HashMap<RevisionId, Arc<Layer>>>)>,
     tables: Mutex<HashMap<RevisionId, Arc<Vec<Partition>>>>,
@@ -79,15 +84,6 @@ pub(super) struct Tree {
     findings: Findings,
 }
 
-/// Differs when a file was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size_bytes: u64,
-    changed: (i64, i64),
-}
-
 impl Tree {
     /// The tree of an archive. `writable`: the folder for what is written, where anything may be.
     pub(super) fn new(
@@ -96,15 +92,16 @@ impl Tree {
         cache_bytes: u64,
         observer: Arc<dyn Observer + Send + Sync>,
     ) -> Self {
-        let path = archive.storage().path(FileName::MANIFEST);
+        let folder = archive.folder();
         Tree {
             // A process may change its folder.
-            manifest_path: std::path::absolute(&path).unwrap_or(path),
+            folder: std::path::absolute(&folder).unwrap_or(folder),
             view: RwLock::new(Arc::new(View::new(archive))),
-            stamp: Mutex::default(),
+            manifest: Mutex::default(),
             behind: AtomicBool::new(false),
             nodes: Mutex::new(Nodes::new()),
             revisions: Mutex::default(),
+            recent: Mutex::default(),
             layers: writable.map(|folder| (folder.to_owned(), Mutex::default())),
             tables: Mutex::default(),
             files: RwLock::default(),
@@ -115,9 +112,9 @@ impl Tree {
         }
     }
 
-    /// The manifest's file, which is to be watched.
-    pub(super) fn manifest_path(&self) -> &Path {
-        &self.manifest_path
+    /// The archive's folder, which is to be watched.
+    pub(super) fn archive_folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where to tell what happens.
@@ -148,15 +145,15 @@ impl Tree {
 
     /// Reads the manifest, if it has been replaced.
     fn reload(&self) -> Result<()> {
-        let mut last = lock(&self.stamp);
-        // Taken before reading: what is replaced in between shows the next time.
-        let now = stamp(&self.manifest_path);
-        if now.is_some() && *last == now {
+        let mut last = lock(&self.manifest);
+        if let Some(last) = &*last
+            && last.is_current()?
+        {
             return Ok(());
         }
         let view = self.view();
-        let archive = view.archive.reload()?;
-        *last = now;
+        let (archive, manifest) = view.archive.reload()?;
+        *last = Some(manifest);
         if archive.manifest().checksum() == view.archive.manifest().checksum() {
             return Ok(());
         }
@@ -167,6 +164,7 @@ impl Tree {
             lock(layers)
                 .retain(|id, layer| view.number(*id).is_some() || Arc::strong_count(layer) > 1);
         }
+        lock(&self.recent).clear();
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.behind.store(true, Ordering::Release);
         Ok(())
@@ -340,7 +338,11 @@ impl Tree {
         let open = Arc::new(OpenRevision { reader, layer });
         revisions.retain(|_, open| open.strong_count() > 0);
         revisions.insert(facts.id, Arc::downgrade(&open));
-        if !Arc::ptr_eq(&view, &self.view()) {
+        if Arc::ptr_eq(&view, &self.view()) {
+            let mut recent = lock(&self.recent);
+            recent.truncate(KEPT_OPEN - 1);
+            recent.push_front(Arc::clone(&open));
+        } else {
             // The manifest was replaced while this was not yet among those that follow it.
             self.behind.store(true, Ordering::Release);
         }
@@ -362,6 +364,11 @@ impl Tree {
         self.file(handle)?.zero(extent, &self.findings)
     }
 
+    /// Where data, or when `hole` a hole, is next; see [`OpenFile::seek`].
+    pub(super) fn seek(&self, handle: u64, offset: u64, hole: bool) -> Reply<u64> {
+        self.file(handle)?.seek(offset, hole, &self.findings)
+    }
+
     /// Changes the size of a file, which is only allowed when that changes nothing.
     pub(super) fn resize(&self, number: u64, size_bytes: u64) -> Reply<()> {
         let now = self.attributes(number)?;
@@ -373,6 +380,11 @@ impl Tree {
             Kind::File if size_bytes > now.size_bytes => Err(Errno::FBIG),
             Kind::File => Err(Errno::PERM),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        lock(&self.nodes).len()
     }
 
     /// Bytes and number of all revisions.
@@ -402,16 +414,6 @@ fn attributes(view: &View, number: u64, node: &Node) -> Attributes {
     };
     let links = u32::try_from(links).unwrap_or(u32::MAX);
     Attributes { number, kind: kind(node), size_bytes, links, time }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some(Stamp {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size_bytes: metadata.size(),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

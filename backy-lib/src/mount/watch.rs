@@ -35,7 +35,7 @@ pub(super) struct Watch {
 pub(super) fn start(tree: Arc<Tree>) -> io::Result<Watch> {
     let (end, alive) = pipe_with(PipeFlags::CLOEXEC)?;
     // Where there is nothing that tells, looking has to do.
-    let notices = tree.manifest_path().parent().and_then(|folder| notices(folder).ok());
+    let notices = notices(tree.archive_folder()).ok();
     std::thread::Builder::new()
         .name("watch".to_owned())
         .spawn(move || watch(&tree, &end, notices.as_ref()))?;

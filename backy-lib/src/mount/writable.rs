@@ -232,3 +232,114 @@ impl Pages {
         runs
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SIZE: usize = 5 * 4096 + 123;
+
+    /// What is done to an image, or to a window of it: an offset, a length, and a byte to write; none for zeros.
+    type Step = (bool, usize, usize, Option<u8>);
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step =
+            (any::<bool>(), 0..SIZE, 0..3 * 4096_usize, prop::option::weighted(0.7, any::<u8>()));
+        prop::collection::vec(step, 1..30)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// After any writes at any offsets, through the image and through a part of it, every stretch reads as a plain copy
+        /// would.
+        #[test]
+        fn a_layer_is_like_a_copy(
+            steps in steps(),
+            reads in prop::collection::vec((0..SIZE, 0..SIZE), 1..10),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let original: Vec<u8> = (0..SIZE).map(|at| (at / 7) as u8 | 1).collect();
+            let read = |buffer: &mut [u8], offset: u64| {
+                buffer.copy_from_slice(&original[offset as usize..][..buffer.len()]);
+                Ok(())
+            };
+            let layer = Layer::new(folder.path(), SIZE as u64);
+            let mut model = original.clone();
+            // The window of a partition at an odd place.
+            let window = 700..SIZE - 5000;
+            for (windowed, offset, len, byte) in steps {
+                let (start, end) = if windowed { (window.start, window.end) } else { (0, SIZE) };
+                let from = (start + offset).min(end);
+                let to = (from + len).min(end);
+                let extent = Extent::between(from as u64, to as u64);
+                match byte {
+                    Some(byte) => layer.write_at(&vec![byte; to - from], from as u64, &read).unwrap(),
+                    None => layer.zero(extent, &read).unwrap(),
+                }
+                model[from..to].fill(byte.unwrap_or(0));
+            }
+            for (from, len) in reads.into_iter().chain([(0, SIZE)]) {
+                let to = (from + len).min(SIZE);
+                let mut buffer = vec![0xee; to - from];
+                layer.read_at(&mut buffer, from as u64, &read).unwrap();
+                prop_assert!(buffer == model[from..to], "{from}..{to}");
+            }
+        }
+
+        /// A set of pages has what was put into it and nothing else, across words and pieces.
+        #[test]
+        fn pages_are_a_set(ranges in prop::collection::vec((0_u64..70_000, 0_u64..300), 1..8)) {
+            let mut pages = Pages::default();
+            for (start, len) in &ranges {
+                pages.set(*start, start + len);
+            }
+            for (start, len) in &ranges {
+                for page in start.saturating_sub(70)..start + len + 70 {
+                    let expected = ranges.iter().any(|(s, l)| (*s..s + l).contains(&page));
+                    prop_assert_eq!(pages.has(page), expected, "page {}", page);
+                }
+            }
+        }
+    }
+
+    /// A page that cannot be taken over is not half written: the write fails, and the page reads as before.
+    #[test]
+    fn a_write_into_a_page_that_cannot_be_read_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = Layer::new(folder.path(), 8192);
+        let read = |buffer: &mut [u8], offset: u64| {
+            if offset + buffer.len() as u64 > 4096 {
+                return Err(Errno::IO);
+            }
+            buffer.fill(7);
+            Ok(())
+        };
+        assert_eq!(layer.write_at(&[1; 100], 4090, &read), Err(Errno::IO));
+        let mut page = [0; 4096];
+        layer.read_at(&mut page, 0, &read).unwrap();
+        assert_eq!(page, [7; 4096]);
+        assert_eq!(layer.read_at(&mut page, 4096, &read), Err(Errno::IO));
+        // The whole page needs nothing of what was there.
+        layer.write_at(&[2; 4096], 4096, &read).unwrap();
+        layer.read_at(&mut page, 4096, &read).unwrap();
+        assert_eq!(page, [2; 4096]);
+    }
+
+    /// Zeros take no room.
+    #[test]
+    fn zeros_are_holes() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let layer = Layer::new(folder.path(), 64 << 20);
+        let read = |buffer: &mut [u8], _: u64| {
+            buffer.fill(7);
+            Ok(())
+        };
+        layer.write_at(&vec![1; 1 << 20], 0, &read).unwrap();
+        layer.zero(Extent::new(0, 64 << 20), &read).unwrap();
+        assert_eq!(layer.file().unwrap().metadata().unwrap().blocks(), 0);
+    }
+}
