@@ -1,15 +1,17 @@
 //! Every byte is the right one, however it is asked for.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use backy_lib::storage::sim::Random;
 use backy_tests::qemu;
 use backy_tests::world::Expected;
-use rustix::fs::Advice;
+use rustix::fs::{Advice, SeekFrom, seek};
 
+use crate::disks::Disk;
 use crate::mounted::{Mount, forget_pages};
 use crate::site::{BLOCK_BYTES, Site, compare, states, works};
 
@@ -41,13 +43,26 @@ fn read_here_and_there(file: &File, bytes: &[u8], random: &mut Random, count: us
 #[test]
 fn every_revision_has_its_bytes() {
     let temp = tempfile::tempdir().expect("a temporary folder");
-    let site = Site::with_backups(temp.path(), &states(410, &SIZES));
+    all_bytes(temp.path());
+}
+
+/// The same where backups are made on clones, and the kernel reads what was checked by itself.
+#[test]
+fn every_revision_has_its_bytes_with_clones() {
+    for kind in ["xfs", "btrfs"] {
+        let Some(disk) = Disk::make(kind, 320 << 20) else { continue };
+        all_bytes(disk.path());
+    }
+}
+
+fn all_bytes(place: &Path) {
+    let site = Site::with_backups(place, &states(410, &SIZES));
     let Some(mount) = Mount::make(&site, &["--cache", "1M"]) else { return };
     let mut random = Random(411);
     for revision in &site.expected {
         let file = mount.file(revision.uuid);
         assert!(fs::read(&file).expect("read a revision") == revision.bytes, "{}", revision.uuid);
-        let copy = temp.path().join("copy");
+        let copy = place.join("copy");
         works(Command::new("cp").arg("--sparse=always").arg(&file).arg(&copy));
         assert!(fs::read(&copy).expect("read the copy") == revision.bytes, "a copy with holes");
         let open = File::open(&file).expect("open a revision");
@@ -55,9 +70,42 @@ fn every_revision_has_its_bytes() {
             forget_pages(&open);
             read_here_and_there(&open, &revision.bytes, &mut random, 25);
         }
+        holes_are_zero(&open, &revision.bytes);
         if qemu::available() && revision.bytes.len() % 512 == 0 {
             compare(&file, "raw", &revision.bytes);
         }
+    }
+    mount.unmount();
+}
+
+/// Where a program is told of a hole, there are zeros.
+fn holes_are_zero(file: &File, bytes: &[u8]) {
+    let size = bytes.len() as u64;
+    let mut at = 0;
+    while at < size {
+        // No more data is an error.
+        let data = seek(file, SeekFrom::Data(at)).unwrap_or(size);
+        let hole = &bytes[at as usize..data as usize];
+        assert!(hole.iter().all(|&byte| byte == 0), "data in the hole at {at}");
+        at = seek(file, SeekFrom::Hole(data)).unwrap_or(size);
+    }
+}
+
+/// A copy of an image with a hole is as small as that.
+#[test]
+fn holes_stay_holes() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let mut state = vec![0; 20 << 20];
+    state[..5000].fill(1);
+    state[11 << 20..(11 << 20) + 5000].fill(2);
+    let site = Site::with_backups(temp.path(), &[state.clone(), state]);
+    let Some(mount) = Mount::make(&site, &[]) else { return };
+    for revision in &site.expected {
+        let copy = temp.path().join("copy");
+        works(Command::new("cp").arg(mount.file(revision.uuid)).arg(&copy));
+        assert!(fs::read(&copy).expect("read the copy") == revision.bytes);
+        let copy = fs::metadata(&copy).expect("look up the copy");
+        assert!(copy.blocks() * 512 < 1 << 20, "the copy takes {} sectors", copy.blocks());
     }
     mount.unmount();
 }
@@ -67,9 +115,20 @@ fn every_revision_has_its_bytes() {
 #[test]
 fn many_readers_beside_backups() {
     let temp = tempfile::tempdir().expect("a temporary folder");
+    many_readers(temp.path());
+}
+
+/// The same where backups are made on clones.
+#[test]
+fn many_readers_beside_backups_with_clones() {
+    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
+    many_readers(disk.path());
+}
+
+fn many_readers(place: &Path) {
     let size = 40 * BLOCK_BYTES + 777;
     let states = states(420, &[size; 14]);
-    let mut site = Site::with_backups(temp.path(), &states[..4]);
+    let mut site = Site::with_backups(place, &states[..4]);
     let kept: Vec<Expected> = site.expected.clone();
     for revision in &kept {
         works(&mut site.backy(&["tag", &revision.uuid.to_string(), "+keep"]));

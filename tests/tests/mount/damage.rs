@@ -7,6 +7,7 @@ use std::path::Path;
 use backy_lib::RevisionId;
 use serde_json::Value;
 
+use crate::disks::Disk;
 use crate::mounted::{Front, Mount, fuse_available};
 use crate::site::{BLOCK_BYTES, Site, noise, run, text};
 
@@ -92,10 +93,21 @@ const PAGES: usize = BLOCK_BYTES / PAGE;
 #[test]
 fn a_rotten_block_of_the_image() {
     let temp = tempfile::tempdir().expect("a temporary folder");
-    let site = site(temp.path());
+    rotten_blocks(temp.path());
+}
+
+/// The same where backups are made on clones: the kernel is not given a file to read by itself that has such a block.
+#[test]
+fn a_rotten_block_of_an_image_that_can_be_cloned() {
+    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
+    rotten_blocks(disk.path());
+}
+
+fn rotten_blocks(place: &Path) {
+    let site = site(place);
     // Blocks 4 and 7: one is in the image since the last backup, one since that before.
     flip(&site, "last.raw", &[4 * BLOCK_BYTES as u64 + 100, 8 * BLOCK_BYTES as u64 - 1]);
-    let log = temp.path().join("log");
+    let log = place.join("log");
     let Some(mount) = Mount::make(&site, &["--log", text(&log)]) else { return };
     let bad = check(&site, &mount);
     assert_eq!(bad[0], 2 * PAGES);
