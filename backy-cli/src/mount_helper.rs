@@ -63,8 +63,9 @@ const VALUES: [&str; 3] = ["cache", "log", "dir"];
 /// One line that says what is wrong with the arguments.
 pub(crate) fn translate(args: Vec<OsString>) -> Result<Option<Vec<OsString>>, String> {
     let name = args.first().and_then(|name| Path::new(name).file_name());
-    let has_slash = |arg: &OsString| arg.as_bytes().contains(&b'/');
-    let by_mount = args.get(1).is_some_and(has_slash);
+    let is_path =
+        |arg: &OsString| arg.as_bytes().contains(&b'/') && !arg.as_bytes().starts_with(b"-");
+    let by_mount = args.get(1).is_some_and(is_path);
     if name != Some(OsStr::new(HELPER)) && !by_mount {
         return Ok(Some(args));
     }
@@ -203,6 +204,8 @@ mod tests {
         for (line, expected) in [
             ("backy status", "backy status"),
             ("backy -b /a mount /m", "backy -b /a mount /m"),
+            ("backy --backupdir=/a status", "backy --backupdir=/a status"),
+            ("backy -b/a status", "backy -b/a status"),
             ("backy", "backy"),
             ("backy /a /m -o rw,dev,suid", "backy -b /a mount -- /m"),
             ("/usr/bin/backy ./a m", "backy -b ./a mount -- m"),
