@@ -111,8 +111,7 @@ fn start(
             );
             observer.event(&Event::Note(text));
         }
-        // After an error it is still in its place, and everybody who looks at it would get an error.
-        let _ = place_of_thread.detach();
+        place_of_thread.clear();
         result
     };
     let thread = std::thread::Builder::new()
@@ -160,7 +159,11 @@ pub struct Mounted {
 impl Mounted {
     /// Whether the file system is still in its place: not after `umount`.
     pub fn is_mounted(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && self.place.is_ours()
+        self.is_served() && self.place.is_ours()
+    }
+
+    fn is_served(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Waits, but not longer than `limit`, until the file system has ended. After [`Mounted::detach`], or a lazy `umount`,
@@ -174,12 +177,13 @@ impl Mounted {
     /// # Errors
     /// [`Error::Mount`] when it is in use; then it stays as it was.
     pub fn unmount(&self) -> Result<()> {
-        self.place.unmount()
+        // What is in its place when nobody serves it is another's.
+        if self.is_served() { self.place.unmount() } else { Ok(()) }
     }
 
     /// Takes the mount away from its place at once. Whoever uses it goes on until closing what is open.
     pub fn detach(&self) -> Result<()> {
-        self.place.detach()
+        if self.is_served() { self.place.detach() } else { Ok(()) }
     }
 
     /// Waits until the file system is gone and its threads have ended.
@@ -201,8 +205,6 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Nobody could take it away any more.
-        if self.thread.is_some() {
-            let _ = self.place.detach();
-        }
+        let _ = self.detach();
     }
 }

@@ -90,12 +90,23 @@ impl Place {
         })
     }
 
+    fn is_dead(&self) -> bool {
+        matches!(rustix::fs::stat(&self.path), Err(Errno::NOTCONN | Errno::CONNABORTED))
+    }
+
+    /// Takes away what nobody serves any more, and nothing else.
+    pub(super) fn clear(&self) {
+        if self.is_dead() && self.top().is_some_and(|mount| mount.kind == TYPE) {
+            // If that does not work, the next mount in this place does it.
+            let _ = self.remove(UnmountFlags::DETACH);
+        }
+    }
+
     /// Takes away what was left behind by processes that were killed.
     fn without_dead(mut self) -> Result<Self> {
         for _ in 0..DEAD_LIMIT {
-            match rustix::fs::stat(&self.path) {
-                Err(Errno::NOTCONN | Errno::CONNABORTED) => {}
-                _ => return Ok(self),
+            if !self.is_dead() {
+                return Ok(self);
             }
             // The folder above it is alive, and has to be known without symbolic links to be found among the mounts.
             if let (Some(above), Some(name)) = (self.path.parent(), self.path.file_name())
@@ -208,11 +219,10 @@ impl Place {
 
     /// Whether our file system is still in its place.
     pub(super) fn is_ours(&self) -> bool {
-        let number = self.number.get();
-        match mounts() {
-            Ok(mounts) => mounts.iter().any(|mount| number == Some(&mount.number)),
+        match (self.number.get(), mounts()) {
+            (Some(number), Ok(mounts)) => mounts.iter().any(|mount| mount.number == *number),
             // Nothing says that it is gone.
-            Err(_) => true,
+            _ => true,
         }
     }
 
@@ -231,8 +241,8 @@ impl Place {
         if !self.is_ours() {
             return Ok(None);
         }
-        match self.top() {
-            Some(mount) if Some(&mount.number) != self.number.get() => Err(self.error(
+        match (self.top(), self.number.get()) {
+            (Some(mount), Some(number)) if mount.number != *number => Err(self.error(
                 "another file system is mounted over it; unmount that one first".to_owned(),
             )),
             _ => Ok(Some(())),

@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::nodes::ROOT;
 use super::tree::{Attributes, Kind, Reply, Tree};
+use super::watch;
 use crate::archive::{Archive, ArchiveWriter};
 use crate::backup::BackupOptions;
 use crate::clock::FixedClock;
@@ -240,6 +242,30 @@ fn an_open_file_stays_while_its_revision_goes() {
     assert!(!names(&tree, "").contains(&ids[1]));
 }
 
+/// What was written to a revision that is removed stays for who has it open, and is dropped then.
+#[test]
+fn what_is_written_outlives_its_revision() {
+    let fixture = Fixture::new();
+    for day in 1..=3 {
+        fixture.backup(&bytes(day, 4), &format!("2026-11-0{day}T00:00:00Z"), &[]);
+    }
+    let tree = fixture.tree(true);
+    let number = walk(&tree, "by-number/1").unwrap().number;
+    let handle = tree.open(number, true).unwrap();
+    tree.write(handle, 4000, b"changed").unwrap();
+    fixture.remove(1);
+    tree.refresh().unwrap();
+    let again = tree.open(number, false).unwrap();
+    tree.release(handle);
+    let mut expected = bytes(2, 4);
+    expected[4000..4007].copy_from_slice(b"changed");
+    let mut buffer = vec![0; expected.len()];
+    assert_eq!(tree.read(again, 0, &mut buffer), Ok(expected.len()));
+    assert!(buffer == expected);
+    tree.release(again);
+    assert_eq!(tree.open(number, false), Err(Errno::NOENT));
+}
+
 /// A block that is wrong is an error for those who read it and no one else, and is told once, with its name.
 #[test]
 fn a_bad_block_is_an_error_for_its_own_bytes_only() {
@@ -425,4 +451,24 @@ fn a_table_in_a_bad_block_is_an_error() {
     assert_eq!(tree.open_folder(number), Err(Errno::IO));
     assert_eq!(walk(&tree, "latest.partitions/1"), Err(Errno::IO));
     assert_eq!(fixture.findings().len(), 1);
+}
+
+/// A replaced manifest is noticed without anybody asking for a name, and the thread that does so ends when it is not needed.
+#[test]
+fn a_change_of_the_archive_is_noticed() {
+    let fixture = Fixture::new();
+    let tree = Arc::new(fixture.tree(false));
+    let watch = watch::start(Arc::clone(&tree)).unwrap();
+    let eventually = |what: &str, holds: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    assert_eq!(tree.attributes(ROOT).unwrap().links, 5);
+    fixture.backup(&bytes(1, 1), "2026-11-22T19:13:05Z", &[]);
+    eventually("the backup is not noticed", &|| tree.attributes(ROOT).unwrap().links == 6);
+    drop(watch);
+    eventually("the thread goes on", &|| Arc::strong_count(&tree) == 1);
 }

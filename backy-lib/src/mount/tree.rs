@@ -19,7 +19,7 @@ use super::nodes::Nodes;
 use super::open::{OpenFile, OpenRevision};
 use super::partitions::{self, Partition};
 use super::view::{Facts, Folder, Node, View};
-use super::writable::Layer;
+use super::writable::Layers;
 use crate::archive::Archive;
 use crate::error::Result;
 use crate::extent::Extent;
@@ -28,8 +28,8 @@ use crate::manifest::ManifestFile;
 use crate::progress::Observer;
 use crate::revision::RevisionId;
 
-/// How many revisions stay open although nobody has them open.
-const KEPT_OPEN: usize = 4;
+/// So many revisions stay open after they were closed.
+const RECENT: usize = 4;
 
 /// The answer to somebody who knows only error numbers.
 pub(super) type Reply<T> = std::result::Result<T, Errno>;
@@ -71,11 +71,11 @@ pub(super) struct Tree {
     behind: AtomicBool,
     nodes: Mutex<Nodes>,
     revisions: Mutex<HashMap<RevisionId, Weak<OpenRevision>>>,
-    /// Those opened last, for whoever opens them again: they know which blocks they have checked. Only until the manifest is
-    /// replaced, so that nothing keeps the space of what has gone.
+    /// The last ones that were opened, though they may have been closed: what was found out about them is of use when they
+    /// are opened again. Only until the manifest is replaced, because they hold on to files that may be removed then.
     recent: Mutex<VecDeque<Arc<OpenRevision>>>,
-    /// By revision; `None` when nothing may be written.
-    layers: Option<(PathBuf, Mutex<HashMap<RevisionId, Arc<Layer>>>)>,
+    /// `None` when nothing may be written.
+    layers: Option<Layers>,
     tables: Mutex<HashMap<RevisionId, Arc<Vec<Partition>>>>,
     files: RwLock<HashMap<u64, Arc<OpenFile>>>,
     folders: Mutex<HashMap<u64, Arc<Vec<Entry>>>>,
@@ -102,7 +102,7 @@ impl Tree {
             nodes: Mutex::new(Nodes::new()),
             revisions: Mutex::default(),
             recent: Mutex::default(),
-            layers: writable.map(|folder| (folder.to_owned(), Mutex::default())),
+            layers: writable.map(Layers::new),
             tables: Mutex::default(),
             files: RwLock::default(),
             folders: Mutex::default(),
@@ -134,9 +134,11 @@ impl Tree {
             return Ok(());
         }
         let open: Vec<_> = lock(&self.revisions).values().filter_map(Weak::upgrade).collect();
-        // Each is given the chance, whatever becomes of the others.
-        let refreshed = open.iter().map(|revision| revision.reader.refresh());
-        let failed = refreshed.fold(Ok(()), |failed, result| failed.and(result));
+        let mut failed = Ok(());
+        for revision in open {
+            // Each is given the chance, whatever becomes of the others.
+            failed = failed.and(revision.reader.refresh());
+        }
         if failed.is_err() {
             self.behind.store(true, Ordering::Release);
         }
@@ -158,13 +160,11 @@ impl Tree {
             return Ok(());
         }
         let view = Arc::new(View::new(archive));
-        lock(&self.tables).retain(|id, _| view.number(*id).is_some());
-        if let Some((_, layers)) = &self.layers {
-            // One more holder than this map: somebody has it open.
-            lock(layers)
-                .retain(|id, layer| view.number(*id).is_some() || Arc::strong_count(layer) > 1);
-        }
         lock(&self.recent).clear();
+        lock(&self.tables).retain(|id, _| view.number(*id).is_some());
+        if let Some(layers) = &self.layers {
+            layers.drop_unused(|id| view.number(id).is_some());
+        }
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.behind.store(true, Ordering::Release);
         Ok(())
@@ -330,19 +330,16 @@ impl Tree {
             self.findings.tell(facts.id, &error);
             Errno::IO
         })?;
-        let layer = self.layers.as_ref().map(|(folder, layers)| {
-            let mut layers = lock(layers);
-            let layer = layers.entry(facts.id);
-            Arc::clone(layer.or_insert_with(|| Arc::new(Layer::new(folder, facts.size_bytes))))
-        });
+        let layer = self.layers.as_ref().map(|layers| layers.of(facts.id, facts.size_bytes));
         let open = Arc::new(OpenRevision { reader, layer });
+        {
+            let mut recent = lock(&self.recent);
+            recent.truncate(RECENT - 1);
+            recent.push_front(Arc::clone(&open));
+        }
         revisions.retain(|_, open| open.strong_count() > 0);
         revisions.insert(facts.id, Arc::downgrade(&open));
-        if Arc::ptr_eq(&view, &self.view()) {
-            let mut recent = lock(&self.recent);
-            recent.truncate(KEPT_OPEN - 1);
-            recent.push_front(Arc::clone(&open));
-        } else {
+        if !Arc::ptr_eq(&view, &self.view()) {
             // The manifest was replaced while this was not yet among those that follow it.
             self.behind.store(true, Ordering::Release);
         }

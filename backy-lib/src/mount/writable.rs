@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, ftruncate};
 use rustix::io::Errno;
@@ -17,12 +17,40 @@ use uuid::{NoContext, Uuid};
 
 use super::partitions::ReadImage;
 use crate::extent::Extent;
+use crate::revision::RevisionId;
 
 /// The unit of what is taken over from the revision.
 const PAGE_BYTES: u64 = 4096;
 
 /// Zeros are written in pieces of this length where holes cannot be made.
 const ZEROS_BYTES: usize = 64 << 10;
+
+/// The layers of an archive's revisions.
+pub(super) struct Layers {
+    folder: PathBuf,
+    by_revision: Mutex<HashMap<RevisionId, Arc<Layer>>>,
+}
+
+impl Layers {
+    /// Whose files will be in `folder`.
+    pub(super) fn new(folder: &Path) -> Self {
+        Layers { folder: folder.to_owned(), by_revision: Mutex::default() }
+    }
+
+    /// The layer of a revision of this size.
+    pub(super) fn of(&self, revision: RevisionId, size_bytes: u64) -> Arc<Layer> {
+        let mut layers = self.by_revision.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Layer::new(&self.folder, size_bytes));
+        Arc::clone(layers.entry(revision).or_insert_with(new))
+    }
+
+    /// Drops the layers of revisions that nobody has open and that cannot be opened any more.
+    pub(super) fn drop_unused(&self, has: impl Fn(RevisionId) -> bool) {
+        let mut layers = self.by_revision.lock().unwrap_or_else(PoisonError::into_inner);
+        // One holder more than this map: somebody has it open.
+        layers.retain(|id, layer| Arc::strong_count(layer) > 1 || has(*id));
+    }
+}
 
 /// What was written over one revision.
 pub(super) struct Layer {
