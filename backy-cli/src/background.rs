@@ -1,6 +1,6 @@
 //! A command that goes on in the background once its caller has the shell back.
 //!
-//! Nothing is forked: the command starts itself again, with an option that no help mentions, and waits until this other half
+//! Nothing is forked: the command starts itself again, with a mark before its arguments, and waits until this other half
 //! says that it is ready or ends. Until then the other half is part of the caller's session, so that Ctrl-C reaches
 //! it and its errors are seen; from then on it has a session of its own and holds nothing that is the caller's.
 
@@ -17,6 +17,8 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::interrupt::Interrupt;
 
+/// Told to the other half before all arguments. The rest of the command does not know of it.
+const MARK: &str = "--background-half";
 /// What the other half says when it is ready.
 const READY: &[u8] = b"ready\n";
 /// How often it is looked whether somebody asked to stop.
@@ -33,11 +35,20 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
+/// Whether this process is such an other half. Takes the mark away from its arguments.
+pub(crate) fn take_mark(args: &mut Vec<OsString>) -> bool {
+    let is_other_half = args.get(1).is_some_and(|arg| arg == MARK);
+    if is_other_half {
+        args.remove(1);
+    }
+    is_other_half
+}
+
 /// Starts this program with `args` and waits until it is ready, or ends. Its standard error is ours until then.
 pub(crate) fn start(args: &[OsString], interrupt: &Interrupt) -> io::Result<Outcome> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg(MARK).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     let outcome = child
         .stdout

@@ -38,6 +38,8 @@ pub(crate) struct Session {
     verbosity: Verbosity,
     output: Output,
     interrupt: Interrupt,
+    /// Whether another process of this command waits for this one to be ready.
+    is_background_half: bool,
 }
 
 impl Session {
@@ -78,7 +80,9 @@ impl Session {
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     let output = Output::detect();
-    let args = match mount_helper::translate(std::env::args_os().collect()) {
+    let mut args = std::env::args_os().collect();
+    let is_background_half = background::take_mark(&mut args);
+    let args = match mount_helper::translate(args) {
         Ok(Some(args)) => args,
         Ok(None) => return ExitCode::SUCCESS,
         Err(message) => return Failure::message(message).report(&output, false),
@@ -89,7 +93,7 @@ pub fn main() -> ExitCode {
     };
     raise_file_limit();
     let interrupt = Interrupt::default();
-    let session = match prepare(&cli, output, interrupt) {
+    let session = match prepare(&cli, output, interrupt, is_background_half) {
         Ok(session) => session,
         Err(failure) => return failure.report(&output, false),
     };
@@ -99,7 +103,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, Failure> {
+fn prepare(
+    cli: &Cli,
+    output: Output,
+    interrupt: Interrupt,
+    is_background_half: bool,
+) -> Result<Session, Failure> {
     let verbosity = cli.verbosity();
     let folder = std::path::absolute(&cli.backupdir).map_err(|error| {
         Failure::message(format!(
@@ -110,7 +119,7 @@ fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, F
     interrupt
         .listen()
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
-    Ok(Session { folder, verbosity, output, interrupt })
+    Ok(Session { folder, verbosity, output, interrupt, is_background_half })
 }
 
 fn run(command: Command, session: &Session) -> Result<(), Failure> {

@@ -61,10 +61,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
 
-    /// This is the half in the background
-    #[arg(long, hide = true)]
-    background_half: bool,
-
     /// A folder; what is in it is hidden meanwhile
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     mountpoint: PathBuf,
@@ -83,7 +79,8 @@ struct Place {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    if args.background_half {
+    let in_background_half = session.is_background_half;
+    if in_background_half {
         background::close_inherited().map_err(in_background)?;
     }
     // Also at a second Ctrl-C, something has to be taken away first.
@@ -91,11 +88,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let writable = args.writable.then(|| temporary_folder(args.dir.as_deref())).transpose()?;
     let log = args.log.as_deref().map(|file| absolute("--log", file)).transpose()?;
     let place = Place { mountpoint: absolute("MOUNTPOINT", &args.mountpoint)?, writable, log };
-    if !args.foreground && !args.background_half {
+    if !args.foreground && !in_background_half {
         return start(args, &place, session);
     }
     let archive = Archive::open(&session.folder)?;
-    let log = Log::open(place.log.clone(), args.background_half)?;
+    let log = Log::open(place.log.clone(), in_background_half)?;
     let watch = Arc::new(Watch { output: session.output, log });
     let options = MountOptions {
         allow_other: args.allow_other,
@@ -106,9 +103,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let observer: Arc<dyn Observer + Send + Sync> = watch.clone();
     let mounted = mount(&archive, &place.mountpoint, &options, observer)?;
     let names = format!("{} on {}", session.folder.display(), place.mountpoint.display());
-    if args.background_half
-        && let Err(error) = background::let_go()
-    {
+    if in_background_half && let Err(error) = background::let_go() {
         // The caller has gone, or nothing works any more.
         mounted.unmount()?;
         return Err(in_background(error));
@@ -150,7 +145,6 @@ impl Observer for Watch {
 /// Starts the half in the background, and waits for it.
 fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
     let mut words: Vec<OsString> = vec!["-b".into(), session.folder.clone().into(), "mount".into()];
-    words.push("--background-half".into());
     words.extend(args.allow_other.then(|| "--allow-other".into()));
     if let Some(folder) = &place.writable {
         words.extend(["--writable".into(), "--dir".into(), folder.into()]);

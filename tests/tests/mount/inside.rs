@@ -294,6 +294,43 @@ fn a_partition_and_its_disk_are_one() {
     site.check_at_rest();
 }
 
+/// The commands in the README mount a disk and its first partition, with other places.
+#[test]
+fn the_readmes_commands_mount() {
+    let Some(place) = place() else { return };
+    if !installed("sfdisk") {
+        return;
+    }
+    let image = place.path().join("disk");
+    let (_, start, len) = partitioned(&image, 24 * MIB, "label: gpt\n1: size=16M\n")[0];
+    let content = files(place.path(), 1);
+    let file_system = fs::read(ext4(place.path(), "first", len, &content)).expect("read it");
+    let disk = fs::File::options().write(true).open(&image).expect("open the disk");
+    disk.write_all_at(&file_system, start).expect("write the partition");
+    let site = Site::init(place.path(), &image);
+    works(&mut site.backy(&["backup"]));
+    let bin = place.path().join("bin");
+    fs::create_dir(&bin).expect("make a folder");
+    std::os::unix::fs::symlink(site.backy(&[]).get_program(), bin.join("backy")).expect("a link");
+
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(readme).expect("read the README");
+    let (_, section) = readme.split_once("## Mount it").expect("its section");
+    let (_, commands) = section.split_once("```sh\n").expect("commands");
+    let (commands, _) = commands.split_once("```").expect("their end");
+    let (outer, inner) = (Mountpoint::new(), Mountpoint::new());
+    let commands = commands
+        .replace("/srv/backup/mynode", text(&site.folder))
+        .replace("/mnt/mynode", text(&outer.path))
+        .replace("/mnt2", text(&inner.path));
+    let script = format!("PATH={}:$PATH\n{commands}", bin.display());
+    let said = works(Command::new("sh").args(["-e", "-c", &script]));
+    assert_eq!(String::from_utf8_lossy(&said).lines().count(), 2, "a date, and its partitions");
+    assert_eq!(digests(&inner.path), digests(&content));
+    inner.unmount();
+    outer.unmount();
+}
+
 /// A virtual machine's disk program reads a revision through the mount: `qemu-img convert` gives its bytes.
 #[test]
 fn qemu_reads_a_mounted_revision() {

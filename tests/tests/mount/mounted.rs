@@ -49,9 +49,12 @@ impl Mountpoint {
         works(Command::new("mount").args(["-o", options]).arg(what).arg(&self.path));
     }
 
-    /// `umount`, which has to work. A loop device may hold the file below for a moment longer.
+    /// `umount`, which has to work. A loop device that is going may hold it for a moment longer.
     pub(crate) fn unmount(&self) {
-        works(Command::new("umount").arg(&self.path));
+        until("it can be unmounted", || {
+            let mut umount = Command::new("umount");
+            umount.arg(&self.path).stderr(Stdio::null()).status().expect("umount").success()
+        });
     }
 
     /// The processes in the background that serve it.
@@ -109,10 +112,7 @@ impl Mount {
 
     /// Unmounts; the process ends soon after.
     pub(crate) fn unmount(self) {
-        until("it can be unmounted", || {
-            let mut umount = Command::new("umount");
-            umount.arg(&self.on.path).stderr(Stdio::null()).status().expect("umount").success()
-        });
+        self.on.unmount();
         until("its process has ended", || self.on.processes().is_empty());
     }
 }
