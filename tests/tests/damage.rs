@@ -2,6 +2,7 @@
 
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::format::qcow2::Decompressor;
+use backy_lib::image::reader::ReadCache;
 use backy_lib::progress::Silent;
 use backy_lib::status::status;
 use backy_lib::storage::FileName;
@@ -62,6 +63,7 @@ fn check_never_wrong(place: &str, world: &World) -> usize {
             assert!(found == expected.bytes, "{place}: revision {number} has wrong bytes");
             right += 1;
         }
+        check_reader(place, &archive, number, &expected.bytes);
         let target = MemoryTarget::holding(&world.expected[0].bytes);
         if archive.restore_to(number, &target, &world::restore_options(), &Silent).is_ok() {
             assert!(
@@ -71,6 +73,28 @@ fn check_never_wrong(place: &str, world: &World) -> usize {
         }
     }
     right
+}
+
+/// Reads a revision as a mount does, twice and in pieces, and looks for its holes.
+fn check_reader(place: &str, archive: &Archive, number: usize, expected: &[u8]) {
+    let Ok(reader) = archive.open_reader(number, &ReadCache::new(1 << 16)) else { return };
+    let mut buffer = vec![0xee; 3000];
+    for offset in (0..expected.len()).step_by(buffer.len()).chain([0, 5000]) {
+        if let Ok(count) = reader.read_at(&mut buffer, offset as u64) {
+            let right = &expected[offset..expected.len().min(offset + buffer.len())];
+            assert!(buffer[..count] == *right, "{place}: {number} has wrong bytes at {offset}");
+        }
+    }
+    let mut offset = 0;
+    while let Ok(data) = reader.next_data(offset) {
+        let data = data.unwrap_or(expected.len() as u64);
+        let hole = &expected[offset as usize..data as usize];
+        assert!(hole.iter().all(|&byte| byte == 0), "{place}: {number} has data before {data}");
+        match reader.next_hole(data) {
+            Ok(next) if next > offset && next < expected.len() as u64 => offset = next,
+            _ => break,
+        }
+    }
 }
 
 /// Any file, changed in any of six ways at hundreds of places: no wrong byte, no panic, neither before nor after the

@@ -197,11 +197,6 @@ impl Chain {
         self.layers.is_empty() && self.image.is_some()
     }
 
-    /// Which manifest the chain was opened from.
-    pub(crate) fn manifest_checksum(&self) -> &str {
-        &self.manifest_checksum
-    }
-
     /// Reads the image from another file from now on.
     pub(crate) fn set_image_file(&mut self, file: Box<dyn StorageFile>) {
         // Only one that has just been opened: it is in no other chain yet.

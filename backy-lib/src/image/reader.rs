@@ -75,6 +75,10 @@ impl ReadCache {
             chains: AtomicU64::new(0),
         })
     }
+
+    fn next_chain(&self) -> u64 {
+        self.chains.fetch_add(1, Relaxed)
+    }
 }
 
 /// A revision, open for reading at any offset, from any number of threads.
@@ -107,35 +111,55 @@ struct Workspace {
 }
 
 impl Held {
-    /// Takes hold of what the newest manifest says of the revision that `chain` is.
-    fn take(storage: &dyn Storage, chain: Arc<Chain>, cache: &ReadCache) -> Result<Self> {
-        let mut chain = chain;
+    /// Takes hold of the revision that `chain` is, for the first time. The digests of its blocks are checked here: then a block
+    /// that is said to be zero is zero, and one that matches its digest is the right one.
+    fn first(storage: &dyn Storage, chain: Chain, cache: &ReadCache) -> Result<Self> {
+        chain.verify_digests()?;
+        Self::take(storage, Self::new(Arc::new(chain), cache.next_chain(), None), cache)
+    }
+
+    /// Takes hold of what the newest manifest says of the revision that was held before.
+    fn take(storage: &dyn Storage, before: Held, cache: &ReadCache) -> Result<Self> {
         for _ in 0..OPEN_ATTEMPTS {
             let manifest = manifest::open(storage)?;
-            if manifest.manifest.checksum() != chain.manifest_checksum() {
-                match chain.follow(&manifest.manifest) {
-                    Ok(Some(now)) => chain = Arc::new(now),
-                    // Nothing of it is left but what is open.
-                    Ok(None) => {}
-                    Err(_) if !manifest.is_current()? => continue,
-                    Err(error) => return Err(error),
+            let followed = match before.chain.is_stored_by(&manifest.manifest) {
+                true => Ok(None),
+                false => before.chain.follow(&manifest.manifest),
+            };
+            let followed = followed.and_then(|chain| {
+                chain.as_ref().map_or(Ok(()), Chain::verify_digests)?;
+                Ok(chain)
+            });
+            match followed {
+                Ok(Some(chain)) => {
+                    return Ok(Self::new(Arc::new(chain), cache.next_chain(), Some(manifest)));
                 }
+                // It is where it was, or nothing of it is left but what is open.
+                Ok(None) => {
+                    return Ok(Self::new(before.chain, before.number, Some(manifest)));
+                }
+                // The archive was being changed.
+                Err(_) if !manifest.is_current()? => {}
+                Err(error) => return Err(error),
             }
-            let manifest = (!chain.is_settled()).then_some(manifest);
-            return Ok(Self::new(chain, cache, manifest));
         }
         let message = format!(
             "revision {} cannot be held on to: the archive is changed all the time",
-            chain.revision().uuid
+            before.chain.revision().uuid
         );
         Err(Error::NoSuchRevision { message })
     }
 
-    fn new(chain: Arc<Chain>, cache: &ReadCache, manifest: Option<ManifestFile>) -> Self {
+    fn new(chain: Arc<Chain>, number: u64, manifest: Option<ManifestFile>) -> Self {
         let words = chain.blocks().div_ceil(64);
         let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
-        let number = cache.chains.fetch_add(1, Relaxed);
+        let manifest = manifest.filter(|_| !chain.is_settled());
         Held { number, chain, checked, checked_blocks: AtomicU64::new(0), manifest }
+    }
+
+    /// The same with nothing checked.
+    fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.chain), self.number, None)
     }
 
     /// Whether the archive is as it was; what cannot be looked up may be another.
@@ -175,9 +199,10 @@ impl RevisionReader {
         let held = match &private {
             Some(image) => {
                 chain.set_image_file(image.for_chain(&**storage)?);
-                Held::new(Arc::new(chain), cache, None)
+                chain.verify_digests()?;
+                Held::new(Arc::new(chain), cache.next_chain(), None)
             }
-            None => Held::take(&**storage, Arc::new(chain), cache)?,
+            None => Held::first(&**storage, chain, cache)?,
         };
         Ok(RevisionReader {
             storage: Arc::clone(storage),
@@ -426,7 +451,7 @@ impl RevisionReader {
         if held.is_current() {
             return Ok(());
         }
-        let now = Held::take(&*self.storage, Arc::clone(&held.chain), &self.cache)?;
+        let now = Held::take(&*self.storage, held.again(), &self.cache)?;
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
         Ok(())
     }

@@ -16,6 +16,18 @@ use crate::units::BlockIndex;
 const ATTEMPTS: u32 = 8;
 
 impl Chain {
+    /// Whether another manifest has the revision in the same files.
+    pub(crate) fn is_stored_by(&self, manifest: &Manifest) -> bool {
+        let held = self.layers.iter().map(|layer| (layer.revision, layer.standalone, false));
+        let held = held.chain(self.image.iter().map(|image| (image.revision, false, true)));
+        let number = manifest.revisions.iter().position(|r| r.uuid == self.revision.uuid);
+        let Some(number) = number else { return false };
+        let stored = manifest.revisions.get(..=number).unwrap_or_default().iter().rev();
+        let stored = stored.map(|r| (r.uuid, r.is_standalone(), r.is_image()));
+        let count = self.layers.len() + usize::from(self.image.is_some());
+        held.eq(stored.take(count))
+    }
+
     /// The revision as it is stored by another manifest. Where that no longer has it: what is held open of it here, over the
     /// first revision of this chain that is still there. `None` when none of them is.
     ///
