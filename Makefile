@@ -78,7 +78,7 @@ demo: ## Back up, restore and compare a real disk image, with and without backy
 	tests/demo
 
 bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/bench/bench.py --help)
-	$(CARGO) build --release -p backy-cli
+	$(CARGO) build --release -p backy-cli -p backy-tests --bins
 	python3 tests/bench/bench.py $(BENCH_ARGS)
 
 build: ## The release binary, target/release/backy

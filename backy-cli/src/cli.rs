@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::commands::{
-    backup, completions, drill, export, find, import, init, maintenance, restore, rm, scrub,
+    backup, completions, drill, export, find, import, init, maintenance, mount, restore, rm, scrub,
     status, tag,
 };
 
@@ -47,6 +47,7 @@ Examples:
   backy -b /srv/backup/mynode backup                    what cron runs: silent unless it fails
   backy -b /srv/backup/mynode status
   backy -b /srv/backup/mynode restore -r 1 disk.img     the last but one, to a new file
+  backy -b /srv/backup/mynode mount /mnt                every revision as a file, until 'umount /mnt'
   backy -b /srv/backup/mynode maintenance -n            what the schedule would let go, and why
   backy -b /srv/backup/mynode tag 0 +before-upgrade     keep the newest until that is taken away
 
@@ -70,6 +71,7 @@ pub(crate) enum Command {
     Restore(restore::Args),
     Drill(drill::Args),
     Export(export::Args),
+    Mount(mount::Args),
     Find(find::Args),
     Import(import::Args),
     Maintenance(maintenance::Args),

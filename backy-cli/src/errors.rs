@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Message(String),
     /// Stopped on request; the whole line.
     Interrupted(String),
+    /// Another process of this command has said why.
+    Told,
     /// Standard output does not take the result.
     Output(io::Error),
 }
@@ -48,39 +50,38 @@ impl Failure {
         Failure::Engine { error, advice: advice.into() }
     }
 
-    /// Says it on standard error; the exit status.
-    pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> ExitCode {
+    /// The whole line.
+    pub(crate) fn text(&self) -> String {
         match self {
             Failure::Engine { error, .. } if error.kind() == ErrorKind::Interrupted => {
-                output.error(&error.to_string());
-                interrupted(by_ctrl_c)
+                error.to_string()
             }
-            Failure::Interrupted(text) => {
-                output.error(text);
-                interrupted(by_ctrl_c)
-            }
-            Failure::Engine { error, advice } => {
-                output.error(&join(&error.to_string(), advice));
-                ExitCode::FAILURE
-            }
-            Failure::Message(text) => {
-                output.error(text);
-                ExitCode::FAILURE
-            }
-            // As 'head' does it: whoever reads has seen enough.
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                ExitCode::SUCCESS
-            }
+            Failure::Engine { error, advice } => join(&error.to_string(), advice),
+            Failure::Message(text) | Failure::Interrupted(text) => text.clone(),
+            Failure::Told => String::new(),
             Failure::Output(error) => {
-                output.error(&format!("standard output: cannot write the result: {error}"));
-                ExitCode::FAILURE
+                format!("standard output: cannot write the result: {error}")
             }
         }
     }
-}
 
-fn interrupted(by_ctrl_c: bool) -> ExitCode {
-    if by_ctrl_c { ExitCode::from(CTRL_C_STATUS) } else { ExitCode::FAILURE }
+    /// Says it on standard error; the exit status.
+    pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> ExitCode {
+        match self {
+            Failure::Told => return ExitCode::FAILURE,
+            // As 'head' does it: whoever reads has seen enough.
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            _ => output.error(&self.text()),
+        }
+        let asked = match self {
+            Failure::Engine { error, .. } => error.kind() == ErrorKind::Interrupted,
+            Failure::Interrupted(_) => true,
+            _ => false,
+        };
+        if asked && by_ctrl_c { ExitCode::from(CTRL_C_STATUS) } else { ExitCode::FAILURE }
+    }
 }
 
 fn join(what: &str, advice: &str) -> String {

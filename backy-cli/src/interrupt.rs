@@ -52,6 +52,11 @@ impl Interrupt {
         self.requested.load(Relaxed)
     }
 
+    /// Whether to stop; asked for the first time since the last call. Only after [`Interrupt::only_in_order`].
+    pub(crate) fn take(&self) -> bool {
+        self.requested.swap(false, Relaxed)
+    }
+
     /// Whether it was Ctrl-C.
     pub(crate) fn by_ctrl_c(&self) -> bool {
         self.by_ctrl_c.load(Relaxed)

@@ -5,10 +5,13 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod background;
 mod cli;
 mod commands;
 mod errors;
 mod interrupt;
+mod log;
+mod mount_helper;
 mod output;
 mod plan;
 mod progress;
@@ -35,6 +38,8 @@ pub(crate) struct Session {
     verbosity: Verbosity,
     output: Output,
     interrupt: Interrupt,
+    /// Whether another process of this command waits for this one to be ready.
+    is_background_half: bool,
 }
 
 impl Session {
@@ -75,13 +80,20 @@ impl Session {
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     let output = Output::detect();
-    let cli = match Cli::try_parse() {
+    let mut args = std::env::args_os().collect();
+    let is_background_half = background::take_mark(&mut args);
+    let args = match mount_helper::translate(args) {
+        Ok(Some(args)) => args,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(message) => return Failure::message(message).report(&output, false),
+    };
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return errors::usage(&output, &error),
     };
     raise_file_limit();
     let interrupt = Interrupt::default();
-    let session = match prepare(&cli, output, interrupt) {
+    let session = match prepare(&cli, output, interrupt, is_background_half) {
         Ok(session) => session,
         Err(failure) => return failure.report(&output, false),
     };
@@ -91,7 +103,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, Failure> {
+fn prepare(
+    cli: &Cli,
+    output: Output,
+    interrupt: Interrupt,
+    is_background_half: bool,
+) -> Result<Session, Failure> {
     let verbosity = cli.verbosity();
     let folder = std::path::absolute(&cli.backupdir).map_err(|error| {
         Failure::message(format!(
@@ -102,7 +119,7 @@ fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, F
     interrupt
         .listen()
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
-    Ok(Session { folder, verbosity, output, interrupt })
+    Ok(Session { folder, verbosity, output, interrupt, is_background_half })
 }
 
 fn run(command: Command, session: &Session) -> Result<(), Failure> {
@@ -117,6 +134,7 @@ fn run(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Import(args) => commands::import::run(&args, session),
         Command::Maintenance(args) => commands::maintenance::run(&args, session),
         Command::Scrub(args) => commands::scrub::run(&args, session),
+        Command::Mount(args) => commands::mount::run(&args, session),
         Command::Tag(args) => commands::tag::run(&args, session),
         Command::Rm(args) => commands::rm::run(&args, session),
         Command::Completions(args) => commands::completions::run(&args, session),

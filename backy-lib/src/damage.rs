@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::Cluster;
@@ -90,7 +90,7 @@ fn read_through(
     }
     let held = match held_blocks(storage, block_size, revision, &inherited) {
         Ok(held) => held,
-        Err(error) if is_damage(&error) => {
+        Err(error) if error.is_damage() => {
             *findings = whole(blocks);
             return Ok(());
         }
@@ -128,9 +128,4 @@ fn held_blocks(
         }
     }
     Ok(held.bad_blocks)
-}
-
-/// Whether an error says that a file is gone or not as it was written.
-pub(crate) fn is_damage(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound)
 }

@@ -14,7 +14,7 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, Revision};
-use crate::image::chain::{Chain, WINDOW_BLOCKS, is_loss};
+use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
 use crate::restore::{self, FileTarget, RestoreOptions};
@@ -78,7 +78,7 @@ pub fn read(
         })
     });
     match outcome {
-        Err(error) if !is_loss(&error) => Err(error),
+        Err(error) if !error.is_loss() => Err(error),
         outcome => Ok(drill.end(outcome.err(), read_bytes)),
     }
 }
@@ -111,7 +111,7 @@ pub fn assemble(
     // The target's errors say nothing of the archive.
     let of_target = |error: &Error| error.path().is_some_and(|at| at == path || at == folder);
     match outcome {
-        Err(error) if !is_loss(&error) || of_target(&error) => Err(error),
+        Err(error) if !error.is_loss() || of_target(&error) => Err(error),
         Err(error) => Ok((drill.end(Some(error), read_bytes), None)),
         Ok(()) => {
             let assembled = Assembled { path };

@@ -199,6 +199,22 @@ impl Error {
         }
     }
 
+    /// Whether a file of the archive is gone or not as it was written.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Damaged | ErrorKind::NotFound)
+    }
+
+    /// Whether stored data cannot be read: damage, or a disk that does not give it.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.is_damage() || self.kind() == ErrorKind::Io
+    }
+
+    /// Whether stored data cannot be had for any reason, as opposed to a wish to stop or a want of memory.
+    pub(crate) fn is_loss(&self) -> bool {
+        self.is_unreadable()
+            || matches!(self.kind(), ErrorKind::Unsupported | ErrorKind::Permission)
+    }
+
     /// The file or folder that the error is about.
     pub fn path(&self) -> Option<&Path> {
         match self {

@@ -158,7 +158,7 @@ fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result
         files.map(|file| reserve::allocated_bytes(&**storage, file)).sum::<Result<u64>>()
     };
     let zero_if_damaged = |result: Result<u64>| match result {
-        Err(error) if damage::is_damage(&error) => Ok(0),
+        Err(error) if error.is_damage() => Ok(0),
         other => other.map(|bytes| bytes as i64),
     };
     let number = |id: &RevisionId| manifest.revisions.iter().position(|r| r.uuid == *id);
@@ -216,7 +216,7 @@ impl Maintainer<'_> {
         for step in &plan.steps {
             progress::check(self.observer)?;
             match self.step(step) {
-                Err(error) if damage::is_damage(&error) && self.manifest.in_progress.is_none() => {
+                Err(error) if error.is_damage() && self.manifest.in_progress.is_none() => {
                     damage.get_or_insert(error);
                 }
                 done => done?,

@@ -10,7 +10,7 @@ is restored is compared byte by byte, outside of the timing. Nothing here assert
 Making the images needs root (loop mounts); they stay in --dir until the end, or for the next call with --keep.
 Operations: cp, first, unchanged, day, restore-newest, restore-oldest, restore-near, scrub, rm-oldest, rm-middle,
 sha256sum, qemu-img, peers (restic and borg, where installed), sparse (a dense image against a huge sparse one with the
-same data), many (an archive of --revisions small revisions against one with a single one).
+same data), many (an archive of --revisions small revisions against one with a single one), mounts (see mounts.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from mounts import Mounts
 
 from workload import parse_size
 
@@ -65,7 +67,7 @@ OPERATIONS = (
     "sha256sum",
     "qemu-img",
 )
-EXTRA = ("peers", "sparse", "many")
+EXTRA = ("peers", "sparse", "many", "mounts")
 
 
 @dataclass
@@ -618,12 +620,26 @@ def write_json(options: argparse.Namespace, results: Results) -> None:
     options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def measure_mounts(bench: Bench) -> str:
+    bench.prepare_images()
+    mounts = Mounts(bench.options.backy, bench.options.backy.with_name("plain-fuse"), bench.root, bench.day(0))
+    try:
+        mounts.prepare()
+        mounts.compare()
+        for _ in range(bench.options.runs):
+            mounts.one_run()
+        mounts.clones()
+        return mounts.table()
+    finally:
+        mounts.close()
+
+
 def main() -> None:
     options = arguments()
     bench = Bench(options)
     bench.root.mkdir(parents=True, exist_ok=True)
     try:
-        if bench.wanted - {"sparse", "many"}:
+        if bench.wanted - {"sparse", "many", "mounts"}:
             warn_about_space(bench.root, parse_size(options.size))
             bench.prepare_images()
             for run in range(options.runs):
@@ -641,7 +657,10 @@ def main() -> None:
             many.prepare()
             for run in range(options.runs):
                 many.one_run(run)
-        print(table(bench.results))
+        if bench.wants("mounts"):
+            print(measure_mounts(bench))
+        if bench.results.samples:
+            print(table(bench.results))
         if options.json:
             write_json(options, bench.results)
     finally:

@@ -15,8 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Session;
 use crate::cli::REVISION_HELP;
+use crate::commands::temporary_folder;
 use crate::errors::Failure;
-use crate::output::{duration, environment, size};
+use crate::output::{duration, size};
 
 /// Restore a revision for trial, and say how long that took
 ///
@@ -121,14 +122,7 @@ fn with_command(
     args: &Args,
     session: &Session,
 ) -> Result<DrillReport, Failure> {
-    let folder = match &args.dir {
-        Some(folder) => folder.clone(),
-        None => environment("TMPDIR")
-            .filter(|folder| !folder.is_empty())
-            .map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
-    };
-    let absolute = std::path::absolute(&folder);
-    let folder = absolute.map_err(|error| Failure::message(format!("--dir: {error}")))?;
+    let folder = temporary_folder(args.dir.as_deref())?;
     // A second Ctrl-C must not end the process before the file is removed.
     session.interrupt.only_in_order();
     let reporter = session.reporter();

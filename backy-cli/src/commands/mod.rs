@@ -1,8 +1,11 @@
 //! The commands, one file each: arguments, then what they do.
 
+use std::path::{Path, PathBuf};
+
 use backy_lib::{Archive, Error, RevisionId};
 
 use crate::errors::Failure;
+use crate::output::environment;
 
 pub(crate) mod backup;
 pub(crate) mod completions;
@@ -13,6 +16,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod maintenance;
 pub(crate) mod man;
+pub(crate) mod mount;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod scrub;
@@ -34,4 +38,22 @@ fn numbers(archive: &Archive, names: &[RevisionId]) -> Result<Vec<usize>, Failur
         number.ok_or_else(|| Error::NoSuchRevision { message: message() }.into())
     };
     names.iter().map(number).collect()
+}
+
+/// The folder for temporary files: the one that was given with --dir, or the one of the environment. Absolute.
+fn temporary_folder(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    let folder = match given {
+        Some(folder) => folder.to_owned(),
+        None => environment("TMPDIR")
+            .filter(|folder| !folder.is_empty())
+            .map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+    };
+    absolute("--dir", &folder)
+}
+
+/// A path that the argument `name` gives, made absolute.
+fn absolute(name: &str, path: &Path) -> Result<PathBuf, Failure> {
+    let message =
+        |error| Failure::message(format!("{name} '{}': {error}; give a path", path.display()));
+    std::path::absolute(path).map_err(message)
 }

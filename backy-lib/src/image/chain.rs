@@ -18,7 +18,7 @@ mod moved;
 use std::sync::{Arc, Mutex};
 
 use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
@@ -169,7 +169,7 @@ impl Chain {
     }
 
     fn tolerates(&self, error: &Error) -> bool {
-        self.tolerant && is_loss(error)
+        self.tolerant && error.is_loss()
     }
 
     /// The revision that this is.
@@ -390,14 +390,14 @@ impl Chain {
     ) -> Result<Vec<BlockIndex>> {
         let mut unreadable = Vec::new();
         match self.read(first, located, decompressor, buffer) {
-            Err(error) if is_loss(&error) => {}
+            Err(error) if error.is_loss() => {}
             result => return result.map(|()| unreadable),
         }
         let parts = buffer.chunks_mut(self.block_size.len());
         for ((block, part), at) in located.iter().zip(parts).zip(first.0..) {
             let number = BlockIndex(at);
             match self.read(number, std::slice::from_ref(block), decompressor, part) {
-                Err(error) if is_loss(&error) => {
+                Err(error) if error.is_loss() => {
                     part.fill(0);
                     unreadable.push(number);
                 }
@@ -481,18 +481,6 @@ impl Chain {
         let found = "no way to it: a file of its chain is missing or damaged";
         Error::damaged(self.storage.folder(), self.describe(block), found, "its content")
     }
-}
-
-/// Whether an error says that stored data cannot be had, as opposed to a wish to stop or a want of memory.
-pub(crate) fn is_loss(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Damaged
-            | ErrorKind::Unsupported
-            | ErrorKind::NotFound
-            | ErrorKind::Permission
-            | ErrorKind::Io
-    )
 }
 
 /// The stretch from the first to after the last block that has no place yet.

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::damage;
 use crate::digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::{HEADER_BYTES, Identity};
@@ -287,7 +286,7 @@ impl Survey {
         });
         match node {
             Ok(node) => _ = self.nodes.insert(id, node),
-            Err(error) if damage::is_damage(&error) => self.flaws.push((id, error.to_string())),
+            Err(error) if error.is_damage() => self.flaws.push((id, error.to_string())),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -307,7 +306,7 @@ impl Survey {
                 self.flaws.push((id, format!("{}: missing", missing.display())));
             }
             Ok(_) => {}
-            Err(error) if damage::is_damage(&error) => {
+            Err(error) if error.is_damage() => {
                 if is_unfinished(storage, name)? {
                     self.unfinished.insert(name);
                 } else if kind == DigestsKind::Image {
@@ -343,7 +342,7 @@ impl Survey {
         }
         let text = match staged::read_whole(storage, FileName::README, 1 << 20) {
             Ok(text) => text,
-            Err(error) if damage::is_damage(&error) => Vec::new(),
+            Err(error) if error.is_damage() => Vec::new(),
             Err(error) => return Err(error),
         };
         let sizes = (BlockSize::MIN.bits()..=BlockSize::MAX.bits())

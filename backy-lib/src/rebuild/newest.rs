@@ -170,7 +170,7 @@ fn read(
     let digests_right = digest_of(&table, identity)? == identity.digest;
     let overlay = match Delta::open(storage, identity.uuid, size, size_bytes) {
         Ok(overlay) => Some(overlay),
-        Err(error) if damage::is_damage(&error) => None,
+        Err(error) if error.is_damage() => None,
         Err(error) => return Err(error),
     };
     let image = storage.open(image, Access::Read)?;
@@ -293,7 +293,7 @@ impl Compared {
             Ok(entry.matches(bytes))
         });
         match read {
-            Err(error) if damage::is_damage(&error) => Ok(false),
+            Err(error) if error.is_damage() => Ok(false),
             Err(error) if self.lenient && error.kind() == ErrorKind::Io => Ok(false),
             other => other,
         }

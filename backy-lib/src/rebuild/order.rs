@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Node, image_revision};
-use crate::damage;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Revision};
 use crate::image::chain::Chain;
@@ -219,7 +218,7 @@ impl Search<'_> {
         let chain = Chain::open(self.storage, &manifest, last);
         match chain.and_then(|chain| chain.verify_digests()) {
             Ok(()) => Ok(true),
-            Err(error) if damage::is_damage(&error) => Ok(false),
+            Err(error) if error.is_damage() => Ok(false),
             Err(error) => Err(error),
         }
     }

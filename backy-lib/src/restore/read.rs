@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
-use crate::image::chain::{Chain, Located, WINDOW_BLOCKS, is_loss};
+use crate::image::chain::{Chain, Located, WINDOW_BLOCKS};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::units::BlockIndex;
@@ -23,7 +23,7 @@ pub(crate) fn check_digests(
     }
     match chain.verify_digests() {
         Ok(()) => Ok(true),
-        Err(error) if keep_going && is_loss(&error) => {
+        Err(error) if keep_going && error.is_loss() => {
             observer.event(&Event::Finding(format!(
                 "{error}; going on with the digests of single blocks: a block that comes out as zero, or as that of a \
                  newer revision, may be wrong without being listed"

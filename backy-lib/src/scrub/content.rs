@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Budget, Finding, Scrub};
 use crate::damage;
 use crate::digest::TableEntry;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
@@ -129,7 +129,7 @@ impl StoredFile {
     ) -> Result<Option<Self>> {
         match Self::open_content(storage, revision, block_size) {
             Ok(file) => Ok(Some(file)),
-            Err(error) if damage::is_damage(&error) => Ok(None),
+            Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -411,7 +411,7 @@ fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
     let (bad, read_bytes) = match piece.file.check(piece.blocks, tools) {
         Ok(checked) => checked,
         // Tables that say nothing: nothing of it can be read.
-        Err(error) if is_loss(&error) => {
+        Err(error) if error.is_unreadable() => {
             let all = (piece.blocks.first.0..piece.blocks.end().0).map(BlockIndex).collect();
             (all, extent.len)
         }
@@ -419,11 +419,6 @@ fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
     };
     let Piece { number, done_bytes, completes, .. } = piece;
     Ok(Checked { number, bad, read_bytes, done_bytes, completes })
-}
-
-/// Whether an error says that stored data cannot be had, and not that something stands in the way.
-fn is_loss(error: &Error) -> bool {
-    damage::is_damage(error) || error.kind() == ErrorKind::Io
 }
 
 /// Cuts the groups into pieces, leaving out what takes no room.
@@ -472,7 +467,7 @@ impl Pieces<'_> {
         let piece_blocks = (PIECE_BYTES / self.manifest.block_size.bytes()).max(1);
         let first = match file.next_stored_block(next, end) {
             Ok(first) => first.unwrap_or(end),
-            Err(error) if is_loss(&error) => next,
+            Err(error) if error.is_unreadable() => next,
             Err(error) => return Err(error),
         };
         let to = BlockIndex(first.plus(piece_blocks).0.min(end.0));
@@ -501,7 +496,7 @@ impl Pieces<'_> {
                 self.file = Some((number, Arc::clone(&file)));
                 Ok(Some(file))
             }
-            Err(error) if damage::is_damage(&error) => Ok(None),
+            Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -520,7 +515,7 @@ pub(super) fn is_unreadable(
         let Some(number) = number else { continue };
         let chain = match Chain::open(storage, manifest, number) {
             Ok(chain) => chain,
-            Err(error) if is_loss(&error) => return Ok(true),
+            Err(error) if error.is_unreadable() => return Ok(true),
             Err(error) => return Err(error),
         };
         for extent in &affected.extents {

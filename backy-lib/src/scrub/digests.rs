@@ -3,7 +3,6 @@
 use super::Scrub;
 use super::content::StoredFile;
 use super::structure::flaw_of;
-use crate::damage;
 use crate::digest::{RevisionHasher, TableEntry};
 use crate::error::{Error, Result};
 use crate::format::digests::DigestsHeader;
@@ -118,7 +117,7 @@ impl Scrub<'_> {
             .and_then(|chain| chain.verify_digests());
         match checked {
             Ok(()) => Ok(None),
-            Err(error) if damage::is_damage(&error) => Ok(Some(error)),
+            Err(error) if error.is_damage() => Ok(Some(error)),
             Err(error) => Err(error),
         }
     }
@@ -128,7 +127,7 @@ impl Scrub<'_> {
         let base = match number.checked_sub(1).filter(|_| revision.base.is_some()) {
             Some(base) => match Chain::open(self.storage, self.manifest, base) {
                 Ok(chain) => Some(chain),
-                Err(error) if damage::is_damage(&error) => return Ok(false),
+                Err(error) if error.is_damage() => return Ok(false),
                 Err(error) => return Err(error),
             },
             None => None,
@@ -145,7 +144,7 @@ impl Scrub<'_> {
         match walked {
             Ok(()) if hasher.finish() == revision.digest => {}
             Ok(()) => return Ok(false),
-            Err(error) if damage::is_damage(&error) => return Ok(false),
+            Err(error) if error.is_damage() => return Ok(false),
             Err(error) => return Err(error),
         }
         let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
@@ -196,7 +195,7 @@ fn walk_window(files: &mut [Walked], window: BlockRange) -> Result<()> {
                 }
             }
             Ok(None) => {}
-            Err(error) if damage::is_damage(&error) => walked.broken = true,
+            Err(error) if error.is_damage() => walked.broken = true,
             Err(error) => return Err(error),
         }
         for run in entries.chunk_by(|a, b| a.is_zero_block() && b.is_zero_block()) {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::{Finding, Scrub, describe};
-use crate::damage;
 use crate::digest::TableEntry;
 use crate::error::Result;
 use crate::format::manifest::{BlockRange, Findings};
@@ -62,7 +61,7 @@ impl Scrub<'_> {
             for range in &revision.findings.bad_blocks {
                 let entries = match file.held_entries(*range) {
                     Ok(entries) => entries,
-                    Err(error) if damage::is_damage(&error) => continue,
+                    Err(error) if error.is_damage() => continue,
                     Err(error) => return Err(error),
                 };
                 for (entry, block) in entries.into_iter().zip(range.first.0..) {

@@ -2,7 +2,6 @@
 
 use super::content::StoredFile;
 use super::{Finding, Scrub};
-use crate::damage;
 use crate::error::{Error, Result};
 use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revision};
 use crate::format::qcow2::{ENTRY_BYTES, Header, Layout};
@@ -86,7 +85,7 @@ impl Scrub<'_> {
         let all = self.all(revision);
         let rest = BlockRange::between(self.manifest.block_size.index(end), all.end());
         let mut lost: Vec<BlockRange> = Vec::new();
-        let mut take = |file: StoredFile| {
+        let mut take = |file: StoredFile| -> Result<()> {
             let mut next = rest.first;
             while let Some(from) = file.next_stored_block(next, rest.end())? {
                 let count = STEP_BLOCKS.min(rest.end().0 - from.0);
@@ -105,7 +104,7 @@ impl Scrub<'_> {
         };
         match self.stored_file(number)?.map(&mut take) {
             Some(Ok(())) => {}
-            Some(Err(error)) if !damage::is_damage(&error) => return Err(error),
+            Some(Err(error)) if !error.is_damage() => return Err(error),
             // Without digests nobody can say which blocks are zero.
             _ => lost = Vec::from_iter(Some(rest).filter(|rest| rest.count > 0)),
         }
@@ -131,13 +130,13 @@ impl Scrub<'_> {
             let first = match delta.next_held_block(next, all.end()) {
                 Ok(Some(first)) => first,
                 Ok(None) => break,
-                Err(error) if damage::is_damage(&error) => next,
+                Err(error) if error.is_damage() => next,
                 Err(error) => return Err(error),
             };
             next = BlockIndex(first.plus(STEP_BLOCKS).0.min(all.end().0));
             match delta.clusters(first, next.0 - first.0) {
                 Ok(_) => {}
-                Err(error) if damage::is_damage(&error) => {
+                Err(error) if error.is_damage() => {
                     whole = false;
                     let costs = (number, BlockRange::between(first, next));
                     self.find(name, flaw_of(error), Some(costs), false)?;
@@ -154,7 +153,7 @@ impl Scrub<'_> {
         let layout = Layout::new(size, revision.size_bytes);
         let delta = match Delta::open(&**self.storage, revision.uuid, size, revision.size_bytes) {
             Ok(delta) => delta,
-            Err(error) if damage::is_damage(&error) => return Ok(Some(flaw_of(error))),
+            Err(error) if error.is_damage() => return Ok(Some(flaw_of(error))),
             Err(error) => return Err(error),
         };
         let expected = Header {
@@ -203,7 +202,7 @@ impl Scrub<'_> {
         self.end_repair()?;
         match repaired {
             Ok(()) => Ok(true),
-            Err(error) if damage::is_damage(&error) => Ok(false),
+            Err(error) if error.is_damage() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -211,7 +210,7 @@ impl Scrub<'_> {
     fn check_refcounts(&mut self, number: usize, revision: &Revision, delta: &Delta) -> Result<()> {
         let flaw = match refcounts::check(delta) {
             Ok(flaw) => flaw,
-            Err(error) if damage::is_damage(&error) => Some(flaw_of(error)),
+            Err(error) if error.is_damage() => Some(flaw_of(error)),
             Err(error) => return Err(error),
         };
         let Some(flaw) = flaw.filter(|_| self.manifest.in_progress.is_none()) else {
@@ -250,7 +249,7 @@ impl Scrub<'_> {
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(None) };
         match StoredFile::open(&**self.storage, revision, self.manifest.block_size) {
             Ok(file) => Ok(Some(file)),
-            Err(error) if damage::is_damage(&error) => Ok(None),
+            Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -14,15 +14,20 @@ struct Turn {
     random: Random,
     running: Vec<usize>,
     now: usize,
+    /// A thread that is let go is not stopped again for a while: much happens between two calls of another.
+    bursts: bool,
+    /// Calls that the thread may still make before another is picked.
+    stays: u64,
 }
 
 impl Schedule {
-    /// For threads 0 to `threads - 1`.
+    /// For threads 0 to `threads - 1`. Every third seed lets them make many calls in a row.
     pub fn new(seed: u64, threads: usize) -> Self {
         let mut random = Random(seed);
         let running: Vec<usize> = (0..threads).collect();
         let now = random.below(threads as u64) as usize;
-        Schedule { turn: Arc::new((Mutex::new(Turn { random, running, now }), Condvar::new())) }
+        let turn = Turn { random, running, now, bursts: seed.is_multiple_of(3), stays: 0 };
+        Schedule { turn: Arc::new((Mutex::new(turn), Condvar::new())) }
     }
 
     /// The thread makes no more calls. Every thread has to say so, or the others wait for ever.
@@ -47,9 +52,15 @@ impl Schedule {
 
 impl Turn {
     fn pick(&mut self) {
-        if !self.running.is_empty() {
+        if self.stays > 0 && self.running.contains(&self.now) {
+            self.stays -= 1;
+        } else if !self.running.is_empty() {
             let next = self.random.below(self.running.len() as u64) as usize;
             self.now = self.running[next];
+            if self.bursts {
+                let longest = 1 << self.random.below(7);
+                self.stays = self.random.below(longest);
+            }
         }
     }
 }

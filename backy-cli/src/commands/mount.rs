@@ -1,0 +1,225 @@
+//! `backy mount`
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backy_lib::mount::{MountOptions, Mounted, mount};
+use backy_lib::progress::{Event, Observer};
+use backy_lib::units::parse_size;
+use backy_lib::{Archive, Error};
+use clap::ValueHint;
+
+use crate::Session;
+use crate::background::{self, Outcome};
+use crate::commands::{absolute, temporary_folder};
+use crate::errors::Failure;
+use crate::log::{Log, Severity};
+use crate::output::Output;
+
+/// Show every revision as a file, until it is unmounted
+///
+/// MOUNTPOINT gets a file for each revision, named by its UUID, with the bytes of the whole disk: losetup, mount -o
+/// loop,ro, fsck -n, qemu and cp take them. latest, by-number, by-date and by-tag lead to them, and UUID.partitions has
+/// the partitions of each as files of their own. Revisions that are made or removed meanwhile come and go. A file that is
+/// open stays readable. A block that is not what was backed up cannot be read: it is an I/O error and a line in
+/// the log.
+///
+/// The command returns when the mount can be used; 'umount MOUNTPOINT' ends it, or 'fusermount3 -u MOUNTPOINT' for others
+/// than root. No lock is held: backups and maintenance go on beside it.
+///
+/// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto,allow_other 0 0. The long options are those of
+/// the mount as well, with '_' for '-'.
+///
+/// Example: backy mount /mnt && mount -o loop,ro /mnt/latest.partitions/1 /mnt2
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Stay in front, until it is unmounted or Ctrl-C unmounts it
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Let other users read it as well; others than root need user_allow_other in /etc/fuse.conf for that
+    #[arg(long)]
+    allow_other: bool,
+
+    /// Let the files be written to, for a journal to be replayed or a machine to be booted
+    ///
+    /// What is written goes to temporary files and is thrown away when it is unmounted. The archive stays as it is.
+    #[arg(long)]
+    writable: bool,
+
+    /// Folder for what is written; $TMPDIR or /tmp without it
+    #[arg(long, value_name = "DIR", requires = "writable", value_hint = ValueHint::DirPath)]
+    dir: Option<PathBuf>,
+
+    /// How much of what was read is kept in memory at most
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    cache: u64,
+
+    /// Append what is found wrong to this file, besides the system's log
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    log: Option<PathBuf>,
+
+    /// A folder; what is in it is hidden meanwhile
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    mountpoint: PathBuf,
+}
+
+/// How often it is looked whether it was unmounted.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a mount that is in use is waited for when the system asks to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is mounted where, in absolute paths: the half in the background has another current folder.
+struct Place {
+    mountpoint: PathBuf,
+    writable: Option<PathBuf>,
+    log: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let in_background_half = session.is_background_half;
+    if in_background_half {
+        background::close_inherited().map_err(in_background)?;
+    }
+    // Also at a second Ctrl-C, something has to be taken away first.
+    session.interrupt.only_in_order();
+    let writable = args.writable.then(|| temporary_folder(args.dir.as_deref())).transpose()?;
+    let log = args.log.as_deref().map(|file| absolute("--log", file)).transpose()?;
+    let place = Place { mountpoint: absolute("MOUNTPOINT", &args.mountpoint)?, writable, log };
+    if !args.foreground && !in_background_half {
+        return start(args, &place, session);
+    }
+    let archive = Archive::open(&session.folder)?;
+    let log = Log::open(place.log.clone(), in_background_half)?;
+    let watch = Arc::new(Watch { output: session.output, log });
+    let options = MountOptions {
+        allow_other: args.allow_other,
+        writable: place.writable.clone(),
+        cache_bytes: args.cache,
+        ..MountOptions::default()
+    };
+    let observer: Arc<dyn Observer + Send + Sync> = watch.clone();
+    let mounted = mount(&archive, &place.mountpoint, &options, observer)?;
+    let names = format!("{} on {}", session.folder.display(), place.mountpoint.display());
+    if in_background_half && let Err(error) = background::let_go() {
+        // The caller has gone, or nothing works any more.
+        mounted.unmount()?;
+        return Err(in_background(error));
+    }
+    watch.log.line(Severity::Info, &format!("mounted {names}"));
+    if args.foreground && session.tells() {
+        session.output.note(&format!("mounted {names}; Ctrl-C or '{}' ends it", umount(&place)));
+    }
+    let ended = serve(mounted, &place.mountpoint, session);
+    match &ended {
+        Ok(()) => watch.log.line(Severity::Info, &format!("unmounted {names}")),
+        Err(failure) => watch.log.line(Severity::Error, &failure.text()),
+    }
+    ended
+}
+
+fn in_background(error: std::io::Error) -> Failure {
+    Failure::message(format!("cannot go to the background: {error}; try --foreground"))
+}
+
+/// Says what is found wrong.
+struct Watch {
+    output: Output,
+    log: Log,
+}
+
+impl Observer for Watch {
+    fn event(&self, event: &Event) {
+        // In the background nobody sees what goes to standard error, and the log has it.
+        let text = match event {
+            Event::Finding(text) | Event::Note(text) => text,
+            Event::Begin { .. } => return,
+        };
+        self.output.warning(text);
+        self.log.line(Severity::Warning, text);
+    }
+}
+
+/// Starts the half in the background, and waits for it.
+fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
+    let mut words: Vec<OsString> = vec!["-b".into(), session.folder.clone().into(), "mount".into()];
+    words.extend(args.allow_other.then(|| "--allow-other".into()));
+    if let Some(folder) = &place.writable {
+        words.extend(["--writable".into(), "--dir".into(), folder.into()]);
+    }
+    words.extend(["--cache".into(), args.cache.to_string().into()]);
+    if let Some(file) = &place.log {
+        words.extend(["--log".into(), file.into()]);
+    }
+    words.push(place.mountpoint.clone().into());
+    match background::start(&words, &session.interrupt).map_err(in_background)? {
+        Outcome::Ready => {
+            if session.tells() {
+                let (folder, mountpoint) = (session.folder.display(), place.mountpoint.display());
+                let end = umount(place);
+                session.output.note(&format!("mounted {folder} on {mountpoint}; '{end}' ends it"));
+            }
+            Ok(())
+        }
+        Outcome::Interrupted => Err(Failure::interrupted("interrupted; nothing is mounted")),
+        Outcome::Ended(status) if status.code() == Some(1) => Err(Failure::Told),
+        Outcome::Ended(status) => Err(Failure::message(format!(
+            "the half in the background ended with {status}; try --foreground"
+        ))),
+    }
+}
+
+/// What takes the mount away.
+fn umount(place: &Place) -> String {
+    let program = if rustix::process::geteuid().is_root() { "umount" } else { "fusermount3 -u" };
+    format!("{program} {}", place.mountpoint.display())
+}
+
+/// Waits until somebody unmounts it, or asks to stop, and then for those that use it.
+fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), Failure> {
+    let interrupt = &session.interrupt;
+    let mut asked: Option<Instant> = None;
+    let mut told = false;
+    while !mounted.wait(POLL) {
+        let again = interrupt.take();
+        let Some(since) = asked.or(again.then(Instant::now)) else { continue };
+        let patient = interrupt.by_ctrl_c() || since.elapsed() < PATIENCE;
+        if (again && asked.is_some()) || !patient {
+            return take_away(&mounted, mountpoint);
+        }
+        asked = Some(since);
+        match mounted.unmount() {
+            Err(error) if !told => {
+                told = true;
+                session.output.note(&waiting(&error, interrupt.by_ctrl_c()));
+            }
+            // It ends now, or has told already why not.
+            _ => {}
+        }
+    }
+    mounted.join()?;
+    match interrupt.by_ctrl_c() {
+        true => {
+            let text = format!("interrupted; {} is unmounted", mountpoint.display());
+            Err(Failure::interrupted(text))
+        }
+        false => Ok(()),
+    }
+}
+
+fn waiting(error: &Error, by_ctrl_c: bool) -> String {
+    let next = match by_ctrl_c {
+        true => "Ctrl-C again takes it away at once".to_owned(),
+        false => format!("it is taken away in {} s", PATIENCE.as_secs()),
+    };
+    format!("{error}; it is tried again until that works; {next}")
+}
+
+/// Takes the mount away from whoever uses it. They get errors, as this process does not wait for them.
+fn take_away(mounted: &Mounted, mountpoint: &Path) -> Result<(), Failure> {
+    mounted.detach()?;
+    let place = mountpoint.display();
+    Err(Failure::interrupted(format!("{place} was in use and is taken away from its users")))
+}
