@@ -160,12 +160,13 @@ impl Tree {
             return Ok(());
         }
         let view = Arc::new(View::new(archive));
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
+        // After the view, by which an opening knows whether it may still be kept.
         lock(&self.recent).clear();
         lock(&self.tables).retain(|id, _| view.number(*id).is_some());
         if let Some(layers) = &self.layers {
             layers.drop_unused(|id| view.number(id).is_some());
         }
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.behind.store(true, Ordering::Release);
         Ok(())
     }
@@ -332,14 +333,13 @@ impl Tree {
         })?;
         let layer = self.layers.as_ref().map(|layers| layers.of(facts.id, facts.size_bytes));
         let open = Arc::new(OpenRevision { reader, layer });
-        {
-            let mut recent = lock(&self.recent);
-            recent.truncate(RECENT - 1);
-            recent.push_front(Arc::clone(&open));
-        }
         revisions.retain(|_, open| open.strong_count() > 0);
         revisions.insert(facts.id, Arc::downgrade(&open));
-        if !Arc::ptr_eq(&view, &self.view()) {
+        let mut recent = lock(&self.recent);
+        if Arc::ptr_eq(&view, &self.view()) {
+            recent.truncate(RECENT - 1);
+            recent.push_front(Arc::clone(&open));
+        } else {
             // The manifest was replaced while this was not yet among those that follow it.
             self.behind.store(true, Ordering::Release);
         }

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -24,11 +25,22 @@ const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// So often in a row it may fail before that is worth a line.
 const PATIENCE: u32 = 60;
 
-/// Ends the thread when dropped.
+/// Ends the thread when dropped, and waits for that.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// When this end of a pipe is closed, the thread sees it at the other.
-    _alive: OwnedFd,
+    alive: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        if let Some(thread) = self.thread.take() {
+            // If it has failed there is nobody to tell.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Starts to watch a tree's archive.
@@ -36,10 +48,10 @@ pub(super) fn start(tree: Arc<Tree>) -> io::Result<Watch> {
     let (end, alive) = pipe_with(PipeFlags::CLOEXEC)?;
     // Where there is nothing that tells, looking has to do.
     let notices = notices(tree.archive_folder()).ok();
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("watch".to_owned())
         .spawn(move || watch(&tree, &end, notices.as_ref()))?;
-    Ok(Watch { _alive: alive })
+    Ok(Watch { alive: Some(alive), thread: Some(thread) })
 }
 
 fn notices(folder: &Path) -> rustix::io::Result<OwnedFd> {
