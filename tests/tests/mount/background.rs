@@ -250,6 +250,7 @@ impl Running {
 
     /// Waits until it has ended. Gives its exit status and what it said.
     fn end(mut self) -> (Option<i32>, String) {
+        until("it has ended", || self.0.try_wait().expect("look after it").is_some());
         let mut said = String::new();
         let mut stderr = self.0.stderr.take().expect("a pipe");
         stderr.read_to_string(&mut said).expect("read what it said");

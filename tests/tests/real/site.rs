@@ -5,6 +5,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use backy_lib::RevisionId;
 use backy_lib::storage::sim::Random;
@@ -173,7 +175,19 @@ pub(crate) fn backy(folder: &Path, args: &[&str]) -> Command {
 pub(crate) fn run(command: &mut Command) -> Output {
     let mut limited = Command::new("timeout");
     limited.args(["--signal=KILL", "120"]).arg(command.get_program()).args(command.get_args());
-    limited.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |error: std::io::Error| -> Output { panic!("{command:?}: {error}") };
+    let child = match limited.spawn() {
+        Ok(child) => child,
+        Err(error) => return failed(error),
+    };
+    // What it has left in the background may hold its output for ever.
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    match receiver.recv_timeout(Duration::from_secs(130)) {
+        Ok(output) => output.unwrap_or_else(failed),
+        Err(_) => panic!("{command:?}: its output does not end"),
+    }
 }
 
 /// Runs a command that has to work. Gives what it prints.
