@@ -101,6 +101,8 @@ struct Held {
     /// A bit for each block of the image that has been right.
     checked: Vec<AtomicU64>,
     checked_blocks: AtomicU64,
+    /// What is wrong with the digests as a whole. Then a zero block has to be read as well.
+    doubt: Option<Arc<Error>>,
     /// `None` when no writer can change what is read.
     manifest: Option<ManifestFile>,
 }
@@ -111,11 +113,9 @@ struct Workspace {
 }
 
 impl Held {
-    /// Takes hold of the revision that `chain` is, for the first time. The digests of its blocks are checked here: then a block
-    /// that is said to be zero is zero, and one that matches its digest is the right one.
+    /// Takes hold of the revision that `chain` is, for the first time.
     fn first(storage: &dyn Storage, chain: Chain, cache: &ReadCache) -> Result<Self> {
-        chain.verify_digests()?;
-        Self::take(storage, Self::new(Arc::new(chain), cache.next_chain(), None), cache)
+        Self::take(storage, Self::new(chain, cache)?, cache)
     }
 
     /// Takes hold of what the newest manifest says of the revision that was held before.
@@ -126,22 +126,16 @@ impl Held {
                 true => Ok(None),
                 false => before.chain.follow(&manifest.manifest),
             };
-            let followed = followed.and_then(|chain| {
-                chain.as_ref().map_or(Ok(()), Chain::verify_digests)?;
-                Ok(chain)
-            });
-            match followed {
-                Ok(Some(chain)) => {
-                    return Ok(Self::new(Arc::new(chain), cache.next_chain(), Some(manifest)));
-                }
+            let followed = followed.and_then(|now| now.map(|c| Self::new(c, cache)).transpose());
+            let mut now = match followed {
                 // It is where it was, or nothing of it is left but what is open.
-                Ok(None) => {
-                    return Ok(Self::new(before.chain, before.number, Some(manifest)));
-                }
+                Ok(now) => now.unwrap_or(before),
                 // The archive was being changed.
-                Err(_) if !manifest.is_current()? => {}
+                Err(_) if !manifest.is_current()? => continue,
                 Err(error) => return Err(error),
-            }
+            };
+            now.manifest = Some(manifest).filter(|_| !now.chain.is_settled());
+            return Ok(now);
         }
         let message = format!(
             "revision {} cannot be held on to: the archive is changed all the time",
@@ -150,16 +144,26 @@ impl Held {
         Err(Error::NoSuchRevision { message })
     }
 
-    fn new(chain: Arc<Chain>, number: u64, manifest: Option<ManifestFile>) -> Self {
-        let words = chain.blocks().div_ceil(64);
-        let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
-        let manifest = manifest.filter(|_| !chain.is_settled());
-        Held { number, chain, checked, checked_blocks: AtomicU64::new(0), manifest }
+    /// One that nobody can change. The digests of its blocks are checked here: then a block that is said to be zero is zero, and
+    /// one that matches its digest is the right one. Of the image both can be said one by one, if they are not right as a whole:
+    /// it shows in the image what is not zero. Not so of a delta, which may have lost that it holds a block.
+    fn new(chain: Chain, cache: &ReadCache) -> Result<Self> {
+        let doubt = match chain.verify_digests() {
+            Err(error) if error.is_damage() && chain.is_image() => Some(Arc::new(error)),
+            verified => verified.map(|()| None)?,
+        };
+        Ok(Self::unchecked(Arc::new(chain), cache.next_chain(), doubt))
     }
 
-    /// The same with nothing checked.
+    fn unchecked(chain: Arc<Chain>, number: u64, doubt: Option<Arc<Error>>) -> Self {
+        let words = chain.blocks().div_ceil(64);
+        let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Held { number, chain, checked, checked_blocks: AtomicU64::new(0), doubt, manifest: None }
+    }
+
+    /// The same, with no block checked.
     fn again(&self) -> Self {
-        Self::new(Arc::clone(&self.chain), self.number, None)
+        Self::unchecked(Arc::clone(&self.chain), self.number, self.doubt.clone())
     }
 
     /// Whether the archive is as it was; what cannot be looked up may be another.
@@ -199,8 +203,7 @@ impl RevisionReader {
         let held = match &private {
             Some(image) => {
                 chain.set_image_file(image.for_chain(&**storage)?);
-                chain.verify_digests()?;
-                Held::new(Arc::new(chain), cache.next_chain(), None)
+                Held::new(chain, cache)?
             }
             None => Held::first(&**storage, chain, cache)?,
         };
@@ -224,6 +227,11 @@ impl RevisionReader {
     /// Size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.revision.size_bytes
+    }
+
+    /// What is wrong with the digests of the revision as a whole, although block for block can be said to be right or not.
+    pub fn doubt(&self) -> Option<Arc<Error>> {
+        self.held().doubt.clone()
     }
 
     /// Reads until `buffer` is full or the revision ends; how many bytes that were.
@@ -391,8 +399,11 @@ impl RevisionReader {
     /// Where the blocks of a window are.
     fn window(&self, held: &Held, number: u64) -> Result<Window> {
         let locate = || {
-            let first = BlockIndex(number * WINDOW_BLOCKS);
-            held.chain.locate(first, WINDOW_BLOCKS).map(Window::from)
+            let mut located = held.chain.locate(BlockIndex(number * WINDOW_BLOCKS), WINDOW_BLOCKS)?;
+            if held.doubt.is_some() {
+                located.iter_mut().for_each(|block| block.place = Place::Image);
+            }
+            Ok(Window::from(located))
         };
         self.cache.windows.get_or_insert_with(&(held.number, number), locate)
     }
@@ -400,6 +411,9 @@ impl RevisionReader {
     /// The first byte at or after `offset` that may be other than zero; `None` when only zeros follow.
     pub fn next_data(&self, offset: u64) -> Result<Option<u64>> {
         let held = self.current();
+        if held.doubt.is_some() {
+            return Ok((offset < self.size_bytes()).then_some(offset));
+        }
         let mut block = self.size.index(offset);
         while let Some(next) = held.chain.next_data_block(block)? {
             // A delta also says of blocks that they are zero.
@@ -481,6 +495,9 @@ impl RevisionReader {
     /// and found right. For a kernel that reads it without asking again.
     pub fn whole_file(&self) -> Option<&File> {
         let held = self.held();
+        if held.doubt.is_some() {
+            return None;
+        }
         let checked_blocks = held.checked_blocks.load(Relaxed);
         self.private.as_ref()?.whole(&held.chain, checked_blocks).ok().flatten()
     }

@@ -331,6 +331,9 @@ impl Tree {
             self.findings.tell(facts.id, &error);
             Errno::IO
         })?;
+        if let Some(doubt) = reader.doubt() {
+            self.findings.tell(facts.id, &doubt);
+        }
         let layer = self.layers.as_ref().map(|layers| layers.of(facts.id, facts.size_bytes));
         let open = Arc::new(OpenRevision { reader, layer });
         revisions.retain(|_, open| open.strong_count() > 0);
