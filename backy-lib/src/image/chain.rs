@@ -443,7 +443,7 @@ impl Chain {
         Ok(())
     }
 
-    fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {
+    pub(crate) fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {
         Error::damaged(
             self.storage.path(file),
             self.describe(block),

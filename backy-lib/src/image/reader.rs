@@ -25,7 +25,7 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
 use crate::manifest::{self, ManifestFile};
-use crate::storage::Storage;
+use crate::storage::{FileName, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks located at a time.
@@ -333,6 +333,9 @@ impl RevisionReader {
             let block = BlockIndex(block);
             if located.entry.matches(part) {
                 held.set_checked(block);
+            } else if held.doubt.is_some() && located.entry.is_zero_block() {
+                // Nothing else says that it is zero.
+                return Err(held.chain.wrong_block(FileName::IMAGE, block));
             } else {
                 let located = std::slice::from_ref(located);
                 held.chain.read(block, located, &mut workspace.decompressor, part)?;
@@ -399,7 +402,8 @@ impl RevisionReader {
     /// Where the blocks of a window are.
     fn window(&self, held: &Held, number: u64) -> Result<Window> {
         let locate = || {
-            let mut located = held.chain.locate(BlockIndex(number * WINDOW_BLOCKS), WINDOW_BLOCKS)?;
+            let mut located =
+                held.chain.locate(BlockIndex(number * WINDOW_BLOCKS), WINDOW_BLOCKS)?;
             if held.doubt.is_some() {
                 located.iter_mut().for_each(|block| block.place = Place::Image);
             }

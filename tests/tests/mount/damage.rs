@@ -142,24 +142,44 @@ fn a_rotten_block_of_a_delta() {
     mount.unmount();
 }
 
-/// With a digest that has changed nothing of the revision can be trusted, so it cannot be opened, until a scrub has mended it.
+/// With a digest that has changed, its block of the newest revision cannot be read, and older revisions that use the digests cannot
+/// be opened; the log says why. The others can be read, and all of them when a scrub has mended it.
 #[test]
 fn a_rotten_digest() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = site(temp.path());
     let digests = format!("{}.image.digests", site.expected[0].uuid);
-    // The entry of block 5: see doc/format.md.
+    // The entry of block 5, which the oldest has in a delta: see doc/format.md.
     flip(&site, &digests, &[4096 + 32 * 5 + 7]);
     let log = temp.path().join("log");
     let Some(mount) = Mount::make(&site, &["--log", text(&log)]) else { return };
-    let opened = File::open(mount.path("latest"));
-    assert_eq!(opened.expect_err("it was opened").raw_os_error(), Some(5));
+    let file = File::open(mount.path("latest")).expect("open the newest");
+    let mut wrong = Vec::new();
+    for (number, expected) in site.expected[0].bytes.chunks(PAGE).enumerate() {
+        let mut page = [0; PAGE];
+        match file.read_at(&mut page, (number * PAGE) as u64) {
+            Ok(count) => assert!(page[..count] == *expected, "wrong bytes in page {number}"),
+            Err(_) => wrong.push(number),
+        }
+    }
+    assert_eq!(wrong, (5 * PAGES..6 * PAGES).collect::<Vec<_>>(), "pages that cannot be read");
+    drop(file);
+    let opened = File::open(mount.file(site.expected[1].uuid)).expect_err("it was opened");
+    assert_eq!(opened.raw_os_error(), Some(5));
     let said = fs::read_to_string(&log).expect("read the log");
-    assert!(said.contains("digest of revision"), "{said}");
+    for revision in &site.expected[..2] {
+        let of_it = format!("warning: revision {}: ", revision.uuid);
+        let as_a_whole = |line: &&str| line.contains(&of_it) && line.contains("digest of revision");
+        assert_eq!(said.lines().filter(as_a_whole).count(), 1, "{said}");
+    }
+    let oldest = &site.expected[2];
+    assert!(fs::read(mount.file(oldest.uuid)).expect("read the oldest") == oldest.bytes);
     let output = site.backy(&["scrub"]).output().expect("scrub");
     assert_eq!(output.status.code(), Some(1), "a scrub with a finding");
-    let found = fs::read(mount.path("latest")).expect("read the newest once it is mended");
-    assert!(found == site.expected[0].bytes, "wrong bytes");
+    for revision in &site.expected {
+        let found = fs::read(mount.file(revision.uuid)).expect("read it once it is mended");
+        assert!(found == revision.bytes, "wrong bytes of {}", revision.uuid);
+    }
     mount.unmount();
 }
 
