@@ -325,6 +325,23 @@ impl Chain {
         Ok(next)
     }
 
+    /// The first block at or after `from` that the revision's own file holds, be it a zero block; of the newest that is every
+    /// block.
+    pub(crate) fn next_own_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
+        let end = BlockIndex(self.blocks());
+        let Some(layer) = self.layers.first() else { return Ok((from < end).then_some(from)) };
+        let mut from = from;
+        while let Some(next) = layer.delta.next_held_block(from, end)? {
+            let count = WINDOW_BLOCKS.min(end.0.saturating_sub(next.0));
+            let clusters = layer.delta.clusters(next, count)?;
+            if let Some(at) = clusters.iter().position(|held| *held != Cluster::Unallocated) {
+                return Ok(Some(next.plus(at as u64)));
+            }
+            from = next.plus(count);
+        }
+        Ok(None)
+    }
+
     /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
     /// and a block that matches its entry is the right one.
     pub fn verify_digests(&self) -> Result<()> {

@@ -10,6 +10,7 @@ mod check;
 mod folder;
 mod image;
 mod old;
+mod reader;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ use crate::revision::{RevisionId, Tag};
 use check::Verdict;
 use image::{Before, OldImage};
 use old::OldArchive;
+
+pub use reader::{OldEntry, OldReader};
 
 /// The tag of all imported revisions. It is pinned, so that no schedule removes them.
 pub const IMPORT_TAG: &str = "imported";
