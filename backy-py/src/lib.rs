@@ -5,6 +5,7 @@
 
 mod archive;
 mod error;
+mod old;
 mod revision;
 
 #[pyo3::pymodule]
@@ -13,6 +14,8 @@ mod _backy {
 
     #[pymodule_export]
     use crate::archive::Archive;
+    #[pymodule_export]
+    use crate::old::{OldArchive, OldRevision, own_chunks};
     #[pymodule_export]
     use crate::revision::Revision;
 
