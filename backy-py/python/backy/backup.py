@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 
 import backy
 from backy._then import CHUNK_SIZE, NoSuchRevision, Store, deprecated, open_store
 from backy.revision import Revision, described
 
 __all__ = ["Backup", "format_timestamp"]
+
+LOOK_SECONDS = 0.2
+"""How often it is looked whether something is still mounted."""
 
 
 @deprecated("backy.Revision.timestamp, a datetime")
@@ -119,8 +123,10 @@ class Backup:
     @deprecated("backy.Archive.mount")
     def mount(self, mountpoint: str) -> None:
         """Shows every revision as a file, until somebody unmounts it. An archive of 2014 has to be imported for that."""
-        with self._store().to_write().mount(mountpoint) as mount:
-            mount.wait()
+        mount = self._store().to_write().mount(mountpoint)
+        with mount:
+            while mount.is_mounted:
+                time.sleep(LOOK_SECONDS)
 
     @deprecated("backy.Archive.revisions")
     def find_revision(self, spec: str | int) -> Revision:
