@@ -38,7 +38,7 @@ def deprecated(instead: str) -> Callable[[Function], Function]:
     return mark
 
 
-class NoSuchRevision(backy.BackyError, KeyError, IndexError):
+class NoSuchRevision(backy.NoSuchRevisionError, KeyError, IndexError):
     """What was raised for an unknown name, and for a number out of range."""
 
     def __str__(self) -> str:
