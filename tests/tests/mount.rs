@@ -23,10 +23,15 @@ mod inside;
 mod life;
 #[path = "mount/mounted.rs"]
 mod mounted;
+#[path = "mount/namespace.rs"]
+mod namespace;
 #[path = "mount/pinned.rs"]
 mod pinned;
 #[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]
 #[path = "real/site.rs"]
 mod site;
+#[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]
+#[path = "real/strace.rs"]
+mod strace;
 #[path = "mount/tree.rs"]
 mod tree;

@@ -137,11 +137,13 @@ struct Watch {
 
 impl Observer for Watch {
     fn event(&self, event: &Event) {
-        if let Event::Finding(text) = event {
-            // In the background nobody sees this, and the log has it.
-            self.output.warning(text);
-            self.log.line(Severity::Warning, text);
-        }
+        // In the background nobody sees what goes to standard error, and the log has it.
+        let text = match event {
+            Event::Finding(text) | Event::Note(text) => text,
+            Event::Begin { .. } => return,
+        };
+        self.output.warning(text);
+        self.log.line(Severity::Warning, text);
     }
 }
 
@@ -186,26 +188,22 @@ fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), F
     let interrupt = &session.interrupt;
     let mut asked: Option<Instant> = None;
     let mut told = false;
-    while mounted.is_mounted() {
+    while !mounted.wait(POLL) {
         let again = interrupt.take();
-        let Some(since) = asked.or(again.then(Instant::now)) else {
-            std::thread::sleep(POLL);
-            continue;
-        };
+        let Some(since) = asked.or(again.then(Instant::now)) else { continue };
         let patient = interrupt.by_ctrl_c() || since.elapsed() < PATIENCE;
         if (again && asked.is_some()) || !patient {
-            return take_away(mounted, mountpoint);
+            return take_away(&mounted, mountpoint);
         }
         asked = Some(since);
         match mounted.unmount() {
-            Ok(()) => break,
             Err(error) if !told => {
                 told = true;
                 session.output.note(&waiting(&error, interrupt.by_ctrl_c()));
             }
-            Err(_) => {}
+            // It ends now, or has told already why not.
+            _ => {}
         }
-        std::thread::sleep(POLL);
     }
     mounted.join()?;
     match interrupt.by_ctrl_c() {
@@ -220,16 +218,14 @@ fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), F
 fn waiting(error: &Error, by_ctrl_c: bool) -> String {
     let next = match by_ctrl_c {
         true => "Ctrl-C again takes it away at once".to_owned(),
-        false => format!("it is taken away in {} s at the latest", PATIENCE.as_secs()),
+        false => format!("it is taken away in {} s", PATIENCE.as_secs()),
     };
-    format!("{error}; it is unmounted when what is open on it is closed, and {next}")
+    format!("{error}; it is tried again until that works; {next}")
 }
 
 /// Takes the mount away from whoever uses it. They get errors, as this process does not wait for them.
-fn take_away(mounted: Mounted, mountpoint: &Path) -> Result<(), Failure> {
+fn take_away(mounted: &Mounted, mountpoint: &Path) -> Result<(), Failure> {
     mounted.detach()?;
-    // Waiting for its end would be waiting for its users.
-    std::mem::forget(mounted);
     let place = mountpoint.display();
     Err(Failure::interrupted(format!("{place} was in use and is taken away from its users")))
 }

@@ -20,7 +20,9 @@ mod writable;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::archive::Archive;
 use crate::error::{Error, Result, describe_io};
@@ -96,7 +98,9 @@ fn start(
     let watch = watch::start(Arc::clone(tree))
         .map_err(|error| failed("cannot start to watch the archive", error))?;
     let (place_of_thread, observer) = (Arc::clone(place), Arc::clone(observer));
+    let (until_its_end, ended) = channel();
     let serve = move || {
+        let _until_its_end = until_its_end;
         let result = session.run();
         drop(watch);
         if let Err(error) = &result {
@@ -115,7 +119,7 @@ fn start(
         .name("mount".to_owned())
         .spawn(serve)
         .map_err(|error| failed("cannot start a thread", error))?;
-    Ok(Mounted { place: Arc::clone(place), thread: Some(thread) })
+    Ok(Mounted { place: Arc::clone(place), thread: Some(thread), ended })
 }
 
 /// A file system that hides the archive, or what is written to itself, could not work.
@@ -149,12 +153,20 @@ fn check_apart(place: &Place, archive: &Archive, writable: Option<&Path>) -> Res
 pub struct Mounted {
     place: Arc<Place>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
+    /// Nothing is ever sent; the other end goes with the thread.
+    ended: Receiver<()>,
 }
 
 impl Mounted {
     /// Whether the file system is still in its place: not after `umount`.
     pub fn is_mounted(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && self.place.is_ours()
+    }
+
+    /// Waits, but not longer than `limit`, until the file system has ended. After [`Mounted::detach`], or a lazy `umount`,
+    /// that is when the last user has closed the last file. Whether it has.
+    pub fn wait(&self, limit: Duration) -> bool {
+        self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// Takes the mount away.

@@ -269,8 +269,7 @@ impl Place {
     }
 
     fn busy(&self) -> Error {
-        let message =
-            "it is in use; end what uses it ('fuser -m' and 'losetup -a' tell) and try again";
+        let message = "it is in use; 'fuser -m' and 'losetup -a' tell by whom";
         self.error(message.to_owned())
     }
 

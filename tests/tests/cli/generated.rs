@@ -8,7 +8,7 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 14] = [
+const CONTRACT: [(&str, &[&str]); 15] = [
     ("init", &["SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "REVISIONS"]),
@@ -18,6 +18,18 @@ const CONTRACT: [(&str, &[&str]); 14] = [
     ),
     ("drill", &["-r, --revision", "--dir", "--json", "COMMAND"]),
     ("export", &["-r, --revision", "--level", "--json", "FILE.qcow2"]),
+    (
+        "mount",
+        &[
+            "-f, --foreground",
+            "--allow-other",
+            "--writable",
+            "--dir",
+            "--cache",
+            "--log",
+            "MOUNTPOINT",
+        ],
+    ),
     ("find", &["-r, --revision"]),
     ("import", &["--block-size", "--json", "OLD"]),
     ("maintenance", &["-n, --dry-run", "-k, --keep", "--json"]),

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use backy_tests::qemu::skipped;
-
 use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
-use crate::site::{BLOCK_BYTES, Site, fails, noise, text, works};
+use crate::namespace::Namespace;
+use crate::site::{BLOCK_BYTES, Site, fails, noise, run, text, words, works};
+use crate::strace;
 
 fn site(place: &Path) -> Site {
     Site::with_backups(place, &[noise(600, 3 * BLOCK_BYTES)])
@@ -135,45 +135,43 @@ fn asked_to_end_while_it_is_used() {
 /// Findings go to the system's log, as the lines of other daemons do.
 #[test]
 fn findings_go_to_the_systems_log() {
-    let socket = Path::new("/dev/log");
-    if socket.exists() {
-        // It belongs to somebody, whose log is not for us to look for.
+    if !fuse_available() {
         return;
     }
-    let Ok(log) = UnixDatagram::bind(socket) else {
-        skipped("/dev/log cannot be made here");
-        return;
-    };
-    let _bound = Bound;
-    log.set_read_timeout(Some(Duration::from_secs(10))).expect("set a limit");
+    let Some(view) = Namespace::new() else { return };
     let temp = tempfile::tempdir().expect("a temporary folder");
+    // A /dev with what is needed, and a log of our own.
+    let devices = temp.path().join("dev");
+    fs::create_dir(&devices).expect("make a folder");
+    for (name, major, minor) in [("null", "1", "3"), ("fuse", "10", "229")] {
+        let device = devices.join(name);
+        works(Command::new("mknod").args(["--mode=666", text(&device), "c", major, minor]));
+    }
+    let log = UnixDatagram::bind(devices.join("log")).expect("listen");
+    log.set_read_timeout(Some(Duration::from_secs(10))).expect("set a limit");
+    view.bind(&devices, "/dev");
     let site = site(temp.path());
     fs::write(site.folder.join("last.raw"), noise(601, 3 * BLOCK_BYTES)).expect("damage");
-    let Some(mount) = Mount::make(&site, &[]) else { return };
-    let process = mount.on.processes()[0];
-    fs::read(mount.path("latest")).expect_err("it cannot be read");
+    let on = Mountpoint::new();
+    let backy = site.backy(&["mount"]);
+    let mut mount = view.command(backy.get_program());
+    works(mount.args(backy.get_args()).arg(&on.path));
+    let [process] = on.processes()[..] else { panic!("there is no process, or several") };
+    let read = run(view.command("cat").arg(on.path.join("latest")));
+    works(view.command("umount").arg(&on.path));
+    assert!(words(&read).contains("Input/output error"), "{}", words(&read));
     let mut line = vec![0; 2000];
     let mut next = || {
         let len = log.recv(&mut line).expect("a line");
         String::from_utf8_lossy(&line[..len]).into_owned()
     };
-    // Other mounts log there as well.
-    let ours = format!(" backy[{process}]: warning: ");
-    let found = std::iter::repeat_with(&mut next).find(|line| line.contains(&ours));
-    let found = found.expect("a line of ours");
-    // Daemon, warning: 3 * 8 + 4.
-    assert!(found.starts_with("<28>") && found.contains("block "), "{found}");
-    mount.unmount();
-}
-
-/// Removes the socket at the end.
-struct Bound;
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        // It is gone already or nobody's.
-        let _ = fs::remove_file("/dev/log");
-    }
+    let (first, second) = (next(), next());
+    // Daemon, information and warning: 3 * 8 + 6 or 4.
+    let ours = format!(" backy[{process}]: ");
+    assert!(first.starts_with("<30>") && first.contains(&format!("{ours}mounted ")), "{first}");
+    assert!(second.starts_with("<28>") && second.contains(&format!("{ours}warning: ")), "{second}");
+    assert!(second.contains("block "), "{second}");
+    until("it has ended", || on.processes().is_empty());
 }
 
 /// A log that cannot be written to is an error before anything is mounted.
@@ -189,4 +187,80 @@ fn a_log_that_cannot_be_written() {
     let message = fails(&mut command);
     assert!(message.contains("/nowhere/log: "), "{message}");
     assert!(!on.is_mounted() && on.processes().is_empty());
+}
+
+/// `backy mount`, held up for two seconds just before it is mounted, and the process that its caller waits for.
+fn held_up(site: &Site, on: &Mountpoint) -> (Running, u32) {
+    let mut command = site.backy(&["mount"]);
+    command.arg(&on.path);
+    let log = on.path.parent().expect("a folder").join("strace.log");
+    // The test may itself run with signals ignored.
+    let mut slow = Command::new("env");
+    let traced = strace::tracing(&command, "mount", "delay_enter=2000000", &log);
+    slow.arg("--default-signal=INT").arg(traced.get_program()).args(traced.get_args());
+    let running = Running::start(&mut slow);
+    until("it is about to be mounted", || !on.processes().is_empty());
+    let half = on.processes()[0];
+    let stat = fs::read_to_string(format!("/proc/{half}/stat")).expect("read about it");
+    let (_, fields) = stat.rsplit_once(") ").expect("its name");
+    let parent = fields.split(' ').nth(1).expect("a parent").parse().expect("a number");
+    (running, parent)
+}
+
+/// Ctrl-C before it is mounted ends both halves, with 130, and nothing is mounted.
+#[test]
+fn ctrl_c_before_it_is_mounted() {
+    if !fuse_available() || !strace::available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let (running, parent) = held_up(&site, &on);
+    signal(parent, "INT");
+    let (status, said) = running.end();
+    assert_eq!(status, Some(130), "{said}");
+    assert!(said.ends_with("backy: error: interrupted; nothing is mounted\n"), "{said}");
+    assert!(!on.is_mounted() && on.processes().is_empty());
+}
+
+/// When whoever waits for it is killed before it is mounted, it is unmounted again.
+#[test]
+fn nobody_waits_for_it() {
+    if !fuse_available() || !strace::available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    let on = Mountpoint::new();
+    let (_running, parent) = held_up(&site, &on);
+    signal(parent, "KILL");
+    until("it has ended", || on.processes().is_empty());
+    assert!(!on.is_mounted());
+}
+
+/// A process that ends with its value.
+struct Running(std::process::Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().expect("start a process"))
+    }
+
+    /// Waits until it has ended. Gives its exit status and what it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().expect("a pipe");
+        stderr.read_to_string(&mut said).expect("read what it said");
+        (self.0.wait().expect("wait for a process").code(), said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

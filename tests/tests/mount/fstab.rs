@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::mounted::{Mountpoint, fuse_available, until};
+use crate::namespace::Namespace;
 use crate::site::{BLOCK_BYTES, Site, noise, run, text, words, works};
 
 fn document(name: &str) -> String {
@@ -12,12 +13,20 @@ fn document(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// An archive, a place to mount it, and a folder with `backy` on the path.
+/// An archive, a place to mount it, and a view of the system in which backy is installed.
 struct Scene {
     site: Site,
     on: Mountpoint,
     bin: PathBuf,
+    view: Namespace,
     _temp: tempfile::TempDir,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // Where all went well, nothing is mounted any more.
+        let _ = run(self.view.command("umount").arg("--lazy").arg(&self.on.path));
+    }
 }
 
 impl Scene {
@@ -25,35 +34,45 @@ impl Scene {
         if !fuse_available() {
             return None;
         }
+        let view = Namespace::new()?;
         let temp = tempfile::tempdir().expect("a temporary folder");
         let site = Site::with_backups(temp.path(), &[noise(800, 2 * BLOCK_BYTES + 7)]);
         let bin = temp.path().join("bin");
         fs::create_dir(&bin).expect("make a folder");
         std::os::unix::fs::symlink(site.backy(&[]).get_program(), bin.join("backy"))
             .expect("make a link");
-        Some(Scene { site, on: Mountpoint::new(), bin, _temp: temp })
+        // mount(8) does not hand on the PATH.
+        view.bind(&bin, "/usr/local/bin");
+        Some(Scene { site, on: Mountpoint::new(), bin, view, _temp: temp })
     }
 
     /// `mount ARGS`
     fn mount(&self, args: &[&str]) -> Command {
-        let path = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.display());
-        let mut command = Command::new("env");
-        command.arg(path).arg("mount").args(args);
+        let mut command = self.view.command("mount");
+        command.args(args);
         command
     }
 
     /// Checks that it is mounted, and unmounts it.
     fn check(&self, what: &str) {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("list what is mounted");
+        let mounts = self.view.mounts();
         let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some(text(&self.on.path)));
         let line = line.unwrap_or_else(|| panic!("{what}: not mounted"));
         let (_, kind) = line.split_once(" - ").expect("a kind");
         let expected = format!("fuse.backy {} ", text(&self.site.folder));
         assert!(kind.starts_with(&expected), "{what}: {line}");
-        let bytes = fs::read(self.on.path.join("latest")).expect("read the newest");
+        let bytes = works(self.view.command("cat").arg(self.on.path.join("latest")));
         assert!(bytes == self.site.expected[0].bytes, "{what}");
-        self.on.unmount();
+        self.unmount();
+    }
+
+    fn unmount(&self) {
+        works(self.view.command("umount").arg(&self.on.path));
         until("it has ended", || self.on.processes().is_empty());
+    }
+
+    fn is_mounted(&self) -> bool {
+        self.view.mounts().contains(&format!(" {} ", text(&self.on.path)))
     }
 
     /// A document's example, with the places of this test.
@@ -78,9 +97,10 @@ fn by_type() {
     scene.check(&options);
     assert!(fs::read_to_string(log).expect("read the log").contains(": mounted "));
     works(&mut scene.mount(&["-t", "fuse.backy", "-o", "writable", archive, on]));
-    fs::write(scene.on.path.join("latest"), "written").expect("write");
-    scene.on.unmount();
-    until("it has ended", || scene.on.processes().is_empty());
+    let latest = format!("of={}", text(&scene.on.path.join("latest")));
+    let mut dd = scene.view.command("dd");
+    works(dd.args(["if=/dev/zero", "bs=100", "count=1", "conv=notrunc", &latest]));
+    scene.unmount();
     scene.site.check_at_rest();
 }
 
@@ -98,7 +118,7 @@ fn errors_by_type() {
         let output = run(&mut scene.mount(&["-t", "fuse.backy", "-o", options, archive, on]));
         let said = words(&output);
         assert!(!output.status.success() && said.contains(named), "{options}: {said}");
-        assert!(!scene.on.is_mounted() && scene.on.processes().is_empty(), "{options}");
+        assert!(!scene.is_mounted() && scene.on.processes().is_empty(), "{options}");
     }
 }
 
@@ -146,9 +166,9 @@ fn under_the_name_of_the_helper() {
     let helper = scene.bin.join("mount.fuse.backy");
     std::os::unix::fs::symlink(scene.site.backy(&[]).get_program(), &helper).expect("a link");
     let (archive, on) = (text(&scene.site.folder), text(&scene.on.path));
-    let mut command = Command::new(&helper);
+    let mut command = scene.view.command(&helper);
     works(command.args([archive, on, "-n", "-o", "rw,noauto"]));
     scene.check("the helper");
-    works(Command::new(&helper).args([archive, on, "-f", "-o", "rw"]));
-    assert!(!scene.on.is_mounted(), "a fake mount mounts nothing");
+    works(scene.view.command(&helper).args([archive, on, "-f", "-o", "rw"]));
+    assert!(!scene.is_mounted(), "a fake mount mounts nothing");
 }

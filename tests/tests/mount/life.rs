@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use backy_tests::qemu::skipped;
 
 use crate::mounted::{Front, Mount, Mountpoint, fuse_available, signal, until};
+use crate::namespace::Namespace;
 use crate::site::{BLOCK_BYTES, Site, fails, noise, run, text, words, works};
 
 fn site(place: &Path) -> Site {
@@ -236,34 +237,50 @@ fn open_to_all(folder: &Path) {
 /// Who is not root mounts with the help of fusermount3, and unmounts with it; a place that is not theirs is refused.
 #[test]
 fn without_root() {
-    if !fuse_available() || !is_root() {
+    if !fuse_available() {
         return;
     }
+    let Some(view) = Namespace::new() else { return };
     let temp = tempfile::tempdir().expect("a temporary folder");
     open_to_all(temp.path());
+    // The device as udev makes it, for all.
+    let device = temp.path().join("fuse");
+    works(Command::new("mknod").args(["--mode=666", text(&device), "c", "10", "229"]));
+    view.bind(&device, "/dev/fuse");
     let site = site(temp.path());
     works(Command::new("chown").args(["-R", "65534:65534"]).arg(&site.folder));
     // The binary has to be where everybody gets to.
     let backy = temp.path().join("backy");
     fs::copy(site.backy(&[]).get_program(), &backy).expect("copy the command");
-    let command = |mountpoint: &Path| {
-        let mut command = Command::new(&backy);
-        command.arg("-b").arg(&site.folder).arg("mount").arg(mountpoint);
-        as_nobody(&command)
+    let nobody = |program: &Path, arguments: &[&str]| {
+        let mut command = view.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(program).args(arguments);
+        command
     };
     let on = Mountpoint::new();
     open_to_all(on.path.parent().expect("a folder"));
-    let message = fails(&mut command(&on.path));
+    let mount = ["-b", text(&site.folder), "mount", text(&on.path)];
+    let is_mounted = || view.mounts().contains(&format!(" {} ", text(&on.path)));
+    let message = fails(&mut nobody(&backy, &mount));
     assert!(message.contains(text(&on.path)), "{message}");
-    assert!(!on.is_mounted() && on.processes().is_empty());
+    assert!(!is_mounted() && on.processes().is_empty());
     works(Command::new("chown").arg("65534").arg(&on.path));
-    works(&mut command(&on.path));
-    let mut cat = Command::new("cat");
-    let bytes = works(&mut as_nobody(cat.arg(on.path.join("latest"))));
+    works(&mut nobody(&backy, &mount));
+    let latest = on.path.join("latest");
+    let bytes = works(&mut nobody(Path::new("cat"), &[text(&latest)]));
     assert!(bytes == site.expected[0].bytes);
-    let mut unmount = Command::new("fusermount3");
-    works(&mut as_nobody(unmount.arg("-u").arg(&on.path)));
+    works(&mut nobody(Path::new("fusermount3"), &["-u", text(&on.path)]));
     until("it has ended", || on.processes().is_empty());
+    // Others may not let others in, unless the machine's owner has said so.
+    let output = run(&mut nobody(&backy, &["-b", mount[1], "mount", "--allow-other", mount[3]]));
+    if output.status.success() {
+        works(&mut nobody(Path::new("fusermount3"), &["-u", text(&on.path)]));
+    } else {
+        assert!(words(&output).contains("user_allow_other"), "{}", words(&output));
+    }
+    until("it has ended", || on.processes().is_empty());
+    assert!(!is_mounted());
 }
 
 /// On a terminal, or with -v, it is said what is mounted and how it is ended.

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use backy_tests::world::Expected;
 
 use crate::disks::Disk;
-use crate::mounted::{Mount, read_anew, until};
+use crate::mounted::{Mount, forget_pages, read_anew, until};
 use crate::site::{BLOCK_BYTES, Site, states, works};
 
 const SIZES: [usize; 14] = {
@@ -58,4 +59,43 @@ fn an_open_file_stays_readable_in_place() {
 fn an_open_file_stays_readable_with_clones() {
     let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
     stays_readable(disk.path());
+}
+
+/// The newest is removed by hand while it is open, and the image becomes that of the one before: whoever has it open gets its
+/// bytes or an error, and only where there are clones always its bytes.
+fn the_newest_goes(place: &Path, has_clones: bool) {
+    let states = states(450, &[20 * BLOCK_BYTES; 3]);
+    let mut site = Site::with_backups(place, &states);
+    let Some(mount) = Mount::make(&site, &[]) else { return };
+    let newest = site.expected.remove(0);
+    let file = File::open(mount.file(newest.uuid)).expect("open the newest");
+    let mut block = vec![0; BLOCK_BYTES];
+    file.read_exact_at(&mut block, 0).expect("read the first block");
+    works(&mut site.backy(&["rm", "0"]));
+    forget_pages(&file);
+    for (number, expected) in newest.bytes.chunks(BLOCK_BYTES).enumerate() {
+        match file.read_exact_at(&mut block, (number * BLOCK_BYTES) as u64) {
+            Ok(()) => assert!(block == expected, "wrong bytes in block {number}"),
+            Err(error) => assert!(!has_clones, "block {number}: {error}"),
+        }
+    }
+    drop(file);
+    let bytes = std::fs::read(mount.path("latest")).expect("read the one before");
+    assert!(bytes == site.expected[0].bytes);
+    site.check_at_rest();
+    mount.unmount();
+}
+
+/// In place.
+#[test]
+fn the_newest_goes_while_it_is_open() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    the_newest_goes(temp.path(), false);
+}
+
+/// With clones.
+#[test]
+fn the_newest_goes_while_it_is_open_with_clones() {
+    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
+    the_newest_goes(disk.path(), true);
 }
