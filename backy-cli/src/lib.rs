@@ -17,10 +17,12 @@ mod plan;
 mod progress;
 mod words;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backy_lib::progress::Observer;
+use backy_lib::storage::holder_note;
 use backy_lib::{Archive, ArchiveWriter, Clock, SystemClock};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -38,6 +40,8 @@ pub(crate) struct Session {
     verbosity: Verbosity,
     output: Output,
     interrupt: Interrupt,
+    /// The program by which this command is started once more, and its first arguments.
+    itself: Vec<OsString>,
 }
 
 impl Session {
@@ -48,11 +52,7 @@ impl Session {
 
     /// What whoever finds the archive locked by a command is told.
     fn holder(command: &str) -> String {
-        let process = rustix::process::getpid();
-        let system = rustix::system::uname();
-        let host = system.nodename().to_string_lossy();
-        let since = SystemClock.now().strftime("%Y-%m-%d %H:%M:%SZ");
-        format!("'{command}' (process {process} on {host}, since {since})")
+        holder_note(&format!("'{command}'"), SystemClock.now())
     }
 
     /// Opens an archive for changing.
@@ -77,29 +77,45 @@ impl Session {
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
+    // Only what goes on in the background has to be started again.
+    let itself =
+        std::env::current_exe().map_or_else(|_| Vec::new(), |program| vec![program.into()]);
+    ExitCode::from(run(std::env::args_os().collect(), itself))
+}
+
+/// Runs the command with these arguments, the first of which is its own name; the exit status.
+///
+/// `itself` is the program, and its first arguments, by which the command is started once more. Signals are listened to
+/// from here on, for as long as the process lives.
+pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     let output = Output::detect();
-    let args = match mount_helper::translate(std::env::args_os().collect()) {
+    let args = match mount_helper::translate(args) {
         Ok(Some(args)) => args,
-        Ok(None) => return ExitCode::SUCCESS,
+        Ok(None) => return 0,
         Err(message) => return Failure::message(message).report(&output, false),
     };
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return errors::usage(&output, &error),
+        Err(error) => return errors::usage(&output, &error, args),
     };
     raise_file_limit();
     let interrupt = Interrupt::default();
-    let session = match prepare(&cli, output, interrupt) {
+    let session = match prepare(&cli, output, interrupt, itself) {
         Ok(session) => session,
         Err(failure) => return failure.report(&output, false),
     };
-    match run(cli.command, &session) {
-        Ok(()) => ExitCode::SUCCESS,
+    match dispatch(cli.command, &session) {
+        Ok(()) => 0,
         Err(failure) => failure.report(&session.output, session.interrupt.by_ctrl_c()),
     }
 }
 
-fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, Failure> {
+fn prepare(
+    cli: &Cli,
+    output: Output,
+    interrupt: Interrupt,
+    itself: Vec<OsString>,
+) -> Result<Session, Failure> {
     let verbosity = cli.verbosity();
     let folder = std::path::absolute(&cli.backupdir).map_err(|error| {
         Failure::message(format!(
@@ -110,10 +126,10 @@ fn prepare(cli: &Cli, output: Output, interrupt: Interrupt) -> Result<Session, F
     interrupt
         .listen()
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
-    Ok(Session { folder, verbosity, output, interrupt })
+    Ok(Session { folder, verbosity, output, interrupt, itself })
 }
 
-fn run(command: Command, session: &Session) -> Result<(), Failure> {
+fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Init(args) => commands::init::run(&args, session),
         Command::Backup(args) => commands::backup::run(args, session),

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use backy_lib::format::legacy::OldKind;
 use backy_lib::image::reader::ReadCache;
 use backy_lib::import::{OldEntry, OldReader};
-use backy_lib::progress::Silent;
 use backy_lib::{Error, RevisionId};
 use jiff::Timestamp;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::exception;
+use crate::watch::run;
 
 /// Room for the tables of the one revision whose chunks are listed.
 const CACHE_BYTES: u64 = 4 << 20;
@@ -78,16 +78,17 @@ impl OldArchive {
     }
 
     /// Writes a revision to a file or device, after all of it has been checked; its size in bytes.
-    #[pyo3(signature = (revision, target, *, force = false))]
+    #[pyo3(signature = (revision, target, *, force = false, progress = None))]
     fn restore(
         &self,
         py: Python<'_>,
         revision: &str,
         target: PathBuf,
         force: bool,
+        progress: Option<Py<PyAny>>,
     ) -> PyResult<u64> {
         let uuid = parse(revision)?;
-        py.detach(|| self.reader.restore(uuid, &target, force, &Silent)).map_err(exception)
+        run(py, progress, |watch| self.reader.restore(uuid, &target, force, watch))
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod moved;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
@@ -466,9 +467,9 @@ impl Chain {
     }
 
     fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {
-        Error::damaged(
+        self.damaged_block(
             self.storage.path(file),
-            self.describe(block),
+            block,
             "content with another digest",
             "the digest recorded when it was backed up",
         )
@@ -480,23 +481,31 @@ impl Chain {
             _ => None,
         };
         let file = layer.map_or(FileName::IMAGE, |layer| FileName::Delta(layer.revision));
-        Error::damaged(
+        self.damaged_block(
             self.storage.path(file),
-            self.describe(block),
+            block,
             "content that was not known to be right when it was backed up",
             "a digest",
         )
     }
 
-    fn describe(&self, block: BlockIndex) -> String {
+    fn damaged_block(
+        &self,
+        path: PathBuf,
+        block: BlockIndex,
+        found: &str,
+        expected: &str,
+    ) -> Error {
         let extent = self.block_size.extent(block, self.revision.size_bytes);
         let (start, last) = (extent.offset, extent.end().saturating_sub(1));
-        format!("block {block} (bytes {start}-{last} of revision {})", self.revision.uuid)
+        let revision = self.revision.uuid;
+        let place = format!("block {block} (bytes {start}-{last} of revision {revision})");
+        Error::damaged(path, place, found, expected).costing(revision, extent)
     }
 
     fn unreachable_block(&self, block: BlockIndex) -> Error {
         let found = "no way to it: a file of its chain is missing or damaged";
-        Error::damaged(self.storage.folder(), self.describe(block), found, "its content")
+        self.damaged_block(self.storage.folder(), block, found, "its content")
     }
 }
 

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import backy
@@ -206,9 +207,10 @@ class StoreOf2014(Store):
         raise self._read_only("this archive of 2014 is only read")
 
     def _read_only(self, what: str) -> backy.BackyError:
-        return backy.ArchiveUnsupportedError(
-            f"{self.path}: {what}; bring it over into a new one with: backy -b NEW import {self.path}"
-        )
+        text = f"{self.path}: {what}; bring it over into a new one with: backy -b NEW import {self.path}"
+        error = backy.ArchiveUnsupportedError(text)
+        error.kind, error.path = "unsupported", Path(self.path)
+        return error
 
 
 def open_store(path: str) -> Store:
