@@ -44,11 +44,17 @@ pub(crate) fn take_mark(args: &mut Vec<OsString>) -> bool {
     is_other_half
 }
 
-/// Starts this program with `args` and waits until it is ready, or ends. Its standard error is ours until then.
-pub(crate) fn start(args: &[OsString], interrupt: &Interrupt) -> io::Result<Outcome> {
-    let program = std::env::current_exe()?;
+/// Starts the program `itself` with `args` and waits until it is ready, or ends. Its standard error is ours until then.
+pub(crate) fn start(
+    itself: &[OsString],
+    args: &[OsString],
+    interrupt: &Interrupt,
+) -> io::Result<Outcome> {
+    let unknown =
+        || io::Error::new(io::ErrorKind::NotFound, "it is not known which program this is");
+    let (program, first) = itself.split_first().ok_or_else(unknown)?;
     let mut command = Command::new(program);
-    command.arg(MARK).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(first).arg(MARK).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     let outcome = child
         .stdout

@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::process::ExitCode;
 
 use backy_lib::{Error, ErrorKind};
 use clap::CommandFactory;
@@ -13,6 +12,9 @@ use clap::error::ErrorKind as UsageErrorKind;
 use crate::cli::Cli;
 use crate::interrupt::CTRL_C_STATUS;
 use crate::output::Output;
+
+/// Exit status of everything that did not work.
+const FAILURE_STATUS: u8 = 1;
 
 /// Why a command did not work.
 pub(crate) enum Failure {
@@ -66,12 +68,12 @@ impl Failure {
     }
 
     /// Says it on standard error; the exit status.
-    pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> ExitCode {
+    pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
         match self {
-            Failure::Told => return ExitCode::FAILURE,
+            Failure::Told => return FAILURE_STATUS,
             // As 'head' does it: whoever reads has seen enough.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return ExitCode::SUCCESS;
+                return 0;
             }
             _ => output.error(&self.text()),
         }
@@ -80,7 +82,7 @@ impl Failure {
             Failure::Interrupted(_) => true,
             _ => false,
         };
-        if asked && by_ctrl_c { ExitCode::from(CTRL_C_STATUS) } else { ExitCode::FAILURE }
+        if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS }
     }
 }
 
@@ -148,20 +150,20 @@ fn is_stored(error: &Error) -> bool {
 }
 
 /// Prints the help that was asked for, or says in one line what is wrong with the arguments.
-pub(crate) fn usage(output: &Output, error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(output: &Output, error: &clap::Error, args: Vec<OsString>) -> u8 {
     match error.kind() {
         UsageErrorKind::DisplayHelp | UsageErrorKind::DisplayVersion => match error.print() {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => 0,
             Err(error) => Failure::Output(error).report(output, false),
         },
         UsageErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // A standard error that is closed cannot be told of.
             let _ = error.print();
-            ExitCode::FAILURE
+            FAILURE_STATUS
         }
         _ => {
-            output.error(&usage_line(error, std::env::args_os()));
-            ExitCode::FAILURE
+            output.error(&usage_line(error, args.into_iter()));
+            FAILURE_STATUS
         }
     }
 }

@@ -17,10 +17,12 @@ mod plan;
 mod progress;
 mod words;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backy_lib::progress::Observer;
+use backy_lib::storage::holder_note;
 use backy_lib::{Archive, ArchiveWriter, Clock, SystemClock};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -40,6 +42,8 @@ pub(crate) struct Session {
     interrupt: Interrupt,
     /// Whether another process of this command waits for this one to be ready.
     is_background_half: bool,
+    /// The program by which this command is started once more, and its first arguments.
+    itself: Vec<OsString>,
 }
 
 impl Session {
@@ -50,11 +54,7 @@ impl Session {
 
     /// What whoever finds the archive locked by a command is told.
     fn holder(command: &str) -> String {
-        let process = rustix::process::getpid();
-        let system = rustix::system::uname();
-        let host = system.nodename().to_string_lossy();
-        let since = SystemClock.now().strftime("%Y-%m-%d %H:%M:%SZ");
-        format!("'{command}' (process {process} on {host}, since {since})")
+        holder_note(&format!("'{command}'"), SystemClock.now())
     }
 
     /// Opens an archive for changing.
@@ -79,26 +79,37 @@ impl Session {
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
+    // Only what goes on in the background has to be started again.
+    let itself =
+        std::env::current_exe().map_or_else(|_| Vec::new(), |program| vec![program.into()]);
+    ExitCode::from(run(std::env::args_os().collect(), itself))
+}
+
+/// Runs the command with these arguments, the first of which is its own name; the exit status.
+///
+/// `itself` is the program, and its first arguments, by which the command is started once more. Signals are listened to
+/// from here on, for as long as the process lives.
+pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     let output = Output::detect();
-    let mut args = std::env::args_os().collect();
+    let mut args = args;
     let is_background_half = background::take_mark(&mut args);
     let args = match mount_helper::translate(args) {
         Ok(Some(args)) => args,
-        Ok(None) => return ExitCode::SUCCESS,
+        Ok(None) => return 0,
         Err(message) => return Failure::message(message).report(&output, false),
     };
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return errors::usage(&output, &error),
+        Err(error) => return errors::usage(&output, &error, args),
     };
     raise_file_limit();
     let interrupt = Interrupt::default();
-    let session = match prepare(&cli, output, interrupt, is_background_half) {
+    let session = match prepare(&cli, output, interrupt, is_background_half, itself) {
         Ok(session) => session,
         Err(failure) => return failure.report(&output, false),
     };
-    match run(cli.command, &session) {
-        Ok(()) => ExitCode::SUCCESS,
+    match dispatch(cli.command, &session) {
+        Ok(()) => 0,
         Err(failure) => failure.report(&session.output, session.interrupt.by_ctrl_c()),
     }
 }
@@ -108,6 +119,7 @@ fn prepare(
     output: Output,
     interrupt: Interrupt,
     is_background_half: bool,
+    itself: Vec<OsString>,
 ) -> Result<Session, Failure> {
     let verbosity = cli.verbosity();
     let folder = std::path::absolute(&cli.backupdir).map_err(|error| {
@@ -119,10 +131,10 @@ fn prepare(
     interrupt
         .listen()
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
-    Ok(Session { folder, verbosity, output, interrupt, is_background_half })
+    Ok(Session { folder, verbosity, output, interrupt, is_background_half, itself })
 }
 
-fn run(command: Command, session: &Session) -> Result<(), Failure> {
+fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Init(args) => commands::init::run(&args, session),
         Command::Backup(args) => commands::backup::run(args, session),

@@ -199,14 +199,22 @@ impl Archive {
     /// [`Error::NoSource`] when none is configured; [`Error::Source`] also when it is one of the archive's own files.
     pub fn open_source(&self) -> Result<DeviceSource> {
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
-        let path = self.config()?.source.ok_or_else(no_source)?;
-        let source = DeviceSource::open(&path)?;
+        self.open_device(&self.config()?.source.ok_or_else(no_source)?)
+    }
+
+    /// Another file or device to back up, opened.
+    ///
+    /// # Errors
+    /// [`Error::Source`] also when it is one of the archive's own files.
+    pub fn open_device(&self, path: &Path) -> Result<DeviceSource> {
+        let source = DeviceSource::open(path)?;
         let inside = path
             .canonicalize()
             .ok()
             .zip(self.folder().canonicalize().ok())
             .is_some_and(|(source, archive)| source.starts_with(archive));
         if inside {
+            let path = path.to_owned();
             return Err(Error::Source { path, message: "it is in the archive itself".to_owned() });
         }
         Ok(source)

@@ -9,8 +9,20 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::extent::Extent;
+use crate::revision::RevisionId;
+
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Bytes of a revision that cannot be read right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The revision.
+    pub revision: RevisionId,
+    /// The bytes.
+    pub extent: Extent,
+}
 
 /// An error of the library. `Display` is one line.
 #[derive(Debug, Error)]
@@ -109,6 +121,8 @@ pub enum Error {
         path: PathBuf,
         /// Where in it, what was found there and what was expected.
         flaw: String,
+        /// What that costs, where it is a block of a revision.
+        costs: Option<Unreadable>,
     },
     /// The archive needs abilities that this program does not have.
     #[error("{}: {what}", .path.display())]
@@ -234,6 +248,23 @@ impl Error {
         }
     }
 
+    /// The bytes of a revision that the error is about, if it is about such.
+    pub fn unreadable(&self) -> Option<Unreadable> {
+        match self {
+            Error::Damaged { costs, .. } => *costs,
+            Error::UndoFailed { first, .. } => first.unreadable(),
+            _ => None,
+        }
+    }
+
+    /// Adds which bytes of a revision that costs.
+    pub(crate) fn costing(mut self, revision: RevisionId, extent: Extent) -> Self {
+        if let Error::Damaged { costs, .. } = &mut self {
+            *costs = Some(Unreadable { revision, extent });
+        }
+        self
+    }
+
     /// For `map_err`: the system failed to do `action` with `path`.
     pub fn io(
         path: impl Into<PathBuf>,
@@ -251,13 +282,13 @@ impl Error {
         expected: impl Display,
     ) -> Error {
         let flaw = format!("{place}: found {found}, expected {expected}");
-        Error::Damaged { path: path.into(), flaw }
+        Error::Damaged { path: path.into(), flaw, costs: None }
     }
 
     /// For `map_err`: the file at `path` has this flaw.
     pub fn flawed(path: impl Into<PathBuf>) -> impl FnOnce(String) -> Error {
         let path = path.into();
-        move |flaw| Error::Damaged { path, flaw }
+        move |flaw| Error::Damaged { path, flaw, costs: None }
     }
 }
 

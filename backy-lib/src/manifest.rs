@@ -47,7 +47,7 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
     let content = staged::read_file(&*file, MANIFEST_LIMIT_BYTES)?;
     let path = || storage.path(FileName::MANIFEST);
     let manifest = Manifest::parse(&content).map_err(|flaw| match flaw {
-        ManifestFlaw::Damaged(flaw) => Error::Damaged { path: path(), flaw },
+        ManifestFlaw::Damaged(flaw) => Error::flawed(path())(flaw),
         ManifestFlaw::Unsupported(what) => Error::Unsupported { path: path(), what },
     })?;
     Ok(ManifestFile { manifest, file })

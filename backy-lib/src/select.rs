@@ -2,11 +2,12 @@
 //!
 //! What was typed is parsed first ([`RevisionSpec`], [`RevisionsSpec`]), apart from what it means in an archive.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Revision;
-use crate::revision::Tag;
+use crate::revision::{RevisionId, Tag};
 
 /// Names one revision: `latest`, `last`, `first`, a number from 0 (the newest), `tag:NAME`, or a UUID or its beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +166,65 @@ impl RevisionsSpec {
         numbers.dedup();
         Ok(numbers)
     }
+}
+
+/// What the revisions with these numbers are called. Numbers mean others once somebody else has made a revision; so
+/// whoever changes an archive takes the names before the lock, and the numbers after.
+pub fn names(revisions: &[Revision], numbers: &[usize]) -> Vec<RevisionId> {
+    let chosen = numbers.iter().filter_map(|&number| revisions.get(number));
+    chosen.map(|revision| revision.uuid).collect()
+}
+
+/// The numbers of the revisions that are called so.
+///
+/// # Errors
+/// [`Error::NoSuchRevision`] when one has gone.
+pub fn numbers(revisions: &[Revision], names: &[RevisionId]) -> Result<Vec<usize>> {
+    let number = |name: &RevisionId| {
+        let number = revisions.iter().position(|revision| revision.uuid == *name);
+        number.ok_or_else(|| no_such(format!("revision {name} has gone meanwhile")))
+    };
+    names.iter().map(number).collect()
+}
+
+/// That none of these revisions is pinned: whoever has pinned one wants it kept.
+///
+/// # Errors
+/// [`Error::Specification`] names those that are.
+pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
+    let pinned = numbers.iter().filter_map(|&number| {
+        let tags: Vec<&str> = revisions.get(number)?.pinned_tags.iter().map(Tag::as_str).collect();
+        (!tags.is_empty()).then(|| format!("revision {number} ({})", tags.join(", ")))
+    });
+    let pinned: Vec<String> = pinned.collect();
+    match pinned.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Specification { message: format!("pinned: {}", pinned.join(", ")) }),
+    }
+}
+
+/// That a revision has these tags: whoever removes one that is not there means another revision, or another tag.
+///
+/// # Errors
+/// [`Error::Specification`] says which it has; [`Error::NoSuchRevision`] when there is no such number.
+pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>) -> Result<()> {
+    let Some(revision) = revisions.get(number) else {
+        return Err(no_such(format!("there is no revision {number}")));
+    };
+    let Some(tag) = tags.difference(&revision.tags).next() else { return Ok(()) };
+    let mark = |tag: &Tag| match revision.pinned_tags.contains(tag) {
+        true => format!("{tag} (pinned)"),
+        false => tag.to_string(),
+    };
+    let has = match revision.tags.iter().map(mark).collect::<Vec<_>>().join(", ") {
+        tags if tags.is_empty() => "none".to_owned(),
+        tags => tags,
+    };
+    let message = format!(
+        "revision {number} ({}) has no tag '{tag}' to be removed; it has {has}",
+        revision.uuid
+    );
+    Err(Error::Specification { message })
 }
 
 fn parse_part(text: &str) -> Result<Part> {

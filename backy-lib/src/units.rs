@@ -126,6 +126,19 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if (0.0..9e15).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
+/// Bytes a second, as people write it (`100M`, `100M/s`); not zero, which would let nothing through.
+///
+/// # Errors
+/// A sentence that says what was found and what is expected.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text.trim_end_matches("/s"))? {
+        0 => {
+            Err("nothing could be read; expected a number of bytes a second, like 100M".to_owned())
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 /// A size for people: `0 B`, `512 B`, `1.5 MiB`, `4.0 GiB`.
 pub fn display_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -174,6 +187,15 @@ mod tests {
         assert_eq!(parse_size("1.5g"), Ok(3 << 29));
         for bad in ["", "K", "64X", "-1", "1e9", "99999999999999999999", "NaN"] {
             assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_has_to_let_something_through() {
+        assert_eq!(parse_rate("100M"), Ok(100 << 20));
+        assert_eq!(parse_rate("1.5M/s"), Ok(3 << 19));
+        for bad in ["0", "fast", "", "-1"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
         }
     }
 

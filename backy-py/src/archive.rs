@@ -1,51 +1,448 @@
-//! `backy.Archive`.
+//! `backy.Archive`: signatures and docstrings. What the methods do is in `operations`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use backy_lib::export::ExportOptions;
+use backy_lib::image::reader::ReadCache;
+use backy_lib::{
+    BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
+    SystemClock,
+};
 use pyo3::prelude::*;
 
-use crate::error::exception;
-use crate::revision::Revision;
+use crate::drill;
+use crate::error::{exception, wrong};
+use crate::mount::{Mount, MountArguments};
+use crate::operations::{self, From};
+use crate::reader::Reader;
+use crate::report::ToPython;
+use crate::specification::{One, Rate, Several, Tags, no_such, parse};
+use crate::stream::Stream;
+use crate::watch::{Watch, run, run_for_findings};
 
-/// The directory of one source's backups, opened for reading.
+/// What open files share to remember blocks of deltas.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// The folder of one source's backups.
 ///
-/// Needs no lock: a backup may run meanwhile.
+/// Each call reads the archive anew; what changes it takes its lock for as long as it lasts, and raises LockedError when
+/// somebody else has it. Everything else needs no lock: a backup may run meanwhile.
+///
+/// Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
+/// "tag:weekly", a UUID or at least 4 hex digits of its beginning), or a Revision. Where several are: text such as "all",
+/// "tag:weekly" for all that have it, "0..3" or "0,2", or an iterable of what names one.
+///
+/// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
+/// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying
+/// meanwhile goes to the logger "backy".
 ///
 /// Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Archive {
-    path: PathBuf,
+    folder: PathBuf,
+    cache: Arc<ReadCache>,
+}
+
+impl Archive {
+    fn at(folder: &Path) -> PyResult<Self> {
+        let absolute = std::path::absolute(folder).map_err(Error::io(folder, "find the folder"));
+        let folder = absolute.map_err(exception)?;
+        Ok(Archive { folder, cache: ReadCache::new(CACHE_BYTES) })
+    }
+
+    /// Reads the archive, without the interpreter.
+    fn read<T: Send>(
+        &self,
+        py: Python<'_>,
+        what: impl FnOnce(&backy_lib::Archive) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| what(&backy_lib::Archive::open(&self.folder)?)).map_err(exception)
+    }
 }
 
 #[pymethods]
 impl Archive {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        open(py, &path)?;
-        Ok(Archive { path })
+        let archive = Self::at(&path)?;
+        archive.read(py, |_| Ok(()))?;
+        Ok(archive)
     }
 
-    /// The directory, as it was given.
+    /// Make an archive in a folder, which is made when it is not there.
+    ///
+    /// `source` is the block device or file to back up; without it, it has to be set in backy.toml before the first backup.
+    /// `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
+    ///
+    /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
+    #[staticmethod]
+    #[pyo3(signature = (path, source=None, *, block_size=65536))]
+    fn init(
+        py: Python<'_>,
+        path: PathBuf,
+        source: Option<PathBuf>,
+        block_size: u64,
+    ) -> PyResult<Self> {
+        let archive = Self::at(&path)?;
+        let block_size = known_block_size(block_size)?;
+        py.detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
+            .map_err(exception)?;
+        Ok(archive)
+    }
+
+    /// Import an archive that backy made in 2014: bring its revisions over, oldest first, with their names and times.
+    ///
+    /// `old` is only read; the archive at `path` is made if there is none. Everything is checked against the MD5s of the
+    /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
+    /// that was interrupted goes on where it was.
+    #[staticmethod]
+    #[pyo3(signature = (old, path, *, block_size=None, progress=None))]
+    fn import_<'py>(
+        py: Python<'py>,
+        old: PathBuf,
+        path: PathBuf,
+        block_size: Option<u64>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let folder = Self::at(&path)?.folder;
+        let block_size = block_size.map(known_block_size).transpose()?;
+        let import = |watch: &_| operations::import(&old, &folder, block_size, watch);
+        run(py, progress, import)?.to_python(py)
+    }
+
+    /// Make a lost or damaged manifest.json anew, from the digest files and the deltas.
+    ///
+    /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
+    /// the manifest can be read. Scrub the archive afterwards.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, force=false, progress=None))]
+    fn rebuild<'py>(
+        py: Python<'py>,
+        path: PathBuf,
+        force: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let folder = Self::at(&path)?.folder;
+        run(py, progress, |watch| operations::rebuild(&folder, force, watch))?.to_python(py)
+    }
+
+    /// The folder, absolute.
     #[getter]
     fn path(&self) -> &Path {
-        &self.path
+        &self.folder
+    }
+
+    /// What is backed up, as configured; None when nothing is.
+    #[getter]
+    fn source(&self, py: Python<'_>) -> PyResult<Option<PathBuf>> {
+        self.read(py, |archive| Ok(archive.config()?.source))
     }
 
     /// The revisions that there are at this moment, newest first.
     ///
     /// Read from the archive each time, so that a backup made meanwhile shows.
     #[getter]
-    fn revisions(&self, py: Python<'_>) -> PyResult<Vec<Revision>> {
-        Ok(open(py, &self.path)?.revisions().iter().map(Revision::from).collect())
+    fn revisions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let archive = self.read(py, |archive| Ok(archive.clone()))?;
+        archive.revisions().iter().map(|revision| revision.to_python(py)).collect()
+    }
+
+    /// The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
+    fn select<'py>(&self, py: Python<'py>, revisions: Several) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let chosen = self.read(py, |archive| {
+            let numbers = revisions.resolve(archive)?.into_iter();
+            let revision = |number| archive.revisions().get(number).ok_or_else(no_such(number));
+            numbers.map(|number| revision(number).cloned()).collect::<Result<Vec<_>>>()
+        })?;
+        chosen.iter().map(|revision| revision.to_python(py)).collect()
+    }
+
+    /// The path of the file that holds a revision: the newest is a raw image, an older one a qcow2 overlay.
+    #[pyo3(signature = (revision=One::latest()), text_signature = "($self, revision='latest')")]
+    fn find(&self, py: Python<'_>, revision: One) -> PyResult<PathBuf> {
+        self.read(py, |archive| {
+            let number = revision.resolve(archive)?;
+            archive.find(number).ok_or_else(no_such(number))
+        })
+    }
+
+    /// Inventory and health, from the files alone; also while a backup runs.
+    #[pyo3(signature = (revisions=Several::all()), text_signature = "($self, revisions='all')")]
+    fn status<'py>(&self, py: Python<'py>, revisions: Several) -> PyResult<Bound<'py, PyAny>> {
+        let status = |archive: &_| {
+            let numbers = revisions.resolve(archive)?;
+            backy_lib::status::status(archive, &numbers, &SystemClock)
+        };
+        self.read(py, status)?.to_python(py)
+    }
+
+    /// Make a revision of the source, if one is due; None when nothing is.
+    ///
+    /// What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
+    /// then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
+    /// "100M". `dry_run`: only say whether one would be made, in a BackupPlan.
+    ///
+    /// `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
+    /// bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
+    /// the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
+    /// Revision or None, and gives pairs of offset and length in which something may have changed since that one was
+    /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
+    /// comes out as it is.
+    #[pyo3(
+        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, dry_run=false),
+        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, dry_run=False)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn backup<'py>(
+        &self,
+        py: Python<'py>,
+        source: From,
+        force: bool,
+        tags: Tags,
+        progress: Option<Py<PyAny>>,
+        limit_rate: Option<Rate>,
+        dry_run: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (tags, limit_rate) = (tags.0, limit_rate.map(|rate| rate.0));
+        let options = BackupOptions { force, tags, limit_rate, ..BackupOptions::default() };
+        if dry_run {
+            let plan = py.detach(|| operations::plan_backup(&self.folder, &source, &options));
+            return plan.map_err(exception)?.to_python(py);
+        }
+        let backup = |watch: &_| operations::backup(&self.folder, source, &options, watch);
+        run(py, progress, backup)?.to_python(py)
+    }
+
+    /// Restore a revision to a file, a device, or a binary file object.
+    ///
+    /// To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
+    /// (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
+    /// file that exists, or a device that is not blank, also when it is not the source. A file object is written
+    /// from the beginning to the end.
+    ///
+    /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
+    /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
+    /// back.
+    #[pyo3(
+        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, progress=None),
+        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, progress=None)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn restore<'py>(
+        &self,
+        py: Python<'py>,
+        target: Bound<'py, PyAny>,
+        revision: One,
+        force: bool,
+        keep_going: bool,
+        dry_run: bool,
+        undo: Option<PathBuf>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let open = || {
+            let archive = backy_lib::Archive::open(&self.folder)?;
+            let number = revision.resolve(&archive)?;
+            Ok((archive, number))
+        };
+        if target.hasattr("write")? {
+            if force || dry_run || undo.is_some() {
+                let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
+                return Err(wrong(message.to_owned()));
+            }
+            let (file, options) =
+                (target.unbind(), RestoreOptions { keep_going, ..RestoreOptions::default() });
+            let restore = |watch: &Watch| {
+                let (archive, number) = open()?;
+                let mut stream = Stream::new(file, watch);
+                archive.restore_to_stream(number, &mut stream, &options, watch)
+            };
+            return run(py, progress, restore)?.to_python(py);
+        }
+        let path: PathBuf = target.extract()?;
+        let undo = undo.map(|folder| Ok::<_, PyErr>(Self::at(&folder)?.folder)).transpose()?;
+        let options = RestoreOptions { force, keep_going, dry_run, undo, threads: None };
+        let restore = |watch: &Watch| {
+            let (archive, number) = open()?;
+            archive.restore(number, &path, &options, &SystemClock, watch)
+        };
+        run(py, progress, restore)?.to_python(py)
+    }
+
+    /// Check what is stored, and mend what can be mended.
+    ///
+    /// Reads every stored block once and compares it with its digest; checks files, headers and tables as well. What was
+    /// found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
+    /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share ("10%"); what was
+    /// verified longest ago comes first.
+    #[pyo3(
+        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None),
+        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None)"
+    )]
+    fn scrub<'py>(
+        &self,
+        py: Python<'py>,
+        revisions: Several,
+        check_only: bool,
+        budget: Option<String>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let budget = parse(budget)?;
+        let options = ScrubOptions { check_only, budget, ..ScrubOptions::default() };
+        let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, watch);
+        run_for_findings(py, progress, scrub)?.to_python(py)
+    }
+
+    /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+    ///
+    /// `keep`: keep so many of the newest revisions, whatever the schedule says.
+    #[pyo3(signature = (*, dry_run=false, keep=None, progress=None))]
+    fn maintenance<'py>(
+        &self,
+        py: Python<'py>,
+        dry_run: bool,
+        keep: Option<u32>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let options = MaintenanceOptions { keep, ..MaintenanceOptions::default() };
+        if dry_run {
+            let plan = py.detach(|| operations::plan_maintenance(&self.folder, &options));
+            return plan.map_err(exception)?.to_python(py);
+        }
+        run(py, progress, |watch| operations::maintenance(&self.folder, &options, watch))?
+            .to_python(py)
+    }
+
+    /// Remove revisions by hand; a plan and nothing else with `dry_run`.
+    ///
+    /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None))]
+    fn rm<'py>(
+        &self,
+        py: Python<'py>,
+        revisions: Several,
+        dry_run: bool,
+        force: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if dry_run {
+            let plan = |archive: &_| operations::plan_removal(archive, &revisions, force);
+            let (_, plan) = self.read(py, plan)?;
+            return plan.to_python(py);
+        }
+        run(py, progress, |watch| operations::remove(&self.folder, &revisions, force, watch))?
+            .to_python(py)
+    }
+
+    /// Add and remove tags of a revision; all that it has then, sorted.
+    ///
+    /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
+    #[pyo3(
+        signature = (revision, add=Tags::default(), remove=Tags::default()),
+        text_signature = "($self, revision, add=(), remove=())"
+    )]
+    fn tag<'py>(
+        &self,
+        py: Python<'py>,
+        revision: One,
+        add: Tags,
+        remove: Tags,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let tag = |watch: &_| operations::tag(&self.folder, &revision, &add, &remove, watch);
+        run(py, None, tag)?.to_python(py)
+    }
+
+    /// Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
+    ///
+    /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is restored to a
+    /// temporary file that can only be read, in the folder `dir`, and the command is run on it: with "{}" in its words replaced by
+    /// the path of the file, or the path as the last word. `command` may also be a callable: it is called with the path,
+    /// and the drill does not pass if it returns False. The file is removed in any case.
+    #[pyo3(signature = (revision=None, *, command=None, dir=None, progress=None))]
+    fn drill<'py>(
+        &self,
+        py: Python<'py>,
+        revision: Option<One>,
+        command: Option<Bound<'py, PyAny>>,
+        dir: Option<PathBuf>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        drill::drill(py, &self.folder, revision, command, dir, progress)?.to_python(py)
+    }
+
+    /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
+    ///
+    /// `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
+    #[pyo3(
+        signature = (path, revision=One::latest(), *, level=None, progress=None),
+        text_signature = "($self, path, revision='latest', *, level=None, progress=None)"
+    )]
+    fn export<'py>(
+        &self,
+        py: Python<'py>,
+        path: PathBuf,
+        revision: One,
+        level: Option<i32>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(level) = level.filter(|level| !(1..=19).contains(level)) {
+            return Err(wrong(format!("the level is {level}; expected 1 to 19")));
+        }
+        let options = ExportOptions { level, threads: None };
+        let export =
+            |watch: &_| operations::export(&self.folder, &path, &revision, &options, watch);
+        run(py, progress, export)?.to_python(py)
+    }
+
+    /// Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+    ///
+    /// Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
+    /// threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+    #[pyo3(
+        signature = (revision=One::latest(), *, buffered=false),
+        text_signature = "($self, revision='latest', *, buffered=False)"
+    )]
+    fn open<'py>(
+        &self,
+        py: Python<'py>,
+        revision: One,
+        buffered: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let reader =
+            self.read(py, |archive| archive.open_reader(revision.resolve(archive)?, &self.cache))?;
+        let module = py.import("backy.io")?;
+        let file = module.getattr("RevisionFile")?.call1((Reader::new(reader), &self.folder))?;
+        if buffered { module.getattr("_buffered")?.call1((file,)) } else { Ok(file) }
+    }
+
+    /// Show every revision as a file in the folder `mountpoint`, until it is unmounted.
+    ///
+    /// For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for each
+    /// revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead to them.
+    /// Served by threads of this process. `writable`: let the files be written to; what is written goes to temporary files in the
+    /// folder `dir` and is thrown away. `allow_other`: let other users read it as well. `cache`: how many bytes of what
+    /// was read are kept in memory.
+    #[pyo3(signature = (mountpoint, *, writable=false, dir=None, allow_other=false, cache=67108864))]
+    fn mount(
+        &self,
+        py: Python<'_>,
+        mountpoint: PathBuf,
+        writable: bool,
+        dir: Option<PathBuf>,
+        allow_other: bool,
+        cache: u64,
+    ) -> PyResult<Mount> {
+        let arguments = MountArguments { mountpoint, writable, dir, allow_other, cache };
+        Mount::new(py, &self.folder, arguments)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let path = self.path.as_os_str().into_pyobject(py)?;
+        let path = self.folder.as_os_str().into_pyobject(py)?;
         Ok(format!("backy.Archive({})", path.repr()?))
     }
 }
 
-/// Other Python threads go on while the archive is read.
-fn open(py: Python<'_>, path: &Path) -> PyResult<backy_lib::Archive> {
-    py.detach(|| backy_lib::Archive::open(path)).map_err(exception)
+fn known_block_size(bytes: u64) -> PyResult<BlockSize> {
+    let message = || format!("block_size is {bytes}; expected a power of two from 4096 to 2097152");
+    BlockSize::new(bytes).ok_or_else(|| wrong(message()))
 }

@@ -1,26 +1,58 @@
 //! Errors of the engine as Python exceptions: the kind decides the class, the text stays.
 
 use backy_lib::{Error, ErrorKind};
-use pyo3::PyErr;
-
-mod python {
-    pyo3::import_exception!(backy.errors, BackyError);
-    pyo3::import_exception!(backy.errors, ArchiveNotFoundError);
-    pyo3::import_exception!(backy.errors, ArchiveAccessError);
-    pyo3::import_exception!(backy.errors, ArchiveDamagedError);
-    pyo3::import_exception!(backy.errors, ArchiveUnsupportedError);
-}
+use pyo3::prelude::*;
 
 /// For `map_err`.
 pub(crate) fn exception(error: Error) -> PyErr {
-    let text = error.to_string();
-    match error.kind() {
-        ErrorKind::NoArchive => python::ArchiveNotFoundError::new_err(text),
-        ErrorKind::NotFound | ErrorKind::Permission | ErrorKind::Io => {
-            python::ArchiveAccessError::new_err(text)
-        }
-        ErrorKind::Damaged => python::ArchiveDamagedError::new_err(text),
-        ErrorKind::Unsupported => python::ArchiveUnsupportedError::new_err(text),
-        _ => python::BackyError::new_err(text),
+    Python::attach(|py| build(py, &error).unwrap_or_else(|failed| failed))
+}
+
+/// For `map_err`: an argument that means nothing, with a sentence that says what was found and expected.
+pub(crate) fn wrong(message: String) -> PyErr {
+    exception(Error::Specification { message })
+}
+
+fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    let unreadable = error.unreadable();
+    let arguments = (
+        kind(error.kind()),
+        error.to_string(),
+        error.path(),
+        unreadable.map(|bytes| bytes.extent.offset),
+        unreadable.map(|bytes| bytes.revision.to_string()),
+        system_number(error),
+    );
+    let made = py.import("backy.errors")?.getattr("_make")?.call1(arguments)?;
+    Ok(PyErr::from_value(made))
+}
+
+fn system_number(error: &Error) -> Option<i32> {
+    match error {
+        Error::Io { source, .. } => source.raw_os_error(),
+        Error::UndoFailed { first, .. } => system_number(first),
+        _ => None,
+    }
+}
+
+/// The names by which `errors.py` knows the kinds.
+fn kind(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Io => "io",
+        ErrorKind::NotFound => "not-found",
+        ErrorKind::Permission => "permission",
+        ErrorKind::NoSpace => "no-space",
+        ErrorKind::NoArchive => "no-archive",
+        ErrorKind::ArchiveExists => "archive-exists",
+        ErrorKind::Locked => "locked",
+        ErrorKind::Config => "config",
+        ErrorKind::Specification => "specification",
+        ErrorKind::NoSuchRevision => "no-such-revision",
+        ErrorKind::Source => "source",
+        ErrorKind::Target => "target",
+        ErrorKind::Mount => "mount",
+        ErrorKind::Damaged => "damaged",
+        ErrorKind::Unsupported => "unsupported",
+        _ => "interrupted",
     }
 }

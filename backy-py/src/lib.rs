@@ -4,8 +4,20 @@
 //! `python/backy/errors.py`. The doc comments here are the docstrings; `_backy.pyi` has the types.
 
 mod archive;
+mod command;
+mod drill;
 mod error;
-mod revision;
+mod logging;
+mod mount;
+mod old;
+mod operations;
+mod reader;
+mod report;
+mod reports;
+mod source;
+mod specification;
+mod stream;
+mod watch;
 
 #[pyo3::pymodule]
 mod _backy {
@@ -14,7 +26,24 @@ mod _backy {
     #[pymodule_export]
     use crate::archive::Archive;
     #[pymodule_export]
-    use crate::revision::Revision;
+    use crate::command::main;
+    #[pymodule_export]
+    use crate::mount::Mount;
+    #[pymodule_export]
+    use crate::old::{OldArchive, OldRevision, own_chunks};
+    #[pymodule_export]
+    use crate::reader::Reader;
+    #[pymodule_export]
+    use crate::report::Report;
+    #[pymodule_export]
+    use crate::reports::{
+        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, ExportReport,
+        Extent, Finding, Health, ImportReport, Imported, InProgress, MaintenancePlan,
+        MaintenanceReport, Problem, RebuildReport, RestoreReport, Revision, RevisionStatus,
+        ScrubReport, Skipped, SourceIdentity, Status, Step, UndoReport, Verdict,
+    };
+    #[pymodule_export]
+    use crate::watch::Progress;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

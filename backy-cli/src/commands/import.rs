@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use backy_lib::import::{ImportReport, inspect};
-use backy_lib::{Archive, ArchiveWriter, BlockSize, Error, ErrorKind, SystemClock};
+use backy_lib::import::{ImportReport, prepare};
+use backy_lib::{ArchiveWriter, BlockSize, Error, ErrorKind, SystemClock};
 use clap::ValueHint;
 
 use super::init::block_size;
@@ -35,17 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    // Before anything is made: what is no old archive changes nothing.
-    let source = inspect(&args.old, &session.folder).map_err(explain)?;
-    let archive = match Archive::open(&session.folder) {
-        Err(error) if error.kind() == ErrorKind::NoArchive => {
-            let has_config = session.folder.join("backy.toml").exists();
-            let source = source.as_deref().filter(|_| !has_config);
-            let block_size = args.block_size.unwrap_or(BlockSize::DEFAULT);
-            Archive::init(&session.folder, source, block_size)?
-        }
-        opened => check_block_size(opened?, args.block_size)?,
-    };
+    let archive = prepare(&args.old, &session.folder, args.block_size).map_err(explain)?;
     let reporter = session.reporter();
     let holder = Session::holder("import");
     let mut writer = ArchiveWriter::open(archive, &holder, &reporter)?;
@@ -69,19 +59,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         args.old.display(),
         session.folder.display()
     )))
-}
-
-fn check_block_size(archive: Archive, asked: Option<BlockSize>) -> Result<Archive, Failure> {
-    let found = archive.manifest().block_size;
-    match asked.filter(|asked| *asked != found) {
-        None => Ok(archive),
-        Some(asked) => Err(Failure::message(format!(
-            "{}: the archive has blocks of {} bytes, not {}; leave --block-size out, or name another folder with -b",
-            archive.folder().display(),
-            found.bytes(),
-            asked.bytes()
-        ))),
-    }
 }
 
 fn explain(error: Error) -> Failure {

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use backy_lib::{Archive, Error, RevisionId};
-
 use crate::errors::Failure;
 use crate::output::environment;
 
@@ -22,23 +20,6 @@ pub(crate) mod rm;
 pub(crate) mod scrub;
 pub(crate) mod status;
 pub(crate) mod tag;
-
-/// What the revisions with these numbers are called. Numbers mean others once somebody else has made a revision; so a
-/// command that changes takes the names before the lock, and the numbers after.
-fn names(archive: &Archive, numbers: &[usize]) -> Vec<RevisionId> {
-    let revisions = numbers.iter().filter_map(|&number| archive.revisions().get(number));
-    revisions.map(|revision| revision.uuid).collect()
-}
-
-/// The numbers of the revisions that are called so.
-fn numbers(archive: &Archive, names: &[RevisionId]) -> Result<Vec<usize>, Failure> {
-    let number = |name: &RevisionId| {
-        let number = archive.revisions().iter().position(|revision| revision.uuid == *name);
-        let message = || format!("revision {name} has gone meanwhile");
-        number.ok_or_else(|| Error::NoSuchRevision { message: message() }.into())
-    };
-    names.iter().map(number).collect()
-}
 
 /// The folder for temporary files: the one that was given with --dir, or the one of the environment. Absolute.
 fn temporary_folder(given: Option<&Path>) -> Result<PathBuf, Failure> {

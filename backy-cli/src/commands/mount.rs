@@ -154,7 +154,7 @@ fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
         words.extend(["--log".into(), file.into()]);
     }
     words.push(place.mountpoint.clone().into());
-    match background::start(&words, &session.interrupt).map_err(in_background)? {
+    match background::start(&session.itself, &words, &session.interrupt).map_err(in_background)? {
         Outcome::Ready => {
             if session.tells() {
                 let (folder, mountpoint) = (session.folder.display(), place.mountpoint.display());

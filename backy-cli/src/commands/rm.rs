@@ -1,12 +1,12 @@
 //! `backy rm`
 
+use backy_lib::select::{check_unpinned, names, numbers};
 use backy_lib::{Archive, ErrorKind, Revision, RevisionsSpec, SystemClock};
 
 use crate::Session;
 use crate::cli::REVISIONS_HELP;
-use crate::commands::{names, numbers};
 use crate::errors::Failure;
-use crate::{plan, words};
+use crate::plan;
 
 /// Remove revisions by hand
 ///
@@ -49,10 +49,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         let text = plan::describe(&planned, archive.revisions(), &session.output);
         return session.output.result(text.as_bytes());
     }
-    let names = names(&archive, &chosen);
+    let names = names(archive.revisions(), &chosen);
     let reporter = session.reporter();
     let mut writer = session.writer(archive, "rm", &reporter)?;
-    let chosen = numbers(writer.archive(), &names)?;
+    let chosen = numbers(writer.archive().revisions(), &names)?;
     if !args.force {
         check_pins(writer.archive().revisions(), &chosen)?;
     }
@@ -70,16 +70,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 
 /// Whoever has pinned a revision wants it kept.
 fn check_pins(revisions: &[Revision], chosen: &[usize]) -> Result<(), Failure> {
-    let pinned = chosen.iter().filter_map(|&number| {
-        let tags = &revisions.get(number)?.pinned_tags;
-        (!tags.is_empty()).then(|| format!("revision {number} ({})", words::list(tags)))
-    });
-    let pinned: Vec<String> = pinned.collect();
-    if pinned.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::message(format!(
-        "pinned: {}; give --force to remove what is pinned, too, or unpin it with 'backy tag'",
-        pinned.join(", ")
-    )))
+    let advice = "give --force to remove what is pinned, too, or unpin it with 'backy tag'";
+    check_unpinned(revisions, chosen).map_err(|error| Failure::advised(error, advice))
 }

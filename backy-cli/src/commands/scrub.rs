@@ -1,10 +1,9 @@
 //! `backy scrub`
 
 use std::path::Path;
-use std::time::Duration;
 
-use backy_lib::config::parse_interval;
 use backy_lib::scrub::{Affected, Finding};
+use backy_lib::select::{names, numbers};
 use backy_lib::{
     Archive, ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubOptions,
     ScrubReport, SystemClock,
@@ -14,7 +13,6 @@ use serde::Serialize;
 
 use crate::Session;
 use crate::cli::{REVISIONS_HELP, Verbosity};
-use crate::commands::{names, numbers};
 use crate::errors::Failure;
 use crate::output::{duration, one_line, size};
 use crate::progress::Reporter;
@@ -33,7 +31,7 @@ pub(crate) struct Args {
     checkonly: bool,
 
     /// Stop reading after this time (30m, 4h) or this share (10%); what was verified longest ago comes first
-    #[arg(long, value_name = "TIME|SHARE", value_parser = budget)]
+    #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
 
     /// First make a lost or damaged manifest.json anew, from the digest files and the deltas
@@ -55,23 +53,11 @@ pub(crate) struct Args {
     revisions: RevisionsSpec,
 }
 
-fn budget(text: &str) -> Result<Budget, String> {
-    let wrong =
-        || format!("'{text}' is neither a time, such as 90s, 30m or 4h, nor a share, such as 10%");
-    if let Some(number) = text.strip_suffix('%') {
-        let percent: f64 = number.parse().map_err(|_| wrong())?;
-        let some = percent > 0.0 && percent <= 100.0;
-        return some.then_some(Budget::Share(percent / 100.0)).ok_or_else(wrong);
-    }
-    let time = parse_interval(text).map_err(|_| wrong())?;
-    Duration::try_from(time).map(Budget::Time).map_err(|_| wrong())
-}
-
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let rebuilt = if args.rebuild { Some(rebuild(args, session)?) } else { None };
     let archive = Archive::open(&session.folder)?;
     let chosen = args.revisions.resolve(archive.revisions())?;
-    let names = names(&archive, &chosen);
+    let names = names(archive.revisions(), &chosen);
     let mut options = ScrubOptions { budget: args.budget, ..ScrubOptions::default() };
     let is_all = args.revisions == RevisionsSpec::all();
     // Findings are the result, and are printed as such.
@@ -82,7 +68,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     } else {
         let mut writer = session.writer(archive, "scrub", &session.reporter())?;
         if !is_all {
-            options.revisions = Some(numbers(writer.archive(), &names)?);
+            options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
         }
         writer.scrub(&options, &SystemClock, &reporter)
     };
@@ -211,26 +197,4 @@ fn describe(finding: &Finding) -> String {
         more => text.push_str(&format!("  … and {more} more; --json has all\n")),
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_is_a_time_or_a_share() {
-        for (text, expected) in [
-            ("90s", Budget::Time(Duration::from_secs(90))),
-            ("30m", Budget::Time(Duration::from_secs(1800))),
-            ("2d", Budget::Time(Duration::from_secs(172_800))),
-            ("10%", Budget::Share(0.1)),
-            ("100%", Budget::Share(1.0)),
-            ("2.5%", Budget::Share(0.025)),
-        ] {
-            assert_eq!(budget(text), Ok(expected), "{text}");
-        }
-        for bad in ["", "%", "0%", "101%", "-5%", "NaN%", "30", "m", "30 m", "1h30m", "0s", "-1m"] {
-            assert!(budget(bad).expect_err(bad).contains("10%"), "{bad}");
-        }
-    }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
+use backy_lib::select::{check_tagged, names, numbers};
 use backy_lib::{Archive, Error, Revision, RevisionId, RevisionSpec, SystemClock, Tag};
 use serde::Serialize;
 
 use crate::Session;
 use crate::cli::REVISION_HELP;
-use crate::commands::{names, numbers};
 use crate::errors::Failure;
 use crate::words;
 
@@ -70,12 +70,12 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         return show(revision(&archive, number)?, args.json, session);
     }
     let (add, remove) = sort(&args.changes)?;
-    check(number, revision(&archive, number)?, &remove)?;
-    let names = names(&archive, &[number]);
+    check(&archive, number, &remove)?;
+    let names = names(archive.revisions(), &[number]);
     let reporter = session.reporter();
     let mut writer = session.writer(archive, "tag", &reporter)?;
-    for number in numbers(writer.archive(), &names)? {
-        check(number, revision(writer.archive(), number)?, &remove)?;
+    for number in numbers(writer.archive().revisions(), &names)? {
+        check(writer.archive(), number, &remove)?;
         writer.tag(number, &add, &remove, &SystemClock, &reporter)?;
         let revision = revision(writer.archive(), number)?;
         if args.json {
@@ -125,16 +125,9 @@ fn sort(changes: &[Change]) -> Result<(BTreeSet<Tag>, BTreeSet<Tag>), Failure> {
 }
 
 /// Whoever removes a tag that is not there means another revision, or another tag.
-fn check(number: usize, revision: &Revision, remove: &BTreeSet<Tag>) -> Result<(), Failure> {
-    let Some(tag) = remove.difference(&revision.tags).next() else { return Ok(()) };
-    let has = match words::tags(revision).join(", ") {
-        tags if tags.is_empty() => "none".to_owned(),
-        tags => tags,
-    };
-    Err(Failure::message(format!(
-        "revision {number} ({}) has no tag '{tag}' to be removed; it has {has}",
-        revision.uuid
-    )))
+fn check(archive: &Archive, number: usize, remove: &BTreeSet<Tag>) -> Result<(), Failure> {
+    // It says what there is.
+    check_tagged(archive.revisions(), number, remove).map_err(|error| Failure::advised(error, ""))
 }
 
 #[cfg(test)]

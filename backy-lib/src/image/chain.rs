@@ -15,6 +15,7 @@
 
 mod moved;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
@@ -320,6 +321,23 @@ impl Chain {
         Ok(next)
     }
 
+    /// The first block at or after `from` that the revision's own file holds, be it a zero block; of the newest that is every
+    /// block.
+    pub(crate) fn next_own_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
+        let end = BlockIndex(self.blocks());
+        let Some(layer) = self.layers.first() else { return Ok((from < end).then_some(from)) };
+        let mut from = from;
+        while let Some(next) = layer.delta.next_held_block(from, end)? {
+            let count = WINDOW_BLOCKS.min(end.0.saturating_sub(next.0));
+            let clusters = layer.delta.clusters(next, count)?;
+            if let Some(at) = clusters.iter().position(|held| *held != Cluster::Unallocated) {
+                return Ok(Some(next.plus(at as u64)));
+            }
+            from = next.plus(count);
+        }
+        Ok(None)
+    }
+
     /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
     /// and a block that matches its entry is the right one.
     pub fn verify_digests(&self) -> Result<()> {
@@ -444,9 +462,9 @@ impl Chain {
     }
 
     pub(crate) fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {
-        Error::damaged(
+        self.damaged_block(
             self.storage.path(file),
-            self.describe(block),
+            block,
             "content with another digest",
             "the digest recorded when it was backed up",
         )
@@ -458,23 +476,31 @@ impl Chain {
             _ => None,
         };
         let file = layer.map_or(FileName::IMAGE, |layer| FileName::Delta(layer.revision));
-        Error::damaged(
+        self.damaged_block(
             self.storage.path(file),
-            self.describe(block),
+            block,
             "content that was not known to be right when it was backed up",
             "a digest",
         )
     }
 
-    fn describe(&self, block: BlockIndex) -> String {
+    fn damaged_block(
+        &self,
+        path: PathBuf,
+        block: BlockIndex,
+        found: &str,
+        expected: &str,
+    ) -> Error {
         let extent = self.block_size.extent(block, self.revision.size_bytes);
         let (start, last) = (extent.offset, extent.end().saturating_sub(1));
-        format!("block {block} (bytes {start}-{last} of revision {})", self.revision.uuid)
+        let revision = self.revision.uuid;
+        let place = format!("block {block} (bytes {start}-{last} of revision {revision})");
+        Error::damaged(path, place, found, expected).costing(revision, extent)
     }
 
     fn unreachable_block(&self, block: BlockIndex) -> Error {
         let found = "no way to it: a file of its chain is missing or damaged";
-        Error::damaged(self.storage.folder(), self.describe(block), found, "its content")
+        self.damaged_block(self.storage.folder(), block, found, "its content")
     }
 }
 

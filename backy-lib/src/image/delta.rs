@@ -138,9 +138,9 @@ impl Delta {
             Cluster::Plain { offset } => self.file.read_exact_at(buffer, offset),
             Cluster::Compressed { offset, max_bytes } => {
                 let stored = self.read_compressed(offset, max_bytes)?;
-                decompressor.decompress(&stored, buffer).map_err(|flaw| Error::Damaged {
-                    path: self.file.path(),
-                    flaw: format!("compressed cluster at offset {offset}: {flaw}"),
+                let flawed = Error::flawed(self.file.path());
+                decompressor.decompress(&stored, buffer).map_err(|flaw| {
+                    flawed(format!("compressed cluster at offset {offset}: {flaw}"))
                 })
             }
         }
@@ -272,7 +272,7 @@ impl Delta {
     }
 
     fn flaw(&self, flaw: String) -> Error {
-        Error::Damaged { path: self.file.path(), flaw }
+        Error::flawed(self.file.path())(flaw)
     }
 }
 

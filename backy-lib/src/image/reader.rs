@@ -442,6 +442,16 @@ impl RevisionReader {
         Ok(self.size_bytes())
     }
 
+    /// The first byte at or after `offset` that is in the revision's own file, in which an older revision has what has changed
+    /// since, and the newest all that it is; `None` when nothing follows.
+    pub fn next_own(&self, offset: u64) -> Result<Option<u64>> {
+        if offset >= self.size_bytes() {
+            return Ok(None);
+        }
+        let next = self.current().chain.next_own_block(self.size.index(offset))?;
+        Ok(next.map(|block| self.size.offset(block).max(offset)))
+    }
+
     /// The first block from `block` on whose place is `wanted`, up to the end of the window, which comes first.
     fn next_in_window(
         &self,

@@ -140,7 +140,7 @@ fn read_slot(
 
 /// Finds out how long the last old block of each image is that holds it itself. A source that grew left it padded with zeros,
 /// or with others behind it; then its MD5 tells where it ends.
-fn settle_short_blocks(old: &mut OldArchive) {
+pub(super) fn settle_short_blocks(old: &mut OldArchive) {
     for file in 0..old.files.len() {
         let Some((place, len)) = old.files.get(file).and_then(|data| settle(old, file, data))
         else {
@@ -217,15 +217,13 @@ fn judge(old: &mut OldArchive, image: Image) -> Verdict {
 
 /// Size of an image. Its last old block counts as a whole one where it is not stored: that is said in a note.
 fn size_bytes(old: &mut OldArchive, file: usize, revision: &OldRevision) -> u64 {
-    let Some(last) = revision.blocks.checked_sub(1) else { return 0 };
-    let len = old.place(file, last).map_or(0, |place| old.len(place));
-    if len == 0 {
+    let (size_bytes, is_known) = old.size_bytes(file, revision.blocks);
+    if !is_known {
         let path = old.path(file);
         let what = "its last block is not there, and counts as a whole one";
         old.notes.push(format!("{}: {what}", path.display()));
     }
-    let last_bytes = if len == 0 { old.block_bytes } else { len };
-    last.saturating_mul(old.block_bytes).saturating_add(last_bytes)
+    size_bytes
 }
 
 /// What of an image is not known to be right.

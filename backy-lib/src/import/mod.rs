@@ -10,6 +10,7 @@ mod check;
 mod folder;
 mod image;
 mod old;
+mod reader;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,17 +18,22 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::archive::Archive;
 use crate::backup::{self, BackupOptions, Context, Stamp};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::Layout;
 use crate::progress::{Event, Observer};
 use crate::revision::{RevisionId, Tag};
+use crate::storage::FileName;
+use crate::units::BlockSize;
 
 use check::Verdict;
 use image::{Before, OldImage};
 use old::OldArchive;
+
+pub use reader::{OldEntry, OldReader};
 
 /// The tag of all imported revisions. It is pinned, so that no schedule removes them.
 pub const IMPORT_TAG: &str = "imported";
@@ -84,6 +90,34 @@ pub fn inspect(old: &Path, folder: &Path) -> Result<Option<PathBuf>> {
     let archive = OldArchive::load(old)?;
     check_apart(old, folder)?;
     Ok(archive.source.map(PathBuf::from).filter(|path| path.is_absolute()))
+}
+
+/// The archive in `folder`, into which `old` can be imported; it is made when there is none, of the old one's source, with blocks
+/// of `block_size` or the usual ones.
+///
+/// # Errors
+/// As of [`inspect`], before anything has been made;
+/// [`Error::Specification`] when the archive has blocks of another size.
+pub fn prepare(old: &Path, folder: &Path, block_size: Option<BlockSize>) -> Result<Archive> {
+    let source = inspect(old, folder)?;
+    let archive = match Archive::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NoArchive => {
+            let has_config = folder.join(FileName::CONFIG.to_string()).exists();
+            let source = source.as_deref().filter(|_| !has_config);
+            return Archive::init(folder, source, block_size.unwrap_or(BlockSize::DEFAULT));
+        }
+        opened => opened?,
+    };
+    let found = archive.manifest().block_size;
+    match block_size.filter(|asked| *asked != found) {
+        None => Ok(archive),
+        Some(asked) => {
+            let (path, found, asked) = (folder.display(), found.bytes(), asked.bytes());
+            let message =
+                format!("{path}: the archive has blocks of {found} bytes, not of {asked}");
+            Err(Error::Specification { message })
+        }
+    }
 }
 
 /// Imports; the archive has been recovered, `manifest` is the one on disk and is kept up to date.

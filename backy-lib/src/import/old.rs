@@ -147,6 +147,15 @@ impl OldArchive {
         (place.1 as u64).saturating_mul(self.block_bytes)
     }
 
+    /// Size of the image of `blocks` old blocks that begins with file `file`. Its last old block counts as a whole one where it
+    /// is not stored; then `false`.
+    pub(super) fn size_bytes(&self, file: usize, blocks: u64) -> (u64, bool) {
+        let Some(last) = blocks.checked_sub(1) else { return (0, true) };
+        let len = self.place(file, last).map_or(0, |place| self.len(place));
+        let last_bytes = if len == 0 { self.block_bytes } else { len };
+        (last.saturating_mul(self.block_bytes).saturating_add(last_bytes), len > 0)
+    }
+
     /// What is known about the old block at a place.
     pub(super) fn state(&self, (file, slot): Place) -> State {
         let slot = self.files.get(file).and_then(|data| data.slots.get(slot));

@@ -12,6 +12,7 @@ mod digests;
 mod repair;
 mod structure;
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::config::parse_interval;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -53,6 +55,24 @@ pub enum Budget {
     Time(Duration),
     /// A share of what is stored, from 0 to 1.
     Share(f64),
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    /// `90s`, `30m`, `4h`, or a share such as `10%`.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || {
+            format!("'{text}' is neither a time, such as 90s, 30m or 4h, nor a share, such as 10%")
+        };
+        if let Some(number) = text.strip_suffix('%') {
+            let percent: f64 = number.parse().map_err(|_| wrong())?;
+            let some = percent > 0.0 && percent <= 100.0;
+            return some.then_some(Budget::Share(percent / 100.0)).ok_or_else(wrong);
+        }
+        let time = parse_interval(text).map_err(|_| wrong())?;
+        Duration::try_from(time).map(Budget::Time).map_err(|_| wrong())
+    }
 }
 
 /// What was found and done.
@@ -312,6 +332,28 @@ fn describe(range: BlockRange) -> String {
         _ => {
             let last = BlockIndex(range.end().0.saturating_sub(1));
             format!("blocks {} to {last} are not what was backed up", range.first)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_time_or_a_share() {
+        for (text, expected) in [
+            ("90s", Budget::Time(Duration::from_secs(90))),
+            ("30m", Budget::Time(Duration::from_secs(1800))),
+            ("2d", Budget::Time(Duration::from_secs(172_800))),
+            ("10%", Budget::Share(0.1)),
+            ("100%", Budget::Share(1.0)),
+            ("2.5%", Budget::Share(0.025)),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for bad in ["", "%", "0%", "101%", "-5%", "NaN%", "30", "m", "30 m", "1h30m", "0s", "-1m"] {
+            assert!(bad.parse::<Budget>().expect_err(bad).contains("10%"), "{bad}");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
@@ -32,6 +33,14 @@ impl Drop for HeldLock {
         // Failing to tidy up a note is no reason to fail the operation that has succeeded.
         let _ = self.file.set_len(0);
     }
+}
+
+/// What whoever finds the archive locked is told: that `who` works in this process, on this machine, since `since`.
+pub fn holder_note(who: &str, since: Timestamp) -> String {
+    let process = rustix::process::getpid();
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    format!("{who} (process {process} on {host}, since {})", since.strftime("%Y-%m-%d %H:%M:%SZ"))
 }
 
 /// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once.

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::extent::Extent;
 
+pub use lock::holder_note;
 pub use name::{DigestsKind, FileName, Published};
 
 /// What a file is opened for.

@@ -1,27 +1,118 @@
-"""Backups of block devices: what is in an archive.
+"""Backups of block devices: makes, keeps, checks and reads them, as the `backy` command does.
 
 >>> import backy
 >>> archive = backy.Archive("/srv/backup/mynode")
+>>> report = archive.backup(force=True, tags=["manual"])
 >>> for revision in archive.revisions:
 ...     print(revision.timestamp, revision.size, revision.tags)
+>>> with archive.open("tag:manual") as image:
+...     boot_sector = image.read(512)
+
+Start with help(backy.Archive). What goes wrong is a BackyError.
 """
 
-from backy._backy import Archive, Revision, __version__
+from backy._backy import (
+    Affected,
+    Archive,
+    BackupPlan,
+    BackupReport,
+    BlockRange,
+    Coverage,
+    DrillReport,
+    ExportReport,
+    Extent,
+    Finding,
+    Health,
+    Imported,
+    ImportReport,
+    InProgress,
+    MaintenancePlan,
+    MaintenanceReport,
+    Mount,
+    Problem,
+    Progress,
+    RebuildReport,
+    Report,
+    RestoreReport,
+    Revision,
+    RevisionStatus,
+    ScrubReport,
+    Skipped,
+    SourceIdentity,
+    Status,
+    Step,
+    UndoReport,
+    Verdict,
+    __version__,
+)
 from backy.errors import (
+    AccessDeniedError,
     ArchiveAccessError,
     ArchiveDamagedError,
+    ArchiveExistsError,
     ArchiveNotFoundError,
     ArchiveUnsupportedError,
     BackyError,
+    ConfigError,
+    LockedError,
+    MissingFileError,
+    MountError,
+    NoSpaceError,
+    NoSuchRevisionError,
+    SourceError,
+    SpecificationError,
+    TargetError,
 )
+from backy.io import RevisionFile
 
 __all__ = [
+    "AccessDeniedError",
+    "Affected",
     "Archive",
     "ArchiveAccessError",
     "ArchiveDamagedError",
+    "ArchiveExistsError",
     "ArchiveNotFoundError",
     "ArchiveUnsupportedError",
+    "BackupPlan",
+    "BackupReport",
     "BackyError",
+    "BlockRange",
+    "ConfigError",
+    "Coverage",
+    "DrillReport",
+    "ExportReport",
+    "Extent",
+    "Finding",
+    "Health",
+    "ImportReport",
+    "Imported",
+    "InProgress",
+    "LockedError",
+    "MaintenancePlan",
+    "MaintenanceReport",
+    "MissingFileError",
+    "Mount",
+    "MountError",
+    "NoSpaceError",
+    "NoSuchRevisionError",
+    "Problem",
+    "Progress",
+    "RebuildReport",
+    "Report",
+    "RestoreReport",
     "Revision",
+    "RevisionFile",
+    "RevisionStatus",
+    "ScrubReport",
+    "Skipped",
+    "SourceError",
+    "SourceIdentity",
+    "SpecificationError",
+    "Status",
+    "Step",
+    "TargetError",
+    "UndoReport",
+    "Verdict",
     "__version__",
 ]

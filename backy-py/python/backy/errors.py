@@ -3,17 +3,58 @@
 Those with a counterpart among Python's own exceptions are of that class, too.
 """
 
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
 
 class BackyError(Exception):
-    """The class of everything that backy raises."""
+    """The class of everything that backy raises.
+
+    What a source, a target or a callback of yours raises comes out as it is.
+    """
+
+    kind: str = "error"
+    """The kind, as a word: see doc/scripting.md."""
+    path: Path | None = None
+    """The file or folder that it is about, if it is about one."""
+    offset: int | None = None
+    """Position in the revision of the bytes that cannot be read, if it is about such."""
+    revision: str | None = None
+    """UUID of the revision that cannot be read, if it is about one."""
+
+    def __str__(self) -> str:
+        # OSError would show its number instead.
+        return str(self.args[0]) if self.args else self.__class__.__name__
 
 
 class ArchiveNotFoundError(BackyError, FileNotFoundError):
     """There is no archive in the folder."""
 
 
+class ArchiveExistsError(BackyError, FileExistsError):
+    """There is an archive in the folder already."""
+
+
+class LockedError(BackyError, BlockingIOError):
+    """Somebody else changes the archive at this moment; the text says who."""
+
+
 class ArchiveAccessError(BackyError, OSError):
-    """The system did not let a file of the archive be read."""
+    """The system did not let a file be read or written."""
+
+
+class MissingFileError(ArchiveAccessError, FileNotFoundError):
+    """A file is not there."""
+
+
+class AccessDeniedError(ArchiveAccessError, PermissionError):
+    """A file may not be read or written by this user, or is on a read-only file system."""
+
+
+class NoSpaceError(ArchiveAccessError):
+    """There is no room left; `errno` is ENOSPC or a relative of it."""
 
 
 class ArchiveDamagedError(BackyError):
@@ -22,3 +63,68 @@ class ArchiveDamagedError(BackyError):
 
 class ArchiveUnsupportedError(BackyError):
     """The archive needs a newer version of backy; the text says for what."""
+
+
+class ConfigError(BackyError, ValueError):
+    """backy.toml is wrong, or names no source."""
+
+
+class SpecificationError(BackyError, ValueError):
+    """An argument means nothing, or not what is wanted: a name of revisions, a tag, a size, a combination of options."""
+
+
+class NoSuchRevisionError(BackyError, LookupError):
+    """There is no such revision, or more than one; the text says what there is."""
+
+
+class SourceError(BackyError, OSError):
+    """The source cannot be read, or has changed its size meanwhile."""
+
+
+class TargetError(BackyError, OSError):
+    """Writing to this target could destroy something."""
+
+
+class MountError(BackyError, OSError):
+    """The mountpoint cannot be used, or not be given back yet."""
+
+
+_CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
+    "no-archive": (ArchiveNotFoundError, errno.ENOENT),
+    "archive-exists": (ArchiveExistsError, errno.EEXIST),
+    "locked": (LockedError, errno.EAGAIN),
+    "not-found": (MissingFileError, errno.ENOENT),
+    "permission": (AccessDeniedError, errno.EACCES),
+    "no-space": (NoSpaceError, errno.ENOSPC),
+    "io": (ArchiveAccessError, errno.EIO),
+    "damaged": (ArchiveDamagedError, None),
+    "unsupported": (ArchiveUnsupportedError, None),
+    "config": (ConfigError, None),
+    "specification": (SpecificationError, None),
+    "no-such-revision": (NoSuchRevisionError, None),
+    "source": (SourceError, errno.EIO),
+    "target": (TargetError, errno.EPERM),
+    "mount": (MountError, errno.EBUSY),
+}
+
+
+def _make(
+    kind: str,
+    text: str,
+    path: Path | None,
+    offset: int | None,
+    revision: str | None,
+    number: int | None,
+) -> BackyError:
+    """The exception for an error of the engine."""
+    exception, usual_number = _CLASSES.get(kind, (BackyError, None))
+    made = exception(text)
+    made.kind = kind
+    made.path = path
+    made.offset = offset
+    made.revision = revision
+    if issubclass(exception, OSError):
+        name = None if path is None else str(path)
+        for attribute, value in (("errno", number or usual_number), ("filename", name)):
+            setattr(made, attribute, value)
+    return made

@@ -1,0 +1,180 @@
+//! What the modules for scripts of 2014 need besides `backy.Archive`: archives of then, and chunks of revisions of today.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backy_lib::format::legacy::OldKind;
+use backy_lib::image::reader::ReadCache;
+use backy_lib::import::{OldEntry, OldReader};
+use backy_lib::{Error, RevisionId};
+use jiff::Timestamp;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::exception;
+use crate::watch::run;
+
+/// Room for the tables of the one revision whose chunks are listed.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// An archive of 2014, which is only read.
+///
+/// Raises BackyError where none is.
+#[pyclass(module = "backy._backy", frozen)]
+pub(crate) struct OldArchive {
+    reader: OldReader,
+}
+
+/// A revision of 2014.
+#[pyclass(module = "backy._backy", frozen)]
+pub(crate) struct OldRevision {
+    entry: OldEntry,
+}
+
+#[pymethods]
+impl OldArchive {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let reader = py.detach(|| OldReader::open(&path)).map_err(exception)?;
+        Ok(OldArchive { reader })
+    }
+
+    /// What was backed up, as it was written.
+    #[getter]
+    fn source(&self) -> Option<&str> {
+        self.reader.source()
+    }
+
+    /// Size of a block in bytes.
+    #[getter]
+    fn block_size(&self) -> u64 {
+        self.reader.block_bytes()
+    }
+
+    /// The revisions, oldest first.
+    #[getter]
+    fn revisions(&self) -> Vec<OldRevision> {
+        let of = |entry: &OldEntry| OldRevision { entry: entry.clone() };
+        self.reader.entries().iter().map(of).collect()
+    }
+
+    /// Files that cannot be used, each with the reason.
+    #[getter]
+    fn skipped(&self) -> Vec<(&str, &str)> {
+        let skipped = self.reader.skipped().iter();
+        skipped.map(|skipped| (skipped.what.as_str(), skipped.why.as_str())).collect()
+    }
+
+    /// The block of a revision with this number; it has the MD5 that is recorded for it.
+    fn read_block<'py>(
+        &self,
+        py: Python<'py>,
+        revision: &str,
+        number: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let uuid = parse(revision)?;
+        let bytes = py.detach(|| self.reader.read_block(uuid, number)).map_err(exception)?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Writes a revision to a file or device, after all of it has been checked; its size in bytes.
+    #[pyo3(signature = (revision, target, *, force = false, progress = None))]
+    fn restore(
+        &self,
+        py: Python<'_>,
+        revision: &str,
+        target: PathBuf,
+        force: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<u64> {
+        let uuid = parse(revision)?;
+        run(py, progress, |watch| self.reader.restore(uuid, &target, force, watch))
+    }
+}
+
+#[pymethods]
+impl OldRevision {
+    /// Its name.
+    #[getter]
+    fn uuid(&self) -> String {
+        self.entry.uuid.to_string()
+    }
+
+    /// When it was made, with zone UTC.
+    #[getter]
+    fn timestamp(&self) -> Timestamp {
+        self.entry.time
+    }
+
+    /// MD5 of its image in hex digits, where one is recorded.
+    #[getter]
+    fn checksum(&self) -> Option<String> {
+        self.entry.checksum.map(|md5| md5.to_string())
+    }
+
+    /// The newer revision that a delta reads through to.
+    #[getter]
+    fn parent(&self) -> Option<String> {
+        self.entry.parent.map(|uuid| uuid.to_string())
+    }
+
+    /// Whether its data file is its image.
+    #[getter]
+    fn full(&self) -> bool {
+        self.entry.kind == OldKind::Full
+    }
+
+    /// How many blocks its image has.
+    #[getter]
+    fn blocks(&self) -> u64 {
+        self.entry.blocks
+    }
+
+    /// Size of its image in bytes.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.entry.size_bytes
+    }
+
+    /// Numbers of the blocks in its own data file, ascending.
+    #[getter]
+    fn own_blocks(&self) -> Vec<u64> {
+        self.entry.own_blocks.clone()
+    }
+}
+
+/// Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older one those
+/// with what has changed since.
+#[pyfunction]
+pub(crate) fn own_chunks(
+    py: Python<'_>,
+    path: PathBuf,
+    revision: &str,
+    chunk_size: u64,
+) -> PyResult<Vec<u64>> {
+    let uuid = parse(revision)?;
+    py.detach(|| {
+        let archive = backy_lib::Archive::open(&path)?;
+        let is_it = |found: &backy_lib::Revision| found.uuid == uuid;
+        let number = archive.revisions().iter().position(is_it).ok_or_else(|| {
+            let message = format!("{}: there is no revision {uuid}", path.display());
+            Error::NoSuchRevision { message }
+        })?;
+        let cache: Arc<ReadCache> = ReadCache::new(CACHE_BYTES);
+        let reader = archive.open_reader(number, &cache)?;
+        let chunk_size = chunk_size.max(1);
+        let mut chunks = Vec::new();
+        let mut offset = 0;
+        while let Some(next) = reader.next_own(offset)? {
+            let chunk = next / chunk_size;
+            chunks.push(chunk);
+            offset = (chunk + 1).saturating_mul(chunk_size);
+        }
+        Ok(chunks)
+    })
+    .map_err(exception)
+}
+
+fn parse(revision: &str) -> PyResult<RevisionId> {
+    revision.parse().map_err(|message| exception(Error::Specification { message }))
+}

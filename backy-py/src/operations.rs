@@ -1,0 +1,234 @@
+//! What the methods of `backy.Archive` do, with the engine's types: the same steps as the command's, in the same order.
+
+use std::path::{Path, PathBuf};
+
+use backy_lib::export::ExportOptions;
+use backy_lib::import::prepare;
+use backy_lib::progress::Observer;
+use backy_lib::select::{check_tagged, check_unpinned, names, numbers};
+use backy_lib::source::DeviceSource;
+use backy_lib::storage::holder_note;
+use backy_lib::{
+    Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Error,
+    ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
+    RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag,
+};
+use pyo3::prelude::*;
+
+use crate::source::{PythonSource, READ};
+use crate::specification::{One, Several, Tags, no_such};
+use crate::watch::Watch;
+
+/// What whoever finds the archive locked by this process is told.
+pub(crate) fn holder(operation: &str) -> String {
+    holder_note(&format!("'{operation}' of Python"), SystemClock.now())
+}
+
+pub(crate) fn writer(
+    archive: Archive,
+    operation: &str,
+    observer: &dyn Observer,
+) -> Result<ArchiveWriter> {
+    ArchiveWriter::open(archive, &holder(operation), observer)
+}
+
+pub(crate) fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
+    let absolute = |path| std::path::absolute(path).map_err(Error::io(path, "find the folder of"));
+    let source = source.map(absolute).transpose()?;
+    // Its mistakes are better told now than at night.
+    source.as_deref().map(DeviceSource::open).transpose()?;
+    Archive::init(folder, source.as_deref(), block_size).map(|_| ())
+}
+
+/// Where what is backed up comes from.
+pub(crate) enum From {
+    /// The config.
+    Config,
+    /// A file or device.
+    Path(PathBuf),
+    /// An object.
+    Object(Py<PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for From {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_none() {
+            return Ok(From::Config);
+        }
+        match object.hasattr(READ)? {
+            true => Ok(From::Object(object.to_owned().unbind())),
+            false => object.extract().map(From::Path),
+        }
+    }
+}
+
+impl From {
+    fn device(&self, archive: &Archive) -> Result<Option<DeviceSource>> {
+        match self {
+            From::Config => archive.open_source().map(Some),
+            From::Path(path) => archive.open_device(path).map(Some),
+            From::Object(_) => Ok(None),
+        }
+    }
+}
+
+pub(crate) fn plan_backup(
+    folder: &Path,
+    source: &From,
+    options: &BackupOptions,
+) -> Result<BackupPlan> {
+    let archive = Archive::open(folder)?;
+    let plan = archive.plan_backup(options, &SystemClock)?;
+    if plan.due {
+        source.device(&archive)?;
+    }
+    Ok(plan)
+}
+
+pub(crate) fn backup(
+    folder: &Path,
+    source: From,
+    options: &BackupOptions,
+    watch: &Watch,
+) -> Result<Option<BackupReport>> {
+    let archive = Archive::open(folder)?;
+    if !archive.plan_backup(options, &SystemClock)?.due {
+        return Ok(None);
+    }
+    // Before the lock: a source that cannot be read changes nothing at all.
+    if let From::Object(object) = source {
+        let mut source = PythonSource::open(object, watch)?;
+        let mut writer = writer(archive, "backup", watch)?;
+        source.ask_changed(writer.archive().revisions().first())?;
+        return writer.backup(&source, options, &SystemClock, watch);
+    }
+    let Some(source) = source.device(&archive)? else { return Ok(None) };
+    writer(archive, "backup", watch)?.backup(&source, options, &SystemClock, watch)
+}
+
+pub(crate) fn scrub(
+    folder: &Path,
+    revisions: &Several,
+    mut options: ScrubOptions,
+    watch: &Watch,
+) -> Result<ScrubReport> {
+    let archive = Archive::open(folder)?;
+    let chosen = revisions.resolve(&archive)?;
+    let is_all = revisions.is_all();
+    if options.check_only {
+        options.revisions = (!is_all).then_some(chosen);
+        return archive.check(&options, &SystemClock, watch);
+    }
+    let names = names(archive.revisions(), &chosen);
+    let mut writer = writer(archive, "scrub", watch)?;
+    if !is_all {
+        options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
+    }
+    writer.scrub(&options, &SystemClock, watch)
+}
+
+pub(crate) fn rebuild(folder: &Path, force: bool, watch: &Watch) -> Result<RebuildReport> {
+    ArchiveWriter::rebuild(folder, &holder("scrub --rebuild"), force, watch)
+}
+
+pub(crate) fn plan_maintenance(
+    folder: &Path,
+    options: &MaintenanceOptions,
+) -> Result<MaintenancePlan> {
+    Archive::open(folder)?.plan_maintenance(options)
+}
+
+pub(crate) fn maintenance(
+    folder: &Path,
+    options: &MaintenanceOptions,
+    watch: &Watch,
+) -> Result<MaintenanceReport> {
+    let archive = Archive::open(folder)?;
+    // Before the lock: a config that cannot be read changes nothing at all.
+    archive.plan_maintenance(options)?;
+    writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+}
+
+pub(crate) fn plan_removal(
+    archive: &Archive,
+    revisions: &Several,
+    force: bool,
+) -> Result<(Vec<usize>, MaintenancePlan)> {
+    let chosen = revisions.resolve(archive)?;
+    let plan = archive.plan_removal(&chosen)?;
+    if !force {
+        check_unpinned(archive.revisions(), &chosen)?;
+    }
+    Ok((chosen, plan))
+}
+
+pub(crate) fn remove(
+    folder: &Path,
+    revisions: &Several,
+    force: bool,
+    watch: &Watch,
+) -> Result<MaintenanceReport> {
+    let archive = Archive::open(folder)?;
+    let (chosen, _) = plan_removal(&archive, revisions, force)?;
+    let names = names(archive.revisions(), &chosen);
+    let mut writer = writer(archive, "rm", watch)?;
+    let chosen = numbers(writer.archive().revisions(), &names)?;
+    if !force {
+        check_unpinned(writer.archive().revisions(), &chosen)?;
+    }
+    writer.remove(&chosen, &SystemClock, watch)
+}
+
+/// All tags that the revision has then.
+pub(crate) fn tag(
+    folder: &Path,
+    revision: &One,
+    add: &Tags,
+    remove: &Tags,
+    watch: &Watch,
+) -> Result<Vec<Tag>> {
+    let archive = Archive::open(folder)?;
+    let number = revision.resolve(&archive)?;
+    if let Some(tag) = add.0.intersection(&remove.0).next() {
+        let message = format!("'{tag}' is both to be added and to be removed");
+        return Err(Error::Specification { message });
+    }
+    check_tagged(archive.revisions(), number, &remove.0)?;
+    if add.0.is_empty() && remove.0.is_empty() {
+        let revision = archive.revisions().get(number).ok_or_else(no_such(number))?;
+        return Ok(revision.tags.iter().cloned().collect());
+    }
+    let names = names(archive.revisions(), &[number]);
+    let mut writer = writer(archive, "tag", watch)?;
+    let mut tags = Vec::new();
+    for number in numbers(writer.archive().revisions(), &names)? {
+        check_tagged(writer.archive().revisions(), number, &remove.0)?;
+        let all = writer.tag(number, &add.0, &remove.0, &SystemClock, watch)?;
+        tags = all.into_iter().collect();
+    }
+    Ok(tags)
+}
+
+pub(crate) fn export(
+    folder: &Path,
+    path: &Path,
+    revision: &One,
+    options: &ExportOptions,
+    watch: &Watch,
+) -> Result<ExportReport> {
+    let archive = Archive::open(folder)?;
+    let number = revision.resolve(&archive)?;
+    backy_lib::export::export(&archive, number, path, options, watch)
+}
+
+pub(crate) fn import(
+    old: &Path,
+    folder: &Path,
+    block_size: Option<BlockSize>,
+    watch: &Watch,
+) -> Result<ImportReport> {
+    let archive = prepare(old, folder, block_size)?;
+    writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+}

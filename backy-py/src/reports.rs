@@ -1,0 +1,497 @@
+//! The reports: which classes there are, and what their properties show.
+
+use std::path::Path;
+
+use backy_lib::RevisionId;
+use backy_lib::plan::Step as LibStep;
+use backy_lib::status::Level;
+
+use crate::report::{report, word};
+
+report! {
+    /// A stretch of bytes.
+    Extent of backy_lib::extent::Extent {
+        /// Position of the first byte.
+        offset(r) = r.offset;
+        /// Number of bytes.
+        len(r) = r.len;
+    }
+}
+
+report! {
+    /// A stretch of blocks of a file.
+    BlockRange of backy_lib::format::manifest::BlockRange {
+        /// Number of the first block.
+        first(r) = r.first;
+        /// How many blocks.
+        count(r) = r.count;
+    }
+}
+
+report! {
+    /// The state of the source at one time. Equal to another that has the same UUID.
+    Revision of backy_lib::Revision {
+        /// Its name, in lower case with hyphens.
+        uuid(r) = r.uuid;
+        /// When its backup began, with zone UTC.
+        timestamp(r) = r.started;
+        /// When its backup was committed, with zone UTC.
+        finished(r) = r.finished;
+        /// Size of the image in bytes.
+        size(r) = r.size_bytes;
+        /// Why it exists, sorted: schedules that were due, and words given by hand.
+        tags(r) = r.tags;
+        /// Those of the tags that were given by hand, and only go by hand.
+        pinned_tags(r) = r.pinned_tags;
+        /// SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive says how to check it.
+        digest(r) = r.digest;
+        /// UUID of the next newer revision, which it reads through to; None for the newest and for a standalone one.
+        base(r) = r.base;
+        /// The file that holds it, within the archive's folder.
+        file(r) = Path::new(&r.file().to_string());
+        /// Bytes that its backup read from the source.
+        read_bytes(r) = r.statistics.read_bytes;
+        /// Bytes in blocks that differed from the revision before.
+        changed_bytes(r) = r.statistics.changed_bytes;
+        /// Bytes that its backup added on disk; may be negative.
+        stored_bytes(r) = r.statistics.stored_bytes;
+        /// Seconds that its backup took.
+        seconds(r) = r.statistics.seconds;
+        /// Blocks of its own file that are known to be bad. Archive.status() has what that costs, in bytes.
+        bad_blocks(r) = r.findings.bad_blocks;
+    }
+    identity(r) = r.uuid.to_string();
+    repr(r) = {
+        let tags: Vec<&str> = r.tags.iter().map(backy_lib::Tag::as_str).collect();
+        format!(
+            "<backy.Revision {} of {:.0}, {} bytes, tags: {}>",
+            r.uuid,
+            r.started,
+            r.size_bytes,
+            tags.join(", ")
+        )
+    };
+}
+
+report! {
+    /// What a backup did.
+    BackupReport of backy_lib::BackupReport {
+        /// The new revision.
+        revision(r) = r.revision;
+        /// Whether the image was updated on a clone.
+        cloned(r) = r.cloned;
+        /// Blocks of the revision before that were found to be rotten.
+        bad_blocks(r) = r.bad_blocks;
+        /// Blocks that were known to be bad and that the source still had; they are right again.
+        healed_blocks(r) = r.healed_blocks;
+    }
+}
+
+report! {
+    /// What a backup would do now.
+    BackupPlan of backy_lib::BackupPlan {
+        /// Whether a revision would be made.
+        due(r) = r.due;
+        /// The tags that it would get, sorted.
+        tags(r) = r.tags;
+    }
+}
+
+report! {
+    /// Where what a restore has overwritten is kept.
+    UndoReport of backy_lib::restore::UndoReport {
+        /// Folder of the archive with it; restoring from that brings it back.
+        archive(r) = Path::new(&r.archive);
+        /// UUID of its only revision.
+        revision(r) = r.revision;
+        /// Bytes in the blocks that were saved.
+        saved_bytes(r) = r.saved_bytes;
+        /// Seconds that it took.
+        seconds(r) = r.seconds;
+    }
+}
+
+report! {
+    /// What a restore did, or a dry run would have done.
+    RestoreReport of backy_lib::RestoreReport {
+        /// UUID of the revision.
+        revision(r) = r.revision;
+        /// Where it was written; Path("-") for a stream.
+        target(r) = Path::new(&r.target);
+        /// What the target was: "new-file", "file", "block-device" or "stream".
+        target_kind(r) = word(&r.target_kind);
+        /// Whether nothing was written.
+        dry_run(r) = r.dry_run;
+        /// Size of the revision in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// Bytes that were written; the others were right already.
+        written_bytes(r) = r.written_bytes;
+        /// Stretches in which they are.
+        written_extents(r) = r.written_extents;
+        /// Stretches that could not be read right and are zero, ascending; only with keep_going.
+        unreadable(r) = r.unreadable;
+        /// Whether the digests of the revision were right as a whole. If not, more than `unreadable` may be wrong.
+        digests_checked(r) = r.digests_checked;
+        /// Whether the target has become exactly the revision; only with keep_going can it be False.
+        is_exact(r) = r.is_exact();
+        /// Where what was overwritten is kept, or None.
+        undo(r) = r.undo;
+        /// Seconds that it took.
+        seconds(r) = r.seconds;
+    }
+}
+
+report! {
+    /// A revision that a finding costs something.
+    Affected of backy_lib::scrub::Affected {
+        /// UUID of the revision.
+        revision(r) = r.revision;
+        /// Its number, 0 being the newest.
+        number(r) = r.number;
+        /// What of it cannot be read.
+        extents(r) = r.extents;
+    }
+}
+
+report! {
+    /// Something that is not as it was written.
+    Finding of backy_lib::scrub::Finding {
+        /// The file, within the archive's folder.
+        file(r) = Path::new(&r.file);
+        /// The blocks in it that are bad, or None when it is not about blocks.
+        blocks(r) = r.blocks;
+        /// What was found, and what was expected.
+        message(r) = r.message;
+        /// Which revisions cannot be read in full because of it.
+        affected(r) = r.affected;
+        /// Whether it has been mended.
+        repaired(r) = r.repaired;
+    }
+}
+
+report! {
+    /// How much of what is stored has been verified by scrubs, and since when.
+    Coverage of backy_lib::scrub::Coverage {
+        /// Share of the blocks of all files that were ever verified, from 0 to 1.
+        verified_share(r) = r.verified_share;
+        /// The longest time ago that a block was last verified; None when some never were.
+        oldest(r) = r.oldest;
+    }
+}
+
+report! {
+    /// What a scrub found and did.
+    ScrubReport of backy_lib::ScrubReport {
+        /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
+        findings(r) = r.findings;
+        /// Whether nothing is wrong any more.
+        is_clean(r) = r.is_clean();
+        /// Bytes of content that were read and checked.
+        read_bytes(r) = r.read_bytes;
+        /// How much of what is stored has been verified.
+        coverage(r) = r.coverage;
+        /// Seconds that it took.
+        seconds(r) = r.seconds;
+    }
+}
+
+report! {
+    /// What a new manifest has, and what it lacks.
+    RebuildReport of backy_lib::RebuildReport {
+        /// UUIDs of the revisions in it, newest first.
+        revisions(r) = r.revisions;
+        /// What could not be known, in sentences.
+        unknown(r) = r.unknown;
+    }
+}
+
+report! {
+    /// What is to become of one revision, and why.
+    Verdict of backy_lib::retention::Verdict {
+        /// Its number before anything is done; 0 is the newest.
+        number(r) = r.number;
+        /// Its name.
+        uuid(r) = r.uuid;
+        /// Whether it stays.
+        keep(r) = r.keep;
+        /// What keeps it, or what has expired.
+        reason(r) = r.reason;
+        /// Tags that it loses, also when it stays.
+        expired_tags(r) = r.expired_tags;
+    }
+}
+
+report! {
+    /// A step of a plan. What is not part of such a step is None.
+    Step of LibStep {
+        /// "remove", "merge", "roll-back" or "standalone".
+        step(r) = kind(r);
+        /// remove, merge: UUIDs of the revisions that go.
+        revisions(r) = several(r);
+        /// roll-back: UUID of the newest, which goes. standalone: of the one that is made independent of all others.
+        revision(r) = one(r);
+        /// merge: UUID of the one that takes over what it reads from those that go.
+        into(r) = into(r);
+        /// roll-back: UUID of the one that is the newest then.
+        to(r) = to(r);
+        /// standalone: why.
+        reason(r) = reason(r);
+    }
+}
+
+fn kind(step: &LibStep) -> &'static str {
+    match step {
+        LibStep::Remove { .. } => "remove",
+        LibStep::Merge { .. } => "merge",
+        LibStep::RollBack { .. } => "roll-back",
+        LibStep::Standalone { .. } => "standalone",
+    }
+}
+
+fn several(step: &LibStep) -> Option<&[RevisionId]> {
+    match step {
+        LibStep::Remove { revisions } | LibStep::Merge { revisions, .. } => Some(revisions),
+        _ => None,
+    }
+}
+
+fn one(step: &LibStep) -> Option<RevisionId> {
+    match step {
+        LibStep::RollBack { revision, .. } | LibStep::Standalone { revision, .. } => {
+            Some(*revision)
+        }
+        _ => None,
+    }
+}
+
+fn into(step: &LibStep) -> Option<RevisionId> {
+    if let LibStep::Merge { into, .. } = step { Some(*into) } else { None }
+}
+
+fn to(step: &LibStep) -> Option<RevisionId> {
+    if let LibStep::RollBack { to, .. } = step { Some(*to) } else { None }
+}
+
+fn reason(step: &LibStep) -> Option<&str> {
+    if let LibStep::Standalone { reason, .. } = step { Some(reason) } else { None }
+}
+
+report! {
+    /// What maintenance, or the removal of revisions, would do.
+    MaintenancePlan of backy_lib::MaintenancePlan {
+        /// For each revision, newest first, whether it stays, and why.
+        verdicts(r) = r.verdicts;
+        /// What is done, in order.
+        steps(r) = r.steps;
+        /// Estimate of the bytes on disk that come free; negative when more are needed.
+        frees_bytes(r) = r.frees_bytes;
+    }
+}
+
+report! {
+    /// What maintenance, or the removal of revisions, did.
+    MaintenanceReport of backy_lib::MaintenanceReport {
+        /// For each revision that there was, newest first, whether it stayed, and why.
+        verdicts(r) = r.plan.verdicts;
+        /// What was done, in order.
+        steps(r) = r.plan.steps;
+        /// What the plan said of the bytes that come free.
+        frees_bytes(r) = r.plan.frees_bytes;
+        /// Bytes on disk that came free.
+        freed_bytes(r) = r.freed_bytes;
+        /// Seconds that it took.
+        seconds(r) = r.seconds;
+    }
+}
+
+report! {
+    /// What a test restore found.
+    DrillReport of backy_lib::DrillReport {
+        /// UUID of the revision.
+        revision(r) = r.revision;
+        /// When it began, with zone UTC.
+        started(r) = r.started;
+        /// Seconds that reading or restoring took, without the command.
+        seconds(r) = r.seconds;
+        /// Size of the revision in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// Bytes that were read and checked; zero blocks are not read.
+        read_bytes(r) = r.read_bytes;
+        /// Those a second.
+        bytes_per_second(r) = r.bytes_per_second;
+        /// What was run on the restored revision, or None.
+        command(r) = r.command;
+        /// Whether every byte came out right, and the command was content.
+        passed(r) = r.passed;
+        /// One sentence.
+        message(r) = r.message;
+    }
+}
+
+report! {
+    /// What an export did.
+    ExportReport of backy_lib::ExportReport {
+        /// UUID of the revision.
+        revision(r) = r.revision;
+        /// The file that was made.
+        file(r) = Path::new(&r.file);
+        /// Size of the revision in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// Bytes that the file takes on disk.
+        stored_bytes(r) = r.stored_bytes;
+        /// Seconds that it took.
+        seconds(r) = r.seconds;
+    }
+}
+
+report! {
+    /// A revision that was imported.
+    Imported of backy_lib::import::Imported {
+        /// Its name, the old one.
+        uuid(r) = r.uuid;
+        /// When it was made, with zone UTC.
+        started(r) = r.started;
+        /// Exact size of its image in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// Stretches of the image whose right content is not known.
+        damaged(r) = r.damaged;
+    }
+}
+
+report! {
+    /// Something of an archive of 2014 that was not imported.
+    Skipped of backy_lib::import::Skipped {
+        /// A file of the old archive.
+        what(r) = Path::new(&r.what);
+        /// The reason.
+        why(r) = r.why;
+    }
+}
+
+report! {
+    /// What an import did.
+    ImportReport of backy_lib::ImportReport {
+        /// The revisions that were brought over, oldest first.
+        imported(r) = r.imported;
+        /// Those that an earlier import had brought over already, oldest first.
+        present(r) = r.present;
+        /// What was left out.
+        skipped(r) = r.skipped;
+        /// What else was found, as sentences.
+        notes(r) = r.notes;
+        /// Whether all that there was is in the archive now, and right.
+        is_complete(r) = r.is_complete();
+    }
+}
+
+report! {
+    /// What was backed up.
+    SourceIdentity of backy_lib::format::manifest::SourceIdentity {
+        /// Its path, or its name when it has no path.
+        path(r) = r.path;
+        /// "file", "block device" or "Python object".
+        kind(r) = r.kind;
+    }
+}
+
+report! {
+    /// An operation that is under way, or was interrupted.
+    InProgress of backy_lib::format::manifest::InProgress {
+        /// "backup", "remove" or "merge".
+        operation(r) = word(&r.operation);
+        /// UUID of the revision that is made, removed or appended to.
+        revision(r) = r.revision;
+        /// When it began, with zone UTC.
+        started(r) = r.started;
+    }
+}
+
+report! {
+    /// One revision, as status sees it.
+    RevisionStatus of backy_lib::status::RevisionStatus {
+        /// 0 is the newest.
+        number(r) = r.number;
+        /// Its name.
+        uuid(r) = r.uuid;
+        /// When its backup began, with zone UTC.
+        started(r) = r.started;
+        /// When its backup was committed, with zone UTC.
+        finished(r) = r.finished;
+        /// Exact size of the image in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// Digest of the revision, 64 hex digits.
+        digest(r) = r.digest;
+        /// The file that holds it, within the archive's folder.
+        file(r) = Path::new(&r.file);
+        /// UUID of the next newer revision, which it reads through to, or None.
+        base(r) = r.base;
+        /// Its tags, sorted.
+        tags(r) = r.tags;
+        /// Those that were given by hand, sorted.
+        pinned_tags(r) = r.pinned_tags;
+        /// Bytes that its backup read from the source.
+        read_bytes(r) = r.read_bytes;
+        /// Bytes in blocks that differed from the revision before.
+        changed_bytes(r) = r.changed_bytes;
+        /// Bytes that its backup added on disk; may be negative.
+        stored_bytes(r) = r.stored_bytes;
+        /// Seconds that its backup took.
+        seconds(r) = r.seconds;
+        /// Stretches that cannot be read from it.
+        damaged(r) = r.damaged;
+    }
+}
+
+report! {
+    /// Something that is wrong, and what to do about it.
+    Problem of backy_lib::status::Problem {
+        /// "warning" or "critical".
+        level(r) = word(&r.level);
+        /// What is wrong.
+        message(r) = r.message;
+        /// What to do.
+        advice(r) = r.advice;
+    }
+}
+
+report! {
+    /// The verdict on the backups, with what is behind it.
+    Health of backy_lib::status::Health {
+        /// "ok", "warning" or "critical": the worst of the problems.
+        level(r) = word(&r.level);
+        /// One line: the verdict and the most important reason.
+        summary(r) = r.summary;
+        /// What is wrong, worst first.
+        problems(r) = r.problems;
+    }
+}
+
+report! {
+    /// Inventory and health of an archive.
+    Status of backy_lib::StatusReport {
+        /// Version of to_dict(): fields may be added within a version, never removed or changed.
+        schema(r) = u64::from(r.schema);
+        /// The archive's folder.
+        archive(r) = Path::new(&r.archive);
+        /// What is backed up, as configured; None when the config cannot be read or names none.
+        source(r) = r.source.as_deref().map(Path::new);
+        /// What was backed up last, or None.
+        last_source(r) = r.last_source;
+        /// Block size in bytes.
+        block_size(r) = r.block_size;
+        /// The operation that is under way, or was interrupted if there is no lock_holder; or None.
+        in_progress(r) = r.in_progress;
+        /// Who changes the archive at this moment, or None.
+        lock_holder(r) = r.lock_holder;
+        /// What scrubs have checked.
+        coverage(r) = r.coverage;
+        /// The last test restore, or None.
+        drill(r) = r.drill;
+        /// The revisions that were asked for, newest first.
+        revisions(r) = r.revisions;
+        /// Whether the backups are well, and why not.
+        health(r) = r.health;
+        /// Whether nothing at all is wrong: the health's level is "ok".
+        healthy(r) = r.health.level == Level::Ok;
+    }
+}

@@ -1,0 +1,144 @@
+//! Objects of Python as a source.
+
+use backy_lib::error::{Error, Result};
+use backy_lib::extent::Extent;
+use backy_lib::format::manifest::SourceIdentity;
+use backy_lib::source::Source;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyMemoryView, PyString};
+
+use crate::report::ToPython;
+use crate::watch::Watch;
+
+/// The name of the method that makes an object a source.
+pub(crate) const READ: &str = "readinto_at";
+
+/// An object with `size` and `readinto_at(offset, buffer)`.
+pub(crate) struct PythonSource<'a> {
+    object: Py<PyAny>,
+    watch: &'a Watch,
+    name: String,
+    size_bytes: u64,
+    /// Ascending, without overlaps; `None`: everything may differ.
+    changed: Option<Vec<Extent>>,
+}
+
+impl<'a> PythonSource<'a> {
+    /// Asks it how large it is.
+    pub(crate) fn open(object: Py<PyAny>, watch: &'a Watch) -> Result<Self> {
+        let name = Python::attach(|py| name(object.bind(py)));
+        let mut source = PythonSource { object, watch, name, size_bytes: 0, changed: None };
+        source.size_bytes = source.call(|object| size(object))?;
+        Ok(source)
+    }
+
+    /// Asks it what has changed since the revision that was made last.
+    pub(crate) fn ask_changed(&mut self, newest: Option<&backy_lib::Revision>) -> Result<()> {
+        let size_bytes = self.size_bytes;
+        self.changed = self.call(|object| {
+            let Some(ask) = object.getattr_opt("changed_extents")? else { return Ok(None) };
+            let answer = ask.call1((newest.to_python(object.py())?,))?;
+            if answer.is_none() { Ok(None) } else { extents(&answer, size_bytes).map(Some) }
+        })?;
+        Ok(())
+    }
+
+    /// What is raised there stops the operation, and comes out as it is.
+    fn call<T>(&self, call: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
+        Python::attach(|py| call(self.object.bind(py))).map_err(|error| {
+            let message = error.to_string();
+            self.watch.raise(error);
+            Error::Source { path: self.name.clone().into(), message }
+        })
+    }
+}
+
+impl Source for PythonSource<'_> {
+    fn identity(&self) -> SourceIdentity {
+        SourceIdentity { path: self.name.clone(), kind: "Python object".to_owned() }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        self.call(|object| size(object))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let count = self.call(|object| read_some(object, rest, offset + done as u64))?;
+            if count == 0 {
+                break;
+            }
+            done += count;
+        }
+        Ok(done)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        let rest = Extent::between(offset, self.size_bytes);
+        Ok((rest.len > 0).then_some(rest))
+    }
+
+    fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
+        let Some(changed) = &self.changed else { return self.next_data(offset) };
+        let at = changed.partition_point(|extent| extent.end() <= offset);
+        Ok(changed.get(at).map(|extent| Extent::between(extent.offset.max(offset), extent.end())))
+    }
+}
+
+/// What the manifest calls it.
+fn name(object: &Bound<'_, PyAny>) -> String {
+    let own = object.getattr("name").ok();
+    let own = own.filter(|name| name.is_instance_of::<PyString>()).map(|name| name.to_string());
+    own.or_else(|| Some(object.get_type().name().ok()?.to_string())).unwrap_or_default()
+}
+
+fn size(object: &Bound<'_, PyAny>) -> PyResult<u64> {
+    object.getattr("size")?.extract()
+}
+
+fn read_some(object: &Bound<'_, PyAny>, buffer: &mut [u8], offset: u64) -> PyResult<usize> {
+    let py = object.py();
+    let bytes = PyByteArray::new_with(py, buffer.len(), |_| Ok(()))?;
+    let count = object.call_method1(READ, (offset, PyMemoryView::from(&bytes)?))?;
+    let count: usize = count.extract().map_err(|_| {
+        let found = count.get_type();
+        PyTypeError::new_err(format!("{READ}() gave {found}; expected how many bytes it has read"))
+    })?;
+    let Some(part) = buffer.get_mut(..count) else {
+        let message = format!("{READ}() gave {count}; the buffer has {} bytes", buffer.len());
+        return Err(PyValueError::new_err(message));
+    };
+    let found = bytes.to_vec();
+    let Some(found) = found.get(..count) else {
+        return Err(PyValueError::new_err(format!("{READ}() has shortened its buffer")));
+    };
+    part.copy_from_slice(found);
+    Ok(count)
+}
+
+/// Pairs of offset and length in any order, as the engine wants them.
+fn extents(answer: &Bound<'_, PyAny>, size_bytes: u64) -> PyResult<Vec<Extent>> {
+    let pair = |item: PyResult<Bound<'_, PyAny>>| {
+        let (offset, len): (u64, u64) = item?.extract()?;
+        Ok(Extent::between(offset, offset.saturating_add(len).min(size_bytes)))
+    };
+    let mut given: Vec<Extent> = answer.try_iter()?.map(pair).collect::<PyResult<_>>()?;
+    given.retain(|extent| extent.len > 0);
+    given.sort_unstable();
+    let mut joined: Vec<Extent> = Vec::with_capacity(given.len());
+    for extent in given {
+        match joined.last_mut() {
+            Some(last) if extent.offset <= last.end() => {
+                *last = Extent::between(last.offset, last.end().max(extent.end()));
+            }
+            _ => joined.push(extent),
+        }
+    }
+    Ok(joined)
+}

@@ -1,0 +1,140 @@
+//! How Python names revisions, and gives tags, rates and budgets: as the command does, or with numbers and objects.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use backy_lib::units::parse_rate;
+use backy_lib::{Archive, Error, Result, RevisionSpec, RevisionsSpec, Tag};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::error::{exception, wrong};
+use crate::reports::Revision;
+
+/// One revision: text as the command takes it, a number, or a `Revision`.
+pub(crate) struct One(RevisionSpec);
+
+impl One {
+    pub(crate) fn latest() -> Self {
+        One(RevisionSpec::Latest)
+    }
+
+    pub(crate) fn resolve(&self, archive: &Archive) -> Result<usize> {
+        self.0.resolve(archive.revisions())
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for One {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.cast::<PyString>() {
+            return text.to_cow()?.parse().map(One).map_err(exception);
+        }
+        if let Ok(revision) = object.cast::<Revision>() {
+            let uuid = revision.getattr("uuid")?.extract::<String>()?;
+            return Ok(One(RevisionSpec::Uuid(uuid)));
+        }
+        if let Ok(number) = object.extract::<i128>() {
+            let message = |_| wrong(format!("{number} names no revision; 0 is the newest"));
+            let number = usize::try_from(number).map_err(message)?;
+            return Ok(One(RevisionSpec::Number(number)));
+        }
+        let found = object.get_type();
+        let message = format!("a revision is a str, an int or a backy.Revision, not {found}");
+        Err(PyTypeError::new_err(message))
+    }
+}
+
+/// Several revisions: text as the command takes it, or one or more of what names one.
+pub(crate) struct Several(Vec<Part>);
+
+enum Part {
+    Text(RevisionsSpec),
+    One(One),
+}
+
+impl Several {
+    pub(crate) fn all() -> Self {
+        Several(vec![Part::Text(RevisionsSpec::all())])
+    }
+
+    pub(crate) fn is_all(&self) -> bool {
+        let all = RevisionsSpec::all();
+        self.0.iter().any(|part| matches!(part, Part::Text(text) if *text == all))
+    }
+
+    /// Numbers of the revisions, ascending and each once.
+    pub(crate) fn resolve(&self, archive: &Archive) -> Result<Vec<usize>> {
+        let mut numbers = BTreeSet::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => numbers.extend(text.resolve(archive.revisions())?),
+                Part::One(one) => {
+                    numbers.insert(one.resolve(archive)?);
+                }
+            }
+        }
+        Ok(numbers.into_iter().collect())
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Several {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let part = |object: &Bound<'py, PyAny>| match object.cast::<PyString>() {
+            Ok(text) => text.to_cow()?.parse().map(Part::Text).map_err(exception),
+            Err(_) => object.extract().map(Part::One),
+        };
+        if !object.is_instance_of::<PyString>()
+            && let Ok(items) = object.try_iter()
+        {
+            return items.map(|item| part(&item?)).collect::<PyResult<_>>().map(Several);
+        }
+        Ok(Several(vec![part(&object)?]))
+    }
+}
+
+/// Tags, from any iterable of strings.
+#[derive(Default)]
+pub(crate) struct Tags(pub(crate) BTreeSet<Tag>);
+
+impl<'py> FromPyObject<'_, 'py> for Tags {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyString>() {
+            let message = "tags are an iterable of str, such as [\"manual\"], not a str";
+            return Err(PyTypeError::new_err(message));
+        }
+        let tag = |item: PyResult<Bound<'py, PyAny>>| {
+            let text: String = item?.extract()?;
+            text.parse::<Tag>().map_err(wrong)
+        };
+        object.try_iter()?.map(tag).collect::<PyResult<_>>().map(Tags)
+    }
+}
+
+/// Bytes a second: a number, or text such as `100M`.
+pub(crate) struct Rate(pub(crate) u64);
+
+impl<'py> FromPyObject<'_, 'py> for Rate {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let text = object.str()?;
+        parse_rate(&text.to_cow()?).map(Rate).map_err(wrong)
+    }
+}
+
+/// Text that means something to the engine.
+pub(crate) fn parse<T: FromStr<Err = String>>(text: Option<String>) -> PyResult<Option<T>> {
+    text.map(|text| text.parse().map_err(wrong)).transpose()
+}
+
+/// For `ok_or_else`: there is no such number.
+pub(crate) fn no_such(number: usize) -> impl FnOnce() -> Error {
+    move || Error::NoSuchRevision { message: format!("there is no revision {number}") }
+}

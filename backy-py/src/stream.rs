@@ -1,0 +1,54 @@
+//! Binary files of Python, as a target that is written from its beginning to its end.
+
+use std::io::{self, Write};
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::watch::Watch;
+
+/// Something with a `write`.
+pub(crate) struct Stream<'a> {
+    file: Py<PyAny>,
+    watch: &'a Watch,
+}
+
+impl<'a> Stream<'a> {
+    pub(crate) fn new(file: Py<PyAny>, watch: &'a Watch) -> Self {
+        Stream { file, watch }
+    }
+
+    /// What is raised there stops the operation, and comes out as it is.
+    fn call<T>(&self, call: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
+        Python::attach(call).map_err(|error| {
+            let text = error.to_string();
+            self.watch.raise(error);
+            io::Error::other(text)
+        })
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.call(|py| {
+            let written = self.file.call_method1(py, "write", (PyBytes::new(py, bytes),))?;
+            written.extract::<Option<usize>>(py)
+        })?;
+        match written {
+            Some(count) if count <= bytes.len() => Ok(count),
+            // It would block.
+            None => Err(io::ErrorKind::WouldBlock.into()),
+            Some(count) => Err(io::Error::other(format!(
+                "its write() says {count} bytes of {}; expected no more than those",
+                bytes.len()
+            ))),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.call(|py| match self.file.bind(py).getattr_opt("flush")? {
+            Some(flush) => flush.call0().map(|_| ()),
+            None => Ok(()),
+        })
+    }
+}
