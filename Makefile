@@ -15,7 +15,7 @@ LOGS := target/logs
 BENCH_ARGS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python fuzz-trial demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python fuzz-trial wheel demo bench build deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -64,7 +64,7 @@ $(VENV)/tools-installed: tests/python/requirements.txt
 
 else
 
-test-python lint-python:
+test-python lint-python wheel venv:
 	@echo "SKIPPED: $@: python3 has no venv; make deps installs it, if it may"
 	@[[ "$${CI:-}" != true ]]
 
@@ -72,6 +72,11 @@ endif
 
 fuzz-trial: ## Show that fuzzing finds a planted bug, and nothing else (needs nightly Rust)
 	fuzz/trial
+
+wheel: $(VENV)/tools-installed ## The Python module and the command as a wheel, in target/wheels; for any Python from 3.9 on
+	rm -rf target/wheels
+	$(PY) -m pip wheel --quiet --no-deps --wheel-dir target/wheels ./backy-py
+	@ls target/wheels
 
 demo: ## Back up, restore and compare a real disk image, with and without backy
 	$(CARGO) build --release -p backy-cli

@@ -30,7 +30,7 @@ mod _backy {
     #[pymodule_export]
     use crate::mount::Mount;
     #[pymodule_export]
-    use crate::old::{OldArchive, OldRevision, own_chunks};
+    use crate::old::{OldArchive, OldRevision, init_unseen, own_chunks};
     #[pymodule_export]
     use crate::reader::Reader;
     #[pymodule_export]

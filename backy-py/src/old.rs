@@ -6,7 +6,7 @@ use std::sync::Arc;
 use backy_lib::format::legacy::OldKind;
 use backy_lib::image::reader::ReadCache;
 use backy_lib::import::{OldEntry, OldReader};
-use backy_lib::{Error, RevisionId};
+use backy_lib::{BlockSize, Error, RevisionId};
 use jiff::Timestamp;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -141,6 +141,13 @@ impl OldRevision {
     fn own_blocks(&self) -> Vec<u64> {
         self.entry.own_blocks.clone()
     }
+}
+
+/// Makes an archive of a source that need not be there yet, as was possible in 2014.
+#[pyfunction]
+pub(crate) fn init_unseen(py: Python<'_>, path: PathBuf, source: PathBuf) -> PyResult<()> {
+    let init = || backy_lib::Archive::init(&path, Some(&source), BlockSize::DEFAULT);
+    py.detach(init).map(|_| ()).map_err(exception)
 }
 
 /// Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older one those

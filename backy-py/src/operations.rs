@@ -13,6 +13,7 @@ use backy_lib::{
     ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
     RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag,
 };
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::source::{PythonSource, READ};
@@ -59,7 +60,12 @@ impl<'py> FromPyObject<'_, 'py> for From {
         }
         match object.hasattr(READ)? {
             true => Ok(From::Object(object.to_owned().unbind())),
-            false => object.extract().map(From::Path),
+            false => object.extract().map(From::Path).map_err(|_| {
+                let kind = object.get_type();
+                PyTypeError::new_err(format!(
+                    "{kind} is no source; expected a path, or an object with size and {READ}()"
+                ))
+            }),
         }
     }
 }

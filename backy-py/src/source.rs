@@ -29,7 +29,7 @@ impl<'a> PythonSource<'a> {
     pub(crate) fn open(object: Py<PyAny>, watch: &'a Watch) -> Result<Self> {
         let name = Python::attach(|py| name(object.bind(py)));
         let mut source = PythonSource { object, watch, name, size_bytes: 0, changed: None };
-        source.size_bytes = source.call(|object| size(object))?;
+        source.size_bytes = source.call(size)?;
         Ok(source)
     }
 
@@ -64,7 +64,7 @@ impl Source for PythonSource<'_> {
     }
 
     fn current_size_bytes(&self) -> Result<u64> {
-        self.call(|object| size(object))
+        self.call(size)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {

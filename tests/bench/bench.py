@@ -10,7 +10,8 @@ is restored is compared byte by byte, outside of the timing. Nothing here assert
 Making the images needs root (loop mounts); they stay in --dir until the end, or for the next call with --keep.
 Operations: cp, first, unchanged, day, restore-newest, restore-oldest, restore-near, scrub, rm-oldest, rm-middle,
 sha256sum, qemu-img, peers (restic and borg, where installed), sparse (a dense image against a huge sparse one with the
-same data), many (an archive of --revisions small revisions against one with a single one), mounts (see mounts.py).
+same data), many (an archive of --revisions small revisions against one with a single one), mounts (see mounts.py),
+python (the module in .venv against the command).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from interpreter import measure_python
 from mounts import Mounts
 
 from workload import parse_size
@@ -67,7 +69,7 @@ OPERATIONS = (
     "sha256sum",
     "qemu-img",
 )
-EXTRA = ("peers", "sparse", "many", "mounts")
+EXTRA = ("peers", "sparse", "many", "mounts", "python")
 
 
 @dataclass
@@ -620,6 +622,19 @@ def write_json(options: argparse.Namespace, results: Results) -> None:
     options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def measure_module(bench: Bench) -> str:
+    python = HERE.parents[1] / ".venv/bin/python"
+    if not python.exists():
+        return "SKIPPED: python: make venv installs the module"
+    bench.prepare_images()
+    bench.work.mkdir(parents=True, exist_ok=True)
+    bench.point_source_at(0)
+    bench.new_archive()
+    quiet(*bench.backy("backup", "--force"))
+    runs = bench.options.runs
+    return measure_python(python, bench.options.backy, bench.archive, runs, lambda c: measure(0, c).wall_seconds)
+
+
 def measure_mounts(bench: Bench) -> str:
     bench.prepare_images()
     mounts = Mounts(bench.options.backy, bench.options.backy.with_name("plain-fuse"), bench.root, bench.day(0))
@@ -639,7 +654,7 @@ def main() -> None:
     bench = Bench(options)
     bench.root.mkdir(parents=True, exist_ok=True)
     try:
-        if bench.wanted - {"sparse", "many", "mounts"}:
+        if bench.wanted - {"sparse", "many", "mounts", "python"}:
             warn_about_space(bench.root, parse_size(options.size))
             bench.prepare_images()
             for run in range(options.runs):
@@ -659,6 +674,8 @@ def main() -> None:
                 many.one_run(run)
         if bench.wants("mounts"):
             print(measure_mounts(bench))
+        if bench.wants("python"):
+            print(measure_module(bench))
         if bench.results.samples:
             print(table(bench.results))
         if options.json:

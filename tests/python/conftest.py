@@ -1,11 +1,19 @@
 """Archives to test with: one made by the `backy` command, and the golden ones of every format."""
 
+from __future__ import annotations
+
+import json
 import os
+import random
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import backy
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -18,15 +26,30 @@ class Made:
     sources: list[bytes]
 
 
+def skip(why: str) -> None:
+    """Skips the test, loudly; in CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"nothing may be skipped in CI: {why}")
+    pytest.skip(f"SKIPPED: {why}")
+
+
+def can_mount() -> bool:
+    """Whether tests may mount: FUSE, loop devices and ext4."""
+    try:
+        with open("/dev/fuse", "rb+", buffering=0):
+            pass
+        found = subprocess.run(["losetup", "--find"], capture_output=True, check=False)
+    except OSError:
+        return False
+    return os.geteuid() == 0 and found.returncode == 0 and shutil.which("mke2fs") is not None
+
+
 @pytest.fixture(scope="session")
 def backy_bin() -> Path:
     """The command, as built: from $BACKY_BIN, or the checkout's debug build."""
     path = Path(os.environ.get("BACKY_BIN", CHECKOUT / "target/debug/backy"))
     if not path.exists():
-        why = f"{path} is not there; build it with: cargo build -p backy-cli"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"nothing may be skipped in CI: {why}")
-        pytest.skip(f"SKIPPED: {why}")
+        skip(f"{path} is not there; build it with: cargo build -p backy-cli")
     return path
 
 
@@ -46,5 +69,46 @@ def made(backy_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(archive, [third, second, first])
 
 
+@pytest.fixture
+def copy(made: Made, tmp_path: Path) -> Made:
+    """The same, to be changed by the test."""
+    path = tmp_path / "archive"
+    shutil.copytree(made.path, path)
+    return Made(path, made.sources)
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """One backup of 64 MiB that does not compress: an operation on it takes long enough to be looked at."""
+    folder = tmp_path_factory.mktemp("large")
+    source = folder / "source.img"
+    content = random.Random(5).randbytes(64 << 20)
+    source.write_bytes(content)
+    archive = backy.Archive.init(folder / "archive", source)
+    archive.backup(force=True)
+    return Made(archive.path, [content])
+
+
 def run(backy_bin: Path, archive: Path, *arguments: str) -> None:
     subprocess.run([backy_bin, "-b", archive, *arguments], check=True, stdin=subprocess.DEVNULL)
+
+
+def printed(backy_bin: Path, archive: Path, *arguments: str | Path) -> Any:
+    """What the command prints with --json, whatever its exit status."""
+    command = [backy_bin, "-b", archive, *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return json.loads(done.stdout)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but the lock's, which comes with the first writer."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "lock"}
+
+
+def flip(file: Path, offset: int) -> None:
+    """Damages one byte."""
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        byte = opened.read(1)
+        opened.seek(offset)
+        opened.write(bytes([byte[0] ^ 255]))

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 
 import backy
-from conftest import CHECKOUT
+from conftest import CHECKOUT, can_mount, skip
 
 with warnings.catch_warnings():
     warnings.simplefilter("error")
@@ -91,12 +94,14 @@ print('done')
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
+def archive(tmp_path: Path) -> tuple[Path, list[bytes]]:
     """An archive of today with three revisions, and what they are, oldest first."""
-    first = b"".join(bytes([number]) * MIB for number in range(1, 11))
+    # No two blocks are the same, so that none can be mended by another.
+    first = random.Random(2014).randbytes(10 * MIB)
     second = first[:MIB] + b"changed" + first[MIB + 7 :] + b"an odd end"
     third = second[: 9 * MIB] + bytes(MIB)
     source = tmp_path / "source.img"
+    source.touch()
     made = backy.Archive.init(tmp_path / "archive", source)
     for state in (first, second, third):
         source.write_bytes(state)
@@ -132,7 +137,7 @@ def test_a_sum_of_names_is_there_and_each_warns(archive: tuple[Path, list[bytes]
     """All names of the contract: the warning names the new call, at the line that calls."""
 
     def warned(new: str, call: Any) -> Any:
-        with pytest.warns(DeprecationWarning) as caught:
+        with pytest.warns(DeprecationWarning, match=" is of 2014: use ") as caught:
             result = call()
         mine = [each for each in caught if each.filename == __file__]
         assert len(mine) == len(caught) == 1, [str(each.message) for each in caught]
@@ -217,7 +222,8 @@ def test_own_chunks_are_those_with_changes(archive: tuple[Path, list[bytes]]) ->
 def test_find_revision_knows_what_it_knew(archive: tuple[Path, list[bytes]]) -> None:
     backup = Backup(str(archive[0]))
     oldest, middle, newest = (each.uuid for each in backup.revision_history)
-    for spec, uuid in [("last", newest), (0, newest), ("1", middle), (2, oldest), (oldest, oldest), ("first", oldest)]:
+    specs: list[tuple[Union[str, int], str]] = [("last", newest), (0, newest), ("1", middle), (2, oldest)]
+    for spec, uuid in [*specs, (oldest, oldest), ("first", oldest), (middle[:-4], middle)]:
         found = backup.find_revision(spec)
         assert isinstance(found, Revision)
         assert found.uuid == uuid
@@ -246,6 +252,19 @@ def test_scrub_names_the_bad_chunks(archive: tuple[Path, list[bytes]], capsys: p
         newest.getChunk(1)
     with pytest.raises(backy.BackyError):
         backup.restore(str(path.parent / "target"), "last")
+
+
+def test_what_can_be_mended_is_not_bad(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"the same" * MIB)
+    backup = Backup(str(tmp_path / "archive"))
+    backup.init(str(tmp_path / "source"))
+    backup.backup()
+    newest = backup.find_revision("last")
+    with open(newest.filename, "rb+") as image:
+        image.write(b"rot")
+    assert newest.scrub(markbad=False) == [0]
+    assert newest.scrub() == []
+    assert newest.getChunk(0) == b"the same" * (CHUNK // 8)
 
 
 def test_maintenance_keeps_the_newest(archive: tuple[Path, list[bytes]]) -> None:
@@ -286,6 +305,16 @@ def test_a_source_may_be_given_and_relative_ones_are_from_the_archive(tmp_path: 
     assert backup.find_revision("last").getChunk(0) == b"one" * 1000
     with pytest.raises(backy.BackyError):
         backup.init("../one")
+
+
+def test_a_source_need_not_be_there_when_the_archive_is_made(tmp_path: Path) -> None:
+    backup = Backup(str(tmp_path / "archive"))
+    backup.init(str(tmp_path / "later"))
+    with pytest.raises(backy.SourceError):
+        backup.backup()
+    (tmp_path / "later").write_bytes(b"now")
+    backup.backup()
+    assert backup.find_revision("last").getChunk(0) == b"now"
 
 
 def test_no_archive_is_an_error_when_one_is_needed(tmp_path: Path) -> None:
@@ -338,7 +367,7 @@ def test_what_would_change_an_archive_of_then_is_refused(then: tuple[Path, list[
     before = content(path)
     backup = Backup(str(path))
     revision = backup.find_revision("last")
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "init": lambda: backup.init("/dev/null"),
         "backup": backup.backup,
         "maintenance": lambda: backup.maintenance(1),
@@ -378,6 +407,28 @@ def test_a_file_of_then_that_cannot_be_used_is_named(then: tuple[Path, list[byte
     Path(oldest.info_filename).write_text("{")
     with pytest.warns(RuntimeWarning, match=oldest.uuid):
         assert len(Backup(str(path)).revisions) == 2
+
+
+def test_mount_lasts_until_somebody_unmounts(archive: tuple[Path, list[bytes]], tmp_path: Path) -> None:
+    path, states = archive
+    if not can_mount():
+        skip("to mount it takes root, /dev/fuse, loop devices and mke2fs")
+    place = tmp_path / "mnt"
+    place.mkdir()
+    backup = Backup(str(path))
+    newest = place / backup.find_revision("last").uuid
+    mounting = threading.Thread(target=backup.mount, args=(str(place),))
+    mounting.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not newest.exists() and mounting.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert newest.read_bytes() == states[2]
+        assert mounting.is_alive()
+    finally:
+        subprocess.run(["umount", place], check=True)
+        mounting.join(20)
+    assert not mounting.is_alive()
 
 
 def test_timestamps_are_local_time() -> None:

@@ -3,7 +3,9 @@ from datetime import datetime
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, final, overload
+from typing import Any, Literal, Protocol, final, overload
+
+from typing_extensions import TypeAlias, disjoint_base
 
 from backy.io import RevisionFile
 
@@ -43,6 +45,7 @@ __all__ = [
     "UndoReport",
     "Verdict",
     "__version__",
+    "init_unseen",
     "main",
     "own_chunks",
 ]
@@ -213,6 +216,7 @@ class Reader:
     def read_at(self, offset: int, size: int, /) -> bytes: ...
     def fill_memory_at(self, offset: int, address: int, size: int, /) -> int: ...
 
+@disjoint_base
 class Report:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -579,6 +583,7 @@ class Status(Report):
 
 # For the modules of 2014, backy.backup and backy.revision.
 
+def init_unseen(path: _Path, source: _Path) -> None: ...
 def own_chunks(path: _Path, revision: str, chunk_size: int) -> list[int]: ...
 @final
 class OldArchive:

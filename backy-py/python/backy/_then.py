@@ -6,13 +6,15 @@ An archive of today is a `backy.Archive`, cut into chunks of 4 MiB. One of 2014 
 from __future__ import annotations
 
 import abc
+import collections.abc
 import functools
 import os
+import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import backy
 from backy import _backy
@@ -20,17 +22,17 @@ from backy import _backy
 CHUNK_SIZE = 4 << 20
 """Bytes of a chunk, but for the last one of an image. An archive of 2014 may have another size."""
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = typing.TypeVar("Function", bound=collections.abc.Callable[..., typing.Any])
 
 
-def deprecated(instead: str) -> Callable[[Function], Function]:
+def deprecated(instead: str) -> collections.abc.Callable[[Function], Function]:
     """Makes each call warn at the line that called, naming what to use `instead`."""
 
     def mark(function: Function) -> Function:
         name = f"{function.__module__}.{function.__qualname__}".replace(".__init__", "")
 
         @functools.wraps(function)
-        def warning(*arguments: Any, **keywords: Any) -> Any:
+        def warning(*arguments: typing.Any, **keywords: typing.Any) -> typing.Any:
             warnings.warn(f"{name} is of 2014: use {instead}", DeprecationWarning, stacklevel=2)
             return function(*arguments, **keywords)
 

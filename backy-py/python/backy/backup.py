@@ -1,16 +1,18 @@
 """Archives as scripts of 2014 know them, over `backy.Archive`, which is for new scripts.
 
-Works with the archives of today, and reads those of 2014. Each use warns with a DeprecationWarning that names what to use
-instead. What has changed since then is in doc/python.md.
+Works with the archives of today, and reads those of 2014. Each use warns with a DeprecationWarning that names what to
+use instead. What has changed since then is in doc/python.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import time
 
 import backy
+from backy import _backy
 from backy._then import CHUNK_SIZE, NoSuchRevision, Store, deprecated, open_store
 from backy.revision import Revision, described
 
@@ -69,12 +71,10 @@ class Backup:
 
     @deprecated("backy.Archive.init")
     def init(self, source: str) -> None:
-        """Makes the archive. A relative `source` is one from the archive's folder."""
-        try:
+        """Makes the archive. The source need not be there yet; a relative path is one from the archive's folder."""
+        with contextlib.suppress(backy.ArchiveNotFoundError):
             self._store().to_write()
-        except backy.ArchiveNotFoundError:
-            pass
-        backy.Archive.init(self._path, os.path.realpath(os.path.join(self._path, source)))
+        _backy.init_unseen(self._path, os.path.realpath(os.path.join(self._path, source)))
 
     @deprecated("backy.Archive.backup(force=True)")
     def backup(self, source: str | None = None) -> None:
@@ -89,7 +89,7 @@ class Backup:
 
     @deprecated("backy.Archive.scrub")
     def scrub(self, revision: str | int, markbad: bool = False) -> None:
-        """Checks what these revisions store, 'all' or one, and prints which of their chunks are bad. As Revision.scrub."""
+        """Checks what revisions store, 'all' or one, and prints which of their chunks are bad. As Revision.scrub."""
         store = self._store()
         uuids = [each._facts.uuid for each in self._find_all(store, revision)]
         for uuid, numbers in store.bad_chunks(uuids, markbad).items():
@@ -107,7 +107,7 @@ class Backup:
 
     @deprecated("backy.Archive.status")
     def status(self) -> None:
-        """Prints a line for each revision, oldest first: when it was made, the number of chunks in its own file, its UUID."""
+        """Prints a line for each revision, oldest first: when it was made, chunks in its own file, its UUID."""
         store = self._store()
         total = 0
         history = store.read()
@@ -122,7 +122,7 @@ class Backup:
 
     @deprecated("backy.Archive.mount")
     def mount(self, mountpoint: str) -> None:
-        """Shows every revision as a file, until somebody unmounts it. An archive of 2014 has to be imported for that."""
+        """Shows every revision as a file, until somebody unmounts it. One of 2014 has to be imported first."""
         mount = self._store().to_write().mount(mountpoint)
         with mount:
             while mount.is_mounted:
@@ -130,7 +130,9 @@ class Backup:
 
     @deprecated("backy.Archive.revisions")
     def find_revision(self, spec: str | int) -> Revision:
-        """The revision that is meant: 'last', a number from the newest, 0, on, or a UUID; of today's also what backy(1) takes.
+        """The revision that is meant: 'last', a number (0 is the newest) or a UUID.
+
+        In an archive of today it may also be named as for the command.
 
         Raises KeyError, which is an IndexError as well, when there is none.
         """
@@ -138,7 +140,7 @@ class Backup:
 
     @deprecated("backy.Archive.select")
     def find_revisions(self, spec: str | int) -> list[Revision]:
-        """All revisions for 'all', oldest first, or the one that is meant; of an archive of today also what backy(1) takes."""
+        """All revisions for 'all', oldest first, or the one that is meant, as in find_revision."""
         return self._find_all(self._store(), spec)
 
     def _store(self) -> Store:

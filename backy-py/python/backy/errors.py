@@ -6,7 +6,10 @@ Those with a counterpart among Python's own exceptions are of that class, too.
 from __future__ import annotations
 
 import errno
-from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path as _Path
 
 
 class BackyError(Exception):
@@ -17,7 +20,7 @@ class BackyError(Exception):
 
     kind: str = "error"
     """The kind, as a word: see doc/scripting.md."""
-    path: Path | None = None
+    path: _Path | None = None
     """The file or folder that it is about, if it is about one."""
     offset: int | None = None
     """Position in the revision of the bytes that cannot be read, if it is about such."""
@@ -70,7 +73,7 @@ class ConfigError(BackyError, ValueError):
 
 
 class SpecificationError(BackyError, ValueError):
-    """An argument means nothing, or not what is wanted: a name of revisions, a tag, a size, a combination of options."""
+    """An argument means nothing, or not what is wanted: a name of revisions, a tag, a combination of options."""
 
 
 class NoSuchRevisionError(BackyError, LookupError):
@@ -111,7 +114,7 @@ _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
 def _make(
     kind: str,
     text: str,
-    path: Path | None,
+    path: _Path | None,
     offset: int | None,
     revision: str | None,
     number: int | None,
@@ -123,7 +126,8 @@ def _make(
     made.path = path
     made.offset = offset
     made.revision = revision
-    if issubclass(exception, OSError):
+    is_of_system = issubclass(exception, OSError)
+    if is_of_system:
         name = None if path is None else str(path)
         for attribute, value in (("errno", number or usual_number), ("filename", name)):
             setattr(made, attribute, value)

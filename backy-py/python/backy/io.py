@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from threading import Lock as _Lock
-from typing import TYPE_CHECKING
+import threading
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path as _Path
+
     from _typeshed import WriteableBuffer as _WriteableBuffer
 
     from backy._backy import Reader as _Reader
@@ -26,7 +27,7 @@ class RevisionFile(io.RawIOBase):
     Several threads may use it: read_at() and readinto_at() have no position, and the others take turns.
     """
 
-    def __init__(self, reader: _Reader, folder: Path) -> None:
+    def __init__(self, reader: _Reader, folder: _Path) -> None:
         """Made by backy.Archive.open()."""
         super().__init__()
         self._reader: _Reader | None = reader
@@ -34,7 +35,7 @@ class RevisionFile(io.RawIOBase):
         self._size = reader.size
         self._revision = reader.uuid
         self._position = 0
-        self._turn = _Lock()
+        self._turn = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -100,6 +101,10 @@ class RevisionFile(io.RawIOBase):
     def readall(self) -> bytes:
         """All that is left from the position on."""
         return self.read()
+
+    def write(self, _data: object, /) -> int:
+        """Raises io.UnsupportedOperation: a revision cannot be changed."""
+        raise io.UnsupportedOperation("a revision cannot be written to")
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Moves the position; where it is then. It may be past the end."""

@@ -1,6 +1,7 @@
 """Revisions as scripts of 2014 know them, over `backy.Archive`. For new scripts there is `backy.Revision`.
 
-Each use warns with a DeprecationWarning that names what to use instead. What has changed since then is in doc/python.md.
+Each use warns with a DeprecationWarning that names what to use instead. What has changed since then is in
+doc/python.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from backy._then import Facts, Store, deprecated
 
 if TYPE_CHECKING:
-    from backy.backup import Backup
+    from backy.backup import Backup as _Backup
 
 __all__ = ["DeltaRevision", "FullRevision", "Revision"]
 
@@ -25,7 +26,7 @@ class Revision:
     type: str
     """'full' for one whose file is the raw image, which only the newest is; 'delta' for the others."""
 
-    def __init__(self, backup: Backup, store: Store, facts: Facts) -> None:
+    def __init__(self, backup: _Backup, store: Store, facts: Facts) -> None:
         self.backup = backup
         self._store = store
         self._facts = facts
@@ -48,13 +49,13 @@ class Revision:
     @property
     @deprecated("backy.Revision.digest")
     def checksum(self) -> str | None:
-        """The digest of a revision of today; in an archive of 2014 the MD5 of the image, None where none is recorded."""
+        """Its digest; of a revision in an archive of 2014 the MD5 of the image, or None where none is recorded."""
         return self._facts.checksum
 
     @property
     @deprecated("backy.Revision.base")
     def parent(self) -> str | None:
-        """UUID of the next newer revision; None for the full one. A delta reads through to it, unless it is standalone."""
+        """UUID of the next newer revision, which most deltas read through to; None for the newest."""
         return self._facts.parent
 
     @property
@@ -79,8 +80,8 @@ class Revision:
     def scrub(self, markbad: bool = True) -> list[int]:
         """Checks its own file: the numbers of the chunks that are bad, ascending.
 
-        With `markbad` what is found is recorded, and mended where it can be; what was mended is not bad. In an archive of
-        2014 nothing can be marked: then bad chunks are an error, unless `markbad` is false.
+        With `markbad` what is found is recorded, and mended where it can be; what was mended is not bad. In an archive
+        of 2014 nothing can be marked: then bad chunks are an error, unless `markbad` is false.
         """
         return self._store.bad_chunks([self._facts.uuid], markbad)[self._facts.uuid]
 
@@ -101,7 +102,8 @@ class Revision:
     def iterchunks(self, full: bool = False) -> Iterator[tuple[int, bytes]]:
         """Number and content of its chunks, ascending.
 
-        Those of the whole image, or unless `full` of a delta only those in its own file: where something has changed since.
+        With `full`, or of a full one, those of the whole image. Otherwise only those in its own file: where something
+        has changed since.
         """
         return self._iterchunks(full)
 
@@ -132,6 +134,6 @@ class DeltaRevision(Revision):
     type = "delta"
 
 
-def described(backup: Backup, store: Store, facts: Facts) -> Revision:
+def described(backup: _Backup, store: Store, facts: Facts) -> Revision:
     """The revision that is described so."""
     return (FullRevision if facts.full else DeltaRevision)(backup, store, facts)

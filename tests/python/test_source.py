@@ -1,0 +1,134 @@
+"""Sources that are Python objects."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backy
+from backy import Archive
+from conftest import Made, content
+
+
+class Source:
+    """Bytes, and what was read of them."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.size = len(content)
+        self.read: list[tuple[int, int]] = []
+        self.lock = threading.Lock()
+
+    def readinto_at(self, offset: int, buffer: memoryview) -> int:
+        # Never all that is asked for: as much as there happens to be.
+        part = self.content[offset : offset + min(len(buffer), 100_000)]
+        buffer[: len(part)] = part
+        with self.lock:
+            self.read.append((offset, len(part)))
+        return len(part)
+
+
+class KnowingSource(Source):
+    """Knows what has changed."""
+
+    def __init__(self, content: bytes, changed: Any) -> None:
+        super().__init__(content)
+        self.changed = changed
+        self.since: list[Any] = []
+
+    def changed_extents(self, since: backy.Revision | None) -> Iterable[tuple[int, int]] | None:
+        self.since.append(since)
+        return self.changed  # type: ignore[no-any-return]
+
+
+def new(tmp_path: Path) -> Archive:
+    return Archive.init(tmp_path / "archive")
+
+
+def test_what_an_object_gives_is_backed_up(tmp_path: Path) -> None:
+    """Every byte, of any size; and the manifest says what it was."""
+    archive = new(tmp_path)
+    for size in (0, 1, 65536, 1_234_567):
+        content = random.Random(size).randbytes(size)
+        report = archive.backup(source=Source(content), force=True)
+        assert report is not None
+        with archive.open() as image:
+            assert image.read() == content
+    assert '"Python object"' in (archive.path / "manifest.json").read_text()
+
+
+def test_only_what_has_changed_is_read(tmp_path: Path) -> None:
+    """changed_extents is asked once, with the newest revision; extents may come in any order and overlap."""
+    archive = new(tmp_path)
+    first = random.Random(1).randbytes(1_000_000)
+    source = KnowingSource(first, None)
+    archive.backup(source=source, force=True)
+    assert source.since == [None]
+    second = first[:200_000] + b"changed" + first[200_007:]
+    source = KnowingSource(second, iter([(900_000, 10**9), (199_999, 5), (200_003, 10), (5, 0)]))
+    archive.backup(source=source, force=True)
+    assert [since.uuid for since in source.since] == [archive.revisions[1].uuid]
+    assert sum(count for _, count in source.read) < 400_000
+    with archive.open() as image:
+        assert image.read() == second
+    with archive.open(1) as image:
+        assert image.read() == first
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_what_it_raises_comes_out_as_it_is(copy: Made, number: int) -> None:
+    """At the first read or a later one; the archive is as it was."""
+
+    class Strange(Exception):
+        pass
+
+    class Failing(Source):
+        def readinto_at(self, offset: int, buffer: memoryview) -> int:
+            if len(self.read) >= number:
+                raise Strange(offset)
+            return super().readinto_at(offset, buffer)
+
+    before = content(copy.path)
+    with pytest.raises(Strange):
+        Archive(copy.path).backup(source=Failing(bytes(1_000_000)), force=True)
+    after = content(copy.path)
+    assert [name for name in before if name.endswith((".qcow2", ".raw")) and after[name] != before[name]] == []
+    archive = Archive(copy.path)
+    assert len(archive.revisions) == 3
+    for revision, expected in enumerate(copy.sources):
+        assert archive.open(revision).read() == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [(None, TypeError), ("x", TypeError), (10**9, ValueError), (-1, (TypeError, OverflowError))]
+)
+def test_an_answer_that_means_nothing_is_an_error(copy: Made, answer: Any, error: Any) -> None:
+    """And no revision is made of it."""
+
+    class Wrong(Source):
+        def readinto_at(self, offset: int, buffer: memoryview) -> int:
+            return answer  # type: ignore[no-any-return]
+
+    with pytest.raises(error):
+        Archive(copy.path).backup(source=Wrong(bytes(1000)), force=True)
+    assert len(Archive(copy.path).revisions) == 3
+
+
+def test_one_that_ends_too_early_is_an_error(copy: Made) -> None:
+    """SourceError, which is an OSError."""
+    source = Source(bytes(1000))
+    source.size = 2000
+    with pytest.raises(OSError, match="Source") as raised:
+        Archive(copy.path).backup(source=source, force=True)
+    assert isinstance(raised.value, backy.SourceError)
+
+
+def test_an_object_that_is_no_source_is_refused(copy: Made) -> None:
+    """With a sentence that says what is missing."""
+    with pytest.raises(TypeError, match="readinto_at"):
+        Archive(copy.path).backup(source=object(), force=True)  # type: ignore[call-overload]
