@@ -35,7 +35,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = prepare(&args.old, &session.folder, args.block_size).map_err(explain)?;
+    let archive =
+        prepare(&args.old, &session.folder, args.block_size).map_err(|error| {
+            match error.kind() {
+                ErrorKind::Specification if args.block_size.is_some() => {
+                    let advice = "leave --block-size out, or name another folder with -b";
+                    Failure::advised(error, advice)
+                }
+                _ => explain(error),
+            }
+        })?;
     let reporter = session.reporter();
     let holder = Session::holder("import");
     let mut writer = ArchiveWriter::open(archive, &holder, &reporter)?;
