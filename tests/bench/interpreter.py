@@ -8,10 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 BACKUP = "import sys, backy; backy.Archive(sys.argv[1]).backup(force=True)"
+READ = """
+import sys, backy
+buffer = bytearray(1 << 20)
+with backy.Archive(sys.argv[1]).open() as image:
+    while image.readinto(buffer):
+        pass
+"""
 IMPORT = "import time; begin = time.perf_counter(); import backy; print(time.perf_counter() - begin)"
 IMPORTS = 20
 
 OVERHEAD_TARGET = 1.03
+READ_TARGET = 0.8
 IMPORT_TARGET_MS = 50
 
 
@@ -24,11 +32,15 @@ def measure_python(python: Path, backy: Path, archive: Path, runs: int, seconds:
     imports = [
         float(subprocess.run([python, "-c", IMPORT], check=True, capture_output=True).stdout) for _ in range(IMPORTS)
     ]
+    by_library = [str(backy.with_name("read-revision")), str(archive)]
+    reads = [seconds(by_library) / seconds([str(python), "-c", READ, str(archive)]) for _ in range(runs)]
     ratio, import_ms = statistics.median(ratios), statistics.median(imports) * 1000
     return "\n".join(
         [
             f"- unchanged backup, Python module to command: {ratio:.3f} ({min(ratios):.3f}–{max(ratios):.3f}, "
             f"target ≤ {OVERHEAD_TARGET})",
+            f"- rate of a revision read by the module, to that by the library: {statistics.median(reads):.2f} "
+            f"({min(reads):.2f}–{max(reads):.2f}, target ≥ {READ_TARGET})",
             f"- import backy: {import_ms:.1f} ms (target ≤ {IMPORT_TARGET_MS})",
         ]
     )
