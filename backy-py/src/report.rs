@@ -68,7 +68,10 @@ impl Report {
         };
         let shown = |(field, value): (&String, &Value)| match value {
             Value::Array(items) if !items.is_empty() => format!(" {field}=[{} items]", items.len()),
-            Value::Object(_) => format!(" {field}={{…}}"),
+            Value::Object(inner) => match inner.get("uuid").and_then(Value::as_str) {
+                Some(uuid) => format!(" {field}={uuid}"),
+                None => format!(" {field}={{…}}"),
+            },
             value => format!(" {field}={value}"),
         };
         let fields: String = fields.iter().map(shown).collect();
