@@ -13,9 +13,12 @@ VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
 LOGS := target/logs
 BENCH_ARGS ?=
+# Moments tried by `make powercut` on each file system, and what they are chosen by.
+COUNT ?= 200
+SEED ?= 1
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python fuzz-trial wheel demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python powercut fuzz-trial wheel demo bench build deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,6 +42,9 @@ lint-rust:
 test-rust: ## Tests of the engine, the command and the archive format
 	@mkdir -p $(LOGS)
 	$(CARGO) test --workspace 2>&1 | tee $(LOGS)/test-rust.log
+
+powercut: ## Power cuts at COUNT moments on ext4 and on XFS (root; COUNT=200 SEED=1)
+	POWERCUT_COUNT=$(COUNT) POWERCUT_SEED=$(SEED) $(CARGO) test -p backy-tests --test powercut -- --nocapture
 
 # Debian packs venv apart from Python, and without root it cannot be had.
 ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)

@@ -29,6 +29,8 @@ mod site;
 mod trial;
 #[path = "powercut/workload.rs"]
 mod workload;
+#[path = "powercut/writeback.rs"]
+mod writeback;
 
 use std::time::Instant;
 

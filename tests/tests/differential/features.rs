@@ -135,7 +135,11 @@ fn header_bits_are_heeded() {
     is_read("dirty", folder.path(), found);
     is_refused("corrupt", patched(&[(79, &[0x0a])]).1, "marked corrupt");
     is_refused("unknown bits", patched(&[(72, &[0x80])]).1, "unknown bits");
-    is_refused("a compression type that nobody knows", patched(&[(104, &[2])]).1, "compression type");
+    is_refused(
+        "a compression type that nobody knows",
+        patched(&[(104, &[2])]).1,
+        "compression type",
+    );
     is_refused("no image", patched(&[(0, b"KDMV")]).1, "magic");
     // The first extension of an image without a backing file is the table of feature names.
     let (folder, found) = patched(&[(112, &[0x12, 0x34, 0x56, 0x78])]);

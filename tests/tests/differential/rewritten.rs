@@ -87,7 +87,10 @@ impl Site<'_> {
         let format = if number == 1 { "raw" } else { "qcow2" };
         match way {
             Way::Amend => {
-                qemu_img(self.folder, &["amend", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", &file]);
+                qemu_img(
+                    self.folder,
+                    &["amend", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", &file],
+                );
             }
             Way::RebaseUnsafe => {
                 let args = ["rebase", "-q", "-u", "-f", "qcow2", "-b", &base, "-F", format, &file];

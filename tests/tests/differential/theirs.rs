@@ -37,7 +37,10 @@ impl Chain<'_> {
             }
         };
         for number in 0..depth {
-            self.make_delta(number, backing.as_ref().map(|(file, format)| (file.as_str(), *format)));
+            self.make_delta(
+                number,
+                backing.as_ref().map(|(file, format)| (file.as_str(), *format)),
+            );
             backing = Some((file(number), "qcow2"));
         }
         depth - 1

@@ -123,9 +123,7 @@ impl<'a> Base<'a> {
                 Kept::None => (false, false),
                 Kept::All => (true, false),
                 Kept::Some(percent) => (random.below(100) < percent, false),
-                Kept::Torn(percent) => {
-                    (random.below(100) < percent, random.below(100) < percent)
-                }
+                Kept::Torn(percent) => (random.below(100) < percent, random.below(100) < percent),
             };
             if keep || entry.flags & FUA != 0 {
                 apply(self.log, entry, &disk, |_| !torn || random.flip());

@@ -142,7 +142,8 @@ impl Trial {
     }
 
     fn describe_cut(&self, cut: &Cut) -> String {
-        let name = |number: usize| self.steps.steps.get(number).map_or("the end", |step| &step.name);
+        let name =
+            |number: usize| self.steps.steps.get(number).map_or("the end", |step| &step.name);
         format!(
             "{} with seed {}: power cut {} entries into the log, of which {} are durable and the others kept as {:?}; '{}' had ended, and '{}' had not",
             self.recorded.kind,

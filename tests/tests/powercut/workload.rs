@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::recorder::Recorder;
 use crate::site::{BLOCK_BYTES, Site, noise, run, states, text, words, works};
+use crate::writeback::Writeback;
 
 /// Odd sizes that grow and shrink. One is long, so that its backups have several batches.
 const SIZES: [usize; 10] = [
@@ -70,6 +71,7 @@ pub(crate) fn run_all(recorder: &Recorder, seed: u64) -> Steps {
         site: Site { folder, source, expected: Vec::new() },
         steps: Steps { steps: Vec::new(), content: BTreeMap::new(), next },
         damaged_from: None,
+        seed,
     };
     work.ended("mount", false);
     work.init();
@@ -82,6 +84,7 @@ struct Work<'a> {
     site: Site,
     steps: Steps,
     damaged_from: Option<usize>,
+    seed: u64,
 }
 
 impl Work<'_> {
@@ -126,6 +129,7 @@ impl Work<'_> {
 
     fn backup(&mut self, state: &[u8]) {
         self.site.write_source(state);
+        let _writeback = self.writeback();
         let report = works(&mut self.site.backy(&["backup", "--force", "--json"]));
         let report: Value = serde_json::from_slice(&report).expect("a report in JSON");
         let name = report["revision"]["uuid"].as_str().expect("a revision");
@@ -137,6 +141,7 @@ impl Work<'_> {
 
     fn command(&mut self, args: &[&str]) {
         let before = self.site.committed();
+        let _writeback = self.writeback();
         works(&mut self.site.backy(args));
         self.ended(&args.join(" "), true);
         assert!(
@@ -145,9 +150,18 @@ impl Work<'_> {
         );
     }
 
+    /// Beside every other step. Without it more is lost, with it more comes in another order.
+    fn writeback(&self) -> Option<Writeback> {
+        let number = self.steps.steps.len();
+        let seed = self.seed ^ number as u64;
+        number.is_multiple_of(2).then(|| Writeback::of(&self.site.folder, seed))
+    }
+
     /// Finds something, which is exit status 1, and mends it.
     fn scrub(&mut self) {
+        let writeback = self.writeback();
         let output = run(&mut self.site.backy(&["scrub"]));
+        drop(writeback);
         assert_eq!(output.status.code(), Some(1), "{}", words(&output));
         self.damaged_from = None;
         self.ended("scrub", true);
@@ -189,7 +203,9 @@ impl Work<'_> {
         file.write_all(format!("{line}\n{text}").as_bytes()).expect("write the config");
         file.sync_all().expect("sync the config");
         fs::rename(&aside, &config).expect("put the config in place");
-        File::open(&self.site.folder).and_then(|folder| folder.sync_all()).expect("sync the folder");
+        File::open(&self.site.folder)
+            .and_then(|folder| folder.sync_all())
+            .expect("sync the folder");
         self.ended(line, true);
     }
 }
