@@ -110,9 +110,13 @@ pub(super) fn rebuild(delta: &Delta) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
     let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
+    let end = data_end(delta)?.next_multiple_of(cluster);
+    if !has_sound_tables(delta)? {
+        let (found, expected) = ("one within another or in data", "each in its own place");
+        return Err(Error::damaged(delta.path(), "tables", found, expected));
+    }
     // Without the old blocks, which may lie past the end of the data.
     delta.file.punch_hole(table)?;
-    let end = data_end(delta)?.next_multiple_of(cluster);
     delta.file.set_len(end)?;
     let blocks = place_blocks(delta, cluster, cluster / REFCOUNT_BYTES)?;
     write_all(delta, &blocks)
@@ -176,7 +180,7 @@ pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
 }
 
 /// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
-/// trusted to be what QEMU has made, and their counts be written.
+/// trusted, whoever has made them, and the counts be written.
 pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
     let header = &delta.header;
     let cluster = header.cluster_size.bytes();
