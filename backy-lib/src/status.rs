@@ -15,7 +15,7 @@ use crate::format::manifest::{
 use crate::revision::{RevisionId, Tag};
 use crate::schedule;
 use crate::scrub::{self, Coverage};
-use crate::storage::{Access, FileName};
+use crate::storage::{Access, Exposed, FileName};
 use crate::units::BlockSize;
 
 /// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
@@ -148,6 +148,9 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         };
         let message = format!("the {what} begun at {} was interrupted", operation.started);
         problem(Level::Warning, message, "run 'backy backup': it tidies up by itself");
+    }
+    if let Some(exposed) = archive.exposed()? {
+        problem(Level::Warning, exposed.to_string(), Exposed::ADVICE);
     }
     for message in missing_files(archive)? {
         problem(Level::Critical, message, "get it back from a copy of the archive");

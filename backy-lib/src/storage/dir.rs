@@ -10,12 +10,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, fallocate, ftruncate, ioctl_ficlone, openat, renameat,
-    seek, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, ftruncate,
+    ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{Access, FileName, Storage, StorageFile, StorageLock, lock};
+use super::{Access, Exposed, FileName, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -160,6 +160,37 @@ impl Storage for DirStorage {
     fn lock_holder(&self) -> Result<Option<String>> {
         Ok(lock::holder(&self.fd))
     }
+
+    fn exposed(&self) -> Result<Option<Exposed>> {
+        let folder = fstat(&self.fd)
+            .map_err(|errno| Error::io(&self.folder, "look up the folder")(errno.into()))?;
+        if let Some(found) = exposed(&self.folder, &folder) {
+            return Ok(Some(found));
+        }
+        // It says what is read, and what is run.
+        let config = FileName::CONFIG;
+        match statat(&self.fd, config.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+            // The permissions of a symbolic link mean nothing, and it is refused wherever it is opened.
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
+                Ok(exposed(&self.path(config), &found))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Who besides the owner may write to what has these permissions. An access control list shows as its mask in those of the
+/// group. The group of root is as good as root.
+fn exposed(path: &Path, found: &Stat) -> Option<Exposed> {
+    let mode = Mode::from_raw_mode(found.st_mode);
+    let to = if mode.contains(Mode::WOTH) {
+        "every user".to_owned()
+    } else if mode.contains(Mode::WGRP) && found.st_gid != 0 {
+        format!("group {}", found.st_gid)
+    } else {
+        return None;
+    };
+    Some(Exposed { path: path.to_owned(), to })
 }
 
 /// Opens `name` in the folder without following it, and without waiting for anybody; anything but a regular file is refused.
