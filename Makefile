@@ -13,9 +13,11 @@ VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
 LOGS := target/logs
 BENCH_ARGS ?=
+ROUNDS ?= 1000
+SEED ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python fuzz-trial wheel demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python torture fuzz-trial wheel demo bench build deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,6 +41,11 @@ lint-rust:
 test-rust: ## Tests of the engine, the command and the archive format
 	@mkdir -p $(LOGS)
 	$(CARGO) test --workspace 2>&1 | tee $(LOGS)/test-rust.log
+
+# In a normal run these tests kill some dozen commands, and let every second call fail or so.
+torture: ## Kill commands over and over beside readers, and let every system call fail (root; ROUNDS=1000 SEED=)
+	BACKY_TORTURE_ROUNDS=$(ROUNDS) $(if $(SEED),BACKY_TORTURE_SEED=$(SEED)) \
+		$(CARGO) test --workspace --test real -- torture:: calls:: planted:: --nocapture
 
 # Debian packs venv apart from Python, and without root it cannot be had.
 ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)

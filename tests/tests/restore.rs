@@ -172,17 +172,31 @@ fn any_damage_is_survived() {
     }
 }
 
-/// A target in memory that is a device: it keeps its size. Writes fail from a given one on.
+/// A target in memory that is a device: it keeps its size. Writes fail from a given one on, and so does one call of any kind.
 struct Device {
     bytes: MemoryTarget,
     kind: TargetKind,
     writes_left: AtomicU64,
+    calls: AtomicU64,
+    /// The number of the call that fails, counted from 1, and the system's code for why.
+    fails: Option<(u64, i32)>,
 }
 
 impl Device {
     fn new(kind: TargetKind, bytes: &[u8]) -> Self {
         let bytes = MemoryTarget::holding(bytes);
-        Device { bytes, kind, writes_left: AtomicU64::new(u64::MAX) }
+        let (writes_left, calls) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Device { bytes, kind, writes_left, calls, fails: None }
+    }
+
+    fn call(&self, action: &str) -> Result<()> {
+        let number = self.calls.fetch_add(1, Relaxed) + 1;
+        match self.fails {
+            Some((at, code)) if at == number => {
+                Err(Error::io("/memory", action)(std::io::Error::from_raw_os_error(code)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn count(&self) -> Result<()> {
@@ -209,6 +223,7 @@ impl Target for Device {
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {
+        self.call("set its length")?;
         match self.kind {
             TargetKind::BlockDevice => Ok(()),
             _ => self.bytes.prepare(size_bytes),
@@ -216,6 +231,7 @@ impl Target for Device {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.call("read")?;
         let size = self.size_bytes() as usize;
         let len = size.saturating_sub(offset as usize).min(buffer.len());
         buffer[len..].fill(0);
@@ -224,19 +240,23 @@ impl Target for Device {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.count()?;
+        self.call("write")?;
         self.bytes.write_at(data, offset)
     }
 
     fn clear(&self, extent: Extent) -> Result<()> {
         self.count()?;
+        self.call("clear")?;
         self.bytes.clear(extent)
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        self.call("seek data")?;
         self.bytes.next_data(offset)
     }
 
     fn finish(&self, size_bytes: u64) -> Result<()> {
+        self.call("sync")?;
         match self.kind {
             TargetKind::BlockDevice => Ok(()),
             _ => self.bytes.finish(size_bytes),
@@ -386,6 +406,42 @@ fn a_restore_that_failed_anywhere_can_be_undone() {
             assert!(target.bytes.content() == former, "{place}: not undone");
             if worked {
                 break;
+            }
+        }
+    }
+}
+
+/// A target of which any call fails, one that has no room or one that is broken, is an error, never a success; with
+/// `--keep-going` as well. The archive stays as it is, and a restore onto what is left is right.
+#[test]
+fn a_target_that_fails_anywhere_is_an_error() {
+    const CODES: [i32; 2] = [5, 28];
+    let world = World::with_backups(false, &states(8, &[9, 12]));
+    let files = world.disk.files();
+    let archive = world::open(&world.disk).expect("open");
+    let wanted = &world.expected[1].bytes;
+    for (case, former) in former_contents(wanted, 8).into_iter().enumerate() {
+        for (keep_going, code) in [(false, CODES[0]), (true, CODES[0]), (false, CODES[1])] {
+            for at in 1.. {
+                let place = format!("case {case}, call {at}, code {code}");
+                let mut target = Device::new(TargetKind::File, &former);
+                target.fails = Some((at, code));
+                let options = RestoreOptions { keep_going, ..world::restore_options() };
+                let done = archive.restore_to(1, &target, &options, &Silent);
+                if target.calls.load(Relaxed) < at {
+                    done.unwrap_or_else(|error| panic!("{place}: undisturbed: {error}"));
+                    assert!(target.bytes.content() == *wanted, "{place}");
+                    assert!(at > 3, "{place}: hardly a call");
+                    break;
+                }
+                let error = done.expect_err("a target that fails");
+                assert!(error.to_string().starts_with("/memory: cannot "), "{place}: {error}");
+                let kind = if code == CODES[1] { ErrorKind::NoSpace } else { ErrorKind::Io };
+                assert_eq!(error.kind(), kind, "{place}");
+                assert!(world.disk.files() == files, "{place}: the archive has changed");
+                target.fails = None;
+                archive.restore_to(1, &target, &options, &Silent).expect(&place);
+                assert!(target.bytes.content() == *wanted, "{place}: again");
             }
         }
     }
