@@ -14,6 +14,8 @@
 //! read, makes the blocks that reach it *lost*, and only those: data that cannot be read.
 
 mod moved;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -372,7 +374,9 @@ impl Chain {
         decompressor: &mut Decompressor,
         buffer: &mut [u8],
     ) -> Result<()> {
-        if let Some(at) = located.iter().position(|block| block.entry == TableEntry::LOST) {
+        let is_unknown =
+            |block: &Located| block.entry == TableEntry::LOST && block.place != Place::Lost;
+        if let Some(at) = located.iter().position(is_unknown) {
             return Err(self.unknown_block(located.get(at), first.plus(at as u64)));
         }
         let mut block = first;
