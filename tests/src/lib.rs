@@ -6,5 +6,6 @@
 pub mod golden;
 pub mod legacy;
 pub mod memory;
+pub mod model;
 pub mod qemu;
 pub mod world;
