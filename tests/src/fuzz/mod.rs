@@ -7,6 +7,8 @@
 //! A target does the same for the same bytes: no clock, no random names that matter, one thread. It is quick, and it bounds what it
 //! does with an input itself where a long one would do nothing new.
 
+pub mod archive_ops;
+pub mod damaged_archive;
 mod one_file;
 pub mod qcow2_open;
 
@@ -25,4 +27,8 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: &[Target] = &[Target { name: "qcow2_open", run: qcow2_open::run }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "archive_ops", run: archive_ops::run },
+    Target { name: "damaged_archive", run: damaged_archive::run },
+    Target { name: "qcow2_open", run: qcow2_open::run },
+];

@@ -37,6 +37,7 @@ pub(super) enum Done {
     /// A scrub has ended, and found this.
     Found(Vec<String>),
     /// A drill has not passed, for this reason.
+    #[expect(dead_code, reason = "said when it was not to be")]
     Failed(String),
 }
 
@@ -136,7 +137,7 @@ impl Model {
                 self.world.disk.sync_folder().expect("sync the folder");
             }
             Verb::Rebuild { lost: false } => {
-                self.world.disk.tamper(FileName::MANIFEST, |bytes| bytes[200] ^= 1);
+                self.world.disk.tamper(FileName::MANIFEST, |bytes| bytes[200] = 0);
             }
             _ => {}
         }
