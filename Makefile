@@ -17,9 +17,12 @@ BENCH_ARGS ?=
 ROUNDS ?= 1000
 COUNT ?= 200
 SEED ?=
+# SECONDS is one of bash's own variables, so it reaches the recipe only by being put in by make.
+SECONDS ?= 60
+TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut fuzz-trial wheel demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut fuzz fuzz-trial wheel demo bench build deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -81,6 +84,9 @@ test-python lint-python wheel venv:
 	@[[ "$${CI:-}" != true ]]
 
 endif
+
+fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest config" for only these)
+	fuzz/run $(SECONDS) $(TARGETS)
 
 fuzz-trial: ## Show that fuzzing finds a planted bug, and nothing else (needs nightly Rust)
 	fuzz/trial

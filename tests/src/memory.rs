@@ -14,6 +14,9 @@ use backy_lib::{Error, Result};
 /// Pages of zeros are holes.
 const PAGE: usize = 4096;
 
+/// Nobody restores more to memory, unless an archive claims to be larger than it is.
+const MAX_TARGET_BYTES: u64 = 256 << 20;
+
 /// A source in memory.
 #[derive(Default)]
 pub struct MemorySource {
@@ -192,6 +195,10 @@ impl Target for MemoryTarget {
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {
+        if size_bytes > MAX_TARGET_BYTES {
+            let too_large = io::Error::from(io::ErrorKind::FileTooLarge);
+            return Err(Error::io(self.path(), "set its length")(too_large));
+        }
         self.bytes().resize(size_bytes as usize, 0);
         Ok(())
     }

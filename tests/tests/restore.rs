@@ -1,15 +1,15 @@
 //! Restoring what there still is of a damaged archive, and going back from a restore.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backy_lib::extent::Extent;
-use backy_lib::progress::{Event, Observer, Silent};
+use backy_lib::progress::Silent;
 use backy_lib::restore::{Saving, Target, TargetKind, UndoReport};
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
 use backy_lib::storage::{FileName, Storage};
 use backy_lib::{Error, ErrorKind, RestoreOptions, RestoreReport, Result};
+use backy_tests::damage::Damaged;
 use backy_tests::memory::MemoryTarget;
 use backy_tests::world::{self, World, changed_state, random_state};
 
@@ -26,57 +26,9 @@ fn states(seed: u64, blocks: &[usize]) -> Vec<Vec<u8>> {
     states
 }
 
-/// Counts what an operation finds to be wrong.
-#[derive(Default)]
-struct Findings(Mutex<Vec<String>>);
-
-impl Observer for Findings {
-    fn event(&self, event: &Event) {
-        if let Event::Finding(text) = event {
-            self.0.lock().unwrap().push(text.clone());
-        }
-    }
-}
-
-fn keep_going() -> RestoreOptions {
-    RestoreOptions { keep_going: true, ..world::restore_options() }
-}
-
-/// Restores what there is of a revision to a new target, to one that holds something else, and to a stream, and checks that
-/// all three are the same: zero where the report says so, right everywhere else unless the digests are not.
+/// Restores what there is of a revision, and checks that it is right where it is not said to be lost.
 fn salvage(place: &str, world: &World, number: usize) -> RestoreReport {
-    let archive = world::open(&world.disk).expect("open");
-    let expected = &world.expected[number].bytes;
-    let findings = Findings::default();
-    let new = MemoryTarget::absent();
-    let report = archive
-        .restore_to(number, &new, &keep_going(), &findings)
-        .unwrap_or_else(|error| panic!("{place}: {error}"));
-    let found = new.content();
-    let old = MemoryTarget::holding(&vec![0x55; expected.len() + 700]);
-    let again = archive.restore_to(number, &old, &keep_going(), &Silent).expect(place);
-    assert_eq!(again.unreadable, report.unreadable, "{place}");
-    assert!(old.content() == found, "{place}: an existing target");
-    let mut stream = Vec::new();
-    let streamed =
-        archive.restore_to_stream(number, &mut stream, &keep_going(), &Silent).expect(place);
-    assert_eq!(streamed.unreadable, report.unreadable, "{place}");
-    assert!(stream == found, "{place}: a stream");
-
-    assert_eq!(found.len(), expected.len(), "{place}");
-    let mut patched = expected.clone();
-    let mut end = None;
-    for extent in &report.unreadable {
-        assert!(end < Some(extent.offset), "{place}: not ascending and joined");
-        end = Some(extent.end());
-        patched[extent.offset as usize..extent.end() as usize].fill(0);
-    }
-    if report.digests_checked {
-        assert!(found == patched, "{place}: revision {number} has wrong bytes");
-    } else {
-        assert!(!findings.0.lock().unwrap().is_empty(), "{place}: nothing was said");
-    }
-    report
+    Damaged::new(world.fork()).salvage(place, number)
 }
 
 /// A block of the image that has rotted is zero and named, and nothing else is lost.
