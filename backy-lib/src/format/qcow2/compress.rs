@@ -200,4 +200,22 @@ mod tests {
         let bad = compressor.compress_as_bad(&cluster).unwrap();
         assert!(decompressor.decompress(&bad, &mut out).is_err());
     }
+
+    /// A frame is worth it when it saves a sector, and not when it saves a byte less.
+    #[test]
+    fn a_frame_has_to_save_a_sector() {
+        let mut compressor = Compressor::new(1).unwrap();
+        let lengths = |zeros: usize| {
+            let mut cluster = noise(4096);
+            cluster[..zeros].fill(0);
+            let mut stored = Vec::new();
+            let worth_it = Compressor::new(1).unwrap().compress(&cluster, &mut stored);
+            (worth_it, compressor.compress_as_bad(&cluster).unwrap().len())
+        };
+        let found: Vec<(bool, usize)> = (400..700).map(lengths).collect();
+        for (worth_it, length) in &found {
+            assert_eq!(*worth_it, *length <= 4096 - 512, "{length}");
+        }
+        assert!(found.iter().any(|(_, length)| *length == 4096 - 512));
+    }
 }

@@ -199,4 +199,41 @@ mod tests {
             Ok(L1Entry::Table(9 << 16))
         );
     }
+
+    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and no further.
+    #[test]
+    fn the_first_and_the_last_place_in_a_file_are_taken() {
+        let size = BlockSize::DEFAULT;
+        let (cluster, file_bytes) = (size.bytes(), 10 * size.bytes());
+        for (offset, fits) in [
+            (cluster, true),
+            (file_bytes - cluster, true),
+            (file_bytes - cluster / 2, false),
+            (file_bytes, false),
+        ] {
+            assert_eq!(decode_entry(offset | COPIED, size, file_bytes).is_ok(), fits, "{offset}");
+            let table = L1Entry::decode(L1Entry::encode(offset), size, file_bytes);
+            assert_eq!(table.is_ok(), fits, "{offset}");
+        }
+        for (offset, fits) in
+            [(cluster - 1, false), (cluster, true), (file_bytes - 1, true), (file_bytes, false)]
+        {
+            let read = decode_entry(COMPRESSED | offset, size, file_bytes);
+            assert_eq!(read.is_ok(), fits, "{offset}");
+        }
+    }
+
+    /// A compressed cluster is never said to be longer than the file has bytes for it.
+    #[test]
+    fn a_compressed_cluster_ends_with_the_file() {
+        for size in [BlockSize::MIN, BlockSize::DEFAULT, BlockSize::MAX] {
+            let offset = 3 * size.bytes() + 100;
+            let raw = encode_entry(Cluster::Compressed { offset, max_bytes: 700 }, size);
+            let bound = 2 * SECTOR_BYTES - offset % SECTOR_BYTES;
+            for (after, max_bytes) in [(1, 1), (700, 700), (bound, bound), (1 << 30, bound)] {
+                let read = decode_entry(raw, size, offset + after);
+                assert_eq!(read, Ok(Cluster::Compressed { offset, max_bytes }), "{after}");
+            }
+        }
+    }
 }
