@@ -304,3 +304,34 @@ fn a_scrub_writes_nothing_over_what_qemu_has_laid_out() {
         }
     }
 }
+
+/// QEMU makes an L2 table only when it is needed; one that is missing is made when a merge needs it.
+#[test]
+fn a_table_that_qemu_has_left_out_is_made() {
+    if !qemu::available() {
+        return;
+    }
+    // The first table of 512 entries is for the first of these blocks, the second for the other.
+    const CHANGED: [usize; 2] = [1, 700];
+    let mut made = empty(BlockSize::new(BLOCK_BYTES).expect("a block size"));
+    let mut state = vec![0; 800 * BLOCK_BYTES as usize];
+    made.backup(&state);
+    for block in CHANGED {
+        let bytes = noise(&mut Random(block as u64), BLOCK_BYTES as usize);
+        state[block * BLOCK_BYTES as usize..][..bytes.len()].copy_from_slice(&bytes);
+        made.backup(&state);
+    }
+    for how in ["plain", "zlib"] {
+        let _case = Case(format!("made anew as {how}"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        qemu::write_out(&made.disk, folder.path());
+        let mut site = Site { folder: folder.path(), expected: made.expected.clone() };
+        site.rewrite(2, Way::Convert(how));
+        let bytes = fs::read(folder.path().join(site.file(2))).expect("read the delta");
+        let header = Header::parse(&bytes[..MAX_HEADER_BYTES]).expect("its header");
+        let second = &bytes[header.l1_offset as usize + 8..][..8];
+        assert_eq!(second, [0; 8], "QEMU has made a table that it does not need");
+        site.go_on(2, Next::MergeInto);
+        site.check("after");
+    }
+}
