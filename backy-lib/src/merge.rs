@@ -15,7 +15,7 @@ use crate::canary::{Bug, planted};
 use crate::digest::TableEntry;
 use crate::error::{ErrorKind, Result};
 use crate::format::manifest::{Manifest, Revision};
-use crate::format::qcow2::{Backing, Cluster, Compressor, Decompressor};
+use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
 use crate::image::chain::{Chain, Located, Place, WINDOW_BLOCKS};
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
 use crate::image::digests::{DigestTable, DigestWriter};
@@ -56,7 +56,11 @@ pub(crate) fn needed_bytes(
     let mut bytes = 0;
     merge.for_each_step(|_, moved| {
         let clusters = moved.into_iter().flatten().filter_map(|moved| moved.from);
-        bytes += clusters.map(|(_, cluster)| stored_bytes(merge.size, cluster)).sum::<u64>();
+        let stored = clusters.map(|(goer, cluster)| match cluster {
+            Cluster::Compressed { .. } if merge.unpacks(goer) => merge.size.bytes(),
+            cluster => stored_bytes(merge.size, cluster),
+        });
+        bytes += stored.sum::<u64>();
         Ok(())
     })?;
     Ok(bytes)
@@ -170,6 +174,12 @@ impl Merge {
             },
             blocks: BlockIndex(blocks),
         }))
+    }
+
+    /// Whether blocks that come from a goer are stored as they are, because one of the two is of another compression.
+    fn unpacks(&self, goer: usize) -> bool {
+        let packed = |delta: &Delta| delta.header().compression == Compression::Zstd;
+        !packed(&self.delta) || !self.goers.get(goer).is_some_and(|goer| packed(&goer.delta))
     }
 
     fn run(&self, appender: &mut Appender, observer: &dyn Observer) -> Result<()> {

@@ -4,8 +4,11 @@
 //! share our mistakes ([`qemu`]).
 
 pub mod canary;
+pub mod damage;
+pub mod fuzz;
 pub mod golden;
 pub mod legacy;
 pub mod memory;
+pub mod model;
 pub mod qemu;
 pub mod world;

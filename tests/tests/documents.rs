@@ -11,6 +11,9 @@ use backy_lib::format::qcow2::{Cluster, Header, Layout, decode_entry};
 use backy_lib::storage::FileName;
 use backy_lib::{BlockSize, Manifest};
 
+#[path = "documents/disaster.rs"]
+mod disaster;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

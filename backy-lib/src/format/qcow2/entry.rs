@@ -88,14 +88,20 @@ pub fn decode_entry(raw: u64, cluster_size: BlockSize, file_bytes: u64) -> Resul
         return Err(format!("L2 entry: found reserved bits in {raw:#x}"));
     }
     let offset = raw & OFFSET_MASK;
-    if raw & ZERO != 0 {
-        return Ok(Cluster::Zero);
+    if offset != 0 {
+        in_file("cluster", offset, cluster_size, file_bytes)?;
     }
-    if offset == 0 {
-        return Ok(Cluster::Unallocated);
-    }
-    in_file("cluster", offset, cluster_size, file_bytes)?;
-    Ok(Cluster::Plain { offset })
+    Ok(match (raw & ZERO != 0, offset) {
+        (true, _) => Cluster::Zero,
+        (false, 0) => Cluster::Unallocated,
+        (false, offset) => Cluster::Plain { offset },
+    })
+}
+
+/// Where a zero cluster keeps data that is not to be read, as QEMU leaves it when it writes zeros over a plain cluster.
+pub fn kept_offset(raw: u64) -> Option<u64> {
+    let offset = raw & OFFSET_MASK;
+    (raw & COMPRESSED == 0 && raw & ZERO != 0 && offset != 0).then_some(offset)
 }
 
 /// The L2 entry for a cluster; for a compressed one `max_bytes` is its exact length.
@@ -171,8 +177,10 @@ mod tests {
     fn offsets_outside_the_file_and_reserved_bits_are_refused() {
         let size = BlockSize::DEFAULT;
         let file_bytes = 10 << 16;
+        assert_eq!(decode_entry(COPIED | 2 << 16 | ZERO, size, file_bytes), Ok(Cluster::Zero));
         for raw in [
             10 << 16 | COPIED,               // past the end
+            10 << 16 | ZERO,                 // data that a zero cluster keeps, past the end
             (1 << 16) + 512,                 // not on a boundary
             2 << 16 | 2,                     // reserved bit
             1 << 56 | 2 << 16,               // reserved bit

@@ -1,4 +1,6 @@
-//! The header, its extensions and the backing file name: the first 512 bytes of a delta.
+//! The header, its extensions and the backing file name: the first 512 bytes of a delta as we write it.
+//!
+//! QEMU writes longer ones: whenever it changes a header, it adds a table of feature names.
 //!
 //! Source: qcow2 specification, "Header", "Header extensions". All numbers are big-endian.
 
@@ -9,9 +11,13 @@ use crate::units::BlockSize;
 /// A header fits into this many bytes, one sector, so that writing it anew is atomic.
 pub const HEADER_BYTES: usize = 512;
 
+/// A header that QEMU has written is looked for in this many bytes, the smallest cluster: it must not be longer than one.
+pub const MAX_HEADER_BYTES: usize = 4096;
+
 const MAGIC: u32 = 0x5146_49fb;
 const VERSION: u32 = 3;
 const HEADER_LENGTH: u32 = 112;
+const MIN_HEADER_LENGTH: u32 = 104;
 const REFCOUNT_ORDER_16_BITS: u32 = 4;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -87,7 +93,7 @@ impl Backing {
 /// How compressed clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Deflate, qcow2's default. Not written and not read by us.
+    /// Raw deflate streams, qcow2's default. Read, but not written by us.
     Zlib,
     /// Zstandard frames.
     Zstd,
@@ -132,7 +138,13 @@ impl Header {
         }
     }
 
-    /// Reads a header from the first bytes of a file, up to [`HEADER_BYTES`] of them.
+    /// Whether all tables are where we put them.
+    pub fn is_laid_out_as(&self, layout: &Layout) -> bool {
+        let ours = Header::new(layout, self.backing);
+        *self == Header { dirty: self.dirty, compression: self.compression, ..ours }
+    }
+
+    /// Reads a header from the first bytes of a file, up to [`MAX_HEADER_BYTES`] of them.
     ///
     /// # Errors
     /// One sentence: the field, what was found, what was expected.
@@ -140,15 +152,17 @@ impl Header {
         let fields = Fields(bytes);
         expect("magic number", fields.u32(0)?, MAGIC)?;
         expect("version", fields.u32(4)?, VERSION)?;
+        let header_length = fields.u32(100)?;
+        if header_length < MIN_HEADER_LENGTH || header_length % 8 != 0 {
+            return Err(format!("header length: found {header_length}, expected {HEADER_LENGTH}"));
+        }
         let features = fields.u64(72)?;
-        let compression = check_features(features, fields.u8(104)?)?;
+        // Older versions of QEMU end the header before the compression type.
+        let named = if header_length < HEADER_LENGTH { 0 } else { fields.u8(104)? };
+        let compression = check_features(features, named)?;
         expect("encryption method", fields.u32(32)?, 0)?;
         expect("number of internal snapshots", fields.u32(60)?, 0)?;
         expect("reference count order", fields.u32(96)?, REFCOUNT_ORDER_16_BITS)?;
-        let header_length = fields.u32(100)?;
-        if header_length < HEADER_LENGTH || header_length % 8 != 0 {
-            return Err(format!("header length: found {header_length}, expected {HEADER_LENGTH}"));
-        }
         let cluster_bits = fields.u32(20)?;
         let cluster_size = 1u64
             .checked_shl(cluster_bits)
@@ -341,12 +355,10 @@ impl<'a> Fields<'a> {
     fn slice(&self, offset: usize, length: usize, what: &str) -> Result<&'a [u8], String> {
         offset
             .checked_add(length)
-            .filter(|&end| end <= HEADER_BYTES)
+            .filter(|&end| end <= MAX_HEADER_BYTES)
             .and_then(|end| self.0.get(offset..end))
             .ok_or_else(|| {
-                format!(
-                    "{what}: {length} bytes at offset {offset} pass the end of the header sector"
-                )
+                format!("{what}: {length} bytes at offset {offset} pass the end of the header")
             })
     }
 
