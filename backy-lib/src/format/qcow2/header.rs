@@ -519,7 +519,7 @@ mod tests {
             bytes[8..16].copy_from_slice(&at.to_be_bytes());
             assert_eq!(Header::parse(&bytes), Ok(header.clone()), "{length}");
         }
-        for length in [HEADER_LENGTH - 8, HEADER_LENGTH + 1] {
+        for length in [MIN_HEADER_LENGTH - 8, HEADER_LENGTH + 1] {
             let mut bytes = ours;
             bytes[100..104].copy_from_slice(&length.to_be_bytes());
             let error = Header::parse(&bytes).unwrap_err();
@@ -527,14 +527,14 @@ mod tests {
         }
     }
 
-    /// The name of the backing file may end with the sector, and not after it.
+    /// The name of the backing file may end with the longest header, and not after it.
     #[test]
-    fn a_backing_file_name_ends_in_the_first_sector() {
+    fn a_backing_file_name_ends_in_the_longest_header() {
         let name = Backing::IMAGE.file.to_string();
         let header = Header { backing: Some(Backing::IMAGE), ..header() };
-        for (end, fits) in [(HEADER_BYTES, true), (HEADER_BYTES + 1, false)] {
+        for (end, fits) in [(MAX_HEADER_BYTES, true), (MAX_HEADER_BYTES + 1, false)] {
             let mut bytes = header.encode().to_vec();
-            bytes.resize(HEADER_BYTES + 1, 0);
+            bytes.resize(MAX_HEADER_BYTES + 1, 0);
             let at = end - name.len();
             bytes[at..end].copy_from_slice(name.as_bytes());
             bytes[8..16].copy_from_slice(&(at as u64).to_be_bytes());
