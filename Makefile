@@ -9,6 +9,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
 CARGO ?= cargo
+DENY := $(CARGO) deny --locked
 VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
 LOGS := target/logs
@@ -22,7 +23,7 @@ SECONDS ?= 60
 TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut fuzz fuzz-trial wheel demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants fuzz fuzz-trial wheel demo bench build deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -84,6 +85,23 @@ test-python lint-python wheel venv:
 	@[[ "$${CI:-}" != true ]]
 
 endif
+
+canary: ## Plant known bugs, one after the other: the tests have to find each
+	@tests/canary
+
+# The database of advisories is a git repository, which not every network lets one have.
+deny: ## Licences, bans, sources and, where it can be had, advisories of all that is built in (needs cargo-deny)
+	$(DENY) check licenses bans sources
+	$(DENY) --manifest-path fuzz/Cargo.toml check licenses bans sources
+	@if why=$$(timeout 120 $(DENY) fetch db 2>&1); then \
+	    $(DENY) check --disable-fetch advisories; \
+	    $(DENY) --manifest-path fuzz/Cargo.toml check --disable-fetch advisories; \
+	else \
+	    echo "SKIPPED: advisories: the database cannot be fetched: $$(grep -m 1 -iE 'error|fail' <<<"$$why" || echo 'no answer')"; \
+	fi
+
+mutants: ## Which changes of format, retention and chain no test notices (needs cargo-mutants; hours)
+	tests/mutants
 
 fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest config" for only these)
 	fuzz/run $(SECONDS) $(TARGETS)
