@@ -8,4 +8,5 @@ pub mod golden;
 pub mod legacy;
 pub mod memory;
 pub mod qemu;
+pub mod retention;
 pub mod world;
