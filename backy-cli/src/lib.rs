@@ -1,7 +1,7 @@
 //! The `backy` command: turns arguments into calls of the engine, and its reports into text.
 //!
 //! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it did
-//! not, 130 when it was stopped by Ctrl-C. Nothing is computed here that `backy_lib` does not report.
+//! not, 130 when it was stopped by Ctrl-C; that of the commands for monitoring is the verdict. Nothing is computed here that `backy_lib` does not report.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -14,6 +14,7 @@ mod log;
 mod mount_helper;
 mod output;
 mod plan;
+mod probe;
 mod progress;
 mod words;
 
@@ -21,6 +22,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::holder_note;
 use backy_lib::{Archive, ArchiveWriter, Clock, SystemClock};
@@ -98,19 +100,35 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         Ok(None) => return 0,
         Err(message) => return Failure::message(message).report(&output, false),
     };
+    let is_probe = probe::is_probe(&args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return errors::usage(&output, &error, args),
+        Err(error) => return errors::usage(&output, &error, args, is_probe),
     };
     raise_file_limit();
     let interrupt = Interrupt::default();
     let session = match prepare(&cli, output, interrupt, is_background_half, itself) {
         Ok(session) => session,
+        Err(failure) if is_probe => return probe::unknown(&output, &failure),
         Err(failure) => return failure.report(&output, false),
     };
-    match dispatch(cli.command, &session) {
+    let changes = cli.command.changes();
+    let done = dispatch(cli.command, &session);
+    if changes {
+        write_figures(&session);
+    }
+    match done {
         Ok(()) => 0,
+        Err(failure) if is_probe => probe::unknown(&session.output, &failure),
         Err(failure) => failure.report(&session.output, session.interrupt.by_ctrl_c()),
+    }
+}
+
+/// Writes the file for node_exporter, if the archive has one, also when the command failed.
+fn write_figures(session: &Session) {
+    if let Err(error) = write_textfile(&session.folder, &SystemClock) {
+        let advice = "correct textfile in backy.toml, or make its folder";
+        session.output.warning(&format!("{error}; {advice}"));
     }
 }
 
@@ -139,6 +157,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Init(args) => commands::init::run(&args, session),
         Command::Backup(args) => commands::backup::run(args, session),
         Command::Status(args) => commands::status::run(&args, session),
+        Command::Check(args) => commands::check::run(&args, session),
         Command::Restore(args) => commands::restore::run(&args, session),
         Command::Drill(args) => commands::drill::run(&args, session),
         Command::Export(args) => commands::export::run(&args, session),

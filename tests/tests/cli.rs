@@ -11,15 +11,18 @@ mod cli {
     mod backup;
     mod bad_archive;
     mod bad_input;
+    mod check;
     mod devices;
     mod drill;
     mod exposed;
+    mod freeze;
     mod generated;
     mod harness;
     mod import;
     mod init;
     mod interrupt;
     mod maintenance;
+    mod monitors;
     mod restore;
     mod rm;
     mod salvage;
@@ -27,4 +30,5 @@ mod cli {
     mod status;
     mod tag;
     mod terminal;
+    mod verdict;
 }

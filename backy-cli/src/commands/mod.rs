@@ -6,6 +6,7 @@ use crate::errors::Failure;
 use crate::output::environment;
 
 pub(crate) mod backup;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod drill;
 pub(crate) mod export;
