@@ -8,6 +8,7 @@ use crate::commands::{
     backup, completions, drill, export, find, import, init, maintenance, mount, restore, rm, scrub,
     status, tag,
 };
+use crate::log::LogFormat;
 
 /// Backs up one block device or large file into one directory, the archive
 ///
@@ -36,6 +37,13 @@ pub(crate) struct Cli {
     /// Show neither progress nor what was done, only results, warnings and errors
     #[arg(short, long, global = true, display_order = 102)]
     quiet: bool,
+
+    /// Write standard error as a log, in this form
+    ///
+    /// What is said is the same: warnings and errors, and with -v when the operation begins and ends, its phases and what it
+    /// does. Each line has the name of the operation, which its line in history.jsonl has as well.
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 103)]
+    pub(crate) log_format: Option<LogFormat>,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -83,6 +91,29 @@ pub(crate) enum Command {
     ///
     /// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
     Man,
+}
+
+impl Command {
+    /// Its name in the arguments.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Init(_) => "init",
+            Command::Backup(_) => "backup",
+            Command::Status(_) => "status",
+            Command::Restore(_) => "restore",
+            Command::Drill(_) => "drill",
+            Command::Export(_) => "export",
+            Command::Mount(_) => "mount",
+            Command::Find(_) => "find",
+            Command::Import(_) => "import",
+            Command::Maintenance(_) => "maintenance",
+            Command::Scrub(_) => "scrub",
+            Command::Tag(_) => "tag",
+            Command::Rm(_) => "rm",
+            Command::Completions(_) => "completions",
+            Command::Man => "man",
+        }
+    }
 }
 
 /// How much is said on standard error.

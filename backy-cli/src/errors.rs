@@ -11,6 +11,7 @@ use clap::error::ErrorKind as UsageErrorKind;
 
 use crate::cli::Cli;
 use crate::interrupt::CTRL_C_STATUS;
+use crate::log::Ending;
 use crate::output::Output;
 
 /// Exit status of everything that did not work.
@@ -69,20 +70,18 @@ impl Failure {
 
     /// Says it on standard error; the exit status.
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
-        match self {
+        let asked = match self {
             Failure::Told => return FAILURE_STATUS,
             // As 'head' does it: whoever reads has seen enough.
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return 0;
-            }
-            _ => output.error(&self.text()),
-        }
-        let asked = match self {
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Failure::Engine { error, .. } => error.kind() == ErrorKind::Interrupted,
             Failure::Interrupted(_) => true,
-            _ => false,
+            Failure::Message(_) | Failure::Output(_) => false,
         };
-        if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS }
+        let status = if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS };
+        let ending = if asked { Ending::Interrupted } else { Ending::Failed };
+        output.error(&self.text(), ending, status);
+        status
     }
 }
 
@@ -162,7 +161,8 @@ pub(crate) fn usage(output: &Output, error: &clap::Error, args: Vec<OsString>) -
             FAILURE_STATUS
         }
         _ => {
-            output.error(&usage_line(error, args.into_iter()));
+            let line = usage_line(error, args.into_iter());
+            output.error(&line, Ending::Failed, FAILURE_STATUS);
             FAILURE_STATUS
         }
     }

@@ -18,6 +18,7 @@ mod cli {
     mod import;
     mod init;
     mod interrupt;
+    mod logging;
     mod maintenance;
     mod restore;
     mod rm;

@@ -39,7 +39,7 @@ const CONTRACT: [(&str, &[&str]); 15] = [
     ("completions", &["SHELL"]),
     ("man", &[]),
 ];
-const GLOBAL: [&str; 3] = ["-b, --backupdir", "-v, --verbose", "-q, --quiet"];
+const GLOBAL: [&str; 4] = ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format"];
 
 /// Feeds text to another program; `None` when it is not installed.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> {
