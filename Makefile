@@ -100,7 +100,7 @@ deb: build ## The Debian package, target/debian/backy_*.deb
 	target/release/backy completions zsh > $(PACKAGE)/_backy
 	target/release/backy completions fish > $(PACKAGE)/backy.fish
 	rm -f target/debian/backy_*.deb
-	$(CARGO) deb -p backy-cli --no-build --quiet
+	$(CARGO) deb -p backy-cli --no-build --strip --quiet
 	@ls target/debian/backy_*.deb
 
 deb-test: deb ## Install, run and purge the package in a fresh Debian (root; fetches debootstrap's packages)

@@ -13,6 +13,7 @@ use crate::cli::Cli;
 use crate::interrupt::CTRL_C_STATUS;
 use crate::log::Ending;
 use crate::output::Output;
+use crate::probe;
 
 /// Exit status of everything that did not work.
 const FAILURE_STATUS: u8 = 1;
@@ -27,6 +28,8 @@ pub(crate) enum Failure {
     Interrupted(String),
     /// Another process of this command has said why.
     Told,
+    /// The result has been printed, and is this exit status.
+    Verdict(u8),
     /// Standard output does not take the result.
     Output(io::Error),
 }
@@ -61,7 +64,7 @@ impl Failure {
             }
             Failure::Engine { error, advice } => join(&error.to_string(), advice),
             Failure::Message(text) | Failure::Interrupted(text) => text.clone(),
-            Failure::Told => String::new(),
+            Failure::Told | Failure::Verdict(_) => String::new(),
             Failure::Output(error) => {
                 format!("standard output: cannot write the result: {error}")
             }
@@ -72,6 +75,7 @@ impl Failure {
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
         let asked = match self {
             Failure::Told => return FAILURE_STATUS,
+            Failure::Verdict(status) => return *status,
             // As 'head' does it: whoever reads has seen enough.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Failure::Engine { error, .. } => error.kind() == ErrorKind::Interrupted,
@@ -149,7 +153,12 @@ fn is_stored(error: &Error) -> bool {
 }
 
 /// Prints the help that was asked for, or says in one line what is wrong with the arguments.
-pub(crate) fn usage(output: &Output, error: &clap::Error, args: Vec<OsString>) -> u8 {
+pub(crate) fn usage(
+    output: &Output,
+    error: &clap::Error,
+    args: Vec<OsString>,
+    is_probe: bool,
+) -> u8 {
     match error.kind() {
         UsageErrorKind::DisplayHelp | UsageErrorKind::DisplayVersion => match error.print() {
             Ok(()) => 0,
@@ -161,9 +170,8 @@ pub(crate) fn usage(output: &Output, error: &clap::Error, args: Vec<OsString>) -
             FAILURE_STATUS
         }
         _ => {
-            let line = usage_line(error, args.into_iter());
-            output.error(&line, Ending::Failed, FAILURE_STATUS);
-            FAILURE_STATUS
+            let failure = Failure::message(usage_line(error, args.into_iter()));
+            if is_probe { probe::unknown(output, &failure) } else { failure.report(output, false) }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The `backy` command: turns arguments into calls of the engine, and its reports into text.
 //!
 //! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it did
-//! not, 130 when it was stopped by Ctrl-C. Nothing is computed here that `backy_lib` does not report.
+//! not, 130 when it was stopped by Ctrl-C; that of the commands for monitoring is the verdict. Nothing is computed here that `backy_lib` does not report.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -15,7 +15,9 @@ mod mount_helper;
 mod notify;
 mod output;
 mod plan;
+mod probe;
 mod progress;
+mod report;
 mod words;
 
 use std::ffi::OsString;
@@ -23,6 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::holder_note;
 use backy_lib::{Archive, ArchiveWriter, Clock, OperationId, SystemClock};
@@ -139,23 +142,25 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         Ok(None) => return 0,
         Err(message) => return Failure::message(message).report(&output, false),
     };
+    let is_probe = probe::is_probe(&args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return errors::usage(&output, &error, args),
+        Err(error) => return errors::usage(&output, &error, args, is_probe),
     };
     raise_file_limit();
     let start = Start { operation: id, is_background_half: half_of.is_some(), itself };
     let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
+        Err(failure) if is_probe => return probe::unknown(&output, &failure),
         Err(failure) => return failure.report(&output, false),
     };
     let style = on_stderr(cli.log_format, session.log_operation());
     session.output = output.logging(style);
-    perform(cli.command, &session)
+    perform(cli.command, &session, is_probe)
 }
 
 /// Runs the command between a beginning and an end that the log and the service manager are told of; the exit status.
-fn perform(command: Command, session: &Session) -> u8 {
+fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     let name = session.command;
     // The other half has begun, and ends, for both.
     let tells_all = session.verbosity == Verbosity::Verbose && !session.is_background_half;
@@ -166,19 +171,36 @@ fn perform(command: Command, session: &Session) -> u8 {
     if !matches!(command, Command::Mount(_)) {
         session.notify(|manager| manager.ready(&format!("{name} begins")));
     }
-    match dispatch(command, session) {
-        Ok(()) => {
-            let text = format!("{name} has ended well");
-            session.notify(|manager| manager.status(&text));
-            if tells_all {
-                session.output.log(Event::End(Ending::Ok, 0), &text);
-            }
-            0
-        }
+    let changes = command.changes();
+    let done = dispatch(command, session);
+    if changes {
+        write_figures(session);
+    }
+    let status = match done {
+        Ok(()) => 0,
+        // It worked, and what it found is bad.
+        Err(Failure::Verdict(status)) => status,
         Err(failure) => {
             session.notify(|manager| manager.status(&failure.text()));
-            failure.report(&session.output, session.interrupt.by_ctrl_c())
+            return match is_probe {
+                true => probe::unknown(&session.output, &failure),
+                false => failure.report(&session.output, session.interrupt.by_ctrl_c()),
+            };
         }
+    };
+    let text = format!("{name} has ended well");
+    session.notify(|manager| manager.status(&text));
+    if tells_all {
+        session.output.log(Event::End(Ending::Ok, status), &text);
+    }
+    status
+}
+
+/// Writes the file for node_exporter, if the archive has one, also when the command failed.
+fn write_figures(session: &Session) {
+    if let Err(error) = write_textfile(&session.folder, &SystemClock) {
+        let advice = "correct textfile in backy.toml, or make its folder";
+        session.output.warning(&format!("{error}; {advice}"));
     }
 }
 
@@ -219,6 +241,8 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Init(args) => commands::init::run(&args, session),
         Command::Backup(args) => commands::backup::run(args, session),
         Command::Status(args) => commands::status::run(&args, session),
+        Command::Check(args) => commands::check::run(&args, session),
+        Command::Report(args) => commands::report::run(&args, session),
         Command::Restore(args) => commands::restore::run(&args, session),
         Command::Drill(args) => commands::drill::run(&args, session),
         Command::Export(args) => commands::export::run(&args, session),

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use backy_lib::units::display_size;
+use backy_lib::{Level, Problem};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -167,6 +168,34 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
         false => c.to_string(),
     };
     Cow::Owned(text.chars().map(escaped).collect())
+}
+
+/// `CRITICAL: text`, with the word in its colour.
+pub(crate) fn verdict(level: Level, text: &str, output: &Output) -> String {
+    let word = format!("{}:", level_word(level));
+    format!("{} {}", output.paint(level_colour(level), &word), one_line(text))
+}
+
+/// A problem, and what to do about it.
+pub(crate) fn problem_line(problem: &Problem, output: &Output) -> String {
+    verdict(problem.level, &format!("{}; {}", problem.message, problem.advice), output)
+}
+
+pub(crate) fn level_word(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "OK",
+        Level::Warning => "WARNING",
+        Level::Critical => "CRITICAL",
+        Level::Unknown => "UNKNOWN",
+    }
+}
+
+pub(crate) fn level_colour(level: Level) -> Colour {
+    match level {
+        Level::Ok => Colour::Green,
+        Level::Warning | Level::Unknown => Colour::Yellow,
+        Level::Critical => Colour::Red,
+    }
 }
 
 /// A size for a column: as [`display_size`], and without the decimal where it says little.

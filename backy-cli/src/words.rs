@@ -1,8 +1,8 @@
 //! What several commands say, said in the same way: lists of tags, of revisions and of stretches, and how much is checked.
 
 use backy_lib::extent::Extent;
+use backy_lib::health::display_age;
 use backy_lib::scrub::Coverage;
-use backy_lib::status::display_age;
 use backy_lib::{Revision, Tag};
 use jiff::Timestamp;
 

@@ -14,6 +14,7 @@ use crate::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision};
 use crate::format::readme::readme;
+use crate::health::Freeze;
 use crate::history;
 use crate::image::chain::Chain;
 use crate::image::reader::{ReadCache, RevisionReader};
@@ -22,7 +23,7 @@ use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
 use crate::manifest::{self, ManifestFile};
-use crate::progress::Observer;
+use crate::progress::{Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover;
 use crate::reserve;
@@ -254,6 +255,15 @@ impl Archive {
         self.storage.lock_holder()
     }
 
+    /// Adds to the history that an operation failed before it could begin, as when its source cannot be read, so that `status`
+    /// knows. What cannot be written down, as while somebody else has the lock, is left out: the error itself is told anyway.
+    pub fn record_failure(&self, operation: &str, holder: &str, error: &Error, clock: &dyn Clock) {
+        let Ok(_lock) = self.storage.lock(holder) else { return };
+        let now = clock.now();
+        let outcome: std::result::Result<&(), &Error> = Err(error);
+        history::record(&*self.storage, operation, (now, now), outcome, &Silent);
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
@@ -401,8 +411,17 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
         self.recover_from_failure(observer)?;
+        // What cannot be planned, as for want of a config, is not confirmed either.
+        self.archive.plan_maintenance(options)?;
+        let confirmed = match options.confirm {
+            true => {
+                let storage = Arc::clone(&self.archive.storage);
+                maintenance::confirm(&*storage, &mut self.archive.manifest, clock)?
+            }
+            false => Vec::new(),
+        };
         let plan = self.archive.plan_maintenance(options)?;
-        self.execute("maintenance", plan, options.threads, clock, observer)
+        self.execute("maintenance", plan, confirmed, options.threads, clock, observer)
     }
 
     /// Removes revisions, by their numbers from the newest, whatever the schedule says.
@@ -414,13 +433,14 @@ impl ArchiveWriter {
     ) -> Result<MaintenanceReport> {
         self.recover_from_failure(observer)?;
         let plan = self.archive.plan_removal(numbers)?;
-        self.execute("rm", plan, None, clock, observer)
+        self.execute("rm", plan, Vec::new(), None, clock, observer)
     }
 
     fn execute(
         &mut self,
         operation: &str,
         plan: MaintenancePlan,
+        confirmed: Vec<Freeze>,
         threads: Option<usize>,
         clock: &dyn Clock,
         observer: &dyn Observer,
@@ -433,6 +453,7 @@ impl ArchiveWriter {
             Maintainer { storage: &storage, manifest, level, threads, clock, observer };
         let started = clock.now();
         let done = maintainer.execute(plan);
+        let done = done.map(|report| MaintenanceReport { confirmed, ..report });
         self.record(operation, started, &done, clock, observer);
         reserve::keep(&*storage);
         done
@@ -511,7 +532,7 @@ struct TagReport {
     pinned_tags: BTreeSet<Tag>,
 }
 
-fn open_folder(folder: &Path) -> Result<DirStorage> {
+pub(crate) fn open_folder(folder: &Path) -> Result<DirStorage> {
     let mut storage = DirStorage::open(folder)?;
     // A config that cannot be read is told by the operations that need it; meanwhile the strictest mode is right.
     if let Ok(config) = read_config(&storage) {
@@ -520,7 +541,7 @@ fn open_folder(folder: &Path) -> Result<DirStorage> {
     Ok(storage)
 }
 
-fn read_config(storage: &dyn Storage) -> Result<Config> {
+pub(crate) fn read_config(storage: &dyn Storage) -> Result<Config> {
     let content = staged::read_whole(storage, FileName::CONFIG, CONFIG_LIMIT_BYTES)?;
     let path = storage.path(FileName::CONFIG);
     let text = String::from_utf8(content)

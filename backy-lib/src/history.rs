@@ -1,12 +1,14 @@
 //! `history.jsonl`: one line for each operation, with its report. An audit log, never needed for anything else.
 //!
-//! Bounded: a file that has become too long takes the name of the one before it.
+//! Bounded: a file that has become too long takes the name of the one before it. For reading it is a hint: lines that are
+//! torn or mean nothing are passed over.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Movement, Run};
 use crate::progress::{Event, Observer};
 use crate::revision::OperationId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
@@ -26,6 +28,97 @@ struct Line<'a> {
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<Value>,
+}
+
+/// What of it is read at most, from its end. A file is put aside before it is much longer.
+const READ_BYTES: u64 = 2 * MAX_BYTES;
+
+/// The commands whose last run is asked for.
+const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
+
+/// What the history says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recent {
+    /// The last run of each of [`RUNS`], in that order.
+    pub(crate) runs: Vec<Run>,
+    /// What changed the archive's size since a given time, oldest first.
+    pub(crate) movements: Vec<Movement>,
+}
+
+/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs.
+pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Recent {
+    let mut last: [Option<Run>; RUNS.len()] = Default::default();
+    let mut movements = Vec::new();
+    'files: for name in [FileName::History, FileName::OldHistory] {
+        let tail = tail(storage, name).unwrap_or_default();
+        for line in tail.rsplit(|&byte| byte == b'\n') {
+            let Ok(line) = serde_json::from_slice::<ReadLine>(line) else { continue };
+            if line.finished < since && last.iter().all(Option::is_some) {
+                break 'files;
+            }
+            movements.extend(line.movement());
+            let known =
+                RUNS.iter().zip(&mut last).find(|(operation, _)| **operation == line.operation);
+            if let Some((_, run @ None)) = known {
+                *run = Some(line.into_run());
+            }
+        }
+    }
+    movements.reverse();
+    Recent { runs: last.into_iter().flatten().collect(), movements }
+}
+
+/// The end of a file; nothing when it cannot be read, for then nothing is known.
+fn tail(storage: &dyn Storage, name: FileName) -> Result<Vec<u8>> {
+    let file = storage.open(name, Access::Read)?;
+    let from = file.len()?.saturating_sub(READ_BYTES);
+    let mut tail = vec![0; (file.len()? - from).min(READ_BYTES) as usize];
+    let found = file.read_at(&mut tail, from)?;
+    tail.truncate(found);
+    Ok(tail)
+}
+
+/// A line as it is read.
+#[derive(Deserialize)]
+struct ReadLine {
+    operation: String,
+    started: Timestamp,
+    finished: Timestamp,
+    result: String,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    report: Option<ReadReport>,
+}
+
+/// What is wanted of a report.
+#[derive(Deserialize)]
+struct ReadReport {
+    #[serde(default)]
+    revision: Option<Value>,
+    #[serde(default)]
+    freed_bytes: Option<i64>,
+}
+
+impl ReadLine {
+    /// By how much it changed the size of the archive.
+    fn movement(&self) -> Option<Movement> {
+        let report = self.report.as_ref()?;
+        let movement = |is_backup, bytes| Movement { at: self.finished, is_backup, bytes };
+        match self.operation.as_str() {
+            "backup" => {
+                let stored = report.revision.as_ref()?.pointer("/statistics/stored_bytes")?;
+                Some(movement(true, stored.as_i64()?))
+            }
+            "maintenance" => Some(movement(false, report.freed_bytes?.saturating_neg())),
+            _ => None,
+        }
+    }
+
+    fn into_run(self) -> Run {
+        let ReadLine { operation, started, finished, result, error, .. } = self;
+        Run { operation, started, finished, result, error }
+    }
 }
 
 /// Adds a line about an operation that has ended, well or not.

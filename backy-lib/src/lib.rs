@@ -12,6 +12,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod check;
 pub mod clock;
 pub mod config;
 mod damage;
@@ -21,12 +22,14 @@ pub mod error;
 pub mod export;
 pub mod extent;
 pub mod format;
+pub mod health;
 mod history;
 pub mod image;
 pub mod import;
 pub mod maintenance;
 mod manifest;
 mod merge;
+pub mod monitoring;
 pub mod mount;
 mod pipeline;
 pub mod plan;
@@ -47,12 +50,14 @@ pub mod units;
 
 pub use archive::{Archive, ArchiveWriter};
 pub use backup::{BackupOptions, BackupPlan, BackupReport, ImageUpdate};
+pub use check::HostReport;
 pub use clock::{Clock, SystemClock};
 pub use config::Config;
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use export::ExportReport;
 pub use format::manifest::{DrillReport, Manifest, Revision};
+pub use health::{Health, Level, Problem, ProblemKind};
 pub use import::ImportReport;
 pub use maintenance::{MaintenanceOptions, MaintenancePlan, MaintenanceReport};
 pub use mount::{MountOptions, Mounted};

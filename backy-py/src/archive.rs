@@ -295,16 +295,18 @@ impl Archive {
 
     /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
     ///
-    /// `keep`: keep so many of the newest revisions, whatever the schedule says.
-    #[pyo3(signature = (*, dry_run=false, keep=None, progress=None))]
+    /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
+    /// status tells of are seen to; while they are not, nothing goes.
+    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None))]
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
         dry_run: bool,
         keep: Option<u32>,
+        confirm: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let options = MaintenanceOptions { keep, ..MaintenanceOptions::default() };
+        let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
         if dry_run {
             let plan = py.detach(|| operations::plan_maintenance(&self.folder, &options));
             return plan.map_err(exception)?.to_python(py);

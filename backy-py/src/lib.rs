@@ -4,6 +4,7 @@
 //! `python/backy/errors.py`. The doc comments here are the docstrings; `_backy.pyi` has the types.
 
 mod archive;
+mod check;
 mod command;
 mod drill;
 mod error;
@@ -26,6 +27,8 @@ mod _backy {
     #[pymodule_export]
     use crate::archive::Archive;
     #[pymodule_export]
+    use crate::check::check;
+    #[pymodule_export]
     use crate::command::main;
     #[pymodule_export]
     use crate::mount::Mount;
@@ -37,10 +40,11 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, ExportReport,
-        Extent, Finding, Health, ImportReport, Imported, InProgress, MaintenancePlan,
-        MaintenanceReport, Problem, RebuildReport, RestoreReport, Revision, RevisionStatus,
-        ScrubReport, Skipped, SourceIdentity, Status, Step, UndoReport, Verdict,
+        Affected, Alarm, BackupPlan, BackupReport, BlockRange, Change, Checked, Coverage,
+        DrillReport, ExportReport, Extent, Finding, Freeze, Health, HostReport, ImportReport,
+        Imported, InProgress, MaintenancePlan, MaintenanceReport, Problem, RebuildReport,
+        RestoreReport, Revision, RevisionStatus, Run, ScrubReport, SharedSpace, Skipped,
+        SourceIdentity, Space, Status, Step, TagStatus, UndoReport, Verdict,
     };
     #[pymodule_export]
     use crate::watch::Progress;

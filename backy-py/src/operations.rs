@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use backy_lib::export::ExportOptions;
 use backy_lib::import::prepare;
-use backy_lib::progress::Observer;
+use backy_lib::monitoring::write_textfile;
+use backy_lib::progress::{Event, Observer};
 use backy_lib::select::{check_tagged, check_unpinned, names, numbers};
 use backy_lib::source::DeviceSource;
 use backy_lib::storage::holder_note;
@@ -31,6 +32,19 @@ pub(crate) fn writer(
     observer: &dyn Observer,
 ) -> Result<ArchiveWriter> {
     ArchiveWriter::open(archive, &holder(operation), observer)
+}
+
+/// Does what changes the archive in a folder; then, however it ended, the file for node_exporter is written anew.
+pub(crate) fn changing<T>(
+    folder: &Path,
+    watch: &Watch,
+    change: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let done = change();
+    if let Err(error) = write_textfile(folder, &SystemClock) {
+        watch.event(&Event::Finding(error.to_string()));
+    }
+    done
 }
 
 pub(crate) fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
@@ -99,6 +113,15 @@ pub(crate) fn backup(
     options: &BackupOptions,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
+    changing(folder, watch, || make_backup(folder, source, options, watch))
+}
+
+fn make_backup(
+    folder: &Path,
+    source: From,
+    options: &BackupOptions,
+    watch: &Watch,
+) -> Result<Option<BackupReport>> {
     let archive = Archive::open(folder)?;
     if !archive.plan_backup(options, &SystemClock)?.due {
         return Ok(None);
@@ -110,7 +133,10 @@ pub(crate) fn backup(
         source.ask_changed(writer.archive().revisions().first())?;
         return writer.backup(&source, options, &SystemClock, watch);
     }
-    let Some(source) = source.device(&archive)? else { return Ok(None) };
+    let source = source.device(&archive).inspect_err(|error| {
+        archive.record_failure("backup", &holder("backup"), error, &SystemClock);
+    });
+    let Some(source) = source? else { return Ok(None) };
     writer(archive, "backup", watch)?.backup(&source, options, &SystemClock, watch)
 }
 
@@ -128,15 +154,19 @@ pub(crate) fn scrub(
         return archive.check(&options, &SystemClock, watch);
     }
     let names = names(archive.revisions(), &chosen);
-    let mut writer = writer(archive, "scrub", watch)?;
-    if !is_all {
-        options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
-    }
-    writer.scrub(&options, &SystemClock, watch)
+    changing(folder, watch, || {
+        let mut writer = writer(archive, "scrub", watch)?;
+        if !is_all {
+            options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
+        }
+        writer.scrub(&options, &SystemClock, watch)
+    })
 }
 
 pub(crate) fn rebuild(folder: &Path, force: bool, watch: &Watch) -> Result<RebuildReport> {
-    ArchiveWriter::rebuild(folder, &holder("scrub --rebuild"), force, watch)
+    changing(folder, watch, || {
+        ArchiveWriter::rebuild(folder, &holder("scrub --rebuild"), force, watch)
+    })
 }
 
 pub(crate) fn plan_maintenance(
@@ -154,7 +184,9 @@ pub(crate) fn maintenance(
     let archive = Archive::open(folder)?;
     // Before the lock: a config that cannot be read changes nothing at all.
     archive.plan_maintenance(options)?;
-    writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+    changing(folder, watch, || {
+        writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+    })
 }
 
 pub(crate) fn plan_removal(
@@ -179,12 +211,14 @@ pub(crate) fn remove(
     let archive = Archive::open(folder)?;
     let (chosen, _) = plan_removal(&archive, revisions, force)?;
     let names = names(archive.revisions(), &chosen);
-    let mut writer = writer(archive, "rm", watch)?;
-    let chosen = numbers(writer.archive().revisions(), &names)?;
-    if !force {
-        check_unpinned(writer.archive().revisions(), &chosen)?;
-    }
-    writer.remove(&chosen, &SystemClock, watch)
+    changing(folder, watch, || {
+        let mut writer = writer(archive, "rm", watch)?;
+        let chosen = numbers(writer.archive().revisions(), &names)?;
+        if !force {
+            check_unpinned(writer.archive().revisions(), &chosen)?;
+        }
+        writer.remove(&chosen, &SystemClock, watch)
+    })
 }
 
 /// All tags that the revision has then.
@@ -207,14 +241,16 @@ pub(crate) fn tag(
         return Ok(revision.tags.iter().cloned().collect());
     }
     let names = names(archive.revisions(), &[number]);
-    let mut writer = writer(archive, "tag", watch)?;
-    let mut tags = Vec::new();
-    for number in numbers(writer.archive().revisions(), &names)? {
-        check_tagged(writer.archive().revisions(), number, &remove.0)?;
-        let all = writer.tag(number, &add.0, &remove.0, &SystemClock, watch)?;
-        tags = all.into_iter().collect();
-    }
-    Ok(tags)
+    changing(folder, watch, || {
+        let mut writer = writer(archive, "tag", watch)?;
+        let mut tags = Vec::new();
+        for number in numbers(writer.archive().revisions(), &names)? {
+            check_tagged(writer.archive().revisions(), number, &remove.0)?;
+            let all = writer.tag(number, &add.0, &remove.0, &SystemClock, watch)?;
+            tags = all.into_iter().collect();
+        }
+        Ok(tags)
+    })
 }
 
 pub(crate) fn export(
@@ -236,5 +272,7 @@ pub(crate) fn import(
     watch: &Watch,
 ) -> Result<ImportReport> {
     let archive = prepare(old, folder, block_size)?;
-    writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+    changing(folder, watch, || {
+        writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+    })
 }

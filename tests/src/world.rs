@@ -87,7 +87,7 @@ pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport>
 
 /// Takes the lock and maintains with one thread, so that calls come in a fixed order.
 pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
-    let options = MaintenanceOptions { keep, threads: Some(1) };
+    let options = MaintenanceOptions { keep, threads: Some(1), ..MaintenanceOptions::default() };
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
 }
 

@@ -20,6 +20,7 @@ mod cli {
     mod interrupt;
     mod logging;
     mod maintenance;
+    mod report;
     mod restore;
     mod rm;
     mod salvage;

@@ -127,7 +127,9 @@ fn calls() -> Vec<Vec<String>> {
     let mut lines: Vec<String> = Vec::new();
     for name in units().iter().filter(|name| name.ends_with(".service")) {
         let unit = text(&format!("systemd/{name}"));
-        lines.extend(unit.lines().filter_map(|line| line.strip_prefix("ExecStart=")).map(str::to_owned));
+        lines.extend(
+            unit.lines().filter_map(|line| line.strip_prefix("ExecStart=")).map(str::to_owned),
+        );
     }
     for name in ["cron.d/backy", "nagios/backy.cfg", "nagios/nrpe.cfg"] {
         let file = text(name);
@@ -135,7 +137,8 @@ fn calls() -> Vec<Vec<String>> {
         lines.extend(lines_here.filter(|line| line.contains("backy ")).map(str::to_owned));
     }
     let words = |line: &String| -> Option<Vec<String>> {
-        let (_, call) = line.split_once("backy ").filter(|(before, _)| before.ends_with(['/', ' ', '=']))?;
+        let (_, call) =
+            line.split_once("backy ").filter(|(before, _)| before.ends_with(['/', ' ', '=']))?;
         Some(call.split_whitespace().map(str::to_owned).collect())
     };
     lines.iter().filter_map(words).collect()
@@ -193,7 +196,10 @@ fn the_alerts_are_right() {
         let severity = rule["labels"]["severity"].as_str();
         assert!(matches!(severity, Some("critical" | "warning")), "{name}");
         for annotation in ["summary", "description"] {
-            assert!(matches!(&rule["annotations"][annotation], Yaml::String(_)), "{name}: {annotation}");
+            assert!(
+                matches!(&rule["annotations"][annotation], Yaml::String(_)),
+                "{name}: {annotation}"
+            );
         }
     }
     assert!(names.len() >= 5, "{names:?}");

@@ -39,6 +39,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Whether nothing is changed.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let options = BackupOptions {
         force: args.force,
@@ -65,7 +72,9 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
     }
     // Before the lock: a source that cannot be read changes nothing at all.
-    let source = archive.open_source()?;
+    let source = archive.open_source().inspect_err(|error| {
+        archive.record_failure("backup", &Session::holder("backup"), error, &SystemClock);
+    })?;
     let reporter = session.reporter();
     let mut writer = session.writer(archive, "backup", &reporter)?;
     let report = writer.backup(&source, &options, &SystemClock, &reporter)?;

@@ -53,6 +53,13 @@ pub(crate) struct Args {
     revisions: RevisionsSpec,
 }
 
+impl Args {
+    /// Whether nothing is changed.
+    pub(crate) fn only_checks(&self) -> bool {
+        self.checkonly
+    }
+}
+
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let rebuilt = if args.rebuild { Some(rebuild(args, session)?) } else { None };
     let archive = Archive::open(&session.folder)?;

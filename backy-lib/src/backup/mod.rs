@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{InProgress, MAX_TAGS, Manifest, Operation, Revision, Statistics};
 use crate::format::qcow2::{Backing, Layout};
+use crate::health;
 use crate::image::delta::{self, Delta};
 use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
@@ -312,6 +313,11 @@ impl Making<'_> {
             }
         }
         after.push_newest(revision.clone());
+        let factor = self.context.config.monitoring.change_factor;
+        // What is imported changed long ago.
+        if self.stamp.is_none() {
+            after.alarms.extend(health::unusual(&after.revisions, factor));
+        }
         let report = BackupReport {
             revision,
             cloned: finished.cloned,
@@ -335,10 +341,22 @@ impl Making<'_> {
             };
         }
         *manifest = made.manifest;
+        self.tell_unusual(manifest);
         // What is left over does no harm; the next writer sweeps again.
         if let Err(error) = sweep(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
         Ok(made.report)
+    }
+
+    /// Says that far more had changed than usual.
+    fn tell_unusual(&self, manifest: &Manifest) {
+        let own = health::freezes(manifest, &[]).into_iter().find(|f| f.revision == self.uuid);
+        let Some(alarm) = own else { return };
+        let frozen = match self.context.config.monitoring.freeze {
+            true => "; nothing expires until 'backy maintenance --confirm'",
+            false => "",
+        };
+        self.context.observer.event(&Event::Finding(format!("{}{frozen}", alarm.message)));
     }
 }

@@ -75,6 +75,19 @@ pub trait Storage: Send + Sync {
     /// Makes all names durable.
     fn sync_folder(&self) -> Result<()>;
 
+    /// Bytes that a file takes on disk.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none.
+    fn stored_bytes(&self, name: FileName) -> Result<u64> {
+        self.open(name, Access::Read)?.allocated_bytes()
+    }
+
+    /// The file system that the folder is on. `None` where there is none.
+    fn file_system(&self) -> Result<Option<FileSystem>> {
+        Ok(None)
+    }
+
     /// Takes the exclusive lock of the archive, or fails at once.
     ///
     /// # Errors
@@ -83,6 +96,17 @@ pub trait Storage: Send + Sync {
 
     /// Who holds the lock at this moment, found out without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
+}
+
+/// A file system, and the room in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Tells it from others of this machine, until it is mounted anew.
+    pub device: u64,
+    /// All that fits into it.
+    pub size_bytes: u64,
+    /// What may still be written by those who are not root, as `df` has it.
+    pub free_bytes: u64,
 }
 
 /// Holds the archive's exclusive lock until dropped.

@@ -56,7 +56,11 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     writer.remove(&[0, 4, 5], &clock, &Silent)?;
     let config = folder.join("backy.toml");
     write_config(&config, "max_chain = 2\n")?;
-    writer.maintain(&MaintenanceOptions { threads: Some(1), keep: None }, &clock, &Silent)?;
+    writer.maintain(
+        &MaintenanceOptions { threads: Some(1), ..MaintenanceOptions::default() },
+        &clock,
+        &Silent,
+    )?;
     write_config(&config, "")?;
     writer.backup(
         &MemorySource::new(&golden::states()[0]),

@@ -8,7 +8,7 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 15] = [
+const CONTRACT: [(&str, &[&str]); 16] = [
     ("init", &["SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "REVISIONS"]),
@@ -34,6 +34,7 @@ const CONTRACT: [(&str, &[&str]); 15] = [
     ("import", &["--block-size", "--json", "OLD"]),
     ("maintenance", &["-n, --dry-run", "-k, --keep", "--json"]),
     ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),
+    ("report", &["-o, --output", "DIR"]),
     ("tag", &["REV", "+TAG", "-TAG", "--json"]),
     ("rm", &["-n, --dry-run", "--force", "--json", "REVISIONS"]),
     ("completions", &["SHELL"]),

@@ -2,6 +2,8 @@
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
+mod monitoring;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::revision::Tag;
+
+pub use monitoring::Monitoring;
 
 /// A config that is longer is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -28,6 +32,8 @@ pub struct Config {
     pub compression_level: i32,
     /// Permissions of files that are made in the archive.
     pub file_mode: u32,
+    /// From when on something is a problem.
+    pub monitoring: Monitoring,
 }
 
 /// How often a tag is due, and how many revisions keep it.
@@ -52,6 +58,8 @@ struct RawConfig {
     schedule: BTreeMap<Spanned<String>, RawInterval>,
     #[serde(default)]
     hooks: RawHooks,
+    #[serde(default)]
+    monitoring: monitoring::RawMonitoring,
 }
 
 #[derive(Deserialize)]
@@ -105,7 +113,7 @@ impl Config {
     }
 }
 
-const TEMPLATE: &str = include_str!("config_template.toml");
+const TEMPLATE: &str = include_str!("../config_template.toml");
 
 /// A string as TOML writes it.
 fn toml_string(text: &str) -> String {
@@ -148,6 +156,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
+        monitoring: monitoring::check(raw.monitoring)?,
     })
 }
 
@@ -197,11 +206,14 @@ fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
 
 /// `90m`, `1d`, `2w` and so on: a whole number and s, m, h, d or w; at least a second, at most ten years.
 pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String> {
+    parse_time("interval", text)
+}
+
+/// The same for another `key`.
+fn parse_time(key: &str, text: &str) -> std::result::Result<SignedDuration, String> {
     const MAX_SECONDS: i64 = 10 * 366 * 86400;
     let wrong = || {
-        format!(
-            "interval: found {text:?}, expected a whole number and s, m, h, d or w, like \"1d\""
-        )
+        format!("{key}: found {text:?}, expected a whole number and s, m, h, d or w, like \"1d\"")
     };
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
@@ -219,7 +231,7 @@ pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String>
         .checked_mul(seconds)
         .filter(|seconds| (1..=MAX_SECONDS).contains(seconds))
         .map(SignedDuration::from_secs)
-        .ok_or_else(|| format!("interval: found {text:?}, expected 1s to 10 years"))
+        .ok_or_else(|| format!("{key}: found {text:?}, expected 1s to 10 years"))
 }
 
 /// Line and column, both from 1, of a byte offset.
@@ -311,6 +323,15 @@ mod tests {
             ("compression_level = 20", 1, 21, "19"),
             ("file_mode = \"0666\"", 1, 13, "0640"),
             ("[hooks]\nbefore = \"true\"", 2, 10, "hooks"),
+            ("[monitoring]\ntext_file = \"/x\"", 2, 1, "text_file"),
+            ("[monitoring]\ntextfile = \"x.prom\"", 2, 12, "absolute"),
+            ("[monitoring]\ntextfile = \"/x\"", 2, 12, ".prom"),
+            ("[monitoring]\nscrub_within = \"60\"", 2, 16, "scrub_within"),
+            ("[monitoring]\nfull_within = 14", 2, 15, "string"),
+            ("[monitoring]\nlong_chain = 0", 2, 14, "long_chain"),
+            ("[monitoring]\nmin_free_percent = 100", 2, 20, "99"),
+            ("[monitoring]\nchange_factor = 1", 2, 17, "2 to"),
+            ("[monitoring]\nfreeze = \"no\"", 2, 10, "boolean"),
         ] {
             let error = parse(text).expect_err(text);
             let message = error.to_string();
