@@ -181,3 +181,86 @@ fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::storage::dir::DirStorage;
+
+    #[expect(clippy::disallowed_methods, reason = "what others may have written")]
+    fn read(current: &[u8], old: &[u8], since: &str) -> Recent {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [("history.jsonl", current), ("history.jsonl.1", old)] {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap())
+    }
+
+    fn line(operation: &str, day: u32, rest: &str) -> String {
+        format!(
+            "{{\"operation\":\"{operation}\",\"started\":\"2026-11-{day:02}T02:00:00Z\",\
+             \"finished\":\"2026-11-{day:02}T03:00:00Z\",{rest}}}\n"
+        )
+    }
+
+    const BACKUP: &str =
+        r#""result":"ok","report":{"revision":{"statistics":{"stored_bytes":7}},"cloned":false}"#;
+    const FREED: &str = r#""result":"ok","report":{"verdicts":[],"freed_bytes":5}"#;
+    const FAILED: &str = r#""result":"failed","error":"why""#;
+
+    #[test]
+    fn the_last_runs_and_what_changed_the_size_are_read() {
+        let text = [
+            line("backup", 1, BACKUP),
+            line("maintenance", 1, FREED),
+            line("backup", 2, BACKUP),
+            line("tag", 2, r#""result":"ok","report":{"revision":"x","tags":[]}"#),
+            line("rm", 2, FREED),
+            line("backup", 3, FAILED),
+        ]
+        .concat();
+        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
+        let runs: Vec<_> =
+            found.runs.iter().map(|r| (r.operation.as_str(), r.error.as_deref())).collect();
+        assert_eq!(runs, [("backup", Some("why")), ("maintenance", None)]);
+        let bytes: Vec<_> = found.movements.iter().map(|m| (m.is_backup, m.bytes)).collect();
+        assert_eq!(bytes, [(true, 7), (false, -5), (true, 7)]);
+    }
+
+    /// The file that was put aside is read only as far as it is needed.
+    #[test]
+    fn the_older_file_goes_on_where_the_newer_one_begins() {
+        let old = [line("scrub", 1, FAILED), line("backup", 2, BACKUP)].concat();
+        let new = [line("backup", 3, BACKUP), line("maintenance", 3, FREED)].concat();
+        let found = read(new.as_bytes(), old.as_bytes(), "2026-11-03T00:00:00Z");
+        assert_eq!(found.runs.len(), 3);
+        assert_eq!(found.movements.len(), 3);
+        let scrubbed = [new.as_str(), &line("scrub", 3, FAILED)].concat();
+        let found = read(scrubbed.as_bytes(), old.as_bytes(), "2026-11-03T00:00:00Z");
+        assert_eq!(found.movements.len(), 2);
+    }
+
+    /// Torn lines, lines of another kind and bytes that mean nothing are passed over; what is long is read from its end only.
+    #[test]
+    fn a_hostile_history_costs_only_itself() {
+        let good = line("backup", 3, FAILED);
+        let deep = "[".repeat(100_000);
+        for (before, after) in [
+            ("{\"operation\":\"backup\",\"sta", ""),
+            ("\0\u{feff}null\n[]\n{}\n7\n\n", "{\"operation\":\"backup\",\"started\":\"202"),
+            (deep.as_str(), "{\"operation\": [1], \"result\": null}\n"),
+        ] {
+            let text = format!("{before}\n{good}{after}");
+            let found = read(text.as_bytes(), b"\xff\xfe", "2026-01-01T00:00:00Z");
+            assert_eq!(found.runs.len(), 1, "{before:.20}");
+            assert_eq!(found.runs[0].error.as_deref(), Some("why"));
+        }
+        let mut long = vec![b'x'; 3 * READ_BYTES as usize];
+        long.push(b'\n');
+        long.extend(good.as_bytes());
+        assert_eq!(read(&long, b"", "2026-01-01T00:00:00Z").runs.len(), 1);
+        assert_eq!(read(&vec![b'x'; 3 << 20], b"", "2026-01-01T00:00:00Z"), Recent::default());
+    }
+}

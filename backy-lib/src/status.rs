@@ -5,14 +5,15 @@ use serde::Serialize;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::config::Monitoring;
 use crate::damage;
 use crate::error::{ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::manifest::{
     Alarm, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
-use crate::health::{self, Change, Facts, Freeze, Growth, Health, Run, Space, TagStatus};
+use crate::health::{
+    self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
+};
 use crate::history;
 use crate::revision::{RevisionId, Tag};
 use crate::scrub::{self, Coverage};
@@ -112,8 +113,40 @@ pub struct RevisionStatus {
     pub damaged: Vec<Extent>,
 }
 
+/// How often it is looked again when a writer changes the archive meanwhile.
+const ATTEMPTS: u32 = 16;
+
 /// Inventory of the given revisions and health of the whole archive.
+///
+/// A writer may change the archive between the reading of its manifest and that of its folder. What looks wrong is told only
+/// when the manifest has stayed the same; else everything is looked at again, with the same revisions as far as they are there.
 pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
+    let (mut archive, mut numbers) = (archive.clone(), numbers.to_vec());
+    for _ in 1..ATTEMPTS {
+        let report = look(&archive, &numbers, clock);
+        if report.as_ref().is_ok_and(|report| !is_doubtful(report)) {
+            return report;
+        }
+        let (now, _) = archive.reload()?;
+        if now.manifest() == archive.manifest() {
+            return report;
+        }
+        let there = |id| now.revisions().iter().position(|revision| revision.uuid == id);
+        let wanted =
+            numbers.iter().filter_map(|&number| Some(archive.revisions().get(number)?.uuid));
+        numbers = wanted.filter_map(there).collect();
+        archive = now;
+    }
+    look(&archive, &numbers, clock)
+}
+
+/// Whether there is a problem that a writer at work could look like.
+fn is_doubtful(report: &StatusReport) -> bool {
+    let doubtful = [ProblemKind::Interrupted, ProblemKind::MissingFile, ProblemKind::Damage];
+    report.health.problems.iter().any(|problem| doubtful.contains(&problem.kind))
+}
+
+fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
     let (config, now) = (archive.config(), clock.now());
     let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let lock_holder = archive.lock_holder()?;
@@ -141,16 +174,14 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         let (revision, bad) = all.get(number)?;
         Some(describe(number, revision, damaged(manifest.block_size, revision, bad)))
     };
-    let freeze = config.as_ref().map_or(true, |config| config.monitoring.freeze);
-    let changes = config.as_ref().map_or_else(|_| Monitoring::default(), |c| c.monitoring.clone());
+    let config = config.ok();
+    let limits = config.as_ref().map(|c| c.monitoring.clone()).unwrap_or_default();
+    let source = config.as_ref().and_then(|config| config.source.as_ref());
+    let tags = config.as_ref().map(|config| health::tags(archive.revisions(), config, now));
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
         archive: archive.folder().display().to_string(),
-        source: config
-            .as_ref()
-            .ok()
-            .and_then(|c| c.source.as_ref())
-            .map(|s| s.display().to_string()),
+        source: source.map(|source| source.display().to_string()),
         last_source: manifest.source.clone(),
         block_size: manifest.block_size,
         in_progress: manifest.in_progress.clone(),
@@ -163,18 +194,16 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         revision_count: manifest.revisions.len(),
         damaged_count: bad_blocks.iter().filter(|&&count| count > 0).count(),
         newest: described(0),
-        schedule: config
-            .as_ref()
-            .map_or_else(|_| Vec::new(), |c| health::tags(archive.revisions(), c, now)),
+        schedule: tags.unwrap_or_default(),
         last_runs: recent.runs,
         last_scrub: last_scrub(manifest),
         unchecked_since: health::unchecked_since(manifest),
         chain_length: health::chain_length(archive.revisions()),
-        long_chain: health::long_chain(config.as_ref().ok()),
+        long_chain: health::long_chain(config.as_ref()),
         space,
-        change: health::Change::of(archive.revisions(), changes.change_factor),
+        change: health::Change::of(archive.revisions(), limits.change_factor),
         alarms: manifest.alarms.clone(),
-        frozen: if freeze { health::freezes(manifest, &bad_blocks) } else { Vec::new() },
+        frozen: if limits.freeze { health::freezes(manifest, &bad_blocks) } else { Vec::new() },
     })
 }
 

@@ -18,6 +18,7 @@ mod reports;
 mod source;
 mod specification;
 mod stream;
+mod verdicts;
 mod watch;
 
 #[pyo3::pymodule]
@@ -40,11 +41,14 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, Alarm, BackupPlan, BackupReport, BlockRange, Change, Checked, Coverage,
-        DrillReport, ExportReport, Extent, Finding, Freeze, Health, HostReport, ImportReport,
-        Imported, InProgress, MaintenancePlan, MaintenanceReport, Problem, RebuildReport,
-        RestoreReport, Revision, RevisionStatus, Run, ScrubReport, SharedSpace, Skipped,
-        SourceIdentity, Space, Status, Step, TagStatus, UndoReport, Verdict,
+        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, ExportReport,
+        Extent, Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport, RebuildReport,
+        RestoreReport, Revision, ScrubReport, Skipped, Step, UndoReport, Verdict,
+    };
+    #[pymodule_export]
+    use crate::verdicts::{
+        Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, Problem, RevisionStatus,
+        Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
     };
     #[pymodule_export]
     use crate::watch::Progress;

@@ -11,8 +11,10 @@ mod cli {
     mod backup;
     mod bad_archive;
     mod bad_input;
+    mod check;
     mod devices;
     mod drill;
+    mod freeze;
     mod generated;
     mod harness;
     mod import;
@@ -20,6 +22,7 @@ mod cli {
     mod interrupt;
     mod logging;
     mod maintenance;
+    mod monitors;
     mod report;
     mod restore;
     mod rm;
@@ -28,4 +31,5 @@ mod cli {
     mod status;
     mod tag;
     mod terminal;
+    mod verdict;
 }

@@ -2,9 +2,12 @@
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
+use backy_lib::retention::Verdict;
 use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, Random, Unsynced};
-use backy_lib::{BackupOptions, ImageUpdate, MaintenanceReport, RestoreOptions, ScrubOptions};
+use backy_lib::{
+    BackupOptions, ImageUpdate, MaintenanceOptions, MaintenanceReport, RestoreOptions, ScrubOptions,
+};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
 use backy_tests::world::{self, BLOCK_SIZE, World, fill_block};
@@ -150,7 +153,15 @@ impl Model {
             limit => format!("max_chain = {limit}\n"),
         };
         world::configure(&self.world.disk, &format!("source = \"/memory\"\n{limit}"));
-        let done = world::maintain(&self.world.disk, (keep > 0).then_some(u32::from(keep)));
+        let keep = (keep > 0).then_some(u32::from(keep));
+        // What is not confirmed holds everything back.
+        let options = MaintenanceOptions { keep, ..MaintenanceOptions::default() };
+        let plan = world::open(&self.world.disk)?.plan_maintenance(&options);
+        if let Ok(plan) = plan {
+            let stays = |verdict: &Verdict| verdict.keep && verdict.expired_tags.is_empty();
+            assert!(plan.frozen.is_empty() || plan.verdicts.iter().all(stays), "{plan:?}");
+        }
+        let done = world::maintain(&self.world.disk, keep);
         world::configure(&self.world.disk, "source = \"/memory\"\n");
         done
     }

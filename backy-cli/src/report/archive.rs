@@ -38,10 +38,12 @@ fn body(number: usize, status: &StatusReport, now: Timestamp) -> Markup {
         @if let Some(holder) = &status.lock_holder {
             p.note { "In use at this moment by " (one_line(holder)) "." }
         }
-        h3 { "Revisions" }
-        (charts::time_line(status, now))
-        h3 { "Changed by each backup" }
-        (charts::changes(status))
+        @if status.revision_count > 0 {
+            h3 { "Revisions" }
+            (charts::time_line(status, now))
+            h3 { "Changed by each backup" }
+            (charts::changes(status))
+        }
         div.columns {
             div { h3 { "Verified" } (verified(status, now)) }
             div { h3 { "Space" } (forecast::space(status, now)) }
@@ -85,7 +87,7 @@ fn verified(status: &StatusReport, now: Timestamp) -> Markup {
             p.muted { "Nothing is stored yet." }
         } @else {
             (charts::meter(share, &label))
-            p { strong { (percent(share)) } ": " (words::coverage(&status.coverage, now)) "." }
+            p { (words::sentence(&words::coverage(&status.coverage, now))) }
         }
         p {
             @match status.last_scrub {
@@ -124,9 +126,9 @@ fn schedule(status: &StatusReport, now: Timestamp) -> Markup {
                     thead { tr {
                         th scope="col" { "Tag" }
                         th scope="col" { "Every" }
-                        th.number scope="col" { "Keeps" }
+                        th.number.wide scope="col" { "Keeps" }
                         th.number scope="col" { "Has" }
-                        th scope="col" { "Last" }
+                        th.wide scope="col" { "Last" }
                         th scope="col" { "Next" }
                         th scope="col" { "State" }
                     } }
@@ -142,11 +144,11 @@ fn scheduled(tag: &TagStatus, now: Timestamp) -> Markup {
     html! {
         tr {
             th scope="row" { (tag.tag) }
-            td { (interval(tag.interval_seconds)) }
-            td.number { (tag.keep) }
+            td.short { (interval(tag.interval_seconds)) }
+            td.number.wide { (tag.keep) }
             td.number { (tag.revisions) }
-            td { @match tag.last { Some(last) => (moment(last)), None => "–" } }
-            td {
+            td.wide { @match tag.last { Some(last) => (moment(last)), None => "–" } }
+            td.short {
                 @match tag.due_at {
                     Some(due) if !is_due => { "in " (until(due, now)) },
                     _ => "due",
@@ -173,7 +175,7 @@ fn runs(runs: &[Run]) -> Markup {
                             tr {
                                 th scope="row" { (one_line(&run.operation)) }
                                 td { (moment(run.finished)) }
-                                td {
+                                td.text {
                                     @if run.result == "ok" { "worked" } @else { strong.bad { (one_line(&run.result)) } }
                                     @if let Some(error) = &run.error { ": " (one_line(error)) }
                                 }

@@ -51,9 +51,9 @@ pub(super) fn time_line(status: &StatusReport, now: Timestamp) -> Markup {
             }
         }
         p.legend aria-hidden="true" {
-            span.key.mark {} "revision "
-            span.key.pinned {} "pinned "
-            span.key.damaged {} "damaged"
+            (key("mark", "revision"))
+            @if revisions.iter().any(|revision| !revision.pinned_tags.is_empty()) { (key("pinned", "pinned")) }
+            @if status.damaged_count > 0 { (key("damaged", "damaged")) }
         }
     }
 }
@@ -170,12 +170,17 @@ pub(super) fn changes(status: &StatusReport) -> Markup {
                 "Each bar is the largest of up to " (per_bar) " backups in a row. "
             }
             @if let Some(usual) = usual.filter(|usual| *usual <= limit) {
-                span.key.usual {} "usual: " (size(usual)) " "
+                (key("usual", &format!("usual: {}", size(usual))))
             }
-            @if bars.iter().any(|bar| bar.is_alarming) { span.key.alarming {} "unusually much " }
-            @if let Some(cut) = cut { span.key.cut {} "cut off, up to " (size(cut)) " (a first backup reads all) " }
+            @if bars.iter().any(|bar| bar.is_alarming) { (key("alarming", "unusually much")) }
+            @if let Some(cut) = cut { (key("cut", &format!("cut off, up to {}", size(cut)))) }
         }
     }
+}
+
+/// What a colour means.
+pub(super) fn key(class: &str, meaning: &str) -> Markup {
+    html! { span.item { span class={ "key " (class) } {} (meaning) } " " }
 }
 
 fn bars(status: &StatusReport) -> Vec<Bar<'_>> {
@@ -250,8 +255,8 @@ pub(super) fn meter(share: f64, label: &str) -> Markup {
 
 /// Two shares of a whole beside each other, such as what an archive and everything else takes of a disk.
 pub(super) fn stacked(first: f64, second: f64, is_over: bool, label: &str) -> Markup {
-    let first = first.clamp(0.0, 1.0);
-    let second = second.clamp(0.0, 1.0 - first);
+    let second = second.clamp(0.0, 1.0);
+    let first = first.clamp(0.0, 1.0 - second);
     html! {
         svg.meter viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label=(label) {
             rect.track width="1000" height="10" {}

@@ -23,8 +23,8 @@ pub(super) fn space(status: &StatusReport, now: Timestamp) -> Markup {
             }
         }
         p.legend aria-hidden="true" {
-            span.key.other {} "other files "
-            span.key.fill {} "this archive"
+            (charts::key("other", "other files"))
+            (charts::key("fill", "this archive"))
         }
         p { (size(space.used_bytes)) " here, " (size(space.free_bytes)) " free of " (size(space.size_bytes)) "." }
         (growth(space, now))

@@ -117,15 +117,15 @@ fn overview(host: &HostReport) -> Markup {
                         th scope="col" { "Verdict" }
                         th scope="col" { "Archive" }
                         th.number scope="col" { "Last backup" }
-                        th.number scope="col" { "Revisions" }
-                        th.number scope="col" { "Stored" }
-                        th.number scope="col" { "Verified" }
+                        th.number.wide scope="col" { "Revisions" }
+                        th.number.wide scope="col" { "Stored" }
+                        th.number.wide scope="col" { "Verified" }
                     } }
                     tbody {
                         @for (number, checked) in host.archives.iter().enumerate() {
                             tr {
                                 td { (pill(checked.health.level)) }
-                                th scope="row" { a href={ "#archive-" (number) } { (one_line(&checked.archive)) } }
+                                th.text scope="row" { a href={ "#archive-" (number) } { (one_line(&checked.archive)) } }
                                 (overview_figures(checked.status.as_ref(), host.checked))
                             }
                         }
@@ -139,9 +139,11 @@ fn overview(host: &HostReport) -> Markup {
 fn overview_figures(status: Option<&StatusReport>, now: Timestamp) -> Markup {
     let newest = status.and_then(|status| status.newest.as_ref());
     let space = status.and_then(|status| status.space.as_ref());
-    let figure = |text: Option<String>| html! { td.number { (text.as_deref().unwrap_or("–")) } };
+    let figure =
+        |text: Option<String>| html! { td.number.wide { (text.as_deref().unwrap_or("–")) } };
+    let last = newest.map(|newest| format!("{} ago", since(newest.started, now)));
     html! {
-        (figure(newest.map(|newest| format!("{} ago", since(newest.started, now)))))
+        td.number { (last.as_deref().unwrap_or("–")) }
         (figure(status.map(|status| status.revision_count.to_string())))
         (figure(space.map(|space| size(space.used_bytes))))
         (figure(status.map(|status| percent(status.coverage.verified_share))))

@@ -128,3 +128,130 @@ pub(super) fn future(revisions: &[Revision], now: Timestamp) -> Option<Problem> 
         advice: "set the clock right, and see whether it was wrong when the backup ran".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::Digest;
+    use crate::format::manifest::Statistics;
+    use crate::revision::RevisionId;
+
+    const HOUR: i64 = 3600;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn config(more: &str) -> Config {
+        let schedule = "[schedule.daily]\ninterval = \"1d\"\nkeep = 9\n\
+                        [schedule.weekly]\ninterval = \"7d\"\nkeep = 5\n";
+        Config::parse(&format!("{schedule}{more}"), Path::new("x")).unwrap()
+    }
+
+    /// A revision that began so many seconds ago.
+    fn revision(seconds: i64, names: &[&str]) -> Revision {
+        let time = Timestamp::from_second(now().as_second() - seconds).unwrap();
+        let (id, digest) = (RevisionId::new(time), Digest::of(b""));
+        let mut revision = Revision::newest(id, time, time, 1, digest, Statistics::default());
+        revision.tags = names.iter().map(|name| name.parse().unwrap()).collect();
+        revision
+    }
+
+    fn verdict(revisions: &[Revision], config: &Config) -> Option<(Level, String)> {
+        let problem = overdue(revisions, config, &tags(revisions, config, now()), now())?;
+        Some((problem.level, problem.message))
+    }
+
+    fn level(revisions: &[Revision], config: &Config) -> Option<Level> {
+        verdict(revisions, config).map(|(level, _)| level)
+    }
+
+    #[test]
+    fn overdue_after_an_interval_and_critical_after_one_and_a_half() {
+        for (hours, expected) in [
+            (24, None),
+            (25, None),
+            (26, Some(Level::Warning)),
+            (36, Some(Level::Warning)),
+            (37, Some(Level::Critical)),
+        ] {
+            let last = [revision(hours * HOUR, &["daily", "weekly"])];
+            assert_eq!(level(&last, &config("")), expected, "{hours}");
+        }
+    }
+
+    #[test]
+    fn a_backup_by_hand_does_not_hide_that_cron_is_dead() {
+        let revisions = [revision(HOUR, &["manual"]), revision(40 * HOUR, &["daily", "weekly"])];
+        let (level, message) = verdict(&revisions, &config("")).unwrap();
+        assert_eq!(level, Level::Critical);
+        assert!(message.starts_with("the last backup with the tag daily is overdue"), "{message}");
+    }
+
+    #[test]
+    fn a_longer_tag_waits_for_the_next_run() {
+        let with_weekly =
+            |hours: i64| [revision(HOUR, &["daily"]), revision(hours * HOUR, &["daily", "weekly"])];
+        assert_eq!(level(&with_weekly(7 * 24 + 23), &config("")), None);
+        assert_eq!(level(&with_weekly(8 * 24 + 3), &config("")), Some(Level::Warning));
+        assert_eq!(level(&with_weekly(11 * 24), &config("")), Some(Level::Critical));
+    }
+
+    #[test]
+    fn a_tag_that_is_new_in_the_schedule_is_no_problem_and_none_at_all_is_one() {
+        let new = "[schedule.hourly]\ninterval = \"1h\"\nkeep = 9";
+        let recent = [revision(2 * HOUR, &["daily", "weekly"])];
+        assert_eq!(level(&recent, &config(new)), None);
+        let by_hand = [revision(37 * HOUR, &["manual"])];
+        assert_eq!(level(&by_hand, &config("")), Some(Level::Critical));
+        assert_eq!(level(&[revision(HOUR, &[])], &config("")), None);
+    }
+
+    #[test]
+    fn without_a_schedule_max_age_is_the_limit() {
+        let old = [revision(80 * HOUR, &[])];
+        let without = Config::parse("", Path::new("x")).unwrap();
+        assert_eq!(level(&old, &without), None);
+        let with = Config::parse("[monitoring]\nmax_age = \"3d\"", Path::new("x")).unwrap();
+        assert_eq!(level(&old, &with), Some(Level::Warning));
+        assert_eq!(level(&[revision(109 * HOUR, &[])], &with), Some(Level::Critical));
+    }
+
+    #[test]
+    fn a_revision_from_the_future_is_told_and_hides_nothing() {
+        let revisions = [revision(-9000, &["daily"]), revision(40 * HOUR, &["daily", "weekly"])];
+        assert_eq!(level(&revisions, &config("")), Some(Level::Critical));
+        assert!(future(&revisions, now()).is_some());
+        assert!(future(&[revision(-200, &[])], now()).is_none());
+    }
+
+    proptest! {
+        /// The older the revisions, the worse the verdict; what schedule::due calls not due is never overdue.
+        #[test]
+        fn age_only_makes_it_worse(
+            ages in prop::collection::vec((0_i64..40 * 86400, any::<bool>(), any::<bool>()), 1..20),
+            later in 0_i64..40 * 86400,
+        ) {
+            let config = config("");
+            let made = |by: i64| -> Vec<Revision> {
+                let tags = |daily, weekly| match (daily, weekly) {
+                    (true, true) => vec!["daily", "weekly"],
+                    (true, false) => vec!["daily"],
+                    (false, true) => vec!["weekly"],
+                    _ => vec![],
+                };
+                ages.iter().map(|&(age, daily, weekly)| revision(age + by, &tags(daily, weekly))).collect()
+            };
+            prop_assert!(level(&made(later), &config) >= level(&made(0), &config));
+            for tag in tags(&made(0), &config, now()) {
+                let due = tag.due_at.is_none_or(|due| due <= now());
+                prop_assert!(due || tag.level == Level::Ok);
+                prop_assert!(tag.overdue_at <= tag.critical_at && tag.due_at < tag.overdue_at || tag.last.is_none());
+            }
+        }
+    }
+}

@@ -133,3 +133,95 @@ pub(super) fn level(full_in: SignedDuration, full_within: SignedDuration) -> Opt
         () => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: i64 = 86400;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    /// So many days ago.
+    fn movement(days: i64, is_backup: bool, bytes: i64) -> Movement {
+        let at = Timestamp::from_second(now().as_second() - days * DAY).unwrap();
+        Movement { at, is_backup, bytes }
+    }
+
+    #[test]
+    fn growth_is_what_backups_add_and_maintenance_frees_after_the_first_backup() {
+        let mut movements = vec![movement(8, true, 5_000_000), movement(8, false, -70)];
+        for days in (0..8).rev() {
+            movements.push(movement(days, true, 110));
+            movements.push(movement(days, false, -10));
+        }
+        let found = growth(&movements, now()).unwrap();
+        assert_eq!(found.bytes_per_day, (8 * 100 - 70) / 8);
+        let full = full_at(1000, 100, now()).unwrap();
+        assert_eq!(full.as_second(), now().as_second() + 10 * DAY);
+    }
+
+    #[test]
+    fn with_little_data_nothing_is_said() {
+        let backups = |ages: &[i64]| {
+            let movements: Vec<_> = ages.iter().map(|&days| movement(days, true, 100)).collect();
+            growth(&movements, now())
+        };
+        assert_eq!(backups(&[]), None);
+        assert_eq!(backups(&[9, 6, 3, 0]), None);
+        assert_eq!(backups(&[2, 2, 1, 1, 0]), None);
+        assert_eq!(backups(&[9, 6, 3, 1, 0]), Some(Growth { bytes_per_day: 44 }));
+        // Of long ago.
+        assert_eq!(backups(&[50, 40, 35, 33, 3, 0]), None);
+        assert_eq!(full_at(1000, 0, now()), None);
+        assert_eq!(full_at(1000, -5, now()), None);
+        assert_eq!(full_at(u64::MAX, 1, now()), None);
+    }
+
+    /// Two that are harmless alone are told when they fill the disk together.
+    #[test]
+    fn archives_on_one_file_system_are_added_up() {
+        let space = |growth: Option<i64>| Space {
+            used_bytes: 10,
+            free_bytes: 2000,
+            size_bytes: 5000,
+            growth_bytes_per_day: growth,
+            full_at: None,
+            device: 1,
+        };
+        let mut shared = SharedSpace::default();
+        for growth in [Some(90), None, Some(110)] {
+            shared.add(&space(growth));
+        }
+        let shared = shared.foretold(now());
+        assert_eq!((shared.archives, shared.growth_bytes_per_day), (3, Some(200)));
+        let problem = shared_space(&shared, now()).unwrap();
+        assert_eq!(problem.level, Level::Warning);
+        assert!(problem.message.contains("full in 10 days"), "{}", problem.message);
+    }
+
+    proptest! {
+        /// Whatever stands in a history, there is an answer, and a forecast lies ahead.
+        #[test]
+        fn any_history_has_an_answer(
+            movements in prop::collection::vec(
+                (-40_000_000_i64..40_000_000, any::<bool>(), any::<i64>()), 0..50),
+            free in any::<u64>(),
+        ) {
+            let mut movements: Vec<Movement> = movements.into_iter().map(|(second, is_backup, bytes)| {
+                let at = Timestamp::from_second(now().as_second() + second).unwrap();
+                Movement { at, is_backup, bytes }
+            }).collect();
+            movements.sort_by_key(|movement| movement.at);
+            if let Some(growth) = growth(&movements, now()) {
+                if let Some(full) = full_at(free, growth.bytes_per_day, now()) {
+                    prop_assert!(full >= now() && growth.bytes_per_day > 0);
+                }
+            }
+        }
+    }
+}
