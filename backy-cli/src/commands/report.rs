@@ -48,11 +48,26 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         return session.output.result(page.as_bytes());
     }
     let path = absolute("--output", &args.output)?;
+    check(&path)?;
     replace(&path, page.as_bytes()).map_err(Error::io(&path, "write the page"))?;
     if session.tells() {
         session.output.note(&format!("wrote {}: {}", path.display(), host.summary));
     }
     Ok(())
+}
+
+/// Whatever is replaced has to be a file, and none of an archive.
+fn check(path: &Path) -> Result<(), Failure> {
+    let refused = |why: &str| {
+        Failure::message(format!("--output '{}': {why}; name another file", path.display()))
+    };
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(refused("it is there and no regular file"));
+    }
+    match path.parent().is_some_and(|folder| folder.join("manifest.json").exists()) {
+        true => Err(refused("its folder is an archive, where a page has no place")),
+        false => Ok(()),
+    }
 }
 
 /// Whoever looks at the page meanwhile has the old one or the new one.

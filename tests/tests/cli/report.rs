@@ -40,6 +40,10 @@ fn a_page_is_written() {
         &["nowhere/page.html", "write the page"],
     );
     scene.fails(&["report", "a"], &["--output"]);
+    // Nothing of an archive is replaced, nor anything that is no file.
+    scene.refuses(&["report", "a", "-o", "a/last.raw"], &["a/last.raw", "is an archive"]);
+    scene.refuses(&["report", "a", "-o", "a"], &["no regular file"]);
+    scene.refuses(&["report", "a", "-o", "/dev/null"], &["/dev/null", "no regular file"]);
 }
 
 /// A page with a frame of each width, and a script that says what is in it.
