@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::commands::{
-    backup, check, completions, drill, export, find, import, init, maintenance, mount, restore, rm,
-    scrub, status, tag,
+    backup, check, completions, drill, export, find, import, init, maintenance, mount, report,
+    restore, rm, scrub, status, tag,
 };
+use crate::log::LogFormat;
 
 /// Backs up one block device or large file into one directory, the archive
 ///
@@ -36,6 +37,13 @@ pub(crate) struct Cli {
     /// Show neither progress nor what was done, only results, warnings and errors
     #[arg(short, long, global = true, display_order = 102)]
     quiet: bool,
+
+    /// Write standard error as a log, in this form
+    ///
+    /// What is said is the same: warnings and errors, and with -v when the operation begins and ends, its phases and what it
+    /// does. Each line has the name of the operation, which its line in history.jsonl has as well.
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 103)]
+    pub(crate) log_format: Option<LogFormat>,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -71,6 +79,7 @@ pub(crate) enum Command {
     Backup(backup::Args),
     Status(status::Args),
     Check(check::Args),
+    Report(report::Args),
     Restore(restore::Args),
     Drill(drill::Args),
     Export(export::Args),
@@ -89,6 +98,29 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Its name in the arguments.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Init(_) => "init",
+            Command::Backup(_) => "backup",
+            Command::Status(_) => "status",
+            Command::Check(_) => "check",
+            Command::Report(_) => "report",
+            Command::Restore(_) => "restore",
+            Command::Drill(_) => "drill",
+            Command::Export(_) => "export",
+            Command::Mount(_) => "mount",
+            Command::Find(_) => "find",
+            Command::Import(_) => "import",
+            Command::Maintenance(_) => "maintenance",
+            Command::Scrub(_) => "scrub",
+            Command::Tag(_) => "tag",
+            Command::Rm(_) => "rm",
+            Command::Completions(_) => "completions",
+            Command::Man => "man",
+        }
+    }
+
     /// Whether it changes the archive, if it works, so that the figures of monitoring are written anew.
     pub(crate) fn changes(&self) -> bool {
         match self {
@@ -99,6 +131,7 @@ impl Command {
             Command::Scrub(args) => !args.only_checks(),
             Command::Status(_)
             | Command::Check(_)
+            | Command::Report(_)
             | Command::Restore(_)
             | Command::Export(_)
             | Command::Mount(_)

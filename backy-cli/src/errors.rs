@@ -11,6 +11,7 @@ use clap::error::ErrorKind as UsageErrorKind;
 
 use crate::cli::Cli;
 use crate::interrupt::CTRL_C_STATUS;
+use crate::log::Ending;
 use crate::output::Output;
 use crate::probe;
 
@@ -72,21 +73,19 @@ impl Failure {
 
     /// Says it on standard error; the exit status.
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
-        match self {
+        let asked = match self {
             Failure::Told => return FAILURE_STATUS,
             Failure::Verdict(status) => return *status,
             // As 'head' does it: whoever reads has seen enough.
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return 0;
-            }
-            _ => output.error(&self.text()),
-        }
-        let asked = match self {
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Failure::Engine { error, .. } => error.kind() == ErrorKind::Interrupted,
             Failure::Interrupted(_) => true,
-            _ => false,
+            Failure::Message(_) | Failure::Output(_) => false,
         };
-        if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS }
+        let status = if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS };
+        let ending = if asked { Ending::Interrupted } else { Ending::Failed };
+        output.error(&self.text(), ending, status);
+        status
     }
 }
 

@@ -72,6 +72,13 @@ pub(crate) fn bytes(extents: &[Extent]) -> String {
     format!("bytes {shown}{more} ({})", size(total))
 }
 
+/// With a capital at its beginning and a full stop.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
+}
+
 /// How much of what is stored has been checked, and since when.
 pub(crate) fn coverage(coverage: &Coverage, now: Timestamp) -> String {
     match (coverage.oldest, coverage.verified_share) {

@@ -45,13 +45,21 @@ pub struct Checked {
     pub archive: String,
     /// The verdict; its level is `unknown` when the archive cannot be opened.
     pub health: Health,
-    /// What is behind it, without the revisions; null when the archive cannot be opened.
+    /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be opened.
     pub status: Option<StatusReport>,
 }
 
 /// The archive in a folder.
 pub fn check_one(folder: &Path, clock: &dyn Clock) -> Checked {
-    match Archive::open(folder).and_then(|archive| status(&archive, &[], clock)) {
+    look_at(folder, false, clock)
+}
+
+fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Checked {
+    let judge = |archive: Archive| {
+        let count = if with_revisions { archive.revisions().len() } else { 0 };
+        status(&archive, &(0..count).collect::<Vec<_>>(), clock)
+    };
+    match Archive::open(folder).and_then(judge) {
         Ok(status) => Checked::of(status),
         Err(error) => Checked::unreadable(folder, &error),
     }
@@ -80,6 +88,15 @@ impl Checked {
 /// All archives that are given: each folder is one, or has some right below it. Each is looked at once, however often and by
 /// whatever names it is given.
 pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
+    survey(folders, false, clock)
+}
+
+/// The same with every revision of each archive.
+pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
+    survey(folders, true, clock)
+}
+
+fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Result<HostReport> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for folder in folders {
@@ -97,7 +114,10 @@ pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
     pipeline::run(
         vec![(); pipeline::threads(None)],
         || Ok(found.next()),
-        |(), archive| Ok(archive.map_or_else(|failed| failed, |path| check_one(&path, clock))),
+        |(), archive| {
+            let look = |path: PathBuf| look_at(&path, with_revisions, clock);
+            Ok(archive.map_or_else(|failed| failed, look))
+        },
         |checked| {
             archives.push(checked);
             Ok(())

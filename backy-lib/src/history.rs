@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Movement, Run};
 use crate::progress::{Event, Observer};
+use crate::revision::OperationId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
 /// A file that is longer is put aside.
@@ -18,6 +19,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// One line.
 #[derive(Serialize)]
 struct Line<'a> {
+    id: OperationId,
     operation: &'a str,
     started: Timestamp,
     finished: Timestamp,
@@ -136,6 +138,7 @@ pub(crate) fn record<T: Serialize>(
         Err(error) => ("failed", Some(error.to_string())),
     };
     let line = Line {
+        id: observer.operation().unwrap_or_else(|| OperationId::new(started)),
         operation,
         started,
         finished,

@@ -64,7 +64,7 @@ pub use maintenance::{MaintenanceOptions, MaintenancePlan, MaintenanceReport};
 pub use mount::{MountOptions, Mounted};
 pub use rebuild::RebuildReport;
 pub use restore::{RestoreOptions, RestoreReport};
-pub use revision::{RevisionId, Tag};
+pub use revision::{OperationId, RevisionId, Tag};
 pub use scrub::{Budget, ScrubOptions, ScrubReport};
 pub use select::{RevisionSpec, RevisionsSpec};
 pub use status::StatusReport;

@@ -21,8 +21,10 @@ mod cli {
     mod import;
     mod init;
     mod interrupt;
+    mod logging;
     mod maintenance;
     mod monitors;
+    mod report;
     mod restore;
     mod rm;
     mod salvage;

@@ -476,12 +476,58 @@ fn steps_and_history_are_as_documented() {
             let fields: BTreeSet<String> = names(&text, "### tag").into_iter().collect();
             assert_eq!(keys(&line["report"]).into_iter().collect::<BTreeSet<_>>(), fields);
         }
-        for (row, field) in [(0, "operation"), (3, "result")] {
+        for (row, field) in [(1, "operation"), (4, "result")] {
             let value = format!("`{}`", line[field].as_str().expect("a word"));
             assert!(rows[row][1].contains(&value), "{value} is not in {:?}", rows[row]);
         }
     }
     assert_eq!(fields.into_iter().collect::<BTreeSet<_>>(), used);
+}
+
+/// Each line of a log in JSON has the fields in doc/scripting.md, and no others; which events there are, and which
+/// fields each has besides, is told there as well.
+#[test]
+fn the_log_is_as_documented() {
+    let text = document("doc/scripting.md");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = folder.path().join("source");
+    let run = |arguments: &[&str]| backy_in(folder.path(), arguments);
+    let log = |arguments: &[&str]| {
+        let arguments = [&["--log-format", "json", "-v"], arguments].concat();
+        String::from_utf8(run(&arguments).stderr).expect("text")
+    };
+    fs::write(&source, vec![7; 100_000]).expect("a source");
+    run(&["init", "source"]);
+    let mut lines = log(&["backup", "--force"]) + &log(&["backup", "--forse"]);
+    // The image is not what it was: the next backup finds that.
+    let image = folder.path().join("archive/last.raw");
+    fs::write(&image, vec![8; 100_000]).expect("rot");
+    fs::write(&source, vec![9; 100_000]).expect("a source");
+    lines += &log(&["backup", "--force"]);
+    fs::remove_file(&image).expect("damage");
+    lines += &log(&["backup", "--force"]);
+    lines += &log(&["drill", "-r", "0"]);
+    let mut always = names(&text, "Every line has");
+    always.sort();
+    let mut documented: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in table(&text, "The events, and what their lines have besides") {
+        let mut fields: Vec<String> =
+            row[1].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        fields.sort();
+        documented.insert(row[0].trim_matches('`').to_owned(), fields);
+    }
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let (common, besides): (Vec<String>, Vec<String>) =
+            keys(&line).into_iter().partition(|key| always.contains(key));
+        assert_eq!(common, always);
+        let event = line["event"].as_str().expect("a word").to_owned();
+        assert_eq!(found.entry(event).or_insert(besides.clone()), &besides);
+    }
+    // Of the rest there is no warning to be had here.
+    found.entry("warning".to_owned()).or_default();
+    assert_eq!(found, documented);
 }
 
 /// Runs the command on the folder `archive` in `folder`.

@@ -65,8 +65,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 
 /// The folders that are meant: what is there by that very name, or whatever a pattern fits. What fits nothing stays as it is,
 /// to be told of as missing.
-fn expanded(given: &OsString) -> Result<Vec<PathBuf>, Failure> {
-    let path = absolute("check", Path::new(given))?;
+pub(super) fn expanded(given: &OsString) -> Result<Vec<PathBuf>, Failure> {
+    let path = absolute("DIR", Path::new(given))?;
     let Some(pattern) =
         path.to_str().filter(|text| !path.exists() && text.contains(['*', '?', '[']))
     else {

@@ -16,6 +16,7 @@ pub(crate) mod init;
 pub(crate) mod maintenance;
 pub(crate) mod man;
 pub(crate) mod mount;
+pub(crate) mod report;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod scrub;

@@ -78,7 +78,7 @@ fn describe(
             lines.extend(report.revisions.iter().filter_map(damage));
         }
         lines.push(String::new());
-        lines.push(sentence(&words::coverage(&report.coverage, now)));
+        lines.push(words::sentence(&words::coverage(&report.coverage, now)));
     }
     lines.extend(report.drill.as_ref().map(drill));
     lines.extend(report.space.as_ref().map(|space| room(space, now)));
@@ -177,13 +177,6 @@ fn room(space: &Space, now: Timestamp) -> String {
         size(space.free_bytes),
         size(space.size_bytes)
     )
-}
-
-/// With a capital at its beginning and a full stop.
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string());
-    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
 }
 
 /// What goes on in the archive at this moment.
