@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Access, FileName, Storage, StorageFile, StorageLock, lock};
+use super::{Access, FileName, Space, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -166,6 +166,17 @@ impl Storage for DirStorage {
     fn sync_folder(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd)
             .map_err(|errno| Error::io(&self.folder, "sync the folder")(errno.into()))
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        let found = rustix::fs::fstatvfs(&self.fd).map_err(|errno| {
+            Error::io(&self.folder, "look up how much room there is")(errno.into())
+        })?;
+        // Some network file systems say 0 for everything.
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        let space =
+            Space { total_bytes: bytes(found.f_blocks), free_bytes: bytes(found.f_bavail) };
+        Ok((found.f_blocks > 0).then_some(space))
     }
 
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {

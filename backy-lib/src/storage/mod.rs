@@ -36,6 +36,15 @@ pub enum Access {
     Write,
 }
 
+/// How large a file system is, and how much of it an ordinary user may still write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Size in bytes.
+    pub total_bytes: u64,
+    /// Free bytes, without those that are kept for root.
+    pub free_bytes: u64,
+}
+
 /// The folder of an archive.
 pub trait Storage: Send + Sync {
     /// Where a file is, for messages and for `find`.
@@ -74,6 +83,11 @@ pub trait Storage: Send + Sync {
 
     /// Makes all names durable.
     fn sync_folder(&self) -> Result<()>;
+
+    /// Size of the file system and what of it can still be written. `None` where nobody can say.
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
 
     /// Takes the exclusive lock of the archive, or fails at once.
     ///
