@@ -9,6 +9,7 @@ mod background;
 mod cli;
 mod commands;
 mod errors;
+mod guard;
 mod interrupt;
 mod log;
 mod mount_helper;
@@ -79,7 +80,7 @@ impl Session {
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
-    // Only what goes on in the background has to be started again.
+    // What goes on in the background, or guards a backup, has to be started again.
     let itself =
         std::env::current_exe().map_or_else(|_| Vec::new(), |program| vec![program.into()]);
     ExitCode::from(run(std::env::args_os().collect(), itself))
@@ -91,6 +92,9 @@ pub fn main() -> ExitCode {
 /// from here on, for as long as the process lives.
 pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     let output = Output::detect();
+    if guard::is_guard(&args) {
+        return guard::run(&output);
+    }
     let mut args = args;
     let is_background_half = background::take_mark(&mut args);
     let args = match mount_helper::translate(args) {

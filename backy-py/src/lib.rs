@@ -37,8 +37,8 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, ExportReport,
-        Extent, Finding, Health, ImportReport, Imported, InProgress, MaintenancePlan,
+        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate,
+        ExportReport, Extent, Finding, Health, ImportReport, Imported, InProgress, MaintenancePlan,
         MaintenanceReport, Problem, RebuildReport, RestoreReport, Revision, RevisionStatus,
         ScrubReport, Skipped, SourceIdentity, Status, Step, UndoReport, Verdict,
     };

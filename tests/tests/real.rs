@@ -16,15 +16,21 @@ mod device;
 mod disks;
 #[path = "real/full.rs"]
 mod full;
+#[path = "real/hooks.rs"]
+mod hooks;
 #[path = "real/keeping.rs"]
 mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
 #[path = "real/processes.rs"]
 mod processes;
+#[path = "real/recipes.rs"]
+mod recipes;
 #[path = "real/room.rs"]
 mod room;
 #[path = "real/site.rs"]
 mod site;
+#[path = "real/space.rs"]
+mod space;
 #[path = "real/strace.rs"]
 mod strace;

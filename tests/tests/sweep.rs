@@ -3,6 +3,7 @@
 //! After each, all committed revisions read right before anything is repaired, the next run works, and nothing is left over.
 
 mod sweep {
+    mod hooks;
     mod keeping;
 }
 

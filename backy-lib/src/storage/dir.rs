@@ -10,12 +10,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, fallocate, ftruncate, ioctl_ficlone, openat, renameat,
-    seek, unlinkat,
+    AtFlags, FallocateFlags, Mode, OFlags, fallocate, fstat, fstatvfs, ftruncate, ioctl_ficlone,
+    openat, renameat, seek, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{Access, FileName, Space, Storage, StorageFile, StorageLock, lock};
+use super::{Access, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -168,15 +168,13 @@ impl Storage for DirStorage {
             .map_err(|errno| Error::io(&self.folder, "sync the folder")(errno.into()))
     }
 
-    fn space(&self) -> Result<Option<Space>> {
-        let found = rustix::fs::fstatvfs(&self.fd).map_err(|errno| {
-            Error::io(&self.folder, "look up how much room there is")(errno.into())
-        })?;
-        // Some network file systems say 0 for everything.
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        let space =
-            Space { total_bytes: bytes(found.f_blocks), free_bytes: bytes(found.f_bavail) };
-        Ok((found.f_blocks > 0).then_some(space))
+    fn file_system(&self) -> Result<Option<FileSystem>> {
+        let error = |errno: Errno| Error::io(&self.folder, "ask for the free space")(errno.into());
+        let room = fstatvfs(&self.fd).map_err(error)?;
+        let device = fstat(&self.fd).map_err(error)?.st_dev;
+        let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+        let (size_bytes, free_bytes) = (bytes(room.f_blocks), bytes(room.f_bavail));
+        Ok(Some(FileSystem { device, size_bytes, free_bytes }))
     }
 
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {

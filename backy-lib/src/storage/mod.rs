@@ -19,6 +19,7 @@ pub mod sim;
 pub mod staged;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::error::Result;
@@ -34,15 +35,6 @@ pub enum Access {
     Read,
     /// Reading and writing.
     Write,
-}
-
-/// How large a file system is, and how much of it an ordinary user may still write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Size in bytes.
-    pub total_bytes: u64,
-    /// Free bytes, without those that are kept for root.
-    pub free_bytes: u64,
 }
 
 /// The folder of an archive.
@@ -84,8 +76,8 @@ pub trait Storage: Send + Sync {
     /// Makes all names durable.
     fn sync_folder(&self) -> Result<()>;
 
-    /// Size of the file system and what of it can still be written. `None` where nobody can say.
-    fn space(&self) -> Result<Option<Space>> {
+    /// The file system that the folder is on. `None` where there is none.
+    fn file_system(&self) -> Result<Option<FileSystem>> {
         Ok(None)
     }
 
@@ -99,8 +91,25 @@ pub trait Storage: Send + Sync {
     fn lock_holder(&self) -> Result<Option<String>>;
 }
 
+/// A file system, and the room in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Tells it from others of this machine, until it is mounted anew.
+    pub device: u64,
+    /// All that fits into it.
+    pub size_bytes: u64,
+    /// What may still be written by those who are not root, as `df` has it.
+    pub free_bytes: u64,
+}
+
 /// Holds the archive's exclusive lock until dropped.
-pub trait StorageLock: Send + Sync {}
+pub trait StorageLock: Send + Sync {
+    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` where there
+    /// is no such thing.
+    fn share(&self) -> Option<OwnedFd> {
+        None
+    }
+}
 
 /// An open file of an archive. Positions are bytes from its start.
 pub trait StorageFile: Send + Sync {
