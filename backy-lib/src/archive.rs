@@ -23,7 +23,7 @@ use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
 use crate::manifest::{self, ManifestFile};
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover;
 use crate::reserve;
@@ -33,7 +33,7 @@ use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{DeviceSource, Source};
 use crate::storage::dir::DirStorage;
-use crate::storage::{FileName, Published, Storage, StorageLock, staged};
+use crate::storage::{Exposed, FileName, Published, Storage, StorageLock, staged};
 use crate::units::BlockSize;
 
 /// How often a revision is opened anew when a writer changes the archive meanwhile.
@@ -267,6 +267,11 @@ impl Archive {
         self.storage.lock_holder()
     }
 
+    /// What others than the owner may change in the archive, if there is something.
+    pub fn exposed(&self) -> Result<Option<Exposed>> {
+        self.storage.exposed()
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
@@ -293,6 +298,10 @@ impl ArchiveWriter {
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
         let lock = archive.storage.lock(holder)?;
         let mut writer = ArchiveWriter { archive, lock };
+        if let Some(exposed) = writer.archive.exposed()? {
+            let warning = format!("{exposed}; {}", Exposed::ADVICE);
+            observer.event(&Event::Finding(warning));
+        }
         writer.recover(observer)?;
         Ok(writer)
     }

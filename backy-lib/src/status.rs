@@ -1,6 +1,6 @@
 //! `status`: what there is, and whether the backups are well. From the files alone, without a lock.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::archive::Archive;
@@ -15,7 +15,7 @@ use crate::format::manifest::{
 use crate::revision::{RevisionId, Tag};
 use crate::schedule;
 use crate::scrub::{self, Coverage};
-use crate::storage::{Access, FileName};
+use crate::storage::{Access, Exposed, FileName};
 use crate::units::BlockSize;
 
 /// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
@@ -132,6 +132,9 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
             problem(Level::Critical, "no source is configured".to_owned(), "set it in backy.toml");
         }
         Ok(config) => {
+            if let Some(message) = future(archive.revisions(), clock.now()) {
+                problem(Level::Warning, message, "set the clock right, then run 'backy backup'");
+            }
             if let Some((level, message)) = age(archive.revisions(), config, clock.now()) {
                 let advice = match archive.revisions().is_empty() {
                     true => "run 'backy backup', and let cron do it from then on",
@@ -148,6 +151,9 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
         };
         let message = format!("the {what} begun at {} was interrupted", operation.started);
         problem(Level::Warning, message, "run 'backy backup': it tidies up by itself");
+    }
+    if let Some(exposed) = archive.exposed()? {
+        problem(Level::Warning, exposed.to_string(), Exposed::ADVICE);
     }
     for message in missing_files(archive)? {
         problem(Level::Critical, message, "get it back from a copy of the archive");
@@ -222,6 +228,18 @@ pub fn display_age(seconds: i64) -> String {
         7200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86400),
     }
+}
+
+/// How much a clock may have been put back without its being worth a word.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// That the newest revision began at a time that is not yet: nobody can say whether it is overdue.
+fn future(revisions: &[Revision], now: Timestamp) -> Option<String> {
+    let ahead = revisions.first()?.started.duration_since(now);
+    let message = || {
+        format!("the newest revision is from the future, {} ahead", display_age(ahead.as_secs()))
+    };
+    (ahead > CLOCK_TOLERANCE).then(message)
 }
 
 /// Whether the newest success is too old for the schedule: overdue after an interval, critical after one and a half.

@@ -13,6 +13,7 @@ mod cli {
     mod bad_input;
     mod devices;
     mod drill;
+    mod exposed;
     mod generated;
     mod harness;
     mod import;

@@ -2,13 +2,13 @@
 //! with them ([`check`]).
 //!
 //! Source: qcow2 specification, "Host cluster management". Every table and plain cluster counts once; a host cluster
-//! counts once for each compressed cluster of which it holds any sector. Memory is bounded: the file is covered in
-//! stretches, and the L2 tables are walked once for each.
+//! counts once for each compressed cluster of which it holds any sector. A zero cluster of QEMU's may keep its data, which
+//! counts as well. Memory is bounded: the file is covered in stretches, and the L2 tables are walked once for each.
 
 use super::delta::Delta;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout};
+use crate::format::qcow2::{Cluster, ENTRY_BYTES, kept_offset};
 use crate::units::{BlockIndex, BlockSize};
 
 const REFCOUNT_BYTES: u64 = 2;
@@ -59,7 +59,7 @@ impl NewCounts {
         }
     }
 
-    fn add_extent(&mut self, offset: u64, bytes: u64) {
+    pub(super) fn add_extent(&mut self, offset: u64, bytes: u64) {
         let end = (offset + bytes).div_ceil(self.counts.cluster).saturating_sub(self.counts.first);
         self.too_many |= end > STRETCH_COUNTS;
         if self.too_many {
@@ -175,6 +175,37 @@ pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
     Ok(flaw)
 }
 
+/// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
+/// trusted to be what QEMU has made, and their counts be written.
+pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
+    let header = &delta.header;
+    let cluster = header.cluster_size.bytes();
+    let table_bytes = u64::from(header.refcount_table_clusters) * cluster;
+    let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
+    let fixed = [
+        Extent::new(0, cluster),
+        Extent::new(header.refcount_table_offset, table_bytes),
+        Extent::new(header.l1_offset, l1_bytes.next_multiple_of(cluster)),
+    ];
+    let file_bytes = delta.file.len()?.next_multiple_of(cluster);
+    let mut sound = fixed.iter().all(|table| table.end() <= file_bytes);
+    let mut take = |offset: u64, bytes: u64| {
+        sound &= fixed.iter().all(|table| offset + bytes <= table.offset || table.end() <= offset);
+    };
+    let walked = for_each_table(delta, |offset| take(offset, cluster)).and_then(|()| {
+        for_each_cluster(delta, |held| match held {
+            Cluster::Unallocated | Cluster::Zero => {}
+            Cluster::Plain { offset } => take(offset, cluster),
+            Cluster::Compressed { offset, .. } => take(offset, 1),
+        })
+    });
+    match walked {
+        Ok(()) => Ok(sound),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Hands out the counts as they must be, for as many reference count blocks at a time as memory allows.
 fn for_each_stretch(
     delta: &Delta,
@@ -198,15 +229,18 @@ fn for_each_stretch(
     Ok(())
 }
 
-/// Where the last thing that the delta's tables refer to ends.
+/// Where the last of the delta's tables, and of what they refer to, ends.
 fn data_end(delta: &Delta) -> Result<u64> {
     let header = &delta.header;
-    let layout = Layout::new(header.cluster_size, header.virtual_bytes);
-    let mut end = layout.data_offset;
+    let cluster_bytes = header.cluster_size.bytes();
+    let table_bytes = u64::from(header.refcount_table_clusters) * cluster_bytes;
+    let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
+    let mut end = (header.refcount_table_offset + table_bytes).max(header.l1_offset + l1_bytes);
+    for_each_table(delta, |offset| end = end.max(offset + cluster_bytes))?;
     for_each_cluster(delta, |cluster| {
         end = end.max(match cluster {
             Cluster::Unallocated | Cluster::Zero => 0,
-            Cluster::Plain { offset } => offset + header.cluster_size.bytes(),
+            Cluster::Plain { offset } => offset + cluster_bytes,
             Cluster::Compressed { offset, max_bytes } => offset + max_bytes,
         });
     })?;
@@ -223,9 +257,15 @@ fn read_table(delta: &Delta, count: u64) -> Result<Vec<u64>> {
 /// Offsets of the reference count blocks, enough to cover the file with themselves in it.
 fn place_blocks(delta: &Delta, cluster: u64, counts_per_block: u64) -> Result<Vec<u64>> {
     let covered_by_block = counts_per_block * cluster;
+    let entries = u64::from(delta.header.refcount_table_clusters) * cluster / ENTRY_BYTES as u64;
     let mut file_bytes = delta.file.len()?.next_multiple_of(cluster);
     let mut blocks = Vec::new();
     while blocks.len() as u64 * covered_by_block < file_bytes {
+        if blocks.len() as u64 >= entries {
+            let found = format!("room for {}", entries * counts_per_block);
+            let expected = format!("{} clusters", file_bytes / cluster);
+            return Err(Error::damaged(delta.path(), "reference count table", found, expected));
+        }
         let mut raw = [0; ENTRY_BYTES];
         let at = delta.header.refcount_table_offset + (blocks.len() * ENTRY_BYTES) as u64;
         delta.file.read_exact_at(&mut raw, at)?;
@@ -267,12 +307,18 @@ fn count_tables(delta: &Delta, blocks: &[u64], counts: &mut Counts) -> Result<()
     for &place in blocks.iter().filter(|&&place| place != 0) {
         counts.add(place, cluster);
     }
+    for_each_table(delta, |offset| counts.add(offset, cluster))
+}
+
+/// Where the L2 tables are.
+fn for_each_table(delta: &Delta, mut take: impl FnMut(u64)) -> Result<()> {
+    let entries = u64::from(delta.header.l1_entries);
     let file_bytes = delta.file.len()?;
     let mut first = 0;
-    while first < u64::from(header.l1_entries) {
-        let step = WALK_ENTRIES.min(u64::from(header.l1_entries) - first);
+    while first < entries {
+        let step = WALK_ENTRIES.min(entries - first);
         let offsets = delta.table_offsets(first, step, file_bytes)?;
-        offsets.into_iter().flatten().for_each(|offset| counts.add(offset, cluster));
+        offsets.into_iter().flatten().for_each(&mut take);
         first += step;
     }
     Ok(())
@@ -291,7 +337,10 @@ fn for_each_cluster(delta: &Delta, mut take: impl FnMut(Cluster)) -> Result<()> 
     let mut next = BlockIndex(0);
     while let Some(held) = delta.next_held_block(next, BlockIndex(blocks))? {
         let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
-        delta.clusters(held, step)?.into_iter().for_each(&mut take);
+        let clusters = delta.clusters(held, step)?;
+        for (cluster, raw) in clusters.into_iter().zip(delta.raw_entries(held, step)?) {
+            take(kept_offset(raw).map_or(cluster, |offset| Cluster::Plain { offset }));
+        }
         next = held.plus(step);
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::content::StoredFile;
 use super::{Finding, Scrub};
 use crate::error::{Error, Result};
 use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revision};
-use crate::format::qcow2::{ENTRY_BYTES, Header, Layout};
+use crate::format::qcow2::{ENTRY_BYTES, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts;
 use crate::manifest;
@@ -156,26 +156,28 @@ impl Scrub<'_> {
             Err(error) if error.is_damage() => return Ok(Some(flaw_of(error))),
             Err(error) => return Err(error),
         };
-        let expected = Header {
-            dirty: false,
-            ..Header::new(&layout, revision.backing(self.manifest.newer(number)))
-        };
+        let expected = revision.backing(self.manifest.newer(number));
         // A writer may be pointing it elsewhere at this moment, and be appending to it.
         if self.manifest.in_progress.is_none() {
             let found = delta.header();
-            if found.backing != expected.backing {
+            if found.backing != expected {
                 let name = |backing: Option<crate::format::qcow2::Backing>| {
                     backing.map_or("none".to_owned(), |backing| backing.file.to_string())
                 };
-                let (found, expected) = (name(found.backing), name(expected.backing));
+                let (found, expected) = (name(found.backing), name(expected));
                 return Ok(Some(format!("backing file: found {found}, expected {expected}")));
             }
-            if *found != expected {
-                let what = if found.dirty { "the dirty bit" } else { "tables in other places" };
-                return Ok(Some(format!(
-                    "header: found {what}, expected that of a finished delta"
-                )));
+            if found.dirty {
+                let flaw = "header: found the dirty bit, expected that of a finished delta";
+                return Ok(Some(flaw.to_owned()));
             }
+        }
+        if !delta.header().is_laid_out_as(&layout) {
+            // QEMU may have made it anew: nothing is where we would put it, and all is well.
+            return Ok(match refcounts::has_sound_tables(&delta)? {
+                true => None,
+                false => Some("header: found tables in places where they cannot be".to_owned()),
+            });
         }
         let table = layout.l1_table();
         let mut found = vec![0; table.len()];
@@ -192,12 +194,23 @@ impl Scrub<'_> {
         })
     }
 
-    /// Writes header and L1 table anew; whether the delta can be opened then.
+    /// Writes header and L1 table anew, or the header alone where the tables are sound and not where we would put them;
+    /// whether the delta can be opened then.
     fn write_tables(&mut self, number: usize, revision: &Revision) -> Result<bool> {
-        self.begin_repair(revision)?;
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
-        delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
+        let layout = Layout::new(size, bytes);
+        let in_place = match Delta::open(&**self.storage, revision.uuid, size, bytes) {
+            Ok(delta) => {
+                delta.header().is_laid_out_as(&layout) || !refcounts::has_sound_tables(&delta)?
+            }
+            Err(error) if error.is_damage() => true,
+            Err(error) => return Err(error),
+        };
+        self.begin_repair(revision)?;
+        if in_place {
+            delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
+        }
         let repaired = delta::repair(&**self.storage, revision.uuid, size, bytes, backing);
         self.end_repair()?;
         match repaired {
