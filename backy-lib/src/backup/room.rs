@@ -1,9 +1,10 @@
 //! Whether there is room for a backup: the figures for the estimate, and what is said when it does not fit.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::{Context, ImageUpdate};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::Manifest;
 use crate::maintenance::{self, MaintenanceOptions};
@@ -63,8 +64,8 @@ pub(crate) fn estimate_for(
         newest,
         clones,
     };
-    // Some file systems over a network say 0 for everything.
-    let found = storage.file_system()?.filter(|found| found.size_bytes > 0);
+    // Not knowing is no reason not to try. Some file systems over a network say 0 for everything.
+    let found = storage.file_system().unwrap_or(None).filter(|found| found.size_bytes > 0);
     let free_bytes = found.map(|found| found.free_bytes);
     Ok(estimate(&situation, &manifest.revisions, free_bytes))
 }
@@ -121,7 +122,10 @@ pub(super) fn explain(
     (done_bytes, total_bytes): (u64, u64),
     error: Error,
 ) -> Error {
-    let Some(free) = estimate.free_bytes.filter(|_| error.kind() == ErrorKind::NoSpace) else {
+    // A quota, or a file that becomes too long, is another matter.
+    let is_full =
+        matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
+    let Some(free) = estimate.free_bytes.filter(|_| is_full) else {
         return error;
     };
     // So much had been enough for the part that was done.

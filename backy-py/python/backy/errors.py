@@ -93,7 +93,7 @@ class MountError(BackyError, OSError):
 
 
 class HookError(BackyError):
-    """A hook of backy.toml failed, or took too long; the text says which, and whether a revision was made all the same."""
+    """A hook of backy.toml failed or took too long; the text says which, and whether there is a revision."""
 
 
 _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
