@@ -9,6 +9,7 @@ use crate::hooks::{Held, Hooks, NoHooks, Occasion};
 use crate::progress::Observer;
 use crate::reserve;
 use crate::source::Source;
+use crate::storage::Exposed;
 
 impl ArchiveWriter {
     /// Makes a revision of `source`, which is open already, if one is due or asked for. No hooks are run; see
@@ -44,6 +45,7 @@ impl ArchiveWriter {
         if !plan.due {
             return Ok(None);
         }
+        self.check_hooks(&config)?;
         let started = clock.now();
         let order = Order::new(options, plan.tags, None, started);
         let done = self.make(open, hooks, order, &config, (clock, observer));
@@ -51,6 +53,22 @@ impl ArchiveWriter {
         let report = done?;
         reserve::keep(self.archive().storage());
         Ok(Some(report))
+    }
+
+    /// That nobody but the owner of the archive says what is run: hooks are run as whoever makes the backup, often root.
+    fn check_hooks(&self, config: &Config) -> Result<()> {
+        match self.archive().exposed()? {
+            Some(exposed) if !config.hooks.is_empty() => {
+                let Exposed { path, to } = exposed;
+                let message = format!(
+                    "it is not run, for {to} may write to {}, and so decide what is run; {}; no backup was made",
+                    path.display(),
+                    Exposed::ADVICE
+                );
+                Err(Error::Hook { hook: "before", message })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn make<'s>(
