@@ -100,7 +100,10 @@ fn advice(error: &Error) -> &'static str {
         Error::Target { forcible: true, .. } => {
             "give --force to overwrite it, or choose another target"
         }
-        Error::UndoFailed { first, .. } => advice(first),
+        Error::Room { .. } => {
+            "make room there and run it again, or with --no-space-check if you know better"
+        }
+        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => advice(first),
         _ => advice_by_kind(error),
     }
 }
@@ -135,6 +138,7 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::Damaged => {
             "'backy scrub' mends it if it can, and says what it costs; if not, get the file back from a copy of the archive"
         }
+        ErrorKind::Hook => "see why the hook does that, or correct it in backy.toml",
         ErrorKind::Unsupported => "use a version of backy that knows it",
         _ => "",
     }

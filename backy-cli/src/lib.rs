@@ -9,6 +9,7 @@ mod background;
 mod cli;
 mod commands;
 mod errors;
+mod guard;
 mod interrupt;
 mod log;
 mod mount_helper;
@@ -116,7 +117,7 @@ impl Session {
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
-    // Only what goes on in the background has to be started again.
+    // What goes on in the background, or guards a backup, has to be started again.
     let itself =
         std::env::current_exe().map_or_else(|_| Vec::new(), |program| vec![program.into()]);
     ExitCode::from(run(std::env::args_os().collect(), itself))
@@ -128,6 +129,9 @@ pub fn main() -> ExitCode {
 /// from here on, for as long as the process lives.
 pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     let mut args = args;
+    if guard::is_guard(&args) {
+        return guard::run(&Output::detect());
+    }
     let half_of = background::take_mark(&mut args);
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();

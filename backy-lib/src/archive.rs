@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, Context};
+use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ use crate::recover;
 use crate::reserve;
 use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
 use crate::revision::{RevisionId, Tag};
+use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{DeviceSource, Source};
 use crate::storage::dir::DirStorage;
@@ -194,13 +196,15 @@ impl Archive {
         restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
     }
 
-    /// The configured source, opened.
+    /// The configured source, opened; in its place the snapshot, if the hooks make one.
     ///
     /// # Errors
     /// [`Error::NoSource`] when none is configured; [`Error::Source`] also when it is one of the archive's own files.
     pub fn open_source(&self) -> Result<DeviceSource> {
+        let config = self.config()?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
-        self.open_device(&self.config()?.source.ok_or_else(no_source)?)
+        let source = config.source.ok_or_else(no_source)?;
+        self.open_device(config.hooks.snapshot.as_ref().unwrap_or(&source))
     }
 
     /// Another file or device to back up, opened.
@@ -224,6 +228,15 @@ impl Archive {
     /// What a backup would do now.
     pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
         Ok(backup::plan(&self.manifest, &self.config()?, options, clock.now()))
+    }
+
+    /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
+    pub fn estimate_backup(
+        &self,
+        source: Option<&dyn Source>,
+        options: &BackupOptions,
+    ) -> Result<Estimate> {
+        backup::estimate_for(&*self.storage, &self.manifest, source, options.update)
     }
 
     /// What maintenance would do now.
@@ -284,7 +297,7 @@ impl Archive {
 /// An archive that nobody else can change: holds the exclusive lock until dropped.
 pub struct ArchiveWriter {
     archive: Archive,
-    _lock: Box<dyn StorageLock>,
+    lock: Box<dyn StorageLock>,
 }
 
 impl ArchiveWriter {
@@ -294,13 +307,23 @@ impl ArchiveWriter {
     /// [`Error::Locked`] when another writer is at work.
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
         let lock = archive.storage.lock(holder)?;
-        let mut writer = ArchiveWriter { archive, _lock: lock };
+        let mut writer = ArchiveWriter { archive, lock };
         if let Some(exposed) = writer.archive.exposed()? {
             let warning = format!("{exposed}; {}", Exposed::ADVICE);
             observer.event(&Event::Finding(warning));
         }
         writer.recover(observer)?;
         Ok(writer)
+    }
+
+    /// See [`StorageLock::share`].
+    pub(crate) fn share_lock(&self) -> Option<OwnedFd> {
+        self.lock.share()
+    }
+
+    /// The storage, and the manifest as it is on disk, to be kept up to date.
+    pub(crate) fn parts(&mut self) -> (&Arc<dyn Storage>, &mut Manifest) {
+        (&self.archive.storage, &mut self.archive.manifest)
     }
 
     /// Makes the lost or damaged manifest of the archive in a folder anew, from its digest files and deltas. Takes the lock
@@ -339,7 +362,7 @@ impl ArchiveWriter {
     }
 
     /// After an operation of this writer has failed, the manifest on disk may be another one.
-    fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
+    pub(crate) fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
         match self.archive.manifest.in_progress {
             Some(_) => self.recover(observer),
             None => Ok(()),
@@ -349,31 +372,6 @@ impl ArchiveWriter {
     /// The archive, for reading.
     pub fn archive(&self) -> &Archive {
         &self.archive
-    }
-
-    /// Makes a revision of `source`, if one is due or asked for.
-    pub fn backup(
-        &mut self,
-        source: &dyn Source,
-        options: &BackupOptions,
-        clock: &dyn Clock,
-        observer: &dyn Observer,
-    ) -> Result<Option<BackupReport>> {
-        self.recover_from_failure(observer)?;
-        let config = self.archive.config()?;
-        let plan = backup::plan(&self.archive.manifest, &config, options, clock.now());
-        if !plan.due {
-            return Ok(None);
-        }
-        let storage = Arc::clone(&self.archive.storage);
-        let context = Context { storage: &storage, config: &config, clock, observer };
-        let started = clock.now();
-        let done =
-            backup::backup(&context, &mut self.archive.manifest, source, options, plan.tags, None);
-        self.record("backup", started, &done, clock, observer);
-        let report = done?;
-        reserve::keep(&*storage);
-        Ok(Some(report))
     }
 
     /// Brings over what is right of an archive of 2014, oldest revision first, each with its name and time.
@@ -400,7 +398,7 @@ impl ArchiveWriter {
     }
 
     /// Adds an operation that has ended to the history.
-    fn record<T: Serialize>(
+    pub(crate) fn record<T: Serialize>(
         &self,
         operation: &str,
         started: Timestamp,

@@ -41,9 +41,9 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, ExportReport,
-        Extent, Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport, RebuildReport,
-        RestoreReport, Revision, ScrubReport, Skipped, Step, UndoReport, Verdict,
+        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate,
+        ExportReport, Extent, Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport,
+        RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step, UndoReport, Verdict,
     };
     #[pymodule_export]
     use crate::verdicts::{

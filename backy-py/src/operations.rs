@@ -1,17 +1,19 @@
 //! What the methods of `backy.Archive` do, with the engine's types: the same steps as the command's, in the same order.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use backy_lib::export::ExportOptions;
+use backy_lib::hooks::CommandHooks;
 use backy_lib::import::prepare;
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::{Event, Observer};
 use backy_lib::select::{check_tagged, check_unpinned, names, numbers};
-use backy_lib::source::DeviceSource;
+use backy_lib::source::{DeviceSource, Source};
 use backy_lib::storage::holder_note;
 use backy_lib::{
-    Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Error,
-    ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
+    Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Config,
+    Error, ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
     RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag,
 };
 use pyo3::exceptions::PyTypeError;
@@ -92,6 +94,27 @@ impl From {
             From::Object(_) => Ok(None),
         }
     }
+
+    /// What the hooks are told is backed up.
+    fn path(&self, config: &Config) -> Option<PathBuf> {
+        match self {
+            From::Config => config.source.clone(),
+            From::Path(path) => Some(path.clone()),
+            From::Object(_) => None,
+        }
+    }
+
+    fn open<'w>(self, archive: &Archive, watch: &'w Watch) -> Result<Box<dyn Source + 'w>> {
+        Ok(match self {
+            From::Config => Box::new(archive.open_source()?),
+            From::Path(path) => Box::new(archive.open_device(&path)?),
+            From::Object(object) => {
+                let mut source = PythonSource::open(object, watch)?;
+                source.ask_changed(archive.revisions().first())?;
+                Box::new(source)
+            }
+        })
+    }
 }
 
 pub(crate) fn plan_backup(
@@ -100,9 +123,16 @@ pub(crate) fn plan_backup(
     options: &BackupOptions,
 ) -> Result<BackupPlan> {
     let archive = Archive::open(folder)?;
-    let plan = archive.plan_backup(options, &SystemClock)?;
+    let mut plan = archive.plan_backup(options, &SystemClock)?;
     if plan.due {
-        source.device(&archive)?;
+        // What only a hook makes is not there now.
+        let has_before = archive.config()?.hooks.before.is_some();
+        let source = match source.device(&archive) {
+            Err(_) if has_before => None,
+            opened => opened?,
+        };
+        let source = source.as_ref().map(|source| source as &dyn Source);
+        plan.room = Some(archive.estimate_backup(source, options)?);
     }
     Ok(plan)
 }
@@ -126,18 +156,25 @@ fn make_backup(
     if !archive.plan_backup(options, &SystemClock)?.due {
         return Ok(None);
     }
-    // Before the lock: a source that cannot be read changes nothing at all.
-    if let From::Object(object) = source {
-        let mut source = PythonSource::open(object, watch)?;
-        let mut writer = writer(archive, "backup", watch)?;
-        source.ask_changed(writer.archive().revisions().first())?;
-        return writer.backup(&source, options, &SystemClock, watch);
+    let config = archive.config()?;
+    if config.hooks.before.is_none() {
+        // Before the lock: a source that cannot be read changes nothing at all.
+        source.device(&archive).inspect_err(|error| {
+            archive.record_failure("backup", &holder("backup"), error, &SystemClock);
+        })?;
     }
-    let source = source.device(&archive).inspect_err(|error| {
-        archive.record_failure("backup", &holder("backup"), error, &SystemClock);
+    let path = source.path(&config);
+    let mut hooks = CommandHooks::new(config.hooks, path, guard()?);
+    let open = |archive: &Archive| source.open(archive, watch);
+    writer(archive, "backup", watch)?.backup_from(open, &mut hooks, options, &SystemClock, watch)
+}
+
+/// What is started to guard the hooks.
+fn guard() -> Result<Vec<OsString>> {
+    let words = Python::attach(|py| {
+        py.import("backy._guard")?.call_method0("words")?.extract::<Vec<OsString>>()
     });
-    let Some(source) = source? else { return Ok(None) };
-    writer(archive, "backup", watch)?.backup(&source, options, &SystemClock, watch)
+    words.map_err(|error| Error::Hook { hook: "before", message: format!("was not run: {error}") })
 }
 
 pub(crate) fn scrub(

@@ -93,6 +93,20 @@ report! {
         due(r) = r.due;
         /// The tags that it would get, sorted.
         tags(r) = r.tags;
+        /// The room that it would take; None when none is due.
+        room(r) = r.room;
+    }
+}
+
+report! {
+    /// How much room a backup takes while it is made.
+    Estimate of backy_lib::room::Estimate {
+        /// Bytes to be expected; None when there is nothing to go by.
+        expected_bytes(r) = r.expected_bytes;
+        /// The most that it can be.
+        most_bytes(r) = r.most_bytes;
+        /// What is free; None where nobody can say.
+        free_bytes(r) = r.free_bytes;
     }
 }
 

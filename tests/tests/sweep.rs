@@ -4,6 +4,7 @@
 
 mod sweep {
     mod alarm;
+    mod hooks;
     mod keeping;
     mod reading;
 }

@@ -19,6 +19,7 @@ pub mod sim;
 pub mod staged;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::error::Result;
@@ -138,7 +139,13 @@ pub struct FileSystem {
 }
 
 /// Holds the archive's exclusive lock until dropped.
-pub trait StorageLock: Send + Sync {}
+pub trait StorageLock: Send + Sync {
+    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` where there
+    /// is no such thing.
+    fn share(&self) -> Option<OwnedFd> {
+        None
+    }
+}
 
 /// An open file of an archive. Positions are bytes from its start.
 pub trait StorageFile: Send + Sync {

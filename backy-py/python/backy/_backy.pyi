@@ -20,6 +20,7 @@ __all__ = [
     "Checked",
     "Coverage",
     "DrillReport",
+    "Estimate",
     "ExportReport",
     "Extent",
     "Finding",
@@ -105,6 +106,7 @@ class Archive:
         tags: Iterable[str] = (),
         progress: _Callback = None,
         limit_rate: int | str | None = None,
+        check_space: bool = True,
         dry_run: Literal[False] = False,
     ) -> BackupReport | None: ...
     @overload
@@ -116,6 +118,7 @@ class Archive:
         tags: Iterable[str] = (),
         progress: _Callback = None,
         limit_rate: int | str | None = None,
+        check_space: bool = True,
         dry_run: Literal[True],
     ) -> BackupPlan: ...
     def restore(
@@ -299,6 +302,17 @@ class BackupPlan(Report):
     def due(self) -> bool: ...
     @property
     def tags(self) -> tuple[str, ...]: ...
+    @property
+    def room(self) -> Estimate | None: ...
+
+@final
+class Estimate(Report):
+    @property
+    def expected_bytes(self) -> int | None: ...
+    @property
+    def most_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int | None: ...
 
 @final
 class UndoReport(Report):
