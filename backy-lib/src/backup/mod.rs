@@ -447,7 +447,7 @@ impl Making<'_> {
         after.push_newest(revision.clone());
         let factor = self.context.config.monitoring.change_factor;
         // What is imported changed long ago.
-        if self.stamp.is_none() {
+        if self.order.stamp.is_none() {
             after.alarms.extend(health::unusual(&after.revisions, factor));
         }
         let report = BackupReport {
@@ -483,7 +483,8 @@ impl Making<'_> {
 
     /// Says that far more had changed than usual.
     fn tell_unusual(&self, manifest: &Manifest) {
-        let own = health::freezes(manifest, &[]).into_iter().find(|f| f.revision == self.uuid);
+        let own =
+            health::freezes(manifest, &[]).into_iter().find(|f| f.revision == self.order.uuid);
         let Some(alarm) = own else { return };
         let frozen = match self.context.config.monitoring.freeze {
             true => "; nothing expires until 'backy maintenance --confirm'",
