@@ -9,13 +9,21 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
 CARGO ?= cargo
+DENY := $(CARGO) deny --locked
 VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
 LOGS := target/logs
 BENCH_ARGS ?=
+# Commands killed by `make torture`, moments tried by `make powercut` on each file system, and what both are chosen by.
+ROUNDS ?= 1000
+COUNT ?= 200
+SEED ?=
+# SECONDS is one of bash's own variables, so it reaches the recipe only by being put in by make.
+SECONDS ?= 60
+TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python fuzz-trial wheel demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants fuzz fuzz-trial wheel demo bench build deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,6 +47,14 @@ lint-rust:
 test-rust: ## Tests of the engine, the command and the archive format
 	@mkdir -p $(LOGS)
 	$(CARGO) test --workspace 2>&1 | tee $(LOGS)/test-rust.log
+
+# In a normal run these tests kill some dozen commands, and let every second call fail or so.
+torture: ## Kill commands over and over beside readers, and let every system call fail (root; ROUNDS=1000 SEED=)
+	BACKY_TORTURE_ROUNDS=$(ROUNDS) $(if $(SEED),BACKY_TORTURE_SEED=$(SEED)) \
+		$(CARGO) test --workspace --test real -- torture:: calls:: planted:: --nocapture
+
+powercut: ## Power cuts at COUNT moments on ext4 and on XFS (root; COUNT=200 SEED=)
+	POWERCUT_COUNT=$(COUNT) $(if $(SEED),POWERCUT_SEED=$(SEED)) $(CARGO) test -p backy-tests --test powercut -- --nocapture
 
 # Debian packs venv apart from Python, and without root it cannot be had.
 ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)
@@ -69,6 +85,26 @@ test-python lint-python wheel venv:
 	@[[ "$${CI:-}" != true ]]
 
 endif
+
+canary: ## Plant known bugs, one after the other: the tests have to find each
+	@tests/canary
+
+# The database of advisories is a git repository, which not every network lets one have.
+deny: ## Licences, bans, sources and, where it can be had, advisories of all that is built in (needs cargo-deny)
+	$(DENY) check licenses bans sources
+	$(DENY) --manifest-path fuzz/Cargo.toml check licenses bans sources
+	@if why=$$(timeout 120 $(DENY) fetch db 2>&1); then \
+	    $(DENY) check --disable-fetch advisories; \
+	    $(DENY) --manifest-path fuzz/Cargo.toml check --disable-fetch advisories; \
+	else \
+	    echo "SKIPPED: advisories: the database cannot be fetched: $$(grep -m 1 -iE 'error|fail' <<<"$$why" || echo 'no answer')"; \
+	fi
+
+mutants: ## Which changes of format, retention and chain no test notices (needs cargo-mutants; hours)
+	tests/mutants
+
+fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest config" for only these)
+	fuzz/run $(SECONDS) $(TARGETS)
 
 fuzz-trial: ## Show that fuzzing finds a planted bug, and nothing else (needs nightly Rust)
 	fuzz/trial

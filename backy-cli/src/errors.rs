@@ -116,6 +116,9 @@ fn advice_by_kind(error: &Error) -> &'static str {
         }
         ErrorKind::NotFound => "see whether the path is right",
         ErrorKind::Io if is_no_folder(error) => "see whether the path is right",
+        ErrorKind::NoSpace if is_too_long(error) => {
+            "the file system there, or a limit (ulimit -f), allows no longer file; use another"
+        }
         ErrorKind::NoSpace => "make room there and run it again",
         ErrorKind::Permission => "run it as a user who may do that, such as root",
         ErrorKind::Io => "see the kernel's log (dmesg) for the reason, then run it again",
@@ -145,6 +148,11 @@ fn names(error: &Error, file: &str) -> bool {
 /// Whether a part of the path, or the folder itself, is a file.
 fn is_no_folder(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
+}
+
+/// Whether there may be room, but not for a file of that length.
+fn is_too_long(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
 }
 
 /// Whether the error is about a file that holds data of revisions.

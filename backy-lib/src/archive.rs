@@ -23,7 +23,7 @@ use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
 use crate::manifest::{self, ManifestFile};
-use crate::progress::{Observer, Silent};
+use crate::progress::{Event, Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover;
 use crate::reserve;
@@ -32,7 +32,7 @@ use crate::revision::{RevisionId, Tag};
 use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{DeviceSource, Source};
 use crate::storage::dir::DirStorage;
-use crate::storage::{FileName, Published, Storage, StorageLock, staged};
+use crate::storage::{Exposed, FileName, Published, Storage, StorageLock, staged};
 use crate::units::BlockSize;
 
 /// How often a revision is opened anew when a writer changes the archive meanwhile.
@@ -264,6 +264,11 @@ impl Archive {
         history::record(&*self.storage, operation, (now, now), outcome, &Silent);
     }
 
+    /// What others than the owner may change in the archive, if there is something.
+    pub fn exposed(&self) -> Result<Option<Exposed>> {
+        self.storage.exposed()
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
@@ -290,6 +295,10 @@ impl ArchiveWriter {
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
         let lock = archive.storage.lock(holder)?;
         let mut writer = ArchiveWriter { archive, _lock: lock };
+        if let Some(exposed) = writer.archive.exposed()? {
+            let warning = format!("{exposed}; {}", Exposed::ADVICE);
+            observer.event(&Event::Finding(warning));
+        }
         writer.recover(observer)?;
         Ok(writer)
     }

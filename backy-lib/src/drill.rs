@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::fs::{Mode, chmod, statvfs, unlink};
+use rustix::io::Errno;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
@@ -83,7 +84,7 @@ pub fn read(
     }
 }
 
-/// Restores a revision to a temporary file in `folder`, of mode 0400. There is none when the drill has not passed.
+/// Restores a revision to a temporary file in `folder`, of mode 0400 where there are permissions. There is none when the drill has not passed.
 ///
 /// # Errors
 /// [`crate::ErrorKind::NoSpace`] also when there is less room in the folder than the revision has data.
@@ -115,8 +116,13 @@ pub fn assemble(
         Err(error) => Ok((drill.end(Some(error), read_bytes), None)),
         Ok(()) => {
             let assembled = Assembled { path };
-            chmod(&assembled.path, Mode::RUSR)
-                .map_err(|errno| Error::io(&assembled.path, "make it read-only")(errno.into()))?;
+            match chmod(&assembled.path, Mode::RUSR) {
+                // A file system without permissions, such as FAT: what is written to the file goes with it anyway.
+                Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(errno) => {
+                    return Err(Error::io(&assembled.path, "make it read-only")(errno.into()));
+                }
+            }
             Ok((drill.end(None, read_bytes), Some(assembled)))
         }
     }

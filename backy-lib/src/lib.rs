@@ -12,6 +12,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod canary;
 pub mod check;
 pub mod clock;
 pub mod config;

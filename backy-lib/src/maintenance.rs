@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::canary::{Bug, planted};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::damage;
@@ -289,8 +290,15 @@ impl Maintainer<'_> {
                 after.remove(number);
             }
         }
+        if planted(Bug::FilesFirst) {
+            self.remove_files(ids)?;
+        }
         reserve::publish(&**self.storage, &after)?;
         *self.manifest = after;
+        self.remove_files(ids)
+    }
+
+    fn remove_files(&self, ids: &[RevisionId]) -> Result<()> {
         for id in ids {
             self.storage.remove(FileName::Delta(*id))?;
             self.storage.remove(FileName::Digests(*id, DigestsKind::Delta))?;

@@ -74,35 +74,215 @@ pub fn removal(revisions: &[Revision], goes: &HashSet<RevisionId>) -> Vec<Step> 
     remove.into_iter().chain(merges).chain(roll_back).collect()
 }
 
-/// Which of the revisions that stay have to be made standalone: those with a tag whose schedule says `full`, and where the
-/// chain would become too long, its newest delta, so that the next ones can lean on that for as long again.
+/// Which of the revisions that stay have to be made standalone: those with a tag whose schedule says `full`, and as many as
+/// it takes for no more deltas to lie on each other than are wanted.
 pub fn standalone(stay: &[Revision], config: &Config) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut length = 0;
-    let mut longest = 0;
-    let mut newest_delta: Option<&Revision> = None;
+    let mut piece: Vec<&Revision> = Vec::new();
+    let mut on_image = true;
     for revision in stay.iter().skip(1) {
         let full =
             revision.tags.iter().find(|tag| config.schedule.get(*tag).is_some_and(|i| i.full));
-        match (revision.is_standalone(), full) {
-            (true, _) => length = 0,
-            (false, Some(tag)) => {
-                let reason = format!("revisions with the tag {tag} are kept in full");
-                steps.push(Step::Standalone { revision: revision.uuid, reason });
-                length = 0;
+        if !revision.is_standalone() && full.is_none() {
+            piece.push(revision);
+            continue;
+        }
+        steps.extend(cuts(&piece, on_image, config));
+        if let Some(tag) = full.filter(|_| !revision.is_standalone()) {
+            let reason = format!("revisions with the tag {tag} are kept in full");
+            steps.push(Step::Standalone { revision: revision.uuid, reason });
+        }
+        piece.clear();
+        on_image = false;
+    }
+    steps.extend(cuts(&piece, on_image, config));
+    steps
+}
+
+/// Where a piece of the chain, deltas on each other with the newest first, is cut so that none is too long.
+///
+/// The one on the image grows with every backup: its newest delta is made standalone, so that the next ones can lean on that
+/// for as long again. Any other only has to be cut when two have become one, or the limit another: from its old end, so that
+/// all that is behind the new end stays as it is.
+fn cuts(piece: &[&Revision], on_image: bool, config: &Config) -> Vec<Step> {
+    let Some(limit) = config.max_chain else { return Vec::new() };
+    let mut rest = piece;
+    let mut cut = Vec::new();
+    if let Some((newest, behind)) = rest.split_first().filter(|_| on_image && too_long(rest, limit))
+    {
+        cut.push(*newest);
+        rest = behind;
+    }
+    while too_long(rest, limit) {
+        let at = rest.len().saturating_sub(limit as usize + 1);
+        cut.extend(rest.get(at));
+        rest = rest.get(..at).unwrap_or_default();
+    }
+    let reason = format!("{} deltas on each other, at most {limit} are wanted", piece.len());
+    let step =
+        |revision: &Revision| Step::Standalone { revision: revision.uuid, reason: reason.clone() };
+    cut.into_iter().map(step).collect()
+}
+
+fn too_long(piece: &[&Revision], limit: u32) -> bool {
+    piece.len() > limit as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::digest::Digest;
+    use crate::format::manifest::{Manifest, Statistics};
+    use crate::units::BlockSize;
+
+    /// Revisions, newest first: `s` for one that is standalone.
+    fn revisions(kinds: &str) -> Vec<Revision> {
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        for number in (0..kinds.len()).rev() {
+            let time = Timestamp::from_second(1_000_000 - number as i64).unwrap();
+            let (id, digest) = (RevisionId::new(time), Digest::of(b""));
+            let statistics = Statistics::default();
+            manifest.push_newest(Revision::newest(id, time, time, 0, digest, statistics));
+        }
+        for (revision, kind) in manifest.revisions.iter_mut().zip(kinds.chars()) {
+            revision.base = revision.base.filter(|_| kind != 's');
+        }
+        manifest.revisions
+    }
+
+    /// `remove 1 2` and so on, by numbers.
+    fn said(revisions: &[Revision], steps: &[Step]) -> Vec<String> {
+        let number = |id: &RevisionId| revisions.iter().position(|r| r.uuid == *id).unwrap();
+        let numbers = |ids: &[RevisionId]| -> String {
+            ids.iter().map(|id| format!(" {}", number(id))).collect()
+        };
+        let say = |step: &Step| match step {
+            Step::Remove { revisions } => format!("remove{}", numbers(revisions)),
+            Step::Merge { revisions, into } => {
+                format!("merge{} into {}", numbers(revisions), number(into))
             }
-            (false, None) => {
-                length += 1;
-                newest_delta = newest_delta.or(Some(revision));
+            Step::RollBack { revision, to } => {
+                format!("roll back {} to {}", number(revision), number(to))
+            }
+            Step::Standalone { revision, reason } => {
+                format!("standalone {}: {reason}", number(revision))
+            }
+        };
+        steps.iter().map(say).collect()
+    }
+
+    /// What frees room comes first, what needs room then, what changes the image last; neighbours go together; what is before a
+    /// standalone revision needs no merge, and neither does what is behind all that stay.
+    #[test]
+    fn revisions_go_in_the_safe_order() {
+        for (kinds, goes, steps) in [
+            ("dddd", &[][..], &[][..]),
+            ("dddd", &[3], &["remove 3"]),
+            ("dddd", &[1], &["merge 1 into 2"]),
+            ("dddddd", &[1, 2, 4], &["merge 1 2 into 3", "merge 4 into 5"]),
+            ("dddd", &[0], &["roll back 0 to 1"]),
+            ("ddddd", &[0, 1, 3, 4], &["remove 3 4", "merge 1 into 2", "roll back 0 to 2"]),
+            ("ddsdd", &[1, 3], &["remove 1", "merge 3 into 4"]),
+            ("ddsd", &[0, 1], &["remove 1", "roll back 0 to 2"]),
+            ("dsdd", &[1], &["merge 1 into 2"]),
+            ("ddd", &[0, 1, 2], &[]),
+        ] {
+            let all = revisions(kinds);
+            let goes: HashSet<RevisionId> = goes.iter().map(|&n: &usize| all[n].uuid).collect();
+            assert_eq!(said(&all, &removal(&all, &goes)), *steps, "{kinds} {goes:?}");
+        }
+    }
+
+    const LIMIT: usize = 3;
+
+    fn config(limit: usize) -> Config {
+        let text = format!(
+            "max_chain = {limit}\n[schedule.full]\ninterval = \"1d\"\nkeep = 1\nfull = true\n\
+             [schedule.part]\ninterval = \"1d\"\nkeep = 1"
+        );
+        Config::parse(&text, Path::new("x")).unwrap()
+    }
+
+    /// Revisions with a tag that is kept in full become standalone, and where they do the chain is cut; the newest stays the image.
+    #[test]
+    fn tags_that_are_kept_in_full_make_revisions_standalone() {
+        let reason = "revisions with the tag full are kept in full";
+        for (kinds, full, steps) in [
+            ("dddd", 2, vec![format!("standalone 2: {reason}")]),
+            ("ddddddd", 4, vec![format!("standalone 4: {reason}")]),
+            ("dddd", 0, vec![]),
+            ("ddsd", 2, vec![]),
+        ] {
+            let mut stay = revisions(kinds);
+            stay.iter_mut().for_each(|r| r.tags = ["part".parse().unwrap()].into());
+            stay[full].tags.insert("full".parse().unwrap());
+            assert_eq!(said(&stay, &standalone(&stay, &config(LIMIT))), steps, "{kinds} {full}");
+        }
+    }
+
+    /// A chain of just the length that is wanted is left alone; the newest delta of the one on the image is cut off, and others
+    /// at their old ends.
+    #[test]
+    fn chains_are_cut_where_they_are_too_long() {
+        for (kinds, cut) in [
+            ("d", &[][..]),
+            ("dddd", &[]),
+            ("ddddd", &[1]),
+            ("dddddddddddd", &[1, 8, 4]),
+            ("dddsddd", &[]),
+            ("ddsdddd", &[3]),
+            ("dsdddddd", &[4]),
+        ] {
+            let stay = revisions(kinds);
+            let steps = standalone(&stay, &config(LIMIT));
+            let found = steps.iter().map(|step| {
+                let Step::Standalone { revision, .. } = step else { panic!("{step:?}") };
+                stay.iter().position(|r| r.uuid == *revision).unwrap()
+            });
+            assert_eq!(found.collect::<Vec<usize>>(), cut, "{kinds}");
+        }
+        let unlimited = Config::parse("", Path::new("x")).unwrap();
+        assert_eq!(standalone(&revisions("ddddd"), &unlimited), []);
+    }
+
+    /// Whatever the chain is like, one round of cuts is enough for as long as nothing else happens, and with a backup before each
+    /// round there is one more standalone revision after as many backups as the limit says.
+    #[test]
+    fn no_more_revisions_become_standalone_than_have_to() {
+        let execute = |stay: &mut Vec<Revision>| {
+            let steps = standalone(stay, &config(LIMIT));
+            for step in &steps {
+                let Step::Standalone { revision, .. } = step else { panic!("{step:?}") };
+                stay.iter_mut().find(|r| r.uuid == *revision).unwrap().base = None;
+            }
+            steps.len()
+        };
+        for length in 1..60 {
+            for standalone_at in [0, length / 3, length / 2] {
+                let mut kinds = "d".repeat(length);
+                kinds.replace_range(standalone_at..=standalone_at, "s");
+                let mut stay = revisions(&kinds);
+                execute(&mut stay);
+                let pieces: Vec<_> = stay[1..].split(|r| r.is_standalone()).collect();
+                assert!(pieces.iter().all(|piece| piece.len() <= LIMIT), "{kinds}");
+                assert_eq!(execute(&mut stay), 0, "{kinds}: a second round");
+                let mut made = 0;
+                for backup in 0..4 * (LIMIT + 1) {
+                    let time = Timestamp::from_second(2_000_000 + backup as i64).unwrap();
+                    let mut manifest = Manifest::new(BlockSize::DEFAULT);
+                    manifest.revisions = stay;
+                    let (id, statistics) = (RevisionId::new(time), Statistics::default());
+                    let digest = Digest::of(b"");
+                    manifest.push_newest(Revision::newest(id, time, time, 0, digest, statistics));
+                    stay = manifest.revisions;
+                    made += execute(&mut stay);
+                }
+                assert!(made <= 4, "{kinds}: {made} in {} backups", 4 * (LIMIT + 1));
             }
         }
-        longest = longest.max(length);
     }
-    if let (Some(limit), Some(newest)) = (config.max_chain, newest_delta)
-        && longest > limit
-    {
-        let reason = format!("{longest} deltas on each other, at most {limit} are wanted");
-        steps.push(Step::Standalone { revision: newest.uuid, reason });
-    }
-    steps
 }

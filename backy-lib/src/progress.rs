@@ -68,7 +68,7 @@ pub enum Event {
     },
     /// Something worth a line in a log, as a full sentence.
     Note(String),
-    /// Something is wrong with stored data, as a full sentence. The operation goes on.
+    /// Something is wrong with stored data, or with how it is kept, as a full sentence. The operation goes on.
     Finding(String),
 }
 

@@ -131,4 +131,32 @@ mod tests {
         let manual = [revision("2026-01-01T02:00:00Z", &["manual"])];
         assert_eq!(due_tags(&manual, "2026-01-01T02:00:01Z"), ["daily", "weekly"]);
     }
+
+    /// A tag is due again a twentieth of its interval early, at most two hours, and not a second before that.
+    #[test]
+    fn a_tag_is_due_again_as_early_as_its_tolerance_allows() {
+        let last = [revision("2026-01-01T00:00:00Z", &["daily", "weekly"])];
+        for (now, due) in [
+            ("2026-01-01T22:47:59Z", &[][..]),
+            ("2026-01-01T22:48:00Z", &["daily"]),
+            ("2026-01-07T21:59:59Z", &["daily"]),
+            ("2026-01-07T22:00:00Z", &["daily", "weekly"]),
+        ] {
+            assert_eq!(due_tags(&last, now), due, "{now}");
+        }
+    }
+
+    /// The latest revision with a tag counts, wherever it stands, and one that begins at this moment is not from the future.
+    #[test]
+    fn the_latest_revision_with_the_tag_counts() {
+        let now = "2026-01-02T00:00:00Z";
+        let revisions = [
+            revision("2025-12-01T00:00:00Z", &["daily", "weekly"]),
+            revision(now, &["daily", "weekly"]),
+            revision("2025-12-02T00:00:00Z", &["daily", "weekly"]),
+        ];
+        assert!(due_tags(&revisions, now).is_empty());
+        assert!(!due(&revisions, &config(), at(now)).is_due());
+        assert!(due(&revisions[..1], &config(), at(now)).is_due() && Due::Always.is_due());
+    }
 }

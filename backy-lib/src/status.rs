@@ -11,14 +11,14 @@ use crate::extent::Extent;
 use crate::format::manifest::{
     Alarm, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
-use crate::health::{
-    self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
-};
+use crate::health::{self, Change, Facts, Freeze, Growth, ProblemKind, Run, Space, TagStatus};
 use crate::history;
 use crate::revision::{RevisionId, Tag};
 use crate::scrub::{self, Coverage};
 use crate::storage::{Access, FileName, FileSystem};
 use crate::units::BlockSize;
+
+pub use crate::health::{Health, Level, Problem};
 
 /// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -156,6 +156,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
     let missing = missing_files(archive)?;
+    let exposed = archive.exposed()?;
     let unreadable = damage::unreadable(archive.storage(), manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let facts = Facts {
@@ -167,6 +168,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         missing: &missing,
         bad_blocks: &bad_blocks,
         space: space.as_ref(),
+        exposed: exposed.as_ref(),
     };
     let health = health::judge(&facts);
     let all: Vec<(&Revision, &Findings)> = manifest.revisions.iter().zip(&unreadable).collect();

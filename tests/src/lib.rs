@@ -3,8 +3,13 @@
 //! The model keeps every revision as a plain `Vec<u8>` beside the archive under test. QEMU is the witness that does not
 //! share our mistakes ([`qemu`]).
 
+pub mod canary;
+pub mod damage;
+pub mod fuzz;
 pub mod golden;
 pub mod legacy;
 pub mod memory;
+pub mod model;
 pub mod qemu;
+pub mod retention;
 pub mod world;

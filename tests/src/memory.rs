@@ -14,18 +14,21 @@ use backy_lib::{Error, Result};
 /// Pages of zeros are holes.
 const PAGE: usize = 4096;
 
+/// Nobody restores more to memory, unless an archive claims to be larger than it is.
+const MAX_TARGET_BYTES: u64 = 256 << 20;
+
 /// A source in memory.
 #[derive(Default)]
 pub struct MemorySource {
     bytes: Vec<u8>,
-    /// Reads fail from this one on, counted from 1; 0 for never.
-    fail_at: u64,
+    /// The call that fails, counted from 1, and whether all after it do, too.
+    fails: Option<(u64, bool)>,
     /// The size that it has when it is asked again.
     size_later: Option<u64>,
     /// What it says may have changed; `None` when it does not know.
     changed: Option<Vec<Extent>>,
     lost: Vec<Extent>,
-    reads: AtomicU64,
+    calls: AtomicU64,
     read_extents: Mutex<Vec<Extent>>,
 }
 
@@ -35,9 +38,15 @@ impl MemorySource {
         MemorySource { bytes: bytes.to_vec(), ..Self::default() }
     }
 
-    /// Fails at read number `at`, counted from 1, and after it.
+    /// Fails at call number `at`, counted from 1, whatever it is for.
     pub fn failing_at(mut self, at: u64) -> Self {
-        self.fail_at = at;
+        self.fails = Some((at, false));
+        self
+    }
+
+    /// The same, and at every call after it.
+    pub fn failing_from(mut self, at: u64) -> Self {
+        self.fails = Some((at, true));
         self
     }
 
@@ -64,9 +73,22 @@ impl MemorySource {
         self.read_extents.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How often it was read from.
-    pub fn reads(&self) -> u64 {
-        self.reads.load(Relaxed)
+    /// How many calls were made of it.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Relaxed)
+    }
+
+    /// Counts a call and lets it go ahead or fail.
+    fn call(&self, action: &str, offset: u64) -> Result<()> {
+        let number = self.calls.fetch_add(1, Relaxed) + 1;
+        let fails = self.fails.is_some_and(|(at, lasting)| number == at || lasting && number > at);
+        match fails {
+            true => {
+                let error = io::Error::from_raw_os_error(5);
+                Err(Error::io("/memory", format!("{action} at offset {offset}"))(error))
+            }
+            false => Ok(()),
+        }
     }
 }
 
@@ -80,15 +102,12 @@ impl Source for MemorySource {
     }
 
     fn current_size_bytes(&self) -> Result<u64> {
+        self.call("look up its size", 0)?;
         Ok(self.size_later.unwrap_or(self.size_bytes()))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let number = self.reads.fetch_add(1, Relaxed) + 1;
-        if self.fail_at != 0 && number >= self.fail_at {
-            let error = io::Error::from_raw_os_error(5);
-            return Err(Error::io("/memory", format!("read at offset {offset}"))(error));
-        }
+        self.call("read", offset)?;
         let extent = Extent::new(offset, buffer.len() as u64);
         self.read_extents.lock().unwrap_or_else(PoisonError::into_inner).push(extent);
         let visible = self.size_later.unwrap_or(u64::MAX).min(self.size_bytes()) as usize;
@@ -99,10 +118,12 @@ impl Source for MemorySource {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        self.call("seek data", offset)?;
         Ok(next_data(&self.bytes, offset))
     }
 
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
+        self.call("ask for changes", offset)?;
         let Some(changed) = &self.changed else {
             let size_bytes = self.size_bytes();
             return Ok((offset < size_bytes).then(|| Extent::between(offset, size_bytes)));
@@ -174,6 +195,10 @@ impl Target for MemoryTarget {
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {
+        if size_bytes > MAX_TARGET_BYTES {
+            let too_large = io::Error::from(io::ErrorKind::FileTooLarge);
+            return Err(Error::io(self.path(), "set its length")(too_large));
+        }
         self.bytes().resize(size_bytes as usize, 0);
         Ok(())
     }

@@ -17,6 +17,7 @@ use backy_lib::{
 };
 use jiff::Timestamp;
 
+use crate::canary;
 use crate::memory::{MemorySource, MemoryTarget};
 
 /// Block size of the archives in tests: the smallest, so that small images have many blocks.
@@ -113,6 +114,7 @@ pub fn read_chain(chain: &Chain) -> Result<Vec<u8>> {
 }
 
 fn shared(disk: &SimStorage) -> Arc<dyn Storage> {
+    canary::plant();
     Arc::new(disk.clone())
 }
 

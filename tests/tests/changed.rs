@@ -1,8 +1,14 @@
 //! Backups of sources that know what has changed, or that do not know what is right.
 
-use backy_lib::ErrorKind;
+use std::sync::Mutex;
+
+use backy_lib::archive::ArchiveWriter;
 use backy_lib::extent::Extent;
+use backy_lib::format::manifest::SourceIdentity;
+use backy_lib::progress::Silent;
+use backy_lib::source::Source;
 use backy_lib::storage::sim::Random;
+use backy_lib::{ErrorKind, Result};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, Expected, UPDATES, World, changed_state, random_state};
 
@@ -153,7 +159,7 @@ fn undoing_a_backup_keeps_a_lost_block_lost() {
         let lost = [Extent::new(BLOCK as u64, 1)];
         let source = MemorySource::new(&state).lost_at(&lost);
         world::backup(&disk, &source).expect("a backup");
-        let source = MemorySource::new(&next).failing_at(fail_at);
+        let source = MemorySource::new(&next).failing_from(fail_at);
         let _ = world::backup(&disk, &source);
         let source = MemorySource::new(&next).resized_later(BLOCK as u64 * 9);
         world::backup(&disk, &source).expect_err("a backup of a source that changes its size");
@@ -162,5 +168,89 @@ fn undoing_a_backup_keeps_a_lost_block_lost() {
         assert_eq!(oldest.findings.bad_block_count(), 1);
         let number = archive.revisions().len() - 1;
         world::read_revision(&archive, number).expect_err("a revision with a lost block");
+    }
+}
+
+/// A source that is another one after each look at it, in content, holes and all but its size. Keeps what it has given out.
+struct Moving {
+    states: Vec<Vec<u8>>,
+    looks: Mutex<Random>,
+    given: Mutex<Vec<u8>>,
+}
+
+impl Moving {
+    fn new(seed: u64, states: &[Vec<u8>]) -> Self {
+        let given = vec![0; states[0].len()];
+        let looks = Mutex::new(Random(seed));
+        Moving { states: states.to_vec(), looks, given: Mutex::new(given) }
+    }
+
+    /// The state that it is in at this moment.
+    fn state(&self) -> &[u8] {
+        let mut random = self.looks.lock().expect("nobody panicked");
+        &self.states[random.below(self.states.len() as u64) as usize]
+    }
+}
+
+impl Source for Moving {
+    fn identity(&self) -> SourceIdentity {
+        MemorySource::default().identity()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.states[0].len() as u64
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        Ok(self.size_bytes())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut given = self.given.lock().expect("nobody panicked");
+        // Torn within a read, too.
+        for (piece, at) in buffer.chunks_mut(700).zip((offset as usize..).step_by(700)) {
+            piece.copy_from_slice(&self.state()[at..at + piece.len()]);
+            given[at..at + piece.len()].copy_from_slice(piece);
+        }
+        Ok(buffer.len())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        MemorySource::new(self.state()).next_data(offset)
+    }
+}
+
+/// Of a source that changes while it is read the revision is what was read, and zero where there was a hole when it was looked
+/// for; it is right in itself, and so are those before and after it.
+#[test]
+fn what_was_read_of_a_moving_source_is_the_revision() {
+    for seed in 0..200 {
+        let (clones, update) = UPDATES[seed as usize % 2];
+        let mut random = Random(seed);
+        let size = 1 + random.below(14 * BLOCK as u64) as usize;
+        let mut states = vec![random_state(&mut random, size)];
+        for _ in 0..3 {
+            let last = states[states.len() - 1].clone();
+            states.push(changed_state(&mut random, &last, size));
+        }
+        let mut world = World::with_backups(clones, &states[..2]);
+        let source = Moving::new(seed, &states);
+        let options = backy_lib::BackupOptions { update, ..world::options() };
+        let archive = world::open(&world.disk).expect("open");
+        let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+        let report = writer.backup(&source, &options, &world::clock(), &Silent);
+        drop(writer);
+        let uuid = report.expect("a backup").expect("a forced one").revision.uuid;
+        let bytes = source.given.into_inner().expect("nobody panicked");
+        world.expected.insert(0, Expected { uuid, bytes });
+        world
+            .check_committed(None)
+            .and_then(|_| world.check_tidy())
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        world.backup(&states[3]);
+        world
+            .check_committed(None)
+            .and_then(|_| world.check_tidy())
+            .unwrap_or_else(|error| panic!("seed {seed}: the next backup: {error}"));
     }
 }

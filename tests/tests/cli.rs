@@ -14,6 +14,7 @@ mod cli {
     mod check;
     mod devices;
     mod drill;
+    mod exposed;
     mod freeze;
     mod generated;
     mod harness;

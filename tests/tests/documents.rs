@@ -6,9 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use backy_lib::canary::Bug;
 use backy_lib::format::qcow2::{Cluster, Header, Layout, decode_entry};
 use backy_lib::storage::FileName;
 use backy_lib::{BlockSize, Config, Manifest, ProblemKind, health, monitoring};
+
+#[path = "documents/disaster.rs"]
+mod disaster;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -229,6 +233,26 @@ fn the_tests_that_are_named_exist() {
         let path = row[0].trim_matches('`');
         assert!(root().join(path).exists(), "{path}");
     }
+}
+
+/// Every bug that can be planted is planted in one place and stands in doc/safety.md, and nothing else stands there as one.
+#[test]
+fn the_canaries_are_planted_and_named() {
+    let rows = table(&document("doc/safety.md"), "## Broken on purpose");
+    let cells = rows.iter().map(|row| row[2].trim_matches('`'));
+    let mut named: Vec<&str> = cells.filter(|cell| !cell.is_empty()).collect();
+    let mut all = Bug::ALL.map(Bug::name);
+    named.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(named, all);
+
+    let files = rust_files(&root().join("backy-lib/src"));
+    let code: String = files.iter().map(|path| fs::read_to_string(path).expect("code")).collect();
+    let places = |bug: &str| code.matches(&format!("planted(Bug::{bug}")).count();
+    for bug in Bug::ALL {
+        assert_eq!(places(&format!("{bug:?})")), 1, "{bug:?}");
+    }
+    assert_eq!(places(""), Bug::ALL.len(), "a bug that is not in Bug::ALL");
 }
 
 /// The commands in the README run as they stand there.

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "damages the files of another program")]
 
 mod import {
+    mod anywhere;
     pub(crate) mod scene;
 }
 
@@ -180,6 +181,20 @@ fn blocks_past_the_end_are_left_out() {
     let (report, _) = scene.import();
     scene.check(&report, &[0, 1, 2, 3, 4], &[]);
     said(&report.notes, &[&uuid(1), "block 77", "10"]);
+}
+
+/// A number of blocks, or of one block, that is far past what is stored is named, and costs nothing but that.
+#[test]
+fn numbers_far_past_what_is_stored() {
+    let scene = Scene::small();
+    scene.old.change_rev(4, |rev| {
+        rev["blocks"] = json!(1 << 24);
+        rev["blocksums"]["16777215"] = json!(md5_hex(b"x"));
+    });
+    let (report, told) = scene.import();
+    scene.check(&report, &[0, 1, 2, 3], &[]);
+    assert!(reason(&report, &uuid(4)).contains("only 10 of its 16777216"), "{report:?}");
+    said(&told, &[&uuid(4), "block 16777215", "not in the file"]);
 }
 
 /// An image whose blocks all seem right while it is not does not come over, nor does one of which most is not there.

@@ -8,23 +8,42 @@
 
 #[path = "real/beside.rs"]
 mod beside;
+#[path = "real/calls.rs"]
+mod calls;
 #[path = "real/clone.rs"]
 mod clone;
+#[path = "real/crowd.rs"]
+mod crowd;
 #[path = "real/device.rs"]
 mod device;
 #[path = "real/disks.rs"]
 mod disks;
 #[path = "real/full.rs"]
 mod full;
+#[path = "real/holeless.rs"]
+mod holeless;
 #[path = "real/keeping.rs"]
 mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
+#[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
+#[path = "mount/mounted.rs"]
+mod mounted;
+#[path = "real/moving.rs"]
+mod moving;
+#[path = "real/planted.rs"]
+mod planted;
 #[path = "real/processes.rs"]
 mod processes;
+#[path = "real/readers.rs"]
+mod readers;
+#[path = "real/readonly.rs"]
+mod readonly;
 #[path = "real/room.rs"]
 mod room;
 #[path = "real/site.rs"]
 mod site;
 #[path = "real/strace.rs"]
 mod strace;
+#[path = "real/torture.rs"]
+mod torture;

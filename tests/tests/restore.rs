@@ -1,15 +1,16 @@
 //! Restoring what there still is of a damaged archive, and going back from a restore.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use backy_lib::archive::ArchiveWriter;
 use backy_lib::extent::Extent;
-use backy_lib::progress::{Event, Observer, Silent};
+use backy_lib::progress::Silent;
 use backy_lib::restore::{Saving, Target, TargetKind, UndoReport};
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
 use backy_lib::storage::{FileName, Storage};
 use backy_lib::{Error, ErrorKind, RestoreOptions, RestoreReport, Result};
+use backy_tests::damage::Damaged;
 use backy_tests::memory::MemoryTarget;
 use backy_tests::world::{self, World, changed_state, random_state};
 
@@ -26,57 +27,9 @@ fn states(seed: u64, blocks: &[usize]) -> Vec<Vec<u8>> {
     states
 }
 
-/// Counts what an operation finds to be wrong.
-#[derive(Default)]
-struct Findings(Mutex<Vec<String>>);
-
-impl Observer for Findings {
-    fn event(&self, event: &Event) {
-        if let Event::Finding(text) = event {
-            self.0.lock().unwrap().push(text.clone());
-        }
-    }
-}
-
-fn keep_going() -> RestoreOptions {
-    RestoreOptions { keep_going: true, ..world::restore_options() }
-}
-
-/// Restores what there is of a revision to a new target, to one that holds something else, and to a stream, and checks that
-/// all three are the same: zero where the report says so, right everywhere else unless the digests are not.
+/// Restores what there is of a revision, and checks that it is right where it is not said to be lost.
 fn salvage(place: &str, world: &World, number: usize) -> RestoreReport {
-    let archive = world::open(&world.disk).expect("open");
-    let expected = &world.expected[number].bytes;
-    let findings = Findings::default();
-    let new = MemoryTarget::absent();
-    let report = archive
-        .restore_to(number, &new, &keep_going(), &findings)
-        .unwrap_or_else(|error| panic!("{place}: {error}"));
-    let found = new.content();
-    let old = MemoryTarget::holding(&vec![0x55; expected.len() + 700]);
-    let again = archive.restore_to(number, &old, &keep_going(), &Silent).expect(place);
-    assert_eq!(again.unreadable, report.unreadable, "{place}");
-    assert!(old.content() == found, "{place}: an existing target");
-    let mut stream = Vec::new();
-    let streamed =
-        archive.restore_to_stream(number, &mut stream, &keep_going(), &Silent).expect(place);
-    assert_eq!(streamed.unreadable, report.unreadable, "{place}");
-    assert!(stream == found, "{place}: a stream");
-
-    assert_eq!(found.len(), expected.len(), "{place}");
-    let mut patched = expected.clone();
-    let mut end = None;
-    for extent in &report.unreadable {
-        assert!(end < Some(extent.offset), "{place}: not ascending and joined");
-        end = Some(extent.end());
-        patched[extent.offset as usize..extent.end() as usize].fill(0);
-    }
-    if report.digests_checked {
-        assert!(found == patched, "{place}: revision {number} has wrong bytes");
-    } else {
-        assert!(!findings.0.lock().unwrap().is_empty(), "{place}: nothing was said");
-    }
-    report
+    Damaged::new(world.fork()).salvage(place, number)
 }
 
 /// A block of the image that has rotted is zero and named, and nothing else is lost.
@@ -172,17 +125,31 @@ fn any_damage_is_survived() {
     }
 }
 
-/// A target in memory that is a device: it keeps its size. Writes fail from a given one on.
+/// A target in memory that is a device: it keeps its size. Writes fail from a given one on, and so does one call of any kind.
 struct Device {
     bytes: MemoryTarget,
     kind: TargetKind,
     writes_left: AtomicU64,
+    calls: AtomicU64,
+    /// The number of the call that fails, counted from 1, and the system's code for why.
+    fails: Option<(u64, i32)>,
 }
 
 impl Device {
     fn new(kind: TargetKind, bytes: &[u8]) -> Self {
         let bytes = MemoryTarget::holding(bytes);
-        Device { bytes, kind, writes_left: AtomicU64::new(u64::MAX) }
+        let (writes_left, calls) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Device { bytes, kind, writes_left, calls, fails: None }
+    }
+
+    fn call(&self, action: &str) -> Result<()> {
+        let number = self.calls.fetch_add(1, Relaxed) + 1;
+        match self.fails {
+            Some((at, code)) if at == number => {
+                Err(Error::io("/memory", action)(std::io::Error::from_raw_os_error(code)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn count(&self) -> Result<()> {
@@ -209,6 +176,7 @@ impl Target for Device {
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {
+        self.call("set its length")?;
         match self.kind {
             TargetKind::BlockDevice => Ok(()),
             _ => self.bytes.prepare(size_bytes),
@@ -216,6 +184,7 @@ impl Target for Device {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.call("read")?;
         let size = self.size_bytes() as usize;
         let len = size.saturating_sub(offset as usize).min(buffer.len());
         buffer[len..].fill(0);
@@ -224,19 +193,23 @@ impl Target for Device {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.count()?;
+        self.call("write")?;
         self.bytes.write_at(data, offset)
     }
 
     fn clear(&self, extent: Extent) -> Result<()> {
         self.count()?;
+        self.call("clear")?;
         self.bytes.clear(extent)
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        self.call("seek data")?;
         self.bytes.next_data(offset)
     }
 
     fn finish(&self, size_bytes: u64) -> Result<()> {
+        self.call("sync")?;
         match self.kind {
             TargetKind::BlockDevice => Ok(()),
             _ => self.bytes.finish(size_bytes),
@@ -343,6 +316,39 @@ fn check_saved(place: &str, report: &UndoReport, former: &[u8], after: &[u8], un
     assert!((saved..=saved + BLOCK as u64).contains(&report.saved_bytes), "{place}");
 }
 
+/// A removal that failed at any call costs a restore that goes on nothing, before it is undone and after.
+#[test]
+fn a_removal_that_failed_anywhere_costs_nothing() {
+    let world = World::with_backups(false, &states(8, &[9, 9, 12]));
+    let trial = world.fork();
+    trial.disk.set_fault(u64::MAX, Fault::Crash, 0);
+    world::remove(&trial.disk, &[1]).expect("a removal");
+    for at in 1..=trial.disk.calls() {
+        for fault in [Fault::Once(Failure::Io), Fault::Crash] {
+            let failed = world.fork();
+            failed.disk.set_fault(at, fault, at);
+            let _ = world::remove(&failed.disk, &[1]);
+            let disk = failed.disk.crash(Unsynced::Kept);
+            check_going_on(&format!("{fault:?} at call {at}"), &disk, &world);
+            drop(ArchiveWriter::open(world::open(&disk).expect("open"), "a test", &Silent));
+            check_going_on(&format!("{fault:?} at call {at}, undone"), &disk, &world);
+        }
+    }
+}
+
+/// Every revision that is there is restored in full by a restore that goes on.
+fn check_going_on(place: &str, disk: &SimStorage, world: &World) {
+    let archive = world::open(disk).expect(place);
+    let options = RestoreOptions { keep_going: true, ..world::restore_options() };
+    for (number, revision) in archive.revisions().iter().enumerate() {
+        let expected = world.expected.iter().find(|each| each.uuid == revision.uuid);
+        let target = MemoryTarget::absent();
+        let report = archive.restore_to(number, &target, &options, &Silent).expect(place);
+        assert!(report.unreadable.is_empty(), "{place}: {number}: {:?}", report.unreadable);
+        assert!(target.content() == expected.expect(place).bytes, "{place}: {number} is wrong");
+    }
+}
+
 /// A dry run reads all that a restore would, says what that would write, and writes nothing.
 #[test]
 fn a_dry_run_writes_nothing() {
@@ -386,6 +392,42 @@ fn a_restore_that_failed_anywhere_can_be_undone() {
             assert!(target.bytes.content() == former, "{place}: not undone");
             if worked {
                 break;
+            }
+        }
+    }
+}
+
+/// A target of which any call fails, one that has no room or one that is broken, is an error, never a success; with
+/// `--keep-going` as well. The archive stays as it is, and a restore onto what is left is right.
+#[test]
+fn a_target_that_fails_anywhere_is_an_error() {
+    const CODES: [i32; 2] = [5, 28];
+    let world = World::with_backups(false, &states(8, &[9, 12]));
+    let files = world.disk.files();
+    let archive = world::open(&world.disk).expect("open");
+    let wanted = &world.expected[1].bytes;
+    for (case, former) in former_contents(wanted, 8).into_iter().enumerate() {
+        for (keep_going, code) in [(false, CODES[0]), (true, CODES[0]), (false, CODES[1])] {
+            for at in 1.. {
+                let place = format!("case {case}, call {at}, code {code}");
+                let mut target = Device::new(TargetKind::File, &former);
+                target.fails = Some((at, code));
+                let options = RestoreOptions { keep_going, ..world::restore_options() };
+                let done = archive.restore_to(1, &target, &options, &Silent);
+                if target.calls.load(Relaxed) < at {
+                    done.unwrap_or_else(|error| panic!("{place}: undisturbed: {error}"));
+                    assert!(target.bytes.content() == *wanted, "{place}");
+                    assert!(at > 3, "{place}: hardly a call");
+                    break;
+                }
+                let error = done.expect_err("a target that fails");
+                assert!(error.to_string().starts_with("/memory: cannot "), "{place}: {error}");
+                let kind = if code == CODES[1] { ErrorKind::NoSpace } else { ErrorKind::Io };
+                assert_eq!(error.kind(), kind, "{place}");
+                assert!(world.disk.files() == files, "{place}: the archive has changed");
+                target.fails = None;
+                archive.restore_to(1, &target, &options, &Silent).expect(&place);
+                assert!(target.bytes.content() == *wanted, "{place}: again");
             }
         }
     }

@@ -5,6 +5,7 @@
 mod sweep {
     mod alarm;
     mod keeping;
+    mod reading;
 }
 
 use backy_lib::archive::ArchiveWriter;
@@ -254,7 +255,8 @@ fn restore() {
     }
 }
 
-/// A source that fails at any read, or changes its size while it is read, leaves the archive as it was.
+/// A source that fails at any call, for once or from then on, or changes its size while it is read, leaves the archive as it
+/// was, and the error says what was tried with it.
 #[test]
 fn source_errors() {
     for (clones, update) in world::UPDATES {
@@ -265,7 +267,10 @@ fn source_errors() {
             files.retain(|name, _| !world::UNNAMED.contains(name));
             let whole = MemorySource::new(&new);
             world::backup_with(&world.fork().disk, &whole, &options).expect("the backup works");
-            let failing = (1..=whole.reads()).map(|at| MemorySource::new(&new).failing_at(at));
+            let failing = (1..=whole.calls()).flat_map(|at| {
+                let source = || MemorySource::new(&new);
+                [source().failing_at(at), source().failing_from(at)]
+            });
             let len = new.len() as u64;
             let resized = [len + 1, len.saturating_sub(1), 0]
                 .into_iter()
@@ -279,6 +284,7 @@ fn source_errors() {
                     matches!(error.kind(), ErrorKind::Source | ErrorKind::Io),
                     "{name} {case}: {error}"
                 );
+                assert!(error.to_string().contains("/memory: "), "{name} {case}: {error}");
                 let mut after = broken.disk.files();
                 after.retain(|name, _| !world::UNNAMED.contains(name));
                 // The manifest was written twice; nothing else may differ.

@@ -6,6 +6,7 @@
 
 use super::ImageUpdate;
 use super::scan::Outcome;
+use crate::canary::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::digests::DigestsHeader;
@@ -162,12 +163,21 @@ impl<'a> Update<'a> {
     /// Old blocks first, durable; then their entries, durable; then the new blocks.
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
+        if planted(Bug::SwappedOrder) {
+            self.write_new(&batch)?;
+        }
         if let Some(overlay) = self.overlay.as_mut().filter(|_| !batch.old.is_empty()) {
             overlay.writer.append(&batch.old)?;
             overlay.writer.sync()?;
             overlay.writer.enter()?;
-            overlay.writer.sync()?;
+            if !planted(Bug::SkippedSync) {
+                overlay.writer.sync()?;
+            }
         }
+        self.write_new(&batch)
+    }
+
+    fn write_new(&self, batch: &Batch) -> Result<()> {
         for (offset, bytes) in &batch.new {
             self.image.write_at(bytes, *offset)?;
         }
@@ -195,7 +205,9 @@ impl<'a> Update<'a> {
             }
         }
         self.image.set_len(self.new_bytes)?;
-        self.image.sync()?;
+        if !planted(Bug::EarlyCommit) {
+            self.image.sync()?;
+        }
         if self.staged.is_some() {
             self.storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         }

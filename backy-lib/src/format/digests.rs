@@ -208,4 +208,41 @@ mod tests {
             assert!(DigestsHeader::parse(&bytes[..at]).is_err(), "cut at {at}");
         }
     }
+
+    /// Entries follow the header, 32 bytes each, as far as numbers go.
+    #[test]
+    fn entries_follow_the_header() {
+        for (block, offset) in [(0, 4096), (1, 4128), (1 << 40, 4096 + (32 << 40))] {
+            assert_eq!(entry_offset(BlockIndex(block)), offset);
+        }
+        assert_eq!(entry_offset(BlockIndex(u64::MAX)), u64::MAX);
+    }
+
+    /// A header is written up to its last byte, and one that is a byte longer is refused.
+    #[test]
+    fn a_header_that_does_not_fit_is_refused() {
+        let mut fills = false;
+        for length in 1..=64 {
+            let mut header = header();
+            header.identity.pinned_tags.clear();
+            for number in 0..60 {
+                let tag = format!("{number:y<64}").parse().unwrap();
+                header.identity.tags.insert(tag);
+                let bytes = serde_json::to_vec(&header.identity).unwrap().len();
+                if HEADER_BYTES - FIXED_BYTES - bytes < 68 {
+                    break;
+                }
+            }
+            header.identity.tags.insert(format!("{:z<length$}", "").parse().unwrap());
+            let bytes = serde_json::to_vec(&header.identity).unwrap().len();
+            let fits = bytes <= HEADER_BYTES - FIXED_BYTES;
+            fills |= bytes == HEADER_BYTES - FIXED_BYTES;
+            let encoded = header.encode();
+            assert_eq!(encoded.is_ok(), fits, "{bytes} bytes");
+            if let Ok(encoded) = encoded {
+                assert_eq!(DigestsHeader::parse(&encoded), Ok(header));
+            }
+        }
+        assert!(fills, "no header was filled up to its last byte");
+    }
 }

@@ -369,4 +369,27 @@ mod tests {
         }
         assert!(read > 0, "nothing was read");
     }
+
+    /// Limits are taken, and one more is not.
+    #[test]
+    fn limits_are_taken() {
+        let blocks = |count: u64| {
+            rev(|text| text.replace("\"blocks\": 4", &format!("\"blocks\": {count}"))).is_ok()
+        };
+        assert_eq!([MAX_OLD_BLOCKS, MAX_OLD_BLOCKS + 1].map(blocks), [true, false]);
+        let number =
+            |number: u64| rev(|text| text.replace("\"10\"", &format!("\"{number}\""))).is_ok();
+        assert_eq!([MAX_OLD_BLOCKS - 1, MAX_OLD_BLOCKS].map(number), [true, false]);
+        let chunk =
+            |bytes: u64| OldConfig::parse(format!("{{\"chunksize\": {bytes}}}").as_bytes()).is_ok();
+        assert_eq!(
+            [1, MAX_OLD_BLOCK_BYTES, MAX_OLD_BLOCK_BYTES + 1].map(chunk),
+            [true, true, false]
+        );
+        let sum = |sum: &str| rev(|text| text.replacen(MD5, sum, 1)).unwrap().sums[1].md5;
+        assert_eq!(sum(MD5).map(|md5| md5.to_string()).as_deref(), Some(MD5));
+        for bad in [&MD5[1..], &format!("{MD5}0"), &MD5.replace('f', "g"), ""] {
+            assert_eq!(sum(bad), None, "{bad}");
+        }
+    }
 }

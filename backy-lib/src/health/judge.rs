@@ -8,6 +8,7 @@ use super::{
 };
 use crate::config::{Config, Monitoring};
 use crate::format::manifest::{Operation, Revision};
+use crate::storage::Exposed;
 use crate::units::display_size;
 
 /// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
@@ -34,6 +35,9 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(chain(facts, limits));
     problems.extend(room(facts, limits));
     problems.extend(unusual(facts, limits));
+    problems.extend(facts.exposed.map(|exposed| {
+        problem(ProblemKind::Exposed, Level::Warning, exposed.to_string(), Exposed::ADVICE)
+    }));
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
 
@@ -306,6 +310,7 @@ mod tests {
             missing: &[],
             bad_blocks: &[],
             space: None,
+            exposed: None,
         }
     }
 

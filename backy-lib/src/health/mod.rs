@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::format::manifest::Manifest;
 use crate::revision::RevisionId;
+use crate::storage::Exposed;
 
 pub use age::{TagStatus, tags};
 pub use change::{Change, MAX_EARLIER, MIN_EARLIER, MIN_PERCENT, changed_share, unusual};
@@ -86,11 +87,13 @@ pub enum ProblemKind {
     Space,
     /// Far more had changed than usual.
     UnusualChange,
+    /// Others than the owner may change the archive.
+    Exposed,
 }
 
 impl ProblemKind {
     /// All of them, in the order in which they are told when they are equally bad.
-    pub const ALL: [ProblemKind; 15] = [
+    pub const ALL: [ProblemKind; 16] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
@@ -106,6 +109,7 @@ impl ProblemKind {
         ProblemKind::Chain,
         ProblemKind::Space,
         ProblemKind::UnusualChange,
+        ProblemKind::Exposed,
     ];
 
     /// Its name in JSON and in labels.
@@ -126,6 +130,7 @@ impl ProblemKind {
             ProblemKind::Chain => "chain",
             ProblemKind::Space => "space",
             ProblemKind::UnusualChange => "unusual-change",
+            ProblemKind::Exposed => "exposed",
         }
     }
 }
@@ -231,6 +236,8 @@ pub struct Facts<'a> {
     pub bad_blocks: &'a [u64],
     /// Room on the file system; `None` where that is not known.
     pub space: Option<&'a Space>,
+    /// What others than the owner may change in the archive.
+    pub exposed: Option<&'a Exposed>,
 }
 
 /// What keeps anything from expiring: alarms and damage that nobody has confirmed. `bad_blocks` are those of each revision,

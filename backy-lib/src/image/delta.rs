@@ -1,14 +1,14 @@
 //! One delta: the blocks that an older revision holds itself, in a qcow2 overlay.
 //!
-//! [`Delta`] reads any of ours, during a backup as well. [`DeltaWriter`] makes a new one, or appends to one, such that it
-//! can be read, also by QEMU, at every moment: data first, then sync, then the entries that refer to it. Only the reference
-//! counts wait for the end; until they are right the dirty bit is set.
+//! [`Delta`] reads any of ours, during a backup as well, and any that QEMU has written to or made anew. [`DeltaWriter`] makes
+//! a new one, or appends to one, such that it can be read, also by QEMU, at every moment: data first, then sync, then the
+//! entries that refer to it. Only the reference counts wait for the end; until they are right the dirty bit is set.
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::{
-    Backing, Cluster, Compression, Compressor, Decompressor, ENTRY_BYTES, HEADER_BYTES, Header,
-    L1Entry, Layout, MAX_STORED_CLUSTERS, decode_entry, encode_entry, frame_bytes,
+    Backing, Cluster, Compression, Compressor, Decompressor, ENTRY_BYTES, Header, L1Entry, Layout,
+    MAX_HEADER_BYTES, MAX_STORED_CLUSTERS, decode_entry, encode_entry, frame_bytes,
 };
 use crate::image::refcounts::{self, NewCounts};
 use crate::revision::RevisionId;
@@ -53,9 +53,6 @@ impl Delta {
             let (found, expected) = (header.cluster_size.bytes(), block_size.bytes());
             return Err(Error::damaged(path, "cluster size", found, expected));
         }
-        if header.compression != Compression::Zstd {
-            return Err(Error::damaged(path, "compression type", "zlib", "zstd"));
-        }
         Ok(Delta { file, header })
     }
 
@@ -66,24 +63,39 @@ impl Delta {
 
     /// Where the content of `count` blocks from `first` on is.
     pub fn clusters(&self, first: BlockIndex, count: u64) -> Result<Vec<Cluster>> {
+        let raw = self.raw_entries(first, count)?;
+        // Afterwards: a writer may be appending, and what an entry refers to is there before the entry is.
+        let file_bytes = self.file.len()?;
+        let decode = |(raw, block): (u64, u64)| {
+            decode_entry(raw, self.header.cluster_size, file_bytes)
+                .map_err(|flaw| self.flaw(format!("block {block}: {flaw}")))
+        };
+        raw.into_iter().zip(first.0..).map(decode).collect()
+    }
+
+    /// The L2 entries of `count` blocks as they are; 0 where there is no table.
+    pub(super) fn raw_entries(&self, first: BlockIndex, count: u64) -> Result<Vec<u64>> {
         let file_bytes = self.file.len()?;
         let per_table = self.blocks_per_table();
-        let mut clusters = Vec::with_capacity(count as usize);
+        let mut entries = Vec::with_capacity(count as usize);
         let mut next = first;
         let end = first.plus(count);
         while next < end {
             let table = next.0 / per_table;
             let step = (end.0 - next.0).min((table + 1) * per_table - next.0);
             match self.table_offset(table, file_bytes)? {
-                None => clusters.resize(clusters.len() + step as usize, Cluster::Unallocated),
+                None => entries.resize(entries.len() + step as usize, 0),
                 Some(offset) => {
+                    let mut raw = vec![0; step as usize * ENTRY_BYTES];
                     let at = offset + (next.0 % per_table) * ENTRY_BYTES as u64;
-                    self.read_entries(next, at, step, &mut clusters)?;
+                    self.file.read_exact_at(&mut raw, at)?;
+                    let raw = raw.as_chunks::<ENTRY_BYTES>().0.iter();
+                    entries.extend(raw.map(|raw| u64::from_be_bytes(*raw)));
                 }
             }
             next = next.plus(step);
         }
-        Ok(clusters)
+        Ok(entries)
     }
 
     /// The first block from `from` up to `end` that the delta may hold; `None` when it holds none of them.
@@ -138,15 +150,19 @@ impl Delta {
             Cluster::Plain { offset } => self.file.read_exact_at(buffer, offset),
             Cluster::Compressed { offset, max_bytes } => {
                 let stored = self.read_compressed(offset, max_bytes)?;
-                let flawed = Error::flawed(self.file.path());
-                decompressor.decompress(&stored, buffer).map_err(|flaw| {
-                    flawed(format!("compressed cluster at offset {offset}: {flaw}"))
+                let done = match self.header.compression {
+                    Compression::Zstd => decompressor.decompress(&stored, buffer),
+                    Compression::Zlib => decompressor.inflate(&stored, buffer),
+                };
+                done.map_err(|flaw| {
+                    self.flaw(format!("compressed cluster at offset {offset}: {flaw}"))
                 })
             }
         }
     }
 
-    /// The stored form of a block that the delta holds, as it is, right or not.
+    /// The stored form of a block that the delta holds, as it is, right or not. What is not stored in one of our forms gets
+    /// one.
     pub fn read_stored(&self, cluster: Cluster) -> Result<StoredBlock> {
         match cluster {
             Cluster::Unallocated | Cluster::Zero => Ok(StoredBlock::Zero),
@@ -154,6 +170,18 @@ impl Delta {
                 let mut content = vec![0; self.header.cluster_size.len()];
                 self.file.read_exact_at(&mut content, offset)?;
                 Ok(StoredBlock::Plain(content))
+            }
+            Cluster::Compressed { .. } if self.header.compression == Compression::Zlib => {
+                let mut content = vec![0; self.header.cluster_size.len()];
+                match self.read_cluster(cluster, &mut Decompressor::new()?, &mut content) {
+                    Ok(()) => Ok(StoredBlock::Plain(content)),
+                    // It is rotten and stays so.
+                    Err(error) if error.is_damage() => {
+                        let frame = Compressor::new(1)?.compress_as_bad(&content)?;
+                        Ok(StoredBlock::Compressed(frame))
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Cluster::Compressed { offset, max_bytes } => {
                 let mut frame = self.read_compressed(offset, max_bytes)?;
@@ -212,28 +240,6 @@ impl Delta {
             .collect()
     }
 
-    fn read_entries(
-        &self,
-        first: BlockIndex,
-        offset: u64,
-        count: u64,
-        clusters: &mut Vec<Cluster>,
-    ) -> Result<()> {
-        let mut raw = vec![0; count as usize * ENTRY_BYTES];
-        self.file.read_exact_at(&mut raw, offset)?;
-        // Afterwards: a writer may be appending, and what an entry refers to is there before the entry is.
-        let file_bytes = self.file.len()?;
-        for (number, raw) in raw.as_chunks::<ENTRY_BYTES>().0.iter().enumerate() {
-            let raw = u64::from_be_bytes(*raw);
-            let cluster =
-                decode_entry(raw, self.header.cluster_size, file_bytes).map_err(|flaw| {
-                    self.flaw(format!("block {}: {flaw}", first.plus(number as u64)))
-                })?;
-            clusters.push(cluster);
-        }
-        Ok(())
-    }
-
     /// Writes the L2 tables again as they look: what a program sees is not what is durable after a sync that failed. Only
     /// what is there already, since there may be no room for more.
     fn rewrite_tables(&self) -> Result<()> {
@@ -261,6 +267,23 @@ impl Delta {
             offset = part.end();
         }
         Ok(())
+    }
+
+    /// Whoever writes relies on the tables being where we lay them out, and not in the data.
+    fn check_layout(&self, size_bytes: u64) -> Result<()> {
+        let layout = Layout::new(self.header.cluster_size, size_bytes);
+        let ours = Header { dirty: self.header.dirty, ..Header::new(&layout, self.header.backing) };
+        let differs = |place| {
+            let expected = "that of a delta of this size; it is not written to";
+            Err(Error::damaged(self.path(), place, "another one", expected))
+        };
+        if self.header != ours {
+            return differs("header");
+        }
+        let expected = layout.l1_table();
+        let mut found = vec![0; expected.len()];
+        self.file.read_exact_at(&mut found, layout.l1_offset)?;
+        if found == expected { Ok(()) } else { differs("L1 table") }
     }
 
     /// Writes the header, synced.
@@ -298,6 +321,7 @@ pub fn repair(
     backing: Option<Backing>,
 ) -> Result<()> {
     let mut delta = Delta::open(storage, revision, block_size, size_bytes)?;
+    delta.check_layout(size_bytes)?;
     delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
     delta.write_header(true, backing)?;
     delta.rewrite_tables()?;
@@ -326,9 +350,9 @@ pub fn write_tables(
 }
 
 fn read_header(file: &dyn StorageFile) -> Result<Header> {
-    let mut sector = [0; HEADER_BYTES];
-    let found = file.read_at(&mut sector, 0)?;
-    Header::parse(sector.get(..found).unwrap_or(&sector)).map_err(Error::flawed(file.path()))
+    let mut start = [0; MAX_HEADER_BYTES];
+    let found = file.read_at(&mut start, 0)?;
+    Header::parse(start.get(..found).unwrap_or(&start)).map_err(Error::flawed(file.path()))
 }
 
 /// Reads a cluster of which the image has only the first `part.len()` bytes.
@@ -392,11 +416,16 @@ impl Compressor {
 /// Frames gathered before they are written.
 const APPEND_BYTES: usize = 1 << 20;
 
+/// A cluster that no reader of a zlib image takes for a deflate stream: its first block is of type 3, which there is not.
+const BAD_DEFLATE: [u8; 512] = [0xff; 512];
+
 /// Makes a new delta, or appends to one.
 pub struct DeltaWriter {
     delta: Delta,
     end: u64,
     appended: Vec<(BlockIndex, Cluster)>,
+    /// L2 tables that were appended, by their numbers: QEMU makes them only when they are needed.
+    tables: Vec<(u64, u64)>,
     counts: NewCounts,
 }
 
@@ -433,6 +462,7 @@ impl DeltaWriter {
             delta,
             end,
             appended: Vec::new(),
+            tables: Vec::new(),
         })
     }
 
@@ -448,6 +478,7 @@ impl DeltaWriter {
             let expected = "clear: nothing was being written";
             return Err(Error::damaged(delta.path(), "dirty bit", "set", expected));
         }
+        delta.check_layout(size_bytes)?;
         delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
         delta.write_header(true, delta.header.backing)?;
         let end = delta.file.len()?.next_multiple_of(block_size.bytes());
@@ -455,12 +486,42 @@ impl DeltaWriter {
             delta,
             end,
             appended: Vec::new(),
+            tables: Vec::new(),
             counts: NewCounts::from_end(end, block_size),
         })
     }
 
     /// Appends blocks in ascending order: compressed ones packed, then plain ones. Not yet part of the delta and not synced.
     pub fn append(&mut self, blocks: &[OldBlock]) -> Result<()> {
+        match self.delta.header.compression {
+            Compression::Zstd => self.append_stored(blocks)?,
+            // One that QEMU has made: our frames are none of its streams.
+            Compression::Zlib => {
+                let unpacked = blocks.iter().map(|old| self.unpacked(old));
+                self.append_stored(&unpacked.collect::<Result<Vec<_>>>()?)?;
+            }
+        }
+        self.append_tables()?;
+        self.delta.file.set_len(self.end)
+    }
+
+    fn unpacked(&self, old: &OldBlock) -> Result<OldBlock> {
+        let content = match &old.content {
+            StoredBlock::Zero => StoredBlock::Zero,
+            StoredBlock::Plain(content) => StoredBlock::Plain(content.clone()),
+            StoredBlock::Compressed(frame) => {
+                let mut content = vec![0; self.delta.header.cluster_size.len()];
+                match Decompressor::new()?.decompress(frame, &mut content) {
+                    Ok(()) => StoredBlock::Plain(content),
+                    // It is rotten and stays so.
+                    Err(_) => StoredBlock::Compressed(BAD_DEFLATE.to_vec()),
+                }
+            }
+        };
+        Ok(OldBlock { block: old.block, content })
+    }
+
+    fn append_stored(&mut self, blocks: &[OldBlock]) -> Result<()> {
         let cluster = self.delta.header.cluster_size.bytes();
         let mut run = Vec::with_capacity(APPEND_BYTES);
         for old in blocks {
@@ -489,7 +550,26 @@ impl DeltaWriter {
                 self.end += cluster;
             }
         }
-        self.delta.file.set_len(self.end)
+        Ok(())
+    }
+
+    /// Appends the L2 tables that are missing, empty. Nothing refers to them yet.
+    fn append_tables(&mut self) -> Result<()> {
+        let cluster = self.delta.header.cluster_size;
+        let per_table = self.delta.blocks_per_table();
+        let mut last = None;
+        for number in 0..self.appended.len() {
+            let Some((block, _)) = self.appended.get(number) else { break };
+            let table = block.0 / per_table;
+            let is_known = last.replace(table) == Some(table)
+                || self.tables.iter().any(|(known, _)| *known == table);
+            if !is_known && self.delta.table_offset(table, self.end)?.is_none() {
+                self.delta.file.write_at(&vec![0; cluster.len()], self.end)?;
+                self.tables.push((table, self.end));
+                self.end += cluster.bytes();
+            }
+        }
+        Ok(())
     }
 
     fn append_run(&mut self, run: &mut Vec<u8>) -> Result<()> {
@@ -505,6 +585,11 @@ impl DeltaWriter {
     pub fn enter(&mut self) -> Result<()> {
         let mut appended = std::mem::take(&mut self.appended);
         appended.iter().for_each(|(_, cluster)| self.counts.add(*cluster));
+        for (table, offset) in std::mem::take(&mut self.tables) {
+            self.counts.add_extent(offset, self.delta.header.cluster_size.bytes());
+            let at = self.delta.header.l1_offset + table * ENTRY_BYTES as u64;
+            self.delta.file.write_at(&L1Entry::encode(offset).to_be_bytes(), at)?;
+        }
         appended.sort_unstable_by_key(|(block, _)| *block);
         let per_table = self.delta.blocks_per_table();
         let size = self.delta.header.cluster_size;

@@ -2,13 +2,13 @@
 //! with them ([`check`]).
 //!
 //! Source: qcow2 specification, "Host cluster management". Every table and plain cluster counts once; a host cluster
-//! counts once for each compressed cluster of which it holds any sector. Memory is bounded: the file is covered in
-//! stretches, and the L2 tables are walked once for each.
+//! counts once for each compressed cluster of which it holds any sector. A zero cluster of QEMU's may keep its data, which
+//! counts as well. Memory is bounded: the file is covered in stretches, and the L2 tables are walked once for each.
 
 use super::delta::Delta;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout};
+use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout, kept_offset};
 use crate::units::{BlockIndex, BlockSize};
 
 const REFCOUNT_BYTES: u64 = 2;
@@ -59,7 +59,7 @@ impl NewCounts {
         }
     }
 
-    fn add_extent(&mut self, offset: u64, bytes: u64) {
+    pub(super) fn add_extent(&mut self, offset: u64, bytes: u64) {
         let end = (offset + bytes).div_ceil(self.counts.cluster).saturating_sub(self.counts.first);
         self.too_many |= end > STRETCH_COUNTS;
         if self.too_many {
@@ -75,8 +75,10 @@ impl NewCounts {
     pub(super) fn write(mut self, delta: &Delta) -> Result<()> {
         let cluster = self.counts.cluster;
         let per_block = cluster / REFCOUNT_BYTES;
-        let blocks = place_blocks(delta, cluster, per_block)?;
         let first_offset = self.counts.first * cluster;
+        let Some(blocks) = place_blocks(delta, cluster, per_block, first_offset)? else {
+            return rebuild(delta);
+        };
         for &place in blocks.iter().filter(|&&place| place >= first_offset) {
             self.add_extent(place, cluster);
         }
@@ -89,8 +91,17 @@ impl NewCounts {
                 continue;
             }
             let mut raw = vec![0; cluster as usize];
-            if block_first < self.counts.first && place < first_offset {
+            if block_first < self.counts.first {
+                // One that is not there, or does not even count itself: the table is wrong, and leads to something else.
+                if place >= first_offset {
+                    return rebuild(delta);
+                }
                 delta.file.read_exact_at(&mut raw, place)?;
+                let own = (place / cluster).checked_sub(block_first);
+                let own = own.and_then(|own| raw.as_chunks::<2>().0.get(own as usize));
+                if own.is_some_and(|count| u16::from_be_bytes(*count) != 1) {
+                    return rebuild(delta);
+                }
             }
             for (slot, host) in raw.as_chunks_mut::<2>().0.iter_mut().zip(block_first..) {
                 if let Some(at) = host.checked_sub(self.counts.first) {
@@ -110,12 +121,21 @@ pub(super) fn rebuild(delta: &Delta) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
     let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
+    let end = data_end(delta)?.next_multiple_of(cluster);
+    if !has_sound_tables(delta)? {
+        let (found, expected) = ("one within another or in data", "each in its own place");
+        return Err(Error::damaged(delta.path(), "tables", found, expected));
+    }
     // Without the old blocks, which may lie past the end of the data.
     delta.file.punch_hole(table)?;
-    let end = data_end(delta)?.next_multiple_of(cluster);
     delta.file.set_len(end)?;
-    let blocks = place_blocks(delta, cluster, cluster / REFCOUNT_BYTES)?;
-    write_all(delta, &blocks)
+    match place_blocks(delta, cluster, cluster / REFCOUNT_BYTES, end)? {
+        Some(blocks) => write_all(delta, &blocks),
+        None => {
+            let (place, expected) = ("reference count table", "zeros, after it was cleared");
+            Err(Error::damaged(delta.path(), place, "something else", expected))
+        }
+    }
 }
 
 fn write_all(delta: &Delta, blocks: &[u64]) -> Result<()> {
@@ -175,6 +195,37 @@ pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
     Ok(flaw)
 }
 
+/// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
+/// trusted, whoever has made them, and the counts be written.
+pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
+    let header = &delta.header;
+    let cluster = header.cluster_size.bytes();
+    let table_bytes = u64::from(header.refcount_table_clusters) * cluster;
+    let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
+    let fixed = [
+        Extent::new(0, cluster),
+        Extent::new(header.refcount_table_offset, table_bytes),
+        Extent::new(header.l1_offset, l1_bytes.next_multiple_of(cluster)),
+    ];
+    let file_bytes = delta.file.len()?.next_multiple_of(cluster);
+    let mut sound = fixed.iter().all(|table| table.end() <= file_bytes);
+    let mut take = |offset: u64, bytes: u64| {
+        sound &= fixed.iter().all(|table| offset + bytes <= table.offset || table.end() <= offset);
+    };
+    let walked = for_each_table(delta, |offset| take(offset, cluster)).and_then(|()| {
+        for_each_cluster(delta, |held| match held {
+            Cluster::Unallocated | Cluster::Zero => {}
+            Cluster::Plain { offset } => take(offset, cluster),
+            Cluster::Compressed { offset, .. } => take(offset, 1),
+        })
+    });
+    match walked {
+        Ok(()) => Ok(sound),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Hands out the counts as they must be, for as many reference count blocks at a time as memory allows.
 fn for_each_stretch(
     delta: &Delta,
@@ -198,15 +249,18 @@ fn for_each_stretch(
     Ok(())
 }
 
-/// Where the last thing that the delta's tables refer to ends.
+/// Where the last of the delta's tables, and of what they refer to, ends.
 fn data_end(delta: &Delta) -> Result<u64> {
     let header = &delta.header;
-    let layout = Layout::new(header.cluster_size, header.virtual_bytes);
-    let mut end = layout.data_offset;
+    let cluster_bytes = header.cluster_size.bytes();
+    let table_bytes = u64::from(header.refcount_table_clusters) * cluster_bytes;
+    let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
+    let mut end = (header.refcount_table_offset + table_bytes).max(header.l1_offset + l1_bytes);
+    for_each_table(delta, |offset| end = end.max(offset + cluster_bytes))?;
     for_each_cluster(delta, |cluster| {
         end = end.max(match cluster {
             Cluster::Unallocated | Cluster::Zero => 0,
-            Cluster::Plain { offset } => offset + header.cluster_size.bytes(),
+            Cluster::Plain { offset } => offset + cluster_bytes,
             Cluster::Compressed { offset, max_bytes } => offset + max_bytes,
         });
     })?;
@@ -220,12 +274,27 @@ fn read_table(delta: &Delta, count: u64) -> Result<Vec<u64>> {
     Ok(raw.as_chunks::<ENTRY_BYTES>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect())
 }
 
-/// Offsets of the reference count blocks, enough to cover the file with themselves in it.
-fn place_blocks(delta: &Delta, cluster: u64, counts_per_block: u64) -> Result<Vec<u64>> {
+/// Offsets of the reference count blocks, enough to cover the file with themselves in it. Those that backy has written lie
+/// between the tables and `end`, each after the one before; `None` when the table says otherwise: then it is not followed,
+/// whether QEMU has laid it out or it is damaged.
+fn place_blocks(
+    delta: &Delta,
+    cluster: u64,
+    counts_per_block: u64,
+    end: u64,
+) -> Result<Option<Vec<u64>>> {
     let covered_by_block = counts_per_block * cluster;
+    let entries = u64::from(delta.header.refcount_table_clusters) * cluster / ENTRY_BYTES as u64;
+    let layout = Layout::new(delta.header.cluster_size, delta.header.virtual_bytes);
+    let mut next = layout.data_offset;
     let mut file_bytes = delta.file.len()?.next_multiple_of(cluster);
     let mut blocks = Vec::new();
     while blocks.len() as u64 * covered_by_block < file_bytes {
+        if blocks.len() as u64 >= entries {
+            let found = format!("room for {}", entries * counts_per_block);
+            let expected = format!("{} clusters", file_bytes / cluster);
+            return Err(Error::damaged(delta.path(), "reference count table", found, expected));
+        }
         let mut raw = [0; ENTRY_BYTES];
         let at = delta.header.refcount_table_offset + (blocks.len() * ENTRY_BYTES) as u64;
         delta.file.read_exact_at(&mut raw, at)?;
@@ -234,11 +303,15 @@ fn place_blocks(delta: &Delta, cluster: u64, counts_per_block: u64) -> Result<Ve
                 blocks.push(file_bytes);
                 file_bytes += cluster;
             }
-            place => blocks.push(place),
+            place if place >= next && place % cluster == 0 && place < end => {
+                blocks.push(place);
+                next = place + cluster;
+            }
+            _ => return Ok(None),
         }
     }
     delta.file.set_len(file_bytes)?;
-    Ok(blocks)
+    Ok(Some(blocks))
 }
 
 /// Counts of the host clusters of one stretch of the file.
@@ -267,12 +340,18 @@ fn count_tables(delta: &Delta, blocks: &[u64], counts: &mut Counts) -> Result<()
     for &place in blocks.iter().filter(|&&place| place != 0) {
         counts.add(place, cluster);
     }
+    for_each_table(delta, |offset| counts.add(offset, cluster))
+}
+
+/// Where the L2 tables are.
+fn for_each_table(delta: &Delta, mut take: impl FnMut(u64)) -> Result<()> {
+    let entries = u64::from(delta.header.l1_entries);
     let file_bytes = delta.file.len()?;
     let mut first = 0;
-    while first < u64::from(header.l1_entries) {
-        let step = WALK_ENTRIES.min(u64::from(header.l1_entries) - first);
+    while first < entries {
+        let step = WALK_ENTRIES.min(entries - first);
         let offsets = delta.table_offsets(first, step, file_bytes)?;
-        offsets.into_iter().flatten().for_each(|offset| counts.add(offset, cluster));
+        offsets.into_iter().flatten().for_each(&mut take);
         first += step;
     }
     Ok(())
@@ -291,7 +370,10 @@ fn for_each_cluster(delta: &Delta, mut take: impl FnMut(Cluster)) -> Result<()> 
     let mut next = BlockIndex(0);
     while let Some(held) = delta.next_held_block(next, BlockIndex(blocks))? {
         let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
-        delta.clusters(held, step)?.into_iter().for_each(&mut take);
+        let clusters = delta.clusters(held, step)?;
+        for (cluster, raw) in clusters.into_iter().zip(delta.raw_entries(held, step)?) {
+            take(kept_offset(raw).map_or(cluster, |offset| Cluster::Plain { offset }));
+        }
         next = held.plus(step);
     }
     Ok(())

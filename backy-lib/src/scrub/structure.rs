@@ -4,7 +4,7 @@ use super::content::StoredFile;
 use super::{Finding, Scrub};
 use crate::error::{Error, Result};
 use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revision};
-use crate::format::qcow2::{ENTRY_BYTES, Header, Layout};
+use crate::format::qcow2::{ENTRY_BYTES, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts;
 use crate::manifest;
@@ -156,26 +156,27 @@ impl Scrub<'_> {
             Err(error) if error.is_damage() => return Ok(Some(flaw_of(error))),
             Err(error) => return Err(error),
         };
-        let expected = Header {
-            dirty: false,
-            ..Header::new(&layout, revision.backing(self.manifest.newer(number)))
-        };
+        let expected = revision.backing(self.manifest.newer(number));
         // A writer may be pointing it elsewhere at this moment, and be appending to it.
         if self.manifest.in_progress.is_none() {
             let found = delta.header();
-            if found.backing != expected.backing {
+            if found.backing != expected {
                 let name = |backing: Option<crate::format::qcow2::Backing>| {
                     backing.map_or("none".to_owned(), |backing| backing.file.to_string())
                 };
-                let (found, expected) = (name(found.backing), name(expected.backing));
+                let (found, expected) = (name(found.backing), name(expected));
                 return Ok(Some(format!("backing file: found {found}, expected {expected}")));
             }
-            if *found != expected {
-                let what = if found.dirty { "the dirty bit" } else { "tables in other places" };
-                return Ok(Some(format!(
-                    "header: found {what}, expected that of a finished delta"
-                )));
+            if found.dirty {
+                let flaw = "header: found the dirty bit, expected that of a finished delta";
+                return Ok(Some(flaw.to_owned()));
             }
+        }
+        if !delta.header().is_laid_out_as(&layout) {
+            // QEMU may have moved them, or made it anew: then nothing is where we would put it, and all is well.
+            let is_damaged = self.is_made_by_us(revision)? && !refcounts::has_sound_tables(&delta)?;
+            let flaw = "header: found tables in other places, expected that of a finished delta";
+            return Ok(is_damaged.then(|| flaw.to_owned()));
         }
         let table = layout.l1_table();
         let mut found = vec![0; table.len()];
@@ -192,12 +193,33 @@ impl Scrub<'_> {
         })
     }
 
-    /// Writes header and L1 table anew; whether the delta can be opened then.
+    /// Whether a delta has, whatever its header says, our L1 table where we put it, or what is left of it.
+    fn is_made_by_us(&self, revision: &Revision) -> Result<bool> {
+        let layout = Layout::new(self.manifest.block_size, revision.size_bytes);
+        let table = layout.l1_table();
+        let mut found = vec![0; table.len()];
+        let file = self.storage.open(revision.file(), Access::Read)?;
+        file.read_padded_at(&mut found, layout.l1_offset)?;
+        Ok(found.chunks(ENTRY_BYTES).zip(table.chunks(ENTRY_BYTES)).any(|(a, b)| a == b))
+    }
+
+    /// Writes header and L1 table anew, or, where they are sound and not where we would put them, the header alone; whether
+    /// the delta can be opened then. One that QEMU has made is not written over.
     fn write_tables(&mut self, number: usize, revision: &Revision) -> Result<bool> {
-        self.begin_repair(revision)?;
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
-        delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
+        let layout = Layout::new(size, bytes);
+        let in_place = match Delta::open(&**self.storage, revision.uuid, size, bytes) {
+            Ok(delta) if delta.header().is_laid_out_as(&layout) => true,
+            Ok(delta) => self.is_made_by_us(revision)? && !refcounts::has_sound_tables(&delta)?,
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(_) if self.is_made_by_us(revision)? => true,
+            Err(_) => return Ok(false),
+        };
+        self.begin_repair(revision)?;
+        if in_place {
+            delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
+        }
         let repaired = delta::repair(&**self.storage, revision.uuid, size, bytes, backing);
         self.end_repair()?;
         match repaired {

@@ -5,17 +5,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, fallocate, fstat, fstatvfs, ftruncate, ioctl_ficlone,
-    openat, renameat, seek, statat, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, ftruncate,
+    ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{Access, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
+use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -86,19 +86,8 @@ impl Storage for DirStorage {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
         };
-        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = match openat(&self.fd, name.to_string(), flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::LOOP) => {
-                return Err(Error::damaged(self.path(name), "type", "a symbolic link", "a file"));
-            }
-            Err(errno) => return Err(self.error(name, "open", errno)),
-        };
-        let file = DirFile { path: self.path(name), file: File::from(fd) };
-        if !file.metadata()?.is_file() {
-            return Err(Error::damaged(file.path, "type", "not a regular file", "a regular file"));
-        }
-        Ok(Box::new(file))
+        let file = open_regular(&self.fd, self.path(name), name, access, Mode::empty())?;
+        Ok(Box::new(DirFile { path: self.path(name), file }))
     }
 
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
@@ -109,9 +98,7 @@ impl Storage for DirStorage {
     }
 
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let source = openat(&self.fd, from.to_string(), flags, Mode::empty())
-            .map_err(|errno| self.error(from, "open", errno))?;
+        let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let copy = openat(&self.fd, to.to_string(), flags, self.file_mode)
             .map_err(|errno| self.error(to, "create", errno))?;
@@ -130,9 +117,7 @@ impl Storage for DirStorage {
     }
 
     fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let source = openat(&self.fd, from.to_string(), flags, Mode::empty())
-            .map_err(|errno| self.error(from, "open", errno))?;
+        let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         // Whoever may only read the archive, or has it on a file system that cannot, does without.
         let copy = openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR);
@@ -189,6 +174,63 @@ impl Storage for DirStorage {
 
     fn lock_holder(&self) -> Result<Option<String>> {
         Ok(lock::holder(&self.fd))
+    }
+
+    fn exposed(&self) -> Result<Option<Exposed>> {
+        let folder = fstat(&self.fd)
+            .map_err(|errno| Error::io(&self.folder, "look up the folder")(errno.into()))?;
+        if let Some(found) = exposed(&self.folder, &folder) {
+            return Ok(Some(found));
+        }
+        // It says what is read, and what is run.
+        let config = FileName::CONFIG;
+        match statat(&self.fd, config.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+            // The permissions of a symbolic link mean nothing, and it is refused wherever it is opened.
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
+                Ok(exposed(&self.path(config), &found))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Who besides the owner may write to what has these permissions. An access control list shows as its mask in those of the
+/// group. The group of root is as good as root.
+fn exposed(path: &Path, found: &Stat) -> Option<Exposed> {
+    let mode = Mode::from_raw_mode(found.st_mode);
+    let to = if mode.contains(Mode::WOTH) {
+        "every user".to_owned()
+    } else if mode.contains(Mode::WGRP) && found.st_gid != 0 {
+        format!("group {}", found.st_gid)
+    } else {
+        return None;
+    };
+    Some(Exposed { path: path.to_owned(), to })
+}
+
+/// Opens `name` in the folder without following it, and without waiting for anybody; anything but a regular file is refused.
+pub(super) fn open_regular(
+    folder: impl AsFd,
+    path: PathBuf,
+    name: FileName,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<File> {
+    let refused = |found: &str| Err(Error::damaged(&path, "type", found, "a regular file"));
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(folder, name.to_string(), flags, mode) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::LOOP) => return refused("a symbolic link"),
+        Err(Errno::ISDIR) => return refused("a folder"),
+        Err(Errno::NXIO | Errno::NODEV) => return refused("a socket, or a device"),
+        Err(errno) => return Err(Error::io(path, "open")(errno.into())),
+    };
+    let kind = file.metadata().map_err(Error::io(&path, "look up its type"))?.file_type();
+    match () {
+        () if kind.is_file() => Ok(file),
+        () if kind.is_dir() => refused("a folder"),
+        () if kind.is_fifo() => refused("a FIFO"),
+        () => refused("a device"),
     }
 }
 

@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
-use super::StorageLock;
+use super::dir::open_regular;
+use super::{FileName, StorageLock};
 use crate::error::{Error, Result};
 
 /// Longest note of a holder that is read back.
@@ -50,11 +51,9 @@ pub(super) fn take(
     holder: &str,
 ) -> Result<Box<dyn StorageLock>> {
     let path = folder.join("lock");
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(&folder_fd, "lock", flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| Error::io(&path, "open the lock file")(errno.into()))?;
-    let mut file = std::fs::File::from(file);
+    let flags = OFlags::RDWR | OFlags::CREATE;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let mut file = open_regular(&folder_fd, path.clone(), FileName::Lock, flags, mode)?;
     let busy = |file: &mut std::fs::File| {
         Err(Error::Locked { path: folder.to_owned(), holder: read_holder(file) })
     };

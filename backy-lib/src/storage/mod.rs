@@ -36,6 +36,29 @@ pub enum Access {
     Write,
 }
 
+/// Something of an archive that others than its owner may change. Whoever may write to the folder can put anything in the
+/// place of any file, whatever the permissions of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exposed {
+    /// The folder or the file.
+    pub path: PathBuf,
+    /// Who may write to it, such as `every user`.
+    pub to: String,
+}
+
+impl std::fmt::Display for Exposed {
+    /// What is wrong, as a line without the advice.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Exposed { path, to } = self;
+        write!(f, "{}: {to} may write to it, and so decide what a restore gives", path.display())
+    }
+}
+
+impl Exposed {
+    /// What to do about it.
+    pub const ADVICE: &str = "take that away with 'chmod go-w'";
+}
+
 /// The folder of an archive.
 pub trait Storage: Send + Sync {
     /// Where a file is, for messages and for `find`.
@@ -96,6 +119,11 @@ pub trait Storage: Send + Sync {
 
     /// Who holds the lock at this moment, found out without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
+
+    /// What others than the owner may change; `None` when there is nothing, or no such thing as an owner.
+    fn exposed(&self) -> Result<Option<Exposed>> {
+        Ok(None)
+    }
 }
 
 /// A file system, and the room in it.

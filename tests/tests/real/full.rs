@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use backy_tests::legacy::OldArchive;
 use tempfile::TempDir;
 
 use crate::disks::Disk;
@@ -140,4 +141,136 @@ fn the_disk_becomes_full_during_a_restore() {
     ballast.remove();
     works(&mut site.backy(&["restore", text(&target)]));
     assert!(fs::read(&target).expect("read the target") == state);
+}
+
+/// A command on a disk that has from 0 bytes of room on up to what it takes: an error that says so, or success; in both cases
+/// everything reads right, and with room the rest is done.
+fn with_ever_more_room(args: &[&str], prepare: impl Fn(&Site), may_go: &[usize]) {
+    let Some((disk, _elsewhere, source)) = small_disk() else { return };
+    let mut base = Site::init(disk.path(), &source);
+    let mut state = noise(40, 2 * MIB);
+    for number in 0..4 {
+        let at = number * MIB / 4;
+        state[at..at + MIB / 2].copy_from_slice(&noise(41 + number as u64, MIB / 2));
+        base.backup(&state);
+    }
+    // What is kept for a full disk would let most of it work.
+    fs::remove_file(base.folder.join("reserve")).expect("remove the reserve");
+    let place = disk.path().join("trial");
+    let (mut failures, mut successes) = (0, 0);
+    for left_kib in [0, 4, 8, 12, 16, 24, 40, 80, 200, 420, 700, 2000] {
+        fs::create_dir(&place).expect("make a folder");
+        let mut site = base.copy(&place);
+        prepare(&site);
+        let ballast = disk.fill(left_kib << 10);
+        let output = crate::site::run(&mut site.backy(args));
+        let told = crate::kill::Told(format!("{args:?} with {left_kib} KiB"));
+        match output.status.success() {
+            true => successes += 1,
+            false => {
+                failures += 1;
+                crate::site::failed(&output);
+                check_message(&crate::site::words(&output), &disk);
+            }
+        }
+        let before = site.expected.len();
+        site.reconcile(may_go, None);
+        site.check_here();
+        let has_gone = before - site.expected.len();
+        assert!(has_gone == may_go.len() || !output.status.success(), "told that it worked");
+        ballast.remove();
+        site.backup(&state);
+        site.check_at_rest_here();
+        drop(told);
+        fs::remove_dir_all(&place).expect("remove the trial");
+    }
+    assert!(successes > 0, "{args:?} has never worked");
+    assert!(failures > 0 || args[0] == "scrub", "{args:?} has never failed");
+}
+
+/// Maintenance, whose merge and manifests need room.
+#[test]
+fn the_disk_becomes_full_during_maintenance() {
+    with_ever_more_room(&["maintenance", "-k", "1"], |_| {}, &[1, 2, 3]);
+    with_ever_more_room(&["rm", "1"], |_| {}, &[1]);
+}
+
+/// A tag, for which a manifest is written.
+#[test]
+fn the_disk_becomes_full_during_a_tag() {
+    with_ever_more_room(&["tag", "1", "+x"], |_| {}, &[]);
+}
+
+/// A scrub that mends a header, and writes down what it has read.
+#[test]
+fn the_disk_becomes_full_during_a_scrub() {
+    let damage = |site: &Site| {
+        let delta = site.folder.join(format!("{}.qcow2", site.expected[2].uuid));
+        let delta = fs::File::options().write(true).open(delta).expect("open a delta");
+        std::os::unix::fs::FileExt::write_all_at(&delta, &[0; 512], 0).expect("zero its header");
+    };
+    let Some((disk, _elsewhere, source)) = small_disk() else { return };
+    let mut base = Site::init(disk.path(), &source);
+    for number in 0..4 {
+        base.backup(&noise(50 + number, MIB));
+    }
+    fs::remove_file(base.folder.join("reserve")).expect("remove the reserve");
+    let place = disk.path().join("trial");
+    let mut failures = 0;
+    for left_kib in [0, 4, 8, 12, 16, 24, 40, 2000] {
+        fs::create_dir(&place).expect("make a folder");
+        let mut site = base.copy(&place);
+        damage(&site);
+        let ballast = disk.fill(left_kib << 10);
+        let first = crate::site::run(&mut site.backy(&["scrub"]));
+        let said = crate::site::words(&first);
+        failures += usize::from(said.contains("No space left on device"));
+        assert_eq!(first.status.code(), Some(1), "it finds something: {said}");
+        ballast.remove();
+        // If it was not mended then, it is now, which is a finding as well; then all is well.
+        crate::site::run(&mut site.backy(&["scrub"]));
+        works(&mut site.backy(&["scrub"]));
+        site.check_at_rest_here();
+        site.backup(&noise(54, MIB));
+        site.check_at_rest_here();
+        fs::remove_dir_all(&place).expect("remove the trial");
+    }
+    assert!(failures > 0, "it has never failed");
+}
+
+/// An import, which makes revision after revision: those that are complete stay, and it goes on when there is room.
+#[test]
+fn the_disk_becomes_full_during_an_import() {
+    let Some((disk, elsewhere, _source)) = small_disk() else { return };
+    let states: Vec<Vec<u8>> = (0..3).map(|number| noise(60 + number, MIB)).collect();
+    let old = OldArchive::write(&elsewhere.path().join("old"), 65_536, 1, &states);
+    let folder = disk.path().join("archive");
+    let mut made = [false; 4];
+    for left_kib in [0, 4, 12, 16, 40, 700, 1100, 1500, 2300, 2700, 3400, 5000, 12_000] {
+        let ballast = disk.fill(left_kib << 10);
+        let mut site =
+            Site { folder: folder.clone(), source: elsewhere.path().into(), expected: vec![] };
+        let output = crate::site::run(&mut site.backy(&["import", text(&old.folder)]));
+        if !output.status.success() {
+            crate::site::failed(&output);
+            check_message(&crate::site::words(&output), &disk);
+        }
+        let committed = match folder.join("manifest.json").exists() {
+            true => site.committed(),
+            false => vec![],
+        };
+        made[committed.len()] = true;
+        assert!(committed.len() == 3 || !output.status.success(), "told that it worked");
+        old.revisions[..committed.len()].iter().for_each(|(uuid, bytes)| site.push(uuid, bytes));
+        if !committed.is_empty() {
+            site.check_here();
+        }
+        ballast.remove();
+        works(&mut site.backy(&["import", text(&old.folder)]));
+        site.expected.clear();
+        old.revisions.iter().for_each(|(uuid, bytes)| site.push(uuid, bytes));
+        site.check_at_rest_here();
+        fs::remove_dir_all(&folder).expect("remove the archive");
+    }
+    assert!(made[0] && made[3] && (made[1] || made[2]), "{made:?}");
 }

@@ -289,7 +289,7 @@ fn expect_oldest(site: &mut Site, old: &OldArchive, count: usize) {
 }
 
 /// Names and bytes of the files in a folder.
-fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(folder).expect("list a folder").map(|e| e.expect("an entry").path());
     let mut paths: Vec<_> = entries.collect();
     paths.sort();

@@ -8,10 +8,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use backy_lib::RevisionId;
 use backy_lib::storage::sim::Random;
+use backy_lib::{Archive, RevisionId};
 use backy_tests::qemu;
-use backy_tests::world::{Expected, fill_block};
+use backy_tests::world::{self, Expected, fill_block};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
@@ -128,6 +128,45 @@ impl Site {
                 let file = self.folder.join(format!("{}.qcow2", revision.uuid));
                 works(Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(file));
             }
+        }
+    }
+
+    /// Checks in this process, which takes milliseconds, that the library reads every revision right and no others.
+    pub(crate) fn check_here(&self) {
+        let archive = Archive::open(&self.folder).expect("open the archive");
+        let found: Vec<RevisionId> = archive.revisions().iter().map(|r| r.uuid).collect();
+        let expected: Vec<RevisionId> = self.expected.iter().map(|e| e.uuid).collect();
+        assert_eq!(found, expected, "the revisions");
+        for (number, revision) in self.expected.iter().enumerate() {
+            let bytes = world::read_revision(&archive, number)
+                .unwrap_or_else(|error| panic!("revision {number}: {error}"));
+            assert!(bytes == revision.bytes, "revision {number} has wrong bytes");
+        }
+    }
+
+    /// The same of what has to hold when no operation is under way or was interrupted.
+    pub(crate) fn check_at_rest_here(&self) {
+        self.check_here();
+        self.check_files();
+        if let Some(newest) = self.expected.first() {
+            let image = fs::read(self.folder.join("last.raw")).expect("read last.raw");
+            assert!(image == newest.bytes, "last.raw is not the newest revision");
+        }
+    }
+
+    /// Takes note of what a command may have done that was cut short: of the revisions with these numbers, any may have gone,
+    /// and one with the content `maybe` may be there.
+    pub(crate) fn reconcile(&mut self, may_go: &[usize], maybe: Option<&[u8]>) {
+        let committed = self.committed();
+        let mut numbers = 0..;
+        self.expected.retain(|expected| {
+            let number: usize = numbers.next().expect("a number");
+            !may_go.contains(&number) || committed.contains(&expected.uuid.to_string())
+        });
+        if committed.len() == self.expected.len() + 1
+            && let Some(bytes) = maybe
+        {
+            self.push(&committed[0], bytes);
         }
     }
 

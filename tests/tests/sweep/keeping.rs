@@ -59,7 +59,7 @@ fn removal() {
 
 /// Makes the newest delta standalone.
 fn make_standalone(disk: &SimStorage) -> Result<()> {
-    world::configure(disk, "max_chain = 1");
+    world::configure(disk, "max_chain = 2");
     world::maintain(disk, None).map(drop)
 }
 

@@ -112,4 +112,41 @@ mod tests {
         assert_eq!(findings.bad_block_count(), 4);
         assert!(findings.is_bad(BlockIndex(3)) && !findings.is_bad(BlockIndex(5)));
     }
+
+    /// Whatever is added and cleared, in any order: the same blocks are bad as in a plain list, the ranges are ascending with good
+    /// blocks between them, and every question is answered as the list would.
+    #[test]
+    fn ranges_say_the_same_as_a_list_of_blocks() {
+        const BLOCKS: u64 = 24;
+        let mut state = 1u64;
+        let mut below = |limit: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % limit
+        };
+        let mut findings = Findings::default();
+        let mut list = vec![false; BLOCKS as usize];
+        for _ in 0..2_000 {
+            let (first, kind) = (below(BLOCKS), below(3));
+            let count = if kind == 2 { 1 } else { (1 + below(4)).min(BLOCKS - first) };
+            let range = BlockRange { first: BlockIndex(first), count };
+            match kind {
+                0 => findings.add(range),
+                1 => findings.clear(range),
+                _ => findings.add_bad_block(range.first),
+            }
+            list[first as usize..(first + count) as usize].fill(kind != 1);
+            let bad = |block: &u64| list[*block as usize];
+            for block in 0..BLOCKS {
+                assert_eq!(findings.is_bad(BlockIndex(block)), bad(&block));
+                let next = (block..BLOCKS).find(bad).map(BlockIndex);
+                assert_eq!(findings.next_bad_block(BlockIndex(block)), next);
+            }
+            assert!(!findings.is_bad(BlockIndex(BLOCKS)));
+            assert_eq!(findings.next_bad_block(BlockIndex(BLOCKS)), None);
+            assert_eq!(findings.bad_block_count(), (0..BLOCKS).filter(bad).count() as u64);
+            let mut pairs = findings.bad_blocks.windows(2);
+            assert!(pairs.all(|pair| pair[0].end() < pair[1].first), "{findings:?}");
+            assert!(findings.bad_blocks.iter().all(|range| range.count > 0), "{findings:?}");
+        }
+    }
 }

@@ -1,7 +1,11 @@
-//! Clusters as zstd frames with a content checksum.
+//! Clusters as zstd frames with a content checksum, which we write, and as deflate streams, which only QEMU writes.
 //!
-//! QEMU checks the frame's checksum when it reads, so rot in a compressed cluster is an I/O error there, too.
+//! QEMU checks the frame's checksum when it reads, so rot in a compressed cluster is an I/O error there, too. A deflate
+//! stream has none: only the digest of the block tells.
+//!
+//! Source: qcow2 specification, "Compressed Clusters Descriptor" and "compression_type".
 
+use flate2::{Decompress, FlushDecompress};
 use zstd::bulk;
 use zstd::zstd_safe::{CParameter, DParameter};
 
@@ -51,6 +55,8 @@ impl Compressor {
 /// Decompresses clusters, one after the other, with one working memory.
 pub struct Decompressor {
     context: bulk::Decompressor<'static>,
+    /// Made when it is first needed: hardly any archive has a deflate stream.
+    inflate: Option<Decompress>,
 }
 
 impl Decompressor {
@@ -61,7 +67,28 @@ impl Decompressor {
             context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
             Ok(context)
         };
-        Ok(Decompressor { context: make().map_err(zstd_error)? })
+        Ok(Decompressor { context: make().map_err(zstd_error)?, inflate: None })
+    }
+
+    /// Decompresses the raw deflate stream at the start of `stored` (which may go on after it) into all of `cluster`. As
+    /// QEMU has it, a stream that is longer than the cluster is cut off.
+    ///
+    /// # Errors
+    /// One sentence; also when the stream ends before the cluster does.
+    pub fn inflate(
+        &mut self,
+        stored: &[u8],
+        cluster: &mut [u8],
+    ) -> std::result::Result<(), String> {
+        let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
+        inflate.reset(false);
+        match inflate.decompress(stored, cluster, FlushDecompress::Finish) {
+            Ok(_) if inflate.total_out() == cluster.len() as u64 => Ok(()),
+            Ok(_) => {
+                Err(format!("found {} bytes, expected {}", inflate.total_out(), cluster.len()))
+            }
+            Err(error) => Err(format!("found a bad deflate stream: {error}")),
+        }
     }
 
     /// Decompresses the frame at the start of `stored` (which may go on after it) into all of `cluster`.
@@ -124,6 +151,31 @@ mod tests {
     }
 
     #[test]
+    fn a_deflate_stream_gives_a_whole_cluster_or_an_error() {
+        let cluster: Vec<u8> = (0..4096u32).map(|i| (i / 100) as u8).collect();
+        let mut stored = Vec::new();
+        let mut deflate = flate2::Compress::new(flate2::Compression::fast(), false);
+        stored.reserve(8192);
+        let finish = flate2::FlushCompress::Finish;
+        deflate.compress_vec(&cluster, &mut stored, finish).unwrap();
+        let whole = stored.len();
+        stored.extend(noise(300));
+        let mut decompressor = Decompressor::new().unwrap();
+        let mut out = vec![0; 4096];
+        for _ in 0..2 {
+            decompressor.inflate(&stored, &mut out).unwrap();
+            assert!(out == cluster);
+            out.fill(0);
+        }
+        for len in 0..whole - 1 {
+            assert!(decompressor.inflate(&stored[..len], &mut out).is_err(), "{len} bytes");
+        }
+        assert!(decompressor.inflate(&stored[..whole], &mut [0; 8192]).is_err());
+        // Block type 3 is none.
+        assert!(decompressor.inflate(&[0xff; 512], &mut out).is_err());
+    }
+
+    #[test]
     fn what_does_not_shrink_is_not_compressed() {
         let mut stored = Vec::new();
         assert!(!Compressor::new(1).unwrap().compress(&noise(4096), &mut stored));
@@ -147,5 +199,23 @@ mod tests {
         assert!(decompressor.decompress(&stored, &mut [0; 8192]).is_err());
         let bad = compressor.compress_as_bad(&cluster).unwrap();
         assert!(decompressor.decompress(&bad, &mut out).is_err());
+    }
+
+    /// A frame is worth it when it saves a sector, and not when it saves a byte less.
+    #[test]
+    fn a_frame_has_to_save_a_sector() {
+        let mut compressor = Compressor::new(1).unwrap();
+        let lengths = |zeros: usize| {
+            let mut cluster = noise(4096);
+            cluster[..zeros].fill(0);
+            let mut stored = Vec::new();
+            let worth_it = Compressor::new(1).unwrap().compress(&cluster, &mut stored);
+            (worth_it, compressor.compress_as_bad(&cluster).unwrap().len())
+        };
+        let found: Vec<(bool, usize)> = (400..700).map(lengths).collect();
+        for (worth_it, length) in &found {
+            assert_eq!(*worth_it, *length <= 4096 - 512, "{length}");
+        }
+        assert!(found.iter().any(|(_, length)| *length == 4096 - 512));
     }
 }

@@ -88,14 +88,20 @@ pub fn decode_entry(raw: u64, cluster_size: BlockSize, file_bytes: u64) -> Resul
         return Err(format!("L2 entry: found reserved bits in {raw:#x}"));
     }
     let offset = raw & OFFSET_MASK;
-    if raw & ZERO != 0 {
-        return Ok(Cluster::Zero);
+    if offset != 0 {
+        in_file("cluster", offset, cluster_size, file_bytes)?;
     }
-    if offset == 0 {
-        return Ok(Cluster::Unallocated);
-    }
-    in_file("cluster", offset, cluster_size, file_bytes)?;
-    Ok(Cluster::Plain { offset })
+    Ok(match (raw & ZERO != 0, offset) {
+        (true, _) => Cluster::Zero,
+        (false, 0) => Cluster::Unallocated,
+        (false, offset) => Cluster::Plain { offset },
+    })
+}
+
+/// Where a zero cluster keeps data that is not to be read, as QEMU leaves it when it writes zeros over a plain cluster.
+pub fn kept_offset(raw: u64) -> Option<u64> {
+    let offset = raw & OFFSET_MASK;
+    (raw & COMPRESSED == 0 && raw & ZERO != 0 && offset != 0).then_some(offset)
 }
 
 /// The L2 entry for a cluster; for a compressed one `max_bytes` is its exact length.
@@ -171,8 +177,10 @@ mod tests {
     fn offsets_outside_the_file_and_reserved_bits_are_refused() {
         let size = BlockSize::DEFAULT;
         let file_bytes = 10 << 16;
+        assert_eq!(decode_entry(COPIED | 2 << 16 | ZERO, size, file_bytes), Ok(Cluster::Zero));
         for raw in [
             10 << 16 | COPIED,               // past the end
+            10 << 16 | ZERO,                 // data that a zero cluster keeps, past the end
             (1 << 16) + 512,                 // not on a boundary
             2 << 16 | 2,                     // reserved bit
             1 << 56 | 2 << 16,               // reserved bit
@@ -190,5 +198,42 @@ mod tests {
             L1Entry::decode(COPIED | 9 << 16, size, file_bytes),
             Ok(L1Entry::Table(9 << 16))
         );
+    }
+
+    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and no further.
+    #[test]
+    fn the_first_and_the_last_place_in_a_file_are_taken() {
+        let size = BlockSize::DEFAULT;
+        let (cluster, file_bytes) = (size.bytes(), 10 * size.bytes());
+        for (offset, fits) in [
+            (cluster, true),
+            (file_bytes - cluster, true),
+            (file_bytes - cluster / 2, false),
+            (file_bytes, false),
+        ] {
+            assert_eq!(decode_entry(offset | COPIED, size, file_bytes).is_ok(), fits, "{offset}");
+            let table = L1Entry::decode(L1Entry::encode(offset), size, file_bytes);
+            assert_eq!(table.is_ok(), fits, "{offset}");
+        }
+        for (offset, fits) in
+            [(cluster - 1, false), (cluster, true), (file_bytes - 1, true), (file_bytes, false)]
+        {
+            let read = decode_entry(COMPRESSED | offset, size, file_bytes);
+            assert_eq!(read.is_ok(), fits, "{offset}");
+        }
+    }
+
+    /// A compressed cluster is never said to be longer than the file has bytes for it.
+    #[test]
+    fn a_compressed_cluster_ends_with_the_file() {
+        for size in [BlockSize::MIN, BlockSize::DEFAULT, BlockSize::MAX] {
+            let offset = 3 * size.bytes() + 100;
+            let raw = encode_entry(Cluster::Compressed { offset, max_bytes: 700 }, size);
+            let bound = 2 * SECTOR_BYTES - offset % SECTOR_BYTES;
+            for (after, max_bytes) in [(1, 1), (700, 700), (bound, bound), (1 << 30, bound)] {
+                let read = decode_entry(raw, size, offset + after);
+                assert_eq!(read, Ok(Cluster::Compressed { offset, max_bytes }), "{after}");
+            }
+        }
     }
 }

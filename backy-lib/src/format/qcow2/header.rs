@@ -1,4 +1,6 @@
-//! The header, its extensions and the backing file name: the first 512 bytes of a delta.
+//! The header, its extensions and the backing file name: the first 512 bytes of a delta as we write it.
+//!
+//! QEMU writes longer ones: whenever it changes a header, it adds a table of feature names.
 //!
 //! Source: qcow2 specification, "Header", "Header extensions". All numbers are big-endian.
 
@@ -9,9 +11,13 @@ use crate::units::BlockSize;
 /// A header fits into this many bytes, one sector, so that writing it anew is atomic.
 pub const HEADER_BYTES: usize = 512;
 
+/// A header that QEMU has written is looked for in this many bytes, the smallest cluster: it must not be longer than one.
+pub const MAX_HEADER_BYTES: usize = 4096;
+
 const MAGIC: u32 = 0x5146_49fb;
 const VERSION: u32 = 3;
 const HEADER_LENGTH: u32 = 112;
+const MIN_HEADER_LENGTH: u32 = 104;
 const REFCOUNT_ORDER_16_BITS: u32 = 4;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -87,7 +93,7 @@ impl Backing {
 /// How compressed clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Deflate, qcow2's default. Not written and not read by us.
+    /// Raw deflate streams, qcow2's default. Read, but not written by us.
     Zlib,
     /// Zstandard frames.
     Zstd,
@@ -132,7 +138,13 @@ impl Header {
         }
     }
 
-    /// Reads a header from the first bytes of a file, up to [`HEADER_BYTES`] of them.
+    /// Whether all tables are where we put them.
+    pub fn is_laid_out_as(&self, layout: &Layout) -> bool {
+        let ours = Header::new(layout, self.backing);
+        *self == Header { dirty: self.dirty, compression: self.compression, ..ours }
+    }
+
+    /// Reads a header from the first bytes of a file, up to [`MAX_HEADER_BYTES`] of them.
     ///
     /// # Errors
     /// One sentence: the field, what was found, what was expected.
@@ -140,15 +152,17 @@ impl Header {
         let fields = Fields(bytes);
         expect("magic number", fields.u32(0)?, MAGIC)?;
         expect("version", fields.u32(4)?, VERSION)?;
+        let header_length = fields.u32(100)?;
+        if header_length < MIN_HEADER_LENGTH || header_length % 8 != 0 {
+            return Err(format!("header length: found {header_length}, expected {HEADER_LENGTH}"));
+        }
         let features = fields.u64(72)?;
-        let compression = check_features(features, fields.u8(104)?)?;
+        // Older versions of QEMU end the header before the compression type.
+        let named = if header_length < HEADER_LENGTH { 0 } else { fields.u8(104)? };
+        let compression = check_features(features, named)?;
         expect("encryption method", fields.u32(32)?, 0)?;
         expect("number of internal snapshots", fields.u32(60)?, 0)?;
         expect("reference count order", fields.u32(96)?, REFCOUNT_ORDER_16_BITS)?;
-        let header_length = fields.u32(100)?;
-        if header_length < HEADER_LENGTH || header_length % 8 != 0 {
-            return Err(format!("header length: found {header_length}, expected {HEADER_LENGTH}"));
-        }
         let cluster_bits = fields.u32(20)?;
         let cluster_size = 1u64
             .checked_shl(cluster_bits)
@@ -341,12 +355,10 @@ impl<'a> Fields<'a> {
     fn slice(&self, offset: usize, length: usize, what: &str) -> Result<&'a [u8], String> {
         offset
             .checked_add(length)
-            .filter(|&end| end <= HEADER_BYTES)
+            .filter(|&end| end <= MAX_HEADER_BYTES)
             .and_then(|end| self.0.get(offset..end))
             .ok_or_else(|| {
-                format!(
-                    "{what}: {length} bytes at offset {offset} pass the end of the header sector"
-                )
+                format!("{what}: {length} bytes at offset {offset} pass the end of the header")
             })
     }
 
@@ -436,6 +448,97 @@ mod tests {
         let bytes = header().encode();
         for len in 0..HEADER_LENGTH as usize + 8 {
             assert!(Header::parse(&bytes[..len]).is_err(), "{len}");
+        }
+    }
+
+    /// Sizes and places of the tables are taken up to their limits, and not beyond.
+    #[test]
+    fn tables_are_taken_up_to_their_limits() {
+        const CLUSTER: u64 = 64 << 10;
+        let taken = |change: &dyn Fn(&mut Header)| {
+            let mut header = header();
+            change(&mut header);
+            Header::parse(&header.encode()) == Ok(header)
+        };
+        // 2048 entries of 512 MiB each.
+        assert!(taken(&|h| h.virtual_bytes = 1 << 40));
+        assert!(!taken(&|h| h.virtual_bytes = (1 << 40) + 512));
+        assert!(!taken(&|h| h.l1_entries = 2047));
+        assert!(taken(&|h| h.l1_entries = MAX_L1_ENTRIES));
+        assert!(!taken(&|h| h.l1_entries = MAX_L1_ENTRIES + 1));
+        let refcounts = |clusters: u32| {
+            taken(&|h| {
+                h.refcount_table_clusters = clusters;
+                h.l1_offset = h.refcount_table_offset + u64::from(clusters) * CLUSTER;
+            })
+        };
+        assert_eq!([1, 128, 129].map(refcounts), [true, true, false]);
+        for (l1, refcount_table, taken_there) in [
+            (1, 2, true),
+            (2, 1, true),
+            (1, 1, false),
+            (0, 1, false),
+            (1, 0, false),
+            ((1 << 40) - 1, 1, true),
+            (1 << 40, 1, false),
+            (1, (1 << 40) - 2, true),
+            (1, (1 << 40) - 1, false),
+        ] {
+            let found = taken(&|h| {
+                h.refcount_table_clusters = 1;
+                (h.l1_offset, h.refcount_table_offset) = (l1 * CLUSTER, refcount_table * CLUSTER);
+            });
+            assert_eq!(found, taken_there, "{l1} {refcount_table}");
+        }
+        // A table of two clusters, with the other one in its second.
+        for first in [1, 2] {
+            assert!(!taken(&|h| {
+                (h.refcount_table_clusters, h.l1_entries) = (2, 16 << 10);
+                (h.l1_offset, h.refcount_table_offset) = (first * CLUSTER, (3 - first) * CLUSTER);
+            }));
+        }
+    }
+
+    /// Another program's header may be longer than ours, and have extensions that we do not know.
+    #[test]
+    fn what_is_not_known_in_a_header_is_skipped() {
+        let header = header();
+        let ours = header.encode();
+        for length in [3u32, 8, 9] {
+            let (fixed, rest) = ours.split_at(HEADER_LENGTH as usize);
+            let mut bytes = fixed.to_vec();
+            bytes.extend([0xee; 8]);
+            bytes.extend(0x1234_5678u32.to_be_bytes());
+            bytes.extend(length.to_be_bytes());
+            bytes.extend(vec![0xff; length.next_multiple_of(8) as usize]);
+            let more = bytes.len() - fixed.len();
+            bytes.extend(rest);
+            bytes.truncate(HEADER_BYTES);
+            bytes[100..104].copy_from_slice(&(HEADER_LENGTH + 8).to_be_bytes());
+            let at = u64::from_be_bytes(ours[8..16].try_into().unwrap()) + more as u64;
+            bytes[8..16].copy_from_slice(&at.to_be_bytes());
+            assert_eq!(Header::parse(&bytes), Ok(header.clone()), "{length}");
+        }
+        for length in [MIN_HEADER_LENGTH - 8, HEADER_LENGTH + 1] {
+            let mut bytes = ours;
+            bytes[100..104].copy_from_slice(&length.to_be_bytes());
+            let error = Header::parse(&bytes).unwrap_err();
+            assert!(error.contains("header length"), "{error}");
+        }
+    }
+
+    /// The name of the backing file may end with the smallest cluster, and not after it.
+    #[test]
+    fn a_backing_file_name_ends_in_the_first_cluster() {
+        let name = Backing::IMAGE.file.to_string();
+        let header = Header { backing: Some(Backing::IMAGE), ..header() };
+        for (end, fits) in [(MAX_HEADER_BYTES, true), (MAX_HEADER_BYTES + 1, false)] {
+            let mut bytes = header.encode().to_vec();
+            bytes.resize(MAX_HEADER_BYTES + 1, 0);
+            let at = end - name.len();
+            bytes[at..end].copy_from_slice(name.as_bytes());
+            bytes[8..16].copy_from_slice(&(at as u64).to_be_bytes());
+            assert_eq!(Header::parse(&bytes).is_ok(), fits, "{end}");
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Source: "Qcow2 image file format", `docs/interop/qcow2.txt` in QEMU. What we write: 16-bit reference
 //! counts, zstd-compressed clusters with content checksums, plain clusters, zero clusters, a relative backing file name with its
 //! format. What we refuse: encryption, external data files, extended L2 entries, internal snapshots, unknown incompatible
-//! features, an image marked corrupt. zlib compression is recognised by the header, but not read.
+//! features, an image marked corrupt. What only QEMU writes is read as well: deflate streams, zero clusters that keep their data,
+//! headers of up to 4096 bytes, tables in any place.
 //!
 //! | file offset | content of a delta as we lay it out |
 //! |---|---|
@@ -20,6 +21,6 @@ mod header;
 mod layout;
 
 pub use compress::{Compressor, Decompressor, MAX_STORED_CLUSTERS, frame_bytes};
-pub use entry::{Cluster, ENTRY_BYTES, L1Entry, decode_entry, encode_entry};
-pub use header::{Backing, BackingFormat, Compression, HEADER_BYTES, Header};
+pub use entry::{Cluster, ENTRY_BYTES, L1Entry, decode_entry, encode_entry, kept_offset};
+pub use header::{Backing, BackingFormat, Compression, HEADER_BYTES, Header, MAX_HEADER_BYTES};
 pub use layout::Layout;

@@ -29,6 +29,9 @@ use state::{Change, NameChange, SECTOR, State};
 /// Holes are reported in units of this many bytes.
 const PAGE: u64 = 4096;
 
+/// As on any file system there is a limit; here it also bounds the memory that a hostile length can take.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
 /// What happens at a given call, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -327,6 +330,14 @@ impl SimFile {
     fn call(&self, action: String, needs_space: bool) -> Result<MutexGuard<'_, State>> {
         self.storage.call(&action, self.path(), needs_space)
     }
+
+    /// That a file may end there.
+    fn check_end(&self, end: Option<u64>, action: &str) -> Result<()> {
+        if end.is_some_and(|end| end <= MAX_FILE_BYTES) {
+            return Ok(());
+        }
+        Err(Error::io(self.path(), action)(io::Error::from(io::ErrorKind::FileTooLarge)))
+    }
 }
 
 impl StorageFile for SimFile {
@@ -361,6 +372,7 @@ impl StorageFile for SimFile {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let action = format!("write {} bytes at offset {offset}", data.len());
+        self.check_end(offset.checked_add(data.len() as u64), &action)?;
         let mut change = Change::Write { offset: offset as usize, data: data.to_vec() };
         match self.call(action, true) {
             Ok(mut state) => {
@@ -384,7 +396,9 @@ impl StorageFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        let mut state = self.call(format!("set its length to {len}"), false)?;
+        let action = format!("set its length to {len}");
+        self.check_end(Some(len), &action)?;
+        let mut state = self.call(action, false)?;
         if state.node(self.node).volatile.len() as u64 != len {
             state.node(self.node).change(Change::SetLen(len as usize));
         }

@@ -118,7 +118,7 @@ impl Change {
             }
             Change::Punch { offset, len } => {
                 if keep(0) {
-                    let end = (offset + len).min(content.len());
+                    let end = offset.saturating_add(*len).min(content.len());
                     if let Some(part) = content.get_mut(*offset..end) {
                         part.fill(0);
                     }

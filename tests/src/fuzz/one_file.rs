@@ -1,4 +1,4 @@
-//! What the fuzz targets share: an archive's folder with one file in it, whose content is the input.
+//! An archive's folder with one file in it, whose content is the input.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,0 +1,511 @@
+//! Chains over files that are written here block by block, beside plain vectors: what a chain says of every block, in every order
+//! of sizes, with files that are damaged or gone, and while the archive changes under it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::{Chain, Located, Place};
+use crate::digest::{Digest, RevisionHasher, TableEntry, is_zero};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::digests::{DigestsHeader, entry_offset};
+use crate::format::manifest::{Manifest, Revision, Statistics};
+use crate::format::qcow2::{Compressor, Decompressor, Layout};
+use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
+use crate::image::digests::DigestWriter;
+use crate::manifest;
+use crate::revision::RevisionId;
+use crate::storage::dir::DirStorage;
+use crate::storage::{Access, DigestsKind, FileName, Storage};
+use crate::units::{BlockIndex, BlockSize};
+
+const SIZE: BlockSize = BlockSize::MIN;
+const BLOCK: usize = 4096;
+
+/// Numbers that only depend on the seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+
+    /// The state after some time, with this many bytes: blocks are kept, become zero, text or noise.
+    fn state(&mut self, before: &[u8], bytes: usize) -> Vec<u8> {
+        let mut state = before.to_vec();
+        state.resize(bytes, 0);
+        for block in state.chunks_mut(BLOCK) {
+            match self.below(6) {
+                0 => block.fill(0),
+                1 => block.fill(self.below(255) as u8 + 1),
+                2 => block.iter_mut().for_each(|byte| *byte = self.below(256) as u8),
+                _ => {}
+            }
+        }
+        state
+    }
+}
+
+/// Revisions as they have to be, newest first, and the files that hold them.
+struct Scene {
+    storage: Arc<dyn Storage>,
+    _folder: TempDir,
+    manifest: Manifest,
+    states: Vec<Vec<u8>>,
+    /// Which blocks the files of the older revisions hold.
+    held: Vec<Vec<bool>>,
+}
+
+impl Scene {
+    fn new(states: &[Vec<u8>], standalone: &[usize]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> =
+            Arc::new(DirStorage::create(&folder.path().join("a")).unwrap());
+        let mut manifest = Manifest::new(SIZE);
+        for (number, state) in states.iter().enumerate().rev() {
+            manifest.push_newest(revision(number, state));
+        }
+        for &number in standalone {
+            manifest.revisions[number].base = None;
+        }
+        let mut scene = Scene {
+            storage,
+            _folder: folder,
+            manifest,
+            states: states.to_vec(),
+            held: vec![Vec::new()],
+        };
+        let image = scene.storage.create(FileName::IMAGE).unwrap();
+        image.write_at(&states[0], 0).unwrap();
+        let all = vec![true; states[0].len().div_ceil(BLOCK)];
+        scene.write_digests(0, DigestsKind::Image, &all);
+        for number in 1..states.len() {
+            let held = match standalone.contains(&number) {
+                true => states[number].chunks(BLOCK).map(|block| !is_zero(block)).collect(),
+                false => differing(&states[number], &states[number - 1]),
+            };
+            scene.write_delta(number, &held);
+            scene.write_digests(number, DigestsKind::Delta, &held);
+            scene.held.push(held);
+        }
+        scene.publish();
+        scene
+    }
+
+    /// Some revisions of random sizes and contents.
+    fn random(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let mut states: Vec<Vec<u8>> = vec![Vec::new()];
+        for _ in 0..5 {
+            let bytes = random.below(10) * BLOCK + [0, 1, 700, BLOCK - 1][random.below(4)];
+            states.push(random.state(&states[states.len() - 1], bytes));
+        }
+        states.remove(0);
+        let standalone: Vec<usize> =
+            [random.below(9)].into_iter().filter(|n| (1..5).contains(n)).collect();
+        Self::new(&states, &standalone)
+    }
+
+    fn revision(&self, number: usize) -> &Revision {
+        &self.manifest.revisions[number]
+    }
+
+    fn publish(&mut self) {
+        manifest::publish(&*self.storage, &self.manifest).unwrap();
+        self.manifest = manifest::read(&*self.storage).unwrap();
+    }
+
+    fn write_delta(&self, number: usize, held: &[bool]) {
+        let id = self.revision(number).uuid;
+        let bytes = self.states[number].len() as u64;
+        let mut writer = DeltaWriter::create(&*self.storage, id, SIZE, bytes).unwrap();
+        let mut compressor = Compressor::new(1).unwrap();
+        let blocks = self.states[number].chunks(BLOCK).enumerate().filter(|(at, _)| held[*at]);
+        let blocks: Vec<OldBlock> = blocks
+            .map(|(at, bytes)| {
+                let mut whole = bytes.to_vec();
+                whole.resize(BLOCK, 0);
+                let zero = is_zero(&whole);
+                let content = if zero { StoredBlock::Zero } else { compressor.store(&whole) };
+                OldBlock { block: BlockIndex(at as u64), content }
+            })
+            .collect();
+        writer.append(&blocks).unwrap();
+        writer.enter().unwrap();
+        writer.finish().unwrap();
+    }
+
+    fn write_digests(&self, number: usize, kind: DigestsKind, held: &[bool]) {
+        let revision = self.revision(number);
+        let mut writer = DigestWriter::create(&*self.storage, revision.uuid, kind).unwrap();
+        for (at, entry) in entries(&self.states[number]).enumerate().filter(|(at, _)| held[*at]) {
+            writer.push(BlockIndex(at as u64), entry).unwrap();
+        }
+        writer.finish(&DigestsHeader::new(kind, revision, SIZE)).unwrap();
+    }
+
+    fn open(&self, number: usize) -> Result<Chain> {
+        Chain::open(&self.storage, &self.manifest, number)
+    }
+
+    fn tolerant(&self, number: usize) -> Chain {
+        Chain::open_tolerant(&self.storage, &self.manifest, number).unwrap()
+    }
+
+    /// Changes bytes of a file.
+    fn poke(&self, name: FileName, offset: u64, bytes: &[u8]) {
+        self.storage.open(name, Access::Write).unwrap().write_at(bytes, offset).unwrap();
+    }
+
+    /// Where the entry of a block is in the tables of a delta.
+    fn entry_at(&self, number: usize, block: usize) -> u64 {
+        Layout::new(SIZE, self.states[number].len() as u64).l2_offset + 8 * block as u64
+    }
+
+    /// The number of the file that a block of a revision comes from; `None` when it is zero without being held.
+    fn holder(&self, number: usize, block: usize) -> Option<usize> {
+        for at in (1..=number).rev() {
+            match self.held[at].get(block) {
+                Some(true) => return Some(at),
+                Some(false) if !self.revision(at).is_standalone() => {}
+                _ => return None,
+            }
+        }
+        (block < self.states[0].len().div_ceil(BLOCK)).then_some(0)
+    }
+}
+
+fn revision(number: usize, state: &[u8]) -> Revision {
+    let time = Timestamp::from_second(1_000_000 - number as i64).unwrap();
+    let mut hasher = RevisionHasher::new(SIZE, state.len() as u64);
+    entries(state).for_each(|entry| hasher.push(entry));
+    let (id, bytes) = (RevisionId::new(time), state.len() as u64);
+    Revision::newest(id, time, time, bytes, hasher.finish(), Statistics::default())
+}
+
+fn entries(state: &[u8]) -> impl Iterator<Item = TableEntry> {
+    state.chunks(BLOCK).map(TableEntry::of_block)
+}
+
+/// Which blocks an older revision has to hold itself: what the newer one has in another way, or in another length. Past its end all
+/// is zero.
+fn differing(older: &[u8], newer: &[u8]) -> Vec<bool> {
+    let mut newer = newer.chunks(BLOCK);
+    older.chunks(BLOCK).map(|block| newer.next().map_or(!is_zero(block), |n| n != block)).collect()
+}
+
+fn read(chain: &Chain, first: usize, located: &[Located]) -> Result<Vec<u8>> {
+    let from = (first * BLOCK).min(chain.revision().size_bytes as usize);
+    let to = ((first + located.len()) * BLOCK).min(chain.revision().size_bytes as usize);
+    let mut bytes = vec![0xee; to - from];
+    chain.read(BlockIndex(first as u64), located, &mut Decompressor::new()?, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_all(chain: &Chain) -> Result<Vec<u8>> {
+    read(chain, 0, &chain.locate(BlockIndex(0), chain.blocks())?)
+}
+
+/// What a tolerant chain gives, and which blocks it says are lost.
+fn read_tolerant(chain: &Chain) -> (Vec<u8>, Vec<u64>) {
+    let located = chain.locate(BlockIndex(0), chain.blocks()).unwrap();
+    let mut bytes = vec![0xee; chain.revision().size_bytes as usize];
+    let mut tools = Decompressor::new().unwrap();
+    let lost = chain.read_tolerant(BlockIndex(0), &located, &mut tools, &mut bytes).unwrap();
+    (bytes, lost.into_iter().map(|block| block.0).collect())
+}
+
+/// The state with these blocks zero.
+fn without(state: &[u8], lost: &[u64]) -> Vec<u8> {
+    let mut state = state.to_vec();
+    for (at, block) in state.chunks_mut(BLOCK).enumerate() {
+        if lost.contains(&(at as u64)) {
+            block.fill(0);
+        }
+    }
+    state
+}
+
+/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the blocks are held, and no
+/// data is ever skipped.
+#[test]
+fn any_chain_reads_as_its_revisions() {
+    for seed in 0..30 {
+        let scene = Scene::random(seed);
+        for (number, state) in scene.states.iter().enumerate() {
+            let chain = scene.open(number).unwrap();
+            let blocks = state.len().div_ceil(BLOCK);
+            assert_eq!(chain.blocks(), blocks as u64);
+            assert!(chain.broken().is_none() && chain.block_size() == SIZE);
+            chain.verify_digests().unwrap();
+            assert!(read_all(&chain).unwrap() == *state, "seed {seed}, {number}");
+            let settled = (1..=number).any(|at| scene.revision(at).is_standalone());
+            assert_eq!((chain.is_settled(), chain.is_image()), (settled, number == 0));
+            let all = chain.locate(BlockIndex(0), u64::MAX).unwrap();
+            assert_eq!(all.len(), blocks);
+            for first in 0..=blocks {
+                for count in [0, 1, 3] {
+                    let some = chain.locate(BlockIndex(first as u64), count as u64).unwrap();
+                    assert_eq!(some, all[first..blocks.min(first + count)], "{first} {count}");
+                    let bytes = read(&chain, first, &some).unwrap();
+                    assert!(state[(first * BLOCK).min(state.len())..].starts_with(&bytes));
+                }
+            }
+            let data = |at: &usize| !is_zero(&state[at * BLOCK..state.len().min((at + 1) * BLOCK)]);
+            for (at, located) in all.iter().enumerate() {
+                let holder = scene.holder(number, at).filter(|_| data(&at));
+                let place = match located.place {
+                    Place::Zero => None,
+                    Place::Image => Some(0),
+                    Place::Layer(depth, _) => Some(number - depth),
+                    Place::Lost => panic!("block {at} is lost"),
+                };
+                assert_eq!(place, holder, "seed {seed}, {number}, block {at}");
+            }
+            for from in 0..blocks + 2 {
+                let block = BlockIndex(from as u64);
+                let first = (from..blocks).find(data);
+                let said = chain.next_data_block(block).unwrap().map(|block| block.0 as usize);
+                let right = match (first, said) {
+                    (Some(first), Some(said)) => (from..=first).contains(&said),
+                    (None, Some(said)) => (from..blocks).contains(&said) && number > 0,
+                    (first, None) => first.is_none(),
+                };
+                assert!(right, "seed {seed}, {number}: after {from} {said:?}, not {first:?}");
+                let own = |at: &usize| number == 0 || scene.held[number][*at];
+                let own = (from..blocks).find(own).map(|at| BlockIndex(at as u64));
+                assert_eq!(chain.next_own_block(block).unwrap(), own, "seed {seed}, {number}");
+            }
+        }
+        let error = scene.open(scene.states.len()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSuchRevision);
+    }
+}
+
+/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing; who keeps going loses that
+/// block and no other, in every revision that reads it and in no other.
+#[test]
+fn a_rotten_block_costs_itself() {
+    for seed in 0..30 {
+        let mut random = Random(seed);
+        let state = random.state(&[], 7 * BLOCK + 99);
+        let mut states = vec![state];
+        for _ in 0..3 {
+            let next = random.state(&states[states.len() - 1], 7 * BLOCK + 99);
+            states.push(next);
+        }
+        let scene = Scene::new(&states, &[]);
+        let block = random.below(8);
+        // The byte that is flipped stands in the image, so those lose it that have it from there.
+        scene.poke(FileName::IMAGE, (block * BLOCK) as u64 + 98, &[!states[0][block * BLOCK + 98]]);
+        for (number, state) in states.iter().enumerate() {
+            let zero = is_zero(&states[0][block * BLOCK..states[0].len().min((block + 1) * BLOCK)]);
+            let hit = scene.holder(number, block) == Some(0) && !zero;
+            let chain = scene.open(number).unwrap();
+            match read_all(&chain) {
+                Ok(bytes) => assert!(!hit && bytes == *state, "seed {seed}, {number}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(hit && error.kind() == ErrorKind::Damaged, "seed {seed}: {text}");
+                    let last = (state.len() - 1).min((block + 1) * BLOCK - 1);
+                    let bytes = format!("block {block} (bytes {}-{last} of", block * BLOCK);
+                    assert!(text.contains("last.raw") && text.contains(&bytes), "{text}");
+                }
+            }
+            let lost = if hit { vec![block as u64] } else { vec![] };
+            assert_eq!(read_tolerant(&scene.tolerant(number)), (without(state, &lost), lost));
+        }
+    }
+}
+
+/// A delta that is gone costs what comes from it or through it, and only that; without tolerance the revision cannot be opened.
+#[test]
+fn a_missing_delta_costs_what_reaches_it() {
+    for seed in 0..20 {
+        let scene = Scene::random(seed);
+        let gone = 1 + Random(seed).below(scene.states.len() - 1);
+        scene.storage.remove(FileName::Delta(scene.revision(gone).uuid)).unwrap();
+        let gone_blocks = scene.states[gone].len().div_ceil(BLOCK);
+        for (number, state) in scene.states.iter().enumerate() {
+            let cut = (gone + 1..=number).any(|at| scene.revision(at).is_standalone());
+            if number < gone || cut {
+                assert!(read_all(&scene.open(number).unwrap()).unwrap() == *state);
+                continue;
+            }
+            assert_eq!(scene.open(number).map(drop).unwrap_err().kind(), ErrorKind::NotFound);
+            let chain = scene.tolerant(number);
+            assert!(chain.broken().is_some_and(|error| error.kind() == ErrorKind::NotFound));
+            let reaches = |block: &usize| {
+                let stops = |at: usize| scene.held[at].get(*block).is_none_or(|held| *held);
+                *block < gone_blocks && !(gone + 1..=number).any(stops)
+            };
+            let lost: Vec<u64> =
+                (0..state.len().div_ceil(BLOCK)).filter(reaches).map(|b| b as u64).collect();
+            let expected = (without(state, &lost), lost);
+            assert_eq!(read_tolerant(&chain), expected, "seed {seed}, {number} without {gone}");
+            if let Some(&first) = expected.1.first() {
+                let next = chain.next_data_block(BlockIndex(first)).unwrap();
+                assert_eq!(next, Some(BlockIndex(first)), "what is lost is not skipped");
+                let located = chain.locate(BlockIndex(first), 1).unwrap();
+                assert!(chain.verify_digests().is_err());
+                let error = read(&chain, first as usize, &located).unwrap_err();
+                assert!(error.to_string().contains("no way to it"), "{error}");
+            }
+        }
+    }
+}
+
+/// Three revisions of six blocks; the oldest holds blocks 1 and 4, the middle one 2.
+fn plain_scene() -> Scene {
+    let newest: Vec<u8> = (0..6).flat_map(|n| [n + 1; BLOCK]).collect();
+    let mut middle = newest.clone();
+    middle[2 * BLOCK..3 * BLOCK].fill(0x22);
+    let mut oldest = middle.clone();
+    oldest[BLOCK..2 * BLOCK].fill(0x11);
+    oldest[4 * BLOCK..5 * BLOCK].fill(0x44);
+    Scene::new(&[newest, middle, oldest], &[])
+}
+
+/// An entry of a table that makes no sense costs its own block, and so does one that is gone while the digest of its block is still
+/// there.
+#[test]
+fn a_bad_entry_costs_its_own_block() {
+    for (entry, strict) in [(1u64 << 56 | 2, ErrorKind::Damaged), (0, ErrorKind::Damaged)] {
+        let scene = plain_scene();
+        let name = FileName::Delta(scene.revision(2).uuid);
+        scene.poke(name, scene.entry_at(2, 4), &entry.to_be_bytes());
+        let chain = scene.open(2).unwrap();
+        let found = chain.verify_digests().and_then(|()| read_all(&chain)).unwrap_err();
+        assert_eq!(found.kind(), strict, "{found}");
+        let expected = (without(&scene.states[2], &[4]), vec![4]);
+        assert_eq!(read_tolerant(&scene.tolerant(2)), expected, "{entry:#x}");
+        for number in 0..2 {
+            assert!(read_all(&scene.open(number).unwrap()).unwrap() == scene.states[number]);
+        }
+    }
+}
+
+/// Digests that are not those that were recorded are noticed as a whole, and for single blocks.
+#[test]
+fn wrong_digests_are_noticed() {
+    let scene = plain_scene();
+    let image = FileName::Digests(scene.revision(0).uuid, DigestsKind::Image);
+    scene.poke(image, entry_offset(BlockIndex(3)), &[0; 32]);
+    for number in 0..3 {
+        let error = scene.open(number).unwrap().verify_digests().unwrap_err();
+        assert!(error.to_string().contains("from its digest files"), "{error}");
+    }
+    let scene = plain_scene();
+    let delta = FileName::Digests(scene.revision(2).uuid, DigestsKind::Delta);
+    scene.poke(delta, entry_offset(BlockIndex(4)), &[0xff; 32]);
+    let chain = scene.open(2).unwrap();
+    let error = read_all(&chain).unwrap_err().to_string();
+    let file = FileName::Delta(scene.revision(2).uuid).to_string();
+    let place = "block 4 (bytes 16384-20479";
+    assert!(
+        error.contains(&file) && error.contains(place) && error.contains("not known"),
+        "{error}"
+    );
+    assert!(read(&chain, 0, &chain.locate(BlockIndex(0), 4).unwrap()).is_ok());
+    assert_eq!(read_tolerant(&scene.tolerant(2)).1, [4]);
+}
+
+/// What a backup does to the image, with the old content of the blocks in the overlay first.
+fn overwrite(scene: &Scene, blocks: &[usize]) {
+    let held: Vec<bool> = (0..6).map(|at| blocks.contains(&at)).collect();
+    scene.write_delta(0, &held);
+    scene.write_digests(0, DigestsKind::Delta, &held);
+    for &block in blocks {
+        scene.poke(FileName::IMAGE, (block * BLOCK) as u64, &[0x99; BLOCK]);
+    }
+}
+
+/// Chains that were open before, and those that are opened in between, read the same while a backup overwrites the image, when it has
+/// been committed, and when the image has become another file.
+#[test]
+fn an_open_chain_follows_a_backup() {
+    let mut scene = plain_scene();
+    let before: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();
+    overwrite(&scene, &[0, 3]);
+    let during: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();
+    let check = |chains: &[Chain], what: &str| {
+        for (number, chain) in chains.iter().enumerate() {
+            assert!(read_all(chain).unwrap() == scene.states[number], "{what}: {number}");
+        }
+    };
+    check(&before, "before");
+    check(&during, "during");
+    let mut state = scene.states[0].clone();
+    state[..BLOCK].fill(0x99);
+    state[3 * BLOCK..4 * BLOCK].fill(0x99);
+    let mut after = scene.manifest.clone();
+    after.push_newest(revision(9, &state));
+    manifest::publish(&*scene.storage, &after).unwrap();
+    check(&before, "before, committed");
+    // A file of another backup takes the place of the image.
+    scene.storage.remove(FileName::IMAGE).unwrap();
+    scene.storage.create(FileName::IMAGE).unwrap().write_at(&[0x77; 6 * BLOCK], 0).unwrap();
+    check(&before, "before, with the file that was open");
+    check(&during, "during, with the file that was open");
+}
+
+/// A block of the image that is neither what it was nor in an overlay is an error, in every chain that needs it.
+#[test]
+fn an_overwritten_block_without_an_overlay_is_an_error() {
+    let scene = plain_scene();
+    let chains: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();
+    overwrite(&scene, &[0]);
+    scene.storage.remove(FileName::Delta(scene.revision(0).uuid)).unwrap();
+    for chain in &chains {
+        let error = read_all(chain).unwrap_err();
+        assert!(error.to_string().contains("last.raw") && error.kind() == ErrorKind::Damaged);
+    }
+    // The backup is undone.
+    scene.poke(FileName::IMAGE, 0, &scene.states[0][..BLOCK]);
+    assert!(
+        chains.iter().zip(&scene.states).all(|(chain, state)| read_all(chain).unwrap() == *state)
+    );
+}
+
+/// Whether a manifest has a revision in the files that a chain holds; and where it has not, the chain that follows reads the same, also
+/// when its own revision has gone.
+#[test]
+fn a_chain_follows_its_revision_into_other_files() -> std::result::Result<(), Error> {
+    let scene = plain_scene();
+    let chains: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();
+    assert!(chains.iter().all(|chain| chain.is_stored_by(&scene.manifest)));
+    // The middle one goes: what it held is in the oldest.
+    let mut merged = scene.manifest.clone();
+    merged.remove(1);
+    assert_eq!(chains.each_stored(&merged), [true, false, false]);
+    // Its own delta is held open, over the newest.
+    let gone = chains[1].follow(&merged)?.unwrap();
+    assert_eq!((gone.layers.len(), gone.revision().uuid), (1, scene.revision(1).uuid));
+    assert!(read_all(&gone)? == scene.states[1]);
+    let stays = chains[2].follow(&merged)?.unwrap();
+    assert_eq!((stays.layers.len(), stays.image.is_some()), (1, true));
+    // One that is standalone now is in other files, though they have the same names.
+    let mut standalone = scene.manifest.clone();
+    standalone.revisions[1].base = None;
+    assert_eq!(chains.each_stored(&standalone), [true, false, false]);
+    assert!(chains[2].follow(&standalone)?.unwrap().is_settled());
+    // Nothing is left of it.
+    let mut other = Manifest::new(SIZE);
+    other.push_newest(revision(7, &[]));
+    assert_eq!(chains.each_stored(&other), [false; 3]);
+    assert!(chains[2].follow(&other)?.is_none());
+    Ok(())
+}
+
+trait EachStored {
+    fn each_stored(&self, manifest: &Manifest) -> Vec<bool>;
+}
+
+impl EachStored for Vec<Chain> {
+    fn each_stored(&self, manifest: &Manifest) -> Vec<bool> {
+        self.iter().map(|chain| chain.is_stored_by(manifest)).collect()
+    }
+}

@@ -1,0 +1,202 @@
+//! What a damaged archive may give out: the right bytes or an error. And what an archive that somebody forged may not do to us.
+//!
+//! [`Damaged`] is an archive whose files were changed behind its back, with what its revisions hold. Its checks panic when it gives
+//! out anything else. `tests/tests/damage.rs` goes through damages and commands one by one, `fuzz::damaged_archive` tries any.
+
+mod base;
+mod edit;
+mod verb;
+
+use std::sync::Mutex;
+
+use backy_lib::archive::Archive;
+use backy_lib::format::qcow2::Decompressor;
+use backy_lib::image::reader::ReadCache;
+use backy_lib::progress::{Event, Observer, Silent};
+use backy_lib::storage::sim::Random;
+use backy_lib::units::BlockIndex;
+use backy_lib::{RestoreOptions, RestoreReport, Result, RevisionId};
+
+use crate::memory::MemoryTarget;
+use crate::world::{self, BLOCK_SIZE, Expected, World};
+
+pub use base::{Base, bases, four_revisions};
+pub use edit::Edit;
+pub use verb::Verb;
+
+/// Not a whole number of blocks.
+const READ_BYTES: usize = 3000;
+
+/// A damaged archive.
+pub struct Damaged {
+    /// Its disk, and what its revisions hold.
+    pub world: World,
+    /// Content that revisions of other names may have: backups that were interrupted.
+    pub strangers: Vec<Vec<u8>>,
+    /// Whether checksums and digests were forged to fit what was changed. Then wrong bytes are no fault of ours; what is left is
+    /// that everything ends, with an error or without.
+    pub forged: bool,
+}
+
+impl Damaged {
+    /// An archive whose checksums nobody has forged.
+    pub fn new(world: World) -> Self {
+        Damaged { world, strangers: Vec::new(), forged: false }
+    }
+
+    /// A copy of a sound archive, to be damaged.
+    pub fn of(base: &Base) -> Self {
+        Damaged { strangers: base.unfinished.clone(), ..Damaged::new(base.world.fork()) }
+    }
+
+    /// Makes the checksums of what was changed right again.
+    pub fn forge(&mut self) {
+        edit::forge(&self.world.disk);
+        self.forged = true;
+    }
+
+    /// Every revision reads right or gives an error, in every way that there is to read it; says how many can be restored.
+    ///
+    /// # Panics
+    /// When one reads wrong.
+    pub fn check(&self, place: &str) -> usize {
+        let Ok(archive) = world::open(&self.world.disk) else { return 0 };
+        let newest = self.world.expected.first().map_or(&[][..], |newest| &newest.bytes);
+        let mut right = 0;
+        for number in 0..archive.revisions().len() {
+            let place = format!("{place}: revision {number}");
+            let expected = self.expected(&place, &archive, number);
+            if let Ok(found) = world::read_revision(&archive, number) {
+                self.compare(&place, &found, &expected);
+                right += 1;
+            }
+            self.check_reader(&place, &archive, number, &expected);
+            let target = MemoryTarget::holding(newest);
+            if archive.restore_to(number, &target, &world::restore_options(), &Silent).is_ok() {
+                self.compare(&format!("{place}, onto another"), &target.content(), &expected);
+            }
+        }
+        right
+    }
+
+    fn compare(&self, place: &str, found: &[u8], expected: &[u8]) {
+        assert!(self.forged || found == expected, "{place} has wrong bytes");
+    }
+
+    /// What a revision has to hold.
+    fn expected(&self, place: &str, archive: &Archive, number: usize) -> Vec<u8> {
+        let revision = &archive.revisions()[number];
+        let known = self.find(revision.uuid).map(|expected| expected.bytes.clone());
+        known.unwrap_or_else(|| {
+            let found = world::read_revision(archive, number).unwrap_or_default();
+            let may_be = found.is_empty() || self.strangers.contains(&found) || self.forged;
+            assert!(may_be, "{place} came out of thin air");
+            found
+        })
+    }
+
+    fn find(&self, uuid: RevisionId) -> Option<&Expected> {
+        self.world.expected.iter().find(|expected| expected.uuid == uuid)
+    }
+
+    /// Reads a revision as a mount does, twice and in pieces, and looks for its holes.
+    fn check_reader(&self, place: &str, archive: &Archive, number: usize, expected: &[u8]) {
+        let Ok(reader) = archive.open_reader(number, &ReadCache::new(1 << 16)) else { return };
+        let mut buffer = vec![0xee; READ_BYTES];
+        for offset in (0..expected.len()).step_by(buffer.len()).chain([0, 5000]) {
+            if let Ok(count) = reader.read_at(&mut buffer, offset as u64) {
+                let end = expected.len().min(offset + buffer.len());
+                let right = expected.get(offset..end).unwrap_or_default();
+                self.compare(&format!("{place} at {offset}"), &buffer[..count], right);
+            }
+        }
+        let mut offset = 0;
+        while let Ok(data) = reader.next_data(offset) {
+            let data = data.unwrap_or(expected.len() as u64);
+            let hole = expected.get(offset as usize..data as usize).unwrap_or_default();
+            let is_hole = self.forged || hole.iter().all(|&byte| byte == 0);
+            assert!(is_hole, "{place} has data before {data}");
+            match reader.next_hole(data) {
+                Ok(next) if next > offset && next < expected.len() as u64 => offset = next,
+                _ => break,
+            }
+        }
+    }
+
+    /// Reads of single blocks here and there, as a mounted revision gets them.
+    fn read_here_and_there(&self, archive: &Archive, random: &mut Random) -> Result<()> {
+        for number in 0..archive.revisions().len() {
+            let place = format!("revision {number}");
+            let bytes = self.expected(&place, archive, number);
+            let Ok(chain) = archive.open_revision(number) else { continue };
+            if chain.verify_digests().is_err() {
+                continue;
+            }
+            let mut decompressor = Decompressor::new()?;
+            for _ in 0..4 {
+                let block = BlockIndex(random.below(chain.blocks().max(1)));
+                let extent = BLOCK_SIZE.extent(block, bytes.len() as u64);
+                let Ok(located) = chain.locate(block, 1) else { continue };
+                let mut found = vec![0; extent.len as usize];
+                if chain.read(block, &located, &mut decompressor, &mut found).is_ok() {
+                    let wanted = &bytes[extent.offset as usize..extent.end() as usize];
+                    self.compare(&format!("{place}, block {block}"), &found, wanted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores what there is of a revision to a new target, to one that holds something else, and to a stream, and checks that
+    /// all three are the same: zero where the report says so, right everywhere else unless the digests are not.
+    ///
+    /// # Panics
+    /// When that is not so, or when it ends early.
+    pub fn salvage(&self, place: &str, number: usize) -> RestoreReport {
+        let archive = world::open(&self.world.disk).expect("open");
+        let expected = self.expected(place, &archive, number);
+        let options = RestoreOptions { keep_going: true, ..world::restore_options() };
+        let findings = Findings::default();
+        let new = MemoryTarget::absent();
+        let report = archive
+            .restore_to(number, &new, &options, &findings)
+            .unwrap_or_else(|error| panic!("{place}: {error}"));
+        let found = new.content();
+        let old = MemoryTarget::holding(&vec![0x55; expected.len() + 700]);
+        let again = archive.restore_to(number, &old, &options, &Silent).expect(place);
+        assert_eq!(again.unreadable, report.unreadable, "{place}");
+        assert!(old.content() == found, "{place}: an existing target");
+        let mut stream = Vec::new();
+        let streamed =
+            archive.restore_to_stream(number, &mut stream, &options, &Silent).expect(place);
+        assert_eq!(streamed.unreadable, report.unreadable, "{place}");
+        assert!(stream == found, "{place}: a stream");
+
+        assert_eq!(found.len(), expected.len(), "{place}");
+        let mut patched = expected;
+        let mut end = None;
+        for extent in &report.unreadable {
+            assert!(end < Some(extent.offset), "{place}: not ascending and joined");
+            end = Some(extent.end());
+            patched[extent.offset as usize..extent.end() as usize].fill(0);
+        }
+        if report.digests_checked {
+            assert!(found == patched, "{place}: revision {number} has wrong bytes");
+        } else {
+            assert!(!findings.0.lock().unwrap().is_empty(), "{place}: nothing was said");
+        }
+        report
+    }
+}
+
+/// Counts what an operation finds to be wrong.
+#[derive(Default)]
+struct Findings(Mutex<Vec<String>>);
+
+impl Observer for Findings {
+    fn event(&self, event: &Event) {
+        if let Event::Finding(text) = event {
+            self.0.lock().unwrap().push(text.clone());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Damage to a sound archive: it is found, and costs what it must.
+
+use backy_lib::ScrubOptions;
+use backy_lib::progress::Silent;
+use backy_lib::storage::FileName;
+
+use super::{Model, Verb};
+use crate::world::{self, BLOCK_SIZE};
+
+fn scrub() -> ScrubOptions {
+    ScrubOptions { threads: Some(1), ..ScrubOptions::default() }
+}
+
+impl Model {
+    /// A flipped bit anywhere: what cannot be read right any more is found; with the bit put back, nothing is.
+    pub(super) fn damage(&mut self, file: u8, offset: u16, bit: u8) {
+        // Interrupted work is tidied up first: a scrub without the lock would have to look past it.
+        self.succeed(Verb::Recover);
+        let stored = self.world.disk.files().into_iter().filter(|(name, content)| {
+            let stored = matches!(name, FileName::Delta(_) | FileName::Digests(..));
+            (stored || *name == FileName::IMAGE) && !content.is_empty()
+        });
+        let stored: Vec<_> = stored.collect();
+        let Some((name, content)) = stored.get(usize::from(file) % stored.len().max(1)) else {
+            return;
+        };
+        let at = usize::from(offset) % content.len();
+        let damaged = self.world.fork();
+        damaged.disk.tamper(*name, |content| content[at] ^= 1 << (bit % 8));
+        let archive = world::open(&damaged.disk).expect("open");
+        let all_right = damaged.expected.iter().enumerate().all(|(number, expected)| {
+            world::read_revision(&archive, number).is_ok_and(|bytes| bytes == expected.bytes)
+        });
+        let clock = self.clock();
+        let check = archive.check(&scrub(), &clock, &Silent).expect("a check that ends");
+        assert!(all_right || !check.findings.is_empty(), "{name}, byte {at}: not found");
+        let damaged = Model { world: damaged, now: self.now, ..Model::new(false, 0) };
+        let mut writer = damaged.writer().expect("the lock");
+        let report = writer.scrub(&scrub(), &clock, &Silent).expect("a scrub that ends");
+        drop(writer);
+        if report.is_clean() {
+            let mut mended = damaged.world;
+            mended.check_committed(None).expect("what is clean reads right");
+        } else {
+            assert!(!all_right, "{name}, byte {at}: {report:?}");
+        }
+        let sound = world::open(&self.world.disk).expect("open");
+        let check = sound.check(&scrub(), &clock, &Silent).expect("a check that ends");
+        assert_eq!(check.findings, [], "a sound archive");
+    }
+
+    /// A block of the image rots, a scrub finds it, and a backup of the same content heals it.
+    pub(super) fn rot(&mut self, block: u8) {
+        let Some(newest) = self.world.expected.first() else { return };
+        let blocks = newest.bytes.len() / BLOCK_SIZE.len();
+        if blocks == 0 {
+            return;
+        }
+        self.source = newest.bytes.clone();
+        self.succeed(Verb::Recover);
+        // A reader checks a block of the image once.
+        self.readers.clear();
+        let at = usize::from(block) % blocks * BLOCK_SIZE.len() + usize::from(block);
+        self.world.disk.tamper(FileName::IMAGE, |image| image[at] ^= 0xff);
+        let mut writer = self.writer().expect("the lock");
+        let report = writer.scrub(&scrub(), &self.clock(), &Silent).expect("a scrub that ends");
+        assert!(!report.findings.is_empty(), "rot at {at} was not found");
+        drop(writer);
+        self.succeed(Verb::Backup { in_place: true, if_due: false, threads: 1 });
+    }
+}
