@@ -185,7 +185,7 @@ impl Damaged {
         let folder = folder.expect("a temporary folder");
         let uuid = RevisionId::new(world::clock().0);
         let path = folder.path().join(FileName::Delta(uuid).to_string());
-        let options = ExportOptions { level: None, confirm: true, threads: Some(1) };
+        let options = ExportOptions { level: None, threads: Some(1) };
         export(archive, number, &path, &options, &Silent)?;
         let storage: Box<dyn Storage> = Box::new(DirStorage::open(folder.path())?);
         let delta = Delta::open_any_size(&*storage, uuid, archive.manifest().block_size)?;
