@@ -110,7 +110,7 @@ impl Precious {
 
 fn maintain(world: &mut World, clock: &dyn Clock) {
     let precious = Precious::of(world);
-    let options = MaintenanceOptions { keep: None, threads: Some(1) };
+    let options = MaintenanceOptions { keep: None, confirm: true, threads: Some(1) };
     let report = writer(world).maintain(&options, clock, &Silent).expect("maintenance");
     let mut verdicts = report.plan.verdicts.iter();
     world.expected.retain(|_| verdicts.next().is_some_and(|verdict| verdict.keep));

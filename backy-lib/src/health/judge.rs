@@ -34,8 +34,8 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(unchecked(facts, limits));
     problems.extend(chain(facts, limits));
     problems.extend(room(facts, limits));
-    problems.extend(exposed(facts));
     problems.extend(unusual(facts, limits));
+    problems.extend(exposed(facts));
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
 

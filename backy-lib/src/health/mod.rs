@@ -85,10 +85,10 @@ pub enum ProblemKind {
     Chain,
     /// Little space is left, or will be.
     Space,
-    /// Others than the owner may change the archive.
-    Exposed,
     /// Far more had changed than usual.
     UnusualChange,
+    /// Others than the owner may change the archive.
+    Exposed,
 }
 
 impl ProblemKind {
@@ -108,8 +108,8 @@ impl ProblemKind {
         ProblemKind::Scrub,
         ProblemKind::Chain,
         ProblemKind::Space,
-        ProblemKind::Exposed,
         ProblemKind::UnusualChange,
+        ProblemKind::Exposed,
     ];
 
     /// Its name in JSON and in labels.
@@ -129,8 +129,8 @@ impl ProblemKind {
             ProblemKind::Scrub => "scrub",
             ProblemKind::Chain => "chain",
             ProblemKind::Space => "space",
-            ProblemKind::Exposed => "exposed",
             ProblemKind::UnusualChange => "unusual-change",
+            ProblemKind::Exposed => "exposed",
         }
     }
 }
@@ -236,7 +236,7 @@ pub struct Facts<'a> {
     pub bad_blocks: &'a [u64],
     /// Room on the file system; `None` where that is not known.
     pub space: Option<&'a Space>,
-    /// What others than the owner may change.
+    /// What others than the owner may change in the archive.
     pub exposed: Option<&'a Exposed>,
 }
 

@@ -217,11 +217,10 @@ mod tests {
                 Movement { at, is_backup, bytes }
             }).collect();
             movements.sort_by_key(|movement| movement.at);
-            if let Some(growth) = growth(&movements, now()) {
-                if let Some(full) = full_at(free, growth.bytes_per_day, now()) {
-                    prop_assert!(full >= now() && growth.bytes_per_day > 0);
-                }
-            }
+            let found = growth(&movements, now());
+            let full = found.and_then(|growth| full_at(free, growth.bytes_per_day, now()));
+            let grows = found.is_some_and(|growth| growth.bytes_per_day > 0);
+            prop_assert!(full.is_none_or(|full| full >= now() && grows));
         }
     }
 }

@@ -184,11 +184,7 @@ impl Site<'_> {
             Next::Standalone => {
                 let config = "source = \"/memory\"\nmax_chain = 1\n";
                 fs::write(self.folder.join("backy.toml"), config).expect("write the config");
-                let options = MaintenanceOptions {
-                    keep: Some(9),
-                    threads: Some(1),
-                    ..MaintenanceOptions::default()
-                };
+                let options = MaintenanceOptions { keep: Some(9), confirm: true, threads: Some(1) };
                 let done = self.writer().maintain(&options, &world::clock(), &Silent);
                 done.expect("maintenance");
             }

@@ -199,7 +199,7 @@ fn a_drill() {
 #[test]
 fn plans() {
     for world in worlds() {
-        let options = MaintenanceOptions { keep: Some(1), threads: Some(1) };
+        let options = MaintenanceOptions { keep: Some(1), confirm: true, threads: Some(1) };
         let plans = |disk: &SimStorage| {
             let archive = world::open(disk)?;
             let backup = archive.plan_backup(&world::options(), &world::clock())?;
