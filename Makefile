@@ -23,7 +23,8 @@ SECONDS ?= 60
 TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants fuzz fuzz-trial wheel demo bench build deps venv clean
+.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants fuzz fuzz-trial wheel \
+	demo bench build deb deb-test deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -124,6 +125,23 @@ bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/ben
 
 build: ## The release binary, target/release/backy
 	$(CARGO) build --release -p backy-cli
+
+# All but the binary that the package has; cargo-deb strips that, and finds out what it depends on.
+PACKAGE := target/package
+
+deb: build ## The Debian package, target/debian/backy_*.deb
+	command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked
+	mkdir -p $(PACKAGE)
+	target/release/backy man | gzip -9n > $(PACKAGE)/backy.1.gz
+	target/release/backy completions bash > $(PACKAGE)/backy
+	target/release/backy completions zsh > $(PACKAGE)/_backy
+	target/release/backy completions fish > $(PACKAGE)/backy.fish
+	rm -f target/debian/backy_*.deb
+	$(CARGO) deb -p backy-cli --no-build --strip --quiet
+	@ls target/debian/backy_*.deb
+
+deb-test: deb ## Install, run and purge the package in a fresh Debian (root; fetches debootstrap's packages)
+	tests/deb-test target/debian/backy_*.deb
 
 deps: ## Install what the tests need, if it is missing
 	.ci/deps

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
+use backy_lib::OperationId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, chdir, kill_process, setsid};
@@ -17,7 +18,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::interrupt::Interrupt;
 
-/// Told to the other half before all arguments. The rest of the command does not know of it.
+/// Told to the other half before all arguments, with the name of the operation. The rest of the command does not know of it.
 const MARK: &str = "--background-half";
 /// What the other half says when it is ready.
 const READY: &[u8] = b"ready\n";
@@ -35,26 +36,29 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
-/// Whether this process is such an other half. Takes the mark away from its arguments.
-pub(crate) fn take_mark(args: &mut Vec<OsString>) -> bool {
-    let is_other_half = args.get(1).is_some_and(|arg| arg == MARK);
-    if is_other_half {
-        args.remove(1);
+/// The operation, if this process is such an other half. Takes the mark away from its arguments.
+pub(crate) fn take_mark(args: &mut Vec<OsString>) -> Option<OperationId> {
+    let operation = args.get(2)?.to_str()?.parse().ok()?;
+    if args.get(1)? != MARK {
+        return None;
     }
-    is_other_half
+    args.drain(1..3);
+    Some(operation)
 }
 
 /// Starts the program `itself` with `args` and waits until it is ready, or ends. Its standard error is ours until then.
 pub(crate) fn start(
     itself: &[OsString],
     args: &[OsString],
+    operation: OperationId,
     interrupt: &Interrupt,
 ) -> io::Result<Outcome> {
     let unknown =
         || io::Error::new(io::ErrorKind::NotFound, "it is not known which program this is");
     let (program, first) = itself.split_first().ok_or_else(unknown)?;
     let mut command = Command::new(program);
-    command.args(first).arg(MARK).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(first).arg(MARK).arg(operation.to_string()).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     let outcome = child
         .stdout

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::commands::{
-    backup, completions, drill, export, find, import, init, maintenance, mount, restore, rm, scrub,
-    status, tag,
+    backup, check, completions, drill, export, find, import, init, maintenance, mount, report,
+    restore, rm, scrub, status, tag,
 };
+use crate::log::LogFormat;
 
 /// Backs up one block device or large file into one directory, the archive
 ///
@@ -37,6 +38,13 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, display_order = 102)]
     quiet: bool,
 
+    /// Write standard error as a log, in this form
+    ///
+    /// What is said is the same: warnings and errors, and with -v when the operation begins and ends, its phases and what it
+    /// does. Each line has the name of the operation, which its line in history.jsonl has as well.
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 103)]
+    pub(crate) log_format: Option<LogFormat>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -46,12 +54,14 @@ Examples:
   backy -b /srv/backup/mynode init /dev/vg0/mynode
   backy -b /srv/backup/mynode backup                    what cron runs: silent unless it fails
   backy -b /srv/backup/mynode status
+  backy check /srv/backup                               the verdict on every archive there
   backy -b /srv/backup/mynode restore -r 1 disk.img     the last but one, to a new file
   backy -b /srv/backup/mynode mount /mnt                every revision as a file, until 'umount /mnt'
   backy -b /srv/backup/mynode maintenance -n            what the schedule would let go, and why
   backy -b /srv/backup/mynode tag 0 +before-upgrade     keep the newest until that is taken away
 
-Exit status: 0 it worked, 1 an error occurred, 130 interrupted by Ctrl-C.";
+Exit status: 0 it worked, 1 an error occurred, 130 interrupted by Ctrl-C. 'check' and 'status --check' exit as Nagios \
+plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.";
 
 /// How a revision is named, for the options that take one.
 pub(crate) const REVISION_HELP: &str = "\
@@ -68,6 +78,8 @@ pub(crate) enum Command {
     Init(init::Args),
     Backup(backup::Args),
     Status(status::Args),
+    Check(check::Args),
+    Report(report::Args),
     Restore(restore::Args),
     Drill(drill::Args),
     Export(export::Args),
@@ -83,6 +95,51 @@ pub(crate) enum Command {
     ///
     /// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
     Man,
+}
+
+impl Command {
+    /// Its name in the arguments.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Init(_) => "init",
+            Command::Backup(_) => "backup",
+            Command::Status(_) => "status",
+            Command::Check(_) => "check",
+            Command::Report(_) => "report",
+            Command::Restore(_) => "restore",
+            Command::Drill(_) => "drill",
+            Command::Export(_) => "export",
+            Command::Mount(_) => "mount",
+            Command::Find(_) => "find",
+            Command::Import(_) => "import",
+            Command::Maintenance(_) => "maintenance",
+            Command::Scrub(_) => "scrub",
+            Command::Tag(_) => "tag",
+            Command::Rm(_) => "rm",
+            Command::Completions(_) => "completions",
+            Command::Man => "man",
+        }
+    }
+
+    /// Whether it changes the archive, if it works, so that the figures of monitoring are written anew.
+    pub(crate) fn changes(&self) -> bool {
+        match self {
+            Command::Init(_) | Command::Import(_) | Command::Tag(_) | Command::Drill(_) => true,
+            Command::Backup(args) => !args.is_dry_run(),
+            Command::Maintenance(args) => !args.is_dry_run(),
+            Command::Rm(args) => !args.is_dry_run(),
+            Command::Scrub(args) => !args.only_checks(),
+            Command::Status(_)
+            | Command::Check(_)
+            | Command::Report(_)
+            | Command::Restore(_)
+            | Command::Export(_)
+            | Command::Mount(_)
+            | Command::Find(_)
+            | Command::Completions(_)
+            | Command::Man => false,
+        }
+    }
 }
 
 /// How much is said on standard error.

@@ -11,7 +11,9 @@ use clap::error::ErrorKind as UsageErrorKind;
 
 use crate::cli::Cli;
 use crate::interrupt::CTRL_C_STATUS;
+use crate::log::Ending;
 use crate::output::Output;
+use crate::probe;
 
 /// Exit status of everything that did not work.
 const FAILURE_STATUS: u8 = 1;
@@ -26,6 +28,8 @@ pub(crate) enum Failure {
     Interrupted(String),
     /// Another process of this command has said why.
     Told,
+    /// The result has been printed, and is this exit status.
+    Verdict(u8),
     /// Standard output does not take the result.
     Output(io::Error),
 }
@@ -60,7 +64,7 @@ impl Failure {
             }
             Failure::Engine { error, advice } => join(&error.to_string(), advice),
             Failure::Message(text) | Failure::Interrupted(text) => text.clone(),
-            Failure::Told => String::new(),
+            Failure::Told | Failure::Verdict(_) => String::new(),
             Failure::Output(error) => {
                 format!("standard output: cannot write the result: {error}")
             }
@@ -69,20 +73,19 @@ impl Failure {
 
     /// Says it on standard error; the exit status.
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
-        match self {
-            Failure::Told => return FAILURE_STATUS,
-            // As 'head' does it: whoever reads has seen enough.
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return 0;
-            }
-            _ => output.error(&self.text()),
-        }
         let asked = match self {
+            Failure::Told => return FAILURE_STATUS,
+            Failure::Verdict(status) => return *status,
+            // As 'head' does it: whoever reads has seen enough.
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Failure::Engine { error, .. } => error.kind() == ErrorKind::Interrupted,
             Failure::Interrupted(_) => true,
-            _ => false,
+            Failure::Message(_) | Failure::Output(_) => false,
         };
-        if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS }
+        let status = if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS };
+        let ending = if asked { Ending::Interrupted } else { Ending::Failed };
+        output.error(&self.text(), ending, status);
+        status
     }
 }
 
@@ -97,7 +100,10 @@ fn advice(error: &Error) -> &'static str {
         Error::Target { forcible: true, .. } => {
             "give --force to overwrite it, or choose another target"
         }
-        Error::UndoFailed { first, .. } => advice(first),
+        Error::Room { .. } => {
+            "make room there and run it again, or with --no-space-check if you know better"
+        }
+        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => advice(first),
         _ => advice_by_kind(error),
     }
 }
@@ -132,6 +138,7 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::Damaged => {
             "'backy scrub' mends it if it can, and says what it costs; if not, get the file back from a copy of the archive"
         }
+        ErrorKind::Hook => "see why the hook does that, or correct it in backy.toml",
         ErrorKind::Unsupported => "use a version of backy that knows it",
         _ => "",
     }
@@ -158,7 +165,12 @@ fn is_stored(error: &Error) -> bool {
 }
 
 /// Prints the help that was asked for, or says in one line what is wrong with the arguments.
-pub(crate) fn usage(output: &Output, error: &clap::Error, args: Vec<OsString>) -> u8 {
+pub(crate) fn usage(
+    output: &Output,
+    error: &clap::Error,
+    args: Vec<OsString>,
+    is_probe: bool,
+) -> u8 {
     match error.kind() {
         UsageErrorKind::DisplayHelp | UsageErrorKind::DisplayVersion => match error.print() {
             Ok(()) => 0,
@@ -170,8 +182,8 @@ pub(crate) fn usage(output: &Output, error: &clap::Error, args: Vec<OsString>) -
             FAILURE_STATUS
         }
         _ => {
-            output.error(&usage_line(error, args.into_iter()));
-            FAILURE_STATUS
+            let failure = Failure::message(usage_line(error, args.into_iter()));
+            if is_probe { probe::unknown(output, &failure) } else { failure.report(output, false) }
         }
     }
 }

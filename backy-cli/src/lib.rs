@@ -1,7 +1,7 @@
 //! The `backy` command: turns arguments into calls of the engine, and its reports into text.
 //!
 //! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it did
-//! not, 130 when it was stopped by Ctrl-C. Nothing is computed here that `backy_lib` does not report.
+//! not, 130 when it was stopped by Ctrl-C; that of the commands for monitoring is the verdict. Nothing is computed here that `backy_lib` does not report.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -9,27 +9,35 @@ mod background;
 mod cli;
 mod commands;
 mod errors;
+mod guard;
 mod interrupt;
 mod log;
 mod mount_helper;
+mod notify;
 mod output;
 mod plan;
+mod probe;
 mod progress;
+mod report;
 mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::holder_note;
-use backy_lib::{Archive, ArchiveWriter, Clock, SystemClock};
+use backy_lib::{Archive, ArchiveWriter, Clock, OperationId, SystemClock};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Verbosity};
 use crate::errors::Failure;
 use crate::interrupt::Interrupt;
+use crate::log::{Ending, Event, LogFormat, Operation, Style};
+use crate::notify::Notifier;
 use crate::output::Output;
 use crate::progress::Reporter;
 
@@ -40,6 +48,14 @@ pub(crate) struct Session {
     verbosity: Verbosity,
     output: Output,
     interrupt: Interrupt,
+    /// Names this run of the command.
+    operation: OperationId,
+    /// The command's own name.
+    command: &'static str,
+    /// The form of log that was asked for.
+    log_format: Option<LogFormat>,
+    /// The service manager, if it started this process.
+    notifier: Option<Arc<Notifier>>,
     /// Whether another process of this command waits for this one to be ready.
     is_background_half: bool,
     /// The program by which this command is started once more, and its first arguments.
@@ -49,7 +65,7 @@ pub(crate) struct Session {
 impl Session {
     /// Watches an operation of the engine.
     fn reporter(&self) -> Reporter<'_> {
-        Reporter::new(&self.output, self.verbosity, &self.interrupt)
+        Reporter::new(self, self.verbosity)
     }
 
     /// What whoever finds the archive locked by a command is told.
@@ -67,6 +83,28 @@ impl Session {
         Ok(ArchiveWriter::open(archive, &Self::holder(command), observer)?)
     }
 
+    /// Tells the service manager, if there is one.
+    fn notify(&self, tell: impl FnOnce(&Notifier)) {
+        if let Some(manager) = &self.notifier {
+            tell(manager);
+        }
+    }
+
+    /// How lines for a log other than standard error are written: as on that, or as text.
+    fn style(&self) -> Arc<Style> {
+        let format = self.log_format.filter(|format| *format == LogFormat::Json);
+        Arc::new(Style {
+            format: format.unwrap_or(LogFormat::Text),
+            to_journal: false,
+            operation: self.log_operation(),
+        })
+    }
+
+    fn log_operation(&self) -> Operation {
+        let archive = self.folder.display().to_string();
+        Operation::begin(self.operation, Some(self.command.to_owned()), Some(archive))
+    }
+
     /// Whether a command that worked says what it did: when asked to, or to a person who waits for it.
     fn tells(&self) -> bool {
         match self.verbosity {
@@ -79,7 +117,7 @@ impl Session {
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
-    // Only what goes on in the background has to be started again.
+    // What goes on in the background, or guards a backup, has to be started again.
     let itself =
         std::env::current_exe().map_or_else(|_| Vec::new(), |program| vec![program.into()]);
     ExitCode::from(run(std::env::args_os().collect(), itself))
@@ -90,48 +128,116 @@ pub fn main() -> ExitCode {
 /// `itself` is the program, and its first arguments, by which the command is started once more. Signals are listened to
 /// from here on, for as long as the process lives.
 pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
-    let output = Output::detect();
     let mut args = args;
-    let is_background_half = background::take_mark(&mut args);
+    if guard::is_guard(&args) {
+        return guard::run(&Output::detect());
+    }
+    let half_of = background::take_mark(&mut args);
+    let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
+    let to_journal = log::stderr_is_journal();
+    let on_stderr = |format: Option<LogFormat>, operation: Operation| {
+        let format = format.or(to_journal.then_some(LogFormat::Journal))?;
+        Some(Arc::new(Style { format, to_journal, operation }))
+    };
+    let unknown = on_stderr(LogFormat::guess(&args), Operation::begin(id, None, None));
+    let output = Output::detect().logging(unknown);
     let args = match mount_helper::translate(args) {
         Ok(Some(args)) => args,
         Ok(None) => return 0,
         Err(message) => return Failure::message(message).report(&output, false),
     };
+    let is_probe = probe::is_probe(&args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return errors::usage(&output, &error, args),
+        Err(error) => return errors::usage(&output, &error, args, is_probe),
     };
     raise_file_limit();
-    let interrupt = Interrupt::default();
-    let session = match prepare(&cli, output, interrupt, is_background_half, itself) {
+    let start = Start { operation: id, is_background_half: half_of.is_some(), itself };
+    let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
+        Err(failure) if is_probe => return probe::unknown(&output, &failure),
         Err(failure) => return failure.report(&output, false),
     };
-    match dispatch(cli.command, &session) {
+    let style = on_stderr(cli.log_format, session.log_operation());
+    session.output = output.logging(style);
+    perform(cli.command, &session, is_probe)
+}
+
+/// Runs the command between a beginning and an end that the log and the service manager are told of; the exit status.
+fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
+    let name = session.command;
+    // The other half has begun, and ends, for both.
+    let tells_all = session.verbosity == Verbosity::Verbose && !session.is_background_half;
+    if tells_all {
+        session.output.log(Event::Start, &format!("{name} begins"));
+    }
+    // A mount is ready when it can be used.
+    if !matches!(command, Command::Mount(_)) {
+        session.notify(|manager| manager.ready(&format!("{name} begins")));
+    }
+    let changes = command.changes();
+    let done = dispatch(command, session);
+    if changes {
+        write_figures(session);
+    }
+    let status = match done {
         Ok(()) => 0,
-        Err(failure) => failure.report(&session.output, session.interrupt.by_ctrl_c()),
+        // It worked, and what it found is bad.
+        Err(Failure::Verdict(status)) => status,
+        Err(failure) => {
+            session.notify(|manager| manager.status(&failure.text()));
+            return match is_probe {
+                true => probe::unknown(&session.output, &failure),
+                false => failure.report(&session.output, session.interrupt.by_ctrl_c()),
+            };
+        }
+    };
+    let text = format!("{name} has ended well");
+    session.notify(|manager| manager.status(&text));
+    if tells_all {
+        session.output.log(Event::End(Ending::Ok, status), &text);
+    }
+    status
+}
+
+/// Writes the file for node_exporter, if the archive has one, also when the command failed.
+fn write_figures(session: &Session) {
+    if let Err(error) = write_textfile(&session.folder, &SystemClock) {
+        let advice = "correct textfile in backy.toml, or make its folder";
+        session.output.warning(&format!("{error}; {advice}"));
     }
 }
 
-fn prepare(
-    cli: &Cli,
-    output: Output,
-    interrupt: Interrupt,
+/// How this process was started.
+struct Start {
+    operation: OperationId,
     is_background_half: bool,
     itself: Vec<OsString>,
-) -> Result<Session, Failure> {
-    let verbosity = cli.verbosity();
+}
+
+fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> {
     let folder = std::path::absolute(&cli.backupdir).map_err(|error| {
         Failure::message(format!(
             "--backupdir '{}': {error}; give a folder",
             cli.backupdir.display()
         ))
     })?;
+    let interrupt = Interrupt::default();
     interrupt
         .listen()
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
-    Ok(Session { folder, verbosity, output, interrupt, is_background_half, itself })
+    Ok(Session {
+        folder,
+        verbosity: cli.verbosity(),
+        output,
+        interrupt,
+        operation: start.operation,
+        command: cli.command.name(),
+        log_format: cli.log_format,
+        notifier: Notifier::detect().map(Arc::new),
+        is_background_half: start.is_background_half,
+        itself: start.itself,
+    })
 }
 
 fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
@@ -139,6 +245,8 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Init(args) => commands::init::run(&args, session),
         Command::Backup(args) => commands::backup::run(args, session),
         Command::Status(args) => commands::status::run(&args, session),
+        Command::Check(args) => commands::check::run(&args, session),
+        Command::Report(args) => commands::report::run(&args, session),
         Command::Restore(args) => commands::restore::run(&args, session),
         Command::Drill(args) => commands::drill::run(&args, session),
         Command::Export(args) => commands::export::run(&args, session),

@@ -55,7 +55,7 @@ const WITHOUT_EFFECT: [&str; 35] = [
 
 /// Options of `backy mount` that may be given.
 const FLAGS: [&str; 2] = ["allow_other", "writable"];
-const VALUES: [&str; 3] = ["cache", "log", "dir"];
+const VALUES: [&str; 4] = ["cache", "log", "log_format", "dir"];
 
 /// The arguments of this process as those of `backy`; nothing when `mount` wants nothing to be done.
 ///
@@ -137,7 +137,7 @@ impl Call {
                 Some(arg) => args.extend(arg),
                 None if self.sloppy => {}
                 None => {
-                    let known = "those of backy are allow_other, writable, dir=, cache= and log=";
+                    let known = "those of backy are allow_other, writable, dir=, cache=, log= and log_format=";
                     return Err(format!("unknown mount option {}; {known}", shown(option)));
                 }
             }

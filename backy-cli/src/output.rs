@@ -1,21 +1,27 @@
 //! What people see: lines on standard error, results on standard output, tables, sizes, times.
 //!
-//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one.
+//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. Where a log is wanted
+//! instead, standard error has only lines of that form.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use backy_lib::units::display_size;
+use backy_lib::{Level, Problem};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::errors::Failure;
+use crate::log::{Ending, Event, Severity, Style};
 
 /// Where output goes, and what the places can show.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Output {
     stdout: Stream,
     stderr: Stream,
+    /// How lines on standard error are written, where they are for a log.
+    log: Option<Arc<Style>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +53,18 @@ impl Output {
         Output {
             stdout: stream(io::stdout().is_terminal()),
             stderr: stream(io::stderr().is_terminal()),
+            log: None,
         }
+    }
+
+    /// The same with a log on standard error.
+    pub(crate) fn logging(self, style: Option<Arc<Style>>) -> Self {
+        Output { log: style, ..self }
+    }
+
+    /// Whether standard error has a log.
+    pub(crate) fn is_logging(&self) -> bool {
+        self.log.is_some()
     }
 
     pub(crate) fn stdout_is_terminal(&self) -> bool {
@@ -60,7 +77,7 @@ impl Output {
 
     /// Whether a progress bar can be drawn on standard error.
     pub(crate) fn can_draw(&self) -> bool {
-        self.stderr.is_terminal && !self.stderr.is_dumb
+        self.stderr.is_terminal && !self.stderr.is_dumb && self.log.is_none()
     }
 
     /// Text for standard output in a colour, if that has colours.
@@ -84,30 +101,51 @@ impl Output {
 
     /// One line on standard error about what was or is done.
     pub(crate) fn note(&self, text: &str) {
-        say(&format!("backy: {}", one_line(text)));
+        self.say(Severity::Info, Event::Note, text);
     }
 
     /// One line on standard error about something that is wrong while the operation goes on.
     pub(crate) fn warning(&self, text: &str) {
-        let word = paint(self.stderr, Colour::Yellow, "warning:");
-        say(&format!("backy: {word} {}", one_line(text)));
+        self.say(Severity::Warning, Event::Warning, text);
+    }
+
+    /// One line on standard error about stored data that is wrong.
+    pub(crate) fn finding(&self, text: &str) {
+        self.say(Severity::Warning, Event::Finding, text);
     }
 
     /// One line on standard error about why it did not work.
-    pub(crate) fn error(&self, text: &str) {
-        let word = paint(self.stderr, Colour::Red, "error:");
-        say(&format!("backy: {word} {}", one_line(text)));
+    pub(crate) fn error(&self, text: &str, ending: Ending, status: u8) {
+        self.say(Severity::Error, Event::End(ending, status), text);
+    }
+
+    /// What only a log is told, and only when it is to have everything: how far the operation is.
+    pub(crate) fn log(&self, event: Event, text: &str) {
+        if self.log.is_some() {
+            self.say(Severity::Info, event, text);
+        }
+    }
+
+    fn say(&self, severity: Severity, event: Event, text: &str) {
+        let line = match &self.log {
+            Some(style) => style.line(severity, event, text),
+            None => {
+                let word = match severity {
+                    Severity::Error => paint(self.stderr, Colour::Red, "error:") + " ",
+                    Severity::Warning => paint(self.stderr, Colour::Yellow, "warning:") + " ",
+                    Severity::Info => String::new(),
+                };
+                format!("backy: {word}{}", one_line(text))
+            }
+        };
+        // In one piece, so that lines of several processes do not mix. A standard error that is closed cannot be told of.
+        let _ = io::stderr().lock().write_all((line + "\n").as_bytes());
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
 pub(crate) fn environment(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name)
-}
-
-fn say(line: &str) {
-    // In one piece, so that lines of several processes do not mix. A standard error that is closed cannot be told of.
-    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 fn paint(stream: Stream, colour: Colour, text: &str) -> String {
@@ -130,6 +168,34 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
         false => c.to_string(),
     };
     Cow::Owned(text.chars().map(escaped).collect())
+}
+
+/// `CRITICAL: text`, with the word in its colour.
+pub(crate) fn verdict(level: Level, text: &str, output: &Output) -> String {
+    let word = format!("{}:", level_word(level));
+    format!("{} {}", output.paint(level_colour(level), &word), one_line(text))
+}
+
+/// A problem, and what to do about it.
+pub(crate) fn problem_line(problem: &Problem, output: &Output) -> String {
+    verdict(problem.level, &format!("{}; {}", problem.message, problem.advice), output)
+}
+
+pub(crate) fn level_word(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "OK",
+        Level::Warning => "WARNING",
+        Level::Critical => "CRITICAL",
+        Level::Unknown => "UNKNOWN",
+    }
+}
+
+pub(crate) fn level_colour(level: Level) -> Colour {
+    match level {
+        Level::Ok => Colour::Green,
+        Level::Warning | Level::Unknown => Colour::Yellow,
+        Level::Critical => Colour::Red,
+    }
 }
 
 /// A size for a column: as [`display_size`], and without the decimal where it says little.

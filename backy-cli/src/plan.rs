@@ -27,6 +27,18 @@ pub(crate) fn describe(plan: &MaintenancePlan, revisions: &[Revision], output: &
     lines.join("\n") + "\n"
 }
 
+/// Says that nothing goes, and why.
+pub(crate) fn warn_of_freeze(plan: &MaintenancePlan, output: &Output) {
+    let Some(first) = plan.frozen.first() else { return };
+    let more = match plan.frozen.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let advice =
+        "see that it is in order ('backy status' says how), then 'backy maintenance --confirm'";
+    output.warning(&format!("nothing expires: {}{more}; {advice}", first.message));
+}
+
 fn table(verdicts: &[Verdict], revisions: &[Revision], output: &Output) -> Vec<String> {
     let expires = verdicts.iter().any(|verdict| !verdict.expired_tags.is_empty());
     let mut columns = vec![
@@ -89,6 +101,14 @@ fn sentence(step: &Step, revisions: &[Revision]) -> String {
 
 /// What was done, in a line.
 pub(crate) fn summary(report: &MaintenanceReport) -> String {
+    let done = done(report);
+    match report.confirmed.len() {
+        0 => done,
+        count => format!("confirmed {}; {done}", words::count(count, "alarm")),
+    }
+}
+
+fn done(report: &MaintenanceReport) -> String {
     let gone = report.plan.verdicts.iter().filter(|verdict| !verdict.keep).count();
     let left = report.plan.verdicts.len() - gone;
     let expired = report.plan.verdicts.iter().filter(|v| v.keep && !v.expired_tags.is_empty());

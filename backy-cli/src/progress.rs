@@ -1,36 +1,43 @@
-//! Shows what an operation is doing: a bar on a terminal once it takes longer than a second, warnings, and notes.
+//! Shows what an operation is doing: a bar on a terminal once it takes longer than a second, warnings, and notes; the phases
+//! in a log, and how far they are to the service manager.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use backy_lib::OperationId;
 use backy_lib::progress::{Counters, Event, Observer, Phase};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Verbosity;
-use crate::interrupt::Interrupt;
-use crate::output::Output;
+use crate::notify::Notifier;
+use crate::output::size;
+use crate::{Session, log};
 
 /// What is over sooner needs no bar.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
+/// How often the service manager is told how far it is.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 const TEMPLATE: &str = "{msg} {percent:>3}% [{wide_bar}] {binary_bytes} of {binary_total_bytes}, \
                         {binary_bytes_per_sec}, {eta} left";
 
 /// Watches one operation, and stops it when somebody asks to.
 pub(crate) struct Reporter<'a> {
-    output: &'a Output,
+    session: &'a Session,
     verbosity: Verbosity,
-    interrupt: &'a Interrupt,
-    bar: Option<Bar>,
+    display: Option<Display>,
     findings: bool,
 }
 
 impl<'a> Reporter<'a> {
-    pub(crate) fn new(output: &'a Output, verbosity: Verbosity, interrupt: &'a Interrupt) -> Self {
-        let shown = output.can_draw() && verbosity > Verbosity::Quiet;
-        Reporter { output, verbosity, interrupt, bar: shown.then(Bar::new), findings: true }
+    pub(crate) fn new(session: &'a Session, verbosity: Verbosity) -> Self {
+        let has_bar = session.output.can_draw() && verbosity > Verbosity::Quiet;
+        let notifier = session.notifier.clone();
+        let display =
+            (has_bar || notifier.is_some()).then(|| Display::new(Shows { has_bar, notifier }));
+        Reporter { session, verbosity, display, findings: true }
     }
 
     /// For operations whose result the findings are.
@@ -40,9 +47,30 @@ impl<'a> Reporter<'a> {
 
     /// Runs `print` with the bar out of the way.
     fn beside_bar(&self, print: impl FnOnce()) {
-        match &self.bar {
-            Some(bar) => bar.suspend(print),
+        match &self.display {
+            Some(display) => display.suspend(print),
             None => print(),
+        }
+    }
+
+    fn begin(&self, phase: Phase, counters: &Arc<Counters>) {
+        if let Some(display) = &self.display {
+            display.begin(phase, counters);
+        }
+        let output = &self.session.output;
+        match self.verbosity {
+            Verbosity::Verbose if output.is_logging() => {
+                let total_bytes = counters.total_bytes();
+                let text = match total_bytes {
+                    0 => words(phase).to_owned(),
+                    bytes => format!("{}, {}", words(phase), size(bytes)),
+                };
+                output.log(log::Event::Phase(phase, total_bytes), &text);
+            }
+            Verbosity::Verbose if phase == Phase::Recover && !output.can_draw() => {
+                output.note("bringing the archive back in order");
+            }
+            _ => {}
         }
     }
 }
@@ -50,39 +78,59 @@ impl<'a> Reporter<'a> {
 impl Observer for Reporter<'_> {
     fn event(&self, event: &Event) {
         match event {
-            Event::Begin { phase, counters } => {
-                if let Some(bar) = &self.bar {
-                    bar.begin(*phase, counters);
-                } else if self.verbosity == Verbosity::Verbose && *phase == Phase::Recover {
-                    self.output.note("bringing the archive back in order");
-                }
-            }
+            Event::Begin { phase, counters } => self.begin(*phase, counters),
             Event::Note(text) if self.verbosity == Verbosity::Verbose => {
-                self.beside_bar(|| self.output.note(text));
+                self.beside_bar(|| self.session.output.note(text));
             }
             Event::Note(_) => {}
             Event::Finding(text) if self.findings => {
-                self.beside_bar(|| self.output.warning(text));
+                self.beside_bar(|| self.session.output.finding(text));
             }
             Event::Finding(_) => {}
         }
     }
 
     fn cancelled(&self) -> bool {
-        self.interrupt.requested()
+        self.session.interrupt.requested()
+    }
+
+    fn operation(&self) -> Option<OperationId> {
+        Some(self.session.operation)
     }
 }
 
-/// A bar on standard error, drawn by a thread of its own from the counters of the present phase.
-struct Bar {
+/// A phase as people say it.
+fn words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Recover => "tidying up",
+        Phase::CheckOldArchive => "checking",
+        Phase::Backup => "backing up",
+        Phase::CheckTarget => "looking for data",
+        Phase::Merge => "merging",
+        Phase::Scrub => "scrubbing",
+        Phase::SaveTarget => "saving what is there",
+        Phase::Restore => "restoring",
+        Phase::Export => "exporting",
+        Phase::Drill => "reading",
+    }
+}
+
+/// Shows how far the present phase is, from its counters, by a thread of its own: as a bar on standard error, and to the
+/// service manager.
+struct Display {
     shared: Arc<Shared>,
     drawer: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
+    shows: Shows,
     state: Mutex<State>,
     ended: Condvar,
+}
+
+struct Shows {
+    has_bar: bool,
+    notifier: Option<Arc<Notifier>>,
 }
 
 #[derive(Default)]
@@ -92,49 +140,88 @@ struct State {
 }
 
 struct Running {
-    bar: ProgressBar,
+    phase: Phase,
+    bar: Option<ProgressBar>,
     counters: Arc<Counters>,
     began: Instant,
+    /// When the service manager was last told.
+    told: Instant,
 }
 
-impl Bar {
-    fn new() -> Self {
-        let shared = Arc::new(Shared::default());
+impl Running {
+    fn begin(phase: Phase, counters: &Arc<Counters>, has_bar: bool) -> Self {
+        // Hidden at first, but counting: the rate is right from the first time that it is drawn.
+        let bar = has_bar.then(|| {
+            let target = ProgressDrawTarget::hidden();
+            let bar = ProgressBar::with_draw_target(Some(counters.total_bytes()), target);
+            if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.with_message(words(phase))
+        });
+        let (counters, now) = (Arc::clone(counters), Instant::now());
+        Running { phase, bar, counters, began: now, told: now }
+    }
+
+    fn draw(&mut self, notifier: Option<&Notifier>) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.counters.done_bytes());
+            if bar.is_hidden() && self.began.elapsed() > QUIET_TIME {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+                bar.tick();
+            }
+        }
+        if let Some(notifier) = notifier
+            && self.told.elapsed() >= STATUS_INTERVAL
+        {
+            self.told = Instant::now();
+            notifier.status(&self.status());
+        }
+    }
+
+    /// `backing up: 45 % of 12.0 GiB, 230 MiB/s`
+    fn status(&self) -> String {
+        let (done, total) = (self.counters.done_bytes(), self.counters.total_bytes());
+        let words = words(self.phase);
+        let Some(percent) = (u128::from(done) * 100).checked_div(u128::from(total)) else {
+            return words.to_owned();
+        };
+        let rate = (done as f64 / self.began.elapsed().as_secs_f64()) as u64;
+        format!("{words}: {percent} % of {}, {}/s", size(total), size(rate))
+    }
+
+    fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Display {
+    fn new(shows: Shows) -> Self {
+        let shared = Arc::new(Shared { shows, state: Mutex::default(), ended: Condvar::default() });
         let theirs = Arc::clone(&shared);
         // Without a thread there is no bar, which is no reason to fail.
         let drawer = std::thread::Builder::new().spawn(move || theirs.draw()).ok();
-        Bar { shared, drawer }
+        Display { shared, drawer }
     }
 
     fn begin(&self, phase: Phase, counters: &Arc<Counters>) {
-        // Hidden at first, but counting: the rate is right from the first time that it is drawn.
-        let target = ProgressDrawTarget::hidden();
-        let bar = ProgressBar::with_draw_target(Some(counters.total_bytes()), target);
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style.progress_chars("=> "));
+        let shows = &self.shared.shows;
+        if let Some(notifier) = &shows.notifier {
+            notifier.status(words(phase));
         }
-        bar.set_message(match phase {
-            Phase::Recover => "tidying up",
-            Phase::CheckOldArchive => "checking",
-            Phase::Backup => "backing up",
-            Phase::CheckTarget => "looking for data",
-            Phase::Merge => "merging",
-            Phase::Scrub => "scrubbing",
-            Phase::SaveTarget => "saving what is there",
-            Phase::Restore => "restoring",
-            Phase::Export => "exporting",
-            Phase::Drill => "reading",
-        });
-        let running = Running { bar, counters: Arc::clone(counters), began: Instant::now() };
-        if let Some(before) = self.shared.lock().phase.replace(running) {
-            before.bar.finish_and_clear();
+        let running = Running::begin(phase, counters, shows.has_bar);
+        let before = self.shared.lock().phase.replace(running);
+        if let Some(before) = before {
+            before.end();
         }
     }
 
     fn suspend(&self, print: impl FnOnce()) {
         match &self.shared.lock().phase {
-            Some(running) => running.bar.suspend(print),
-            None => print(),
+            Some(Running { bar: Some(bar), .. }) => bar.suspend(print),
+            _ => print(),
         }
     }
 }
@@ -149,18 +236,14 @@ impl Shared {
         while !state.ended {
             let woken = self.ended.wait_timeout(state, TICK);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
-            if let Some(running) = &state.phase {
-                running.bar.set_position(running.counters.done_bytes());
-                if running.bar.is_hidden() && running.began.elapsed() > QUIET_TIME {
-                    running.bar.set_draw_target(ProgressDrawTarget::stderr());
-                    running.bar.tick();
-                }
+            if let Some(running) = &mut state.phase {
+                running.draw(self.shows.notifier.as_deref());
             }
         }
     }
 }
 
-impl Drop for Bar {
+impl Drop for Display {
     /// Takes the bar off the screen.
     fn drop(&mut self) {
         let phase = {
@@ -170,7 +253,7 @@ impl Drop for Bar {
         };
         self.shared.ended.notify_all();
         if let Some(running) = phase {
-            running.bar.finish_and_clear();
+            running.end();
         }
         if let Some(drawer) = self.drawer.take() {
             // It does not panic; if it did, the operation would be none the worse.

@@ -1,8 +1,8 @@
 //! What several commands say, said in the same way: lists of tags, of revisions and of stretches, and how much is checked.
 
 use backy_lib::extent::Extent;
+use backy_lib::health::display_age;
 use backy_lib::scrub::Coverage;
-use backy_lib::status::display_age;
 use backy_lib::{Revision, Tag};
 use jiff::Timestamp;
 
@@ -70,6 +70,13 @@ pub(crate) fn bytes(extents: &[Extent]) -> String {
         more => format!(" … and {more} more"),
     };
     format!("bytes {shown}{more} ({})", size(total))
+}
+
+/// With a capital at its beginning and a full stop.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
 }
 
 /// How much of what is stored has been checked, and since when.

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup::{self, BackupOptions, BackupPlan, BackupReport, Context};
+use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision};
 use crate::format::readme::readme;
+use crate::health::Freeze;
 use crate::history;
 use crate::image::chain::Chain;
 use crate::image::reader::{ReadCache, RevisionReader};
@@ -22,12 +24,13 @@ use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
 use crate::manifest::{self, ManifestFile};
-use crate::progress::{Event, Observer};
+use crate::progress::{Event, Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover;
 use crate::reserve;
 use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
 use crate::revision::{RevisionId, Tag};
+use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{DeviceSource, Source};
 use crate::storage::dir::DirStorage;
@@ -193,13 +196,15 @@ impl Archive {
         restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
     }
 
-    /// The configured source, opened.
+    /// The configured source, opened; in its place the snapshot, if the hooks make one.
     ///
     /// # Errors
     /// [`Error::NoSource`] when none is configured; [`Error::Source`] also when it is one of the archive's own files.
     pub fn open_source(&self) -> Result<DeviceSource> {
+        let config = self.config()?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
-        self.open_device(&self.config()?.source.ok_or_else(no_source)?)
+        let source = config.source.ok_or_else(no_source)?;
+        self.open_device(config.hooks.snapshot.as_ref().unwrap_or(&source))
     }
 
     /// Another file or device to back up, opened.
@@ -223,6 +228,15 @@ impl Archive {
     /// What a backup would do now.
     pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
         Ok(backup::plan(&self.manifest, &self.config()?, options, clock.now()))
+    }
+
+    /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
+    pub fn estimate_backup(
+        &self,
+        source: Option<&dyn Source>,
+        options: &BackupOptions,
+    ) -> Result<Estimate> {
+        backup::estimate_for(&*self.storage, &self.manifest, source, options.update)
     }
 
     /// What maintenance would do now.
@@ -259,6 +273,15 @@ impl Archive {
         self.storage.exposed()
     }
 
+    /// Adds to the history that an operation failed before it could begin, as when its source cannot be read, so that `status`
+    /// knows. What cannot be written down, as while somebody else has the lock, is left out: the error itself is told anyway.
+    pub fn record_failure(&self, operation: &str, holder: &str, error: &Error, clock: &dyn Clock) {
+        let Ok(_lock) = self.storage.lock(holder) else { return };
+        let now = clock.now();
+        let outcome: std::result::Result<&(), &Error> = Err(error);
+        history::record(&*self.storage, operation, (now, now), outcome, &Silent);
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
@@ -274,7 +297,7 @@ impl Archive {
 /// An archive that nobody else can change: holds the exclusive lock until dropped.
 pub struct ArchiveWriter {
     archive: Archive,
-    _lock: Box<dyn StorageLock>,
+    lock: Box<dyn StorageLock>,
 }
 
 impl ArchiveWriter {
@@ -284,13 +307,23 @@ impl ArchiveWriter {
     /// [`Error::Locked`] when another writer is at work.
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
         let lock = archive.storage.lock(holder)?;
-        let mut writer = ArchiveWriter { archive, _lock: lock };
+        let mut writer = ArchiveWriter { archive, lock };
         if let Some(exposed) = writer.archive.exposed()? {
             let warning = format!("{exposed}; {}", Exposed::ADVICE);
             observer.event(&Event::Finding(warning));
         }
         writer.recover(observer)?;
         Ok(writer)
+    }
+
+    /// See [`StorageLock::share`].
+    pub(crate) fn share_lock(&self) -> Option<OwnedFd> {
+        self.lock.share()
+    }
+
+    /// The storage, and the manifest as it is on disk, to be kept up to date.
+    pub(crate) fn parts(&mut self) -> (&Arc<dyn Storage>, &mut Manifest) {
+        (&self.archive.storage, &mut self.archive.manifest)
     }
 
     /// Makes the lost or damaged manifest of the archive in a folder anew, from its digest files and deltas. Takes the lock
@@ -329,7 +362,7 @@ impl ArchiveWriter {
     }
 
     /// After an operation of this writer has failed, the manifest on disk may be another one.
-    fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
+    pub(crate) fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
         match self.archive.manifest.in_progress {
             Some(_) => self.recover(observer),
             None => Ok(()),
@@ -339,31 +372,6 @@ impl ArchiveWriter {
     /// The archive, for reading.
     pub fn archive(&self) -> &Archive {
         &self.archive
-    }
-
-    /// Makes a revision of `source`, if one is due or asked for.
-    pub fn backup(
-        &mut self,
-        source: &dyn Source,
-        options: &BackupOptions,
-        clock: &dyn Clock,
-        observer: &dyn Observer,
-    ) -> Result<Option<BackupReport>> {
-        self.recover_from_failure(observer)?;
-        let config = self.archive.config()?;
-        let plan = backup::plan(&self.archive.manifest, &config, options, clock.now());
-        if !plan.due {
-            return Ok(None);
-        }
-        let storage = Arc::clone(&self.archive.storage);
-        let context = Context { storage: &storage, config: &config, clock, observer };
-        let started = clock.now();
-        let done =
-            backup::backup(&context, &mut self.archive.manifest, source, options, plan.tags, None);
-        self.record("backup", started, &done, clock, observer);
-        let report = done?;
-        reserve::keep(&*storage);
-        Ok(Some(report))
     }
 
     /// Brings over what is right of an archive of 2014, oldest revision first, each with its name and time.
@@ -390,7 +398,7 @@ impl ArchiveWriter {
     }
 
     /// Adds an operation that has ended to the history.
-    fn record<T: Serialize>(
+    pub(crate) fn record<T: Serialize>(
         &self,
         operation: &str,
         started: Timestamp,
@@ -410,8 +418,17 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
         self.recover_from_failure(observer)?;
+        // What cannot be planned, as for want of a config, is not confirmed either.
+        self.archive.plan_maintenance(options)?;
+        let confirmed = match options.confirm {
+            true => {
+                let storage = Arc::clone(&self.archive.storage);
+                maintenance::confirm(&*storage, &mut self.archive.manifest, clock)?
+            }
+            false => Vec::new(),
+        };
         let plan = self.archive.plan_maintenance(options)?;
-        self.execute("maintenance", plan, options.threads, clock, observer)
+        self.execute("maintenance", plan, confirmed, options.threads, clock, observer)
     }
 
     /// Removes revisions, by their numbers from the newest, whatever the schedule says.
@@ -423,13 +440,14 @@ impl ArchiveWriter {
     ) -> Result<MaintenanceReport> {
         self.recover_from_failure(observer)?;
         let plan = self.archive.plan_removal(numbers)?;
-        self.execute("rm", plan, None, clock, observer)
+        self.execute("rm", plan, Vec::new(), None, clock, observer)
     }
 
     fn execute(
         &mut self,
         operation: &str,
         plan: MaintenancePlan,
+        confirmed: Vec<Freeze>,
         threads: Option<usize>,
         clock: &dyn Clock,
         observer: &dyn Observer,
@@ -442,6 +460,7 @@ impl ArchiveWriter {
             Maintainer { storage: &storage, manifest, level, threads, clock, observer };
         let started = clock.now();
         let done = maintainer.execute(plan);
+        let done = done.map(|report| MaintenanceReport { confirmed, ..report });
         self.record(operation, started, &done, clock, observer);
         reserve::keep(&*storage);
         done
@@ -520,7 +539,7 @@ struct TagReport {
     pinned_tags: BTreeSet<Tag>,
 }
 
-fn open_folder(folder: &Path) -> Result<DirStorage> {
+pub(crate) fn open_folder(folder: &Path) -> Result<DirStorage> {
     let mut storage = DirStorage::open(folder)?;
     // A config that cannot be read is told by the operations that need it; meanwhile the strictest mode is right.
     if let Ok(config) = read_config(&storage) {
@@ -529,7 +548,7 @@ fn open_folder(folder: &Path) -> Result<DirStorage> {
     Ok(storage)
 }
 
-fn read_config(storage: &dyn Storage) -> Result<Config> {
+pub(crate) fn read_config(storage: &dyn Storage) -> Result<Config> {
     let content = staged::read_whole(storage, FileName::CONFIG, CONFIG_LIMIT_BYTES)?;
     let path = storage.path(FileName::CONFIG);
     let text = String::from_utf8(content)

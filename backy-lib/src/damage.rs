@@ -3,14 +3,11 @@
 //! A bad block in a file costs the revision that the file is of and every older one that reads through to it there; one that
 //! holds its own copy shields those behind it.
 
-use std::collections::HashSet;
-
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
-use crate::revision::RevisionId;
 use crate::storage::Storage;
 use crate::units::{BlockIndex, BlockSize};
 
@@ -51,13 +48,6 @@ pub(crate) fn costs(
         costs.push((number, findings));
     }
     Ok(costs)
-}
-
-/// The revisions that cannot be read in full.
-pub(crate) fn damaged(storage: &dyn Storage, manifest: &Manifest) -> Result<HashSet<RevisionId>> {
-    let unreadable = unreadable(storage, manifest)?;
-    let revisions = manifest.revisions.iter().zip(unreadable);
-    Ok(revisions.filter(|(_, bad)| bad.bad_block_count() > 0).map(|(r, _)| r.uuid).collect())
 }
 
 /// The bytes of a revision that a range of blocks stands for.

@@ -132,6 +132,30 @@ pub enum Error {
         /// What it needs, by name.
         what: String,
     },
+    /// A hook of `backy.toml` failed.
+    #[error("hook {hook}: {message}")]
+    Hook {
+        /// Which: `before` or `after`.
+        hook: &'static str,
+        /// What became of it.
+        message: String,
+    },
+    /// There is not enough room for what is to be done; nothing has been begun.
+    #[error("{}: {message}", .path.display())]
+    Room {
+        /// The archive.
+        path: PathBuf,
+        /// How much is missing, and what would free it.
+        message: String,
+    },
+    /// An error, and what is to be said besides.
+    #[error("{first}; {also}")]
+    Besides {
+        /// What went wrong.
+        first: Box<Error>,
+        /// What else did, or what is known about it.
+        also: String,
+    },
     /// The observer asked to stop.
     #[error("interrupted; the archive is as it was before")]
     Interrupted,
@@ -179,6 +203,8 @@ pub enum ErrorKind {
     Damaged,
     /// A newer format or feature.
     Unsupported,
+    /// A hook failed.
+    Hook,
     /// Stopped on request.
     Interrupted,
 }
@@ -208,8 +234,10 @@ impl Error {
             Error::Mount { .. } => ErrorKind::Mount,
             Error::Damaged { .. } => ErrorKind::Damaged,
             Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::Hook { .. } => ErrorKind::Hook,
+            Error::Room { .. } => ErrorKind::NoSpace,
             Error::Interrupted => ErrorKind::Interrupted,
-            Error::UndoFailed { first, .. } => first.kind(),
+            Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.kind(),
         }
     }
 
@@ -242,9 +270,13 @@ impl Error {
             | Error::Target { path, .. }
             | Error::Mount { path, .. }
             | Error::Damaged { path, .. }
-            | Error::Unsupported { path, .. } => Some(path),
-            Error::Specification { .. } | Error::NoSuchRevision { .. } | Error::Interrupted => None,
-            Error::UndoFailed { first, .. } => first.path(),
+            | Error::Unsupported { path, .. }
+            | Error::Room { path, .. } => Some(path),
+            Error::Specification { .. }
+            | Error::NoSuchRevision { .. }
+            | Error::Hook { .. }
+            | Error::Interrupted => None,
+            Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.path(),
         }
     }
 
@@ -252,7 +284,7 @@ impl Error {
     pub fn unreadable(&self) -> Option<Unreadable> {
         match self {
             Error::Damaged { costs, .. } => *costs,
-            Error::UndoFailed { first, .. } => first.unreadable(),
+            Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.unreadable(),
             _ => None,
         }
     }

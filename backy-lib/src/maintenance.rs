@@ -16,7 +16,8 @@ use crate::config::Config;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
-use crate::format::manifest::{InProgress, Manifest, Operation, Revision};
+use crate::format::manifest::{Findings, InProgress, Manifest, Operation, Revision};
+use crate::health::{self, Freeze};
 use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::image::digests::DigestWriter;
 use crate::manifest;
@@ -35,6 +36,8 @@ use crate::units::{BlockIndex, display_size};
 pub struct MaintenanceOptions {
     /// Keep this many of the newest instead of what the schedule says.
     pub keep: Option<u32>,
+    /// Confirm first that every alarm and all damage that is known are seen to, so that revisions expire again.
+    pub confirm: bool,
     /// Threads that compress; `None` for one a core.
     pub threads: Option<usize>,
 }
@@ -48,6 +51,8 @@ pub struct MaintenancePlan {
     pub steps: Vec<Step>,
     /// Bytes on disk that come free; negative when standalone revisions take more.
     pub frees_bytes: i64,
+    /// Why nothing expires, although the rule would let it.
+    pub frozen: Vec<Freeze>,
 }
 
 /// What was done.
@@ -58,6 +63,8 @@ pub struct MaintenanceReport {
     pub plan: MaintenancePlan,
     /// Bytes on disk that came free.
     pub freed_bytes: i64,
+    /// What was confirmed before.
+    pub confirmed: Vec<Freeze>,
     /// Time that it took.
     pub seconds: f64,
 }
@@ -69,12 +76,23 @@ pub(crate) fn plan(
     config: &Config,
     options: &MaintenanceOptions,
 ) -> Result<MaintenancePlan> {
-    let damaged = damage::damaged(&**storage, manifest)?;
+    let unreadable = damage::unreadable(&**storage, manifest)?;
+    let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
+    let revisions = manifest.revisions.iter().zip(&bad_blocks);
+    let damaged = revisions.filter(|&(_, &bad)| bad > 0).map(|(revision, _)| revision.uuid);
+    let damaged: HashSet<RevisionId> = damaged.collect();
+    let frozen = match config.monitoring.freeze && !options.confirm {
+        true => health::freezes(manifest, &bad_blocks),
+        false => Vec::new(),
+    };
     let rule = match options.keep {
         Some(keep) => Rule::Newest(keep),
         None => Rule::Schedule(&config.schedule),
     };
-    let verdicts = retention(&manifest.revisions, &damaged, &rule);
+    let mut verdicts = retention(&manifest.revisions, &damaged, &rule);
+    if !frozen.is_empty() {
+        verdicts.iter_mut().for_each(Verdict::freeze);
+    }
     let goes = verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid);
     let goes: HashSet<RevisionId> = goes.collect();
     let mut steps = plan::removal(&manifest.revisions, &goes);
@@ -89,7 +107,30 @@ pub(crate) fn plan(
         })
         .collect();
     steps.extend(plan::standalone(&stay, config));
-    estimate(storage, manifest, verdicts, steps)
+    Ok(MaintenancePlan { frozen, ..estimate(storage, manifest, verdicts, steps)? })
+}
+
+/// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that nobody
+/// had. One manifest, so that it is done or not.
+pub(crate) fn confirm(
+    storage: &dyn Storage,
+    manifest: &mut Manifest,
+    clock: &dyn Clock,
+) -> Result<Vec<Freeze>> {
+    let unreadable = damage::unreadable(storage, manifest)?;
+    let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
+    let open = health::freezes(manifest, &bad_blocks);
+    if open.is_empty() {
+        return Ok(open);
+    }
+    let revisions = manifest.revisions.iter().map(|revision| revision.uuid);
+    let damage: Vec<(RevisionId, u64)> =
+        revisions.zip(bad_blocks).filter(|&(_, bad)| bad > 0).collect();
+    let mut after = manifest.clone();
+    after.confirm(&damage, clock.now());
+    reserve::publish(storage, &after)?;
+    *manifest = after;
+    Ok(open)
 }
 
 /// The removal of the revisions with these numbers, whatever the schedule says.
@@ -147,7 +188,7 @@ fn estimate(
     weighed.sort_by_key(|(order, needs, _, _)| (*order, *needs));
     let frees_bytes = weighed.iter().map(|(_, _, frees, _)| frees).sum();
     let steps = weighed.into_iter().map(|(_, _, _, step)| step).collect();
-    Ok(MaintenancePlan { verdicts, steps, frees_bytes })
+    Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new() })
 }
 
 /// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.
@@ -227,7 +268,8 @@ impl Maintainer<'_> {
             return Err(error);
         }
         let freed_bytes = before as i64 - self.allocated_bytes()? as i64;
-        Ok(MaintenanceReport { plan, freed_bytes, seconds: clock.elapsed().as_secs_f64() })
+        let (confirmed, seconds) = (Vec::new(), clock.elapsed().as_secs_f64());
+        Ok(MaintenanceReport { plan, freed_bytes, confirmed, seconds })
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {

@@ -4,8 +4,8 @@
 //! before the entries that refer to them. Only when all is in place does the header name another backing file, and only then
 //! does the manifest follow; until it does, the newer revisions are untouched.
 //!
-//! Blocks are copied in the form in which they are stored, without unpacking them, and with their digests: rot stays
-//! what it is and can be told. The cost is that of the deltas that go, whatever the size of the others, with one exception: where a
+//! Blocks are copied in the form in which they are stored, without unpacking them (unless QEMU has made one of the deltas
+//! anew with another compression), and with their digests: rot stays what it is and can be told. The cost is that of the deltas that go, whatever the size of the others, with one exception: where a
 //! standalone revision goes, or one that was shorter than its neighbours, the images before and after it are compared by
 //! their digests.
 

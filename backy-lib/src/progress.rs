@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
+use crate::revision::OperationId;
 
 /// What an operation is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,24 @@ pub enum Phase {
     Export,
     /// Reading a revision, or restoring it for trial.
     Drill,
+}
+
+impl Phase {
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Recover => "recover",
+            Phase::CheckOldArchive => "check-old-archive",
+            Phase::Backup => "backup",
+            Phase::Scrub => "scrub",
+            Phase::Merge => "merge",
+            Phase::CheckTarget => "check-target",
+            Phase::SaveTarget => "save-target",
+            Phase::Restore => "restore",
+            Phase::Export => "export",
+            Phase::Drill => "drill",
+        }
+    }
 }
 
 /// Bytes done and bytes to do in the present phase.
@@ -81,6 +100,11 @@ pub trait Observer: Sync {
     /// with the archive as it was before.
     fn cancelled(&self) -> bool {
         false
+    }
+
+    /// How the operation is called in the history, for an observer that has a log of its own. Without, it gets a new name.
+    fn operation(&self) -> Option<OperationId> {
+        None
     }
 }
 

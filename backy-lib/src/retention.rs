@@ -41,6 +41,17 @@ pub struct Verdict {
     pub expired_tags: BTreeSet<Tag>,
 }
 
+impl Verdict {
+    /// Lets nothing go, and says what would have gone.
+    pub(crate) fn freeze(&mut self) {
+        if !self.keep {
+            self.keep = true;
+            self.reason = format!("frozen, or it would go: {}", self.reason);
+        }
+        self.expired_tags.clear();
+    }
+}
+
 /// The verdict on every revision, in the same order.
 ///
 /// `revisions` are newest first, in the order of the manifest: what is newer is never asked of a clock. `damaged` are

@@ -1,4 +1,4 @@
-//! What a revision is called: its UUID, and the tags that say why it exists.
+//! What a revision is called: its UUID, and the tags that say why it exists. And what an operation is called.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,9 +15,7 @@ pub struct RevisionId(Uuid);
 impl RevisionId {
     /// A new name for a revision started at `time`. A clock before 1970 counts as 1970.
     pub fn new(time: Timestamp) -> Self {
-        let seconds = u64::try_from(time.as_second()).unwrap_or(0);
-        let nanoseconds = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
-        RevisionId(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanoseconds)))
+        RevisionId(version_7(time))
     }
 
     /// The time that the name was made of, to the millisecond; none in a UUID of another version.
@@ -25,6 +23,12 @@ impl RevisionId {
         let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
         Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
     }
+}
+
+fn version_7(time: Timestamp) -> Uuid {
+    let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+    let nanoseconds = u32::try_from(time.subsec_nanosecond()).unwrap_or(0);
+    Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanoseconds))
 }
 
 impl From<Uuid> for RevisionId {
@@ -48,6 +52,32 @@ impl FromStr for RevisionId {
             Ok(uuid) if uuid.hyphenated().to_string() == text => Ok(RevisionId(uuid)),
             _ => Err(format!("'{text}' is not a UUID in lower case with hyphens")),
         }
+    }
+}
+
+/// Name of one operation: a UUID of version 7. What is logged of it and its line in the history have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct OperationId(Uuid);
+
+impl OperationId {
+    /// A new name for an operation started at `time`. A clock before 1970 counts as 1970.
+    pub fn new(time: Timestamp) -> Self {
+        OperationId(version_7(time))
+    }
+}
+
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for OperationId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(|RevisionId(uuid)| OperationId(uuid))
     }
 }
 

@@ -5,17 +5,19 @@ use serde::Serialize;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::damage;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::manifest::{
-    DrillReport, Findings, InProgress, Operation, Revision, SourceIdentity,
+    Alarm, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
+use crate::health::{
+    self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
+};
+use crate::history;
 use crate::revision::{RevisionId, Tag};
-use crate::schedule;
 use crate::scrub::{self, Coverage};
-use crate::storage::{Access, Exposed, FileName};
+use crate::storage::{Access, FileName, FileSystem};
 use crate::units::BlockSize;
 
 /// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
@@ -46,6 +48,34 @@ pub struct StatusReport {
     pub revisions: Vec<RevisionStatus>,
     /// Whether the backups are well.
     pub health: Health,
+    /// When all this was so.
+    pub checked: Timestamp,
+    /// How many revisions there are, whichever were asked for.
+    pub revision_count: usize,
+    /// How many of them cannot be read in full.
+    pub damaged_count: usize,
+    /// The newest of them.
+    pub newest: Option<RevisionStatus>,
+    /// How each tag of the schedule stands, that with the shortest interval first.
+    pub schedule: Vec<TagStatus>,
+    /// The last run of `backup`, of `maintenance` and of `scrub`, as far as the history knows.
+    pub last_runs: Vec<Run>,
+    /// When a scrub last read anything of what there is now.
+    pub last_scrub: Option<Timestamp>,
+    /// Since when something stored has not been checked.
+    pub unchecked_since: Option<Timestamp>,
+    /// The most deltas on each other that a revision is read through.
+    pub chain_length: u32,
+    /// As many are not too many.
+    pub long_chain: u32,
+    /// Room on the file system.
+    pub space: Option<Space>,
+    /// How much had changed in the newest revision, and how much is usual; null when too little is known.
+    pub change: Option<Change>,
+    /// Revisions of which unusually much had changed, confirmed or not.
+    pub alarms: Vec<Alarm>,
+    /// What keeps anything from expiring.
+    pub frozen: Vec<Freeze>,
 }
 
 /// One revision.
@@ -83,183 +113,124 @@ pub struct RevisionStatus {
     pub damaged: Vec<Extent>,
 }
 
-/// The verdict, with what is behind it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Health {
-    /// The worst of the problems.
-    pub level: Level,
-    /// One line: the verdict and the most important reason.
-    pub summary: String,
-    /// What is wrong, worst first.
-    pub problems: Vec<Problem>,
-}
-
-/// How bad something is; ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// All is well.
-    Ok,
-    /// Somebody should look at it.
-    Warning,
-    /// Somebody has to look at it now.
-    Critical,
-}
-
-/// Something that is wrong, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// How bad it is.
-    pub level: Level,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub advice: String,
-}
+/// How often it is looked again when a writer changes the archive meanwhile.
+const ATTEMPTS: u32 = 16;
 
 /// Inventory of the given revisions and health of the whole archive.
+///
+/// A writer may change the archive between the reading of its manifest and that of its folder. What looks wrong is told only
+/// when the manifest has stayed the same; else everything is looked at again, with the same revisions as far as they are there.
 pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
-    let config = archive.config();
-    let holder = archive.lock_holder()?;
+    let (mut archive, mut numbers) = (archive.clone(), numbers.to_vec());
+    for _ in 1..ATTEMPTS {
+        let report = look(&archive, &numbers, clock);
+        if report.as_ref().is_ok_and(|report| !is_doubtful(report)) {
+            return report;
+        }
+        let (now, _) = archive.reload()?;
+        if now.manifest() == archive.manifest() {
+            return report;
+        }
+        let there = |id| now.revisions().iter().position(|revision| revision.uuid == id);
+        let wanted =
+            numbers.iter().filter_map(|&number| Some(archive.revisions().get(number)?.uuid));
+        numbers = wanted.filter_map(there).collect();
+        archive = now;
+    }
+    look(&archive, &numbers, clock)
+}
+
+/// Whether there is a problem that a writer at work could look like.
+fn is_doubtful(report: &StatusReport) -> bool {
+    let doubtful = [ProblemKind::Interrupted, ProblemKind::MissingFile, ProblemKind::Damage];
+    report.health.problems.iter().any(|problem| doubtful.contains(&problem.kind))
+}
+
+fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
+    let (config, now) = (archive.config(), clock.now());
+    let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
+    let lock_holder = archive.lock_holder()?;
     let manifest = archive.manifest();
-    let mut problems = Vec::new();
-    let mut problem = |level, message: String, advice: &str| {
-        problems.push(Problem { level, message, advice: advice.to_owned() });
+    let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
+    let recent = history::recent(archive.storage(), now.saturating_sub(window).unwrap_or(now));
+    let growth = health::growth(&recent.movements, now);
+    let space = space(archive, growth, now)?;
+    let (missing, exposed) = (missing_files(archive)?, archive.exposed()?);
+    let unreadable = damage::unreadable(archive.storage(), manifest)?;
+    let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
+    let facts = Facts {
+        now,
+        manifest,
+        config: config.as_ref().map_err(|_| why.as_str()),
+        is_locked: lock_holder.is_some(),
+        runs: &recent.runs,
+        missing: &missing,
+        bad_blocks: &bad_blocks,
+        space: space.as_ref(),
+        exposed: exposed.as_ref(),
     };
-    match &config {
-        Err(error) => problem(Level::Critical, error.to_string(), "correct backy.toml"),
-        Ok(config) if config.source.is_none() => {
-            problem(Level::Critical, "no source is configured".to_owned(), "set it in backy.toml");
-        }
-        Ok(config) => {
-            if let Some(message) = future(archive.revisions(), clock.now()) {
-                problem(Level::Warning, message, "set the clock right, then run 'backy backup'");
-            }
-            if let Some((level, message)) = age(archive.revisions(), config, clock.now()) {
-                let advice = match archive.revisions().is_empty() {
-                    true => "run 'backy backup', and let cron do it from then on",
-                    false => "see why 'backy backup' does not run or fails",
-                };
-                problem(level, message, advice);
-            }
-        }
-    }
-    if let (Some(operation), None) = (&manifest.in_progress, &holder) {
-        let what = match operation.operation {
-            Operation::Backup => "backup",
-            Operation::Remove | Operation::Merge => "maintenance",
-        };
-        let message = format!("the {what} begun at {} was interrupted", operation.started);
-        problem(Level::Warning, message, "run 'backy backup': it tidies up by itself");
-    }
-    if let Some(exposed) = archive.exposed()? {
-        problem(Level::Warning, exposed.to_string(), Exposed::ADVICE);
-    }
-    for message in missing_files(archive)? {
-        problem(Level::Critical, message, "get it back from a copy of the archive");
-    }
-    let damaged = damaged(archive)?;
-    let count = damaged.iter().filter(|extents| !extents.is_empty()).count();
-    if count > 0 {
-        let message = match damaged.len() {
-            1 => "the only revision has damaged blocks".to_owned(),
-            all => format!("{count} of {all} revisions have damaged blocks"),
-        };
-        let advice = match damaged.first().is_some_and(|newest| !newest.is_empty()) {
-            true => {
-                "run 'backy scrub': it says what, and mends what it can; the next backup heals the newest"
-            }
-            false => "run 'backy scrub': it says what, and mends what it can",
-        };
-        problem(Level::Critical, message, advice);
-    }
-    if let Some(drill) = manifest.drill.as_ref().filter(|drill| !drill.passed) {
-        let message = format!("the last drill failed: {}", drill.message);
-        problem(Level::Critical, message, "run 'backy scrub', then 'backy drill' again");
-    }
-    let revisions = numbers.iter().filter_map(|&number| {
-        let revision = archive.revisions().get(number)?;
-        Some(describe(number, revision, damaged.get(number)?.clone()))
-    });
+    let health = health::judge(&facts);
+    let all: Vec<(&Revision, &Findings)> = manifest.revisions.iter().zip(&unreadable).collect();
+    let described = |number: usize| {
+        let (revision, bad) = all.get(number)?;
+        Some(describe(number, revision, damaged(manifest.block_size, revision, bad)))
+    };
+    let config = config.ok();
+    let limits = config.as_ref().map(|c| c.monitoring.clone()).unwrap_or_default();
+    let source = config.as_ref().and_then(|config| config.source.as_ref());
+    let tags = config.as_ref().map(|config| health::tags(archive.revisions(), config, now));
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
         archive: archive.folder().display().to_string(),
-        source: config.ok().and_then(|c| c.source).map(|source| source.display().to_string()),
+        source: source.map(|source| source.display().to_string()),
         last_source: manifest.source.clone(),
         block_size: manifest.block_size,
         in_progress: manifest.in_progress.clone(),
-        lock_holder: holder,
+        lock_holder,
         coverage: scrub::coverage(manifest),
         drill: manifest.drill.clone(),
-        revisions: revisions.collect(),
-        health: verdict(problems, archive.revisions(), clock.now()),
+        revisions: numbers.iter().filter_map(|&number| described(number)).collect(),
+        health,
+        checked: now,
+        revision_count: manifest.revisions.len(),
+        damaged_count: bad_blocks.iter().filter(|&&count| count > 0).count(),
+        newest: described(0),
+        schedule: tags.unwrap_or_default(),
+        last_runs: recent.runs,
+        last_scrub: last_scrub(manifest),
+        unchecked_since: health::unchecked_since(manifest),
+        chain_length: health::chain_length(archive.revisions()),
+        long_chain: health::long_chain(config.as_ref()),
+        space,
+        change: health::Change::of(archive.revisions(), limits.change_factor),
+        alarms: manifest.alarms.clone(),
+        frozen: if limits.freeze { health::freezes(manifest, &bad_blocks) } else { Vec::new() },
     })
 }
 
-fn verdict(mut problems: Vec<Problem>, revisions: &[Revision], now: Timestamp) -> Health {
-    problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
-    let summary = match problems.first() {
-        None => {
-            let count = match revisions.len() {
-                1 => "1 revision".to_owned(),
-                count => format!("{count} revisions"),
-            };
-            format!("{count}, the newest {} old", newest_age(revisions, now))
+/// When a scrub last read anything.
+fn last_scrub(manifest: &Manifest) -> Option<Timestamp> {
+    manifest.revisions.iter().flat_map(|revision| &revision.verified).map(|range| range.at).max()
+}
+
+/// What the archive takes, and what is left.
+fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Option<Space>> {
+    let storage = archive.storage();
+    let Some(FileSystem { device, size_bytes, free_bytes }) = storage.file_system()? else {
+        return Ok(None);
+    };
+    let mut used_bytes = 0_u64;
+    for revision in archive.revisions() {
+        for name in [revision.file(), revision.digests_file()] {
+            used_bytes = used_bytes.saturating_add(match storage.stored_bytes(name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => 0,
+                bytes => bytes?,
+            });
         }
-        Some(worst) if problems.len() == 1 => worst.message.clone(),
-        Some(worst) => format!("{} (and {} more)", worst.message, problems.len() - 1),
-    };
-    let level = problems.first().map_or(Level::Ok, |worst| worst.level);
-    Health { level, summary, problems }
-}
-
-fn newest_age(revisions: &[Revision], now: Timestamp) -> String {
-    match revisions.first() {
-        None => "?".to_owned(),
-        Some(newest) => display_age((now.as_second() - newest.started.as_second()).max(0)),
     }
-}
-
-/// A length of time in its largest unit, as people say it: `45 s`, `12 min`, `7 h`, `3 days`.
-pub fn display_age(seconds: i64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds / 60),
-        7200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86400),
-    }
-}
-
-/// How much a clock may have been put back without its being worth a word.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
-
-/// That the newest revision began at a time that is not yet: nobody can say whether it is overdue.
-fn future(revisions: &[Revision], now: Timestamp) -> Option<String> {
-    let ahead = revisions.first()?.started.duration_since(now);
-    let message = || {
-        format!("the newest revision is from the future, {} ahead", display_age(ahead.as_secs()))
-    };
-    (ahead > CLOCK_TOLERANCE).then(message)
-}
-
-/// Whether the newest success is too old for the schedule: overdue after an interval, critical after one and a half.
-fn age(revisions: &[Revision], config: &Config, now: Timestamp) -> Option<(Level, String)> {
-    let Some(newest) = revisions.first() else {
-        return Some((Level::Warning, "there is no backup yet".to_owned()));
-    };
-    let shortest = config.schedule.values().map(|interval| interval.interval).min()?;
-    let age = now.duration_since(newest.started);
-    let level = match () {
-        () if age > shortest + shortest / 2 => Level::Critical,
-        () if age > shortest + schedule::tolerance(shortest) => Level::Warning,
-        () => return None,
-    };
-    let message = format!(
-        "the last backup is overdue: it began {} ago, and one is due every {}",
-        display_age(age.as_secs()),
-        display_age(shortest.as_secs())
-    );
-    Some((level, message))
+    let growth_bytes_per_day = growth.map(|growth| growth.bytes_per_day);
+    let full_at = growth_bytes_per_day.and_then(|growth| health::full_at(free_bytes, growth, now));
+    Ok(Some(Space { used_bytes, free_bytes, size_bytes, growth_bytes_per_day, full_at, device }))
 }
 
 /// Files that the manifest names and that are not there or too short.
@@ -291,18 +262,10 @@ fn missing_files(archive: &Archive) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// What cannot be read from each revision, its own bad blocks and those that it reads through to.
-fn damaged(archive: &Archive) -> Result<Vec<Vec<Extent>>> {
-    let manifest = archive.manifest();
-    let unreadable = damage::unreadable(archive.storage(), manifest)?;
-    let revisions = manifest.revisions.iter().zip(unreadable);
-    let extents = |(revision, bad): (&Revision, Findings)| {
-        let ranges = bad.bad_blocks.into_iter();
-        ranges
-            .map(|range| damage::extent(range, manifest.block_size, revision.size_bytes))
-            .collect()
-    };
-    Ok(revisions.map(extents).collect())
+/// What cannot be read from a revision, its own bad blocks and those that it reads through to.
+fn damaged(block_size: BlockSize, revision: &Revision, bad: &Findings) -> Vec<Extent> {
+    let ranges = bad.bad_blocks.iter();
+    ranges.map(|&range| damage::extent(range, block_size, revision.size_bytes)).collect()
 }
 
 fn describe(number: usize, revision: &Revision, damaged: Vec<Extent>) -> RevisionStatus {

@@ -7,7 +7,7 @@ use backy_lib::export::ExportOptions;
 use backy_lib::image::reader::ReadCache;
 use backy_lib::{
     BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
-    SystemClock,
+    SpaceCheck, SystemClock,
 };
 use pyo3::prelude::*;
 
@@ -181,7 +181,10 @@ impl Archive {
     ///
     /// What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
     /// then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
-    /// "100M". `dry_run`: only say whether one would be made, in a BackupPlan.
+    /// "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
+    /// not begun (NoSpaceError), unless `check_space` is false.
+    ///
+    /// The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
     ///
     /// `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
     /// bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
@@ -190,8 +193,8 @@ impl Archive {
     /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
     /// comes out as it is.
     #[pyo3(
-        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, dry_run=false),
-        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, dry_run=False)"
+        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, check_space=true, dry_run=false),
+        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, check_space=True, dry_run=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn backup<'py>(
@@ -202,10 +205,12 @@ impl Archive {
         tags: Tags,
         progress: Option<Py<PyAny>>,
         limit_rate: Option<Rate>,
+        check_space: bool,
         dry_run: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (tags, limit_rate) = (tags.0, limit_rate.map(|rate| rate.0));
-        let options = BackupOptions { force, tags, limit_rate, ..BackupOptions::default() };
+        let space = if check_space { SpaceCheck::Require } else { SpaceCheck::Explain };
+        let options = BackupOptions { force, tags, limit_rate, space, ..BackupOptions::default() };
         if dry_run {
             let plan = py.detach(|| operations::plan_backup(&self.folder, &source, &options));
             return plan.map_err(exception)?.to_python(py);
@@ -295,16 +300,18 @@ impl Archive {
 
     /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
     ///
-    /// `keep`: keep so many of the newest revisions, whatever the schedule says.
-    #[pyo3(signature = (*, dry_run=false, keep=None, progress=None))]
+    /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
+    /// status tells of are seen to; while they are not, nothing goes.
+    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None))]
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
         dry_run: bool,
         keep: Option<u32>,
+        confirm: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let options = MaintenanceOptions { keep, ..MaintenanceOptions::default() };
+        let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
         if dry_run {
             let plan = py.detach(|| operations::plan_maintenance(&self.folder, &options));
             return plan.map_err(exception)?.to_python(py);

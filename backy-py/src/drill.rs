@@ -8,7 +8,7 @@ use backy_lib::progress::{Event, Observer};
 use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
-use crate::operations::writer;
+use crate::operations::{changing, writer};
 use crate::specification::One;
 use crate::watch::{Watch, run};
 
@@ -52,8 +52,10 @@ pub(crate) fn drill(
         }
     };
     run(py, None, |watch| {
-        record(folder, &report, watch);
-        Ok(())
+        changing(folder, watch, || {
+            record(folder, &report, watch);
+            Ok(())
+        })
     })?;
     Ok(report)
 }

@@ -30,7 +30,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
 fn system_number(error: &Error) -> Option<i32> {
     match error {
         Error::Io { source, .. } => source.raw_os_error(),
-        Error::UndoFailed { first, .. } => system_number(first),
+        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => system_number(first),
         _ => None,
     }
 }
@@ -53,6 +53,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Mount => "mount",
         ErrorKind::Damaged => "damaged",
         ErrorKind::Unsupported => "unsupported",
+        ErrorKind::Hook => "hook",
         _ => "interrupted",
     }
 }

@@ -4,6 +4,7 @@
 //! `python/backy/errors.py`. The doc comments here are the docstrings; `_backy.pyi` has the types.
 
 mod archive;
+mod check;
 mod command;
 mod drill;
 mod error;
@@ -17,6 +18,7 @@ mod reports;
 mod source;
 mod specification;
 mod stream;
+mod verdicts;
 mod watch;
 
 #[pyo3::pymodule]
@@ -25,6 +27,8 @@ mod _backy {
 
     #[pymodule_export]
     use crate::archive::Archive;
+    #[pymodule_export]
+    use crate::check::check;
     #[pymodule_export]
     use crate::command::main;
     #[pymodule_export]
@@ -37,10 +41,14 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, ExportReport,
-        Extent, Finding, Health, ImportReport, Imported, InProgress, MaintenancePlan,
-        MaintenanceReport, Problem, RebuildReport, RestoreReport, Revision, RevisionStatus,
-        ScrubReport, Skipped, SourceIdentity, Status, Step, UndoReport, Verdict,
+        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate,
+        ExportReport, Extent, Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport,
+        RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step, UndoReport, Verdict,
+    };
+    #[pymodule_export]
+    use crate::verdicts::{
+        Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, Problem, RevisionStatus,
+        Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
     };
     #[pymodule_export]
     use crate::watch::Progress;

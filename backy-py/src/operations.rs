@@ -1,16 +1,19 @@
 //! What the methods of `backy.Archive` do, with the engine's types: the same steps as the command's, in the same order.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use backy_lib::export::ExportOptions;
+use backy_lib::hooks::CommandHooks;
 use backy_lib::import::prepare;
-use backy_lib::progress::Observer;
+use backy_lib::monitoring::write_textfile;
+use backy_lib::progress::{Event, Observer};
 use backy_lib::select::{check_tagged, check_unpinned, names, numbers};
-use backy_lib::source::DeviceSource;
+use backy_lib::source::{DeviceSource, Source};
 use backy_lib::storage::holder_note;
 use backy_lib::{
-    Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Error,
-    ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
+    Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Config,
+    Error, ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
     RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag,
 };
 use pyo3::exceptions::PyTypeError;
@@ -31,6 +34,19 @@ pub(crate) fn writer(
     observer: &dyn Observer,
 ) -> Result<ArchiveWriter> {
     ArchiveWriter::open(archive, &holder(operation), observer)
+}
+
+/// Does what changes the archive in a folder; then, however it ended, the file for node_exporter is written anew.
+pub(crate) fn changing<T>(
+    folder: &Path,
+    watch: &Watch,
+    change: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let done = change();
+    if let Err(error) = write_textfile(folder, &SystemClock) {
+        watch.event(&Event::Finding(error.to_string()));
+    }
+    done
 }
 
 pub(crate) fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
@@ -78,6 +94,27 @@ impl From {
             From::Object(_) => Ok(None),
         }
     }
+
+    /// What the hooks are told is backed up.
+    fn path(&self, config: &Config) -> Option<PathBuf> {
+        match self {
+            From::Config => config.source.clone(),
+            From::Path(path) => Some(path.clone()),
+            From::Object(_) => None,
+        }
+    }
+
+    fn open<'w>(self, archive: &Archive, watch: &'w Watch) -> Result<Box<dyn Source + 'w>> {
+        Ok(match self {
+            From::Config => Box::new(archive.open_source()?),
+            From::Path(path) => Box::new(archive.open_device(&path)?),
+            From::Object(object) => {
+                let mut source = PythonSource::open(object, watch)?;
+                source.ask_changed(archive.revisions().first())?;
+                Box::new(source)
+            }
+        })
+    }
 }
 
 pub(crate) fn plan_backup(
@@ -86,9 +123,16 @@ pub(crate) fn plan_backup(
     options: &BackupOptions,
 ) -> Result<BackupPlan> {
     let archive = Archive::open(folder)?;
-    let plan = archive.plan_backup(options, &SystemClock)?;
+    let mut plan = archive.plan_backup(options, &SystemClock)?;
     if plan.due {
-        source.device(&archive)?;
+        // What only a hook makes is not there now.
+        let has_before = archive.config()?.hooks.before.is_some();
+        let source = match source.device(&archive) {
+            Err(_) if has_before => None,
+            opened => opened?,
+        };
+        let source = source.as_ref().map(|source| source as &dyn Source);
+        plan.room = Some(archive.estimate_backup(source, options)?);
     }
     Ok(plan)
 }
@@ -99,19 +143,38 @@ pub(crate) fn backup(
     options: &BackupOptions,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
+    changing(folder, watch, || make_backup(folder, source, options, watch))
+}
+
+fn make_backup(
+    folder: &Path,
+    source: From,
+    options: &BackupOptions,
+    watch: &Watch,
+) -> Result<Option<BackupReport>> {
     let archive = Archive::open(folder)?;
     if !archive.plan_backup(options, &SystemClock)?.due {
         return Ok(None);
     }
-    // Before the lock: a source that cannot be read changes nothing at all.
-    if let From::Object(object) = source {
-        let mut source = PythonSource::open(object, watch)?;
-        let mut writer = writer(archive, "backup", watch)?;
-        source.ask_changed(writer.archive().revisions().first())?;
-        return writer.backup(&source, options, &SystemClock, watch);
+    let config = archive.config()?;
+    if config.hooks.before.is_none() {
+        // Before the lock: a source that cannot be read changes nothing at all.
+        source.device(&archive).inspect_err(|error| {
+            archive.record_failure("backup", &holder("backup"), error, &SystemClock);
+        })?;
     }
-    let Some(source) = source.device(&archive)? else { return Ok(None) };
-    writer(archive, "backup", watch)?.backup(&source, options, &SystemClock, watch)
+    let path = source.path(&config);
+    let mut hooks = CommandHooks::new(config.hooks, path, guard()?);
+    let open = |archive: &Archive| source.open(archive, watch);
+    writer(archive, "backup", watch)?.backup_from(open, &mut hooks, options, &SystemClock, watch)
+}
+
+/// What is started to guard the hooks.
+fn guard() -> Result<Vec<OsString>> {
+    let words = Python::attach(|py| {
+        py.import("backy._guard")?.call_method0("words")?.extract::<Vec<OsString>>()
+    });
+    words.map_err(|error| Error::Hook { hook: "before", message: format!("was not run: {error}") })
 }
 
 pub(crate) fn scrub(
@@ -128,15 +191,19 @@ pub(crate) fn scrub(
         return archive.check(&options, &SystemClock, watch);
     }
     let names = names(archive.revisions(), &chosen);
-    let mut writer = writer(archive, "scrub", watch)?;
-    if !is_all {
-        options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
-    }
-    writer.scrub(&options, &SystemClock, watch)
+    changing(folder, watch, || {
+        let mut writer = writer(archive, "scrub", watch)?;
+        if !is_all {
+            options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
+        }
+        writer.scrub(&options, &SystemClock, watch)
+    })
 }
 
 pub(crate) fn rebuild(folder: &Path, force: bool, watch: &Watch) -> Result<RebuildReport> {
-    ArchiveWriter::rebuild(folder, &holder("scrub --rebuild"), force, watch)
+    changing(folder, watch, || {
+        ArchiveWriter::rebuild(folder, &holder("scrub --rebuild"), force, watch)
+    })
 }
 
 pub(crate) fn plan_maintenance(
@@ -154,7 +221,9 @@ pub(crate) fn maintenance(
     let archive = Archive::open(folder)?;
     // Before the lock: a config that cannot be read changes nothing at all.
     archive.plan_maintenance(options)?;
-    writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+    changing(folder, watch, || {
+        writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+    })
 }
 
 pub(crate) fn plan_removal(
@@ -179,12 +248,14 @@ pub(crate) fn remove(
     let archive = Archive::open(folder)?;
     let (chosen, _) = plan_removal(&archive, revisions, force)?;
     let names = names(archive.revisions(), &chosen);
-    let mut writer = writer(archive, "rm", watch)?;
-    let chosen = numbers(writer.archive().revisions(), &names)?;
-    if !force {
-        check_unpinned(writer.archive().revisions(), &chosen)?;
-    }
-    writer.remove(&chosen, &SystemClock, watch)
+    changing(folder, watch, || {
+        let mut writer = writer(archive, "rm", watch)?;
+        let chosen = numbers(writer.archive().revisions(), &names)?;
+        if !force {
+            check_unpinned(writer.archive().revisions(), &chosen)?;
+        }
+        writer.remove(&chosen, &SystemClock, watch)
+    })
 }
 
 /// All tags that the revision has then.
@@ -207,14 +278,16 @@ pub(crate) fn tag(
         return Ok(revision.tags.iter().cloned().collect());
     }
     let names = names(archive.revisions(), &[number]);
-    let mut writer = writer(archive, "tag", watch)?;
-    let mut tags = Vec::new();
-    for number in numbers(writer.archive().revisions(), &names)? {
-        check_tagged(writer.archive().revisions(), number, &remove.0)?;
-        let all = writer.tag(number, &add.0, &remove.0, &SystemClock, watch)?;
-        tags = all.into_iter().collect();
-    }
-    Ok(tags)
+    changing(folder, watch, || {
+        let mut writer = writer(archive, "tag", watch)?;
+        let mut tags = Vec::new();
+        for number in numbers(writer.archive().revisions(), &names)? {
+            check_tagged(writer.archive().revisions(), number, &remove.0)?;
+            let all = writer.tag(number, &add.0, &remove.0, &SystemClock, watch)?;
+            tags = all.into_iter().collect();
+        }
+        Ok(tags)
+    })
 }
 
 pub(crate) fn export(
@@ -236,5 +309,7 @@ pub(crate) fn import(
     watch: &Watch,
 ) -> Result<ImportReport> {
     let archive = prepare(old, folder, block_size)?;
-    writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+    changing(folder, watch, || {
+        writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+    })
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use backy_lib::RevisionId;
 use backy_lib::plan::Step as LibStep;
-use backy_lib::status::Level;
 
 use crate::report::{report, word};
 
@@ -94,6 +93,20 @@ report! {
         due(r) = r.due;
         /// The tags that it would get, sorted.
         tags(r) = r.tags;
+        /// The room that it would take; None when none is due.
+        room(r) = r.room;
+    }
+}
+
+report! {
+    /// How much room a backup takes while it is made.
+    Estimate of backy_lib::room::Estimate {
+        /// Bytes to be expected; None when there is nothing to go by.
+        expected_bytes(r) = r.expected_bytes;
+        /// The most that it can be.
+        most_bytes(r) = r.most_bytes;
+        /// What is free; None where nobody can say.
+        free_bytes(r) = r.free_bytes;
     }
 }
 
@@ -285,6 +298,8 @@ report! {
         steps(r) = r.steps;
         /// Estimate of the bytes on disk that come free; negative when more are needed.
         frees_bytes(r) = r.frees_bytes;
+        /// Why nothing expires, although the schedule would let it.
+        frozen(r) = r.frozen;
     }
 }
 
@@ -299,6 +314,10 @@ report! {
         frees_bytes(r) = r.plan.frees_bytes;
         /// Bytes on disk that came free.
         freed_bytes(r) = r.freed_bytes;
+        /// Why nothing expired, although the schedule would let it.
+        frozen(r) = r.plan.frozen;
+        /// What was confirmed before.
+        confirmed(r) = r.confirmed;
         /// Seconds that it took.
         seconds(r) = r.seconds;
     }
@@ -381,117 +400,5 @@ report! {
         notes(r) = r.notes;
         /// Whether all that there was is in the archive now, and right.
         is_complete(r) = r.is_complete();
-    }
-}
-
-report! {
-    /// What was backed up.
-    SourceIdentity of backy_lib::format::manifest::SourceIdentity {
-        /// Its path, or its name when it has no path.
-        path(r) = r.path;
-        /// "file", "block device" or "Python object".
-        kind(r) = r.kind;
-    }
-}
-
-report! {
-    /// An operation that is under way, or was interrupted.
-    InProgress of backy_lib::format::manifest::InProgress {
-        /// "backup", "remove" or "merge".
-        operation(r) = word(&r.operation);
-        /// UUID of the revision that is made, removed or appended to.
-        revision(r) = r.revision;
-        /// When it began, with zone UTC.
-        started(r) = r.started;
-    }
-}
-
-report! {
-    /// One revision, as status sees it.
-    RevisionStatus of backy_lib::status::RevisionStatus {
-        /// 0 is the newest.
-        number(r) = r.number;
-        /// Its name.
-        uuid(r) = r.uuid;
-        /// When its backup began, with zone UTC.
-        started(r) = r.started;
-        /// When its backup was committed, with zone UTC.
-        finished(r) = r.finished;
-        /// Exact size of the image in bytes.
-        size_bytes(r) = r.size_bytes;
-        /// Digest of the revision, 64 hex digits.
-        digest(r) = r.digest;
-        /// The file that holds it, within the archive's folder.
-        file(r) = Path::new(&r.file);
-        /// UUID of the next newer revision, which it reads through to, or None.
-        base(r) = r.base;
-        /// Its tags, sorted.
-        tags(r) = r.tags;
-        /// Those that were given by hand, sorted.
-        pinned_tags(r) = r.pinned_tags;
-        /// Bytes that its backup read from the source.
-        read_bytes(r) = r.read_bytes;
-        /// Bytes in blocks that differed from the revision before.
-        changed_bytes(r) = r.changed_bytes;
-        /// Bytes that its backup added on disk; may be negative.
-        stored_bytes(r) = r.stored_bytes;
-        /// Seconds that its backup took.
-        seconds(r) = r.seconds;
-        /// Stretches that cannot be read from it.
-        damaged(r) = r.damaged;
-    }
-}
-
-report! {
-    /// Something that is wrong, and what to do about it.
-    Problem of backy_lib::status::Problem {
-        /// "warning" or "critical".
-        level(r) = word(&r.level);
-        /// What is wrong.
-        message(r) = r.message;
-        /// What to do.
-        advice(r) = r.advice;
-    }
-}
-
-report! {
-    /// The verdict on the backups, with what is behind it.
-    Health of backy_lib::status::Health {
-        /// "ok", "warning" or "critical": the worst of the problems.
-        level(r) = word(&r.level);
-        /// One line: the verdict and the most important reason.
-        summary(r) = r.summary;
-        /// What is wrong, worst first.
-        problems(r) = r.problems;
-    }
-}
-
-report! {
-    /// Inventory and health of an archive.
-    Status of backy_lib::StatusReport {
-        /// Version of to_dict(): fields may be added within a version, never removed or changed.
-        schema(r) = u64::from(r.schema);
-        /// The archive's folder.
-        archive(r) = Path::new(&r.archive);
-        /// What is backed up, as configured; None when the config cannot be read or names none.
-        source(r) = r.source.as_deref().map(Path::new);
-        /// What was backed up last, or None.
-        last_source(r) = r.last_source;
-        /// Block size in bytes.
-        block_size(r) = r.block_size;
-        /// The operation that is under way, or was interrupted if there is no lock_holder; or None.
-        in_progress(r) = r.in_progress;
-        /// Who changes the archive at this moment, or None.
-        lock_holder(r) = r.lock_holder;
-        /// What scrubs have checked.
-        coverage(r) = r.coverage;
-        /// The last test restore, or None.
-        drill(r) = r.drill;
-        /// The revisions that were asked for, newest first.
-        revisions(r) = r.revisions;
-        /// Whether the backups are well, and why not.
-        health(r) = r.health;
-        /// Whether nothing at all is wrong: the health's level is "ok".
-        healthy(r) = r.health.level == Level::Ok;
     }
 }

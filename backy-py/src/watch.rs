@@ -59,21 +59,6 @@ impl Progress {
     }
 }
 
-fn name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Recover => "recover",
-        Phase::CheckOldArchive => "check-old-archive",
-        Phase::Backup => "backup",
-        Phase::Scrub => "scrub",
-        Phase::Merge => "merge",
-        Phase::CheckTarget => "check-target",
-        Phase::SaveTarget => "save-target",
-        Phase::Restore => "restore",
-        Phase::Export => "export",
-        Phase::Drill => "drill",
-    }
-}
-
 /// Watches an operation on behalf of the thread that waits for it.
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -95,7 +80,7 @@ impl Watch {
         let phase = lock(&self.phase);
         let (phase, counters) = phase.as_ref()?;
         let (bytes_done, bytes_total) = (counters.done_bytes(), counters.total_bytes());
-        Some(Progress { phase: name(*phase), bytes_done, bytes_total })
+        Some(Progress { phase: phase.name(), bytes_done, bytes_total })
     }
 }
 

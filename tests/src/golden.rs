@@ -1,4 +1,4 @@
-//! The states that the golden archive of format 1 was made of. Never changed: the archive is never made anew.
+//! The states that the golden archives of format 1 were made of. Never changed: the archives are never made anew.
 
 use crate::world::{BLOCK_SIZE, fill_block, random_state};
 use backy_lib::storage::sim::Random;
@@ -21,4 +21,22 @@ pub fn states() -> Vec<Vec<u8>> {
     fourth.resize(6 * block, 0);
     fourth[5 * block + 100..].fill(b'y');
     vec![first, second, third, fourth]
+}
+
+/// Source states of which each differs from the one before in one block of twelve, but for the eighth and the last, which are all
+/// new. Never changed either.
+pub fn unusual_states() -> Vec<Vec<u8>> {
+    let block = BLOCK_SIZE.len();
+    let mut random = Random(1126);
+    let mut noise = |len: usize| -> Vec<u8> { (0..len).map(|_| random.number() as u8).collect() };
+    let mut state = noise(12 * block);
+    let mut states = vec![state.clone()];
+    for number in 1..9 {
+        match number {
+            7 | 8 => state = noise(12 * block),
+            _ => state[number * block..(number + 1) * block].copy_from_slice(&noise(block)),
+        }
+        states.push(state.clone());
+    }
+    states
 }

@@ -11,4 +11,5 @@ pub mod legacy;
 pub mod memory;
 pub mod model;
 pub mod qemu;
+pub mod retention;
 pub mod world;

@@ -86,9 +86,10 @@ pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport>
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.remove(numbers, &clock(), &Silent)
 }
 
-/// Takes the lock and maintains with one thread, so that calls come in a fixed order.
+/// Takes the lock and maintains, as somebody does who has seen to all alarms and damage. With one thread, so that calls come in
+/// a fixed order.
 pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
-    let options = MaintenanceOptions { keep, threads: Some(1) };
+    let options = MaintenanceOptions { keep, confirm: true, threads: Some(1) };
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
 }
 

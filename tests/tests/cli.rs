@@ -11,15 +11,20 @@ mod cli {
     mod backup;
     mod bad_archive;
     mod bad_input;
+    mod check;
     mod devices;
     mod drill;
     mod exposed;
+    mod freeze;
     mod generated;
     mod harness;
     mod import;
     mod init;
     mod interrupt;
+    mod logging;
     mod maintenance;
+    mod monitors;
+    mod report;
     mod restore;
     mod rm;
     mod salvage;
@@ -27,4 +32,5 @@ mod cli {
     mod status;
     mod tag;
     mod terminal;
+    mod verdict;
 }

@@ -127,7 +127,7 @@ fn health(world: &World, now: Timestamp) -> StatusReport {
 
 fn tag(world: &World, number: usize, clock: &dyn Clock) {
     let (add, remove) = (["pinned".parse().expect("a tag")].into(), BTreeSet::new());
-    let (add, remove) = if number % 2 == 0 { (add, remove) } else { (remove, add) };
+    let (add, remove) = if number.is_multiple_of(2) { (add, remove) } else { (remove, add) };
     writer(world).tag(number, &add, &remove, clock, &Silent).expect("a tag");
 }
 

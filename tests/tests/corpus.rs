@@ -1,5 +1,5 @@
 //! The inputs that the fuzzers are seeded with, and those that once found something, on a stable compiler.
-#![expect(clippy::disallowed_methods, reason = "reads the inputs")]
+#![expect(clippy::disallowed_methods, reason = "reads the inputs and writes for QEMU")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backy_tests::fuzz::TARGETS;
+use backy_lib::storage::sim::Random;
+use backy_tests::fuzz::{TARGETS, Target, qcow2_roundtrip};
+use backy_tests::qemu;
+use backy_tests::world::Expected;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -19,9 +22,13 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// What an input may take besides a multiple of its length; the same in a fuzzer, with all that it needs itself, is 512 MiB.
 const MEMORY_BYTES: usize = 96 << 20;
+const MEMORY_TIMES: usize = 64;
 
 /// A fuzzer allows 1 s for an input. Here nothing is optimised and the machine is busy.
 const TIME: Duration = Duration::from_secs(60);
+
+/// Changed inputs of each target.
+const ROUNDS: u64 = 100;
 
 /// Seeds are few and small: they are cloned with the project, and run by every test.
 const MAX_SEEDS: usize = 40;
@@ -45,6 +52,19 @@ fn inputs(target: &str) -> Vec<PathBuf> {
     folders.iter().flat_map(|folder| -> Vec<PathBuf> { files(folder) }).collect()
 }
 
+/// What is wrong with an input, if anything.
+fn flaw(target: &Target, data: &[u8]) -> Option<String> {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let start = Instant::now();
+    let kept = catch_unwind(AssertUnwindSafe(|| (target.run)(data))).is_ok();
+    let took = start.elapsed();
+    let peak = MEMORY.peak_usage().saturating_sub(before);
+    let verdict = if kept { "kept its promises" } else { "broke a promise" };
+    let wrong = !kept || took > TIME || peak > MEMORY_BYTES + MEMORY_TIMES * data.len();
+    wrong.then(|| format!("it {verdict}, took {took:?} and {peak} bytes"))
+}
+
 /// No input breaks a promise, takes long, or takes memory out of proportion.
 #[test]
 fn every_input_keeps_the_promises() {
@@ -53,19 +73,88 @@ fn every_input_keeps_the_promises() {
     for target in TARGETS {
         for path in inputs(target.name) {
             let data = fs::read(&path).expect("an input");
-            let before = MEMORY.current_usage();
-            MEMORY.reset_peak_usage();
-            let start = Instant::now();
-            let kept = catch_unwind(AssertUnwindSafe(|| (target.run)(&data))).is_ok();
-            let took = start.elapsed();
-            let peak = MEMORY.peak_usage().saturating_sub(before);
-            if !kept || took > TIME || peak > MEMORY_BYTES + 64 * data.len() {
-                let verdict = if kept { "kept its promises" } else { "broke a promise" };
-                wrong.push(format!("{}: {verdict}, {took:?}, {peak} bytes", path.display()));
+            wrong.extend(flaw(target, &data).map(|flaw| format!("{}: {flaw}", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Nor does one that is changed a little: a fuzzer for want of a better one, the same every time.
+#[test]
+fn inputs_that_are_changed_a_little_keep_them_too() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let mut wrong = Vec::new();
+    for target in TARGETS {
+        let inputs: Vec<(PathBuf, Vec<u8>)> = inputs(target.name)
+            .into_iter()
+            .map(|path| (path.clone(), fs::read(path).expect("an input")))
+            .collect();
+        for round in 0..rounds {
+            let mut random = Random(round);
+            let (path, data) = &inputs[random.below(inputs.len() as u64) as usize];
+            let mut changed = data.clone();
+            for _ in 0..=random.below(4) {
+                let (_, other) = &inputs[random.below(inputs.len() as u64) as usize];
+                change(&mut changed, other, &mut random);
+            }
+            if let Some(flaw) = flaw(target, &changed) {
+                let kept = std::env::temp_dir().join(format!("backy-{}-{round}", target.name));
+                fs::write(&kept, &changed).expect("write it down");
+                wrong.push(format!(
+                    "{}, round {round}, {}: {flaw}",
+                    path.display(),
+                    kept.display()
+                ));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Changes some bytes, leaves some out, doubles some, or takes some over from another input.
+fn change(data: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    let at = random.below(data.len() as u64 + 1) as usize;
+    let end = (at + 1 + random.below(16) as usize).min(data.len());
+    match random.below(6) {
+        0 => data[at..end].iter_mut().take(1).for_each(|byte| *byte = random.number() as u8),
+        1 => data[at..end].iter_mut().take(1).for_each(|byte| *byte ^= 1 << random.below(8)),
+        2 => drop(data.drain(at..end)),
+        3 => {
+            let twice = data[at..end].to_vec();
+            drop(data.splice(at..at, twice));
+        }
+        4 => data.truncate(at),
+        _ => {
+            let from = random.below(other.len() as u64 + 1) as usize;
+            let to = (from + 1 + random.below(200) as usize).min(other.len());
+            drop(data.splice(at..end, other[from..to].iter().copied()));
+        }
+    }
+}
+
+/// QEMU finds in our deltas what is to be in them, and nothing wrong with them.
+#[test]
+fn qemu_reads_what_the_inputs_write() {
+    if !qemu::available() {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut compared = 0;
+    for path in inputs("qcow2_roundtrip") {
+        let Some(written) = qcow2_roundtrip::write(&fs::read(&path).expect("an input")) else {
+            continue;
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        qemu::write_out(&written.disk, folder.path());
+        fs::write(folder.path().join("last.raw"), &written.backing).expect("the backing file");
+        let newest = Expected { uuid: written.revision, bytes: Vec::new() };
+        let delta = Expected { uuid: written.revision, bytes: written.expected() };
+        let found = qemu::check(folder.path(), &[newest, delta], 1, true);
+        found.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        compared += usize::from(!written.held.is_empty());
+    }
+    assert!(compared >= 2, "only {compared} deltas hold anything");
 }
 
 /// A target is in the table, has a binary and seeds; nothing else lies about that no test would run.

@@ -9,7 +9,7 @@ use std::process::Command;
 use backy_lib::canary::Bug;
 use backy_lib::format::qcow2::{Cluster, Header, Layout, decode_entry};
 use backy_lib::storage::FileName;
-use backy_lib::{BlockSize, Manifest};
+use backy_lib::{BlockSize, Config, Manifest, ProblemKind, health, monitoring};
 
 #[path = "documents/disaster.rs"]
 mod disaster;
@@ -315,6 +315,8 @@ fn the_json_is_as_documented() {
     fs::write(folder.path().join("archive/last.raw"), vec![8; 100_000]).expect("rot");
     let found: serde_json::Value =
         serde_json::from_slice(&run(&["scrub", "-n", "--json"]).stdout).expect("JSON");
+    let host: serde_json::Value =
+        serde_json::from_slice(&run(&["check", "archive", "--json"]).stdout).expect("JSON");
     let failed = run(&["scrub", "--budget", "1s"]);
     assert_eq!(failed.status.code(), Some(1));
     for (heading, value) in [
@@ -322,6 +324,8 @@ fn the_json_is_as_documented() {
         ("A revision that was imported:", &imported["imported"][0]),
         ("### status", &status),
         ("A revision in it:", &status["revisions"][0]),
+        ("A tag in it:", &status["schedule"][0]),
+        ("### check", &host),
         ("### backup", &made),
         ("### restore", &restored),
         ("### drill", &drilled),
@@ -339,9 +343,76 @@ fn the_json_is_as_documented() {
     for (heading, value) in [
         ("`affected` |", &found["findings"][0]["affected"][0]),
         ("`coverage` |", &status["coverage"]),
+        ("`health` |", &status["health"]),
+        ("`last_runs` |", &status["last_runs"][0]),
+        ("`space` |", &status["space"]),
+        ("`archives` |", &host["archives"][0]),
+        ("`file_systems` |", &host["file_systems"][0]),
     ] {
         let row = text.lines().find(|line| line.contains(heading)).expect("a row");
         assert!(keys(value).iter().all(|key| row.contains(&format!("`{key}`"))), "{row}");
+    }
+}
+
+/// The kinds of problems, the settings with their defaults, the figures and the metrics in doc/scripting.md are those of the code.
+#[test]
+fn monitoring_is_as_documented() {
+    let text = document("doc/scripting.md");
+    let kinds: Vec<&str> = ProblemKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(names(&text, "### What is judged"), kinds);
+    for kind in ProblemKind::ALL {
+        assert_eq!(serde_json::to_value(kind).expect("JSON"), kind.as_str());
+    }
+    let metrics: Vec<&str> = monitoring::prometheus_names().collect();
+    assert_eq!(names(&text, "All are gauges"), metrics);
+
+    let rows = table(&text, "### Settings");
+    assert_eq!(rows.len(), 9);
+    let mut settings = String::from("[monitoring]\n");
+    for row in &rows {
+        let (key, default) = (row[0].trim_matches('`'), row[1].trim_matches('`'));
+        let value = match key {
+            "textfile" => "\"/x.prom\"",
+            _ if default == "none" => "\"7d\"",
+            "long_chain" => "200",
+            _ => default,
+        };
+        settings += &format!("{key} = {value}\n");
+    }
+    let read = |text: &str| Config::parse(text, Path::new("x")).expect(text).monitoring;
+    let (set, default) = (read(&settings), read(""));
+    assert_eq!((set.scrub_within, set.full_within), (default.scrub_within, default.full_within));
+    assert_eq!(set.min_free_percent, default.min_free_percent);
+    assert_eq!((set.change_factor, set.freeze), (default.change_factor, default.freeze));
+    assert!(set.max_age.is_some() && set.drill_within.is_some() && set.long_chain == Some(200));
+    for number in [health::MIN_EARLIER as u64, health::MAX_EARLIER as u64, health::MIN_PERCENT] {
+        let (_, unusual) = text.split_once("**Unusual**").expect("what is unusual");
+        assert!(unusual.contains(&number.to_string()), "{number}");
+    }
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("source"), vec![7; 100_000]).expect("a source");
+    for arguments in [&["init", "source"][..], &["backup"]] {
+        assert!(backy_in(folder.path(), arguments).status.success());
+    }
+    for (heading, arguments) in [
+        ("### The line for Nagios", &["status", "--check"][..]),
+        ("Those of `check --nagios`", &["check", "archive", "--nagios"]),
+    ] {
+        let output = backy_in(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let line = String::from_utf8(output.stdout).expect("text");
+        let (_, figures) = line.split_once(" | ").expect("figures");
+        let figures = figures.split_whitespace().map(|figure| figure.split('\'').nth(1));
+        let figures: Vec<&str> = figures.map(|label| label.expect("a label")).collect();
+        let documented = match heading {
+            "### The line for Nagios" => names(&text, heading),
+            _ => {
+                let line = text.lines().find(|line| line.starts_with(heading)).expect("a line");
+                line.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+            }
+        };
+        assert_eq!(documented, figures);
     }
 }
 
@@ -405,12 +476,58 @@ fn steps_and_history_are_as_documented() {
             let fields: BTreeSet<String> = names(&text, "### tag").into_iter().collect();
             assert_eq!(keys(&line["report"]).into_iter().collect::<BTreeSet<_>>(), fields);
         }
-        for (row, field) in [(0, "operation"), (3, "result")] {
+        for (row, field) in [(1, "operation"), (4, "result")] {
             let value = format!("`{}`", line[field].as_str().expect("a word"));
             assert!(rows[row][1].contains(&value), "{value} is not in {:?}", rows[row]);
         }
     }
     assert_eq!(fields.into_iter().collect::<BTreeSet<_>>(), used);
+}
+
+/// Each line of a log in JSON has the fields in doc/scripting.md, and no others; which events there are, and which
+/// fields each has besides, is told there as well.
+#[test]
+fn the_log_is_as_documented() {
+    let text = document("doc/scripting.md");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = folder.path().join("source");
+    let run = |arguments: &[&str]| backy_in(folder.path(), arguments);
+    let log = |arguments: &[&str]| {
+        let arguments = [&["--log-format", "json", "-v"], arguments].concat();
+        String::from_utf8(run(&arguments).stderr).expect("text")
+    };
+    fs::write(&source, vec![7; 100_000]).expect("a source");
+    run(&["init", "source"]);
+    let mut lines = log(&["backup", "--force"]) + &log(&["backup", "--forse"]);
+    // The image is not what it was: the next backup finds that.
+    let image = folder.path().join("archive/last.raw");
+    fs::write(&image, vec![8; 100_000]).expect("rot");
+    fs::write(&source, vec![9; 100_000]).expect("a source");
+    lines += &log(&["backup", "--force"]);
+    fs::remove_file(&image).expect("damage");
+    lines += &log(&["backup", "--force"]);
+    lines += &log(&["drill", "-r", "0"]);
+    let mut always = names(&text, "Every line has");
+    always.sort();
+    let mut documented: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in table(&text, "The events, and what their lines have besides") {
+        let mut fields: Vec<String> =
+            row[1].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        fields.sort();
+        documented.insert(row[0].trim_matches('`').to_owned(), fields);
+    }
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let (common, besides): (Vec<String>, Vec<String>) =
+            keys(&line).into_iter().partition(|key| always.contains(key));
+        assert_eq!(common, always);
+        let event = line["event"].as_str().expect("a word").to_owned();
+        assert_eq!(found.entry(event).or_insert(besides.clone()), &besides);
+    }
+    // Of the rest there is no warning to be had here.
+    found.entry("warning".to_owned()).or_default();
+    assert_eq!(found, documented);
 }
 
 /// Runs the command on the folder `archive` in `folder`.

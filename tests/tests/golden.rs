@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use backy_lib::ScrubOptions;
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::format::manifest::{FORMAT, Revision};
 use backy_lib::progress::Silent;
+use backy_lib::{MaintenanceOptions, ScrubOptions};
 use backy_tests::memory::MemorySource;
 use backy_tests::{golden, qemu, world};
 
 /// The archives that there are.
-const GOLDEN: [&str; 2] = ["format-1", "format-1-kept"];
+const GOLDEN: [&str; 3] = ["format-1", "format-1-alarms", "format-1-kept"];
 
 fn golden_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
@@ -57,6 +57,42 @@ fn a_kept_archive_of_format_1_reads_right() {
         let copy = copy_of(&folder);
         qemu::check(copy.path(), &revisions, 0, true).expect("QEMU agrees");
     }
+}
+
+/// One with an alarm that is confirmed, one that is open, and a lost block that is known: the manifest says so, what is not lost
+/// reads right, and nothing expires of a copy until it is confirmed.
+#[test]
+fn an_archive_of_format_1_with_alarms_reads_right() {
+    let folder = golden_folder("format-1-alarms");
+    let archive = Archive::open(&folder).expect("the golden archive");
+    let states = golden::unusual_states();
+    assert_eq!(archive.revisions().len(), states.len());
+    for (number, state) in states.iter().rev().enumerate() {
+        match world::read_revision(&archive, number) {
+            Ok(found) => assert!(found == *state, "revision {number}"),
+            // The block was lost when this was the newest.
+            Err(error) => assert!(number == 1, "revision {number}: {error}"),
+        }
+    }
+    let manifest = archive.manifest();
+    let uuid = |number: usize| archive.revisions()[number].uuid;
+    let alarms: Vec<_> =
+        manifest.alarms.iter().map(|a| (a.revision, a.confirmed.is_some())).collect();
+    assert_eq!(alarms, [(uuid(1), true), (uuid(0), false)]);
+    assert_eq!(manifest.alarms[0].changed_bytes, 12 * 4096);
+    assert_eq!(manifest.alarms[0].usual_bytes, 4096);
+    assert_eq!(manifest.known_damage.len(), 1);
+    assert!(manifest.is_known_damage(uuid(1), 1) && !manifest.is_known_damage(uuid(1), 2));
+
+    let copy = copy_of(&folder);
+    let archive = Archive::open(copy.path()).expect("the copy");
+    let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+    let mut maintain = |confirm: bool| {
+        let options = MaintenanceOptions { keep: Some(2), confirm, threads: Some(1) };
+        writer.maintain(&options, &world::clock(), &Silent).expect("maintenance");
+        writer.archive().revisions().len()
+    };
+    assert_eq!((maintain(false), maintain(true)), (states.len(), 2));
 }
 
 fn copy_of(folder: &Path) -> tempfile::TempDir {

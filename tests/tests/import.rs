@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "damages the files of another program")]
 
 mod import {
+    mod anywhere;
     pub(crate) mod scene;
 }
 
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::{Event, Observer, Phase, Silent};
-use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
+use backy_lib::storage::sim::{Random, SimStorage};
 use backy_lib::{Error, ErrorKind};
 use backy_tests::legacy::{OldArchive, md5_hex, uuid};
 use backy_tests::memory::MemorySource;
@@ -180,6 +181,20 @@ fn blocks_past_the_end_are_left_out() {
     let (report, _) = scene.import();
     scene.check(&report, &[0, 1, 2, 3, 4], &[]);
     said(&report.notes, &[&uuid(1), "block 77", "10"]);
+}
+
+/// A number of blocks, or of one block, that is far past what is stored is named, and costs nothing but that.
+#[test]
+fn numbers_far_past_what_is_stored() {
+    let scene = Scene::small();
+    scene.old.change_rev(4, |rev| {
+        rev["blocks"] = json!(1 << 24);
+        rev["blocksums"]["16777215"] = json!(md5_hex(b"x"));
+    });
+    let (report, told) = scene.import();
+    scene.check(&report, &[0, 1, 2, 3], &[]);
+    assert!(reason(&report, &uuid(4)).contains("only 10 of its 16777216"), "{report:?}");
+    said(&told, &[&uuid(4), "block 16777215", "not in the file"]);
 }
 
 /// An image whose blocks all seem right while it is not does not come over, nor does one of which most is not there.
@@ -406,56 +421,6 @@ fn an_interrupted_import_goes_on() {
         assert_eq!((again.present.len(), again.imported.len()), (5, 0));
     }
     assert!((0..5).all(|done| stopped_at.contains(&done)), "{stopped_at:?}");
-}
-
-/// An import may fail at any call of the new archive, in any way: what has come over is right, and another import does the rest.
-#[test]
-fn an_import_that_fails_anywhere_goes_on() {
-    let scene = Scene::small();
-    let import = |disk: &SimStorage| {
-        let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
-        writer.import(&scene.old.folder, Some(1), &world::clock(), &Silent)
-    };
-    let trial = scene.disk.fork();
-    import(&trial).expect("an import");
-    let faults = [
-        Fault::Once(Failure::Io),
-        Fault::FromThenOn(Failure::Io),
-        Fault::Once(Failure::NoSpace),
-        Fault::FromThenOn(Failure::NoSpace),
-        Fault::Crash,
-    ];
-    let mut done = [false; 6];
-    for at in 1..=trial.calls() {
-        // All of them at some calls, each at most.
-        let chosen =
-            faults.into_iter().cycle().skip(at as usize).take(if at % 7 == 0 { 5 } else { 2 });
-        for fault in chosen {
-            let broken = scene.disk.fork();
-            broken.set_fault(at, fault, at);
-            let result = import(&broken);
-            let place = format!("{fault:?} at call {at}");
-            let unsynced = [Unsynced::Kept, Unsynced::Subset(at), Unsynced::Lost][at as usize % 3];
-            let after = if fault == Fault::Crash { broken.crash(unsynced) } else { broken.fork() };
-            let right = |disk: &SimStorage| {
-                let archive = world::open(disk).expect(&place);
-                let count = archive.revisions().len();
-                for number in 0..count {
-                    let (uuid, bytes) = &scene.old.revisions[count - 1 - number];
-                    assert_eq!(archive.revisions()[number].uuid.to_string(), *uuid, "{place}");
-                    let found = world::read_revision(&archive, number);
-                    assert!(found.is_ok_and(|found| found == *bytes), "{place}: {number}");
-                }
-                count
-            };
-            let count = right(&after);
-            done[count] = true;
-            assert!(count == 5 || result.is_err(), "{place}: told that it worked");
-            import(&after).unwrap_or_else(|error| panic!("{place}: again: {error}"));
-            assert_eq!(right(&after), 5, "{place}");
-        }
-    }
-    assert_eq!(done, [true; 6]);
 }
 
 /// An archive that has revisions of its own is refused, and so are folders that are no old archive or hold the new one.

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
 use backy_lib::image::reader::{ReadCache, RevisionReader};
+use backy_lib::status::status;
 use backy_lib::storage::sim::{Random, Schedule, SimStorage, Unsynced};
-use backy_lib::{BackupOptions, RevisionId};
+use backy_lib::{BackupOptions, ProblemKind, RevisionId};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
 
@@ -178,6 +179,47 @@ fn a_revision_read_during_maintenance_gives_its_own_bytes() {
                         });
                         assert!(found == expected.bytes, "seed {seed}: {}", expected.uuid);
                     }
+                }
+            },
+        );
+    }
+}
+
+/// A status that is asked for while everything changes tells of no damage, no missing file and no interruption: there are none.
+#[test]
+fn a_status_beside_a_writer_tells_no_false_alarm() {
+    for seed in 0..SEEDS / 3 {
+        let (clones, update) = world::UPDATES[seed as usize % 2];
+        let states = states(seed + 2121, 8);
+        let world = World::with_backups(clones, &states[..6]);
+        let options = BackupOptions { update, ..world::options() };
+        interleave(
+            seed,
+            &world.disk,
+            |disk| {
+                let step = |what: &str, done: backy_lib::Result<()>| {
+                    done.unwrap_or_else(|error| panic!("seed {seed}: {what}: {error}"));
+                };
+                step("merge", world::remove(disk, &[2, 3]).map(drop));
+                let source = MemorySource::new(&states[6]);
+                step("backup", world::backup_with(disk, &source, &options).map(drop));
+                step("roll back", world::remove(disk, &[0]).map(drop));
+                let source = MemorySource::new(&states[7]);
+                step("backup", world::backup_with(disk, &source, &options).map(drop));
+                step("remove", world::remove(disk, &[2, 3]).map(drop));
+            },
+            |disk| {
+                for _ in 0..6 {
+                    let archive = world::open(disk).expect("open");
+                    let all: Vec<usize> = (0..archive.revisions().len()).collect();
+                    let report = status(&archive, &all, &world::clock())
+                        .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                    let false_alarms = report.health.problems.iter().filter(|problem| {
+                        use ProblemKind::{Damage, Interrupted, MissingFile};
+                        [Damage, Interrupted, MissingFile].contains(&problem.kind)
+                    });
+                    let told: Vec<_> = false_alarms.map(|problem| &problem.message).collect();
+                    assert!(told.is_empty(), "seed {seed}: {told:?}");
                 }
             },
         );

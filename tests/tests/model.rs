@@ -10,7 +10,7 @@ fn verb() -> impl Strategy<Value = Verb> {
             |(in_place, if_due, threads)| Verb::Backup { in_place, if_due, threads }
         ),
         3 => any::<u8>().prop_map(|which| Verb::Remove { which }),
-        3 => (0..6u8).prop_map(|keep| Verb::Maintain { keep }),
+        3 => any::<u8>().prop_map(|keep| Verb::Maintain { keep }),
         2 => (any::<u8>(), 0..4u8, any::<bool>())
             .prop_map(|(number, tag, remove)| Verb::Tag { number, tag, remove }),
         1 => (any::<u8>(), 1..3usize).prop_map(|(which, threads)| Verb::Scrub { which, threads }),

@@ -22,6 +22,8 @@ mod disks;
 mod full;
 #[path = "real/holeless.rs"]
 mod holeless;
+#[path = "real/hooks.rs"]
+mod hooks;
 #[path = "real/keeping.rs"]
 mod keeping;
 #[path = "real/kill.rs"]
@@ -39,10 +41,14 @@ mod processes;
 mod readers;
 #[path = "real/readonly.rs"]
 mod readonly;
+#[path = "real/recipes.rs"]
+mod recipes;
 #[path = "real/room.rs"]
 mod room;
 #[path = "real/site.rs"]
 mod site;
+#[path = "real/space.rs"]
+mod space;
 #[path = "real/strace.rs"]
 mod strace;
 #[path = "real/torture.rs"]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use backy_lib::archive::ArchiveWriter;
 use backy_lib::extent::Extent;
 use backy_lib::progress::Silent;
 use backy_lib::restore::{Saving, Target, TargetKind, UndoReport};
@@ -313,6 +314,39 @@ fn check_saved(place: &str, report: &UndoReport, former: &[u8], after: &[u8], un
     }
     // One block more where the revision's last, short block lies within one.
     assert!((saved..=saved + BLOCK as u64).contains(&report.saved_bytes), "{place}");
+}
+
+/// A removal that failed at any call costs a restore that goes on nothing, before it is undone and after.
+#[test]
+fn a_removal_that_failed_anywhere_costs_nothing() {
+    let world = World::with_backups(false, &states(8, &[9, 9, 12]));
+    let trial = world.fork();
+    trial.disk.set_fault(u64::MAX, Fault::Crash, 0);
+    world::remove(&trial.disk, &[1]).expect("a removal");
+    for at in 1..=trial.disk.calls() {
+        for fault in [Fault::Once(Failure::Io), Fault::Crash] {
+            let failed = world.fork();
+            failed.disk.set_fault(at, fault, at);
+            let _ = world::remove(&failed.disk, &[1]);
+            let disk = failed.disk.crash(Unsynced::Kept);
+            check_going_on(&format!("{fault:?} at call {at}"), &disk, &world);
+            drop(ArchiveWriter::open(world::open(&disk).expect("open"), "a test", &Silent));
+            check_going_on(&format!("{fault:?} at call {at}, undone"), &disk, &world);
+        }
+    }
+}
+
+/// Every revision that is there is restored in full by a restore that goes on.
+fn check_going_on(place: &str, disk: &SimStorage, world: &World) {
+    let archive = world::open(disk).expect(place);
+    let options = RestoreOptions { keep_going: true, ..world::restore_options() };
+    for (number, revision) in archive.revisions().iter().enumerate() {
+        let expected = world.expected.iter().find(|each| each.uuid == revision.uuid);
+        let target = MemoryTarget::absent();
+        let report = archive.restore_to(number, &target, &options, &Silent).expect(place);
+        assert!(report.unreadable.is_empty(), "{place}: {number}: {:?}", report.unreadable);
+        assert!(target.content() == expected.expect(place).bytes, "{place}: {number} is wrong");
+    }
 }
 
 /// A dry run reads all that a restore would, says what that would write, and writes nothing.

@@ -3,6 +3,8 @@
 //! After each, all committed revisions read right before anything is repaired, the next run works, and nothing is left over.
 
 mod sweep {
+    mod alarm;
+    mod hooks;
     mod keeping;
     mod reading;
 }

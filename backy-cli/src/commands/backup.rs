@@ -1,21 +1,28 @@
 //! `backy backup`
 
-use backy_lib::backup::{BackupOptions, BackupReport};
+use backy_lib::backup::{BackupOptions, BackupPlan, BackupReport};
+use backy_lib::hooks::CommandHooks;
+use backy_lib::room::Estimate;
 use backy_lib::schedule::next_due;
+use backy_lib::source::Source;
 use backy_lib::units::parse_rate;
-use backy_lib::{Archive, Clock, SystemClock, Tag};
+use backy_lib::{Archive, Clock, Error, SpaceCheck, SystemClock, Tag};
 
-use crate::Session;
 use crate::cli::Verbosity;
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, signed_size, size};
 use crate::words::{self, list};
+use crate::{Session, guard};
 
 /// Make a revision of the source, if one is due
 ///
 /// What is due is told by the schedule in backy.toml; without a schedule a backup is always due. When nothing is due,
 /// and when it worked, nothing is printed, so that cron has nothing to mail (on a terminal, or with -v, it is said in a
 /// line). Only blocks that have changed are stored.
+///
+/// The hooks of backy.toml are run around the reading of the source: 'before', then the source is read, then 'after', which is
+/// run in any case, also when the backup fails, is interrupted or killed. A backup that is not expected to fit on the disk is not
+/// begun.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Make one now, whatever the schedule says
@@ -26,9 +33,13 @@ pub(crate) struct Args {
     #[arg(short, long = "tag", value_name = "TAG")]
     tags: Vec<Tag>,
 
-    /// Only say whether a revision would be made, and with which tags
+    /// Only say whether a revision would be made, with which tags, and how much room it would take; no hooks are run
     #[arg(long)]
     dry_run: bool,
+
+    /// Begin also when there is less room than a backup is expected to take
+    #[arg(long)]
+    no_space_check: bool,
 
     /// Read at most this many bytes of the source a second, such as 100M
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
@@ -39,24 +50,28 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Whether nothing is changed.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let options = BackupOptions {
         force: args.force,
         tags: args.tags.into_iter().collect(),
         limit_rate: args.limit_rate,
+        space: match args.no_space_check {
+            true => SpaceCheck::Explain,
+            false => SpaceCheck::Require,
+        },
         ..BackupOptions::default()
     };
     let archive = Archive::open(&session.folder)?;
     let plan = archive.plan_backup(&options, &SystemClock)?;
     if args.dry_run {
-        if plan.due {
-            archive.open_source()?;
-        }
-        if args.json {
-            return session.output.json(&plan);
-        }
-        let text = if plan.due { due(&plan.tags) } else { not_due(&archive)? };
-        return session.output.result(format!("{text}\n").as_bytes());
+        return dry_run(&archive, plan, &options, args.json, session);
     }
     if !plan.due {
         if session.verbosity == Verbosity::Verbose {
@@ -64,11 +79,20 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         }
         return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
     }
-    // Before the lock: a source that cannot be read changes nothing at all.
-    let source = archive.open_source()?;
+    let config = archive.config()?;
+    if config.hooks.before.is_none() {
+        // Before the lock: a source that cannot be read changes nothing at all.
+        archive.open_source().inspect_err(|error| {
+            archive.record_failure("backup", &Session::holder("backup"), error, &SystemClock);
+        })?;
+    }
     let reporter = session.reporter();
     let mut writer = session.writer(archive, "backup", &reporter)?;
-    let report = writer.backup(&source, &options, &SystemClock, &reporter)?;
+    let mut hooks = CommandHooks::new(config.hooks, config.source, guard::words(&session.itself));
+    let open = |archive: &Archive| -> Result<Box<dyn Source>, Error> {
+        Ok(Box::new(archive.open_source()?))
+    };
+    let report = writer.backup_from(open, &mut hooks, &options, &SystemClock, &reporter)?;
     drop(reporter);
     if args.json {
         session.output.json(&report)?;
@@ -81,6 +105,47 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         _ => {}
     }
     Ok(())
+}
+
+fn dry_run(
+    archive: &Archive,
+    mut plan: BackupPlan,
+    options: &BackupOptions,
+    json: bool,
+    session: &Session,
+) -> Result<(), Failure> {
+    if plan.due {
+        let config = archive.config()?;
+        // What only a hook makes is not there now: the source itself tells the size.
+        let source = match (&config.hooks.before, config.hooks.snapshot, &config.source) {
+            (None, _, _) => Some(archive.open_source()?),
+            (Some(_), Some(_), Some(source)) => archive.open_device(source).ok(),
+            (Some(_), _, _) => archive.open_source().ok(),
+        };
+        let source = source.as_ref().map(|source| source as &dyn Source);
+        plan.room = Some(archive.estimate_backup(source, options)?);
+    }
+    if json {
+        return session.output.json(&plan);
+    }
+    let text = match plan.room {
+        Some(room) => format!("{} {}", due(&plan.tags), room_in_words(&room)),
+        None if plan.due => due(&plan.tags),
+        None => not_due(archive)?,
+    };
+    session.output.result(format!("{text}\n").as_bytes())
+}
+
+fn room_in_words(room: &Estimate) -> String {
+    let expected = match room.expected_bytes {
+        Some(expected) => {
+            format!("about {} of room, {} at most", size(expected), size(room.most_bytes))
+        }
+        None => format!("at most {} of room", size(room.most_bytes)),
+    };
+    let free = room.free_bytes.map(|free| format!("; {} are free", size(free)));
+    let missing = room.missing_bytes().map(|missing| format!(", {} are missing", size(missing)));
+    format!("It would take {expected}{}{}.", free.unwrap_or_default(), missing.unwrap_or_default())
 }
 
 fn due<'a>(tags: impl IntoIterator<Item = &'a Tag>) -> String {

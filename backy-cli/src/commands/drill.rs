@@ -17,6 +17,7 @@ use crate::Session;
 use crate::cli::REVISION_HELP;
 use crate::commands::temporary_folder;
 use crate::errors::Failure;
+use crate::notify;
 use crate::output::{duration, size};
 
 /// Restore a revision for trial, and say how long that took
@@ -179,6 +180,8 @@ fn run_command(
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(stderr)
+        // What is told there is about this process.
+        .env_remove(notify::VARIABLE)
         .spawn()
         .map_err(Error::io(program, "run the command"))?;
     let ended = wait(&mut child, session).map_err(Error::io(program, "wait for the command"))?;

@@ -12,6 +12,9 @@ use crate::plan;
 /// last tag goes. What others read from it is merged into them first. The newest revision always stays, so do pinned
 /// ones, and the newest one without known damage. When it worked, nothing is printed (on a terminal, or with -v, it is
 /// said in a line).
+///
+/// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no tag expires: that
+/// is told on standard error, and by 'status'. 'rm' works all the same.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only say what would be done: for each revision whether it stays and why, then the steps
@@ -22,17 +25,32 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "N")]
     keep: Option<u32>,
 
+    /// Confirm first that all alarms and all damage that 'status' tells of are seen to, so that revisions go again
+    ///
+    /// For those alone: the next unusual backup, or more damage, holds everything back again.
+    #[arg(long)]
+    confirm: bool,
+
     /// Print a report for programs: what was done (with --dry-run the plan)
     #[arg(long)]
     json: bool,
 }
 
+impl Args {
+    /// Whether nothing is changed.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = Archive::open(&session.folder)?;
-    let options = MaintenanceOptions { keep: args.keep, ..MaintenanceOptions::default() };
+    let (keep, confirm) = (args.keep, args.confirm);
+    let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
     // Before the lock: a config that cannot be read changes nothing at all.
     let planned = archive.plan_maintenance(&options)?;
     if args.dry_run {
+        plan::warn_of_freeze(&planned, &session.output);
         if args.json {
             return session.output.json(&planned);
         }
@@ -45,6 +63,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     drop(reporter);
     let report =
         done.map_err(|error| plan::explain(error, "the next 'backy maintenance' does the rest"))?;
+    plan::warn_of_freeze(&report.plan, &session.output);
     if args.json {
         session.output.json(&report)?;
     }

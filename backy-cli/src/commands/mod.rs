@@ -6,6 +6,7 @@ use crate::errors::Failure;
 use crate::output::environment;
 
 pub(crate) mod backup;
+pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod drill;
 pub(crate) mod export;
@@ -15,6 +16,7 @@ pub(crate) mod init;
 pub(crate) mod maintenance;
 pub(crate) mod man;
 pub(crate) mod mount;
+pub(crate) mod report;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod scrub;

@@ -9,13 +9,13 @@ use backy_lib::mount::{MountOptions, Mounted, mount};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::units::parse_size;
 use backy_lib::{Archive, Error};
-use clap::ValueHint;
+use clap::{ValueEnum, ValueHint};
 
 use crate::Session;
 use crate::background::{self, Outcome};
 use crate::commands::{absolute, temporary_folder};
 use crate::errors::Failure;
-use crate::log::{Log, Severity};
+use crate::log::{self, Log, Severity};
 use crate::output::Output;
 
 /// Show every revision as a file, until it is unmounted
@@ -92,8 +92,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         return start(args, &place, session);
     }
     let archive = Archive::open(&session.folder)?;
-    let log = Log::open(place.log.clone(), in_background_half)?;
-    let watch = Arc::new(Watch { output: session.output, log });
+    let log = Log::open(place.log.clone(), in_background_half, session.style())?;
+    let watch = Arc::new(Watch { output: session.output.clone(), log });
     let options = MountOptions {
         allow_other: args.allow_other,
         writable: place.writable.clone(),
@@ -108,14 +108,18 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         mounted.unmount()?;
         return Err(in_background(error));
     }
-    watch.log.line(Severity::Info, &format!("mounted {names}"));
+    let mounted_names = format!("mounted {names}");
+    watch.log.line(Severity::Info, log::Event::Note, &mounted_names);
+    session.notify(|manager| manager.ready(&mounted_names));
     if args.foreground && session.tells() {
         session.output.note(&format!("mounted {names}; Ctrl-C or '{}' ends it", umount(&place)));
     }
     let ended = serve(mounted, &place.mountpoint, session);
     match &ended {
-        Ok(()) => watch.log.line(Severity::Info, &format!("unmounted {names}")),
-        Err(failure) => watch.log.line(Severity::Error, &failure.text()),
+        Ok(()) => {
+            watch.log.line(Severity::Info, log::Event::Note, &format!("unmounted {names}"));
+        }
+        Err(failure) => watch.log.line(Severity::Error, log::Event::Warning, &failure.text()),
     }
     ended
 }
@@ -137,8 +141,8 @@ impl Observer for Watch {
             Event::Finding(text) | Event::Note(text) => text,
             Event::Begin { .. } => return,
         };
-        self.output.warning(text);
-        self.log.line(Severity::Warning, text);
+        self.output.finding(text);
+        self.log.line(Severity::Warning, log::Event::Finding, text);
     }
 }
 
@@ -153,8 +157,12 @@ fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
     if let Some(file) = &place.log {
         words.extend(["--log".into(), file.into()]);
     }
+    if let Some(format) = session.log_format.and_then(|format| format.to_possible_value()) {
+        words.extend(["--log-format".into(), format.get_name().into()]);
+    }
     words.push(place.mountpoint.clone().into());
-    match background::start(&session.itself, &words, &session.interrupt).map_err(in_background)? {
+    let started = background::start(&session.itself, &words, session.operation, &session.interrupt);
+    match started.map_err(in_background)? {
         Outcome::Ready => {
             if session.tells() {
                 let (folder, mountpoint) = (session.folder.display(), place.mountpoint.display());
@@ -184,6 +192,11 @@ fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), F
     let mut told = false;
     while !mounted.wait(POLL) {
         let again = interrupt.take();
+        if again && asked.is_none() {
+            session.notify(|manager| {
+                manager.stopping(&format!("unmounting {}", mountpoint.display()))
+            });
+        }
         let Some(since) = asked.or(again.then(Instant::now)) else { continue };
         let patient = interrupt.by_ctrl_c() || since.elapsed() < PATIENCE;
         if (again && asked.is_some()) || !patient {

@@ -31,6 +31,13 @@ pub(crate) struct Args {
     revisions: RevisionsSpec,
 }
 
+impl Args {
+    /// Whether nothing is changed.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = Archive::open(&session.folder)?;
     let chosen = args.revisions.resolve(archive.revisions())?;

@@ -53,6 +53,13 @@ pub(crate) struct Args {
     revisions: RevisionsSpec,
 }
 
+impl Args {
+    /// Whether nothing is changed.
+    pub(crate) fn only_checks(&self) -> bool {
+        self.checkonly
+    }
+}
+
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let rebuilt = if args.rebuild { Some(rebuild(args, session)?) } else { None };
     let archive = Archive::open(&session.folder)?;
@@ -98,7 +105,7 @@ struct Whole<'a> {
 fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     // What is unknown is told below, also without -v.
     let verbosity = session.verbosity.min(Verbosity::Normal);
-    let reporter = Reporter::new(&session.output, verbosity, &session.interrupt);
+    let reporter = Reporter::new(session, verbosity);
     let holder = Session::holder("scrub --rebuild");
     let rebuilt = ArchiveWriter::rebuild(&session.folder, &holder, args.force, &reporter);
     drop(reporter);

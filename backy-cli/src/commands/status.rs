@@ -1,7 +1,10 @@
 //! `backy status`
 
+use backy_lib::check::Checked;
 use backy_lib::format::manifest::{DrillReport, Operation};
-use backy_lib::status::{Level, RevisionStatus, StatusReport, status};
+use backy_lib::health::{Space, display_age};
+use backy_lib::monitoring::{nagios, prometheus};
+use backy_lib::status::{RevisionStatus, StatusReport, status};
 use backy_lib::{Archive, Clock, RevisionsSpec, SystemClock};
 use jiff::Timestamp;
 
@@ -9,8 +12,8 @@ use crate::Session;
 use crate::cli::{REVISIONS_HELP, Verbosity};
 use crate::errors::Failure;
 use crate::output::{
-    Colour, Column, Output, Table, duration, local_minute, local_second, one_line, signed_size,
-    size,
+    Colour, Column, Output, Table, duration, local_minute, local_second, one_line, problem_line,
+    signed_size, size, verdict,
 };
 use crate::words;
 
@@ -23,8 +26,21 @@ use crate::words;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print a report for programs
-    #[arg(long)]
+    #[arg(long, group = "form")]
     json: bool,
+
+    /// Print the verdict in one line, as a Nagios plugin, and exit with it: 0 ok, 1 warning, 2 critical, 3 unknown
+    ///
+    /// Unknown is what cannot be told: no archive, a manifest that cannot be read, wrong arguments. The line has
+    /// figures with the limits that they were compared with; doc/scripting.md has them and what is judged.
+    #[arg(long, group = "form")]
+    check: bool,
+
+    /// Print the figures in the text format of Prometheus
+    ///
+    /// For each command that changes the archive to write them to a file, set textfile in the section [monitoring] of backy.toml.
+    #[arg(long, group = "form")]
+    prometheus: bool,
 
     /// Which revisions to show
     #[arg(default_value = "all", long_help = REVISIONS_HELP)]
@@ -37,6 +53,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let report = status(&archive, &numbers, &SystemClock)?;
     if args.json {
         return session.output.json(&report);
+    }
+    if args.check {
+        session.output.result(nagios(&report).as_bytes())?;
+        return Err(Failure::Verdict(report.health.level.exit_status()));
+    }
+    if args.prometheus {
+        return session.output.result(prometheus([&Checked::of(report)]).as_bytes());
     }
     let text = describe(&report, &session.output, session.verbosity, SystemClock.now());
     session.output.result(text.as_bytes())
@@ -55,9 +78,10 @@ fn describe(
             lines.extend(report.revisions.iter().filter_map(damage));
         }
         lines.push(String::new());
-        lines.push(sentence(&words::coverage(&report.coverage, now)));
+        lines.push(words::sentence(&words::coverage(&report.coverage, now)));
     }
     lines.extend(report.drill.as_ref().map(drill));
+    lines.extend(report.space.as_ref().map(|space| room(space, now)));
     lines.extend(at_work(report));
     lines.extend(health(report, output));
     lines.join("\n") + "\n"
@@ -137,11 +161,22 @@ fn drill(drill: &DrillReport) -> String {
     )
 }
 
-/// With a capital at its beginning and a full stop.
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string());
-    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
+/// What the archive takes, and what is left.
+fn room(space: &Space, now: Timestamp) -> String {
+    let growth = match (space.growth_bytes_per_day, space.full_at) {
+        (Some(growth), Some(full)) => {
+            let left = display_age(full.as_second() - now.as_second());
+            format!("; it grows by {} a day, so there is room for {left}", signed_size(growth))
+        }
+        (Some(growth), None) => format!("; it grows by {} a day", signed_size(growth)),
+        (None, _) => String::new(),
+    };
+    format!(
+        "The archive takes {}; {} of {} are free{growth}.",
+        size(space.used_bytes),
+        size(space.free_bytes),
+        size(space.size_bytes)
+    )
 }
 
 /// What goes on in the archive at this moment.
@@ -157,23 +192,9 @@ fn at_work(report: &StatusReport) -> Option<String> {
 
 /// The verdict, or each problem with what to do, worst first.
 fn health(report: &StatusReport, output: &Output) -> Vec<String> {
-    let line = |level, text: &str| {
-        let (colour, word) = match level {
-            Level::Ok => (Colour::Green, "OK:"),
-            Level::Warning => (Colour::Yellow, "WARNING:"),
-            Level::Critical => (Colour::Red, "CRITICAL:"),
-        };
-        format!("{} {}", output.paint(colour, word), one_line(text))
-    };
     let health = &report.health;
     if health.problems.is_empty() {
-        return vec![line(health.level, &health.summary)];
+        return vec![verdict(health.level, &health.summary, output)];
     }
-    let problems = health.problems.iter();
-    problems
-        .map(|problem| {
-            let text = format!("{}; {}", problem.message, problem.advice);
-            line(problem.level, &text)
-        })
-        .collect()
+    health.problems.iter().map(|problem| problem_line(problem, output)).collect()
 }

@@ -11,9 +11,12 @@
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
 
+mod room;
+mod run;
 mod scan;
 mod update;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,19 +28,25 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::format::digests::DigestsHeader;
-use crate::format::manifest::{InProgress, MAX_TAGS, Manifest, Operation, Revision, Statistics};
+use crate::format::manifest::{
+    InProgress, MAX_TAGS, Manifest, Operation, Revision, SourceIdentity, Statistics,
+};
 use crate::format::qcow2::{Backing, Layout};
+use crate::health;
+use crate::hooks::{Held, NoHooks, Occasion};
 use crate::image::delta::{self, Delta};
 use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::recover::{recover, sweep};
 use crate::revision::{RevisionId, Tag};
+use crate::room::Estimate;
 use crate::schedule::{self, Due};
 use crate::source::{self, Source};
 use crate::storage::{DigestsKind, FileName, Storage};
 use crate::units::BlockSize;
 
+pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
 
 /// How the newest image is brought up to date.
@@ -48,6 +57,18 @@ pub enum ImageUpdate {
     Auto,
     /// In place always.
     InPlace,
+}
+
+/// What is done about the room that a backup takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SpaceCheck {
+    /// Nothing.
+    #[default]
+    Off,
+    /// When there is too little, the error says how much is missing and what would free it.
+    Explain,
+    /// And when there is less than is expected to be needed, the backup is not begun.
+    Require,
 }
 
 /// What to back up, when, and how.
@@ -63,6 +84,8 @@ pub struct BackupOptions {
     pub update: ImageUpdate,
     /// Most bytes a second that are read from the source.
     pub limit_rate: Option<u64>,
+    /// What is done about the room that the backup takes.
+    pub space: SpaceCheck,
 }
 
 /// What a backup did.
@@ -85,6 +108,8 @@ pub struct BackupPlan {
     pub due: bool,
     /// The tags that it would get.
     pub tags: BTreeSet<Tag>,
+    /// The room that it would take, when that has been looked at.
+    pub room: Option<Estimate>,
 }
 
 /// Which tags a backup started at `now` would give, and whether it would be made.
@@ -101,7 +126,7 @@ pub fn plan(
     if let Due::Tags(scheduled) = scheduled {
         tags.extend(scheduled);
     }
-    BackupPlan { due, tags }
+    BackupPlan { due, tags, room: None }
 }
 
 /// What every step needs.
@@ -119,7 +144,30 @@ pub(crate) struct Stamp {
     pub time: Timestamp,
 }
 
-/// Makes a revision, with `stamp` one that keeps its name and time. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
+/// A backup that is to be made.
+pub(crate) struct Order<'a> {
+    options: &'a BackupOptions,
+    tags: BTreeSet<Tag>,
+    stamp: Option<Stamp>,
+    started: Timestamp,
+    uuid: RevisionId,
+}
+
+impl<'a> Order<'a> {
+    fn new(
+        options: &'a BackupOptions,
+        tags: BTreeSet<Tag>,
+        stamp: Option<Stamp>,
+        now: Timestamp,
+    ) -> Self {
+        let uuid = stamp.map_or_else(|| RevisionId::new(now), |stamp| stamp.uuid);
+        let started = stamp.map_or(now, |stamp| stamp.time);
+        Order { options, tags, stamp, started, uuid }
+    }
+}
+
+/// Makes a revision of a source that is open, without hooks; with `stamp` one that keeps its name and time. The archive has been
+/// recovered; `manifest` is the one on disk and is kept up to date.
 pub(crate) fn backup(
     context: &Context<'_>,
     manifest: &mut Manifest,
@@ -128,29 +176,74 @@ pub(crate) fn backup(
     tags: BTreeSet<Tag>,
     stamp: Option<Stamp>,
 ) -> Result<BackupReport> {
-    check_limits(source, manifest.block_size, &tags)?;
-    let old = open_old(&**context.storage, manifest)?;
-    let now = context.clock.now();
-    let uuid = stamp.map_or_else(|| RevisionId::new(now), |stamp| stamp.uuid);
-    let started = stamp.map_or(now, |stamp| stamp.time);
+    let order = Order::new(options, tags, stamp, context.clock.now());
+    let folder = context.storage.folder();
+    let occasion = Occasion { archive: &folder, revision: order.uuid, lock: None };
+    let mut none = NoHooks;
+    let held = Held::open(&mut none, occasion, context.observer, || Ok(Box::new(source)))?;
+    let (report, _) = backup_held(context, manifest, held, order)?;
+    Ok(report)
+}
+
+/// The same of a source that is let go of as soon as it has been read. What is wrong with that is given beside the report: the
+/// revision is there all the same.
+fn backup_held(
+    context: &Context<'_>,
+    manifest: &mut Manifest,
+    held: Held<'_>,
+    order: Order<'_>,
+) -> Result<(BackupReport, Option<Error>)> {
+    let prepared = prepare(context, manifest, held.source(), &order);
+    let (held, (old, estimate)) = held.checked(prepared)?;
+    let making = Making { context, order, clock: Instant::now(), read_bytes: Cell::default() };
+    let error = match making.make(manifest, held, old) {
+        Ok((made, untold)) => match making.commit(manifest, made) {
+            Ok(report) => return Ok((report, untold)),
+            Err(failed) => failed,
+        },
+        Err(failed) => failed,
+    };
+    let error = match error {
+        Failed::Making(error) => error,
+        Failed::Committing(error) => return Err(error),
+    };
+    match recover(context.storage, manifest, context.observer) {
+        Ok(()) => Err(match estimate {
+            Some(estimate) => {
+                room::explain(context, manifest, &estimate, making.read_bytes.get(), error)
+            }
+            None => error,
+        }),
+        Err(second) => Err(Error::UndoFailed { first: error.into(), second: second.into() }),
+    }
+}
+
+/// Everything that may stop a backup before anything is written, and then the manifest that says that it is under way.
+fn prepare(
+    context: &Context<'_>,
+    manifest: &mut Manifest,
+    source: &dyn Source,
+    order: &Order<'_>,
+) -> Result<(Option<scan::OldImage>, Option<Estimate>)> {
+    let storage = &**context.storage;
+    check_limits(source, manifest.block_size, &order.tags)?;
+    let old = open_old(storage, manifest)?;
+    let estimate = match order.options.space {
+        SpaceCheck::Off => None,
+        _ => Some(estimate_for(storage, manifest, Some(source), order.options.update)?),
+    };
+    if let (Some(estimate), SpaceCheck::Require) = (&estimate, order.options.space) {
+        room::check(context, manifest, estimate)?;
+    }
+    let started = context.clock.now();
     manifest.in_progress =
-        Some(InProgress { operation: Operation::Backup, revision: uuid, started: now });
-    if let Err(error) = publish(&**context.storage, manifest) {
+        Some(InProgress { operation: Operation::Backup, revision: order.uuid, started });
+    if let Err(error) = publish(storage, manifest) {
         // Nothing has been touched yet; the next writer finds either manifest in order.
         manifest.in_progress = None;
         return Err(error);
     }
-    let made = Making { context, options, stamp, started, uuid, tags, clock: Instant::now() };
-    let error = match made.make(manifest, source, old).and_then(|done| made.commit(manifest, done))
-    {
-        Ok(report) => return Ok(report),
-        Err(Failed::Committing(error)) => return Err(error),
-        Err(Failed::Making(error)) => error,
-    };
-    match recover(context.storage, manifest, context.observer) {
-        Ok(()) => Err(error),
-        Err(second) => Err(Error::UndoFailed { first: error.into(), second: second.into() }),
-    }
+    Ok((old, estimate))
 }
 
 /// The newest image, for comparing with. Damage that would stop the backup on its way, and the undoing as well, is told
@@ -197,12 +290,22 @@ impl From<Error> for Failed {
 /// A revision being made.
 struct Making<'a> {
     context: &'a Context<'a>,
-    options: &'a BackupOptions,
-    stamp: Option<Stamp>,
-    started: Timestamp,
-    uuid: RevisionId,
-    tags: BTreeSet<Tag>,
+    order: Order<'a>,
     clock: Instant,
+    /// How much of the source has been read, of how much.
+    read_bytes: Cell<(u64, u64)>,
+}
+
+/// A source as it was, for when it has been let go of.
+struct Described {
+    identity: SourceIdentity,
+    size_bytes: u64,
+}
+
+impl Described {
+    fn of(source: &dyn Source) -> Self {
+        Described { identity: source.identity(), size_bytes: source.size_bytes() }
+    }
 }
 
 /// A revision that only lacks its place in the manifest.
@@ -212,37 +315,65 @@ struct Made {
 }
 
 impl Making<'_> {
+    /// Everything up to the commit. Also gives what was wrong with letting go of the source.
     fn make(
         &self,
         manifest: &Manifest,
-        source: &dyn Source,
+        held: Held<'_>,
         old: Option<scan::OldImage>,
-    ) -> std::result::Result<Made, Failed> {
+    ) -> std::result::Result<(Made, Option<Error>), Failed> {
+        let source = Described::of(held.source());
+        let begun = self.begin(manifest, &source, old.as_ref());
+        let (held, (mut update, stored_before)) = held.checked(begun)?;
+        let scanned = self.scan(manifest, &held, old.as_ref(), &mut update);
+        let (scanned, untold) = held.finish(scanned)?;
+        Ok((self.finish(manifest, source, update, scanned, stored_before)?, untold))
+    }
+
+    /// Makes the files that the revision needs; and what the image takes on disk before it is changed.
+    fn begin(
+        &self,
+        manifest: &Manifest,
+        source: &Described,
+        old: Option<&scan::OldImage>,
+    ) -> Result<(update::Update<'_>, u64)> {
         let storage = self.context.storage;
         let newest = manifest.revisions.first();
-        let stored_before = old.as_ref().map_or(Ok(0), scan::OldImage::allocated_bytes)?;
-        let level = self.context.config.compression_level;
-        let mut update = update::Update::begin(
+        let stored_before = old.map_or(Ok(0), scan::OldImage::allocated_bytes)?;
+        let update = update::Update::begin(
             &**storage,
             newest,
             manifest.block_size,
-            source.size_bytes(),
-            self.uuid,
-            self.options.update,
+            source.size_bytes,
+            self.order.uuid,
+            self.order.options.update,
         )?;
         if let Some(newest) = newest
             && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())
         {
             delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid)))?;
         }
-        let workers = scan::workers(pipeline::threads(self.options.threads), level)?;
-        let counters = progress::begin(self.context.observer, Phase::Backup, source.size_bytes());
+        Ok((update, stored_before))
+    }
+
+    /// Reads the source to its end and stores what has changed.
+    fn scan(
+        &self,
+        manifest: &Manifest,
+        held: &Held<'_>,
+        old: Option<&scan::OldImage>,
+        update: &mut update::Update<'_>,
+    ) -> Result<scan::Scanned> {
+        let (source, observer) = (held.source(), held.observer());
+        let level = self.context.config.compression_level;
+        let workers = scan::workers(pipeline::threads(self.order.options.threads), level)?;
+        let counters = progress::begin(&observer, Phase::Backup, source.size_bytes());
         let buffers = BufferPool::new();
-        let scan = scan::Scan::new(manifest.block_size, source, old.as_ref(), &buffers);
-        let rate = self.options.limit_rate.map(RateLimit::new);
-        let mut chunks = scan.chunks(self.context.observer);
+        let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);
+        let rate = self.order.options.limit_rate.map(RateLimit::new);
+        let mut chunks = scan.chunks(&observer);
         let mut tally = scan::Tally::new(&scan);
-        pipeline::run(
+        let read = pipeline::run(
             workers,
             || chunks.next_chunk(rate.as_ref()),
             |worker, chunk| scan.work(worker, chunk),
@@ -251,30 +382,32 @@ impl Making<'_> {
                 tally.take(&outcome);
                 update.take(outcome, &buffers)
             },
-        )?;
-        let scanned = tally.finish(&**storage, newest)?;
+        );
+        self.read_bytes.set((counters.done_bytes(), counters.total_bytes()));
+        read?;
+        let scanned = tally.finish(&**self.context.storage, manifest.revisions.first())?;
         source::check_size(source)?;
-        progress::check(self.context.observer)?;
-        self.finish(manifest, source, update, scanned, stored_before)
+        progress::check(&observer)?;
+        Ok(scanned)
     }
 
     fn finish(
         &self,
         manifest: &Manifest,
-        source: &dyn Source,
+        source: Described,
         update: update::Update<'_>,
         scanned: scan::Scanned,
         stored_before: u64,
-    ) -> std::result::Result<Made, Failed> {
+    ) -> Result<Made> {
         let storage = &**self.context.storage;
         let mut after = manifest.clone();
         after.in_progress = None;
-        after.source = Some(source.identity());
+        after.source = Some(source.identity);
         let mut revision = Revision::newest(
-            self.uuid,
-            self.started,
-            self.stamp.map_or_else(|| self.context.clock.now(), |stamp| stamp.time),
-            source.size_bytes(),
+            self.order.uuid,
+            self.order.started,
+            self.order.stamp.map_or_else(|| self.context.clock.now(), |stamp| stamp.time),
+            source.size_bytes,
             scanned.digest,
             Statistics {
                 read_bytes: scanned.read_bytes,
@@ -282,8 +415,8 @@ impl Making<'_> {
                 ..Statistics::default()
             },
         );
-        revision.tags = self.tags.clone();
-        revision.pinned_tags = self.options.tags.clone();
+        revision.tags = self.order.tags.clone();
+        revision.pinned_tags = self.order.options.tags.clone();
         revision.findings = scanned.findings;
         let block_size = manifest.block_size;
         let header = |revision: &Revision, kind| DigestsHeader::new(kind, revision, block_size);
@@ -312,6 +445,11 @@ impl Making<'_> {
             }
         }
         after.push_newest(revision.clone());
+        let factor = self.context.config.monitoring.change_factor;
+        // What is imported changed long ago.
+        if self.stamp.is_none() {
+            after.alarms.extend(health::unusual(&after.revisions, factor));
+        }
         let report = BackupReport {
             revision,
             cloned: finished.cloned,
@@ -335,10 +473,22 @@ impl Making<'_> {
             };
         }
         *manifest = made.manifest;
+        self.tell_unusual(manifest);
         // What is left over does no harm; the next writer sweeps again.
         if let Err(error) = sweep(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
         Ok(made.report)
+    }
+
+    /// Says that far more had changed than usual.
+    fn tell_unusual(&self, manifest: &Manifest) {
+        let own = health::freezes(manifest, &[]).into_iter().find(|f| f.revision == self.uuid);
+        let Some(alarm) = own else { return };
+        let frozen = match self.context.config.monitoring.freeze {
+            true => "; nothing expires until 'backy maintenance --confirm'",
+            false => "",
+        };
+        self.context.observer.event(&Event::Finding(format!("{}{frozen}", alarm.message)));
     }
 }

@@ -238,8 +238,9 @@ impl Chain {
 
     fn locate_all(&self, first: BlockIndex, count: u64) -> Result<Vec<Located>> {
         let mut located: Vec<Option<Located>> = vec![None; count as usize];
+        let mut expected: Vec<Option<TableEntry>> = vec![None; count as usize];
         for (number, layer) in self.layers.iter().enumerate() {
-            self.locate_in_layer(number, layer, first, &mut located)?;
+            self.locate_in_layer(number, layer, first, &mut located, &mut expected)?;
         }
         if let (Some((from, to)), Some(image)) = (unlocated(&located), &self.image) {
             let from_block = first.plus(from as u64);
@@ -255,7 +256,12 @@ impl Chain {
             located.iter_mut().take(inside).for_each(|slot| _ = slot.get_or_insert(Located::LOST));
         }
         // What is past the end of the newest image was cut off before it.
-        Ok(located.into_iter().map(|slot| slot.unwrap_or(Located::ZERO)).collect())
+        let located = located.into_iter().map(|slot| slot.unwrap_or(Located::ZERO));
+        let checked = located.zip(expected).map(|(located, expected)| match expected {
+            Some(expected) if expected != located.entry => Located::LOST,
+            _ => located,
+        });
+        Ok(checked.collect())
     }
 
     fn locate_in_layer(
@@ -264,6 +270,7 @@ impl Chain {
         layer: &Layer,
         first: BlockIndex,
         located: &mut [Option<Located>],
+        expected: &mut [Option<TableEntry>],
     ) -> Result<()> {
         let Some((from, to)) = unlocated(located) else { return Ok(()) };
         let from_block = first.plus(from as u64);
@@ -283,16 +290,18 @@ impl Chain {
         }
         let clusters = layer.delta.clusters(from_block, inside as u64)?;
         let entries = layer.digests.read(from_block, inside as u64)?;
-        let open = located.get_mut(from..from + inside).unwrap_or_default();
-        for ((slot, cluster), entry) in open.iter_mut().zip(clusters).zip(entries) {
+        let open = located.get_mut(from..from + inside).unwrap_or_default().iter_mut();
+        let expected = expected.get_mut(from..from + inside).unwrap_or_default();
+        for (((slot, cluster), entry), expected) in open.zip(clusters).zip(entries).zip(expected) {
             if cluster != Cluster::Unallocated && slot.is_none() {
                 let zero = entry.is_zero_block();
                 let place = if zero { Place::Zero } else { Place::Layer(number, cluster) };
                 *slot = Some(Located { place, entry });
             }
-            // Only a block that a delta holds has an entry in its digest file: the delta has lost this one.
-            if self.tolerant && cluster == Cluster::Unallocated && !entry.is_zero_block() {
-                slot.get_or_insert(Located::LOST);
+            // Only a block that a delta holds has an entry in its digest file, but for those that a merge had not come to enter
+            // when it failed. If the delta reads something else through to here, it has lost the block.
+            if self.tolerant && slot.is_none() && !entry.is_zero_block() {
+                expected.get_or_insert(entry);
             }
             if layer.standalone {
                 slot.get_or_insert(Located::ZERO);

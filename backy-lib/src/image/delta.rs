@@ -269,6 +269,23 @@ impl Delta {
         Ok(())
     }
 
+    /// Whoever writes relies on the tables being where we lay them out, and not in the data.
+    fn check_layout(&self, size_bytes: u64) -> Result<()> {
+        let layout = Layout::new(self.header.cluster_size, size_bytes);
+        let ours = Header { dirty: self.header.dirty, ..Header::new(&layout, self.header.backing) };
+        let differs = |place| {
+            let expected = "that of a delta of this size; it is not written to";
+            Err(Error::damaged(self.path(), place, "another one", expected))
+        };
+        if self.header != ours {
+            return differs("header");
+        }
+        let expected = layout.l1_table();
+        let mut found = vec![0; expected.len()];
+        self.file.read_exact_at(&mut found, layout.l1_offset)?;
+        if found == expected { Ok(()) } else { differs("L1 table") }
+    }
+
     /// Writes the header, synced.
     fn write_header(&mut self, dirty: bool, backing: Option<Backing>) -> Result<()> {
         self.header.dirty = dirty;
@@ -304,6 +321,7 @@ pub fn repair(
     backing: Option<Backing>,
 ) -> Result<()> {
     let mut delta = Delta::open(storage, revision, block_size, size_bytes)?;
+    delta.check_layout(size_bytes)?;
     delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
     delta.write_header(true, backing)?;
     delta.rewrite_tables()?;
@@ -460,6 +478,7 @@ impl DeltaWriter {
             let expected = "clear: nothing was being written";
             return Err(Error::damaged(delta.path(), "dirty bit", "set", expected));
         }
+        delta.check_layout(size_bytes)?;
         delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
         delta.write_header(true, delta.header.backing)?;
         let end = delta.file.len()?.next_multiple_of(block_size.bytes());

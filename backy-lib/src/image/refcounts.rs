@@ -8,7 +8,7 @@
 use super::delta::Delta;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::qcow2::{Cluster, ENTRY_BYTES, kept_offset};
+use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout, kept_offset};
 use crate::units::{BlockIndex, BlockSize};
 
 const REFCOUNT_BYTES: u64 = 2;
@@ -75,8 +75,10 @@ impl NewCounts {
     pub(super) fn write(mut self, delta: &Delta) -> Result<()> {
         let cluster = self.counts.cluster;
         let per_block = cluster / REFCOUNT_BYTES;
-        let blocks = place_blocks(delta, cluster, per_block)?;
         let first_offset = self.counts.first * cluster;
+        let Some(blocks) = place_blocks(delta, cluster, per_block, first_offset)? else {
+            return rebuild(delta);
+        };
         for &place in blocks.iter().filter(|&&place| place >= first_offset) {
             self.add_extent(place, cluster);
         }
@@ -89,8 +91,17 @@ impl NewCounts {
                 continue;
             }
             let mut raw = vec![0; cluster as usize];
-            if block_first < self.counts.first && place < first_offset {
+            if block_first < self.counts.first {
+                // One that is not there, or does not even count itself: the table is wrong, and leads to something else.
+                if place >= first_offset {
+                    return rebuild(delta);
+                }
                 delta.file.read_exact_at(&mut raw, place)?;
+                let own = (place / cluster).checked_sub(block_first);
+                let own = own.and_then(|own| raw.as_chunks::<2>().0.get(own as usize));
+                if own.is_some_and(|count| u16::from_be_bytes(*count) != 1) {
+                    return rebuild(delta);
+                }
             }
             for (slot, host) in raw.as_chunks_mut::<2>().0.iter_mut().zip(block_first..) {
                 if let Some(at) = host.checked_sub(self.counts.first) {
@@ -110,12 +121,21 @@ pub(super) fn rebuild(delta: &Delta) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
     let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
+    let end = data_end(delta)?.next_multiple_of(cluster);
+    if !has_sound_tables(delta)? {
+        let (found, expected) = ("one within another or in data", "each in its own place");
+        return Err(Error::damaged(delta.path(), "tables", found, expected));
+    }
     // Without the old blocks, which may lie past the end of the data.
     delta.file.punch_hole(table)?;
-    let end = data_end(delta)?.next_multiple_of(cluster);
     delta.file.set_len(end)?;
-    let blocks = place_blocks(delta, cluster, cluster / REFCOUNT_BYTES)?;
-    write_all(delta, &blocks)
+    match place_blocks(delta, cluster, cluster / REFCOUNT_BYTES, end)? {
+        Some(blocks) => write_all(delta, &blocks),
+        None => {
+            let (place, expected) = ("reference count table", "zeros, after it was cleared");
+            Err(Error::damaged(delta.path(), place, "something else", expected))
+        }
+    }
 }
 
 fn write_all(delta: &Delta, blocks: &[u64]) -> Result<()> {
@@ -176,7 +196,7 @@ pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
 }
 
 /// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
-/// trusted to be what QEMU has made, and their counts be written.
+/// trusted, whoever has made them, and the counts be written.
 pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
     let header = &delta.header;
     let cluster = header.cluster_size.bytes();
@@ -254,10 +274,19 @@ fn read_table(delta: &Delta, count: u64) -> Result<Vec<u64>> {
     Ok(raw.as_chunks::<ENTRY_BYTES>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect())
 }
 
-/// Offsets of the reference count blocks, enough to cover the file with themselves in it.
-fn place_blocks(delta: &Delta, cluster: u64, counts_per_block: u64) -> Result<Vec<u64>> {
+/// Offsets of the reference count blocks, enough to cover the file with themselves in it. Those that backy has written lie
+/// between the tables and `end`, each after the one before; `None` when the table says otherwise: then it is not followed,
+/// whether QEMU has laid it out or it is damaged.
+fn place_blocks(
+    delta: &Delta,
+    cluster: u64,
+    counts_per_block: u64,
+    end: u64,
+) -> Result<Option<Vec<u64>>> {
     let covered_by_block = counts_per_block * cluster;
     let entries = u64::from(delta.header.refcount_table_clusters) * cluster / ENTRY_BYTES as u64;
+    let layout = Layout::new(delta.header.cluster_size, delta.header.virtual_bytes);
+    let mut next = layout.data_offset;
     let mut file_bytes = delta.file.len()?.next_multiple_of(cluster);
     let mut blocks = Vec::new();
     while blocks.len() as u64 * covered_by_block < file_bytes {
@@ -274,11 +303,15 @@ fn place_blocks(delta: &Delta, cluster: u64, counts_per_block: u64) -> Result<Ve
                 blocks.push(file_bytes);
                 file_bytes += cluster;
             }
-            place => blocks.push(place),
+            place if place >= next && place % cluster == 0 && place < end => {
+                blocks.push(place);
+                next = place + cluster;
+            }
+            _ => return Ok(None),
         }
     }
     delta.file.set_len(file_bytes)?;
-    Ok(blocks)
+    Ok(Some(blocks))
 }
 
 /// Counts of the host clusters of one stretch of the file.

@@ -36,16 +36,13 @@ pub(super) fn check(
     let mut images = images(old);
     let total = old.files.iter().fold(0u64, |sum, data| sum.saturating_add(data.len));
     let counters = progress::begin(observer, Phase::CheckOldArchive, total);
-    let blocks = images.iter().map(|image| image.blocks).max().unwrap_or(0);
     let mut users: Vec<(Place, usize)> = Vec::new();
     let mut piece = Vec::new();
-    for number in 0..blocks {
+    for number in numbers(old) {
         users.clear();
-        for (at, image) in images.iter_mut().enumerate().filter(|(_, i)| number < i.blocks) {
-            match old.place(image.file, number).filter(|place| old.len(*place) > 0) {
-                Some(place) => users.push((place, at)),
-                None => image.whole = None,
-            }
+        for (at, image) in images.iter().enumerate().filter(|(_, i)| number < i.blocks) {
+            let place = old.place(image.file, number).filter(|place| old.len(*place) > 0);
+            users.extend(place.map(|place| (place, at)));
         }
         users.sort_unstable();
         for group in users.chunk_by(|a, b| a.0 == b.0) {
@@ -67,8 +64,20 @@ pub(super) fn check(
             }
         }
     }
+    for image in images.iter_mut().filter(|image| image.present < image.blocks) {
+        image.whole = None;
+    }
     name_wrong_blocks(old, observer);
     Ok(images.into_iter().map(|image| (image.file, judge(old, image))).collect())
+}
+
+/// The numbers of all old blocks that there are, ascending; what a `.rev` claims besides costs nothing.
+fn numbers(old: &OldArchive) -> Vec<u64> {
+    let slots = old.files.iter().flat_map(|data| &data.slots);
+    let mut numbers: Vec<u64> = slots.map(|slot| slot.sum.number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// An image that is being put together.

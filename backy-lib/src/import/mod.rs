@@ -4,7 +4,7 @@
 //! Each revision is an ordinary backup of its image, with the old name and time, so an interruption costs no more than the
 //! revision that is being made; importing again goes on after those that are there.
 //!
-//! Memory is bounded by the tables of the old archive, some 40 bytes for each old block in a data file, and one old block.
+//! Memory is bounded by the tables of the old archive, some 50 bytes for each old block in a data file or a `.rev`, and one old block.
 
 mod check;
 mod folder;

@@ -42,7 +42,8 @@ pub(super) struct DataFile {
     pub len: u64,
     /// The file that it reads through to.
     pub parent: Option<usize>,
-    /// The old blocks that it holds, in the order in which they lie in it. Of a full one they are numbered without gaps.
+    /// The old blocks that it holds or should hold, in ascending order and that in which they lie in it. Of a full one those that are
+    /// stored are numbered without gaps.
     pub slots: Vec<Slot>,
     /// Where an old block ends that is shorter than its place in the file: place and length.
     pub short: Option<(usize, u64)>,
@@ -291,12 +292,7 @@ impl DataFile {
 
     /// The place of an old block.
     fn slot(&self, number: u64) -> Option<usize> {
-        match &self.revision {
-            Some(revision) if revision.kind == OldKind::Delta => {
-                self.slots.binary_search_by_key(&number, |slot| slot.sum.number).ok()
-            }
-            _ => usize::try_from(number).ok().filter(|slot| *slot < self.slots.len()),
-        }
+        self.slots.binary_search_by_key(&number, |slot| slot.sum.number).ok()
     }
 }
 
@@ -364,19 +360,19 @@ fn read_revisions(
     revisions
 }
 
-/// The old blocks of a data file, taken out of its `.rev`: those of a full one without gaps, as many as it has, and no more
-/// than are stored or recorded.
+/// The old blocks of a data file, taken out of its `.rev`. Of a full one those that are stored without gaps, as many as it has,
+/// then those that are only recorded: a number alone must not cost memory.
 fn take_slots(revision: &mut OldRevision, stored: u64) -> Vec<Slot> {
     let sums = std::mem::take(&mut revision.sums);
     if revision.kind == OldKind::Delta {
         return sums.into_iter().map(Slot::recorded).collect();
     }
-    let recorded = sums.last().map_or(0, |sum| sum.number + 1);
-    let count = revision.blocks.min(stored.max(recorded));
-    let mut slots: Vec<Slot> = (0..count).map(Slot::unproven).collect();
-    for sum in sums {
-        if let Some(slot) = usize::try_from(sum.number).ok().and_then(|at| slots.get_mut(at)) {
-            *slot = Slot::recorded(sum);
+    let stored = revision.blocks.min(stored);
+    let mut slots: Vec<Slot> = (0..stored).map(Slot::unproven).collect();
+    for sum in sums.into_iter().filter(|sum| sum.number < revision.blocks) {
+        match usize::try_from(sum.number).ok().and_then(|at| slots.get_mut(at)) {
+            Some(slot) if sum.number < stored => *slot = Slot::recorded(sum),
+            _ => slots.push(Slot::recorded(sum)),
         }
     }
     slots

@@ -173,11 +173,10 @@ impl Scrub<'_> {
             }
         }
         if !delta.header().is_laid_out_as(&layout) {
-            // QEMU may have made it anew: nothing is where we would put it, and all is well.
-            return Ok(match refcounts::has_sound_tables(&delta)? {
-                true => None,
-                false => Some("header: found tables in places where they cannot be".to_owned()),
-            });
+            // QEMU may have moved them, or made it anew: then nothing is where we would put it, and all is well.
+            let is_damaged = self.is_made_by_us(revision)? && !refcounts::has_sound_tables(&delta)?;
+            let flaw = "header: found tables in other places, expected that of a finished delta";
+            return Ok(is_damaged.then(|| flaw.to_owned()));
         }
         let table = layout.l1_table();
         let mut found = vec![0; table.len()];
@@ -194,18 +193,28 @@ impl Scrub<'_> {
         })
     }
 
-    /// Writes header and L1 table anew, or the header alone where the tables are sound and not where we would put them;
-    /// whether the delta can be opened then.
+    /// Whether a delta has, whatever its header says, our L1 table where we put it, or what is left of it.
+    fn is_made_by_us(&self, revision: &Revision) -> Result<bool> {
+        let layout = Layout::new(self.manifest.block_size, revision.size_bytes);
+        let table = layout.l1_table();
+        let mut found = vec![0; table.len()];
+        let file = self.storage.open(revision.file(), Access::Read)?;
+        file.read_padded_at(&mut found, layout.l1_offset)?;
+        Ok(found.chunks(ENTRY_BYTES).zip(table.chunks(ENTRY_BYTES)).any(|(a, b)| a == b))
+    }
+
+    /// Writes header and L1 table anew, or, where they are sound and not where we would put them, the header alone; whether
+    /// the delta can be opened then. One that QEMU has made is not written over.
     fn write_tables(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
         let layout = Layout::new(size, bytes);
         let in_place = match Delta::open(&**self.storage, revision.uuid, size, bytes) {
-            Ok(delta) => {
-                delta.header().is_laid_out_as(&layout) || !refcounts::has_sound_tables(&delta)?
-            }
-            Err(error) if error.is_damage() => true,
-            Err(error) => return Err(error),
+            Ok(delta) if delta.header().is_laid_out_as(&layout) => true,
+            Ok(delta) => self.is_made_by_us(revision)? && !refcounts::has_sound_tables(&delta)?,
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(_) if self.is_made_by_us(revision)? => true,
+            Err(_) => return Ok(false),
         };
         self.begin_repair(revision)?;
         if in_place {

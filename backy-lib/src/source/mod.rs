@@ -41,6 +41,37 @@ pub trait Source: Sync {
     }
 }
 
+/// A source that somebody else has opened.
+impl<S: Source + ?Sized> Source for &S {
+    fn identity(&self) -> SourceIdentity {
+        (**self).identity()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        (**self).current_size_bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        (**self).read_at(buffer, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        (**self).next_data(offset)
+    }
+
+    fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
+        (**self).next_changed(offset)
+    }
+
+    fn lost(&self) -> &[Extent] {
+        (**self).lost()
+    }
+}
+
 /// Reads all of `buffer`; a source that ends before has changed its size.
 pub(crate) fn read_exact(source: &dyn Source, buffer: &mut [u8], offset: u64) -> Result<()> {
     let found = source.read_at(buffer, offset)?;

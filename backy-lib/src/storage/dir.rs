@@ -10,12 +10,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, ftruncate,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, ftruncate,
     ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{Access, Exposed, FileName, Storage, StorageFile, StorageLock, lock};
+use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -151,6 +151,21 @@ impl Storage for DirStorage {
     fn sync_folder(&self) -> Result<()> {
         rustix::fs::fsync(&self.fd)
             .map_err(|errno| Error::io(&self.folder, "sync the folder")(errno.into()))
+    }
+
+    fn stored_bytes(&self, name: FileName) -> Result<u64> {
+        let found = statat(&self.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW);
+        let found = found.map_err(|errno| self.error(name, "look up", errno))?;
+        Ok(u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512))
+    }
+
+    fn file_system(&self) -> Result<Option<FileSystem>> {
+        let error = |errno: Errno| Error::io(&self.folder, "ask for the free space")(errno.into());
+        let room = fstatvfs(&self.fd).map_err(error)?;
+        let device = fstat(&self.fd).map_err(error)?.st_dev;
+        let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+        let (size_bytes, free_bytes) = (bytes(room.f_blocks), bytes(room.f_bavail));
+        Ok(Some(FileSystem { device, size_bytes, free_bytes }))
     }
 
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {

@@ -6,7 +6,7 @@
 //! The kernel drops both locks when the process ends, however it ends.
 
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -23,10 +23,14 @@ const HOLDER_LIMIT_BYTES: u64 = 1024;
 struct HeldLock {
     file: std::fs::File,
     // Held open: closing would drop the folder's lock.
-    _folder: Option<std::os::fd::OwnedFd>,
+    _folder: Option<OwnedFd>,
 }
 
-impl StorageLock for HeldLock {}
+impl StorageLock for HeldLock {
+    fn share(&self) -> Option<OwnedFd> {
+        self.file.try_clone().ok().map(OwnedFd::from)
+    }
+}
 
 impl Drop for HeldLock {
     /// Takes the note away, so that nobody reads of a holder that has gone.
@@ -89,7 +93,7 @@ pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
 }
 
 /// `None` where the file system cannot lock a folder.
-fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<std::os::fd::OwnedFd>> {
+fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<OwnedFd>> {
     // A new open file description: `flock` belongs to it, not to the process.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = openat(folder_fd, ".", flags, Mode::empty())?;

@@ -19,6 +19,7 @@ pub mod sim;
 pub mod staged;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::error::Result;
@@ -98,6 +99,19 @@ pub trait Storage: Send + Sync {
     /// Makes all names durable.
     fn sync_folder(&self) -> Result<()>;
 
+    /// Bytes that a file takes on disk.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none.
+    fn stored_bytes(&self, name: FileName) -> Result<u64> {
+        self.open(name, Access::Read)?.allocated_bytes()
+    }
+
+    /// The file system that the folder is on. `None` where there is none.
+    fn file_system(&self) -> Result<Option<FileSystem>> {
+        Ok(None)
+    }
+
     /// Takes the exclusive lock of the archive, or fails at once.
     ///
     /// # Errors
@@ -113,8 +127,25 @@ pub trait Storage: Send + Sync {
     }
 }
 
+/// A file system, and the room in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Tells it from others of this machine, until it is mounted anew.
+    pub device: u64,
+    /// All that fits into it.
+    pub size_bytes: u64,
+    /// What may still be written by those who are not root, as `df` has it.
+    pub free_bytes: u64,
+}
+
 /// Holds the archive's exclusive lock until dropped.
-pub trait StorageLock: Send + Sync {}
+pub trait StorageLock: Send + Sync {
+    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` where there
+    /// is no such thing.
+    fn share(&self) -> Option<OwnedFd> {
+        None
+    }
+}
 
 /// An open file of an archive. Positions are bytes from its start.
 pub trait StorageFile: Send + Sync {

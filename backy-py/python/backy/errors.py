@@ -92,6 +92,10 @@ class MountError(BackyError, OSError):
     """The mountpoint cannot be used, or not be given back yet."""
 
 
+class HookError(BackyError):
+    """A hook of backy.toml failed or took too long; the text says which, and whether there is a revision."""
+
+
 _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "no-archive": (ArchiveNotFoundError, errno.ENOENT),
     "archive-exists": (ArchiveExistsError, errno.EEXIST),
@@ -108,6 +112,7 @@ _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "source": (SourceError, errno.EIO),
     "target": (TargetError, errno.EPERM),
     "mount": (MountError, errno.EBUSY),
+    "hook": (HookError, None),
 }
 
 

@@ -1,8 +1,9 @@
 //! Makes a golden archive of the present format in a folder that is not there yet.
 //!
 //! Run once for each addition to the format; its result is committed and never made anew:
-//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept]`. With `kept`, revisions have been removed,
-//! merged and made standalone, and the archive has been scrubbed and drilled.
+//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms]`. With `kept`, revisions have been
+//! removed, merged and made standalone, and the archive has been scrubbed and drilled. With `alarms`, two backups were
+//! unusual, the first of which is confirmed, and a block is lost, which is known.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     Archive::init(&folder, Some(Path::new("/dev/vg0/golden")), BLOCK_SIZE)?;
     let mut now: Timestamp = "2026-11-20T02:00:00Z".parse()?;
+    if std::env::args().nth(2).as_deref() == Some("alarms") {
+        return alarms(&folder, now);
+    }
     for (number, state) in golden::states().iter().enumerate() {
         let mut writer = ArchiveWriter::open(Archive::open(&folder)?, "make-golden", &Silent)?;
         let options = BackupOptions {
@@ -56,7 +60,11 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     writer.remove(&[0, 4, 5], &clock, &Silent)?;
     let config = folder.join("backy.toml");
     write_config(&config, "max_chain = 2\n")?;
-    writer.maintain(&MaintenanceOptions { threads: Some(1), keep: None }, &clock, &Silent)?;
+    writer.maintain(
+        &MaintenanceOptions { threads: Some(1), ..MaintenanceOptions::default() },
+        &clock,
+        &Silent,
+    )?;
     write_config(&config, "")?;
     writer.backup(
         &MemorySource::new(&golden::states()[0]),
@@ -69,6 +77,37 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     let drill = drill::read(writer.archive(), 3, Some(1), &clock, &Silent)?;
     writer.record_drill(drill, &clock, &Silent)?;
     Ok(())
+}
+
+/// A night for each state, with somebody who confirms the first alarm and a lost block of the image.
+fn alarms(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
+    let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
+    let options = BackupOptions {
+        threads: Some(1),
+        update: ImageUpdate::InPlace,
+        ..BackupOptions::default()
+    };
+    for (number, state) in golden::unusual_states().iter().enumerate() {
+        let clock = FixedClock(now);
+        writer.backup(&MemorySource::new(state), &options, &clock, &Silent)?;
+        if number == 7 {
+            spoil(&folder.join("last.raw"))?;
+            let scrub = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
+            writer.scrub(&scrub, &clock, &Silent)?;
+            let confirm = MaintenanceOptions { confirm: true, threads: Some(1), keep: None };
+            writer.maintain(&confirm, &clock, &Silent)?;
+        }
+        now += SignedDuration::from_hours(24);
+    }
+    Ok(())
+}
+
+/// Flips a bit of the fourth block.
+#[expect(clippy::disallowed_methods, reason = "damages a file behind the library's back")]
+fn spoil(path: &Path) -> Result<(), Box<dyn Error>> {
+    let mut image = std::fs::read(path)?;
+    *image.get_mut(3 * 4096 + 5).ok_or("a short image")? ^= 1;
+    Ok(std::fs::write(path, image)?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "edits the config as a person would")]

@@ -104,9 +104,9 @@ impl Damaged {
                 _ = self.writer()?.remove(&[usize::from(number)], &clock, &Silent)?;
             }
             Verb::Maintain(keep) => {
-                let keep = u32::from(keep % 6);
-                let keep = (keep > 0).then_some(keep);
-                let options = MaintenanceOptions { keep, threads: Some(1) };
+                let (count, confirm) = (u32::from(keep % 6), keep < 128);
+                let keep = (count > 0).then_some(count);
+                let options = MaintenanceOptions { keep, confirm, threads: Some(1) };
                 _ = self.writer()?.maintain(&options, &clock, &Silent)?;
             }
             Verb::Check => {

@@ -8,11 +8,32 @@
 //! does with an input itself where a long one would do nothing new.
 
 pub mod archive_ops;
+pub mod config;
 pub mod damaged_archive;
+pub mod digest_file;
+pub mod legacy_archive;
+pub mod manifest;
 mod one_file;
 pub mod qcow2_open;
+pub mod qcow2_roundtrip;
+pub mod retention;
+pub mod revision_spec;
 
 pub use one_file::OneFile;
+
+/// A folder for one input, in memory where that can be had.
+///
+/// # Panics
+/// When there is none to be had.
+pub fn scratch_folder() -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("backy-fuzz-");
+    let made = match std::path::Path::new("/dev/shm").is_dir() {
+        true => builder.tempdir_in("/dev/shm"),
+        false => builder.tempdir(),
+    };
+    made.expect("a temporary folder")
+}
 
 /// One thing that is fuzzed.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +50,13 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "archive_ops", run: archive_ops::run },
+    Target { name: "config", run: config::run },
     Target { name: "damaged_archive", run: damaged_archive::run },
+    Target { name: "digest_file", run: digest_file::run },
+    Target { name: "legacy_archive", run: legacy_archive::run },
+    Target { name: "manifest", run: manifest::run },
     Target { name: "qcow2_open", run: qcow2_open::run },
+    Target { name: "qcow2_roundtrip", run: qcow2_roundtrip::run },
+    Target { name: "retention", run: retention::run },
+    Target { name: "revision_spec", run: revision_spec::run },
 ];

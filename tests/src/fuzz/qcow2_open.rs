@@ -1,5 +1,6 @@
 //! Any bytes as a delta: opening it, looking clusters up and reading them gives content or an error, never a panic,
-//! and never takes memory out of proportion.
+//! and never takes memory out of proportion. In an archive all ways to read it give the same, a merge into it or out of it
+//! changes nothing of what can be read, and an export is equal.
 
 use std::ops::Range;
 
@@ -8,7 +9,11 @@ use backy_lib::image::delta::Delta;
 use backy_lib::revision::RevisionId;
 use backy_lib::units::BlockIndex;
 
-use super::OneFile;
+use super::{OneFile, scratch_folder};
+
+mod archive;
+
+use archive::Position;
 
 /// As many entries as one 4 KiB table has, twice.
 const WINDOW_BLOCKS: u64 = 1024;
@@ -29,6 +34,10 @@ pub fn run(data: &[u8]) {
     let Ok(delta) = Delta::open_any_size(&storage, revision, header.cluster_size) else { return };
     assert_eq!(delta.header().backing, header.backing);
     read_some(&delta);
+    let folder = scratch_folder();
+    for position in [Position::Middle, Position::Oldest] {
+        archive::check(&delta, data, position, folder.path());
+    }
 }
 
 /// Looks at the first and the last entries of the tables and reads some of the clusters.

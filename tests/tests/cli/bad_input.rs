@@ -94,7 +94,7 @@ fn unreadable_source() {
         return skipped("setpriv cannot take capabilities away");
     }
     // The listing has to read it, so it keeps its permissions until then.
-    let before = scene.listing();
+    let before = scene.state();
     fs::set_permissions(&source, PermissionsExt::from_mode(0o000)).unwrap();
     let run = scene.command_under(away, &["-b", "a", "backup"]).output().unwrap();
     fs::set_permissions(&source, PermissionsExt::from_mode(0o644)).unwrap();
@@ -104,10 +104,10 @@ fn unreadable_source() {
     for word in ["source.img", "Permission denied", "; "] {
         assert!(stderr.contains(word), "{stderr}");
     }
-    assert_eq!(before.len(), scene.listing().len());
+    assert_eq!(before.len(), scene.state().len());
     assert_eq!(
         before.get(&scene.path("a/manifest.json")),
-        scene.listing().get(&scene.path("a/manifest.json"))
+        scene.state().get(&scene.path("a/manifest.json"))
     );
 }
 

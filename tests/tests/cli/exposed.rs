@@ -52,7 +52,7 @@ fn it_is_told_and_no_error() {
         }
         set_mode(&scene, name, good);
         assert_eq!(self::warnings(&scene), Vec::<String>::new(), "{good:o}");
-        assert_eq!(scene.works(&["-b", "a", "tag", "0", "-x"]).stderr, "");
+        assert_eq!(scene.works(&["-b", "a", "tag", "0", "+y"]).stderr, "");
     }
     scene.holds(&states);
 }

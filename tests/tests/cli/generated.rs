@@ -8,10 +8,11 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 15] = [
+const CONTRACT: [(&str, &[&str]); 17] = [
     ("init", &["SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
-    ("status", &["--json", "REVISIONS"]),
+    ("status", &["--json", "--check", "--prometheus", "REVISIONS"]),
+    ("check", &["--json", "--nagios", "--prometheus", "DIR"]),
     (
         "restore",
         &["-r, --revision", "--force", "--dry-run", "--keep-going", "--undo", "--json", "TARGET"],
@@ -32,14 +33,15 @@ const CONTRACT: [(&str, &[&str]); 15] = [
     ),
     ("find", &["-r, --revision"]),
     ("import", &["--block-size", "--json", "OLD"]),
-    ("maintenance", &["-n, --dry-run", "-k, --keep", "--json"]),
+    ("maintenance", &["-n, --dry-run", "-k, --keep", "--confirm", "--json"]),
     ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),
+    ("report", &["-o, --output", "DIR"]),
     ("tag", &["REV", "+TAG", "-TAG", "--json"]),
     ("rm", &["-n, --dry-run", "--force", "--json", "REVISIONS"]),
     ("completions", &["SHELL"]),
     ("man", &[]),
 ];
-const GLOBAL: [&str; 3] = ["-b, --backupdir", "-v, --verbose", "-q, --quiet"];
+const GLOBAL: [&str; 4] = ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format"];
 
 /// Feeds text to another program; `None` when it is not installed.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use backy_lib::archive::{Archive, ArchiveWriter};
-use backy_lib::format::qcow2::{Cluster, HEADER_BYTES, Header};
+use backy_lib::format::qcow2::{Cluster, HEADER_BYTES, Header, MAX_HEADER_BYTES};
 use backy_lib::image::delta::Delta;
 use backy_lib::progress::Silent;
 use backy_lib::storage::FileName;
@@ -184,7 +184,11 @@ impl Site<'_> {
             Next::Standalone => {
                 let config = "source = \"/memory\"\nmax_chain = 1\n";
                 fs::write(self.folder.join("backy.toml"), config).expect("write the config");
-                let options = MaintenanceOptions { keep: Some(9), threads: Some(1) };
+                let options = MaintenanceOptions {
+                    keep: Some(9),
+                    threads: Some(1),
+                    ..MaintenanceOptions::default()
+                };
                 let done = self.writer().maintain(&options, &world::clock(), &Silent);
                 done.expect("maintenance");
             }
@@ -260,5 +264,78 @@ fn what_qemu_has_written_to_stays_right() {
                 site.check("after");
             }
         }
+    }
+}
+
+/// A scrub that finds a damaged delta which QEMU has made does not write tables over it where backy would have them: what
+/// can be read of it stays.
+#[test]
+fn a_scrub_writes_nothing_over_what_qemu_has_laid_out() {
+    if !qemu::available() {
+        return;
+    }
+    let mut made = empty(BlockSize::new(BLOCK_BYTES).expect("a block size"));
+    for state in states() {
+        made.backup(&state);
+    }
+    for what in ["header", "L2 entry"] {
+        let _case = Case(format!("a damaged {what}"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        qemu::write_out(&made.disk, folder.path());
+        let site = Site { folder: folder.path(), expected: made.expected.clone() };
+        site.rewrite(2, Way::Convert("zstd"));
+        let path = folder.path().join(site.file(2));
+        let mut bytes = fs::read(&path).expect("read the delta");
+        let header = Header::parse(&bytes[..MAX_HEADER_BYTES]).expect("its header");
+        let number_at = |bytes: &[u8], at: usize| {
+            let raw = bytes[at..].first_chunk().expect("eight bytes");
+            (u64::from_be_bytes(*raw) & 0x00ff_ffff_ffff_fe00) as usize
+        };
+        let at = match what {
+            "header" => 0,
+            _ => number_at(&bytes, header.l1_offset as usize),
+        };
+        // No magic number, and an entry with a reserved bit.
+        bytes[at..at + 8].copy_from_slice(&2u64.to_be_bytes());
+        fs::write(&path, &bytes).expect("damage it");
+        let report = site.writer().scrub(&ScrubOptions::default(), &world::clock(), &Silent);
+        let findings = report.expect("a scrub").findings;
+        assert!(findings.iter().any(|finding| finding.file == site.file(2)), "{findings:?}");
+        assert!(fs::read(&path).expect("read the delta") == bytes, "the delta was written to");
+        for number in 0..2 {
+            let found = world::read_revision(&site.archive(), number).expect("a newer revision");
+            assert!(found == site.expected[number].bytes, "revision {number} has wrong bytes");
+        }
+    }
+}
+
+/// QEMU makes an L2 table only when it is needed; one that is missing is made when a merge needs it.
+#[test]
+fn a_table_that_qemu_has_left_out_is_made() {
+    if !qemu::available() {
+        return;
+    }
+    // The first table of 512 entries is for the first of these blocks, the second for the other.
+    const CHANGED: [usize; 2] = [1, 700];
+    let mut made = empty(BlockSize::new(BLOCK_BYTES).expect("a block size"));
+    let mut state = vec![0; 800 * BLOCK_BYTES as usize];
+    made.backup(&state);
+    for block in CHANGED {
+        let bytes = noise(&mut Random(block as u64), BLOCK_BYTES as usize);
+        state[block * BLOCK_BYTES as usize..][..bytes.len()].copy_from_slice(&bytes);
+        made.backup(&state);
+    }
+    for how in ["plain", "zlib"] {
+        let _case = Case(format!("made anew as {how}"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        qemu::write_out(&made.disk, folder.path());
+        let mut site = Site { folder: folder.path(), expected: made.expected.clone() };
+        site.rewrite(2, Way::Convert(how));
+        let bytes = fs::read(folder.path().join(site.file(2))).expect("read the delta");
+        let header = Header::parse(&bytes[..MAX_HEADER_BYTES]).expect("its header");
+        let second = &bytes[header.l1_offset as usize + 8..][..8];
+        assert_eq!(second, [0; 8], "QEMU has made a table that it does not need");
+        site.go_on(2, Next::MergeInto);
+        site.check("after");
     }
 }

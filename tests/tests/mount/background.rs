@@ -168,6 +168,9 @@ fn findings_go_to_the_systems_log() {
     let (first, second) = (next(), next());
     // Daemon, information and warning: 3 * 8 + 6 or 4.
     let ours = format!(" backy[{process}]: ");
+    // Then the name of the operation, the same in both.
+    let operation = |line: &str| line.split_once(&ours).expect("ours").1[..36].to_owned();
+    let ours = format!("{ours}{}: ", operation(&first));
     assert!(first.starts_with("<30>") && first.contains(&format!("{ours}mounted ")), "{first}");
     assert!(second.starts_with("<28>") && second.contains(&format!("{ours}warning: ")), "{second}");
     assert!(second.contains("block "), "{second}");

@@ -49,14 +49,21 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts an image, with what its journal says. None when it cannot be mounted.
-    pub(crate) fn mount(kind: &str, image: &Path, mountpoint: &Path) -> Option<Self> {
+    /// Mounts an image, with what its journal says, or says why that is impossible.
+    pub(crate) fn mount(kind: &str, image: &Path, mountpoint: &Path) -> Result<Self, String> {
         fs::create_dir_all(mountpoint).expect("make the mount point");
         let device = LoopDevice::attach(image, &[]);
         let mut mount = Command::new("mount");
-        mount.args(["-t", kind]).arg(&device.path).arg(mountpoint).stderr(Stdio::null());
-        let done = mount.status().is_ok_and(|status| status.success());
-        done.then(|| Mounted { mountpoint: mountpoint.to_owned(), _device: device })
+        mount.args(["-t", kind]).arg(&device.path).arg(mountpoint);
+        if kind == "xfs" {
+            // The disk before may still be mounted in the namespace of some other process, and has the same name.
+            mount.args(["-o", "nouuid"]);
+        }
+        let output = mount.output().map_err(|error| format!("mount: {error}"))?;
+        match output.status.success() {
+            true => Ok(Mounted { mountpoint: mountpoint.to_owned(), _device: device }),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -181,9 +188,12 @@ impl Recorder {
             }
         };
         let mountpoint = folder.path().join("mnt");
-        let Some(mounted) = Mounted::mount(file_system.kind, &daemon.export, &mountpoint) else {
-            skipped(&format!("{} cannot be mounted here", file_system.kind));
-            return None;
+        let mounted = match Mounted::mount(file_system.kind, &daemon.export, &mountpoint) {
+            Ok(mounted) => mounted,
+            Err(why) => {
+                skipped(&format!("{} cannot be mounted here: {why}", file_system.kind));
+                return None;
+            }
         };
         Some(Recorder { file_system, mounted, daemon, folder })
     }

@@ -86,7 +86,7 @@ impl Trial {
     fn try_one(&self, cut: &Cut, number: usize, disk: &Path, witnesses: &Witnesses) {
         let folder = self.recorded.folder.path();
         let mounted = Mounted::mount(self.recorded.kind, disk, &folder.join("after"));
-        let mounted = mounted.expect("the file system can be mounted after the power cut");
+        let mounted = mounted.unwrap_or_else(|words| panic!("it cannot be mounted: {words}"));
         // What had ended must be there, and what was under way may be.
         let before = &self.steps.steps[cut.ended - 1];
         let after = self.steps.steps.get(cut.ended).unwrap_or(before);

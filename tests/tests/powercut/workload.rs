@@ -150,11 +150,11 @@ impl Work<'_> {
         );
     }
 
-    /// Beside every other step. Without it more is lost, with it more comes in another order.
+    /// Beside every other step, that of the long backup among them. Without it more is lost, with it more comes in another order.
     fn writeback(&self) -> Option<Writeback> {
         let number = self.steps.steps.len();
         let seed = self.seed ^ number as u64;
-        number.is_multiple_of(2).then(|| Writeback::of(&self.site.folder, seed))
+        (!number.is_multiple_of(2)).then(|| Writeback::of(&self.site.folder, seed))
     }
 
     /// Finds something, which is exit status 1, and mends it.

@@ -30,10 +30,11 @@ impl Writeback {
     }
 }
 
-/// A file that goes meanwhile is no matter.
+/// A file that goes meanwhile is no matter. The image is taken most often: it must never be the first.
 fn write_one(folder: &Path, random: &mut Random) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.extend(vec![folder.join("last.raw"); paths.len()]);
     if !paths.is_empty() {
         let path = &paths[random.below(paths.len() as u64) as usize];
         let _ = File::open(path).and_then(|file| file.sync_data());

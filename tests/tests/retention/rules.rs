@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use backy_lib::retention::{Rule, Verdict, retention};
+use backy_lib::retention::{Rule, retention};
 use backy_lib::schedule::{self, Due};
 use backy_lib::{Config, Revision, RevisionId, Tag};
+use backy_tests::retention::{Archive, apply, by_the_book, config, keep, revision, tag};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use crate::{apply, config, documented, has_scheduled, keep, revision, tag};
+use crate::documented;
 
 const WORDS: [&str; 5] = ["often", "daily", "weekly", "gone", "mine"];
 
@@ -16,25 +17,6 @@ const WORDS: [&str; 5] = ["often", "daily", "weekly", "gone", "mine"];
 fn words(bits: u8, count: usize) -> BTreeSet<Tag> {
     let chosen = WORDS.iter().take(count).enumerate().filter(|(at, _)| bits >> at & 1 == 1);
     chosen.map(|(_, word)| tag(word)).collect()
-}
-
-/// An archive in any state, whatever its clock has shown.
-#[derive(Debug, Clone)]
-struct Archive {
-    config: Config,
-    revisions: Vec<Revision>,
-    damaged: HashSet<RevisionId>,
-}
-
-impl Archive {
-    fn verdicts(&self) -> Vec<Verdict> {
-        retention(&self.revisions, &self.damaged, &Rule::Schedule(&self.config.schedule))
-    }
-
-    /// What is left of it, with the tags.
-    fn left(&self) -> Vec<(RevisionId, BTreeSet<Tag>)> {
-        self.revisions.iter().map(|each| (each.uuid, each.tags.clone())).collect()
-    }
 }
 
 fn any_config() -> impl Strategy<Value = Config> {
@@ -75,59 +57,6 @@ fn any_archive() -> impl Strategy<Value = Archive> {
         }
         Archive { config, revisions, damaged }
     })
-}
-
-/// Whether each revision stays and what expires on it, as `doc/retention.md` says it, one rule after the other.
-fn by_the_book(archive: &Archive) -> Vec<(bool, BTreeSet<Tag>)> {
-    let Archive { config, revisions, damaged } = archive;
-    let apart = |a: &Revision, b: &Revision, hours: i128| {
-        (a.started.as_nanosecond() - b.started.as_nanosecond()).abs() * 2
-            >= hours * 3_600_000_000_000
-    };
-    // What each tag says: has it expired, for the revision that has it or is to be treated so.
-    let expired = |name: &Tag| -> Vec<bool> {
-        let interval = &config.schedule[name];
-        let hours = i128::from(interval.interval.as_hours());
-        let mut expired: Vec<bool> = Vec::new();
-        for (number, own) in revisions.iter().enumerate() {
-            let mut counted = vec![own];
-            for newer in (0..number).rev() {
-                let other = &revisions[newer];
-                let holds = other.pinned_tags.contains(name)
-                    || other.tags.contains(name) && !expired[newer];
-                if holds && counted.iter().all(|each| apart(each, other, hours)) {
-                    counted.push(other);
-                }
-            }
-            expired.push(counted.len() > keep(interval));
-        }
-        expired
-    };
-    let tables: Vec<(&Tag, Vec<bool>)> =
-        config.schedule.keys().map(|name| (name, expired(name))).collect();
-    let shortest = config.schedule.values().map(|each| each.interval).min();
-    let most = config.schedule.values().filter(|each| Some(each.interval) == shortest);
-    let most = most.map(|each| each.keep).max();
-    let stand_in = tables.iter().find(|(name, _)| {
-        let interval = &config.schedule[*name];
-        Some(interval.interval) == shortest && Some(interval.keep) == most
-    });
-    let first_good = revisions.iter().position(|each| !damaged.contains(&each.uuid));
-    let verdict = |(number, own): (usize, &Revision)| {
-        let gone: BTreeSet<Tag> = tables
-            .iter()
-            .filter(|(name, expired)| has_scheduled(own, name) && expired[number])
-            .map(|(name, _)| (*name).clone())
-            .collect();
-        let untagged = own.tags.is_empty();
-        let stays = config.schedule.is_empty()
-            || number == 0
-            || first_good == Some(number)
-            || own.tags.iter().any(|name| !gone.contains(name))
-            || untagged && stand_in.is_some_and(|(_, expired)| !expired[number]);
-        (stays, gone)
-    };
-    revisions.iter().enumerate().map(verdict).collect()
 }
 
 /// A history in which the clock is right: what is due at random times, with some given by hand.

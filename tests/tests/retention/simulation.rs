@@ -7,9 +7,10 @@ use backy_lib::retention::{Rule, retention};
 use backy_lib::schedule::{self, Due};
 use backy_lib::storage::sim::Random;
 use backy_lib::{Config, Revision, RevisionId, Tag};
+use backy_tests::retention::{apply, keep, revision, tag};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{apply, documented, keep, revision, tag};
+use crate::documented;
 
 const SEED: u64 = 2026;
 const FIRST_NIGHT: &str = "2026-01-01T02:00:00Z";

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod alarm;
 mod findings;
 mod revision;
 
@@ -17,6 +18,7 @@ use crate::revision::RevisionId;
 use crate::storage::FileName;
 use crate::units::{BlockIndex, BlockSize};
 
+pub use alarm::{Alarm, KnownDamage};
 pub use findings::{BlockRange, Findings};
 pub use revision::{Revision, Statistics, Verified};
 
@@ -59,6 +61,12 @@ pub struct Manifest {
     /// Deltas and digest files that a rebuild could make nothing of: kept until somebody removes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "set_aside")]
     pub set_aside: Vec<FileName>,
+    /// Revisions of which unusually much had changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Alarm>,
+    /// Damage that somebody has confirmed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_damage: Vec<KnownDamage>,
     #[serde(flatten)]
     unknown: BTreeMap<String, Value>,
 }
@@ -170,6 +178,8 @@ impl Manifest {
             revisions: Vec::new(),
             drill: None,
             set_aside: Vec::new(),
+            alarms: Vec::new(),
+            known_damage: Vec::new(),
             unknown: BTreeMap::new(),
         }
     }
@@ -232,6 +242,7 @@ impl Manifest {
             return;
         }
         let removed = self.revisions.remove(number);
+        self.forget_alarms_of_gone();
         let newer = self.newer(number).map(|newer| newer.uuid);
         let Some(older) = self.revisions.get_mut(number) else { return };
         if removed.is_image() {

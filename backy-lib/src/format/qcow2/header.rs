@@ -527,9 +527,9 @@ mod tests {
         }
     }
 
-    /// The name of the backing file may end with the longest header, and not after it.
+    /// The name of the backing file may end with the smallest cluster, and not after it.
     #[test]
-    fn a_backing_file_name_ends_in_the_longest_header() {
+    fn a_backing_file_name_ends_in_the_first_cluster() {
         let name = Backing::IMAGE.file.to_string();
         let header = Header { backing: Some(Backing::IMAGE), ..header() };
         for (end, fits) in [(MAX_HEADER_BYTES, true), (MAX_HEADER_BYTES + 1, false)] {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::{Chain, Located, Place};
-use crate::digest::{Digest, RevisionHasher, TableEntry, is_zero};
+use crate::digest::{RevisionHasher, TableEntry, is_zero};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::{DigestsHeader, entry_offset};
 use crate::format::manifest::{Manifest, Revision, Statistics};
@@ -427,7 +427,7 @@ fn overwrite(scene: &Scene, blocks: &[usize]) {
 /// been committed, and when the image has become another file.
 #[test]
 fn an_open_chain_follows_a_backup() {
-    let mut scene = plain_scene();
+    let scene = plain_scene();
     let before: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();
     overwrite(&scene, &[0, 3]);
     let during: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();

@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backy_lib::{Clock, Error, SystemClock};
 use jiff::tz::TimeZone;
 
-use crate::output::one_line;
+use super::{Event, Severity, Style};
 
 /// Where the system's log listens.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -18,58 +19,43 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The facility of daemons, times 8. Source: RFC 3164, section 4.1.1.
 const DAEMON: u32 = 3 << 3;
 
-/// How much a line matters, with the numbers of RFC 3164.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Severity {
-    Error = 3,
-    Warning = 4,
-    Info = 6,
-}
-
-impl Severity {
-    fn word(self) -> &'static str {
-        match self {
-            Severity::Error => "error: ",
-            Severity::Warning => "warning: ",
-            Severity::Info => "",
-        }
-    }
-}
-
 /// Takes lines. One that cannot be written is lost: there is nobody else to tell.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Log {
     file: Option<PathBuf>,
     system: bool,
+    style: Arc<Style>,
 }
 
 impl Log {
-    /// With the system's log if `system`, and a file, which is appended to and made if it is not there.
+    /// With the system's log if `system`, and a file, which is appended to and made if it is not there. `style` is that of the
+    /// file.
     ///
     /// # Errors
     /// When the file cannot be written to.
-    pub(crate) fn open(file: Option<PathBuf>, system: bool) -> Result<Self, Error> {
+    pub(crate) fn open(
+        file: Option<PathBuf>,
+        system: bool,
+        style: Arc<Style>,
+    ) -> Result<Self, Error> {
         if let Some(path) = &file {
             append(path).map_err(Error::io(path, "open the log"))?;
         }
-        Ok(Log { file, system })
+        Ok(Log { file, system, style })
     }
 
     /// Writes one line.
-    pub(crate) fn line(&self, severity: Severity, text: &str) {
-        let text = one_line(text);
-        let process = rustix::process::getpid();
-        let now = SystemClock.now();
-        let said = format!("backy[{process}]: {}{text}", severity.word());
+    pub(crate) fn line(&self, severity: Severity, event: Event, text: &str) {
         if let Some(path) = &self.file {
             // Opened each time, so that it may be rotated meanwhile.
-            let time = now.strftime("%Y-%m-%dT%H:%M:%SZ");
-            let line = format!("{time} {said}\n");
+            let line = self.style.line(severity, event, text) + "\n";
             let _ = append(path).and_then(|mut file| file.write_all(line.as_bytes()));
         }
         if self.system {
-            let time = now.to_zoned(TimeZone::system()).strftime("%b %e %H:%M:%S").to_string();
-            let _ = send(format!("<{}>{time} {said}", DAEMON | severity as u32).as_bytes());
+            let time = SystemClock.now().to_zoned(TimeZone::system()).strftime("%b %e %H:%M:%S");
+            let (priority, process) = (DAEMON | severity as u32, rustix::process::getpid());
+            let said = self.style.said(severity, text);
+            let _ = send(format!("<{priority}>{time} backy[{process}]: {said}").as_bytes());
         }
     }
 }

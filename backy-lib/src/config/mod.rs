@@ -2,6 +2,9 @@
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
+mod hooks;
+mod monitoring;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +14,11 @@ use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::revision::Tag;
+
+use hooks::RawHooks;
+
+pub use hooks::{HookCommand, HooksConfig};
+pub use monitoring::Monitoring;
 
 /// A config that is longer is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -28,6 +36,10 @@ pub struct Config {
     pub compression_level: i32,
     /// Permissions of files that are made in the archive.
     pub file_mode: u32,
+    /// What is run around the reading of the source.
+    pub hooks: HooksConfig,
+    /// From when on something is a problem.
+    pub monitoring: Monitoring,
 }
 
 /// How often a tag is due, and how many revisions keep it.
@@ -52,6 +64,8 @@ struct RawConfig {
     schedule: BTreeMap<Spanned<String>, RawInterval>,
     #[serde(default)]
     hooks: RawHooks,
+    #[serde(default)]
+    monitoring: monitoring::RawMonitoring,
 }
 
 #[derive(Deserialize)]
@@ -61,13 +75,6 @@ struct RawInterval {
     keep: Spanned<i64>,
     #[serde(default)]
     full: bool,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawHooks {
-    before: Option<Spanned<String>>,
-    after: Option<Spanned<String>>,
 }
 
 impl Config {
@@ -105,7 +112,7 @@ impl Config {
     }
 }
 
-const TEMPLATE: &str = include_str!("config_template.toml");
+const TEMPLATE: &str = include_str!("../config_template.toml");
 
 /// A string as TOML writes it.
 fn toml_string(text: &str) -> String {
@@ -130,37 +137,32 @@ fn flaw<T>(value: &Spanned<T>, message: String) -> Flaw {
 }
 
 fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
-    for (name, hook) in [("before", &raw.hooks.before), ("after", &raw.hooks.after)] {
-        if let Some(hook) = hook.as_ref().filter(|hook| !hook.get_ref().is_empty()) {
-            let message =
-                format!("hooks.{name}: this version of backy runs no hooks; expected \"\"");
-            return Err(flaw(hook, message));
-        }
-    }
     let mut schedule = BTreeMap::new();
     for (name, raw) in &raw.schedule {
         let tag: Tag = name.get_ref().parse().map_err(|message| flaw(name, message))?;
         schedule.insert(tag, check_interval(raw)?);
     }
     Ok(Config {
-        source: raw.source.map(check_source).transpose()?,
+        source: raw.source.map(|path| check_absolute("source", path)).transpose()?,
         schedule,
         max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
+        hooks: hooks::check(raw.hooks)?,
+        monitoring: monitoring::check(raw.monitoring)?,
     })
 }
 
-fn check_source(source: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
-    let path = PathBuf::from(source.get_ref());
+fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
+    let path = PathBuf::from(text.get_ref());
     if path.is_absolute() {
         return Ok(path);
     }
     let message = format!(
-        "source: found {:?}, expected an absolute path, since cron and you start in different folders",
-        source.get_ref()
+        "{key}: found {:?}, expected an absolute path, since cron and you start in different folders",
+        text.get_ref()
     );
-    Err(flaw(&source, message))
+    Err(flaw(&text, message))
 }
 
 fn check_interval(raw: &RawInterval) -> std::result::Result<Interval, Flaw> {
@@ -197,11 +199,14 @@ fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
 
 /// `90m`, `1d`, `2w` and so on: a whole number and s, m, h, d or w; at least a second, at most ten years.
 pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String> {
+    parse_time("interval", text)
+}
+
+/// The same as the value of `key`.
+fn parse_time(key: &str, text: &str) -> std::result::Result<SignedDuration, String> {
     const MAX_SECONDS: i64 = 10 * 366 * 86400;
     let wrong = || {
-        format!(
-            "interval: found {text:?}, expected a whole number and s, m, h, d or w, like \"1d\""
-        )
+        format!("{key}: found {text:?}, expected a whole number and s, m, h, d or w, like \"1d\"")
     };
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
@@ -219,7 +224,7 @@ pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String>
         .checked_mul(seconds)
         .filter(|seconds| (1..=MAX_SECONDS).contains(seconds))
         .map(SignedDuration::from_secs)
-        .ok_or_else(|| format!("interval: found {text:?}, expected 1s to 10 years"))
+        .ok_or_else(|| format!("{key}: found {text:?}, expected 1s to 10 years"))
 }
 
 /// Line and column, both from 1, of a byte offset.
@@ -269,16 +274,18 @@ mod tests {
         let mut shown = 0;
         let text: String = template
             .lines()
-            .map(|line| match line.strip_prefix("# ").filter(|rest| rest.contains(" = ")) {
-                Some(setting) => {
+            .map(|line| match line.strip_prefix("# ") {
+                Some(table) if table.starts_with('[') => format!("{table}\n"),
+                Some(setting) if setting.contains(" = ") => {
                     shown += 1;
                     format!("{setting}\n")
                 }
-                None => format!("{line}\n"),
+                _ => format!("{line}\n"),
             })
             .collect();
         let config = parse(&text).unwrap();
-        assert_eq!((shown, config.max_chain), (5, Some(50)));
+        assert_eq!((shown, config.max_chain), (9, Some(50)));
+        assert!(config.hooks.before.is_some() && config.hooks.max_hold.is_some());
         assert_eq!(config.source, Some(PathBuf::from("/dev/vg0/mynode")));
         let full = config.schedule.iter().filter(|(_, interval)| interval.full);
         assert_eq!(full.map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["monthly"]);
@@ -310,7 +317,27 @@ mod tests {
             ("[schedule.\"a b\"]\ninterval = \"1d\"\nkeep = 1", 1, 11, "tag"),
             ("compression_level = 20", 1, 21, "19"),
             ("file_mode = \"0666\"", 1, 13, "0640"),
-            ("[hooks]\nbefore = \"true\"", 2, 10, "hooks"),
+            ("[hooks]\nbefore = 7", 2, 10, "line for the shell"),
+            ("[hooks]\nbefore = []", 2, 10, "no program"),
+            ("[hooks]\nafter = [\"\", \"x\"]", 2, 9, "no program"),
+            ("[hooks]\nafter = [\"x\", 7]", 2, 9, "list of a program"),
+            ("[hooks]\nafter = \"a\\u0000b\"", 2, 9, "NUL"),
+            ("[hooks]\nbefor = \"true\"", 2, 1, "befor"),
+            ("[hooks]\nbefore = \"true\"\ntimeout = \"5\"", 3, 11, "timeout"),
+            ("[hooks]\nbefore = \"true\"\ntimeout = \"0s\"", 3, 11, "10 years"),
+            ("[hooks]\nbefore = \"true\"\nmax_hold = \"1m\"", 3, 12, "'after'"),
+            ("[hooks]\nafter = \"true\"\nmax_hold = \"1x\"", 3, 12, "max_hold"),
+            ("[hooks]\nafter = \"true\"\nsnapshot = \"/x\"", 3, 12, "'before'"),
+            ("[hooks]\nbefore = \"true\"\nsnapshot = \"x\"", 3, 12, "absolute"),
+            ("[monitoring]\ntext_file = \"/x\"", 2, 1, "text_file"),
+            ("[monitoring]\ntextfile = \"x.prom\"", 2, 12, "absolute"),
+            ("[monitoring]\ntextfile = \"/x\"", 2, 12, ".prom"),
+            ("[monitoring]\nscrub_within = \"60\"", 2, 16, "scrub_within"),
+            ("[monitoring]\nfull_within = 14", 2, 15, "string"),
+            ("[monitoring]\nlong_chain = 0", 2, 14, "long_chain"),
+            ("[monitoring]\nmin_free_percent = 100", 2, 20, "99"),
+            ("[monitoring]\nchange_factor = 1", 2, 17, "2 to"),
+            ("[monitoring]\nfreeze = \"no\"", 2, 10, "boolean"),
         ] {
             let error = parse(text).expect_err(text);
             let message = error.to_string();
@@ -319,6 +346,23 @@ mod tests {
             assert_eq!((l, c), (line, column), "{text}: {message}");
             assert!(!message.contains('\n'), "{message}");
         }
+    }
+
+    /// A hook is a line, a list of words, or nothing; its time limits are those that were set.
+    #[test]
+    fn hooks_are_lines_or_words() {
+        assert_eq!(parse("").unwrap().hooks, HooksConfig::default());
+        let empty = parse("[hooks]\nbefore = \"\"\nafter = \" \"").unwrap().hooks;
+        assert!(empty.is_empty());
+        let text = "[hooks]\nbefore = [\"fsfreeze\", \"-f\", \"/a b\"]\nafter = \"sync; true\"\n\
+                    timeout = \"90s\"\nmax_hold = \"2m\"\nsnapshot = \"/dev/x\"";
+        let hooks = parse(text).unwrap().hooks;
+        let words = |hook: &Option<HookCommand>| hook.as_ref().unwrap().words().to_vec();
+        assert_eq!(words(&hooks.before), ["fsfreeze", "-f", "/a b"]);
+        assert_eq!(words(&hooks.after), ["/bin/sh", "-c", "sync; true"]);
+        assert_eq!(hooks.after.as_ref().unwrap().shown(), "sync; true");
+        assert_eq!((hooks.timeout.as_secs(), hooks.max_hold.unwrap().as_secs()), (90, 120));
+        assert_eq!(hooks.snapshot, Some(PathBuf::from("/dev/x")));
     }
 
     #[test]

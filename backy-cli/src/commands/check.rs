@@ -1,0 +1,138 @@
+//! `backy check`
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use backy_lib::check::{Checked, check};
+use backy_lib::health::display_age;
+use backy_lib::monitoring::{nagios_host, prometheus};
+use backy_lib::{HostReport, SystemClock};
+use clap::ValueHint;
+use jiff::Timestamp;
+
+use crate::Session;
+use crate::commands::absolute;
+use crate::errors::Failure;
+use crate::output::{
+    Colour, Column, Output, Table, level_colour, level_word, one_line, problem_line, size,
+};
+
+/// Give the verdict on many archives
+///
+/// Each DIR is an archive, or a folder with archives in it, such as /srv/backup; a pattern in quotation marks, such as
+/// '/srv/*/backup', is each folder that it fits. Nothing is locked or changed. A row for each archive, worst first, then what
+/// is wrong and what to do about it. An archive that cannot be opened is unknown, and hides no other.
+///
+/// The exit status is that of Nagios plugins, for the worst of them: 0 ok, 1 warning, 2 critical, 3 unknown; critical is worse
+/// than unknown.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folders of archives, or with archives in them
+    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    folders: Vec<OsString>,
+
+    /// Print a report for programs
+    #[arg(long, group = "form")]
+    json: bool,
+
+    /// Print one line, as a Nagios plugin
+    #[arg(long, group = "form")]
+    nagios: bool,
+
+    /// Print the figures in the text format of Prometheus, each with the archive as a label
+    #[arg(long, group = "form")]
+    prometheus: bool,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let mut folders = Vec::new();
+    for given in &args.folders {
+        folders.extend(expanded(given)?);
+    }
+    let report = check(&folders, &SystemClock)?;
+    if args.json {
+        session.output.json(&report)?;
+    } else {
+        let text = match () {
+            () if args.nagios => nagios_host(&report),
+            () if args.prometheus => prometheus(&report.archives),
+            () => describe(&report, &session.output),
+        };
+        session.output.result(text.as_bytes())?;
+    }
+    Err(Failure::Verdict(report.level.exit_status()))
+}
+
+/// The folders that are meant: what is there by that very name, or whatever a pattern fits. What fits nothing stays as it is,
+/// to be told of as missing.
+pub(super) fn expanded(given: &OsString) -> Result<Vec<PathBuf>, Failure> {
+    let path = absolute("DIR", Path::new(given))?;
+    let Some(pattern) =
+        path.to_str().filter(|text| !path.exists() && text.contains(['*', '?', '[']))
+    else {
+        return Ok(vec![path]);
+    };
+    let fitting = glob::glob(pattern).map_err(|error| {
+        let given = given.to_string_lossy();
+        Failure::message(format!("'{given}': {error}; give a pattern such as '/srv/*/backup'"))
+    })?;
+    // What cannot be looked into is there all the same.
+    let fitting = fitting.map(|found| found.unwrap_or_else(|error| error.path().to_owned()));
+    let fitting: Vec<PathBuf> = fitting.filter(|path| path.is_dir()).collect();
+    Ok(if fitting.is_empty() { vec![path] } else { fitting })
+}
+
+fn describe(report: &HostReport, output: &Output) -> String {
+    let mut lines = table(report, output);
+    let problems = report.archives.iter().flat_map(|checked| {
+        let archive = one_line(&checked.archive);
+        let problems = checked.health.problems.iter();
+        problems.map(move |problem| format!("{archive}: {}", problem_line(problem, output)))
+    });
+    let shared = report.problems.iter().map(|problem| problem_line(problem, output));
+    let said: Vec<String> = problems.chain(shared).collect();
+    if !said.is_empty() {
+        lines.push(String::new());
+        lines.extend(said);
+    }
+    lines.join("\n") + "\n"
+}
+
+fn table(report: &HostReport, output: &Output) -> Vec<String> {
+    let mut table = Table::new(vec![
+        Column::Left("verdict"),
+        Column::Left("archive"),
+        Column::Right("revisions"),
+        Column::Right("last backup"),
+        Column::Right("size"),
+        Column::Right("stored"),
+        Column::Right("free"),
+    ]);
+    for checked in &report.archives {
+        table.row(row(checked, report.checked));
+    }
+    let (heading, rows) = table.lines();
+    let rows = rows.into_iter().zip(&report.archives).map(|(row, checked)| {
+        let level = checked.health.level;
+        row.replacen(level_word(level), &output.paint(level_colour(level), level_word(level)), 1)
+    });
+    [output.paint(Colour::Bold, &heading)].into_iter().chain(rows).collect()
+}
+
+fn row(checked: &Checked, now: Timestamp) -> Vec<String> {
+    let unknown = || "-".to_owned();
+    let status = checked.status.as_ref();
+    let newest = status.and_then(|status| status.newest.as_ref());
+    let space = status.and_then(|status| status.space.as_ref());
+    vec![
+        level_word(checked.health.level).to_owned(),
+        one_line(&checked.archive).into_owned(),
+        status.map_or_else(unknown, |status| status.revision_count.to_string()),
+        newest.map_or_else(unknown, |newest| {
+            display_age(now.as_second() - newest.started.as_second())
+        }),
+        newest.map_or_else(unknown, |newest| size(newest.size_bytes)),
+        space.map_or_else(unknown, |space| size(space.used_bytes)),
+        space.map_or_else(unknown, |space| size(space.free_bytes)),
+    ]
+}

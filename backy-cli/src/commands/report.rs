@@ -1,0 +1,83 @@
+//! `backy report`
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use backy_lib::check::inventory;
+use backy_lib::{Error, SystemClock};
+use clap::ValueHint;
+
+use crate::commands::absolute;
+use crate::commands::check::expanded;
+use crate::errors::Failure;
+use crate::{Session, report};
+
+/// Write a page to look at, on one or many archives
+///
+/// One HTML file that needs no other and no network: the verdicts and what to do about them; for each archive when
+/// revisions were made, by tag, how much had changed in each, what has been verified, what the disk will hold, the schedule,
+/// and every revision. It can be mailed, printed, or put where a web server finds it.
+///
+/// Each DIR is as for 'check'; without any, it is the archive of --backupdir. Nothing is locked or changed. An archive that
+/// cannot be opened is on the page, and no error.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The file to write, '-' for standard output; one that is there is replaced as a whole
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    output: PathBuf,
+
+    /// Folders of archives, or with archives in them
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    folders: Vec<OsString>,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let mut folders = Vec::new();
+    for given in &args.folders {
+        folders.extend(expanded(given)?);
+    }
+    if folders.is_empty() {
+        folders.push(session.folder.clone());
+    }
+    let host = inventory(&folders, &SystemClock)?;
+    let page = report::page(&host);
+    if args.output == Path::new("-") {
+        return session.output.result(page.as_bytes());
+    }
+    let path = absolute("--output", &args.output)?;
+    check(&path)?;
+    replace(&path, page.as_bytes()).map_err(Error::io(&path, "write the page"))?;
+    if session.tells() {
+        session.output.note(&format!("wrote {}: {}", path.display(), host.summary));
+    }
+    Ok(())
+}
+
+/// Whatever is replaced has to be a file, and none of an archive.
+fn check(path: &Path) -> Result<(), Failure> {
+    let refused = |why: &str| {
+        Failure::message(format!("--output '{}': {why}; name another file", path.display()))
+    };
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(refused("it is there and no regular file"));
+    }
+    match path.parent().is_some_and(|folder| folder.join("manifest.json").exists()) {
+        true => Err(refused("its folder is an archive, where a page has no place")),
+        false => Ok(()),
+    }
+}
+
+/// Whoever looks at the page meanwhile has the old one or the new one.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    // As any file that is made there: the umask says who may read it.
+    let permissions = Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_data()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! The process that sees to it that the hook `after` is run, also when the backup is killed: this command, started once more with a
+//! mark in place of its arguments. What it does is in `backy_lib::hooks::guard`.
+
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+
+use backy_lib::hooks::guard::serve;
+use rustix::stdio::stdin;
+
+use crate::errors::Failure;
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+
+/// The only argument of a guard. The rest of the command does not know of it.
+const MARK: &str = "--hook-guard";
+
+/// What is started to have a guard, for a command that is started as `itself`.
+pub(crate) fn words(itself: &[OsString]) -> Vec<OsString> {
+    match itself.is_empty() {
+        // Nothing to start: the hooks are run in this process.
+        true => Vec::new(),
+        false => itself.iter().cloned().chain([MARK.into()]).collect(),
+    }
+}
+
+/// Whether this process is a guard.
+pub(crate) fn is_guard(args: &[OsString]) -> bool {
+    args.len() == 2 && args.last().is_some_and(|arg| arg == MARK)
+}
+
+/// Guards a backup, which is at the other end of standard input; the exit status. Nobody waits for that, nor for what is said
+/// here, unless the backup has been killed.
+pub(crate) fn run(output: &Output) -> u8 {
+    let interrupt = Interrupt::default();
+    // Whoever asks the backup to stop, with all its processes, does not mean that a file system stays frozen.
+    let listening = interrupt.listen().map(|()| interrupt.only_in_order());
+    let socket = listening.and_then(|()| Ok(UnixStream::from(stdin().try_clone_to_owned()?)));
+    match socket {
+        Ok(socket) => {
+            serve(socket).iter().for_each(|line| output.warning(line));
+            0
+        }
+        Err(error) => Failure::message(format!("cannot guard: {error}")).report(output, false),
+    }
+}

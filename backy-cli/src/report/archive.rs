@@ -1,0 +1,234 @@
+//! The section on one archive.
+
+use backy_lib::check::Checked;
+use backy_lib::format::manifest::DrillReport;
+use backy_lib::health::{Run, TagStatus};
+use backy_lib::status::{RevisionStatus, StatusReport};
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::{charts, class, forecast, moment, percent, pill, problems, since, tile, until};
+use crate::output::{duration, interval, one_line, signed_size, size};
+use crate::words;
+
+pub(super) fn section(number: usize, checked: &Checked, now: Timestamp) -> Markup {
+    let name = checked.archive.rsplit('/').find(|part| !part.is_empty());
+    html! {
+        section.card.archive id={ "archive-" (number) } aria-labelledby={ "name-" (number) } {
+            header {
+                h2 id={ "name-" (number) } { (one_line(name.unwrap_or(&checked.archive))) }
+                (pill(checked.health.level))
+            }
+            p.path { (one_line(&checked.archive)) }
+            @if let Some(source) = checked.status.as_ref().and_then(|status| status.source.as_ref()) {
+                p.path { "backs up " (one_line(source)) }
+            }
+            @if checked.health.problems.is_empty() {
+                p.well { (one_line(&checked.health.summary)) "." }
+            }
+            (problems(&checked.health.problems))
+            @if let Some(status) = &checked.status { (body(number, status, now)) }
+        }
+    }
+}
+
+fn body(number: usize, status: &StatusReport, now: Timestamp) -> Markup {
+    html! {
+        (tiles(status, now))
+        @if let Some(holder) = &status.lock_holder {
+            p.note { "In use at this moment by " (one_line(holder)) "." }
+        }
+        @if status.revision_count > 0 {
+            h3 { "Revisions" }
+            (charts::time_line(status, now))
+            h3 { "Changed by each backup" }
+            (charts::changes(status))
+        }
+        div.columns {
+            div { h3 { "Verified" } (verified(status, now)) }
+            div { h3 { "Space" } (forecast::space(status, now)) }
+        }
+        h3 { "Schedule" }
+        (schedule(status, now))
+        (runs(&status.last_runs))
+        (revisions(number, &status.revisions))
+    }
+}
+
+fn tiles(status: &StatusReport, now: Timestamp) -> Markup {
+    let newest = status.newest.as_ref();
+    let oldest = status.revisions.last();
+    let reach =
+        oldest.map_or_else(String::new, |oldest| format!("back {}", since(oldest.started, now)));
+    let took =
+        newest.map_or_else(String::new, |newest| format!("took {}", duration(newest.seconds)));
+    let last = newest.map_or_else(
+        || "none yet".to_owned(),
+        |newest| format!("{} ago", since(newest.started, now)),
+    );
+    let used = status.space.as_ref().map(|space| size(space.used_bytes));
+    html! {
+        dl.tiles {
+            (tile("Last backup", &last, &took))
+            (tile("Revisions", &status.revision_count.to_string(), &reach))
+            @if let Some(newest) = newest { (tile("Image", &size(newest.size_bytes), "")) }
+            @if let Some(used) = used { (tile("Stored", &used, "")) }
+            @if status.damaged_count > 0 { (tile("Damaged", &status.damaged_count.to_string(), "revisions")) }
+        }
+    }
+}
+
+/// What scrubs and drills have shown.
+fn verified(status: &StatusReport, now: Timestamp) -> Markup {
+    let share = status.coverage.verified_share.clamp(0.0, 1.0);
+    let label = format!("{} of what is stored has been verified", percent(share));
+    html! {
+        @if status.revision_count == 0 {
+            p.muted { "Nothing is stored yet." }
+        } @else {
+            (charts::meter(share, &label))
+            p { (words::sentence(&words::coverage(&status.coverage, now))) }
+        }
+        p {
+            @match status.last_scrub {
+                Some(time) => { "Last scrub " (moment(time)) ", " (since(time, now)) " ago." },
+                None => { "No scrub has read anything yet." },
+            }
+        }
+        (drill(status.drill.as_ref(), now))
+    }
+}
+
+fn drill(drill: Option<&DrillReport>, now: Timestamp) -> Markup {
+    html! {
+        @if let Some(drill) = drill {
+            p {
+                "Last test restore " (moment(drill.started)) ", " (since(drill.started, now)) " ago: "
+                @if drill.passed {
+                    "passed in " (duration(drill.seconds)) ", " (size(drill.bytes_per_second)) "/s."
+                } @else {
+                    strong.bad { "failed" } ": " (one_line(&drill.message)) "."
+                }
+            }
+        } @else {
+            p.muted { "No test restore has been made: 'backy drill' makes one." }
+        }
+    }
+}
+
+fn schedule(status: &StatusReport, now: Timestamp) -> Markup {
+    html! {
+        @if status.schedule.is_empty() {
+            p.muted { "There is no schedule: a backup is made whenever 'backy backup' runs." }
+        } @else {
+            div.scroll tabindex="0" role="region" aria-label="Schedule" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Tag" }
+                        th scope="col" { "Every" }
+                        th.number.wide scope="col" { "Keeps" }
+                        th.number scope="col" { "Has" }
+                        th.wide scope="col" { "Last" }
+                        th scope="col" { "Next" }
+                        th scope="col" { "State" }
+                    } }
+                    tbody { @for tag in &status.schedule { (scheduled(tag, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn scheduled(tag: &TagStatus, now: Timestamp) -> Markup {
+    let is_due = tag.due_at.is_none_or(|due| due <= now);
+    html! {
+        tr {
+            th scope="row" { (tag.tag) }
+            td.short { (interval(tag.interval_seconds)) }
+            td.number.wide { (tag.keep) }
+            td.number { (tag.revisions) }
+            td.wide { @match tag.last { Some(last) => (moment(last)), None => "–" } }
+            td.short {
+                @match tag.due_at {
+                    Some(due) if !is_due => { "in " (until(due, now)) },
+                    _ => "due",
+                }
+            }
+            td { (pill(tag.level)) }
+        }
+    }
+}
+
+fn runs(runs: &[Run]) -> Markup {
+    html! {
+        @if !runs.is_empty() {
+            h3 { "Last runs" }
+            div.scroll tabindex="0" role="region" aria-label="Last runs" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Command" }
+                        th scope="col" { "Ended" }
+                        th scope="col" { "Result" }
+                    } }
+                    tbody {
+                        @for run in runs {
+                            tr {
+                                th scope="row" { (one_line(&run.operation)) }
+                                td { (moment(run.finished)) }
+                                td.text {
+                                    @if run.result == "ok" { "worked" } @else { strong.bad { (one_line(&run.result)) } }
+                                    @if let Some(error) = &run.error { ": " (one_line(error)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every revision: what the charts show, in words.
+fn revisions(number: usize, revisions: &[RevisionStatus]) -> Markup {
+    html! {
+        @if !revisions.is_empty() {
+            details {
+                summary id={ "revisions-" (number) } { "All " (words::count(revisions.len(), "revision")) }
+                div.scroll tabindex="0" role="region" aria-labelledby={ "revisions-" (number) } {
+                    table {
+                        thead { tr {
+                            th.number scope="col" { "#" }
+                            th scope="col" { "Started" }
+                            th scope="col" { "Tags" }
+                            th.number scope="col" { "Changed" }
+                            th.number scope="col" { "Stored" }
+                            th.number scope="col" { "Took" }
+                            th scope="col" { "UUID" }
+                        } }
+                        tbody { @for revision in revisions { (row(revision)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn row(revision: &RevisionStatus) -> Markup {
+    let tags = words::marked(&revision.tags, |tag| revision.pinned_tags.contains(tag)).join(", ");
+    html! {
+        tr {
+            td.number { (revision.number) }
+            th scope="row" { (moment(revision.started)) }
+            td {
+                (tags)
+                @if !revision.damaged.is_empty() {
+                    " " span class={ "pill " (class(backy_lib::Level::Critical)) } { "✕ damaged" }
+                }
+            }
+            td.number { (size(revision.changed_bytes)) }
+            td.number { (signed_size(revision.stored_bytes)) }
+            td.number { (duration(revision.seconds)) }
+            td { code { (revision.uuid) } }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A backup from beginning to end, as a writer makes it.
+
+use super::{BackupOptions, BackupReport, Context, Order, backup_held, plan};
+use crate::archive::{Archive, ArchiveWriter};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::hooks::{Held, Hooks, NoHooks, Occasion};
+use crate::progress::Observer;
+use crate::reserve;
+use crate::source::Source;
+use crate::storage::Exposed;
+
+impl ArchiveWriter {
+    /// Makes a revision of `source`, which is open already, if one is due or asked for. No hooks are run; see
+    /// [`ArchiveWriter::backup_from`].
+    pub fn backup(
+        &mut self,
+        source: &dyn Source,
+        options: &BackupOptions,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<Option<BackupReport>> {
+        let mut none = NoHooks;
+        self.backup_from(|_| Ok(Box::new(source)), &mut none, options, clock, observer)
+    }
+
+    /// Makes a revision, if one is due or asked for, of the source that `open` gives. That is called after the first of the
+    /// hooks, and the source is closed before the second: as soon as it has been read, before the revision is committed.
+    ///
+    /// # Errors
+    /// [`Error::Hook`] with `before`: there is no revision, and the archive is as it was. [`Error::Hook`] with `after` when only
+    /// that has failed: the revision is there, and the message says so.
+    pub fn backup_from<'s>(
+        &mut self,
+        open: impl FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,
+        hooks: &mut dyn Hooks,
+        options: &BackupOptions,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<Option<BackupReport>> {
+        self.recover_from_failure(observer)?;
+        let config = self.archive().config()?;
+        let plan = plan(self.archive().manifest(), &config, options, clock.now());
+        if !plan.due {
+            return Ok(None);
+        }
+        self.check_hooks(&config)?;
+        let started = clock.now();
+        let order = Order::new(options, plan.tags, None, started);
+        let done = self.make(open, hooks, order, &config, (clock, observer));
+        self.record("backup", started, &done, clock, observer);
+        let report = done?;
+        reserve::keep(self.archive().storage());
+        Ok(Some(report))
+    }
+
+    /// That nobody but the owner of the archive says what is run: hooks are run as whoever makes the backup, often root.
+    fn check_hooks(&self, config: &Config) -> Result<()> {
+        match self.archive().exposed()? {
+            Some(exposed) if !config.hooks.is_empty() => {
+                let Exposed { path, to } = exposed;
+                let message = format!(
+                    "it is not run, for {to} may write to {}, and so decide what is run; {}; no backup was made",
+                    path.display(),
+                    Exposed::ADVICE
+                );
+                Err(Error::Hook { hook: "before", message })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn make<'s>(
+        &mut self,
+        open: impl FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,
+        hooks: &mut dyn Hooks,
+        order: Order<'_>,
+        config: &Config,
+        (clock, observer): (&dyn Clock, &dyn Observer),
+    ) -> Result<BackupReport> {
+        let lock = self.share_lock();
+        let archive = self.archive().clone();
+        let (storage, manifest) = self.parts();
+        let folder = storage.folder();
+        let occasion = Occasion { archive: &folder, revision: order.uuid, lock };
+        let held = Held::open(hooks, occasion, observer, || open(&archive))?;
+        let context = Context { storage, config, clock, observer };
+        match backup_held(&context, manifest, held, order)? {
+            (report, None) => Ok(report),
+            (report, Some(first)) => {
+                let also = format!("revision {} was made all the same", report.revision.uuid);
+                Err(Error::Besides { first: first.into(), also })
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! `check`: the verdicts on many archives of one machine. One that cannot be opened has a verdict as well, and hides no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::health::{self, Health, Level, Problem, ProblemKind, SharedSpace};
+use crate::pipeline;
+use crate::status::{StatusReport, status};
+
+/// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
+pub const CHECK_SCHEMA: u32 = 1;
+
+/// Files by which a folder is known as an archive, also as what is left of one.
+const MARKS: [&str; 3] = ["manifest.json", "last.raw", "backy.toml"];
+
+/// The verdicts on many archives.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostReport {
+    /// Version of this structure: fields may be added within a version, never removed or changed.
+    pub schema: u32,
+    /// When all this was so.
+    pub checked: Timestamp,
+    /// The worst there is.
+    pub level: Level,
+    /// One line: how many are well, and what is worst.
+    pub summary: String,
+    /// The archives, worst first, then by folder.
+    pub archives: Vec<Checked>,
+    /// The file systems that they are on.
+    pub file_systems: Vec<SharedSpace>,
+    /// What is wrong with several of them together.
+    pub problems: Vec<Problem>,
+}
+
+/// The verdict on one archive.
+#[derive(Debug, Clone, Serialize)]
+pub struct Checked {
+    /// Its folder.
+    pub archive: String,
+    /// The verdict; its level is `unknown` when the archive cannot be opened.
+    pub health: Health,
+    /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be opened.
+    pub status: Option<StatusReport>,
+}
+
+/// The archive in a folder.
+pub fn check_one(folder: &Path, clock: &dyn Clock) -> Checked {
+    look_at(folder, false, clock)
+}
+
+fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Checked {
+    let judge = |archive: Archive| {
+        let count = if with_revisions { archive.revisions().len() } else { 0 };
+        status(&archive, &(0..count).collect::<Vec<_>>(), clock)
+    };
+    match Archive::open(folder).and_then(judge) {
+        Ok(status) => Checked::of(status),
+        Err(error) => Checked::unreadable(folder, &error),
+    }
+}
+
+impl Checked {
+    /// The verdict of a status.
+    pub fn of(status: StatusReport) -> Self {
+        let (archive, health) = (status.archive.clone(), status.health.clone());
+        Checked { archive, health, status: Some(status) }
+    }
+
+    /// That of an archive that cannot be opened.
+    pub fn unreadable(folder: &Path, error: &Error) -> Self {
+        let problem = Problem {
+            kind: ProblemKind::Unreadable,
+            level: Level::Unknown,
+            message: error.to_string(),
+            advice: "see 'backy status' there".to_owned(),
+        };
+        let health = Health::of(vec![problem], String::new);
+        Checked { archive: folder.display().to_string(), health, status: None }
+    }
+}
+
+/// All archives that are given: each folder is one, or has some right below it. Each is looked at once, however often and by
+/// whatever names it is given.
+pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
+    survey(folders, false, clock)
+}
+
+/// The same with every revision of each archive.
+pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
+    survey(folders, true, clock)
+}
+
+fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Result<HostReport> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for folder in folders {
+        for archive in archives_in(folder) {
+            let own = archive.as_ref().map(|path| path.canonicalize().unwrap_or(path.clone()));
+            if own.is_ok_and(|own| !seen.insert(own)) {
+                continue;
+            }
+            found.push(archive.map_err(|error| Checked::unreadable(folder, &error)));
+        }
+    }
+    let mut found = found.into_iter();
+    let mut archives = Vec::new();
+    // Most of the time is spent waiting for the disks.
+    pipeline::run(
+        vec![(); pipeline::threads(None)],
+        || Ok(found.next()),
+        |(), archive| {
+            let look = |path: PathBuf| look_at(&path, with_revisions, clock);
+            Ok(archive.map_or_else(|failed| failed, look))
+        },
+        |checked| {
+            archives.push(checked);
+            Ok(())
+        },
+    )?;
+    Ok(judged(archives, clock.now()))
+}
+
+fn judged(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
+    archives.sort_by(|a, b| {
+        b.health.level.cmp(&a.health.level).then_with(|| a.archive.cmp(&b.archive))
+    });
+    let spaces = archives.iter().filter_map(|checked| checked.status.as_ref()?.space.as_ref());
+    let mut by_device: BTreeMap<u64, SharedSpace> = BTreeMap::new();
+    for space in spaces {
+        by_device.entry(space.device).or_default().add(space);
+    }
+    let file_systems: Vec<SharedSpace> =
+        by_device.into_values().map(|shared| shared.foretold(now)).collect();
+    let problems: Vec<Problem> =
+        file_systems.iter().filter_map(|shared| health::shared_space(shared, now)).collect();
+    let worst = archives.iter().map(|checked| checked.health.level);
+    let level = worst.chain(problems.iter().map(|problem| problem.level)).max();
+    let level = level.unwrap_or(Level::Unknown);
+    let summary = summary(&archives, &problems);
+    HostReport {
+        schema: CHECK_SCHEMA,
+        checked: now,
+        level,
+        summary,
+        archives,
+        file_systems,
+        problems,
+    }
+}
+
+/// `3 archives: 1 ok, 1 warning, 1 critical; /srv/backup/x: there is no backup yet`
+fn summary(archives: &[Checked], problems: &[Problem]) -> String {
+    let count = |level| archives.iter().filter(|checked| checked.health.level == level).count();
+    let levels = [
+        (Level::Ok, "ok"),
+        (Level::Warning, "warning"),
+        (Level::Unknown, "unknown"),
+        (Level::Critical, "critical"),
+    ];
+    let counts = levels.map(|(level, word)| (count(level), word));
+    let counts: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let total = match archives.len() {
+        0 => return "no archive was found".to_owned(),
+        1 => "1 archive".to_owned(),
+        count => format!("{count} archives"),
+    };
+    let worst = archives.first().filter(|checked| checked.health.level > Level::Ok);
+    let worst = worst.map(|checked| format!("; {}: {}", checked.archive, checked.health.summary));
+    let shared = problems.iter().max_by_key(|problem| problem.level);
+    let shared = shared.map(|problem| format!("; {}", problem.message));
+    let (worst, shared) = (worst.unwrap_or_default(), shared.unwrap_or_default());
+    format!("{total}: {}{worst}{shared}", counts.join(", "))
+}
+
+/// The archive that a folder is, or those right below it; an error in the place of what cannot be looked at.
+fn archives_in(folder: &Path) -> Vec<Result<PathBuf>> {
+    let is_archive = |folder: &Path| MARKS.iter().any(|mark| folder.join(mark).exists());
+    if is_archive(folder) {
+        return vec![Ok(folder.to_owned())];
+    }
+    let entries = match folder.read_dir() {
+        Ok(entries) => entries,
+        Err(error) => return vec![Err(Error::io(folder, "list the folder")(error))],
+    };
+    let below = entries.flatten().map(|entry| entry.path());
+    let mut below: Vec<PathBuf> = below.filter(|path| is_archive(path)).collect();
+    below.sort();
+    match below.is_empty() {
+        true => vec![Err(Error::NoArchive { path: folder.to_owned() })],
+        false => below.into_iter().map(Ok).collect(),
+    }
+}

@@ -1,0 +1,149 @@
+//! `[hooks]`: what is run around the reading of the source.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::{Flaw, check_absolute, flaw, parse_time};
+
+/// How long a hook may take unless told otherwise.
+const TIMEOUT: &str = "5m";
+
+/// The hooks of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HooksConfig {
+    /// Run before the source is opened.
+    pub before: Option<HookCommand>,
+    /// Run when the source has been read, or could not be.
+    pub after: Option<HookCommand>,
+    /// Longest time that each of them may take.
+    pub timeout: Duration,
+    /// Longest time from the start of `before` until `after` is run, whatever the backup does; `None` for no limit.
+    pub max_hold: Option<Duration>,
+    /// What `before` makes of the source, to be read in its place.
+    pub snapshot: Option<PathBuf>,
+}
+
+impl Default for HooksConfig {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(300);
+        HooksConfig { before: None, after: None, timeout, max_hold: None, snapshot: None }
+    }
+}
+
+impl HooksConfig {
+    /// Whether there is nothing to run.
+    pub fn is_empty(&self) -> bool {
+        self.before.is_none() && self.after.is_none()
+    }
+}
+
+/// A program and its arguments, or a line for the shell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCommand {
+    /// The program, then its arguments; at least one.
+    words: Vec<String>,
+    is_line: bool,
+}
+
+impl HookCommand {
+    /// A program and its arguments; `None` of no words.
+    pub fn of_words(words: Vec<String>) -> Option<Self> {
+        (!words.is_empty()).then_some(HookCommand { words, is_line: false })
+    }
+
+    /// A line for the shell.
+    pub fn of_line(line: &str) -> Self {
+        let words = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
+        HookCommand { words, is_line: true }
+    }
+
+    /// What is run, the program first.
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// As it stands in the config, for messages.
+    pub fn shown(&self) -> String {
+        match (self.is_line, self.words.last()) {
+            (true, Some(line)) => line.clone(),
+            _ => self.words.join(" "),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHooks {
+    before: Option<Spanned<RawCommand>>,
+    after: Option<Spanned<RawCommand>>,
+    timeout: Option<Spanned<String>>,
+    max_hold: Option<Spanned<String>>,
+    snapshot: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a line for the shell, or a list of a program and its arguments"
+)]
+enum RawCommand {
+    Line(String),
+    Words(Vec<String>),
+}
+
+pub(super) fn check(raw: RawHooks) -> Result<HooksConfig, Flaw> {
+    let (after, max_hold, snapshot) = (&raw.after, &raw.max_hold, &raw.snapshot);
+    let before = check_command("before", raw.before.as_ref())?;
+    let after = check_command("after", after.as_ref())?;
+    if let (None, Some(max_hold)) = (&after, max_hold) {
+        let message = "max_hold: there is no hook 'after' to be run when that time has passed";
+        return Err(flaw(max_hold, message.to_owned()));
+    }
+    if let (None, Some(snapshot)) = (&before, snapshot) {
+        let message = "snapshot: there is no hook 'before' to make it";
+        return Err(flaw(snapshot, message.to_owned()));
+    }
+    let time = |key, text: &Spanned<String>| {
+        let time = parse_time(key, text.get_ref()).map_err(|message| flaw(text, message))?;
+        Ok::<_, Flaw>(time.unsigned_abs())
+    };
+    let timeout = raw.timeout.unwrap_or_else(|| Spanned::new(0..0, TIMEOUT.to_owned()));
+    Ok(HooksConfig {
+        before,
+        after,
+        timeout: time("timeout", &timeout)?,
+        max_hold: max_hold.as_ref().map(|text| time("max_hold", text)).transpose()?,
+        snapshot: raw.snapshot.map(|path| check_absolute("snapshot", path)).transpose()?,
+    })
+}
+
+/// `None` also of an empty line, which is how a hook is left out.
+fn check_command(
+    name: &str,
+    raw: Option<&Spanned<RawCommand>>,
+) -> Result<Option<HookCommand>, Flaw> {
+    let Some(raw) = raw else { return Ok(None) };
+    let command = match raw.get_ref() {
+        RawCommand::Line(line) if line.trim().is_empty() => return Ok(None),
+        RawCommand::Line(line) => HookCommand::of_line(line),
+        RawCommand::Words(words) => {
+            let program = words.first().filter(|program| !program.is_empty());
+            let named = program.and_then(|_| HookCommand::of_words(words.clone()));
+            named.ok_or_else(|| {
+                let message =
+                    format!("{name}: found no program, expected one and its arguments, like [\"/usr/sbin/fsfreeze\", \"-f\", \"/mnt\"]");
+                flaw(raw, message)
+            })?
+        }
+    };
+    if command.words.iter().any(|word| word.contains('\0')) {
+        return Err(flaw(
+            raw,
+            format!("{name}: found a NUL character, which no program can be given"),
+        ));
+    }
+    Ok(Some(command))
+}

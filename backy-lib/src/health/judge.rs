@@ -1,0 +1,392 @@
+//! The rules: what is a problem, how bad it is, and what to do about it.
+
+use jiff::Timestamp;
+
+use super::{
+    Facts, Freeze, Health, Level, Problem, ProblemKind, age, display_age, freezes, space, tags,
+    unchecked_since,
+};
+use crate::config::{Config, Monitoring};
+use crate::format::manifest::{Operation, Revision};
+use crate::storage::Exposed;
+use crate::units::display_size;
+
+/// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
+const LONG_CHAIN: u32 = 200;
+/// How many deltas more than `max_chain` there may be before maintenance has come by.
+const CHAIN_PATIENCE: u32 = 10;
+/// Longest text of the history that is repeated.
+const MAX_ERROR_CHARS: usize = 300;
+
+/// The verdict.
+pub fn judge(facts: &Facts<'_>) -> Health {
+    let defaults = Monitoring::default();
+    let limits = facts.config.map_or(&defaults, |config| &config.monitoring);
+    let mut problems = Vec::new();
+    problems.extend(config(facts));
+    problems.extend(backups(facts));
+    problems.extend(age::future(&facts.manifest.revisions, facts.now));
+    problems.extend(failed(facts));
+    problems.extend(interrupted(facts));
+    problems.extend(missing(facts));
+    problems.extend(damage(facts, limits));
+    problems.extend(drill(facts, limits));
+    problems.extend(unchecked(facts, limits));
+    problems.extend(chain(facts, limits));
+    problems.extend(room(facts, limits));
+    problems.extend(exposed(facts));
+    problems.extend(unusual(facts, limits));
+    Health::of(problems, || well(&facts.manifest.revisions, facts.now))
+}
+
+fn well(revisions: &[Revision], now: Timestamp) -> String {
+    let age = revisions.first().map(|newest| age_of(newest.started, now)).unwrap_or_default();
+    match revisions.len() {
+        1 => format!("1 revision, the newest {age} old"),
+        count => format!("{count} revisions, the newest {age} old"),
+    }
+}
+
+fn age_of(time: Timestamp, now: Timestamp) -> String {
+    display_age(now.as_second() - time.as_second())
+}
+
+fn problem(
+    kind: ProblemKind,
+    level: Level,
+    message: impl Into<String>,
+    advice: impl Into<String>,
+) -> Problem {
+    Problem { kind, level, message: message.into(), advice: advice.into() }
+}
+
+fn config(facts: &Facts<'_>) -> Option<Problem> {
+    match facts.config {
+        Err(why) => Some(problem(ProblemKind::Config, Level::Critical, why, "correct backy.toml")),
+        Ok(config) if config.source.is_none() => Some(problem(
+            ProblemKind::NoSource,
+            Level::Critical,
+            "no source is configured",
+            "set it in backy.toml",
+        )),
+        Ok(_) => None,
+    }
+}
+
+/// That there is no backup, or that the last one is too old.
+fn backups(facts: &Facts<'_>) -> Option<Problem> {
+    let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
+    let revisions = &facts.manifest.revisions;
+    if revisions.is_empty() {
+        let advice = "run 'backy backup', and let cron do it from then on";
+        let message = "there is no backup yet";
+        return Some(problem(ProblemKind::NoBackup, Level::Warning, message, advice));
+    }
+    age::overdue(revisions, config, &tags(revisions, config, facts.now), facts.now)
+}
+
+fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
+    let failed = facts.runs.iter().filter(|run| run.result == "failed");
+    failed.map(|run| {
+        let why = run.error.as_deref().unwrap_or("the history does not say why");
+        let mut short: String = why.chars().take(MAX_ERROR_CHARS).collect();
+        if short.len() < why.len() {
+            short.push('…');
+        }
+        let (operation, age) = (&run.operation, age_of(run.finished, facts.now));
+        problem(
+            ProblemKind::Failed,
+            Level::Warning,
+            format!("the last {operation} failed {age} ago: {short}"),
+            format!("mend that, then run 'backy {operation}'"),
+        )
+    })
+}
+
+fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
+    let operation = facts.manifest.in_progress.as_ref().filter(|_| !facts.is_locked)?;
+    let what = match operation.operation {
+        Operation::Backup => "backup",
+        Operation::Remove | Operation::Merge => "maintenance",
+    };
+    let message = format!("the {what} begun at {} was interrupted", operation.started);
+    let advice = "run 'backy backup': it tidies up by itself";
+    Some(problem(ProblemKind::Interrupted, Level::Warning, message, advice))
+}
+
+fn exposed(facts: &Facts<'_>) -> Option<Problem> {
+    let what = facts.exposed?.to_string();
+    Some(problem(ProblemKind::Exposed, Level::Warning, what, Exposed::ADVICE))
+}
+
+fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
+    let advice = "get it back from a copy of the archive";
+    facts.missing.iter().map(move |message| {
+        problem(ProblemKind::MissingFile, Level::Critical, message.as_str(), advice)
+    })
+}
+
+fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+    let damaged = facts.bad_blocks.iter().filter(|&&count| count > 0).count();
+    if damaged == 0 {
+        return None;
+    }
+    let message = match facts.bad_blocks.len() {
+        1 => "the only revision has damaged blocks".to_owned(),
+        all => format!("{damaged} of {all} revisions have damaged blocks"),
+    };
+    let mut advice = "run 'backy scrub': it says what, and mends what it can".to_owned();
+    if facts.bad_blocks.first().is_some_and(|&newest| newest > 0) {
+        advice += "; the next backup heals the newest";
+    }
+    if is_frozen(facts, limits, ProblemKind::Damage) {
+        advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
+    }
+    Some(problem(ProblemKind::Damage, Level::Critical, message, advice))
+}
+
+fn is_frozen(facts: &Facts<'_>, limits: &Monitoring, kind: ProblemKind) -> bool {
+    let by = |freeze: &Freeze| freeze.kind == kind;
+    limits.freeze && freezes(facts.manifest, facts.bad_blocks).iter().any(by)
+}
+
+fn drill(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+    let last = facts.manifest.drill.as_ref();
+    if let Some(drill) = last.filter(|drill| !drill.passed) {
+        let message = format!("the last drill failed: {}", drill.message);
+        let advice = "run 'backy scrub', then 'backy drill' again";
+        return Some(problem(ProblemKind::Drill, Level::Critical, message, advice));
+    }
+    let limit = limits.drill_within?;
+    let since = match last {
+        Some(drill) => drill.started,
+        None => facts.manifest.revisions.last()?.finished,
+    };
+    if facts.now.duration_since(since) <= limit {
+        return None;
+    }
+    let message = match last {
+        Some(drill) => {
+            format!("the last drill was {} ago", age_of(drill.started, facts.now))
+        }
+        None => "there was no drill yet".to_owned(),
+    };
+    let wanted = display_age(limit.as_secs());
+    let message = format!("{message}, and one is wanted every {wanted}");
+    Some(problem(ProblemKind::Drill, Level::Warning, message, "run 'backy drill'"))
+}
+
+fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+    let since = unchecked_since(facts.manifest)?;
+    if facts.now.duration_since(since) <= limits.scrub_within {
+        return None;
+    }
+    let never = facts.manifest.revisions.iter().all(|revision| revision.verified.is_empty());
+    let age = age_of(since, facts.now);
+    let message = match never {
+        true => format!("nothing of what is stored was ever checked, for {age}"),
+        false => format!("some of what is stored was not checked for {age}"),
+    };
+    let advice = "run 'backy scrub', and let cron do it from then on; with --budget more at a time";
+    Some(problem(ProblemKind::Scrub, Level::Warning, message, advice))
+}
+
+/// The most deltas on each other that a revision is read through.
+pub(crate) fn chain_length(revisions: &[Revision]) -> u32 {
+    let (mut longest, mut length) = (0, 0);
+    for revision in revisions.iter().skip(1) {
+        length = if revision.is_standalone() { 0 } else { length + 1 };
+        longest = longest.max(length);
+    }
+    longest
+}
+
+/// More deltas on each other than this are too many.
+pub(crate) fn long_chain(config: Option<&Config>) -> u32 {
+    let wanted = config.and_then(|config| config.max_chain);
+    let set = config.and_then(|config| config.monitoring.long_chain);
+    let patient = wanted.map(|wanted| wanted.saturating_add(CHAIN_PATIENCE));
+    set.or(patient).unwrap_or(LONG_CHAIN)
+}
+
+fn chain(facts: &Facts<'_>, _limits: &Monitoring) -> Option<Problem> {
+    let config = facts.config.ok();
+    let (found, limit) = (chain_length(&facts.manifest.revisions), long_chain(config));
+    if found <= limit {
+        return None;
+    }
+    let advice = match config.and_then(|config| config.max_chain) {
+        Some(_) => "see why 'backy maintenance' does not run or fails",
+        None => {
+            "set max_chain in backy.toml, or keep less, and run 'backy maintenance'; or raise long_chain"
+        }
+    };
+    let message = format!("{found} deltas on each other, more than {limit}");
+    Some(problem(ProblemKind::Chain, Level::Warning, message, advice))
+}
+
+fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+    let found = facts.space?;
+    let free = display_size(found.free_bytes);
+    let percent = |share: u32| u128::from(found.size_bytes) * u128::from(share);
+    let is_below = |of: u128| u128::from(found.free_bytes) * 100 < of;
+    let least = percent(limits.min_free_percent);
+    let full_in = found.full_at.map(|time| time.duration_since(facts.now));
+    let by_time = full_in.and_then(|time| space::level(time, limits.full_within));
+    let by_share = match () {
+        () if is_below(least / u128::from(space::CRITICAL_PART)) => Some(Level::Critical),
+        () if is_below(least) => Some(Level::Warning),
+        () => None,
+    };
+    let level = by_time.max(by_share)?;
+    let message = match full_in.filter(|time| *time <= limits.full_within) {
+        Some(time) => format!(
+            "the file system will be full in {}: {free} free, and the archive grows by {} a day",
+            display_age(time.as_secs()),
+            display_size(found.growth_bytes_per_day.unwrap_or(0).unsigned_abs())
+        ),
+        None => {
+            let share = u128::from(found.free_bytes) * 100 / u128::from(found.size_bytes.max(1));
+            format!("little room: {free} of {} free, {share} %", display_size(found.size_bytes))
+        }
+    };
+    let advice = "make room there, keep less in backy.toml, or remove revisions with 'backy rm'";
+    Some(problem(ProblemKind::Space, level, message, advice))
+}
+
+fn unusual(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+    let alarms = freezes(facts.manifest, facts.bad_blocks);
+    let mut alarms = alarms.into_iter().filter(|freeze| freeze.kind == ProblemKind::UnusualChange);
+    let first = alarms.next()?;
+    let message = match alarms.count() {
+        0 => first.message,
+        more => format!("{} ({more} more like it)", first.message),
+    };
+    let nothing_expires = if limits.freeze { "; nothing expires until then" } else { "" };
+    let advice = format!(
+        "see what has changed the source, and whether the revision before is whole; if it is in order, \
+         'backy maintenance --confirm'{nothing_expires}"
+    );
+    Some(problem(ProblemKind::UnusualChange, Level::Warning, message, advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::super::{Run, Space};
+    use super::*;
+    use crate::digest::Digest;
+    use crate::format::manifest::{Alarm, Manifest, Statistics};
+    use crate::revision::RevisionId;
+    use crate::units::BlockSize;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn ago(seconds: i64) -> Timestamp {
+        Timestamp::from_second(now().as_second() - seconds).unwrap()
+    }
+
+    /// Revisions that began so many seconds ago, oldest first.
+    fn manifest(ages: &[i64]) -> Manifest {
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        for &age in ages {
+            let (time, digest) = (ago(age), Digest::of(b""));
+            let id = RevisionId::new(time);
+            let statistics = Statistics::default();
+            manifest.push_newest(Revision::newest(id, time, time, 1, digest, statistics));
+        }
+        manifest
+    }
+
+    fn facts<'a>(manifest: &'a Manifest, config: &'a Config) -> Facts<'a> {
+        Facts {
+            now: now(),
+            manifest,
+            config: Ok(config),
+            is_locked: false,
+            runs: &[],
+            missing: &[],
+            bad_blocks: &[],
+            space: None,
+            exposed: None,
+        }
+    }
+
+    fn config(text: &str) -> Config {
+        Config::parse(&format!("source = \"/x\"\n{text}"), Path::new("x")).unwrap()
+    }
+
+    #[test]
+    fn room_is_judged_by_share_and_by_time() {
+        let (manifest, config) = (manifest(&[60]), config(""));
+        let level = |free_bytes: u64, days: Option<i64>| {
+            let full_at = days.map(|days| ago(-days * 86400));
+            let growth_bytes_per_day = days.map(|_| 1);
+            let (used_bytes, size_bytes, device) = (1, 1000, 0);
+            let space =
+                Space { used_bytes, free_bytes, size_bytes, growth_bytes_per_day, full_at, device };
+            judge(&Facts { space: Some(&space), ..facts(&manifest, &config) }).level
+        };
+        assert_eq!([level(50, None), level(49, None)], [Level::Ok, Level::Warning]);
+        assert_eq!([level(10, None), level(9, None)], [Level::Warning, Level::Critical]);
+        assert_eq!([level(500, Some(15)), level(500, Some(14))], [Level::Ok, Level::Warning]);
+        assert_eq!([level(500, Some(3)), level(500, Some(2))], [Level::Warning, Level::Critical]);
+    }
+
+    #[test]
+    fn what_a_history_says_is_repeated_in_part() {
+        let (manifest, config) = (manifest(&[60]), config(""));
+        let run = Run {
+            operation: "backup".to_owned(),
+            started: ago(9000),
+            finished: ago(8000),
+            result: "failed".to_owned(),
+            error: Some("ü".repeat(5000)),
+        };
+        let health = judge(&Facts { runs: &[run], ..facts(&manifest, &config) });
+        assert!(health.summary.starts_with("the last backup failed 2 h ago: üü"));
+        assert!(health.summary.chars().count() < 340 && health.summary.ends_with('…'));
+    }
+
+    proptest! {
+        /// Every problem has a message and advice of one line, they stand worst first, and the level is that of the first. A
+        /// fact more never makes it better.
+        #[test]
+        fn verdicts_are_in_order(
+            ages in prop::collection::vec(-100_000_i64..10_000_000, 0..12),
+            bad in prop::collection::vec(0_u64..3, 12),
+            missing in 0_usize..3,
+            alarms in 0_usize..4,
+            is_locked in any::<bool>(),
+            free in 0_u64..=1000,
+        ) {
+            let mut manifest = manifest(&ages);
+            for number in 0..alarms.min(ages.len()) {
+                let uuid = manifest.revisions[number].uuid;
+                manifest.alarms.push(Alarm::new(uuid, now(), u64::MAX, 0));
+            }
+            let (schedule, missing) = ("[schedule.daily]\ninterval = \"1d\"\nkeep = 9", vec!["x".to_owned(); missing]);
+            let config = config(schedule);
+            let space = Space {
+                used_bytes: 1, free_bytes: free, size_bytes: 1000, growth_bytes_per_day: None, full_at: None, device: 0,
+            };
+            let some = Facts { is_locked, bad_blocks: &bad[..ages.len()], ..facts(&manifest, &config) };
+            let more = Facts { missing: &missing, space: Some(&space), ..some };
+            let (some, more) = (judge(&some), judge(&more));
+            prop_assert!(more.level >= some.level && more.problems.len() >= some.problems.len());
+            prop_assert!(more.problems.is_sorted_by(|a, b| a.level >= b.level));
+            prop_assert_eq!(more.level, more.problems.first().map_or(Level::Ok, |problem| problem.level));
+            for problem in &more.problems {
+                prop_assert!(problem.level > Level::Ok);
+                for text in [&problem.message, &problem.advice] {
+                    prop_assert!(!text.is_empty() && !text.contains('\n'), "{:?}", text);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! `backy.check`.
+
+use std::path::PathBuf;
+
+use backy_lib::SystemClock;
+use pyo3::prelude::*;
+
+use crate::error::exception;
+use crate::report::ToPython;
+
+/// The verdict on many archives: each folder is one, or has some right below it.
+///
+/// Nothing is locked or changed. One that cannot be opened is "unknown", and hides no other.
+#[pyfunction]
+#[pyo3(signature = (*folders))]
+pub(crate) fn check<'py>(py: Python<'py>, folders: Vec<PathBuf>) -> PyResult<Bound<'py, PyAny>> {
+    let report = py.detach(|| backy_lib::check::check(&folders, &SystemClock));
+    report.map_err(exception)?.to_python(py)
+}
