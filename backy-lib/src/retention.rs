@@ -499,6 +499,30 @@ mod tests {
         assert_eq!(found[2], "keep daily: 3 of 3");
     }
 
+    /// A revision with some tag lives by that alone: not also as one without a tag would, by the shortest interval.
+    #[test]
+    fn a_revision_with_another_tag_is_not_one_without() {
+        let revisions = [
+            revision(9 * DAY, "daily weekly", ""),
+            revision(8 * DAY, "daily", ""),
+            revision(0, "weekly", ""),
+        ];
+        let found = by_schedule(&revisions, &[("daily", "1d", 3), ("weekly", "7d", 1)]);
+        assert_eq!(found[2], "go expired: weekly (1 newer one has it) -weekly");
+    }
+
+    /// Of the newer ones only those count that keep the tag: whether the others have lost it by now makes no difference. The third
+    /// was made right after the clock was set back; the second keeps no tag, so it cannot drive out the third.
+    #[test]
+    fn what_has_lost_the_tag_does_not_count() {
+        let all = [100, 50, 95].map(|hour| revision(hour, "daily", ""));
+        let found = by_schedule(&all, &[("daily", "1d", 1)]);
+        assert!(found[1].starts_with("go expired"), "{}", found[1]);
+        assert_eq!(found[2], "keep daily: 1 of 1");
+        let without = [all[0].clone(), all[2].clone()];
+        assert_eq!(by_schedule(&without, &[("daily", "1d", 1)])[1], found[2]);
+    }
+
     #[test]
     fn a_thousand_revisions_with_ten_tags_take_no_time() {
         let words: Vec<String> = (0..10).map(|number| format!("tag{number}")).collect();

@@ -236,4 +236,22 @@ mod tests {
             }
         }
     }
+
+    /// Only a zero cluster that is not compressed keeps data, and only one that says where.
+    #[test]
+    fn a_zero_cluster_may_keep_data() {
+        let offset = 3 << 16;
+        for (raw, kept) in [
+            (ZERO | offset, Some(offset)),
+            (COPIED | ZERO | offset, Some(offset)),
+            (ZERO, None),
+            (COPIED | ZERO, None),
+            (COPIED | offset, None),
+            (COMPRESSED | ZERO | offset, None),
+            (COMPRESSED | offset, None),
+            (0, None),
+        ] {
+            assert_eq!(kept_offset(raw), kept, "{raw:#x}");
+        }
+    }
 }

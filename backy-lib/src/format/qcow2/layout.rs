@@ -111,4 +111,24 @@ mod tests {
             }
         }
     }
+
+    /// Where the tables are is part of the format: these were counted by hand.
+    #[test]
+    fn the_tables_are_where_they_were_counted_to_be() {
+        let places = |size, bytes| {
+            let layout = Layout::new(size, bytes);
+            assert_eq!(layout.l1_table().len(), 8 * layout.l1_entries as usize);
+            let tables = layout.l1_table();
+            let last = tables.last_chunk::<8>().map(|raw| u64::from_be_bytes(*raw));
+            assert_eq!(last, Some(L1Entry::encode(layout.data_offset - size.bytes())));
+            let refcounts = (layout.refcount_table_offset, layout.refcount_table_clusters);
+            (refcounts, layout.l1_offset, layout.l1_entries, layout.l2_offset, layout.data_offset)
+        };
+        let small = places(BlockSize::MIN, 42_496);
+        assert_eq!(small, ((0x1000, 1), 0x2000, 1, 0x3000, 0x4000));
+        let large = places(BlockSize::DEFAULT, 1 << 40);
+        assert_eq!(large, ((0x1_0000, 1), 0x2_0000, 2048, 0x3_0000, 0x803_0000));
+        let limits = [BlockSize::MIN, BlockSize::DEFAULT, BlockSize::MAX];
+        assert_eq!(limits.map(Layout::max_image_bytes), [2 << 40, 512 << 40, 1 << 50]);
+    }
 }
