@@ -1,8 +1,9 @@
 //! What is stored is damaged: the right bytes or an error, never wrong bytes, never a panic; and what is sound stays readable.
 
-use backy_lib::storage::FileName;
+use backy_lib::image::reader::ReadCache;
 use backy_lib::storage::Storage;
 use backy_lib::storage::sim::Random;
+use backy_lib::storage::{DigestsKind, FileName};
 use backy_lib::{BackupOptions, ErrorKind};
 use backy_tests::damage::{Damaged, Verb, four_revisions};
 use backy_tests::memory::MemorySource;
@@ -182,6 +183,27 @@ fn rot_in_the_image_is_marked_and_not_made_history() {
             assert!(!output.status.success(), "QEMU gave out a rotten block");
         }
     }
+}
+
+/// What is lost of the digests and of the image as well is not given out as zeros to whoever reads here and there; what is not
+/// zero can still be read.
+#[test]
+fn zeros_that_nothing_proves_are_an_error() {
+    let block = BLOCK_SIZE.len();
+    let state = [vec![b'a'; block], vec![b'b'; block]].concat();
+    let world = World::with_backups(false, std::slice::from_ref(&state));
+    let digests = FileName::Digests(world.expected[0].uuid, DigestsKind::Image);
+    world.disk.tamper(digests, |bytes| bytes[4096..4096 + 32].fill(0));
+    world.disk.tamper(FileName::IMAGE, |image| image[..block].fill(0));
+    let archive = world::open(&world.disk).expect("open");
+    let reader = archive.open_reader(0, &ReadCache::new(1 << 16)).expect("a reader");
+    let mut found = vec![0xee; block];
+    for part in [block, 100] {
+        let error = reader.read_at(&mut found[..part], 0).expect_err("zeros that nothing proves");
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    }
+    assert_eq!(reader.read_at(&mut found, block as u64).expect("what is proven"), block);
+    assert!(found == state[block..]);
 }
 
 /// A digest file that is damaged where nobody looks at single blocks is noticed before the next revision is committed.

@@ -4,9 +4,10 @@ use backy_lib::archive::ArchiveWriter;
 use backy_lib::extent::Extent;
 use backy_lib::progress::Silent;
 use backy_lib::scrub::{Budget, Finding, ScrubOptions, ScrubReport};
-use backy_lib::storage::sim::{Random, SimStorage};
+use backy_lib::storage::sim::{Fault, Random, SimStorage, Unsynced};
 use backy_lib::storage::{DigestsKind, FileName};
 use backy_lib::{ErrorKind, Result};
+use backy_tests::memory::MemorySource;
 use backy_tests::qemu;
 use backy_tests::world::{self, World, changed_state, clock, random_state};
 
@@ -340,4 +341,48 @@ fn the_next_backup_heals_the_image() {
             assert_eq!(scrub(&world.disk).findings.len(), 1, "only in the delta");
         }
     }
+}
+
+/// What digests that are not right as a whole say of a block is no reason to change it: neither that it is zero nor that it is
+/// another one that there is.
+#[test]
+fn digests_in_doubt_mend_nothing() {
+    let world = three();
+    let digests = FileName::Digests(world.expected[0].uuid, DigestsKind::Image);
+    let entry = |number: usize| 4096 + 32 * number..4096 + 32 * (number + 1);
+    // Block 4 is zero, and so is its entry.
+    for other in [0, 4] {
+        let damaged = world.fork();
+        // So that the digests cannot be made anew from the image.
+        damaged.disk.tamper(FileName::IMAGE, |image| image[2 * BLOCK + 9] ^= 1);
+        damaged.disk.tamper(digests, |bytes| bytes.copy_within(entry(other), entry(5).start));
+        let image = damaged.disk.files().remove(&FileName::IMAGE);
+        assert!(!scrub(&damaged.disk).is_clean());
+        let after = damaged.disk.files().remove(&FileName::IMAGE);
+        assert!(after == image, "a good block was taken for block {other}");
+    }
+}
+
+/// While something is under way, a scrub without the lock looks again at what it has found; digests that are lost are still found.
+#[test]
+fn lost_digests_are_found_in_an_interrupted_archive() {
+    let mut world = three();
+    let source = MemorySource::new(&block(99));
+    let mut at = 40;
+    let broken = loop {
+        let broken = world.fork();
+        broken.disk.set_fault(at, Fault::Crash, at);
+        world::backup(&broken.disk, &source).expect_err("a backup that was cut");
+        let disk = broken.disk.crash(Unsynced::Lost);
+        if world::open(&disk).expect("open").manifest().in_progress.is_some() {
+            break disk;
+        }
+        at += 1;
+    };
+    world.disk = broken;
+    world.check_committed(None).expect("all is well");
+    assert_eq!(check(&world.disk).findings, []);
+    let digests = FileName::Digests(world.expected[0].uuid, DigestsKind::Image);
+    world.disk.tamper(digests, |bytes| bytes[4096..].fill(0));
+    assert!(!check(&world.disk).is_clean(), "digests that are lost");
 }

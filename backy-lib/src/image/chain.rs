@@ -485,6 +485,16 @@ impl Chain {
         )
     }
 
+    /// A block of the image that is said to be zero by digests that are not right as a whole.
+    pub(crate) fn doubtful_block(&self, block: BlockIndex) -> Error {
+        self.damaged_block(
+            self.storage.path(FileName::IMAGE),
+            block,
+            "a zero block in digests that are not right as a whole",
+            "digests that prove it; backy scrub may mend them",
+        )
+    }
+
     fn unknown_block(&self, located: Option<&Located>, block: BlockIndex) -> Error {
         let layer = match located.map(|located| located.place) {
             Some(Place::Layer(number, _)) => self.layers.get(number),

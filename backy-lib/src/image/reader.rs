@@ -25,7 +25,7 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
 use crate::manifest::{self, ManifestFile};
-use crate::storage::{FileName, Storage};
+use crate::storage::Storage;
 use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks located at a time.
@@ -101,7 +101,7 @@ struct Held {
     /// A bit for each block of the image that has been right.
     checked: Vec<AtomicU64>,
     checked_blocks: AtomicU64,
-    /// What is wrong with the digests as a whole. Then a zero block has to be read as well.
+    /// What is wrong with the digests as a whole. Then a block that is said to be zero cannot be read.
     doubt: Option<Arc<Error>>,
     /// `None` when no writer can change what is read.
     manifest: Option<ManifestFile>,
@@ -145,8 +145,9 @@ impl Held {
     }
 
     /// One that nobody can change. The digests of its blocks are checked here: then a block that is said to be zero is zero, and
-    /// one that matches its digest is the right one. Of the image both can be said one by one, if they are not right as a whole:
-    /// it shows in the image what is not zero. Not so of a delta, which may have lost that it holds a block.
+    /// one that matches its digest is the right one. Of the image the latter can be said one by one, if they are not right as a
+    /// whole; not so of a delta, which may have lost that it holds a block. That a block is zero can then be said of none: what is
+    /// lost of a table of digests comes out as zeros, and so does what is lost of an image.
     fn new(chain: Chain, cache: &ReadCache) -> Result<Self> {
         let doubt = match chain.verify_digests() {
             Err(error) if error.is_damage() && chain.is_image() => Some(Arc::new(error)),
@@ -229,7 +230,7 @@ impl RevisionReader {
         self.revision.size_bytes
     }
 
-    /// What is wrong with the digests of the revision as a whole, although block for block can be said to be right or not.
+    /// What is wrong with the digests of the revision as a whole, although blocks that are not zero can be said to be right.
     pub fn doubt(&self) -> Option<Arc<Error>> {
         self.held().doubt.clone()
     }
@@ -331,11 +332,11 @@ impl RevisionReader {
         let parts = buffer.chunks_mut(self.size.len());
         for ((located, part), block) in located.iter().zip(parts).zip(first.0..) {
             let block = BlockIndex(block);
+            if held.doubt.is_some() && located.entry.is_zero_block() {
+                return Err(held.chain.doubtful_block(block));
+            }
             if located.entry.matches(part) {
                 held.set_checked(block);
-            } else if held.doubt.is_some() && located.entry.is_zero_block() {
-                // Nothing else says that it is zero.
-                return Err(held.chain.wrong_block(FileName::IMAGE, block));
             } else {
                 let located = std::slice::from_ref(located);
                 held.chain.read(block, located, &mut workspace.decompressor, part)?;

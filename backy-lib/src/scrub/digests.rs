@@ -19,15 +19,22 @@ impl Scrub<'_> {
     /// then right.
     pub(super) fn check_digests(&mut self) -> Result<()> {
         let wrong = self.wrong_digests()?;
+        self.vouched = self.numbers().into_iter().filter(|n| !wrong.contains(n)).collect();
         for number in wrong {
             // An older one may have come right with a newer one.
-            let Some(error) = self.digest_error(number)? else { continue };
+            let Some(error) = self.digest_error(number)? else {
+                self.vouched.insert(number);
+                continue;
+            };
             let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
             if self.is_about_another(&error, revision.digests_file()) {
                 continue;
             }
             let flaw = flaw_of(error);
             let repaired = self.repairs() && self.rebuild_digests(number, &revision)?;
+            if repaired {
+                self.vouched.insert(number);
+            }
             let costs = (number, self.all(&revision));
             let costs = Some(costs).filter(|_| !repaired);
             self.find(revision.digests_file(), flaw, costs, repaired)?;

@@ -12,6 +12,7 @@ mod digests;
 mod repair;
 mod structure;
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -129,6 +130,8 @@ struct Scrub<'a> {
     now: Timestamp,
     observer: &'a dyn Observer,
     findings: Vec<Finding>,
+    /// Numbers of the revisions whose digests came out right: only these say what a block has to be.
+    vouched: BTreeSet<usize>,
 }
 
 /// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
@@ -173,7 +176,8 @@ fn scrub_once(
     let stopwatch = Instant::now();
     let before = manifest.clone();
     let now = clock.now();
-    let mut scrub = Scrub { storage, manifest, options, now, observer, findings: Vec::new() };
+    let (findings, vouched) = (Vec::new(), BTreeSet::new());
+    let mut scrub = Scrub { storage, manifest, options, now, observer, findings, vouched };
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();

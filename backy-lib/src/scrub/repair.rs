@@ -1,4 +1,5 @@
-//! Blocks whose right bytes are elsewhere in the archive: a block with the same digest is the same block.
+//! Blocks whose right bytes are elsewhere in the archive: a block with the same digest is the same block. What a block has to be
+//! is only believed of digests that are right as a whole: others would have a good block overwritten.
 
 use std::collections::HashMap;
 
@@ -54,7 +55,7 @@ impl Scrub<'_> {
         let mut wanted = Wanted::new();
         let mut count = 0;
         for (number, revision) in self.manifest.revisions.iter().enumerate() {
-            if revision.findings.bad_blocks.is_empty() {
+            if revision.findings.bad_blocks.is_empty() || !self.vouched.contains(&number) {
                 continue;
             }
             let Some(file) = self.stored_file(number)? else { continue };

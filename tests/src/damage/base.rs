@@ -35,31 +35,36 @@ pub fn four_revisions(clones: bool) -> (World, Vec<Vec<u8>>) {
     (World::with_backups(clones, &states), states)
 }
 
-/// All of them, made once in a process.
-pub fn bases() -> &'static [Base] {
-    static BASES: OnceLock<Vec<Base>> = OnceLock::new();
-    BASES.get_or_init(|| {
-        let (in_place, states) = four_revisions(false);
-        let (with_clones, _) = four_revisions(true);
+/// How many there are.
+pub const BASES: usize = 10;
+
+/// One of them, `number` modulo how many there are; made once in a process.
+pub fn base(number: usize) -> &'static Base {
+    static MADE: [OnceLock<Base>; BASES] = [const { OnceLock::new() }; BASES];
+    MADE[number % BASES].get_or_init(|| {
+        let (in_place, states) = four_revisions(number % BASES == 1);
         let next = changed_state(&mut Random(5), &states[3], states[3].len());
-        let standalone = in_place.fork();
-        world::configure(&standalone.disk, "max_chain = 1\n");
-        world::maintain(&standalone.disk, None).expect("a standalone revision");
-        let source = MemorySource::new(&next);
-        let in_backup = interrupted(&in_place, |disk| world::backup(disk, &source).map(drop));
-        let in_merge = interrupted(&in_place, |disk| world::remove(disk, &[1, 2]).map(drop));
-        let in_removal = interrupted(&in_place, |disk| world::remove(disk, &[0]).map(drop));
-        let short = World::with_backups(false, &[b"a block that is short".to_vec()]);
-        let nothing = World::with_backups(false, &[Vec::new()]);
-        let worlds = [in_place, with_clones, standalone, in_merge, in_removal, short, nothing];
-        let mut bases: Vec<Base> = worlds
-            .into_iter()
-            .chain([imported(), World::with_backups(false, &[])])
-            .map(|world| Base { world, unfinished: Vec::new(), next: next.clone() })
-            .collect();
-        bases.push(Base { world: in_backup, unfinished: vec![next.clone()], next });
-        bases.iter_mut().for_each(|base| base.world = named_alike(&base.world));
-        bases
+        let mut unfinished = Vec::new();
+        let world = match number % BASES {
+            0 | 1 => in_place,
+            2 => {
+                world::configure(&in_place.disk, "max_chain = 1\n");
+                world::maintain(&in_place.disk, None).expect("a standalone revision");
+                in_place
+            }
+            3 => interrupted(&in_place, |disk| world::remove(disk, &[1, 2]).map(drop)),
+            4 => interrupted(&in_place, |disk| world::remove(disk, &[0]).map(drop)),
+            5 => World::with_backups(false, &[b"a block that is short".to_vec()]),
+            6 => World::with_backups(false, &[Vec::new()]),
+            7 => imported(),
+            8 => World::with_backups(false, &[]),
+            _ => {
+                unfinished.push(next.clone());
+                let source = MemorySource::new(&next);
+                interrupted(&in_place, |disk| world::backup(disk, &source).map(drop))
+            }
+        };
+        Base { world: named_alike(&world), unfinished, next }
     })
 }
 
@@ -153,7 +158,8 @@ mod tests {
     #[test]
     fn every_base_is_sound() {
         let mut under_way = 0;
-        for (number, base) in bases().iter().enumerate() {
+        for number in 0..BASES {
+            let base = base(number);
             let mut world = base.world.fork();
             let there: Vec<_> = world::open(&world.disk).expect("open").revisions().to_vec();
             // What is being removed is no longer listed.

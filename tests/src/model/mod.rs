@@ -53,6 +53,8 @@ pub struct Model {
     going: BTreeSet<RevisionId>,
     /// What the medium may hold instead of what programs see, since a call failed and until a manifest is durable again.
     otherwise: Vec<(Vec<Expected>, Effects)>,
+    /// Whether a scrub may have noted a block to be bad that could not be read once.
+    suspected: bool,
 }
 
 impl Model {
@@ -67,6 +69,7 @@ impl Model {
             unfinished: Vec::new(),
             going: BTreeSet::new(),
             otherwise: Vec::new(),
+            suspected: false,
         }
     }
 
@@ -128,6 +131,7 @@ impl Model {
     /// # Panics
     /// When the archive is not what it has to be.
     pub fn finish(&mut self) {
+        self.clear_suspicion();
         self.apply(&Operation::Do(Verb::Backup { in_place: false, if_due: false, threads: 1 }));
         let archive = world::open(&self.world.disk).expect("open");
         for name in &archive.manifest().set_aside {
@@ -135,6 +139,13 @@ impl Model {
             backy_lib::storage::Storage::remove(&self.world.disk, *name).expect("remove");
         }
         self.world.check_tidy().expect("a tidy archive");
+    }
+
+    /// Looks again at what could not be read once.
+    fn clear_suspicion(&mut self) {
+        if self.suspected {
+            self.apply(&Operation::Do(Verb::Scrub { which: 0, threads: 1 }));
+        }
     }
 
     fn part(&mut self, offset: u16, len: u16) -> &mut [u8] {
@@ -148,7 +159,11 @@ impl Model {
         self.lose_manifest(verb);
         match self.attempt(verb) {
             Ok(done) => {
-                assert!(done.is_good(), "{verb:?} on a sound archive: {done:?}");
+                let partly =
+                    matches!(verb, Verb::Scrub { which, .. } if !self.chosen(which).is_empty());
+                let good = done.is_good() || (partly && self.suspected);
+                assert!(good, "{verb:?} on a sound archive: {done:?}");
+                self.suspected &= partly || !matches!(verb, Verb::Scrub { .. });
                 self.done(verb, done);
             }
             Err(error) => {
@@ -165,6 +180,7 @@ impl Model {
         self.lose_manifest(verb);
         self.world.disk.set_fault(call % (calls + 1) + 1, interruption.fault(), seed);
         let outcome = self.attempt(verb);
+        self.suspected |= matches!(verb, Verb::Scrub { .. });
         let cut = interruption == Interruption::PowerCut;
         if cut {
             // Nobody who was at work can do anything any more, so that what he holds open is of no interest.

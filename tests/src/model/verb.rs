@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
+use backy_lib::scrub::Finding;
 use backy_lib::storage::{FileName, Storage};
 use backy_lib::{
     BackupOptions, Error, ErrorKind, ImageUpdate, MaintenanceOptions, MaintenanceReport, Result,
-    RevisionId, ScrubOptions, Tag, drill,
+    RevisionId, ScrubOptions, ScrubReport, Tag, drill,
 };
 
 use super::{Model, Verb};
@@ -104,10 +105,8 @@ impl Model {
                 let options =
                     ScrubOptions { revisions, threads: Some(threads), ..ScrubOptions::default() };
                 let report = writer.scrub(&options, &clock, &Silent)?;
-                let say = |finding: &backy_lib::scrub::Finding| {
-                    format!("{}: {}", finding.file, finding.message)
-                };
-                Done::Found(report.findings.iter().map(say).collect())
+                let say = |finding: Finding| format!("{}: {}", finding.file, finding.message);
+                Done::Found(flaws(report).into_iter().map(say).collect())
             }
             Verb::Drill { number } => {
                 let Some(number) = self.number(number) else { return Ok(Done::Nothing) };
@@ -193,6 +192,14 @@ impl Model {
         self.remember();
         self.check(&format!("{verb:?}"));
     }
+}
+
+/// What a scrub has found that is wrong still, without what a rebuild could make nothing of.
+pub(super) fn flaws(report: ScrubReport) -> Vec<Finding> {
+    let is_flaw = |finding: &Finding| {
+        !finding.repaired && !finding.message.contains("set aside by a rebuild")
+    };
+    report.findings.into_iter().filter(is_flaw).collect()
 }
 
 /// The newest stays whatever the schedule says.
