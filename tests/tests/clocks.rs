@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::clock::{Clock, FixedClock};
+use backy_lib::health::Level;
 use backy_lib::progress::Silent;
-use backy_lib::status::{Level, StatusReport, status};
+use backy_lib::status::{StatusReport, status};
 use backy_lib::storage::FileName;
 use backy_lib::storage::Storage;
 use backy_lib::storage::sim::Random;

@@ -115,7 +115,7 @@ fn a_finding_is_recorded_until_it_is_right_again() {
     let archive = world::open(&world.disk).expect("open");
     let numbers: Vec<usize> = (0..archive.revisions().len()).collect();
     let status = backy_lib::status::status(&archive, &numbers, &clock()).expect("status");
-    assert_eq!(status.health.level, backy_lib::status::Level::Critical);
+    assert_eq!(status.health.level, backy_lib::health::Level::Critical);
     assert!(status.revisions.iter().all(|r| r.damaged.len() == 1), "all three read block 5");
     world.disk.tamper(FileName::IMAGE, |image| image[5 * BLOCK] ^= 1);
     assert!(scrub(&world.disk).findings.is_empty());

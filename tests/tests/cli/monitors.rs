@@ -45,7 +45,7 @@ impl Plugin {
         let label = label.expect("a label in quotation marks");
         assert!(!label.is_empty() && label.chars().all(|c| c.is_ascii_lowercase()), "{label}");
         let fields: Vec<&str> = rest.split(';').collect();
-        assert!(fields.len() <= 5 && *fields.last().unwrap() != "", "{text}");
+        assert!(fields.len() <= 5 && fields.last().is_some_and(|last| !last.is_empty()), "{text}");
         let end = fields[0].find(|c: char| !"0123456789.-".contains(c)).unwrap_or(fields[0].len());
         let (value, unit) = fields[0].split_at(end);
         assert!(["", "s", "%", "B"].contains(&unit), "{text}");

@@ -2,9 +2,10 @@
 //! the archive stays as it is. Exports, which need a real folder, are in `real/calls.rs`.
 
 use backy_lib::archive::{Archive, ArchiveWriter};
+use backy_lib::health::Level;
 use backy_lib::image::reader::ReadCache;
 use backy_lib::progress::Silent;
-use backy_lib::status::{Level, status};
+use backy_lib::status::status;
 use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
 use backy_lib::{Error, MaintenanceOptions, Result, ScrubOptions, drill};

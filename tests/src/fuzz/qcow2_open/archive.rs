@@ -160,14 +160,14 @@ impl Model {
             .iter()
             .for_each(|block| raw.extend_from_slice(block.as_deref().expect("whole")));
         self.create(FileName::IMAGE, &raw);
-        for number in 0..3 {
+        for (number, &size_bytes) in sizes.iter().enumerate() {
             let id = self.revisions[number].uuid;
             if let Some(delta) = number.checked_sub(1).map(|at| &deltas[at]) {
                 let base = match number {
                     1 => Backing::IMAGE,
                     _ => Backing::delta(self.revisions[1].uuid),
                 };
-                write_delta(&self.disk, id, size, sizes[number], delta, base);
+                write_delta(&self.disk, id, size, size_bytes, delta, base);
             }
             self.write_digests(number, number.checked_sub(1).map(|at| &deltas[at]), size);
         }
