@@ -1,7 +1,7 @@
 //! Bugs planted on purpose, one of each kind that the tests are there to find; `doc/safety.md` says which test finds which.
 //!
 //! Read `if !planted(…)` as if the question were not there: it is answered at compile time, always with no. Only with the
-//! feature `canary` are the bugs compiled in, all of them and asleep, and a test program wakes one of them with [`plant`]. Without
+//! feature `canary` are the bugs compiled in, all of them and asleep, and a test program wakes one of them with `plant`. Without
 //! debug assertions the feature does not compile, so no release can have it.
 //!
 //! A bug is planted in exactly one place. Planting is for the whole process and for good.
