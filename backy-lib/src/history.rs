@@ -45,12 +45,16 @@ pub(crate) struct Recent {
     pub(crate) movements: Vec<Movement>,
 }
 
-/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs.
-pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Recent {
+/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. A history that is not
+/// there says nothing; one that cannot be read is an error, since it may say that the last run failed.
+pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> {
     let mut last: [Option<Run>; RUNS.len()] = Default::default();
     let mut movements = Vec::new();
     'files: for name in [FileName::History, FileName::OldHistory] {
-        let tail = tail(storage, name).unwrap_or_default();
+        let tail = match tail(storage, name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            tail => tail?,
+        };
         for line in tail.rsplit(|&byte| byte == b'\n') {
             let Ok(line) = serde_json::from_slice::<ReadLine>(line) else { continue };
             if line.finished < since && last.iter().all(Option::is_some) {
@@ -65,10 +69,10 @@ pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Recent {
         }
     }
     movements.reverse();
-    Recent { runs: last.into_iter().flatten().collect(), movements }
+    Ok(Recent { runs: last.into_iter().flatten().collect(), movements })
 }
 
-/// The end of a file; nothing when it cannot be read, for then nothing is known.
+/// The end of a file.
 fn tail(storage: &dyn Storage, name: FileName) -> Result<Vec<u8>> {
     let file = storage.open(name, Access::Read)?;
     let from = file.len()?.saturating_sub(READ_BYTES);
@@ -195,7 +199,7 @@ mod tests {
         for (name, content) in [("history.jsonl", current), ("history.jsonl.1", old)] {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap())
+        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap()).unwrap()
     }
 
     fn line(operation: &str, day: u32, rest: &str) -> String {

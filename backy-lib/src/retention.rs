@@ -43,10 +43,10 @@ pub struct Verdict {
 
 impl Verdict {
     /// Lets nothing go, and says what would have gone.
-    pub(crate) fn freeze(&mut self) {
+    pub fn freeze(&mut self) {
         if !self.keep {
             self.keep = true;
-            self.reason = format!("frozen, or it would go: {}", self.reason);
+            self.reason = format!("frozen; it would go: {}", self.reason);
         }
         self.expired_tags.clear();
     }

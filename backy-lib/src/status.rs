@@ -152,7 +152,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let lock_holder = archive.lock_holder()?;
     let manifest = archive.manifest();
     let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
-    let recent = history::recent(archive.storage(), now.saturating_sub(window).unwrap_or(now));
+    let recent = history::recent(archive.storage(), now.saturating_sub(window).unwrap_or(now))?;
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
     let (missing, exposed) = (missing_files(archive)?, archive.exposed()?);

@@ -13,6 +13,8 @@ use backy_lib::{BlockSize, Config, Manifest, ProblemKind, health, monitoring};
 
 #[path = "documents/disaster.rs"]
 mod disaster;
+#[path = "documents/guide.rs"]
+mod guide;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -416,16 +416,11 @@ impl Compressor {
 /// Frames gathered before they are written.
 const APPEND_BYTES: usize = 1 << 20;
 
-/// A cluster that no reader of a zlib image takes for a deflate stream: its first block is of type 3, which there is not.
-const BAD_DEFLATE: [u8; 512] = [0xff; 512];
-
 /// Makes a new delta, or appends to one.
 pub struct DeltaWriter {
     delta: Delta,
     end: u64,
     appended: Vec<(BlockIndex, Cluster)>,
-    /// L2 tables that were appended, by their numbers: QEMU makes them only when they are needed.
-    tables: Vec<(u64, u64)>,
     counts: NewCounts,
 }
 
@@ -462,7 +457,6 @@ impl DeltaWriter {
             delta,
             end,
             appended: Vec::new(),
-            tables: Vec::new(),
         })
     }
 
@@ -486,42 +480,12 @@ impl DeltaWriter {
             delta,
             end,
             appended: Vec::new(),
-            tables: Vec::new(),
             counts: NewCounts::from_end(end, block_size),
         })
     }
 
     /// Appends blocks in ascending order: compressed ones packed, then plain ones. Not yet part of the delta and not synced.
     pub fn append(&mut self, blocks: &[OldBlock]) -> Result<()> {
-        match self.delta.header.compression {
-            Compression::Zstd => self.append_stored(blocks)?,
-            // One that QEMU has made: our frames are none of its streams.
-            Compression::Zlib => {
-                let unpacked = blocks.iter().map(|old| self.unpacked(old));
-                self.append_stored(&unpacked.collect::<Result<Vec<_>>>()?)?;
-            }
-        }
-        self.append_tables()?;
-        self.delta.file.set_len(self.end)
-    }
-
-    fn unpacked(&self, old: &OldBlock) -> Result<OldBlock> {
-        let content = match &old.content {
-            StoredBlock::Zero => StoredBlock::Zero,
-            StoredBlock::Plain(content) => StoredBlock::Plain(content.clone()),
-            StoredBlock::Compressed(frame) => {
-                let mut content = vec![0; self.delta.header.cluster_size.len()];
-                match Decompressor::new()?.decompress(frame, &mut content) {
-                    Ok(()) => StoredBlock::Plain(content),
-                    // It is rotten and stays so.
-                    Err(_) => StoredBlock::Compressed(BAD_DEFLATE.to_vec()),
-                }
-            }
-        };
-        Ok(OldBlock { block: old.block, content })
-    }
-
-    fn append_stored(&mut self, blocks: &[OldBlock]) -> Result<()> {
         let cluster = self.delta.header.cluster_size.bytes();
         let mut run = Vec::with_capacity(APPEND_BYTES);
         for old in blocks {
@@ -550,26 +514,7 @@ impl DeltaWriter {
                 self.end += cluster;
             }
         }
-        Ok(())
-    }
-
-    /// Appends the L2 tables that are missing, empty. Nothing refers to them yet.
-    fn append_tables(&mut self) -> Result<()> {
-        let cluster = self.delta.header.cluster_size;
-        let per_table = self.delta.blocks_per_table();
-        let mut last = None;
-        for number in 0..self.appended.len() {
-            let Some((block, _)) = self.appended.get(number) else { break };
-            let table = block.0 / per_table;
-            let is_known = last.replace(table) == Some(table)
-                || self.tables.iter().any(|(known, _)| *known == table);
-            if !is_known && self.delta.table_offset(table, self.end)?.is_none() {
-                self.delta.file.write_at(&vec![0; cluster.len()], self.end)?;
-                self.tables.push((table, self.end));
-                self.end += cluster.bytes();
-            }
-        }
-        Ok(())
+        self.delta.file.set_len(self.end)
     }
 
     fn append_run(&mut self, run: &mut Vec<u8>) -> Result<()> {
@@ -585,11 +530,6 @@ impl DeltaWriter {
     pub fn enter(&mut self) -> Result<()> {
         let mut appended = std::mem::take(&mut self.appended);
         appended.iter().for_each(|(_, cluster)| self.counts.add(*cluster));
-        for (table, offset) in std::mem::take(&mut self.tables) {
-            self.counts.add_extent(offset, self.delta.header.cluster_size.bytes());
-            let at = self.delta.header.l1_offset + table * ENTRY_BYTES as u64;
-            self.delta.file.write_at(&L1Entry::encode(offset).to_be_bytes(), at)?;
-        }
         appended.sort_unstable_by_key(|(block, _)| *block);
         let per_table = self.delta.blocks_per_table();
         let size = self.delta.header.cluster_size;
