@@ -17,7 +17,8 @@ SCRIPT = Path(sys.executable).parent / "backy"
 @pytest.mark.parametrize("command", [[str(SCRIPT)], [sys.executable, "-m", "backy"]])
 def test_it_is_the_command(made: Made, backy_bin: Path, command: list[str]) -> None:
     """Same output, errors and exit status as the binary."""
-    for arguments in (["maintenance", "-n"], ["find", "-r", "1"], ["find", "-r", "99"], ["--help"], ["nonsense"], ["--version"]):
+    lines = ("maintenance -n", "find -r 1", "find -r 99", "--help", "nonsense", "--version")
+    for arguments in (line.split() for line in lines):
         given = ["-b", str(made.path), *arguments]
         ours = subprocess.run([*command, *given], capture_output=True, stdin=subprocess.DEVNULL, check=False)
         theirs = subprocess.run([backy_bin, *given], capture_output=True, stdin=subprocess.DEVNULL, check=False)

@@ -55,7 +55,8 @@ def test_check_is_what_the_command_prints(tmp_path: Path, backy_bin: Path) -> No
     bad.mkdir()
     (bad / "manifest.json").write_text("{}")
     report = backy.check(tmp_path)
-    assert [(each.archive.name, each.health.level) for each in report.archives] == [("bad", "unknown"), ("archive", "ok")]
+    levels = [(each.archive.name, each.health.level) for each in report.archives]
+    assert levels == [("bad", "unknown"), ("archive", "ok")]
     assert report.archives[0].status is None
     assert (report.level, report.healthy) == ("unknown", False)
     by_command = printed(backy_bin, tmp_path, "check", "--json", tmp_path)

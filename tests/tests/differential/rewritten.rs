@@ -260,7 +260,8 @@ fn what_qemu_has_written_to_stays_right() {
                 }
                 if let Err(error) = site.go_on(number, next) {
                     let writes = matches!(next, Next::MergeInto | Next::Standalone);
-                    assert!(matches!(way, Way::Convert(_)) && writes, "{error}");
+                    let moves = matches!(way, Way::Convert(_) | Way::CheckAndRepair);
+                    assert!(moves && writes, "{error}");
                     assert!(error.to_string().contains("it is not written to"), "{error}");
                 }
                 site.check("after");
