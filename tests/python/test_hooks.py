@@ -43,7 +43,8 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def archive(tmp_path: Path, log: Path) -> Archive:
     source = tmp_path / "source"
-    source.write_bytes(os.urandom(SIZE))
+    # More than is read at a time, so that a limit on the rate holds it up.
+    source.write_bytes(os.urandom(8 * SIZE))
     archive = Archive.init(tmp_path / "archive", source)
     with (archive.path / "backy.toml").open("a") as config:
         config.write(f"\n[hooks]\nbefore = '''echo before $BACKY_SOURCE >> {log}'''\n")
@@ -92,7 +93,7 @@ def test_what_stops_the_backup_runs_after(archive: Archive, log: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        archive.backup(force=True, limit_rate="100K", progress=stop)
+        archive.backup(force=True, limit_rate="1M", progress=stop)
     assert log.read_text().endswith("after interrupted\n")
     assert archive.revisions == []
 
@@ -103,7 +104,7 @@ def test_a_killed_script(archive: Archive, log: Path) -> None:
 import sys
 sys.path[:] = {sys.path!r}
 import backy
-backy.Archive({str(archive.path)!r}).backup(force=True, limit_rate="100K")
+backy.Archive({str(archive.path)!r}).backup(force=True, limit_rate="1M")
 """
     process = subprocess.Popen([sys.executable, "-I", "-c", script], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
