@@ -99,6 +99,8 @@ fn spawn(
         .envs(environment.iter().map(|(name, value)| (name, value)))
         // Not that of whoever started the backup: cron and a person are in different ones.
         .current_dir("/")
+        // The service manager is told what backy does, by backy.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer)
