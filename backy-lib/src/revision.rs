@@ -111,8 +111,9 @@ impl FromStr for Tag {
             Ok(Tag(text.to_owned()))
         } else {
             Err(format!(
-                "'{text}' is not a tag; expected 1 to 64 letters, digits, '_', '-' or '.', \
-                 beginning with a letter or a digit"
+                "'{}' is not a tag; expected 1 to 64 letters, digits, '_', '-' or '.', \
+                 beginning with a letter or a digit",
+                text.escape_debug()
             ))
         }
     }
