@@ -45,14 +45,16 @@ pub(crate) struct Recent {
     pub(crate) movements: Vec<Movement>,
 }
 
-/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. A history that is not
-/// there says nothing; one that cannot be read is an error, since it may say that the last run failed.
+/// With these there is no history for whoever asks. Any other error is one, since the history may say that the last run failed.
+const UNKNOWN: [ErrorKind; 2] = [ErrorKind::NotFound, ErrorKind::AccessDenied];
+
+/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs.
 pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> {
     let mut last: [Option<Run>; RUNS.len()] = Default::default();
     let mut movements = Vec::new();
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if UNKNOWN.contains(&error.kind()) => continue,
             tail => tail?,
         };
         for line in tail.rsplit(|&byte| byte == b'\n') {

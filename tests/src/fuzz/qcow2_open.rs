@@ -43,7 +43,6 @@ pub fn run(data: &[u8]) {
 /// Looks at the first and the last entries of the tables and reads some of the clusters.
 fn read_some(delta: &Delta) {
     let header = delta.header();
-    let has_short_end = !header.virtual_bytes.is_multiple_of(header.cluster_size.bytes());
     let blocks = header.cluster_size.count(header.virtual_bytes);
     let first_held = delta.next_held_block(BlockIndex(0), BlockIndex(blocks));
     assert!(!matches!(first_held, Ok(Some(block)) if block.0 >= blocks), "past the end");
@@ -57,11 +56,7 @@ fn read_some(delta: &Delta) {
         assert_eq!(clusters.len() as u64, count);
         let held = clusters.into_iter().filter(|cluster| *cluster != Cluster::Unallocated);
         for cluster in held.take(MAX_READS) {
-            let read = delta.read_cluster(cluster, &mut decompressor, &mut buffer);
-            let is_compressed = matches!(cluster, Cluster::Compressed { .. });
-            if cfg!(feature = "planted-bug") && read.is_ok() && is_compressed && has_short_end {
-                panic!("the planted bug: the size is no whole number of clusters");
-            }
+            let _ = delta.read_cluster(cluster, &mut decompressor, &mut buffer);
         }
     }
 }
