@@ -46,7 +46,7 @@ pub(crate) struct Recent {
 }
 
 /// With these there is no history for whoever asks. Any other error is one, since the history may say that the last run failed.
-const UNKNOWN: [ErrorKind; 2] = [ErrorKind::NotFound, ErrorKind::AccessDenied];
+const UNKNOWN: [ErrorKind; 2] = [ErrorKind::NotFound, ErrorKind::Permission];
 
 /// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs.
 pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> {
