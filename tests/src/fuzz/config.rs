@@ -22,8 +22,8 @@ pub fn run(data: &[u8]) {
     };
     check_limits(&config);
     if cfg!(feature = "planted-bug") {
-        let found = config.max_chain.is_some_and(|limit| (100..1000).contains(&limit));
-        assert!(!found, "the planted bug: a limit of three digits");
+        let found = config.schedule.values().any(|interval| (100..1000).contains(&interval.keep));
+        assert!(!found, "the planted bug: three digits to keep");
     }
     let written = written(&config);
     match parse(&written) {
