@@ -263,17 +263,8 @@ fn the_readmes_commands_run() {
     let text = document("README.md");
     let blocks = code_blocks(&text, "sh run");
     assert_eq!(blocks.len(), 1);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let bin = folder.path().join("bin");
-    fs::create_dir(&bin).expect("a folder");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_backy-under-test"), bin.join("backy"))
-        .expect("a link");
-    let output = Command::new("sh")
-        .args(["-e", "-c", blocks[0].1])
-        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
-        .current_dir(folder.path())
-        .output()
-        .expect("run sh");
+    let folder = guide::folder_with_backy();
+    let output = guide::run(folder.path(), blocks[0].1);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("before-upgrade"));

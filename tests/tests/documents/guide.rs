@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use super::{code_blocks, document};
 
@@ -13,10 +14,7 @@ fn the_guides_commands_run() {
     if !is_root {
         backy_tests::qemu::skipped("the part of the guide that mounts needs root and /dev/fuse");
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let bin = folder.path().join("bin");
-    fs::create_dir(&bin).expect("a folder");
-    symlink(env!("CARGO_BIN_EXE_backy-under-test"), bin.join("backy")).expect("a link");
+    let folder = folder_with_backy();
     let text = document("doc/guide.md");
     let blocks = code_blocks(&text, "sh run");
     let (all, as_root) = (blocks.len(), blocks.iter().filter(|(who, _)| *who == "root").count());
@@ -26,12 +24,7 @@ fn the_guides_commands_run() {
         if who == "root" && !is_root {
             continue;
         }
-        let output = Command::new("sh")
-            .args(["-e", "-c", script])
-            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
-            .current_dir(folder.path())
-            .output()
-            .expect("run sh");
+        let output = run(folder.path(), script);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{script}\n{errors}");
         said.push_str(&String::from_utf8_lossy(&output.stdout));
@@ -39,4 +32,23 @@ fn the_guides_commands_run() {
     for words in ["before-upgrade", "hostname mynode", "OK: "] {
         assert!(said.contains(words), "{words} is not in what the commands print:\n{said}");
     }
+}
+
+/// A folder with the command in its `bin`.
+pub(crate) fn folder_with_backy() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).expect("a folder");
+    symlink(env!("CARGO_BIN_EXE_backy-under-test"), bin.join("backy")).expect("a link");
+    folder
+}
+
+/// Runs a script as it stands in a document, in such a folder; it ends with the first command that fails.
+pub(crate) fn run(folder: &Path, script: &str) -> Output {
+    Command::new("sh")
+        .args(["-e", "-c", script])
+        .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.join("bin").display()))
+        .current_dir(folder)
+        .output()
+        .expect("run sh")
 }
