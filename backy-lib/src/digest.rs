@@ -5,6 +5,8 @@
 //! content was not known when it was backed up, which no content matches. The digest of a revision is
 //! SHA-256 over the *real* digests of its blocks, one after the other; `doc/format.md` has it in Python.
 
+mod many;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -86,6 +88,42 @@ impl TableEntry {
     /// The entry for a block with these bytes. A zero block is recognised before anything is digested.
     pub fn of_block(bytes: &[u8]) -> Self {
         if is_zero(bytes) { Self::ZERO_BLOCK } else { TableEntry(Sha256::digest(bytes).into()) }
+    }
+
+    /// The entry of each of the blocks.
+    pub fn of_blocks<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Self> {
+        let mut entries = Vec::new();
+        let mut data = Vec::new();
+        for block in blocks {
+            let entry = if is_zero(block) { Self::ZERO_BLOCK } else { Self::LOST };
+            if entry == Self::LOST {
+                data.push(block);
+            }
+            entries.push(entry);
+        }
+        let digests = many::digests(&data).into_iter().map(TableEntry);
+        let places = entries.iter_mut().filter(|entry| **entry == Self::LOST);
+        places.zip(digests).for_each(|(place, digest)| *place = digest);
+        entries
+    }
+
+    /// For each entry and block, whether the entry [matches](Self::matches) it.
+    pub fn matching<'a>(pairs: impl IntoIterator<Item = (Self, &'a [u8])>) -> Vec<bool> {
+        let mut matching = Vec::new();
+        let (mut expected, mut data) = (Vec::new(), Vec::new());
+        for (entry, block) in pairs {
+            if entry != Self::ZERO_BLOCK && entry != Self::LOST {
+                expected.push((matching.len(), entry));
+                data.push(block);
+            }
+            matching.push(entry == Self::ZERO_BLOCK && is_zero(block));
+        }
+        for ((at, entry), digest) in expected.into_iter().zip(many::digests(&data)) {
+            if let Some(matching) = matching.get_mut(at) {
+                *matching = entry.0 == digest;
+            }
+        }
+        matching
     }
 
     /// Whether the block is all zero.

@@ -211,19 +211,21 @@ impl<'a> Scan<'a> {
         let extent = self.source_extent(chunk);
         let mut bytes = self.buffers.take(extent.len as usize);
         source::read_exact(self.source, &mut bytes, extent.offset)?;
-        let blocks = bytes.chunks(self.block_size.len()).zip(chunk.first.0..);
-        outcome.entries = blocks.map(|(bytes, at)| self.entry(BlockIndex(at), bytes)).collect();
+        outcome.entries = TableEntry::of_blocks(bytes.chunks(self.block_size.len()));
+        for (entry, at) in outcome.entries.iter_mut().zip(chunk.first.0..) {
+            if self.is_lost(BlockIndex(at)) {
+                *entry = TableEntry::LOST;
+            }
+        }
         outcome.read_bytes = extent.len;
         outcome.bytes = Some(bytes);
         Ok(())
     }
 
-    fn entry(&self, block: BlockIndex, bytes: &[u8]) -> TableEntry {
+    /// Whether the source does not know what is in a block.
+    fn is_lost(&self, block: BlockIndex) -> bool {
         let extent = self.block_size.extent(block, self.source.size_bytes());
-        match next_lost(self.source, extent.offset) {
-            Some(lost) if lost.offset < extent.end() => TableEntry::LOST,
-            _ => TableEntry::of_block(bytes),
-        }
+        next_lost(self.source, extent.offset).is_some_and(|lost| lost.offset < extent.end())
     }
 
     /// Where the blocks end that have the same length in the source and in the newest revision.

@@ -388,24 +388,73 @@ impl Chain {
         if let Some(at) = located.iter().position(is_unknown) {
             return Err(self.unknown_block(located.get(at), first.plus(at as u64)));
         }
+        let failed = self.fetch(first, located, decompressor, buffer)?;
+        let mut failed = failed.into_iter().peekable();
+        let block_bytes = self.block_size.len();
+        let entries = located.iter().map(|block| block.entry);
+        let right = TableEntry::matching(entries.zip(buffer.chunks(block_bytes)));
+        let parts = buffer.chunks_mut(block_bytes);
+        for (((located, part), right), at) in located.iter().zip(parts).zip(right).zip(first.0..) {
+            let (block, entry) = (BlockIndex(at), located.entry);
+            let error = failed.next_if(|(failed, _)| *failed == block).map(|(_, error)| error);
+            let right = right && error.is_none();
+            match (located.place, &self.image) {
+                (Place::Zero, _) => {}
+                (Place::Lost, _) | (Place::Image, None) => {
+                    return Err(self.unreachable_block(block));
+                }
+                (Place::Image, Some(_)) | (Place::Layer(..), _) if right => {}
+                (Place::Image, Some(image)) => {
+                    self.read_overwritten(image, block, entry, decompressor, part)?;
+                }
+                (Place::Layer(..), _) if error.is_none() && planted(Bug::UncheckedBlock) => {}
+                (Place::Layer(layer, _), _) => {
+                    // A scrub may have mended it since it was located.
+                    if !self.read_reopened(block, entry, decompressor, part)? {
+                        let file = self.layers.get(layer).map(|layer| layer.revision);
+                        let file = file.map_or(FileName::IMAGE, FileName::Delta);
+                        return Err(error.unwrap_or_else(|| self.wrong_block(file, block)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads blocks from where they were located, right or not. Gives those that a delta could not be asked for, ascending.
+    fn fetch(
+        &self,
+        first: BlockIndex,
+        located: &[Located],
+        decompressor: &mut Decompressor,
+        buffer: &mut [u8],
+    ) -> Result<Vec<(BlockIndex, Error)>> {
+        let mut failed = Vec::new();
         let mut block = first;
         let mut rest = buffer;
         for run in located.chunk_by(|a, b| a.place == Place::Image && b.place == Place::Image) {
             let end = self.block_size.offset(block.plus(run.len() as u64));
             let bytes = end.min(self.revision.size_bytes) - self.block_size.offset(block);
             let (part, after) = rest.split_at_mut_checked(bytes as usize).unwrap_or_default();
-            match run {
-                [Located { place: Place::Zero, .. }] => part.fill(0),
-                [Located { place: Place::Layer(layer, cluster), entry }] => {
-                    self.read_from_layer(*layer, *cluster, *entry, block, decompressor, part)?;
+            match (run.first().map(|block| block.place), &self.image) {
+                (Some(Place::Zero), _) => part.fill(0),
+                (Some(Place::Layer(layer, cluster)), _) => {
+                    if let Some(layer) = self.layers.get(layer) {
+                        let delta = &layer.delta;
+                        let read = read_cut(delta, cluster, self.block_size, decompressor, part);
+                        failed.extend(read.err().map(|error| (block, error)));
+                    }
                 }
-                [Located { place: Place::Lost, .. }] => return Err(self.unreachable_block(block)),
-                run => self.read_from_image(block, run, decompressor, part)?,
+                (Some(Place::Image), Some(image)) => {
+                    // Cut off past the end or overwritten meanwhile: both show as a wrong digest.
+                    image.file.read_padded_at(part, self.block_size.offset(block))?;
+                }
+                (Some(Place::Image), None) | (Some(Place::Lost), _) | (None, _) => {}
             }
             rest = after;
             block = block.plus(run.len() as u64);
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// The same, but a block that cannot be read right becomes zero; which those are, ascending.
@@ -433,47 +482,6 @@ impl Chain {
             }
         }
         Ok(unreadable)
-    }
-
-    fn read_from_layer(
-        &self,
-        layer: usize,
-        cluster: Cluster,
-        entry: TableEntry,
-        block: BlockIndex,
-        decompressor: &mut Decompressor,
-        part: &mut [u8],
-    ) -> Result<()> {
-        let Some(layer) = self.layers.get(layer) else { return Ok(()) };
-        let read = read_cut(&layer.delta, cluster, self.block_size, decompressor, part);
-        let error = match read {
-            Ok(()) if entry.matches(part) || planted(Bug::UncheckedBlock) => return Ok(()),
-            Ok(()) => self.wrong_block(FileName::Delta(layer.revision), block),
-            Err(error) => error,
-        };
-        // A scrub may have mended it since it was located.
-        if self.read_reopened(block, entry, decompressor, part)? { Ok(()) } else { Err(error) }
-    }
-
-    fn read_from_image(
-        &self,
-        first: BlockIndex,
-        run: &[Located],
-        decompressor: &mut Decompressor,
-        part: &mut [u8],
-    ) -> Result<()> {
-        let Some(image) = &self.image else { return Err(self.unreachable_block(first)) };
-        // Cut off past the end or overwritten meanwhile: both show as a wrong digest.
-        image.file.read_padded_at(part, self.block_size.offset(first))?;
-        for (number, (located, bytes)) in
-            run.iter().zip(part.chunks_mut(self.block_size.len())).enumerate()
-        {
-            let block = first.plus(number as u64);
-            if !located.entry.matches(bytes) {
-                self.read_overwritten(image, block, located.entry, decompressor, bytes)?;
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn wrong_block(&self, file: FileName, block: BlockIndex) -> Error {

@@ -16,6 +16,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::digest::TableEntry;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
@@ -367,11 +368,9 @@ impl Compare<'_> {
         worker.found.resize(bytes, 0);
         self.target.read_at(&mut worker.found, offset)?;
         let found = worker.found.chunks(self.chain.block_size().len());
-        let wanted = |(block, found): (&Located, &[u8])| match block.entry.matches(found) {
-            true => Wanted::AsItIs,
-            false => content(block),
-        };
-        Ok(located.iter().zip(found).map(wanted).collect())
+        let right = TableEntry::matching(located.iter().map(|block| block.entry).zip(found));
+        let wanted = |(block, right)| if right { Wanted::AsItIs } else { content(block) };
+        Ok(located.iter().zip(right).map(wanted).collect())
     }
 }
 

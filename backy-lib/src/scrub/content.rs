@@ -256,9 +256,10 @@ impl StoredFile {
             }
             return Ok((bad, extent.len));
         }
-        let blocks_of = bytes.chunks(self.block_size.len()).zip(entries).zip(blocks.first.0..);
-        let bad = blocks_of.filter(|((bytes, entry), _)| !entry.matches(bytes));
-        Ok((bad.map(|(_, block)| BlockIndex(block)).collect(), extent.len))
+        let pairs = entries.iter().copied().zip(bytes.chunks(self.block_size.len()));
+        let bad = TableEntry::matching(pairs).into_iter().zip(blocks.first.0..);
+        let bad = bad.filter(|(right, _)| !right).map(|(_, block)| BlockIndex(block));
+        Ok((bad.collect(), extent.len))
     }
 
     fn check_delta(
@@ -270,20 +271,29 @@ impl StoredFile {
     ) -> Result<(Vec<BlockIndex>, u64)> {
         let (mut bad, mut read_bytes) = (Vec::new(), 0);
         let clusters = delta.clusters(blocks.first, blocks.count)?;
+        let held = clusters.into_iter().zip(entries).zip(blocks.first.0..);
+        let held = held.filter(|((cluster, _), _)| *cluster != Cluster::Unallocated);
+        let held: Vec<_> = held.collect();
         let Tools { decompressor, buffer } = tools;
-        buffer.resize(self.block_size.len().max(buffer.len()), 0);
-        for ((cluster, entry), block) in clusters.into_iter().zip(entries).zip(blocks.first.0..) {
-            let block = BlockIndex(block);
-            if cluster == Cluster::Unallocated {
-                continue;
+        let block_bytes = self.block_size.len();
+        let together = (PIECE_BYTES / block_bytes as u64).max(1) as usize;
+        for group in held.chunks(together) {
+            buffer.resize(group.len() * block_bytes, 0);
+            let mut pairs = Vec::with_capacity(group.len());
+            for (((cluster, entry), block), part) in
+                group.iter().zip(buffer.chunks_mut(block_bytes))
+            {
+                let extent = self.block_size.extent(BlockIndex(*block), self.size_bytes);
+                let part = part.get_mut(..extent.len as usize).unwrap_or_default();
+                read_bytes += extent.len;
+                let read = read_cut(delta, *cluster, self.block_size, decompressor, part);
+                // No content matches the other one.
+                let entry = read.map_or(TableEntry::LOST, |()| **entry);
+                pairs.push((entry, &*part));
             }
-            let extent = self.block_size.extent(block, self.size_bytes);
-            let part = buffer.get_mut(..extent.len as usize).unwrap_or_default();
-            read_bytes += extent.len;
-            let read = read_cut(delta, cluster, self.block_size, decompressor, part);
-            if read.is_err() || !entry.matches(part) {
-                bad.push(block);
-            }
+            let right = TableEntry::matching(pairs).into_iter().zip(group);
+            let wrong = right.filter(|(right, _)| !right);
+            bad.extend(wrong.map(|(_, (_, block))| BlockIndex(*block)));
         }
         Ok((bad, read_bytes))
     }
