@@ -8,6 +8,8 @@
 
 #[path = "real/beside.rs"]
 mod beside;
+#[path = "real/cache.rs"]
+mod cache;
 #[path = "real/calls.rs"]
 mod calls;
 #[path = "real/clone.rs"]

@@ -141,7 +141,11 @@ impl StoredFile {
     ) -> Result<Self> {
         let size_bytes = revision.size_bytes;
         let content = match revision.is_image() {
-            true => Content::Image(storage.open(FileName::IMAGE, Access::Read)?),
+            true => {
+                let image = storage.open(FileName::IMAGE, Access::Read)?;
+                image.read_once();
+                Content::Image(image)
+            }
             false => Content::Delta(Delta::open(storage, revision.uuid, block_size, size_bytes)?),
         };
         let data = Mutex::new(Extent::new(0, 0));

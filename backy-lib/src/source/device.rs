@@ -11,7 +11,7 @@ use super::Source;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
-use crate::storage::dir::{next_data, read_full};
+use crate::storage::dir::{UncachedReads, next_data};
 
 /// An open file or block device.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct DeviceSource {
     file: File,
     kind: &'static str,
     size_bytes: u64,
+    uncached: UncachedReads,
 }
 
 impl DeviceSource {
@@ -50,7 +51,9 @@ impl DeviceSource {
         }
         // Only advice: a system that does not take it reads as well.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
-        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes })
+        let uncached = UncachedReads::off();
+        uncached.begin(&file);
+        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes, uncached })
     }
 }
 
@@ -68,7 +71,7 @@ impl Source for DeviceSource {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        read_full(&self.file, buffer, offset).map_err(|error| Error::Source {
+        self.uncached.read_full(&self.file, buffer, offset).map_err(|error| Error::Source {
             path: self.path.clone(),
             message: format!(
                 "cannot read {} bytes at offset {offset}: {}",

@@ -4,16 +4,17 @@
 //! that could block (a FIFO in the place of a file is refused, not waited for).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, ftruncate,
-    ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat,
+    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
@@ -87,14 +88,14 @@ impl Storage for DirStorage {
             Access::Write => OFlags::RDWR,
         };
         let file = open_regular(&self.fd, self.path(name), name, access, Mode::empty())?;
-        Ok(Box::new(DirFile { path: self.path(name), file }))
+        Ok(Box::new(DirFile::over(self.path(name), file)))
     }
 
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = openat(&self.fd, name.to_string(), flags, self.file_mode)
             .map_err(|errno| self.error(name, "create", errno))?;
-        Ok(Box::new(DirFile { path: self.path(name), file: File::from(fd) }))
+        Ok(Box::new(DirFile::over(self.path(name), File::from(fd))))
     }
 
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
@@ -103,7 +104,7 @@ impl Storage for DirStorage {
         let copy = openat(&self.fd, to.to_string(), flags, self.file_mode)
             .map_err(|errno| self.error(to, "create", errno))?;
         match ioctl_ficlone(&copy, &source) {
-            Ok(()) => Ok(Some(Box::new(DirFile { path: self.path(to), file: File::from(copy) }))),
+            Ok(()) => Ok(Some(Box::new(DirFile::over(self.path(to), File::from(copy))))),
             // What a file system without clones answers; NOTTY and NOSYS come from old or stacked ones.
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
                 self.remove(to)?;
@@ -238,12 +239,13 @@ pub(super) fn open_regular(
 pub(crate) struct DirFile {
     path: PathBuf,
     file: File,
+    uncached: UncachedReads,
 }
 
 impl DirFile {
-    /// One that is not an archive's.
+    /// One that has been opened, be it an archive's or not.
     pub(crate) fn over(path: PathBuf, file: File) -> Self {
-        DirFile { path, file }
+        DirFile { path, file, uncached: UncachedReads::off() }
     }
 
     fn metadata(&self) -> Result<std::fs::Metadata> {
@@ -278,9 +280,13 @@ impl StorageFile for DirFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        read_full(&self.file, buffer, offset).map_err(|error| {
+        self.uncached.read_full(&self.file, buffer, offset).map_err(|error| {
             Error::io(&self.path, format!("read {} bytes at offset {offset}", buffer.len()))(error)
         })
+    }
+
+    fn read_once(&self) {
+        self.uncached.begin(&self.file);
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
@@ -317,11 +323,61 @@ impl StorageFile for DirFile {
     }
 }
 
+/// `RWF_DONTCACHE` of `preadv2(2)`, since Linux 6.14.
+const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// Reads of a file that leave the page cache as it was, see [`StorageFile::read_once`].
+#[derive(Debug)]
+pub(crate) struct UncachedReads(AtomicBool);
+
+impl UncachedReads {
+    /// Reads as others do, until told otherwise.
+    pub(crate) fn off() -> Self {
+        UncachedReads(AtomicBool::new(false))
+    }
+
+    /// Reads past the cache from now on.
+    pub(crate) fn begin(&self, file: &File) {
+        // Where pages cannot be dropped at once, as those of block devices, they are the first to go.
+        let _ = fadvise(file, 0, None, Advice::NoReuse);
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads until `buffer` is full or the file ends.
+    pub(crate) fn read_full(
+        &self,
+        file: &File,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        read_all(buffer, |rest, done| {
+            if self.0.load(Ordering::Relaxed) {
+                let buffers = &mut [IoSliceMut::new(rest)];
+                match rustix::io::preadv2(file, buffers, offset + done, DONT_CACHE) {
+                    Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                        self.0.store(false, Ordering::Relaxed);
+                    }
+                    read => return Ok(read?),
+                }
+            }
+            file.read_at(rest, offset + done)
+        })
+    }
+}
+
 /// Reads until `buffer` is full or the file ends.
 pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    read_all(buffer, |rest, done| file.read_at(rest, offset + done))
+}
+
+/// Asks `read` for what is missing, with the count of bytes that are there, until nothing is or nothing more comes.
+fn read_all(
+    buffer: &mut [u8],
+    read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + done as u64) {
+        match read(rest, done as u64) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

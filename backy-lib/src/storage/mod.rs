@@ -164,6 +164,10 @@ pub trait StorageFile: Send + Sync {
     /// Reads until `buffer` is full or the file ends; how many bytes that were.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
 
+    /// From now on, what is read is not left in the page cache unless it was there before: a file that is read from one end to the
+    /// other would only drive out what others need. Where the system cannot, nothing changes.
+    fn read_once(&self) {}
+
     /// Writes all of `data`; the file grows as needed.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
 

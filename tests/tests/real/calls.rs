@@ -35,8 +35,9 @@ const NO_SPACE: [(&str, &str); 4] = [
 ];
 
 /// What a broken disk makes of the others.
-const BROKEN: [(&str, &str); 8] = [
+const BROKEN: [(&str, &str); 9] = [
     ("pread64", "error=EIO"),
+    ("preadv2", "error=EIO"),
     ("pwrite64", "error=EIO"),
     ("fdatasync", "error=EIO"),
     ("fsync", "error=EIO"),
@@ -294,8 +295,8 @@ fn a_source_that_cannot_be_read() {
         let log = temp.path().join("strace.log");
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-P", &source, "-o"]).arg(&log);
-        strace.args(["-e", "trace=pread64", "-e"]);
-        strace.arg(format!("inject=pread64:error=EIO:when={number}"));
+        strace.args(["-e", "trace=pread64,preadv2", "-e"]);
+        strace.arg(format!("inject=pread64,preadv2:error=EIO:when={number}"));
         let backup = site.backy(&["backup", "--force"]);
         strace.arg(backup.get_program()).args(backup.get_args());
         let output = run(&mut strace);

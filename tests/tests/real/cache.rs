@@ -1,0 +1,73 @@
+//! The page cache belongs to those who work with their data: a backup and a scrub read everything once, and leave it as it was.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use backy_tests::qemu;
+use rustix::fs::{Advice, fadvise};
+use rustix::io::ReadWriteFlags;
+
+use crate::disks::Disk;
+use crate::site::{Site, noise, run, text, works};
+
+const BYTES: usize = 48 << 20;
+/// Pages that two threads were at when they should have gone, and what was read ahead.
+const SLACK_BYTES: u64 = BYTES as u64 / 4;
+
+/// Bytes of a file that are in the page cache.
+fn cached_bytes(path: &Path) -> u64 {
+    let output = run(Command::new("fincore").args(["-b", "-n", "-o", "RES"]).arg(path));
+    let shown = String::from_utf8(output.stdout).expect("fincore prints text");
+    shown.trim().parse().expect("fincore prints a number")
+}
+
+/// Takes a file out of the page cache.
+fn drop_cache(path: &Path) {
+    let file = File::open(path).expect("open it");
+    file.sync_all().expect("sync it");
+    fadvise(&file, 0, None, Advice::DontNeed).expect("drop its pages");
+    assert_eq!(cached_bytes(path), 0, "{}", path.display());
+}
+
+/// Whether the kernel reads without leaving anything in the cache. Says `SKIPPED` when not.
+fn kernel_can(path: &Path) -> bool {
+    let file = File::open(path).expect("open it");
+    let mut byte = [0];
+    let buffers = &mut [std::io::IoSliceMut::new(&mut byte)];
+    let can = rustix::io::preadv2(&file, buffers, 0, ReadWriteFlags::from_bits_retain(0x80));
+    if can.is_err() {
+        qemu::skipped("this kernel has no RWF_DONTCACHE; it came with Linux 6.14");
+    }
+    can.is_ok()
+}
+
+/// What was not in the cache before is not there afterwards, and what was is.
+#[test]
+fn a_backup_and_a_scrub_leave_the_page_cache_as_it_was() {
+    for kind in ["ext4", "xfs"] {
+        let Some(disk) = Disk::make(kind, 400 << 20) else { continue };
+        let site = Site::with_backups(disk.path(), &[]);
+        site.write_source(&noise(7, BYTES));
+        let (source, image) = (site.source.clone(), site.folder.join("last.raw"));
+        if !kernel_can(&source) {
+            return;
+        }
+        drop_cache(&source);
+        works(&mut site.backy(&["backup", "--force"]));
+        let left = cached_bytes(&source);
+        assert!(left < SLACK_BYTES, "{kind}: {left} bytes of the source are left in the cache");
+
+        drop_cache(&image);
+        works(&mut site.backy(&["scrub"]));
+        let left = cached_bytes(&image);
+        assert!(left < SLACK_BYTES, "{kind}: {left} bytes of the image are left in the cache");
+
+        drop_cache(&source);
+        let whole = fs::read(&source).expect("read the source");
+        assert_eq!(whole.len() as u64, cached_bytes(&source), "{kind}: the test has read it all");
+        works(&mut site.backy(&["backup", "--force"]));
+        let kept = cached_bytes(&source);
+        assert_eq!(kept, BYTES as u64, "{kind}: a backup took {} out of the cache", text(&source));
+    }
+}
