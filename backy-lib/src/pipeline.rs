@@ -1,9 +1,9 @@
 //! Work on many items in order, on several cores, with bounded memory.
 //!
 //! Items are made one at a time, worked on by any thread, and their outcomes are taken in the order of the items by
-//! the calling thread. No more than a given number are under way: an item is only made when there is room for its
-//! outcome, so the one that everybody waits for always has room. With one thread everything happens in the calling
-//! thread, in a fixed order, which is what the tests with simulated disks need.
+//! the calling thread, which works on items itself when there is nothing to take: there are no more threads than workers. No more
+//! than a given number of items are under way: one is only made when there is room for its outcome, so the one that everybody waits
+//! for always has room. With one worker everything happens in a fixed order, which is what the tests with simulated disks need.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -29,13 +29,14 @@ where
     Outcome: Send,
     Worker: Send,
 {
-    if let [worker] = workers.as_mut_slice() {
+    let Some(mut own) = workers.pop() else { return Ok(()) };
+    if workers.is_empty() {
         while let Some(item) = next()? {
-            sink(work(worker, item)?)?;
+            sink(work(&mut own, item)?)?;
         }
         return Ok(());
     }
-    let limit = workers.len() * ITEMS_PER_THREAD;
+    let limit = (workers.len() + 1) * ITEMS_PER_THREAD;
     let (give_room, take_room) = bounded(limit);
     for _ in 0..limit {
         // The channel has room for all of them.
@@ -46,9 +47,9 @@ where
     thread::scope(|scope| {
         // Of this closure, so that it is gone when an error ends it: the threads that wait for room then end, too.
         let give_room = give_room;
+        let (feed, work) = (&feed, &work);
         for mut worker in workers {
             let (take_room, give_outcome) = (take_room.clone(), give_outcome.clone());
-            let (feed, work) = (&feed, &work);
             scope.spawn(move || {
                 while take_room.recv().is_ok() {
                     let Some((number, item)) = take_item(feed) else { break };
@@ -59,19 +60,33 @@ where
                 }
             });
         }
-        drop((take_room, give_outcome));
+        drop(give_outcome);
         let mut early = BTreeMap::new();
         let mut expected = 0;
-        for (number, outcome) in take_outcome {
-            early.insert(number, outcome);
+        loop {
             while let Some(outcome) = early.remove(&expected) {
                 sink(outcome?)?;
                 expected += 1;
                 // Nobody takes it when all threads have finished.
                 let _ = give_room.try_send(());
             }
+            let mut arrived = take_outcome.try_recv().ok();
+            if arrived.is_none() && take_room.try_recv().is_ok() {
+                match take_item(feed) {
+                    Some((number, item)) => {
+                        arrived = Some((number, item.and_then(|item| work(&mut own, item))));
+                    }
+                    // A thread that waits for it learns in its turn that there is nothing left.
+                    None => {
+                        let _ = give_room.try_send(());
+                    }
+                }
+            }
+            // There is nothing to do until a thread has finished with what it is at, and at the end nothing at all.
+            let arrived = arrived.or_else(|| take_outcome.recv().ok());
+            let Some((number, outcome)) = arrived else { return Ok(()) };
+            early.insert(number, outcome);
         }
-        Ok(())
     })
 }
 
@@ -158,6 +173,26 @@ mod tests {
             let (taken, result) = squares(threads, 300, None);
             assert!(result.is_ok());
             assert!(taken.iter().copied().eq((0..300).map(|n| n * n)), "{threads}");
+        }
+    }
+
+    /// Also the calling thread is one of them, and all have something to do.
+    #[test]
+    fn there_are_no_more_threads_than_workers() {
+        for threads in [1, 2, 5] {
+            let seen = Mutex::new(std::collections::HashMap::new());
+            let see = || *seen.lock().unwrap().entry(thread::current().id()).or_insert(0) += 1;
+            let mut given = 0..300;
+            let work = |(): &mut (), _| {
+                thread::sleep(Duration::from_micros(200));
+                see();
+                Ok(())
+            };
+            let sink = |()| Ok(see());
+            run(vec![(); threads], || Ok(given.next()), work, sink).unwrap();
+            let seen = seen.into_inner().unwrap();
+            assert_eq!(seen.len(), threads, "{seen:?}");
+            assert!(threads == 1 || seen[&thread::current().id()] > 300, "{seen:?}");
         }
     }
 

@@ -103,7 +103,7 @@ pub(super) struct Outcome {
     old_entries: Vec<TableEntry>,
     /// Blocks that differ, ascending.
     pub changed: Vec<Changed>,
-    /// The chunk's bytes, when it was read.
+    /// The chunk's bytes, when some of them have to be written.
     pub bytes: Option<Vec<u8>>,
     read_bytes: u64,
     changed_bytes: u64,
@@ -198,6 +198,10 @@ impl<'a> Scan<'a> {
             }
         }
         self.compare(worker, &mut outcome)?;
+        if outcome.changed.iter().all(|changed| changed.new.is_none()) {
+            // Nobody is going to write them, and the next chunk finds the buffer in the cache of this core.
+            outcome.bytes.take().into_iter().for_each(|bytes| self.buffers.give(bytes));
+        }
         Ok(outcome)
     }
 

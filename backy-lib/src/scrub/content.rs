@@ -29,6 +29,8 @@ const GROUP_BYTES: u64 = 64 << 20;
 const MAX_GROUPS: u64 = 1024;
 /// Bytes worked on at a time.
 const PIECE_BYTES: u64 = 1 << 20;
+/// The same of a delta, which holds few of them: so many that there are some to be digested together.
+const DELTA_PIECE_BYTES: u64 = 16 << 20;
 
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -200,6 +202,15 @@ impl StoredFile {
         let Some(found) = image.next_data(offset)? else { return Ok(None) };
         *data = found;
         Ok(Some(found.offset.max(offset)))
+    }
+
+    /// Blocks of a piece.
+    fn piece_blocks(&self) -> u64 {
+        let bytes = match self.content {
+            Content::Image(_) => PIECE_BYTES,
+            Content::Delta(_) => DELTA_PIECE_BYTES,
+        };
+        (bytes / self.block_size.bytes()).max(1)
     }
 
     /// The entries of those of the blocks that the file holds.
@@ -478,7 +489,7 @@ impl Pieces<'_> {
         file: Arc<StoredFile>,
     ) -> Result<Option<Piece>> {
         let end = group.blocks.end();
-        let piece_blocks = (PIECE_BYTES / self.manifest.block_size.bytes()).max(1);
+        let piece_blocks = file.piece_blocks();
         let first = match file.next_stored_block(next, end) {
             Ok(first) => first.unwrap_or(end),
             Err(error) if error.is_unreadable() => next,
