@@ -33,6 +33,8 @@ use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks located at a time: the tables of a long chain are read once for all of them.
 pub const WINDOW_BLOCKS: u64 = 4096;
+/// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
+const NEAR_BLOCKS: u64 = 64;
 
 /// A revision, open for reading.
 pub struct Chain {
@@ -288,24 +290,34 @@ impl Chain {
             }
             return Ok(());
         }
-        let clusters = layer.delta.clusters(from_block, inside as u64)?;
-        let entries = layer.digests.read(from_block, inside as u64)?;
-        let open = located.get_mut(from..from + inside).unwrap_or_default().iter_mut();
-        let expected = expected.get_mut(from..from + inside).unwrap_or_default();
-        for (((slot, cluster), entry), expected) in open.zip(clusters).zip(entries).zip(expected) {
-            if cluster != Cluster::Unallocated && slot.is_none() {
+        let mut held = layer.delta.held(from_block, inside as u64)?;
+        held.retain(|(block, _)| located.get((block.0 - first.0) as usize) == Some(&None));
+        for near in held.chunk_by(|(a, _), (b, _)| b.0 - a.0 < NEAR_BLOCKS) {
+            let (Some((from, _)), Some((last, _))) = (near.first(), near.last()) else { continue };
+            let entries = layer.digests.read(*from, last.0 + 1 - from.0)?;
+            for (block, cluster) in near {
+                let Some(&entry) = entries.get((block.0 - from.0) as usize) else { continue };
                 let zero = entry.is_zero_block();
-                let place = if zero { Place::Zero } else { Place::Layer(number, cluster) };
-                *slot = Some(Located { place, entry });
+                let place = if zero { Place::Zero } else { Place::Layer(number, *cluster) };
+                if let Some(slot) = located.get_mut((block.0 - first.0) as usize) {
+                    *slot = Some(Located { place, entry });
+                }
             }
+        }
+        let open = located.get_mut(from..from + inside).unwrap_or_default();
+        if self.tolerant {
             // Only a block that a delta holds has an entry in its digest file, but for those that a merge had not come to enter
             // when it failed. If the delta reads something else through to here, it has lost the block.
-            if self.tolerant && slot.is_none() && !entry.is_zero_block() {
-                expected.get_or_insert(entry);
+            let expected = expected.get_mut(from..from + inside).unwrap_or_default();
+            let entries = layer.digests.read(from_block, inside as u64)?;
+            for ((slot, entry), expected) in open.iter().zip(entries).zip(expected) {
+                if slot.is_none() && !entry.is_zero_block() {
+                    expected.get_or_insert(entry);
+                }
             }
-            if layer.standalone {
-                slot.get_or_insert(Located::ZERO);
-            }
+        }
+        if layer.standalone {
+            open.iter_mut().for_each(|slot| _ = slot.get_or_insert(Located::ZERO));
         }
         Ok(())
     }

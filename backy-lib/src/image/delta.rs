@@ -63,14 +63,29 @@ impl Delta {
 
     /// Where the content of `count` blocks from `first` on is.
     pub fn clusters(&self, first: BlockIndex, count: u64) -> Result<Vec<Cluster>> {
+        let mut clusters = vec![Cluster::Unallocated; count as usize];
+        for (block, cluster) in self.held(first, count)? {
+            if let Some(place) = clusters.get_mut((block.0 - first.0) as usize) {
+                *place = cluster;
+            }
+        }
+        Ok(clusters)
+    }
+
+    /// Those of `count` blocks from `first` on that the delta holds, ascending, and where their content is.
+    pub fn held(&self, first: BlockIndex, count: u64) -> Result<Vec<(BlockIndex, Cluster)>> {
         let raw = self.raw_entries(first, count)?;
         // Afterwards: a writer may be appending, and what an entry refers to is there before the entry is.
         let file_bytes = self.file.len()?;
-        let decode = |(raw, block): (u64, u64)| {
-            decode_entry(raw, self.header.cluster_size, file_bytes)
-                .map_err(|flaw| self.flaw(format!("block {block}: {flaw}")))
-        };
-        raw.into_iter().zip(first.0..).map(decode).collect()
+        let mut held = Vec::new();
+        for (raw, block) in raw.into_iter().zip(first.0..).filter(|(raw, _)| *raw != 0) {
+            let cluster = decode_entry(raw, self.header.cluster_size, file_bytes)
+                .map_err(|flaw| self.flaw(format!("block {block}: {flaw}")))?;
+            if cluster != Cluster::Unallocated {
+                held.push((BlockIndex(block), cluster));
+            }
+        }
+        Ok(held)
     }
 
     /// The L2 entries of `count` blocks as they are; 0 where there is no table.
