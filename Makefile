@@ -120,7 +120,7 @@ bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/ben
 	$(CARGO) build --release -p backy-cli -p backy-tests --bins
 	python3 tests/bench/bench.py $(BENCH_ARGS)
 
-bench-peers: ## Install restic and borg for BENCH_ARGS=--peers: from Debian (root); borg from PyPI, into .venv, if Debian has none
+bench-peers: ## Install restic and borg, for BENCH_ARGS=--peers, from Debian (root); borg from PyPI into .venv if need be
 	tests/bench/install-peers
 
 bench-micro: ## Measure digesting, comparing, compressing, deltas, chains and merges by themselves

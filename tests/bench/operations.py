@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 
 from measure import allocated_bytes, measure, must_equal, quiet, remove
 from peers import PEERS, one_peer_run
@@ -32,23 +31,16 @@ def run_operations(bench: Bench) -> str:
                     one_peer_run(bench, run, peer(bench))
                 elif run == 0:
                     print(f"SKIPPED: {peer.program}: it is not installed; see make bench-peers", file=sys.stderr)
-    note_bytes(bench)
+    if operations.stored:
+        bench.results.figures["bytes"] = {**operations.stored, "changed_compressed_bytes": changed_bytes(bench)}
     notes = [peak_note(bench.results), removal_note(bench.results), bytes_note(bench.results)]
     parts = [table(bench.results, TARGETS, bench.floor_bytes), stored_table(bench.results, DAYS), *notes]
     return "\n\n".join(part for part in parts if part)
 
 
-def note_bytes(bench: Bench) -> None:
-    """What the archive took after the last day, and what it may take: see stored.py."""
-    last = [sample.stored_bytes or 0 for sample in bench.results.samples.get("day", []) if sample.day == DAYS]
-    if not last:
-        return
-    changed = [compressed_changes(bench.day(day - 1), bench.day(day)) for day in range(1, DAYS + 1)]
-    bench.results.figures["bytes"] = {
-        "archive_bytes": median(last),
-        "image_bytes": allocated_bytes(bench.day(DAYS)),
-        "changed_blocks_compressed_bytes": sum(changed),
-    }
+def changed_bytes(bench: Bench) -> int:
+    """What the deltas of the days have to store: see stored.py."""
+    return sum(compressed_changes(bench.day(day - 1), bench.day(day)) for day in range(1, DAYS + 1))
 
 
 class Operations:
@@ -57,6 +49,8 @@ class Operations:
     def __init__(self, bench: Bench, wanted: set[str]) -> None:
         self.bench = bench
         self.wanted = wanted
+        # What the archive of the last run took after the last day, by kind of file.
+        self.stored: dict[str, int] = {}
 
     def wants(self, *operations: str) -> bool:
         return not self.wanted.isdisjoint(operations)
@@ -123,6 +117,12 @@ class Operations:
                 self.measured(run, "day", force, None, bench.archive, day)
             else:
                 quiet(*force)
+        if self.wants("day"):
+            self.stored = {
+                "archive_bytes": allocated_bytes(bench.archive),
+                "image_bytes": allocated_bytes(bench.archive / "last.raw"),
+                "deltas_bytes": sum(allocated_bytes(delta) for delta in bench.archive.glob("*.qcow2")),
+            }
 
     def restores(self, run: int) -> None:
         bench = self.bench

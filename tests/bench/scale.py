@@ -14,7 +14,7 @@ import random
 import sys
 from pathlib import Path
 
-from measure import MIB, allocated_bytes, measure, median, quiet, remove
+from measure import MIB, allocated_bytes, measure, median, quiet
 from noise import BLOCK, change_blocks, write_noise
 from places import Bench
 from plot import Panel, Series, svg
@@ -68,24 +68,20 @@ class Scale:
 
     def chain_length(self) -> dict[float, str]:
         """Where it measures, and what the samples are called; so do the others."""
-        bench, changed_bytes = self.bench, self.size_bytes / 4096
-        kept = bench.scratch / "archive"
+        changed_bytes = self.size_bytes / 4096
         self.begin(self.size_bytes / 16)
         revisions, names = 1, {}
-        for length in (length for length in CHAIN_LENGTHS if length <= bench.options.revisions):
+        for length in (length for length in CHAIN_LENGTHS if length <= self.bench.options.revisions):
             print(f"making {length} revisions", file=sys.stderr)
             for _ in range(length - revisions):
                 self.change(changed_bytes)
-                quiet(*bench.backy("backup"))
-            revisions = length
-            self.change(changed_bytes)
+                quiet(*self.bench.backy("backup"))
             names[float(length)] = f"chain-length {length}"
-            bench.archive.rename(kept)
-            for run in range(bench.options.runs):
-                quiet("cp", "-a", "--sparse=always", kept, bench.archive)
+            # Each run lengthens the chain by one. A copy of the archive for each would lack the space kept in reserve.
+            for run in range(self.bench.options.runs):
+                self.change(changed_bytes)
                 self.backup(run, names[length])
-                remove(bench.archive)
-            kept.rename(bench.archive)
+            revisions = max(revisions, length) + self.bench.options.runs
         return names
 
     def image_size(self) -> dict[float, str]:

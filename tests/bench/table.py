@@ -41,7 +41,7 @@ def table(results: Results, targets: Mapping[str, float], floor_bytes: int) -> s
         cells = (
             name,
             seconds_cell(samples),
-            f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "",
+            spread(ratios) if ratios else "",
             f"≤ {target}{mark(median(ratios) <= target)}" if target else "",
             cpu_cell(samples),
             peak_cell(max(sample.peak_bytes for sample in samples), floor_bytes),
@@ -52,8 +52,13 @@ def table(results: Results, targets: Mapping[str, float], floor_bytes: int) -> s
 
 
 def seconds_cell(samples: list[Sample]) -> str:
-    walls = [sample.wall_seconds for sample in samples]
-    return f"{median(walls):.2f} ({min(walls):.2f}–{max(walls):.2f})"
+    return spread([sample.wall_seconds for sample in samples])
+
+
+def spread(values: list[float]) -> str:
+    """Median, lowest and highest; with three decimals where two would not tell."""
+    digits = 2 if median(values) >= 0.1 else 3
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def cpu_cell(samples: list[Sample]) -> str:
@@ -118,11 +123,11 @@ def bytes_note(results: Results) -> str:
     figures: dict[str, Any] | None = results.figures.get("bytes")
     if figures is None:
         return ""
-    archive, image = figures["archive_bytes"] / MIB, figures["image_bytes"] / MIB
-    changed = figures["changed_blocks_compressed_bytes"] / MIB
-    most = image + BYTES_TARGET * changed
+    archive, image, deltas, changed = (
+        figures[f"{part}_bytes"] / MIB for part in ("archive", "image", "deltas", "changed_compressed")
+    )
     return (
-        f"Archive after the last day: {archive:.1f} MiB; the image has {image:.1f}, the changed blocks of 64 KiB "
-        f"as they were before, each compressed with zstd -1, {changed:.1f}: target ≤ {image:.1f} + {BYTES_TARGET} x "
-        f"{changed:.1f} = {most:.1f} MiB{mark(archive <= most)}."
+        f"Archive after the last day: {archive:.1f} MiB; of these the image has {image:.1f}, and the deltas "
+        f"{deltas:.1f}, {deltas / changed:.3f} times the changed blocks of 64 KiB as they were before, each compressed "
+        f"with zstd -1 ({changed:.1f}). Target ≤ {image:.1f} + {BYTES_TARGET} x {changed:.1f}{mark(archive <= image + BYTES_TARGET * changed)}."
     )
