@@ -45,7 +45,7 @@ def run_cold(bench: Bench) -> str:
     cold = Cold(bench, {*COLD_OPERATIONS})
     for run in range(bench.options.runs):
         cold.one_run(run)
-    return "\n\n".join([table(bench.results, COLD_TARGETS, bench.floor_bytes), peak_note(bench.results)])
+    return "\n\n".join([table(bench.results, COLD_TARGETS, bench.floor_bytes()), peak_note(bench.results)])
 
 
 class Cold(Operations):
@@ -67,7 +67,7 @@ def run_large(bench: Bench) -> str:
     generator = random.Random(5)
     for run in range(bench.options.runs):
         large_run(bench, run, image, generator)
-    return "\n\n".join([table(bench.results, {}, bench.floor_bytes), peak_note(bench.results)])
+    return "\n\n".join([table(bench.results, {}, bench.floor_bytes()), peak_note(bench.results)])
 
 
 def require_room(bench: Bench, size_bytes: int) -> None:

@@ -18,8 +18,9 @@ def run_levels(bench: Bench) -> str:
         "| compression_level | seconds: median (min–max) | CPU s | peak MiB | delta MiB |",
         "|---|---|---|---|---|",
     ]
+    floor_bytes = bench.floor_bytes()
     for name, samples in bench.results.samples.items():
-        lines.append(f"| {' | '.join([name, *cells(samples, bench.floor_bytes)])} |")
+        lines.append(f"| {' | '.join([name, *cells(samples, floor_bytes)])} |")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ def run_many(bench: Bench) -> str:
     many.prepare()
     for run in range(bench.options.runs):
         many.one_run(run)
-    return "\n\n".join([table(bench.results, {}, bench.floor_bytes), peak_note(bench.results), note(bench.results)])
+    return "\n\n".join([table(bench.results, {}, bench.floor_bytes()), peak_note(bench.results), note(bench.results)])
 
 
 class Many:

@@ -34,7 +34,7 @@ def run_operations(bench: Bench) -> str:
     if operations.stored:
         bench.results.figures["bytes"] = {**operations.stored, "changed_compressed_bytes": changed_bytes(bench)}
     notes = [peak_note(bench.results), removal_note(bench.results), bytes_note(bench.results)]
-    parts = [table(bench.results, TARGETS, bench.floor_bytes), stored_table(bench.results, DAYS), *notes]
+    parts = [table(bench.results, TARGETS, bench.floor_bytes()), stored_table(bench.results, DAYS), *notes]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -19,7 +19,7 @@ def run_sparse(bench: Bench) -> str:
     sparse.prepare()
     for run in range(bench.options.runs):
         sparse.one_run(run)
-    return "\n\n".join([table(bench.results, {}, bench.floor_bytes), peak_note(bench.results), ratios(bench.results)])
+    return "\n\n".join([table(bench.results, {}, bench.floor_bytes()), peak_note(bench.results), ratios(bench.results)])
 
 
 class Sparse:

@@ -104,8 +104,8 @@ def peak_note(results: Results) -> str:
     ]
     if not peaks:
         return ""
-    peak = max(peaks) / MIB
-    return f"Peak memory of backy: {peak:.0f} MiB, target ≤ {PEAK_TARGET_MIB} MiB{mark(peak <= PEAK_TARGET_MIB)}."
+    peak = -(-max(peaks) // MIB)
+    return f"Peak memory of backy: {peak} MiB, target ≤ {PEAK_TARGET_MIB} MiB{mark(peak <= PEAK_TARGET_MIB)}."
 
 
 def removal_note(results: Results) -> str:
@@ -126,8 +126,9 @@ def bytes_note(results: Results) -> str:
     archive, image, deltas, changed = (
         figures[f"{part}_bytes"] / MIB for part in ("archive", "image", "deltas", "changed_compressed")
     )
+    met = archive <= image + BYTES_TARGET * changed
     return (
         f"Archive after the last day: {archive:.1f} MiB; of these the image has {image:.1f}, and the deltas "
         f"{deltas:.1f}, {deltas / changed:.3f} times the changed blocks of 64 KiB as they were before, each compressed "
-        f"with zstd -1 ({changed:.1f}). Target ≤ {image:.1f} + {BYTES_TARGET} x {changed:.1f}{mark(archive <= image + BYTES_TARGET * changed)}."
+        f"with zstd -1 ({changed:.1f}). Target ≤ {image:.1f} + {BYTES_TARGET} x {changed:.1f}{mark(met)}."
     )
