@@ -24,7 +24,7 @@ TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
 .PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants fuzz wheel \
-	demo bench bench-micro build deb deb-test deps venv clean
+	demo bench bench-peers bench-micro build deb deb-test deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -119,6 +119,9 @@ demo: ## Back up, restore and compare a real disk image, with and without backy
 bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/bench/bench.py --help)
 	$(CARGO) build --release -p backy-cli -p backy-tests --bins
 	python3 tests/bench/bench.py $(BENCH_ARGS)
+
+bench-peers: ## Install restic and borg, for BENCH_ARGS=--peers, from Debian (root); borg from PyPI into .venv if need be
+	tests/bench/install-peers
 
 bench-micro: ## Measure digesting, comparing, compressing, deltas, chains and merges by themselves
 	$(CARGO) bench -p backy-tests --bench micro

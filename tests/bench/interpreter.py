@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from statistics import median
+
+from measure import measure, quiet
+from places import CHECKOUT, Bench
 
 BACKUP = "import sys, backy; backy.Archive(sys.argv[1]).backup(force=True)"
 READ = """
@@ -23,23 +24,35 @@ READ_TARGET = 0.8
 IMPORT_TARGET_MS = 50
 
 
-def measure_python(python: Path, backy: Path, archive: Path, runs: int, seconds: Callable[[list[str]], float]) -> str:
-    """Backs up an unchanged source by turns; `seconds` runs a command. What came out, as lines of Markdown."""
-    by_command = [str(backy), "-b", str(archive), "backup", "--force"]
-    by_module = [str(python), "-c", BACKUP, str(archive)]
-    seconds(by_command)
-    ratios = [seconds(by_module) / seconds(by_command) for _ in range(runs)]
+def run_python(bench: Bench) -> str:
+    """Backs up an unchanged source by turns. What came out, as lines of Markdown."""
+    python = CHECKOUT / ".venv/bin/python"
+    if not python.exists():
+        return "SKIPPED: python: make venv installs the module"
+    bench.begin()
+    bench.point_source_at(bench.day(0))
+    bench.new_archive()
+    quiet(*bench.backy("backup", "--force"))
+
+    def seconds(*command: object) -> float:
+        return measure(0, [str(part) for part in command]).wall_seconds
+
+    runs, archive = bench.options.runs, bench.archive
+    by_command = bench.backy("backup", "--force")
+    seconds(*by_command)
+    ratios = [seconds(python, "-c", BACKUP, archive) / seconds(*by_command) for _ in range(runs)]
     imports = [
         float(subprocess.run([python, "-c", IMPORT], check=True, capture_output=True).stdout) for _ in range(IMPORTS)
     ]
-    by_library = [str(backy.with_name("read-revision")), str(archive)]
-    reads = [seconds(by_library) / seconds([str(python), "-c", READ, str(archive)]) for _ in range(runs)]
-    ratio, import_ms = statistics.median(ratios), statistics.median(imports) * 1000
+    by_library = bench.options.backy.with_name("read-revision")
+    reads = [seconds(by_library, archive) / seconds(python, "-c", READ, archive) for _ in range(runs)]
+    bench.results.figures |= {"backup_ratios": ratios, "read_ratios": reads, "import_seconds": imports}
+    ratio, import_ms = median(ratios), median(imports) * 1000
     return "\n".join(
         [
             f"- unchanged backup, Python module to command: {ratio:.3f} ({min(ratios):.3f}–{max(ratios):.3f}, "
             f"target ≤ {OVERHEAD_TARGET})",
-            f"- rate of a revision read by the module, to that by the library: {statistics.median(reads):.2f} "
+            f"- rate of a revision read by the module, to that by the library: {median(reads):.2f} "
             f"({min(reads):.2f}–{max(reads):.2f}, target ≥ {READ_TARGET})",
             f"- import backy: {import_ms:.1f} ms (target ≤ {IMPORT_TARGET_MS})",
         ]

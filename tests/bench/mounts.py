@@ -20,8 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MIB = 1 << 20
-BLOCK = 65536
+from measure import MIB, quiet
+from noise import BLOCK
+from places import Bench
+
 PAGE = 4096
 DAYS = 30
 CHANGED = 0.025
@@ -33,6 +35,26 @@ PLAIN_TARGET = 0.9
 OLD_TARGET_MB = 500
 OLD_TARGET_US = 60
 PASS_TARGET = 0.8
+
+
+def run_mounts(bench: Bench) -> str:
+    binary: Path = bench.options.backy
+    mounts = Mounts(binary, binary.with_name("plain-fuse"), bench.root, bench.day(0))
+    try:
+        mounts.prepare()
+        mounts.compare()
+        for _ in range(bench.options.runs):
+            mounts.one_run()
+        mounts.clones()
+        read = mounts.read
+        bench.results.figures |= {
+            "rates_mb": read.rates,
+            "latencies_us": read.latencies,
+            "peaks_mib": read.peaks,
+        }
+        return mounts.table()
+    finally:
+        mounts.close()
 
 
 @dataclass
@@ -93,10 +115,6 @@ def data_offsets(path: Path) -> list[int]:
 
 def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("1\n")
-
-
-def quiet(*command: str | Path) -> None:
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
 
 
 def wait_for(path: Path) -> None:
