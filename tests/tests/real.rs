@@ -53,5 +53,7 @@ mod site;
 mod space;
 #[path = "real/strace.rs"]
 mod strace;
+#[path = "real/threads.rs"]
+mod threads;
 #[path = "real/torture.rs"]
 mod torture;
