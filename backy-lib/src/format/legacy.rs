@@ -305,6 +305,7 @@ mod tests {
         assert_eq!(read.time.to_string(), "2014-03-31T13:27:34.468589Z");
         assert_eq!(read.checksum.unwrap().to_string(), MD5);
         assert_eq!((read.blocks, read.kind), (4, OldKind::Delta));
+        assert_eq!(read.parent.unwrap().to_string(), "528f6c52-d4a6-4237-806a-78207688f511");
         let sums: Vec<_> = read.sums.iter().map(|sum| (sum.number, sum.md5.is_some())).collect();
         assert_eq!(sums, [(1, false), (10, true)]);
     }
@@ -322,6 +323,8 @@ mod tests {
         assert_eq!(config(r#"{"chunksize": 1, "source": "x", "chunksize": 50}"#), Some(50));
         assert_eq!(config(r#"{"blocksize": 50}"#), Some(50));
         assert_eq!(config(r#"{"source": null}"#), None);
+        let named = OldConfig::parse(br#"{"source": "/dev/vg0/old"}"#).unwrap();
+        assert_eq!(named.source.as_deref(), Some("/dev/vg0/old"));
     }
 
     /// Values that mean nothing are refused, with the name of the field.
@@ -340,10 +343,12 @@ mod tests {
             ("\"10\"", "\"+1\"", "+1"),
             ("\"10\"", "\"99999999999999999999\"", "99999999999999999999"),
             ("\"checksum\": \"18", "\"checksum\": \"1g", "MD5"),
+            ("{\"10\"", "[{\"10\"", "an object of MD5s by block number"),
         ] {
             let error = rev(|text| text.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(word), "{to}: {error}");
         }
+        assert!(OldConfig::parse(b"7").unwrap_err().contains("an object"));
         for bad in ["", "[]", "{", r#"{"chunksize": 0}"#, r#"{"chunksize": 99999999999}"#] {
             assert!(OldConfig::parse(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -373,6 +378,8 @@ mod tests {
     /// Limits are taken, and one more is not.
     #[test]
     fn limits_are_taken() {
+        assert_eq!([CONFIG_LIMIT_BYTES, REV_LIMIT_BYTES], [1_048_576, 268_435_456]);
+        assert_eq!(DEFAULT_OLD_BLOCK_BYTES, 4_194_304);
         let blocks = |count: u64| {
             rev(|text| text.replace("\"blocks\": 4", &format!("\"blocks\": {count}"))).is_ok()
         };

@@ -93,3 +93,76 @@ impl Manifest {
         self.revisions.iter().any(|revision| revision.uuid == id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::format::manifest::{Revision, Statistics};
+    use crate::units::BlockSize;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// With `count` revisions, and their names.
+    fn manifest(count: i64) -> (Manifest, Vec<RevisionId>) {
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        for second in 1..=count {
+            let (time, digest) = (at(second), Digest::of(b""));
+            let id = RevisionId::new(time);
+            let statistics = Statistics::default();
+            manifest.push_newest(Revision::newest(id, time, time, 0, digest, statistics));
+        }
+        let ids = manifest.revisions.iter().map(|revision| revision.uuid).collect();
+        (manifest, ids)
+    }
+
+    /// An alarm is open until it is confirmed, and as long as its revision is there; the time of the first confirmation stays.
+    #[test]
+    fn an_alarm_is_open_until_it_is_confirmed() {
+        let (mut manifest, ids) = manifest(2);
+        let gone = RevisionId::new(at(9));
+        manifest.alarms = [ids[0], gone].map(|id| Alarm::new(id, at(5), 7, 1)).to_vec();
+        let open = |manifest: &Manifest| {
+            manifest.open_alarms().map(|alarm| alarm.revision).collect::<Vec<_>>()
+        };
+        assert_eq!(open(&manifest), [ids[0]]);
+        manifest.confirm(&[], at(6));
+        manifest.confirm(&[], at(7));
+        assert_eq!(open(&manifest), []);
+        assert_eq!(manifest.alarms[0].confirmed, Some(at(6)));
+    }
+
+    /// Damage is known up to as many blocks as were confirmed; of more the last confirmation counts, for that revision alone.
+    #[test]
+    fn damage_is_known_as_far_as_it_was_confirmed() {
+        let (mut manifest, ids) = manifest(2);
+        let known = |manifest: &Manifest, id| {
+            (0..=6).filter(|&blocks| manifest.is_known_damage(id, blocks)).count()
+        };
+        assert_eq!(known(&manifest, ids[0]), 0);
+        manifest.confirm(&[(ids[0], 3), (ids[1], 1)], at(6));
+        assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [4, 2]);
+        // Less than is known is nothing new.
+        manifest.confirm(&[(ids[0], 2)], at(7));
+        assert_eq!(manifest.known_damage[0].confirmed, at(6));
+        manifest.confirm(&[(ids[0], 5)], at(8));
+        assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [6, 2]);
+        assert_eq!(manifest.known_damage.len(), 2);
+    }
+
+    /// What is about a revision goes with it, and nothing else.
+    #[test]
+    fn what_is_about_a_revision_goes_with_it() {
+        let (mut manifest, ids) = manifest(2);
+        manifest.alarms = ids.iter().map(|&id| Alarm::new(id, at(5), 7, 1)).collect();
+        manifest.confirm(&[(ids[0], 3), (ids[1], 1)], at(6));
+        manifest.revisions.remove(1);
+        manifest.forget_alarms_of_gone();
+        let alarms = manifest.alarms.iter().map(|alarm| alarm.revision);
+        assert_eq!(alarms.collect::<Vec<_>>(), [ids[0]]);
+        let known = manifest.known_damage.iter().map(|known| known.revision);
+        assert_eq!(known.collect::<Vec<_>>(), [ids[0]]);
+    }
+}

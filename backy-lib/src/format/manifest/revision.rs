@@ -172,6 +172,25 @@ impl Revision {
 mod tests {
     use super::*;
 
+    /// A delta reads through to its base and to nothing else, and to `last.raw` where that holds the base.
+    #[test]
+    fn a_delta_reads_through_to_its_base() {
+        let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
+        let new = || {
+            let id = RevisionId::new(time);
+            Revision::newest(id, time, time, 0, digest, Statistics::default())
+        };
+        let (newest, mut base, mut older) = (new(), new(), new());
+        base.image = "base.qcow2".to_owned();
+        older.image = "older.qcow2".to_owned();
+        assert_eq!(older.backing(Some(&base)), None);
+        older.base = Some(base.uuid);
+        assert_eq!(older.backing(Some(&base)), Some(Backing::delta(base.uuid)));
+        assert_eq!([older.backing(Some(&newest)), older.backing(None)], [None, None]);
+        older.base = Some(newest.uuid);
+        assert_eq!(older.backing(Some(&newest)), Some(Backing::IMAGE));
+    }
+
     #[test]
     fn a_later_verification_replaces_what_it_covers_and_nothing_else() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
