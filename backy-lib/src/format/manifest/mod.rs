@@ -435,6 +435,19 @@ mod tests {
         assert!(again.contains("\"later\"") && again.contains("\"mood\""), "{again}");
     }
 
+    /// A number with more digits than a float has is rounded once, and stays.
+    #[test]
+    fn numbers_in_unknown_fields_survive_any_number_of_rewrites() {
+        for number in ["26666666666666611853989", "285566666666666666666666666667", "0.3", "-1e-7"]
+        {
+            let later = format!("\"later\": {number},\n  \"format\"");
+            let bytes = rewritten(&manifest(1), |text| text.replacen("\"format\"", &later, 1));
+            let once = Manifest::parse(&bytes).unwrap().encode().unwrap();
+            let twice = Manifest::parse(&once).unwrap().encode().unwrap();
+            assert!(once == twice, "{number}: {}", String::from_utf8_lossy(&twice));
+        }
+    }
+
     #[test]
     fn unknown_incompatible_features_and_formats_are_refused_by_name() {
         let bytes = rewritten(&manifest(1), |text| {
