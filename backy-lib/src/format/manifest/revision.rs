@@ -191,6 +191,34 @@ mod tests {
         assert_eq!(older.backing(Some(&newest)), Some(Backing::IMAGE));
     }
 
+    /// Ranges ascend, none is empty, and none ends behind the last block.
+    #[test]
+    fn ranges_ascend_within_the_revision() {
+        let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
+        let size = BlockSize::DEFAULT.bytes() * 10;
+        let id = RevisionId::new(time);
+        let mut revision = Revision::newest(id, time, time, size, digest, Statistics::default());
+        let mut is_right = |ranges: &[(u64, u64)]| {
+            let range = |&(first, count)| BlockRange { first: BlockIndex(first), count };
+            let ranges: Vec<_> = ranges.iter().map(range).collect();
+            revision.findings.bad_blocks.clone_from(&ranges);
+            let bad = revision.check_ranges(BlockSize::DEFAULT).is_ok();
+            revision.findings = Findings::default();
+            revision.verified =
+                ranges.into_iter().map(|blocks| Verified { blocks, at: time }).collect();
+            let verified = revision.check_ranges(BlockSize::DEFAULT).is_ok();
+            revision.verified.clear();
+            assert_eq!(bad, verified);
+            bad
+        };
+        for right in [&[][..], &[(0, 10)], &[(9, 1)], &[(0, 3), (3, 1)], &[(0, 3), (5, 5)]] {
+            assert!(is_right(right), "{right:?}");
+        }
+        for wrong in [&[(0, 11)][..], &[(10, 1)], &[(3, 0)], &[(0, 3), (2, 1)], &[(5, 1), (0, 1)]] {
+            assert!(!is_right(wrong), "{wrong:?}");
+        }
+    }
+
     #[test]
     fn a_later_verification_replaces_what_it_covers_and_nothing_else() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
