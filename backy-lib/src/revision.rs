@@ -50,7 +50,10 @@ impl FromStr for RevisionId {
     fn from_str(text: &str) -> Result<Self, String> {
         match Uuid::try_parse(text) {
             Ok(uuid) if uuid.hyphenated().to_string() == text => Ok(RevisionId(uuid)),
-            _ => Err(format!("'{text}' is not a UUID in lower case with hyphens")),
+            _ => {
+                let text = text.escape_debug();
+                Err(format!("'{text}' is not a UUID in lower case with hyphens"))
+            }
         }
     }
 }

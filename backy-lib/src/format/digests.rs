@@ -137,8 +137,9 @@ impl DigestsHeader {
             2 => DigestsKind::Delta,
             other => return Err(format!("kind: found {other}, expected 1 or 2")),
         };
-        let identity: Identity =
-            serde_json::from_slice(identity).map_err(|error| format!("identity: found {error}"))?;
+        // The error may have words of the file in it, and is to be one line.
+        let identity: Identity = serde_json::from_slice(identity)
+            .map_err(|error| format!("identity: found {}", error.to_string().escape_debug()))?;
         let blocks = identity.block_size.count(identity.size_bytes);
         let found = u64::from(be_u32(fields, 16)) << 32 | u64::from(be_u32(fields, 20));
         if found != blocks {

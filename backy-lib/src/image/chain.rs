@@ -203,6 +203,13 @@ impl Chain {
         self.layers.is_empty() && self.image.is_some()
     }
 
+    /// The image is going to be read once, from one end to the other: see [`StorageFile::read_once`].
+    pub(crate) fn bypass_cache(&self) {
+        if let Some(image) = &self.image {
+            image.file.read_once();
+        }
+    }
+
     /// Reads the image from another file from now on.
     pub(crate) fn set_image_file(&mut self, file: Box<dyn StorageFile>) {
         // Only one that has just been opened: it is in no other chain yet.

@@ -113,6 +113,7 @@ pub(crate) struct Chunks<'a> {
 
 impl<'a> Chunks<'a> {
     pub(crate) fn new(chain: &'a Chain, max_void_bytes: u64, observer: &'a dyn Observer) -> Self {
+        chain.bypass_cache();
         let block_bytes = chain.block_size().bytes();
         Chunks {
             chain,
