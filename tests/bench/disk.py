@@ -13,9 +13,10 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from measure import MIB, measure, quiet, remove
+from measure import MIB, allocated_bytes, measure, quiet, remove
 from noise import BLOCK, change_blocks, noise
 from operations import Operations
 from places import Bench
@@ -52,6 +53,14 @@ class Cold(Operations):
     def settle(self, fills: Path | None) -> None:
         quiet("sync")
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        self.warm_free_memory()
+
+    def warm_free_memory(self) -> None:
+        """The same as `warm_pages`, for caches of a source and a target: fills memory and gives it back."""
+        pages_bytes = 3 * allocated_bytes(self.bench.day(0))
+        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        with tempfile.TemporaryFile(dir="/dev/shm") as file:
+            os.posix_fallocate(file.fileno(), 0, min(pages_bytes, free_bytes // 2))
 
     def copy(self) -> list[str | Path]:
         return durable_copy(self.bench.day(0), self.bench.target)
