@@ -143,7 +143,7 @@ pub(crate) fn threads(asked: Option<usize>) -> usize {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::error::Error;
@@ -176,23 +176,31 @@ mod tests {
         }
     }
 
-    /// Also the calling thread is one of them, and all have something to do.
+    /// The calling thread is one of them, and all are at work at the same time.
     #[test]
-    fn there_are_no_more_threads_than_workers() {
+    fn there_are_as_many_threads_as_workers() {
         for threads in [1, 2, 5] {
-            let seen = Mutex::new(std::collections::HashMap::new());
-            let see = || *seen.lock().unwrap().entry(thread::current().id()).or_insert(0) += 1;
+            let seen = Mutex::new(std::collections::HashSet::new());
+            let see = || seen.lock().unwrap().insert(thread::current().id());
             let mut given = 0..300;
+            let began = Instant::now();
             let work = |(): &mut (), _| {
-                thread::sleep(Duration::from_micros(200));
+                see();
+                // Nobody finishes anything before everybody has begun.
+                while seen.lock().unwrap().len() < threads {
+                    assert!(began.elapsed() < Duration::from_secs(60), "not all of them work");
+                    thread::yield_now();
+                }
+                Ok(())
+            };
+            let sink = |()| {
                 see();
                 Ok(())
             };
-            let sink = |()| Ok(see());
             run(vec![(); threads], || Ok(given.next()), work, sink).unwrap();
             let seen = seen.into_inner().unwrap();
-            assert_eq!(seen.len(), threads, "{seen:?}");
-            assert!(threads == 1 || seen[&thread::current().id()] > 300, "{seen:?}");
+            assert_eq!(seen.len(), threads);
+            assert!(seen.contains(&thread::current().id()));
         }
     }
 

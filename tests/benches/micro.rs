@@ -1,8 +1,6 @@
 //! The steps that the time of an operation is made of, each by itself: `make bench-micro`. What they are worth together is for
 //! `make bench`; a change of one of these says where to look.
 
-#![expect(clippy::disallowed_methods, reason = "a benchmark looks at the command line")]
-
 use std::path::Path;
 use std::sync::Arc;
 
