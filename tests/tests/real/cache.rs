@@ -1,4 +1,5 @@
-//! The page cache belongs to those who work with their data: a backup and a scrub read everything once, and leave it as it was.
+//! The page cache belongs to those who work with their data: a backup, a scrub and a restore read everything once, and leave it
+//! as it was.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -44,7 +45,7 @@ fn kernel_can(path: &Path) -> bool {
 
 /// What was not in the cache before is not there afterwards, and what was is.
 #[test]
-fn a_backup_and_a_scrub_leave_the_page_cache_as_it_was() {
+fn reading_once_leaves_the_page_cache_as_it_was() {
     for kind in ["ext4", "xfs"] {
         let Some(disk) = Disk::make(kind, 400 << 20) else { continue };
         let site = Site::with_backups(disk.path(), &[]);
@@ -58,16 +59,21 @@ fn a_backup_and_a_scrub_leave_the_page_cache_as_it_was() {
         let left = cached_bytes(&source);
         assert!(left < SLACK_BYTES, "{kind}: {left} bytes of the source are left in the cache");
 
-        drop_cache(&image);
-        works(&mut site.backy(&["scrub"]));
-        let left = cached_bytes(&image);
-        assert!(left < SLACK_BYTES, "{kind}: {left} bytes of the image are left in the cache");
+        let target = disk.path().join("target");
+        for command in [&["scrub"][..], &["restore", text(&target)]] {
+            drop_cache(&image);
+            works(&mut site.backy(command));
+            let left = cached_bytes(&image);
+            assert!(left < SLACK_BYTES, "{kind}: {command:?} leaves {left} bytes of the image");
+        }
 
         drop_cache(&source);
-        let whole = fs::read(&source).expect("read the source");
-        assert_eq!(whole.len() as u64, cached_bytes(&source), "{kind}: the test has read it all");
+        fs::read(&source).expect("read the source");
         works(&mut site.backy(&["backup", "--force"]));
         let kept = cached_bytes(&source);
-        assert_eq!(kept, BYTES as u64, "{kind}: a backup took {} out of the cache", text(&source));
+        assert!(
+            kept > BYTES as u64 - SLACK_BYTES,
+            "{kind}: of the source only {kept} bytes are left"
+        );
     }
 }
