@@ -54,8 +54,11 @@ fn check(data: &[u8]) {
     assert_eq!(again.block_size, manifest.block_size);
     let twice = again.encode().expect("a JSON form");
     assert!(twice == encoded, "written twice, it is not the same");
-    let object = |bytes: &[u8]| serde_json::from_slice::<Map<String, Value>>(bytes).expect("JSON");
-    check_unknown(&object(data), &object(&encoded));
+    let object = |bytes: &[u8]| serde_json::from_slice::<Map<String, Value>>(bytes);
+    // Within an object that is ours, what is not known is passed over, be it a number that is none, such as 1e999.
+    if let Ok(read) = object(data) {
+        check_unknown(&read, &object(&encoded).expect("JSON"));
+    }
     exercise(manifest);
 }
 
