@@ -361,9 +361,8 @@ impl Chain {
         let mut from = from;
         while let Some(next) = layer.delta.next_held_block(from, end)? {
             let count = WINDOW_BLOCKS.min(end.0.saturating_sub(next.0));
-            let clusters = layer.delta.clusters(next, count)?;
-            if let Some(at) = clusters.iter().position(|held| *held != Cluster::Unallocated) {
-                return Ok(Some(next.plus(at as u64)));
+            if let Some((held, _)) = layer.delta.held(next, count)?.first() {
+                return Ok(Some(*held));
             }
             from = next.plus(count);
         }
