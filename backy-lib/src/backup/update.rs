@@ -93,7 +93,12 @@ impl<'a> Update<'a> {
             .transpose()?;
         let digests = DigestWriter::create(storage, revision, DigestsKind::Image)?;
         let (image, staged) = match (newest, policy) {
-            (None, _) => (storage.create(FileName::STAGED_IMAGE)?, Some(Staged::Empty)),
+            (None, _) => {
+                let image = storage.create(FileName::STAGED_IMAGE)?;
+                // Each block is written once, in order.
+                image.bypass_cache();
+                (image, Some(Staged::Empty))
+            }
             (Some(_), ImageUpdate::InPlace) => {
                 (storage.open(FileName::IMAGE, Access::Write)?, None)
             }

@@ -1,7 +1,6 @@
 //! Where a restore goes: a new file, an existing one, or a block device.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::storage::cache::PageCache;
 use crate::storage::dir::{next_data, punch_hole, read_full};
 
 /// What a target is.
@@ -67,6 +67,7 @@ pub struct FileTarget {
     file: File,
     kind: Kind,
     len: u64,
+    cache: PageCache,
 }
 
 enum Kind {
@@ -89,18 +90,24 @@ impl FileTarget {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&written_as, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| Error::io(path, "create")(errno.into()))?;
-        let kind = Kind::New { written_as };
-        Ok(FileTarget { path: path.to_owned(), file: File::from(fd), kind, len: 0 })
+        let target = Self::over(path, File::from(fd), Kind::New { written_as }, 0);
+        // Each block is written once, in order.
+        target.cache.bypass(&target.file);
+        Ok(target)
     }
 
     /// A file that is there.
     pub(super) fn existing(path: &Path, file: File, len: u64) -> Self {
-        FileTarget { path: path.to_owned(), file, kind: Kind::File, len }
+        Self::over(path, file, Kind::File, len)
     }
 
     /// A block device.
     pub(super) fn device(path: &Path, file: File, len: u64) -> Self {
-        FileTarget { path: path.to_owned(), file, kind: Kind::Device, len }
+        Self::over(path, file, Kind::Device, len)
+    }
+
+    fn over(path: &Path, file: File, kind: Kind, len: u64) -> Self {
+        FileTarget { path: path.to_owned(), file, kind, len, cache: PageCache::new() }
     }
 
     /// The open file.
@@ -151,7 +158,7 @@ impl Target for FileTarget {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let action = format!("write {} bytes at offset {offset}", data.len());
-        self.file.write_all_at(data, offset).map_err(self.io(action))
+        self.cache.write_all(&self.file, data, offset).map_err(self.io(action))
     }
 
     fn clear(&self, extent: Extent) -> Result<()> {

@@ -145,7 +145,7 @@ impl StoredFile {
         let content = match revision.is_image() {
             true => {
                 let image = storage.open(FileName::IMAGE, Access::Read)?;
-                image.read_once();
+                image.bypass_cache();
                 Content::Image(image)
             }
             false => Content::Delta(Delta::open(storage, revision.uuid, block_size, size_bytes)?),

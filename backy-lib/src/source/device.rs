@@ -11,7 +11,8 @@ use super::Source;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
-use crate::storage::dir::{UncachedReads, next_data};
+use crate::storage::cache::PageCache;
+use crate::storage::dir::next_data;
 
 /// An open file or block device.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct DeviceSource {
     file: File,
     kind: &'static str,
     size_bytes: u64,
-    uncached: UncachedReads,
+    cache: PageCache,
 }
 
 impl DeviceSource {
@@ -51,9 +52,9 @@ impl DeviceSource {
         }
         // Only advice: a system that does not take it reads as well.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
-        let uncached = UncachedReads::off();
-        uncached.begin(&file);
-        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes, uncached })
+        let cache = PageCache::new();
+        cache.bypass(&file);
+        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes, cache })
     }
 }
 
@@ -71,7 +72,7 @@ impl Source for DeviceSource {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.uncached.read_full(&self.file, buffer, offset).map_err(|error| Error::Source {
+        self.cache.read_full(&self.file, buffer, offset).map_err(|error| Error::Source {
             path: self.path.clone(),
             message: format!(
                 "cannot read {} bytes at offset {offset}: {}",

@@ -4,18 +4,18 @@
 //! that could block (a FIFO in the place of a file is refused, not waited for).
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat,
-    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, ftruncate,
+    ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
+use super::cache::PageCache;
 use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
@@ -239,13 +239,13 @@ pub(super) fn open_regular(
 pub(crate) struct DirFile {
     path: PathBuf,
     file: File,
-    uncached: UncachedReads,
+    cache: PageCache,
 }
 
 impl DirFile {
     /// One that has been opened, be it an archive's or not.
     pub(crate) fn over(path: PathBuf, file: File) -> Self {
-        DirFile { path, file, uncached: UncachedReads::off() }
+        DirFile { path, file, cache: PageCache::new() }
     }
 
     fn metadata(&self) -> Result<std::fs::Metadata> {
@@ -280,17 +280,17 @@ impl StorageFile for DirFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.uncached.read_full(&self.file, buffer, offset).map_err(|error| {
+        self.cache.read_full(&self.file, buffer, offset).map_err(|error| {
             Error::io(&self.path, format!("read {} bytes at offset {offset}", buffer.len()))(error)
         })
     }
 
-    fn read_once(&self) {
-        self.uncached.begin(&self.file);
+    fn bypass_cache(&self) {
+        self.cache.bypass(&self.file);
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(data, offset).map_err(|error| {
+        self.cache.write_all(&self.file, data, offset).map_err(|error| {
             Error::io(&self.path, format!("write {} bytes at offset {offset}", data.len()))(error)
         })
     }
@@ -323,55 +323,13 @@ impl StorageFile for DirFile {
     }
 }
 
-/// `RWF_DONTCACHE` of `preadv2(2)`, since Linux 6.14.
-const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
-
-/// Reads of a file that leave the page cache as it was, see [`StorageFile::read_once`].
-#[derive(Debug)]
-pub(crate) struct UncachedReads(AtomicBool);
-
-impl UncachedReads {
-    /// Reads as others do, until told otherwise.
-    pub(crate) fn off() -> Self {
-        UncachedReads(AtomicBool::new(false))
-    }
-
-    /// Reads past the cache from now on.
-    pub(crate) fn begin(&self, file: &File) {
-        // Where pages cannot be dropped at once, as those of block devices, they are the first to go.
-        let _ = fadvise(file, 0, None, Advice::NoReuse);
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Reads until `buffer` is full or the file ends.
-    pub(crate) fn read_full(
-        &self,
-        file: &File,
-        buffer: &mut [u8],
-        offset: u64,
-    ) -> io::Result<usize> {
-        read_all(buffer, |rest, done| {
-            if self.0.load(Ordering::Relaxed) {
-                let buffers = &mut [IoSliceMut::new(rest)];
-                match rustix::io::preadv2(file, buffers, offset + done, DONT_CACHE) {
-                    Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-                        self.0.store(false, Ordering::Relaxed);
-                    }
-                    read => return Ok(read?),
-                }
-            }
-            file.read_at(rest, offset + done)
-        })
-    }
-}
-
 /// Reads until `buffer` is full or the file ends.
 pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     read_all(buffer, |rest, done| file.read_at(rest, offset + done))
 }
 
 /// Asks `read` for what is missing, with the count of bytes that are there, until nothing is or nothing more comes.
-fn read_all(
+pub(super) fn read_all(
     buffer: &mut [u8],
     read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
 ) -> io::Result<usize> {

@@ -10,6 +10,7 @@
 //!   of the changes may survive; a rename that replaces a file is atomic.
 //! - A file that was created is found only with both.
 
+pub(crate) mod cache;
 pub mod dir;
 mod lock;
 mod name;
@@ -164,9 +165,10 @@ pub trait StorageFile: Send + Sync {
     /// Reads until `buffer` is full or the file ends; how many bytes that were.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
 
-    /// From now on, what is read is not left in the page cache unless it was there before: a file that is read from one end to the
-    /// other would only drive out what others need. Where the system cannot, nothing changes.
-    fn read_once(&self) {}
+    /// From now on, what is read or written is not left in the page cache unless it was there before: a file that is gone through
+    /// once, from one end to the other, would only drive out what others need. Where the system cannot, nothing changes.
+    /// No byte may be written twice: early kernels that know this could lose the second write.
+    fn bypass_cache(&self) {}
 
     /// Writes all of `data`; the file grows as needed.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;

@@ -1,5 +1,5 @@
-//! The page cache belongs to those who work with their data: a backup, a scrub and a restore read everything once, and leave it
-//! as it was.
+//! The page cache belongs to those who work with their data: what a backup, a scrub and a restore read or write from one end to
+//! the other leaves it as it was.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -45,7 +45,7 @@ fn kernel_can(path: &Path) -> bool {
 
 /// What was not in the cache before is not there afterwards, and what was is.
 #[test]
-fn reading_once_leaves_the_page_cache_as_it_was() {
+fn what_is_gone_through_once_leaves_the_page_cache_as_it_was() {
     for kind in ["ext4", "xfs"] {
         let Some(disk) = Disk::make(kind, 400 << 20) else { continue };
         let site = Site::with_backups(disk.path(), &[]);
@@ -56,8 +56,10 @@ fn reading_once_leaves_the_page_cache_as_it_was() {
         }
         drop_cache(&source);
         works(&mut site.backy(&["backup", "--force"]));
-        let left = cached_bytes(&source);
-        assert!(left < SLACK_BYTES, "{kind}: {left} bytes of the source are left in the cache");
+        for path in [&source, &image] {
+            let left = cached_bytes(path);
+            assert!(left < SLACK_BYTES, "{kind}: {left} bytes of {} are left", path.display());
+        }
 
         let target = disk.path().join("target");
         for command in [&["scrub"][..], &["restore", text(&target)]] {
@@ -66,6 +68,9 @@ fn reading_once_leaves_the_page_cache_as_it_was() {
             let left = cached_bytes(&image);
             assert!(left < SLACK_BYTES, "{kind}: {command:?} leaves {left} bytes of the image");
         }
+        let left = cached_bytes(&target);
+        assert!(left < SLACK_BYTES, "{kind}: {left} bytes of the target are left in the cache");
+        assert_eq!(fs::read(&target).ok(), fs::read(&source).ok(), "{kind}");
 
         drop_cache(&source);
         fs::read(&source).expect("read the source");
