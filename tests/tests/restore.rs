@@ -55,6 +55,25 @@ fn a_rotten_block_costs_itself_only() {
     }
 }
 
+/// Blocks of the image that lie close together are read in one call, with what is between them; where that cannot be read, it costs
+/// nothing.
+#[test]
+fn what_is_between_the_wanted_blocks_of_the_image_may_be_unreadable() {
+    let state = |middle: u8| [[1; BLOCK], [middle; BLOCK], [3; BLOCK]].concat();
+    let world = World::with_backups(false, &[state(2), state(9)]);
+    let disk = world.disk.fork();
+    assert!(world::read_revision(&world::open(&disk).expect("open"), 1).is_ok());
+    let all =
+        format!(": read {} bytes at offset 0 {}", 3 * BLOCK, disk.path(FileName::IMAGE).display());
+    let log = disk.log();
+    let call = log.iter().rev().find_map(|line| line.strip_suffix(&all)?.parse().ok());
+    let call: u64 = call.unwrap_or_else(|| panic!("not in one call: {log:?}"));
+    disk.set_fault(call, Fault::Once(Failure::Io), 0);
+    let read = world::read_revision(&world::open(&disk).expect("open"), 1);
+    assert_eq!(read.ok(), Some(state(2)));
+    assert!(disk.calls() > call, "nothing has failed");
+}
+
 /// Where nothing is damaged nothing is lost, also when revisions have been merged away.
 #[test]
 fn a_whole_archive_comes_out_exact() {

@@ -35,6 +35,8 @@ use crate::units::{BlockIndex, BlockSize};
 pub const WINDOW_BLOCKS: u64 = 4096;
 /// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
 const NEAR_BLOCKS: u64 = 64;
+/// Stretches of the image that are no farther apart are read in one call: what the system reads ahead has those bytes, too.
+const NEAR_IMAGE_BYTES: usize = 128 << 10;
 
 /// A revision, open for reading.
 pub struct Chain {
@@ -203,10 +205,10 @@ impl Chain {
         self.layers.is_empty() && self.image.is_some()
     }
 
-    /// The image is going to be read once, from one end to the other: see [`StorageFile::read_once`].
+    /// The image is going to be read once, from one end to the other: see [`StorageFile::bypass_cache`].
     pub(crate) fn bypass_cache(&self) {
         if let Some(image) = &self.image {
-            image.file.read_once();
+            image.file.bypass_cache();
         }
     }
 
@@ -447,32 +449,54 @@ impl Chain {
         decompressor: &mut Decompressor,
         buffer: &mut [u8],
     ) -> Result<Vec<(BlockIndex, Error)>> {
+        self.fetch_from_image(first, located, buffer)?;
         let mut failed = Vec::new();
-        let mut block = first;
-        let mut rest = buffer;
-        for run in located.chunk_by(|a, b| a.place == Place::Image && b.place == Place::Image) {
-            let end = self.block_size.offset(block.plus(run.len() as u64));
-            let bytes = end.min(self.revision.size_bytes) - self.block_size.offset(block);
-            let (part, after) = rest.split_at_mut_checked(bytes as usize).unwrap_or_default();
-            match (run.first().map(|block| block.place), &self.image) {
-                (Some(Place::Zero), _) => part.fill(0),
-                (Some(Place::Layer(layer, cluster)), _) => {
-                    if let Some(layer) = self.layers.get(layer) {
-                        let delta = &layer.delta;
-                        let read = read_cut(delta, cluster, self.block_size, decompressor, part);
-                        failed.extend(read.err().map(|error| (block, error)));
-                    }
+        let parts = buffer.chunks_mut(self.block_size.len());
+        for ((block, part), at) in located.iter().zip(parts).zip(first.0..) {
+            match block.place {
+                Place::Image | Place::Lost => {}
+                Place::Zero => part.fill(0),
+                Place::Layer(layer, cluster) => {
+                    let Some(Layer { delta, .. }) = self.layers.get(layer).map(Arc::as_ref) else {
+                        continue;
+                    };
+                    let read = read_cut(delta, cluster, self.block_size, decompressor, part);
+                    failed.extend(read.err().map(|error| (BlockIndex(at), error)));
                 }
-                (Some(Place::Image), Some(image)) => {
-                    // Cut off past the end or overwritten meanwhile: both show as a wrong digest.
-                    image.file.read_padded_at(part, self.block_size.offset(block))?;
-                }
-                (Some(Place::Image), None) | (Some(Place::Lost), _) | (None, _) => {}
             }
-            rest = after;
-            block = block.plus(run.len() as u64);
         }
         Ok(failed)
+    }
+
+    /// The blocks that were located in the image, right or not: cut off past the end or overwritten meanwhile, both show as a
+    /// wrong digest. What lies between two of them that are near is read, too.
+    fn fetch_from_image(
+        &self,
+        first: BlockIndex,
+        located: &[Located],
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let Some(image) = &self.image else { return Ok(()) };
+        let block_bytes = self.block_size.len();
+        let mut read = |from: usize, to: usize| {
+            let end = (to * block_bytes).min(buffer.len());
+            let part = buffer.get_mut(from * block_bytes..end).unwrap_or_default();
+            image.file.read_padded_at(part, self.block_size.offset(first.plus(from as u64)))
+        };
+        let blocks = located.iter().enumerate();
+        let blocks = blocks.filter(|(_, block)| block.place == Place::Image).map(|(at, _)| at);
+        let blocks: Vec<usize> = blocks.collect();
+        for near in blocks.chunk_by(|a, b| (b - a - 1) * block_bytes <= NEAR_IMAGE_BYTES) {
+            let (Some(&from), Some(&last)) = (near.first(), near.last()) else { continue };
+            match read(from, last + 1) {
+                // It may be what nobody has asked for that cannot be read.
+                Err(_) if near.len() <= last - from => {
+                    near.iter().try_for_each(|&at| read(at, at + 1))?;
+                }
+                read => read?,
+            }
+        }
+        Ok(())
     }
 
     /// The same, but a block that cannot be read right becomes zero; which those are, ascending.
