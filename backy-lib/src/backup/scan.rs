@@ -135,8 +135,17 @@ pub(super) struct Old {
 /// One thread's tools.
 pub(super) struct Worker {
     compressor: Compressor,
-    old_block: Vec<u8>,
+    old_blocks: Vec<u8>,
     frame: Vec<u8>,
+}
+
+/// A block of the newest revision whose content has to be kept.
+struct Wanted {
+    /// Its place among the changed blocks.
+    at: usize,
+    block: BlockIndex,
+    entry: TableEntry,
+    extent: Extent,
 }
 
 /// Tools for each of `threads`.
@@ -144,7 +153,7 @@ pub(super) fn workers(threads: usize, level: i32) -> Result<Vec<Worker>> {
     (0..threads)
         .map(|_| {
             let compressor = Compressor::new(level)?;
-            Ok(Worker { compressor, old_block: Vec::new(), frame: Vec::new() })
+            Ok(Worker { compressor, old_blocks: Vec::new(), frame: Vec::new() })
         })
         .collect()
 }
@@ -251,6 +260,7 @@ impl<'a> Scan<'a> {
 
     fn compare(&self, worker: &mut Worker, outcome: &mut Outcome) -> Result<()> {
         let chunk = outcome.chunk;
+        let mut wanted = Vec::new();
         for at in 0..chunk.blocks {
             let block = chunk.first.plus(at);
             let new = outcome.entries.get(at as usize).copied();
@@ -272,49 +282,68 @@ impl<'a> Scan<'a> {
             let old = match old {
                 // Past the end of its backing file a delta reads as zeros anyway.
                 Some(entry) if new.is_none() && entry.is_zero_block() => continue,
-                Some(entry) => Some(self.fetch_old(worker, block, entry, old_extent)?),
+                Some(entry) if entry.is_zero_block() => {
+                    let stored = OldBlock { block, content: StoredBlock::Zero };
+                    Some(Old { stored, entry, bad: false })
+                }
+                Some(entry) => {
+                    let at = outcome.changed.len();
+                    wanted.push(Wanted { at, block, entry, extent: old_extent });
+                    None
+                }
                 None => None,
             };
             outcome.changed_bytes += new_extent.len;
             outcome.changed.push(Changed { block, old, new: new_place, heals: false });
         }
-        Ok(())
+        self.fetch_old(worker, &wanted, &mut outcome.changed)
     }
 
     fn is_bad(&self, block: BlockIndex) -> bool {
         self.old.is_some_and(|old| old.known.is_bad(block))
     }
 
+    /// Reads, checks and compresses the old blocks that are wanted, and puts them where they belong.
     fn fetch_old(
         &self,
         worker: &mut Worker,
-        block: BlockIndex,
-        entry: TableEntry,
-        extent: Extent,
-    ) -> Result<Old> {
-        let stored = |content| OldBlock { block, content };
-        let Some(old) = self.old.filter(|_| !entry.is_zero_block()) else {
-            return Ok(Old { stored: stored(StoredBlock::Zero), entry, bad: false });
-        };
-        // A cluster is stored whole: a short last block is padded with zeros.
-        worker.old_block.clear();
-        worker.old_block.resize(self.block_size.len(), 0);
-        let bytes = worker.old_block.get_mut(..extent.len as usize).unwrap_or_default();
-        match old.image.read_padded_at(bytes, extent.offset) {
-            // What is known to be bad may be so bad that it cannot be read at all.
-            Err(_) if old.known.is_bad(block) => {}
-            read => read?,
+        wanted: &[Wanted],
+        changed: &mut [Changed],
+    ) -> Result<()> {
+        let Some(old) = self.old.filter(|_| !wanted.is_empty()) else { return Ok(()) };
+        let Worker { compressor, old_blocks, frame } = worker;
+        let block_bytes = self.block_size.len();
+        old_blocks.resize(wanted.len() * block_bytes, 0);
+        for (wanted, cluster) in wanted.iter().zip(old_blocks.chunks_mut(block_bytes)) {
+            let len = (wanted.extent.len as usize).min(block_bytes);
+            let (bytes, padding) = cluster.split_at_mut(len);
+            // A cluster is stored whole: a short last block is padded with zeros.
+            padding.fill(0);
+            match old.image.read_padded_at(bytes, wanted.extent.offset) {
+                // What is known to be bad may be so bad that it cannot be read at all.
+                Err(_) if old.known.is_bad(wanted.block) => bytes.fill(0),
+                read => read?,
+            }
         }
-        if !entry.matches(bytes) && !planted(Bug::UncheckedOldBlock) {
-            let frame = worker.compressor.compress_as_bad(&worker.old_block)?;
-            return Ok(Old { stored: stored(StoredBlock::Compressed(frame)), entry, bad: true });
+        let clusters = || wanted.iter().zip(old_blocks.chunks(block_bytes));
+        let right = TableEntry::matching(clusters().map(|(wanted, cluster)| {
+            (wanted.entry, cluster.get(..wanted.extent.len as usize).unwrap_or_default())
+        }));
+        for ((wanted, cluster), right) in clusters().zip(right) {
+            let bad = !right && !planted(Bug::UncheckedOldBlock);
+            let content = if bad {
+                StoredBlock::Compressed(compressor.compress_as_bad(cluster)?)
+            } else if compressor.compress(cluster, frame) {
+                StoredBlock::Compressed(frame.clone())
+            } else {
+                StoredBlock::Plain(cluster.to_vec())
+            };
+            if let Some(changed) = changed.get_mut(wanted.at) {
+                let stored = OldBlock { block: wanted.block, content };
+                changed.old = Some(Old { stored, entry: wanted.entry, bad });
+            }
         }
-        let content = if worker.compressor.compress(&worker.old_block, &mut worker.frame) {
-            StoredBlock::Compressed(worker.frame.clone())
-        } else {
-            StoredBlock::Plain(worker.old_block.clone())
-        };
-        Ok(Old { stored: stored(content), entry, bad: false })
+        Ok(())
     }
 }
 
