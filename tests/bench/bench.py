@@ -10,7 +10,7 @@ is restored is compared byte by byte, outside of the timing. Nothing here assert
 Making the images needs root (loop mounts); they stay in --dir until the end, or for the next call with --keep.
 
 Operations, all of them without --only: cp, first, unchanged, day, restore-newest, restore-oldest, restore-near, scrub,
-rm-oldest, rm-middle, sha256sum, qemu-img. Only when named, and each with a table of its own:
+rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and each with a table of its own:
 
   peers   restic and borg, where installed (make bench-peers), beside the operations; as --peers
   levels  the first day's changes with each compression_level
@@ -94,7 +94,7 @@ def main() -> None:
                 if options.json:
                     options.json.write_text(json.dumps(document(options, measured), indent=2) + "\n")
     finally:
-        remove(bench.work, bench.scratch)
+        remove(bench.work, bench.scratch, bench.filler.path)
         if not options.keep:
             remove(bench.images)
             # Not with rmtree: what else may be in a folder that somebody named is not ours.

@@ -45,24 +45,19 @@ def run_cold(bench: Bench) -> str:
     cold = Cold(bench, {*COLD_OPERATIONS})
     for run in range(bench.options.runs):
         cold.one_run(run)
-    remove(cold.filler.path)
     return "\n\n".join([table(bench.results, COLD_TARGETS, bench.floor_bytes()), peak_note(bench.results)])
 
 
 class Cold(Operations):
-    def __init__(self, bench: Bench, wanted: set[str]) -> None:
-        super().__init__(bench, wanted)
-        self.filler = Filler(bench.root / "filler")
-
-    def settle(self, fills: Path | None) -> None:
+    def settle(self) -> None:
         """Cold caches on a machine that has been up for a while: nothing of ours in memory, and no memory free."""
         quiet("sync")
         for path in self.bench.root.rglob("*"):
-            if path.is_file() and path != self.filler.path:
+            if path.is_file():
                 evict(path)
         # Names and inodes.
         Path("/proc/sys/vm/drop_caches").write_text("2\n")
-        self.filler.fill()
+        self.bench.filler.fill()
 
     def copy(self) -> list[str | Path]:
         return durable_copy(self.bench.day(0), self.bench.target)
@@ -72,32 +67,6 @@ def evict(path: Path) -> None:
     """Takes a file whose content is on disk out of the page cache."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-class Filler:
-    """Fills free memory with the page cache of a file that nobody needs.
-
-    Memory that is free goes back to the host of a virtual machine within seconds, and taking it again has cost up to
-    three times what was to be measured. What a command needs now comes out of this cache, as it does on a machine that
-    has been at work for a day.
-    """
-
-    # A hole; never read twice before memory has been filled with other parts of it many times.
-    SIZE_BYTES = 1 << 40
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.at = 0
-        self.buffer = bytearray(MIB)
-
-    def fill(self) -> None:
-        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        with open(self.path, "a+b", buffering=0) as file:
-            file.truncate(self.SIZE_BYTES)
-            for _ in range(free_bytes // MIB):
-                file.seek(self.at)
-                file.readinto(self.buffer)
-                self.at = (self.at + MIB) % self.SIZE_BYTES
 
 
 def run_large(bench: Bench) -> str:

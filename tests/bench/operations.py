@@ -16,7 +16,7 @@ from table import TARGETS, bytes_note, peak_note, removal_note, stored_table, ta
 BACKUPS = ("first", "unchanged", "day")
 RESTORES = ("restore-newest", "restore-oldest", "restore-near")
 KEEPING = ("scrub", "rm-oldest", "rm-middle")
-OTHERS = ("sha256sum", "qemu-img")
+OTHERS = ("plain-digest", "sha256sum", "qemu-img")
 OPERATIONS = ("cp", *BACKUPS, *RESTORES, *KEEPING, *OTHERS)
 
 
@@ -55,10 +55,9 @@ class Operations:
     def wants(self, *operations: str) -> bool:
         return not self.wanted.isdisjoint(operations)
 
-    def settle(self, fills: Path | None) -> None:
-        """Before each measured command; `fills` is as large as what it is going to write, if that is much."""
-        if fills is not None:
-            self.bench.warm_pages(fills)
+    def settle(self) -> None:
+        """Before each measured command."""
+        self.bench.filler.fill()
 
     def copy(self) -> list[str | Path]:
         """The command that the others are set in relation to."""
@@ -69,12 +68,11 @@ class Operations:
         run: int,
         name: str,
         command: list[str | Path],
-        fills: Path | None = None,
         stored: Path | None = None,
         day: int | None = None,
         delta_bytes: int | None = None,
     ) -> None:
-        self.settle(fills)
+        self.settle()
         sample = measure(run, command)
         sample.day, sample.delta_bytes = day, delta_bytes
         if name == "cp":
@@ -84,7 +82,7 @@ class Operations:
     def one_run(self, run: int) -> None:
         bench = self.bench
         bench.begin()
-        self.measured(run, "cp", self.copy(), bench.day(0), bench.target)
+        self.measured(run, "cp", self.copy(), bench.target)
         remove(bench.target)
         if self.wants(*BACKUPS, *RESTORES, *KEEPING):
             self.backups(run)
@@ -92,11 +90,14 @@ class Operations:
             if self.wants(*KEEPING):
                 self.keeping(run)
             remove(bench.archive)
+        if self.wants("plain-digest"):
+            program = Path(bench.options.backy).with_name("plain-digest")
+            self.measured(run, "plain-digest", [program, bench.day(0)])
         if self.wants("sha256sum"):
             self.measured(run, "sha256sum", ["sha256sum", bench.day(0)])
         if self.wants("qemu-img") and shutil.which("qemu-img"):
             convert: list[str | Path] = ["qemu-img", "convert", "-f", "raw", "-O", "raw", bench.day(0), bench.target]
-            self.measured(run, "qemu-img", convert, bench.day(0))
+            self.measured(run, "qemu-img", convert)
         remove(bench.work)
 
     def backups(self, run: int) -> None:
@@ -105,16 +106,16 @@ class Operations:
         bench.point_source_at(bench.day(0))
         bench.new_archive()
         force = bench.backy("backup", "--force")
-        self.measured(run, "first", force, bench.day(0), bench.archive)
+        self.measured(run, "first", force, bench.archive)
         if self.wants("unchanged"):
-            self.measured(run, "unchanged", force, None, bench.archive)
+            self.measured(run, "unchanged", force, bench.archive)
             # The restore of the oldest of four is to read through the days alone.
             bench.new_archive()
             quiet(*force)
         for day in range(1, DAYS + 1):
             bench.point_source_at(bench.day(day))
             if self.wants("day"):
-                self.measured(run, "day", force, None, bench.archive, day)
+                self.measured(run, "day", force, bench.archive, day)
             else:
                 quiet(*force)
         if self.wants("day"):
@@ -128,7 +129,7 @@ class Operations:
         bench = self.bench
         for name, revision, day in (("restore-newest", "latest", DAYS), ("restore-oldest", "first", 0)):
             if self.wants(name):
-                self.measured(run, name, bench.backy("restore", "--revision", revision, bench.target), bench.day(day))
+                self.measured(run, name, bench.backy("restore", "--revision", revision, bench.target))
                 must_equal(bench.target, bench.day(day), name)
                 remove(bench.target)
         if self.wants("restore-near"):
@@ -144,12 +145,12 @@ class Operations:
         bench.point_source_at(bench.day(DAYS - 1))
         quiet(*bench.backy("backup", "--force"))
         if self.wants("scrub"):
-            self.measured(run, "scrub", bench.backy("scrub"), None, bench.archive)
+            self.measured(run, "scrub", bench.backy("scrub"), bench.archive)
         if self.wants("rm-oldest"):
-            self.measured(run, "rm-oldest", bench.backy("rm", "first"), None, bench.archive)
+            self.measured(run, "rm-oldest", bench.backy("rm", "first"), bench.archive)
         if self.wants("rm-middle"):
             delta_bytes = allocated_bytes(delta_of(bench, "2"))
-            self.measured(run, "rm-middle", bench.backy("rm", "2"), None, bench.archive, delta_bytes=delta_bytes)
+            self.measured(run, "rm-middle", bench.backy("rm", "2"), bench.archive, delta_bytes=delta_bytes)
             for name, revision, day in (("newest", "0", DAYS - 1), ("oldest", "2", 1)):
                 quiet(*bench.backy("restore", "--revision", revision, bench.target))
                 must_equal(bench.target, bench.day(day), f"restore of the {name} after rm")

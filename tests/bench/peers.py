@@ -129,12 +129,12 @@ def one_peer_run(bench: Bench, run: int, peer: Peer) -> None:
     bench.begin()
     peer.init()
     for day in range(DAYS + 1):
-        bench.warm_pages(bench.day(day))
+        bench.filler.fill()
         sample = peer.backup(run, bench.day(day))
         sample.day = day
         add("day" if day else "first", sample, peer.store)
     for name, day in (("restore-newest", DAYS), ("restore-oldest", 0)):
-        bench.warm_pages(bench.day(day))
+        bench.filler.fill()
         add(name, peer.restore(run, day, bench.target))
         must_equal(bench.target, bench.day(day), f"{name} by {peer.program}")
         remove(bench.target)

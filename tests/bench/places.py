@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from measure import Results, Sample, allocated_bytes, measure, quiet, remove
+from memory import Filler
 from workload import parse_size
 
 DAYS = 3
@@ -32,6 +33,8 @@ class Bench:
         self.target = self.work / "target.img"
         self.wanted: set[str] = options.only
         self.results = Results()
+        # Beside what was built: the images may be in memory.
+        self.filler = Filler(CHECKOUT / "target" / "bench-filler")
 
     def floor_bytes(self) -> int:
         """A child counts the memory of the process that started it, this one, as its own: nothing measures lower."""
@@ -74,16 +77,6 @@ class Bench:
         """A symlink as source is followed at each backup."""
         self.source.unlink(missing_ok=True)
         self.source.symlink_to(image)
-
-    def warm_pages(self, image: Path) -> None:
-        """Gets the host to give this machine the memory that the next command is going to fill.
-
-        Memory that was not in use for a while belongs to the host again on many virtual machines; taking it back has
-        cost from nothing to three times what is to be measured, for whoever came first.
-        """
-        warm = self.work / "warm"
-        quiet("cp", "--sparse=always", image, warm)
-        remove(warm)
 
     def new_archive(self) -> None:
         remove(self.archive)

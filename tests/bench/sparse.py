@@ -48,7 +48,7 @@ class Sparse:
         for name, image in (("dense", self.dense), ("huge", self.huge)):
             bench.point_source_at(image)
             bench.new_archive()
-            bench.warm_pages(self.dense)
+            bench.filler.fill()
             for operation in ("first", "unchanged"):
                 sample = measure(run, bench.backy("backup", "--force"))
                 bench.add(f"{name} {operation}", sample, bench.archive)
