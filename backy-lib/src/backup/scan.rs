@@ -136,7 +136,6 @@ pub(super) struct Old {
 pub(super) struct Worker {
     compressor: Compressor,
     old_blocks: Vec<u8>,
-    frame: Vec<u8>,
 }
 
 /// A block of the newest revision whose content has to be kept.
@@ -153,7 +152,7 @@ pub(super) fn workers(threads: usize, level: i32) -> Result<Vec<Worker>> {
     (0..threads)
         .map(|_| {
             let compressor = Compressor::new(level)?;
-            Ok(Worker { compressor, old_blocks: Vec::new(), frame: Vec::new() })
+            Ok(Worker { compressor, old_blocks: Vec::new() })
         })
         .collect()
 }
@@ -311,7 +310,7 @@ impl<'a> Scan<'a> {
         changed: &mut [Changed],
     ) -> Result<()> {
         let Some(old) = self.old.filter(|_| !wanted.is_empty()) else { return Ok(()) };
-        let Worker { compressor, old_blocks, frame } = worker;
+        let Worker { compressor, old_blocks } = worker;
         let block_bytes = self.block_size.len();
         old_blocks.resize(wanted.len() * block_bytes, 0);
         for (wanted, cluster) in wanted.iter().zip(old_blocks.chunks_mut(block_bytes)) {
@@ -333,10 +332,8 @@ impl<'a> Scan<'a> {
             let bad = !right && !planted(Bug::UncheckedOldBlock);
             let content = if bad {
                 StoredBlock::Compressed(compressor.compress_as_bad(cluster)?)
-            } else if compressor.compress(cluster, frame) {
-                StoredBlock::Compressed(frame.clone())
             } else {
-                StoredBlock::Plain(cluster.to_vec())
+                compressor.store(cluster)
             };
             if let Some(changed) = changed.get_mut(wanted.at) {
                 let stored = OldBlock { block: wanted.block, content };

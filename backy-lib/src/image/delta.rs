@@ -422,7 +422,11 @@ impl Compressor {
     pub fn store(&mut self, cluster: &[u8]) -> StoredBlock {
         let mut frame = Vec::new();
         match self.compress(cluster, &mut frame) {
-            true => StoredBlock::Compressed(frame),
+            true => {
+                // Many of them are kept until they are written.
+                frame.shrink_to_fit();
+                StoredBlock::Compressed(frame)
+            }
             false => StoredBlock::Plain(cluster.to_vec()),
         }
     }
