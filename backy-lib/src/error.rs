@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::extent::Extent;
@@ -148,6 +149,20 @@ pub enum Error {
         /// How much is missing, and what would free it.
         message: String,
     },
+    /// The system gives this process no more of something that it needs.
+    #[error("{}: {message}", .path.display())]
+    Limit {
+        /// What it was needed for.
+        path: PathBuf,
+        /// What there is not enough of, and how to get more.
+        message: String,
+    },
+    /// A bug: a thread has failed in a way that nobody expected.
+    #[error("a thread of this process failed: {message}")]
+    Panic {
+        /// What it said.
+        message: String,
+    },
     /// An error, and what is to be said besides.
     #[error("{first}; {also}")]
     Besides {
@@ -205,6 +220,10 @@ pub enum ErrorKind {
     Unsupported,
     /// A hook failed.
     Hook,
+    /// The system gives this process no more open files, threads or memory. Says nothing about what is stored.
+    Limit,
+    /// A bug in this program. Says nothing about what is stored.
+    Panic,
     /// Stopped on request.
     Interrupted,
 }
@@ -213,6 +232,7 @@ impl Error {
     /// The class of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Error::Io { source, .. } if limit(source).is_some() => ErrorKind::Limit,
             Error::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ErrorKind::NotFound,
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -236,6 +256,8 @@ impl Error {
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::Hook { .. } => ErrorKind::Hook,
             Error::Room { .. } => ErrorKind::NoSpace,
+            Error::Limit { .. } => ErrorKind::Limit,
+            Error::Panic { .. } => ErrorKind::Panic,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.kind(),
         }
@@ -271,10 +293,12 @@ impl Error {
             | Error::Mount { path, .. }
             | Error::Damaged { path, .. }
             | Error::Unsupported { path, .. }
-            | Error::Room { path, .. } => Some(path),
+            | Error::Room { path, .. }
+            | Error::Limit { path, .. } => Some(path),
             Error::Specification { .. }
             | Error::NoSuchRevision { .. }
             | Error::Hook { .. }
+            | Error::Panic { .. }
             | Error::Interrupted => None,
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.path(),
         }
@@ -324,13 +348,29 @@ impl Error {
     }
 }
 
+/// Where more can be had of what the system gives a process no more of; `None` for any other error.
+fn limit(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error().map(Errno::from_raw_os_error)? {
+        Errno::MFILE => Some("raise the limit of open files (ulimit -n)"),
+        Errno::NFILE => Some("raise the limit of open files of the whole system (fs.file-max)"),
+        // Of opening a file there is another reason, which never comes here; see `storage::dir`.
+        Errno::AGAIN => Some("raise the limit of processes and threads (ulimit -u, TasksMax)"),
+        Errno::NOMEM => Some("free some memory"),
+        _ => None,
+    }
+}
+
 /// The system's message without Rust's `(os error N)`, which tells an operator nothing.
 pub(crate) fn describe_io(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text.chars().take(end).collect(),
-        None => text,
+    let mut text = error.to_string();
+    if let Some(end) = text.find(" (os error") {
+        text.truncate(end);
     }
+    if let Some(advice) = limit(error) {
+        text.push_str("; ");
+        text.push_str(advice);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -345,5 +385,21 @@ mod tests {
             "/x: cannot read 10 bytes at offset 5: No space left on device"
         );
         assert_eq!(error.kind(), ErrorKind::NoSpace);
+    }
+
+    /// That a process may have no more files, threads or memory says which limit that is, and is no damage to what is stored.
+    #[test]
+    fn a_limit_of_the_process_is_no_damage() {
+        for (errno, advice) in [
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::NFILE, "fs.file-max"),
+            (Errno::AGAIN, "ulimit -u"),
+            (Errno::NOMEM, "memory"),
+        ] {
+            let error = Error::io("/x", "open")(errno.into());
+            assert_eq!(error.kind(), ErrorKind::Limit);
+            assert!(!error.is_damage() && !error.is_unreadable() && !error.is_loss(), "{error}");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
     }
 }

@@ -4,14 +4,19 @@
 //! the calling thread, which works on items itself when there is nothing to take: there are no more threads than workers. No more
 //! than a given number of items are under way: one is only made when there is room for its outcome, so the one that everybody waits
 //! for always has room. With one worker everything happens in a fixed order, which is what the tests with simulated disks need.
+//!
+//! When the system starts no more threads, those that there are do the work; when it does not start a single one, that is an
+//! error. A panic is an error like any other, so that nobody waits for an outcome that never comes.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::bounded;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Items under way for each thread.
 const ITEMS_PER_THREAD: usize = 4;
@@ -30,6 +35,9 @@ where
     Worker: Send,
 {
     let Some(mut own) = workers.pop() else { return Ok(()) };
+    let mut next = || caught(&mut next);
+    let work = |worker: &mut Worker, item| caught(|| work(worker, item));
+    let mut sink = |outcome| caught(|| sink(outcome));
     if workers.is_empty() {
         while let Some(item) = next()? {
             sink(work(&mut own, item)?)?;
@@ -48,9 +56,9 @@ where
         // Of this closure, so that it is gone when an error ends it: the threads that wait for room then end, too.
         let give_room = give_room;
         let (feed, work) = (&feed, &work);
-        for mut worker in workers {
+        for (started, mut worker) in workers.into_iter().enumerate() {
             let (take_room, give_outcome) = (take_room.clone(), give_outcome.clone());
-            scope.spawn(move || {
+            let run = move || {
                 while take_room.recv().is_ok() {
                     let Some((number, item)) = take_item(feed) else { break };
                     let outcome = item.and_then(|item| work(&mut worker, item));
@@ -58,7 +66,14 @@ where
                         break;
                     }
                 }
-            });
+            };
+            match thread::Builder::new().spawn_scoped(scope, run) {
+                Ok(_) => {}
+                Err(error) if started == 0 => {
+                    return Err(Error::io("backy", "start a thread")(error));
+                }
+                Err(_) => break,
+            }
         }
         drop(give_outcome);
         let mut early = BTreeMap::new();
@@ -88,6 +103,19 @@ where
             early.insert(number, outcome);
         }
     })
+}
+
+/// A panic as an error. What it leaves behind is not used any more, since the error ends everything.
+fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|panic| Err(Error::Panic { message: words_of(&*panic) }))
+}
+
+/// What somebody who panicked had to say.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "it did not say why".to_owned())
 }
 
 type Feed<'a, F> = Mutex<(u64, Option<&'a mut F>)>;
@@ -225,6 +253,30 @@ mod tests {
             let mut given = 0..1000;
             let sink = |n| if n == 5 { Err(Error::Interrupted) } else { Ok(()) };
             assert!(run(vec![(); threads], || Ok(given.next()), |(), n| Ok(n), sink).is_err());
+        }
+    }
+
+    /// A panic, wherever it is, is an error with what was said, and nobody waits for an outcome that does not come.
+    #[test]
+    fn a_panic_is_an_error_and_no_hang() {
+        let unlucky = |place: &str, panics: &str, item: i32| {
+            assert!(place != panics || item != 7, "not seven");
+            Ok(item)
+        };
+        for (threads, panics) in [1, 2, 5].into_iter().flat_map(|threads| {
+            ["next", "work", "sink"].into_iter().map(move |panics| (threads, panics))
+        }) {
+            let (give_result, take_result) = mpsc::channel();
+            thread::spawn(move || {
+                let mut given = 0..100_000;
+                let next = || given.next().map(|item| unlucky("next", panics, item)).transpose();
+                let work = |(): &mut (), item| unlucky("work", panics, item);
+                let sink = |item| unlucky("sink", panics, item).map(|_| ());
+                let _ = give_result.send(run(vec![(); threads], next, work, sink));
+            });
+            let result = take_result.recv_timeout(Duration::from_secs(30));
+            let error = result.expect("it hangs").expect_err("a panic");
+            assert_eq!(error.to_string(), "a thread of this process failed: not seven", "{panics}");
         }
     }
 
