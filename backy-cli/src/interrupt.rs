@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{SigId, flag, low_level};
 
 /// Exit status after Ctrl-C: 128 and the number of the signal, as shells have it.
@@ -61,6 +61,14 @@ impl Interrupt {
     pub(crate) fn by_ctrl_c(&self) -> bool {
         self.by_ctrl_c.load(Relaxed)
     }
+}
+
+/// From now on a file that becomes longer than allowed (`ulimit -f`) is an error of the writing, as on a file system that takes no
+/// longer one, and not the end of this process. What this one starts is not concerned: it has a handler, which is not inherited,
+/// and does not ignore the signal. Python does the same by itself.
+pub(crate) fn survive_size_limit() {
+    // What cannot be arranged would only matter under such a limit.
+    let _ = flag::register(SIGXFSZ, Arc::default());
 }
 
 /// The signals that this process was started to ignore, signal 1 in the lowest bit. Source: `proc_pid_status(5)`.

@@ -129,6 +129,8 @@ pub fn main() -> ExitCode {
 /// from here on, for as long as the process lives.
 pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     let mut args = args;
+    interrupt::survive_size_limit();
+    std::panic::set_hook(Box::new(output::tell_panic));
     if guard::is_guard(&args) {
         return guard::run(&Output::detect());
     }

@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backy_lib::units::display_size;
 use backy_lib::{Level, Problem};
@@ -138,9 +139,54 @@ impl Output {
                 format!("backy: {word}{}", one_line(text))
             }
         };
-        // In one piece, so that lines of several processes do not mix. A standard error that is closed cannot be told of.
-        let _ = io::stderr().lock().write_all((line + "\n").as_bytes());
+        write_line(line);
     }
+}
+
+/// Lines for standard error that wait because it may be on a file system that a hook has frozen.
+struct HeldBack {
+    lines: Vec<String>,
+    left_out: usize,
+}
+
+/// Of this process, which has one standard error; `None` when nothing has to wait.
+static HELD_BACK: Mutex<Option<HeldBack>> = Mutex::new(None);
+
+/// The most lines that are kept; more than anybody reads.
+const MOST_HELD_BACK: usize = 10_000;
+
+/// Keeps what goes to standard error from now on; with `false` no longer, and writes what was kept.
+pub(crate) fn hold_back(held: bool) {
+    let mut waiting = HELD_BACK.lock().unwrap_or_else(PoisonError::into_inner);
+    if held {
+        waiting.get_or_insert(HeldBack { lines: Vec::new(), left_out: 0 });
+        return;
+    }
+    let Some(HeldBack { mut lines, left_out }) = waiting.take() else { return };
+    drop(waiting);
+    if left_out > 0 {
+        lines.push(format!("backy: {left_out} more lines are left out"));
+    }
+    lines.into_iter().for_each(write_line);
+}
+
+fn write_line(line: String) {
+    if let Some(waiting) = &mut *HELD_BACK.lock().unwrap_or_else(PoisonError::into_inner) {
+        match waiting.lines.len() < MOST_HELD_BACK {
+            true => waiting.lines.push(line),
+            false => waiting.left_out += 1,
+        }
+        return;
+    }
+    // In one piece, so that lines of several processes do not mix. A standard error that is closed cannot be told of.
+    let _ = io::stderr().lock().write_all((line + "\n").as_bytes());
+}
+
+/// Says where a thread has panicked, in one line; what it said becomes an error, if the operation can still end with one.
+pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    write_line(format!("backy: a bug{place}: {}", one_line(message)));
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Verbosity;
 use crate::notify::Notifier;
-use crate::output::size;
+use crate::output::{self, size};
 use crate::{Session, log};
 
 /// What is over sooner needs no bar.
@@ -92,6 +92,10 @@ impl Observer for Reporter<'_> {
 
     fn cancelled(&self) -> bool {
         self.session.interrupt.requested()
+    }
+
+    fn hold_back(&self, held: bool) {
+        output::hold_back(held);
     }
 
     fn operation(&self) -> Option<OperationId> {

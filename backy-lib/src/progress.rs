@@ -102,6 +102,10 @@ pub trait Observer: Sync {
         false
     }
 
+    /// From now on nothing must be written that could wait for a file system that a hook has frozen, such as a log on it: what there
+    /// is to tell has to be kept. With `false` that is over.
+    fn hold_back(&self, _held: bool) {}
+
     /// How the operation is called in the history, for an observer that has a log of its own. Without, it gets a new name.
     fn operation(&self) -> Option<OperationId> {
         None

@@ -66,6 +66,8 @@ pub(crate) struct Watch {
     phase: Mutex<Option<(Phase, Arc<Counters>)>>,
     lines: Mutex<Vec<Line>>,
     raised: Mutex<Option<PyErr>>,
+    /// Whether the log may be on a file system that is frozen.
+    held_back: AtomicBool,
     findings_are_results: bool,
 }
 
@@ -98,6 +100,10 @@ impl Observer for Watch {
 
     fn cancelled(&self) -> bool {
         self.stop.load(Relaxed)
+    }
+
+    fn hold_back(&self, held: bool) {
+        self.held_back.store(held, Relaxed);
     }
 }
 
@@ -179,7 +185,9 @@ fn wait(ended: &Receiver<()>, watch: &Watch, progress: Option<&Py<PyAny>>) {
 fn attend(watch: &Watch, progress: Option<&Py<PyAny>>) {
     let attended = Python::attach(|py| {
         py.check_signals()?;
-        log(py, std::mem::take(&mut *lock(&watch.lines)))?;
+        if !watch.held_back.load(Relaxed) {
+            log(py, std::mem::take(&mut *lock(&watch.lines)))?;
+        }
         let Some((callback, state)) = progress.zip(watch.progress()) else { return Ok(()) };
         callback.call1(py, (state,)).map(|_| ())
     });

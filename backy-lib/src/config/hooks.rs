@@ -11,6 +11,12 @@ use super::{Flaw, check_absolute, flaw, parse_time};
 /// How long a hook may take unless told otherwise.
 const TIMEOUT: &str = "5m";
 
+/// How long a source may be held unless told otherwise: one that stands still itself, and one that a snapshot was made of.
+const MAX_HOLD: Duration = Duration::from_secs(3600);
+const MAX_HOLD_OF_SNAPSHOT: Duration = Duration::from_secs(24 * 3600);
+/// No limit.
+const NO_LIMIT: &str = "none";
+
 /// The hooks of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksConfig {
@@ -110,12 +116,19 @@ pub(super) fn check(raw: RawHooks) -> Result<HooksConfig, Flaw> {
         let time = parse_time(key, text.get_ref()).map_err(|message| flaw(text, message))?;
         Ok::<_, Flaw>(time.unsigned_abs())
     };
+    let max_hold = match max_hold {
+        Some(text) if text.get_ref() == NO_LIMIT => None,
+        Some(text) => Some(time("max_hold", text)?),
+        None if after.is_none() => None,
+        None if snapshot.is_some() => Some(MAX_HOLD_OF_SNAPSHOT),
+        None => Some(MAX_HOLD),
+    };
     let timeout = raw.timeout.unwrap_or_else(|| Spanned::new(0..0, TIMEOUT.to_owned()));
     Ok(HooksConfig {
         before,
         after,
         timeout: time("timeout", &timeout)?,
-        max_hold: max_hold.as_ref().map(|text| time("max_hold", text)).transpose()?,
+        max_hold,
         snapshot: raw.snapshot.map(|path| check_absolute("snapshot", path)).transpose()?,
     })
 }

@@ -365,6 +365,21 @@ mod tests {
         assert_eq!(hooks.snapshot, Some(PathBuf::from("/dev/x")));
     }
 
+    /// A source is not held for ever unless that is asked for; a snapshot may be read for longer than what stands still.
+    #[test]
+    fn a_source_is_held_for_a_limited_time() {
+        for (text, limit) in [
+            ("after = \"x\"", Some(3600)),
+            ("before = \"x\"\nafter = \"x\"\nsnapshot = \"/x\"", Some(24 * 3600)),
+            ("after = \"x\"\nmax_hold = \"3d\"", Some(3 * 24 * 3600)),
+            ("after = \"x\"\nmax_hold = \"none\"", None),
+            ("before = \"x\"", None),
+        ] {
+            let hooks = parse(&format!("[hooks]\n{text}")).unwrap().hooks;
+            assert_eq!(hooks.max_hold.map(|limit| limit.as_secs()), limit, "{text}");
+        }
+    }
+
     #[test]
     fn intervals_have_five_units() {
         for (text, seconds) in

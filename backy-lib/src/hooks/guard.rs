@@ -137,7 +137,8 @@ impl Guard {
             }
             stop(self)
         };
-        process::run(command, Conditions { environment: &environment, timeout, stop: &mut stop })
+        let (environment, persistent) = (&environment, outcome.is_some());
+        process::run(command, Conditions { environment, timeout, persistent, stop: &mut stop })
     }
 
     /// The next message; its end also when the backup is not this process's parent any more: a copy of its end of the socket

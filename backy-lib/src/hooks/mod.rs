@@ -184,9 +184,8 @@ impl CommandHooks {
     ) -> Ran {
         let mut environment = self.environment.clone();
         environment.extend(environment_of_hook(name, outcome));
-        let conditions =
-            Conditions { environment: &environment, timeout: self.config.timeout, stop };
-        process::run(command, conditions)
+        let (timeout, persistent) = (self.config.timeout, outcome.is_some());
+        process::run(command, Conditions { environment: &environment, timeout, persistent, stop })
     }
 }
 
@@ -195,6 +194,8 @@ impl Hooks for CommandHooks {
         if self.config.is_empty() {
             return Ok(());
         }
+        // Standard error, or a log, may be on what is going to be frozen.
+        observer.hold_back(true);
         self.environment = self.environment(&occasion);
         self.began = Some(Instant::now());
         let ran = self.run_before(occasion, observer)?;
@@ -213,22 +214,9 @@ impl Hooks for CommandHooks {
     }
 
     fn after(&mut self, outcome: Outcome, observer: &dyn Observer) -> Ended {
-        let guarded = self.guarded.take();
-        if !std::mem::take(&mut self.started) {
-            if let Some(guarded) = guarded {
-                guarded.dismiss();
-            }
-            return Ended::Well;
-        }
-        let by_guard = guarded.and_then(|guarded| guarded.after(outcome));
-        let (ran, is_early) = match (by_guard, &self.config.after) {
-            (Some(done), _) => done,
-            (None, None) => return Ended::Well,
-            // There is no guard, or it has been killed.
-            (None, Some(command)) => {
-                (self.run_here(command, "after", Some(outcome), &mut |_| false), false)
-            }
-        };
+        let ran = self.run_after(outcome);
+        observer.hold_back(false);
+        let Some((ran, is_early)) = ran else { return Ended::Well };
         if self.config.after.is_some() {
             tell("after", &ran, observer);
         }
@@ -246,10 +234,28 @@ impl Hooks for CommandHooks {
 }
 
 impl CommandHooks {
+    /// Runs `after`, if it has to be run; whether it was run before it was asked for.
+    fn run_after(&mut self, outcome: Outcome) -> Option<(Ran, bool)> {
+        let guarded = self.guarded.take();
+        if !std::mem::take(&mut self.started) {
+            if let Some(guarded) = guarded {
+                guarded.dismiss();
+            }
+            return None;
+        }
+        let by_guard = guarded.and_then(|guarded| guarded.after(outcome));
+        // There is no guard, or it has been killed.
+        by_guard.or_else(|| {
+            let command = self.config.after.as_ref()?;
+            Some((self.run_here(command, "after", Some(outcome), &mut |_| false), false))
+        })
+    }
+
     fn too_long(&self) -> Error {
         let limit = self.config.max_hold.map(process::time).unwrap_or_default();
         let message = format!(
-            "was run before the source had been read: it was held for longer than {limit}, the max_hold of backy.toml"
+            "was run before the source had been read: it was held for longer than {limit}, the max_hold of backy.toml; \
+             if reading it takes longer, set a longer time there, or \"none\""
         );
         Error::Hook { hook: "after", message }
     }

@@ -16,6 +16,8 @@ use crate::error::describe_io;
 
 /// How often a hook that runs is looked at.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// How soon a hook that could not be started is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long a hook that was asked to end is waited for, and how long one that was killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The last bytes of a hook's output that are kept.
@@ -49,6 +51,9 @@ pub(super) struct Conditions<'a> {
     pub environment: &'a [(String, std::ffi::OsString)],
     /// Longest time that it may take.
     pub timeout: Duration,
+    /// Whether to try again, for as long, when the system has no room for another process at the moment: what it thaws would stay
+    /// frozen.
+    pub persistent: bool,
     /// Asked all the time, with its process group, whether to end it.
     pub stop: &'a mut dyn FnMut(i32) -> bool,
 }
@@ -58,9 +63,21 @@ pub(super) struct Conditions<'a> {
 pub(super) fn run(command: &HookCommand, conditions: Conditions<'_>) -> Ran {
     let began = Instant::now();
     let mut output = Tail::default();
-    let ended = spawn(command, conditions.environment).map(|(mut child, pipe)| {
+    let spawned = loop {
+        match spawn(command, conditions.environment) {
+            Err(error)
+                if conditions.persistent
+                    && is_passing(&error)
+                    && began.elapsed() < conditions.timeout =>
+            {
+                std::thread::sleep(AGAIN);
+            }
+            spawned => break spawned,
+        }
+    };
+    let ended = spawned.map(|(mut child, pipe)| {
         let (timeout, stop) = (conditions.timeout, conditions.stop);
-        attend(&mut child, pipe, began, timeout, stop, &mut output)
+        attend(&mut child, pipe, Instant::now(), timeout, stop, &mut output)
     });
     let shown = shorten(&command.shown());
     let output = output.lines();
@@ -74,6 +91,12 @@ pub(super) fn run(command: &HookCommand, conditions: Conditions<'_>) -> Ran {
         }
     };
     Ran { started, failure, output, seconds: began.elapsed().as_secs_f64() }
+}
+
+/// Whether the system may start a process in a moment: there are too many now, or no memory.
+fn is_passing(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE))
 }
 
 /// Ends a process group whose leader this process did not start.
@@ -256,7 +279,12 @@ mod tests {
 
     fn run_line(line: &str, timeout: Duration, stop: &mut dyn FnMut() -> bool) -> Ran {
         let environment = [("BACKY_TEST".to_owned(), "a b".into())];
-        let conditions = Conditions { environment: &environment, timeout, stop: &mut |_| stop() };
+        let conditions = Conditions {
+            environment: &environment,
+            timeout,
+            persistent: false,
+            stop: &mut |_| stop(),
+        };
         run(&HookCommand::of_line(line), conditions)
     }
 
@@ -271,7 +299,8 @@ mod tests {
         let failure = ran.failure.unwrap();
         assert!(failure.ends_with("ended with exit status: 3: two"), "{failure}");
         let none = HookCommand::of_words(vec!["/no/such/program".to_owned()]).unwrap();
-        let conditions = Conditions { environment: &[], timeout: minute, stop: &mut |_| false };
+        let stop = &mut |_| false;
+        let conditions = Conditions { environment: &[], timeout: minute, persistent: false, stop };
         let ran = run(&none, conditions);
         assert!(!ran.started, "{ran:?}");
         assert!(ran.failure.unwrap().contains("'/no/such/program': No such file"));

@@ -92,9 +92,11 @@ fn write_hooks(text: &mut String, hooks: &HooksConfig) {
             }
         };
     }
-    if let Some(max_hold) = hooks.max_hold {
-        let _ = writeln!(text, "max_hold = \"{}s\"", max_hold.as_secs());
-    }
+    let _ = match hooks.max_hold {
+        Some(max_hold) => writeln!(text, "max_hold = \"{}s\"", max_hold.as_secs()),
+        None if hooks.after.is_some() => writeln!(text, "max_hold = \"none\""),
+        None => Ok(()),
+    };
     if let Some(snapshot) = &hooks.snapshot {
         let _ = writeln!(text, "snapshot = {}", written_path(snapshot));
     }
