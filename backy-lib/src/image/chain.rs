@@ -28,7 +28,7 @@ use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
 use crate::revision::RevisionId;
-use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
+use crate::storage::{Access, DigestsKind, FileName, Stamp, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks located at a time: the tables of a long chain are read once for all of them.
@@ -218,6 +218,11 @@ impl Chain {
         if let Some(image) = self.image.take().and_then(Arc::into_inner) {
             self.image = Some(Arc::new(Image { file, ..image }));
         }
+    }
+
+    /// What is another one after anybody has written to the image; see [`StorageFile::stamp`].
+    pub(crate) fn image_stamp(&self) -> Result<Option<Stamp>> {
+        self.image.as_ref().map_or(Ok(None), |image| image.file.stamp())
     }
 
     /// Reads the image as it is at this moment, right or not; zeros where there is none.

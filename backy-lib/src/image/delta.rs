@@ -46,7 +46,7 @@ impl Delta {
         revision: RevisionId,
         block_size: BlockSize,
     ) -> Result<Self> {
-        let file = storage.open(FileName::Delta(revision), Access::Read)?;
+        let file = storage.open_among_many(FileName::Delta(revision))?;
         let header = read_header(&*file)?;
         let path = file.path();
         if header.cluster_size != block_size {

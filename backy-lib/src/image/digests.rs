@@ -20,7 +20,7 @@ pub struct DigestTable {
 impl DigestTable {
     /// Opens the digest file of a revision and checks that it is that.
     pub fn open(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
-        let file = storage.open(FileName::Digests(revision, kind), Access::Read)?;
+        let file = storage.open_among_many(FileName::Digests(revision, kind))?;
         let mut header = vec![0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0)?;
         let header = DigestsHeader::parse(&header).map_err(Error::flawed(file.path()))?;

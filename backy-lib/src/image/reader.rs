@@ -2,13 +2,15 @@
 //!
 //! What is given out is right because its digest is, as with a [`Chain`], on which this stands. What is added:
 //!
-//! - *A block of the image is checked once.* Before a writer touches the image it publishes a manifest. So a block that was
-//!   right is still right when it has been read again and the manifest that was there before is there afterwards. It is read
-//!   without its neighbours then, and not digested again. Where the file system can clone, the newest revision is read from
-//!   a clone that has no name, which no writer can reach: there it needs no look at the manifest.
+//! - *A block of the image is checked once*, on file systems that this kernel alone works on. Before a writer touches the image it
+//!   publishes a manifest, and whoever writes to it, backy or not, leaves other times behind. So a block that was right is
+//!   still right when it has been read again, and the manifest and the times that were there before are there afterwards. It
+//!   is read without its neighbours then, and not digested again. Where the file system can clone, the newest revision is read from
+//!   a clone that has no name, which no writer can reach: there it needs neither look. On network and FUSE file systems nothing
+//!   says that a file is the one that it was: there every block is digested whenever it is read.
 //! - *It stays readable.* When the manifest has been replaced, the files that now have what the revision needs are opened, before
 //!   the next operation can remove them. Somebody has to look in time: every read does, and [`RevisionReader::refresh`].
-//! - *It remembers* where blocks are, and blocks of deltas, up to the limit of a [`ReadCache`].
+//! - *It remembers* where blocks are, and blocks that it had to check and will not trust again, up to the limit of a [`ReadCache`].
 
 use std::fs::File;
 use std::ops::Range;
@@ -18,14 +20,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::digest::DIGEST_BYTES;
+use crate::digest::{DIGEST_BYTES, TableEntry};
 use crate::error::{Error, Result};
 use crate::format::manifest::Revision;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
 use crate::manifest::{self, ManifestFile};
-use crate::storage::Storage;
+use crate::storage::{Stamp, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks located at a time.
@@ -42,7 +44,7 @@ type Block = Arc<[u8]>;
 pub struct ReadCache {
     /// By the number of the opened chain and that of the window.
     windows: Cache<(u64, u64), Window, Bytes>,
-    /// Blocks of deltas by their digests, with which they were right.
+    /// Blocks by their digests, with which they were right.
     blocks: Cache<[u8; DIGEST_BYTES], Block, Bytes>,
     chains: AtomicU64,
 }
@@ -98,13 +100,43 @@ struct Held {
     /// Of the chain, in the cache.
     number: u64,
     chain: Arc<Chain>,
-    /// A bit for each block of the image that has been right.
-    checked: Vec<AtomicU64>,
-    checked_blocks: AtomicU64,
+    /// Which blocks of the image have been right, where that says anything of the next time.
+    checked: Option<Checked>,
     /// What is wrong with the digests as a whole. Then a block that is said to be zero cannot be read.
     doubt: Option<Arc<Error>>,
     /// `None` when no writer can change what is read.
     manifest: Option<ManifestFile>,
+}
+
+/// The blocks of an image that have been right since it was as it is now.
+struct Checked {
+    /// A bit for each block.
+    bits: Vec<AtomicU64>,
+    count: AtomicU64,
+    /// Of the image before any of them was read; `None` of one that no writer can reach.
+    stamp: Option<Stamp>,
+}
+
+impl Checked {
+    fn new(chain: &Chain, stamp: Option<Stamp>) -> Self {
+        let words = chain.blocks().div_ceil(64);
+        let bits = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Checked { bits, count: AtomicU64::new(0), stamp }
+    }
+
+    fn has(&self, block: BlockIndex) -> bool {
+        let word = self.bits.get((block.0 / 64) as usize);
+        word.is_some_and(|word| word.load(Relaxed) & (1 << (block.0 % 64)) != 0)
+    }
+
+    fn set(&self, block: BlockIndex) {
+        let bit = 1 << (block.0 % 64);
+        if let Some(word) = self.bits.get((block.0 / 64) as usize)
+            && word.fetch_or(bit, Relaxed) & bit == 0
+        {
+            self.count.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 struct Workspace {
@@ -134,7 +166,12 @@ impl Held {
                 Err(_) if !manifest.is_current()? => continue,
                 Err(error) => return Err(error),
             };
-            now.manifest = Some(manifest).filter(|_| !now.chain.is_settled());
+            if !now.chain.is_settled() {
+                // A writer may have begun with the image since the manifest was read: then that is not current.
+                let stamp = now.chain.image_stamp()?;
+                now.checked = stamp.map(|stamp| Checked::new(&now.chain, Some(stamp)));
+                now.manifest = Some(manifest);
+            }
             return Ok(now);
         }
         let message = format!(
@@ -157,9 +194,7 @@ impl Held {
     }
 
     fn unchecked(chain: Arc<Chain>, number: u64, doubt: Option<Arc<Error>>) -> Self {
-        let words = chain.blocks().div_ceil(64);
-        let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Held { number, chain, checked, checked_blocks: AtomicU64::new(0), doubt, manifest: None }
+        Held { number, chain, checked: None, doubt, manifest: None }
     }
 
     /// The same, with no block checked.
@@ -172,23 +207,27 @@ impl Held {
         self.manifest.as_ref().is_none_or(|file| file.is_current().unwrap_or(false))
     }
 
-    /// Whether nobody was changing the image when the manifest was read. Then nobody has, up to the last moment at which the
-    /// manifest was current.
-    fn is_quiet(&self) -> bool {
-        self.manifest.as_ref().is_none_or(|file| file.manifest.in_progress.is_none())
+    /// Whether all of these blocks of the image were right, which counts if [`Held::is_as_checked`] when they have been read again.
+    fn has_checked(&self, blocks: Range<u64>) -> bool {
+        // While somebody is changing the image, the manifest says nothing.
+        let is_quiet =
+            self.manifest.as_ref().is_none_or(|file| file.manifest.in_progress.is_none());
+        let checked = self.checked.as_ref().filter(|_| is_quiet);
+        checked
+            .is_some_and(|checked| blocks.into_iter().all(|block| checked.has(BlockIndex(block))))
     }
 
-    fn is_checked(&self, block: BlockIndex) -> bool {
-        let word = self.checked.get((block.0 / 64) as usize);
-        word.is_some_and(|word| word.load(Relaxed) & (1 << (block.0 % 64)) != 0)
+    /// Whether nothing has been written to the image since its blocks were checked, up to this moment.
+    fn is_as_checked(&self) -> bool {
+        let Some(checked) = &self.checked else { return false };
+        let is_as_it_was =
+            |then: &Stamp| self.chain.image_stamp().is_ok_and(|now| now == Some(*then));
+        checked.stamp.as_ref().is_none_or(|then| is_as_it_was(then) && self.is_current())
     }
 
     fn set_checked(&self, block: BlockIndex) {
-        let bit = 1 << (block.0 % 64);
-        if let Some(word) = self.checked.get((block.0 / 64) as usize)
-            && word.fetch_or(bit, Relaxed) & bit == 0
-        {
-            self.checked_blocks.fetch_add(1, Relaxed);
+        if let Some(checked) = &self.checked {
+            checked.set(block);
         }
     }
 }
@@ -204,7 +243,9 @@ impl RevisionReader {
         let held = match &private {
             Some(image) => {
                 chain.set_image_file(image.for_chain(&**storage)?);
-                Held::new(chain, cache)?
+                let mut held = Held::new(chain, cache)?;
+                held.checked = Some(Checked::new(&held.chain, None));
+                held
             }
             None => Held::first(&**storage, chain, cache)?,
         };
@@ -325,17 +366,19 @@ impl RevisionReader {
         buffer: &mut [u8],
     ) -> Result<()> {
         held.chain.read_image(buffer, self.size.offset(first))?;
-        let all_checked = (first.0..).take(located.len()).all(|b| held.is_checked(BlockIndex(b)));
-        if all_checked && held.is_quiet() && held.is_current() {
+        if held.has_checked(first.0..first.0 + located.len() as u64) && held.is_as_checked() {
             return Ok(());
         }
+        let entries = located.iter().map(|located| located.entry);
+        let right = TableEntry::matching(entries.zip(buffer.chunks(self.size.len())));
         let parts = buffer.chunks_mut(self.size.len());
-        for ((located, part), block) in located.iter().zip(parts).zip(first.0..) {
+        for (((located, part), right), block) in located.iter().zip(parts).zip(right).zip(first.0..)
+        {
             let block = BlockIndex(block);
             if held.doubt.is_some() && located.entry.is_zero_block() {
                 return Err(held.chain.doubtful_block(block));
             }
-            if located.entry.matches(part) {
+            if right {
                 held.set_checked(block);
             } else {
                 let located = std::slice::from_ref(located);
@@ -357,10 +400,10 @@ impl RevisionReader {
     ) -> Result<()> {
         match located.place {
             Place::Zero => part.fill(0),
-            Place::Image => {
-                if held.is_checked(block) && held.is_quiet() {
+            Place::Image if held.checked.is_some() => {
+                if held.has_checked(block.0..block.0 + 1) {
                     held.chain.read_image(part, self.size.offset(block) + within.start as u64)?;
-                    if held.is_current() {
+                    if held.is_as_checked() {
                         return Ok(());
                     }
                 }
@@ -372,16 +415,16 @@ impl RevisionReader {
                 workspace.block = whole;
                 read?;
             }
-            Place::Layer(..) | Place::Lost => {
-                let bytes = self.delta_block(held, workspace, block, located)?;
+            Place::Image | Place::Layer(..) | Place::Lost => {
+                let bytes = self.cached_block(held, workspace, block, located)?;
                 part.copy_from_slice(bytes.get(within).unwrap_or_default());
             }
         }
         Ok(())
     }
 
-    /// A whole block of a delta, which the next read is likely to want, too.
-    fn delta_block(
+    /// A whole block, which the next read is likely to want, too.
+    fn cached_block(
         &self,
         held: &Held,
         workspace: &mut Workspace,
@@ -393,8 +436,12 @@ impl RevisionReader {
             return Ok(bytes);
         }
         let mut bytes = vec![0; self.size.extent(block, self.size_bytes()).len as usize];
+        let in_image = located.place == Place::Image;
         let located = std::slice::from_ref(located);
-        held.chain.read(block, located, &mut workspace.decompressor, &mut bytes)?;
+        match in_image {
+            true => self.read_run(held, workspace, block, located, &mut bytes)?,
+            false => held.chain.read(block, located, &mut workspace.decompressor, &mut bytes)?,
+        }
         let bytes = Block::from(bytes);
         self.cache.blocks.insert(key, Arc::clone(&bytes));
         Ok(bytes)
@@ -513,7 +560,7 @@ impl RevisionReader {
         if held.doubt.is_some() {
             return None;
         }
-        let checked_blocks = held.checked_blocks.load(Relaxed);
+        let checked_blocks = held.checked.as_ref()?.count.load(Relaxed);
         self.private.as_ref()?.whole(&held.chain, checked_blocks).ok().flatten()
     }
 }

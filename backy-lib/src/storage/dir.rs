@@ -1,30 +1,41 @@
 //! The real folder of an archive.
 //!
 //! All files are opened relative to a handle of the folder, never through a symbolic link, and never in a way
-//! that could block (a FIFO in the place of a file is refused, not waited for).
+//! that could block (a FIFO in the place of a file is refused, not waited for). A call that a signal interrupts is made again:
+//! on network and FUSE file systems that happens to calls that a local disk never interrupts.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, ftruncate,
     ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::cache::PageCache;
+use super::identity::{Stamp, is_local};
+use super::many::ManyFiles;
 use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+
+/// How long an opening waits until another program has given back its lease. The system takes it away after
+/// `/proc/sys/fs/lease-break-time`, which is 45 seconds unless somebody has changed it.
+const LEASE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it tries meanwhile.
+const LEASE_TICK: Duration = Duration::from_millis(20);
 
 /// An archive's folder in the file system.
 #[derive(Debug)]
 pub struct DirStorage {
     folder: PathBuf,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     file_mode: Mode,
 }
 
@@ -35,8 +46,8 @@ impl DirStorage {
     /// [`Error::NoArchive`] when it is not.
     pub fn open(folder: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = match rustix::fs::open(folder, flags, Mode::empty()) {
-            Ok(fd) => fd,
+        let fd = match retry_on_intr(|| rustix::fs::open(folder, flags, Mode::empty())) {
+            Ok(fd) => Arc::new(fd),
             Err(Errno::NOENT) => return Err(Error::NoArchive { path: folder.to_owned() }),
             Err(errno) => return Err(Error::io(folder, "open the folder")(errno.into())),
         };
@@ -91,9 +102,13 @@ impl Storage for DirStorage {
         Ok(Box::new(DirFile::over(self.path(name), file)))
     }
 
+    fn open_among_many(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
+        ManyFiles::of_this_process().open(&self.fd, self.path(name), name)
+    }
+
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, name.to_string(), flags, self.file_mode)
+        let fd = retry_on_intr(|| openat(&self.fd, name.to_string(), flags, self.file_mode))
             .map_err(|errno| self.error(name, "create", errno))?;
         Ok(Box::new(DirFile::over(self.path(name), File::from(fd))))
     }
@@ -101,9 +116,9 @@ impl Storage for DirStorage {
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
         let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let copy = openat(&self.fd, to.to_string(), flags, self.file_mode)
+        let copy = retry_on_intr(|| openat(&self.fd, to.to_string(), flags, self.file_mode))
             .map_err(|errno| self.error(to, "create", errno))?;
-        match ioctl_ficlone(&copy, &source) {
+        match retry_on_intr(|| ioctl_ficlone(&copy, &source)) {
             Ok(()) => Ok(Some(Box::new(DirFile::over(self.path(to), File::from(copy))))),
             // What a file system without clones answers; NOTTY and NOSYS come from old or stacked ones.
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
@@ -120,19 +135,24 @@ impl Storage for DirStorage {
     fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
         let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        // On another machine's disk nobody knows who else writes to what has no name here.
+        if !is_local(&source) {
+            return Ok(None);
+        }
         // Whoever may only read the archive, or has it on a file system that cannot, does without.
-        let copy = openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR);
+        let copy = retry_on_intr(|| openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR));
         let Ok(copy) = copy else { return Ok(None) };
-        Ok(ioctl_ficlone(&copy, &source).is_ok().then(|| File::from(copy)))
+        let cloned = retry_on_intr(|| ioctl_ficlone(&copy, &source));
+        Ok(cloned.is_ok().then(|| File::from(copy)))
     }
 
     fn rename(&self, from: FileName, to: FileName) -> Result<()> {
-        renameat(&self.fd, from.to_string(), &self.fd, to.to_string())
+        retry_on_intr(|| renameat(&self.fd, from.to_string(), &self.fd, to.to_string()))
             .map_err(|errno| self.error(from, &format!("rename to {to}"), errno))
     }
 
     fn remove(&self, name: FileName) -> Result<()> {
-        match unlinkat(&self.fd, name.to_string(), AtFlags::empty()) {
+        match retry_on_intr(|| unlinkat(&self.fd, name.to_string(), AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.error(name, "remove", errno)),
         }
@@ -140,30 +160,33 @@ impl Storage for DirStorage {
 
     fn list(&self) -> Result<Vec<FileName>> {
         let error = |errno: Errno| Error::io(&self.folder, "list the folder")(errno.into());
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(error)? {
-            let entry = entry.map_err(error)?;
-            names.extend(entry.file_name().to_str().ok().and_then(FileName::parse));
-        }
-        names.sort();
-        Ok(names)
+        let list = || {
+            let mut names = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&self.fd)? {
+                names.extend(entry?.file_name().to_str().ok().and_then(FileName::parse));
+            }
+            names.sort();
+            Ok(names)
+        };
+        // From the beginning: a reading that was interrupted does not say where it was.
+        retry_on_intr(list).map_err(error)
     }
 
     fn sync_folder(&self) -> Result<()> {
-        rustix::fs::fsync(&self.fd)
+        retry_on_intr(|| rustix::fs::fsync(&self.fd))
             .map_err(|errno| Error::io(&self.folder, "sync the folder")(errno.into()))
     }
 
     fn stored_bytes(&self, name: FileName) -> Result<u64> {
-        let found = statat(&self.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW);
-        let found = found.map_err(|errno| self.error(name, "look up", errno))?;
+        let look = || statat(&self.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW);
+        let found = retry_on_intr(look).map_err(|errno| self.error(name, "look up", errno))?;
         Ok(u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512))
     }
 
     fn file_system(&self) -> Result<Option<FileSystem>> {
         let error = |errno: Errno| Error::io(&self.folder, "ask for the free space")(errno.into());
-        let room = fstatvfs(&self.fd).map_err(error)?;
-        let device = fstat(&self.fd).map_err(error)?.st_dev;
+        let room = retry_on_intr(|| fstatvfs(&self.fd)).map_err(error)?;
+        let device = retry_on_intr(|| fstat(&self.fd)).map_err(error)?.st_dev;
         let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
         let (size_bytes, free_bytes) = (bytes(room.f_blocks), bytes(room.f_bavail));
         Ok(Some(FileSystem { device, size_bytes, free_bytes }))
@@ -178,14 +201,15 @@ impl Storage for DirStorage {
     }
 
     fn exposed(&self) -> Result<Option<Exposed>> {
-        let folder = fstat(&self.fd)
+        let folder = retry_on_intr(|| fstat(&self.fd))
             .map_err(|errno| Error::io(&self.folder, "look up the folder")(errno.into()))?;
         if let Some(found) = exposed(&self.folder, &folder) {
             return Ok(Some(found));
         }
         // It says what is read, and what is run.
         let config = FileName::CONFIG;
-        match statat(&self.fd, config.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+        let look = || statat(&self.fd, config.to_string(), AtFlags::SYMLINK_NOFOLLOW);
+        match retry_on_intr(look) {
             // The permissions of a symbolic link mean nothing, and it is refused wherever it is opened.
             Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
                 Ok(exposed(&self.path(config), &found))
@@ -209,7 +233,8 @@ fn exposed(path: &Path, found: &Stat) -> Option<Exposed> {
     Some(Exposed { path: path.to_owned(), to })
 }
 
-/// Opens `name` in the folder without following it, and without waiting for anybody; anything but a regular file is refused.
+/// Opens `name` in the folder without following it; anything but a regular file is refused. It waits for nobody but for a program
+/// that holds a lease on the file (knfsd and Samba take them for their clients), and for that one no longer than a minute.
 pub(super) fn open_regular(
     folder: impl AsFd,
     path: PathBuf,
@@ -219,14 +244,26 @@ pub(super) fn open_regular(
 ) -> Result<File> {
     let refused = |found: &str| Err(Error::damaged(&path, "type", found, "a regular file"));
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(folder, name.to_string(), flags, mode) {
+    let began = Instant::now();
+    let opened = loop {
+        match retry_on_intr(|| openat(&folder, name.to_string(), flags, mode)) {
+            // Only a regular file can have a lease, and trying to open it has asked its holder to give it back.
+            Err(Errno::AGAIN) if began.elapsed() < LEASE_PATIENCE => std::thread::sleep(LEASE_TICK),
+            opened => break opened,
+        }
+    };
+    let file = match opened {
         Ok(fd) => File::from(fd),
+        Err(Errno::AGAIN) => {
+            let holder = "another program holds a lease on it and does not give it back";
+            return Err(Error::io(path, "open")(io::Error::other(holder)));
+        }
         Err(Errno::LOOP) => return refused("a symbolic link"),
         Err(Errno::ISDIR) => return refused("a folder"),
         Err(Errno::NXIO | Errno::NODEV) => return refused("a socket, or a device"),
         Err(errno) => return Err(Error::io(path, "open")(errno.into())),
     };
-    let kind = file.metadata().map_err(Error::io(&path, "look up its type"))?.file_type();
+    let kind = metadata(&file).map_err(Error::io(&path, "look up its type"))?.file_type();
     match () {
         () if kind.is_file() => Ok(file),
         () if kind.is_dir() => refused("a folder"),
@@ -240,16 +277,17 @@ pub(crate) struct DirFile {
     path: PathBuf,
     file: File,
     cache: PageCache,
+    is_local: OnceLock<bool>,
 }
 
 impl DirFile {
     /// One that has been opened, be it an archive's or not.
     pub(crate) fn over(path: PathBuf, file: File) -> Self {
-        DirFile { path, file, cache: PageCache::new() }
+        DirFile { path, file, cache: PageCache::new(), is_local: OnceLock::new() }
     }
 
     fn metadata(&self) -> Result<std::fs::Metadata> {
-        self.file.metadata().map_err(Error::io(&self.path, "look up its length"))
+        metadata(&self.file).map_err(Error::io(&self.path, "look up its length"))
     }
 
     fn error(&self, action: String, errno: Errno) -> Error {
@@ -269,6 +307,16 @@ impl StorageFile for DirFile {
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.error("look up".to_owned(), errno)),
         }
+    }
+
+    fn stamp(&self) -> Result<Option<Stamp>> {
+        if !*self.is_local.get_or_init(|| is_local(&self.file)) {
+            return Ok(None);
+        }
+        let found = self.metadata()?;
+        let (modified, changed) =
+            ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+        Ok(Some(Stamp { len: found.len(), modified, changed }))
     }
 
     fn len(&self) -> Result<u64> {
@@ -296,12 +344,12 @@ impl StorageFile for DirFile {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        ftruncate(&self.file, len)
+        retry_on_intr(|| ftruncate(&self.file, len))
             .map_err(|errno| self.error(format!("set its length to {len} bytes"), errno))
     }
 
     fn allocate(&self, bytes: u64) -> Result<()> {
-        fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes)
+        retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes))
             .map_err(|errno| self.error(format!("allocate {bytes} bytes"), errno))
     }
 
@@ -319,7 +367,18 @@ impl StorageFile for DirFile {
     }
 
     fn sync(&self) -> Result<()> {
-        rustix::fs::fdatasync(&self.file).map_err(|errno| self.error("sync".to_owned(), errno))
+        retry_on_intr(|| rustix::fs::fdatasync(&self.file))
+            .map_err(|errno| self.error("sync".to_owned(), errno))
+    }
+}
+
+/// What std's own function gives, which does not ask again when a signal comes between.
+fn metadata(file: &File) -> io::Result<std::fs::Metadata> {
+    loop {
+        match file.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            found => return found,
+        }
     }
 }
 
@@ -351,7 +410,7 @@ pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
         return Ok(());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match fallocate(file, flags, extent.offset, extent.len) {
+    match retry_on_intr(|| fallocate(file, flags, extent.offset, extent.len)) {
         Ok(()) => Ok(()),
         // INVAL: not whole sectors of a block device, as the end of an image may be.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
@@ -377,14 +436,14 @@ pub(crate) fn next_data(file: &File, len: u64, offset: u64) -> io::Result<Option
     if offset >= len {
         return Ok(None);
     }
-    let start = match seek(file, rustix::fs::SeekFrom::Data(offset)) {
+    let start = match retry_on_intr(|| seek(file, rustix::fs::SeekFrom::Data(offset))) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),
         // No support for holes: all of it is data.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(Extent::between(offset, len))),
         Err(errno) => return Err(errno.into()),
     };
-    let end = match seek(file, rustix::fs::SeekFrom::Hole(start)) {
+    let end = match retry_on_intr(|| seek(file, rustix::fs::SeekFrom::Hole(start))) {
         Ok(end) => end,
         // Cut short by somebody else in between.
         Err(Errno::NXIO) => return Ok(None),

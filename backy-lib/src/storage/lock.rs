@@ -11,7 +11,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::dir::open_regular;
 use super::{FileName, StorageLock};
@@ -61,7 +61,7 @@ pub(super) fn take(
     let busy = |file: &mut std::fs::File| {
         Err(Error::Locked { path: folder.to_owned(), holder: read_holder(file) })
     };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return busy(&mut file),
         Err(errno) => return Err(Error::io(&path, "lock")(errno.into())),
@@ -96,8 +96,8 @@ pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
 fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<OwnedFd>> {
     // A new open file description: `flock` belongs to it, not to the process.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = openat(folder_fd, ".", flags, Mode::empty())?;
-    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+    let fd = retry_on_intr(|| openat(&folder_fd, ".", flags, Mode::empty()))?;
+    match retry_on_intr(|| flock(&fd, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => Ok(Some(fd)),
         Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL) => Ok(None),
         Err(errno) => Err(errno),

@@ -12,7 +12,9 @@
 
 pub(crate) mod cache;
 pub mod dir;
+mod identity;
 mod lock;
+mod many;
 mod name;
 #[cfg(feature = "testing")]
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::extent::Extent;
 
+pub use identity::Stamp;
 pub use lock::holder_note;
 pub use name::{DigestsKind, FileName, Published};
 
@@ -74,6 +77,12 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] when there is none.
     fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>>;
+
+    /// Opens a file for reading that is one of many that are read side by side. It may be closed while nobody reads, and opened
+    /// again: when it is not the same file then, or has gone, that is an error.
+    fn open_among_many(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
+        self.open(name, Access::Read)
+    }
 
     /// Makes a file that is not there, empty, for reading and writing.
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>>;
@@ -155,6 +164,11 @@ pub trait StorageFile: Send + Sync {
 
     /// Whether its name still leads to this very file, and not to one that has replaced it.
     fn is_in_place(&self) -> Result<bool>;
+
+    /// What is another one after anybody has written to the file, backy or not. `None` where that cannot be told.
+    fn stamp(&self) -> Result<Option<Stamp>> {
+        Ok(None)
+    }
 
     /// Length in bytes.
     fn len(&self) -> Result<u64>;

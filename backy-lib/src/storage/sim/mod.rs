@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, FileName, Storage, StorageFile, StorageLock};
+use super::{Access, FileName, Stamp, Storage, StorageFile, StorageLock};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -348,6 +348,13 @@ impl StorageFile for SimFile {
     fn is_in_place(&self) -> Result<bool> {
         let state = self.call("look up".to_owned(), false)?;
         Ok(state.volatile_names.get(&self.name) == Some(&self.node))
+    }
+
+    fn stamp(&self) -> Result<Option<Stamp>> {
+        let mut state = self.call("look up its times".to_owned(), false)?;
+        let node = state.node(self.node);
+        let (len, changed) = (node.volatile.len() as u64, (node.changes, 0));
+        Ok(Some(Stamp { len, modified: changed, changed }))
     }
 
     fn len(&self) -> Result<u64> {

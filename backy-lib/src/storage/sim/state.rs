@@ -27,6 +27,8 @@ pub(super) struct Node {
     pub(super) volatile: Vec<u8>,
     pub(super) durable: Vec<u8>,
     pub(super) pending: Vec<Change>,
+    /// How often it was changed, as its times tell on a real disk.
+    pub(super) changes: i64,
 }
 
 #[derive(Clone)]
@@ -97,6 +99,7 @@ impl Node {
     pub(super) fn change(&mut self, change: Change) {
         change.apply(&mut self.volatile, |_| true);
         self.pending.push(change);
+        self.changes += 1;
     }
 
     /// Makes durable those parts of the pending changes that `keep` chooses.

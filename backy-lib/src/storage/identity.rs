@@ -1,0 +1,51 @@
+//! What tells one file from another, and whether somebody has written to it; only where that can be relied on.
+//!
+//! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number of the one
+//! before, and what is known of a file may be seconds old. So only file systems are asked that are known to be this
+//! kernel's own; of all others nothing is said, and whoever asks does without.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
+use rustix::io::retry_on_intr;
+
+/// File systems that this kernel alone works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs, tmpfs,
+/// F2FS, ZFS, bcachefs. Source: `statfs(2)`, and the file systems themselves.
+const LOCAL: [u32; 7] =
+    [0x0000_ef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
+
+/// Whether an open file is on a file system of this kernel's own.
+pub(super) fn is_local(file: impl AsFd) -> bool {
+    // All of these numbers are of 32 bits, which some systems extend by their sign.
+    retry_on_intr(|| fstatfs(&file)).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)))
+}
+
+/// What no two files have in common, however soon one takes the name and the number of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: (u32, u32),
+    inode: u64,
+    born: (i64, u32),
+}
+
+impl Identity {
+    /// `None` where there is nothing that can be relied on.
+    pub(super) fn of(file: impl AsFd) -> Option<Self> {
+        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        let found = retry_on_intr(|| statx(&file, "", AtFlags::EMPTY_PATH, wanted)).ok()?;
+        let told = StatxFlags::from_bits_retain(found.stx_mask).contains(wanted);
+        (told && is_local(&file)).then_some(Identity {
+            device: (found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            born: (found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
+        })
+    }
+}
+
+/// What is another one after anybody has written to the file, backy or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub(super) len: u64,
+    pub(super) modified: (i64, i64),
+    pub(super) changed: (i64, i64),
+}
