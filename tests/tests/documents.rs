@@ -172,6 +172,8 @@ fn the_table_of_limits_holds() {
     assert_eq!(Layout::max_image_bytes(BlockSize::MIN), 2 << 40);
     assert_eq!(limit("blocks of 64 KiB"), "512 TiB");
     assert_eq!(Layout::max_image_bytes(BlockSize::DEFAULT), 512 << 40);
+    assert_eq!(limit("blocks of 2 MiB"), "128 TiB");
+    assert_eq!(Layout::max_image_bytes(BlockSize::MAX), 128 << 40);
     assert_eq!(limit("tags"), backy_lib::format::manifest::MAX_TAGS.to_string());
     assert_eq!(limit("manifest.json"), "64 MiB");
     assert_eq!(backy_lib::format::manifest::MANIFEST_LIMIT_BYTES, 64 << 20);

@@ -6,6 +6,7 @@ use std::thread;
 use backy_lib::image::reader::{ReadCache, RevisionReader};
 use backy_lib::status::status;
 use backy_lib::storage::sim::{Random, Schedule, SimStorage, Unsynced};
+use backy_lib::storage::{Access, FileName, Storage};
 use backy_lib::{BackupOptions, ProblemKind, RevisionId};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
@@ -254,6 +255,59 @@ fn open_readers(disk: &SimStorage) -> Vec<(RevisionId, RevisionReader)> {
         Some((uuid, archive.open_reader(number, &cache).ok()?))
     };
     (0..archive.revisions().len()).filter_map(open).collect()
+}
+
+/// On a disk that is seen from afar, where nothing tells that a file has been replaced, a reader that has read all of a
+/// revision gives its bytes or an error, and never those of the backups that another machine has made since.
+#[test]
+fn a_reader_from_afar_gives_right_bytes_or_an_error() {
+    for seed in 0..40 {
+        let states = states(seed + 4242, 6);
+        let mut world = World::with_backups(false, &states[..2]);
+        let before = world.expected.clone();
+        let readers = open_readers(&world.disk.from_afar());
+        let mut random = Random(seed);
+        let mut read_all = |is_changed: bool| {
+            for ((uuid, reader), expected) in readers.iter().zip(&before) {
+                assert_eq!(*uuid, expected.uuid);
+                let read = read_about(reader, &expected.bytes, &mut random, 60);
+                assert!(read.is_ok() || is_changed, "seed {seed}: {read:?}");
+            }
+        };
+        read_all(false);
+        for state in &states[2..] {
+            world.backup(state);
+            read_all(true);
+        }
+    }
+}
+
+/// Whoever writes to the image without a word, such as a program that copies a newer archive over it in place, makes what
+/// was read before an error, and not wrong bytes.
+#[test]
+fn what_others_write_to_the_image_is_never_given_out() {
+    let states = states(99, 1);
+    let world = World::with_backups(false, &states);
+    let readers = open_readers(&world.disk);
+    let (_, reader) = &readers[0];
+    let mut random = Random(7);
+    read_about(reader, &states[0], &mut random, 200).expect("a reader");
+    let image = world.disk.open(FileName::IMAGE, Access::Write).expect("the image");
+    let others: Vec<u8> = states[0].iter().map(|byte| !byte).collect();
+    image.write_at(&others, 0).expect("write to it");
+    let mut wrong = 0;
+    for block in states[0].chunks(BLOCK_SIZE.len()).zip(0..) {
+        let (bytes, number) = block;
+        for part in [bytes.len(), bytes.len() / 2] {
+            let mut buffer = vec![0; part];
+            match reader.read_at(&mut buffer, number * BLOCK_SIZE.bytes()) {
+                // A zero block is in no file.
+                Ok(_) => assert!(buffer == bytes[..part], "block {number}"),
+                Err(_) => wrong += 1,
+            }
+        }
+    }
+    assert!(wrong > 4, "{wrong} errors");
 }
 
 /// An open reader stays readable when its own revision goes, as long as one of those that it reads through to stays, in any

@@ -30,6 +30,8 @@ mod hooks;
 mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
+#[path = "real/limits.rs"]
+mod limits;
 #[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
 #[path = "mount/mounted.rs"]
 mod mounted;

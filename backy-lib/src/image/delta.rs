@@ -4,6 +4,9 @@
 //! a new one, or appends to one, such that it can be read, also by QEMU, at every moment: data first, then sync, then the
 //! entries that refer to it. Only the reference counts wait for the end; until they are right the dirty bit is set.
 
+#[cfg(test)]
+mod tests;
+
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::{
@@ -506,6 +509,7 @@ impl DeltaWriter {
     /// Appends blocks in ascending order: compressed ones packed, then plain ones. Not yet part of the delta and not synced.
     pub fn append(&mut self, blocks: &[OldBlock]) -> Result<()> {
         let cluster = self.delta.header.cluster_size.bytes();
+        self.check_room(blocks)?;
         let mut run = Vec::with_capacity(APPEND_BYTES);
         for old in blocks {
             match &old.content {
@@ -534,6 +538,28 @@ impl DeltaWriter {
             }
         }
         self.delta.file.set_len(self.end)
+    }
+
+    /// That no place of what is to be appended is past what an entry, or the reference counts, can name. Nothing has been written.
+    fn check_room(&self, blocks: &[OldBlock]) -> Result<()> {
+        let Header { cluster_size, refcount_table_clusters, .. } = self.delta.header;
+        let (mut packed, mut plain) = (0, 0);
+        for old in blocks {
+            match &old.content {
+                StoredBlock::Zero => {}
+                StoredBlock::Compressed(frame) => packed += frame.len() as u64,
+                StoredBlock::Plain(_) => plain += cluster_size.bytes(),
+            }
+        }
+        // Whole sectors are read, and plain clusters begin at boundaries.
+        let end = self.end.saturating_add(packed).saturating_add(plain + cluster_size.bytes());
+        let limit = Layout::max_file_bytes(cluster_size, refcount_table_clusters);
+        if end <= limit {
+            return Ok(());
+        }
+        let action = format!("append to it up to byte {end}: a delta like this ends at {limit}");
+        let too_large = std::io::Error::from(std::io::ErrorKind::FileTooLarge);
+        Err(Error::io(self.delta.path(), action)(too_large))
     }
 
     fn append_run(&mut self, run: &mut Vec<u8>) -> Result<()> {

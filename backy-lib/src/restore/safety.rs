@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, Mode, OFlags, SeekFrom, major, minor, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::FileTarget;
 use super::target::folder_of;
@@ -162,7 +162,7 @@ fn refused(path: &Path, message: String, forcible: bool) -> Error {
 
 fn open_for_writing(path: &Path, real: &Path, flags: OFlags) -> Result<File> {
     let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::open(real, flags, Mode::empty()) {
+    match retry_on_intr(|| rustix::fs::open(real, flags, Mode::empty())) {
         Ok(fd) => Ok(File::from(fd)),
         Err(Errno::BUSY) => {
             let message = "the system holds it: it, or a part of it, is mounted, swap, RAID or LVM";

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -88,7 +88,7 @@ impl FileTarget {
         name.push(format!(".backy-{}", rustix::process::getpid().as_raw_nonzero()));
         let written_as = path.with_file_name(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&written_as, flags, Mode::RUSR | Mode::WUSR)
+        let fd = retry_on_intr(|| rustix::fs::open(&written_as, flags, Mode::RUSR | Mode::WUSR))
             .map_err(|errno| Error::io(path, "create")(errno.into()))?;
         let target = Self::over(path, File::from(fd), Kind::New { written_as }, 0);
         // Each block is written once, in order.
@@ -175,8 +175,8 @@ impl Target for FileTarget {
         self.file.sync_all().map_err(self.io("sync".to_owned()))?;
         let Kind::New { written_as } = &self.kind else { return Ok(()) };
         let cwd = rustix::fs::CWD;
-        let renamed = match renameat_with(cwd, written_as, cwd, &self.path, RenameFlags::NOREPLACE)
-        {
+        let rename = || renameat_with(cwd, written_as, cwd, &self.path, RenameFlags::NOREPLACE);
+        let renamed = match retry_on_intr(rename) {
             // The file system does not know the flag.
             Err(Errno::INVAL | Errno::NOSYS) if !self.path.exists() => {
                 rustix::fs::rename(written_as, &self.path)

@@ -6,13 +6,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, seek};
+use rustix::io::retry_on_intr;
 
 use super::Source;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
-use crate::storage::dir::next_data;
+use crate::storage::dir::{metadata, next_data};
 
 /// An open file or block device.
 #[derive(Debug)]
@@ -33,10 +34,10 @@ impl DeviceSource {
         let error = |message: String| Error::Source { path: path.to_owned(), message };
         // Without blocking: opening a FIFO would otherwise wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty())
+        let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
             .map_err(|errno| error(format!("cannot open it: {}", describe(errno.into()))))?;
         let file = File::from(fd);
-        let kind = file.metadata().map_err(|e| error(describe(e)))?.file_type();
+        let kind = metadata(&file).map_err(|e| error(describe(e)))?.file_type();
         let kind = if kind.is_file() {
             "file"
         } else if kind.is_block_device() {
@@ -90,7 +91,7 @@ impl Source for DeviceSource {
 
 fn size_of(file: &File) -> io::Result<u64> {
     // The end also of a block device, whose metadata has no length.
-    Ok(seek(file, SeekFrom::End(0))?)
+    Ok(retry_on_intr(|| seek(file, SeekFrom::End(0)))?)
 }
 
 fn describe(error: io::Error) -> String {

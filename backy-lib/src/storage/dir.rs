@@ -373,7 +373,7 @@ impl StorageFile for DirFile {
 }
 
 /// What std's own function gives, which does not ask again when a signal comes between.
-fn metadata(file: &File) -> io::Result<std::fs::Metadata> {
+pub(crate) fn metadata(file: &File) -> io::Result<std::fs::Metadata> {
     loop {
         match file.metadata() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -248,3 +248,94 @@ impl StorageFile for OneOfMany {
         self.file()?.sync()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::revision::RevisionId;
+    use crate::storage::dir::DirStorage;
+    use crate::storage::{Access, Storage};
+
+    /// Files that may not stay open, opened side by side.
+    struct Many {
+        storage: DirStorage,
+        names: Vec<FileName>,
+        files: Vec<Box<dyn StorageFile>>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Many {
+        /// `None` on a file system that tells nothing of its files.
+        fn open() -> Option<Self> {
+            let folder = tempfile::tempdir().unwrap();
+            let storage = DirStorage::create(&folder.path().join("a")).unwrap();
+            let new_name = |_| FileName::Delta(RevisionId::new(jiff::Timestamp::UNIX_EPOCH));
+            let names: Vec<_> = (0..3 * USED_LAST).map(new_name).collect();
+            let many: &'static ManyFiles = Box::leak(Box::new(ManyFiles::new()));
+            let fd = rustix::fs::open(storage.folder(), OFlags::RDONLY, Mode::empty()).unwrap();
+            Identity::of(&fd)?;
+            let fd = Arc::new(fd);
+            let open = |&name: &FileName| {
+                storage.create(name).unwrap().write_at(name.to_string().as_bytes(), 0).unwrap();
+                many.open_within(0, &fd, storage.path(name), name).unwrap()
+            };
+            let files = names.iter().map(open).collect();
+            assert_eq!(many.staying.load(Relaxed), 0);
+            assert_eq!(lock(&many.used_last).len(), USED_LAST);
+            Some(Many { storage, names, files, _folder: folder })
+        }
+
+        fn read(&self, number: usize) -> Result<String> {
+            let file = &*self.files[number];
+            let mut bytes = vec![0; file.len()? as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok(String::from_utf8(bytes).unwrap())
+        }
+    }
+
+    /// A file that was closed is read as if it had stayed open, also after it was written to in its place.
+    #[test]
+    fn a_file_that_was_closed_is_opened_again() {
+        let Some(many) = Many::open() else { return };
+        for (number, name) in many.names.iter().enumerate() {
+            assert_eq!(many.read(number).unwrap(), name.to_string());
+        }
+        let first = many.storage.open(many.names[0], Access::Write).unwrap();
+        first.write_at(b"other", 0).unwrap();
+        assert!(many.read(0).unwrap().starts_with("other"));
+    }
+
+    /// One that was deleted or replaced while it was closed is an error that names the limit, and no damage; one that was open
+    /// stays readable.
+    #[test]
+    fn a_file_that_was_replaced_while_it_was_closed_is_an_error() {
+        let Some(many) = Many::open() else { return };
+        let last = many.names.len() - 1;
+        for number in [0, 1, last] {
+            many.storage.remove(many.names[number]).unwrap();
+        }
+        many.storage.create(many.names[1]).unwrap().write_at(b"another", 0).unwrap();
+        for number in [0, 1] {
+            let error = many.read(number).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+            assert!(error.to_string().contains("ulimit -n"), "{error}");
+        }
+        assert_eq!(many.read(last).unwrap(), many.names[last].to_string());
+    }
+
+    /// No more files stay open than may; one that goes makes room for another.
+    #[test]
+    fn those_that_come_first_stay_open() {
+        let Some(many) = Many::open() else { return };
+        let pool: &'static ManyFiles = Box::leak(Box::new(ManyFiles::new()));
+        let fd = rustix::fs::open(many.storage.folder(), OFlags::RDONLY, Mode::empty()).unwrap();
+        let fd = Arc::new(fd);
+        let open =
+            |name: FileName| pool.open_within(2, &fd, many.storage.path(name), name).unwrap();
+        let mut open: Vec<_> = many.names.iter().take(3).map(|&name| open(name)).collect();
+        assert_eq!((pool.staying.load(Relaxed), lock(&pool.used_last).len()), (2, 1));
+        open.remove(0);
+        assert_eq!(pool.staying.load(Relaxed), 1);
+    }
+}

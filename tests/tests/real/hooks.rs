@@ -382,3 +382,34 @@ fn a_backup_that_waits_for_itself() {
     assert!(began.elapsed() > Duration::from_secs(2), "it did not wait: {said}");
     site.check_at_rest();
 }
+
+/// Standard error may be a log on the very file system that is frozen: what there is to say waits until it is thawed.
+#[test]
+fn messages_wait_while_the_source_is_frozen() {
+    let Some(frozen) = Frozen::make("ext4", 24 << 20) else { return };
+    let log = frozen.disk.path().join("log");
+    for form in [&[][..], &["--log-format", "json"]] {
+        let file = fs::File::create(&log).expect("make the log");
+        let args = [&["-v"][..], form, &["backup", "--force"]].concat();
+        let mut command = frozen.site.backy(&args);
+        let mut child = command.stderr(file).stdout(Stdio::null()).spawn().expect("start it");
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("look after it") {
+                break status;
+            }
+            if began.elapsed() > PATIENCE {
+                // Before anything else waits for it.
+                let unfreeze = ["--unfreeze", text(frozen.disk.path())];
+                let _ = Command::new("fsfreeze").args(unfreeze).status();
+                let _ = child.kill();
+                panic!("it waits for itself");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert!(status.success(), "{status}");
+        assert!(!is_frozen(frozen.disk.path()), "it is still frozen");
+        let said = fs::read_to_string(&log).expect("read the log");
+        assert!(said.contains("hook before took") && said.contains("hook after took"), "{said}");
+    }
+}

@@ -117,6 +117,11 @@ pub fn encode_entry(cluster: Cluster, cluster_size: BlockSize) -> u64 {
     }
 }
 
+/// No compressed cluster can begin here or later: the offset would not fit into its entry.
+pub(super) fn compressed_end(cluster_size: BlockSize) -> u64 {
+    1 << sector_shift(cluster_size)
+}
+
 /// Lowest bit of the sector count in a compressed entry: `62 - (cluster_bits - 8)`.
 fn sector_shift(cluster_size: BlockSize) -> u32 {
     70 - cluster_size.bits()
@@ -159,6 +164,20 @@ mod tests {
         ] {
             let raw = encode_entry(cluster, size);
             assert_eq!(decode_entry(raw, size, 1 << 30), Ok(cluster));
+        }
+    }
+
+    /// With every size of blocks, the last place in which a compressed cluster can be, and the most sectors, read back as written.
+    #[test]
+    fn the_last_place_of_a_compressed_cluster_reads_back() {
+        for bits in 12..=21 {
+            let size = BlockSize::new(1 << bits).unwrap();
+            let offset = compressed_end(size) - SECTOR_BYTES;
+            for max_bytes in [SECTOR_BYTES, size.bytes(), 2 * size.bytes()] {
+                let cluster = Cluster::Compressed { offset, max_bytes };
+                let raw = encode_entry(cluster, size);
+                assert_eq!(decode_entry(raw, size, u64::MAX), Ok(cluster), "{bits} {max_bytes}");
+            }
         }
     }
 

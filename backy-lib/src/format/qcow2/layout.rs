@@ -1,5 +1,6 @@
 //! Where the tables of a new delta lie. All positions follow from the size and the cluster size.
 
+use super::entry::compressed_end;
 use super::{ENTRY_BYTES, L1Entry};
 use crate::units::BlockSize;
 
@@ -38,8 +39,17 @@ impl Layout {
         let by_l1 = per_l1_entry.saturating_mul(MAX_L1_BYTES / ENTRY_BYTES as u64);
         let per_refcount_block = cluster * (cluster / REFCOUNT_BYTES);
         let host = per_refcount_block.saturating_mul(MAX_REFCOUNT_TABLE_BYTES / ENTRY_BYTES as u64);
-        // A file may grow to a little more than twice its image, see `host_clusters`.
-        by_l1.min(host / 4).min(1 << 50)
+        // A file may grow to a little more than twice its image, see `host_clusters`, and what is compressed may be anywhere in it.
+        by_l1.min(host / 4).min(compressed_end(cluster_size) / 4).min(1 << 50)
+    }
+
+    /// The length that a delta can have whose reference count table has so many clusters: the table has room for all of it and for the
+    /// blocks that it leads to, and an entry for what is compressed can name every place in it.
+    pub fn max_file_bytes(cluster_size: BlockSize, refcount_table_clusters: u32) -> u64 {
+        let cluster = cluster_size.bytes();
+        let blocks = u64::from(refcount_table_clusters) * (cluster / ENTRY_BYTES as u64);
+        let counted = (cluster / REFCOUNT_BYTES - 1) * cluster;
+        blocks.saturating_mul(counted).min(compressed_end(cluster_size))
     }
 
     /// For a revision of `image_bytes`, at most [`Layout::max_image_bytes`].
@@ -129,6 +139,26 @@ mod tests {
         let large = places(BlockSize::DEFAULT, 1 << 40);
         assert_eq!(large, ((0x1_0000, 1), 0x2_0000, 2048, 0x3_0000, 0x803_0000));
         let limits = [BlockSize::MIN, BlockSize::DEFAULT, BlockSize::MAX];
-        assert_eq!(limits.map(Layout::max_image_bytes), [2 << 40, 512 << 40, 1 << 50]);
+        assert_eq!(limits.map(Layout::max_image_bytes), [2 << 40, 512 << 40, 128 << 40]);
+    }
+
+    /// With every size of blocks, a delta of the largest image there may be can hold every block of it twice over, with each of them
+    /// compressed, and QEMU's limits hold.
+    #[test]
+    fn the_largest_image_fits_with_every_size_of_blocks() {
+        for bits in 12..=21 {
+            let size = BlockSize::new(1 << bits).unwrap();
+            let image_bytes = Layout::max_image_bytes(size);
+            let layout = Layout::new(size, image_bytes);
+            assert_eq!(layout.virtual_bytes, image_bytes, "{bits}");
+            assert!(u64::from(layout.l1_entries) * ENTRY_BYTES as u64 <= MAX_L1_BYTES, "{bits}");
+            let table = u64::from(layout.refcount_table_clusters) * size.bytes();
+            assert!(table <= MAX_REFCOUNT_TABLE_BYTES, "{bits}");
+            let most = Layout::max_file_bytes(size, layout.refcount_table_clusters);
+            assert!(most >= layout.data_offset + 2 * image_bytes, "{bits}: {most}");
+            // 62 - (cluster_bits - 8) bits of an entry are the offset.
+            assert!(most <= 1 << (70 - bits), "{bits}: {most}");
+        }
+        assert_eq!(compressed_end(BlockSize::MAX), 1 << 49);
     }
 }

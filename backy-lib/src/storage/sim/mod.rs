@@ -68,6 +68,7 @@ pub enum Unsynced {
 pub struct SimStorage {
     disk: Arc<Disk>,
     thread: Option<usize>,
+    is_remote: bool,
 }
 
 struct Disk {
@@ -89,7 +90,7 @@ impl SimStorage {
 
     fn with_state(state: State, schedule: Option<Schedule>) -> Self {
         let disk = Disk { state: Mutex::new(state), schedule };
-        SimStorage { disk: Arc::new(disk), thread: None }
+        SimStorage { disk: Arc::new(disk), thread: None, is_remote: false }
     }
 
     /// An independent copy of the disk as programs see it now and as it is on the medium, without faults.
@@ -109,7 +110,13 @@ impl SimStorage {
 
     /// A handle whose calls are those of thread `number` of the schedule.
     pub fn for_thread(&self, number: usize) -> Self {
-        SimStorage { disk: Arc::clone(&self.disk), thread: Some(number) }
+        SimStorage { disk: Arc::clone(&self.disk), thread: Some(number), is_remote: self.is_remote }
+    }
+
+    /// The same disk as it is seen from afar, by sshfs for instance: whatever has a name now is said to be the file that had it
+    /// before, and times are not told.
+    pub fn from_afar(&self) -> Self {
+        SimStorage { is_remote: true, ..self.clone() }
     }
 
     /// Makes call number `at`, counted from 1 from now on, fail.
@@ -347,10 +354,14 @@ impl StorageFile for SimFile {
 
     fn is_in_place(&self) -> Result<bool> {
         let state = self.call("look up".to_owned(), false)?;
-        Ok(state.volatile_names.get(&self.name) == Some(&self.node))
+        let node = state.volatile_names.get(&self.name);
+        Ok(node == Some(&self.node) || (self.storage.is_remote && node.is_some()))
     }
 
     fn stamp(&self) -> Result<Option<Stamp>> {
+        if self.storage.is_remote {
+            return Ok(None);
+        }
         let mut state = self.call("look up its times".to_owned(), false)?;
         let node = state.node(self.node);
         let (len, changed) = (node.volatile.len() as u64, (node.changes, 0));
