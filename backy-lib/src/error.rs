@@ -353,7 +353,7 @@ fn limit(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error().map(Errno::from_raw_os_error)? {
         Errno::MFILE => Some("raise the limit of open files (ulimit -n)"),
         Errno::NFILE => Some("raise the limit of open files of the whole system (fs.file-max)"),
-        // Of opening a file there is another reason, which never comes here; see `storage::dir`.
+        // Of opening a file there is another reason, which never comes here: `storage::dir` waits for that.
         Errno::AGAIN => Some("raise the limit of processes and threads (ulimit -u, TasksMax)"),
         Errno::NOMEM => Some("free some memory"),
         _ => None,

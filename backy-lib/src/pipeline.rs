@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -163,6 +164,28 @@ impl BufferPool {
     }
 }
 
+/// How many threads the system starts at this moment, up to `wanted`.
+///
+/// # Errors
+/// When it starts none.
+pub(crate) fn startable(wanted: usize) -> io::Result<usize> {
+    thread::scope(|scope| {
+        // They wait until all of them are there.
+        let (until_all, all) = bounded::<()>(0);
+        let mut started = 0;
+        while started < wanted {
+            let all = all.clone();
+            match thread::Builder::new().spawn_scoped(scope, move || all.recv().is_ok()) {
+                Ok(_) => started += 1,
+                Err(error) if started == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        drop(until_all);
+        Ok(started)
+    })
+}
+
 /// As many threads as were asked for, or as there are cores.
 pub(crate) fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
@@ -254,6 +277,11 @@ mod tests {
             let sink = |n| if n == 5 { Err(Error::Interrupted) } else { Ok(()) };
             assert!(run(vec![(); threads], || Ok(given.next()), |(), n| Ok(n), sink).is_err());
         }
+    }
+
+    #[test]
+    fn as_many_threads_can_be_started_as_are_wanted() {
+        assert_eq!([1, 5].map(|wanted| startable(wanted).unwrap()), [1, 5]);
     }
 
     /// A panic, wherever it is, is an error with what was said, and nobody waits for an outcome that does not come.

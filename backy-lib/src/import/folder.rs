@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result, describe_io};
 use crate::storage::dir::read_full;
+use crate::storage::dir::{not_in_time, open_in_time};
 
 /// More names than this are not taken for an archive.
 const MAX_NAMES: usize = 1 << 20;
@@ -52,11 +53,13 @@ impl OldFolder {
     /// A sentence: what was found or what the system said.
     pub(super) fn open_file(&self, name: &str) -> std::result::Result<Option<File>, String> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = match openat(&self.fd, name, flags, Mode::empty()) {
+        let fd = match open_in_time(|| openat(&self.fd, name, flags, Mode::empty())) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => return Err("found a symbolic link, expected a file".to_owned()),
-            Err(errno) => return Err(format!("cannot open it: {}", describe_io(&errno.into()))),
+            Err(errno) => {
+                return Err(format!("cannot open it: {}", describe_io(&not_in_time(errno))));
+            }
         };
         let stat = rustix::fs::fstat(&fd)
             .map_err(|errno| format!("cannot look at it: {}", describe_io(&errno.into())))?;

@@ -25,6 +25,7 @@ use rustix::process::{getegid, geteuid};
 use super::MountOptions;
 use super::tree::{Attributes, Kind, Reply, Tree};
 use crate::extent::Extent;
+use crate::pipeline;
 
 /// How long the kernel may take the attributes of a file for granted.
 const FILE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -55,7 +56,9 @@ pub(super) fn connect(
 ) -> io::Result<Connection> {
     let cores = || std::thread::available_parallelism().map_or(2, usize::from).max(2);
     let mut config = Config::default();
-    config.n_threads = Some(options.threads.unwrap_or_else(cores).max(1));
+    // The file system ends when one of them cannot be started.
+    let threads = pipeline::startable(options.threads.unwrap_or_else(cores).max(1))?;
+    config.n_threads = Some(threads);
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let adapter = Adapter {
         may_pass_through: false,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
-use crate::storage::dir::{metadata, next_data};
+use crate::storage::dir::{metadata, next_data, not_in_time, open_in_time};
 
 /// An open file or block device.
 #[derive(Debug)]
@@ -34,8 +34,8 @@ impl DeviceSource {
         let error = |message: String| Error::Source { path: path.to_owned(), message };
         // Without blocking: opening a FIFO would otherwise wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
-            .map_err(|errno| error(format!("cannot open it: {}", describe(errno.into()))))?;
+        let fd = open_in_time(|| rustix::fs::open(path, flags, Mode::empty()))
+            .map_err(|errno| error(format!("cannot open it: {}", describe(not_in_time(errno)))))?;
         let file = File::from(fd);
         let kind = metadata(&file).map_err(|e| error(describe(e)))?.file_type();
         let kind = if kind.is_file() {

@@ -244,24 +244,12 @@ pub(super) fn open_regular(
 ) -> Result<File> {
     let refused = |found: &str| Err(Error::damaged(&path, "type", found, "a regular file"));
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let began = Instant::now();
-    let opened = loop {
-        match retry_on_intr(|| openat(&folder, name.to_string(), flags, mode)) {
-            // Only a regular file can have a lease, and trying to open it has asked its holder to give it back.
-            Err(Errno::AGAIN) if began.elapsed() < LEASE_PATIENCE => std::thread::sleep(LEASE_TICK),
-            opened => break opened,
-        }
-    };
-    let file = match opened {
+    let file = match open_in_time(|| openat(&folder, name.to_string(), flags, mode)) {
         Ok(fd) => File::from(fd),
-        Err(Errno::AGAIN) => {
-            let holder = "another program holds a lease on it and does not give it back";
-            return Err(Error::io(path, "open")(io::Error::other(holder)));
-        }
         Err(Errno::LOOP) => return refused("a symbolic link"),
         Err(Errno::ISDIR) => return refused("a folder"),
         Err(Errno::NXIO | Errno::NODEV) => return refused("a socket, or a device"),
-        Err(errno) => return Err(Error::io(path, "open")(errno.into())),
+        Err(errno) => return Err(Error::io(path, "open")(not_in_time(errno))),
     };
     let kind = metadata(&file).map_err(Error::io(&path, "look up its type"))?.file_type();
     match () {
@@ -269,6 +257,33 @@ pub(super) fn open_regular(
         () if kind.is_dir() => refused("a folder"),
         () if kind.is_fifo() => refused("a FIFO"),
         () => refused("a device"),
+    }
+}
+
+/// Opens a file with `NONBLOCK`, such that a lease that another program holds on it is waited for.
+///
+/// # Errors
+/// `AGAIN`, for [`not_in_time`], when it is not given back.
+pub(crate) fn open_in_time(
+    open: impl Fn() -> rustix::io::Result<OwnedFd>,
+) -> rustix::io::Result<OwnedFd> {
+    let began = Instant::now();
+    loop {
+        match retry_on_intr(&open) {
+            // Only a regular file can have a lease, and trying to open it has asked its holder to give it back.
+            Err(Errno::AGAIN) if began.elapsed() < LEASE_PATIENCE => std::thread::sleep(LEASE_TICK),
+            opened => return opened,
+        }
+    }
+}
+
+/// Why a file could not be opened.
+pub(crate) fn not_in_time(errno: Errno) -> io::Error {
+    match errno {
+        Errno::AGAIN => {
+            io::Error::other("another program has a lease on it and does not give it back")
+        }
+        errno => errno.into(),
     }
 }
 

@@ -251,11 +251,13 @@ fn leases_are_waited_for() {
         ("manifest.json".to_owned(), "WRLCK"),
         ("lock".to_owned(), "RDLCK"),
         (format!("{oldest}.qcow2"), "WRLCK"),
+        ("../source".to_owned(), "WRLCK"),
     ] {
+        site.write_source(&noise(7, BLOCK_BYTES));
         let Some(_holder) = hold(&site.folder.join(&name), kind) else { return };
         let restored = works(&mut site.backy(&["restore", "-r", &oldest.to_string(), "-"]));
         assert!(restored == site.expected.last().expect("a revision").bytes, "{name}");
-        site.backup(&noise(name.len() as u64, 3 * BLOCK_BYTES));
+        site.backup_source(&noise(7, BLOCK_BYTES));
     }
     site.check_at_rest();
 }

@@ -1,7 +1,6 @@
 //! Hooks in their order, at every fault: `before`, the source is opened, read and closed, `after`, and only then the commit.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use backy_lib::hooks::{Ended, Hooks, Occasion, Outcome};
 use backy_lib::progress::{Observer, Silent};
 use backy_lib::source::Source;
 use backy_lib::storage::sim::SimStorage;
-use backy_lib::{BackupReport, Error, ErrorKind, Result, RevisionId};
+use backy_lib::{BackupOptions, BackupReport, Error, ErrorKind, Result, RevisionId};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, World};
 
@@ -136,9 +135,19 @@ fn backup_of(
     hooks: &mut Recorded,
     open: impl FnOnce() -> Result<Watched>,
 ) -> Result<BackupReport> {
+    backup_with(disk, hooks, open, 1)
+}
+
+fn backup_with(
+    disk: &SimStorage,
+    hooks: &mut Recorded,
+    open: impl FnOnce() -> Result<Watched>,
+    threads: usize,
+) -> Result<BackupReport> {
     let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
     let open = |_: &backy_lib::Archive| -> Result<Box<dyn Source>> { Ok(Box::new(open()?)) };
-    let done = writer.backup_from(open, hooks, &world::options(), &world::clock(), &Silent)?;
+    let options = BackupOptions { threads: Some(threads), ..world::options() };
+    let done = writer.backup_from(open, hooks, &options, &world::clock(), &Silent)?;
     Ok(done.expect("a forced backup is made"))
 }
 
@@ -261,24 +270,31 @@ fn the_time_is_limited() {
     assert!(!world.check_committed(Some(&new)).expect("it reads right"));
 }
 
-/// A panic in the middle runs `after`, too, and the next backup works.
+/// A panic in the middle is an error: it runs `after`, too, the archive is as it was, and the next backup works. So it is with more
+/// threads, of which one panics while the others wait for it.
 #[test]
 fn a_panic_runs_after() {
+    for threads in [1, 3] {
+        panic_in_a_backup(threads);
+    }
+}
+
+fn panic_in_a_backup(threads: usize) {
     let (_, before, new, later) = scenarios().swap_remove(2);
     let mut world = World::with_backups(false, &before);
     let log = Log::default();
     let disk = world.disk.clone();
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let mut hooks = Recorded::new(&log, &disk);
-        let open = || {
-            let mut source = Watched::open(MemorySource::new(&new), &log);
-            source.panics = true;
-            Ok(source)
-        };
-        backup_of(&disk, &mut hooks, open).map(|_| ())
-    }));
-    assert!(panicked.is_err(), "the panic has gone");
+    let mut hooks = Recorded::new(&log, &disk);
+    let open = || {
+        let mut source = Watched::open(MemorySource::new(&new), &log);
+        source.panics = true;
+        Ok(source)
+    };
+    let error = backup_with(&disk, &mut hooks, open, threads).expect_err("a panic");
+    assert_eq!(error.kind(), ErrorKind::Panic, "{error}");
+    assert!(error.to_string().contains("a source that panics"), "{error}");
     assert_eq!(noted(&log), ["before", "open", "close", "after failed"]);
+    world.check_committed(None).and_then(|_| world.check_tidy()).expect("it is as it was");
     world.backup(&later);
     world.check_committed(None).and_then(|_| world.check_tidy()).expect("all is well");
 }
