@@ -13,7 +13,7 @@ use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::error::{Error, Result};
-use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision};
+use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision, Sameness};
 use crate::format::readme::readme;
 use crate::health::Freeze;
 use crate::history;
@@ -32,7 +32,7 @@ use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
-use crate::source::{DeviceSource, Source};
+use crate::source::{self, DeviceSource, Source};
 use crate::storage::dir::DirStorage;
 use crate::storage::{Exposed, FileName, Published, Storage, StorageLock, staged};
 use crate::units::BlockSize;
@@ -161,6 +161,9 @@ impl Archive {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
+        if !options.force {
+            self.check_target_is_known(path)?;
+        }
         let chain = self.open_chain(number, options.keep_going)?;
         // Only a source that can be read from the config excuses overwriting.
         let source = self.config().ok().and_then(|config| config.source);
@@ -172,6 +175,32 @@ impl Archive {
             observer,
         };
         restore::to_path(&chain, &guard, path, options, clock)
+    }
+
+    /// That a target which is the source is still the one that was backed up.
+    fn check_target_is_known(&self, target: &Path) -> Result<()> {
+        let Ok(Config { source: Some(configured), hooks, .. }) = self.config() else {
+            return Ok(());
+        };
+        let is_source = target.canonicalize().ok().is_some_and(|real| {
+            configured.canonicalize().is_ok_and(|configured| configured == real)
+        });
+        let (true, Some(known)) = (is_source, &self.manifest.source) else { return Ok(()) };
+        // What cannot be opened is refused with the reason by whoever is going to write.
+        let Ok(now) = DeviceSource::open(&configured) else { return Ok(()) };
+        let now = if hooks.before.is_some() { now.made_anew() } else { now };
+        let unconfirmed = self.manifest.open_alarms().find_map(|alarm| alarm.other_source.as_ref());
+        let how = match known.compare(&now.identity()) {
+            Sameness::Other(how) => how,
+            // Nothing is lost with an empty file.
+            Sameness::Doubtful(how) if now.size_bytes() > 0 => how,
+            _ => match unconfirmed {
+                Some(how) => how.escape_debug().to_string(),
+                None => return Ok(()),
+            },
+        };
+        let message = format!("it is not the source that was backed up: {how}");
+        Err(Error::Target { path: target.to_owned(), message, forcible: true })
     }
 
     /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
@@ -204,13 +233,14 @@ impl Archive {
         let config = self.config()?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
         let source = config.source.ok_or_else(no_source)?;
-        self.open_device(config.hooks.snapshot.as_ref().unwrap_or(&source))
+        let opened = self.open_device(config.hooks.snapshot.as_ref().unwrap_or(&source))?;
+        Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
     }
 
     /// Another file or device to back up, opened.
     ///
     /// # Errors
-    /// [`Error::Source`] also when it is one of the archive's own files.
+    /// [`Error::Source`] also when it is one of the archive's own files, and when it is empty.
     pub fn open_device(&self, path: &Path) -> Result<DeviceSource> {
         let source = DeviceSource::open(path)?;
         let inside = path
@@ -222,6 +252,7 @@ impl Archive {
             let path = path.to_owned();
             return Err(Error::Source { path, message: "it is in the archive itself".to_owned() });
         }
+        source::check_not_empty(&source)?;
         Ok(source)
     }
 

@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
+use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 use crate::storage::Storage;
@@ -56,9 +56,29 @@ pub(crate) fn extent(range: BlockRange, block_size: BlockSize, size_bytes: u64) 
     Extent::between(offset(range.first), offset(range.end()))
 }
 
+/// Ranges of a file that are listed one by one.
+const MAX_LISTED: usize = 1000;
+
+/// The first of the ranges; how many blocks there are in the others, and how many of those.
+pub(crate) fn listed(bad: &Findings) -> (&[BlockRange], (u64, usize)) {
+    let all = bad.bad_blocks.as_slice();
+    let (listed, others) = all.split_at_checked(MAX_LISTED).unwrap_or((all, &[]));
+    let blocks = others.iter().fold(0, |sum: u64, range| sum.saturating_add(range.count));
+    (listed, (blocks, others.len()))
+}
+
+/// `block 3` or `blocks 3 to 5`.
+pub(crate) fn name(range: BlockRange) -> String {
+    match range.count {
+        1 => format!("block {}", range.first),
+        _ => format!("blocks {} to {}", range.first, range.end().0.saturating_sub(1)),
+    }
+}
+
 fn whole(blocks: u64) -> Findings {
-    let range = BlockRange { first: BlockIndex(0), count: blocks };
-    Findings { bad_blocks: if blocks > 0 { vec![range] } else { Vec::new() } }
+    let mut findings = Findings::default();
+    findings.add(BlockRange { first: BlockIndex(0), count: blocks });
+    findings
 }
 
 /// Adds what is bad in the next newer revision and not held by this one.
@@ -70,12 +90,9 @@ fn read_through(
     findings: &mut Findings,
 ) -> Result<()> {
     let blocks = block_size.count(revision.size_bytes);
-    let inherited = newer.bad_blocks.iter().map(|range| {
-        let end = BlockIndex(range.end().0.min(blocks));
-        BlockRange::between(range.first, end)
-    });
-    let inherited: Vec<BlockRange> = inherited.filter(|range| range.count > 0).collect();
-    if inherited.is_empty() {
+    let all = BlockRange { first: BlockIndex(0), count: blocks };
+    let mut inherited = Findings::new(within(&newer.bad_blocks, all).collect());
+    if inherited.bad_blocks.is_empty() {
         return Ok(());
     }
     let held = match held_blocks(storage, block_size, revision, &inherited) {
@@ -86,36 +103,37 @@ fn read_through(
         }
         Err(error) => return Err(error),
     };
-    let mut open = Findings { bad_blocks: inherited };
-    held.into_iter().for_each(|range| open.clear(range));
-    for range in open.bad_blocks {
-        findings.add(range);
-    }
+    inherited.clear_all(&held);
+    findings.add_all(inherited.bad_blocks);
     Ok(())
 }
 
 /// Tables looked at together.
 const STEP_BLOCKS: u64 = 4096;
 
+/// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges there are.
 fn held_blocks(
     storage: &dyn Storage,
     block_size: BlockSize,
     revision: &Revision,
-    ranges: &[BlockRange],
+    among: &Findings,
 ) -> Result<Vec<BlockRange>> {
     let delta = Delta::open(storage, revision.uuid, block_size, revision.size_bytes)?;
     let mut held = Findings::default();
-    for range in ranges {
-        let mut next = range.first;
-        while let Some(first) = delta.next_held_block(next, range.end())? {
-            let count = STEP_BLOCKS.min(range.end().0 - first.0);
-            for (cluster, block) in delta.clusters(first, count)?.into_iter().zip(first.0..) {
-                if cluster != Cluster::Unallocated {
-                    held.add_bad_block(BlockIndex(block));
-                }
+    let end = BlockIndex(block_size.count(revision.size_bytes));
+    let mut next = BlockIndex(0);
+    while let Some(range) = among.next_bad(next) {
+        let Some(from) = delta.next_held_block(range.first, end)? else { break };
+        let Some(BlockRange { first, .. }) = among.next_bad(from) else { break };
+        let window = BlockRange { first, count: STEP_BLOCKS };
+        let last = within(&among.bad_blocks, window).last().map_or(first, BlockRange::end);
+        let window = BlockRange::between(first, last);
+        for (cluster, block) in delta.clusters(first, window.count)?.into_iter().zip(first.0..) {
+            if cluster != Cluster::Unallocated && among.is_bad(BlockIndex(block)) {
+                held.add_bad_block(BlockIndex(block));
             }
-            next = first.plus(count);
         }
+        next = window.end();
     }
     Ok(held.bad_blocks)
 }

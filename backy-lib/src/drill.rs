@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::format::manifest::{DrillReport, Revision};
+use crate::format::manifest::{DrillReport, Revision, Unknown};
 use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
@@ -158,6 +158,7 @@ impl<'a> Drill<'a> {
                 None => "every block has the digest that was recorded for it".to_owned(),
                 Some(error) => error.to_string(),
             },
+            unknown: Unknown::new(),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
-use crate::format::manifest::{Findings, InProgress, Manifest, Operation, Revision};
+use crate::format::manifest::{BlockRange, Findings, InProgress, Manifest, Operation, Revision};
 use crate::health::{self, Freeze};
 use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::image::digests::DigestWriter;
@@ -337,7 +337,8 @@ impl Maintainer<'_> {
 
     fn add_findings(&mut self, number: usize, bad: Vec<BlockIndex>) {
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
-            bad.into_iter().for_each(|block| revision.findings.add_bad_block(block));
+            let one = |first| BlockRange { first, count: 1 };
+            revision.findings.add_all(bad.into_iter().map(one));
         }
     }
 
@@ -442,7 +443,10 @@ impl Maintainer<'_> {
         if let (Some(revision), Some(bad)) =
             (after.revisions.first_mut(), unreadable.into_iter().nth(1))
         {
-            revision.findings = bad;
+            let count = self.manifest.block_size.count(revision.size_bytes);
+            let all = BlockRange { first: BlockIndex(0), count };
+            revision.findings.replace(&[all], bad.bad_blocks);
+            revision.findings.inherit(&newest.findings);
             revision.verified = Vec::new();
         }
         let (operation, revision) = (Operation::Remove, newest.uuid);

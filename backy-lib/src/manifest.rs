@@ -1,7 +1,7 @@
 //! The manifest on disk: read, and replaced as a whole.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::{MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw};
+use crate::format::manifest::{MANIFEST_FULL_BYTES, MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw};
 use crate::storage::{Access, FileName, Published, Storage, StorageFile, staged};
 
 /// A manifest, and the file that it was read from.
@@ -54,7 +54,35 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
 }
 
 /// Replaces the manifest: the commit of every operation.
+///
+/// # Errors
+/// [`Error::Specification`] when it could not be read again; nothing has been written then.
 pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    let content = manifest.encode().map_err(Error::flawed(storage.path(FileName::MANIFEST)))?;
+    let content = encode(storage, manifest, MANIFEST_LIMIT_BYTES)?;
     staged::publish(storage, Published::Manifest, &content)
+}
+
+/// That the manifest has room for one more revision.
+///
+/// # Errors
+/// [`Error::Specification`] when it has not.
+pub(crate) fn check_room(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    encode(storage, manifest, MANIFEST_FULL_BYTES).map(drop)
+}
+
+fn encode(storage: &dyn Storage, manifest: &Manifest, limit_bytes: u64) -> Result<Vec<u8>> {
+    let path = || storage.path(FileName::MANIFEST);
+    let content = manifest.encode().map_err(Error::flawed(path()))?;
+    let len = content.len() as u64;
+    let message = match Manifest::parse(&content) {
+        Ok(_) if len <= limit_bytes => return Ok(content),
+        Ok(_) => format!(
+            "it would be {len} bytes long, expected at most {limit_bytes}; delete revisions with 'backy rm'"
+        ),
+        Err(ManifestFlaw::Damaged(flaw) | ManifestFlaw::Unsupported(flaw)) => {
+            format!("it could not be read again: {flaw}")
+        }
+    };
+    let message = format!("{}: not written: {message}", path().display());
+    Err(Error::Specification { message })
 }

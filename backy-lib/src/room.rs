@@ -117,7 +117,7 @@ fn expected(situation: &Situation, revisions: &[Revision]) -> Option<u64> {
     // The oldest may be a first backup, which took all there was.
     let (_, later) = revisions.split_last()?;
     let needed = later.iter().take(LOOK_BACK).filter_map(|revision| {
-        let statistics = revision.statistics;
+        let statistics = &revision.statistics;
         let stored = u64::try_from(statistics.stored_bytes).unwrap_or(0);
         // On a clone the new blocks have to have room beside the old ones for some time.
         let beside = if situation.clones { statistics.changed_bytes } else { 0 };

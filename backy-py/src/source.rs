@@ -3,7 +3,7 @@
 use backy_lib::error::{Error, Result};
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::SourceIdentity;
-use backy_lib::source::Source;
+use backy_lib::source::{Source, check_not_empty};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyMemoryView, PyString};
@@ -30,6 +30,7 @@ impl<'a> PythonSource<'a> {
         let name = Python::attach(|py| name(object.bind(py)));
         let mut source = PythonSource { object, watch, name, size_bytes: 0, changed: None };
         source.size_bytes = source.call(size)?;
+        check_not_empty(&source)?;
         Ok(source)
     }
 
@@ -56,7 +57,7 @@ impl<'a> PythonSource<'a> {
 
 impl Source for PythonSource<'_> {
     fn identity(&self) -> SourceIdentity {
-        SourceIdentity { path: self.name.clone(), kind: "Python object".to_owned() }
+        SourceIdentity::new(self.name.clone(), "Python object")
     }
 
     fn size_bytes(&self) -> u64 {

@@ -94,7 +94,7 @@ impl MemorySource {
 
 impl Source for MemorySource {
     fn identity(&self) -> SourceIdentity {
-        SourceIdentity { path: "/memory".to_owned(), kind: "file".to_owned() }
+        SourceIdentity::new("/memory", "file")
     }
 
     fn size_bytes(&self) -> u64 {

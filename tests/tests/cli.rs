@@ -29,6 +29,7 @@ mod cli {
     mod rm;
     mod salvage;
     mod scrub;
+    mod source;
     mod status;
     mod tag;
     mod terminal;

@@ -42,14 +42,17 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         Some(path) => Some(check_source(path, &session.folder)?),
         None => None,
     };
-    let path = source.as_ref().map(|(path, _)| path.as_path());
+    let path = source.as_ref().map(|found| found.path.as_path());
     // A source whose name cannot stand in the config is told before anything is made.
     Config::template(path)?;
     let archive = Archive::init(&session.folder, path, args.block_size)?;
+    if let Some(note) = source.as_ref().and_then(|found| found.container_note.as_ref()) {
+        session.output.warning(note);
+    }
     if session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let text = describe(&archive, source.as_ref().map(|(_, size_bytes)| *size_bytes))?;
+    let text = describe(&archive, source.as_ref().map(|found| found.size_bytes))?;
     session.output.result(text.as_bytes())
 }
 
@@ -64,20 +67,30 @@ fn refuse_archive(folder: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The source's absolute path and size. Its mistakes are better told now than by cron at night.
-fn check_source(path: &Path, folder: &Path) -> Result<(PathBuf, u64), Failure> {
+/// A source that can be backed up.
+struct FoundSource {
+    /// Absolute.
+    path: PathBuf,
+    size_bytes: u64,
+    /// That it is an image in another format.
+    container_note: Option<String>,
+}
+
+/// Looks at the source. Its mistakes are better told now than by cron at night.
+fn check_source(path: &Path, folder: &Path) -> Result<FoundSource, Failure> {
     let error = |message: String| Error::Source { path: path.to_owned(), message };
     let absolute = std::path::absolute(path).map_err(|found| error(found.to_string()))?;
     let advised = |error| {
         Failure::advised(error, "name a device or file, or leave SOURCE out and set it later")
     };
-    let size_bytes = DeviceSource::open(&absolute).map_err(advised)?.size_bytes();
+    let source = DeviceSource::open(&absolute).map_err(advised)?;
     let real = absolute.canonicalize().ok().zip(folder.canonicalize().ok());
     if real.is_some_and(|(source, folder)| source.starts_with(folder)) {
         let message = format!("it is in {}, the folder of the archive itself", folder.display());
         return Err(Failure::advised(error(message), "name another folder with -b"));
     }
-    Ok((absolute, size_bytes))
+    let (size_bytes, container_note) = (source.size_bytes(), source.identity().container_note());
+    Ok(FoundSource { path: absolute, size_bytes, container_note })
 }
 
 fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Failure> {

@@ -26,10 +26,12 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::damage;
 use crate::error::{Error, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
-    InProgress, MAX_TAGS, Manifest, Operation, Revision, SourceIdentity, Statistics,
+    BlockRange, Findings, InProgress, MAX_TAGS, Manifest, Operation, Revision, Sameness,
+    SourceIdentity, Statistics,
 };
 use crate::format::qcow2::{Backing, Layout};
 use crate::health;
@@ -44,7 +46,7 @@ use crate::room::Estimate;
 use crate::schedule::{self, Due};
 use crate::source::{self, Source};
 use crate::storage::{DigestsKind, FileName, Storage};
-use crate::units::BlockSize;
+use crate::units::{BlockIndex, BlockSize};
 
 pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
@@ -227,6 +229,7 @@ fn prepare(
 ) -> Result<(Option<scan::OldImage>, Option<Estimate>)> {
     let storage = &**context.storage;
     check_limits(source, manifest.block_size, &order.tags)?;
+    manifest::check_room(storage, manifest)?;
     let old = open_old(storage, manifest)?;
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
@@ -257,6 +260,9 @@ fn open_old(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<scan::O
     newest.map(|newest| scan::OldImage::open(storage, newest, block_size)).transpose()
 }
 
+/// A longer name of a source is none: a path of a file has at most as many bytes.
+const MAX_NAME_BYTES: usize = 4096;
+
 fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>) -> Result<()> {
     let limit = Layout::max_image_bytes(block_size);
     if source.size_bytes() > limit {
@@ -266,6 +272,13 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
             block_size.bytes()
         );
         return Err(Error::Source { path: source.identity().path.into(), message });
+    }
+    let name_bytes = source.identity().path.len();
+    if name_bytes > MAX_NAME_BYTES {
+        let message = format!(
+            "the name of the source is {name_bytes} bytes long, expected at most {MAX_NAME_BYTES}"
+        );
+        return Err(Error::Specification { message });
     }
     if tags.len() > MAX_TAGS {
         let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
@@ -312,6 +325,19 @@ impl Described {
 struct Made {
     manifest: Manifest,
     report: BackupReport,
+}
+
+/// What there is to be said of a source beside how much has changed.
+fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> health::Observed {
+    let scan::Fate { had_bytes, replaced_bytes, lost_bytes } = fate;
+    let known = manifest.source.as_ref().filter(|known| known.path == source.path);
+    let other_source = match known.map_or(Sameness::Same, |known| known.compare(source)) {
+        Sameness::Other(how) => Some(how),
+        // The same data in another place has most of what there was.
+        Sameness::Doubtful(how) => Some(how).filter(|_| replaced_bytes > had_bytes / 2),
+        Sameness::Same => None,
+    };
+    health::Observed { had_bytes, lost_bytes, other_source }
 }
 
 impl Making<'_> {
@@ -399,10 +425,11 @@ impl Making<'_> {
         scanned: scan::Scanned,
         stored_before: u64,
     ) -> Result<Made> {
-        let storage = &**self.context.storage;
         let mut after = manifest.clone();
         after.in_progress = None;
-        after.source = Some(source.identity);
+        let seen = observed(manifest, &source.identity, scanned.fate);
+        self.tell_container(manifest, &source.identity);
+        after.source = Some(source.identity.following(manifest.source.as_ref()));
         let mut revision = Revision::newest(
             self.order.uuid,
             self.order.started,
@@ -412,6 +439,7 @@ impl Making<'_> {
             Statistics {
                 read_bytes: scanned.read_bytes,
                 changed_bytes: scanned.changed_bytes,
+                lost_bytes: scanned.fate.lost_bytes,
                 ..Statistics::default()
             },
         );
@@ -429,26 +457,22 @@ impl Making<'_> {
         let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {
             // Its own file now is the delta; what did not move there is with the new revision.
-            let known = std::mem::take(&mut newest.findings);
-            for &block in &finished.bad_blocks {
-                newest.findings.add_bad_block(block);
-                if known.is_bad(block) {
-                    continue;
-                }
-                found_bad += 1;
-                self.context.observer.event(&Event::Finding(format!(
-                    "{}: block {block} of revision {} is not what was backed up; \
-                     it is lost for this revision and older ones that share it",
-                    storage.path(FileName::IMAGE).display(),
-                    newest.uuid
-                )));
-            }
+            let known = newest.findings.clone();
+            revision.findings.inherit(&known);
+            let moved = finished.bad_blocks.iter();
+            let moved = moved.map(|&first| BlockRange { first, count: 1 });
+            let all = BlockRange { first: BlockIndex(0), count: u64::MAX };
+            newest.findings.replace(&[all], moved);
+            let mut news = newest.findings.clone();
+            news.clear_all(&known.bad_blocks);
+            found_bad = news.bad_block_count();
+            self.tell_rotten(&news, newest.uuid);
         }
         after.push_newest(revision.clone());
         let factor = self.context.config.monitoring.change_factor;
         // What is imported changed long ago.
         if self.order.stamp.is_none() {
-            after.alarms.extend(health::unusual(&after.revisions, factor));
+            after.alarms.extend(health::unusual(&after.revisions, factor, seen));
         }
         let report = BackupReport {
             revision,
@@ -479,6 +503,32 @@ impl Making<'_> {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
         Ok(made.report)
+    }
+
+    /// Says which blocks of the revision before were found to be rotten.
+    fn tell_rotten(&self, news: &Findings, revision: RevisionId) {
+        let image = self.context.storage.path(FileName::IMAGE);
+        let (listed, more) = damage::listed(news);
+        let (blocks, count) = more;
+        let more = (count > 0).then(|| (format!("{blocks} more blocks"), blocks));
+        let listed = listed.iter().map(|range| (damage::name(*range), range.count));
+        for (what, count) in listed.chain(more) {
+            let (are, they, them) =
+                if count == 1 { ("is", "it is", "it") } else { ("are", "they are", "them") };
+            self.context.observer.event(&Event::Finding(format!(
+                "{}: {what} of revision {revision} {are} not what was backed up; {they} lost for this revision and \
+                 for older ones that share {them}",
+                image.display()
+            )));
+        }
+    }
+
+    /// Says that the source is an image in another format, once.
+    fn tell_container(&self, manifest: &Manifest, source: &SourceIdentity) {
+        let known = manifest.source.as_ref().and_then(|known| known.container.as_ref());
+        if let Some(what) = source.container_note().filter(|_| known != source.container.as_ref()) {
+            self.context.observer.event(&Event::Finding(what));
+        }
     }
 
     /// Says that far more had changed than usual.

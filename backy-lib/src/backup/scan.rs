@@ -10,7 +10,7 @@ use crate::canary::{Bug, planted};
 use crate::digest::{Digest, RevisionHasher, TableEntry};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::format::manifest::{BlockRange, Findings, Revision};
+use crate::format::manifest::{BlockRange, Findings, Revision, within};
 use crate::format::qcow2::Compressor;
 use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
@@ -107,6 +107,8 @@ pub(super) struct Outcome {
     pub bytes: Option<Vec<u8>>,
     read_bytes: u64,
     changed_bytes: u64,
+    replaced_bytes: u64,
+    lost_bytes: u64,
     data_bytes: u64,
 }
 
@@ -189,6 +191,8 @@ impl<'a> Scan<'a> {
             bytes: None,
             read_bytes: 0,
             changed_bytes: 0,
+            replaced_bytes: 0,
+            lost_bytes: 0,
             data_bytes: self.source_extent(chunk).len,
         };
         if chunk.kind == ChunkKind::Void {
@@ -278,6 +282,11 @@ impl<'a> Scan<'a> {
                 }
                 continue;
             }
+            let had_bytes = match old {
+                Some(entry) if !entry.is_zero_block() => old_extent.len,
+                _ => 0,
+            };
+            let has_bytes = if is_data { new_extent.len } else { 0 };
             let old = match old {
                 // Past the end of its backing file a delta reads as zeros anyway.
                 Some(entry) if new.is_none() && entry.is_zero_block() => continue,
@@ -292,7 +301,9 @@ impl<'a> Scan<'a> {
                 }
                 None => None,
             };
-            outcome.changed_bytes += new_extent.len;
+            outcome.changed_bytes += new_extent.len.max(had_bytes);
+            outcome.replaced_bytes += had_bytes;
+            outcome.lost_bytes += had_bytes.saturating_sub(has_bytes);
             outcome.changed.push(Changed { block, old, new: new_place, heals: false });
         }
         self.fetch_old(worker, &wanted, &mut outcome.changed)
@@ -391,11 +402,24 @@ pub(super) struct Scanned {
     pub digest: Digest,
     /// Bytes read from the source.
     pub read_bytes: u64,
-    /// Bytes in changed blocks.
+    /// Bytes in changed blocks, those that were cut off among them.
     pub changed_bytes: u64,
+    /// What became of the data of the newest revision.
+    pub fate: Fate,
     /// What is wrong with the new image: blocks whose right content the source does not know, and those that were known to
     /// be bad in the newest revision and are not replaced.
     pub findings: Findings,
+}
+
+/// What became of the data of a revision in the one that follows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fate {
+    /// Bytes in blocks that were not zero.
+    pub had_bytes: u64,
+    /// Those of them whose blocks have another content now.
+    pub replaced_bytes: u64,
+    /// Those of them that are zero now, or lie behind the new end.
+    pub lost_bytes: u64,
 }
 
 /// Adds up the outcomes, in order. Checks on the way that the digests of the newest revision are those recorded: they
@@ -409,6 +433,8 @@ pub(super) struct Tally {
     old_blocks: u64,
     read_bytes: u64,
     changed_bytes: u64,
+    block_size: BlockSize,
+    fate: Fate,
     known_bad: Vec<BlockRange>,
     findings: Findings,
 }
@@ -428,6 +454,8 @@ impl Tally {
             old_blocks: scan.old.map_or(0, |old| old.blocks),
             read_bytes: 0,
             changed_bytes: 0,
+            block_size: scan.block_size,
+            fate: Fate::default(),
             known_bad: scan.old.map_or_else(Vec::new, |old| old.known.bad_blocks.clone()),
             findings: Findings::default(),
         }
@@ -436,6 +464,10 @@ impl Tally {
     pub(super) fn take(&mut self, outcome: &Outcome) {
         self.read_bytes += outcome.read_bytes;
         self.changed_bytes += outcome.changed_bytes;
+        let had = outcome.old_entries.iter().filter(|entry| !entry.is_zero_block()).count();
+        self.fate.had_bytes += had as u64 * self.block_size.bytes();
+        self.fate.replaced_bytes += outcome.replaced_bytes;
+        self.fate.lost_bytes += outcome.lost_bytes;
         let chunk = outcome.chunk;
         if chunk.kind == ChunkKind::Void {
             let within = |blocks: u64| blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
@@ -459,8 +491,8 @@ impl Tally {
     fn take_findings(&mut self, outcome: &Outcome) {
         let chunk = outcome.chunk;
         let end = chunk.first.plus(chunk.blocks);
-        let near = |bad: &&BlockRange| bad.first < end && chunk.first < bad.first.plus(bad.count);
-        let known = Findings { bad_blocks: self.known_bad.iter().filter(near).copied().collect() };
+        let near = within(&self.known_bad, BlockRange::between(chunk.first, end));
+        let known = Findings::new(near.collect());
         for (entry, at) in outcome.entries.iter().zip(chunk.first.0..) {
             let block = BlockIndex(at);
             let replaced = || outcome.changed.binary_search_by_key(&block, |c| c.block).is_ok();
@@ -490,6 +522,7 @@ impl Tally {
             digest,
             read_bytes: self.read_bytes,
             changed_bytes: self.changed_bytes,
+            fate: self.fate,
             findings: self.findings,
         })
     }

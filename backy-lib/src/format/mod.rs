@@ -4,6 +4,7 @@
 //! `doc/format.md` is the specification; its worked example is parsed by a test.
 
 pub mod digests;
+pub mod disk;
 pub mod legacy;
 pub mod manifest;
 pub mod qcow2;

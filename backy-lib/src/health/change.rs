@@ -9,6 +9,9 @@
 //! 3. Its share is more than `change_factor` times the median of theirs, and as many times more as it lies further from
 //!    the revision before than is usual (the median again, at least an hour): what changes in a week may have taken a week.
 //!
+//! Two things are unusual however few revisions there are: that more than half of the data of the revision before is gone, zero
+//! now or behind the new end ([`Observed::lost_bytes`], at least [`MIN_LOST_BYTES`]); and that the source is another one.
+//!
 //! The median does not follow single large changes, so what was unusual once does not make the next one usual.
 
 use serde::Serialize;
@@ -22,6 +25,9 @@ pub const MIN_EARLIER: usize = 5;
 pub const MAX_EARLIER: usize = 30;
 /// What changes less of the image is not unusual, however quiet it was before.
 pub const MIN_PERCENT: u64 = 10;
+
+/// Less data may go without a word.
+pub const MIN_LOST_BYTES: u64 = 64 << 10;
 
 /// Of backups that follow each other more closely, as by hand, it says nothing how long they are apart.
 const MIN_GAP_SECONDS: f64 = 3600.0;
@@ -72,17 +78,62 @@ pub fn changed_share(revision: &Revision) -> f64 {
     }
 }
 
+/// What a backup has seen of its source, beside what the revisions say.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Bytes of data that the revision before had.
+    pub had_bytes: u64,
+    /// Those of them that are zero now, or behind the new end.
+    pub lost_bytes: u64,
+    /// How the source differs from the one that was backed up before, if it is another one.
+    pub other_source: Option<String>,
+}
+
+impl Observed {
+    fn lost_most(&self) -> bool {
+        self.lost_bytes > self.had_bytes / 2 && self.lost_bytes >= MIN_LOST_BYTES
+    }
+}
+
 /// The alarm about the first of `revisions`, newest first, if it is unusual.
-pub fn unusual(revisions: &[Revision], change_factor: u32) -> Option<Alarm> {
+pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -> Option<Alarm> {
     let newest = revisions.first()?;
-    let change = Change::of(revisions, change_factor).filter(Change::is_unusual)?;
-    let usual_bytes = (change.usual_share * newest.size_bytes as f64).round() as u64;
+    let change = Change::of(revisions, change_factor);
+    let lost_most = observed.lost_most();
+    if !change.is_some_and(|change| change.is_unusual())
+        && !lost_most
+        && observed.other_source.is_none()
+    {
+        return None;
+    }
+    let usual_share = change.map_or(0.0, |change| change.usual_share);
+    let usual_bytes = (usual_share * newest.size_bytes as f64).round() as u64;
     let changed_bytes = newest.statistics.changed_bytes;
-    Some(Alarm::new(newest.uuid, newest.finished, changed_bytes, usual_bytes))
+    let mut alarm = Alarm::new(newest.uuid, newest.finished, changed_bytes, usual_bytes);
+    alarm.other_source = observed.other_source;
+    if lost_most {
+        alarm.lost_bytes = Some(observed.lost_bytes);
+        alarm.had_bytes = Some(observed.had_bytes);
+    }
+    Some(alarm)
 }
 
 /// `revision 3 is unusual: 81 % of it (32.4 GiB) had changed, where 2 % is usual`
 pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String {
+    let other = alarm.other_source.as_ref().map(|how| {
+        format!(
+            "revision {number} is of another source than the revision before: {}",
+            how.escape_debug()
+        )
+    });
+    let lost = alarm.lost_bytes.zip(alarm.had_bytes).map(|(lost, had)| {
+        let (lost, had) = (display_size(lost), display_size(had));
+        format!("revision {number} lacks {lost} of the {had} of data that the revision before has")
+    });
+    let most: Vec<String> = other.into_iter().chain(lost).collect();
+    if !most.is_empty() {
+        return most.join("; ");
+    }
     let percent = |bytes: u64| match size_bytes {
         0 => 0,
         size => (u128::from(bytes) * 100 / u128::from(size)).min(100),
@@ -138,26 +189,57 @@ mod tests {
         let first = SIZE;
         let usual = [30_000, 20_000, 300_000, 20_000, 25_000, first];
         for (newest, expected) in [(0, false), (99_000, false), (126_000, true), (SIZE, true)] {
-            assert_eq!(unusual(&nightly(newest, &usual), 5).is_some(), expected, "{newest}");
+            assert_eq!(
+                unusual(&nightly(newest, &usual), 5, Observed::default()).is_some(),
+                expected,
+                "{newest}"
+            );
         }
-        let alarm = unusual(&nightly(700_000, &usual), 5).unwrap();
+        let alarm = unusual(&nightly(700_000, &usual), 5, Observed::default()).unwrap();
         assert_eq!((alarm.changed_bytes, alarm.usual_bytes), (700_000, 25_000));
         let text = "revision 0 is unusual: 70 % of it (683.6 KiB) had changed, where 2 % is usual";
         assert_eq!(sentence(0, &alarm, SIZE), text);
     }
 
+    /// That most of the data is gone, or that the source is another one, is unusual with any number of revisions.
+    #[test]
+    fn a_source_that_lost_most_of_its_data_or_is_another_one_is_unusual() {
+        let few = nightly(0, &[SIZE]);
+        let seen = |had_bytes, lost_bytes| Observed { had_bytes, lost_bytes, other_source: None };
+        for (had, lost, expected) in [
+            (SIZE, SIZE / 2, false),
+            (SIZE, SIZE / 2 + 1, true),
+            (SIZE, SIZE, true),
+            (MIN_LOST_BYTES, MIN_LOST_BYTES, true),
+            (MIN_LOST_BYTES - 1, MIN_LOST_BYTES - 1, false),
+            (0, 0, false),
+        ] {
+            assert_eq!(unusual(&few, 5, seen(had, lost)).is_some(), expected, "{lost} of {had}");
+        }
+        let alarm = unusual(&few, 5, seen(SIZE, SIZE)).unwrap();
+        let text =
+            "revision 0 lacks 976.6 KiB of the 976.6 KiB of data that the revision before has";
+        assert_eq!(sentence(0, &alarm, SIZE), text);
+        let other =
+            Observed { other_source: Some("serial\nnumber".to_owned()), ..Observed::default() };
+        let alarm = unusual(&few, 5, other).unwrap();
+        let text = "revision 0 is of another source than the revision before: serial\\nnumber";
+        assert_eq!(sentence(0, &alarm, SIZE), text);
+        assert!(unusual(&few, 5, Observed::default()).is_none());
+    }
+
     #[test]
     fn a_tenth_is_not_unusual_however_quiet_it_was() {
         let quiet = [0, 0, 0, 0, 0, SIZE];
-        assert!(unusual(&nightly(100_000, &quiet), 5).is_none());
-        assert!(unusual(&nightly(100_001, &quiet), 5).is_some());
+        assert!(unusual(&nightly(100_000, &quiet), 5, Observed::default()).is_none());
+        assert!(unusual(&nightly(100_001, &quiet), 5, Observed::default()).is_some());
     }
 
     #[test]
     fn with_few_earlier_ones_nothing_is_said() {
         // Four that count, and the oldest.
-        assert!(unusual(&nightly(SIZE, &[0, 0, 0, 0, 0]), 5).is_none());
-        assert!(unusual(&nightly(SIZE, &[0, 0, 0, 0, 0, 0]), 5).is_some());
+        assert!(unusual(&nightly(SIZE, &[0, 0, 0, 0, 0]), 5, Observed::default()).is_none());
+        assert!(unusual(&nightly(SIZE, &[0, 0, 0, 0, 0, 0]), 5, Observed::default()).is_some());
         assert!(Change::of(&[], 5).is_none());
     }
 
@@ -166,7 +248,7 @@ mod tests {
         let late = |hours: i64, changed: u64| {
             let earlier = (0..7).map(|night| (hours + 24 * night, 30_000));
             let all: Vec<(i64, u64)> = std::iter::once((0, changed)).chain(earlier).collect();
-            unusual(&revisions(&all), 5).is_some()
+            unusual(&revisions(&all), 5, Observed::default()).is_some()
         };
         assert!(late(24, 160_000));
         assert!(!late(96, 160_000));
@@ -177,7 +259,7 @@ mod tests {
     fn what_was_unusual_once_does_not_make_the_next_one_usual() {
         let mut earlier = vec![20_000; 6];
         earlier.insert(0, 900_000);
-        assert!(unusual(&nightly(850_000, &earlier), 5).is_some());
+        assert!(unusual(&nightly(850_000, &earlier), 5, Observed::default()).is_some());
     }
 
     proptest! {
@@ -198,7 +280,7 @@ mod tests {
                 let all: Vec<(i64, u64)> = std::iter::once((0, changed)).chain(earlier.clone()).collect();
                 revisions(&all)
             };
-            let is = |changed, factor| unusual(&with(changed), factor).is_some();
+            let is = |changed, factor| unusual(&with(changed), factor, Observed::default()).is_some();
             prop_assert!(!is(newest, factor) || is(newest.saturating_add(more), factor));
             prop_assert!(!is(newest, factor + 1) || is(newest, factor));
             prop_assert!(newest > SIZE / 10 || !is(newest, factor));

@@ -17,7 +17,9 @@ use crate::revision::RevisionId;
 use crate::storage::Exposed;
 
 pub use age::{TagStatus, tags};
-pub use change::{Change, MAX_EARLIER, MIN_EARLIER, MIN_PERCENT, changed_share, unusual};
+pub use change::{
+    Change, MAX_EARLIER, MIN_EARLIER, MIN_LOST_BYTES, MIN_PERCENT, Observed, changed_share, unusual,
+};
 pub use checked::unchecked_since;
 pub use judge::judge;
 pub(crate) use judge::{chain_length, long_chain};

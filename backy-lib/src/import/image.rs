@@ -101,7 +101,7 @@ impl<'a> OldImage<'a> {
 impl Source for OldImage<'_> {
     fn identity(&self) -> SourceIdentity {
         let path = self.old.folder.path.display().to_string();
-        SourceIdentity { path, kind: KIND.to_owned() }
+        SourceIdentity::new(path, KIND)
     }
 
     fn size_bytes(&self) -> u64 {

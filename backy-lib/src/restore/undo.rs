@@ -179,6 +179,7 @@ impl Saving<'_> {
             changed_bytes: copy.saved_bytes,
             stored_bytes: image.allocated_bytes()? as i64,
             seconds: began.elapsed().as_secs_f64(),
+            ..Statistics::default()
         };
         let digest = copy.hasher.finish();
         let finished = self.clock.now();
@@ -187,7 +188,7 @@ impl Saving<'_> {
         let tag: Tag = TAG.parse().map_err(|message| Error::Specification { message })?;
         revision.tags = BTreeSet::from([tag]);
         revision.pinned_tags.clone_from(&revision.tags);
-        revision.findings = Findings { bad_blocks: copy.missing.ranges };
+        revision.findings = Findings::new(copy.missing.ranges);
         copy.digests.finish(&self.header(&revision, digest))?;
         storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         self.publish(storage, revision, started)?;
@@ -238,8 +239,7 @@ impl Saving<'_> {
             _ => "file",
         };
         let mut manifest = Manifest::new(block_size);
-        manifest.source =
-            Some(SourceIdentity { path: path.display().to_string(), kind: kind.to_owned() });
+        manifest.source = Some(SourceIdentity::new(path.display().to_string(), kind));
         manifest.push_newest(revision);
         manifest::publish(storage, &manifest)
     }

@@ -1,6 +1,6 @@
 //! Reading every stored block once, and comparing it with its digest.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::damage;
 use crate::digest::TableEntry;
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::format::manifest::{BlockRange, Manifest, Revision};
+use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::chain::Chain;
 use crate::image::delta::{Delta, read_cut};
@@ -401,18 +401,20 @@ impl Scrub<'_> {
     }
 
     fn note(&mut self, found: Vec<Checked>) {
-        let mut bad = Vec::new();
+        let mut noted: BTreeMap<usize, (Findings, Vec<BlockRange>)> = BTreeMap::new();
         for checked in found {
-            bad.extend(checked.bad.into_iter().map(|block| (checked.number, block)));
+            let (complete, bad) = noted.entry(checked.number).or_default();
+            bad.extend(checked.bad.into_iter().map(|first| BlockRange { first, count: 1 }));
             let Some(group) = checked.completes else { continue };
-            let Some(revision) = self.manifest.revisions.get_mut(group.number) else { continue };
-            // What was bad and is right now has been mended by somebody.
-            revision.findings.clear(group.blocks);
-            revision.set_verified(group.blocks, self.now);
+            complete.add(group.blocks);
+            if let Some(revision) = self.manifest.revisions.get_mut(group.number) {
+                revision.set_verified(group.blocks, self.now);
+            }
         }
-        for (number, block) in bad {
+        for (number, (complete, bad)) in noted {
             if let Some(revision) = self.manifest.revisions.get_mut(number) {
-                revision.findings.add_bad_block(block);
+                // What was bad and is right now has been mended by somebody.
+                revision.findings.replace(&complete.bad_blocks, bad);
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::config::parse_interval;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
-use crate::format::manifest::{BlockRange, Findings, Manifest};
+use crate::format::manifest::{BlockRange, Findings, Manifest, within};
 use crate::manifest;
 use crate::progress::{self, Event, Observer};
 use crate::recover::named_files;
@@ -121,6 +121,10 @@ impl ScrubReport {
         self.findings.iter().all(|finding| finding.repaired)
     }
 }
+
+/// Stretches of a revision that a finding about very many blocks names. Where there are more, what lies between the closest is
+/// among them.
+const MAX_EXTENTS: usize = 1000;
 
 /// What every part needs.
 struct Scrub<'a> {
@@ -266,7 +270,7 @@ impl Scrub<'_> {
     ) -> Result<()> {
         let affected = match costs {
             Some((number, blocks)) => {
-                let bad = Findings { bad_blocks: vec![blocks] };
+                let bad = Findings::new(vec![blocks]);
                 self.affected(number, &bad)?
             }
             None => Vec::new(),
@@ -278,29 +282,62 @@ impl Scrub<'_> {
 
     /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
     fn affected(&self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
-        let block_size = self.manifest.block_size;
         let costs = damage::costs(&**self.storage, self.manifest, number, bad)?;
-        let affected = costs.into_iter().filter_map(|(number, bad)| {
-            let revision = self.manifest.revisions.get(number)?;
-            let extents = bad.bad_blocks.iter();
-            let extents =
-                extents.map(|range| damage::extent(*range, block_size, revision.size_bytes));
-            Some(Affected { revision: revision.uuid, number, extents: extents.collect() })
-        });
-        Ok(affected.collect())
+        let affected = costs.iter().map(|(number, bad)| (*number, bad.bad_blocks.iter().copied()));
+        Ok(affected.filter_map(|(number, bad)| self.affected_one(number, bad)).collect())
     }
 
-    /// One finding for each range of blocks that is known to be bad now.
+    fn affected_one(
+        &self,
+        number: usize,
+        bad: impl Iterator<Item = BlockRange>,
+    ) -> Option<Affected> {
+        let revision = self.manifest.revisions.get(number)?;
+        let block_size = self.manifest.block_size;
+        let extents = bad.map(|range| damage::extent(range, block_size, revision.size_bytes));
+        Some(Affected { revision: revision.uuid, number, extents: extents.collect() })
+    }
+
+    /// One finding for each range of blocks that is known to be bad now. Where there are very many in a file, the last one is about
+    /// all further ones.
     fn report_bad_blocks(&mut self) -> Result<()> {
         for number in 0..self.manifest.revisions.len() {
             let Some(revision) = self.manifest.revisions.get(number) else { break };
-            let (file, ranges) = (revision.file(), revision.findings.bad_blocks.clone());
-            for range in ranges {
-                let affected = self.affected(number, &Findings { bad_blocks: vec![range] })?;
+            let (file, bad) = (revision.file().to_string(), revision.findings.clone());
+            let costs = damage::costs(&**self.storage, self.manifest, number, &bad)?;
+            let (listed, (more_blocks, more)) = damage::listed(&bad);
+            for range in listed {
+                let affected = costs.iter().filter_map(|(number, bad)| {
+                    self.affected_one(*number, within(&bad.bad_blocks, *range))
+                });
+                let affected = affected.filter(|affected| !affected.extents.is_empty()).collect();
                 self.findings.push(Finding {
-                    file: file.to_string(),
-                    blocks: Some(range),
-                    message: describe(range),
+                    file: file.clone(),
+                    blocks: Some(*range),
+                    message: describe(*range),
+                    affected,
+                    repaired: false,
+                });
+            }
+            if more > 0 {
+                let message = format!(
+                    "{more_blocks} more blocks in {more} places are not what was backed up; 'backy status --json' \
+                     lists all of them"
+                );
+                let rest = BlockRange::between(
+                    listed.last().map_or(BlockIndex(0), |l| l.end()),
+                    BlockIndex(u64::MAX),
+                );
+                let affected = costs.iter().filter_map(|(number, bad)| {
+                    let mut bad = Findings::new(within(&bad.bad_blocks, rest).collect());
+                    bad.join_to(MAX_EXTENTS);
+                    self.affected_one(*number, bad.bad_blocks.into_iter())
+                });
+                let affected = affected.filter(|affected| !affected.extents.is_empty()).collect();
+                self.findings.push(Finding {
+                    file,
+                    blocks: None,
+                    message,
                     affected,
                     repaired: false,
                 });
@@ -331,13 +368,8 @@ impl Scrub<'_> {
 }
 
 fn describe(range: BlockRange) -> String {
-    match range.count {
-        1 => format!("block {} is not what was backed up", range.first),
-        _ => {
-            let last = BlockIndex(range.end().0.saturating_sub(1));
-            format!("blocks {} to {last} are not what was backed up", range.first)
-        }
-    }
+    let are = if range.count == 1 { "is" } else { "are" };
+    format!("{} {are} not what was backed up", damage::name(range))
 }
 
 #[cfg(test)]

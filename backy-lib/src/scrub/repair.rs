@@ -60,6 +60,9 @@ impl Scrub<'_> {
             }
             let Some(file) = self.stored_file(number)? else { continue };
             for range in &revision.findings.bad_blocks {
+                if count >= MAX_WANTED {
+                    break;
+                }
                 let entries = match file.held_entries(*range) {
                     Ok(entries) => entries,
                     Err(error) if error.is_damage() => continue,
@@ -123,10 +126,10 @@ impl Scrub<'_> {
         }
         let mut ranges = Findings::default();
         mended.iter().for_each(|(_, block, _)| ranges.add_bad_block(*block));
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            revision.findings.clear_all(&ranges.bad_blocks);
+        }
         for range in ranges.bad_blocks {
-            if let Some(revision) = self.manifest.revisions.get_mut(number) {
-                revision.findings.clear(range);
-            }
             self.findings.push(Finding {
                 file: revision.file().to_string(),
                 blocks: Some(range),

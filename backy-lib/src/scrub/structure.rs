@@ -108,7 +108,7 @@ impl Scrub<'_> {
             // Without digests nobody can say which blocks are zero.
             _ => lost = Vec::from_iter(Some(rest).filter(|rest| rest.count > 0)),
         }
-        Ok(Findings { bad_blocks: lost })
+        Ok(Findings::new(lost))
     }
 
     fn check_delta(&mut self, number: usize, revision: &Revision) -> Result<()> {

@@ -9,6 +9,7 @@ use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::retry_on_intr;
 
 use super::Source;
+use super::identity::identify;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
@@ -23,6 +24,7 @@ pub struct DeviceSource {
     kind: &'static str,
     size_bytes: u64,
     cache: PageCache,
+    is_made: bool,
 }
 
 impl DeviceSource {
@@ -55,13 +57,19 @@ impl DeviceSource {
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         let cache = PageCache::new();
         cache.bypass(&file);
-        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes, cache })
+        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes, cache, is_made: false })
+    }
+
+    /// The same, made or attached anew for each backup: only its content identifies it.
+    #[must_use]
+    pub fn made_anew(self) -> Self {
+        DeviceSource { is_made: true, ..self }
     }
 }
 
 impl Source for DeviceSource {
     fn identity(&self) -> SourceIdentity {
-        SourceIdentity { path: self.path.display().to_string(), kind: self.kind.to_owned() }
+        identify(self, &self.file, (&self.path, self.kind), self.is_made)
     }
 
     fn size_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! What is backed up: a regular file, a block device, or anything that gives bytes at offsets.
 
 mod device;
+mod identity;
 
 use std::path::PathBuf;
 
@@ -82,6 +83,19 @@ pub(crate) fn read_exact(source: &dyn Source, buffer: &mut [u8], offset: u64) ->
 pub(crate) fn check_size(source: &dyn Source) -> Result<()> {
     let now = source.current_size_bytes()?;
     if now == source.size_bytes() { Ok(()) } else { Err(size_changed(source, now)) }
+}
+
+/// Fails when there is nothing to back up: a source that has become empty was truncated, or is not the right one.
+///
+/// # Errors
+/// [`Error::Source`].
+pub fn check_not_empty(source: &dyn Source) -> Result<()> {
+    if source.size_bytes() > 0 {
+        return Ok(());
+    }
+    let message =
+        "it is empty: found 0 bytes; no backup was made, all revisions are kept".to_owned();
+    Err(Error::Source { path: PathBuf::from(source.identity().path), message })
 }
 
 fn size_changed(source: &dyn Source, now: u64) -> Error {

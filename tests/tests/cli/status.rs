@@ -91,6 +91,7 @@ fn marks_and_drills() {
             command: None,
             passed,
             message,
+            unknown: Default::default(),
         };
         let mut writer = ArchiveWriter::open(archive, "a test", &Silent).unwrap();
         writer.record_drill(drill, &SystemClock, &Silent).unwrap();

@@ -224,6 +224,7 @@ fn drills() {
             command: None,
             passed,
             message: "block 7 is not right".to_owned(),
+            unknown: Default::default(),
         };
         let mut writer = ArchiveWriter::open(archive, "a test", &Silent).unwrap();
         writer.record_drill(report, &SystemClock, &Silent).unwrap();

@@ -123,10 +123,8 @@ impl<'a> Chunks<'a> {
         let mut earliest = rest;
         if next < same_end {
             let offset = scan.block_size.offset(next);
-            let bad = scan.old.map_or(&[][..], |old| &old.known.bad_blocks);
-            let bad = bad.iter().map(|bad| (bad.first.max(next), bad.first.plus(bad.count)));
-            let bad = bad.filter(|(first, end)| first < end);
-            let bad = bad.map(|(first, end)| Stretch { first, end }).min_by_key(|bad| bad.first);
+            let bad = scan.old.and_then(|old| old.known.next_bad(next));
+            let bad = bad.map(|bad| Stretch { first: bad.first, end: bad.end() });
             let changed = scan.source.next_changed(offset)?.map(|e| scan.touched(e, next));
             let lost = next_lost(scan.source, offset).map(|e| scan.touched(e, next));
             let all = [bad, changed, lost, Some(rest)].into_iter().flatten();

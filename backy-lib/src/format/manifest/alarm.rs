@@ -2,9 +2,8 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::Manifest;
+use super::{Manifest, Unknown};
 use crate::revision::RevisionId;
 
 /// A revision of which far more had changed than usual.
@@ -20,8 +19,17 @@ pub struct Alarm {
     pub usual_bytes: u64,
     /// When somebody confirmed that it is in order.
     pub confirmed: Option<Timestamp>,
+    /// Bytes of data of the revision before that are gone, where these are most of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_bytes: Option<u64>,
+    /// Bytes of data that the revision before had; known where `lost_bytes` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub had_bytes: Option<u64>,
+    /// How the source differs from the one that was backed up before, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_source: Option<String>,
     #[serde(flatten)]
-    unknown: Map<String, Value>,
+    unknown: Unknown,
 }
 
 impl Alarm {
@@ -32,8 +40,17 @@ impl Alarm {
         changed_bytes: u64,
         usual_bytes: u64,
     ) -> Self {
-        let (confirmed, unknown) = (None, Map::new());
-        Alarm { revision, raised, changed_bytes, usual_bytes, confirmed, unknown }
+        Alarm {
+            revision,
+            raised,
+            changed_bytes,
+            usual_bytes,
+            confirmed: None,
+            lost_bytes: None,
+            had_bytes: None,
+            other_source: None,
+            unknown: Unknown::new(),
+        }
     }
 }
 
@@ -47,7 +64,7 @@ pub struct KnownDamage {
     /// When that was.
     pub confirmed: Timestamp,
     #[serde(flatten)]
-    unknown: Map<String, Value>,
+    unknown: Unknown,
 }
 
 impl Manifest {
@@ -73,9 +90,14 @@ impl Manifest {
             if self.is_known_damage(revision, bad_blocks) {
                 continue;
             }
-            self.known_damage.retain(|known| known.revision != revision);
-            let unknown = Map::new();
-            self.known_damage.push(KnownDamage { revision, bad_blocks, confirmed: now, unknown });
+            match self.known_damage.iter_mut().find(|known| known.revision == revision) {
+                Some(known) => (known.bad_blocks, known.confirmed) = (bad_blocks, now),
+                None => {
+                    let (confirmed, unknown) = (now, Unknown::new());
+                    let known = KnownDamage { revision, bad_blocks, confirmed, unknown };
+                    self.known_damage.push(known);
+                }
+            }
         }
     }
 

@@ -1,15 +1,22 @@
 //! Which blocks of a file are known to be bad.
+//!
+//! Ranges in ascending order. What is added or cleared in ascending order costs constant time, a single change anywhere else a
+//! binary search and a move in memory; many changes at a time ([`Findings::add_all`], [`Findings::clear_all`]) are one pass.
 
 use serde::{Deserialize, Serialize};
 
+use super::Unknown;
 use crate::units::BlockIndex;
 
 /// What is known to be wrong with the blocks of a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
 pub struct Findings {
     /// Blocks that its own file holds with a content that is not what was backed up.
-    #[serde(default)]
     pub bad_blocks: Vec<BlockRange>,
+    /// What newer programs say of blocks, ascending: it stays with a block for as long as the block is bad.
+    fields: Vec<(BlockRange, Unknown)>,
+    unknown: Unknown,
 }
 
 /// `count` blocks from `first` on.
@@ -36,61 +43,249 @@ impl BlockRange {
     pub fn contains(self, block: BlockIndex) -> bool {
         self.first <= block && block < self.end()
     }
+
+    /// The blocks that are in both; may be empty.
+    fn overlap(self, other: BlockRange) -> Self {
+        BlockRange::between(self.first.max(other.first), self.end().min(other.end()))
+    }
+}
+
+/// Those of ascending `ranges` that have a block in `window`, cut to it.
+pub fn within(ranges: &[BlockRange], window: BlockRange) -> impl Iterator<Item = BlockRange> {
+    let from = ranges.partition_point(|range| range.end() <= window.first);
+    let near = ranges.iter().skip(from).take_while(move |range| range.first < window.end());
+    near.map(move |range| range.overlap(window)).filter(|range| range.count > 0)
 }
 
 impl Findings {
+    /// These blocks; the ranges ascend.
+    pub fn new(bad_blocks: Vec<BlockRange>) -> Self {
+        Findings { bad_blocks, ..Findings::default() }
+    }
+
     /// Whether this block of the revision's own file is known to be bad.
     pub fn is_bad(&self, block: BlockIndex) -> bool {
         let at = self.bad_blocks.partition_point(|range| range.end() <= block);
         self.bad_blocks.get(at).is_some_and(|range| range.contains(block))
     }
 
+    /// The first blocks at or after `from` that are known to be bad, as far as they follow each other.
+    pub fn next_bad(&self, from: BlockIndex) -> Option<BlockRange> {
+        let at = self.bad_blocks.partition_point(|range| range.end() <= from);
+        let range = self.bad_blocks.get(at)?;
+        Some(BlockRange::between(range.first.max(from), range.end()))
+    }
+
     /// The first block at or after `from` that is known to be bad.
     pub fn next_bad_block(&self, from: BlockIndex) -> Option<BlockIndex> {
-        let at = self.bad_blocks.partition_point(|range| range.end() <= from);
-        self.bad_blocks.get(at).map(|range| range.first.max(from))
+        Some(self.next_bad(from)?.first)
     }
 
     /// Adds a block, if it is not there.
     pub fn add_bad_block(&mut self, block: BlockIndex) {
-        match self.bad_blocks.last_mut() {
-            // As a rule blocks come in ascending order.
-            Some(last) if last.end() == block => last.count += 1,
-            _ => self.add(BlockRange { first: block, count: 1 }),
-        }
+        self.add(BlockRange { first: block, count: 1 });
     }
 
     /// Adds a range of blocks.
     pub fn add(&mut self, added: BlockRange) {
-        let touches = |range: &BlockRange| range.first <= added.end() && added.first <= range.end();
-        let mut first = added.first;
-        let mut end = added.end();
-        self.bad_blocks.retain(|range| {
-            if touches(range) {
-                first = first.min(range.first);
-                end = end.max(range.end());
+        if added.count == 0 {
+            return;
+        }
+        // As a rule blocks come in ascending order.
+        if self.bad_blocks.last().is_none_or(|last| last.end() < added.first) {
+            return self.bad_blocks.push(added);
+        }
+        let from = self.bad_blocks.partition_point(|range| range.end() < added.first);
+        let to = self.bad_blocks.partition_point(|range| range.first <= added.end()).max(from);
+        let touched = self.bad_blocks.get(from..to).unwrap_or_default();
+        let first = touched.first().map_or(added.first, |range| range.first.min(added.first));
+        let end = touched.last().map_or(added.end(), |range| range.end().max(added.end()));
+        drop(self.bad_blocks.splice(from..to, [BlockRange::between(first, end)]));
+    }
+
+    /// Adds many ranges, in any order.
+    pub fn add_all(&mut self, added: impl IntoIterator<Item = BlockRange>) {
+        let mut all = std::mem::take(&mut self.bad_blocks);
+        all.extend(added);
+        // Sorting finds out what is in order already.
+        all.sort_by_key(|range| range.first);
+        self.bad_blocks = Vec::with_capacity(all.len());
+        for range in all.into_iter().filter(|range| range.count > 0) {
+            match self.bad_blocks.last_mut() {
+                Some(last) if range.first <= last.end() => {
+                    *last = BlockRange::between(last.first, last.end().max(range.end()));
+                }
+                _ => self.bad_blocks.push(range),
             }
-            !touches(range)
-        });
-        let at = self.bad_blocks.partition_point(|range| range.first < first);
-        if end > first {
-            self.bad_blocks.insert(at, BlockRange::between(first, end));
         }
     }
 
     /// Forgets what was known of a range of blocks.
     pub fn clear(&mut self, cleared: BlockRange) {
-        let parts = self.bad_blocks.iter().flat_map(|range| {
-            let before = BlockRange::between(range.first, range.end().min(cleared.first));
-            let after = BlockRange::between(range.first.max(cleared.end()), range.end());
-            [before, after]
-        });
-        self.bad_blocks = parts.filter(|range| range.count > 0).collect();
+        let from = self.bad_blocks.partition_point(|range| range.end() <= cleared.first);
+        let to = self.bad_blocks.partition_point(|range| range.first < cleared.end());
+        let Some(touched) = self.bad_blocks.get(from..to).filter(|_| cleared.count > 0) else {
+            return;
+        };
+        let left = without(touched, &[cleared]);
+        drop(self.bad_blocks.splice(from..to, left));
+        self.forget_fields();
+    }
+
+    /// Forgets what was known of many ranges of blocks, which ascend.
+    pub fn clear_all(&mut self, cleared: &[BlockRange]) {
+        if !cleared.is_empty() && !self.bad_blocks.is_empty() {
+            self.bad_blocks = without(&self.bad_blocks, cleared);
+            self.forget_fields();
+        }
+    }
+
+    /// Takes note of what a check of `checked`, ascending, has found: these blocks are `bad`, and no others there.
+    pub fn replace(&mut self, checked: &[BlockRange], bad: impl IntoIterator<Item = BlockRange>) {
+        self.bad_blocks = without(&self.bad_blocks, checked);
+        self.add_all(bad);
+        self.forget_fields();
+    }
+
+    /// What newer programs say of the same blocks in other findings is said of them here.
+    pub fn inherit(&mut self, other: &Findings) {
+        let own: Vec<BlockRange> = self.fields.iter().map(|(range, _)| *range).collect();
+        for (range, unknown) in &other.fields {
+            let others = without(&[*range], &own);
+            self.fields.extend(others.into_iter().map(|range| (range, unknown.clone())));
+        }
+        self.fields.sort_by_key(|(range, _)| range.first);
+        self.forget_fields();
     }
 
     /// How many blocks are bad.
     pub fn bad_block_count(&self) -> u64 {
         self.bad_blocks.iter().fold(0, |sum, blocks| sum.saturating_add(blocks.count))
+    }
+
+    /// Joins ranges that have at most `gap` blocks between them, until `many` fewer are left or there are no more of them; how
+    /// many fewer there are.
+    pub(super) fn join(&mut self, gap: u64, many: usize) -> usize {
+        let mut joined = 0;
+        let mut ranges: Vec<BlockRange> = Vec::with_capacity(self.bad_blocks.len());
+        for range in std::mem::take(&mut self.bad_blocks) {
+            match ranges.last_mut() {
+                Some(last)
+                    if joined < many && range.first.0.saturating_sub(last.end().0) <= gap =>
+                {
+                    *last = BlockRange::between(last.first, range.end());
+                    joined += 1;
+                }
+                _ => ranges.push(range),
+            }
+        }
+        self.bad_blocks = ranges;
+        joined
+    }
+
+    /// Joins the closest ranges, with the blocks between them, until there are at most `max`, which is one or more.
+    pub(crate) fn join_to(&mut self, max: usize) {
+        let mut gap = 1;
+        while self.bad_blocks.len() > max.max(1) {
+            self.join(gap, self.bad_blocks.len() - max.max(1));
+            gap = gap.saturating_mul(2);
+        }
+    }
+
+    /// Only what is bad has fields.
+    fn forget_fields(&mut self) {
+        for (range, unknown) in std::mem::take(&mut self.fields) {
+            let left = within(&self.bad_blocks, range);
+            self.fields.extend(left.map(|range| (range, unknown.clone())));
+        }
+    }
+}
+
+/// `ranges` without the blocks of `cleared`; both ascend.
+fn without(ranges: &[BlockRange], cleared: &[BlockRange]) -> Vec<BlockRange> {
+    let mut left = Vec::with_capacity(ranges.len());
+    let mut cleared = cleared.iter().peekable();
+    for range in ranges {
+        let mut next = range.first;
+        while let Some(hole) = cleared.peek().filter(|hole| hole.first < range.end()) {
+            left.push(BlockRange::between(next, hole.first.min(range.end())));
+            next = next.max(hole.end());
+            if hole.end() > range.end() {
+                break;
+            }
+            cleared.next();
+        }
+        left.push(BlockRange::between(next, range.end()));
+    }
+    left.retain(|range| range.count > 0);
+    left
+}
+
+/// Findings as the file has them: a range with fields of its own stands alone.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(default)]
+    bad_blocks: Vec<StoredRange>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRange {
+    first: BlockIndex,
+    count: u64,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+impl From<Stored> for Findings {
+    fn from(stored: Stored) -> Self {
+        let mut findings = Findings { unknown: stored.unknown, ..Findings::default() };
+        findings.bad_blocks.reserve_exact(stored.bad_blocks.len());
+        for StoredRange { first, count, unknown } in stored.bad_blocks {
+            let range = BlockRange { first, count };
+            findings.bad_blocks.push(range);
+            if !unknown.is_empty() {
+                findings.fields.push((range, unknown));
+            }
+        }
+        findings
+    }
+}
+
+impl From<Findings> for Stored {
+    fn from(mut findings: Findings) -> Self {
+        // So that none of them is about more than one range.
+        findings.forget_fields();
+        let Findings { bad_blocks: ranges, fields, unknown } = findings;
+        let mut bad_blocks: Vec<StoredRange> = Vec::with_capacity(ranges.len());
+        let push = |bad_blocks: &mut Vec<StoredRange>, range: BlockRange, unknown| {
+            let BlockRange { first, count } = range;
+            if count > 0 {
+                bad_blocks.push(StoredRange { first, count, unknown });
+            }
+        };
+        let mut fields = fields.into_iter().peekable();
+        for range in ranges {
+            let mut next = range.first;
+            if fields.peek().is_none() {
+                bad_blocks.push(StoredRange {
+                    first: next,
+                    count: range.count,
+                    unknown: Unknown::new(),
+                });
+                continue;
+            }
+            while let Some((own, _)) = fields.peek().filter(|(own, _)| own.first < range.end()) {
+                let own = own.overlap(BlockRange::between(next, range.end()));
+                let Some((_, unknown)) = fields.next() else { break };
+                push(&mut bad_blocks, BlockRange::between(next, own.first), Unknown::new());
+                next = next.max(own.end());
+                push(&mut bad_blocks, own, unknown);
+            }
+            push(&mut bad_blocks, BlockRange::between(next, range.end()), Unknown::new());
+        }
+        Stored { bad_blocks, unknown }
     }
 }
 
@@ -126,20 +321,40 @@ mod tests {
         let mut findings = Findings::default();
         let mut list = vec![false; BLOCKS as usize];
         for _ in 0..2_000 {
-            let (first, kind) = (below(BLOCKS), below(3));
+            let (first, kind) = (below(BLOCKS), below(6));
             let count = if kind == 2 { 1 } else { (1 + below(4)).min(BLOCKS - first) };
             let range = BlockRange { first: BlockIndex(first), count };
+            let second = BlockRange::between(
+                BlockIndex((range.end().0 + below(3)).min(BLOCKS)),
+                BlockIndex((range.end().0 + 3 + below(3)).min(BLOCKS)),
+            );
+            let mut set = |range: BlockRange, bad| {
+                list[range.first.0 as usize..range.end().0 as usize].fill(bad);
+            };
             match kind {
                 0 => findings.add(range),
                 1 => findings.clear(range),
-                _ => findings.add_bad_block(range.first),
+                2 => findings.add_bad_block(range.first),
+                3 => findings.add_all([second, range]),
+                4 => findings.clear_all(&[range, second]),
+                _ => findings.replace(&[range, second], [range]),
             }
-            list[first as usize..(first + count) as usize].fill(kind != 1);
+            set(range, kind != 1 && kind != 4);
+            match kind {
+                3 => set(second, true),
+                4 | 5 => set(second, false),
+                _ => {}
+            }
             let bad = |block: &u64| list[*block as usize];
             for block in 0..BLOCKS {
                 assert_eq!(findings.is_bad(BlockIndex(block)), bad(&block));
                 let next = (block..BLOCKS).find(bad).map(BlockIndex);
                 assert_eq!(findings.next_bad_block(BlockIndex(block)), next);
+                let window = BlockRange { first: BlockIndex(block), count: 5 };
+                let inside = within(&findings.bad_blocks, window);
+                let inside: Vec<u64> = inside.flat_map(|r| r.first.0..r.end().0).collect();
+                let expected = (block..(block + 5).min(BLOCKS)).filter(bad);
+                assert_eq!(inside, expected.collect::<Vec<_>>());
             }
             assert!(!findings.is_bad(BlockIndex(BLOCKS)));
             assert_eq!(findings.next_bad_block(BlockIndex(BLOCKS)), None);
@@ -148,5 +363,72 @@ mod tests {
             assert!(pairs.all(|pair| pair[0].end() < pair[1].first), "{findings:?}");
             assert!(findings.bad_blocks.iter().all(|range| range.count > 0), "{findings:?}");
         }
+    }
+
+    /// A million separate bad blocks are taken note of, looked up and cleared within seconds, in whatever order they come.
+    #[test]
+    fn a_million_bad_blocks_take_linear_time() {
+        const BLOCKS: u64 = 1_000_000;
+        let began = std::time::Instant::now();
+        let one = |block| BlockRange { first: BlockIndex(2 * block), count: 1 };
+        let mut ascending = Findings::default();
+        (0..BLOCKS).for_each(|block| ascending.add_bad_block(one(block).first));
+        let mut descending = Findings::default();
+        descending.add_all((0..BLOCKS).rev().map(one));
+        assert_eq!(ascending, descending);
+        let windows = (0..2 * BLOCKS).step_by(16);
+        let window = |first| BlockRange { first: BlockIndex(first), count: 16 };
+        let found = windows.map(|first| within(&ascending.bad_blocks, window(first)).count());
+        assert_eq!(found.sum::<usize>() as u64, BLOCKS);
+        let all: Vec<BlockRange> = ascending.bad_blocks.clone();
+        descending.replace(&all, all.iter().copied().step_by(2));
+        assert_eq!(descending.bad_block_count(), BLOCKS / 2);
+        ascending.clear_all(&all);
+        assert_eq!(ascending, Findings::default());
+        // With a pass over all ranges for each block it would be hours.
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    }
+
+    /// Joined until there are few enough, all that was bad still is, and ranges are not joined over more than is needed.
+    #[test]
+    fn the_closest_ranges_are_joined() {
+        let range = |(first, count)| BlockRange { first: BlockIndex(first), count };
+        let all = [(0, 1), (2, 1), (10, 1), (13, 2), (40, 1)].map(range);
+        let join = |max| {
+            let mut findings = Findings::new(all.to_vec());
+            findings.join_to(max);
+            findings.bad_blocks
+        };
+        assert_eq!(join(9), all);
+        assert_eq!(join(4), [(0, 3), (10, 1), (13, 2), (40, 1)].map(range));
+        assert_eq!(join(3), [(0, 3), (10, 5), (40, 1)].map(range));
+        assert_eq!(join(0), [(0, 41)].map(range));
+    }
+
+    /// What a newer program says of blocks is written again for those of them that are still bad, and for no others.
+    #[test]
+    fn fields_of_a_range_stay_with_its_blocks() {
+        let read = |text: &str| serde_json::from_str::<Findings>(text).unwrap();
+        let written = |findings: &Findings| serde_json::to_string(findings).unwrap();
+        let text =
+            r#"{"bad_blocks":[{"first":1,"count":2},{"first":3,"count":4,"x":{"y":[1]}}],"z":7}"#;
+        let mut findings = read(text);
+        assert_eq!(written(&findings), text);
+        findings.add(BlockRange { first: BlockIndex(7), count: 1 });
+        findings.clear(BlockRange { first: BlockIndex(4), count: 1 });
+        findings.add_bad_block(BlockIndex(4));
+        let split = r#"{"bad_blocks":[{"first":1,"count":2},{"first":3,"count":1,"x":{"y":[1]}},{"first":4,"count":1},{"first":5,"count":2,"x":{"y":[1]}},{"first":7,"count":1}],"z":7}"#;
+        assert_eq!(written(&findings), split);
+        assert_eq!(written(&read(split)), split);
+        let mut moved = Findings::new(vec![BlockRange { first: BlockIndex(6), count: 5 }]);
+        moved.inherit(&findings);
+        let found = r#"{"bad_blocks":[{"first":6,"count":1,"x":{"y":[1]}},{"first":7,"count":4}]}"#;
+        assert_eq!(written(&moved), found);
+        let checked = BlockRange { first: BlockIndex(0), count: 99 };
+        findings.replace(&[checked], [BlockRange { first: BlockIndex(5), count: 1 }]);
+        assert_eq!(
+            written(&findings),
+            r#"{"bad_blocks":[{"first":5,"count":1,"x":{"y":[1]}}],"z":7}"#
+        );
     }
 }

@@ -1,17 +1,22 @@
 //! `manifest.json`: the revisions, and what is under way. Replacing it is the commit of every operation.
 //!
 //! Pretty-printed JSON for people, guarded by a checksum over its own text: SHA-256 of the file with the 64
-//! digits of `checksum` as zeros. Fields that this program does not know survive a rewrite.
+//! digits of `checksum` as zeros. Fields that this program does not know survive a rewrite, at every depth.
+//!
+//! Nothing is written that could not be read again: what would be too long is made shorter where that costs no revision and
+//! hides no damage.
 
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 mod alarm;
 mod findings;
 mod revision;
+mod source;
+mod text;
 
 use crate::digest::Digest;
 use crate::revision::RevisionId;
@@ -19,14 +24,21 @@ use crate::storage::FileName;
 use crate::units::{BlockIndex, BlockSize};
 
 pub use alarm::{Alarm, KnownDamage};
-pub use findings::{BlockRange, Findings};
+pub use findings::{BlockRange, Findings, within};
 pub use revision::{Revision, Statistics, Verified};
+pub use source::{Sameness, SourceIdentity};
+
+/// Fields of newer programs, kept as they are.
+pub type Unknown = Map<String, Value>;
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
 
 /// A manifest that is longer is not read.
 pub const MANIFEST_LIMIT_BYTES: u64 = 64 << 20;
+
+/// A manifest that is longer has no room for one more revision, with the most tags and all that is said of its source.
+pub const MANIFEST_FULL_BYTES: u64 = MANIFEST_LIMIT_BYTES - (64 << 10);
 
 /// Incompatible feature: an older revision may be standalone, so that the chain is in several pieces.
 const STANDALONE: &str = "standalone";
@@ -100,15 +112,6 @@ mod set_aside {
     }
 }
 
-/// What was backed up: enough to notice that it has become something else.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceIdentity {
-    /// The path as configured.
-    pub path: String,
-    /// `file` or `block device`.
-    pub kind: String,
-}
-
 /// An operation that has begun and not been committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InProgress {
@@ -141,6 +144,9 @@ pub struct DrillReport {
     pub passed: bool,
     /// One sentence.
     pub message: String,
+    /// Fields of newer programs.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Operations that leave something to undo when they are interrupted.
@@ -198,7 +204,9 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The file's content.
+    /// The file's content. What would be longer than [`MANIFEST_FULL_BYTES`] lacks the oldest dates of verification and, where
+    /// that is not enough, has ranges of bad blocks joined with the right ones between those that are closest. It may still be
+    /// too long.
     ///
     /// # Errors
     /// A sentence when a value has no JSON form.
@@ -208,10 +216,37 @@ impl Manifest {
         if blank.revisions.iter().any(Revision::is_standalone) {
             blank.incompatible.push(STANDALONE.to_owned());
         }
-        let text = serde_json::to_string_pretty(&blank).map_err(|error| error.to_string())? + "\n";
+        let mut text = text::pretty(&blank)?;
+        while text.len() as u64 > MANIFEST_FULL_BYTES && blank.shorten() {
+            text = text::pretty(&blank)?;
+        }
         let checksum = Digest::of(text.as_bytes()).to_string();
         // `checksum` is the first field, so that the first run of zeros in the file is its own.
         Ok(text.replacen(NO_CHECKSUM, &checksum, 1).into_bytes())
+    }
+
+    /// Leaves half of what can be spared out; whether there was anything.
+    fn shorten(&mut self) -> bool {
+        let dates = self.revisions.iter().flat_map(|revision| &revision.verified);
+        let mut dates: Vec<Timestamp> = dates.map(|verified| verified.at).collect();
+        dates.sort_unstable();
+        if let Some(&middle) = dates.get(dates.len() / 2) {
+            for revision in &mut self.revisions {
+                revision.verified.retain(|verified| verified.at > middle);
+            }
+            return true;
+        }
+        let ranges = |revision: &Revision| revision.findings.bad_blocks.len().saturating_sub(1);
+        let gaps: usize = self.revisions.iter().map(ranges).sum();
+        let mut gap = 1_u64;
+        let mut left = gaps.div_ceil(2);
+        while left > 0 {
+            for revision in &mut self.revisions {
+                left -= revision.findings.join(gap, left);
+            }
+            gap = gap.saturating_mul(2);
+        }
+        gaps > 0
     }
 
     /// The checksum of the file that this was read from.
@@ -433,6 +468,64 @@ mod tests {
         let again = Manifest::parse(&bytes).unwrap().encode().unwrap();
         let again = String::from_utf8(again).unwrap();
         assert!(again.contains("\"later\"") && again.contains("\"mood\""), "{again}");
+    }
+
+    /// Fields are kept in each object of a manifest, however deep, and in lists of objects.
+    #[test]
+    fn unknown_fields_survive_at_every_depth() {
+        let mut full = manifest(2);
+        let at = Timestamp::UNIX_EPOCH;
+        full.revisions[1].size_bytes = 1 << 20;
+        let blocks = |first, count| BlockRange { first: BlockIndex(first), count };
+        full.revisions[1].findings.add(blocks(3, 2));
+        full.revisions[1].set_verified(blocks(0, 2), at);
+        full.source = Some(SourceIdentity::new("/dev/x", "file"));
+        let id = full.revisions[0].uuid;
+        full.alarms = vec![Alarm::new(id, at, 7, 1)];
+        full.confirm(&[(id, 2)], at);
+        let mut value = serde_json::to_value(&full).unwrap();
+        let count = insert_everywhere(&mut value);
+        assert_eq!(count, 12, "{value:#}");
+        let read: Manifest = serde_json::from_value(value).unwrap();
+        let again = Manifest::parse(&read.encode().unwrap()).unwrap();
+        let text = String::from_utf8(again.encode().unwrap()).unwrap();
+        assert_eq!(text.matches("later").count(), count, "{text}");
+    }
+
+    fn insert_everywhere(value: &mut Value) -> usize {
+        match value {
+            Value::Array(values) => values.iter_mut().map(insert_everywhere).sum(),
+            Value::Object(fields) => {
+                let within: usize = fields.values_mut().map(insert_everywhere).sum();
+                fields.insert("later".to_owned(), serde_json::json!([{"deep": 0.3}]));
+                within + 1
+            }
+            _ => 0,
+        }
+    }
+
+    /// However much damage there is, a manifest is short enough to be read: dates of verification go first; then right blocks
+    /// between bad ones count as bad, but no bad one as right.
+    #[test]
+    fn a_manifest_is_never_too_long_to_be_read() {
+        let mut large = manifest(2);
+        let blocks = 10_000_000;
+        large.revisions[1].size_bytes = BlockSize::DEFAULT.bytes() * blocks;
+        let one = |first| BlockRange { first: BlockIndex(first), count: 1 };
+        large.revisions[1].findings.add_all((0..blocks).step_by(10).map(one));
+        large.revisions[1].set_verified(one(1), Timestamp::UNIX_EPOCH);
+        let read = |manifest: &Manifest| {
+            let text = manifest.encode().unwrap();
+            assert!(text.len() as u64 <= MANIFEST_FULL_BYTES, "{}", text.len());
+            Manifest::parse(&text).unwrap()
+        };
+        assert_eq!(read(&large).revisions, large.revisions, "a million ranges have room");
+        large.revisions[1].findings.add_all((0..blocks).step_by(5).map(one));
+        let shorter = read(&large);
+        assert!(shorter.revisions[1].verified.is_empty());
+        let found = &shorter.revisions[1].findings;
+        assert!(found.bad_blocks.len() < 2_000_000 && found.bad_blocks.len() > 500_000);
+        assert!(large.revisions[1].findings.bad_blocks.iter().all(|r| found.is_bad(r.first)));
     }
 
     /// A number with more digits than a float has is rounded once, and stays.

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::{BlockRange, Findings};
+use super::{BlockRange, Findings, Unknown};
 use crate::digest::Digest;
 use crate::format::qcow2::Backing;
 use crate::revision::{RevisionId, Tag};
@@ -45,30 +44,43 @@ pub struct Revision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<Verified>,
     #[serde(flatten)]
-    unknown: Map<String, Value>,
+    unknown: Unknown,
 }
 
 /// When a range of blocks was last read and found right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// The blocks.
     #[serde(flatten)]
     pub blocks: BlockRange,
     /// When.
     pub at: Timestamp,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 /// What a backup did.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Statistics {
     /// Bytes read from the source; holes are not read.
     pub read_bytes: u64,
-    /// Bytes in blocks that differed from the revision before.
+    /// Bytes in blocks that differed from the revision before, those that were cut off among them.
     pub changed_bytes: u64,
     /// Bytes that the files of the archive take on disk more than before.
     pub stored_bytes: i64,
+    /// Bytes of data of the revision before that are zero in this one, or lie behind its end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost_bytes: u64,
     /// Time from start to commit.
     pub seconds: f64,
+    /// Fields of newer programs.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Revision {
@@ -94,7 +106,7 @@ impl Revision {
             statistics,
             findings: Findings::default(),
             verified: Vec::new(),
-            unknown: Map::new(),
+            unknown: Unknown::new(),
         }
     }
 
@@ -127,22 +139,25 @@ impl Revision {
 
     /// Takes note that blocks of its own file were read at `at`.
     pub fn set_verified(&mut self, blocks: BlockRange, at: Timestamp) {
-        let mut ranges = Vec::with_capacity(self.verified.len() + 2);
-        for old in &self.verified {
+        let mut ranges: Vec<Verified> = Vec::with_capacity(self.verified.len() + 2);
+        for old in std::mem::take(&mut self.verified) {
             let before = BlockRange::between(old.blocks.first, old.blocks.end().min(blocks.first));
             let after = BlockRange::between(old.blocks.first.max(blocks.end()), old.blocks.end());
-            ranges.extend([before, after].map(|blocks| Verified { blocks, at: old.at }));
+            ranges.push(Verified { blocks: before, ..old.clone() });
+            ranges.push(Verified { blocks: after, ..old });
         }
-        ranges.push(Verified { blocks, at });
+        ranges.push(Verified { blocks, at, unknown: Unknown::new() });
         ranges.retain(|range| range.blocks.count > 0);
         ranges.sort_unstable_by_key(|range| range.blocks.first);
-        self.verified = Vec::with_capacity(ranges.len());
         for range in ranges {
-            match self.verified.last_mut() {
-                Some(last) if last.at == range.at && last.blocks.end() == range.blocks.first => {
-                    last.blocks.count += range.blocks.count;
-                }
-                _ => self.verified.push(range),
+            let joins = |last: &&mut Verified| {
+                last.blocks.end() == range.blocks.first
+                    && last.at == range.at
+                    && last.unknown == range.unknown
+            };
+            match self.verified.last_mut().filter(joins) {
+                Some(last) => last.blocks.count += range.blocks.count,
+                None => self.verified.push(range),
             }
         }
     }
@@ -150,18 +165,18 @@ impl Revision {
     /// Ranges of blocks that a file claims: the field and the first range that is wrong.
     pub(super) fn check_ranges(&self, block_size: BlockSize) -> Result<(), (&'static str, String)> {
         let blocks = block_size.count(self.size_bytes);
-        let wrong = |ranges: Vec<BlockRange>| {
+        let wrong = |mut ranges: &mut dyn Iterator<Item = BlockRange>| {
             let mut next = BlockIndex(0);
-            ranges.into_iter().find_map(|range| {
+            (&mut ranges).find_map(|range| {
                 let right = range.first >= next && range.count > 0 && range.end().0 <= blocks;
                 next = range.end();
                 (!right).then(|| format!("{} from {} on", range.count, range.first))
             })
         };
-        if let Some(found) = wrong(self.findings.bad_blocks.clone()) {
+        if let Some(found) = wrong(&mut self.findings.bad_blocks.iter().copied()) {
             return Err(("findings", found));
         }
-        match wrong(self.verified.iter().map(|verified| verified.blocks).collect()) {
+        match wrong(&mut self.verified.iter().map(|verified| verified.blocks)) {
             Some(found) => Err(("verified", found)),
             None => Ok(()),
         }
@@ -204,8 +219,10 @@ mod tests {
             revision.findings.bad_blocks.clone_from(&ranges);
             let bad = revision.check_ranges(BlockSize::DEFAULT).is_ok();
             revision.findings = Findings::default();
-            revision.verified =
-                ranges.into_iter().map(|blocks| Verified { blocks, at: time }).collect();
+            revision.verified = ranges
+                .into_iter()
+                .map(|blocks| Verified { blocks, at: time, unknown: Unknown::new() })
+                .collect();
             let verified = revision.check_ranges(BlockSize::DEFAULT).is_ok();
             revision.verified.clear();
             assert_eq!(bad, verified);
