@@ -11,6 +11,7 @@ use serde_json::Value;
 
 mod alarm;
 mod findings;
+mod flaw;
 mod revision;
 
 use crate::digest::Digest;
@@ -20,6 +21,7 @@ use crate::units::{BlockIndex, BlockSize};
 
 pub use alarm::{Alarm, KnownDamage};
 pub use findings::{BlockRange, Findings};
+pub use flaw::Flaw;
 pub use revision::{Revision, Statistics, Verified};
 
 /// The format that this program reads and writes.
