@@ -62,7 +62,7 @@ ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)
 
 test-python: venv ## Tests of the Python module
 	@mkdir -p $(LOGS)
-	$(CARGO) build --workspace --bin backy
+	$(CARGO) build --workspace --bin backy --bin check-archive
 	BACKY_BIN=$(CURDIR)/target/debug/backy $(PY) -m pytest tests/python 2>&1 | tee $(LOGS)/test-python.log
 
 lint-python: venv

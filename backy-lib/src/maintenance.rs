@@ -79,7 +79,8 @@ pub(crate) fn plan(
     let unreadable = damage::unreadable(&**storage, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let revisions = manifest.revisions.iter().zip(&bad_blocks);
-    let damaged = revisions.filter(|&(_, &bad)| bad > 0).map(|(revision, _)| revision.uuid);
+    let damaged = revisions.filter(|&(revision, &bad)| bad > 0 || !revision.flaws.is_empty());
+    let damaged = damaged.map(|(revision, _)| revision.uuid);
     let damaged: HashSet<RevisionId> = damaged.collect();
     let frozen = match config.monitoring.freeze && !options.confirm {
         true => health::freezes(manifest, &bad_blocks),
@@ -308,12 +309,34 @@ impl Maintainer<'_> {
 
     fn merge(&mut self, ids: &[RevisionId], into: RevisionId) -> Result<()> {
         let Some(number) = self.number(into) else { return Ok(()) };
+        for id in ids.iter().chain([&into]) {
+            self.check_flaws(*id)?;
+        }
         let needed = merge::needed_bytes(self.storage, self.manifest, number, ids.len());
         let bad = self.append(into, needed, |this| {
             merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
         })?;
         self.add_findings(number, bad);
         self.commit_without(ids)
+    }
+
+    /// A delta with a flaw may hold more than its tables say: a merge would take it for what it looks like, and delete the
+    /// rest. So it waits until somebody has confirmed that.
+    fn check_flaws(&self, id: RevisionId) -> Result<()> {
+        let named = self.number(id).and_then(|number| self.manifest.revisions.get(number));
+        let Some(revision) = named else { return Ok(()) };
+        match revision.open_flaws().next() {
+            // Of a file that is not there, nothing can be recovered.
+            Some(flaw) if self.storage.list()?.contains(&revision.file()) => {
+                let path = self.storage.folder().join(&flaw.file);
+                Err(Error::flawed(path)(format!(
+                    "{}, found {}; a merge would delete what may still be recovered of revision {id}: \
+                     'backy maintenance --confirm' allows it",
+                    flaw.message, flaw.found
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn make_standalone(&mut self, id: RevisionId) -> Result<()> {

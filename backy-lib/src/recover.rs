@@ -13,8 +13,10 @@ use crate::error::{ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::manifest::{InProgress, Manifest, Operation, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
+use crate::image::chain::Chain;
 use crate::image::delta::{self, Delta};
 use crate::image::digests::DigestTable;
+use crate::image::refcounts::Unreferenced;
 use crate::manifest;
 use crate::progress::{self, Event, Observer, Phase};
 use crate::reserve;
@@ -30,6 +32,7 @@ pub(crate) fn recover(
     manifest: &mut Manifest,
     observer: &dyn Observer,
 ) -> Result<()> {
+    let shared = storage;
     let storage = &**storage;
     let Some(operation) = manifest.in_progress.clone() else {
         if unnamed_files(storage, manifest)?.is_empty() {
@@ -48,7 +51,7 @@ pub(crate) fn recover(
     }
     match operation.operation {
         Operation::Backup | Operation::Remove => roll_back(storage, manifest, observer)?,
-        Operation::Merge => repair_delta(storage, manifest, &operation, observer)?,
+        Operation::Merge => repair_delta(shared, manifest, &operation, observer)?,
     }
     // First, because publishing may need the room.
     sweep(storage, manifest)?;
@@ -73,9 +76,10 @@ fn roll_back(
     }
 }
 
-/// Brings a delta to which blocks were being appended into order. What was entered stays: it changed nothing.
+/// Brings a delta to which blocks were being appended into order. What was entered stays: it changed nothing. What was
+/// appended and not entered is given back if the delta's digest comes out without it: otherwise it may be what is missing.
 fn repair_delta(
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     operation: &InProgress,
     observer: &dyn Observer,
@@ -88,7 +92,15 @@ fn repair_delta(
     };
     let backing = revision.backing(manifest.newer(number));
     let (block_size, size_bytes) = (manifest.block_size, revision.size_bytes);
-    match delta::repair(storage, revision.uuid, block_size, size_bytes, backing) {
+    let verified =
+        Chain::open(storage, manifest, number).and_then(|chain| chain.verify_digests());
+    let unreferenced = match verified {
+        Ok(()) => Unreferenced::Free,
+        Err(error) if error.is_damage() => Unreferenced::Keep,
+        Err(error) => return Err(error),
+    };
+    let storage = &**storage;
+    match delta::repair(storage, revision.uuid, block_size, size_bytes, backing, unreferenced) {
         // It was damaged by something else; what is left of it can still be read, and scrub says how much.
         Err(error) if error.kind() == ErrorKind::Damaged => {
             observer.event(&Event::Finding(error.to_string()));

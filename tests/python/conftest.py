@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def made(backy_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
         source.write_bytes(content)
         run(backy_bin, archive, "backup", "--tag", tag, "--tag", "every")
     return Made(archive, [third, second, first])
+
+
+@pytest.fixture(autouse=True)
+def against_the_format(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Every archive that a test leaves behind is what doc/format.md says, by the checker that shares no code with backy."""
+    yield
+    checker = Path(os.environ.get("CHECK_ARCHIVE", CHECKOUT / "target/debug/check-archive"))
+    if request.node.get_closest_marker("damages") or not checker.exists():
+        return
+    archives = [manifest.parent for manifest in tmp_path.glob("**/manifest.json")]
+    done = subprocess.run([checker, *archives], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture

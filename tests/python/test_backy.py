@@ -113,6 +113,7 @@ def test_no_archive_is_a_file_not_found_error_that_names_the_folder(tmp_path: Pa
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.damages
 def test_a_damaged_manifest_is_an_error_that_names_it(made: Made, tmp_path: Path) -> None:
     copy = tmp_path / "archive"
     shutil.copytree(made.path, copy)
@@ -122,6 +123,7 @@ def test_a_damaged_manifest_is_an_error_that_names_it(made: Made, tmp_path: Path
         backy.Archive(copy)
 
 
+@pytest.mark.damages
 def test_a_newer_format_is_refused_as_unsupported(made: Made, tmp_path: Path) -> None:
     copy = tmp_path / "archive"
     shutil.copytree(made.path, copy)

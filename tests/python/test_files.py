@@ -132,6 +132,7 @@ def test_what_is_closed_or_only_for_reading(made: Made) -> None:
             use()
 
 
+@pytest.mark.damages
 def test_a_wrong_block_is_an_error_that_says_where(copy: Made) -> None:
     """And the bytes around it can be read."""
     flip(copy.path / "last.raw", 2 * 65536 + 9)

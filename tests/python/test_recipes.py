@@ -225,6 +225,7 @@ esac
 """
 
 
+@pytest.mark.damages
 def test_an_lvm_snapshot_is_backed_up_and_removed(tmp_path: Path) -> None:
     """The snapshot is what is backed up, and it is removed, also when the backup fails."""
     group, commands = tmp_path / "vg0", tmp_path / "bin"

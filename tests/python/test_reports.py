@@ -78,6 +78,7 @@ CASES: dict[str, tuple[Call, list[str], set[str]]] = {
     # These are an error then, without a report.
     + [(name, True) for name in CASES if not name.startswith(("restore", "export"))],
 )
+@pytest.mark.damages
 def test_to_dict_is_what_the_command_prints(
     name: str, damaged: bool, made: Made, backy_bin: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+@pytest.mark.damages
 def test_properties_say_what_to_dict_says(copy: Made) -> None:
     """Of every report and every report in it; and no field is without a property."""
     archive = Archive(copy.path)

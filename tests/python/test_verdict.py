@@ -48,6 +48,7 @@ def test_an_alarm_holds_back_what_would_go_until_it_is_confirmed(tmp_path: Path)
     assert archive.status().alarms[0].confirmed is not None
 
 
+@pytest.mark.damages
 def test_check_is_what_the_command_prints(tmp_path: Path, backy_bin: Path) -> None:
     """Of a good archive and one that cannot be opened; the figures have both."""
     usual(tmp_path, 2)

@@ -4,6 +4,7 @@
 //! share our mistakes ([`qemu`]).
 
 pub mod canary;
+pub mod checker;
 pub mod damage;
 pub mod fuzz;
 pub mod golden;

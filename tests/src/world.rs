@@ -18,6 +18,7 @@ use backy_lib::{
 use jiff::Timestamp;
 
 use crate::canary;
+use crate::checker;
 use crate::memory::{MemorySource, MemoryTarget};
 
 /// Block size of the archives in tests: the smallest, so that small images have many blocks.
@@ -186,9 +187,20 @@ impl World {
         Ok(extra)
     }
 
-    /// Checks that there are no files but those that the revisions need, that nothing is marked as bad, and that the image
-    /// is plain and complete.
+    /// Checks that the files are what the document of the format says, also while something is under way.
+    pub fn check_format(&self) -> std::result::Result<(), String> {
+        let files = self.disk.files().into_iter();
+        let files = files.map(|(name, content)| (name.to_string(), content)).collect();
+        match checker::check(&files).as_slice() {
+            [] => Ok(()),
+            problems => Err(format!("against the format: {}", problems.join("; "))),
+        }
+    }
+
+    /// Checks that there are no files but those that the revisions need, that nothing is marked as bad, that the image
+    /// is plain and complete, and that the files are what the document of the format says.
     pub fn check_tidy(&self) -> std::result::Result<(), String> {
+        self.check_format()?;
         let files = self.disk.files();
         let mut needed = vec![FileName::README, FileName::CONFIG, FileName::MANIFEST];
         for (number, revision) in self.expected.iter().enumerate() {

@@ -386,3 +386,266 @@ fn lost_digests_are_found_in_an_interrupted_archive() {
     world.disk.tamper(digests, |bytes| bytes[4096..].fill(0));
     assert!(!check(&world.disk).is_clean(), "digests that are lost");
 }
+
+/// Where the L2 entry of a block of a small delta is.
+fn entry(number: usize) -> std::ops::Range<usize> {
+    3 * BLOCK + 8 * number..3 * BLOCK + 8 * number + 8
+}
+
+fn delta_of(world: &World, number: usize) -> FileName {
+    FileName::Delta(world.expected[number].uuid)
+}
+
+/// Content that no compressor makes smaller.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    std::iter::repeat_with(|| random.number() as u8).take(BLOCK).collect()
+}
+
+/// Three revisions of seven blocks, the last one short; the two deltas hold packed blocks, plain ones and zero ones.
+fn all_kinds() -> World {
+    let state = |n: u8| {
+        let mut state = [
+            block(n),
+            block(50),
+            noise(u64::from(n)),
+            noise(99),
+            if n == 2 { block(61) } else { vec![0; BLOCK] },
+            noise(u64::from(n) + 10),
+        ]
+        .concat();
+        state.extend(&block(n + 70)[..900]);
+        state
+    };
+    World::with_backups(false, &[state(1), state(2), state(3)])
+}
+
+fn is_whole(world: &mut World, what: &str) {
+    world.check_committed(None).and_then(|_| world.check_tidy()).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(check(&world.disk).findings, [], "{what}");
+    if qemu::available() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        qemu::write_out(&world.disk, folder.path());
+        qemu::check(folder.path(), &world.expected, 0, true).unwrap_or_else(|e| panic!("{what}: {e}"));
+    }
+}
+
+/// An L2 entry that became zero, or something that is none, is entered again, whatever kind of cluster it led to: the content
+/// is still in the file, and the digests prove it. So are all entries of a table at once.
+#[test]
+fn a_lost_entry_is_entered_again() {
+    for older in [1, 2] {
+        let held: Vec<usize> = {
+            let world = all_kinds();
+            let delta = &world.disk.files()[&delta_of(&world, older)];
+            (0..7).filter(|&n| delta[entry(n)] != [0; 8]).collect()
+        };
+        assert_eq!(held, [0, 2, 4, 5, 6], "revision {older}");
+        for lost in held.iter().map(|n| vec![*n]).chain([vec![0, 2, 5, 6]]) {
+            for wrong in [[0; 8], [0xff; 8], [0x3f, 0, 0, 0, 0, 0, 0, 0]] {
+                let mut world = all_kinds();
+                let name = delta_of(&world, older);
+                world.disk.tamper(name, |delta| {
+                    lost.iter().for_each(|n| delta[entry(*n)].copy_from_slice(&wrong));
+                });
+                let what = format!("entries {lost:?} of revision {older} are {wrong:x?}");
+                assert!(!check(&world.disk).is_clean(), "{what}: not found");
+                let report = scrub(&world.disk);
+                assert!(report.is_clean() && !report.findings.is_empty(), "{what}: {report:?}");
+                is_whole(&mut world, &what);
+            }
+        }
+    }
+}
+
+/// An entry that leads to another block's content is put right, too.
+#[test]
+fn an_entry_that_leads_elsewhere_is_put_right() {
+    let mut world = all_kinds();
+    let name = delta_of(&world, 1);
+    world.disk.tamper(name, |delta| {
+        let other: Vec<u8> = delta[entry(5)].to_vec();
+        delta[entry(2)].copy_from_slice(&other);
+    });
+    assert!(!check(&world.disk).is_clean());
+    scrub(&world.disk);
+    assert!(scrub(&world.disk).findings.iter().all(|finding| finding.repaired));
+    is_whole(&mut world, "two entries lead to one cluster");
+}
+
+/// A lost entry is found again although a digest of the same delta is damaged as well: what the data says counts then.
+#[test]
+fn a_lost_entry_is_entered_although_a_digest_is_damaged() {
+    let mut world = all_kinds();
+    let digests = FileName::Digests(world.expected[1].uuid, DigestsKind::Delta);
+    let name = delta_of(&world, 1);
+    world.disk.tamper(name, |delta| delta[entry(2)].fill(0));
+    world.disk.tamper(digests, |digests| digests[4096 + 5 * 32] ^= 1);
+    assert!(!check(&world.disk).is_clean());
+    assert!(scrub(&world.disk).is_clean());
+    is_whole(&mut world, "an entry and a digest");
+}
+
+/// A block whose entry is lost and whose content is nowhere costs this block alone, and only what can be proved is said.
+#[test]
+fn a_lost_entry_without_content_costs_one_block() {
+    let world = all_kinds();
+    let name = delta_of(&world, 1);
+    world.disk.tamper(name, |delta| {
+        let raw: [u8; 8] = delta[entry(2)].try_into().expect("eight bytes");
+        let offset = (u64::from_be_bytes(raw) & 0x00ff_ffff_ffff_fe00) as usize;
+        delta[offset + 7] ^= 1;
+        delta[entry(2)].fill(0);
+        delta[entry(6)].fill(0);
+    });
+    let report = scrub(&world.disk);
+    let open: Vec<_> = report.findings.iter().filter(|finding| !finding.repaired).collect();
+    assert_eq!(open.len(), 1, "{report:?}");
+    assert_eq!(open[0].blocks.map(|range| (range.first.0, range.count)), Some((2, 1)));
+    let archive = world::open(&world.disk).expect("open");
+    let report = archive.restore_to(
+        1,
+        &backy_tests::memory::MemoryTarget::absent(),
+        &backy_lib::RestoreOptions { keep_going: true, ..world::restore_options() },
+        &Silent,
+    );
+    assert_eq!(report.expect("a restore").unreadable, [Extent::new(2 * BLOCK as u64, BLOCK as u64)]);
+    assert!(world::read_revision(&archive, 0).expect("the newest") == world.expected[0].bytes);
+}
+
+/// What cannot be put right is left as it is: nothing that may still be recovered is given back, at the end of the file or
+/// in it, by this scrub, by the next one or by the tidying up after a merge that was interrupted.
+#[test]
+fn what_may_still_be_recovered_stays() {
+    let mut world = all_kinds();
+    let (name, digests) =
+        (delta_of(&world, 1), FileName::Digests(world.expected[1].uuid, DigestsKind::Delta));
+    let before = world.disk.files();
+    world.disk.tamper(name, |delta| {
+        delta[entry(2)].fill(0);
+        delta[entry(5)].fill(0);
+    });
+    // Nothing proves which blocks these are as long as the digests are damaged.
+    world.disk.tamper(digests, |digests| digests[4096 + 2 * 32] ^= 1);
+    for _ in 0..2 {
+        assert!(!scrub(&world.disk).is_clean());
+        let options = backy_lib::MaintenanceOptions { keep: Some(1), ..Default::default() };
+        let mut writer =
+            ArchiveWriter::open(world::open(&world.disk).expect("open"), "a test", &Silent).expect("open");
+        let done = writer.maintain(&options, &clock(), &Silent).expect("maintenance");
+        assert_eq!(done.plan.steps, [], "{:?}", done.plan.frozen);
+        drop(writer);
+        assert_eq!(world::remove(&world.disk, &[1]).expect_err("a merge").kind(), ErrorKind::Damaged);
+    }
+    if qemu::available() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        qemu::write_out(&world.disk, folder.path());
+        let delta = folder.path().join(name.to_string());
+        let out = std::process::Command::new("qemu-img").arg("check").arg(&delta).output();
+        let text = String::from_utf8_lossy(&out.expect("qemu-img").stdout).into_owned();
+        assert!(text.contains("leaked cluster"), "{text}");
+    }
+    // With the digests from a copy all of it is there again.
+    world.disk.tamper(digests, |content| *content = before[&digests].clone());
+    assert!(scrub(&world.disk).is_clean());
+    is_whole(&mut world, "the digests from a copy");
+}
+
+/// Every finding is remembered, makes the status critical and keeps everything from expiring, until it is right again or
+/// confirmed; also one that is not about blocks.
+#[test]
+fn a_finding_without_blocks_is_remembered() {
+    use backy_lib::health::Level;
+    type Damage = fn(&World);
+    let damages: [(&str, Damage); 4] = [
+        ("an entry and its digest", |world| {
+            world.disk.tamper(delta_of(world, 1), |delta| delta[entry(2)].fill(0));
+            let digests = FileName::Digests(world.expected[1].uuid, DigestsKind::Delta);
+            world.disk.tamper(digests, |digests| digests[4096 + 2 * 32] ^= 1);
+        }),
+        ("a header of another image", |world| {
+            // Version 2, and nothing of our tables: not ours to write to.
+            world.disk.tamper(delta_of(world, 1), |delta| delta[..3 * BLOCK].fill(0x11));
+        }),
+        ("a missing delta", |world| {
+            backy_lib::storage::Storage::remove(&world.disk, delta_of(world, 1)).expect("remove");
+        }),
+        ("a delta of another revision", |world| {
+            let other = world.disk.files()[&delta_of(world, 2)].clone();
+            world.disk.tamper(delta_of(world, 1), |delta| *delta = other);
+        }),
+    ];
+    for (what, damage) in damages {
+        let world = all_kinds();
+        let before = world.disk.files();
+        scrub(&world.disk);
+        damage(&world);
+        assert!(!scrub(&world.disk).is_clean(), "{what}");
+        let level = || {
+            let archive = world::open(&world.disk).expect("open");
+            backy_lib::status::status(&archive, &[0, 1, 2], &clock()).expect("status").health.level
+        };
+        assert_eq!(level(), Level::Critical, "{what}");
+        let flaws = |number: usize| {
+            let archive = world::open(&world.disk).expect("open");
+            archive.revisions()[number].open_flaws().count()
+        };
+        assert!(flaws(1) > 0, "{what}");
+        let plan = |confirm| {
+            let options =
+                backy_lib::MaintenanceOptions { keep: Some(1), confirm, ..Default::default() };
+            world::open(&world.disk).expect("open").plan_maintenance(&options).expect("a plan")
+        };
+        assert!(!plan(false).frozen.is_empty() && plan(false).steps.is_empty(), "{what}");
+        scrub(&world.disk);
+        assert!(flaws(1) > 0 && !plan(false).frozen.is_empty(), "{what}: a second scrub");
+        // Right again: forgotten.
+        for (name, content) in &before {
+            let is_data = matches!(name, FileName::Delta(_) | FileName::Digests(..));
+            if is_data && !world.disk.files().contains_key(name) {
+                backy_lib::storage::Storage::create(&world.disk, *name).expect("create");
+            }
+            if is_data {
+                world.disk.tamper(*name, |found| *found = content.clone());
+            }
+        }
+        assert!(scrub(&world.disk).is_clean(), "{what}");
+        assert_eq!((flaws(1), plan(false).frozen.len()), (0, 0), "{what}");
+    }
+}
+
+/// Confirmed by somebody, a finding without blocks keeps nothing from expiring any more.
+#[test]
+fn a_confirmed_finding_lets_revisions_expire() {
+    let world = all_kinds();
+    world.disk.tamper(delta_of(&world, 1), |delta| delta[entry(2)].fill(0));
+    let digests = FileName::Digests(world.expected[1].uuid, DigestsKind::Delta);
+    world.disk.tamper(digests, |digests| digests[4096 + 2 * 32] ^= 1);
+    scrub(&world.disk);
+    world::maintain(&world.disk, Some(3)).expect("confirmed");
+    let archive = world::open(&world.disk).expect("open");
+    let status = backy_lib::status::status(&archive, &[0, 1, 2], &clock()).expect("status");
+    assert!(status.frozen.is_empty(), "{:?}", status.frozen);
+    assert_eq!(archive.revisions()[1].open_flaws().count(), 0);
+    scrub(&world.disk);
+    let archive = world::open(&world.disk).expect("open");
+    assert_eq!(archive.revisions()[1].open_flaws().count(), 0, "the same flaw stays confirmed");
+    world::maintain(&world.disk, Some(1)).expect("what was confirmed may go");
+}
+
+/// What is behind the end of an image that is right is cut off, and stays when anything before it is not.
+#[test]
+fn what_is_behind_a_wrong_image_stays() {
+    let world = all_kinds();
+    world.disk.tamper(FileName::IMAGE, |image| {
+        image.extend([7; 5000]);
+        image[9] ^= 1;
+    });
+    let len = |world: &World| world.disk.files()[&FileName::IMAGE].len();
+    let before = len(&world);
+    assert!(!scrub(&world.disk).is_clean());
+    assert_eq!(len(&world), before);
+    world.disk.tamper(FileName::IMAGE, |image| image[9] ^= 1);
+    assert!(scrub(&world.disk).is_clean());
+    assert_eq!(len(&world), before - 5000);
+}

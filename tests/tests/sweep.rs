@@ -122,6 +122,7 @@ fn check_backup(place: &str, mut world: World, result: Result<()>, new: &[u8], l
         .check_committed(Some(new))
         .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
     assert!(committed || result.is_err(), "{place}: told that it worked, but it is not there");
+    world.check_format().unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
     world.backup(later);
     world.check_committed(None).unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));
     world.check_tidy().unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));

@@ -30,6 +30,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(interrupted(facts));
     problems.extend(missing(facts));
     problems.extend(damage(facts, limits));
+    problems.extend(flaws(facts, limits));
     problems.extend(drill(facts, limits));
     problems.extend(unchecked(facts, limits));
     problems.extend(chain(facts, limits));
@@ -143,6 +144,27 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
     }
     Some(problem(ProblemKind::Damage, Level::Critical, message, advice))
+}
+
+/// What a scrub found wrong with files, other than single blocks, and could not repair.
+fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+    let revisions = || facts.manifest.revisions.iter().enumerate();
+    let flawed = || revisions().filter(|(_, revision)| !revision.flaws.is_empty());
+    let open = flawed().find_map(|(number, revision)| Some((number, revision.open_flaws().next()?)));
+    let first = flawed().find_map(|(number, revision)| Some((number, revision.flaws.first()?)));
+    let (number, flaw) = open.or(first)?;
+    let more = match flawed().count() {
+        1 => String::new(),
+        count => format!(" ({} more revisions have damaged files)", count - 1),
+    };
+    let message =
+        format!("revision {number} has a damaged file: {}: {}{more}", flaw.file, flaw.message);
+    let mut advice = "get the file back from a copy of the archive and run 'backy scrub'".to_owned();
+    if is_frozen(facts, limits, ProblemKind::Damage) {
+        advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
+    }
+    let level = if open.is_some() { Level::Critical } else { Level::Warning };
+    Some(problem(ProblemKind::Damage, level, message, advice))
 }
 
 fn is_frozen(facts: &Facts<'_>, limits: &Monitoring, kind: ProblemKind) -> bool {

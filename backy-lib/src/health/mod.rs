@@ -242,7 +242,7 @@ pub struct Facts<'a> {
     pub exposed: Option<&'a Exposed>,
 }
 
-/// What keeps anything from expiring: alarms and damage that nobody has confirmed. `bad_blocks` are those of each revision,
+/// What keeps anything from expiring: alarms, flaws and damage that nobody has confirmed. `bad_blocks` are those of each revision,
 /// newest first.
 pub fn freezes(manifest: &Manifest, bad_blocks: &[u64]) -> Vec<Freeze> {
     let number_of = |id| manifest.revisions.iter().position(|revision| revision.uuid == id);
@@ -259,7 +259,12 @@ pub fn freezes(manifest: &Manifest, bad_blocks: &[u64]) -> Vec<Freeze> {
         let (kind, revision) = (ProblemKind::Damage, revision.uuid);
         (!known).then_some(Freeze { kind, revision, message })
     });
-    alarms.chain(damage).collect()
+    let flaws = manifest.revisions.iter().enumerate().filter_map(|(number, revision)| {
+        let flaw = revision.open_flaws().next()?;
+        let message = format!("revision {number} has a damaged file: {}: {}", flaw.file, flaw.message);
+        Some(Freeze { kind: ProblemKind::Damage, revision: revision.uuid, message })
+    });
+    alarms.chain(damage).chain(flaws).collect()
 }
 
 /// A length of time in its largest unit, as people say it: `45 s`, `12 min`, `7 h`, `3 days`.

@@ -18,6 +18,8 @@ use crate::revision::RevisionId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
+pub use crate::image::refcounts::Unreferenced;
+
 /// L1 entries read at a time.
 const L1_READ_ENTRIES: u64 = 512;
 
@@ -89,6 +91,19 @@ impl Delta {
             }
         }
         Ok(held)
+    }
+
+    /// What the entry of each of `count` blocks from `first` on says, or what is wrong with it: one that is damaged costs its own
+    /// block only.
+    pub(crate) fn each_entry(
+        &self,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<Vec<std::result::Result<Cluster, String>>> {
+        let raw = self.raw_entries(first, count)?;
+        let file_bytes = self.file.len()?;
+        let decode = |raw| decode_entry(raw, self.header.cluster_size, file_bytes);
+        Ok(raw.into_iter().map(decode).collect())
     }
 
     /// The L2 entries of `count` blocks as they are; 0 where there is no table.
@@ -330,20 +345,22 @@ pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backi
 }
 
 /// Brings a delta to which blocks were being appended into order, whatever the backing file it has: makes durable what was
-/// entered, gives back what nothing refers to, writes the reference counts anew and clears the dirty bit. Synced.
+/// entered, gives back what nothing refers to if the caller says so, writes the reference counts anew and clears the dirty
+/// bit. Synced.
 pub fn repair(
     storage: &dyn Storage,
     revision: RevisionId,
     block_size: BlockSize,
     size_bytes: u64,
     backing: Option<Backing>,
+    unreferenced: Unreferenced,
 ) -> Result<()> {
     let mut delta = Delta::open(storage, revision, block_size, size_bytes)?;
     delta.check_layout(size_bytes)?;
     delta.file = storage.open(FileName::Delta(revision), Access::Write)?;
     delta.write_header(true, backing)?;
     delta.rewrite_tables()?;
-    refcounts::rebuild(&delta)?;
+    refcounts::rebuild(&delta, unreferenced)?;
     delta.file.sync()?;
     delta.write_header(false, backing)
 }
@@ -560,6 +577,11 @@ impl DeltaWriter {
         let action = format!("append to it up to byte {end}: a delta like this ends at {limit}");
         let too_large = std::io::Error::from(std::io::ErrorKind::FileTooLarge);
         Err(Error::io(self.delta.path(), action)(too_large))
+    }
+
+    /// Takes what is in the file already for a block, to be entered with what was appended.
+    pub(crate) fn adopt(&mut self, block: BlockIndex, cluster: Cluster) {
+        self.appended.push((block, cluster));
     }
 
     fn append_run(&mut self, run: &mut Vec<u8>) -> Result<()> {

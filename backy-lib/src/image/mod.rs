@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod delta;
 pub mod digests;
+pub(crate) mod orphans;
 mod private;
 pub mod reader;
 pub(crate) mod refcounts;

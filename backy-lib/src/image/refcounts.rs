@@ -4,6 +4,11 @@
 //! Source: qcow2 specification, "Host cluster management". Every table and plain cluster counts once; a host cluster
 //! counts once for each compressed cluster of which it holds any sector. A zero cluster of QEMU's may keep its data, which
 //! counts as well. Memory is bounded: the file is covered in stretches, and the L2 tables are walked once for each.
+//!
+//! A cluster that nothing refers to may be a block whose entry was lost. It is only given back by a caller who has proved
+//! that nothing is missing: [`Unreferenced`].
+
+use std::collections::BTreeSet;
 
 use super::delta::Delta;
 use crate::error::{Error, Result};
@@ -16,6 +21,15 @@ const REFCOUNT_BYTES: u64 = 2;
 const STRETCH_COUNTS: u64 = 4 << 20;
 /// Entries read at a time.
 const WALK_ENTRIES: u64 = 4096;
+
+/// What becomes of clusters with data that no table refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreferenced {
+    /// They are given back: the caller has proved that the delta lacks nothing.
+    Free,
+    /// They stay where they are and stay allocated: one of them may be a block whose entry is lost.
+    Keep,
+}
 
 /// Counts of the host clusters from the end of what was there on, for what is appended. The cost follows what is
 /// appended, not what is there.
@@ -71,19 +85,20 @@ impl NewCounts {
         self.counts.add(offset, bytes);
     }
 
-    /// Writes them, and the table. Not synced.
+    /// Writes them, and the table. Where the old counts are not to be relied on, all are made anew; what was appended lies behind
+    /// everything else, so that nothing is cut off then. Not synced.
     pub(super) fn write(mut self, delta: &Delta) -> Result<()> {
         let cluster = self.counts.cluster;
         let per_block = cluster / REFCOUNT_BYTES;
         let first_offset = self.counts.first * cluster;
         let Some(blocks) = place_blocks(delta, cluster, per_block, first_offset)? else {
-            return rebuild(delta);
+            return rebuild(delta, Unreferenced::Free);
         };
         for &place in blocks.iter().filter(|&&place| place >= first_offset) {
             self.add_extent(place, cluster);
         }
         if self.too_many {
-            return write_all(delta, &blocks);
+            return write_all(delta, &blocks, None);
         }
         for (&place, number) in blocks.iter().zip(0..) {
             let block_first = number * per_block;
@@ -94,13 +109,13 @@ impl NewCounts {
             if block_first < self.counts.first {
                 // One that is not there, or does not even count itself: the table is wrong, and leads to something else.
                 if place >= first_offset {
-                    return rebuild(delta);
+                    return rebuild(delta, Unreferenced::Free);
                 }
                 delta.file.read_exact_at(&mut raw, place)?;
                 let own = (place / cluster).checked_sub(block_first);
                 let own = own.and_then(|own| raw.as_chunks::<2>().0.get(own as usize));
                 if own.is_some_and(|count| u16::from_be_bytes(*count) != 1) {
-                    return rebuild(delta);
+                    return rebuild(delta, Unreferenced::Free);
                 }
             }
             for (slot, host) in raw.as_chunks_mut::<2>().0.iter_mut().zip(block_first..) {
@@ -115,22 +130,44 @@ impl NewCounts {
     }
 }
 
-/// Gives back what nothing refers to at the end of the file, and makes all counts anew. Not synced; the dirty bit has to be
-/// set meanwhile.
-pub(super) fn rebuild(delta: &Delta) -> Result<()> {
+/// Makes all counts anew. What nothing refers to is given back, at the end of the file with its room, or kept. Not synced; the
+/// dirty bit has to be set meanwhile.
+pub(super) fn rebuild(delta: &Delta, unreferenced: Unreferenced) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
     let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
-    let end = data_end(delta)?.next_multiple_of(cluster);
     if !has_sound_tables(delta)? {
         let (found, expected) = ("one within another or in data", "each in its own place");
         return Err(Error::damaged(delta.path(), "tables", found, expected));
     }
-    // Without the old blocks, which may lie past the end of the data.
-    delta.file.punch_hole(table)?;
-    delta.file.set_len(end)?;
-    match place_blocks(delta, cluster, cluster / REFCOUNT_BYTES, end)? {
-        Some(blocks) => write_all(delta, &blocks),
+    let per_block = cluster / REFCOUNT_BYTES;
+    let (blocks, kept) = match unreferenced {
+        Unreferenced::Free => {
+            let end = data_end(delta)?.next_multiple_of(cluster);
+            // Without the old blocks, which may lie past the end of the data.
+            delta.file.punch_hole(table)?;
+            delta.file.set_len(end)?;
+            (place_blocks(delta, cluster, per_block, end)?, None)
+        }
+        Unreferenced::Keep => {
+            let old = old_blocks(delta)?;
+            let end = delta.file.len()?.next_multiple_of(cluster);
+            let blocks = match old.is_sound {
+                true => place_blocks(delta, cluster, per_block, end)?,
+                false => None,
+            };
+            let blocks = match blocks {
+                Some(blocks) => Some(blocks),
+                None => {
+                    delta.file.punch_hole(table)?;
+                    place_blocks(delta, cluster, per_block, end)?
+                }
+            };
+            (blocks, Some(Kept { except: old.places }))
+        }
+    };
+    match blocks {
+        Some(blocks) => write_all(delta, &blocks, kept),
         None => {
             let (place, expected) = ("reference count table", "zeros, after it was cleared");
             Err(Error::damaged(delta.path(), place, "something else", expected))
@@ -138,10 +175,93 @@ pub(super) fn rebuild(delta: &Delta) -> Result<()> {
     }
 }
 
-fn write_all(delta: &Delta, blocks: &[u64]) -> Result<()> {
+/// The reference count blocks that the table names.
+struct OldBlocks {
+    /// Those that are what the table says: they count themselves once, and nothing else refers to them. Ascending.
+    places: Vec<u64>,
+    /// Whether that is all of them.
+    is_sound: bool,
+}
+
+fn old_blocks(delta: &Delta) -> Result<OldBlocks> {
+    let cluster = delta.header.cluster_size.bytes();
+    let per_block = cluster / REFCOUNT_BYTES;
+    let file_bytes = delta.file.len()?;
+    let entries = u64::from(delta.header.refcount_table_clusters) * cluster / ENTRY_BYTES as u64;
+    let named = file_bytes.div_ceil(cluster).div_ceil(per_block).min(entries);
+    let mut old = OldBlocks { places: Vec::new(), is_sound: true };
+    for (place, number) in read_table(delta, named)?.into_iter().zip(0_u64..) {
+        if place == 0 {
+            continue;
+        }
+        let mut own = [0; REFCOUNT_BYTES as usize];
+        let at = (place / cluster).checked_sub(number * per_block).filter(|at| *at < per_block);
+        let is_inside = place % cluster == 0 && place.saturating_add(cluster) <= file_bytes;
+        // One that lies where another counts is taken at its word by that one.
+        let counts_itself = match at.filter(|_| is_inside) {
+            Some(at) => {
+                delta.file.read_exact_at(&mut own, place + at * REFCOUNT_BYTES)?;
+                u16::from_be_bytes(own) == 1
+            }
+            None => is_inside,
+        };
+        match counts_itself {
+            true => old.places.push(place),
+            false => old.is_sound = false,
+        }
+    }
+    old.places.sort_unstable();
+    let mut taken = BTreeSet::new();
+    let mut take = |offset: u64, bytes: u64| {
+        let first = old.places.partition_point(|place| place + cluster <= offset);
+        let hit = old.places.get(first..).unwrap_or_default().iter();
+        taken.extend(hit.take_while(|place| **place < offset + bytes).copied());
+    };
+    for_each_table(delta, |offset| take(offset, cluster))?;
+    for_each_cluster(delta, |held| match held {
+        Cluster::Unallocated | Cluster::Zero => {}
+        Cluster::Plain { offset } => take(offset, cluster),
+        Cluster::Compressed { offset, max_bytes } => take(offset, max_bytes),
+    })?;
+    old.is_sound &= taken.is_empty();
+    old.places.retain(|place| !taken.contains(place));
+    Ok(old)
+}
+
+/// Which of the clusters that nothing refers to stay allocated: all with data but those at these offsets, ascending.
+struct Kept {
+    except: Vec<u64>,
+}
+
+impl Kept {
+    /// Counts them once.
+    fn count(&self, delta: &Delta, counts: &mut Counts) -> Result<()> {
+        let cluster = counts.cluster;
+        let end = (counts.first + counts.counts.len() as u64) * cluster;
+        let mut offset = counts.first * cluster;
+        while let Some(data) = delta.file.next_data(offset)?.filter(|data| data.offset < end) {
+            let hosts = data.offset / cluster..data.end().min(end).div_ceil(cluster);
+            for host in hosts.filter(|host| self.except.binary_search(&(host * cluster)).is_err()) {
+                let Some(at) = host.checked_sub(counts.first) else { continue };
+                if let Some(count) = counts.counts.get_mut(at as usize) {
+                    *count = (*count).max(1);
+                }
+            }
+            offset = data.end();
+        }
+        Ok(())
+    }
+}
+
+fn write_all(delta: &Delta, blocks: &[u64], kept: Option<Kept>) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     for_each_stretch(delta, blocks, |places, counts| {
-        let raw: Vec<u8> = counts.counts.iter().flat_map(|count| count.to_be_bytes()).collect();
+        if let Some(kept) = &kept {
+            kept.count(delta, counts)?;
+        }
+        let mut raw: Vec<u8> = counts.counts.iter().flat_map(|count| count.to_be_bytes()).collect();
+        // A block that is used again may count what was behind the end.
+        raw.resize(places.len() * cluster as usize, 0);
         for (place, raw) in places.iter().zip(raw.chunks(cluster as usize)) {
             delta.file.write_at(raw, *place)?;
         }
@@ -155,8 +275,9 @@ fn write_table(delta: &Delta, blocks: &[u64]) -> Result<()> {
     delta.file.write_at(&table, delta.header.refcount_table_offset)
 }
 
-/// Compares the counts with what the tables refer to: a sentence when they differ.
-pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
+/// Compares the counts with what the tables refer to: a sentence when they differ. With [`Unreferenced::Keep`] a cluster that
+/// nothing refers to may be counted.
+pub(crate) fn check(delta: &Delta, unreferenced: Unreferenced) -> Result<Option<String>> {
     let cluster = delta.header.cluster_size.bytes();
     let host_clusters = delta.file.len()?.div_ceil(cluster);
     let needed = host_clusters.div_ceil(cluster / REFCOUNT_BYTES);
@@ -174,6 +295,9 @@ pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
         return Ok(Some(format!("reference count block: found offset {place}, outside the file")));
     }
     let mut flaw = None;
+    let is_wrong = |found: u16, expected: u16| {
+        found != expected && !(unreferenced == Unreferenced::Keep && expected == 0)
+    };
     for_each_stretch(delta, &blocks, |places, counts| {
         let mut raw = vec![0; cluster as usize];
         for (place, counts_of_block) in
@@ -185,7 +309,7 @@ pub(crate) fn check(delta: &Delta) -> Result<Option<String>> {
             }
             let found = raw.as_chunks::<2>().0.iter().map(|raw| u16::from_be_bytes(*raw));
             if let Some((found, expected)) =
-                found.zip(counts_of_block).find(|(found, expected)| found != *expected)
+                found.zip(counts_of_block).find(|(found, expected)| is_wrong(*found, **expected))
             {
                 flaw.get_or_insert(format!("reference count: found {found}, expected {expected}"));
             }
@@ -230,7 +354,7 @@ pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
 fn for_each_stretch(
     delta: &Delta,
     blocks: &[u64],
-    mut take: impl FnMut(&[u64], &Counts) -> Result<()>,
+    mut take: impl FnMut(&[u64], &mut Counts) -> Result<()>,
 ) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let counts_per_block = cluster / REFCOUNT_BYTES;
@@ -243,7 +367,7 @@ fn for_each_stretch(
             Counts { first, counts: vec![0; end.saturating_sub(first) as usize], cluster };
         count_tables(delta, blocks, &mut counts)?;
         count_data(delta, &mut counts)?;
-        take(places, &counts)?;
+        take(places, &mut counts)?;
         first = end;
     }
     Ok(())

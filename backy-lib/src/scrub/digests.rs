@@ -27,6 +27,16 @@ impl Scrub<'_> {
                 continue;
             };
             let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
+            let error = match self.repairs() && self.enter_lost_blocks(number, &revision)? {
+                true => match self.digest_error(number)? {
+                    Some(error) => error,
+                    None => {
+                        self.vouched.insert(number);
+                        continue;
+                    }
+                },
+                false => error,
+            };
             if self.is_about_another(&error, revision.digests_file()) {
                 continue;
             }

@@ -9,6 +9,7 @@
 
 mod content;
 mod digests;
+mod lost;
 mod repair;
 mod structure;
 
@@ -185,6 +186,7 @@ fn scrub_once(
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
+    scrub.record_flaws();
     if matches!(checked, Err(Error::Interrupted)) && scrub.repairs() && *scrub.manifest != before {
         manifest::publish(&**storage, scrub.manifest)?;
     }
@@ -192,6 +194,9 @@ fn scrub_once(
     if !options.check_only {
         scrub.mend_blocks()?;
     }
+    scrub.check_length()?;
+    scrub.check_refcounts()?;
+    scrub.record_flaws();
     scrub.report_bad_blocks()?;
     let mut findings = scrub.findings;
     if options.check_only {
@@ -278,6 +283,21 @@ impl Scrub<'_> {
         let file = file.to_string();
         self.findings.push(Finding { file, blocks: None, message, affected, repaired });
         Ok(())
+    }
+
+    /// Records in the manifest what is wrong with the files of the revisions that were looked at, other than single blocks.
+    /// What is wrong with other files costs no revision anything.
+    fn record_flaws(&mut self) {
+        for number in self.numbers() {
+            let Some(revision) = self.manifest.revisions.get_mut(number) else { continue };
+            let names = [revision.file(), revision.digests_file()];
+            let open = self.findings.iter().filter(|f| f.blocks.is_none() && !f.repaired);
+            let own = open.filter_map(|finding| {
+                let name = names.iter().find(|name| name.to_string() == finding.file)?;
+                Some((*name, finding.message.clone()))
+            });
+            revision.set_flaws(own.collect(), self.now);
+        }
     }
 
     /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.

@@ -1,10 +1,10 @@
 //! Blocks whose right bytes are elsewhere in the archive: a block with the same digest is the same block. What a block has to be
 //! is only believed of digests that are right as a whole: others would have a good block overwritten.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Finding, Scrub, describe};
-use crate::digest::TableEntry;
+use crate::digest::{Digest, TableEntry};
 use crate::error::Result;
 use crate::format::manifest::{BlockRange, Findings};
 use crate::format::qcow2::{Compressor, Decompressor};
@@ -41,6 +41,7 @@ impl Scrub<'_> {
             }
             self.search(number, &mut wanted, &mut found)?;
         }
+        self.search_unreferenced(&mut wanted, &mut found)?;
         found.sort_unstable_by_key(|(number, block, _)| (*number, *block));
         for mended in found.chunk_by(|a, b| a.0 == b.0) {
             if let Some((number, _, _)) = mended.first() {
@@ -112,6 +113,35 @@ impl Scrub<'_> {
         Ok(())
     }
 
+    /// Looks for what is wanted in what nothing refers to: an entry that is wrong leaves its block there.
+    fn search_unreferenced(&self, wanted: &mut Wanted, found: &mut Found) -> Result<()> {
+        let size = self.manifest.block_size;
+        for (number, revision) in self.manifest.revisions.iter().enumerate().skip(1) {
+            let is_own = |places: &Vec<(usize, BlockIndex)>| places.iter().any(|p| p.0 == number);
+            let own = wanted.iter().filter(|(_, places)| is_own(places));
+            let own: HashSet<[u8; 32]> = own.map(|(digest, _)| *digest).collect();
+            if own.is_empty() {
+                continue;
+            }
+            let blocks = match self.unreferenced_blocks(revision, &own) {
+                Ok(blocks) => blocks,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            for (digest, content) in blocks {
+                for (number, block) in wanted.remove(&digest).unwrap_or_default() {
+                    let Some(revision) = self.manifest.revisions.get(number) else { continue };
+                    let bytes = size.extent(block, revision.size_bytes).len as usize;
+                    let own = content.get(..bytes).unwrap_or_default();
+                    if Digest::of(own).0 == digest {
+                        found.push((number, block, own.to_vec()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the right bytes in place of bad ones in the file of one revision.
     fn write(&mut self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
         let Some(revision) = self.manifest.revisions.get(number).cloned() else { return Ok(()) };
@@ -119,15 +149,22 @@ impl Scrub<'_> {
             true => self.write_image(revision.size_bytes, mended)?,
             false => {
                 self.begin_repair(&revision)?;
-                self.write_delta(number, mended)?;
-                // The clusters that were bad are nobody's now.
-                self.recount(number, &revision)?;
+                match self.write_delta(number, mended) {
+                    Ok(()) => {}
+                    // One that QEMU has laid out is not written to.
+                    Err(error) if error.is_damage() => return self.end_repair(),
+                    Err(error) => return Err(error),
+                }
             }
         }
         let mut ranges = Findings::default();
         mended.iter().for_each(|(_, block, _)| ranges.add_bad_block(*block));
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
             revision.findings.clear_all(&ranges.bad_blocks);
+        }
+        if !revision.is_image() {
+            // The clusters that were bad are nobody's now.
+            self.recount(number, &revision)?;
         }
         for range in ranges.bad_blocks {
             self.findings.push(Finding {

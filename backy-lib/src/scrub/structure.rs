@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revision};
 use crate::format::qcow2::{ENTRY_BYTES, Layout};
 use crate::image::delta::{self, Delta};
-use crate::image::refcounts;
+use crate::image::refcounts::{self, Unreferenced};
 use crate::manifest;
 use crate::recover;
 use crate::storage::{Access, FileName};
@@ -65,8 +65,12 @@ impl Scrub<'_> {
         if found == expected || self.manifest.in_progress.is_some() {
             return Ok(());
         }
+        if found > expected {
+            // What is behind the end is looked at when it is known whether the rest is right.
+            return Ok(());
+        }
         if self.repairs() {
-            // What is cut off does not belong to it; what is added is looked at with the content.
+            // What is added is looked at with the content.
             image.set_len(expected)?;
             image.sync()?;
         }
@@ -78,6 +82,46 @@ impl Scrub<'_> {
         let file = FileName::IMAGE.to_string();
         self.findings.push(Finding { file, blocks: None, message, affected, repaired });
         Ok(())
+    }
+
+    /// Cuts off what is behind the end of the image, if all before it is provably the newest revision: otherwise it may be part of
+    /// what is missing, as when manifest and image belong to different moments.
+    pub(super) fn check_length(&mut self) -> Result<()> {
+        let Some(revision) = self.manifest.revisions.first().cloned() else { return Ok(()) };
+        if !self.numbers().contains(&0) || self.manifest.in_progress.is_some() {
+            return Ok(());
+        }
+        let image = match self.storage.open(FileName::IMAGE, Access::Read) {
+            Ok(image) => image,
+            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let (found, expected) = (image.len()?, revision.size_bytes);
+        if found <= expected {
+            return Ok(());
+        }
+        let is_right = self.vouched.contains(&0)
+            && revision.findings.bad_blocks.is_empty()
+            && self.is_verified_now(&revision);
+        let repaired = self.repairs() && is_right;
+        if repaired {
+            let image = self.storage.open(FileName::IMAGE, Access::Write)?;
+            image.set_len(expected)?;
+            image.sync()?;
+        }
+        let message = format!("length: found {found} bytes, expected {expected}");
+        self.find(FileName::IMAGE, message, None, repaired)
+    }
+
+    /// Whether this scrub has read all of a revision's own file.
+    fn is_verified_now(&self, revision: &Revision) -> bool {
+        let mut next = BlockIndex(0);
+        for range in revision.verified.iter().filter(|range| range.at == self.now) {
+            if range.blocks.first <= next {
+                next = next.max(range.blocks.end());
+            }
+        }
+        next >= self.all(revision).end()
     }
 
     /// The blocks that an image which ends at `end` lacks: those behind it that are not zero.
@@ -124,7 +168,6 @@ impl Scrub<'_> {
         let size = self.manifest.block_size;
         let delta = Delta::open(&**self.storage, revision.uuid, size, revision.size_bytes)?;
         let all = self.all(revision);
-        let mut whole = true;
         let mut next = all.first;
         while next < all.end() {
             let first = match delta.next_held_block(next, all.end()) {
@@ -137,14 +180,13 @@ impl Scrub<'_> {
             match delta.clusters(first, next.0 - first.0) {
                 Ok(_) => {}
                 Err(error) if error.is_damage() => {
-                    whole = false;
                     let costs = (number, BlockRange::between(first, next));
                     self.find(name, flaw_of(error), Some(costs), false)?;
                 }
                 Err(error) => return Err(error),
             }
         }
-        if whole { self.check_refcounts(number, revision, &delta) } else { Ok(()) }
+        Ok(())
     }
 
     /// What is wrong with the header or the L1 table, both of which follow from the manifest.
@@ -220,7 +262,8 @@ impl Scrub<'_> {
         if in_place {
             delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
         }
-        let repaired = delta::repair(&**self.storage, revision.uuid, size, bytes, backing);
+        let keep = Unreferenced::Keep;
+        let repaired = delta::repair(&**self.storage, revision.uuid, size, bytes, backing, keep);
         self.end_repair()?;
         match repaired {
             Ok(()) => Ok(true),
@@ -229,28 +272,65 @@ impl Scrub<'_> {
         }
     }
 
-    fn check_refcounts(&mut self, number: usize, revision: &Revision, delta: &Delta) -> Result<()> {
-        let flaw = match refcounts::check(delta) {
-            Ok(flaw) => flaw,
-            Err(error) if error.is_damage() => Some(flaw_of(error)),
-            Err(error) => return Err(error),
-        };
-        let Some(flaw) = flaw.filter(|_| self.manifest.in_progress.is_none()) else {
+    /// Checks the reference counts, last: what nothing refers to is only given back when nothing is missing.
+    pub(super) fn check_refcounts(&mut self) -> Result<()> {
+        if self.manifest.in_progress.is_some() {
             return Ok(());
-        };
-        if self.repairs() {
-            self.recount(number, revision)?;
         }
-        self.find(revision.file(), flaw, None, self.repairs())
+        for number in self.numbers() {
+            let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
+            if revision.is_image() {
+                continue;
+            }
+            let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
+            let delta = Delta::open(&**self.storage, revision.uuid, size, bytes);
+            let checked = delta.and_then(|delta| {
+                Ok((is_whole(&delta)?, refcounts::check(&delta, self.unreferenced(number))))
+            });
+            let flaw = match checked {
+                // What is wrong with it has been told.
+                Ok((false, _)) => continue,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+                Ok((true, Ok(flaw))) => flaw,
+                Ok((true, Err(error))) if error.is_damage() => Some(flaw_of(error)),
+                Ok((true, Err(error))) => return Err(error),
+            };
+            let Some(flaw) = flaw else { continue };
+            let repaired = self.repairs() && self.recount(number, &revision)?;
+            self.find(revision.file(), flaw, None, repaired)?;
+        }
+        Ok(())
     }
 
-    /// Makes the reference counts of a delta anew.
-    pub(super) fn recount(&mut self, number: usize, revision: &Revision) -> Result<()> {
+    /// Whether what a delta's tables do not refer to can be given back: its digest comes out, and no block of it is bad.
+    fn unreferenced(&self, number: usize) -> Unreferenced {
+        let revision = self.manifest.revisions.get(number);
+        let is_good = revision.is_some_and(|revision| revision.findings.bad_blocks.is_empty());
+        match is_good && self.vouched.contains(&number) {
+            true => Unreferenced::Free,
+            false => Unreferenced::Keep,
+        }
+    }
+
+    /// Makes the reference counts of a delta anew; false for one that is not written to.
+    pub(super) fn recount(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         self.begin_repair(revision)?;
+        let repaired = match self.repair_delta(number, revision) {
+            Ok(()) => true,
+            Err(error) if error.is_damage() => false,
+            Err(error) => return Err(error),
+        };
+        self.end_repair()?;
+        Ok(repaired)
+    }
+
+    /// The same, between the beginning of a repair and its end.
+    pub(super) fn repair_delta(&self, number: usize, revision: &Revision) -> Result<()> {
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
-        delta::repair(&**self.storage, revision.uuid, size, bytes, backing)?;
-        self.end_repair()
+        let unreferenced = self.unreferenced(number);
+        delta::repair(&**self.storage, revision.uuid, size, bytes, backing, unreferenced)
     }
 
     /// Publishes that a delta is being changed, so that the next writer goes on if this one cannot.
@@ -274,6 +354,25 @@ impl Scrub<'_> {
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether every entry of a delta can be read.
+fn is_whole(delta: &Delta) -> Result<bool> {
+    let size = delta.header().cluster_size;
+    let end = BlockIndex(size.count(delta.header().virtual_bytes));
+    let mut next = BlockIndex(0);
+    let mut step = || -> Result<()> {
+        while let Some(first) = delta.next_held_block(next, end)? {
+            next = BlockIndex(first.plus(STEP_BLOCKS).0.min(end.0));
+            delta.held(first, next.0 - first.0)?;
+        }
+        Ok(())
+    };
+    match step() {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -113,7 +113,9 @@ pub fn write(data: &[u8]) -> Option<Written> {
     }
     if input.repair {
         let backing = Some(Backing::IMAGE);
-        delta::repair(&written.disk, revision, block_size, size_bytes, backing).expect("a repair");
+        let free = delta::Unreferenced::Free;
+        delta::repair(&written.disk, revision, block_size, size_bytes, backing, free)
+            .expect("a repair");
     }
     Some(written)
 }

@@ -267,6 +267,9 @@ impl Model {
 
     /// That there is exactly what is expected.
     fn check(&mut self, place: &str) {
-        self.world.check_committed(None).unwrap_or_else(|error| panic!("{place}: {error}"));
+        self.world
+            .check_committed(None)
+            .and_then(|_| self.world.check_format())
+            .unwrap_or_else(|error| panic!("{place}: {error}"));
     }
 }

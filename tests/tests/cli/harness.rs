@@ -1,5 +1,6 @@
 //! A folder of its own for each test, and the command run in it with an environment of its own.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use backy_lib::Digest;
+use backy_tests::checker;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,6 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A folder with `source.img` and, mostly, the archive `a` for it.
 pub(crate) struct Scene {
     folder: TempDir,
+    /// Whether the test has asked for the path of a file in the archive, as it does to damage it.
+    may_be_damaged: Cell<bool>,
+}
+
+impl Drop for Scene {
+    /// Whatever a test has done with the command, the archive is what the document of the format says.
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.may_be_damaged.get() {
+            return;
+        }
+        if let Ok(Some(problems)) = checker::check_folder(&self.folder.path().join("a")) {
+            assert_eq!(problems, Vec::<String>::new(), "the archive against the format");
+        }
+    }
 }
 
 /// What a command did.
@@ -62,7 +78,8 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 impl Scene {
     /// Only a source.
     pub(crate) fn new() -> Self {
-        let scene = Scene { folder: TempDir::new().expect("a temporary folder") };
+        let folder = TempDir::new().expect("a temporary folder");
+        let scene = Scene { folder, may_be_damaged: Cell::new(false) };
         scene.write("source.img", &noise(1, SOURCE_BYTES));
         scene
     }
@@ -96,6 +113,10 @@ impl Scene {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
+        let harmless = ["a/backy.toml", "a/lock", "a/history.jsonl"];
+        if name.starts_with("a/") && !harmless.contains(&name) {
+            self.may_be_damaged.set(true);
+        }
         self.folder.path().join(name)
     }
 
@@ -108,7 +129,7 @@ impl Scene {
     }
 
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(self.path(name)).expect("read a file")
+        fs::read(self.folder.path().join(name)).expect("read a file")
     }
 
     pub(crate) fn read_text(&self, name: &str) -> String {

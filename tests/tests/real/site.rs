@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use backy_lib::storage::sim::Random;
 use backy_lib::{Archive, RevisionId};
-use backy_tests::qemu;
+use backy_tests::{checker, qemu};
 use backy_tests::world::{self, Expected, fill_block};
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -184,6 +184,8 @@ impl Site {
             }
         }
         assert_eq!(self.files(), needed, "the files of the archive");
+        let problems = checker::check_folder(&self.folder).expect("read the archive");
+        assert_eq!(problems.unwrap_or_default(), Vec::<String>::new(), "against the format");
     }
 
     /// The names of the files in the archive, without those that come and go as they may.

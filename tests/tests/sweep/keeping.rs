@@ -119,7 +119,7 @@ fn scrub() {
     );
     let third = [part(1), part(2), part(4), part(2), part(6)].concat();
     type Damage = fn(&World);
-    let damages: [(&str, Damage); 4] = [
+    let damages: [(&str, Damage); 6] = [
         ("image", |world| world.disk.tamper(FileName::IMAGE, |image| image[4096 + 9] ^= 1)),
         ("header", |world| {
             let name = FileName::Delta(world.expected[1].uuid);
@@ -132,6 +132,17 @@ fn scrub() {
         ("reference counts", |world| {
             let name = FileName::Delta(world.expected[2].uuid);
             world.disk.tamper(name, |delta| delta[4096..4104].fill(0));
+        }),
+        // The L2 table is the fourth cluster. Block 2 is packed, in the last cluster with data.
+        ("an L2 entry", |world| {
+            let name = FileName::Delta(world.expected[1].uuid);
+            world.disk.tamper(name, |delta| delta[3 * 4096 + 2 * 8..][..8].fill(0));
+        }),
+        ("an L2 entry and the digests", |world| {
+            let name = FileName::Delta(world.expected[1].uuid);
+            world.disk.tamper(name, |delta| delta[3 * 4096 + 2 * 8..][..8].fill(0));
+            let name = FileName::Digests(world.expected[2].uuid, DigestsKind::Delta);
+            world.disk.tamper(name, |digests| digests[..4200].fill(0));
         }),
     ];
     for (what, damage) in damages {

@@ -81,10 +81,13 @@ impl Manifest {
             .any(|known| known.revision == revision && known.bad_blocks >= bad_blocks)
     }
 
-    /// Takes note that somebody has looked at all alarms and at this damage: lost blocks by revision.
+    /// Takes note that somebody has looked at all alarms and flaws and at this damage: lost blocks by revision.
     pub fn confirm(&mut self, damage: &[(RevisionId, u64)], now: Timestamp) {
         for alarm in &mut self.alarms {
             alarm.confirmed.get_or_insert(now);
+        }
+        for flaw in self.revisions.iter_mut().flat_map(|revision| &mut revision.flaws) {
+            flaw.confirmed.get_or_insert(now);
         }
         for &(revision, bad_blocks) in damage {
             if self.is_known_damage(revision, bad_blocks) {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 mod alarm;
 mod findings;
+mod flaw;
 mod revision;
 mod source;
 mod text;
@@ -25,6 +26,7 @@ use crate::units::{BlockIndex, BlockSize};
 
 pub use alarm::{Alarm, KnownDamage};
 pub use findings::{BlockRange, Findings, within};
+pub use flaw::Flaw;
 pub use revision::{Revision, Statistics, Verified};
 pub use source::{Sameness, SourceIdentity};
 

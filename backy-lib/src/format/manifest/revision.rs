@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockRange, Findings, Unknown};
+use super::{BlockRange, Findings, Flaw, Unknown};
 use crate::digest::Digest;
 use crate::format::qcow2::Backing;
 use crate::revision::{RevisionId, Tag};
@@ -39,6 +39,9 @@ pub struct Revision {
     /// What is known to be wrong with it.
     #[serde(default)]
     pub findings: Findings,
+    /// What is wrong with its files other than single blocks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<Flaw>,
     /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap. Blocks
     /// in none of them have never been.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -105,6 +108,7 @@ impl Revision {
             pinned_tags: BTreeSet::new(),
             statistics,
             findings: Findings::default(),
+            flaws: Vec::new(),
             verified: Vec::new(),
             unknown: Unknown::new(),
         }

@@ -1,0 +1,91 @@
+//! What a scrub found wrong with a revision's files and could not repair, other than single blocks.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Revision;
+use crate::storage::FileName;
+
+/// A revision remembers no more of them: one is enough to make somebody look.
+const MAX_FLAWS: usize = 8;
+/// Longest message that is remembered.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// Something wrong with a file of a revision that is not about single blocks: its header, its tables, its digests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Flaw {
+    /// The file within the archive's folder.
+    pub file: String,
+    /// What was found, and what was expected.
+    pub message: String,
+    /// When a scrub first found it.
+    pub found: Timestamp,
+    /// When somebody confirmed that they know of it.
+    pub confirmed: Option<Timestamp>,
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
+}
+
+impl Revision {
+    /// Records what a scrub finds wrong now. What was known before keeps its dates; what is not found any more is forgotten.
+    pub fn set_flaws(&mut self, found: Vec<(FileName, String)>, now: Timestamp) {
+        let known = std::mem::take(&mut self.flaws);
+        for (file, message) in found.into_iter().take(MAX_FLAWS) {
+            let file = file.to_string();
+            let message: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
+            let same = |flaw: &&Flaw| flaw.file == file && flaw.message == message;
+            let flaw = known.iter().find(same).cloned().unwrap_or_else(|| Flaw {
+                file,
+                message,
+                found: now,
+                confirmed: None,
+                unknown: Map::new(),
+            });
+            self.flaws.push(flaw);
+        }
+    }
+
+    /// The flaws that nobody has confirmed.
+    pub fn open_flaws(&self) -> impl Iterator<Item = &Flaw> {
+        self.flaws.iter().filter(|flaw| flaw.confirmed.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::format::manifest::{Manifest, Statistics};
+    use crate::revision::RevisionId;
+    use crate::units::BlockSize;
+
+    /// A flaw is open until it is confirmed or found no more, and keeps its dates as long as it stays the same.
+    #[test]
+    fn a_flaw_is_open_until_it_is_confirmed_or_gone() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (digest, id) = (Digest::of(b""), RevisionId::new(at(1)));
+        let revision = Revision::newest(id, at(1), at(1), 0, digest, Statistics::default());
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        manifest.push_newest(revision);
+        let text = |manifest: &Manifest| String::from_utf8(manifest.encode().unwrap()).unwrap();
+        assert!(!text(&manifest).contains("flaws"), "left out when there are none");
+        let found = |message: &str| vec![(FileName::IMAGE, message.to_owned())];
+        manifest.revisions[0].set_flaws(found("a"), at(2));
+        manifest.revisions[0].set_flaws(found("a"), at(3));
+        assert_eq!(manifest.revisions[0].open_flaws().map(|f| f.found).collect::<Vec<_>>(), [at(2)]);
+        manifest.confirm(&[], at(4));
+        manifest.confirm(&[], at(5));
+        assert_eq!(manifest.revisions[0].flaws[0].confirmed, Some(at(4)));
+        let read = Manifest::parse(&manifest.encode().unwrap()).unwrap();
+        assert_eq!(read.revisions, manifest.revisions);
+        manifest.revisions[0].set_flaws([found("a"), found("b")].concat(), at(6));
+        let open: Vec<_> = manifest.revisions[0].open_flaws().map(|f| f.message.clone()).collect();
+        assert_eq!(open, ["b"]);
+        manifest.revisions[0].set_flaws(Vec::new(), at(7));
+        assert!(manifest.revisions[0].flaws.is_empty());
+        let many = (0..99).map(|n| (FileName::IMAGE, format!("{n}{}", "ü".repeat(999))));
+        manifest.revisions[0].set_flaws(many.collect(), at(8));
+        assert!(text(&manifest).len() < 10_000);
+    }
+}

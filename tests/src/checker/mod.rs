@@ -1,0 +1,98 @@
+//! An independent checker: does an archive say and hold what `doc/format.md` promises?
+//!
+//! It shares no code with the library, so that a mistake in one is not in the other as well: a test sees to that. It gets the
+//! files as bytes and gives one sentence for each statement of the document that does not hold. Each block is digested once.
+//! Unknown fields are left alone, as the document has it. A revision with `flaws` is checked as far as the manifest goes.
+
+mod delta;
+mod digests;
+mod manifest;
+mod qcow2;
+mod revision;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{fs, io};
+
+/// The files of an archive by their names; a folder in it is a name with a slash at its end.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// Archives with more bytes are not read into memory.
+pub const MAX_BYTES: u64 = 256 << 20;
+
+/// The statements of the document that do not hold, one sentence each.
+pub fn check(files: &Files) -> Vec<String> {
+    let mut problems = Problems::default();
+    if let Some(manifest) = manifest::check(files, &mut problems) {
+        revision::check(files, &manifest, &mut problems);
+    }
+    problems.0
+}
+
+/// The same for a folder. None when it has no manifest, or is too large to be read.
+pub fn check_folder(folder: &Path) -> io::Result<Option<Vec<String>>> {
+    let mut files = Files::new();
+    let mut left = MAX_BYTES;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name().to_string_lossy().into_owned(), entry.file_type()?);
+        if !kind.is_file() {
+            files.insert(name + "/", Vec::new());
+            continue;
+        }
+        match left.checked_sub(entry.metadata()?.len()) {
+            Some(less) => left = less,
+            None => return Ok(None),
+        }
+        files.insert(name, fs::read(entry.path())?);
+    }
+    Ok(files.contains_key("manifest.json").then(|| check(&files)))
+}
+
+/// What does not hold.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, sentence: impl Into<String>) {
+        self.0.push(sentence.into());
+    }
+
+    /// Adds the sentence if this is not so, and says whether it is.
+    fn expect(&mut self, is_so: bool, sentence: impl FnOnce() -> String) -> bool {
+        if !is_so {
+            self.0.push(sentence());
+        }
+        is_so
+    }
+}
+
+fn be_u16(bytes: &[u8], at: usize) -> u16 {
+    number(bytes, at, 2) as u16
+}
+
+fn be_u32(bytes: &[u8], at: usize) -> u32 {
+    number(bytes, at, 4) as u32
+}
+
+fn be_u64(bytes: &[u8], at: usize) -> u64 {
+    number(bytes, at, 8)
+}
+
+/// A big-endian number; what is behind the end is zero.
+fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    (at..at + len).fold(0, |value, at| value << 8 | u64::from(bytes.get(at).copied().unwrap_or(0)))
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    use sha2::Digest as _;
+    let mut hasher = sha2::Sha256::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize().into()
+}
+
+fn hex(digest: [u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
