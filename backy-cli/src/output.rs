@@ -185,7 +185,10 @@ fn write_line(line: String) {
 /// Says where a thread has panicked, in one line; what it said becomes an error, if the operation can still end with one.
 pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
-    let message = panic.payload_as_str().unwrap_or("no message");
+    let payload = panic.payload();
+    let literal = payload.downcast_ref::<&str>().copied();
+    let message = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no message");
     write_line(format!("backy: a bug{place}: {}", one_line(message)));
 }
 

@@ -1,20 +1,30 @@
 //! The manifest on disk: read, and replaced as a whole.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{MANIFEST_FULL_BYTES, MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw};
 use crate::storage::{Access, FileName, Published, Storage, StorageFile, staged};
+
+/// How long a manifest counts as the newest on a file system that does not tell whether it has been replaced.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 /// A manifest, and the file that it was read from.
 pub(crate) struct ManifestFile {
     pub(crate) manifest: Manifest,
     file: Box<dyn StorageFile>,
+    /// When it was read, where inode numbers mean nothing.
+    doubtful_since: Option<Instant>,
 }
 
 impl ManifestFile {
     /// Whether it has not been replaced. While it is open no other file can be taken for it, so nothing that begins with the
     /// publishing of a manifest has begun since it was read.
+    ///
+    /// On network and FUSE file systems another one may look the same: there this only says that it need not be read again yet.
     pub(crate) fn is_current(&self) -> Result<bool> {
-        self.file.is_in_place()
+        let is_recent = self.doubtful_since.is_none_or(|since| since.elapsed() < TRUSTED);
+        Ok(is_recent && self.file.is_in_place()?)
     }
 }
 
@@ -44,13 +54,17 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
         }
         Err(error) => return Err(error),
     };
+    let doubtful_since = match file.stamp()? {
+        Some(_) => None,
+        None => Some(Instant::now()),
+    };
     let content = staged::read_file(&*file, MANIFEST_LIMIT_BYTES)?;
     let path = || storage.path(FileName::MANIFEST);
     let manifest = Manifest::parse(&content).map_err(|flaw| match flaw {
         ManifestFlaw::Damaged(flaw) => Error::flawed(path())(flaw),
         ManifestFlaw::Unsupported(what) => Error::Unsupported { path: path(), what },
     })?;
-    Ok(ManifestFile { manifest, file })
+    Ok(ManifestFile { manifest, file, doubtful_since })
 }
 
 /// Replaces the manifest: the commit of every operation.

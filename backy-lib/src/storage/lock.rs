@@ -5,8 +5,9 @@
 //! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file.
 //! The kernel drops both locks when the process ends, however it ends.
 
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -71,7 +72,7 @@ pub(super) fn take(
         Err(Errno::WOULDBLOCK) => return busy(&mut file),
         Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
     };
-    write_holder(&mut file, holder).map_err(Error::io(&path, "write"))?;
+    write_holder(&file, holder).map_err(Error::io(&path, "write"))?;
     Ok(Box::new(HeldLock { file, _folder: folder_lock }))
 }
 
@@ -111,10 +112,9 @@ fn read_holder(file: &mut std::fs::File) -> String {
     if read.is_err() || line.is_empty() { "another process".to_owned() } else { line }
 }
 
-fn write_holder(file: &mut std::fs::File, holder: &str) -> io::Result<()> {
+fn write_holder(file: &std::fs::File, holder: &str) -> io::Result<()> {
     file.set_len(0)?;
-    file.rewind()?;
-    match file.write_all(holder.as_bytes()) {
+    match file.write_all_at(holder.as_bytes(), 0) {
         // The note is a courtesy; a full disk must not keep maintenance from making room.
         Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
         done => done,
