@@ -17,7 +17,7 @@ fn with_file_system(uuid: u8, seed: u64) -> Vec<u8> {
 
 fn alarm(scene: &Scene) -> String {
     let status = scene.works(&["-b", "a", "status", "--json"]).json();
-    status["problems"].to_string()
+    status["health"].to_string()
 }
 
 /// A source that has become empty makes no revision, and takes none away.
