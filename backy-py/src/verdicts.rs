@@ -15,6 +15,28 @@ report! {
         path(r) = r.path;
         /// "file", "block device" or "Python object".
         kind(r) = r.kind;
+        /// World wide name of the disk, if it is known.
+        wwid(r) = r.wwid;
+        /// Serial number of the disk, if it is known.
+        serial(r) = r.serial;
+        /// What the device mapper calls the volume, if it is one.
+        dm_uuid(r) = r.dm_uuid;
+        /// The file that a loop device shows.
+        loop_file(r) = r.loop_file;
+        /// Of the partition, if it is one.
+        partition_uuid(r) = r.partition_uuid;
+        /// Of the partition table that it begins with.
+        partition_table_uuid(r) = r.partition_table_uuid;
+        /// Of the file system, encrypted volume or physical volume that it begins with.
+        file_system_uuid(r) = r.file_system_uuid;
+        /// Inode number of a file.
+        inode(r) = r.inode;
+        /// When the file was made, with zone UTC.
+        born(r) = r.born;
+        /// The format of a disk image that it is, such as "qcow2".
+        container(r) = r.container;
+        /// The file that this image needs, which is not backed up with it.
+        backing_file(r) = r.backing_file;
     }
 }
 
@@ -173,6 +195,12 @@ report! {
         usual_bytes(r) = r.usual_bytes;
         /// When somebody confirmed that it is in order, or None.
         confirmed(r) = r.confirmed;
+        /// Bytes of data of the revision before that are gone, where these are most of it.
+        lost_bytes(r) = r.lost_bytes;
+        /// Bytes of data that the revision before had, where lost_bytes is known.
+        had_bytes(r) = r.had_bytes;
+        /// How the source differs from the one that was backed up before, where it is another one.
+        other_source(r) = r.other_source;
     }
 }
 

@@ -107,7 +107,7 @@ fn qcow2_other_file(head: &[u8]) -> Option<String> {
     }
     let mut next = u64::from(u32::from_be_bytes(bytes(head, 100)?));
     // Each is eight bytes at least, so that this ends.
-    while let Some(at) = usize::try_from(next).ok() {
+    while let Ok(at) = usize::try_from(next) {
         let kind = u32::from_be_bytes(bytes(head, at)?);
         let len = u32::from_be_bytes(bytes(head, at.checked_add(4)?)?);
         match kind {
