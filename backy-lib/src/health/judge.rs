@@ -150,7 +150,8 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
 fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let revisions = || facts.manifest.revisions.iter().enumerate();
     let flawed = || revisions().filter(|(_, revision)| !revision.flaws.is_empty());
-    let open = flawed().find_map(|(number, revision)| Some((number, revision.open_flaws().next()?)));
+    let open =
+        flawed().find_map(|(number, revision)| Some((number, revision.open_flaws().next()?)));
     let first = flawed().find_map(|(number, revision)| Some((number, revision.flaws.first()?)));
     let (number, flaw) = open.or(first)?;
     let more = match flawed().count() {
@@ -159,7 +160,8 @@ fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     };
     let message =
         format!("revision {number} has a damaged file: {}: {}{more}", flaw.file, flaw.message);
-    let mut advice = "get the file back from a copy of the archive and run 'backy scrub'".to_owned();
+    let mut advice =
+        "get the file back from a copy of the archive and run 'backy scrub'".to_owned();
     if is_frozen(facts, limits, ProblemKind::Damage) {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
     }

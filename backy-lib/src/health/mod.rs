@@ -261,7 +261,8 @@ pub fn freezes(manifest: &Manifest, bad_blocks: &[u64]) -> Vec<Freeze> {
     });
     let flaws = manifest.revisions.iter().enumerate().filter_map(|(number, revision)| {
         let flaw = revision.open_flaws().next()?;
-        let message = format!("revision {number} has a damaged file: {}: {}", flaw.file, flaw.message);
+        let message =
+            format!("revision {number} has a damaged file: {}: {}", flaw.file, flaw.message);
         Some(Freeze { kind: ProblemKind::Damage, revision: revision.uuid, message })
     });
     alarms.chain(damage).chain(flaws).collect()

@@ -47,7 +47,8 @@ pub(crate) fn find(
     };
     let step = STEP_BYTES.max(cluster);
     let mut bytes = vec![0; (step + MAX_STORED_CLUSTERS * cluster) as usize];
-    let data_offset = Layout::new(delta.header.cluster_size, delta.header.virtual_bytes).data_offset;
+    let data_offset =
+        Layout::new(delta.header.cluster_size, delta.header.virtual_bytes).data_offset;
     let mut next = data_offset;
     while let Some(data) = delta.file.next_data(next)?.filter(|data| data.offset < end) {
         let mut at = data.offset / cluster * cluster;

@@ -177,7 +177,10 @@ impl Delta<'_> {
             };
             let is_inside = offset >= layout.data_offset && offset < image.raw.len() as u64;
             if problems.expect(is_inside, || format!("{name}: block {block} is at {offset:#x}")) {
-                count(offset, bytes.min((image.raw.len() as u64).next_multiple_of(cluster) - offset));
+                count(
+                    offset,
+                    bytes.min((image.raw.len() as u64).next_multiple_of(cluster) - offset),
+                );
                 spans.push((offset, exact, *block));
             }
         }
@@ -205,8 +208,15 @@ impl Delta<'_> {
         }
         let hosts = (image.raw.len() as u64).div_ceil(cluster);
         for (number, &place) in (0..).zip(&blocks) {
-            for at in 0..per_block {
-                let host = number * per_block + at;
+            let first = number * per_block;
+            // Without a block nothing is counted; where nothing is referred to, that is right.
+            let referred = counts.range(first..first + per_block);
+            let all: Vec<u64> = match place {
+                0 => referred.map(|(host, _)| *host).collect(),
+                _ => (first..first + per_block).collect(),
+            };
+            for host in all {
+                let at = host - first;
                 let found = if place == 0 { 0 } else { u64::from(image.refcount(place, at)) };
                 let expected = counts.get(&host).copied().unwrap_or(0);
                 // A cluster that nothing refers to may stay allocated.
@@ -238,8 +248,9 @@ impl Delta<'_> {
             if is_bad {
                 continue;
             }
-            let mut expect =
-                |is_so, what: &str| problems.expect(is_so, || format!("{name}: block {block}: {what}"));
+            let mut expect = |is_so, what: &str| {
+                problems.expect(is_so, || format!("{name}: block {block}: {what}"))
+            };
             if *entry == Entry::Zero {
                 expect(digest == ZERO, "a zero cluster with another digest");
                 continue;

@@ -223,8 +223,7 @@ fn is_kind(value: &Value, kind: Kind) -> bool {
 
 /// RFC 3339 in UTC: `2026-11-28T02:00:00.123Z`.
 fn is_time(text: &str) -> bool {
-    let shape: String =
-        text.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
     let Some(rest) = shape.strip_prefix("9999-99-99T99:99:99") else { return false };
     let Some(fraction) = rest.strip_suffix('Z') else { return false };
     let digits = fraction.strip_prefix('.').unwrap_or_default();
@@ -419,10 +418,7 @@ fn check_present(files: &Files, manifest: &Manifest, problems: &mut Problems) {
         }
         needed.extend(match number {
             0 => ["last.raw".to_owned(), format!("{}.image.digests", revision.uuid)],
-            _ => [
-                format!("{}.qcow2", revision.uuid),
-                format!("{}.delta.digests", revision.uuid),
-            ],
+            _ => [format!("{}.qcow2", revision.uuid), format!("{}.delta.digests", revision.uuid)],
         });
     }
     for name in needed {

@@ -120,12 +120,8 @@ fn check_older(
 ) -> Option<Vec<[u8; 32]>> {
     let revision = &manifest.revisions[number];
     let name = format!("{}.delta.digests", revision.uuid);
-    let delta = delta::check(
-        files.get(&format!("{}.qcow2", revision.uuid))?,
-        number,
-        manifest,
-        problems,
-    )?;
+    let delta =
+        delta::check(files.get(&format!("{}.qcow2", revision.uuid))?, number, manifest, problems)?;
     let table = digests::check(&name, files.get(&name)?, number, manifest, problems)?;
     delta.check_content(number, manifest, &table, problems);
     let is_standalone = manifest.is_standalone(number);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use backy_lib::storage::sim::Random;
 use backy_lib::{Archive, RevisionId};
-use backy_tests::{checker, qemu};
 use backy_tests::world::{self, Expected, fill_block};
+use backy_tests::{checker, qemu};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 

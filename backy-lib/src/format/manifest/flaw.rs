@@ -73,7 +73,10 @@ mod tests {
         let found = |message: &str| vec![(FileName::IMAGE, message.to_owned())];
         manifest.revisions[0].set_flaws(found("a"), at(2));
         manifest.revisions[0].set_flaws(found("a"), at(3));
-        assert_eq!(manifest.revisions[0].open_flaws().map(|f| f.found).collect::<Vec<_>>(), [at(2)]);
+        assert_eq!(
+            manifest.revisions[0].open_flaws().map(|f| f.found).collect::<Vec<_>>(),
+            [at(2)]
+        );
         manifest.confirm(&[], at(4));
         manifest.confirm(&[], at(5));
         assert_eq!(manifest.revisions[0].flaws[0].confirmed, Some(at(4)));
