@@ -14,12 +14,18 @@ mod cache;
 mod calls;
 #[path = "real/clone.rs"]
 mod clone;
+#[path = "real/conformance.rs"]
+mod conformance;
+#[path = "real/cost.rs"]
+mod cost;
 #[path = "real/crowd.rs"]
 mod crowd;
 #[path = "real/device.rs"]
 mod device;
 #[path = "real/disks.rs"]
 mod disks;
+#[path = "real/durable.rs"]
+mod durable;
 #[path = "real/full.rs"]
 mod full;
 #[path = "real/holeless.rs"]
@@ -30,6 +36,10 @@ mod hooks;
 mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
+#[path = "real/large.rs"]
+mod large;
+#[path = "real/made.rs"]
+mod made;
 #[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
 #[path = "mount/mounted.rs"]
 mod mounted;
@@ -39,6 +49,8 @@ mod moving;
 mod planted;
 #[path = "real/processes.rs"]
 mod processes;
+#[path = "real/rare.rs"]
+mod rare;
 #[path = "real/readers.rs"]
 mod readers;
 #[path = "real/readonly.rs"]
@@ -51,6 +63,8 @@ mod room;
 mod site;
 #[path = "real/space.rs"]
 mod space;
+#[path = "real/sparse.rs"]
+mod sparse;
 #[path = "real/strace.rs"]
 mod strace;
 #[path = "real/threads.rs"]
