@@ -18,12 +18,15 @@ BENCH_ARGS ?=
 ROUNDS ?= 1000
 COUNT ?= 200
 SEED ?=
+# Part of all mutants that `make mutants` tries, such as 0/8; and how many `make mutants-sample` does.
+SHARD ?=
+SAMPLE ?= 40
 # SECONDS is one of bash's own variables, so it reaches the recipe only by being put in by make.
 SECONDS ?= 60
 TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants fuzz wheel \
+.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants mutants-sample fuzz wheel \
 	demo bench bench-peers bench-micro build deb deb-test deps venv clean
 
 help: ## List the targets
@@ -101,8 +104,11 @@ deny: ## Licences, bans, sources and, where it can be had, advisories of all tha
 	    echo "SKIPPED: advisories: the database cannot be fetched: $$(grep -m 1 -iE 'error|fail' <<<"$$why" || echo 'no answer')"; \
 	fi
 
-mutants: ## Which changes of format, retention and chain no test notices (needs cargo-mutants; hours)
-	tests/mutants
+mutants: ## Which changes of the library no test notices (needs cargo-mutants; SHARD=0/8 is a night on two cores)
+	tests/mutants $(if $(SHARD),--shard $(SHARD))
+
+mutants-sample: ## The same of some SAMPLE=40 changes, others each day, and the unit tests (needs cargo-mutants; SEED=)
+	SEED=$(SEED) tests/mutants --sample $(SAMPLE)
 
 fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest config" for only these)
 	fuzz/run $(SECONDS) $(TARGETS)

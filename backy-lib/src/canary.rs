@@ -38,11 +38,21 @@ pub enum Bug {
     UncheckedDigests,
     /// A backup does not check the old block that it moves to the overlay.
     UncheckedOldBlock,
+    /// The offset of a write to a file or a target has only its lower 32 bits.
+    CutWrite,
+    /// So has that of a read.
+    CutRead,
+    /// A merge forgets which of the blocks that it takes over are bad.
+    LostFindings,
+    /// A history that has become too long is begun anew without the old one being put aside.
+    LostHistory,
+    /// A textfile gets its name when its figures may not be durable yet.
+    UnsyncedTextfile,
 }
 
 impl Bug {
     /// All that there are.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 18] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -56,6 +66,11 @@ impl Bug {
         Bug::UncheckedBlock,
         Bug::UncheckedDigests,
         Bug::UncheckedOldBlock,
+        Bug::CutWrite,
+        Bug::CutRead,
+        Bug::LostFindings,
+        Bug::LostHistory,
+        Bug::UnsyncedTextfile,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -74,6 +89,11 @@ impl Bug {
             Bug::UncheckedBlock => "unchecked-block",
             Bug::UncheckedDigests => "unchecked-digests",
             Bug::UncheckedOldBlock => "unchecked-old-block",
+            Bug::CutWrite => "cut-write",
+            Bug::CutRead => "cut-read",
+            Bug::LostFindings => "lost-findings",
+            Bug::LostHistory => "lost-history",
+            Bug::UnsyncedTextfile => "unsynced-textfile",
         }
     }
 }

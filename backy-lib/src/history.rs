@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::canary::{Bug, planted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Movement, Run};
 use crate::progress::{Event, Observer};
@@ -162,7 +163,10 @@ fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
     let mut file = open(storage)?;
     let mut len = file.len()?;
     if len > MAX_BYTES {
-        storage.rename(FileName::History, FileName::OldHistory)?;
+        match planted(Bug::LostHistory) {
+            true => storage.remove(FileName::History)?,
+            false => storage.rename(FileName::History, FileName::OldHistory)?,
+        }
         (file, len) = (open(storage)?, 0);
     }
     let mut text = String::new();

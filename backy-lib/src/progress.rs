@@ -73,6 +73,11 @@ impl Counters {
     pub(crate) fn add(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Relaxed);
     }
+
+    /// The phase has ended, and there was nothing to do in what is left.
+    pub(crate) fn finish(&self) {
+        self.done_bytes.store(self.total_bytes(), Relaxed);
+    }
 }
 
 /// What an observer is told.

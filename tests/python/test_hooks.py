@@ -100,20 +100,36 @@ def test_what_stops_the_backup_runs_after(archive: Archive, log: Path) -> None:
 
 def test_a_killed_script(archive: Archive, log: Path) -> None:
     """With SIGKILL, 'after' is run by the guard, which finds the module where the script has found it."""
+    reached = archive.path.parent / "reached"
     script = f"""
 import sys
 sys.path[:] = {sys.path!r}
 import backy
-backy.Archive({str(archive.path)!r}).backup(force=True, limit_rate="1M")
+
+class Endless:
+    """A source that is never read to its end, however slow or fast the machine is."""
+
+    size = {SIZE}
+
+    def readinto_at(self, offset: int, buffer: memoryview) -> int:
+        open({str(reached)!r}, "w").close()
+        sys.stdin.read()
+        raise RuntimeError("it was to be killed")
+
+backy.Archive({str(archive.path)!r}).backup(force=True, source=Endless())
 """
-    process = subprocess.Popen([sys.executable, "-I", "-c", script], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while archive.status().in_progress is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert log.read_text().endswith("after interrupted\n")
+    command = [sys.executable, "-I", "-c", script]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        # It has begun to read: the hook 'before' was run, and 'after' has to be.
+        while not reached.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    # Returns when the guard has ended, too, which holds standard error.
+    _, said = process.communicate(timeout=300)
+    assert log.read_text() == "before\nafter interrupted\n"
     assert b"the backup was killed; its hook 'after' was run" in said
     archive.backup(force=True)
     assert len(archive.revisions) == 1

@@ -17,6 +17,8 @@ import backy
 from backy import Archive
 from conftest import CHECKOUT, Made, flip, printed
 
+# What depends on the rest of the machine: two calls one after the other need not find the same.
+ELSEWHERE = {"free_bytes", "full_at"}
 # What two runs of the same operation do not have in common: times, and the names of what is made.
 VARYING = {"seconds", "bytes_per_second", "started", "finished", "at", "oldest", "uuid", "revision"}
 OLD = CHECKOUT / "tests/legacy/scrub-consistent"
@@ -27,8 +29,9 @@ Call = Callable[[Archive], Any]
 def masked(value: Any, mask: set[str]) -> Any:
     """The same with the type in place of what varies, and without the age of what was just made."""
     if isinstance(value, dict):
+        hidden = mask | ELSEWHERE
         return {
-            key: type(inner).__name__ if key in mask and not isinstance(inner, dict) else masked(inner, mask)
+            key: type(inner).__name__ if key in hidden and not isinstance(inner, dict) else masked(inner, mask)
             for key, inner in value.items()
         }
     if isinstance(value, list):
@@ -37,8 +40,8 @@ def masked(value: Any, mask: set[str]) -> Any:
 
 
 CASES: dict[str, tuple[Call, list[str], set[str]]] = {
-    "status": (lambda a: a.status(), ["status"], {"checked", "free_bytes"}),
-    "status-of-some": (lambda a: a.status("1..2"), ["status", "1..2"], {"checked", "free_bytes"}),
+    "status": (lambda a: a.status(), ["status"], {"checked"}),
+    "status-of-some": (lambda a: a.status("1..2"), ["status", "1..2"], {"checked"}),
     "backup": (lambda a: a.backup(tags=["new"]), ["backup", "-t", "new"], VARYING),
     "backup-that-is-not-due": (lambda a: a.backup(), ["backup"], set()),
     "backup-plan": (lambda a: a.backup(force=True, dry_run=True), ["backup", "-f", "--dry-run"], set()),

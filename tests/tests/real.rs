@@ -14,12 +14,18 @@ mod cache;
 mod calls;
 #[path = "real/clone.rs"]
 mod clone;
+#[path = "real/conformance.rs"]
+mod conformance;
+#[path = "real/cost.rs"]
+mod cost;
 #[path = "real/crowd.rs"]
 mod crowd;
 #[path = "real/device.rs"]
 mod device;
 #[path = "real/disks.rs"]
 mod disks;
+#[path = "real/durable.rs"]
+mod durable;
 #[path = "real/full.rs"]
 mod full;
 #[path = "real/holeless.rs"]
@@ -32,6 +38,10 @@ mod keeping;
 mod kill;
 #[path = "real/limits.rs"]
 mod limits;
+#[path = "real/large.rs"]
+mod large;
+#[path = "real/made.rs"]
+mod made;
 #[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
 #[path = "mount/mounted.rs"]
 mod mounted;
@@ -41,6 +51,8 @@ mod moving;
 mod planted;
 #[path = "real/processes.rs"]
 mod processes;
+#[path = "real/rare.rs"]
+mod rare;
 #[path = "real/readers.rs"]
 mod readers;
 #[path = "real/readonly.rs"]
@@ -53,6 +65,8 @@ mod room;
 mod site;
 #[path = "real/space.rs"]
 mod space;
+#[path = "real/sparse.rs"]
+mod sparse;
 #[path = "real/strace.rs"]
 mod strace;
 #[path = "real/threads.rs"]

@@ -5,6 +5,9 @@ mod nagios;
 mod prometheus;
 mod textfile;
 
+#[cfg(test)]
+mod tests;
+
 pub use nagios::{nagios, nagios_host, nagios_unknown};
 pub use prometheus::{prometheus, prometheus_names};
 pub use textfile::write_textfile;

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags, fchmod, open, rename, unlink};
 
 use super::prometheus;
 use crate::archive::{open_folder, read_config};
+use crate::canary::{Bug, planted};
 use crate::check::check_one;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -25,13 +26,16 @@ pub fn write_textfile(folder: &Path, clock: &dyn Clock) -> Result<bool> {
     Ok(true)
 }
 
-/// A reader finds the old content or the new one.
+/// A reader finds the old content or the new one, also after a power cut.
 fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let process = rustix::process::getpid().as_raw_nonzero();
     // Not to be taken for one that is to be read.
     let staged = path.with_extension(format!("prom.{process}.tmp"));
     let written = write(&staged, content).and_then(|()| {
-        rename(&staged, path).map_err(|errno| Error::io(path, "replace the file")(errno.into()))
+        rename(&staged, path).map_err(|errno| Error::io(path, "replace the file")(errno.into()))?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Error::io(folder, "sync the folder"))
     });
     if written.is_err() {
         // Nothing more can be done about it.
@@ -52,5 +56,5 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
     let readable = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     fchmod(&file, readable).map_err(|errno| failed(errno.into()))?;
     // Or a power cut could leave an empty one.
-    file.sync_data().map_err(failed)
+    if planted(Bug::UnsyncedTextfile) { Ok(()) } else { file.sync_data().map_err(failed) }
 }

@@ -9,10 +9,14 @@ use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
 use super::dir::read_all;
+use crate::canary::{Bug, planted};
 
 /// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache leave it when they
 /// have been copied, or written to the disk, which begins at once.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// What is left of an offset of 32 bits.
+const CUT: u64 = u32::MAX as u64;
 
 /// How one open file makes use of the page cache.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl PageCache {
         offset: u64,
     ) -> io::Result<usize> {
         read_all(buffer, |rest, done| {
-            let at = offset + done;
+            let at = if planted(Bug::CutRead) { (offset + done) & CUT } else { offset + done };
             let bypassing =
                 self.bypassing(|| preadv2(file, &mut [IoSliceMut::new(rest)], at, DONT_CACHE));
             bypassing.unwrap_or_else(|| file.read_at(rest, at))
@@ -53,6 +57,7 @@ impl PageCache {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let at = offset + done as u64;
+            let at = if planted(Bug::CutWrite) { at & CUT } else { at };
             let bypassing =
                 self.bypassing(|| pwritev2(file, &[IoSlice::new(rest)], at, DONT_CACHE));
             match bypassing.unwrap_or_else(|| file.write_at(rest, at)) {

@@ -419,7 +419,7 @@ pub(super) fn read_all(
     Ok(done)
 }
 
-/// Frees an extent of a file or a block device; writes zeros where that is not supported.
+/// Frees an extent of a file or a block device; writes zeros where that is not supported. A file keeps its length.
 pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
     if extent.len == 0 {
         return Ok(());
@@ -429,7 +429,10 @@ pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
         Ok(()) => Ok(()),
         // INVAL: not whole sectors of a block device, as the end of an image may be.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
-            write_zeros(file, extent)
+            let found = file.metadata()?;
+            // A block device has no length there, and none that could grow.
+            let end = if found.is_file() { extent.end().min(found.len()) } else { extent.end() };
+            write_zeros(file, Extent::between(extent.offset, end.max(extent.offset)))
         }
         Err(errno) => Err(errno.into()),
     }

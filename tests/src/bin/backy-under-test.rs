@@ -2,5 +2,6 @@
 //! name than the real one, since both are built into one folder.
 
 fn main() -> std::process::ExitCode {
+    backy_tests::canary::plant();
     backy_cli::main()
 }

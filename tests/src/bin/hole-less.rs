@@ -1,18 +1,22 @@
-//! `hole-less MAX_FILE_BYTES MOUNTPOINT`: a file system in memory that can do no more than FAT. No holes: what a file is extended
+//! `hole-less MAX_FILE_BYTES MOUNTPOINT [short] [interrupted]`: a file system in memory that can do no more than FAT. No holes: what a file is extended
 //! by is written out as zeros, and takes room. No punching, no looking for holes, no allocating in advance, no clones, no
 //! files without a name, no renaming that must not replace, no permissions that can be set, and an end to the length of a file.
 //! For the tests, since not every kernel has FAT. Ends with `umount`.
+//!
+//! It can do what the manual pages allow and hardly any file system does: `short`, reads and writes come to an end early;
+//! `interrupted`, every third call is.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 
 const TTL: Duration = Duration::from_secs(1);
@@ -29,6 +33,9 @@ enum Node {
 struct Fat {
     nodes: Mutex<Vec<Node>>,
     max_file_bytes: u64,
+    short: bool,
+    interrupted: bool,
+    calls: AtomicU64,
 }
 
 type Done<T> = Result<T, Errno>;
@@ -36,6 +43,33 @@ type Done<T> = Result<T, Errno>;
 impl Fat {
     fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this call is to be interrupted.
+    fn mood(&self) -> Done<()> {
+        match self.interrupted && self.calls.fetch_add(1, Ordering::Relaxed) % 3 == 1 {
+            true => Err(Errno::EINTR),
+            false => Ok(()),
+        }
+    }
+
+    /// How much of so many bytes is read or written at once: at least one.
+    fn most(&self, bytes: usize) -> usize {
+        match self.short {
+            true => {
+                bytes.min(1 + 7919 * self.calls.fetch_add(1, Ordering::Relaxed) as usize % 60_000)
+            }
+            false => bytes,
+        }
+    }
+
+    /// Past the page cache, which would ask again by itself.
+    fn flags(&self) -> FopenFlags {
+        if self.short || self.interrupted {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::empty()
+        }
     }
 
     fn look_up(&self, folder: INodeNo, name: &OsStr) -> Done<FileAttr> {
@@ -63,6 +97,7 @@ impl Fat {
     }
 
     fn set_len(&self, file: INodeNo, len: u64) -> Done<()> {
+        self.mood()?;
         if len > self.max_file_bytes {
             return Err(Errno::EFBIG);
         }
@@ -70,7 +105,16 @@ impl Fat {
         Ok(())
     }
 
+    fn read(&self, file: INodeNo, offset: u64, len: usize) -> Done<Vec<u8>> {
+        self.mood()?;
+        let mut nodes = self.nodes();
+        let rest = content(&mut nodes, file)?.get(offset as usize..).unwrap_or_default();
+        Ok(rest[..rest.len().min(self.most(len))].to_vec())
+    }
+
     fn write(&self, file: INodeNo, offset: u64, data: &[u8]) -> Done<u32> {
+        self.mood()?;
+        let data = &data[..self.most(data.len())];
         let (start, end) = (offset as usize, offset as usize + data.len());
         if end as u64 > self.max_file_bytes {
             return Err(Errno::EFBIG);
@@ -207,8 +251,7 @@ impl Filesystem for Fat {
     ) {
         match self.make(parent, name, Node::File(Vec::new())) {
             Ok(made) => {
-                let flags = FopenFlags::empty();
-                reply.created(&TTL, &made, Generation(0), FileHandle(0), flags);
+                reply.created(&TTL, &made, Generation(0), FileHandle(0), self.flags());
             }
             Err(error) => reply.error(error),
         }
@@ -245,11 +288,8 @@ impl Filesystem for Fat {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match content(&mut self.nodes(), ino) {
-            Ok(content) => {
-                let rest = content.get(offset as usize..).unwrap_or_default();
-                reply.data(&rest[..rest.len().min(size as usize)]);
-            }
+        match Fat::read(self, ino, offset, size as usize) {
+            Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
         }
     }
@@ -272,12 +312,16 @@ impl Filesystem for Fat {
         }
     }
 
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), self.flags());
+    }
+
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+        done(self.mood(), reply);
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+        done(self.mood(), reply);
     }
 
     fn readdir(
@@ -324,13 +368,22 @@ fn done(result: Done<()>, reply: ReplyEmpty) {
 
 fn main() -> std::io::Result<()> {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let usage = || std::io::Error::other("usage: hole-less MAX_FILE_BYTES MOUNTPOINT");
-    let [_, max_file_bytes, mountpoint] = arguments.as_slice() else { return Err(usage()) };
+    let usage = "usage: hole-less MAX_FILE_BYTES MOUNTPOINT [short] [interrupted]";
+    let usage = || std::io::Error::other(usage);
+    let [_, max_file_bytes, mountpoint, rest @ ..] = arguments.as_slice() else {
+        return Err(usage());
+    };
     let max_file_bytes = max_file_bytes.to_str().and_then(|text| text.parse().ok());
     let max_file_bytes = max_file_bytes.ok_or_else(usage)?;
+    let [short, interrupted] =
+        ["short", "interrupted"].map(|word| rest.iter().any(|is| is == word));
+    if rest.len() != usize::from(short) + usize::from(interrupted) {
+        return Err(usage());
+    }
     let nodes = Mutex::new(vec![Node::Folder(BTreeMap::new())]);
     let mut config = Config::default();
     config.n_threads = Some(2);
     config.mount_options = vec![MountOption::FSName("hole-less".to_owned())];
-    fuser::mount(Fat { nodes, max_file_bytes }, mountpoint, &config)
+    let calls = AtomicU64::new(0);
+    fuser::mount(Fat { nodes, max_file_bytes, short, interrupted, calls }, mountpoint, &config)
 }

@@ -4,6 +4,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, Stdio};
 
+use backy_lib::progress::Silent;
+use backy_lib::{Archive, ArchiveWriter};
+use backy_tests::legacy::OldArchive;
 use backy_tests::qemu::skipped;
 
 use super::harness::{Scene, is_root, noise, tool};
@@ -178,6 +181,37 @@ fn ambiguous_beginnings() {
     assert_eq!(prefix, &b[..4]);
     scene.refuses(&["-b", "a", "restore", "-r", prefix, "x"], &[prefix, "ambiguous", &a, &b]);
     scene.refuses(&["-b", "a", "find", "-r", &a[..3]], &[&a[..3]]);
+}
+
+/// While somebody else holds the lock, nothing that changes an archive begins: each says who, and no file is another one.
+#[test]
+fn every_writer_asks_for_the_lock() {
+    let (scene, _) = Scene::with_revisions(3);
+    let archive = Archive::open(&scene.path("a")).expect("the archive");
+    let held = ArchiveWriter::open(archive, "'somebody'", &Silent).expect("the lock");
+    let old = OldArchive::write(&scene.path("old"), 4096, 0, &[noise(1, 9000)]);
+    let old = old.folder.to_str().expect("a path of text").to_owned();
+    for args in [
+        &["backup", "--force"][..],
+        &["maintenance", "-k", "1"],
+        &["maintenance", "--confirm"],
+        &["rm", "1"],
+        &["rm", "0"],
+        &["tag", "0", "+x"],
+        &["scrub"],
+        &["scrub", "--rebuild", "--force"],
+        &["import", &old],
+    ] {
+        let args: Vec<&str> = ["-b", "a"].iter().chain(args).copied().collect();
+        scene.refuses(&args, &["'somebody'", "a"]);
+    }
+    // A drill reads, and says that it cannot be recorded.
+    let before = scene.state();
+    let run = scene.works(&["-b", "a", "drill"]);
+    assert!(run.stderr.contains("will not know of this drill"), "{run:?}");
+    assert_eq!(scene.state(), before, "a drill without the lock changed something");
+    drop(held);
+    scene.works(&["-b", "a", "tag", "0", "+x"]);
 }
 
 /// An archive that somebody holds with flock(1) is left alone.

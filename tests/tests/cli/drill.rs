@@ -90,6 +90,32 @@ fn a_command_looks_into_the_revision() {
     scene.refuses(&["-b", "a", "drill", "--dir", "tmp"], &["COMMAND", "--help"]);
 }
 
+/// A command that a signal ends has not been content, whatever the signal, and the drill says so for good.
+#[test]
+fn a_command_that_is_killed_does_not_pass() {
+    let (scene, _) = Scene::with_revisions(1);
+    fs::create_dir(scene.path("tmp")).unwrap();
+    for (signal, number) in [("KILL", "9"), ("TERM", "15"), ("ABRT", "6"), ("SEGV", "11")] {
+        let line = format!("kill -s {signal} $$ # {{}}");
+        let start = ["-b", "a", "drill", "--dir", "tmp"];
+        let args = |more: &[&'static str]| -> Vec<&str> {
+            start.iter().copied().chain(more.iter().copied()).collect()
+        };
+        let mut plain = args(&["--", "sh", "-c"]);
+        plain.push(&line);
+        scene.fails(&plain, &["did not pass", "sh", "signal", number]);
+        let status = scene.works(&["-b", "a", "status", "--json"]).json();
+        assert_eq!(status["drill"]["passed"], false, "{signal}: {status}");
+        let said = status["drill"]["message"].as_str().unwrap();
+        assert!(said.contains("signal") && !said.contains("every block"), "{said}");
+        let mut json = args(&["--json", "--", "sh", "-c"]);
+        json.push(&line);
+        let run = scene.run(&json);
+        assert_eq!((run.status, &run.json()["passed"]), (Some(1), &false.into()), "{run:?}");
+        assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
+    }
+}
+
 /// Ctrl-C, also twice, ends the command and removes the file.
 #[test]
 fn ctrl_c_during_a_command() {

@@ -68,6 +68,49 @@ fn what_was_done_is_told() {
     }
 }
 
+/// What has failed is not called right by anybody: on a terminal, where there is most to be told, and as a report.
+#[test]
+fn what_failed_is_not_called_right() {
+    let (scene, _) = Scene::with_revisions(2);
+    let mut image = scene.read("a/last.raw");
+    image[70_000] ^= 1;
+    scene.write("a/last.raw", &image);
+    scene.write("there", b"something else");
+    for line in [
+        "-b a drill -r 0",
+        "-b a drill -r 0 -- true",
+        "-b a restore -r 0 new",
+        "-b a restore -r 0 --force there",
+        "-b a export -r 0 new.qcow2",
+        "-b a scrub -n",
+        "-b a scrub",
+        "-b a restore -r 0 --keep-going kept",
+        "-b a rm 7",
+        "-b a tag 7 +x",
+    ] {
+        let Some(run) = on_terminal(&scene, &[("NO_COLOR", "1")], line) else { return };
+        assert_eq!(run.status, Some(1), "{line}: {run:?}");
+        let said = run.text();
+        assert!(said.contains("backy: error: "), "{line}: {said}");
+        for word in [
+            "every block is right",
+            "was content",
+            "every block has",
+            "removed ",
+            "has now",
+            "made ",
+        ] {
+            assert!(!said.contains(word), "{line}: {said}");
+        }
+        let last = said.trim_end().lines().last().unwrap_or_default();
+        assert!(last.starts_with("backy: error: "), "{line}: {said}");
+    }
+    // A command that is not content, of a revision that is right.
+    let line = "-b a drill -r 1 -- false";
+    let run = on_terminal(&scene, &[("NO_COLOR", "1")], line).unwrap();
+    assert!(run.status == Some(1) && !run.text().contains("was content"), "{run:?}");
+}
+
 /// The verdict is coloured on a terminal, but not with NO_COLOR or on a dumb one.
 #[test]
 fn colours_are_for_terminals() {

@@ -294,6 +294,42 @@ fn a_partition_and_its_disk_are_one() {
     site.check_at_rest();
 }
 
+/// What the kernel keeps of one of them from before is not given out when it is opened after the other was written to.
+#[test]
+fn no_stale_pages_of_a_partition_or_its_disk() {
+    let Some(place) = place() else { return };
+    if !installed("sfdisk") {
+        return;
+    }
+    let image = place.path().join("disk");
+    let table = partitioned(&image, 8 * MIB, "label: gpt\nstart=2048,size=4M\n");
+    let (_, start, _) = table[0];
+    let disk = fs::File::options().write(true).open(&image).expect("open the disk");
+    disk.write_all_at(&noise(6, 4 << 20), start).expect("write the partition");
+    let state = fs::read(&image).expect("read the disk");
+    let site = Site::with_backups(place.path(), &[state]);
+    let Some(mount) = Mount::make(&site, &["--writable"]) else { return };
+    let names = ["latest", "latest.partitions/1"];
+    let place_in = |name: &str| if name == "latest" { start + 70_000 } else { 70_000 };
+    // By whole reads, which fill the cache, and by a program of its own.
+    let read = |name: &str| {
+        let bytes = works(Command::new("cat").arg(mount.path(name)));
+        bytes[place_in(name) as usize..][..9000].to_vec()
+    };
+    let mut expected = noise(6, 4 << 20)[70_000..79_000].to_vec();
+    for round in 0..6 {
+        for name in names {
+            assert!(read(name) == expected, "round {round}: {name}");
+        }
+        expected = noise(60 + round, 9000);
+        let name = names[round as usize % 2];
+        let file = fs::File::options().write(true).open(mount.path(name)).expect("open it");
+        file.write_all_at(&expected, place_in(name)).expect("write");
+        file.sync_all().expect("sync");
+    }
+    mount.unmount();
+}
+
 /// The commands in the README mount a disk and its first partition, with other places.
 #[test]
 fn the_readmes_commands_mount() {

@@ -23,26 +23,40 @@ const SIZES: [usize; 6] = [
 ];
 
 /// The file system, which goes with its value.
-struct HoleLess {
+pub(crate) struct HoleLess {
     on: Mountpoint,
     serving: Child,
 }
 
 impl HoleLess {
     /// Says `SKIPPED` and gives nothing where there is no FUSE.
-    fn make(max_file_bytes: u64) -> Option<Self> {
+    pub(crate) fn make(max_file_bytes: u64) -> Option<Self> {
+        Self::make_with(max_file_bytes, &[])
+    }
+
+    /// One that reads and writes less than it was asked to.
+    pub(crate) fn make_short() -> Option<Self> {
+        Self::make_with(1 << 30, &["short"])
+    }
+
+    /// One of whose calls every third is interrupted.
+    pub(crate) fn make_interrupted() -> Option<Self> {
+        Self::make_with(1 << 30, &["interrupted"])
+    }
+
+    fn make_with(max_file_bytes: u64, options: &[&str]) -> Option<Self> {
         if !fuse_available() {
             return None;
         }
         let on = Mountpoint::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_hole-less"));
-        command.arg(max_file_bytes.to_string()).arg(&on.path);
+        command.arg(max_file_bytes.to_string()).arg(&on.path).args(options);
         let serving = command.stdin(Stdio::null()).spawn().expect("start the file system");
         until("it is mounted", || on.is_mounted());
         Some(HoleLess { on, serving })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.on.path
     }
 }

@@ -245,10 +245,17 @@ impl Storage for SimStorage {
 
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
         let mut state = self.call("clone", self.path(to), true)?;
+        let failed =
+            |name, kind: io::ErrorKind| Err(Error::io(self.path(name), "clone")(kind.into()));
+        let Some(source) = state.volatile_names.get(&from).copied() else {
+            return failed(from, io::ErrorKind::NotFound);
+        };
+        if state.volatile_names.contains_key(&to) {
+            return failed(to, io::ErrorKind::AlreadyExists);
+        }
         if !state.clones {
             return Ok(None);
         }
-        let source = state.volatile_names.get(&from).copied().unwrap_or_default();
         let content = state.node(source).volatile.clone();
         let node = state.add_name(to);
         // A clone takes what programs see of the source, and is itself not durable before it is synced.
@@ -444,6 +451,9 @@ impl StorageFile for SimFile {
             content[(page * PAGE) as usize..end].iter().all(|&byte| byte == 0)
         };
         let pages = len.div_ceil(PAGE);
+        if offset >= len {
+            return Ok(None);
+        }
         let Some(start) = (offset / PAGE..pages).find(|&page| !zero(page)) else { return Ok(None) };
         let end = (start..pages).find(|&page| zero(page)).unwrap_or(pages);
         Ok(Some(Extent::between((start * PAGE).max(offset), (end * PAGE).min(len))))
