@@ -8,6 +8,7 @@ use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
+use crate::limits::limits;
 use crate::storage::Storage;
 use crate::units::{BlockIndex, BlockSize};
 
@@ -94,9 +95,6 @@ fn read_through(
     Ok(())
 }
 
-/// Tables looked at together.
-const STEP_BLOCKS: u64 = 4096;
-
 fn held_blocks(
     storage: &dyn Storage,
     block_size: BlockSize,
@@ -108,7 +106,7 @@ fn held_blocks(
     for range in ranges {
         let mut next = range.first;
         while let Some(first) = delta.next_held_block(next, range.end())? {
-            let count = STEP_BLOCKS.min(range.end().0 - first.0);
+            let count = limits().walk_blocks.min(range.end().0 - first.0);
             for (cluster, block) in delta.clusters(first, count)?.into_iter().zip(first.0..) {
                 if cluster != Cluster::Unallocated {
                     held.add_bad_block(BlockIndex(block));

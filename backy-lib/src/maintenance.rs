@@ -18,8 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{Findings, InProgress, Manifest, Operation, Revision};
 use crate::health::{self, Freeze};
-use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::chain::Chain;
 use crate::image::digests::DigestWriter;
+use crate::limits::limits;
 use crate::manifest;
 use crate::merge;
 use crate::plan::{self, Step};
@@ -428,7 +429,7 @@ impl Maintainer<'_> {
         let mut next = BlockIndex(0);
         while let Some(first) = chain.next_data_block(next)? {
             progress::check(self.observer)?;
-            let located = chain.locate(first, WINDOW_BLOCKS)?;
+            let located = chain.locate(first, limits().window_blocks)?;
             next = first.plus(located.len() as u64);
             for (located, block) in located.iter().zip(first.0..) {
                 digests.push(BlockIndex(block), located.entry)?;

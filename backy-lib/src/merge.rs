@@ -16,19 +16,14 @@ use crate::digest::TableEntry;
 use crate::error::{ErrorKind, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
-use crate::image::chain::{Chain, Located, Place, WINDOW_BLOCKS};
+use crate::image::chain::{Chain, Located, Place};
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
 use crate::image::digests::{DigestTable, DigestWriter};
+use crate::limits::limits;
 use crate::pipeline;
 use crate::progress::{self, Observer, Phase};
 use crate::storage::{DigestsKind, Storage};
 use crate::units::{BlockIndex, BlockSize};
-
-/// Bytes gathered before they are made durable.
-const BATCH_BYTES: usize = 16 << 20;
-
-/// Blocks looked at together: entries of one page.
-const STEP_BLOCKS: u64 = 512;
 
 /// Appends to the delta of revision `into` what it reads from the `count` next newer ones, and points it to the one
 /// before these. Gives the blocks that came over and are known to be bad.
@@ -215,7 +210,7 @@ impl Merge {
     ) -> Result<()> {
         let mut next = BlockIndex(0);
         while let Some(first) = self.next_block(next)? {
-            let count = STEP_BLOCKS.min(self.blocks.0 - first.0);
+            let count = limits().step_blocks.min(self.blocks.0 - first.0);
             take(first, self.moved(first, count)?)?;
             next = first.plus(count);
         }
@@ -353,9 +348,6 @@ pub(crate) fn make_standalone(
     appender.finish(None)
 }
 
-/// Blocks worked on together when all of a revision is stored.
-const PIECE_BLOCKS: usize = 16;
-
 /// Cuts a chain into pieces, leaving out what is zero.
 struct Windows<'a> {
     chain: &'a Chain,
@@ -368,10 +360,10 @@ impl Windows<'_> {
         if self.located.is_empty() {
             let Some(first) = self.chain.next_data_block(self.next)? else { return Ok(None) };
             self.next = first;
-            self.located = self.chain.locate(first, WINDOW_BLOCKS)?;
+            self.located = self.chain.locate(first, limits().window_blocks)?;
         }
         let first = self.next;
-        let rest = self.located.split_off(PIECE_BLOCKS.min(self.located.len()));
+        let rest = self.located.split_off(limits().piece_blocks.min(self.located.len()));
         let piece = std::mem::replace(&mut self.located, rest);
         self.next = first.plus(piece.len() as u64);
         Ok(Some((first, piece)))
@@ -442,7 +434,7 @@ impl Appender {
         // An entry of eight bytes has its cost as well.
         self.batch_bytes += block.content.bytes() + size_of::<OldBlock>();
         self.batch.push(block);
-        if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+        if self.batch_bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
     }
 
     /// Data and digests, durable; then the entries, durable.

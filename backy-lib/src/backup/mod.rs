@@ -6,8 +6,9 @@
 //! 2. make the overlay of the newest revision, sync it and the folder
 //! 3. point the next older delta at the overlay, sync
 //! 4. per batch: old blocks to the overlay, sync; their entries, sync; only then the new blocks to the image
-//! 5. length and holes of the image, sync; reference counts of the overlay, sync; digest files, sync
+//! 5. length and zeros of the image, sync; reference counts of the overlay, sync; digest files, sync
 //! 6. publish the manifest with the new revision: the commit
+//! 7. where the image takes more room than it needs, cut it, make holes of zeros, and publish the manifest without `in_progress`
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
 
@@ -38,7 +39,7 @@ use crate::image::delta::{self, Delta};
 use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
-use crate::recover::{recover, sweep};
+use crate::recover::{recover, sweep, tidy};
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::schedule::{self, Due};
@@ -274,6 +275,18 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
     Ok(())
 }
 
+/// Gives back the room that a committed backup does not need, and removes the files.
+fn tidy_up(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
+    if manifest.in_progress.is_some() {
+        tidy::finish_image(storage, manifest)?;
+        let mut after = manifest.clone();
+        after.in_progress = None;
+        publish(storage, &after)?;
+        *manifest = after;
+    }
+    sweep(storage, manifest)
+}
+
 enum Failed {
     /// Before the commit: what was done has to be undone.
     Making(Error),
@@ -445,6 +458,11 @@ impl Making<'_> {
             }
         }
         after.push_newest(revision.clone());
+        if let (false, Some(before)) = (finished.is_tidy, after.revisions.get(1)) {
+            // Its delta is complete; what is still to be done is about the image that it reads through to.
+            let (operation, started) = (Operation::Merge, self.order.started);
+            after.in_progress = Some(InProgress { operation, revision: before.uuid, started });
+        }
         let factor = self.context.config.monitoring.change_factor;
         // What is imported changed long ago.
         if self.order.stamp.is_none() {
@@ -468,14 +486,16 @@ impl Making<'_> {
         if let Err(error) = publish(storage, &made.manifest) {
             // Undoing is only right if the new manifest is certainly not in place.
             return match manifest::read(storage) {
-                Ok(found) if found.in_progress.is_some() => Err(Failed::Making(error)),
+                Ok(found) if found.revisions.first().map(|r| r.uuid) != Some(self.order.uuid) => {
+                    Err(Failed::Making(error))
+                }
                 _ => Err(Failed::Committing(error)),
             };
         }
         *manifest = made.manifest;
         self.tell_unusual(manifest);
-        // What is left over does no harm; the next writer sweeps again.
-        if let Err(error) = sweep(storage, manifest) {
+        // What is left over does no harm; the next writer does it again.
+        if let Err(error) = tidy_up(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
         Ok(made.report)

@@ -14,6 +14,7 @@ use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::Compressor;
 use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
+use crate::limits::limits;
 use crate::pipeline::BufferPool;
 use crate::progress::Observer;
 use crate::source::{self, Source};
@@ -23,9 +24,6 @@ use crate::units::{BlockIndex, BlockSize};
 use chunks::{Chunks, Stretch, next_lost};
 
 pub(crate) use chunks::RateLimit;
-
-/// Bytes read at a time, a multiple of every block size up to it.
-const CHUNK_BYTES: u64 = 1 << 20;
 
 /// The newest revision as it was before this backup.
 pub(super) struct OldImage {
@@ -166,7 +164,7 @@ impl<'a> Scan<'a> {
     ) -> Self {
         Scan {
             block_size,
-            chunk_blocks: (CHUNK_BYTES / block_size.bytes()).max(1),
+            chunk_blocks: (limits().chunk_bytes / block_size.bytes()).max(1),
             source,
             new_blocks: block_size.count(source.size_bytes()),
             old,

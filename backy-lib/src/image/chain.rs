@@ -27,12 +27,11 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
+use crate::limits::limits;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
-/// Blocks located at a time: the tables of a long chain are read once for all of them.
-pub const WINDOW_BLOCKS: u64 = 4096;
 /// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
 const NEAR_BLOCKS: u64 = 64;
 /// Stretches of the image that are no farther apart are read in one call: what the system reads ahead has those bytes, too.
@@ -362,7 +361,7 @@ impl Chain {
         let Some(layer) = self.layers.first() else { return Ok((from < end).then_some(from)) };
         let mut from = from;
         while let Some(next) = layer.delta.next_held_block(from, end)? {
-            let count = WINDOW_BLOCKS.min(end.0.saturating_sub(next.0));
+            let count = limits().window_blocks.min(end.0.saturating_sub(next.0));
             if let Some((held, _)) = layer.delta.held(next, count)?.first() {
                 return Ok(Some(*held));
             }
@@ -378,7 +377,7 @@ impl Chain {
         let mut next = BlockIndex(0);
         while let Some(data) = self.next_data_block(next)? {
             hasher.push_zero_blocks(data.0 - next.0);
-            let located = self.locate(data, WINDOW_BLOCKS)?;
+            let located = self.locate(data, limits().window_blocks)?;
             next = data.plus(located.len() as u64);
             located.iter().for_each(|block| hasher.push(block.entry));
         }

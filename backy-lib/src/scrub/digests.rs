@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{BlockRange, Revision};
 use crate::format::qcow2::Decompressor;
-use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::chain::Chain;
 use crate::image::digests::rewrite;
+use crate::limits::limits;
 use crate::progress;
 use crate::storage::{DigestsKind, FileName};
 use crate::units::BlockIndex;
@@ -94,7 +95,7 @@ impl Scrub<'_> {
                 let end = data.0.min(walked.blocks);
                 walked.hasher.push_zero_blocks(end.saturating_sub(next.0));
             }
-            let count = WINDOW_BLOCKS.min(blocks - data.0);
+            let count = limits().window_blocks.min(blocks - data.0);
             walk_window(&mut files, BlockRange { first: data, count })?;
             next = data.plus(count);
         }
@@ -235,7 +236,7 @@ fn for_each_entry(
     let mut decompressor = Decompressor::new()?;
     let mut next = all.first;
     while next < all.end() {
-        let count = WINDOW_BLOCKS.min(all.end().0 - next.0);
+        let count = limits().window_blocks.min(all.end().0 - next.0);
         let inherited = match base {
             Some(base) => base.locate(next, count)?,
             None => Vec::new(),
