@@ -40,6 +40,7 @@ pub mod mount;
 mod pipeline;
 pub mod plan;
 pub mod progress;
+mod proof;
 mod rebuild;
 mod recover;
 mod reserve;

@@ -5,6 +5,7 @@
 //! undoing of its backup: the manifest says that the backup is under way, and the rest is done there. `tidy.rs` gives back
 //! what a committed backup no longer needs of the image.
 
+pub(crate) mod room;
 pub(crate) mod tidy;
 mod undo;
 
@@ -18,6 +19,8 @@ use crate::manifest;
 use crate::progress::{Event, Observer};
 use crate::reserve;
 use crate::storage::{FileName, Storage};
+
+pub(crate) use undo::{image_is_missing, make_image};
 
 /// What is done about an image that is gone when something has to be brought back into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
     InProgress, MAX_TAGS, Manifest, Operation, Revision, SourceIdentity, Statistics,
@@ -39,7 +39,8 @@ use crate::image::delta::{self, Delta};
 use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
-use crate::recover::{recover, sweep, tidy};
+use crate::proof;
+use crate::recover::{self, recover, sweep, tidy};
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::schedule::{self, Due};
@@ -228,7 +229,8 @@ fn prepare(
 ) -> Result<(Option<scan::OldImage>, Option<Estimate>)> {
     let storage = &**context.storage;
     check_limits(source, manifest.block_size, &order.tags)?;
-    let old = open_old(storage, manifest)?;
+    proof::prove_newest(context.storage, manifest, context.observer)?;
+    let old = open_old(context, manifest)?;
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
         _ => Some(estimate_for(storage, manifest, Some(source), order.options.update)?),
@@ -247,15 +249,25 @@ fn prepare(
     Ok((old, estimate))
 }
 
-/// The newest image, for comparing with. Damage that would stop the backup on its way, and the undoing as well, is told
-/// here, before anything is written.
-fn open_old(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
-    let block_size = manifest.block_size;
-    if let Some(older) = manifest.revisions.get(1) {
-        Delta::open(storage, older.uuid, block_size, older.size_bytes)?;
+/// The newest image, for comparing with. Damage that would stop the backup on its way is told here, before anything is written. A
+/// damaged older delta does not: it is lost with or without the backup.
+fn open_old(context: &Context<'_>, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
+    let (storage, block_size) = (&**context.storage, manifest.block_size);
+    if let Some(older) = manifest.revisions.get(1).filter(|older| !older.is_standalone()) {
+        match Delta::open(storage, older.uuid, block_size, older.size_bytes) {
+            Err(error) if error.is_damage() => {
+                context.observer.event(&Event::Finding(error.to_string()));
+            }
+            opened => _ = opened?,
+        }
     }
-    let newest = manifest.revisions.first();
-    newest.map(|newest| scan::OldImage::open(storage, newest, block_size)).transpose()
+    let Some(newest) = manifest.revisions.first() else { return Ok(None) };
+    match scan::OldImage::open(storage, newest, block_size) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(recover::image_is_missing(storage, newest))
+        }
+        opened => opened.map(Some),
+    }
 }
 
 fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>) -> Result<()> {
@@ -364,7 +376,11 @@ impl Making<'_> {
         if let Some(newest) = newest
             && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())
         {
-            delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid)))?;
+            match delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid))) {
+                // It has been told of, and is lost with or without this backup.
+                Err(error) if error.is_damage() => {}
+                done => done?,
+            }
         }
         Ok((update, stored_before))
     }

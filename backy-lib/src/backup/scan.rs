@@ -478,10 +478,11 @@ impl Tally {
         let digest = self.new.finish();
         if let Some(newest) = newest {
             let found = self.old.map_or(digest, RevisionHasher::finish);
-            if found != newest.digest {
+            let expected = newest.expected_digest();
+            if found != expected {
                 let name = FileName::Digests(newest.uuid, DigestsKind::Image);
                 let place = format!("digest of revision {} from this file", newest.uuid);
-                return Err(Error::damaged(storage.path(name), place, found, newest.digest));
+                return Err(Error::damaged(storage.path(name), place, found, expected));
             }
         }
         Ok(Scanned {

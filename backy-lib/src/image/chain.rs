@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::canary::{Bug, planted};
-use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
+use crate::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
@@ -95,7 +95,7 @@ pub(crate) enum Place {
 }
 
 impl Located {
-    const ZERO: Located = Located { place: Place::Zero, entry: TableEntry::ZERO_BLOCK };
+    pub(crate) const ZERO: Located = Located { place: Place::Zero, entry: TableEntry::ZERO_BLOCK };
     /// Its digest is one that no block has: whoever compares finds a difference, and whoever reads gets an error.
     const LOST: Located = Located { place: Place::Lost, entry: TableEntry([0xff; DIGEST_BYTES]) };
 }
@@ -373,6 +373,20 @@ impl Chain {
     /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
     /// and a block that matches its entry is the right one.
     pub fn verify_digests(&self) -> Result<()> {
+        let (found, expected) = (self.table_digest()?, self.revision.expected_digest());
+        if found == expected || planted(Bug::UncheckedDigests) {
+            return Ok(());
+        }
+        Err(Error::damaged(
+            self.storage.folder(),
+            format!("digest of revision {} from its digest files", self.revision.uuid),
+            found,
+            expected,
+        ))
+    }
+
+    /// The digest over the digests of all blocks.
+    pub(crate) fn table_digest(&self) -> Result<Digest> {
         let mut hasher = RevisionHasher::new(self.block_size, self.revision.size_bytes);
         let mut next = BlockIndex(0);
         while let Some(data) = self.next_data_block(next)? {
@@ -382,16 +396,7 @@ impl Chain {
             located.iter().for_each(|block| hasher.push(block.entry));
         }
         hasher.push_zero_blocks(self.blocks() - next.0);
-        let found = hasher.finish();
-        if found == self.revision.digest || planted(Bug::UncheckedDigests) {
-            return Ok(());
-        }
-        Err(Error::damaged(
-            self.storage.folder(),
-            format!("digest of revision {} from its digest files", self.revision.uuid),
-            found,
-            self.revision.digest,
-        ))
+        Ok(hasher.finish())
     }
 
     /// Reads located blocks into `buffer`, which is as long as they are, and checks each against its digest.
@@ -553,7 +558,7 @@ impl Chain {
         self.damaged_block(
             self.storage.path(file),
             block,
-            "content that was not known to be right when it was backed up",
+            "content that nothing proves right",
             "a digest",
         )
     }

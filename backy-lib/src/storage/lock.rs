@@ -116,7 +116,7 @@ fn write_holder(file: &mut std::fs::File, holder: &str) -> io::Result<()> {
     file.rewind()?;
     match file.write_all(holder.as_bytes()) {
         // The note is a courtesy; a full disk must not keep maintenance from making room.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
     }
 }

@@ -40,6 +40,10 @@ pub struct Revision {
     /// What is known to be wrong with it.
     #[serde(default)]
     pub findings: Findings,
+    /// Digest over the entries of its blocks as they are, since some of them were lost: what has to come out of the digest files
+    /// instead of `digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_digest: Option<Digest>,
     /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap. Blocks
     /// in none of them have never been.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -93,9 +97,15 @@ impl Revision {
             pinned_tags: BTreeSet::new(),
             statistics,
             findings: Findings::default(),
+            table_digest: None,
             verified: Vec::new(),
             unknown: Map::new(),
         }
+    }
+
+    /// The digest that the entries of its blocks must give.
+    pub fn expected_digest(&self) -> Digest {
+        self.table_digest.unwrap_or(self.digest)
     }
 
     /// Whether the plain image `last.raw` holds it.
