@@ -88,11 +88,15 @@ fn way_out(place: &str, damaged: &mut Damaged, next: &[u8]) -> usize {
         match damaged.apply(Verb::Backup(true), next) {
             Ok(()) => {
                 let archive = world::open(&damaged.world.disk).expect("open");
-                let newest = world::read_revision(&archive, 0);
-                let newest = newest.unwrap_or_else(|error| panic!("{place}, step {step}: {error}"));
-                assert!(newest == next, "{place}, step {step}: the newest has wrong bytes");
                 damaged.check(&format!("{place}, step {step}, after the backup"));
-                return step;
+                match world::read_revision(&archive, 0) {
+                    Ok(newest) => {
+                        assert!(newest == next, "{place}, step {step}: wrong bytes");
+                        return step;
+                    }
+                    // A rotten block that has not changed is only noticed by a scrub.
+                    Err(error) => last = Some(error),
+                }
             }
             Err(error) => last = Some(error),
         }

@@ -33,7 +33,7 @@ fn killed(revisions: u64) -> Vec<(World, Vec<u8>)> {
     let trial = world.fork();
     backup(&trial.disk).expect("a backup");
     let mut killed = Vec::new();
-    for at in (1..=trial.disk.calls()).step_by(9) {
+    for at in (1..=trial.disk.calls()).step_by(5) {
         let broken = world.fork();
         broken.disk.set_fault(at, Fault::Crash, at);
         let _ = backup(&broken.disk);
