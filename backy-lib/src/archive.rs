@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision, Sameness};
 use crate::format::readme::readme;
 use crate::health::Freeze;
@@ -24,9 +24,10 @@ use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
 use crate::manifest::{self, ManifestFile};
+use crate::plan::Step;
 use crate::progress::{Event, Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
-use crate::recover;
+use crate::recover::{self, LostImage};
 use crate::reserve;
 use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
 use crate::revision::{RevisionId, Tag};
@@ -343,8 +344,11 @@ impl ArchiveWriter {
             let warning = format!("{exposed}; {}", Exposed::ADVICE);
             observer.event(&Event::Finding(warning));
         }
-        writer.recover(observer)?;
-        Ok(writer)
+        match writer.recover(observer) {
+            // Whatever is done with it tries again, but for what makes room, or gets out of it.
+            Err(error) if waits(&error) => Ok(writer),
+            recovered => recovered.map(|()| writer),
+        }
     }
 
     /// See [`StorageLock::share`].
@@ -400,6 +404,46 @@ impl ArchiveWriter {
         }
     }
 
+    /// The same before a scrub: what only an image that is gone held is taken for lost.
+    fn recover_by_all_means(
+        &mut self,
+        options: &ScrubOptions,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let archive = &mut self.archive;
+        if archive.manifest.in_progress.is_none() {
+            return Ok(());
+        }
+        archive.manifest = manifest::read(&*archive.storage)?;
+        let lost_image = if options.check_only { LostImage::Refuse } else { LostImage::MakeAnew };
+        recover::recover_with(&archive.storage, &mut archive.manifest, lost_image, observer)
+    }
+
+    /// The same before revisions are removed. When it fails for want of room, those of `plan` go all the same that nothing
+    /// reads through to, and then it is tried again.
+    fn recover_or_make_room(
+        &mut self,
+        plan: impl Fn(&Archive) -> Result<MaintenancePlan>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let Err(error) = self.recover_from_failure(observer) else { return Ok(()) };
+        if !waits(&error) {
+            return Err(error);
+        }
+        let steps = plan(&self.archive)?.steps.into_iter();
+        let mut oldest = steps.filter_map(|step| match step {
+            Step::Remove { revisions } => Some(revisions),
+            _ => None,
+        });
+        let Some(oldest) = oldest.next() else { return Err(error) };
+        let storage = Arc::clone(&self.archive.storage);
+        let (manifest, level, threads) = (&mut self.archive.manifest, 1, None);
+        Maintainer { storage: &storage, manifest, level, threads, clock, observer }
+            .remove_oldest(&oldest)?;
+        self.recover_from_failure(observer)
+    }
+
     /// The archive, for reading.
     pub fn archive(&self) -> &Archive {
         &self.archive
@@ -448,7 +492,7 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        self.recover_from_failure(observer)?;
+        self.recover_or_make_room(|archive| archive.plan_maintenance(options), clock, observer)?;
         // What cannot be planned, as for want of a config, is not confirmed either.
         self.archive.plan_maintenance(options)?;
         let confirmed = match options.confirm {
@@ -469,8 +513,16 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        self.recover_from_failure(observer)?;
-        let plan = self.archive.plan_removal(numbers)?;
+        let revisions = self.archive.revisions().iter().map(|revision| revision.uuid);
+        let goes: Vec<RevisionId> =
+            revisions.enumerate().filter(|(n, _)| numbers.contains(n)).map(|(_, id)| id).collect();
+        let plan = |archive: &Archive| {
+            let is_there = |id: &RevisionId| archive.revisions().iter().position(|r| r.uuid == *id);
+            let numbers: Vec<usize> = goes.iter().filter_map(is_there).collect();
+            archive.plan_removal(&numbers)
+        };
+        self.recover_or_make_room(plan, clock, observer)?;
+        let plan = plan(&self.archive)?;
         self.execute("rm", plan, Vec::new(), None, clock, observer)
     }
 
@@ -504,7 +556,7 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<ScrubReport> {
-        self.recover_from_failure(observer)?;
+        self.recover_by_all_means(options, observer)?;
         let archive = &mut self.archive;
         let storage = Arc::clone(&archive.storage);
         let started = clock.now();
@@ -568,6 +620,11 @@ struct TagReport {
     revision: RevisionId,
     tags: BTreeSet<Tag>,
     pinned_tags: BTreeSet<Tag>,
+}
+
+/// Whether an operation that cannot be undone now may be undone when something else has been done.
+fn waits(error: &Error) -> bool {
+    error.kind() == ErrorKind::NoSpace || error.is_damage()
 }
 
 pub(crate) fn open_folder(folder: &Path) -> Result<DirStorage> {

@@ -8,6 +8,7 @@ use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
+use crate::limits::limits;
 use crate::storage::Storage;
 use crate::units::{BlockIndex, BlockSize};
 
@@ -108,8 +109,6 @@ fn read_through(
     Ok(())
 }
 
-/// Tables looked at together.
-const STEP_BLOCKS: u64 = 4096;
 
 /// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges there are.
 fn held_blocks(
@@ -125,7 +124,7 @@ fn held_blocks(
     while let Some(range) = among.next_bad(next) {
         let Some(from) = delta.next_held_block(range.first, end)? else { break };
         let Some(BlockRange { first, .. }) = among.next_bad(from) else { break };
-        let window = BlockRange { first, count: STEP_BLOCKS };
+        let window = BlockRange { first, count: limits().walk_blocks };
         let last = within(&among.bad_blocks, window).last().map_or(first, BlockRange::end);
         let window = BlockRange::between(first, last);
         for (cluster, block) in delta.clusters(first, window.count)?.into_iter().zip(first.0..) {

@@ -15,7 +15,8 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, Revision, Unknown};
-use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::chain::Chain;
+use crate::limits::limits;
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
 use crate::restore::{self, FileTarget, RestoreOptions};
@@ -168,7 +169,7 @@ fn all_data_bytes(chain: &Chain) -> Result<u64> {
     let mut bytes = 0;
     let mut next = BlockIndex(0);
     while let Some(data) = chain.next_data_block(next)? {
-        let located = chain.locate(data, WINDOW_BLOCKS)?;
+        let located = chain.locate(data, limits().window_blocks)?;
         next = data.plus(located.len() as u64);
         bytes += restore::read::data_bytes(chain, data, &located);
     }

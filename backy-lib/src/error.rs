@@ -238,9 +238,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     ErrorKind::Permission
                 }
-                io::ErrorKind::StorageFull
-                | io::ErrorKind::QuotaExceeded
-                | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
+                _ if Error::is_want_of_space(source) => ErrorKind::NoSpace,
                 _ => ErrorKind::Io,
             },
             Error::NoArchive { .. } => ErrorKind::NoArchive,
@@ -261,6 +259,12 @@ impl Error {
             Error::Interrupted => ErrorKind::Interrupted,
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.kind(),
         }
+    }
+
+    /// Whether a call failed because the file system is full, or a quota or size limit is reached.
+    pub(crate) fn is_want_of_space(error: &io::Error) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
     /// Whether a file of the archive is gone or not as it was written.

@@ -28,6 +28,10 @@ mod history;
 pub mod hooks;
 pub mod image;
 pub mod import;
+#[cfg(feature = "testing")]
+pub mod limits;
+#[cfg(not(feature = "testing"))]
+mod limits;
 pub mod maintenance;
 mod manifest;
 mod merge;
@@ -36,6 +40,7 @@ pub mod mount;
 mod pipeline;
 pub mod plan;
 pub mod progress;
+mod proof;
 mod rebuild;
 mod recover;
 mod reserve;

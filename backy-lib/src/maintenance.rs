@@ -18,13 +18,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{BlockRange, Findings, InProgress, Manifest, Operation, Revision};
 use crate::health::{self, Freeze};
-use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::chain::Chain;
 use crate::image::digests::DigestWriter;
+use crate::limits::limits;
 use crate::manifest;
 use crate::merge;
 use crate::plan::{self, Step};
-use crate::progress::{self, Observer};
-use crate::recover::{recover, sweep};
+use crate::progress::{self, Event, Observer};
+use crate::proof;
+use crate::recover::{recover, room, sweep};
 use crate::reserve;
 use crate::retention::{Rule, Verdict, retention};
 use crate::revision::RevisionId;
@@ -214,8 +216,11 @@ fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result
             };
             (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)
         }
-        // The image stays about as large; the delta of the one that becomes the newest goes.
-        Step::RollBack { to, .. } => (zero_if_damaged(size_of(std::slice::from_ref(to)))?, 0),
+        // The delta of the one that becomes the newest goes; what it holds has to have room in the image.
+        Step::RollBack { to, .. } => {
+            let needs = room::needed_bytes(&**storage, manifest);
+            (zero_if_damaged(size_of(std::slice::from_ref(to)))?, zero_if_damaged(needs)?)
+        }
         Step::Standalone { revision, .. } => {
             let needs = match number(revision) {
                 Some(number) => merge::standalone_bytes(storage, manifest, number),
@@ -284,13 +289,30 @@ impl Maintainer<'_> {
 
     /// Commits what has been done, takes revisions out of the manifest, then removes their files.
     fn commit_without(&mut self, ids: &[RevisionId]) -> Result<()> {
+        self.commit(self.without(ids, None), ids)
+    }
+
+    /// The same while an operation is under way that cannot be undone for want of room: nothing reads through to these revisions,
+    /// and undoing it needs none of them.
+    pub(crate) fn remove_oldest(&mut self, ids: &[RevisionId]) -> Result<()> {
+        let under_way = self.manifest.in_progress.clone();
+        let under_way = under_way.filter(|operation| !ids.contains(&operation.revision));
+        self.commit(self.without(ids, under_way), ids)
+    }
+
+    /// The manifest without revisions.
+    fn without(&self, ids: &[RevisionId], under_way: Option<InProgress>) -> Manifest {
         let mut after = self.manifest.clone();
-        after.in_progress = None;
+        after.in_progress = under_way;
         for id in ids {
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == *id) {
                 after.remove(number);
             }
         }
+        after
+    }
+
+    fn commit(&mut self, after: Manifest, ids: &[RevisionId]) -> Result<()> {
         if planted(Bug::FilesFirst) {
             self.remove_files(ids)?;
         }
@@ -313,11 +335,26 @@ impl Maintainer<'_> {
             self.check_flaws(*id)?;
         }
         let needed = merge::needed_bytes(self.storage, self.manifest, number, ids.len());
-        let bad = self.append(into, needed, |this| {
+        let absorbed = self.append(into, needed, |this| {
             merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
         })?;
-        self.add_findings(number, bad);
-        self.commit_without(ids)
+        let lost = absorbed.bad.len() as u64;
+        self.add_findings(number, absorbed.bad);
+        let mut after = self.without(ids, None);
+        if absorbed.is_unproved {
+            self.tell_unproved(into, lost);
+            if let Some(number) = after.revisions.iter().position(|r| r.uuid == into) {
+                proof::accept_older(self.storage, &mut after, number)?;
+            }
+        }
+        self.commit(after, ids)
+    }
+
+    fn tell_unproved(&self, into: RevisionId, lost: u64) {
+        self.observer.event(&Event::Finding(format!(
+            "{}: {lost} blocks of revision {into} are lost: a file of a revision that it read through to is missing or damaged",
+            self.storage.path(FileName::Delta(into)).display()
+        )));
     }
 
     /// A delta with a flaw may hold more than its tables say: a merge would take it for what it looks like, and delete the
@@ -407,18 +444,24 @@ impl Maintainer<'_> {
         let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
             return Ok(());
         };
-        let after = self.with_reserve(|this| this.rolled_back()).inspect_err(|_| {
-            // Half of the digests; what cannot be removed now is removed by the next writer.
+        // Undoing writes to holes of the image, and must find room there when it can no longer be called off.
+        let room = self.with_reserve(|this| room::make(&**this.storage, this.manifest))?;
+        let after = self.with_reserve(|this| this.rolled_back());
+        let published = after.and_then(|after| {
+            reserve::publish(&**self.storage, &after)?;
+            Ok(after)
+        });
+        *self.manifest = published.inspect_err(|_| {
+            // Half of the digests, and the room; what cannot be removed now is removed by the next writer.
             let _ = sweep(&**self.storage, self.manifest);
+            room.give_back(&**self.storage);
         })?;
-        reserve::publish(&**self.storage, &after)?;
-        *self.manifest = after;
         self.with_reserve(|this| recover(this.storage, this.manifest, this.observer)).inspect_err(
             |_| {
                 let note = format!(
                     "revision {newest} is gone; the image is brought back by the next backup"
                 );
-                self.observer.event(&progress::Event::Note(note));
+                self.observer.event(&Event::Note(note));
             },
         )
     }
@@ -436,8 +479,10 @@ impl Maintainer<'_> {
     }
 
     /// Writes the digests of the image to be; gives the manifest to be.
-    fn rolled_back(&self) -> Result<Manifest> {
+    fn rolled_back(&mut self) -> Result<Manifest> {
         let storage = &**self.storage;
+        // What it reads from the image can only be told by digests that are right.
+        proof::prove_newest(self.storage, self.manifest, self.observer)?;
         let mut after = self.manifest.clone();
         let (Some(newest), Some(older)) =
             (self.manifest.revisions.first(), self.manifest.revisions.get(1))
@@ -452,7 +497,7 @@ impl Maintainer<'_> {
         let mut next = BlockIndex(0);
         while let Some(first) = chain.next_data_block(next)? {
             progress::check(self.observer)?;
-            let located = chain.locate(first, WINDOW_BLOCKS)?;
+            let located = chain.locate(first, limits().window_blocks)?;
             next = first.plus(located.len() as u64);
             for (located, block) in located.iter().zip(first.0..) {
                 digests.push(BlockIndex(block), located.entry)?;

@@ -12,37 +12,44 @@
 use std::sync::Arc;
 
 use crate::canary::{Bug, planted};
-use crate::digest::TableEntry;
+use crate::digest::{RevisionHasher, TableEntry};
 use crate::error::{ErrorKind, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
-use crate::image::chain::{Chain, Located, Place, WINDOW_BLOCKS};
-use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
+use crate::image::chain::{Chain, Located, Place};
+use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock, read_cut};
 use crate::image::digests::{DigestTable, DigestWriter};
+use crate::limits::limits;
 use crate::pipeline;
 use crate::progress::{self, Observer, Phase};
 use crate::storage::{DigestsKind, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
-/// Bytes gathered before they are made durable.
-const BATCH_BYTES: usize = 16 << 20;
-
-/// Blocks looked at together: entries of one page.
-const STEP_BLOCKS: u64 = 512;
+/// What has come over into a delta.
+#[derive(Debug, Default)]
+pub(crate) struct Absorbed {
+    /// Blocks that are known to be bad.
+    pub(crate) bad: Vec<BlockIndex>,
+    /// Whether entries are among them that nothing proves, so that the digest of the revision no longer comes out.
+    pub(crate) is_unproved: bool,
+}
 
 /// Appends to the delta of revision `into` what it reads from the `count` next newer ones, and points it to the one
-/// before these. Gives the blocks that came over and are known to be bad.
+/// before these.
 pub(crate) fn absorb(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     into: usize,
     count: usize,
     observer: &dyn Observer,
-) -> Result<Vec<BlockIndex>> {
-    let Some(merge) = Merge::open(storage, manifest, into, count)? else { return Ok(Vec::new()) };
+) -> Result<Absorbed> {
+    let Some(merge) = Merge::open(storage, manifest, into, count)? else {
+        return Ok(Absorbed::default());
+    };
     let mut appender = Appender::open(&**storage, &merge.older, manifest.block_size)?;
     merge.run(&mut appender, observer)?;
-    appender.finish(Some(merge.backing))
+    let bad = appender.finish(Some(merge.backing))?;
+    Ok(Absorbed { bad, is_unproved: merge.trust == Trust::Nothing })
 }
 
 /// About how many bytes the same would append.
@@ -55,10 +62,11 @@ pub(crate) fn needed_bytes(
     let Some(merge) = Merge::open(storage, manifest, into, count)? else { return Ok(0) };
     let mut bytes = 0;
     merge.for_each_step(|_, moved| {
-        let clusters = moved.into_iter().flatten().filter_map(|moved| moved.from);
-        let stored = clusters.map(|(goer, cluster)| match cluster {
-            Cluster::Compressed { .. } if merge.unpacks(goer) => merge.size.bytes(),
-            cluster => stored_bytes(merge.size, cluster),
+        let stored = moved.into_iter().flatten().map(|moved| match moved.from {
+            Some((goer, Cluster::Compressed { .. })) if merge.unpacks(goer) => merge.size.bytes(),
+            Some((_, cluster)) => stored_bytes(merge.size, cluster),
+            None if moved.entry.is_zero_block() => 0,
+            None => LOST_FRAME_BYTES,
         });
         bytes += stored.sum::<u64>();
         Ok(())
@@ -95,10 +103,13 @@ fn stored_bytes(size: BlockSize, cluster: Cluster) -> u64 {
     }
 }
 
-/// A delta that is to go.
+/// What the stored form of a block without content takes.
+const LOST_FRAME_BYTES: u64 = 64;
+
+/// A delta that is to go. What of it cannot be opened is lost, and what it held is found out from the rest, as far as that goes.
 struct Goer {
-    delta: Delta,
-    digests: DigestTable,
+    delta: Option<Delta>,
+    digests: Option<DigestTable>,
     revision: Revision,
     blocks: u64,
     standalone: bool,
@@ -106,14 +117,36 @@ struct Goer {
 
 impl Goer {
     fn open(storage: &dyn Storage, revision: &Revision, block_size: BlockSize) -> Result<Self> {
+        let (id, bytes) = (revision.uuid, revision.size_bytes);
         Ok(Goer {
-            delta: Delta::open(storage, revision.uuid, block_size, revision.size_bytes)?,
-            digests: DigestTable::open(storage, revision.uuid, DigestsKind::Delta)?,
+            delta: unless_damaged(Delta::open(storage, id, block_size, bytes))?,
+            digests: unless_damaged(DigestTable::open(storage, id, DigestsKind::Delta))?,
             revision: revision.clone(),
-            blocks: block_size.count(revision.size_bytes),
+            blocks: block_size.count(bytes),
             standalone: revision.is_standalone(),
         })
     }
+
+    fn is_lost(&self) -> bool {
+        self.delta.is_none() || self.digests.is_none()
+    }
+}
+
+fn unless_damaged<T>(opened: Result<T>) -> Result<Option<T>> {
+    match opened {
+        Err(error) if error.is_damage() => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// What is believed of goers that are lost in part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// A delta that is gone held what its digests name and no zeros, and a delta without digests holds what was backed up: the digest
+    /// of the revision that stays comes out then.
+    Remains,
+    /// It does not. What one of them may have held is lost.
+    Nothing,
 }
 
 struct Merge {
@@ -128,14 +161,20 @@ struct Merge {
     /// The same as a chain, when it has to be compared.
     base: Option<Chain>,
     blocks: BlockIndex,
+    trust: Trust,
 }
 
 /// A block that has to be appended.
 #[derive(Clone, Copy)]
 struct Moved {
     entry: TableEntry,
-    /// Which goer holds it where; none when it is zero without being held.
+    /// Which goer holds it where; none when it is zero without being held, or lost.
     from: Option<(usize, Cluster)>,
+}
+
+impl Moved {
+    const ZERO: Moved = Moved { entry: TableEntry::ZERO_BLOCK, from: None };
+    const LOST: Moved = Moved { entry: TableEntry::LOST, from: None };
 }
 
 impl Merge {
@@ -161,25 +200,62 @@ impl Merge {
         }
         let blocks = size.count(older.size_bytes);
         let shared = blocks.min(size.count(base.size_bytes));
-        let compared = goers.iter().any(|goer| goer.standalone || goer.blocks < shared);
-        Ok(Some(Merge {
+        let is_lost = goers.iter().any(Goer::is_lost);
+        let compared = is_lost || goers.iter().any(|goer| goer.standalone || goer.blocks < shared);
+        let backing = if base.is_image() { Backing::IMAGE } else { Backing::delta(base.uuid) };
+        let base = match compared.then(|| Chain::open(storage, manifest, base_number)) {
+            // Then nothing is said of what lies behind the goers.
+            Some(Err(error)) if is_lost && error.is_damage() => None,
+            base => base.transpose()?,
+        };
+        let mut merge = Merge {
             size,
             older: older.clone(),
             delta: Delta::open(&**storage, older.uuid, size, older.size_bytes)?,
             goers,
-            backing: if base.is_image() { Backing::IMAGE } else { Backing::delta(base.uuid) },
-            base: match compared {
-                true => Some(Chain::open(storage, manifest, base_number)?),
-                false => None,
-            },
+            backing,
+            base,
             blocks: BlockIndex(blocks),
-        }))
+            trust: Trust::Remains,
+        };
+        if is_lost && !merge.comes_out(&**storage)? {
+            merge.trust = Trust::Nothing;
+        }
+        Ok(Some(merge))
+    }
+
+    /// Whether the digest of the revision that stays comes out with what is left of the goers.
+    fn comes_out(&self, storage: &dyn Storage) -> Result<bool> {
+        let own = unless_damaged(DigestTable::open(storage, self.older.uuid, DigestsKind::Delta))?;
+        let (Some(own), Some(base)) = (own, &self.base) else { return Ok(false) };
+        let mut hasher = RevisionHasher::new(self.size, self.older.size_bytes);
+        let mut next = BlockIndex(0);
+        while next < self.blocks {
+            let count = limits().step_blocks.min(self.blocks.0 - next.0);
+            let clusters = self.delta.clusters(next, count)?;
+            let entries = own.read(next, count)?;
+            let mut behind = base.locate(next, count)?;
+            behind.resize(count as usize, Located::ZERO);
+            let moved = self.found(next, count)?;
+            for (((cluster, own), behind), slot) in
+                clusters.into_iter().zip(entries).zip(behind).zip(moved)
+            {
+                hasher.push(match (cluster, slot) {
+                    (Cluster::Unallocated, Slot::Found(moved)) => moved.entry,
+                    (Cluster::Unallocated, _) => behind.entry,
+                    _ => own,
+                });
+            }
+            next = next.plus(count);
+        }
+        Ok(hasher.finish() == self.older.expected_digest())
     }
 
     /// Whether blocks that come from a goer are stored as they are, because one of the two is of another compression.
     fn unpacks(&self, goer: usize) -> bool {
         let packed = |delta: &Delta| delta.header().compression == Compression::Zstd;
-        !packed(&self.delta) || !self.goers.get(goer).is_some_and(|goer| packed(&goer.delta))
+        let goer = self.goers.get(goer).and_then(|goer| goer.delta.as_ref());
+        !packed(&self.delta) || !goer.is_some_and(packed)
     }
 
     fn run(&self, appender: &mut Appender, observer: &dyn Observer) -> Result<()> {
@@ -202,10 +278,14 @@ impl Merge {
     fn append(&self, appender: &mut Appender, block: BlockIndex, moved: Moved) -> Result<()> {
         let from = moved.from.and_then(|(goer, cluster)| Some((self.goers.get(goer)?, cluster)));
         let (content, bad) = match from {
-            Some((goer, cluster)) => {
-                (goer.delta.read_stored(cluster)?, goer.revision.findings.is_bad(block))
+            Some((Goer { delta: Some(delta), revision, .. }, cluster)) => {
+                (delta.read_stored(cluster)?, revision.findings.is_bad(block))
             }
-            None => (StoredBlock::Zero, false),
+            _ if moved.entry.is_zero_block() => (StoredBlock::Zero, false),
+            _ => {
+                let frame = Compressor::new(1)?.compress_as_bad(&vec![0; self.size.len()])?;
+                (StoredBlock::Compressed(frame), true)
+            }
         };
         appender.push(OldBlock { block, content }, moved.entry, bad)
     }
@@ -217,7 +297,7 @@ impl Merge {
     ) -> Result<()> {
         let mut next = BlockIndex(0);
         while let Some(first) = self.next_block(next)? {
-            let count = STEP_BLOCKS.min(self.blocks.0 - first.0);
+            let count = limits().step_blocks.min(self.blocks.0 - first.0);
             take(first, self.moved(first, count)?)?;
             next = first.plus(count);
         }
@@ -226,19 +306,51 @@ impl Merge {
 
     /// The first block at or after `from` that may have to move.
     fn next_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
-        if self.base.is_some() {
+        if self.looks_at_all() {
             return Ok((from < self.blocks).then_some(from));
         }
         let mut next = None;
         for goer in &self.goers {
+            // Where one is lost all blocks are looked at, see `Merge::open`.
+            let Some(delta) = &goer.delta else { return Ok(Some(from)) };
             let end = next.unwrap_or(self.blocks);
-            next = goer.delta.next_held_block(from, end)?.or(next);
+            next = delta.next_held_block(from, end)?.or(next);
         }
         Ok(next)
     }
 
+    /// Whether there is more to look at than what the goers hold.
+    fn looks_at_all(&self) -> bool {
+        self.base.is_some() || self.goers.iter().any(Goer::is_lost)
+    }
+
     /// Which of `count` blocks have to move.
     fn moved(&self, first: BlockIndex, count: u64) -> Result<Vec<Option<Moved>>> {
+        let slots = self.found(first, count)?;
+        let base = match &self.base {
+            Some(base) => Some(base.locate(first, count)?),
+            None => None,
+        };
+        let moved = |(at, slot): (usize, Slot)| {
+            let there = base.as_ref().map(|located| {
+                located.get(at).map_or(TableEntry::ZERO_BLOCK, |located: &Located| located.entry)
+            });
+            match slot {
+                // What the new base has at the same place need not be stored.
+                Slot::Found(moved) => (there != Some(moved.entry)).then_some(moved),
+                // It may have been held as zeros, which does not matter if it is zero behind.
+                Slot::Doubtful { maybe_zero: true } if there == Some(TableEntry::ZERO_BLOCK) => {
+                    None
+                }
+                Slot::Doubtful { .. } => Some(Moved::LOST),
+                Slot::Open | Slot::Held => None,
+            }
+        };
+        Ok(slots.into_iter().enumerate().map(moved).collect())
+    }
+
+    /// What the goers say of `count` blocks.
+    fn found(&self, first: BlockIndex, count: u64) -> Result<Vec<Slot>> {
         let mut slots: Vec<Slot> = vec![Slot::Open; count as usize];
         let held = self.delta.clusters(first, count)?;
         for (slot, cluster) in slots.iter_mut().zip(held) {
@@ -247,21 +359,83 @@ impl Merge {
             }
         }
         for (number, goer) in self.goers.iter().enumerate() {
-            look_into(number, goer, first, &mut slots)?;
+            match (&goer.delta, &goer.digests) {
+                (Some(delta), Some(digests)) => {
+                    look_into(number, goer, (delta, digests), first, &mut slots)?;
+                }
+                _ => self.look_into_lost(number, goer, first, &mut slots)?,
+            }
         }
-        let base = match &self.base {
-            Some(base) => Some(base.locate(first, count)?),
-            None => None,
+        Ok(slots)
+    }
+
+    /// Fills the open slots with what is left of a goer of which a file is lost.
+    fn look_into_lost(
+        &self,
+        number: usize,
+        goer: &Goer,
+        first: BlockIndex,
+        slots: &mut [Slot],
+    ) -> Result<()> {
+        let trusted = self.trust == Trust::Remains;
+        let inside = goer.blocks.saturating_sub(first.0).min(slots.len() as u64);
+        let clusters = match &goer.delta {
+            Some(delta) => delta.clusters(first, inside)?,
+            None => vec![Cluster::Unallocated; inside as usize],
         };
-        let moved = |(at, slot): (usize, Slot)| {
-            let Slot::Found(moved) = slot else { return None };
-            let there = base.as_ref().map(|located| {
-                located.get(at).map_or(TableEntry::ZERO_BLOCK, |located: &Located| located.entry)
-            });
-            // What the new base has at the same place need not be stored.
-            (there != Some(moved.entry)).then_some(moved)
+        let entries = match &goer.digests {
+            Some(digests) => digests.read(first, inside)?,
+            None => vec![TableEntry::ZERO_BLOCK; inside as usize],
         };
-        Ok(slots.into_iter().enumerate().map(moved).collect())
+        let mut decompressor = Decompressor::new()?;
+        let (within, past) = slots.split_at_mut(inside as usize);
+        // Past the end of a backing file everything is zero.
+        past.iter_mut().for_each(|slot| slot.fill(Moved::ZERO));
+        let known = clusters.into_iter().zip(entries);
+        for ((slot, (cluster, entry)), block) in within.iter_mut().zip(known).zip(first.0..) {
+            if !slot.is_open() {
+                continue;
+            }
+            match (&goer.delta, cluster) {
+                (Some(_), Cluster::Unallocated) => {}
+                // Its content is believed if the digest comes out with it.
+                (Some(delta), _) if trusted => {
+                    let size_bytes = goer.revision.size_bytes;
+                    let extent = self.size.extent(BlockIndex(block), size_bytes);
+                    let entry = entry_of(delta, cluster, self.size, extent.len, &mut decompressor)?;
+                    slot.fill(match entry {
+                        Some(entry) => Moved { entry, from: Some((number, cluster)) },
+                        None => Moved::LOST,
+                    });
+                }
+                (Some(_), _) => slot.fill(Moved::LOST),
+                // What has a digest was held.
+                (None, _) if !entry.is_zero_block() => slot.fill(Moved { entry, from: None }),
+                (None, _) if trusted || goer.standalone && goer.digests.is_some() => {}
+                (None, _) => slot.doubt(goer.digests.is_some()),
+            }
+            if goer.standalone {
+                // What a standalone revision does not hold is zero.
+                slot.fill(Moved::ZERO);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The digest of the content of a block of a delta; none when it cannot be read.
+fn entry_of(
+    delta: &Delta,
+    cluster: Cluster,
+    size: BlockSize,
+    bytes: u64,
+    decompressor: &mut Decompressor,
+) -> Result<Option<TableEntry>> {
+    let mut content = vec![0; bytes as usize];
+    match read_cut(delta, cluster, size, decompressor, &mut content) {
+        Ok(()) => Ok(Some(TableEntry::of_block(&content))),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -269,29 +443,62 @@ impl Merge {
 enum Slot {
     /// Not held by those looked at so far.
     Open,
+    /// The same, but one of them that is lost may have held it: as zeros, or whatever it was.
+    Doubtful {
+        maybe_zero: bool,
+    },
     /// Held by the one that stays.
     Held,
     Found(Moved),
 }
 
+impl Slot {
+    /// Takes what is found behind, if it is open.
+    fn fill(&mut self, moved: Moved) {
+        *self = match *self {
+            Slot::Open => Slot::Found(moved),
+            // Held as zeros or not, it is zero.
+            Slot::Doubtful { maybe_zero: true } if moved.entry.is_zero_block() => {
+                Slot::Found(moved)
+            }
+            Slot::Doubtful { .. } => Slot::Found(Moved::LOST),
+            closed => closed,
+        };
+    }
+
+    /// One that is lost may have held it, as zeros or as anything.
+    fn doubt(&mut self, zero: bool) {
+        *self = match *self {
+            Slot::Open => Slot::Doubtful { maybe_zero: zero },
+            Slot::Doubtful { maybe_zero } => Slot::Doubtful { maybe_zero: maybe_zero && zero },
+            closed => closed,
+        };
+    }
+
+    /// Whether those behind have to be asked.
+    fn is_open(self) -> bool {
+        matches!(self, Slot::Open | Slot::Doubtful { .. })
+    }
+}
+
 /// Fills the open slots with what a goer says of them.
-fn look_into(number: usize, goer: &Goer, first: BlockIndex, slots: &mut [Slot]) -> Result<()> {
-    const ZERO: Moved = Moved { entry: TableEntry::ZERO_BLOCK, from: None };
+fn look_into(
+    number: usize,
+    goer: &Goer,
+    (delta, digests): (&Delta, &DigestTable),
+    first: BlockIndex,
+    slots: &mut [Slot],
+) -> Result<()> {
     let inside = goer.blocks.saturating_sub(first.0).min(slots.len() as u64);
     let (within, past) = slots.split_at_mut(inside as usize);
     // Past the end of a backing file everything is zero, however long the next one is.
-    let close = |slots: &mut [Slot]| {
-        for slot in slots.iter_mut().filter(|slot| matches!(slot, Slot::Open)) {
-            *slot = Slot::Found(ZERO);
-        }
-    };
+    let close = |slots: &mut [Slot]| slots.iter_mut().for_each(|slot| slot.fill(Moved::ZERO));
     if !planted(Bug::ForgottenEnd) {
         close(past);
     }
-    let clusters = goer.delta.clusters(first, inside)?;
-    let wanted = |(slot, cluster): (&Slot, &Cluster)| {
-        matches!(slot, Slot::Open) && *cluster != Cluster::Unallocated
-    };
+    let clusters = delta.clusters(first, inside)?;
+    let wanted =
+        |(slot, cluster): (&Slot, &Cluster)| slot.is_open() && *cluster != Cluster::Unallocated;
     let wanted: Vec<bool> = within.iter().zip(&clusters).map(wanted).collect();
     let mut at = 0;
     // Digests only of what moves: the table of a large image is not read for a few blocks.
@@ -301,11 +508,11 @@ fn look_into(number: usize, goer: &Goer, first: BlockIndex, slots: &mut [Slot]) 
         if run.first() != Some(&true) {
             continue;
         }
-        let entries = goer.digests.read(first.plus(from as u64), run.len() as u64)?;
+        let entries = digests.read(first.plus(from as u64), run.len() as u64)?;
         let slots = within.get_mut(from..to).unwrap_or_default();
         let clusters = clusters.get(from..to).unwrap_or_default();
         for ((slot, cluster), entry) in slots.iter_mut().zip(clusters).zip(entries) {
-            *slot = Slot::Found(Moved { entry, from: Some((number, *cluster)) });
+            slot.fill(Moved { entry, from: Some((number, *cluster)) });
         }
     }
     if goer.standalone {
@@ -356,9 +563,6 @@ pub(crate) fn make_standalone(
     appender.finish(None)
 }
 
-/// Blocks worked on together when all of a revision is stored.
-const PIECE_BLOCKS: usize = 16;
-
 /// Cuts a chain into pieces, leaving out what is zero.
 struct Windows<'a> {
     chain: &'a Chain,
@@ -371,10 +575,10 @@ impl Windows<'_> {
         if self.located.is_empty() {
             let Some(first) = self.chain.next_data_block(self.next)? else { return Ok(None) };
             self.next = first;
-            self.located = self.chain.locate(first, WINDOW_BLOCKS)?;
+            self.located = self.chain.locate(first, limits().window_blocks)?;
         }
         let first = self.next;
-        let rest = self.located.split_off(PIECE_BLOCKS.min(self.located.len()));
+        let rest = self.located.split_off(limits().piece_blocks.min(self.located.len()));
         let piece = std::mem::replace(&mut self.located, rest);
         self.next = first.plus(piece.len() as u64);
         Ok(Some((first, piece)))
@@ -445,7 +649,7 @@ impl Appender {
         // An entry of eight bytes has its cost as well.
         self.batch_bytes += block.content.bytes() + size_of::<OldBlock>();
         self.batch.push(block);
-        if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+        if self.batch_bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
     }
 
     /// Data and digests, durable; then the entries, durable.

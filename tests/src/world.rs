@@ -7,6 +7,7 @@ use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::clock::FixedClock;
 use backy_lib::format::qcow2::Decompressor;
 use backy_lib::image::chain::Chain;
+use backy_lib::limits;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Random, SimStorage};
 use backy_lib::storage::{DigestsKind, FileName, Storage};
@@ -116,6 +117,7 @@ pub fn read_chain(chain: &Chain) -> Result<Vec<u8>> {
 
 fn shared(disk: &SimStorage) -> Arc<dyn Storage> {
     canary::plant();
+    limits::use_small();
     Arc::new(disk.clone())
 }
 

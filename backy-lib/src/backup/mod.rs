@@ -6,8 +6,9 @@
 //! 2. make the overlay of the newest revision, sync it and the folder
 //! 3. point the next older delta at the overlay, sync
 //! 4. per batch: old blocks to the overlay, sync; their entries, sync; only then the new blocks to the image
-//! 5. length and holes of the image, sync; reference counts of the overlay, sync; digest files, sync
+//! 5. length and zeros of the image, sync; reference counts of the overlay, sync; digest files, sync
 //! 6. publish the manifest with the new revision: the commit
+//! 7. where the image takes more room than it needs, cut it, make holes of zeros, and publish the manifest without `in_progress`
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
 
@@ -27,7 +28,7 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::damage;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
     BlockRange, Findings, InProgress, MAX_TAGS, Manifest, Operation, Revision, Sameness,
@@ -40,7 +41,8 @@ use crate::image::delta::{self, Delta};
 use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
-use crate::recover::{recover, sweep};
+use crate::proof;
+use crate::recover::{self, recover, sweep, tidy};
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::schedule::{self, Due};
@@ -230,7 +232,8 @@ fn prepare(
     let storage = &**context.storage;
     check_limits(source, manifest.block_size, &order.tags)?;
     manifest::check_room(storage, manifest)?;
-    let old = open_old(storage, manifest)?;
+    proof::prove_newest(context.storage, manifest, context.observer)?;
+    let old = open_old(context, manifest)?;
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
         _ => Some(estimate_for(storage, manifest, Some(source), order.options.update)?),
@@ -249,15 +252,25 @@ fn prepare(
     Ok((old, estimate))
 }
 
-/// The newest image, for comparing with. Damage that would stop the backup on its way, and the undoing as well, is told
-/// here, before anything is written.
-fn open_old(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
-    let block_size = manifest.block_size;
-    if let Some(older) = manifest.revisions.get(1) {
-        Delta::open(storage, older.uuid, block_size, older.size_bytes)?;
+/// The newest image, for comparing with. Damage that would stop the backup on its way is told here, before anything is written. A
+/// damaged older delta does not: it is lost with or without the backup.
+fn open_old(context: &Context<'_>, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
+    let (storage, block_size) = (&**context.storage, manifest.block_size);
+    if let Some(older) = manifest.revisions.get(1).filter(|older| !older.is_standalone()) {
+        match Delta::open(storage, older.uuid, block_size, older.size_bytes) {
+            Err(error) if error.is_damage() => {
+                context.observer.event(&Event::Finding(error.to_string()));
+            }
+            opened => _ = opened?,
+        }
     }
-    let newest = manifest.revisions.first();
-    newest.map(|newest| scan::OldImage::open(storage, newest, block_size)).transpose()
+    let Some(newest) = manifest.revisions.first() else { return Ok(None) };
+    match scan::OldImage::open(storage, newest, block_size) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(recover::image_is_missing(storage, newest))
+        }
+        opened => opened.map(Some),
+    }
 }
 
 /// A longer name of a source is none: a path of a file has at most as many bytes.
@@ -285,6 +298,18 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
         return Err(Error::Specification { message });
     }
     Ok(())
+}
+
+/// Gives back the room that a committed backup does not need, and removes the files.
+fn tidy_up(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
+    if manifest.in_progress.is_some() {
+        tidy::finish_image(storage, manifest)?;
+        let mut after = manifest.clone();
+        after.in_progress = None;
+        publish(storage, &after)?;
+        *manifest = after;
+    }
+    sweep(storage, manifest)
 }
 
 enum Failed {
@@ -377,7 +402,11 @@ impl Making<'_> {
         if let Some(newest) = newest
             && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())
         {
-            delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid)))?;
+            match delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid))) {
+                // It has been told of, and is lost with or without this backup.
+                Err(error) if error.is_damage() => {}
+                done => done?,
+            }
         }
         Ok((update, stored_before))
     }
@@ -469,6 +498,11 @@ impl Making<'_> {
             self.tell_rotten(&news, newest.uuid);
         }
         after.push_newest(revision.clone());
+        if let (false, Some(before)) = (finished.is_tidy, after.revisions.get(1)) {
+            // Its delta is complete; what is still to be done is about the image that it reads through to.
+            let (operation, started) = (Operation::Merge, self.order.started);
+            after.in_progress = Some(InProgress { operation, revision: before.uuid, started });
+        }
         let factor = self.context.config.monitoring.change_factor;
         // What is imported changed long ago.
         if self.order.stamp.is_none() {
@@ -492,14 +526,16 @@ impl Making<'_> {
         if let Err(error) = publish(storage, &made.manifest) {
             // Undoing is only right if the new manifest is certainly not in place.
             return match manifest::read(storage) {
-                Ok(found) if found.in_progress.is_some() => Err(Failed::Making(error)),
+                Ok(found) if found.revisions.first().map(|r| r.uuid) != Some(self.order.uuid) => {
+                    Err(Failed::Making(error))
+                }
                 _ => Err(Failed::Committing(error)),
             };
         }
         *manifest = made.manifest;
         self.tell_unusual(manifest);
-        // What is left over does no harm; the next writer sweeps again.
-        if let Err(error) = sweep(storage, manifest) {
+        // What is left over does no harm; the next writer does it again.
+        if let Err(error) = tidy_up(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
         Ok(made.report)

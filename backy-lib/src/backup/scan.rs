@@ -14,6 +14,7 @@ use crate::format::manifest::{BlockRange, Findings, Revision, within};
 use crate::format::qcow2::Compressor;
 use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
+use crate::limits::limits;
 use crate::pipeline::BufferPool;
 use crate::progress::Observer;
 use crate::source::{self, Source};
@@ -23,9 +24,6 @@ use crate::units::{BlockIndex, BlockSize};
 use chunks::{Chunks, Stretch, next_lost};
 
 pub(crate) use chunks::RateLimit;
-
-/// Bytes read at a time, a multiple of every block size up to it.
-const CHUNK_BYTES: u64 = 1 << 20;
 
 /// The newest revision as it was before this backup.
 pub(super) struct OldImage {
@@ -168,7 +166,7 @@ impl<'a> Scan<'a> {
     ) -> Self {
         Scan {
             block_size,
-            chunk_blocks: (CHUNK_BYTES / block_size.bytes()).max(1),
+            chunk_blocks: (limits().chunk_bytes / block_size.bytes()).max(1),
             source,
             new_blocks: block_size.count(source.size_bytes()),
             old,
@@ -512,10 +510,11 @@ impl Tally {
         let digest = self.new.finish();
         if let Some(newest) = newest {
             let found = self.old.map_or(digest, RevisionHasher::finish);
-            if found != newest.digest {
+            let expected = newest.expected_digest();
+            if found != expected {
                 let name = FileName::Digests(newest.uuid, DigestsKind::Image);
                 let place = format!("digest of revision {} from this file", newest.uuid);
-                return Err(Error::damaged(storage.path(name), place, found, newest.digest));
+                return Err(Error::damaged(storage.path(name), place, found, expected));
             }
         }
         Ok(Scanned {

@@ -11,19 +11,14 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::Revision;
-use crate::format::qcow2::Cluster;
 use crate::image::delta::{Delta, DeltaWriter, OldBlock};
 use crate::image::digests::{DigestTable, DigestWriter};
+use crate::limits::limits;
 use crate::pipeline::BufferPool;
+use crate::recover::tidy;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
-
-/// Bytes of old and new blocks that are gathered before they are made durable.
-const BATCH_BYTES: usize = 16 << 20;
-
-/// Blocks looked at together.
-const WALK_BLOCKS: u64 = 4096;
 
 /// An image being brought up to date.
 pub(super) struct Update<'a> {
@@ -69,6 +64,8 @@ pub(super) struct Finished {
     pub bad_blocks: Vec<BlockIndex>,
     /// Blocks of the image that were bad and are right again.
     pub healed_blocks: u64,
+    /// Whether the image has no room that it does not need.
+    pub is_tidy: bool,
 }
 
 impl<'a> Update<'a> {
@@ -162,7 +159,7 @@ impl<'a> Update<'a> {
             self.batch.bytes += old.stored.content.bytes();
             self.batch.old.push(old.stored);
         }
-        if self.batch.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+        if self.batch.bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
     }
 
     /// Old blocks first, durable; then their entries, durable; then the new blocks.
@@ -198,18 +195,24 @@ impl<'a> Update<'a> {
         self.flush()?;
         let mut stored_bytes = self.digests.finish(header)?;
         let mut bad_blocks = Vec::new();
+        let mut room_bytes = None;
         if let (Some(overlay), Some(old_header)) = (self.overlay.take(), old_header) {
             stored_bytes += overlay.digests.finish(old_header)?;
             let delta = overlay.writer.finish()?;
             stored_bytes += delta.allocated_bytes()?;
             bad_blocks = overlay.bad_blocks;
-            // Last, for it frees room that undoing would need: everything else has had its chance to fail.
             if self.staged.is_none() {
                 let table = DigestTable::open(self.storage, self.revision, DigestsKind::Image)?;
-                punch_zero_blocks(&*self.image, self.block_size, self.new_bytes, &delta, &table)?;
+                let (size, bytes) = (self.block_size, self.new_bytes);
+                room_bytes = clear_zero_blocks(&*self.image, size, bytes, &delta, &table)?;
             }
         }
-        self.image.set_len(self.new_bytes)?;
+        if self.staged.is_none() && self.image.len()? > self.new_bytes {
+            let end = Extent::between(self.new_bytes, self.image.len()?);
+            room_bytes = Some(room_bytes.unwrap_or(0) + tidy::data_bytes(&*self.image, end)?);
+        } else {
+            self.image.set_len(self.new_bytes)?;
+        }
         if !planted(Bug::EarlyCommit) {
             self.image.sync()?;
         }
@@ -217,40 +220,27 @@ impl<'a> Update<'a> {
             self.storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         }
         self.storage.sync_folder()?;
-        stored_bytes += self.image.allocated_bytes()?;
+        let kept = self.image.allocated_bytes()?.saturating_sub(room_bytes.unwrap_or(0));
+        stored_bytes += kept;
         let (cloned, healed_blocks) = (self.staged == Some(Staged::Clone), self.healed_blocks);
-        Ok(Finished { cloned, stored_bytes, bad_blocks, healed_blocks })
+        let is_tidy = room_bytes.is_none();
+        Ok(Finished { cloned, stored_bytes, bad_blocks, healed_blocks, is_tidy })
     }
 }
 
-/// Makes holes of the blocks that were data and are zero now: the overlay holds them, the new digests say zero.
-fn punch_zero_blocks(
+/// Clears the blocks that the overlay holds and that are zero now. They keep their room, which undoing would need. Gives how much of
+/// it can be given back when the revision is committed, if there are such blocks.
+fn clear_zero_blocks(
     image: &dyn StorageFile,
     block_size: BlockSize,
     size_bytes: u64,
-    delta: &Delta,
+    overlay: &Delta,
     table: &DigestTable,
-) -> Result<()> {
-    let blocks = BlockIndex(block_size.count(size_bytes));
-    let mut next = BlockIndex(0);
-    while let Some(held) = delta.next_held_block(next, blocks)? {
-        let entries = table.read(held, WALK_BLOCKS)?;
-        next = held.plus(entries.len() as u64);
-        let clusters = delta.clusters(held, entries.len() as u64)?;
-        let emptied: Vec<bool> = clusters
-            .iter()
-            .zip(&entries)
-            .map(|(cluster, entry)| *cluster != Cluster::Unallocated && entry.is_zero_block())
-            .collect();
-        let mut first = held;
-        for run in emptied.chunk_by(|a, b| a == b) {
-            let end = first.plus(run.len() as u64);
-            if run.first() == Some(&true) {
-                let end = block_size.offset(end).min(size_bytes);
-                image.punch_hole(Extent::between(block_size.offset(first), end))?;
-            }
-            first = end;
-        }
-    }
-    Ok(())
+) -> Result<Option<u64>> {
+    let mut room_bytes = None;
+    tidy::for_each_emptied(size_bytes, block_size, overlay, table, |extent| {
+        room_bytes = Some(room_bytes.unwrap_or(0) + tidy::data_bytes(image, extent)?);
+        image.zero(extent)
+    })?;
+    Ok(room_bytes)
 }

@@ -21,18 +21,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::canary::{Bug, planted};
-use crate::digest::{DIGEST_BYTES, RevisionHasher, TableEntry};
+use crate::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
+use crate::limits::limits;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Stamp, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
-/// Blocks located at a time: the tables of a long chain are read once for all of them.
-pub const WINDOW_BLOCKS: u64 = 4096;
 /// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
 const NEAR_BLOCKS: u64 = 64;
 /// Stretches of the image that are no farther apart are read in one call: what the system reads ahead has those bytes, too.
@@ -96,7 +95,7 @@ pub(crate) enum Place {
 }
 
 impl Located {
-    const ZERO: Located = Located { place: Place::Zero, entry: TableEntry::ZERO_BLOCK };
+    pub(crate) const ZERO: Located = Located { place: Place::Zero, entry: TableEntry::ZERO_BLOCK };
     /// Its digest is one that no block has: whoever compares finds a difference, and whoever reads gets an error.
     const LOST: Located = Located { place: Place::Lost, entry: TableEntry([0xff; DIGEST_BYTES]) };
 }
@@ -367,7 +366,7 @@ impl Chain {
         let Some(layer) = self.layers.first() else { return Ok((from < end).then_some(from)) };
         let mut from = from;
         while let Some(next) = layer.delta.next_held_block(from, end)? {
-            let count = WINDOW_BLOCKS.min(end.0.saturating_sub(next.0));
+            let count = limits().window_blocks.min(end.0.saturating_sub(next.0));
             if let Some((held, _)) = layer.delta.held(next, count)?.first() {
                 return Ok(Some(*held));
             }
@@ -379,25 +378,30 @@ impl Chain {
     /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
     /// and a block that matches its entry is the right one.
     pub fn verify_digests(&self) -> Result<()> {
-        let mut hasher = RevisionHasher::new(self.block_size, self.revision.size_bytes);
-        let mut next = BlockIndex(0);
-        while let Some(data) = self.next_data_block(next)? {
-            hasher.push_zero_blocks(data.0 - next.0);
-            let located = self.locate(data, WINDOW_BLOCKS)?;
-            next = data.plus(located.len() as u64);
-            located.iter().for_each(|block| hasher.push(block.entry));
-        }
-        hasher.push_zero_blocks(self.blocks() - next.0);
-        let found = hasher.finish();
-        if found == self.revision.digest || planted(Bug::UncheckedDigests) {
+        let (found, expected) = (self.table_digest()?, self.revision.expected_digest());
+        if found == expected || planted(Bug::UncheckedDigests) {
             return Ok(());
         }
         Err(Error::damaged(
             self.storage.folder(),
             format!("digest of revision {} from its digest files", self.revision.uuid),
             found,
-            self.revision.digest,
+            expected,
         ))
+    }
+
+    /// The digest over the digests of all blocks.
+    pub(crate) fn table_digest(&self) -> Result<Digest> {
+        let mut hasher = RevisionHasher::new(self.block_size, self.revision.size_bytes);
+        let mut next = BlockIndex(0);
+        while let Some(data) = self.next_data_block(next)? {
+            hasher.push_zero_blocks(data.0 - next.0);
+            let located = self.locate(data, limits().window_blocks)?;
+            next = data.plus(located.len() as u64);
+            located.iter().for_each(|block| hasher.push(block.entry));
+        }
+        hasher.push_zero_blocks(self.blocks() - next.0);
+        Ok(hasher.finish())
     }
 
     /// Reads located blocks into `buffer`, which is as long as they are, and checks each against its digest.
@@ -559,7 +563,7 @@ impl Chain {
         self.damaged_block(
             self.storage.path(file),
             block,
-            "content that was not known to be right when it was backed up",
+            "content that nothing proves right",
             "a digest",
         )
     }

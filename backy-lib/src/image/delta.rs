@@ -7,21 +7,19 @@
 #[cfg(test)]
 mod tests;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::{
     Backing, Cluster, Compression, Compressor, Decompressor, ENTRY_BYTES, Header, L1Entry, Layout,
     MAX_HEADER_BYTES, MAX_STORED_CLUSTERS, decode_entry, encode_entry, frame_bytes,
 };
 use crate::image::refcounts::{self, NewCounts};
+use crate::limits::limits;
 use crate::revision::RevisionId;
-use crate::storage::{Access, FileName, Storage, StorageFile};
+use crate::storage::{Access, FileName, READ_ATTEMPTS, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
 pub use crate::image::refcounts::Unreferenced;
-
-/// L1 entries read at a time.
-const L1_READ_ENTRIES: u64 = 512;
 
 /// A delta that is open.
 pub struct Delta {
@@ -59,6 +57,19 @@ impl Delta {
             return Err(Error::damaged(path, "cluster size", found, expected));
         }
         Ok(Delta { file, header })
+    }
+
+    /// Opens the delta of a revision that [`DeltaWriter`] has made, whatever its header says by now: where everything is follows
+    /// from the revision's size.
+    pub(crate) fn open_laid_out(
+        storage: &dyn Storage,
+        revision: RevisionId,
+        block_size: BlockSize,
+        size_bytes: u64,
+    ) -> Result<Self> {
+        let file = storage.open(FileName::Delta(revision), Access::Read)?;
+        let layout = Layout::new(block_size, size_bytes);
+        Ok(Delta { file, header: Header::new(&layout, Some(Backing::IMAGE)) })
     }
 
     /// What the header said when the delta was opened.
@@ -143,7 +154,7 @@ impl Delta {
         let mut next = from.0;
         while next < end {
             let first_table = next / per_table;
-            let step = (tables - first_table).min(L1_READ_ENTRIES);
+            let step = (tables - first_table).min(limits().l1_read_entries);
             for (number, offset) in
                 self.table_offsets(first_table, step, file_bytes)?.iter().enumerate()
             {
@@ -332,6 +343,134 @@ impl Delta {
     }
 }
 
+/// Where the tables of a delta are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tables {
+    /// Where header and L1 table say.
+    AsFound,
+    /// Where [`DeltaWriter`] puts them, whatever is in header and L1 table by now.
+    AsLaidOut,
+}
+
+impl Delta {
+    /// What can be told of `count` blocks from `first` on, ascending: where those are that the delta holds, and `None` for
+    /// those of which it cannot be told. An entry that makes no sense costs its own block only.
+    pub(crate) fn held_leniently(
+        &self,
+        tables: Tables,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<Vec<(BlockIndex, Option<Cluster>)>> {
+        let (file_bytes, per_table) = (self.file.len()?, self.blocks_per_table());
+        let end = first.plus(count);
+        let mut held = Vec::new();
+        let mut next = first;
+        while next < end {
+            let number = next.0 / per_table;
+            let to = end.min(BlockIndex((number + 1) * per_table));
+            let entries = match self.find_table(tables, number, file_bytes) {
+                Ok(None) => Vec::new(),
+                Ok(Some(table)) => {
+                    let at = table + (next.0 % per_table) * ENTRY_BYTES as u64;
+                    self.entries_leniently(at, (to.0 - next.0) as usize, file_bytes)
+                }
+                Err(_) => vec![None; (to.0 - next.0) as usize],
+            };
+            let entries = entries.into_iter().zip((next.0..).map(BlockIndex));
+            let entries = entries.filter(|(cluster, _)| *cluster != Some(Cluster::Unallocated));
+            held.extend(entries.map(|(cluster, block)| (block, cluster)));
+            next = to;
+        }
+        Ok(held)
+    }
+
+    /// So many entries from an offset on; `None` for one that cannot be read or makes no sense.
+    fn entries_leniently(&self, at: u64, count: usize, file_bytes: u64) -> Vec<Option<Cluster>> {
+        let mut raw = vec![0; count * ENTRY_BYTES];
+        let there = match self.file.read_persistently(&mut raw, at) {
+            Ok(bytes) => vec![true; bytes / ENTRY_BYTES],
+            // One by one, to know which of them cannot be read.
+            Err(_) => {
+                let parts = raw.as_chunks_mut::<ENTRY_BYTES>().0.iter_mut().zip(0..);
+                let read = |(part, number): (&mut [u8; ENTRY_BYTES], u64)| {
+                    let read = self.file.read_persistently(part, at + number * ENTRY_BYTES as u64);
+                    read.is_ok_and(|bytes| bytes == ENTRY_BYTES)
+                };
+                parts.map(read).collect()
+            }
+        };
+        let there = there.into_iter().chain(std::iter::repeat(false));
+        let entries = raw.as_chunks::<ENTRY_BYTES>().0.iter().zip(there);
+        let decode = |raw: &[u8; ENTRY_BYTES]| {
+            decode_entry(u64::from_be_bytes(*raw), self.header.cluster_size, file_bytes).ok()
+        };
+        entries.map(|(raw, there)| if there { decode(raw) } else { None }).collect()
+    }
+
+    fn find_table(&self, tables: Tables, number: u64, file_bytes: u64) -> Result<Option<u64>> {
+        let layout = Layout::new(self.header.cluster_size, self.header.virtual_bytes);
+        match tables {
+            Tables::AsFound => self.table_offset(number, file_bytes),
+            // All L1 entries are set from the beginning.
+            Tables::AsLaidOut => {
+                Ok(Some(layout.l2_offset + number * self.header.cluster_size.bytes()))
+            }
+        }
+    }
+
+    /// The first block from `from` up to `end` of which something can be told, or cannot.
+    pub(crate) fn next_held_leniently(
+        &self,
+        tables: Tables,
+        from: BlockIndex,
+        end: BlockIndex,
+    ) -> Result<Option<BlockIndex>> {
+        let layout = Layout::new(self.header.cluster_size, self.header.virtual_bytes);
+        let next = match tables {
+            Tables::AsFound => match self.next_held_block(from, end) {
+                Err(error) if error.is_unreadable() => Some(from),
+                found => found?,
+            },
+            // They follow each other, and so do their entries. What is cut off cannot be told.
+            Tables::AsLaidOut => {
+                let entry = |block: BlockIndex| layout.l2_offset + block.0 * ENTRY_BYTES as u64;
+                let file_end = self.file.len()?.saturating_sub(layout.l2_offset);
+                let cut = BlockIndex(file_end / ENTRY_BYTES as u64);
+                let data = self.file.next_data(entry(from))?;
+                let data = data.map(|data| data.offset.saturating_sub(layout.l2_offset));
+                let data = data.map(|offset| BlockIndex(offset / ENTRY_BYTES as u64).max(from));
+                data.or(Some(cut.max(from)))
+            }
+        };
+        Ok(next.filter(|block| *block < end))
+    }
+
+    /// Reads a whole cluster also where it was stored as one that is known to be bad: as it was found.
+    pub(crate) fn read_as_found(
+        &self,
+        cluster: Cluster,
+        decompressor: &mut Decompressor,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let mut read = self.read_cluster(cluster, decompressor, buffer);
+        for _ in 1..READ_ATTEMPTS {
+            if !read.as_ref().is_err_and(|error| error.kind() == ErrorKind::Io) {
+                break;
+            }
+            read = self.read_cluster(cluster, decompressor, buffer);
+        }
+        match (read, cluster, self.header.compression) {
+            (Err(error), Cluster::Compressed { offset, max_bytes }, Compression::Zstd)
+                if error.kind() == ErrorKind::Damaged =>
+            {
+                let stored = self.read_compressed(offset, max_bytes)?;
+                decompressor.decompress_bad(&stored, buffer).map_err(|_| error)
+            }
+            (read, ..) => read,
+        }
+    }
+}
+
 /// Gives a delta another backing file, or none: one sector, written at once. Reads the same before and after only if the
 /// caller has seen to that. Synced.
 pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backing>) -> Result<()> {
@@ -452,9 +591,6 @@ impl Compressor {
     }
 }
 
-/// Frames gathered before they are written.
-const APPEND_BYTES: usize = 1 << 20;
-
 /// Makes a new delta, or appends to one.
 pub struct DeltaWriter {
     delta: Delta,
@@ -527,7 +663,7 @@ impl DeltaWriter {
     pub fn append(&mut self, blocks: &[OldBlock]) -> Result<()> {
         let cluster = self.delta.header.cluster_size.bytes();
         self.check_room(blocks)?;
-        let mut run = Vec::with_capacity(APPEND_BYTES);
+        let mut run = Vec::with_capacity(limits().append_bytes);
         for old in blocks {
             match &old.content {
                 StoredBlock::Zero => self.appended.push((old.block, Cluster::Zero)),
@@ -536,7 +672,7 @@ impl DeltaWriter {
                     run.extend_from_slice(frame);
                     let max_bytes = frame.len() as u64;
                     self.appended.push((old.block, Cluster::Compressed { offset, max_bytes }));
-                    if run.len() >= APPEND_BYTES {
+                    if run.len() >= limits().append_bytes {
                         self.append_run(&mut run)?;
                     }
                 }

@@ -3,12 +3,10 @@
 use crate::digest::{DIGEST_BYTES, TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::{DigestsHeader, HEADER_BYTES, Identity, entry_offset};
+use crate::limits::limits;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::BlockIndex;
-
-/// Entries looked through at a time: those of a page.
-const SEARCH_ENTRIES: u64 = 128;
 
 /// A digest file that is open for reading.
 pub struct DigestTable {
@@ -68,7 +66,7 @@ impl DigestTable {
         while let Some(data) = self.file.next_data(entry_offset(next))? {
             let in_table = data.offset.saturating_sub(HEADER_BYTES as u64);
             next = next.max(BlockIndex(in_table / DIGEST_BYTES as u64));
-            let entries = self.read(next, SEARCH_ENTRIES)?;
+            let entries = self.read(next, limits().search_entries)?;
             if entries.is_empty() {
                 return Ok(None);
             }
@@ -91,14 +89,11 @@ pub struct DigestWriter {
     run: Vec<u8>,
 }
 
-/// Entries gathered before they are written.
-const RUN_ENTRIES: usize = 2048;
-
 impl DigestWriter {
     /// Makes the file.
     pub fn create(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
         let name = FileName::Digests(revision, kind);
-        let run = Vec::with_capacity(RUN_ENTRIES * DIGEST_BYTES);
+        let run = Vec::with_capacity(limits().run_entries * DIGEST_BYTES);
         Ok(DigestWriter { file: storage.create(name)?, name, run_first: BlockIndex(0), run })
     }
 
@@ -123,7 +118,7 @@ impl DigestWriter {
             return Ok(());
         }
         let entries = self.run.len() / DIGEST_BYTES;
-        if self.run_first.plus(entries as u64) != block || entries == RUN_ENTRIES {
+        if self.run_first.plus(entries as u64) != block || entries == limits().run_entries {
             self.flush()?;
             self.run_first = block;
         }

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
-use crate::image::chain::{Chain, Place, WINDOW_BLOCKS};
+use crate::image::chain::{Chain, Place};
+use crate::limits::limits;
 use crate::storage::dir::DirFile;
 use crate::storage::{FileName, Storage, StorageFile};
 use crate::units::BlockIndex;
@@ -103,7 +104,7 @@ fn count_data_blocks(chain: &Chain) -> Result<u64> {
     let mut count = 0;
     let mut next = BlockIndex(0);
     while let Some(data) = chain.next_data_block(next)? {
-        let located = chain.locate(data, WINDOW_BLOCKS)?;
+        let located = chain.locate(data, limits().window_blocks)?;
         next = data.plus(located.len() as u64);
         count += located.iter().filter(|block| block.place != Place::Zero).count() as u64;
     }

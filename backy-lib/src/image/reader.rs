@@ -26,14 +26,11 @@ use crate::format::manifest::Revision;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
+use crate::limits::limits;
 use crate::manifest::{self, ManifestFile};
 use crate::storage::{Stamp, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
-/// Blocks located at a time.
-const WINDOW_BLOCKS: u64 = 512;
-/// Blocks of the image read at a time.
-const RUN_BYTES: u64 = 1 << 20;
 /// How often a chain is opened anew when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;
 
@@ -69,7 +66,7 @@ impl ReadCache {
     /// One that holds at most about `limit_bytes`.
     pub fn new(limit_bytes: u64) -> Arc<Self> {
         let (windows, blocks) = (limit_bytes / 4, limit_bytes - limit_bytes / 4);
-        let window_bytes = WINDOW_BLOCKS * size_of::<Located>() as u64;
+        let window_bytes = limits().reader_window_blocks * size_of::<Located>() as u64;
         let items = |limit: u64, each: u64| (limit / each) as usize + 1;
         Arc::new(ReadCache {
             windows: Cache::with_weighter(items(windows, window_bytes), windows, Bytes),
@@ -312,8 +309,9 @@ impl RevisionReader {
         offset: u64,
     ) -> Result<usize> {
         let block = self.size.index(offset);
-        let window = self.window(held, block.0 / WINDOW_BLOCKS)?;
-        let located = window.get((block.0 % WINDOW_BLOCKS) as usize..).unwrap_or_default();
+        let window = self.window(held, block.0 / limits().reader_window_blocks)?;
+        let located =
+            window.get((block.0 % limits().reader_window_blocks) as usize..).unwrap_or_default();
         let Some(first) = located.first() else { return Ok(buffer.len()) };
         let extent = self.size.extent(block, self.size_bytes());
         let skipped = (offset - extent.offset) as usize;
@@ -324,7 +322,8 @@ impl RevisionReader {
             return Ok(len);
         }
         // Blocks of which the buffer takes the whole.
-        let end = (offset + buffer.len() as u64).min(offset.saturating_add(RUN_BYTES));
+        let end =
+            (offset + buffer.len() as u64).min(offset.saturating_add(limits().reader_run_bytes));
         let end = if end < self.size_bytes() {
             self.size.index(end)
         } else {
@@ -450,8 +449,10 @@ impl RevisionReader {
     /// Where the blocks of a window are.
     fn window(&self, held: &Held, number: u64) -> Result<Window> {
         let locate = || {
-            let mut located =
-                held.chain.locate(BlockIndex(number * WINDOW_BLOCKS), WINDOW_BLOCKS)?;
+            let mut located = held.chain.locate(
+                BlockIndex(number * limits().reader_window_blocks),
+                limits().reader_window_blocks,
+            )?;
             if held.doubt.is_some() {
                 located.iter_mut().for_each(|block| block.place = Place::Image);
             }
@@ -507,12 +508,12 @@ impl RevisionReader {
         block: BlockIndex,
         wanted: impl Fn(Place) -> bool,
     ) -> Result<(BlockIndex, Option<BlockIndex>)> {
-        let number = block.0 / WINDOW_BLOCKS;
+        let number = block.0 / limits().reader_window_blocks;
         let window = self.window(held, number)?;
-        let from = (block.0 % WINDOW_BLOCKS) as usize;
+        let from = (block.0 % limits().reader_window_blocks) as usize;
         let located = window.get(from..).unwrap_or_default();
         let found = located.iter().position(|located| wanted(located.place));
-        let end = BlockIndex((number + 1) * WINDOW_BLOCKS);
+        let end = BlockIndex((number + 1) * limits().reader_window_blocks);
         Ok((end, found.map(|at| block.plus(at as u64))))
     }
 

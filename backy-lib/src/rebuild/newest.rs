@@ -21,17 +21,12 @@ use crate::format::manifest::{BlockRange, Findings};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::{DigestTable, DigestWriter};
+use crate::limits::limits;
 use crate::pipeline;
 use crate::progress::{self, Observer, Phase};
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
-
-/// Bytes of an image read at a time.
-const PIECE_BYTES: u64 = 1 << 20;
-
-/// Blocks of a table looked at together.
-const WALK_BLOCKS: u64 = 4096;
 
 /// The revision that `last.raw` is, or is to be brought back to.
 pub(super) struct Newest {
@@ -174,7 +169,10 @@ fn read(
         Err(error) => return Err(error),
     };
     let image = storage.open(image, Access::Read)?;
-    let length_right = image.len()? == size_bytes;
+    let length = image.len()?;
+    // A committed backup may not have come to cut it.
+    let length_right = length == size_bytes;
+    let length_enough = length >= size_bytes;
     let compared = Compared { image, table, overlay, size, size_bytes, lenient };
     let counters = progress::begin(observer, Phase::Scrub, size_bytes);
     let workers = (0..pipeline::threads(None)).map(|_| Decompressor::new());
@@ -201,7 +199,7 @@ fn read(
     Ok(Reading {
         digests_right,
         in_image: right && length_right && !only_in_overlay,
-        in_full: right && (length_right || compared.overlay.is_some()),
+        in_full: right && (length_enough || compared.overlay.is_some()),
         bad,
     })
 }
@@ -212,7 +210,7 @@ fn digest_of(table: &DigestTable, identity: &Identity) -> Result<Digest> {
     let mut next = BlockIndex(0);
     while let Some(data) = table.next_data_block(next)? {
         hasher.push_zero_blocks(data.0 - next.0);
-        let entries = table.read(data, WALK_BLOCKS)?;
+        let entries = table.read(data, limits().walk_blocks)?;
         next = data.plus(entries.len() as u64);
         entries.into_iter().for_each(|entry| hasher.push(entry));
     }
@@ -244,7 +242,7 @@ impl Compared {
         let data = self.image.next_data(self.size.offset(from))?;
         let data = data.map(|data| self.size.index(data.offset).max(from));
         let first = entry.into_iter().chain(data).min().filter(|first| first.0 < end);
-        let count = (PIECE_BYTES / self.size.bytes()).max(1);
+        let count = (limits().chunk_bytes / self.size.bytes()).max(1);
         Ok(first.map(|first| BlockRange { first, count: count.min(end - first.0) }))
     }
 
@@ -373,7 +371,7 @@ fn digest_image(
             break;
         }
         hasher.push_zero_blocks(first.0 - next.0);
-        let count = (PIECE_BYTES / size.bytes()).max(1).min(end - first.0);
+        let count = (limits().chunk_bytes / size.bytes()).max(1).min(end - first.0);
         let extent = damage::extent(BlockRange { first, count }, size, size_bytes);
         let mut bytes = vec![0; extent.len as usize];
         image.read_exact_at(&mut bytes, extent.offset)?;

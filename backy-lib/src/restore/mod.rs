@@ -21,11 +21,12 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
+use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
 use crate::revision::RevisionId;
 use crate::units::BlockIndex;
-use read::{CHUNK_BYTES, Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
+use read::{Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
 use target::DryRun;
 
 pub use safety::Guard;
@@ -178,7 +179,7 @@ pub(crate) fn to_stream(
     let reading = Reading {
         chain,
         phase: Phase::Restore,
-        max_void_bytes: CHUNK_BYTES,
+        max_void_bytes: limits().chunk_bytes,
         keep_going: options.keep_going,
         threads: options.threads,
     };
@@ -397,7 +398,7 @@ fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
     let mut offset = extent.offset;
     while let Some(data) = target.next_data(offset)?.filter(|data| data.offset < extent.end()) {
         let piece = Extent::between(data.offset, data.end().min(extent.end()));
-        let piece = Extent::new(piece.offset, piece.len.min(CHUNK_BYTES));
+        let piece = Extent::new(piece.offset, piece.len.min(limits().chunk_bytes));
         buffer.resize(piece.len as usize, 0);
         target.read_at(&mut buffer, piece.offset)?;
         if !crate::digest::is_zero(&buffer) {

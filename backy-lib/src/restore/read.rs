@@ -3,13 +3,11 @@
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
-use crate::image::chain::{Chain, Located, WINDOW_BLOCKS};
+use crate::image::chain::{Chain, Located};
+use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::units::BlockIndex;
-
-/// Bytes worked on at a time.
-pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Checks the digests of a revision as a whole; whether they are right. When they are not it is an error, or, when the
 /// chain was opened such that losses are tolerated, a finding.
@@ -92,7 +90,7 @@ impl<'a> Window<'a> {
     /// Up to `count` blocks from `first` on; none past the end of the revision, and at least one before it.
     pub(crate) fn blocks(&mut self, first: BlockIndex, count: usize) -> Result<&[Located]> {
         if !self.covers(first) {
-            self.located = self.chain.locate(first, WINDOW_BLOCKS)?;
+            self.located = self.chain.locate(first, limits().window_blocks)?;
             self.first = first;
         }
         let from = (first.0 - self.first.0) as usize;
@@ -119,7 +117,7 @@ impl<'a> Chunks<'a> {
             chain,
             observer,
             max_void_blocks: (max_void_bytes / block_bytes).max(1),
-            chunk_blocks: (CHUNK_BYTES / block_bytes).max(1) as usize,
+            chunk_blocks: (limits().chunk_bytes / block_bytes).max(1) as usize,
             next: BlockIndex(0),
             window: Window::new(chain),
         }

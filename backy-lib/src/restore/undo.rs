@@ -14,7 +14,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::read::{CHUNK_BYTES, Window};
+use super::read::Window;
 use super::{Target, TargetKind};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -28,6 +28,7 @@ use crate::format::manifest::{
 use crate::format::qcow2::Layout;
 use crate::image::chain::{Chain, Located};
 use crate::image::digests::DigestWriter;
+use crate::limits::limits;
 use crate::manifest;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
@@ -317,7 +318,7 @@ impl Pieces<'_> {
         let block_size = chain.block_size();
         let Some(data) = target.next_data(block_size.offset(self.next))? else { return Ok(None) };
         let first = block_size.index(data.offset).max(self.next);
-        let count = (CHUNK_BYTES / block_size.bytes()).max(1);
+        let count = (limits().chunk_bytes / block_size.bytes()).max(1);
         let end = BlockIndex(block_size.count(data.end())).min(first.plus(count));
         let start = block_size.offset(first);
         let extent = Extent::between(start, block_size.offset(end).min(target.size_bytes()));

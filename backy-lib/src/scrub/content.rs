@@ -17,21 +17,15 @@ use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::chain::Chain;
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
+use crate::limits::limits;
 use crate::pipeline;
 use crate::progress::{self, Phase};
 use crate::reserve;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
-/// Bytes of an image that verification is remembered for together, at least.
-const GROUP_BYTES: u64 = 64 << 20;
 /// Parts of an image that verification is remembered for, at most. A delta is one.
 const MAX_GROUPS: u64 = 1024;
-/// Bytes worked on at a time.
-const PIECE_BYTES: u64 = 1 << 20;
-/// The same of a delta, which holds few of them: so many that there are some to be digested together.
-const DELTA_PIECE_BYTES: u64 = 16 << 20;
-
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Coverage {
@@ -207,8 +201,8 @@ impl StoredFile {
     /// Blocks of a piece.
     fn piece_blocks(&self) -> u64 {
         let bytes = match self.content {
-            Content::Image(_) => PIECE_BYTES,
-            Content::Delta(_) => DELTA_PIECE_BYTES,
+            Content::Image(_) => limits().scrub_piece_bytes,
+            Content::Delta(_) => limits().scrub_delta_piece_bytes,
         };
         (bytes / self.block_size.bytes()).max(1)
     }
@@ -291,7 +285,7 @@ impl StoredFile {
         let held: Vec<_> = held.collect();
         let Tools { decompressor, buffer } = tools;
         let block_bytes = self.block_size.len();
-        let together = (PIECE_BYTES / block_bytes as u64).max(1) as usize;
+        let together = (limits().scrub_piece_bytes / block_bytes as u64).max(1) as usize;
         for group in held.chunks(together) {
             buffer.resize(group.len() * block_bytes, 0);
             let mut pairs = Vec::with_capacity(group.len());
@@ -367,7 +361,9 @@ impl Scrub<'_> {
             let Some(revision) = self.manifest.revisions.get(number) else { continue };
             let blocks = size.count(revision.size_bytes);
             let group_blocks = match revision.is_image() {
-                true => (GROUP_BYTES / size.bytes()).max(blocks.div_ceil(MAX_GROUPS)).max(1),
+                true => {
+                    (limits().group_bytes / size.bytes()).max(blocks.div_ceil(MAX_GROUPS)).max(1)
+                }
                 false => blocks.max(1),
             };
             for first in (0..blocks).step_by(group_blocks as usize) {

@@ -8,9 +8,11 @@ use crate::error::{Error, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{BlockRange, Revision};
 use crate::format::qcow2::Decompressor;
-use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::chain::Chain;
 use crate::image::digests::rewrite;
+use crate::limits::limits;
 use crate::progress;
+use crate::proof;
 use crate::storage::{DigestsKind, FileName};
 use crate::units::BlockIndex;
 
@@ -104,12 +106,12 @@ impl Scrub<'_> {
                 let end = data.0.min(walked.blocks);
                 walked.hasher.push_zero_blocks(end.saturating_sub(next.0));
             }
-            let count = WINDOW_BLOCKS.min(blocks - data.0);
+            let count = limits().window_blocks.min(blocks - data.0);
             walk_window(&mut files, BlockRange { first: data, count })?;
             next = data.plus(count);
         }
         for ((number, revision), walked) in (first..end).zip(revisions).zip(files) {
-            if walked.broken || walked.hasher.finish() != revision.digest {
+            if walked.broken || walked.hasher.finish() != revision.expected_digest() {
                 wrong.push(number);
             }
         }
@@ -141,6 +143,14 @@ impl Scrub<'_> {
 
     /// Makes the digest file of a revision anew from its data; whether its digest comes out then. If not, nothing is changed.
     fn rebuild_digests(&mut self, number: usize, revision: &Revision) -> Result<bool> {
+        if revision.is_image() {
+            // What is lost of it is among the bad blocks then.
+            return match proof::prove_newest(self.storage, self.manifest, self.observer) {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_damage() => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
         let base = match number.checked_sub(1).filter(|_| revision.base.is_some()) {
             Some(base) => match Chain::open(self.storage, self.manifest, base) {
                 Ok(chain) => Some(chain),
@@ -164,13 +174,16 @@ impl Scrub<'_> {
             Err(error) if error.is_damage() => return Ok(false),
             Err(error) => return Err(error),
         }
-        let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
-        let mut file = rewrite(&**self.storage, &DigestsHeader::new(kind, revision, size))?;
+        let header = DigestsHeader::new(DigestsKind::Delta, revision, size);
+        let mut file = rewrite(&**self.storage, &header)?;
         for_each_entry(&data, base.as_ref(), self.all(revision), |block, entry, held| {
             // A zero entry has to be written, too: there may be another one.
             if held { file.set(block, entry) } else { Ok(()) }
         })?;
         file.finish()?;
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            revision.table_digest = None;
+        }
         Ok(true)
     }
 }
@@ -245,7 +258,7 @@ fn for_each_entry(
     let mut decompressor = Decompressor::new()?;
     let mut next = all.first;
     while next < all.end() {
-        let count = WINDOW_BLOCKS.min(all.end().0 - next.0);
+        let count = limits().window_blocks.min(all.end().0 - next.0);
         let inherited = match base {
             Some(base) => base.locate(next, count)?,
             None => Vec::new(),

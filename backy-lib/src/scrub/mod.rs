@@ -29,7 +29,7 @@ use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, within};
 use crate::manifest;
 use crate::progress::{self, Event, Observer};
-use crate::recover::named_files;
+use crate::recover::{self, named_files};
 use crate::revision::RevisionId;
 use crate::storage::{FileName, Storage};
 use crate::units::BlockIndex;
@@ -183,6 +183,7 @@ fn scrub_once(
     let now = clock.now();
     let (findings, vouched) = (Vec::new(), BTreeSet::new());
     let mut scrub = Scrub { storage, manifest, options, now, observer, findings, vouched };
+    scrub.replace_lost_image()?;
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
@@ -261,6 +262,20 @@ fn confirmed(
 }
 
 impl Scrub<'_> {
+    /// Makes an image without data in the place of one that is gone, so that the next backup can be made; it has what the source
+    /// still has. What only the old one held is found to be bad.
+    fn replace_lost_image(&mut self) -> Result<()> {
+        let Some(newest) = self.manifest.revisions.first().filter(|_| self.repairs()) else {
+            return Ok(());
+        };
+        if self.storage.list()?.contains(&FileName::IMAGE) {
+            return Ok(());
+        }
+        recover::make_image(&**self.storage, newest)?;
+        let message = "missing: made anew, without what it held".to_owned();
+        self.find(FileName::IMAGE, message, None, true)
+    }
+
     fn repairs(&self) -> bool {
         !self.options.check_only
     }

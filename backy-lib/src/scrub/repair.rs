@@ -8,8 +8,9 @@ use crate::digest::{Digest, TableEntry};
 use crate::error::Result;
 use crate::format::manifest::{BlockRange, Findings};
 use crate::format::qcow2::{Compressor, Decompressor};
-use crate::image::chain::WINDOW_BLOCKS;
+
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
+use crate::limits::limits;
 use crate::progress;
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
@@ -91,7 +92,7 @@ impl Scrub<'_> {
         let mut next = all.first;
         while let Ok(Some(first)) = file.next_stored_block(next, all.end()) {
             progress::check(self.observer)?;
-            let end = BlockIndex(first.plus(WINDOW_BLOCKS).0.min(all.end().0));
+            let end = BlockIndex(first.plus(limits().window_blocks).0.min(all.end().0));
             next = end;
             let Ok(entries) = file.held_entries(BlockRange::between(first, end)) else { continue };
             for (entry, block) in entries.into_iter().zip(first.0..) {

@@ -7,13 +7,11 @@ use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revis
 use crate::format::qcow2::{ENTRY_BYTES, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts::{self, Unreferenced};
+use crate::limits::limits;
 use crate::manifest;
 use crate::recover;
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
-
-/// Tables looked at together.
-const STEP_BLOCKS: u64 = 4096;
 
 impl Scrub<'_> {
     /// Checks everything but the content of blocks and the digests, and mends what follows from the manifest.
@@ -132,7 +130,7 @@ impl Scrub<'_> {
         let mut take = |file: StoredFile| -> Result<()> {
             let mut next = rest.first;
             while let Some(from) = file.next_stored_block(next, rest.end())? {
-                let count = STEP_BLOCKS.min(rest.end().0 - from.0);
+                let count = limits().walk_blocks.min(rest.end().0 - from.0);
                 let entries = file.held_entries(BlockRange { first: from, count })?;
                 for (at, entry) in entries.iter().enumerate() {
                     let block = from.plus(at as u64);
@@ -176,7 +174,7 @@ impl Scrub<'_> {
                 Err(error) if error.is_damage() => next,
                 Err(error) => return Err(error),
             };
-            next = BlockIndex(first.plus(STEP_BLOCKS).0.min(all.end().0));
+            next = BlockIndex(first.plus(limits().walk_blocks).0.min(all.end().0));
             match delta.clusters(first, next.0 - first.0) {
                 Ok(_) => {}
                 Err(error) if error.is_damage() => {

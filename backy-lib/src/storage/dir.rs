@@ -375,6 +375,33 @@ impl StorageFile for DirFile {
         })
     }
 
+    fn zero(&self, extent: Extent) -> Result<()> {
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        let zeroed = match extent.len {
+            0 => Ok(()),
+            len => match fallocate(&self.file, flags, extent.offset, len) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
+                    write_zeros(&self.file, extent)
+                }
+                done => done.map_err(io::Error::from),
+            },
+        };
+        zeroed.map_err(|error| {
+            let action = format!("clear {} bytes at offset {}", extent.len, extent.offset);
+            Error::io(&self.path, action)(error)
+        })
+    }
+
+    fn make_room(&self, extent: Extent) -> Result<()> {
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, extent.offset, extent.len) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(()),
+            Err(errno) => {
+                let action = format!("allocate {} bytes at offset {}", extent.len, extent.offset);
+                Err(self.error(action, errno))
+            }
+        }
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         next_data(&self.file, self.len()?, offset).map_err(|error| {
             Error::io(&self.path, format!("seek data from offset {offset}"))(error)

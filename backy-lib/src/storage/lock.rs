@@ -116,7 +116,7 @@ fn write_holder(file: &std::fs::File, holder: &str) -> io::Result<()> {
     file.set_len(0)?;
     match file.write_all_at(holder.as_bytes(), 0) {
         // The note is a courtesy; a full disk must not keep maintenance from making room.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
     }
 }

@@ -157,6 +157,9 @@ pub trait StorageLock: Send + Sync {
     }
 }
 
+/// How often something is read before it counts as what cannot be read.
+pub(crate) const READ_ATTEMPTS: u32 = 3;
+
 /// An open file of an archive. Positions are bytes from its start.
 pub trait StorageFile: Send + Sync {
     /// Where the file is, for messages.
@@ -196,6 +199,25 @@ pub trait StorageFile: Send + Sync {
     /// Makes an extent read as zeros and take no space, where the file system can. The length stays.
     fn punch_hole(&self, extent: Extent) -> Result<()>;
 
+    /// Makes an extent within the file read as zeros and keeps its room on disk, so that writing there needs none.
+    fn zero(&self, extent: Extent) -> Result<()> {
+        const ZEROS: [u8; 65536] = [0; 65536];
+        let mut offset = extent.offset;
+        while offset < extent.end() {
+            let step = (extent.end() - offset).min(ZEROS.len() as u64);
+            self.write_at(ZEROS.get(..step as usize).unwrap_or(&ZEROS), offset)?;
+            offset += step;
+        }
+        Ok(())
+    }
+
+    /// Gives the holes of an extent room on disk, beyond the length of the file as well. It goes on reading as zeros. Where the
+    /// system cannot, nothing changes.
+    fn make_room(&self, extent: Extent) -> Result<()> {
+        let _ = extent;
+        Ok(())
+    }
+
     /// The first stretch at or after `offset` that may hold data; `None` when only holes follow.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
 
@@ -219,6 +241,19 @@ impl dyn StorageFile + '_ {
             format!("{found} bytes up to the end of the file"),
             format!("{} bytes", buffer.len()),
         ))
+    }
+
+    /// Reads as [`StorageFile::read_at`] does, but takes no for an answer only when it is given again: what cannot be read now
+    /// and could a moment later must not count as lost.
+    pub(crate) fn read_persistently(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut read = self.read_at(buffer, offset);
+        for _ in 1..READ_ATTEMPTS {
+            if read.is_ok() {
+                break;
+            }
+            read = self.read_at(buffer, offset);
+        }
+        read
     }
 
     /// Reads into all of `buffer`; what lies past the end of the file reads as zeros.

@@ -20,6 +20,7 @@ const MAX_BLOCKS: u64 = 2000;
 /// # Panics
 /// When a promise is broken.
 pub fn run(data: &[u8]) {
+    backy_lib::limits::use_small();
     check(data);
     if let Some(mended) = with_checksum(data) {
         check(&mended);

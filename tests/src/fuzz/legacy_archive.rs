@@ -44,6 +44,7 @@ pub(crate) enum Entry {
 /// # Panics
 /// When a promise is broken.
 pub fn run(data: &[u8]) {
+    backy_lib::limits::use_small();
     let entries = Model::complete(parse(data));
     let model = Model::new(&entries);
     let scene = Scene::new(&entries);

@@ -27,6 +27,7 @@ const MAX_READS: usize = 32;
 /// # Panics
 /// When a promise is broken.
 pub fn run(data: &[u8]) {
+    backy_lib::limits::use_small();
     let Ok(header) = Header::parse(&data[..data.len().min(HEADER_BYTES)]) else { return };
     assert_eq!(Header::parse(&header.encode()).as_ref(), Ok(&header));
     let revision = RevisionId::new("2026-11-22T00:00:00Z".parse().expect("a time"));

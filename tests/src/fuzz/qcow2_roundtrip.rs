@@ -83,6 +83,7 @@ impl Written {
 /// # Panics
 /// When a promise is broken.
 pub fn run(data: &[u8]) {
+    backy_lib::limits::use_small();
     if let Some(written) = write(data) {
         check(&written);
     }

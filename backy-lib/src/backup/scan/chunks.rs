@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use super::{Chunk, ChunkKind, Scan};
 use crate::error::Result;
 use crate::extent::Extent;
+use crate::limits::limits;
 use crate::progress::{self, Observer};
 use crate::source::Source;
 use crate::units::BlockIndex;
-
-/// Blocks that did not change and are passed on together: 1 MiB of digests.
-const UNCHANGED_BLOCKS: u64 = 1 << 15;
 
 /// The first lost stretch of the source that ends after `offset`.
 pub(super) fn next_lost(source: &dyn Source, offset: u64) -> Option<Extent> {
@@ -72,7 +70,7 @@ impl<'a> Chunks<'a> {
         }
         let changed = self.next_changed()?;
         let (to, kind) = if first < changed.first {
-            self.cut_old(changed.first.min(end), ChunkKind::Unchanged, UNCHANGED_BLOCKS)?
+            self.cut_old(changed.first.min(end), ChunkKind::Unchanged, limits().unchanged_blocks)?
         } else {
             let data = self.next_data()?;
             let to = changed.end.min(end);

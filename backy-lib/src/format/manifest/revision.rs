@@ -42,6 +42,10 @@ pub struct Revision {
     /// What is wrong with its files other than single blocks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flaws: Vec<Flaw>,
+    /// Digest over the entries of its blocks as they are, since some of them were lost: what has to come out of the digest files
+    /// instead of `digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_digest: Option<Digest>,
     /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap. Blocks
     /// in none of them have never been.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -109,9 +113,15 @@ impl Revision {
             statistics,
             findings: Findings::default(),
             flaws: Vec::new(),
+            table_digest: None,
             verified: Vec::new(),
             unknown: Unknown::new(),
         }
+    }
+
+    /// The digest that the entries of its blocks must give.
+    pub fn expected_digest(&self) -> Digest {
+        self.table_digest.unwrap_or(self.digest)
     }
 
     /// Whether the plain image `last.raw` holds it.

@@ -111,6 +111,25 @@ impl Decompressor {
     }
 }
 
+impl Decompressor {
+    /// The cluster in a frame that [`Compressor::compress_as_bad`] has made: as it was found, right or not.
+    ///
+    /// # Errors
+    /// One sentence, when the frame is not one of those.
+    pub fn decompress_bad(
+        &mut self,
+        stored: &[u8],
+        cluster: &mut [u8],
+    ) -> std::result::Result<(), String> {
+        let frame_bytes = frame_bytes(stored).ok_or("found no whole zstd frame")?;
+        let mut frame = stored.get(..frame_bytes).unwrap_or(stored).to_vec();
+        if let Some(checksum) = frame.last_chunk_mut::<4>() {
+            checksum.iter_mut().for_each(|byte| *byte = !*byte);
+        }
+        self.decompress(&frame, cluster)
+    }
+}
+
 /// Length of the zstd frame at the start of `stored`; `None` when there is no whole one.
 pub fn frame_bytes(stored: &[u8]) -> Option<usize> {
     zstd::zstd_safe::find_frame_compressed_size(stored).ok()

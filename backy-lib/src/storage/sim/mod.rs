@@ -442,6 +442,19 @@ impl StorageFile for SimFile {
         Ok(())
     }
 
+    fn zero(&self, extent: Extent) -> Result<()> {
+        let mut state = self.call(format!("zero {} at {}", extent.len, extent.offset), true)?;
+        let (offset, len) = (extent.offset as usize, extent.len as usize);
+        state.node(self.node).change(Change::Punch { offset, len });
+        Ok(())
+    }
+
+    fn make_room(&self, extent: Extent) -> Result<()> {
+        // What is allocated is not counted: faults say when the disk is full.
+        let action = format!("allocate {} at {}", extent.len, extent.offset);
+        self.call(action, true).map(drop)
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         let mut state = self.call(format!("seek data from {offset}"), false)?;
         let content = &state.node(self.node).volatile;
