@@ -109,7 +109,6 @@ fn read_through(
     Ok(())
 }
 
-
 /// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges there are.
 fn held_blocks(
     storage: &dyn Storage,

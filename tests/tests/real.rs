@@ -36,10 +36,10 @@ mod hooks;
 mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
-#[path = "real/limits.rs"]
-mod limits;
 #[path = "real/large.rs"]
 mod large;
+#[path = "real/limits.rs"]
+mod limits;
 #[path = "real/made.rs"]
 mod made;
 #[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]

@@ -77,23 +77,21 @@ fn note(storage: &dyn Storage, manifest: &mut Manifest, lost: &Findings, observe
     let Some(newest) = manifest.revisions.first_mut() else { return };
     let (image, overlay) =
         (storage.path(FileName::IMAGE), storage.path(FileName::Delta(newest.uuid)));
-    for range in &lost.bad_blocks {
-        let mut added = Findings { bad_blocks: vec![*range] };
-        newest.findings.bad_blocks.iter().for_each(|known| added.clear(*known));
-        for range in added.bad_blocks {
-            let blocks = match range.count {
-                1 => format!("block {}", range.first),
-                count => format!("{count} blocks from {} on", range.first),
-            };
-            observer.event(&Event::Finding(format!(
-                "{}: {blocks} of revision {} cannot be restored: what {} had of that is missing or damaged",
-                image.display(),
-                newest.uuid,
-                overlay.display()
-            )));
-            newest.findings.add(range);
-        }
+    let mut added = Findings::new(lost.bad_blocks.clone());
+    added.clear_all(&newest.findings.bad_blocks);
+    for range in &added.bad_blocks {
+        let blocks = match range.count {
+            1 => format!("block {}", range.first),
+            count => format!("{count} blocks from {} on", range.first),
+        };
+        observer.event(&Event::Finding(format!(
+            "{}: {blocks} of revision {} cannot be restored: what {} had of that is missing or damaged",
+            image.display(),
+            newest.uuid,
+            overlay.display()
+        )));
     }
+    newest.findings.add_all(added.bad_blocks);
 }
 
 /// Opens the image for bringing it back; and whether it had to be made.

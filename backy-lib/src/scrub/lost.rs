@@ -14,10 +14,11 @@ use crate::digest::{RevisionHasher, TableEntry};
 use crate::error::Result;
 use crate::format::manifest::Revision;
 use crate::format::qcow2::{Cluster, Compressor, Decompressor, Layout};
-use crate::image::chain::{Chain, WINDOW_BLOCKS};
+use crate::image::chain::Chain;
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
 use crate::image::orphans;
+use crate::limits::limits;
 use crate::progress;
 use crate::storage::DigestsKind;
 use crate::units::BlockIndex;
@@ -195,7 +196,7 @@ impl Scrub<'_> {
         let mut next = all.first;
         while next < all.end() {
             progress::check(self.observer)?;
-            let count = WINDOW_BLOCKS.min(all.end().0 - next.0);
+            let count = limits().window_blocks.min(all.end().0 - next.0);
             let inherited = match &evidence.base {
                 Some(base) => base.locate(next, count)?,
                 None => Vec::new(),

@@ -362,7 +362,7 @@ fn is_whole(delta: &Delta) -> Result<bool> {
     let mut next = BlockIndex(0);
     let mut step = || -> Result<()> {
         while let Some(first) = delta.next_held_block(next, end)? {
-            next = BlockIndex(first.plus(STEP_BLOCKS).0.min(end.0));
+            next = BlockIndex(first.plus(limits().step_blocks).0.min(end.0));
             delta.held(first, next.0 - first.0)?;
         }
         Ok(())
