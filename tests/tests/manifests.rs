@@ -46,7 +46,7 @@ fn mark(value: &mut Value, place: &str, marks: &mut Vec<String>) {
 
 /// An archive whose manifest has everything that a manifest can have, and a mark everywhere.
 fn marked() -> (World, Vec<String>) {
-    let block = |seed: usize| (0..BLOCK).map(move |at| (at / 7 ^ seed) as u8 ^ (at % 251) as u8);
+    let block = |seed: usize| (0..BLOCK).map(move |at| ((at / 7) ^ seed) as u8 ^ (at % 251) as u8);
     let state = |newer: usize| -> Vec<u8> {
         (0..12).flat_map(|at| block(if at < newer { 100 + at } else { at })).collect()
     };
