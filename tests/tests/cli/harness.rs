@@ -112,6 +112,11 @@ impl Scene {
         state
     }
 
+    /// The test damages the archive by other means.
+    pub(crate) fn damages_the_archive(&self) {
+        self.may_be_damaged.set(true);
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let harmless = ["a/backy.toml", "a/lock", "a/history.jsonl"];
         if name.starts_with("a/") && !harmless.contains(&name) {

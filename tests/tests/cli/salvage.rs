@@ -83,6 +83,7 @@ fn keep_going_names_what_is_lost() {
 fn keep_going_without_a_delta() {
     let (scene, states) = Scene::with_revisions(3);
     let path = scene.works(&["-b", "a", "find", "-r", "1"]);
+    scene.damages_the_archive();
     fs::remove_file(path.text().trim_end()).unwrap();
     scene.refuses(&["-b", "a", "restore", "-r", "2", "x"], &["qcow2", "copy of the archive"]);
     let run = scene.run(&["-b", "a", "restore", "-r", "2", "--keep-going", "--json", "x"]);
