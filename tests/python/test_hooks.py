@@ -107,8 +107,7 @@ sys.path[:] = {sys.path!r}
 import backy
 
 class Endless:
-    """A source that is never read to its end, however slow or fast the machine is."""
-
+    # Never read to its end, however slow or fast the machine is.
     size = {SIZE}
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""Images longer than 4 GiB, and more at once than is read at a time: what a cut offset or length gives is wrong only there."""
+"""Images longer than 4 GiB, and more at once than is read at a time: a cut offset or length is wrong only there."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_more_at_once_than_is_read_at_a_time(large: tuple[Archive, list[Pieces]]
 
 
 def test_an_object_behind_4_gib(tmp_path: Path) -> None:
-    """A source that says where it has changed, behind the border and 4 GiB before it, is read there and nowhere else."""
+    """A source that says where it has changed, behind the border and before it, is read there and nowhere else."""
 
     class Knowing(Sparse):
         read: list[tuple[int, int]] = []

@@ -92,6 +92,8 @@ impl<'a> Update<'a> {
         let (image, staged) = match (newest, policy) {
             (None, _) => {
                 let image = storage.create(FileName::STAGED_IMAGE)?;
+                // First, or XFS allocates ahead of what grows, and what is skipped then is no hole.
+                image.set_len(new_bytes)?;
                 // Each block is written once, in order.
                 image.bypass_cache();
                 (image, Some(Staged::Empty))
