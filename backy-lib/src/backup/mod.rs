@@ -41,8 +41,9 @@ use crate::image::delta::{self, Delta};
 use crate::manifest::{self, publish};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
-use crate::proof;
+use crate::proof::{self, Verdict};
 use crate::recover::{self, recover, sweep, tidy};
+use crate::reserve;
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::schedule::{self, Due};
@@ -232,7 +233,7 @@ fn prepare(
     let storage = &**context.storage;
     check_limits(source, manifest.block_size, &order.tags)?;
     manifest::check_room(storage, manifest)?;
-    proof::prove_newest(context.storage, manifest, context.observer)?;
+    check_table(context, manifest)?;
     let old = open_old(context, manifest)?;
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
@@ -250,6 +251,26 @@ fn prepare(
         return Err(error);
     }
     Ok((old, estimate))
+}
+
+/// That the digests of the newest revision, which decide what has changed and what was right, are those that were recorded. When they
+/// are not, they are put in order, and that is all that is done: somebody has to learn of it, and the next backup is made.
+fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
+    let storage = &**context.storage;
+    let mut after = manifest.clone();
+    let verdict = proof::prove_newest(context.storage, &mut after, context.observer)?;
+    let Some(newest) = after.revisions.first().filter(|_| verdict != Verdict::Right) else {
+        return Ok(());
+    };
+    let name = FileName::Digests(newest.uuid, DigestsKind::Image);
+    let place = format!("digests of revision {}", newest.uuid);
+    let expected = format!(
+        "those that were recorded; {}; no backup was made, and the next one can be",
+        verdict.outcome()
+    );
+    reserve::publish(storage, &after)?;
+    *manifest = after;
+    Err(Error::damaged(storage.path(name), place, "others", expected))
 }
 
 /// The newest image, for comparing with. Damage that would stop the backup on its way is told here, before anything is written. A

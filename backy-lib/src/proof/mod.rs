@@ -78,7 +78,7 @@ pub(crate) fn prove_newest(
         }
     };
     rotten.bad_blocks.iter().for_each(|range| newest.findings.add(*range));
-    tell(&flaw, &verdict, observer);
+    observer.event(&Event::Finding(format!("{flaw}; {}", verdict.outcome())));
     let is_other = newest.table_digest != before;
     if let Some(slot) = manifest.revisions.first_mut() {
         *slot = newest;
@@ -126,18 +126,20 @@ fn nothing_left(flaw: Error) -> Error {
     Error::Besides { first: flaw.into(), also: also.to_owned() }
 }
 
-fn tell(flaw: &Error, verdict: &Verdict, observer: &dyn Observer) {
-    let outcome = match verdict {
-        Verdict::Right => return,
-        Verdict::Repaired => "repaired: the digest of the revision comes out again".to_owned(),
-        Verdict::Lost(lost) => {
-            let count = lost.bad_block_count();
-            let blocks =
-                if count == 1 { "1 block is".to_owned() } else { format!("{count} blocks are") };
-            format!("{blocks} lost: neither content nor digest can be proved")
+impl Verdict {
+    /// What was done, in words.
+    pub(crate) fn outcome(&self) -> String {
+        match self {
+            Verdict::Right => "nothing had to be done".to_owned(),
+            Verdict::Repaired => "repaired: the digest of the revision comes out again".to_owned(),
+            Verdict::Lost(lost) => match lost.bad_block_count() {
+                1 => "1 block is lost: neither content nor digest can be proved".to_owned(),
+                count => {
+                    format!("{count} blocks are lost: neither content nor digest can be proved")
+                }
+            },
         }
-    };
-    observer.event(&Event::Finding(format!("{flaw}; {outcome}")));
+    }
 }
 
 enum Outcome {

@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::dir::open_regular;
 use super::{FileName, StorageLock};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Longest note of a holder that is read back.
 const HOLDER_LIMIT_BYTES: u64 = 1024;
@@ -25,6 +25,15 @@ struct HeldLock {
     file: std::fs::File,
     // Held open: closing would drop the folder's lock.
     _folder: Option<OwnedFd>,
+}
+
+/// The lock of the folder, where there is no room for the file.
+struct HeldFolder(OwnedFd);
+
+impl StorageLock for HeldFolder {
+    fn share(&self) -> Option<OwnedFd> {
+        self.0.try_clone().ok()
+    }
 }
 
 impl StorageLock for HeldLock {
@@ -58,7 +67,12 @@ pub(super) fn take(
     let path = folder.join("lock");
     let flags = OFlags::RDWR | OFlags::CREATE;
     let mode = Mode::RUSR | Mode::WUSR;
-    let mut file = open_regular(&folder_fd, path.clone(), FileName::Lock, flags, mode)?;
+    let opened = open_regular(&folder_fd, path.clone(), FileName::Lock, flags, mode);
+    let mut file = match opened {
+        // It was deleted, and there is no room for a new one: then the folder alone is locked.
+        Err(error) if error.kind() == ErrorKind::NoSpace => return take_folder(&folder_fd, folder),
+        opened => opened?,
+    };
     let busy = |file: &mut std::fs::File| {
         Err(Error::Locked { path: folder.to_owned(), holder: read_holder(file) })
     };
@@ -74,6 +88,19 @@ pub(super) fn take(
     };
     write_holder(&file, holder).map_err(Error::io(&path, "write"))?;
     Ok(Box::new(HeldLock { file, _folder: folder_lock }))
+}
+
+/// The lock of the folder alone.
+fn take_folder(folder_fd: impl AsFd, folder: &Path) -> Result<Box<dyn StorageLock>> {
+    match lock_folder(folder_fd) {
+        Ok(Some(fd)) => Ok(Box::new(HeldFolder(fd))),
+        Ok(None) => Err(Error::io(folder, "lock")(Errno::NOSPC.into())),
+        Err(Errno::WOULDBLOCK) => {
+            let holder = "another process".to_owned();
+            Err(Error::Locked { path: folder.to_owned(), holder })
+        }
+        Err(errno) => Err(Error::io(folder, "lock")(errno.into())),
+    }
 }
 
 /// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
@@ -113,9 +140,9 @@ fn read_holder(file: &mut std::fs::File) -> String {
 }
 
 fn write_holder(file: &std::fs::File, holder: &str) -> io::Result<()> {
-    file.set_len(0)?;
-    match file.write_all_at(holder.as_bytes(), 0) {
-        // The note is a courtesy; a full disk must not keep maintenance from making room.
+    let cleared = file.set_len(0);
+    match cleared.and_then(|()| file.write_all_at(holder.as_bytes(), 0)) {
+        // The note is a courtesy; a full disk, or a quota that is used up, must not keep maintenance from making room.
         Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
     }

@@ -77,11 +77,12 @@ const FLAWS: [(&str, Flaw); 17] = [
 /// The verbs of the table in `doc/disaster.md`, one after the other, until a backup works.
 fn way_out(place: &str, damaged: &mut Damaged, next: &[u8]) -> usize {
     let mut last = None;
-    for step in 0..5 {
+    for step in 0..6 {
         match step {
-            0 => {}
-            1 | 4 => _ = damaged.apply(Verb::Scrub, next),
-            2 => remove_lost(damaged, next),
+            // What the first one has put in order keeps it from being made, not the next.
+            0 | 1 => {}
+            2 | 5 => _ = damaged.apply(Verb::Scrub, next),
+            3 => remove_lost(damaged, next),
             _ => _ = damaged.apply(Verb::Rebuild(true), next),
         }
         damaged.check(&format!("{place}, step {step}"));
@@ -139,7 +140,7 @@ fn tidy_up(place: &str, damaged: &mut Damaged, next: &[u8]) {
 fn two_flaws_at_rest() {
     let (world, states) = four_revisions(false);
     let next = changed_state(&mut Random(5), &states[3], states[3].len());
-    let mut steps = [0; 5];
+    let mut steps = [0; 6];
     for (at, (first, one)) in FLAWS.iter().enumerate() {
         for (second, other) in &FLAWS[at..] {
             let place = format!("{first} and {second}");
@@ -151,7 +152,7 @@ fn two_flaws_at_rest() {
             tidy_up(&place, &mut damaged, &next);
         }
     }
-    assert!(steps[0] > 40 && steps[1] > 10, "steps of the way out: {steps:?}");
+    assert!(steps[0] > 30 && steps[1] > 10 && steps[2] > 10, "steps of the way out: {steps:?}");
 }
 
 /// An operation that was killed anywhere, and a flaw besides.
