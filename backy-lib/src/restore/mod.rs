@@ -4,10 +4,12 @@
 //! before it is. To a target that exists, only blocks that differ are written. A dry run does all but the writing. What is
 //! going to be overwritten can be saved before: `undo`.
 
+mod in_use;
 pub(crate) mod read;
 mod safety;
 mod target;
 mod undo;
+pub(crate) mod unfinished;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

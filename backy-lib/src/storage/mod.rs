@@ -11,13 +11,16 @@
 //! - A file that was created is found only with both.
 
 pub(crate) mod cache;
+pub(crate) mod device;
 pub mod dir;
+pub(crate) mod image_lock;
 mod lock;
 mod name;
 #[cfg(feature = "testing")]
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
 pub mod sim;
 pub mod staged;
+pub(crate) mod system;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
