@@ -21,7 +21,7 @@ use crate::health::{self, Freeze};
 use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::image::digests::DigestWriter;
 use crate::manifest;
-use crate::merge;
+use crate::merge::{self, Appended};
 use crate::plan::{self, Step};
 use crate::progress::{self, Observer};
 use crate::recover::{recover, sweep};
@@ -309,10 +309,10 @@ impl Maintainer<'_> {
     fn merge(&mut self, ids: &[RevisionId], into: RevisionId) -> Result<()> {
         let Some(number) = self.number(into) else { return Ok(()) };
         let needed = merge::needed_bytes(self.storage, self.manifest, number, ids.len());
-        let bad = self.append(into, needed, |this| {
+        let appended = self.append(into, needed, |this| {
             merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
         })?;
-        self.add_findings(number, bad);
+        self.note_appended(number, appended);
         self.commit_without(ids)
     }
 
@@ -320,11 +320,11 @@ impl Maintainer<'_> {
         let Some(number) = self.number(id) else { return Ok(()) };
         let (level, threads) = (self.level, self.threads);
         let needed = merge::standalone_bytes(self.storage, self.manifest, number);
-        let bad = self.append(id, needed, |this| {
+        let appended = self.append(id, needed, |this| {
             let (storage, observer) = (this.storage, this.observer);
             merge::make_standalone(storage, this.manifest, number, level, threads, observer)
         })?;
-        self.add_findings(number, bad);
+        self.note_appended(number, appended);
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
             revision.base = None;
         }
@@ -335,9 +335,11 @@ impl Maintainer<'_> {
         self.manifest.revisions.iter().position(|revision| revision.uuid == id)
     }
 
-    fn add_findings(&mut self, number: usize, bad: Vec<BlockIndex>) {
+    fn note_appended(&mut self, number: usize, appended: Appended) {
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
-            bad.into_iter().for_each(|block| revision.findings.add_bad_block(block));
+            let bad = appended.bad_blocks.into_iter();
+            bad.for_each(|block| revision.findings.add_bad_block(block));
+            revision.note_rewritten(appended.blocks);
         }
     }
 
@@ -443,7 +445,7 @@ impl Maintainer<'_> {
             (after.revisions.first_mut(), unreadable.into_iter().nth(1))
         {
             revision.findings = bad;
-            revision.verified = Vec::new();
+            revision.forget_verified();
         }
         let (operation, revision) = (Operation::Remove, newest.uuid);
         after.in_progress = Some(InProgress { operation, revision, started: self.clock.now() });

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::canary::{Bug, planted};
 use crate::digest::TableEntry;
 use crate::error::{ErrorKind, Result};
-use crate::format::manifest::{Manifest, Revision};
+use crate::format::manifest::{BlockRange, Manifest, Ranges, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
 use crate::image::chain::{Chain, Located, Place, WINDOW_BLOCKS};
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
@@ -27,19 +27,24 @@ use crate::units::{BlockIndex, BlockSize};
 /// Bytes gathered before they are made durable.
 const BATCH_BYTES: usize = 16 << 20;
 
+/// Stretches of blocks that are told apart, at most.
+const MAX_RANGES: usize = 1024;
+
 /// Blocks looked at together: entries of one page.
 const STEP_BLOCKS: u64 = 512;
 
 /// Appends to the delta of revision `into` what it reads from the `count` next newer ones, and points it to the one
-/// before these. Gives the blocks that came over and are known to be bad.
+/// before these.
 pub(crate) fn absorb(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     into: usize,
     count: usize,
     observer: &dyn Observer,
-) -> Result<Vec<BlockIndex>> {
-    let Some(merge) = Merge::open(storage, manifest, into, count)? else { return Ok(Vec::new()) };
+) -> Result<Appended> {
+    let Some(merge) = Merge::open(storage, manifest, into, count)? else {
+        return Ok(Appended::default());
+    };
     let mut appender = Appender::open(&**storage, &merge.older, manifest.block_size)?;
     merge.run(&mut appender, observer)?;
     appender.finish(Some(merge.backing))
@@ -312,8 +317,7 @@ fn look_into(number: usize, goer: &Goer, first: BlockIndex, slots: &mut [Slot]) 
     Ok(())
 }
 
-/// Appends to the delta of revision `number` all that it reads from newer ones, so that it needs none of them. Gives the
-/// blocks that came over and could not be read right.
+/// Appends to the delta of revision `number` all that it reads from newer ones, so that it needs none of them.
 pub(crate) fn make_standalone(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -321,7 +325,7 @@ pub(crate) fn make_standalone(
     level: i32,
     threads: Option<usize>,
     observer: &dyn Observer,
-) -> Result<Vec<BlockIndex>> {
+) -> Result<Appended> {
     let chain = Chain::open(storage, manifest, number)?;
     chain.verify_digests()?;
     let size = manifest.block_size;
@@ -416,6 +420,16 @@ pub(crate) struct Appender {
     batch: Vec<OldBlock>,
     batch_bytes: usize,
     bad_blocks: Vec<BlockIndex>,
+    blocks: Ranges,
+}
+
+/// The blocks that came over.
+#[derive(Debug, Default)]
+pub(crate) struct Appended {
+    /// Those that are known to be bad, or could not be read right.
+    pub(crate) bad_blocks: Vec<BlockIndex>,
+    /// All of them, as few ranges, and maybe some in between.
+    pub(crate) blocks: Vec<BlockRange>,
 }
 
 impl Appender {
@@ -430,12 +444,14 @@ impl Appender {
             batch: Vec::new(),
             batch_bytes: 0,
             bad_blocks: Vec::new(),
+            blocks: Ranges::with_limit(MAX_RANGES),
         })
     }
 
     /// Takes the next block, in ascending order. `bad`: its content is known not to be what was backed up.
     pub(crate) fn push(&mut self, block: OldBlock, entry: TableEntry, bad: bool) -> Result<()> {
         self.digests.push(block.block, entry)?;
+        self.blocks.push(BlockRange { first: block.block, count: 1 });
         if bad {
             self.bad_blocks.push(block.block);
         }
@@ -462,10 +478,10 @@ impl Appender {
         self.writer.sync()
     }
 
-    /// Completes the delta, with this backing file from now on. The blocks that were bad.
-    pub(crate) fn finish(mut self, backing: Option<Backing>) -> Result<Vec<BlockIndex>> {
+    /// Completes the delta, with this backing file from now on.
+    pub(crate) fn finish(mut self, backing: Option<Backing>) -> Result<Appended> {
         self.flush()?;
         self.writer.finish_with(backing)?;
-        Ok(self.bad_blocks)
+        Ok(Appended { bad_blocks: self.bad_blocks, blocks: self.blocks.finish() })
     }
 }

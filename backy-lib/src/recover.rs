@@ -11,7 +11,7 @@ use crate::canary::{Bug, planted};
 use crate::digest::{TableEntry, is_zero};
 use crate::error::{ErrorKind, Result};
 use crate::extent::Extent;
-use crate::format::manifest::{InProgress, Manifest, Operation, Revision};
+use crate::format::manifest::{BlockRange, InProgress, Manifest, Operation, Ranges, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::digests::DigestTable;
@@ -23,6 +23,11 @@ use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks looked at together.
 const WALK_BLOCKS: u64 = 256;
+
+/// Stretches of blocks that are told apart, at most.
+const MAX_RANGES: usize = 1024;
+
+const ALL_BLOCKS: BlockRange = BlockRange { first: BlockIndex(0), count: u64::MAX };
 
 /// Brings the archive to the state that its manifest describes.
 pub(crate) fn recover(
@@ -47,13 +52,56 @@ pub(crate) fn recover(
         Operation::Remove | Operation::Merge => {}
     }
     match operation.operation {
-        Operation::Backup | Operation::Remove => roll_back(storage, manifest, observer)?,
-        Operation::Merge => repair_delta(storage, manifest, &operation, observer)?,
+        Operation::Backup | Operation::Remove => {
+            let written = written_back(storage, manifest)?;
+            roll_back(storage, manifest, observer)?;
+            if let Some(newest) = manifest.revisions.first_mut() {
+                newest.note_rewritten(written);
+            }
+        }
+        Operation::Merge => {
+            repair_delta(storage, manifest, &operation, observer)?;
+            // What has been appended is not told from what was there.
+            let mut revisions = manifest.revisions.iter_mut();
+            if let Some(into) = revisions.find(|revision| revision.uuid == operation.revision) {
+                into.note_rewritten([ALL_BLOCKS]);
+            }
+        }
     }
     // First, because publishing may need the room.
     sweep(storage, manifest)?;
     manifest.in_progress = None;
     reserve::publish(storage, manifest)
+}
+
+/// The blocks of the image that the undoing is going to write: those that the overlay holds, as few ranges, or all when it cannot be read.
+fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockRange>> {
+    let Some(newest) = manifest.revisions.first() else { return Ok(Vec::new()) };
+    if storage.list()?.contains(&FileName::STAGED_IMAGE) {
+        return Ok(Vec::new());
+    }
+    let held = || -> Result<Vec<BlockRange>> {
+        let (size, size_bytes) = (manifest.block_size, newest.size_bytes);
+        let overlay = Delta::open(storage, newest.uuid, size, size_bytes)?;
+        let end = BlockIndex(size.count(size_bytes));
+        let mut ranges = Ranges::with_limit(MAX_RANGES);
+        let mut next = BlockIndex(0);
+        while let Some(first) = overlay.next_held_block(next, end)? {
+            let count = WALK_BLOCKS.min(end.0 - first.0);
+            for (cluster, at) in overlay.clusters(first, count)?.into_iter().zip(first.0..) {
+                if cluster != Cluster::Unallocated {
+                    ranges.push(BlockRange { first: BlockIndex(at), count: 1 });
+                }
+            }
+            next = first.plus(count);
+        }
+        Ok(ranges.finish())
+    };
+    match held() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.is_unreadable() => Ok(vec![ALL_BLOCKS]),
+        held => held,
+    }
 }
 
 /// Brings the image back to what the newest revision of the manifest is.

@@ -33,8 +33,14 @@ mod kill;
 #[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
 #[path = "mount/mounted.rs"]
 mod mounted;
+#[path = "real/leftovers.rs"]
+mod leftovers;
+#[path = "real/medium.rs"]
+mod medium;
 #[path = "real/moving.rs"]
 mod moving;
+#[path = "real/others.rs"]
+mod others;
 #[path = "real/planted.rs"]
 mod planted;
 #[path = "real/processes.rs"]

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::digests::{DigestsHeader, Identity};
 use crate::format::manifest::{
-    BlockRange, Findings, Manifest, Revision, SourceIdentity, Statistics,
+    BlockRange, Findings, Manifest, Ranges, Revision, SourceIdentity, Statistics,
 };
 use crate::format::qcow2::Layout;
 use crate::image::chain::{Chain, Located};
@@ -166,7 +166,7 @@ impl Saving<'_> {
             block_size: self.chain.block_size(),
             digests: DigestWriter::create(storage, uuid, DigestsKind::Image)?,
             hasher: RevisionHasher::new(self.chain.block_size(), size_bytes),
-            missing: Ranges::default(),
+            missing: Ranges::with_limit(MAX_RANGES),
             read_bytes: 0,
             saved_bytes: 0,
         };
@@ -187,7 +187,7 @@ impl Saving<'_> {
         let tag: Tag = TAG.parse().map_err(|message| Error::Specification { message })?;
         revision.tags = BTreeSet::from([tag]);
         revision.pinned_tags.clone_from(&revision.tags);
-        revision.findings = Findings { bad_blocks: copy.missing.ranges };
+        revision.findings = Findings { bad_blocks: copy.missing.finish() };
         copy.digests.finish(&self.header(&revision, digest))?;
         storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         self.publish(storage, revision, started)?;
@@ -373,7 +373,7 @@ impl Copy {
             self.hasher.push(block.entry);
             self.digests.push(BlockIndex(number), block.entry)?;
             if !block.save && !block.entry.is_zero_block() {
-                self.missing.push(BlockIndex(number));
+                self.missing.push(BlockRange { first: BlockIndex(number), count: 1 });
             }
         }
         let mut rest = bytes;
@@ -389,33 +389,5 @@ impl Copy {
             offset += len as u64;
         }
         Ok(())
-    }
-}
-
-/// Blocks in ascending order, as few ranges; where they would be too many, with the gaps between the closest.
-#[derive(Default)]
-struct Ranges {
-    ranges: Vec<BlockRange>,
-    max_gap: u64,
-}
-
-impl Ranges {
-    fn push(&mut self, block: BlockIndex) {
-        self.push_range(BlockRange { first: block, count: 1 });
-        while self.ranges.len() > MAX_RANGES {
-            self.max_gap = self.max_gap * 2 + 1;
-            for range in std::mem::take(&mut self.ranges) {
-                self.push_range(range);
-            }
-        }
-    }
-
-    fn push_range(&mut self, range: BlockRange) {
-        match self.ranges.last_mut() {
-            Some(last) if range.first.0 - last.first.0 - last.count <= self.max_gap => {
-                last.count = range.first.0 + range.count - last.first.0;
-            }
-            _ => self.ranges.push(range),
-        }
     }
 }

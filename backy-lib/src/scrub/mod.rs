@@ -30,7 +30,7 @@ use crate::manifest;
 use crate::progress::{self, Event, Observer};
 use crate::recover::named_files;
 use crate::revision::RevisionId;
-use crate::storage::{FileName, Storage};
+use crate::storage::{Access, FileName, Storage};
 use crate::units::BlockIndex;
 
 pub use content::Coverage;
@@ -178,6 +178,7 @@ fn scrub_once(
     let now = clock.now();
     let (findings, vouched) = (Vec::new(), BTreeSet::new());
     let mut scrub = Scrub { storage, manifest, options, now, observer, findings, vouched };
+    scrub.drop_caches()?;
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
@@ -252,6 +253,20 @@ fn confirmed(
 }
 
 impl Scrub<'_> {
+    /// What memory still has of a file says nothing of the disk.
+    fn drop_caches(&self) -> Result<()> {
+        for name in self.storage.list()? {
+            progress::check(self.observer)?;
+            match self.storage.open(name, Access::Read) {
+                Ok(file) => file.drop_cache(),
+                // Looked at below, or it has gone.
+                Err(error) if error.is_loss() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn repairs(&self) -> bool {
         !self.options.check_only
     }

@@ -23,14 +23,14 @@ const SIZES: [usize; 6] = [
 ];
 
 /// The file system, which goes with its value.
-struct HoleLess {
+pub(crate) struct HoleLess {
     on: Mountpoint,
     serving: Child,
 }
 
 impl HoleLess {
     /// Says `SKIPPED` and gives nothing where there is no FUSE.
-    fn make(max_file_bytes: u64) -> Option<Self> {
+    pub(crate) fn make(max_file_bytes: u64) -> Option<Self> {
         if !fuse_available() {
             return None;
         }
@@ -42,7 +42,7 @@ impl HoleLess {
         Some(HoleLess { on, serving })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.on.path
     }
 }
