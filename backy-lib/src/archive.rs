@@ -140,7 +140,9 @@ impl Archive {
                 Err(error) if self.storage.lock_holder()?.is_none() => {
                     if manifest::read(&*self.storage)? == manifest {
                         let missing = error.kind() == ErrorKind::NotFound;
-                        return match missing || self.storage.open(overlay, Access::Read)?.len()? == 0 {
+                        return match missing
+                            || self.storage.open(overlay, Access::Read)?.len()? == 0
+                        {
                             true => Ok(self.storage.path(FileName::IMAGE)),
                             false => Err(error),
                         };
@@ -152,7 +154,10 @@ impl Archive {
             manifest = manifest::read(&*self.storage)?;
         }
         Err(Error::NoSuchRevision {
-            message: format!("{}: there is no revision {number} to be found now", self.folder().display()),
+            message: format!(
+                "{}: there is no revision {number} to be found now",
+                self.folder().display()
+            ),
         })
     }
 

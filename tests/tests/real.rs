@@ -30,13 +30,13 @@ mod hooks;
 mod keeping;
 #[path = "real/kill.rs"]
 mod kill;
-#[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
-#[path = "mount/mounted.rs"]
-mod mounted;
 #[path = "real/leftovers.rs"]
 mod leftovers;
 #[path = "real/medium.rs"]
 mod medium;
+#[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
+#[path = "mount/mounted.rs"]
+mod mounted;
 #[path = "real/moving.rs"]
 mod moving;
 #[path = "real/others.rs"]

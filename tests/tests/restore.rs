@@ -583,3 +583,20 @@ fn a_sector_of_the_target_that_cannot_be_read_is_written() {
         }
     }
 }
+
+/// Files that only have the names of an archive's, such as images of another program, keep an undo archive from being made beside
+/// them, and stay as they are.
+#[test]
+fn an_undo_archive_is_not_made_beside_files_that_are_not_its_own() {
+    let world = World::with_backups(false, &states(6, &[9, 12]));
+    let former = former_contents(&world.expected[1].bytes, 6).remove(3);
+    let target = Device::new(TargetKind::File, &former);
+    for name in [FileName::Delta(world.expected[0].uuid), FileName::IMAGE, FileName::STAGED_IMAGE] {
+        let undo = SimStorage::new(false);
+        undo.create(name).and_then(|file| file.write_at(b"mine", 0)).expect("a file of another");
+        let before = undo.files();
+        let error = save(&world, 1, &target, &undo).expect_err("there is a file");
+        assert_eq!(error.kind(), ErrorKind::ArchiveExists, "{name}");
+        assert!(undo.files() == before, "{name}");
+    }
+}

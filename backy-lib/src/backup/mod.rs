@@ -386,7 +386,10 @@ impl Making<'_> {
     ) -> Result<(scan::Scanned, Vec<BlockRange>)> {
         let (source, observer) = (held.source(), held.observer());
         let level = self.context.config.compression_level;
-        let workers = scan::workers(pipeline::threads(self.order.options.threads), level)?;
+        let threads = pipeline::threads(self.order.options.threads);
+        // Nobody reads ahead on a device: while one reads, another digests, also on a single core.
+        let threads = if self.order.options.threads.is_none() { threads.max(2) } else { threads };
+        let workers = scan::workers(threads, level)?;
         let counters = progress::begin(&observer, Phase::Backup, source.size_bytes());
         let buffers = BufferPool::new();
         let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);

@@ -6,7 +6,7 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, makedev, major, minor};
+use rustix::fs::{Mode, OFlags, major, makedev, minor};
 
 use crate::storage::device::{Member, family};
 use crate::storage::system;
@@ -42,7 +42,8 @@ impl Subject {
 
     /// Who uses it without having opened it in this process; how, for a message after `it is`.
     pub(super) fn user(&self) -> Option<String> {
-        let mounted = || mounted_at(self).map(|place| format!("mounted at {place}; unmount it first"));
+        let mounted =
+            || mounted_at(self).map(|place| format!("mounted at {place}; unmount it first"));
         let others = || swap(self).or_else(|| loop_device(self)).or_else(|| holder(self));
         mounted().or_else(|| others().map(|user| format!("in use as {user}")))
     }
@@ -53,7 +54,8 @@ fn overlapping(number: u64) -> Vec<Member> {
     let members = family(number);
     let is_disk = members.first().is_some_and(|disk| disk.number == number);
     let disk = members.first().map(|disk| disk.number);
-    let counts = |member: &Member| is_disk || member.number == number || Some(member.number) == disk;
+    let counts =
+        |member: &Member| is_disk || member.number == number || Some(member.number) == disk;
     members.into_iter().filter(counts).collect()
 }
 
@@ -89,9 +91,11 @@ fn mounted_in(process: &Path, subject: &Subject, numbers: &[u64]) -> Option<Stri
         let number = fields.nth(2).and_then(parse_number);
         // A file system over several devices has a number of its own.
         let source = file_system.split(' ').nth(1).map(unescaped);
-        let is_source = || source.is_some_and(|source| {
-            source.is_absolute() && source.metadata().is_ok_and(|found| subject.has(&found))
-        });
+        let is_source = || {
+            source.is_some_and(|source| {
+                source.is_absolute() && source.metadata().is_ok_and(|found| subject.has(&found))
+            })
+        };
         let found = number.is_some_and(|number| numbers.contains(&number)) || is_source();
         found.then(|| fields.nth(1).unwrap_or("?").to_owned())
     })
@@ -123,8 +127,11 @@ fn loop_device(subject: &Subject) -> Option<String> {
         .map(|entry| entry.path())
         .filter(|folder| folder.join("loop/backing_file").exists())
         .find(|folder| {
-            let by_name = system::read(&folder.join("loop/backing_file"))
-                .is_some_and(|path| Path::new(path.trim_end_matches('\n')).metadata().is_ok_and(|found| subject.has(&found)));
+            let by_name = system::read(&folder.join("loop/backing_file")).is_some_and(|path| {
+                Path::new(path.trim_end_matches('\n'))
+                    .metadata()
+                    .is_ok_and(|found| subject.has(&found))
+            });
             by_name || LoopStatus::of(folder).is_some_and(|status| status.is_over(subject))
         })
         .and_then(|folder| Some(format!("the loop device /dev/{}", folder.file_name()?.to_str()?)))

@@ -183,4 +183,3 @@ fn open_for_writing(path: &Path, real: &Path, flags: OFlags) -> Result<File> {
         Err(errno) => Err(Error::io(path, "open for writing")(errno.into())),
     }
 }
-

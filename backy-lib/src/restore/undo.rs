@@ -116,8 +116,9 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     Ok(real.unwrap_or(absolute))
 }
 
+/// That there is no file that an archive could have, be it of somebody else, or left by one who was killed.
 fn check_vacant(storage: &dyn Storage) -> Result<()> {
-    match storage.list()?.into_iter().any(|name| matches!(name, FileName::Published(_))) {
+    match storage.list()?.into_iter().any(|name| name != FileName::Lock) {
         true => Err(Error::ArchiveExists { path: storage.folder() }),
         false => Ok(()),
     }
@@ -141,7 +142,7 @@ impl Saving<'_> {
         check_vacant(storage)?;
         let _lock = storage.lock("'restore --undo'")?;
         check_vacant(storage)?;
-        let saved = self.sweep(storage).and_then(|()| self.make(storage));
+        let saved = self.make(storage);
         if saved.is_err() {
             // Nothing has been overwritten yet, so nobody needs what there is of it. What cannot be removed does no harm.
             let _ = self.sweep(storage);
@@ -149,7 +150,7 @@ impl Saving<'_> {
         saved
     }
 
-    /// Removes an archive's files: there was none, so they are left over from making one.
+    /// Removes an archive's files: there was none when the lock was taken, so they were made here.
     fn sweep(&self, storage: &dyn Storage) -> Result<()> {
         let names = storage.list()?.into_iter().filter(|name| *name != FileName::Lock);
         names.into_iter().try_for_each(|name| storage.remove(name))

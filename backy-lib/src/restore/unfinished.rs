@@ -196,7 +196,8 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let entries = folder.read_dir().expect("list the folder").map(|entry| entry.expect("entry"));
+        let entries =
+            folder.read_dir().expect("list the folder").map(|entry| entry.expect("entry"));
         let mut names: Vec<_> =
             entries.map(|entry| entry.file_name().into_string().expect("a name")).collect();
         names.sort();

@@ -51,7 +51,9 @@ impl DeviceSource {
             return Err(error(format!("expected a block device or a regular file, found {found}")));
         }
         image_lock::take(&file, Use::Read).map_err(|user| {
-            error(format!("{user} has it open and is changing it; run it again when that has ended"))
+            error(format!(
+                "{user} has it open and is changing it; run it again when that has ended"
+            ))
         })?;
         let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
         if size_bytes == 0 && kind.is_block_device() {
@@ -107,7 +109,10 @@ impl Medium {
 
 impl Source for DeviceSource {
     fn identity(&self) -> SourceIdentity {
-        SourceIdentity { path: self.path.display().to_string(), kind: self.medium.kind().to_owned() }
+        SourceIdentity {
+            path: self.path.display().to_string(),
+            kind: self.medium.kind().to_owned(),
+        }
     }
 
     fn size_bytes(&self) -> u64 {

@@ -5,13 +5,9 @@
 //! `O_DIRECT`: whole sectors, to and from buffers at whole pages. Before it reads, the kernel writes what is dirty in the device's own cache;
 //! after it has written, it drops what that cache held there. The caches of the partitions, or of the disk that this is a partition
 //! of, are for [`Device::sync_relatives`] and [`Device::drop_relatives`].
-//!
-//! A device whose size is no multiple of its sectors, such as a loop device, ends in a piece that cannot be had that way. It goes
-//! through the page cache, which is emptied before.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -34,12 +30,8 @@ const STEP_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Device {
     direct: File,
-    /// Through the page cache; only where the device does not end with a sector.
-    buffered: Option<File>,
     sector_bytes: u64,
     len: u64,
-    /// Where the whole sectors end.
-    whole: u64,
     buffers: Mutex<Vec<Aligned>>,
 }
 
@@ -52,19 +44,13 @@ impl Device {
         let flags = fcntl_getfl(&file)?;
         let sector_bytes = u64::from(ioctl_blksszget(&file)?).max(512);
         let len = seek(&file, SeekFrom::End(0))?;
-        let whole = len - len % sector_bytes;
-        let buffered = match whole == len {
-            true => None,
-            false => {
-                let access = flags & (OFlags::RDONLY | OFlags::WRONLY | OFlags::RDWR);
-                let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-                let fd = rustix::fs::open(again, access | OFlags::CLOEXEC, Mode::empty())?;
-                Some(File::from(fd))
-            }
-        };
+        if !len.is_multiple_of(sector_bytes) {
+            // A loop device over a file of any length can be such; the kernel does not give its end.
+            let message = format!("it has {len} bytes and ends within a sector of {sector_bytes}");
+            return Err(io::Error::other(message));
+        }
         fcntl_setfl(&file, flags | OFlags::DIRECT)?;
-        let buffers = Mutex::new(Vec::new());
-        Ok(Device { direct: file, buffered, sector_bytes, len, whole, buffers })
+        Ok(Device { direct: file, sector_bytes, len, buffers: Mutex::new(Vec::new()) })
     }
 
     /// The open device.
@@ -94,7 +80,7 @@ impl Device {
         end: u64,
     ) -> io::Result<usize> {
         let mut at = offset;
-        while at < end.min(self.whole) {
+        while at < end {
             let step = self.step(at, end);
             let bytes = aligned.part(step.len);
             let found = read_full(&self.direct, bytes, step.offset)? as u64;
@@ -102,16 +88,10 @@ impl Device {
             copy(buffer, at - offset, bytes, at - step.offset, step_end.saturating_sub(at));
             at = at.max(step_end);
             if found < step.len {
-                return Ok((at - offset) as usize);
+                break;
             }
         }
-        if let Some(tail) = self.buffered.as_ref().filter(|_| at < end) {
-            // Somebody else's cache may be newer than this one.
-            fadvise(tail, self.whole, None, Advice::DontNeed)?;
-            let rest = buffer.get_mut((at - offset) as usize..).unwrap_or_default();
-            at += read_full(tail, rest, at)? as u64;
-        }
-        Ok((at.max(offset) - offset) as usize)
+        Ok(at.saturating_sub(offset) as usize)
     }
 
     /// Writes all of `data`. Of a sector that is not written as a whole, the rest stays.
@@ -125,7 +105,10 @@ impl Device {
     fn write(&self, aligned: &mut Aligned, data: &[u8], offset: u64) -> io::Result<()> {
         let end = offset + data.len() as u64;
         let mut at = offset;
-        while at < end.min(self.whole) {
+        if end > self.len {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        while at < end {
             let step = self.step(at, end);
             let bytes = aligned.part(step.len);
             let stop = step.end().min(end);
@@ -139,19 +122,13 @@ impl Device {
             self.direct.write_all_at(bytes, step.offset)?;
             at = stop;
         }
-        let rest = data.get((at - offset) as usize..).unwrap_or_default();
-        match &self.buffered {
-            _ if rest.is_empty() => Ok(()),
-            Some(tail) => tail.write_all_at(rest, at),
-            // What the system says of the end of a device.
-            None => self.direct.write_all_at(rest, at),
-        }
+        Ok(())
     }
 
     /// The whole sectors from that of `at` on, up to that of `end`, that one call takes.
     fn step(&self, at: u64, end: u64) -> Extent {
         let start = at - at % self.sector_bytes;
-        let end = end.next_multiple_of(self.sector_bytes).min(self.whole);
+        let end = end.next_multiple_of(self.sector_bytes);
         Extent::between(start, end.min(start + STEP_BYTES.max(self.sector_bytes)))
     }
 
@@ -186,9 +163,6 @@ impl Device {
 
     /// Makes what was written durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        if let Some(tail) = &self.buffered {
-            tail.sync_all()?;
-        }
         self.direct.sync_all()
     }
 
@@ -246,7 +220,10 @@ impl Aligned {
             self.bytes.resize(needed, 0);
         }
         let start = self.bytes.as_ptr().align_offset(ALIGNMENT);
-        self.bytes.get_mut(start..).and_then(|rest| rest.get_mut(..len as usize)).unwrap_or_default()
+        self.bytes
+            .get_mut(start..)
+            .and_then(|rest| rest.get_mut(..len as usize))
+            .unwrap_or_default()
     }
 }
 
@@ -263,10 +240,11 @@ pub(crate) struct Member {
 
 impl Member {
     fn at(folder: PathBuf) -> Option<Self> {
-        let (major, minor) = super::system::read(&folder.join("dev"))?
-            .trim_end()
-            .split_once(':')
-            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))?;
+        let (major, minor) =
+            super::system::read(&folder.join("dev"))?
+                .trim_end()
+                .split_once(':')
+                .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))?;
         // The kernel writes '!' for the '/' in a name.
         let name = folder.file_name()?.to_str()?.replace('!', "/");
         Some(Member { number: rustix::fs::makedev(major, minor), name, folder })

@@ -132,9 +132,8 @@ fn holder(file: &File) -> String {
 /// Whether a process has a file open and a lock of its open file description on it.
 fn holds(process: &Path, identity: (u64, u64)) -> bool {
     let files = process.join("fd").read_dir().into_iter().flatten().flatten();
-    let same = |path: &PathBuf| {
-        path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == identity)
-    };
+    let same =
+        |path: &PathBuf| path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == identity);
     files.map(|entry| entry.path()).filter(same).any(|path| {
         let about = path.file_name().map(|number| process.join("fdinfo").join(number));
         let about = about.and_then(|about| system::read(&about)).unwrap_or_default();

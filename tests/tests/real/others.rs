@@ -1,6 +1,7 @@
 //! Programs beside backy that have an image open: QEMU's locks, and what `find` gives them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -24,14 +25,21 @@ fn available() -> bool {
     found
 }
 
-/// A program of QEMU that has an image open until this is dropped.
-fn serve(place: &Path, format: &str, image: &Path, options: &[&str]) -> Running {
+/// Whether somebody has locks of its open file description on a file.
+fn is_locked(path: &Path) -> bool {
+    let inode = format!(":{} ", fs::metadata(path).expect("look it up").ino());
+    let table = fs::read_to_string("/proc/locks").expect("the table of locks");
+    table.lines().any(|line| line.contains("OFDLCK") && line.contains(&inode))
+}
+
+/// A program of QEMU that has an image open until this is dropped, and with it `below`.
+fn serve(place: &Path, format: &str, image: &Path, below: &Path, options: &[&str]) -> Running {
     let socket = place.join("socket");
     let _ = fs::remove_file(&socket);
     let mut command = Command::new("qemu-nbd");
     command.args(["--persistent", "--shared=0", "-f", format, "-k"]).arg(&socket);
     let running = Running::start(command.args(options).arg(image));
-    until("qemu-nbd serves", || socket.exists());
+    until("qemu-nbd has it open", || is_locked(below));
     running
 }
 
@@ -51,7 +59,7 @@ fn a_restore_to_what_qemu_has_open_is_refused() {
     let bytes = noise(2, MIB);
     for (target, options) in [(&site.source, &[][..]), (&other, &[]), (&other, &["--read-only"])] {
         fs::write(target, &bytes).expect("write the target");
-        let machine = serve(place.path(), "raw", target, options);
+        let machine = serve(place.path(), "raw", target, target, options);
         for more in [&[][..], &["--dry-run"]] {
             let mut restore = site.backy(&["restore", "--force", text(target)]);
             let message = fails(restore.args(more));
@@ -71,7 +79,7 @@ fn what_qemu_has_open_is_a_source() {
     }
     let place = tempfile::tempdir().expect("a temporary folder");
     let site = Site::with_backups(place.path(), &[noise(1, MIB)]);
-    let _machine = serve(place.path(), "raw", &site.source, &[]);
+    let _machine = serve(place.path(), "raw", &site.source, &site.source, &[]);
     works(&mut site.backy(&["backup", "--force"]));
 }
 
@@ -88,7 +96,8 @@ fn a_backup_does_not_overwrite_what_qemu_reads() {
     for (on_clone, place) in folders.chain(clones.iter().map(|disk| (true, disk.path()))) {
         let mut site = Site::with_backups(place, &[noise(1, MIB), noise(2, MIB)]);
         let elsewhere = tempfile::tempdir().expect("a temporary folder");
-        let reader = serve(elsewhere.path(), "qcow2", &delta(&site, 1), &["--read-only"]);
+        let image = site.folder.join("last.raw");
+        let reader = serve(elsewhere.path(), "qcow2", &delta(&site, 1), &image, &["--read-only"]);
         site.write_source(&noise(3, MIB));
         if on_clone {
             site.backup_source(&noise(3, MIB));
@@ -141,7 +150,10 @@ fn find_never_names_a_file_that_is_being_changed() {
     let found = |site: &Site| {
         let output = run(&mut site.backy(&["find"]));
         assert!(output.status.success(), "{}", words(&output));
-        (String::from_utf8(output.stdout.clone()).expect("a path").trim_end().to_owned(), words(&output))
+        (
+            String::from_utf8(output.stdout.clone()).expect("a path").trim_end().to_owned(),
+            words(&output),
+        )
     };
     assert_eq!(found(&site), (text(&image).to_owned(), String::new()));
     let next = noise(2, 16 * MIB);
@@ -185,7 +197,8 @@ fn undoing_waits_for_qemu() {
     std::thread::sleep(Duration::from_millis(700));
     backup.kill().expect("kill it");
     backup.wait().expect("wait for it");
-    let reader = serve(place.path(), "qcow2", &delta(&site, 0), &["--read-only"]);
+    let image = site.folder.join("last.raw");
+    let reader = serve(place.path(), "qcow2", &delta(&site, 0), &image, &["--read-only"]);
     let output = run(&mut site.backy(&["maintenance"]));
     failed(&output);
     assert!(words(&output).contains("qemu-nbd (process "), "{}", words(&output));

@@ -303,14 +303,18 @@ fn fsfreeze() {
     // Each backup has what the file system had on the device then, and not what an earlier one has left in memory.
     for seed in [1, 2, 3] {
         let state = noise(seed, 2 * MIB);
-        let file = fs::File::options().create(true).truncate(false).write(true);
-        let file = file.clone().open(disk.path().join("file")).expect("open a file");
+        let path = disk.path().join("file");
+        let file = fs::File::options().create(true).truncate(false).write(true).open(path);
+        let file = file.expect("open a file");
         std::os::unix::fs::FileExt::write_all_at(&file, &state, 0).expect("write to it");
         let image = machine.backup();
         assert_eq!(image.len(), 24 << 20);
         let has = |sector: &[u8]| image.chunks(512).any(|found| found == sector);
         assert!(state.chunks(512).all(has), "backup {seed} lacks what was written before it");
         let before = noise(seed - 1, 2 * MIB);
-        assert!(seed == 1 || !before.chunks(512).any(has), "backup {seed} has what was overwritten");
+        assert!(
+            seed == 1 || !before.chunks(512).any(has),
+            "backup {seed} has what was overwritten"
+        );
     }
 }
