@@ -478,11 +478,11 @@ fn saving_fails_without_a_trace() {
             let undo = SimStorage::new(false);
             undo.set_fault(at, fault, at);
             let result = save(&world, 1, &target, &undo);
-            let aftermath = match fault {
-                Fault::Crash => Unsynced::Subset(at),
-                _ => Unsynced::Kept,
+            let undo = match fault {
+                Fault::Crash => undo.crash(Unsynced::Subset(at)),
+                Fault::FromThenOn(_) => undo.crash(Unsynced::Kept),
+                Fault::Once(_) => undo.fork(),
             };
-            let undo = undo.crash(aftermath);
             assert!(target.bytes.content() == former, "{place}: the target was changed");
             let complete = world::open(&undo).is_ok();
             assert!(

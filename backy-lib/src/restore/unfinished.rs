@@ -5,7 +5,6 @@
 //! folder deletes what notes without a maker name: only what the note proves to be backy's own, and only on the machine
 //! where it was made, since locks need not reach further.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -20,6 +19,7 @@ use uuid::{NoContext, Uuid};
 
 const PREFIX: &str = ".backy-";
 const NOTE_SUFFIX: &str = ".note";
+const NOTE_START: &str = "backy is making the file ";
 /// A note is not longer.
 const NOTE_LIMIT_BYTES: u64 = 1024;
 
@@ -137,29 +137,22 @@ fn text(name: &str) -> String {
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy();
     format!(
-        "backy is making the file {name} on {host}.\n\
+        "{NOTE_START}{name} on {host}.\n\
          When it has been killed, it deletes both when it next makes such a file here.\n"
     )
 }
 
 /// Deletes the files that somebody was making who has been killed. What cannot be deleted does no harm.
 pub(crate) fn sweep(folder: &Path) {
-    let entries = folder.read_dir().into_iter().flatten().flatten();
-    let names: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
-    let notes: Vec<Token> =
-        names.iter().filter_map(|name| Token::of_note(name.to_str()?)).collect();
-    for token in notes {
-        let about: Vec<&str> = names
-            .iter()
-            .filter_map(|name| name.to_str())
-            .filter(|name| name.contains(&token.0) && !name.ends_with(NOTE_SUFFIX))
-            .collect();
-        sweep_note(folder, &token, &about);
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        if let Some(token) = entry.file_name().to_str().and_then(Token::of_note) {
+            sweep_note(folder, &token);
+        }
     }
 }
 
-/// Deletes what a note is about, if that is one of the `candidates`, and then the note.
-fn sweep_note(folder: &Path, token: &Token, candidates: &[&str]) -> Option<()> {
+/// Deletes what a note is about, and then the note, if nobody holds it.
+fn sweep_note(folder: &Path, token: &Token) -> Option<()> {
     let path = folder.join(format!("{PREFIX}{token}{NOTE_SUFFIX}"));
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
@@ -167,10 +160,13 @@ fn sweep_note(folder: &Path, token: &Token, candidates: &[&str]) -> Option<()> {
     let found = file.metadata().ok().filter(|found| found.is_file())?;
     let mut bytes = vec![0; found.len().min(NOTE_LIMIT_BYTES) as usize];
     file.read_exact_at(&mut bytes, 0).ok()?;
-    let part = format!("{PREFIX}{token}.part");
-    let mut names = candidates.iter().copied().chain([part.as_str()]);
-    let about = names.find(|name| text(name).as_bytes() == bytes)?;
-    let about = folder.join(about);
+    let note = String::from_utf8(bytes).ok()?;
+    let name = note.strip_prefix(NOTE_START)?.split(' ').next()?;
+    // Written here, by backy, about a file that has the token in its name.
+    if note != text(name) || !name.contains(&token.0) || name.contains('/') {
+        return None;
+    }
+    let about = folder.join(name);
     match about.symlink_metadata() {
         Ok(found) if found.is_file() => unlink(&about).ok()?,
         Ok(_) => return None,
