@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,11 +14,12 @@ use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::{DrillReport, MAX_TAGS, Manifest, Revision, Sameness};
+use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision, Sameness};
 use crate::format::readme::readme;
 use crate::health::Freeze;
 use crate::history;
 use crate::image::chain::Chain;
+use crate::image::delta::Delta;
 use crate::image::reader::{ReadCache, RevisionReader};
 use crate::import::{self, ImportReport};
 use crate::maintenance::{
@@ -35,11 +37,15 @@ use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{self, DeviceSource, Source};
 use crate::storage::dir::DirStorage;
-use crate::storage::{Exposed, FileName, Published, Storage, StorageLock, staged};
+use crate::storage::{Access, Exposed, FileName, Published, Storage, StorageLock, staged};
 use crate::units::BlockSize;
 
 /// How often a revision is opened anew when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;
+
+/// How often a file is looked for that a writer is about to make, and how long it is waited for in between.
+const FIND_ATTEMPTS: u32 = 250;
+const FIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// An archive as its manifest describes it. Takes no lock.
 #[derive(Clone)]
@@ -111,9 +117,49 @@ impl Archive {
         read_config(&*self.storage)
     }
 
-    /// Where the file is that holds a revision.
-    pub fn find(&self, number: usize) -> Option<PathBuf> {
-        self.revisions().get(number).map(|revision| self.storage.path(revision.file()))
+    /// Where the file is that holds a revision. While `last.raw` is being changed, or was left so by an operation that was interrupted,
+    /// the newest revision is in the overlay over it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when that overlay cannot be read.
+    pub fn find(&self, number: usize) -> Result<PathBuf> {
+        let uuid = self.revisions().get(number).map(|revision| revision.uuid);
+        let mut manifest = self.manifest.clone();
+        for _ in 0..FIND_ATTEMPTS {
+            let revision = manifest.revisions.iter().find(|revision| Some(revision.uuid) == uuid);
+            let Some(revision) = revision else { break };
+            let writing = manifest.in_progress.as_ref().is_some_and(InProgress::changes_image);
+            if !writing || !revision.is_image() {
+                return Ok(self.storage.path(revision.file()));
+            }
+            let overlay = FileName::Delta(revision.uuid);
+            let size_bytes = revision.size_bytes;
+            match Delta::open(&*self.storage, revision.uuid, manifest.block_size, size_bytes) {
+                Ok(_) => return Ok(self.storage.path(overlay)),
+                Err(error) if !error.is_damage() => return Err(error),
+                // Nobody is making it. As long as it is not there, nothing of the image has been changed.
+                Err(error) if self.storage.lock_holder()?.is_none() => {
+                    if manifest::read(&*self.storage)? == manifest {
+                        let missing = error.kind() == ErrorKind::NotFound;
+                        return match missing
+                            || self.storage.open(overlay, Access::Read)?.len()? == 0
+                        {
+                            true => Ok(self.storage.path(FileName::IMAGE)),
+                            false => Err(error),
+                        };
+                    }
+                }
+                Err(_) => {}
+            }
+            std::thread::sleep(FIND_PAUSE);
+            manifest = manifest::read(&*self.storage)?;
+        }
+        Err(Error::NoSuchRevision {
+            message: format!(
+                "{}: there is no revision {number} to be found now",
+                self.folder().display()
+            ),
+        })
     }
 
     /// Opens a revision, by its number from the newest, for reading.

@@ -19,6 +19,7 @@ use crate::image::chain::Chain;
 use crate::limits::limits;
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
+use crate::restore::unfinished::{self, Note, Token};
 use crate::restore::{self, FileTarget, RestoreOptions};
 use crate::units::{BlockIndex, display_size};
 
@@ -34,10 +35,12 @@ impl DrillReport {
     }
 }
 
-/// A revision in a temporary file that can only be read. Removed when dropped.
+/// A revision in a temporary file that can only be read. Deleted when dropped; when this process is killed, by the next one in that folder.
 #[derive(Debug)]
 pub struct Assembled {
     path: PathBuf,
+    // Dropped after the file is gone.
+    _note: Option<Note>,
 }
 
 impl Assembled {
@@ -98,13 +101,15 @@ pub fn assemble(
     observer: &dyn Observer,
 ) -> Result<(DrillReport, Option<Assembled>)> {
     let drill = Drill::begin(archive, number, clock)?;
-    let process = rustix::process::getpid().as_raw_nonzero();
-    let path = folder.join(format!("backy-drill-{}-{process}.img", drill.revision.uuid));
+    unfinished::sweep(folder);
+    let token = Token::new();
+    let path = folder.join(format!("backy-drill-{}-{token}.img", drill.revision.uuid));
     let options = RestoreOptions { threads, ..RestoreOptions::default() };
-    let mut read_bytes = 0;
+    let (mut read_bytes, mut note) = (0, None);
     let outcome = archive.open_revision(number).and_then(|chain| {
         let needed = all_data_bytes(&chain)?;
         check_room(folder, needed)?;
+        note = Note::write(folder, &token, &path).map_err(Error::io(&path, "create"))?;
         let target = FileTarget::create(&path)?;
         restore::to_target(&chain, &target, &options, observer)?;
         read_bytes = needed;
@@ -116,7 +121,7 @@ pub fn assemble(
         Err(error) if !error.is_loss() || of_target(&error) => Err(error),
         Err(error) => Ok((drill.end(Some(error), read_bytes), None)),
         Ok(()) => {
-            let assembled = Assembled { path };
+            let assembled = Assembled { path, _note: note };
             match chmod(&assembled.path, Mode::RUSR) {
                 // A file system without permissions, such as FAT: what is written to the file goes with it anyway.
                 Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}

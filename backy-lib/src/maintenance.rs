@@ -22,7 +22,7 @@ use crate::image::chain::Chain;
 use crate::image::digests::DigestWriter;
 use crate::limits::limits;
 use crate::manifest;
-use crate::merge;
+use crate::merge::{self, Appended};
 use crate::plan::{self, Step};
 use crate::progress::{self, Event, Observer};
 use crate::proof;
@@ -335,13 +335,13 @@ impl Maintainer<'_> {
             self.check_flaws(*id)?;
         }
         let needed = merge::needed_bytes(self.storage, self.manifest, number, ids.len());
-        let absorbed = self.append(into, needed, |this| {
+        let appended = self.append(into, needed, |this| {
             merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
         })?;
-        let lost = absorbed.bad.len() as u64;
-        self.add_findings(number, absorbed.bad);
+        let (lost, is_unproved) = (appended.bad_blocks.len() as u64, appended.is_unproved);
+        self.note_appended(number, appended);
         let mut after = self.without(ids, None);
-        if absorbed.is_unproved {
+        if is_unproved {
             self.tell_unproved(into, lost);
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == into) {
                 proof::accept_older(self.storage, &mut after, number)?;
@@ -380,11 +380,11 @@ impl Maintainer<'_> {
         let Some(number) = self.number(id) else { return Ok(()) };
         let (level, threads) = (self.level, self.threads);
         let needed = merge::standalone_bytes(self.storage, self.manifest, number);
-        let bad = self.append(id, needed, |this| {
+        let appended = self.append(id, needed, |this| {
             let (storage, observer) = (this.storage, this.observer);
             merge::make_standalone(storage, this.manifest, number, level, threads, observer)
         })?;
-        self.add_findings(number, bad);
+        self.note_appended(number, appended);
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
             revision.base = None;
         }
@@ -395,10 +395,11 @@ impl Maintainer<'_> {
         self.manifest.revisions.iter().position(|revision| revision.uuid == id)
     }
 
-    fn add_findings(&mut self, number: usize, bad: Vec<BlockIndex>) {
+    fn note_appended(&mut self, number: usize, appended: Appended) {
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
             let one = |first| BlockRange { first, count: 1 };
-            revision.findings.add_all(bad.into_iter().map(one));
+            revision.findings.add_all(appended.bad_blocks.into_iter().map(one));
+            revision.note_rewritten(appended.blocks);
         }
     }
 
@@ -515,7 +516,7 @@ impl Maintainer<'_> {
             let all = BlockRange { first: BlockIndex(0), count };
             revision.findings.replace(&[all], bad.bad_blocks);
             revision.findings.inherit(&newest.findings);
-            revision.verified = Vec::new();
+            revision.forget_verified();
         }
         let (operation, revision) = (Operation::Remove, newest.uuid);
         after.in_progress = Some(InProgress { operation, revision, started: self.clock.now() });

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::canary::{Bug, planted};
 use crate::digest::{RevisionHasher, TableEntry};
 use crate::error::{ErrorKind, Result};
-use crate::format::manifest::{Manifest, Revision};
+use crate::format::manifest::{BlockRange, Manifest, Ranges, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock, read_cut};
@@ -25,14 +25,8 @@ use crate::progress::{self, Observer, Phase};
 use crate::storage::{DigestsKind, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
-/// What has come over into a delta.
-#[derive(Debug, Default)]
-pub(crate) struct Absorbed {
-    /// Blocks that are known to be bad.
-    pub(crate) bad: Vec<BlockIndex>,
-    /// Whether entries are among them that nothing proves, so that the digest of the revision no longer comes out.
-    pub(crate) is_unproved: bool,
-}
+/// Stretches of blocks that are told apart, at most.
+const MAX_RANGES: usize = 1024;
 
 /// Appends to the delta of revision `into` what it reads from the `count` next newer ones, and points it to the one
 /// before these.
@@ -42,14 +36,14 @@ pub(crate) fn absorb(
     into: usize,
     count: usize,
     observer: &dyn Observer,
-) -> Result<Absorbed> {
+) -> Result<Appended> {
     let Some(merge) = Merge::open(storage, manifest, into, count)? else {
-        return Ok(Absorbed::default());
+        return Ok(Appended::default());
     };
     let mut appender = Appender::open(&**storage, &merge.older, manifest.block_size)?;
     merge.run(&mut appender, observer)?;
-    let bad = appender.finish(Some(merge.backing))?;
-    Ok(Absorbed { bad, is_unproved: merge.trust == Trust::Nothing })
+    let appended = appender.finish(Some(merge.backing))?;
+    Ok(Appended { is_unproved: merge.trust == Trust::Nothing, ..appended })
 }
 
 /// About how many bytes the same would append.
@@ -521,8 +515,7 @@ fn look_into(
     Ok(())
 }
 
-/// Appends to the delta of revision `number` all that it reads from newer ones, so that it needs none of them. Gives the
-/// blocks that came over and could not be read right.
+/// Appends to the delta of revision `number` all that it reads from newer ones, so that it needs none of them.
 pub(crate) fn make_standalone(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -530,7 +523,7 @@ pub(crate) fn make_standalone(
     level: i32,
     threads: Option<usize>,
     observer: &dyn Observer,
-) -> Result<Vec<BlockIndex>> {
+) -> Result<Appended> {
     let chain = Chain::open(storage, manifest, number)?;
     chain.verify_digests()?;
     let size = manifest.block_size;
@@ -623,6 +616,18 @@ pub(crate) struct Appender {
     batch: Vec<OldBlock>,
     batch_bytes: usize,
     bad_blocks: Vec<BlockIndex>,
+    blocks: Ranges,
+}
+
+/// The blocks that came over.
+#[derive(Debug, Default)]
+pub(crate) struct Appended {
+    /// Those that are known to be bad, or could not be read right.
+    pub(crate) bad_blocks: Vec<BlockIndex>,
+    /// All of them, as few ranges, and maybe some in between.
+    pub(crate) blocks: Vec<BlockRange>,
+    /// Whether entries are among the bad ones that nothing proves, so that the digest of the revision no longer comes out.
+    pub(crate) is_unproved: bool,
 }
 
 impl Appender {
@@ -637,12 +642,14 @@ impl Appender {
             batch: Vec::new(),
             batch_bytes: 0,
             bad_blocks: Vec::new(),
+            blocks: Ranges::with_limit(MAX_RANGES),
         })
     }
 
     /// Takes the next block, in ascending order. `bad`: its content is known not to be what was backed up.
     pub(crate) fn push(&mut self, block: OldBlock, entry: TableEntry, bad: bool) -> Result<()> {
         self.digests.push(block.block, entry)?;
+        self.blocks.push(BlockRange { first: block.block, count: 1 });
         if bad && !planted(Bug::LostFindings) {
             self.bad_blocks.push(block.block);
         }
@@ -669,10 +676,11 @@ impl Appender {
         self.writer.sync()
     }
 
-    /// Completes the delta, with this backing file from now on. The blocks that were bad.
-    pub(crate) fn finish(mut self, backing: Option<Backing>) -> Result<Vec<BlockIndex>> {
+    /// Completes the delta, with this backing file from now on.
+    pub(crate) fn finish(mut self, backing: Option<Backing>) -> Result<Appended> {
         self.flush()?;
         self.writer.finish_with(backing)?;
-        Ok(self.bad_blocks)
+        let blocks = self.blocks.finish();
+        Ok(Appended { bad_blocks: self.bad_blocks, blocks, is_unproved: false })
     }
 }

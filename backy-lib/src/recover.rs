@@ -13,14 +13,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{ErrorKind, Result};
-use crate::format::manifest::{InProgress, Manifest, Operation};
+use crate::format::manifest::{BlockRange, InProgress, Manifest, Operation, Ranges};
+use crate::format::qcow2::Cluster;
 use crate::image::chain::Chain;
-use crate::image::delta;
+use crate::image::delta::{self, Delta};
 use crate::image::refcounts::Unreferenced;
+use crate::limits::limits;
 use crate::manifest;
 use crate::progress::{Event, Observer};
 use crate::reserve;
 use crate::storage::{FileName, Storage};
+use crate::units::BlockIndex;
 
 pub(crate) use undo::{image_is_missing, make_image};
 
@@ -32,6 +35,11 @@ pub(crate) enum LostImage {
     /// It is made anew, and what only it held is lost.
     MakeAnew,
 }
+
+/// Stretches of blocks that are told apart, at most.
+const MAX_RANGES: usize = 1024;
+
+const ALL_BLOCKS: BlockRange = BlockRange { first: BlockIndex(0), count: u64::MAX };
 
 /// Brings the archive to the state that its manifest describes.
 pub(crate) fn recover(
@@ -69,11 +77,20 @@ pub(crate) fn recover_with(
     let known = manifest.clone();
     match operation.operation {
         Operation::Backup | Operation::Remove => {
+            let written = written_back(storage, manifest)?;
             undo::roll_back(storage, manifest, &operation, lost_image, observer)?;
+            if let Some(newest) = manifest.revisions.first_mut() {
+                newest.note_rewritten(written);
+            }
         }
         Operation::Merge => {
             repair_delta(shared, manifest, &operation, observer)?;
             tidy::finish_image(storage, manifest)?;
+            // What has been appended is not told from what was there.
+            let mut revisions = manifest.revisions.iter_mut();
+            if let Some(into) = revisions.find(|revision| revision.uuid == operation.revision) {
+                into.note_rewritten([ALL_BLOCKS]);
+            }
         }
     }
     if *manifest != known {
@@ -84,6 +101,36 @@ pub(crate) fn recover_with(
     sweep(storage, manifest)?;
     manifest.in_progress = None;
     reserve::publish(storage, manifest)
+}
+
+/// The blocks of the image that the undoing is going to write: those that the overlay holds, as few ranges, or all when it cannot be read.
+fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockRange>> {
+    let Some(newest) = manifest.revisions.first() else { return Ok(Vec::new()) };
+    if storage.list()?.contains(&FileName::STAGED_IMAGE) {
+        return Ok(Vec::new());
+    }
+    let held = || -> Result<Vec<BlockRange>> {
+        let (size, size_bytes) = (manifest.block_size, newest.size_bytes);
+        let overlay = Delta::open(storage, newest.uuid, size, size_bytes)?;
+        let end = BlockIndex(size.count(size_bytes));
+        let mut ranges = Ranges::with_limit(MAX_RANGES);
+        let mut next = BlockIndex(0);
+        while let Some(first) = overlay.next_held_block(next, end)? {
+            let count = limits().walk_blocks.min(end.0 - first.0);
+            for (cluster, at) in overlay.clusters(first, count)?.into_iter().zip(first.0..) {
+                if cluster != Cluster::Unallocated {
+                    ranges.push(BlockRange { first: BlockIndex(at), count: 1 });
+                }
+            }
+            next = first.plus(count);
+        }
+        Ok(ranges.finish())
+    };
+    match held() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.is_unreadable() => Ok(vec![ALL_BLOCKS]),
+        held => held,
+    }
 }
 
 /// Brings a delta to which blocks were being appended into order. What was entered stays: it changed nothing. What was

@@ -210,7 +210,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
 
 /// When a scrub last read anything.
 fn last_scrub(manifest: &Manifest) -> Option<Timestamp> {
-    manifest.revisions.iter().flat_map(|revision| &revision.verified).map(|range| range.at).max()
+    manifest.revisions.iter().flat_map(Revision::read_at).map(|range| range.at).max()
 }
 
 /// What the archive takes, and what is left.

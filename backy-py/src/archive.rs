@@ -163,7 +163,7 @@ impl Archive {
     fn find(&self, py: Python<'_>, revision: One) -> PyResult<PathBuf> {
         self.read(py, |archive| {
             let number = revision.resolve(archive)?;
-            archive.find(number).ok_or_else(no_such(number))
+            archive.find(number)
         })
     }
 

@@ -38,15 +38,21 @@ mod keeping;
 mod kill;
 #[path = "real/large.rs"]
 mod large;
+#[path = "real/leftovers.rs"]
+mod leftovers;
 #[path = "real/limits.rs"]
 mod limits;
 #[path = "real/made.rs"]
 mod made;
+#[path = "real/medium.rs"]
+mod medium;
 #[expect(dead_code, reason = "shared with the tests of mounts, which need more of it")]
 #[path = "mount/mounted.rs"]
 mod mounted;
 #[path = "real/moving.rs"]
 mod moving;
+#[path = "real/others.rs"]
+mod others;
 #[path = "real/planted.rs"]
 mod planted;
 #[path = "real/processes.rs"]

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use backy_lib::{Archive, Error, RevisionSpec};
+use backy_lib::{Archive, RevisionSpec};
 
 use crate::Session;
 use crate::cli::REVISION_HELP;
@@ -11,7 +11,7 @@ use crate::errors::Failure;
 /// Print the path of the file that holds a revision
 ///
 /// The newest is a raw image. An older one is a qcow2 overlay, which qemu-img reads together with the newer ones that it
-/// builds on.
+/// builds on. While a backup runs, or when one was interrupted, the newest is an overlay too.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which revision
@@ -22,8 +22,15 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = Archive::open(&session.folder)?;
     let number = args.revision.resolve(archive.revisions())?;
-    let no_such = || Error::NoSuchRevision { message: format!("there is no revision {number}") };
-    let path = archive.find(number).ok_or_else(no_such)?;
+    let path = archive.find(number)?;
+    if number == 0 && path.extension().is_some_and(|extension| extension == "qcow2") {
+        let lock = session.folder.join("lock");
+        session.output.warning(&format!(
+            "a backup is running or was interrupted: until it has ended or is undone, the revision is this overlay over last.raw; \
+             'flock {} COMMAND' waits for a running one",
+            lock.display()
+        ));
+    }
     // As it is, whatever its name: this is for programs.
     let mut line = path.as_os_str().as_bytes().to_vec();
     line.push(b'\n');

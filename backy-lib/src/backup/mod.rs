@@ -31,7 +31,7 @@ use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
-    BlockRange, Findings, InProgress, MAX_TAGS, Manifest, Operation, Revision, Sameness,
+    BlockRange, Findings, InProgress, MAX_TAGS, Manifest, Operation, Ranges, Revision, Sameness,
     SourceIdentity, Statistics,
 };
 use crate::format::qcow2::{Backing, Layout};
@@ -53,6 +53,9 @@ use crate::units::{BlockIndex, BlockSize};
 
 pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
+
+/// Stretches of written blocks that are told apart, at most.
+const MAX_WRITTEN_RANGES: usize = 1024;
 
 /// How the newest image is brought up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -235,6 +238,9 @@ fn prepare(
     manifest::check_room(storage, manifest)?;
     check_table(context, manifest)?;
     let old = open_old(context, manifest)?;
+    if old.is_some() {
+        check_image_is_free(storage, order.options.update)?;
+    }
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
         _ => Some(estimate_for(storage, manifest, Some(source), order.options.update)?),
@@ -296,6 +302,14 @@ fn open_old(context: &Context<'_>, manifest: &Manifest) -> Result<Option<scan::O
 
 /// A longer name of a source is none: a path of a file has at most as many bytes.
 const MAX_NAME_BYTES: usize = 4096;
+
+/// That nobody relies on the image as it is, where it is going to be updated in place.
+fn check_image_is_free(storage: &dyn Storage, update: ImageUpdate) -> Result<()> {
+    let Some(holder) = storage.image_user()? else { return Ok(()) };
+    let clones = update == ImageUpdate::Auto && storage.clone_unnamed(FileName::IMAGE)?.is_some();
+    let path = storage.path(FileName::IMAGE);
+    if clones { Ok(()) } else { Err(Error::Locked { path, holder }) }
+}
 
 fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>) -> Result<()> {
     let limit = Layout::max_image_bytes(block_size);
@@ -398,8 +412,13 @@ impl Making<'_> {
         let begun = self.begin(manifest, &source, old.as_ref());
         let (held, (mut update, stored_before)) = held.checked(begun)?;
         let scanned = self.scan(manifest, &held, old.as_ref(), &mut update);
-        let (scanned, untold) = held.finish(scanned)?;
-        Ok((self.finish(manifest, source, update, scanned, stored_before)?, untold))
+        let ((scanned, written), untold) = held.finish(scanned)?;
+        let mut made = self.finish(manifest, source, update, scanned, stored_before)?;
+        if let Some(newest) = made.manifest.revisions.first_mut() {
+            newest.note_rewritten(written);
+            made.report.revision = newest.clone();
+        }
+        Ok((made, untold))
     }
 
     /// Makes the files that the revision needs; and what the image takes on disk before it is changed.
@@ -432,23 +451,27 @@ impl Making<'_> {
         Ok((update, stored_before))
     }
 
-    /// Reads the source to its end and stores what has changed.
+    /// Reads the source to its end and stores what has changed; which blocks of the image that were.
     fn scan(
         &self,
         manifest: &Manifest,
         held: &Held<'_>,
         old: Option<&scan::OldImage>,
         update: &mut update::Update<'_>,
-    ) -> Result<scan::Scanned> {
+    ) -> Result<(scan::Scanned, Vec<BlockRange>)> {
         let (source, observer) = (held.source(), held.observer());
         let level = self.context.config.compression_level;
-        let workers = scan::workers(pipeline::threads(self.order.options.threads), level)?;
+        let threads = pipeline::threads(self.order.options.threads);
+        // Nobody reads ahead on a device: while one reads, another digests, also on a single core.
+        let threads = if self.order.options.threads.is_none() { threads.max(2) } else { threads };
+        let workers = scan::workers(threads, level)?;
         let counters = progress::begin(&observer, Phase::Backup, source.size_bytes());
         let buffers = BufferPool::new();
         let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);
         let rate = self.order.options.limit_rate.map(RateLimit::new);
         let mut chunks = scan.chunks(&observer);
         let mut tally = scan::Tally::new(&scan);
+        let mut written = Ranges::with_limit(MAX_WRITTEN_RANGES);
         let read = pipeline::run(
             workers,
             || chunks.next_chunk(rate.as_ref()),
@@ -456,6 +479,9 @@ impl Making<'_> {
             |outcome| {
                 counters.add(outcome.source_bytes());
                 tally.take(&outcome);
+                for run in outcome.runs() {
+                    written.push(BlockRange { first: run.first, count: run.blocks });
+                }
                 update.take(outcome, &buffers)
             },
         );
@@ -464,7 +490,7 @@ impl Making<'_> {
         let scanned = tally.finish(&**self.context.storage, manifest.revisions.first())?;
         source::check_size(source)?;
         progress::check(&observer)?;
-        Ok(scanned)
+        Ok((scanned, written.finish()))
     }
 
     fn finish(

@@ -6,13 +6,14 @@ use crate::format::manifest::{Manifest, Revision};
 
 /// The longest time ago that anything stored was checked by a scrub or, where it never was, written. `None` without revisions.
 ///
+/// What a backup has replaced since it was checked counts from that check.
 /// What was never checked counts from the latest time at which it can have been written: a delta from the backup of the next
 /// newer revision that is still there; the image from the oldest revision since which it has been as long as that, for the
 /// manifest does not say which of its blocks later backups have replaced. So a scrub that is asked for is never needless.
 pub fn unchecked_since(manifest: &Manifest) -> Option<Timestamp> {
     let revisions = &manifest.revisions;
     let since = |(number, revision): (usize, &Revision)| {
-        let oldest = revision.verified.iter().map(|range| range.at).min();
+        let oldest = revision.read_at().map(|range| range.at).min();
         let written = first_unverified(manifest, revision).map(|block| {
             match number.checked_sub(1).and_then(|newer| revisions.get(newer)) {
                 Some(newer) => newer.finished,
@@ -28,7 +29,7 @@ pub fn unchecked_since(manifest: &Manifest) -> Option<Timestamp> {
 fn first_unverified(manifest: &Manifest, revision: &Revision) -> Option<u64> {
     let blocks = manifest.block_size.count(revision.size_bytes);
     let mut next = 0;
-    for range in &revision.verified {
+    for range in revision.read_at() {
         if range.blocks.first.0 > next {
             break;
         }

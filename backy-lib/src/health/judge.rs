@@ -205,7 +205,7 @@ fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     if facts.now.duration_since(since) <= limits.scrub_within {
         return None;
     }
-    let never = facts.manifest.revisions.iter().all(|revision| revision.verified.is_empty());
+    let never = facts.manifest.revisions.iter().all(|revision| revision.read_at().next().is_none());
     let age = age_of(since, facts.now);
     let message = match never {
         true => format!("nothing of what is stored was ever checked, for {age}"),

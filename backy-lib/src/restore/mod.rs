@@ -4,10 +4,12 @@
 //! before it is. To a target that exists, only blocks that differ are written. A dry run does all but the writing. What is
 //! going to be overwritten can be saved before: `undo`.
 
+mod in_use;
 pub(crate) mod read;
 mod safety;
 mod target;
 mod undo;
+pub(crate) mod unfinished;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::digest::TableEntry;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
@@ -367,11 +369,32 @@ impl Compare<'_> {
             return Ok(located.iter().map(wanted).collect());
         }
         worker.found.resize(bytes, 0);
-        self.target.read_at(&mut worker.found, offset)?;
+        let unreadable = self.read_target(&mut worker.found, offset)?;
         let found = worker.found.chunks(self.chain.block_size().len());
         let right = TableEntry::matching(located.iter().map(|block| block.entry).zip(found));
-        let wanted = |(block, right)| if right { Wanted::AsItIs } else { content(block) };
-        Ok(located.iter().zip(right).map(wanted).collect())
+        let wanted = |((block, right), at)| match right && !unreadable.contains(&at) {
+            true => Wanted::AsItIs,
+            false => content(block),
+        };
+        Ok(located.iter().zip(right).zip(0..).map(wanted).collect())
+    }
+
+    /// Reads what the target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that cannot be read
+    /// may well be written.
+    fn read_target(&self, buffer: &mut [u8], offset: u64) -> Result<Vec<usize>> {
+        match self.target.read_at(buffer, offset) {
+            Err(error) if error.kind() == ErrorKind::Io => {}
+            read => return read.map(|()| Vec::new()),
+        }
+        let size = self.chain.block_size();
+        let mut unreadable = Vec::new();
+        for (number, block) in buffer.chunks_mut(size.len()).enumerate() {
+            match self.target.read_at(block, offset + size.offset(BlockIndex(number as u64))) {
+                Err(error) if error.kind() == ErrorKind::Io => unreadable.push(number),
+                read => read?,
+            }
+        }
+        Ok(unreadable)
     }
 }
 
@@ -400,8 +423,13 @@ fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
         let piece = Extent::between(data.offset, data.end().min(extent.end()));
         let piece = Extent::new(piece.offset, piece.len.min(limits().chunk_bytes));
         buffer.resize(piece.len as usize, 0);
-        target.read_at(&mut buffer, piece.offset)?;
-        if !crate::digest::is_zero(&buffer) {
+        let zero = match target.read_at(&mut buffer, piece.offset) {
+            Ok(()) => crate::digest::is_zero(&buffer),
+            // It may well be written.
+            Err(error) if error.kind() == ErrorKind::Io => false,
+            Err(error) => return Err(error),
+        };
+        if !zero {
             wrong.push(Rewrite { extent: piece, from: None });
         }
         offset = piece.end();

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
-use rustix::io::{Errno, retry_on_intr};
 use serde::Serialize;
 
+use super::unfinished::Unfinished;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::storage::cache::PageCache;
+use crate::storage::device::Device;
 use crate::storage::dir::{next_data, punch_hole, read_full};
 
 /// What a target is.
@@ -64,55 +64,52 @@ pub trait Target: Sync {
 /// A file or block device.
 pub struct FileTarget {
     path: PathBuf,
-    file: File,
-    kind: Kind,
+    medium: Medium,
     len: u64,
-    cache: PageCache,
 }
 
-enum Kind {
-    /// Written under another name, which it loses at the end.
+enum Medium {
+    /// Without a name until it is complete.
     New {
-        written_as: PathBuf,
+        file: File,
+        cache: PageCache,
+        unfinished: Unfinished,
     },
-    File,
-    Device,
+    File(File),
+    /// What is compared and written is what is on the device, whatever its page cache holds.
+    Device(Device),
 }
 
 impl FileTarget {
-    /// A file that is not there yet. Until it is complete it has another name in the same folder, and it is removed
-    /// when it never is.
+    /// A file that is not there yet. It has no name, or another one in the same folder, until it is complete, and is gone when it
+    /// never is, also when this process is killed.
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".backy-{}", rustix::process::getpid().as_raw_nonzero()));
-        let written_as = path.with_file_name(name);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| rustix::fs::open(&written_as, flags, Mode::RUSR | Mode::WUSR))
-            .map_err(|errno| Error::io(path, "create")(errno.into()))?;
-        let target = Self::over(path, File::from(fd), Kind::New { written_as }, 0);
+        let made = Unfinished::create(folder_of(path));
+        let (file, unfinished) = made.map_err(Error::io(path, "create"))?;
+        let cache = PageCache::new();
         // Each block is written once, in order.
-        target.cache.bypass(&target.file);
-        Ok(target)
+        cache.bypass(&file);
+        let medium = Medium::New { file, cache, unfinished };
+        Ok(FileTarget { path: path.to_owned(), medium, len: 0 })
     }
 
     /// A file that is there.
     pub(super) fn existing(path: &Path, file: File, len: u64) -> Self {
-        Self::over(path, file, Kind::File, len)
+        FileTarget { path: path.to_owned(), medium: Medium::File(file), len }
     }
 
     /// A block device.
-    pub(super) fn device(path: &Path, file: File, len: u64) -> Self {
-        Self::over(path, file, Kind::Device, len)
-    }
-
-    fn over(path: &Path, file: File, kind: Kind, len: u64) -> Self {
-        FileTarget { path: path.to_owned(), file, kind, len, cache: PageCache::new() }
+    pub(super) fn device(path: &Path, device: Device) -> Self {
+        let len = device.len();
+        FileTarget { path: path.to_owned(), medium: Medium::Device(device), len }
     }
 
     /// The open file.
     pub(crate) fn file(&self) -> &File {
-        &self.file
+        match &self.medium {
+            Medium::New { file, .. } | Medium::File(file) => file,
+            Medium::Device(device) => device.file(),
+        }
     }
 
     fn io(&self, action: String) -> impl FnOnce(std::io::Error) -> Error {
@@ -126,10 +123,10 @@ impl Target for FileTarget {
     }
 
     fn kind(&self) -> TargetKind {
-        match self.kind {
-            Kind::New { .. } => TargetKind::NewFile,
-            Kind::File => TargetKind::File,
-            Kind::Device => TargetKind::BlockDevice,
+        match self.medium {
+            Medium::New { .. } => TargetKind::NewFile,
+            Medium::File(_) => TargetKind::File,
+            Medium::Device(_) => TargetKind::BlockDevice,
         }
     }
 
@@ -138,18 +135,21 @@ impl Target for FileTarget {
     }
 
     fn prepare(&self, size_bytes: u64) -> Result<()> {
-        match self.kind {
-            Kind::Device => Ok(()),
-            Kind::New { .. } | Kind::File => self
-                .file
-                .set_len(size_bytes)
-                .map_err(self.io(format!("set its length to {size_bytes}"))),
+        match &self.medium {
+            Medium::Device(_) => Ok(()),
+            Medium::New { file, .. } | Medium::File(file) => {
+                file.set_len(size_bytes).map_err(self.io(format!("set its length to {size_bytes}")))
+            }
         }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let action = format!("read {} bytes at offset {offset}", buffer.len());
-        let found = read_full(&self.file, buffer, offset).map_err(self.io(action))?;
+        let found = match &self.medium {
+            Medium::Device(device) => device.read_full(buffer, offset),
+            Medium::New { file, .. } | Medium::File(file) => read_full(file, buffer, offset),
+        };
+        let found = found.map_err(self.io(action))?;
         if let Some(rest) = buffer.get_mut(found..) {
             rest.fill(0);
         }
@@ -158,36 +158,47 @@ impl Target for FileTarget {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let action = format!("write {} bytes at offset {offset}", data.len());
-        self.cache.write_all(&self.file, data, offset).map_err(self.io(action))
+        let written = match &self.medium {
+            Medium::Device(device) => device.write_all(data, offset),
+            Medium::New { file, cache, .. } => cache.write_all(file, data, offset),
+            Medium::File(file) => PageCache::new().write_all(file, data, offset),
+        };
+        written.map_err(self.io(action))
     }
 
     fn clear(&self, extent: Extent) -> Result<()> {
         let action = format!("clear {} bytes at offset {}", extent.len, extent.offset);
-        punch_hole(&self.file, extent).map_err(self.io(action))
+        let cleared = match &self.medium {
+            Medium::Device(device) => device.clear(extent),
+            Medium::New { file, .. } | Medium::File(file) => punch_hole(file, extent),
+        };
+        cleared.map_err(self.io(action))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         let action = format!("seek data from offset {offset}");
-        next_data(&self.file, self.len, offset).map_err(self.io(action))
+        next_data(self.file(), self.len, offset).map_err(self.io(action))
     }
 
     fn finish(&self, _size_bytes: u64) -> Result<()> {
-        self.file.sync_all().map_err(self.io("sync".to_owned()))?;
-        let Kind::New { written_as } = &self.kind else { return Ok(()) };
-        let cwd = rustix::fs::CWD;
-        let rename = || renameat_with(cwd, written_as, cwd, &self.path, RenameFlags::NOREPLACE);
-        let renamed = match retry_on_intr(rename) {
-            // The file system does not know the flag.
-            Err(Errno::INVAL | Errno::NOSYS) if !self.path.exists() => {
-                rustix::fs::rename(written_as, &self.path)
+        let sync = |error| Error::io(&self.path, "sync")(error);
+        match &self.medium {
+            Medium::File(file) => file.sync_all().map_err(sync),
+            Medium::Device(device) => {
+                device.sync().map_err(sync)?;
+                device.drop_relatives();
+                Ok(())
             }
-            other => other,
-        };
-        renamed.map_err(|errno| Error::io(&self.path, "give it its name")(errno.into()))?;
-        let folder = folder_of(&self.path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(Error::io(folder, "sync the folder"))
+            Medium::New { file, unfinished, .. } => {
+                file.sync_all().map_err(sync)?;
+                let named = unfinished.give_name(file, &self.path);
+                named.map_err(self.io("give it its name".to_owned()))?;
+                let folder = folder_of(&self.path);
+                File::open(folder)
+                    .and_then(|folder| folder.sync_all())
+                    .map_err(Error::io(folder, "sync the folder"))
+            }
+        }
     }
 }
 
@@ -256,14 +267,4 @@ impl Target for DryRun<'_> {
 /// The folder that a file is in, `.` for a bare name.
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-impl Drop for FileTarget {
-    /// A file that never became complete is of no use to anybody.
-    fn drop(&mut self) {
-        if let Kind::New { written_as } = &self.kind {
-            // After `finish` there is no such name any more.
-            let _ = rustix::fs::unlink(written_as);
-        }
-    }
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::digests::{DigestsHeader, Identity};
 use crate::format::manifest::{
-    BlockRange, Findings, Manifest, Revision, SourceIdentity, Statistics,
+    BlockRange, Findings, Manifest, Ranges, Revision, SourceIdentity, Statistics,
 };
 use crate::format::qcow2::Layout;
 use crate::image::chain::{Chain, Located};
@@ -117,8 +117,9 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     Ok(real.unwrap_or(absolute))
 }
 
+/// That there is no file that an archive could have, be it of somebody else, or left by one who was killed.
 fn check_vacant(storage: &dyn Storage) -> Result<()> {
-    match storage.list()?.into_iter().any(|name| matches!(name, FileName::Published(_))) {
+    match storage.list()?.into_iter().any(|name| name != FileName::Lock) {
         true => Err(Error::ArchiveExists { path: storage.folder() }),
         false => Ok(()),
     }
@@ -142,7 +143,7 @@ impl Saving<'_> {
         check_vacant(storage)?;
         let _lock = storage.lock("'restore --undo'")?;
         check_vacant(storage)?;
-        let saved = self.sweep(storage).and_then(|()| self.make(storage));
+        let saved = self.make(storage);
         if saved.is_err() {
             // Nothing has been overwritten yet, so nobody needs what there is of it. What cannot be removed does no harm.
             let _ = self.sweep(storage);
@@ -150,7 +151,7 @@ impl Saving<'_> {
         saved
     }
 
-    /// Removes an archive's files: there was none, so they are left over from making one.
+    /// Removes an archive's files: there was none when the lock was taken, so they were made here.
     fn sweep(&self, storage: &dyn Storage) -> Result<()> {
         let names = storage.list()?.into_iter().filter(|name| *name != FileName::Lock);
         names.into_iter().try_for_each(|name| storage.remove(name))
@@ -167,7 +168,7 @@ impl Saving<'_> {
             block_size: self.chain.block_size(),
             digests: DigestWriter::create(storage, uuid, DigestsKind::Image)?,
             hasher: RevisionHasher::new(self.chain.block_size(), size_bytes),
-            missing: Ranges::default(),
+            missing: Ranges::with_limit(MAX_RANGES),
             read_bytes: 0,
             saved_bytes: 0,
         };
@@ -189,7 +190,7 @@ impl Saving<'_> {
         let tag: Tag = TAG.parse().map_err(|message| Error::Specification { message })?;
         revision.tags = BTreeSet::from([tag]);
         revision.pinned_tags.clone_from(&revision.tags);
-        revision.findings = Findings::new(copy.missing.ranges);
+        revision.findings = Findings::new(copy.missing.finish());
         copy.digests.finish(&self.header(&revision, digest))?;
         storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         self.publish(storage, revision, started)?;
@@ -374,7 +375,7 @@ impl Copy {
             self.hasher.push(block.entry);
             self.digests.push(BlockIndex(number), block.entry)?;
             if !block.save && !block.entry.is_zero_block() {
-                self.missing.push(BlockIndex(number));
+                self.missing.push(BlockRange { first: BlockIndex(number), count: 1 });
             }
         }
         let mut rest = bytes;
@@ -390,33 +391,5 @@ impl Copy {
             offset += len as u64;
         }
         Ok(())
-    }
-}
-
-/// Blocks in ascending order, as few ranges; where they would be too many, with the gaps between the closest.
-#[derive(Default)]
-struct Ranges {
-    ranges: Vec<BlockRange>,
-    max_gap: u64,
-}
-
-impl Ranges {
-    fn push(&mut self, block: BlockIndex) {
-        self.push_range(BlockRange { first: block, count: 1 });
-        while self.ranges.len() > MAX_RANGES {
-            self.max_gap = self.max_gap * 2 + 1;
-            for range in std::mem::take(&mut self.ranges) {
-                self.push_range(range);
-            }
-        }
-    }
-
-    fn push_range(&mut self, range: BlockRange) {
-        match self.ranges.last_mut() {
-            Some(last) if range.first.0 - last.first.0 - last.count <= self.max_gap => {
-                last.count = range.first.0 + range.count - last.first.0;
-            }
-            _ => self.ranges.push(range),
-        }
     }
 }

@@ -29,24 +29,25 @@ const MAX_GROUPS: u64 = 1024;
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Coverage {
-    /// The longest time ago that a block was last verified; null when some never were.
+    /// The longest time ago that the place of a block was last read; null when some never were.
     pub oldest: Option<Timestamp>,
-    /// Share of the blocks of all revisions' files that were ever verified, from 0 to 1.
+    /// Share of the blocks of all revisions' files that have been verified since they were written, from 0 to 1.
     pub verified_share: f64,
 }
 
 /// From what the manifest remembers.
 pub(crate) fn coverage(manifest: &Manifest) -> Coverage {
-    let (mut total, mut verified, mut oldest) = (0, 0, None::<Timestamp>);
+    let (mut total, mut read, mut verified, mut oldest) = (0, 0, 0, None::<Timestamp>);
     for revision in &manifest.revisions {
         total += manifest.block_size.count(revision.size_bytes);
-        for range in &revision.verified {
-            verified += range.blocks.count;
+        verified += revision.verified.iter().map(|range| range.blocks.count).sum::<u64>();
+        for range in revision.read_at() {
+            read += range.blocks.count;
             oldest = Some(oldest.map_or(range.at, |oldest| oldest.min(range.at)));
         }
     }
     let verified_share = if total == 0 { 0.0 } else { verified as f64 / total as f64 };
-    Coverage { oldest: oldest.filter(|_| verified == total), verified_share }
+    Coverage { oldest: oldest.filter(|_| read == total), verified_share }
 }
 
 /// A stretch of one revision's own file: what a budget is spent on.
@@ -416,11 +417,11 @@ impl Scrub<'_> {
     }
 }
 
-/// The longest time ago that a block of the range was verified; none when one never was.
+/// The longest time ago that the place of a block of the range was read; none when one never was.
 fn verified_since(revision: &Revision, blocks: BlockRange) -> Option<Timestamp> {
     let mut next = blocks.first;
     let mut oldest: Option<Timestamp> = None;
-    for range in &revision.verified {
+    for range in revision.read_at() {
         if range.blocks.contains(next) {
             next = range.blocks.end();
             oldest = Some(oldest.map_or(range.at, |oldest| oldest.min(range.at)));

@@ -31,7 +31,7 @@ use crate::manifest;
 use crate::progress::{self, Event, Observer};
 use crate::recover::{self, named_files};
 use crate::revision::RevisionId;
-use crate::storage::{FileName, Storage};
+use crate::storage::{Access, FileName, Storage};
 use crate::units::BlockIndex;
 
 pub use content::Coverage;
@@ -184,6 +184,7 @@ fn scrub_once(
     let (findings, vouched) = (Vec::new(), BTreeSet::new());
     let mut scrub = Scrub { storage, manifest, options, now, observer, findings, vouched };
     scrub.replace_lost_image()?;
+    scrub.drop_caches()?;
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
@@ -274,6 +275,20 @@ impl Scrub<'_> {
         recover::make_image(&**self.storage, newest)?;
         let message = "missing: made anew, without what it held".to_owned();
         self.find(FileName::IMAGE, message, None, true)
+    }
+
+    /// What memory still has of a file says nothing of the disk.
+    fn drop_caches(&self) -> Result<()> {
+        for name in self.storage.list()? {
+            progress::check(self.observer)?;
+            match self.storage.open(name, Access::Read) {
+                Ok(file) => file.drop_cache(),
+                // Looked at below, or it has gone.
+                Err(error) if error.is_loss() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn repairs(&self) -> bool {

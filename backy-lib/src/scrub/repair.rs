@@ -5,13 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Finding, Scrub, describe};
 use crate::digest::{Digest, TableEntry};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::{BlockRange, Findings};
 use crate::format::qcow2::{Compressor, Decompressor};
-
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::limits::limits;
-use crate::progress;
+use crate::progress::{self, Event};
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
 
@@ -147,7 +146,14 @@ impl Scrub<'_> {
     fn write(&mut self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
         let Some(revision) = self.manifest.revisions.get(number).cloned() else { return Ok(()) };
         match revision.is_image() {
-            true => self.write_image(revision.size_bytes, mended)?,
+            true => match self.write_image(revision.size_bytes, mended) {
+                // They stay what they are until the next scrub.
+                Err(error @ Error::Locked { .. }) => {
+                    self.observer.event(&Event::Note(format!("left for the next scrub: {error}")));
+                    return Ok(());
+                }
+                written => written?,
+            },
             false => {
                 self.begin_repair(&revision)?;
                 match self.write_delta(number, mended) {
@@ -162,6 +168,7 @@ impl Scrub<'_> {
         mended.iter().for_each(|(_, block, _)| ranges.add_bad_block(*block));
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
             revision.findings.clear_all(&ranges.bad_blocks);
+            revision.note_rewritten(ranges.bad_blocks.iter().copied());
         }
         if !revision.is_image() {
             // The clusters that were bad are nobody's now.

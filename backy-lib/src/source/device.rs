@@ -1,4 +1,7 @@
 //! Regular files and block devices, read-only.
+//!
+//! A block device is read past its page cache, which need not hold what is on it: what a file system on it has written, and synced,
+//! has never passed through that cache.
 
 use std::fs::File;
 use std::io;
@@ -14,17 +17,23 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
+use crate::storage::device::Device;
 use crate::storage::dir::{metadata, next_data, not_in_time, open_in_time};
+use crate::storage::image_lock::{self, Use};
 
 /// An open file or block device.
 #[derive(Debug)]
 pub struct DeviceSource {
     path: PathBuf,
-    file: File,
-    kind: &'static str,
+    medium: Medium,
     size_bytes: u64,
-    cache: PageCache,
     is_made: bool,
+}
+
+#[derive(Debug)]
+enum Medium {
+    File { file: File, cache: PageCache },
+    Device(Device),
 }
 
 impl DeviceSource {
@@ -40,24 +49,27 @@ impl DeviceSource {
             .map_err(|errno| error(format!("cannot open it: {}", describe(not_in_time(errno)))))?;
         let file = File::from(fd);
         let kind = metadata(&file).map_err(|e| error(describe(e)))?.file_type();
-        let kind = if kind.is_file() {
-            "file"
-        } else if kind.is_block_device() {
-            "block device"
-        } else {
+        if !kind.is_file() && !kind.is_block_device() {
             let found = if kind.is_dir() { "a folder" } else { "neither" };
             return Err(error(format!("expected a block device or a regular file, found {found}")));
-        };
+        }
+        image_lock::take(&file, Use::Read).map_err(|user| {
+            error(format!(
+                "{user} has it open and is changing it; run it again when that has ended"
+            ))
+        })?;
         let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
-        if size_bytes == 0 && kind == "block device" {
+        if size_bytes == 0 && kind.is_block_device() {
             let message = "the device has no size; is it attached, and is there a medium in it?";
             return Err(error(message.to_owned()));
         }
-        // Only advice: a system that does not take it reads as well.
-        let _ = fadvise(&file, 0, None, Advice::Sequential);
-        let cache = PageCache::new();
-        cache.bypass(&file);
-        Ok(DeviceSource { path: path.to_owned(), file, kind, size_bytes, cache, is_made: false })
+        let medium = match kind.is_file() {
+            true => Medium::file(file),
+            false => Medium::device(file).map_err(|e| {
+                error(format!("cannot read it past the page cache: {}", describe(e)))
+            })?,
+        };
+        Ok(DeviceSource { path: path.to_owned(), medium, size_bytes, is_made: false })
     }
 
     /// The same, made or attached anew for each backup: only its content identifies it.
@@ -67,9 +79,46 @@ impl DeviceSource {
     }
 }
 
+impl Medium {
+    fn file(file: File) -> Self {
+        // Only advice: a system that does not take it reads as well.
+        let _ = fadvise(&file, 0, None, Advice::Sequential);
+        let cache = PageCache::new();
+        cache.bypass(&file);
+        Medium::File { file, cache }
+    }
+
+    fn device(file: File) -> io::Result<Self> {
+        let device = Device::over(file)?;
+        device.sync_relatives();
+        Ok(Medium::Device(device))
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Medium::File { .. } => "file",
+            Medium::Device(_) => "block device",
+        }
+    }
+
+    fn open_file(&self) -> &File {
+        match self {
+            Medium::File { file, .. } => file,
+            Medium::Device(device) => device.file(),
+        }
+    }
+
+    fn read_full(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Medium::File { file, cache } => cache.read_full(file, buffer, offset),
+            Medium::Device(device) => device.read_full(buffer, offset),
+        }
+    }
+}
+
 impl Source for DeviceSource {
     fn identity(&self) -> SourceIdentity {
-        identify(self, &self.file, (&self.path, self.kind), self.is_made)
+        identify(self, self.medium.open_file(), (&self.path, self.medium.kind()), self.is_made)
     }
 
     fn size_bytes(&self) -> u64 {
@@ -77,11 +126,11 @@ impl Source for DeviceSource {
     }
 
     fn current_size_bytes(&self) -> Result<u64> {
-        size_of(&self.file).map_err(Error::io(&self.path, "look up its size"))
+        size_of(self.medium.open_file()).map_err(Error::io(&self.path, "look up its size"))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.cache.read_full(&self.file, buffer, offset).map_err(|error| Error::Source {
+        self.medium.read_full(buffer, offset).map_err(|error| Error::Source {
             path: self.path.clone(),
             message: format!(
                 "cannot read {} bytes at offset {offset}: {}",
@@ -92,7 +141,7 @@ impl Source for DeviceSource {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        next_data(&self.file, self.size_bytes, offset)
+        next_data(self.medium.open_file(), self.size_bytes, offset)
             .map_err(Error::io(&self.path, format!("seek data from offset {offset}")))
     }
 }

@@ -13,13 +13,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fstat, fstatvfs, ftruncate,
-    ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat,
+    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
 use super::cache::PageCache;
 use super::identity::{Stamp, is_local};
+use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
 use crate::error::{Error, Result};
@@ -94,11 +95,15 @@ impl Storage for DirStorage {
     }
 
     fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>> {
-        let access = match access {
+        let flags = match access {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
         };
-        let file = open_regular(&self.fd, self.path(name), name, access, Mode::empty())?;
+        let file = open_regular(&self.fd, self.path(name), name, flags, Mode::empty())?;
+        if (name, access) == (FileName::IMAGE, Access::Write) {
+            let taken = image_lock::take(&file, Use::Overwrite);
+            taken.map_err(|user| Error::Locked { path: self.path(name), holder: user })?;
+        }
         Ok(Box::new(DirFile::over(self.path(name), file)))
     }
 
@@ -144,6 +149,12 @@ impl Storage for DirStorage {
         let Ok(copy) = copy else { return Ok(None) };
         let cloned = retry_on_intr(|| ioctl_ficlone(&copy, &source));
         Ok(cloned.is_ok().then(|| File::from(copy)))
+    }
+
+    fn image_user(&self) -> Result<Option<String>> {
+        let name = FileName::IMAGE;
+        let image = open_regular(&self.fd, self.path(name), name, OFlags::RDONLY, Mode::empty())?;
+        Ok(image_lock::user(&image, Use::Overwrite))
     }
 
     fn rename(&self, from: FileName, to: FileName) -> Result<()> {
@@ -350,6 +361,12 @@ impl StorageFile for DirFile {
 
     fn bypass_cache(&self) {
         self.cache.bypass(&self.file);
+    }
+
+    fn drop_cache(&self) {
+        // What cannot be written is what the medium does not have: whoever reads it finds that out.
+        let _ = rustix::fs::fdatasync(&self.file);
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {

@@ -11,8 +11,10 @@
 //! - A file that was created is found only with both.
 
 pub(crate) mod cache;
+pub(crate) mod device;
 pub mod dir;
 mod identity;
+pub(crate) mod image_lock;
 mod lock;
 mod many;
 mod name;
@@ -20,6 +22,7 @@ mod name;
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
 pub mod sim;
 pub mod staged;
+pub(crate) mod system;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -72,10 +75,12 @@ pub trait Storage: Send + Sync {
     /// The folder, for messages.
     fn folder(&self) -> PathBuf;
 
-    /// Opens a file that is there. Never follows a symbolic link; anything but a regular file is refused.
+    /// Opens a file that is there. Never follows a symbolic link; anything but a regular file is refused. While `last.raw` is open for
+    /// writing, QEMU's image locks are held on it, so that no program of QEMU takes it for what it was.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is none.
+    /// [`crate::ErrorKind::NotFound`] when there is none; [`crate::Error::Locked`] when `last.raw` is to be written to and another program
+    /// relies on it.
     fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>>;
 
     /// Opens a file for reading that is one of many that are read side by side. It may be closed while nobody reads, and opened
@@ -94,6 +99,11 @@ pub trait Storage: Send + Sync {
     /// A copy that shares the blocks of `from`, has no name and goes when it is closed. `None` where that cannot be had.
     fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
         let _ = from;
+        Ok(None)
+    }
+
+    /// The program that relies on `last.raw` as it is, so that it cannot be opened for writing.
+    fn image_user(&self) -> Result<Option<String>> {
         Ok(None)
     }
 
@@ -186,6 +196,10 @@ pub trait StorageFile: Send + Sync {
     /// once, from one end to the other, would only drive out what others need. Where the system cannot, nothing changes.
     /// No byte may be written twice: early kernels that know this could lose the second write.
     fn bypass_cache(&self) {}
+
+    /// Drops what memory has of the file, when that is durable, so that what is read from now on is what the disk has. Memory may be right
+    /// where the disk is not. Where the system cannot, nothing changes.
+    fn drop_cache(&self) {}
 
     /// Writes all of `data`; the file grows as needed.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;

@@ -89,7 +89,7 @@ fn check_unknown(read: &Map<String, Value>, written: &Map<String, Value>) {
     }
 }
 
-const KNOWN_IN_A_REVISION: [&str; 13] = [
+const KNOWN_IN_A_REVISION: [&str; 14] = [
     "uuid",
     "started",
     "finished",
@@ -102,12 +102,13 @@ const KNOWN_IN_A_REVISION: [&str; 13] = [
     "statistics",
     "findings",
     "verified",
+    "rewritten",
     "bad_blocks",
 ];
 
 /// Whether a field that says nothing is not written.
 fn is_left_out(key: &str, value: &Value) -> bool {
-    key == "verified" && value.as_array().is_some_and(Vec::is_empty)
+    ["verified", "rewritten"].contains(&key) && value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Taking out any revision, and adding one, leaves a manifest that is read.
@@ -125,7 +126,7 @@ fn exercise(mut manifest: Manifest) {
         newest.uuid = backy_lib::RevisionId::from(uuid::Uuid::from_u128(1));
         newest.image = backy_lib::storage::FileName::IMAGE.to_string();
         if added.revisions.iter().all(|revision| revision.uuid != newest.uuid) {
-            newest.verified.clear();
+            newest.forget_verified();
             newest.findings.bad_blocks.clear();
             newest.size_bytes /= 2;
             added.push_newest(newest);

@@ -224,6 +224,10 @@ fn qemu() {
     let gone = "lvremove /dev/vg0/mynode-backy\n";
     let all = format!("{freeze}{made}{thaw}{thaw}{gone}");
     assert_eq!(machine.book(), all);
+    let now = fs::read(machine.volume("vg0/mynode")).expect("read the volume");
+    assert!(now != before && machine.backup() == now, "the second one is not the second snapshot");
+    let all = format!("{all}{all}");
+    assert_eq!(machine.book(), all);
     let plain = machine.backy(&["backup", "--force"]);
     let mut failing = Command::new("env");
     failing.arg("NO_ROOM=1").arg(plain.get_program()).args(plain.get_args());
@@ -239,7 +243,11 @@ fn zfs() {
     let machine = Machine::make("zfs", &[]);
     let before = fs::read(machine.volume("zvol/tank/mynode")).expect("read the volume");
     assert!(machine.backup() == before, "it is not the snapshot that was read");
-    assert_eq!(machine.book(), "zfs snapshot tank/mynode@backy\nzfs destroy tank/mynode@backy\n");
+    let once = "zfs snapshot tank/mynode@backy\nzfs destroy tank/mynode@backy\n";
+    assert_eq!(machine.book(), once);
+    let now = fs::read(machine.volume("zvol/tank/mynode")).expect("read the volume");
+    assert!(now != before && machine.backup() == now, "the second one is not the second snapshot");
+    assert_eq!(machine.book(), format!("{once}{once}"));
     let config = machine.site.folder.join("backy.toml");
     let settings = fs::read_to_string(&config).expect("read the config");
     fs::write(&config, settings.replace("mynode@backy", "mynode")).expect("write the config");
@@ -254,8 +262,6 @@ fn btrfs() {
     let Some(disk) = Disk::make("btrfs", 300 << 20) else { return };
     let machine = Machine::make("btrfs", &[("/srv/vm", disk.path())]);
     let image = disk.path().join("mynode.img");
-    let state = noise(8, MIB);
-    fs::write(&image, &state).expect("write the image");
     // What is written after the snapshot was made is not in the revision.
     let config = machine.site.folder.join("backy.toml");
     let settings = fs::read_to_string(&config).expect("read the config");
@@ -265,7 +271,8 @@ fn btrfs() {
         text(&script),
         mnt = text(disk.path())
     );
-    for _ in 0..2 {
+    for seed in [8, 9] {
+        let state = noise(seed, MIB);
         fs::write(&image, &state).expect("write the image");
         let old = settings.lines().find(|line| line.starts_with("before")).expect("a hook");
         fs::write(&config, settings.replace(old, &line)).expect("write the config");
@@ -293,6 +300,21 @@ fn fsfreeze() {
     let device = format!("source = {:?}", disk.device.path);
     let line = settings.lines().next().expect("the source").to_owned();
     fs::write(&config, settings.replace(&line, &device)).expect("write the config");
-    assert_eq!(machine.backup().len(), 24 << 20);
-    fs::write(disk.path().join("file"), b"thawed").expect("write to it");
+    // Each backup has what the file system had on the device then, and not what an earlier one has left in memory.
+    for seed in [1, 2, 3] {
+        let state = noise(seed, 2 * MIB);
+        let path = disk.path().join("file");
+        let file = fs::File::options().create(true).truncate(false).write(true).open(path);
+        let file = file.expect("open a file");
+        std::os::unix::fs::FileExt::write_all_at(&file, &state, 0).expect("write to it");
+        let image = machine.backup();
+        assert_eq!(image.len(), 24 << 20);
+        let has = |sector: &[u8]| image.chunks(512).any(|found| found == sector);
+        assert!(state.chunks(512).all(has), "backup {seed} lacks what was written before it");
+        let before = noise(seed - 1, 2 * MIB);
+        assert!(
+            seed == 1 || !before.chunks(512).any(has),
+            "backup {seed} has what was overwritten"
+        );
+    }
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 mod alarm;
 mod findings;
 mod flaw;
+mod ranges;
 mod revision;
 mod source;
 mod text;
@@ -27,6 +28,7 @@ use crate::units::{BlockIndex, BlockSize};
 pub use alarm::{Alarm, KnownDamage};
 pub use findings::{BlockRange, Findings, within};
 pub use flaw::Flaw;
+pub(crate) use ranges::Ranges;
 pub use revision::{Revision, Statistics, Verified};
 pub use source::{Sameness, SourceIdentity};
 
@@ -123,6 +125,16 @@ pub struct InProgress {
     pub revision: RevisionId,
     /// When it began.
     pub started: Timestamp,
+}
+
+impl InProgress {
+    /// Whether it writes to `last.raw`, or puts another file in its place.
+    pub(crate) fn changes_image(&self) -> bool {
+        match self.operation {
+            Operation::Backup | Operation::Remove => true,
+            Operation::Merge => false,
+        }
+    }
 }
 
 /// What a test restore found.
@@ -256,18 +268,22 @@ impl Manifest {
         &self.checksum
     }
 
-    /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it.
+    /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of the blocks that have
+    /// been written it has to be told by [`Revision::note_rewritten`].
     pub fn push_newest(&mut self, mut revision: Revision) {
         if let Some(newest) = self.revisions.first_mut() {
             newest.image = FileName::Delta(newest.uuid).to_string();
             newest.base = Some(revision.uuid);
             let end = BlockIndex(self.block_size.count(revision.size_bytes));
             revision.verified = std::mem::take(&mut newest.verified);
-            revision.verified.retain_mut(|range| {
-                let first = range.blocks.first;
-                range.blocks = BlockRange::between(first, range.blocks.end().min(end));
-                range.blocks.count > 0
-            });
+            revision.rewritten = std::mem::take(&mut newest.rewritten);
+            for ranges in [&mut revision.verified, &mut revision.rewritten] {
+                ranges.retain_mut(|range| {
+                    let first = range.blocks.first;
+                    range.blocks = BlockRange::between(first, range.blocks.end().min(end));
+                    range.blocks.count > 0
+                });
+            }
         }
         self.revisions.insert(0, revision);
     }

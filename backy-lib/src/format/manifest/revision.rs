@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockRange, Findings, Flaw, Unknown};
+use super::{BlockRange, Findings, Flaw, Ranges, Unknown};
 use crate::digest::Digest;
 use crate::format::qcow2::Backing;
 use crate::revision::{RevisionId, Tag};
 use crate::storage::{DigestsKind, FileName};
 use crate::units::{BlockIndex, BlockSize};
+
+/// Ranges that are told apart in what has been rewritten, at most, so that the manifest stays small.
+const MAX_REWRITTEN: usize = 1024;
 
 /// One committed revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +53,10 @@ pub struct Revision {
     /// in none of them have never been.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<Verified>,
+    /// The same of ranges in which blocks have been written since: nobody has read these back. Together with `verified` they say when each
+    /// place was last read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewritten: Vec<Verified>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -115,6 +122,7 @@ impl Revision {
             flaws: Vec::new(),
             table_digest: None,
             verified: Vec::new(),
+            rewritten: Vec::new(),
             unknown: Unknown::new(),
         }
     }
@@ -153,27 +161,35 @@ impl Revision {
 
     /// Takes note that blocks of its own file were read at `at`.
     pub fn set_verified(&mut self, blocks: BlockRange, at: Timestamp) {
-        let mut ranges: Vec<Verified> = Vec::with_capacity(self.verified.len() + 2);
-        for old in std::mem::take(&mut self.verified) {
-            let before = BlockRange::between(old.blocks.first, old.blocks.end().min(blocks.first));
-            let after = BlockRange::between(old.blocks.first.max(blocks.end()), old.blocks.end());
-            ranges.push(Verified { blocks: before, ..old.clone() });
-            ranges.push(Verified { blocks: after, ..old });
-        }
+        let mut ranges = without(&self.verified, &[blocks]);
         ranges.push(Verified { blocks, at, unknown: Unknown::new() });
-        ranges.retain(|range| range.blocks.count > 0);
-        ranges.sort_unstable_by_key(|range| range.blocks.first);
-        for range in ranges {
-            let joins = |last: &&mut Verified| {
-                last.blocks.end() == range.blocks.first
-                    && last.at == range.at
-                    && last.unknown == range.unknown
-            };
-            match self.verified.last_mut().filter(joins) {
-                Some(last) => last.blocks.count += range.blocks.count,
-                None => self.verified.push(range),
-            }
-        }
+        self.verified = joined(ranges);
+        self.rewritten = without(&self.rewritten, &[blocks]);
+    }
+
+    /// Takes note that blocks of its own file, in ascending order, have been written since they were last read.
+    pub fn note_rewritten(&mut self, blocks: impl IntoIterator<Item = BlockRange>) {
+        let known: Vec<Verified> =
+            joined(self.verified.iter().chain(&self.rewritten).cloned().collect());
+        let mut all: Vec<BlockRange> = self.rewritten.iter().map(|range| range.blocks).collect();
+        all.extend(blocks);
+        all.sort_unstable_by_key(|range| range.first);
+        let mut cuts = Ranges::with_limit(MAX_REWRITTEN);
+        all.into_iter().filter(|range| range.count > 0).for_each(|range| cuts.push(range));
+        let cuts = cuts.finish();
+        self.verified = without(&known, &cuts);
+        self.rewritten = joined(within(&known, &cuts));
+    }
+
+    /// Forgets when its own file was read, because it is another one now.
+    pub fn forget_verified(&mut self) {
+        self.verified.clear();
+        self.rewritten.clear();
+    }
+
+    /// All that is known of when its own file was last read, in ascending order.
+    pub fn read_at(&self) -> impl Iterator<Item = Verified> {
+        joined(self.verified.iter().chain(&self.rewritten).cloned().collect()).into_iter()
     }
 
     /// Ranges of blocks that a file claims: the field and the first range that is wrong.
@@ -190,11 +206,74 @@ impl Revision {
         if let Some(found) = wrong(&mut self.findings.bad_blocks.iter().copied()) {
             return Err(("findings", found));
         }
-        match wrong(&mut self.verified.iter().map(|verified| verified.blocks)) {
-            Some(found) => Err(("verified", found)),
+        if let Some(found) = wrong(&mut self.verified.iter().map(|range| range.blocks)) {
+            return Err(("verified", found));
+        }
+        match wrong(&mut self.rewritten.iter().map(|range| range.blocks)) {
+            Some(found) => Err(("rewritten", found)),
             None => Ok(()),
         }
     }
+}
+
+impl Verified {
+    /// The same of other blocks.
+    fn of(&self, blocks: BlockRange) -> Self {
+        Verified { blocks, ..self.clone() }
+    }
+}
+
+/// What of ascending ranges is in none of the cuts, which ascend as well.
+fn without(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
+    let mut left = Vec::with_capacity(ranges.len());
+    let mut cuts = cuts.iter().copied().peekable();
+    for range in ranges {
+        let (mut next, end) = (range.blocks.first, range.blocks.end());
+        while cuts.next_if(|cut| cut.end() <= next).is_some() {}
+        let mut here = cuts.clone();
+        while let Some(cut) = here.next_if(|cut| cut.first < end) {
+            left.push(range.of(BlockRange::between(next, cut.first)));
+            next = next.max(cut.end());
+        }
+        left.push(range.of(BlockRange::between(next, end)));
+    }
+    left.retain(|range| range.blocks.count > 0);
+    left
+}
+
+/// What of ascending ranges is in one of the cuts.
+fn within(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
+    let mut found = Vec::with_capacity(cuts.len());
+    let mut cuts = cuts.iter().copied().peekable();
+    for range in ranges {
+        let (first, end) = (range.blocks.first, range.blocks.end());
+        while cuts.next_if(|cut| cut.end() <= first).is_some() {}
+        let mut here = cuts.clone();
+        while let Some(cut) = here.next_if(|cut| cut.first < end) {
+            let blocks = BlockRange::between(cut.first.max(first), cut.end().min(end));
+            found.push(range.of(blocks));
+        }
+    }
+    found.retain(|range| range.blocks.count > 0);
+    found
+}
+
+/// Ranges in ascending order, neighbours of one time together.
+fn joined(mut ranges: Vec<Verified>) -> Vec<Verified> {
+    ranges.retain(|range| range.blocks.count > 0);
+    ranges.sort_unstable_by_key(|range| range.blocks.first);
+    let mut together: Vec<Verified> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match together.last_mut() {
+            Some(last)
+                if last.blocks.end() == range.blocks.first && range.of(last.blocks) == *last =>
+            {
+                last.blocks.count += range.blocks.count;
+            }
+            _ => together.push(range),
+        }
+    }
+    together
 }
 
 #[cfg(test)]
@@ -263,5 +342,47 @@ mod tests {
         let found: Vec<_> =
             revision.verified.iter().map(|v| (v.blocks.first.0, v.blocks.count, v.at)).collect();
         assert_eq!(found, [(0, 3, at(1)), (3, 3, at(2)), (6, 4, at(1))]);
+    }
+
+    /// What has been written since is no longer verified; when its place was last read stays known, and is so until it is read again.
+    #[test]
+    fn what_is_rewritten_is_not_verified_until_it_is_read_again() {
+        let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
+        let id = RevisionId::new(time);
+        let mut revision = Revision::newest(id, time, time, 0, digest, Statistics::default());
+        let range = |first, count| BlockRange { first: BlockIndex(first), count };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let told = |ranges: &[Verified]| -> Vec<_> {
+            ranges.iter().map(|v| (v.blocks.first.0, v.blocks.count, v.at.as_second())).collect()
+        };
+        revision.set_verified(range(0, 10), at(1));
+        revision.set_verified(range(10, 10), at(2));
+        revision.note_rewritten([range(2, 1), range(8, 4), range(30, 5)]);
+        assert_eq!(told(&revision.verified), [(0, 2, 1), (3, 5, 1), (12, 8, 2)]);
+        assert_eq!(told(&revision.rewritten), [(2, 1, 1), (8, 2, 1), (10, 2, 2)]);
+        revision.note_rewritten([range(2, 2)]);
+        assert_eq!(told(&revision.verified), [(0, 2, 1), (4, 4, 1), (12, 8, 2)]);
+        let all: Vec<_> = revision.read_at().collect();
+        assert_eq!(told(&all), [(0, 10, 1), (10, 10, 2)]);
+        revision.set_verified(range(0, 10), at(3));
+        assert_eq!(told(&revision.verified), [(0, 10, 3), (12, 8, 2)]);
+        assert_eq!(told(&revision.rewritten), [(10, 2, 2)]);
+    }
+
+    /// However scattered what is written is, the manifest does not grow without bound, and none of it stays verified.
+    #[test]
+    fn scattered_writing_costs_few_ranges() {
+        let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
+        let id = RevisionId::new(time);
+        let mut revision = Revision::newest(id, time, time, 0, digest, Statistics::default());
+        revision.set_verified(BlockRange { first: BlockIndex(0), count: 1 << 20 }, time);
+        for shift in 0..3 {
+            let one = |n: u64| BlockRange { first: BlockIndex(n * 97 + shift), count: 1 };
+            revision.note_rewritten((0..10_000).map(one));
+        }
+        let ranges = revision.verified.len() + revision.rewritten.len();
+        assert!(ranges <= 2 * MAX_REWRITTEN + 1, "{ranges}");
+        let hit = |v: &Verified| (0..10_000).any(|n| v.blocks.contains(BlockIndex(n * 97)));
+        assert!(!revision.verified.iter().any(hit));
     }
 }

@@ -1,0 +1,198 @@
+//! QEMU's image locks, by which programs tell each other what they do with an image.
+//!
+//! Source: `block/file-posix.c` of QEMU. A program holds a read lock of its open file description on byte 100 + N for each permission N that
+//! it uses, and on byte 200 + N for each that it does not leave to others. It fails when somebody else holds the counterpart.
+//! Where the file system has no such locks, nobody holds one, and there is nothing to take.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use super::system;
+
+const USED_BASE: libc::off_t = 100;
+const UNSHARED_BASE: libc::off_t = 200;
+
+/// That what is read is the same at every moment.
+const CONSISTENT_READ: libc::off_t = 0;
+const WRITE: libc::off_t = 1;
+const RESIZE: libc::off_t = 3;
+
+/// What is done with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It is read. Others may do what they like, as long as they leave reading to others.
+    Read,
+    /// It is overwritten. Meanwhile nobody else may write to it, or rely on what is in it.
+    Overwrite,
+}
+
+impl Use {
+    fn used(self) -> &'static [libc::off_t] {
+        match self {
+            Use::Read => &[CONSISTENT_READ],
+            Use::Overwrite => &[WRITE, RESIZE],
+        }
+    }
+
+    fn unshared(self) -> &'static [libc::off_t] {
+        match self {
+            Use::Read => &[],
+            Use::Overwrite => &[CONSISTENT_READ, WRITE, RESIZE],
+        }
+    }
+
+    /// Bytes on which nobody else may hold a lock.
+    fn conflicts(self) -> impl Iterator<Item = libc::off_t> {
+        let others_use = self.unshared().iter().map(|bit| USED_BASE + bit);
+        others_use.chain(self.used().iter().map(|bit| UNSHARED_BASE + bit))
+    }
+}
+
+/// Takes the locks, which are held until the file is closed.
+///
+/// # Errors
+/// Who has the image open in a way that does not go with it. Then no lock is held.
+pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
+    let used = what.used().iter().map(|bit| USED_BASE + bit);
+    let unshared = what.unshared().iter().map(|bit| UNSHARED_BASE + bit);
+    for at in used.chain(unshared) {
+        match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&byte(libc::F_RDLCK, at))) {
+            Ok(_) => {}
+            // Somebody has locked all of it, or this byte, in another way.
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                release(file);
+                return Err(holder(file));
+            }
+            Err(_) => {
+                release(file);
+                return Ok(());
+            }
+        }
+    }
+    // Looked at when one's own are held: of two that begin at once, at least one sees the other.
+    match user(file, what) {
+        Some(user) => {
+            release(file);
+            Err(user)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Who has the image open in a way that does not go with this use.
+pub(crate) fn user(file: &File, what: Use) -> Option<String> {
+    what.conflicts().any(|at| is_held(file, at)).then(|| holder(file))
+}
+
+fn release(file: &File) {
+    let mut all = byte(libc::F_UNLCK, USED_BASE);
+    all.l_len = 2 * (UNSHARED_BASE - USED_BASE);
+    let _ = fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&all));
+}
+
+/// Whether another open file has a lock on a byte.
+fn is_held(file: &File, at: libc::off_t) -> bool {
+    let mut found = byte(libc::F_WRLCK, at);
+    fcntl(file.as_fd(), FcntlArg::F_OFD_GETLK(&mut found)).is_ok()
+        && libc::c_int::from(found.l_type) != libc::F_UNLCK
+}
+
+fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: at,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// The program that holds a lock on the file. The kernel's table of such locks names no process: it is found by what it has open.
+fn holder(file: &File) -> String {
+    let unknown = || "another program".to_owned();
+    let Ok(own) = file.metadata() else { return unknown() };
+    let identity = (own.dev(), own.ino());
+    let processes = Path::new("/proc").read_dir().into_iter().flatten().flatten();
+    let mut found = processes.filter_map(|entry| {
+        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let name = holds(&entry.path(), identity).then(|| process_name(&entry.path()))?;
+        Some((number, name))
+    });
+    let own = std::process::id();
+    let first = found.find(|(number, _)| *number != own);
+    first.map_or_else(unknown, |(number, name)| format!("{name} (process {number})"))
+}
+
+/// Whether a process has a file open and a lock of its open file description on it.
+fn holds(process: &Path, identity: (u64, u64)) -> bool {
+    let files = process.join("fd").read_dir().into_iter().flatten().flatten();
+    let same =
+        |path: &PathBuf| path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == identity);
+    files.map(|entry| entry.path()).filter(same).any(|path| {
+        let about = path.file_name().map(|number| process.join("fdinfo").join(number));
+        let about = about.and_then(|about| system::read(&about)).unwrap_or_default();
+        about.lines().any(|line| line.starts_with("lock:") && !line.contains("FLOCK"))
+    })
+}
+
+fn process_name(process: &Path) -> String {
+    let name = system::read(&process.join("comm")).unwrap_or_default();
+    let name: String = name.trim_end().chars().filter(|c| !c.is_control()).collect();
+    if name.is_empty() { "a program".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> File {
+        File::options().read(true).write(true).open(path).expect("open it")
+    }
+
+    /// Readers go together, a writer with nobody, and what is closed holds nothing.
+    #[test]
+    fn readers_share_an_image_and_a_writer_does_not() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let (first, second, third) = (open(file.path()), open(file.path()), open(file.path()));
+        assert_eq!(take(&first, Use::Read), Ok(()));
+        assert_eq!(take(&second, Use::Read), Ok(()));
+        assert!(take(&third, Use::Overwrite).is_err(), "over two readers");
+        drop((first, second));
+        assert_eq!(take(&third, Use::Overwrite), Ok(()));
+        let (reader, writer) = (open(file.path()), open(file.path()));
+        assert!(user(&reader, Use::Read).is_some(), "asking");
+        assert!(take(&reader, Use::Read).is_err(), "reading what is overwritten");
+        assert!(take(&writer, Use::Overwrite).is_err(), "two writers");
+        drop(third);
+        assert_eq!(take(&writer, Use::Overwrite), Ok(()), "a refusal leaves no lock behind");
+    }
+
+    /// A running machine uses all and shares no writing: it can be backed up, and not be overwritten.
+    #[test]
+    fn a_running_machine_is_no_obstacle_to_reading() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let machine = open(file.path());
+        for at in [100, 101, 103, 201, 203] {
+            let lock = byte(libc::F_RDLCK, at);
+            fcntl(machine.as_fd(), FcntlArg::F_OFD_SETLK(&lock)).expect("lock it");
+        }
+        assert_eq!(take(&open(file.path()), Use::Read), Ok(()));
+        assert!(take(&open(file.path()), Use::Overwrite).is_err());
+    }
+
+    /// Whoever has locked the whole file in the old way has it, too.
+    #[test]
+    fn a_lock_on_the_whole_file_is_in_the_way() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let other = open(file.path());
+        let whole = libc::flock { l_len: 0, ..byte(libc::F_WRLCK, 0) };
+        fcntl(other.as_fd(), FcntlArg::F_OFD_SETLK(&whole)).expect("lock it");
+        assert!(take(&open(file.path()), Use::Overwrite).is_err());
+    }
+}
