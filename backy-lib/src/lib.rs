@@ -28,6 +28,7 @@ mod history;
 pub mod hooks;
 pub mod image;
 pub mod import;
+mod left_overs;
 pub mod maintenance;
 mod manifest;
 mod merge;

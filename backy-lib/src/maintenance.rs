@@ -20,11 +20,12 @@ use crate::format::manifest::{Findings, InProgress, Manifest, Operation, Revisio
 use crate::health::{self, Freeze};
 use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::image::digests::DigestWriter;
+use crate::left_overs::sweep;
 use crate::manifest;
 use crate::merge;
 use crate::plan::{self, Step};
 use crate::progress::{self, Observer};
-use crate::recover::{recover, sweep};
+use crate::recover::recover;
 use crate::reserve;
 use crate::retention::{Rule, Verdict, retention};
 use crate::revision::RevisionId;

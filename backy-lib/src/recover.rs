@@ -1,10 +1,9 @@
-//! Undoing an operation that was interrupted, and sweeping up files that no manifest names.
+//! Undoing an operation that was interrupted.
 //!
 //! May itself be interrupted anywhere and started again: the overlay is only removed when the image is
 //! durable as it was, and until then overlay over image reads as the newest revision. Removing the newest revision is the
 //! undoing of its backup: the manifest says that the backup is under way, and the rest is done here.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::canary::{Bug, planted};
@@ -15,6 +14,7 @@ use crate::format::manifest::{InProgress, Manifest, Operation, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::digests::DigestTable;
+use crate::left_overs::{sweep, unnamed_files};
 use crate::manifest;
 use crate::progress::{self, Event, Observer, Phase};
 use crate::reserve;
@@ -106,37 +106,6 @@ fn make_durable(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
         done => done,
     }
-}
-
-/// Removes the files that the manifest does not name. Other people's files are not touched.
-pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    for name in unnamed_files(storage, manifest)? {
-        storage.remove(name)?;
-    }
-    Ok(())
-}
-
-fn unnamed_files(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
-    let named = named_files(manifest);
-    Ok(storage.list()?.into_iter().filter(|name| !named.contains(name)).collect())
-}
-
-/// The files that may be in an archive with this manifest.
-pub(crate) fn named_files(manifest: &Manifest) -> BTreeSet<FileName> {
-    let mut named = BTreeSet::from([
-        FileName::README,
-        FileName::CONFIG,
-        FileName::MANIFEST,
-        FileName::Lock,
-        FileName::Reserve,
-        FileName::History,
-        FileName::OldHistory,
-    ]);
-    named.extend(&manifest.set_aside);
-    for revision in &manifest.revisions {
-        named.extend([revision.file(), revision.digests_file()]);
-    }
-    named
 }
 
 /// Copies what the overlay of the newest revision holds back into the image.

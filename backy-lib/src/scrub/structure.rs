@@ -7,8 +7,8 @@ use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revis
 use crate::format::qcow2::{ENTRY_BYTES, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts;
+use crate::left_overs::named_files;
 use crate::manifest;
-use crate::recover;
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
 
@@ -20,7 +20,7 @@ impl Scrub<'_> {
     pub(super) fn check_structure(&mut self) -> Result<()> {
         let present = self.storage.list()?;
         if self.manifest.in_progress.is_none() {
-            let named = recover::named_files(self.manifest);
+            let named = named_files(self.manifest);
             for name in present.iter().filter(|name| !named.contains(name)) {
                 self.find(*name, "no revision needs this file".to_owned(), None, false)?;
             }
