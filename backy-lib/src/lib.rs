@@ -32,6 +32,7 @@ mod left_overs;
 pub mod maintenance;
 mod manifest;
 mod merge;
+mod moment;
 pub mod monitoring;
 pub mod mount;
 mod pipeline;

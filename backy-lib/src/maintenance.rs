@@ -20,9 +20,10 @@ use crate::format::manifest::{Findings, InProgress, Manifest, Operation, Revisio
 use crate::health::{self, Freeze};
 use crate::image::chain::{Chain, WINDOW_BLOCKS};
 use crate::image::digests::DigestWriter;
-use crate::left_overs::sweep;
+use crate::left_overs::{self, sweep};
 use crate::manifest;
 use crate::merge;
+use crate::moment;
 use crate::plan::{self, Step};
 use crate::progress::{self, Observer};
 use crate::recover::recover;
@@ -226,6 +227,11 @@ fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result
     })
 }
 
+/// The files of an older revision.
+fn files_of(id: RevisionId) -> [FileName; 2] {
+    [FileName::Delta(id), FileName::Digests(id, DigestsKind::Delta)]
+}
+
 /// Executes plans. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
 pub(crate) struct Maintainer<'a> {
     pub(crate) storage: &'a Arc<dyn Storage>,
@@ -290,6 +296,7 @@ impl Maintainer<'_> {
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == *id) {
                 after.remove(number);
             }
+            after.removable.extend(files_of(*id));
         }
         if planted(Bug::FilesFirst) {
             self.remove_files(ids)?;
@@ -301,8 +308,9 @@ impl Maintainer<'_> {
 
     fn remove_files(&self, ids: &[RevisionId]) -> Result<()> {
         for id in ids {
-            self.storage.remove(FileName::Delta(*id))?;
-            self.storage.remove(FileName::Digests(*id, DigestsKind::Delta))?;
+            for name in files_of(*id) {
+                self.storage.remove(name)?;
+            }
         }
         Ok(())
     }
@@ -384,6 +392,8 @@ impl Maintainer<'_> {
         let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
             return Ok(());
         };
+        moment::check_image(self.storage, self.manifest, self.observer)?;
+        self.with_reserve(|this| this.enter_digests())?;
         let after = self.with_reserve(|this| this.rolled_back()).inspect_err(|_| {
             // Half of the digests; what cannot be removed now is removed by the next writer.
             let _ = sweep(&**self.storage, self.manifest);
@@ -410,6 +420,20 @@ impl Maintainer<'_> {
             }
             done => done,
         }
+    }
+
+    /// Enters the digest file of the image to be as one that goes if nothing comes of it.
+    fn enter_digests(&mut self) -> Result<()> {
+        let mut after = self.manifest.clone();
+        let Some(older) = self.manifest.revisions.get(1) else { return Ok(()) };
+        let name = FileName::Digests(older.uuid, DigestsKind::Image);
+        if !after.removable.contains(&name) {
+            left_overs::check_vacant(&**self.storage, &[name])?;
+            after.removable.push(name);
+        }
+        manifest::publish(&**self.storage, &after)?;
+        *self.manifest = after;
+        Ok(())
     }
 
     /// Writes the digests of the image to be; gives the manifest to be.
@@ -447,7 +471,10 @@ impl Maintainer<'_> {
             revision.verified = Vec::new();
         }
         let (operation, revision) = (Operation::Remove, newest.uuid);
-        after.in_progress = Some(InProgress { operation, revision, started: self.clock.now() });
+        left_overs::enter(
+            &mut after,
+            InProgress { operation, revision, started: self.clock.now() },
+        );
         Ok(after)
     }
 

@@ -14,8 +14,9 @@ use crate::format::manifest::{InProgress, Manifest, Operation, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::digests::DigestTable;
-use crate::left_overs::{sweep, unnamed_files};
+use crate::left_overs::{has_any, made_by, sweep, tidy};
 use crate::manifest;
+use crate::moment;
 use crate::progress::{self, Event, Observer, Phase};
 use crate::reserve;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
@@ -31,13 +32,16 @@ pub(crate) fn recover(
     observer: &dyn Observer,
 ) -> Result<()> {
     let storage = &**storage;
+    manifest::check_ours(storage)?;
     let Some(operation) = manifest.in_progress.clone() else {
-        if unnamed_files(storage, manifest)?.is_empty() {
-            return Ok(());
+        if has_any(storage, manifest)? {
+            make_durable(storage, manifest)?;
         }
-        make_durable(storage, manifest)?;
-        return sweep(storage, manifest);
+        return tidy(storage, manifest);
     };
+    // An older program has not listed them.
+    let made = made_by(manifest, &operation);
+    manifest.removable.extend(made);
     make_durable(storage, manifest)?;
     match operation.operation {
         Operation::Backup => observer.event(&Event::Note(format!(
@@ -52,6 +56,9 @@ pub(crate) fn recover(
     }
     // First, because publishing may need the room.
     sweep(storage, manifest)?;
+    if operation.operation != Operation::Merge {
+        manifest.image_file = moment::image_file(storage)?;
+    }
     manifest.in_progress = None;
     reserve::publish(storage, manifest)
 }

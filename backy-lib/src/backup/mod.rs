@@ -35,8 +35,9 @@ use crate::format::qcow2::{Backing, Layout};
 use crate::health;
 use crate::hooks::{Held, NoHooks, Occasion};
 use crate::image::delta::{self, Delta};
-use crate::left_overs::sweep;
+use crate::left_overs::{self, sweep};
 use crate::manifest::{self, publish};
+use crate::moment;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::recover::recover;
@@ -228,6 +229,7 @@ fn prepare(
 ) -> Result<(Option<scan::OldImage>, Option<Estimate>)> {
     let storage = &**context.storage;
     check_limits(source, manifest.block_size, &order.tags)?;
+    moment::check_image(context.storage, manifest, context.observer)?;
     let old = open_old(storage, manifest)?;
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
@@ -236,14 +238,13 @@ fn prepare(
     if let (Some(estimate), SpaceCheck::Require) = (&estimate, order.options.space) {
         room::check(context, manifest, estimate)?;
     }
-    let started = context.clock.now();
-    manifest.in_progress =
-        Some(InProgress { operation: Operation::Backup, revision: order.uuid, started });
-    if let Err(error) = publish(storage, manifest) {
-        // Nothing has been touched yet; the next writer finds either manifest in order.
-        manifest.in_progress = None;
-        return Err(error);
-    }
+    let (started, mut begun) = (context.clock.now(), manifest.clone());
+    let operation = InProgress { operation: Operation::Backup, revision: order.uuid, started };
+    left_overs::check_vacant(storage, &left_overs::made_by(manifest, &operation))?;
+    left_overs::enter(&mut begun, operation);
+    // Nothing has been touched yet; the next writer finds either manifest in order.
+    publish(storage, &begun)?;
+    *manifest = begun;
     Ok((old, estimate))
 }
 
@@ -427,8 +428,12 @@ impl Making<'_> {
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
         revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
+        after.removable.clear();
+        after.image_file = moment::image_file(storage)?;
         let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {
+            // What it made is needed now, or has another name by now.
+            after.removable = vec![newest.digests_file()];
             // Its own file now is the delta; what did not move there is with the new revision.
             let known = std::mem::take(&mut newest.findings);
             for &block in &finished.bad_blocks {

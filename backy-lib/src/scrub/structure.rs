@@ -7,7 +7,6 @@ use crate::format::manifest::{BlockRange, Findings, InProgress, Operation, Revis
 use crate::format::qcow2::{ENTRY_BYTES, Layout};
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts;
-use crate::left_overs::named_files;
 use crate::manifest;
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
@@ -19,12 +18,6 @@ impl Scrub<'_> {
     /// Checks everything but the content of blocks and the digests, and mends what follows from the manifest.
     pub(super) fn check_structure(&mut self) -> Result<()> {
         let present = self.storage.list()?;
-        if self.manifest.in_progress.is_none() {
-            let named = named_files(self.manifest);
-            for name in present.iter().filter(|name| !named.contains(name)) {
-                self.find(*name, "no revision needs this file".to_owned(), None, false)?;
-            }
-        }
         for name in self.manifest.set_aside.clone() {
             if present.contains(&name) {
                 let message = "set aside by a rebuild; remove it by hand when it is not needed";
@@ -59,13 +52,13 @@ impl Scrub<'_> {
     }
 
     fn check_image_length(&mut self, number: usize, revision: &Revision) -> Result<()> {
-        let access = if self.repairs() { Access::Write } else { Access::Read };
-        let image = self.storage.open(FileName::IMAGE, access)?;
+        let image = self.storage.open(FileName::IMAGE, Access::Read)?;
         let (found, expected) = (image.len()?, revision.size_bytes);
         if found == expected || self.manifest.in_progress.is_some() {
             return Ok(());
         }
         if self.repairs() {
+            let image = self.storage.open(FileName::IMAGE, Access::Write)?;
             // What is cut off does not belong to it; what is added is looked at with the content.
             image.set_len(expected)?;
             image.sync()?;

@@ -27,6 +27,8 @@ pub(super) struct Node {
     pub(super) volatile: Vec<u8>,
     pub(super) durable: Vec<u8>,
     pub(super) pending: Vec<Change>,
+    /// How often its content was changed, which stands for the time of the last change.
+    pub(super) changes: u64,
 }
 
 #[derive(Clone)]
@@ -96,6 +98,7 @@ impl NameChange {
 impl Node {
     pub(super) fn change(&mut self, change: Change) {
         change.apply(&mut self.volatile, |_| true);
+        self.changes += 1;
         self.pending.push(change);
     }
 
