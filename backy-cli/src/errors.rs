@@ -103,6 +103,11 @@ fn advice(error: &Error) -> &'static str {
         Error::Room { .. } => {
             "make room there and run it again, or with --no-space-check if you know better"
         }
+        // They say so themselves.
+        Error::Occupied { .. }
+        | Error::InTheWay { .. }
+        | Error::OtherMoment { .. }
+        | Error::Overtaken { .. } => "",
         Error::UndoFailed { first, .. } | Error::Besides { first, .. } => advice(first),
         _ => advice_by_kind(error),
     }

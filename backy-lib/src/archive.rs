@@ -15,17 +15,19 @@ use crate::clock::Clock;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision, Sameness};
-use crate::format::readme::readme;
+use crate::format::readme::{self, readme};
 use crate::health::Freeze;
 use crate::history;
 use crate::image::chain::Chain;
 use crate::image::delta::Delta;
 use crate::image::reader::{ReadCache, RevisionReader};
 use crate::import::{self, ImportReport};
+use crate::left_overs;
 use crate::maintenance::{
     self, Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
 };
 use crate::manifest::{self, ManifestFile};
+use crate::moment;
 use crate::plan::Step;
 use crate::progress::{Event, Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
@@ -37,8 +39,19 @@ use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{self, DeviceSource, Source};
 use crate::storage::dir::DirStorage;
-use crate::storage::{Access, Exposed, FileName, Published, Storage, StorageLock, staged};
+use crate::storage::{
+    Access, Exposed, FileName, Published, StagingToken, Storage, StorageLock, is_note, staged,
+};
 use crate::units::BlockSize;
+
+/// Where there is no manifest yet that could say another one.
+const FIRST: StagingToken = StagingToken::FIRST;
+
+/// No README of ours is longer.
+const README_LIMIT_BYTES: u64 = 1 << 20;
+
+/// No note of a holder is longer.
+const LOCK_LIMIT_BYTES: u64 = 4096;
 
 /// How often a revision is opened anew when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;
@@ -71,12 +84,14 @@ impl Archive {
     /// Makes an archive in a folder, which is made when it is not there.
     ///
     /// # Errors
-    /// [`Error::ArchiveExists`] when there is one already.
+    /// [`Error::ArchiveExists`] when there is one already; [`Error::Occupied`] when there are files that an archive would have to
+    /// replace.
     pub fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<Self> {
         Self::init_on(Arc::new(DirStorage::create(folder)?), source, block_size)
     }
 
-    /// Makes an archive in any storage. A config that is there already is kept.
+    /// Makes an archive in any storage. A config that is there already is kept; what an interrupted `init` has left is
+    /// continued.
     pub fn init_on(
         storage: Arc<dyn Storage>,
         source: Option<&Path>,
@@ -89,11 +104,11 @@ impl Archive {
         let _lock = storage.lock("'init'")?;
         let present = check_vacant(&*storage, source)?;
         if !present.contains(&FileName::CONFIG) {
-            staged::publish(&*storage, Published::Config, config.as_bytes())?;
+            staged::publish(&*storage, Published::Config, FIRST, config.as_bytes())?;
         }
-        staged::publish(&*storage, Published::Readme, readme(block_size).as_bytes())?;
-        let manifest = Manifest::new(block_size);
-        manifest::publish(&*storage, &manifest)?;
+        staged::publish(&*storage, Published::Readme, FIRST, readme(block_size).as_bytes())?;
+        manifest::publish_first(&*storage, &Manifest::new(block_size))?;
+        let manifest = manifest::read(&*storage)?;
         Ok(Archive { storage, manifest })
     }
 
@@ -385,6 +400,7 @@ impl ArchiveWriter {
     /// [`Error::Locked`] when another writer is at work.
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
         let lock = archive.storage.lock(holder)?;
+        manifest::begin_writing(&*archive.storage)?;
         let mut writer = ArchiveWriter { archive, lock };
         if let Some(exposed) = writer.archive.exposed()? {
             let warning = format!("{exposed}; {}", Exposed::ADVICE);
@@ -438,15 +454,17 @@ impl ArchiveWriter {
     /// Reads the manifest again and undoes what it says is under way.
     fn recover(&mut self, observer: &dyn Observer) -> Result<()> {
         let archive = &mut self.archive;
-        archive.manifest = manifest::read(&*archive.storage)?;
+        archive.manifest = manifest::read_again(&*archive.storage)?;
+        moment::check(&*archive.storage, &archive.manifest)?;
         recover::recover(&archive.storage, &mut archive.manifest, observer)
     }
 
     /// After an operation of this writer has failed, the manifest on disk may be another one.
     pub(crate) fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
-        match self.archive.manifest.in_progress {
+        let archive = &mut self.archive;
+        match archive.manifest.in_progress {
             Some(_) => self.recover(observer),
-            None => Ok(()),
+            None => left_overs::tidy(&*archive.storage, &mut archive.manifest),
         }
     }
 
@@ -696,10 +714,37 @@ fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<File
     if present.contains(&FileName::MANIFEST) || present.contains(&FileName::IMAGE) {
         return Err(Error::ArchiveExists { path: storage.folder() });
     }
+    let mut foreign = Vec::new();
+    for &name in &present {
+        if !is_from_init(storage, name)? {
+            foreign.push(name.to_string());
+        }
+    }
+    if !foreign.is_empty() {
+        return Err(Error::Occupied { path: storage.folder(), names: foreign.join(", ") });
+    }
     if present.contains(&FileName::CONFIG) {
         check_kept_config(storage, source)?;
     }
     Ok(present)
+}
+
+/// Whether a file is one that `init` makes, as its content or its token proves, or may find.
+fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
+    let content = |limit| match staged::read_whole(storage, name, limit) {
+        Err(error) if error.is_damage() => Ok(None),
+        content => content.map(Some),
+    };
+    Ok(match name {
+        // It is read next.
+        FileName::CONFIG => true,
+        FileName::Aside(_, token) => token == FIRST,
+        FileName::README => {
+            content(README_LIMIT_BYTES)?.is_some_and(|text| readme::block_size_of(&text).is_some())
+        }
+        FileName::Lock => content(LOCK_LIMIT_BYTES)?.is_some_and(|text| is_note(&text)),
+        _ => false,
+    })
 }
 
 /// A config that was there before the archive has to be right, and must not name another source.

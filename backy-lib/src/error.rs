@@ -51,6 +51,18 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A new archive is to be made where files have names that an archive uses.
+    #[error(
+        "{}: found {names}, which a new archive would replace or take for its own; choose an empty folder, or move them \
+         elsewhere; nothing was changed",
+        .path.display()
+    )]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// The files.
+        names: String,
+    },
     /// Another writer holds the archive.
     #[error("{}: the archive is in use by {holder}", .path.display())]
     Locked {
@@ -58,6 +70,35 @@ pub enum Error {
         path: PathBuf,
         /// Who holds it, as the holder wrote it down.
         holder: String,
+    },
+    /// The manifest and the files beside it are of different times: one of them was brought back, or copied in part.
+    #[error("{}: {message}; nothing was changed", .path.display())]
+    OtherMoment {
+        /// The archive.
+        path: PathBuf,
+        /// Which revisions the files hold, which the manifest names, and what to do.
+        message: String,
+    },
+    /// A file of which the manifest knows nothing has a name that is needed now.
+    #[error(
+        "{}: {names}: nothing says that backy has made it, and its name is needed; move it elsewhere; nothing was changed",
+        .path.display()
+    )]
+    InTheWay {
+        /// The archive.
+        path: PathBuf,
+        /// The files.
+        names: String,
+    },
+    /// Somebody else has replaced the manifest while this writer was at work. Nothing is changed any more, and nothing undone.
+    #[error(
+        "{}: another writer has replaced it meanwhile; this one has stopped and leaves the archive as it is; see which \
+         machines write to it: the lock does not keep them apart on this file system",
+        .path.display()
+    )]
+    Overtaken {
+        /// The manifest.
+        path: PathBuf,
     },
     /// `backy.toml` cannot be used.
     #[error("{}:{line}:{column}: {message}", .path.display())]
@@ -242,15 +283,17 @@ impl Error {
                 _ => ErrorKind::Io,
             },
             Error::NoArchive { .. } => ErrorKind::NoArchive,
-            Error::ArchiveExists { .. } => ErrorKind::ArchiveExists,
-            Error::Locked { .. } => ErrorKind::Locked,
+            Error::ArchiveExists { .. } | Error::Occupied { .. } => ErrorKind::ArchiveExists,
+            Error::Locked { .. } | Error::Overtaken { .. } => ErrorKind::Locked,
             Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
             Error::Specification { .. } => ErrorKind::Specification,
             Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
             Error::Source { .. } => ErrorKind::Source,
             Error::Target { .. } => ErrorKind::Target,
             Error::Mount { .. } => ErrorKind::Mount,
-            Error::Damaged { .. } => ErrorKind::Damaged,
+            Error::Damaged { .. } | Error::InTheWay { .. } | Error::OtherMoment { .. } => {
+                ErrorKind::Damaged
+            }
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::Hook { .. } => ErrorKind::Hook,
             Error::Room { .. } => ErrorKind::NoSpace,
@@ -289,7 +332,11 @@ impl Error {
             Error::Io { path, .. }
             | Error::NoArchive { path }
             | Error::ArchiveExists { path }
+            | Error::Occupied { path, .. }
             | Error::Locked { path, .. }
+            | Error::Overtaken { path }
+            | Error::InTheWay { path, .. }
+            | Error::OtherMoment { path, .. }
             | Error::Config { path, .. }
             | Error::NoSource { path }
             | Error::Source { path, .. }

@@ -28,6 +28,7 @@ mod history;
 pub mod hooks;
 pub mod image;
 pub mod import;
+mod left_overs;
 #[cfg(feature = "testing")]
 pub mod limits;
 #[cfg(not(feature = "testing"))]
@@ -35,6 +36,7 @@ mod limits;
 pub mod maintenance;
 mod manifest;
 mod merge;
+mod moment;
 pub mod monitoring;
 pub mod mount;
 mod pipeline;

@@ -20,13 +20,15 @@ use crate::format::manifest::{BlockRange, Findings, InProgress, Manifest, Operat
 use crate::health::{self, Freeze};
 use crate::image::chain::Chain;
 use crate::image::digests::DigestWriter;
+use crate::left_overs::{self, sweep};
 use crate::limits::limits;
 use crate::manifest;
 use crate::merge::{self, Appended};
+use crate::moment;
 use crate::plan::{self, Step};
 use crate::progress::{self, Event, Observer};
 use crate::proof;
-use crate::recover::{recover, room, sweep};
+use crate::recover::{recover, room};
 use crate::reserve;
 use crate::retention::{Rule, Verdict, retention};
 use crate::revision::RevisionId;
@@ -231,6 +233,11 @@ fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result
     })
 }
 
+/// The files of an older revision.
+fn files_of(id: RevisionId) -> [FileName; 2] {
+    [FileName::Delta(id), FileName::Digests(id, DigestsKind::Delta)]
+}
+
 /// Executes plans. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
 pub(crate) struct Maintainer<'a> {
     pub(crate) storage: &'a Arc<dyn Storage>,
@@ -308,6 +315,7 @@ impl Maintainer<'_> {
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == *id) {
                 after.remove(number);
             }
+            after.removable.extend(files_of(*id));
         }
         after
     }
@@ -323,8 +331,9 @@ impl Maintainer<'_> {
 
     fn remove_files(&self, ids: &[RevisionId]) -> Result<()> {
         for id in ids {
-            self.storage.remove(FileName::Delta(*id))?;
-            self.storage.remove(FileName::Digests(*id, DigestsKind::Delta))?;
+            for name in files_of(*id) {
+                self.storage.remove(name)?;
+            }
         }
         Ok(())
     }
@@ -445,9 +454,11 @@ impl Maintainer<'_> {
         let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
             return Ok(());
         };
+        moment::check_image(self.storage, self.manifest, self.observer)?;
         // Undoing writes to holes of the image, and must find room there when it can no longer be called off.
         let room = self.with_reserve(|this| room::make(&**this.storage, this.manifest))?;
-        let after = self.with_reserve(|this| this.rolled_back());
+        let entered = self.with_reserve(|this| this.enter_digests());
+        let after = entered.and_then(|()| self.with_reserve(|this| this.rolled_back()));
         let published = after.and_then(|after| {
             reserve::publish(&**self.storage, &after)?;
             Ok(after)
@@ -477,6 +488,20 @@ impl Maintainer<'_> {
             }
             done => done,
         }
+    }
+
+    /// Enters the digest file of the image to be as one that goes if nothing comes of it.
+    fn enter_digests(&mut self) -> Result<()> {
+        let mut after = self.manifest.clone();
+        let Some(older) = self.manifest.revisions.get(1) else { return Ok(()) };
+        let name = FileName::Digests(older.uuid, DigestsKind::Image);
+        if !after.removable.contains(&name) {
+            left_overs::check_vacant(&**self.storage, &[name])?;
+            after.removable.push(name);
+        }
+        manifest::publish(&**self.storage, &after)?;
+        *self.manifest = after;
+        Ok(())
     }
 
     /// Writes the digests of the image to be; gives the manifest to be.
@@ -519,7 +544,10 @@ impl Maintainer<'_> {
             revision.forget_verified();
         }
         let (operation, revision) = (Operation::Remove, newest.uuid);
-        after.in_progress = Some(InProgress { operation, revision, started: self.clock.now() });
+        left_overs::enter(
+            &mut after,
+            InProgress { operation, revision, started: self.clock.now() },
+        );
         Ok(after)
     }
 

@@ -2,9 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{MANIFEST_FULL_BYTES, MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw};
-use crate::storage::{Access, FileName, Published, Storage, StorageFile, staged};
+use crate::revision::RevisionId;
+use crate::storage::{Access, FileName, Published, StagingToken, Storage, StorageFile, staged};
+
+/// Bytes from the start of a manifest that have its checksum.
+const CHECKSUM_BYTES: usize = 256;
 
 /// How long a manifest counts as the newest on a file system that does not tell whether it has been replaced.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -67,13 +73,77 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
     Ok(ManifestFile { manifest, file, doubtful_since })
 }
 
+/// Reads the manifest for a writer, which holds the lock. From now on it is this one that every commit has to find.
+pub(crate) fn begin_writing(storage: &dyn Storage) -> Result<Manifest> {
+    let manifest = read(storage)?;
+    if let Some(seen) = storage.seen() {
+        seen.set(manifest.checksum());
+    }
+    Ok(manifest)
+}
+
+/// Reads it again after something has failed: it may be the one before or the one that was being published.
+///
+/// # Errors
+/// [`Error::Overtaken`] when it is another writer's.
+pub(crate) fn read_again(storage: &dyn Storage) -> Result<Manifest> {
+    check_ours(storage)?;
+    let manifest = read(storage)?;
+    if let Some(seen) = storage.seen().filter(|seen| !seen.is_empty()) {
+        seen.set(manifest.checksum());
+    }
+    Ok(manifest)
+}
+
+/// That nobody else has replaced the manifest since this writer has read or published it: where the lock does not keep two
+/// machines apart, nothing may be changed then.
+///
+/// # Errors
+/// [`Error::Overtaken`].
+pub(crate) fn check_ours(storage: &dyn Storage) -> Result<()> {
+    let Some(seen) = storage.seen().filter(|seen| !seen.is_empty()) else { return Ok(()) };
+    let mut start = [0; CHECKSUM_BYTES];
+    let found = match storage.open(FileName::MANIFEST, Access::Read) {
+        Ok(file) => file.read_at(&mut start, 0)?,
+        // Somebody has lost it, and has what was read of it now.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let found = Manifest::checksum_at_start(start.get(..found).unwrap_or_default());
+    match found.is_some_and(|found| seen.is_foreign(&found)) {
+        true => Err(Error::Overtaken { path: storage.path(FileName::MANIFEST) }),
+        false => Ok(()),
+    }
+}
+
+/// Publishes the manifest of a new archive, where there is none.
+pub(crate) fn publish_first(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    // Names of revisions are never the same twice.
+    let own = StagingToken::of(&RevisionId::new(Timestamp::UNIX_EPOCH).to_string());
+    let content = manifest.clone().with_staging_token(own).encode();
+    let content = content.map_err(Error::flawed(storage.path(FileName::MANIFEST)))?;
+    staged::publish(storage, Published::Manifest, StagingToken::FIRST, &content)
+}
+
 /// Replaces the manifest: the commit of every operation.
 ///
 /// # Errors
 /// [`Error::Specification`] when it could not be read again; nothing has been written then.
+/// [`Error::Overtaken`] when somebody else has done so since this writer read it; then nothing is changed.
 pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     let content = encode(storage, manifest, MANIFEST_LIMIT_BYTES)?;
-    staged::publish(storage, Published::Manifest, &content)
+    check_ours(storage)?;
+    let checksum = Manifest::checksum_at_start(&content).unwrap_or_default();
+    // One that is not begun by a writer, such as that of a new archive, is not compared with any.
+    let seen = storage.seen().filter(|seen| !seen.is_empty());
+    if let Some(seen) = seen {
+        seen.add(&checksum);
+    }
+    staged::publish(storage, Published::Manifest, manifest.staging_token(), &content)?;
+    if let Some(seen) = seen {
+        seen.set(&checksum);
+    }
+    Ok(())
 }
 
 /// That the manifest has room for one more revision.

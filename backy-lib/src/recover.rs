@@ -1,4 +1,4 @@
-//! Undoing an operation that was interrupted, and sweeping up files that no manifest names.
+//! Undoing an operation that was interrupted.
 //!
 //! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: the overlay is only removed when the
 //! image is durable as it was, and until then overlay over image reads as the newest revision. Removing the newest revision is the
@@ -9,7 +9,6 @@ pub(crate) mod room;
 pub(crate) mod tidy;
 mod undo;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{ErrorKind, Result};
@@ -18,8 +17,10 @@ use crate::format::qcow2::Cluster;
 use crate::image::chain::Chain;
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts::Unreferenced;
+use crate::left_overs::{self, has_any, made_by, sweep};
 use crate::limits::limits;
 use crate::manifest;
+use crate::moment;
 use crate::progress::{Event, Observer};
 use crate::reserve;
 use crate::storage::{FileName, Storage};
@@ -59,13 +60,16 @@ pub(crate) fn recover_with(
 ) -> Result<()> {
     let shared = storage;
     let storage = &**storage;
+    manifest::check_ours(storage)?;
     let Some(operation) = manifest.in_progress.clone() else {
-        if unnamed_files(storage, manifest)?.is_empty() {
-            return Ok(());
+        if has_any(storage, manifest)? {
+            make_durable(storage, manifest)?;
         }
-        make_durable(storage, manifest)?;
-        return sweep(storage, manifest);
+        return left_overs::tidy(storage, manifest);
     };
+    // An older program has not listed them.
+    let made = made_by(manifest, &operation);
+    manifest.removable.extend(made);
     make_durable(storage, manifest)?;
     match operation.operation {
         Operation::Backup => observer.event(&Event::Note(format!(
@@ -99,6 +103,9 @@ pub(crate) fn recover_with(
     }
     // First, because publishing may need the room.
     sweep(storage, manifest)?;
+    if operation.operation != Operation::Merge {
+        manifest.image_file = moment::image_file(storage)?;
+    }
     manifest.in_progress = None;
     reserve::publish(storage, manifest)
 }
@@ -174,35 +181,4 @@ fn make_durable(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
         done => done,
     }
-}
-
-/// Removes the files that the manifest does not name. Other people's files are not touched.
-pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    for name in unnamed_files(storage, manifest)? {
-        storage.remove(name)?;
-    }
-    Ok(())
-}
-
-fn unnamed_files(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
-    let named = named_files(manifest);
-    Ok(storage.list()?.into_iter().filter(|name| !named.contains(name)).collect())
-}
-
-/// The files that may be in an archive with this manifest.
-pub(crate) fn named_files(manifest: &Manifest) -> BTreeSet<FileName> {
-    let mut named = BTreeSet::from([
-        FileName::README,
-        FileName::CONFIG,
-        FileName::MANIFEST,
-        FileName::Lock,
-        FileName::Reserve,
-        FileName::History,
-        FileName::OldHistory,
-    ]);
-    named.extend(&manifest.set_aside);
-    for revision in &manifest.revisions {
-        named.extend([revision.file(), revision.digests_file()]);
-    }
-    named
 }

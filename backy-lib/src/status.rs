@@ -15,6 +15,7 @@ use crate::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
 };
 use crate::history;
+use crate::moment;
 use crate::revision::{RevisionId, Tag};
 use crate::scrub::{self, Coverage};
 use crate::storage::{Access, FileName, FileSystem};
@@ -158,6 +159,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let (missing, exposed) = (missing_files(archive)?, archive.exposed()?);
     let unreadable = damage::unreadable(archive.storage(), manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
+    let beside = moment::look(archive.storage())?;
     let facts = Facts {
         now,
         manifest,
@@ -168,6 +170,8 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         bad_blocks: &bad_blocks,
         space: space.as_ref(),
         exposed: exposed.as_ref(),
+        mismatch: beside.mismatch.as_deref(),
+        unknown: &beside.unknown,
     };
     let health = health::judge(&facts);
     let all: Vec<(&Revision, &Findings)> = manifest.revisions.iter().zip(&unreadable).collect();

@@ -197,6 +197,8 @@ report! {
     ScrubReport of backy_lib::ScrubReport {
         /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
         findings(r) = r.findings;
+        /// Names of files with a name that an archive uses, of which the manifest knows nothing. They are kept.
+        unknown_files(r) = r.unknown_files;
         /// Whether nothing is wrong any more.
         is_clean(r) = r.is_clean();
         /// Bytes of content that were read and checked.

@@ -38,11 +38,13 @@ use crate::format::qcow2::{Backing, Layout};
 use crate::health;
 use crate::hooks::{Held, NoHooks, Occasion};
 use crate::image::delta::{self, Delta};
+use crate::left_overs::{self, sweep};
 use crate::manifest::{self, publish};
+use crate::moment;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::proof::{self, Verdict};
-use crate::recover::{self, recover, sweep, tidy};
+use crate::recover::{self, recover, tidy};
 use crate::reserve;
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
@@ -236,6 +238,7 @@ fn prepare(
     let storage = &**context.storage;
     check_limits(source, manifest.block_size, &order.tags)?;
     manifest::check_room(storage, manifest)?;
+    moment::check_image(context.storage, manifest, context.observer)?;
     check_table(context, manifest)?;
     let old = open_old(context, manifest)?;
     if old.is_some() {
@@ -248,14 +251,13 @@ fn prepare(
     if let (Some(estimate), SpaceCheck::Require) = (&estimate, order.options.space) {
         room::check(context, manifest, estimate)?;
     }
-    let started = context.clock.now();
-    manifest.in_progress =
-        Some(InProgress { operation: Operation::Backup, revision: order.uuid, started });
-    if let Err(error) = publish(storage, manifest) {
-        // Nothing has been touched yet; the next writer finds either manifest in order.
-        manifest.in_progress = None;
-        return Err(error);
-    }
+    let (started, mut begun) = (context.clock.now(), manifest.clone());
+    let operation = InProgress { operation: Operation::Backup, revision: order.uuid, started };
+    left_overs::check_vacant(storage, &left_overs::made_by(manifest, &operation))?;
+    left_overs::enter(&mut begun, operation);
+    // Nothing has been touched yet; the next writer finds either manifest in order.
+    publish(storage, &begun)?;
+    *manifest = begun;
     Ok((old, estimate))
 }
 
@@ -338,13 +340,13 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
 /// Gives back the room that a committed backup does not need, and removes the files.
 fn tidy_up(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     if manifest.in_progress.is_some() {
-        tidy::finish_image(storage, manifest)?;
         let mut after = manifest.clone();
+        tidy::finish_image(storage, &mut after)?;
         after.in_progress = None;
         publish(storage, &after)?;
         *manifest = after;
     }
-    sweep(storage, manifest)
+    sweep(storage, manifest).map(drop)
 }
 
 enum Failed {
@@ -530,8 +532,12 @@ impl Making<'_> {
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
         revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
+        after.removable.clear();
+        after.image_file = moment::image_file(&**self.context.storage)?;
         let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {
+            // What it made is needed now, or has another name by now.
+            after.removable = vec![newest.digests_file()];
             // Its own file now is the delta; what did not move there is with the new revision.
             let known = newest.findings.clone();
             revision.findings.inherit(&known);

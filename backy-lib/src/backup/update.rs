@@ -14,6 +14,7 @@ use crate::format::manifest::Revision;
 use crate::image::delta::{Delta, DeltaWriter, OldBlock};
 use crate::image::digests::{DigestTable, DigestWriter};
 use crate::limits::limits;
+use crate::manifest;
 use crate::pipeline::BufferPool;
 use crate::recover::tidy;
 use crate::revision::RevisionId;
@@ -178,6 +179,8 @@ impl<'a> Update<'a> {
                 overlay.writer.sync()?;
             }
         }
+        // Where the lock does not keep writers apart, the image may be another's by now.
+        manifest::check_ours(self.storage)?;
         self.write_new(&batch)
     }
 
@@ -218,6 +221,7 @@ impl<'a> Update<'a> {
         if !planted(Bug::EarlyCommit) {
             self.image.sync()?;
         }
+        manifest::check_ours(self.storage)?;
         if self.staged.is_some() {
             self.storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         }

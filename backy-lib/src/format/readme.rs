@@ -8,3 +8,10 @@ pub fn readme(block_size: BlockSize) -> String {
 }
 
 const TEMPLATE: &str = include_str!("readme.txt");
+
+/// The block size of the archive whose README a text is; `None` when it is none of ours.
+pub fn block_size_of(text: &[u8]) -> Option<BlockSize> {
+    let sizes = BlockSize::MIN.bits()..=BlockSize::MAX.bits();
+    let mut sizes = sizes.filter_map(|bits| BlockSize::new(1 << bits));
+    sizes.find(|size| readme(*size).as_bytes() == text)
+}

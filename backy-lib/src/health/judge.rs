@@ -37,6 +37,8 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(room(facts, limits));
     problems.extend(unusual(facts, limits));
     problems.extend(exposed(facts));
+    problems.extend(mismatch(facts));
+    problems.extend(unknown(facts));
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
 
@@ -105,7 +107,8 @@ fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
 }
 
 fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
-    let operation = facts.manifest.in_progress.as_ref().filter(|_| !facts.is_locked)?;
+    let operation = facts.manifest.in_progress.as_ref();
+    let operation = operation.filter(|_| !facts.is_locked && facts.mismatch.is_none())?;
     let what = match operation.operation {
         Operation::Backup => "backup",
         Operation::Remove | Operation::Merge => "maintenance",
@@ -120,9 +123,29 @@ fn exposed(facts: &Facts<'_>) -> Option<Problem> {
     Some(problem(ProblemKind::Exposed, Level::Warning, what, Exposed::ADVICE))
 }
 
+/// That nothing can be said before the right manifest is there: what other problems advise would be wrong.
+fn mismatch(facts: &Facts<'_>) -> Option<Problem> {
+    let advice = "until then nothing is backed up and nothing is changed";
+    let message = facts.mismatch?;
+    Some(problem(ProblemKind::Mismatch, Level::Critical, message, advice))
+}
+
+fn unknown(facts: &Facts<'_>) -> Option<Problem> {
+    let first = facts.unknown.first().filter(|_| facts.mismatch.is_none())?;
+    let message = match facts.unknown.len() {
+        1 => format!("{first} is a file of which the manifest knows nothing"),
+        count => {
+            format!("{first} and {} more are files of which the manifest knows nothing", count - 1)
+        }
+    };
+    let advice = "see where it comes from; backy keeps it; delete it by hand if nobody needs it";
+    Some(problem(ProblemKind::UnknownFile, Level::Warning, message, advice))
+}
+
 fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
     let advice = "get it back from a copy of the archive";
-    facts.missing.iter().map(move |message| {
+    let missing = facts.missing.iter().filter(|_| facts.mismatch.is_none());
+    missing.map(move |message| {
         problem(ProblemKind::MissingFile, Level::Critical, message.as_str(), advice)
     })
 }
@@ -338,6 +361,8 @@ mod tests {
             bad_blocks: &[],
             space: None,
             exposed: None,
+            mismatch: None,
+            unknown: &[],
         }
     }
 

@@ -91,11 +91,15 @@ pub enum ProblemKind {
     UnusualChange,
     /// Others than the owner may change the archive.
     Exposed,
+    /// The manifest and the files are of different times.
+    Mismatch,
+    /// There are files with the name of an archive's of which the manifest knows nothing.
+    UnknownFile,
 }
 
 impl ProblemKind {
     /// All of them, in the order in which they are told when they are equally bad.
-    pub const ALL: [ProblemKind; 16] = [
+    pub const ALL: [ProblemKind; 18] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
@@ -112,6 +116,8 @@ impl ProblemKind {
         ProblemKind::Space,
         ProblemKind::UnusualChange,
         ProblemKind::Exposed,
+        ProblemKind::Mismatch,
+        ProblemKind::UnknownFile,
     ];
 
     /// Its name in JSON and in labels.
@@ -133,6 +139,8 @@ impl ProblemKind {
             ProblemKind::Space => "space",
             ProblemKind::UnusualChange => "unusual-change",
             ProblemKind::Exposed => "exposed",
+            ProblemKind::Mismatch => "mismatch",
+            ProblemKind::UnknownFile => "unknown-file",
         }
     }
 }
@@ -240,6 +248,10 @@ pub struct Facts<'a> {
     pub space: Option<&'a Space>,
     /// What others than the owner may change in the archive.
     pub exposed: Option<&'a Exposed>,
+    /// Why the manifest and the files do not belong together.
+    pub mismatch: Option<&'a str>,
+    /// Files of which the manifest knows nothing.
+    pub unknown: &'a [String],
 }
 
 /// What keeps anything from expiring: alarms, flaws and damage that nobody has confirmed. `bad_blocks` are those of each revision,

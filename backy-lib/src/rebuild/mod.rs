@@ -21,14 +21,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::{HEADER_BYTES, Identity};
 use crate::format::manifest::{InProgress, Manifest, Operation, Revision, Statistics};
 use crate::format::qcow2::{Backing, Layout};
-use crate::format::readme::readme;
+use crate::format::readme::block_size_of;
 use crate::image::delta::{self, Delta};
 use crate::image::digests::DigestTable;
+use crate::left_overs;
 use crate::manifest;
+use crate::moment;
 use crate::progress::{Event, Observer};
 use crate::revision::RevisionId;
-use crate::storage::{Access, DigestsKind, FileName, Storage, staged};
+use crate::storage::{Access, DigestsKind, FileName, Published, Storage, staged};
 use crate::units::BlockSize;
+
+pub(crate) use newest::wrong_blocks;
 
 use newest::Newest;
 use order::Ordered;
@@ -54,6 +58,8 @@ const NEVER_KNOWN: [&str; 4] = [
 pub(crate) fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     match manifest::read(storage) {
         Ok(_) if force => {}
+        // It reads fine, but not of these files.
+        Ok(manifest) if !is_of_these_files(storage, &manifest)? => {}
         Ok(_) => {
             let path = storage.path(FileName::MANIFEST);
             let message = format!("{}: reads fine; there is nothing to rebuild", path.display());
@@ -75,6 +81,15 @@ pub(crate) fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     } else {
         Err(Error::NoArchive { path: storage.folder() })
     }
+}
+
+/// Whether what a manifest says is about the files beside it.
+fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
+    if moment::find(storage, manifest)?.is_some() {
+        return Ok(false);
+    }
+    let at_rest = !manifest.revisions.is_empty() && manifest.in_progress.is_none();
+    Ok(!at_rest || manifest.image_file.is_none() || moment::is_as_recorded(storage, manifest)?)
 }
 
 /// Makes the manifest anew. The lock is held.
@@ -103,12 +118,36 @@ pub(crate) fn rebuild(
     let flawed = |flaw| Error::flawed(storage.path(FileName::MANIFEST))(flaw);
     let encoded = manifest.encode().map_err(flawed)?;
     Manifest::parse(&encoded).map_err(|flaw| flawed(format!("made anew: {flaw:?}")))?;
-    manifest::publish(&**storage, &manifest)?;
+    publish(&**storage, &manifest)?;
     for sentence in &unknown {
         observer.event(&Event::Note(sentence.clone()));
     }
     let revisions = manifest.revisions.iter().map(|revision| revision.uuid).collect();
     Ok(RebuildReport { revisions, unknown })
+}
+
+/// Puts the manifest in its place, whatever is there.
+fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    match manifest::begin_writing(storage) {
+        // The name under which the next one is written stays the same.
+        Ok(before) => {
+            let token = before.staging_token();
+            manifest::publish(storage, &manifest.clone().with_staging_token(token))
+        }
+        Err(_) => {
+            // One that was being written when the archive lost its manifest has the token of the archive in its name.
+            let token = storage.list()?.into_iter().find_map(|name| match name {
+                FileName::Aside(Published::Manifest, token) => Some(token),
+                _ => None,
+            });
+            match token {
+                Some(token) => {
+                    manifest::publish(storage, &manifest.clone().with_staging_token(token))
+                }
+                None => manifest::publish_first(storage, manifest),
+            }
+        }
+    }
 }
 
 /// The manifest of an archive with an image.
@@ -136,11 +175,16 @@ fn with_newest(
     let mut manifest = Manifest::new(block_size);
     manifest.revisions = revisions;
     point_to_bases(&**storage, &manifest, survey, &unproved, newest.undo)?;
-    manifest.in_progress = in_progress(&manifest, survey, newest.undo);
+    if let Some(operation) = in_progress(&manifest, survey, newest.undo) {
+        left_overs::enter(&mut manifest, operation);
+    }
+    // What is wrong in it is among the findings; undoing says again what it is.
+    manifest.image_file = moment::image_file(&**storage)?.filter(|_| !newest.undo);
     // Digests of an image that is not there are left over from what was under way, unless it is in doubt which one is there.
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
+    manifest.removable.extend(left_over(survey, &manifest));
     Ok(manifest)
 }
 
@@ -158,6 +202,7 @@ fn without_newest(
     }
     let mut manifest = Manifest::new(survey.block_size(storage, unknown)?);
     manifest.set_aside = set_aside(survey, &manifest, |_| false);
+    manifest.removable.extend(left_over(survey, &manifest));
     Ok(manifest)
 }
 
@@ -213,6 +258,19 @@ fn set_aside(
         !in_result && !unfinished && !is_left_over(id)
     };
     survey.present.iter().filter(|name| is_kept(name)).copied().collect()
+}
+
+/// Files of a backup or a removal that never came to an end, by what is in them: digests of an image whose revision holds
+/// its blocks elsewhere or never got them, and the image that was to be.
+fn left_over(survey: &Survey, manifest: &Manifest) -> Vec<FileName> {
+    let named = manifest.named_files();
+    let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
+    let mut left: Vec<FileName> =
+        survey.present.iter().filter(|name| is_left(name)).copied().collect();
+    if !left.is_empty() || manifest.in_progress.is_some() {
+        left.push(FileName::STAGED_IMAGE);
+    }
+    left
 }
 
 fn revision_of(name: FileName) -> Option<RevisionId> {
@@ -345,9 +403,7 @@ impl Survey {
             Err(error) if error.is_damage() => Vec::new(),
             Err(error) => return Err(error),
         };
-        let sizes = (BlockSize::MIN.bits()..=BlockSize::MAX.bits())
-            .filter_map(|bits| BlockSize::new(1 << bits));
-        Ok(sizes.into_iter().find(|size| readme(*size).into_bytes() == text).unwrap_or_else(|| {
+        Ok(block_size_of(&text).unwrap_or_else(|| {
             unknown.push(format!(
                 "the block size is not known and taken to be {} bytes",
                 BlockSize::DEFAULT.bytes()

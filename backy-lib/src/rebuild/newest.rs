@@ -17,7 +17,7 @@ use crate::damage;
 use crate::digest::{Digest, RevisionHasher, TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::{DigestsHeader, Identity};
-use crate::format::manifest::{BlockRange, Findings};
+use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::{DigestTable, DigestWriter};
@@ -150,6 +150,21 @@ fn put_in_place(
         }
     }
     Ok(false)
+}
+
+/// The blocks of `last.raw` that are not those of the newest revision; `None` when its digests cannot say so.
+pub(crate) fn wrong_blocks(
+    storage: &dyn Storage,
+    newest: &Revision,
+    block_size: BlockSize,
+    observer: &dyn Observer,
+) -> Result<Option<Findings>> {
+    let identity = DigestsHeader::new(DigestsKind::Image, newest, block_size).identity;
+    match read(storage, FileName::IMAGE, &identity, true, observer) {
+        Ok(reading) => Ok(reading.digests_right.then_some(reading.bad)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads all of a revision from an image and its overlay. `lenient`: what the system cannot read counts as bad.

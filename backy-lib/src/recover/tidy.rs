@@ -11,12 +11,14 @@ use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
 use crate::limits::limits;
+use crate::moment;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Gives back what the image of a committed backup does not need. The manifest says that the delta of the revision before is
-/// being worked on; when it says so of another one nothing is done. What cannot be found out costs room and nothing else.
-pub(crate) fn finish_image(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+/// being worked on; when it says so of another one nothing is done. What cannot be found out costs room and nothing else. Records
+/// what the image is then.
+pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     let [newest, before, ..] = manifest.revisions.as_slice() else { return Ok(()) };
     let is_tidied = manifest.in_progress.as_ref().is_some_and(|operation| {
         operation.operation == Operation::Merge && operation.revision == before.uuid
@@ -45,7 +47,9 @@ pub(crate) fn finish_image(storage: &dyn Storage, manifest: &Manifest) -> Result
         Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
         _ => {}
     }
-    image.sync()
+    image.sync()?;
+    manifest.image_file = moment::image_file(storage)?;
+    Ok(())
 }
 
 /// Hands out the extents of blocks that the delta holds and that are zero in the newest revision, which has so many bytes.

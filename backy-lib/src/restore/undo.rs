@@ -30,11 +30,14 @@ use crate::image::chain::{Chain, Located};
 use crate::image::digests::DigestWriter;
 use crate::limits::limits;
 use crate::manifest;
+use crate::moment;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
 use crate::revision::{RevisionId, Tag};
 use crate::storage::dir::DirStorage;
-use crate::storage::{DigestsKind, FileName, Published, Storage, StorageFile, staged};
+use crate::storage::{
+    DigestsKind, FileName, Published, StagingToken, Storage, StorageFile, staged,
+};
 use crate::units::{BlockIndex, BlockSize};
 
 /// The tag of the revision.
@@ -117,12 +120,28 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     Ok(real.unwrap_or(absolute))
 }
 
-/// That there is no file that an archive could have, be it of somebody else, or left by one who was killed.
+/// That there is nothing that an archive could have left, or that somebody else has put there under such a name.
 fn check_vacant(storage: &dyn Storage) -> Result<()> {
-    match storage.list()?.into_iter().any(|name| name != FileName::Lock) {
-        true => Err(Error::ArchiveExists { path: storage.folder() }),
-        false => Ok(()),
+    let present = storage.list()?;
+    if present.contains(&FileName::MANIFEST) {
+        return Err(Error::ArchiveExists { path: storage.folder() });
     }
+    let names = present.iter().filter(|name| **name != FileName::Lock);
+    let names: Vec<String> = names.map(FileName::to_string).collect();
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Occupied { path: storage.folder(), names: names.join(", ") }),
+    }
+}
+
+/// All that is made, the manifest first: without it nobody takes the rest for an archive. None of it was there before.
+fn made(uuid: RevisionId) -> Vec<FileName> {
+    let files = [Published::Manifest, Published::Config, Published::Readme];
+    let mut names: Vec<FileName> = files.map(FileName::Published).into();
+    names.extend(files.map(|file| FileName::Aside(file, StagingToken::FIRST)));
+    let digests = FileName::Digests(uuid, DigestsKind::Image);
+    names.extend([FileName::IMAGE, FileName::STAGED_IMAGE, digests]);
+    names
 }
 
 impl Saving<'_> {
@@ -143,24 +162,23 @@ impl Saving<'_> {
         check_vacant(storage)?;
         let _lock = storage.lock("'restore --undo'")?;
         check_vacant(storage)?;
-        let saved = self.make(storage);
-        if saved.is_err() {
-            // Nothing has been overwritten yet, so nobody needs what there is of it. What cannot be removed does no harm.
-            let _ = self.sweep(storage);
-        }
-        saved
-    }
-
-    /// Removes an archive's files: there was none when the lock was taken, so they were made here.
-    fn sweep(&self, storage: &dyn Storage) -> Result<()> {
-        let names = storage.list()?.into_iter().filter(|name| *name != FileName::Lock);
-        names.into_iter().try_for_each(|name| storage.remove(name))
-    }
-
-    fn make(&self, storage: &dyn Storage) -> Result<UndoReport> {
-        let began = Instant::now();
         let started = self.clock.now();
         let uuid = RevisionId::new(started);
+        self.make(storage, uuid, started).inspect_err(|_| {
+            // Nothing has been overwritten yet, so nobody needs what there is of it. What cannot be removed does no harm.
+            for name in made(uuid) {
+                let _ = storage.remove(name);
+            }
+        })
+    }
+
+    fn make(
+        &self,
+        storage: &dyn Storage,
+        uuid: RevisionId,
+        started: Timestamp,
+    ) -> Result<UndoReport> {
+        let began = Instant::now();
         let size_bytes = self.target.size_bytes();
         let image = storage.create(FileName::STAGED_IMAGE)?;
         image.set_len(size_bytes)?;
@@ -234,8 +252,9 @@ impl Saving<'_> {
         config.push_str(&Config::source_line(&path)?);
         let block_size = self.chain.block_size();
         let readme = format!("{what}{NOT_AN_IMAGE}");
-        staged::publish(storage, Published::Config, config.as_bytes())?;
-        staged::publish(storage, Published::Readme, readme.as_bytes())?;
+        let first = StagingToken::FIRST;
+        staged::publish(storage, Published::Config, first, config.as_bytes())?;
+        staged::publish(storage, Published::Readme, first, readme.as_bytes())?;
         let kind = match self.target.kind() {
             TargetKind::BlockDevice => "block device",
             _ => "file",
@@ -243,7 +262,8 @@ impl Saving<'_> {
         let mut manifest = Manifest::new(block_size);
         manifest.source = Some(SourceIdentity::new(path.display().to_string(), kind));
         manifest.push_newest(revision);
-        manifest::publish(storage, &manifest)
+        manifest.image_file = moment::image_file(storage)?;
+        manifest::publish_first(storage, &manifest)
     }
 
     /// Reads the target, digests all of it, and stores what is going to be overwritten.

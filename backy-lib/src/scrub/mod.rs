@@ -27,9 +27,11 @@ use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, within};
+use crate::left_overs;
 use crate::manifest;
+use crate::moment;
 use crate::progress::{self, Event, Observer};
-use crate::recover::{self, named_files};
+use crate::recover;
 use crate::revision::RevisionId;
 use crate::storage::{Access, FileName, Storage};
 use crate::units::BlockIndex;
@@ -82,6 +84,8 @@ impl FromStr for Budget {
 pub struct ScrubReport {
     /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
     pub findings: Vec<Finding>,
+    /// Files with a name that an archive uses, of which the manifest knows nothing. They are kept.
+    pub unknown_files: Vec<String>,
     /// Bytes of content that were read and checked.
     pub read_bytes: u64,
     /// How much of what is stored has been verified since when.
@@ -181,6 +185,7 @@ fn scrub_once(
     let stopwatch = Instant::now();
     let before = manifest.clone();
     let now = clock.now();
+    let was_recorded = moment::is_as_recorded(&**storage, manifest)?;
     let (findings, vouched) = (Vec::new(), BTreeSet::new());
     let mut scrub = Scrub { storage, manifest, options, now, observer, findings, vouched };
     scrub.replace_lost_image()?;
@@ -205,39 +210,66 @@ fn scrub_once(
         // What was found of the content is not recorded.
         *manifest = before;
         findings = confirmed(storage, manifest, findings, observer)?;
-    } else if *manifest != before {
+        let beside = moment::look(&**storage)?;
+        findings.extend(beside.mismatch.map(|message| Finding {
+            file: FileName::MANIFEST.to_string(),
+            blocks: None,
+            message,
+            affected: Vec::new(),
+            repaired: false,
+        }));
+        let report = report(findings, beside.unknown, read_bytes, manifest, stopwatch, observer);
+        return Ok(report);
+    }
+    // What is wrong in it is known now, unless not all of it was read.
+    let all = options.budget.is_none() && options.revisions.is_none();
+    if was_recorded || all {
+        manifest.image_file = moment::image_file(&**storage)?;
+    }
+    if *manifest != before {
         manifest::publish(&**storage, manifest)?;
     }
+    let unknown = left_overs::unknown(&**storage, manifest)?;
+    let unknown = unknown.iter().map(FileName::to_string).collect();
+    Ok(report(findings, unknown, read_bytes, manifest, stopwatch, observer))
+}
+
+/// Tells what was found.
+fn report(
+    findings: Vec<Finding>,
+    unknown_files: Vec<String>,
+    read_bytes: u64,
+    manifest: &Manifest,
+    stopwatch: Instant,
+    observer: &dyn Observer,
+) -> ScrubReport {
     for finding in &findings {
         let done = if finding.repaired { "; mended" } else { "" };
         observer.event(&Event::Finding(format!("{}: {}{done}", finding.file, finding.message)));
     }
-    Ok(ScrubReport {
+    for name in &unknown_files {
+        observer.event(&Event::Note(format!("{name}: {}", moment::UNKNOWN)));
+    }
+    ScrubReport {
         findings,
+        unknown_files,
         read_bytes,
         coverage: coverage(manifest),
         seconds: stopwatch.elapsed().as_secs_f64(),
-    })
+    }
 }
 
 /// Without the lock a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
 fn confirmed(
     storage: &Arc<dyn Storage>,
     before: &Manifest,
-    mut findings: Vec<Finding>,
+    findings: Vec<Finding>,
     observer: &dyn Observer,
 ) -> Result<Vec<Finding>> {
     if findings.is_empty() {
         return Ok(findings);
     }
-    // Whoever holds the lock may be about to remove files that his manifest no longer names.
-    let at_work = storage.lock_holder()?.is_some();
-    let present = storage.list()?;
-    let named = named_files(before);
-    findings.retain(|finding| match FileName::parse(&finding.file) {
-        Some(name) if !named.contains(&name) => !at_work && present.contains(&name),
-        _ => true,
-    });
+    let mut findings = findings;
     let mut now = manifest::read(&**storage)?;
     if now == *before && now.in_progress.is_none() {
         return Ok(findings);

@@ -9,7 +9,6 @@ use crate::image::delta::{self, Delta};
 use crate::image::refcounts::{self, Unreferenced};
 use crate::limits::limits;
 use crate::manifest;
-use crate::recover;
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
 
@@ -17,12 +16,6 @@ impl Scrub<'_> {
     /// Checks everything but the content of blocks and the digests, and mends what follows from the manifest.
     pub(super) fn check_structure(&mut self) -> Result<()> {
         let present = self.storage.list()?;
-        if self.manifest.in_progress.is_none() {
-            let named = recover::named_files(self.manifest);
-            for name in present.iter().filter(|name| !named.contains(name)) {
-                self.find(*name, "no revision needs this file".to_owned(), None, false)?;
-            }
-        }
         for name in self.manifest.set_aside.clone() {
             if present.contains(&name) {
                 let message = "set aside by a rebuild; remove it by hand when it is not needed";
@@ -57,8 +50,7 @@ impl Scrub<'_> {
     }
 
     fn check_image_length(&mut self, number: usize, revision: &Revision) -> Result<()> {
-        let access = if self.repairs() { Access::Write } else { Access::Read };
-        let image = self.storage.open(FileName::IMAGE, access)?;
+        let image = self.storage.open(FileName::IMAGE, Access::Read)?;
         let (found, expected) = (image.len()?, revision.size_bytes);
         if found == expected || self.manifest.in_progress.is_some() {
             return Ok(());
@@ -68,6 +60,7 @@ impl Scrub<'_> {
             return Ok(());
         }
         if self.repairs() {
+            let image = self.storage.open(FileName::IMAGE, Access::Write)?;
             // What is added is looked at with the content.
             image.set_len(expected)?;
             image.sync()?;

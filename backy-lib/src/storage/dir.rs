@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::fs::{
     Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat,
     fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
@@ -22,7 +23,9 @@ use super::cache::PageCache;
 use super::identity::{Stamp, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
-use super::{Access, Exposed, FileName, FileSystem, Storage, StorageFile, StorageLock, lock};
+use super::{
+    Access, Exposed, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock,
+};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -38,6 +41,7 @@ pub struct DirStorage {
     folder: PathBuf,
     fd: Arc<OwnedFd>,
     file_mode: Mode,
+    seen: Seen,
 }
 
 impl DirStorage {
@@ -52,25 +56,29 @@ impl DirStorage {
             Err(Errno::NOENT) => return Err(Error::NoArchive { path: folder.to_owned() }),
             Err(errno) => return Err(Error::io(folder, "open the folder")(errno.into())),
         };
-        Ok(DirStorage { folder: folder.to_owned(), fd, file_mode: Mode::RUSR | Mode::WUSR })
+        let (folder, file_mode) = (folder.to_owned(), Mode::RUSR | Mode::WUSR);
+        Ok(DirStorage { folder, fd, file_mode, seen: Seen::default() })
     }
 
     /// Makes the folder (mode 0700) and those above it as needed, then opens it.
     #[expect(clippy::disallowed_methods, reason = "this is the layer that touches the file system")]
     pub fn create(folder: &Path) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        if !folder.is_dir() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(Error::io(folder, "make the folder"))?;
-            // The new name in the folder above has to survive, too.
-            if let Some(above) = folder.canonicalize().ok().as_deref().and_then(Path::parent) {
-                File::open(above)
-                    .and_then(|above| above.sync_all())
-                    .map_err(Error::io(folder, "sync the folder above"))?;
-            }
+        if folder.is_dir() {
+            return Self::open(folder);
+        }
+        let absolute = std::path::absolute(folder).map_err(Error::io(folder, "look up"))?;
+        let made: Vec<&Path> = absolute.ancestors().take_while(|path| !path.is_dir()).collect();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(Error::io(folder, "make the folder"))?;
+        // Each new name has to survive in the folder above it, the outermost first.
+        for above in made.iter().rev().filter_map(|path| path.parent()) {
+            File::open(above)
+                .and_then(|above| above.sync_all())
+                .map_err(Error::io(above, "sync the folder"))?;
         }
         Self::open(folder)
     }
@@ -99,7 +107,13 @@ impl Storage for DirStorage {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
         };
-        let file = open_regular(&self.fd, self.path(name), name, flags, Mode::empty())?;
+        let mut file = open_regular(&self.fd, self.path(name), name, flags, Mode::empty())?;
+        if access == Access::Write {
+            let found = fstat(&file).map_err(|errno| self.error(name, "look up", errno))?;
+            if found.st_nlink > 1 {
+                file = links::own_copy(&self.fd, &self.path(name), name, (&file, &found))?;
+            }
+        }
         if (name, access) == (FileName::IMAGE, Access::Write) {
             let taken = image_lock::take(&file, Use::Overwrite);
             taken.map_err(|user| Error::Locked { path: self.path(name), holder: user })?;
@@ -209,6 +223,10 @@ impl Storage for DirStorage {
 
     fn lock_holder(&self) -> Result<Option<String>> {
         Ok(lock::holder(&self.fd))
+    }
+
+    fn seen(&self) -> Option<&Seen> {
+        Some(&self.seen)
     }
 
     fn exposed(&self) -> Result<Option<Exposed>> {
@@ -351,6 +369,13 @@ impl StorageFile for DirFile {
 
     fn allocated_bytes(&self) -> Result<u64> {
         Ok(self.metadata()?.blocks() * 512)
+    }
+
+    fn modified(&self) -> Result<Timestamp> {
+        let found = self.metadata()?;
+        let time = Timestamp::new(found.mtime(), found.mtime_nsec() as i32);
+        // A time that no clock shows is as good as any other: it only has to stay the same.
+        Ok(time.unwrap_or(Timestamp::MIN))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -16,8 +16,13 @@ const LOCAL: [u32; 7] =
 
 /// Whether an open file is on a file system of this kernel's own.
 pub(super) fn is_local(file: impl AsFd) -> bool {
+    kind(file).is_some_and(|kind| LOCAL.contains(&kind))
+}
+
+/// The type of the file system that an open file is on.
+pub(super) fn kind(file: impl AsFd) -> Option<u32> {
     // All of these numbers are of 32 bits, which some systems extend by their sign.
-    retry_on_intr(|| fstatfs(&file)).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)))
+    retry_on_intr(|| fstatfs(&file)).ok().map(|found| found.f_type as u32)
 }
 
 /// What no two files have in common, however soon one takes the name and the number of another.

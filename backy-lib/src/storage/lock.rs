@@ -2,13 +2,21 @@
 //!
 //! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be
 //! deleted at any time, even while held, which would let a second writer lock a new one; therefore the folder, which
-//! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file.
-//! The kernel drops both locks when the process ends, however it ends.
+//! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
+//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends.
+//!
+//! On some file systems over a network `flock` only keeps apart what runs on one machine. There the note in the file speaks: it is
+//! emptied when a writer ends, so one that is left means that its writer is at work, or was killed. Which of the two can be told of a
+//! process of this machine ([`note`]); the note of another one counts as held until somebody deletes the file.
 
+mod note;
+
+use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
@@ -18,27 +26,27 @@ use super::dir::open_regular;
 use super::{FileName, StorageLock};
 use crate::error::{Error, ErrorKind, Result};
 
+pub use note::is_note;
+use note::{Note, is_local};
+
 /// Longest note of a holder that is read back.
 const HOLDER_LIMIT_BYTES: u64 = 1024;
 
+/// How often a note is looked for that its holder is about to write, and how long is waited in between.
+const NOTE_ATTEMPTS: u32 = 20;
+const NOTE_PAUSE: Duration = Duration::from_millis(5);
+
+/// At least one of the two is held.
 struct HeldLock {
-    file: std::fs::File,
+    file: Option<File>,
     // Held open: closing would drop the folder's lock.
-    _folder: Option<OwnedFd>,
-}
-
-/// The lock of the folder, where there is no room for the file.
-struct HeldFolder(OwnedFd);
-
-impl StorageLock for HeldFolder {
-    fn share(&self) -> Option<OwnedFd> {
-        self.0.try_clone().ok()
-    }
+    folder: Option<OwnedFd>,
 }
 
 impl StorageLock for HeldLock {
     fn share(&self) -> Option<OwnedFd> {
-        self.file.try_clone().ok().map(OwnedFd::from)
+        let file = self.file.as_ref().map(AsFd::as_fd);
+        file.or(self.folder.as_ref().map(AsFd::as_fd))?.try_clone_to_owned().ok()
     }
 }
 
@@ -46,15 +54,16 @@ impl Drop for HeldLock {
     /// Takes the note away, so that nobody reads of a holder that has gone.
     fn drop(&mut self) {
         // Failing to tidy up a note is no reason to fail the operation that has succeeded.
-        let _ = self.file.set_len(0);
+        if let Some(file) = &self.file {
+            let _ = file.set_len(0);
+        }
     }
 }
 
 /// What whoever finds the archive locked is told: that `who` works in this process, on this machine, since `since`.
 pub fn holder_note(who: &str, since: Timestamp) -> String {
     let process = rustix::process::getpid();
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
+    let host = note::host();
     format!("{who} (process {process} on {host}, since {})", since.strftime("%Y-%m-%d %H:%M:%SZ"))
 }
 
@@ -65,59 +74,73 @@ pub(super) fn take(
     holder: &str,
 ) -> Result<Box<dyn StorageLock>> {
     let path = folder.join("lock");
-    let flags = OFlags::RDWR | OFlags::CREATE;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let opened = open_regular(&folder_fd, path.clone(), FileName::Lock, flags, mode);
-    let mut file = match opened {
-        // It was deleted, and there is no room for a new one: then the folder alone is locked.
-        Err(error) if error.kind() == ErrorKind::NoSpace => return take_folder(&folder_fd, folder),
-        opened => opened?,
+    let mut file = open_lock(&folder_fd, folder)?;
+    let busy = |file: Option<&mut File>| {
+        let holder = file.map_or_else(anonymous, wait_for_holder);
+        Err(Error::Locked { path: folder.to_owned(), holder })
     };
-    let busy = |file: &mut std::fs::File| {
-        Err(Error::Locked { path: folder.to_owned(), holder: read_holder(file) })
-    };
-    match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return busy(&mut file),
-        Err(errno) => return Err(Error::io(&path, "lock")(errno.into())),
+    let taken = file
+        .as_ref()
+        .map(|file| retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)));
+    match taken {
+        None | Some(Ok(())) => {}
+        Some(Err(Errno::WOULDBLOCK)) => return busy(file.as_mut()),
+        Some(Err(errno)) => return Err(Error::io(&path, "lock")(errno.into())),
     }
     let folder_lock = match lock_folder(&folder_fd) {
         Ok(held) => held,
-        Err(Errno::WOULDBLOCK) => return busy(&mut file),
+        Err(Errno::WOULDBLOCK) => return busy(file.as_mut()),
         Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
     };
-    write_holder(&file, holder).map_err(Error::io(&path, "write"))?;
-    Ok(Box::new(HeldLock { file, _folder: folder_lock }))
+    let local = is_local(&folder_fd);
+    match &mut file {
+        Some(file) => {
+            let text = read_note(file).map_err(Error::io(&path, "read"))?;
+            if let Some(holder) = Note::parse(&text).held_by(local) {
+                let holder = format!(
+                    "{holder}, as {} says, which may be another machine's; if nothing runs there any more, delete that file",
+                    path.display()
+                );
+                return Err(Error::Locked { path: folder.to_owned(), holder });
+            }
+            write_note(file, holder, local).map_err(Error::io(&path, "write"))?;
+        }
+        None if folder_lock.is_none() => {
+            return Err(Error::io(&path, "create")(io::ErrorKind::StorageFull.into()));
+        }
+        None => {}
+    }
+    Ok(Box::new(HeldLock { file, folder: folder_lock }))
 }
 
-/// The lock of the folder alone.
-fn take_folder(folder_fd: impl AsFd, folder: &Path) -> Result<Box<dyn StorageLock>> {
-    match lock_folder(folder_fd) {
-        Ok(Some(fd)) => Ok(Box::new(HeldFolder(fd))),
-        Ok(None) => Err(Error::io(folder, "lock")(Errno::NOSPC.into())),
-        Err(Errno::WOULDBLOCK) => {
-            let holder = "another process".to_owned();
-            Err(Error::Locked { path: folder.to_owned(), holder })
-        }
-        Err(errno) => Err(Error::io(folder, "lock")(errno.into())),
+/// The file, made if need be; `None` where there is no room to make it.
+fn open_lock(folder_fd: impl AsFd, folder: &Path) -> Result<Option<File>> {
+    let (path, mode) = (folder.join("lock"), Mode::RUSR | Mode::WUSR);
+    let flags = OFlags::RDWR | OFlags::CREATE;
+    match open_regular(&folder_fd, path, FileName::Lock, flags, mode) {
+        Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
+        opened => opened.map(Some),
     }
 }
 
 /// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
 pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = std::fs::File::from(openat(folder_fd, "lock", flags, Mode::empty()).ok()?);
+    let mut file = File::from(openat(&folder_fd, "lock", flags, Mode::empty()).ok()?);
     // By inode number alone: the device number there is that of the file system, which is not always that of the file.
     let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&file.metadata().ok()?));
     let mut table = String::new();
-    std::fs::File::open("/proc/locks").ok()?.read_to_string(&mut table).ok()?;
+    File::open("/proc/locks").ok()?.read_to_string(&mut table).ok()?;
     let held =
         table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
             fields.contains(&"FLOCK")
                 && fields.contains(&"WRITE")
                 && fields.iter().any(|field| field.ends_with(&inode))
         });
-    held.then(|| read_holder(&mut file))
+    if held {
+        return Some(wait_for_holder(&mut file));
+    }
+    Note::parse(&read_note(&mut file).ok()?).held_by(is_local(folder_fd))
 }
 
 /// `None` where the file system cannot lock a folder.
@@ -132,17 +155,39 @@ fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<OwnedFd>> {
     }
 }
 
-fn read_holder(file: &mut std::fs::File) -> String {
-    let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.take(HOLDER_LIMIT_BYTES).read_to_string(&mut text));
-    let line: String = text.chars().filter(|c| !c.is_control()).collect();
-    if read.is_err() || line.is_empty() { "another process".to_owned() } else { line }
+fn anonymous() -> String {
+    "another process".to_owned()
 }
 
-fn write_holder(file: &std::fs::File, holder: &str) -> io::Result<()> {
-    let cleared = file.set_len(0);
-    match cleared.and_then(|()| file.write_all_at(holder.as_bytes(), 0)) {
-        // The note is a courtesy; a full disk, or a quota that is used up, must not keep maintenance from making room.
+/// What the note of whoever holds the lock says. He may just have taken it and be about to write that down.
+fn wait_for_holder(file: &mut File) -> String {
+    for _ in 0..NOTE_ATTEMPTS {
+        match read_note(file) {
+            Ok(text) if text.is_empty() => std::thread::sleep(NOTE_PAUSE),
+            Ok(text) => return Note::parse(&text).holder,
+            Err(_) => break,
+        }
+    }
+    anonymous()
+}
+
+fn read_note(file: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(HOLDER_LIMIT_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
+    // With a quota used up, even cutting an empty file fails.
+    let cut = if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
+    let note = Note::own(holder).to_string();
+    // At its place, also when a signal comes between.
+    let written = cut.and_then(|()| file.write_all_at(note.as_bytes(), 0));
+    // Other machines see it when it has been written out.
+    let written = written.and_then(|()| if local { Ok(()) } else { file.sync_data() });
+    match written {
+        // The note is a courtesy; a full disk must not keep maintenance from making room.
         Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
     }

@@ -19,6 +19,8 @@ use rustix::process::{Resource, getrlimit};
 use super::dir::{DirFile, open_regular};
 use super::identity::{Identity, Stamp};
 use super::{FileName, StorageFile};
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -216,6 +218,10 @@ impl StorageFile for OneOfMany {
 
     fn allocated_bytes(&self) -> Result<u64> {
         self.file()?.allocated_bytes()
+    }
+
+    fn modified(&self) -> Result<Timestamp> {
+        self.file()?.modified()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -15,9 +15,11 @@ pub(crate) mod device;
 pub mod dir;
 mod identity;
 pub(crate) mod image_lock;
+mod links;
 mod lock;
 mod many;
 mod name;
+mod seen;
 #[cfg(feature = "testing")]
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
 pub mod sim;
@@ -28,12 +30,15 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use crate::error::Result;
 use crate::extent::Extent;
 
 pub use identity::Stamp;
-pub use lock::holder_note;
-pub use name::{DigestsKind, FileName, Published};
+pub use lock::{holder_note, is_note};
+pub use name::{DigestsKind, FileName, Published, StagingToken};
+pub use seen::Seen;
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +80,7 @@ pub trait Storage: Send + Sync {
     /// The folder, for messages.
     fn folder(&self) -> PathBuf;
 
-    /// Opens a file that is there. Never follows a symbolic link; anything but a regular file is refused. While `last.raw` is open for
+    /// Opens a file that is there; for writing only as one that has no other name. Never follows a symbolic link; anything but a regular file is refused. While `last.raw` is open for
     /// writing, QEMU's image locks are held on it, so that no program of QEMU takes it for what it was.
     ///
     /// # Errors
@@ -141,6 +146,11 @@ pub trait Storage: Send + Sync {
     /// Who holds the lock at this moment, found out without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
 
+    /// What the writer that has this handle knows of the manifest. `None` where nothing is ever written.
+    fn seen(&self) -> Option<&Seen> {
+        None
+    }
+
     /// What others than the owner may change; `None` when there is nothing, or no such thing as an owner.
     fn exposed(&self) -> Result<Option<Exposed>> {
         Ok(None)
@@ -188,6 +198,9 @@ pub trait StorageFile: Send + Sync {
 
     /// Bytes that the file takes on disk.
     fn allocated_bytes(&self) -> Result<u64>;
+
+    /// When its content was last changed, as the file system has it.
+    fn modified(&self) -> Result<Timestamp>;
 
     /// Reads until `buffer` is full or the file ends; how many bytes that were.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;

@@ -1,14 +1,20 @@
 //! Replacing a small file so that a reader finds the old or the new content, whatever happens.
 
-use super::{Access, FileName, Published, Storage, StorageFile};
+use super::{Access, FileName, Published, StagingToken, Storage, StorageFile};
 use crate::canary::{Bug, planted};
 use crate::error::Result;
 
-/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder.
+/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder. What an earlier attempt has left aside
+/// goes: its name has the archive's token, so nobody else has made it.
 ///
 /// After an error `file` has the old content or the new one, and which of them a crash would leave is not known.
-pub fn publish(storage: &dyn Storage, file: Published, content: &[u8]) -> Result<()> {
-    let staged = FileName::Staged(file);
+pub fn publish(
+    storage: &dyn Storage,
+    file: Published,
+    token: StagingToken,
+    content: &[u8],
+) -> Result<()> {
+    let staged = FileName::Aside(file, token);
     storage.remove(staged)?;
     let written = storage.create(staged)?;
     written.write_at(content, 0)?;

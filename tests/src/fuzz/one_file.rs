@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use backy_lib::storage::{Access, FileName, Storage, StorageFile, StorageLock};
 use backy_lib::{Error, Result, extent::Extent};
+use jiff::Timestamp;
 
 /// A folder that holds the same bytes under every name. Read-only.
 pub struct OneFile(pub Vec<u8>);
@@ -68,6 +69,10 @@ impl StorageFile for Content {
 
     fn len(&self) -> Result<u64> {
         Ok(self.0.len() as u64)
+    }
+
+    fn modified(&self) -> Result<Timestamp> {
+        Ok(Timestamp::UNIX_EPOCH)
     }
 
     fn allocated_bytes(&self) -> Result<u64> {

@@ -148,7 +148,7 @@ fn undo_in_the_wrong_place() {
         ("source.img", "a", "in the archive"),
         ("source.img", "a/u", "in the archive"),
         ("source.img", "source.img", "expected a folder"),
-        ("source.img", "read", "archive here already"),
+        ("source.img", "read", "README"),
         ("with/disk", "with", "is in that folder"),
         ("new.img", "u", "does not exist"),
     ] {

@@ -6,7 +6,7 @@
 //! Nothing is written that could not be read again: what would be too long is made shorter where that costs no revision and
 //! hides no damage.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 mod alarm;
 mod findings;
 mod flaw;
+mod names;
 mod ranges;
 mod revision;
 mod source;
@@ -22,7 +23,7 @@ mod text;
 
 use crate::digest::Digest;
 use crate::revision::RevisionId;
-use crate::storage::FileName;
+use crate::storage::{FileName, StagingToken};
 use crate::units::{BlockIndex, BlockSize};
 
 pub use alarm::{Alarm, KnownDamage};
@@ -75,8 +76,18 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillReport>,
     /// Deltas and digest files that a rebuild could make nothing of: kept until somebody removes them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "set_aside")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::set_aside")]
     pub set_aside: Vec<FileName>,
+    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them. Those that the
+    /// manifest names otherwise are not among them when it is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::removable")]
+    pub removable: Vec<FileName>,
+    /// What the file `last.raw` was when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_file: Option<ImageFile>,
+    /// What the name has under which a manifest is written before it takes the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    staging: Option<String>,
     /// Revisions of which unusually much had changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<Alarm>,
@@ -87,33 +98,11 @@ pub struct Manifest {
     unknown: BTreeMap<String, Value>,
 }
 
-/// File names as they are spelt; only those that nothing else in a manifest needs to name.
-mod set_aside {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::storage::FileName;
-
-    pub(super) fn serialize<S: Serializer>(
-        names: &[FileName],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(names.iter().map(FileName::to_string))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<FileName>, D::Error> {
-        let names = Vec::<String>::deserialize(deserializer)?;
-        let parse = |name: String| match FileName::parse(&name) {
-            Some(name @ (FileName::Delta(_) | FileName::Digests(..))) => Ok(name),
-            _ => Err(D::Error::custom(format!(
-                "'{}' in set_aside, expected the name of a delta or a digest file",
-                name.escape_default()
-            ))),
-        };
-        names.into_iter().map(parse).collect()
-    }
+/// What tells `last.raw` from one that was put in its place: any change of a file changes its time, and a copy gets a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFile {
+    /// When its content was last changed, as the file system had it. Its length is that of the newest revision.
+    pub modified: Timestamp,
 }
 
 /// An operation that has begun and not been committed.
@@ -198,6 +187,9 @@ impl Manifest {
             revisions: Vec::new(),
             drill: None,
             set_aside: Vec::new(),
+            removable: Vec::new(),
+            image_file: None,
+            staging: None,
             alarms: Vec::new(),
             known_damage: Vec::new(),
             unknown: BTreeMap::new(),
@@ -215,7 +207,7 @@ impl Manifest {
         check_text(text)?;
         let manifest: Manifest = serde_json::from_str(text).map_err(json_flaw)?;
         manifest.check().map_err(ManifestFlaw::Damaged)?;
-        Ok(manifest)
+        Ok(manifest.without_named_removable())
     }
 
     /// The file's content. What would be longer than [`MANIFEST_FULL_BYTES`] lacks the oldest dates of verification and, where
@@ -225,7 +217,9 @@ impl Manifest {
     /// # Errors
     /// A sentence when a value has no JSON form.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
-        let mut blank = Manifest { checksum: NO_CHECKSUM.to_owned(), ..self.clone() };
+        let staging = Some(self.staging_token().to_string());
+        let checksum = NO_CHECKSUM.to_owned();
+        let mut blank = Manifest { checksum, staging, ..self.clone() }.without_named_removable();
         blank.incompatible.retain(|feature| feature != STANDALONE);
         if blank.revisions.iter().any(Revision::is_standalone) {
             blank.incompatible.push(STANDALONE.to_owned());
@@ -266,6 +260,57 @@ impl Manifest {
     /// The checksum of the file that this was read from.
     pub fn checksum(&self) -> &str {
         &self.checksum
+    }
+
+    /// The checksum that is in the first bytes of a file; it guards all of it.
+    pub fn checksum_at_start(start: &[u8]) -> Option<String> {
+        let text = String::from_utf8_lossy(start);
+        let (_, rest) = text.split_once(CHECKSUM_KEY)?;
+        Some(rest.get(..NO_CHECKSUM.len())?.to_owned())
+    }
+
+    /// What the name has under which the next manifest is written: the same as long as there is this archive.
+    pub fn staging_token(&self) -> StagingToken {
+        let own = self.staging.as_deref().and_then(StagingToken::parse);
+        // An older program's manifest has none; whoever finds the same manifest finds the same token.
+        own.unwrap_or_else(|| match self.checksum == NO_CHECKSUM {
+            true => StagingToken::FIRST,
+            false => StagingToken::of(&self.checksum),
+        })
+    }
+
+    /// Gives a new archive a token that no other has.
+    pub fn with_staging_token(self, token: StagingToken) -> Self {
+        Manifest { staging: Some(token.to_string()), ..self }
+    }
+
+    /// The files that belong to an archive with this manifest.
+    pub fn named_files(&self) -> BTreeSet<FileName> {
+        let mut named = BTreeSet::from([
+            FileName::README,
+            FileName::CONFIG,
+            FileName::MANIFEST,
+            FileName::Lock,
+            FileName::Reserve,
+            FileName::History,
+            FileName::OldHistory,
+        ]);
+        named.extend(&self.set_aside);
+        for revision in &self.revisions {
+            named.extend([revision.file(), revision.digests_file()]);
+        }
+        named
+    }
+
+    /// A name that is needed is not removable, whatever the list says.
+    fn without_named_removable(mut self) -> Self {
+        if !self.removable.is_empty() {
+            let named = self.named_files();
+            self.removable.retain(|name| !named.contains(name));
+            self.removable.sort_unstable();
+            self.removable.dedup();
+        }
+        self
     }
 
     /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of the blocks that have

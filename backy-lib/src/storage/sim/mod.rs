@@ -18,7 +18,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, FileName, Stamp, Storage, StorageFile, StorageLock};
+use super::{Access, FileName, Seen, Stamp, Storage, StorageFile, StorageLock};
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
@@ -63,12 +65,23 @@ pub enum Unsynced {
     Subset(u64),
 }
 
-/// A simulated folder. Clones are the same folder.
-#[derive(Clone)]
+/// A simulated folder. Clones are the same folder, as another program that uses it has it.
 pub struct SimStorage {
     disk: Arc<Disk>,
     thread: Option<usize>,
     is_remote: bool,
+    seen: Seen,
+}
+
+impl Clone for SimStorage {
+    fn clone(&self) -> Self {
+        SimStorage {
+            disk: Arc::clone(&self.disk),
+            thread: self.thread,
+            is_remote: self.is_remote,
+            seen: Seen::default(),
+        }
+    }
 }
 
 struct Disk {
@@ -90,7 +103,7 @@ impl SimStorage {
 
     fn with_state(state: State, schedule: Option<Schedule>) -> Self {
         let disk = Disk { state: Mutex::new(state), schedule };
-        SimStorage { disk: Arc::new(disk), thread: None, is_remote: false }
+        SimStorage { disk: Arc::new(disk), thread: None, is_remote: false, seen: Seen::default() }
     }
 
     /// An independent copy of the disk as programs see it now and as it is on the medium, without faults.
@@ -110,7 +123,7 @@ impl SimStorage {
 
     /// A handle whose calls are those of thread `number` of the schedule.
     pub fn for_thread(&self, number: usize) -> Self {
-        SimStorage { disk: Arc::clone(&self.disk), thread: Some(number), is_remote: self.is_remote }
+        SimStorage { thread: Some(number), ..self.clone() }
     }
 
     /// The same disk as it is seen from afar, by sshfs for instance: whatever has a name now is said to be the file that had it
@@ -310,6 +323,10 @@ impl Storage for SimStorage {
         Ok(())
     }
 
+    fn seen(&self) -> Option<&Seen> {
+        Some(&self.seen)
+    }
+
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {
         let mut state = self.call("lock", self.path(FileName::Lock), false)?;
         if state.locked {
@@ -383,6 +400,12 @@ impl StorageFile for SimFile {
         let mut state = self.call("look up its size on disk".to_owned(), false)?;
         let pages = state.node(self.node).volatile.chunks(PAGE as usize);
         Ok(pages.filter(|page| page.iter().any(|&byte| byte != 0)).count() as u64 * PAGE)
+    }
+
+    fn modified(&self) -> Result<Timestamp> {
+        let mut state = self.call("look up its time".to_owned(), false)?;
+        let changes = state.node(self.node).changes;
+        Ok(Timestamp::from_nanosecond(changes.into()).unwrap_or_default())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -98,8 +98,8 @@ impl NameChange {
 impl Node {
     pub(super) fn change(&mut self, change: Change) {
         change.apply(&mut self.volatile, |_| true);
-        self.pending.push(change);
         self.changes += 1;
+        self.pending.push(change);
     }
 
     /// Makes durable those parts of the pending changes that `keep` chooses.

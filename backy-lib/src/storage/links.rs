@@ -1,0 +1,112 @@
+//! A file with several names, as after `cp -al`: whoever writes to it would change what the others lead to, which may be a
+//! copy of the archive. It is written to only under a name of its own, so it gets a copy first.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, fchmod, fstatvfs, ftruncate, futimens,
+    ioctl_ficlone, linkat, openat, renameat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::FileName;
+use super::dir::{next_data, read_full};
+use crate::error::{Error, Result};
+use crate::units::display_size;
+
+/// Bytes copied at a time.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// Gives `name` a copy of its own, durable and with the same time, and opens that. The other names keep the file.
+///
+/// # Errors
+/// When there is no room for it, or the file system cannot make a file without a name, which leaves nothing behind.
+pub(super) fn own_copy(
+    folder: &OwnedFd,
+    path: &Path,
+    name: FileName,
+    (shared, found): (&File, &Stat),
+) -> Result<File> {
+    let names = found.st_nlink;
+    let error = |errno: Errno| {
+        let action = format!(
+            "write to it, for it has {names} names (hard links) and all would change: give the archive a copy of its own with \
+             'cp -p {name} {name}.own && mv {name}.own {name}'"
+        );
+        Error::io(path, action)(errno.into())
+    };
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let copy =
+        openat(folder, ".", flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
+            Errno::ISDIR | Errno::NOENT | Errno::INVAL => error(Errno::OPNOTSUPP),
+            errno => error(errno),
+        })?;
+    let copy = File::from(copy);
+    if ioctl_ficlone(&copy, shared).is_err() {
+        check_room(folder, path, found)?;
+        copy_data(shared, &copy, found.st_size.unsigned_abs()).map_err(|error| {
+            Error::io(path, format!("make a copy of it, for it has {names} names (hard links)"))(
+                error,
+            )
+        })?;
+    }
+    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = Timestamps {
+        last_access: time(found.st_atime, found.st_atime_nsec as i64),
+        last_modification: time(found.st_mtime, found.st_mtime_nsec as i64),
+    };
+    fchmod(&copy, Mode::from_raw_mode(found.st_mode & 0o777))
+        .and_then(|()| futimens(&copy, &times))
+        .and_then(|()| rustix::fs::fsync(&copy))
+        .and_then(|()| put_in_place(folder, &copy, name))
+        .map_err(error)?;
+    Ok(copy)
+}
+
+/// That a copy of all its data fits: a disk that becomes full in the middle would stop others as well.
+fn check_room(folder: impl AsFd, path: &Path, found: &Stat) -> Result<()> {
+    let Ok(room) = fstatvfs(folder) else { return Ok(()) };
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    let needed = u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512);
+    // Some file systems over a network say 0 for everything.
+    if room.f_blocks == 0 || needed <= free {
+        return Ok(());
+    }
+    let action = format!(
+        "write to it, for it has {} names (hard links) and all would change; a copy takes {}, and {} are free",
+        found.st_nlink,
+        display_size(needed),
+        display_size(free)
+    );
+    Err(Error::io(path, action)(io::ErrorKind::StorageFull.into()))
+}
+
+fn copy_data(from: &File, to: &File, len: u64) -> io::Result<()> {
+    ftruncate(to, len)?;
+    let mut buffer = vec![0; STEP_BYTES as usize];
+    let mut offset = 0;
+    while let Some(data) = next_data(from, len, offset)? {
+        let step = data.len.min(STEP_BYTES) as usize;
+        let part = buffer.get_mut(..step).unwrap_or_default();
+        let found = read_full(from, part, data.offset)?;
+        to.write_all_at(part.get(..found).unwrap_or_default(), data.offset)?;
+        offset = data.offset + step as u64;
+    }
+    Ok(())
+}
+
+/// Links a file without a name, and renames that over `name`.
+fn put_in_place(folder: &OwnedFd, copy: &File, name: FileName) -> rustix::io::Result<()> {
+    let own = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    // Nobody else gives this name, and nothing is replaced that has it.
+    let aside = format!(".{name}.{}.own", rustix::process::getpid());
+    linkat(CWD, own, folder, &aside, AtFlags::SYMLINK_FOLLOW)?;
+    renameat(folder, &aside, folder, name.to_string()).inspect_err(|_| {
+        let _ = unlinkat(folder, &aside, AtFlags::empty());
+    })?;
+    rustix::fs::fsync(folder)
+}

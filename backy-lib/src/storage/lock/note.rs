@@ -1,0 +1,218 @@
+//! The note in the file `lock`: who holds it, in words, and in a second line which process that is, so that one of this machine
+//! that has gone is not taken for one that is at work.
+
+use std::fmt;
+use std::os::fd::AsFd;
+
+use rustix::process::{Pid, test_kill_process};
+
+use crate::digest::Digest;
+use crate::storage::identity;
+
+/// What the second line begins with.
+const MARK: &str = "backy-lock";
+
+/// File systems whose inode numbers and times say little, and on which the kernel's own locks are all that there is nevertheless: ramfs,
+/// overlayfs, JFS, ReiserFS, FAT, exFAT. Source: `linux/magic.h`.
+const ALONE: [u32; 6] =
+    [0x8584_58f6, 0x794c_7630, 0x3153_464a, 0x5265_4973, 0x0000_4d44, 0x2011_bab0];
+
+/// Whether the file system of a folder is one of this machine alone.
+pub(super) fn is_local(folder: impl AsFd) -> bool {
+    identity::is_local(&folder) || identity::kind(&folder).is_some_and(|kind| ALONE.contains(&kind))
+}
+
+/// The name of this machine.
+pub(super) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Whether the content of a file `lock` is a note of ours.
+pub fn is_note(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    // Earlier versions wrote the first line only.
+    let older = text.lines().count() == 1 && (text.starts_with('\'') || text.contains("(process "));
+    text.is_empty() || older || text.lines().nth(1).is_some_and(|line| line.starts_with(MARK))
+}
+
+/// A note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Note {
+    /// The first line.
+    pub(super) holder: String,
+    process: Option<Process>,
+}
+
+/// A process, on whatever machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    /// Changes with each start of the machine, and is the same in all its containers.
+    boot: String,
+    /// The machine, whatever is running on it.
+    machine: String,
+    /// In which numbering `pid` is.
+    namespace: String,
+    pid: i32,
+    /// When it began, in ticks since the machine was started.
+    started: u64,
+}
+
+impl Note {
+    /// That of this process.
+    pub(super) fn own(holder: &str) -> Self {
+        let holder = holder.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Note { holder, process: Some(Process::own()) }
+    }
+
+    pub(super) fn parse(text: &str) -> Self {
+        let mut lines = text.lines();
+        let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect();
+        let holder = lines.next().map(printable).unwrap_or_default();
+        Note { holder, process: lines.next().and_then(Process::parse) }
+    }
+
+    /// Who is at work, as far as one can tell who has got the kernel's lock; `local`: on a file system of this machine alone.
+    pub(super) fn held_by(&self, local: bool) -> Option<String> {
+        let own = Process::own();
+        let held = match &self.process {
+            Some(process) if process.boot == own.boot && process.namespace == own.namespace => {
+                process.pid != own.pid && process.is_alive()
+            }
+            // A container: its processes cannot be seen from here.
+            Some(process) if process.boot == own.boot => !local,
+            // It has been started anew since.
+            Some(process) => process.machine != own.machine,
+            // An earlier version: the words have the name of the machine.
+            None => {
+                let host = self.holder.rsplit_once(" on ").and_then(|(_, on)| on.split_once(','));
+                host.is_some_and(|(host, _)| host != self::host())
+            }
+        };
+        held.then(|| self.holder.clone())
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.holder)?;
+        let Some(Process { boot, machine, namespace, pid, started }) = &self.process else {
+            return Ok(());
+        };
+        writeln!(f, "{MARK} {boot} {machine} {namespace} {pid} {started}")
+    }
+}
+
+impl Process {
+    fn own() -> Self {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Process {
+            boot: word(&read("/proc/sys/kernel/random/boot_id")),
+            // Not the identity itself, which is not to be told to others.
+            machine: short_digest(&[read("/etc/machine-id"), host()].concat()),
+            namespace: word(&namespace.to_string_lossy()),
+            pid,
+            started: started(pid).map_or(0, |(started, _)| started),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let is_ours = words.next()? == MARK;
+        let mut next = || words.next().map(str::to_owned);
+        let (boot, machine, namespace) = (next()?, next()?, next()?);
+        let (pid, started) = (next()?.parse().ok()?, next()?.parse().ok()?);
+        is_ours.then_some(Process { boot, machine, namespace, pid, started })
+    }
+
+    /// Whether it still runs, and not another one that has got its number.
+    fn is_alive(&self) -> bool {
+        let exists = Pid::from_raw(self.pid)
+            .is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)));
+        // One that cannot be looked at belongs to somebody else.
+        exists
+            && started(self.pid).is_none_or(|(started, state)| {
+                started == self.started && !matches!(state, 'Z' | 'X')
+            })
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// One word, for what could not be read as well.
+fn word(text: &str) -> String {
+    let word: String = text.chars().filter(|c| c.is_ascii_graphic()).collect();
+    if word.is_empty() { "-".to_owned() } else { word }
+}
+
+fn short_digest(text: &str) -> String {
+    Digest::of(text.as_bytes()).to_string().chars().take(16).collect()
+}
+
+/// When a process began, and its state. Source: `proc_pid_stat(5)`, fields 22 and 3.
+fn started(pid: i32) -> Option<(u64, char)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may have anything in it, but not after its end.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((fields.nth(18)?.parse().ok()?, state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Process {
+        Process::own()
+    }
+
+    fn held(process: Process, local: bool) -> bool {
+        Note { holder: "who".to_owned(), process: Some(process) }.held_by(local).is_some()
+    }
+
+    #[test]
+    fn a_note_reads_back() {
+        let note = Note::own("'backup' (process 7 on a\nb)");
+        assert_eq!(note.holder, "'backup' (process 7 on a b)");
+        assert_eq!(Note::parse(&note.to_string()), note);
+        assert!(is_note(note.to_string().as_bytes()) && is_note(b"") && is_note(b"'init'"));
+        assert!(is_note(b"'backup' (process 7 on host, since 2026-11-28 02:00:00Z)"));
+        assert!(!is_note(b"shopping:\nmilk\n") && !is_note(b"\xff\xfe"));
+    }
+
+    /// A process of this machine is at work as long as it is there; the machine's own file systems need no note.
+    #[test]
+    fn a_process_of_this_machine_is_looked_for() {
+        let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
+        let (ticks, _) = started(parent).expect("the parent is there");
+        for local in [true, false] {
+            assert!(held(Process { pid: parent, started: ticks, ..own() }, local));
+            assert!(!held(Process { pid: parent, started: ticks + 1, ..own() }, local));
+            assert!(!held(Process { pid: i32::MAX, ..own() }, local));
+            assert!(!held(own(), local), "this very process");
+        }
+        let container = Process { namespace: "pid:[1]".to_owned(), ..own() };
+        assert!(held(container.clone(), false) && !held(container, true));
+    }
+
+    /// What another machine holds is held; what this one held before it was started anew is not.
+    #[test]
+    fn the_note_of_another_machine_counts() {
+        let other = Process { boot: "b".to_owned(), machine: "m".to_owned(), ..own() };
+        let before = Process { boot: "b".to_owned(), ..own() };
+        for local in [true, false] {
+            assert!(held(other.clone(), local));
+            assert!(!held(before.clone(), local));
+        }
+        let old = |host: &str| {
+            Note::parse(&format!("'backup' (process 7 on {host}, since 2026-11-28 02:00:00Z)"))
+        };
+        assert!(old("elsewhere").held_by(true).is_some());
+        assert!(old(&host()).held_by(false).is_none());
+        assert!(Note::parse("'init'").held_by(false).is_none());
+        assert!(Note::parse("").held_by(false).is_none());
+    }
+}

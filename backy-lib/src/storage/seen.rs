@@ -1,0 +1,38 @@
+//! What a writer knows of the manifest on disk.
+//!
+//! The lock keeps writers apart, but not everywhere: where `flock` is only known to the machine that took it, as on some file
+//! systems over a network, two of them may be at work. Then the manifest on disk is not the one that this writer has read or
+//! published, and nothing may be changed any more.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Checksums of the manifests that may be on disk; none before a writer has read one.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<Vec<String>>);
+
+impl Seen {
+    /// It is this one.
+    pub fn set(&self, checksum: &str) {
+        *self.checksums() = vec![checksum.to_owned()];
+    }
+
+    /// It may be this one as well: it is about to be published.
+    pub fn add(&self, checksum: &str) {
+        self.checksums().push(checksum.to_owned());
+    }
+
+    /// Whether one with this checksum was written by somebody else.
+    pub fn is_foreign(&self, checksum: &str) -> bool {
+        let known = self.checksums();
+        !known.is_empty() && !known.iter().any(|known| known == checksum)
+    }
+
+    /// Whether a writer has begun.
+    pub fn is_empty(&self) -> bool {
+        self.checksums().is_empty()
+    }
+
+    fn checksums(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
