@@ -184,7 +184,7 @@ fn with_newest(
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
-    manifest.removable.extend(left_over(survey, &manifest));
+    manifest.removable.extend(left_over(&**storage, survey, &manifest));
     Ok(manifest)
 }
 
@@ -202,7 +202,7 @@ fn without_newest(
     }
     let mut manifest = Manifest::new(survey.block_size(storage, unknown)?);
     manifest.set_aside = set_aside(survey, &manifest, |_| false);
-    manifest.removable.extend(left_over(survey, &manifest));
+    manifest.removable.extend(left_over(storage, survey, &manifest));
     Ok(manifest)
 }
 
@@ -262,12 +262,14 @@ fn set_aside(
 
 /// Files of a backup or a removal that never came to an end, by what is in them: digests of an image whose revision holds
 /// its blocks elsewhere or never got them, and the image that was to be.
-fn left_over(survey: &Survey, manifest: &Manifest) -> Vec<FileName> {
+fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Vec<FileName> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
-    if !left.is_empty() || manifest.in_progress.is_some() {
+    // With a manifest that can be read, that says whether an image was being made.
+    let is_lost = manifest::read(storage).is_err();
+    if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);
     }
     left
