@@ -459,15 +459,14 @@ impl Maintainer<'_> {
         let room = self.with_reserve(|this| room::make(&**this.storage, this.manifest))?;
         let entered = self.with_reserve(|this| this.enter_digests());
         let after = entered.and_then(|()| self.with_reserve(|this| this.rolled_back()));
-        let published = after.and_then(|after| {
-            reserve::publish(&**self.storage, &after)?;
-            Ok(after)
-        });
-        *self.manifest = published.inspect_err(|_| {
+        let after = after.inspect_err(|_| {
             // Half of the digests, and the room; what cannot be removed now is removed by the next writer.
             let _ = sweep(&**self.storage, self.manifest);
             room.give_back(&**self.storage);
         })?;
+        // When this fails either manifest may be in place, and what the new one needs stays.
+        reserve::publish(&**self.storage, &after)?;
+        *self.manifest = after;
         self.with_reserve(|this| recover(this.storage, this.manifest, this.observer)).inspect_err(
             |_| {
                 let note = format!(

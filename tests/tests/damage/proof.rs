@@ -55,7 +55,10 @@ fn a_damaged_digest_table_is_repaired_before_the_next_backup() {
     let blocks = states[2].len().div_ceil(BLOCK);
     let next = changed_state(&mut Random(1), &states[2], 12 * BLOCK);
     for with in [0, 0x5a, 0xff] {
-        for block in 0..=blocks {
+        // An entry that is zero anyway is not damaged by zeros.
+        let is_damaged =
+            |block: &usize| with != 0 || *block == blocks || !is_zero(&states[2], *block);
+        for block in (0..=blocks).filter(is_damaged) {
             for in_place in [true, false] {
                 let mut damaged = Damaged::new(world.fork());
                 for spoilt in if block < blocks { block..block + 1 } else { 0..blocks } {

@@ -133,6 +133,33 @@ fn the_newest_goes_on_a_full_disk() {
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
+/// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is said before anything
+/// is begun. The oldest goes all the same, and with room so does the newest.
+#[test]
+fn the_newest_stays_without_room_for_the_one_before() {
+    let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let source = elsewhere.path().join("source");
+    fs::write(&source, []).expect("make the source");
+    let mut site = Site::init(disk.path(), &source);
+    let mut oldest = vec![0; 20 * MIB];
+    oldest[..4 * MIB].copy_from_slice(&noise(95, 4 * MIB));
+    site.backup(&oldest);
+    site.backup(&noise(96, 20 * MIB));
+    site.backup(&vec![0; 20 * MIB]);
+    let ballast = disk.fill(0);
+    let message = fails(&mut site.backy(&["rm", "latest"]));
+    assert!(message.contains("cannot allocate about 20.0 MiB"), "{message}");
+    site.check_at_rest();
+    works(&mut site.backy(&["rm", "first"]));
+    site.expected.pop();
+    site.check_at_rest();
+    ballast.remove();
+    works(&mut site.backy(&["rm", "latest"]));
+    site.expected.remove(0);
+    site.check_at_rest();
+}
+
 /// What an interrupted merge has left is put in order on a disk that is full by then, so that a removal can make room.
 #[test]
 fn a_removal_on_a_full_disk_after_a_crash() {

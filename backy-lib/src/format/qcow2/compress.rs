@@ -157,6 +157,26 @@ mod tests {
             .collect()
     }
 
+    /// A block that was marked as bad is refused, and can be had as it was found; a good one, or a rotten one, cannot be had so.
+    #[test]
+    fn what_was_marked_as_bad_can_be_had_as_it_was_found() {
+        for cluster in [noise(4096), vec![7; 4096]] {
+            let mut compressor = Compressor::new(1).unwrap();
+            let mut out = vec![0; 4096];
+            let mut decompressor = Decompressor::new().unwrap();
+            let mut bad = compressor.compress_as_bad(&cluster).unwrap();
+            assert!(decompressor.decompress(&bad, &mut out).is_err());
+            decompressor.decompress_bad(&bad, &mut out).unwrap();
+            assert!(out == cluster);
+            bad[10] ^= 1;
+            assert!(decompressor.decompress_bad(&bad, &mut out).is_err());
+        }
+        let mut good = Vec::new();
+        assert!(Compressor::new(1).unwrap().compress(&[7; 4096], &mut good));
+        let mut out = vec![0; 4096];
+        assert!(Decompressor::new().unwrap().decompress_bad(&good, &mut out).is_err());
+    }
+
     #[test]
     fn clusters_read_back_and_what_follows_the_frame_does_not_matter() {
         let cluster: Vec<u8> = (0..65536u32).map(|i| (i / 100) as u8).collect();
