@@ -98,7 +98,8 @@ impl Hand<'_> {
             Call::SyncFolder => unit(self.storage.sync_folder()),
             Call::Publish(ref content) => {
                 let published = backy_lib::storage::Published::Manifest;
-                unit(staged::publish(self.storage, published, content))
+                let token = backy_lib::storage::StagingToken::FIRST;
+                unit(staged::publish(self.storage, published, token, content))
             }
             Call::StoredBytes(name) => {
                 self.storage.stored_bytes(name).map(|_| String::new()).map_err(kind)
