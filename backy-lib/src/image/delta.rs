@@ -410,7 +410,16 @@ impl Delta {
     fn find_table(&self, tables: Tables, number: u64, file_bytes: u64) -> Result<Option<u64>> {
         let layout = Layout::new(self.header.cluster_size, self.header.virtual_bytes);
         match tables {
-            Tables::AsFound => self.table_offset(number, file_bytes),
+            Tables::AsFound => {
+                let mut found = self.table_offset(number, file_bytes);
+                for _ in 1..READ_ATTEMPTS {
+                    if !found.as_ref().is_err_and(|error| error.kind() == ErrorKind::Io) {
+                        break;
+                    }
+                    found = self.table_offset(number, file_bytes);
+                }
+                found
+            }
             // All L1 entries are set from the beginning.
             Tables::AsLaidOut => {
                 Ok(Some(layout.l2_offset + number * self.header.cluster_size.bytes()))

@@ -274,7 +274,7 @@ impl Undo<'_> {
             let entries = self.entries(first, count)?;
             for block in (first.0..first.0 + count).map(BlockIndex) {
                 let entry = entries.get((block.0 - first.0) as usize);
-                if !entry.is_some_and(|entry| self.image_holds(block, *entry).is_some()) {
+                if entry.is_none_or(|entry| self.image_holds(block, *entry).is_none()) {
                     wrong.add_bad_block(block);
                 }
             }

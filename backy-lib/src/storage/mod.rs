@@ -228,7 +228,7 @@ pub trait StorageFile: Send + Sync {
 
     /// Makes an extent within the file read as zeros and keeps its room on disk, so that writing there needs none.
     fn zero(&self, extent: Extent) -> Result<()> {
-        const ZEROS: [u8; 65536] = [0; 65536];
+        static ZEROS: [u8; 65536] = [0; 65536];
         let mut offset = extent.offset;
         while offset < extent.end() {
             let step = (extent.end() - offset).min(ZEROS.len() as u64);
