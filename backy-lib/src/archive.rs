@@ -453,10 +453,15 @@ impl ArchiveWriter {
 
     /// Reads the manifest again and undoes what it says is under way.
     fn recover(&mut self, observer: &dyn Observer) -> Result<()> {
+        self.read_again()?;
+        recover::recover(&self.archive.storage, &mut self.archive.manifest, observer)
+    }
+
+    /// Reads the manifest again, which has to be one that belongs to the files.
+    fn read_again(&mut self) -> Result<()> {
         let archive = &mut self.archive;
         archive.manifest = manifest::read_again(&*archive.storage)?;
-        moment::check(&*archive.storage, &archive.manifest)?;
-        recover::recover(&archive.storage, &mut archive.manifest, observer)
+        moment::check(&*archive.storage, &archive.manifest)
     }
 
     /// After an operation of this writer has failed, the manifest on disk may be another one.
@@ -474,11 +479,11 @@ impl ArchiveWriter {
         options: &ScrubOptions,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let archive = &mut self.archive;
-        if archive.manifest.in_progress.is_none() {
+        if self.archive.manifest.in_progress.is_none() {
             return Ok(());
         }
-        archive.manifest = manifest::read(&*archive.storage)?;
+        self.read_again()?;
+        let archive = &mut self.archive;
         let lost_image = if options.check_only { LostImage::Refuse } else { LostImage::MakeAnew };
         recover::recover_with(&archive.storage, &mut archive.manifest, lost_image, observer)
     }
@@ -686,9 +691,11 @@ struct TagReport {
     pinned_tags: BTreeSet<Tag>,
 }
 
-/// Whether an operation that cannot be undone now may be undone when something else has been done.
+/// Whether an operation that cannot be undone now may be undone when something else has been done. Where manifest and files do not
+/// belong together, nothing may be done.
 fn waits(error: &Error) -> bool {
-    error.kind() == ErrorKind::NoSpace || error.is_damage()
+    let belongs_together = !matches!(error, Error::OtherMoment { .. } | Error::InTheWay { .. });
+    error.kind() == ErrorKind::NoSpace || error.is_damage() && belongs_together
 }
 
 pub(crate) fn open_folder(folder: &Path) -> Result<DirStorage> {

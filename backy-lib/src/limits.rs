@@ -63,17 +63,17 @@ const NORMAL: Limits = Limits {
     doubt_blocks: 4096,
 };
 
-/// For blocks of 4 KiB and images of some ten blocks: none of the numbers divides another, so that their ends do not coincide.
+/// For blocks of 4 KiB and images of some ten blocks: hardly any of the numbers divides another, so that their ends do not coincide.
 #[cfg(feature = "testing")]
 const SMALL: Limits = Limits {
-    batch_bytes: 3 * 4096,
+    batch_bytes: 2 * 4096,
     walk_blocks: 3,
     step_blocks: 4,
     piece_blocks: 2,
     window_blocks: 5,
     reader_window_blocks: 3,
     reader_run_bytes: 2 * 4096,
-    chunk_bytes: 2 * 4096,
+    chunk_bytes: 3 * 4096,
     unchanged_blocks: 3,
     run_entries: 3,
     search_entries: 2,

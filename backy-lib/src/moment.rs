@@ -239,6 +239,15 @@ impl<'a> Folder<'a> {
         }
     }
 
+    /// Whether the delta of a revision can be read, with reference counts that are right.
+    fn is_complete(&self, id: RevisionId, size_bytes: u64) -> Result<bool> {
+        match Delta::open(self.storage, id, self.manifest.block_size, size_bytes) {
+            Ok(delta) => Ok(!delta.header().dirty),
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A backup or a removal that the manifest says is under way has been committed since: only then the digests of the image
     /// go that it replaces.
     fn committed(&self) -> Result<Option<String>> {
@@ -248,7 +257,10 @@ impl<'a> Folder<'a> {
             return Ok(None);
         };
         let (old, new) = (newest.digests_file(), operation.revision);
-        let committed = self.is_missing(old) && self.is_sound(new)?;
+        // Without its overlay complete there is nothing to be committed: then the digests are lost.
+        let has_overlay = operation.operation != Operation::Backup
+            || self.is_complete(newest.uuid, newest.size_bytes)?;
+        let committed = self.is_missing(old) && self.is_sound(new)? && has_overlay;
         Ok(committed.then(|| {
             let what = match operation.operation {
                 Operation::Backup => "backup",
@@ -302,19 +314,19 @@ pub(crate) fn image_file(storage: &dyn Storage) -> Result<Option<ImageFile>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         image => image?,
     };
-    Ok(Some(ImageFile { modified: image.modified()? }))
+    Ok(Some(ImageFile::new(image.modified()?)))
 }
 
 /// Whether `last.raw` is the file that it was when the manifest was written.
 pub(crate) fn is_as_recorded(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
-    let (Some(recorded), Some(found)) = (manifest.image_file, image_file(storage)?) else {
+    let (Some(recorded), Some(found)) = (&manifest.image_file, image_file(storage)?) else {
         return Ok(false);
     };
-    Ok(is_same(recorded, found))
+    Ok(is_same(recorded, &found))
 }
 
 /// A file system, or one that an archive was copied to and back, may keep times only in part.
-fn is_same(recorded: ImageFile, found: ImageFile) -> bool {
+fn is_same(recorded: &ImageFile, found: &ImageFile) -> bool {
     const UNITS: [i128; 6] = [1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000];
     let (recorded_ns, found_ns) =
         (recorded.modified.as_nanosecond(), found.modified.as_nanosecond());
@@ -337,7 +349,7 @@ pub(crate) fn check_image(
     let Some(newest) = manifest.revisions.first() else { return Ok(()) };
     let Some(found) = image_file(&**storage)? else { return Ok(()) };
     // Another length is an error of its own.
-    let is_known = manifest.image_file.is_some_and(|recorded| is_same(recorded, found));
+    let is_known = manifest.image_file.as_ref().is_some_and(|recorded| is_same(recorded, &found));
     let len = storage.open(FileName::IMAGE, Access::Read)?.len()?;
     if is_known || len != newest.size_bytes {
         return Ok(());
@@ -429,7 +441,7 @@ mod tests {
     /// A time that a file system has cut is the same; any other is not.
     #[test]
     fn a_time_that_was_cut_is_the_same() {
-        let file = |ns: i128| ImageFile { modified: jiff::Timestamp::from_nanosecond(ns).unwrap() };
+        let file = |ns: i128| ImageFile::new(jiff::Timestamp::from_nanosecond(ns).unwrap());
         let recorded = file(1_700_000_001_123_456_789);
         for same in [
             1_700_000_001_123_456_789,
@@ -439,7 +451,7 @@ mod tests {
             1_700_000_001_000_000_000,
             1_700_000_000_000_000_000,
         ] {
-            assert!(is_same(recorded, file(same)), "{same}");
+            assert!(is_same(&recorded, &file(same)), "{same}");
         }
         for other in [
             1_700_000_001_123_456_788,
@@ -448,7 +460,7 @@ mod tests {
             1_700_000_002_000_000_000,
             1_699_999_998_000_000_000,
         ] {
-            assert!(!is_same(recorded, file(other)), "{other}");
+            assert!(!is_same(&recorded, &file(other)), "{other}");
         }
     }
 }

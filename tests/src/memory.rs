@@ -204,7 +204,11 @@ impl Target for MemoryTarget {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        buffer.copy_from_slice(&self.bytes()[offset as usize..][..buffer.len()]);
+        let bytes = self.bytes();
+        let there = bytes.get(offset as usize..).unwrap_or_default();
+        let (found, rest) = buffer.split_at_mut(there.len().min(buffer.len()));
+        found.copy_from_slice(&there[..found.len()]);
+        rest.fill(0);
         Ok(())
     }
 

@@ -153,14 +153,14 @@ fn fields_of_newer_programs_survive_every_verb() {
     let verbs: [(&str, Verb, &[&str]); 7] = [
         ("tag", tag, &[]),
         ("maintain", maintain, &[]),
-        ("backup", backup, &[]),
-        ("scrub", scrub, &["verified/"]),
+        ("backup", backup, &["/image_file/"]),
+        ("scrub", scrub, &["verified/", "/image_file/"]),
         ("drill", drill, &["/drill/"]),
         ("remove", remove, &["/revisions/2/", "/known_damage/", "/verified/"]),
         (
             "remove the newest",
             remove_newest,
-            &["/revisions/0/", "/alarms/", "/known_damage/", "/verified/"],
+            &["/revisions/0/", "/alarms/", "/known_damage/", "/verified/", "/image_file/"],
         ),
     ];
     for (verb, act, may_go) in verbs {

@@ -54,10 +54,23 @@ pub(crate) fn prove_newest(
     manifest: &mut Manifest,
     observer: &dyn Observer,
 ) -> Result<Verdict> {
-    let Some(newest) = manifest.revisions.first() else { return Ok(Verdict::Right) };
+    let (verdict, flaw) = prove_silently(storage, manifest, observer)?;
+    if let Some(flaw) = flaw {
+        observer.event(&Event::Finding(format!("{flaw}; {}", verdict.outcome())));
+    }
+    Ok(verdict)
+}
+
+/// The same for whoever reports by himself what was wrong with the table, which is given.
+pub(crate) fn prove_silently(
+    storage: &Arc<dyn Storage>,
+    manifest: &mut Manifest,
+    observer: &dyn Observer,
+) -> Result<(Verdict, Option<Error>)> {
+    let Some(newest) = manifest.revisions.first() else { return Ok((Verdict::Right, None)) };
     let size = manifest.block_size;
     let flaw = match flaw_of_table(&**storage, newest, size)? {
-        None => return Ok(Verdict::Right),
+        None => return Ok((Verdict::Right, None)),
         Some(flaw) => flaw,
     };
     let trial = Trial::open(&**storage, newest, size)?;
@@ -73,12 +86,11 @@ pub(crate) fn prove_newest(
         Outcome::Lost(lost) => {
             let table = DigestTable::open(&**storage, newest.uuid, DigestsKind::Image)?;
             newest.table_digest = Some(digest_of(&table, size, newest.size_bytes)?);
-            newest.verified.clear();
+            newest.forget_verified();
             (Verdict::Lost(lost.clone()), lost)
         }
     };
-    rotten.bad_blocks.iter().for_each(|range| newest.findings.add(*range));
-    observer.event(&Event::Finding(format!("{flaw}; {}", verdict.outcome())));
+    newest.findings.add_all(rotten.bad_blocks);
     let is_other = newest.table_digest != before;
     if let Some(slot) = manifest.revisions.first_mut() {
         *slot = newest;
@@ -86,7 +98,7 @@ pub(crate) fn prove_newest(
     if is_other || matches!(verdict, Verdict::Lost(_)) {
         accept_older(storage, manifest, 1)?;
     }
-    Ok(verdict)
+    Ok((verdict, Some(flaw)))
 }
 
 /// What is wrong with the table as a whole, if anything is.

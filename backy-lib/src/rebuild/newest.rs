@@ -210,6 +210,7 @@ fn read(
             Ok(())
         },
     )?;
+    counters.add(size_bytes.saturating_sub(counters.done_bytes()));
     let right = digests_right && bad.bad_block_count() == 0;
     Ok(Reading {
         digests_right,
@@ -399,5 +400,6 @@ fn digest_image(
         counters.add(extent.end().saturating_sub(counters.done_bytes()));
     }
     hasher.push_zero_blocks(end - next.0);
+    counters.add(size_bytes.saturating_sub(counters.done_bytes()));
     Ok(hasher.finish())
 }

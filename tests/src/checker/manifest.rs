@@ -223,6 +223,8 @@ fn is_kind(value: &Value, kind: Kind) -> bool {
 
 /// RFC 3339 in UTC: `2026-11-28T02:00:00.123Z`.
 fn is_time(text: &str) -> bool {
+    // Years before 0 have a sign and six digits.
+    let text = text.strip_prefix("-00").unwrap_or(text);
     let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
     let Some(rest) = shape.strip_prefix("9999-99-99T99:99:99") else { return false };
     let Some(fraction) = rest.strip_suffix('Z') else { return false };

@@ -72,7 +72,8 @@ pub fn base(number: usize) -> &'static Base {
 fn interrupted(world: &World, operation: impl Fn(&SimStorage) -> Result<()>) -> World {
     let trial = world.fork();
     operation(&trial.disk).expect("the operation works on a working disk");
-    let middle = trial.disk.calls() * 2 / 3;
+    let calls = trial.disk.calls();
+    let middle = calls * 2 / 3;
     let cut = |at: u64| {
         let broken = world.fork();
         broken.disk.set_fault(at, Fault::Crash, at);
@@ -82,7 +83,12 @@ fn interrupted(world: &World, operation: impl Fn(&SimStorage) -> Result<()>) -> 
     let under_way = |disk: &SimStorage| {
         world::open(disk).is_ok_and(|archive| archive.manifest().in_progress.is_some())
     };
-    let disk = (1..=middle).rev().map(cut).find(under_way).expect("a call in the middle");
+    let disk = (1..=middle)
+        .rev()
+        .chain(middle + 1..=calls)
+        .map(cut)
+        .find(under_way)
+        .expect("a call in the middle");
     World { disk, expected: world.expected.clone() }
 }
 

@@ -71,7 +71,10 @@ impl Site {
     /// A backup of the source, which is known to hold `state`.
     pub(crate) fn backup_source(&mut self, state: &[u8]) -> Value {
         let output = run(&mut self.backy(&["backup", "--force", "--json"]));
-        assert_eq!(words(&output), "", "a backup that works says nothing");
+        let said = words(&output);
+        // A source that lost much of its data, or has become another one, is what some tests are about.
+        let mut lines = said.lines().filter(|line| !line.contains("nothing expires until"));
+        assert_eq!(lines.next(), None, "a backup that works says nothing");
         assert!(output.status.success(), "backup: {}", output.status);
         let report: Value = serde_json::from_slice(&output.stdout).expect("a report in JSON");
         let uuid = report["revision"]["uuid"].as_str().expect("a revision");

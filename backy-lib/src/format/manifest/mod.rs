@@ -99,10 +99,19 @@ pub struct Manifest {
 }
 
 /// What tells `last.raw` from one that was put in its place: any change of a file changes its time, and a copy gets a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageFile {
     /// When its content was last changed, as the file system had it. Its length is that of the newest revision.
     pub modified: Timestamp,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+impl ImageFile {
+    /// One that was changed at this time.
+    pub fn new(modified: Timestamp) -> Self {
+        ImageFile { modified, unknown: Unknown::new() }
+    }
 }
 
 /// An operation that has begun and not been committed.

@@ -406,7 +406,7 @@ fn wrong_digests_are_noticed() {
     let file = FileName::Delta(scene.revision(2).uuid).to_string();
     let place = "block 4 (bytes 16384-20479";
     assert!(
-        error.contains(&file) && error.contains(place) && error.contains("not known"),
+        error.contains(&file) && error.contains(place) && error.contains("nothing proves"),
         "{error}"
     );
     assert!(read(&chain, 0, &chain.locate(BlockIndex(0), 4).unwrap()).is_ok());
