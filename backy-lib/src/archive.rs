@@ -408,9 +408,13 @@ impl ArchiveWriter {
         }
         match writer.recover(observer) {
             // Whatever is done with it tries again, but for what makes room, or gets out of it.
-            Err(error) if waits(&error) => Ok(writer),
+            Err(error) if waits(&error) && writer.is_under_way() => Ok(writer),
             recovered => recovered.map(|()| writer),
         }
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.archive.manifest.in_progress.is_some()
     }
 
     /// See [`StorageLock::share`].
@@ -479,7 +483,7 @@ impl ArchiveWriter {
         options: &ScrubOptions,
         observer: &dyn Observer,
     ) -> Result<()> {
-        if self.archive.manifest.in_progress.is_none() {
+        if !self.is_under_way() {
             return Ok(());
         }
         self.read_again()?;

@@ -43,7 +43,7 @@ use crate::manifest::{self, publish};
 use crate::moment;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
-use crate::proof::{self, Verdict};
+use crate::proof;
 use crate::recover::{self, recover, tidy};
 use crate::reserve;
 use crate::revision::{RevisionId, Tag};
@@ -266,19 +266,12 @@ fn prepare(
 fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
     let storage = &**context.storage;
     let mut after = manifest.clone();
-    let (verdict, _) = proof::prove_silently(context.storage, &mut after, context.observer)?;
-    let Some(newest) = after.revisions.first().filter(|_| verdict != Verdict::Right) else {
-        return Ok(());
-    };
-    let name = FileName::Digests(newest.uuid, DigestsKind::Image);
-    let place = format!("digests of revision {}", newest.uuid);
-    let expected = format!(
-        "those that were recorded; {}; no backup was made, and the next one can be",
-        verdict.outcome()
-    );
+    let (verdict, flaw) = proof::prove_silently(context.storage, &mut after, context.observer)?;
+    let Some(flaw) = flaw else { return Ok(()) };
     reserve::publish(storage, &after)?;
     *manifest = after;
-    Err(Error::damaged(storage.path(name), place, "others", expected))
+    let also = format!("{}; no backup was made; the next one can be", verdict.outcome());
+    Err(Error::Besides { first: flaw.into(), also })
 }
 
 /// The newest image, for comparing with. Damage that would stop the backup on its way is told here, before anything is written. A

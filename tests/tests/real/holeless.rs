@@ -116,7 +116,7 @@ fn everything_works_without_holes() {
     works(&mut site.backy(&["rm", "0"]));
     site.expected.remove(0);
     site.check_at_rest();
-    works(&mut site.backy(&["maintenance", "-k", "2"]));
+    works(&mut site.backy(&["maintenance", "-k", "2", "--confirm"]));
     site.expected.truncate(2);
     site.check_at_rest();
     fs::remove_file(site.folder.join("manifest.json")).expect("lose the manifest");
