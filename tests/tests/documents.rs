@@ -222,14 +222,31 @@ fn the_archives_readme_recovers_and_checks_without_backy() {
     }
 }
 
-/// Every test that doc/safety.md names is there, and so is every file that CONTRIBUTING.md names.
+/// Every test that doc/safety.md names is there, and so is every file that CONTRIBUTING.md names. No promise stands in doc/safety.md
+/// twice, and no test holds two of them.
 #[test]
 fn the_tests_that_are_named_exist() {
     let safety = document("doc/safety.md");
-    let mut rows = table(&safety, "## Promises and the tests");
-    assert!(rows.len() > 10);
+    let (_, promises) = safety.split_once("## Promises and the tests").expect("the promises");
+    let (promises, _) = promises.split_once("\n## ").expect("the hazards");
+    let mut rows: Vec<Vec<String>> = promises
+        .split("\n### ")
+        .skip(1)
+        .filter(|part| part.contains("\n|"))
+        .flat_map(|part| table(part, "\n"))
+        .collect();
+    assert!(rows.len() > 80, "{} promises", rows.len());
+    let tests = |row: &Vec<String>| -> Vec<String> {
+        row[1].split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut seen = BTreeSet::new();
+    for row in &rows {
+        for what in tests(row).into_iter().chain([row[0].clone()]) {
+            assert!(seen.insert(what.clone()), "twice: {what}");
+        }
+    }
     rows.extend(table(&safety, "## Broken on purpose"));
-    for name in rows.iter().flat_map(|row| row[1].split('`').skip(1).step_by(2)) {
+    for name in rows.iter().flat_map(tests) {
         let (file, test) = name.split_once(": ").expect("a file and a test");
         let text = document(&format!("tests/tests/{file}"));
         assert!(text.contains(&format!("fn {test}(")), "{name}");
