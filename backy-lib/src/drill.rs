@@ -8,20 +8,17 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use rustix::fs::{Mode, chmod, statvfs, unlink};
+use rustix::fs::{Mode, chmod, unlink};
 use rustix::io::Errno;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, Revision, Unknown};
-use crate::image::chain::Chain;
-use crate::limits::limits;
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
 use crate::restore::unfinished::{self, Note, Token};
-use crate::restore::{self, FileTarget, RestoreOptions};
-use crate::units::{BlockIndex, display_size};
+use crate::restore::{self, FileTarget, RestoreOptions, space};
 
 impl DrillReport {
     /// Adds what a command said of the revision: nothing, or why it does not pass.
@@ -107,8 +104,8 @@ pub fn assemble(
     let options = RestoreOptions { threads, ..RestoreOptions::default() };
     let (mut read_bytes, mut note) = (0, None);
     let outcome = archive.open_revision(number).and_then(|chain| {
-        let needed = all_data_bytes(&chain)?;
-        check_room(folder, needed)?;
+        let needed = space::needed_bytes(&chain, None, observer)?;
+        space::check(folder, needed)?;
         note = Note::write(folder, &token, &path).map_err(Error::io(&path, "create"))?;
         let target = FileTarget::create(&path)?;
         restore::to_target(&chain, &target, &options, observer)?;
@@ -169,44 +166,10 @@ impl<'a> Drill<'a> {
     }
 }
 
-/// Bytes of a revision in blocks that are not zero.
-fn all_data_bytes(chain: &Chain) -> Result<u64> {
-    let mut bytes = 0;
-    let mut next = BlockIndex(0);
-    while let Some(data) = chain.next_data_block(next)? {
-        let located = chain.locate(data, limits().window_blocks)?;
-        next = data.plus(located.len() as u64);
-        bytes += restore::read::data_bytes(chain, data, &located);
-    }
-    Ok(bytes)
-}
-
-fn check_room(folder: &Path, needed: u64) -> Result<()> {
-    let found = statvfs(folder).map_err(|errno| {
-        Error::io(folder, "look up how much room there is in the folder")(errno.into())
-    })?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    if free >= needed {
-        return Ok(());
-    }
-    let (needed, free) = (display_size(needed), display_size(free));
-    let action = format!("hold the {needed} of the revision in the {free} that are free");
-    Err(Error::io(folder, action)(std::io::ErrorKind::StorageFull.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-
-    /// A folder without enough room is told before anything is written to it.
-    #[test]
-    fn room_is_looked_for_first() {
-        assert!(check_room(Path::new("/"), 0).is_ok());
-        let error = check_room(Path::new("/"), u64::MAX).expect_err("16 EiB of room");
-        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
-        assert!(error.to_string().contains("16.0 EiB"), "{error}");
-    }
 
     /// Any number picks a revision that there is, and every revision can be picked.
     #[test]

@@ -266,7 +266,8 @@ impl Archive {
         }
         let path: PathBuf = target.extract()?;
         let undo = undo.map(|folder| Ok::<_, PyErr>(Self::at(&folder)?.folder)).transpose()?;
-        let options = RestoreOptions { force, keep_going, dry_run, undo, threads: None };
+        let options =
+            RestoreOptions { force, keep_going, dry_run, undo, ..RestoreOptions::default() };
         let restore = |watch: &Watch| {
             let (archive, number) = open()?;
             archive.restore(number, &path, &options, &SystemClock, watch)

@@ -48,6 +48,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     undo: Option<PathBuf>,
 
+    /// Begin even if the target seems to lack the space
+    #[arg(long)]
+    no_space_check: bool,
+
     /// Print a report for programs
     #[arg(long)]
     json: bool,
@@ -69,6 +73,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         dry_run: args.dry_run,
         keep_going: args.keep_going,
         undo: undo_folder(args)?,
+        ignore_space: args.no_space_check,
         threads: None,
     };
     if to_stdout {

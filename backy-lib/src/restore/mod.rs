@@ -7,6 +7,8 @@
 mod in_use;
 pub(crate) mod read;
 mod safety;
+mod sectors;
+pub(crate) mod space;
 mod target;
 mod undo;
 pub(crate) mod unfinished;
@@ -25,7 +27,7 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
 use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
-use crate::progress::{self, Observer, Phase};
+use crate::progress::{self, Event, Observer, Phase};
 use crate::revision::RevisionId;
 use crate::units::BlockIndex;
 use read::{Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
@@ -51,6 +53,8 @@ pub struct RestoreOptions {
     pub keep_going: bool,
     /// The folder in which an archive is made of what is going to be overwritten.
     pub undo: Option<PathBuf>,
+    /// Begin also when the target seems to lack the space: for file systems that compress.
+    pub ignore_space: bool,
     /// Threads that read and digest; `None` for one a core.
     pub threads: Option<usize>,
 }
@@ -126,6 +130,13 @@ pub(crate) fn to_path(
     if let Some(folder) = &options.undo {
         undo::check_folder(folder, guard.archive, path, found.is_some())?;
     }
+    let existing = found.as_ref().map(|target| -> &dyn Target { target });
+    if !options.ignore_space {
+        space::check_target(chain, existing, path, observer)?;
+    }
+    if let Some(sector_bytes) = found.as_ref().and_then(FileTarget::sector_bytes) {
+        tell_sectors(chain, path, sector_bytes, observer);
+    }
     if options.dry_run {
         return match found {
             Some(target) => to_target(chain, &target, options, observer),
@@ -146,6 +157,13 @@ pub(crate) fn to_path(
     report.undo = undo;
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Says that the partition table of a revision is not for a device with these sectors. What cannot be read is reported later.
+fn tell_sectors(chain: &Chain, path: &Path, sector_bytes: u64, observer: &dyn Observer) {
+    if let Ok(Some(mismatch)) = sectors::mismatch(chain, sector_bytes) {
+        observer.event(&Event::Finding(format!("{}: {mismatch}", path.display())));
+    }
 }
 
 /// Writes the revision to a target that is open already.

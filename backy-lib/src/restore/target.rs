@@ -112,6 +112,14 @@ impl FileTarget {
         }
     }
 
+    /// The size of the sectors of a device.
+    pub(super) fn sector_bytes(&self) -> Option<u64> {
+        match &self.medium {
+            Medium::Device(device) => Some(device.sector_bytes()),
+            Medium::New { .. } | Medium::File(_) => None,
+        }
+    }
+
     fn io(&self, action: String) -> impl FnOnce(std::io::Error) -> Error {
         Error::io(&self.path, action)
     }

@@ -53,6 +53,11 @@ impl Device {
         Ok(Device { direct: file, sector_bytes, len, buffers: Mutex::new(Vec::new()) })
     }
 
+    /// The size of its sectors in bytes.
+    pub(crate) fn sector_bytes(&self) -> u64 {
+        self.sector_bytes
+    }
+
     /// The open device.
     pub(crate) fn file(&self) -> &File {
         &self.direct

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat,
-    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Advice, AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, Stat, Uid, fadvise, fallocate,
+    fchown, fstat, fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::geteuid;
 
 use super::cache::PageCache;
 use super::identity::{Stamp, is_local};
@@ -129,6 +130,7 @@ impl Storage for DirStorage {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| openat(&self.fd, name.to_string(), flags, self.file_mode))
             .map_err(|errno| self.error(name, "create", errno))?;
+        give_to_owner(&self.fd, &fd);
         Ok(Box::new(DirFile::over(self.path(name), File::from(fd))))
     }
 
@@ -137,6 +139,7 @@ impl Storage for DirStorage {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let copy = retry_on_intr(|| openat(&self.fd, to.to_string(), flags, self.file_mode))
             .map_err(|errno| self.error(to, "create", errno))?;
+        give_to_owner(&self.fd, &copy);
         match retry_on_intr(|| ioctl_ficlone(&copy, &source)) {
             Ok(()) => Ok(Some(Box::new(DirFile::over(self.path(to), File::from(copy))))),
             // What a file system without clones answers; NOTTY and NOSYS come from old or stacked ones.
@@ -286,6 +289,20 @@ pub(super) fn open_regular(
         () if kind.is_dir() => refused("a folder"),
         () if kind.is_fifo() => refused("a FIFO"),
         () => refused("a device"),
+    }
+}
+
+/// Gives a file that was just made to the owner of the archive's folder: what root makes there, that owner's next backup has to be
+/// able to change. Where the file system has no owners, or refuses, the file stays as it is.
+pub(super) fn give_to_owner(folder: impl AsFd, made: impl AsFd) {
+    if !geteuid().is_root() {
+        return;
+    }
+    if let Ok(owner) = retry_on_intr(|| fstat(&folder)).map(|found| (found.st_uid, found.st_gid))
+        && owner.0 != 0
+    {
+        let (user, group) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        let _ = retry_on_intr(|| fchown(&made, Some(user), Some(group)));
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::FileName;
-use super::dir::{next_data, read_full};
+use super::dir::{give_to_owner, next_data, read_full};
 use crate::error::{Error, Result};
 use crate::units::display_size;
 
@@ -46,6 +46,7 @@ pub(super) fn own_copy(
             errno => error(errno),
         })?;
     let copy = File::from(copy);
+    give_to_owner(folder, &copy);
     if ioctl_ficlone(&copy, shared).is_err() {
         check_room(folder, path, found)?;
         copy_data(shared, &copy, found.st_size.unsigned_abs()).map_err(|error| {

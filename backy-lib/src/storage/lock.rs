@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::dir::open_regular;
+use super::dir::{give_to_owner, open_regular};
 use super::{FileName, StorageLock};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -117,6 +117,11 @@ pub(super) fn take(
 fn open_lock(folder_fd: impl AsFd, folder: &Path) -> Result<Option<File>> {
     let (path, mode) = (folder.join("lock"), Mode::RUSR | Mode::WUSR);
     let flags = OFlags::RDWR | OFlags::CREATE;
+    let new = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if let Ok(made) = retry_on_intr(|| openat(&folder_fd, "lock", new, mode)) {
+        give_to_owner(&folder_fd, &made);
+        return Ok(Some(File::from(made)));
+    }
     match open_regular(&folder_fd, path, FileName::Lock, flags, mode) {
         Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
         opened => opened.map(Some),

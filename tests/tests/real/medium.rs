@@ -326,3 +326,27 @@ fn a_device_that_is_something_else_as_well_is_refused() {
         assert!(message.contains(&expected), "{message}");
     }
 }
+
+/// A revision whose GPT counts in other sectors than those of the target is restored with a word about it, and with a dry run as well;
+/// with its own sectors nothing is said.
+#[test]
+fn a_restore_to_other_sectors_says_so() {
+    if !loops_available() {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let mut state = vec![0; 8 * MIB];
+    state[4096..4104].copy_from_slice(b"EFI PART");
+    let site = Site::with_backups(place.path(), &[state]);
+    for (sector, told) in [("512", true), ("4096", false)] {
+        let below = place.path().join(format!("disk-{sector}"));
+        fs::write(&below, vec![0; 8 * MIB]).expect("make the disk");
+        let device = LoopDevice::attach(&below, &["--sector-size", sector]);
+        for args in [&["restore", "--dry-run"][..], &["restore"]] {
+            let output = run(site.backy(args).arg(&device.path));
+            assert!(output.status.success(), "{sector}: {}", words(&output));
+            let said = words(&output).contains("is for sectors of 4096");
+            assert_eq!(said, told, "{args:?}, sectors of {sector}: {}", words(&output));
+        }
+    }
+}

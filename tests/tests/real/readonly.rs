@@ -1,7 +1,7 @@
 //! An archive that cannot be written to: all that only reads works, all that changes something says why it cannot.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use backy_tests::qemu::skipped;
 
 use crate::disks::Disk;
 use crate::mounted::{Mount, Mountpoint, fuse_available, until};
-use crate::site::{BLOCK_BYTES, Site, compare, fails, run, states, text, words, works};
+use crate::site::{BLOCK_BYTES, Site, compare, fails, noise, run, states, text, words, works};
 
 const SIZES: [usize; 3] = [6 * BLOCK_BYTES, 9 * BLOCK_BYTES + 5, 7 * BLOCK_BYTES - 9];
 
@@ -153,6 +153,37 @@ fn for_a_user_who_may_only_read() {
             until("it has ended", || on.processes().is_empty());
         } else {
             assert!(words(&output).contains("fuse"), "{}", words(&output));
+        }
+    }
+}
+
+/// What root makes in the archive of another user belongs to that user, whose next backup works.
+#[test]
+fn what_root_makes_belongs_to_the_owner_of_the_archive() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can make files for another user");
+        return;
+    }
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let mut site = Site::with_backups(place.path(), &[noise(1, 3 * BLOCK_BYTES)]);
+    let owned = |path: &Path| {
+        std::os::unix::fs::lchown(path, Some(4711), Some(4712)).expect("give it away");
+    };
+    for name in site.files() {
+        owned(&site.folder.join(name));
+    }
+    owned(&site.folder);
+    fs::remove_file(site.folder.join("lock")).expect("remove the lock");
+    for (number, args) in
+        [&["tag", "0", "+kept"][..], &["rm", "1"], &["scrub"], &["maintenance", "-k", "1"]]
+            .into_iter()
+            .enumerate()
+    {
+        site.backup(&noise(2 + number as u64, 3 * BLOCK_BYTES));
+        run(&mut site.backy(args));
+        for name in site.files() {
+            let found = fs::metadata(site.folder.join(&name)).expect("look it up");
+            assert_eq!((found.uid(), found.gid()), (4711, 4712), "{name} after {args:?}");
         }
     }
 }

@@ -200,3 +200,28 @@ fn an_export_and_a_drill_to_a_full_disk() {
     works(&mut site.backy(&["export", "-r", "1", text(&target)]));
     compare(&target, "qcow2", &site.expected[1].bytes);
 }
+
+/// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has already and what
+/// becomes free in it count, and with `--no-space-check` it is begun.
+#[test]
+fn a_restore_that_does_not_fit_is_not_begun() {
+    let Some(disk) = Disk::make("ext4", 32 << 20) else { return };
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::with_backups(elsewhere.path(), &[noise(74, 20 * MIB), noise(75, 40 * MIB)]);
+    let target = disk.path().join("vm");
+    let before = noise(76, 18 * MIB);
+    fs::write(&target, &before).expect("make the target");
+    for args in [&["restore", "--force", "--dry-run"][..], &["restore", "--force"]] {
+        let said = fails(site.backy(args).arg(&target));
+        assert!(said.contains("40.0 MiB") || said.contains("22.0 MiB"), "{args:?}: {said}");
+        assert!(said.contains("free space"), "{args:?}: {said}");
+        assert!(fs::read(&target).expect("read the target") == before, "{args:?}: written to");
+    }
+    let new = disk.path().join("new");
+    fails(site.backy(&["restore"]).arg(&new));
+    fails(site.backy(&["restore", "--no-space-check"]).arg(&new));
+    assert!(!new.exists(), "half of a revision");
+    // Of its 20 MiB the target has 18 already.
+    works(site.backy(&["restore", "--force", "-r", "1"]).arg(&target));
+    assert!(fs::read(&target).expect("read the target") == site.expected[1].bytes);
+}

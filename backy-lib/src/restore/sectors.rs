@@ -1,0 +1,51 @@
+//! Whether the partition table of a revision is one for the sectors of the target: positions in a GPT count in sectors.
+
+use crate::error::Result;
+use crate::extent::Extent;
+use crate::format::qcow2::Decompressor;
+use crate::image::chain::Chain;
+use crate::units::BlockIndex;
+
+/// What the second sector of a disk with a GPT begins with. Source: UEFI specification, "GPT Header".
+const SIGNATURE: &[u8] = b"EFI PART";
+
+/// Sizes of sectors that disks have.
+const SIZES: [u64; 2] = [512, 4096];
+
+/// What is wrong with restoring to a device with sectors of so many bytes, in one sentence, if anything is.
+pub(super) fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
+    let Some(own) = of_revision(chain)?.filter(|own| *own != sector_bytes) else {
+        return Ok(None);
+    };
+    Ok(Some(format!(
+        "its sectors have {sector_bytes} bytes, and the partition table of the revision is for sectors of {own}: systems will not \
+         find the partitions; restore to a disk with sectors of {own} bytes, or make the table anew, with each partition at the \
+         same byte"
+    )))
+}
+
+/// The size of the sectors that the GPT of a revision counts in; `None` when it has none.
+fn of_revision(chain: &Chain) -> Result<Option<u64>> {
+    for sector_bytes in SIZES {
+        if starts_with(chain, sector_bytes, SIGNATURE)? {
+            return Ok(Some(sector_bytes));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the revision has these bytes at an offset. They are in one block, as a sector is.
+fn starts_with(chain: &Chain, offset: u64, bytes: &[u8]) -> Result<bool> {
+    let size = chain.block_size();
+    let block = size.index(offset);
+    let wanted = Extent::new(offset, bytes.len() as u64);
+    if wanted.end() > chain.revision().size_bytes {
+        return Ok(false);
+    }
+    let located = chain.locate(block, 1)?;
+    let extent = size.extent(block, chain.revision().size_bytes);
+    let mut content = vec![0; extent.len as usize];
+    chain.read(BlockIndex(block.0), &located, &mut Decompressor::new()?, &mut content)?;
+    let start = (offset - extent.offset) as usize;
+    Ok(content.get(start..start + bytes.len()) == Some(bytes))
+}

@@ -1,0 +1,146 @@
+//! Whether a target has the space that a restore or a drill takes, found out before anything is written.
+
+use std::path::Path;
+
+use rustix::fs::statvfs;
+use rustix::io::retry_on_intr;
+
+use super::Target;
+use super::read::{Chunk, Chunks};
+use super::target::{TargetKind, folder_of};
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::image::chain::{Chain, Located};
+use crate::progress::Observer;
+use crate::units::{BlockIndex, display_size};
+
+/// That a file has the space for what a restore allocates in it. A block device has all of its own.
+///
+/// # Errors
+/// [`crate::ErrorKind::NoSpace`] when less is free than the restore needs at its worst moment.
+pub(super) fn check_target(
+    chain: &Chain,
+    target: Option<&dyn Target>,
+    path: &Path,
+    observer: &dyn Observer,
+) -> Result<()> {
+    if target.is_some_and(|target| target.kind() == TargetKind::BlockDevice) {
+        return Ok(());
+    }
+    check(folder_of(path), needed_bytes(chain, target, observer)?)
+}
+
+/// That so many bytes are free in the file system of a folder.
+///
+/// # Errors
+/// [`crate::ErrorKind::NoSpace`] when they are not.
+pub(crate) fn check(folder: &Path, needed: u64) -> Result<()> {
+    let found = retry_on_intr(|| statvfs(folder))
+        .map_err(|errno| Error::io(folder, "look up the free space")(errno.into()))?;
+    // Some blocks of ext4 are kept for root.
+    let blocks = if rustix::process::geteuid().is_root() { found.f_bfree } else { found.f_bavail };
+    let free = blocks.saturating_mul(found.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let (needed, free) = (display_size(needed), display_size(free));
+    let action = format!("write the revision: it needs {needed} of free space, found {free}");
+    Err(Error::io(folder, action)(std::io::ErrorKind::StorageFull.into()))
+}
+
+/// The most bytes that a restore has allocated at any moment, beyond what the target has: data goes into holes, and what becomes
+/// zero is freed when its turn comes, in the order of offsets.
+pub(crate) fn needed_bytes(
+    chain: &Chain,
+    target: Option<&dyn Target>,
+    observer: &dyn Observer,
+) -> Result<u64> {
+    let mut balance = Balance { target, now: 0, most: 0, data: Extent::new(0, 0) };
+    let mut chunks = Chunks::new(chain, u64::MAX, observer);
+    while let Some(chunk) = chunks.next_chunk()? {
+        match chunk {
+            Chunk::Void { extent } => balance.free(extent)?,
+            Chunk::Data { first, located } => {
+                for (extent, is_data) in runs(chain, first, &located) {
+                    if is_data { balance.fill(extent)? } else { balance.free(extent)? }
+                }
+            }
+        }
+    }
+    Ok(balance.most)
+}
+
+/// Neighbouring blocks that are all data or all zero, as extents of the revision.
+fn runs(
+    chain: &Chain,
+    first: BlockIndex,
+    located: &[Located],
+) -> impl Iterator<Item = (Extent, bool)> {
+    let size = chain.block_size();
+    let end_bytes = chain.revision().size_bytes;
+    let same = |a: &Located, b: &Located| a.entry.is_zero_block() == b.entry.is_zero_block();
+    let mut next = first;
+    located.chunk_by(same).map(move |run| {
+        let start = next;
+        next = next.plus(run.len() as u64);
+        let extent = Extent::between(size.offset(start), size.offset(next).min(end_bytes));
+        (extent, run.first().is_some_and(|block| !block.entry.is_zero_block()))
+    })
+}
+
+/// What has been allocated so far and not freed.
+struct Balance<'a> {
+    target: Option<&'a dyn Target>,
+    now: i64,
+    most: u64,
+    /// The stretch of data of the target that was found last.
+    data: Extent,
+}
+
+impl Balance<'_> {
+    fn fill(&mut self, extent: Extent) -> Result<()> {
+        self.now += (extent.len - self.allocated(extent)?) as i64;
+        self.most = self.most.max(self.now.max(0) as u64);
+        Ok(())
+    }
+
+    fn free(&mut self, extent: Extent) -> Result<()> {
+        self.now -= self.allocated(extent)? as i64;
+        Ok(())
+    }
+
+    /// Bytes of an extent in which the target has data. Extents come in ascending order.
+    fn allocated(&mut self, extent: Extent) -> Result<u64> {
+        let Some(target) = self.target else { return Ok(0) };
+        let mut bytes = 0;
+        let mut offset = extent.offset;
+        while offset < extent.end() {
+            if self.data.end() <= offset {
+                let Some(data) = target.next_data(offset)? else { break };
+                self.data = data;
+            }
+            if self.data.offset >= extent.end() {
+                break;
+            }
+            let end = self.data.end().min(extent.end());
+            bytes += end - self.data.offset.max(offset);
+            offset = end;
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// A folder without enough space is reported before anything is written to it.
+    #[test]
+    fn space_is_looked_up_first() {
+        assert!(check(Path::new("/"), 0).is_ok());
+        let error = check(Path::new("/"), u64::MAX).expect_err("16 EiB of space");
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(error.to_string().contains("16.0 EiB"), "{error}");
+    }
+}
