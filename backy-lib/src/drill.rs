@@ -169,7 +169,6 @@ impl<'a> Drill<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     /// Any number picks a revision that there is, and every revision can be picked.
     #[test]

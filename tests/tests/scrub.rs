@@ -678,7 +678,7 @@ fn verified(world: &World, number: usize) -> Vec<u64> {
 fn only_what_was_read_after_it_was_written_is_verified() {
     for (clones, update) in world::UPDATES {
         let first = [block(1), block(2), block(3), block(4), block(5)].concat();
-        let mut world = World::with_backups(clones, &[first.clone()]);
+        let mut world = World::with_backups(clones, std::slice::from_ref(&first));
         assert!(scrub(&world.disk).is_clean());
         assert_eq!(verified(&world, 0), [0, 1, 2, 3, 4]);
         let mut second = first;
@@ -728,7 +728,7 @@ fn what_a_scrub_has_repaired_is_verified_by_the_next() {
 #[test]
 fn what_was_written_back_is_not_verified() {
     let first = [block(1), block(2), block(3)].concat();
-    let world = World::with_backups(false, &[first.clone()]);
+    let world = World::with_backups(false, std::slice::from_ref(&first));
     assert!(scrub(&world.disk).is_clean());
     let mut second = first.clone();
     second[BLOCK..2 * BLOCK].copy_from_slice(&block(22));

@@ -1,6 +1,5 @@
 //! What backy says of itself is what has happened: progress, the plan, the history, alarms and findings. Other tests ask whether the
 //! bytes are right; these, whether the words and the figures are.
-#![expect(clippy::disallowed_methods, reason = "makes targets, and an archive of 2014")]
 
 mod told {
     mod alarms;

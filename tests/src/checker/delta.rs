@@ -89,7 +89,7 @@ pub(super) fn check<'a>(
         is_laid_out &= expect(found == expected, format!("{what} {found}, expected {expected}"));
     }
     for table in 0..layout.l1_entries {
-        let expected = 1 << 63 | layout.l2_offset + table * image.cluster;
+        let expected = (1 << 63) | (layout.l2_offset + table * image.cluster);
         let found = image.l1_entry(table);
         is_laid_out &= expect(found == expected, format!("L1 entry {table} is {found:#x}"));
     }
