@@ -161,7 +161,7 @@ fn for_a_user_who_may_only_read() {
 #[test]
 fn what_root_makes_belongs_to_the_owner_of_the_archive() {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: only root can make files for another user");
+        skipped("only root can make files for another user");
         return;
     }
     let place = tempfile::tempdir().expect("a temporary folder");
