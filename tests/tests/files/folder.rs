@@ -197,7 +197,7 @@ fn the_note_of_another_machine_keeps_the_lock() {
 fn all_new_folders_are_durable() {
     let has_strace = Command::new("strace").arg("-V").output().is_ok();
     if !has_strace {
-        eprintln!("skipped: there is no strace");
+        backy_tests::qemu::skipped("there is no strace");
         return;
     }
     let place = tempfile::tempdir().expect("a folder");
