@@ -458,7 +458,11 @@ impl Making<'_> {
         let level = self.context.config.compression_level;
         let threads = pipeline::threads(self.order.options.threads);
         // Nobody reads ahead on a device: while one reads, another digests, also on a single core.
-        let threads = if self.order.options.threads.is_none() { threads.max(2) } else { threads };
+        let is_waited_for = source.identity().kind == "block device";
+        let threads = match self.order.options.threads {
+            None if is_waited_for => threads.max(2),
+            _ => threads,
+        };
         let workers = scan::workers(threads, level)?;
         let counters = progress::begin(&observer, Phase::Backup, source.size_bytes());
         let buffers = BufferPool::new();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, ftruncate};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use uuid::{NoContext, Uuid};
 
 use super::partitions::ReadImage;
@@ -123,7 +123,7 @@ impl Layer {
         let file = self.file()?;
         self.take_over_edges(file, extent, original)?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(file, flags, extent.offset, extent.len) {
+        match retry_on_intr(|| fallocate(file, flags, extent.offset, extent.len)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, extent)?,
             result => result?,
         }

@@ -37,6 +37,8 @@ pub(crate) fn make(storage: &dyn Storage, manifest: &Manifest) -> Result<Room> {
     for extent in &extents {
         room.extents.push(*extent);
         if let Err(error) = image.make_room(*extent) {
+            // Nobody may have it open twice for writing.
+            drop(image);
             room.give_back(storage);
             return Err(explained(error, &extents));
         }

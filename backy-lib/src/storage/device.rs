@@ -16,7 +16,7 @@ use rustix::fs::{
     Advice, FallocateFlags, Mode, OFlags, SeekFrom, fadvise, fallocate, fcntl_getfl, fcntl_setfl,
     ioctl_blksszget, major, minor, seek,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::dir::read_full;
 use crate::extent::Extent;
@@ -143,7 +143,7 @@ impl Device {
         let end = extent.end() - extent.end() % self.sector_bytes;
         if start < end {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            match fallocate(&self.direct, flags, start, end - start) {
+            match retry_on_intr(|| fallocate(&self.direct, flags, start, end - start)) {
                 Ok(()) => {
                     self.write_zeros(Extent::between(extent.offset, start))?;
                     return self.write_zeros(Extent::between(end, extent.end()));

@@ -438,7 +438,7 @@ impl StorageFile for DirFile {
         let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         let zeroed = match extent.len {
             0 => Ok(()),
-            len => match fallocate(&self.file, flags, extent.offset, len) {
+            len => match retry_on_intr(|| fallocate(&self.file, flags, extent.offset, len)) {
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
                     write_zeros(&self.file, extent)
                 }
@@ -452,7 +452,8 @@ impl StorageFile for DirFile {
     }
 
     fn make_room(&self, extent: Extent) -> Result<()> {
-        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, extent.offset, extent.len) {
+        let flags = FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| fallocate(&self.file, flags, extent.offset, extent.len)) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(()),
             Err(errno) => {
                 let action = format!("allocate {} bytes at offset {}", extent.len, extent.offset);

@@ -12,7 +12,7 @@
 mod note;
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::dir::{give_to_owner, open_regular};
+use super::dir::{give_to_owner, open_regular, read_full};
 use super::{FileName, StorageLock};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -30,11 +30,14 @@ pub use note::is_note;
 use note::{Note, is_local};
 
 /// Longest note of a holder that is read back.
-const HOLDER_LIMIT_BYTES: u64 = 1024;
+const HOLDER_LIMIT_BYTES: usize = 1024;
 
 /// How often a note is looked for that its holder is about to write, and how long is waited in between.
-const NOTE_ATTEMPTS: u32 = 20;
+const NOTE_ATTEMPTS: u32 = 100;
 const NOTE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often the kernel's table is read before a lock counts as free.
+const TABLE_ATTEMPTS: u32 = 3;
 
 /// At least one of the two is held.
 struct HeldLock {
@@ -74,8 +77,8 @@ pub(super) fn take(
     holder: &str,
 ) -> Result<Box<dyn StorageLock>> {
     let path = folder.join("lock");
-    let mut file = open_lock(&folder_fd, folder)?;
-    let busy = |file: Option<&mut File>| {
+    let file = open_lock(&folder_fd, folder)?;
+    let busy = |file: Option<&File>| {
         let holder = file.map_or_else(anonymous, wait_for_holder);
         Err(Error::Locked { path: folder.to_owned(), holder })
     };
@@ -84,16 +87,16 @@ pub(super) fn take(
         .map(|file| retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)));
     match taken {
         None | Some(Ok(())) => {}
-        Some(Err(Errno::WOULDBLOCK)) => return busy(file.as_mut()),
+        Some(Err(Errno::WOULDBLOCK)) => return busy(file.as_ref()),
         Some(Err(errno)) => return Err(Error::io(&path, "lock")(errno.into())),
     }
     let folder_lock = match lock_folder(&folder_fd) {
         Ok(held) => held,
-        Err(Errno::WOULDBLOCK) => return busy(file.as_mut()),
+        Err(Errno::WOULDBLOCK) => return busy(file.as_ref()),
         Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
     };
     let local = is_local(&folder_fd);
-    match &mut file {
+    match &file {
         Some(file) => {
             let text = read_note(file).map_err(Error::io(&path, "read"))?;
             if let Some(holder) = Note::parse(&text).held_by(local) {
@@ -131,21 +134,27 @@ fn open_lock(folder_fd: impl AsFd, folder: &Path) -> Result<Option<File>> {
 /// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
 pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = File::from(openat(&folder_fd, "lock", flags, Mode::empty()).ok()?);
+    let file = File::from(openat(&folder_fd, "lock", flags, Mode::empty()).ok()?);
     // By inode number alone: the device number there is that of the file system, which is not always that of the file.
     let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&file.metadata().ok()?));
+    // The table is read in pieces, and an entry may be passed over while others come and go.
+    if (0..TABLE_ATTEMPTS).any(|_| is_in_table(&inode)) {
+        return Some(wait_for_holder(&file));
+    }
+    Note::parse(&read_note(&file).ok()?).held_by(is_local(folder_fd))
+}
+
+/// Whether the kernel's table has an exclusive lock on a file with this inode.
+fn is_in_table(inode: &str) -> bool {
     let mut table = String::new();
-    File::open("/proc/locks").ok()?.read_to_string(&mut table).ok()?;
-    let held =
-        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+    let read = File::open("/proc/locks").and_then(|mut file| file.read_to_string(&mut table));
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    read.is_ok()
+        && lines.any(|fields| {
             fields.contains(&"FLOCK")
                 && fields.contains(&"WRITE")
-                && fields.iter().any(|field| field.ends_with(&inode))
-        });
-    if held {
-        return Some(wait_for_holder(&mut file));
-    }
-    Note::parse(&read_note(&mut file).ok()?).held_by(is_local(folder_fd))
+                && fields.iter().any(|field| field.ends_with(inode))
+        })
 }
 
 /// `None` where the file system cannot lock a folder.
@@ -165,7 +174,7 @@ fn anonymous() -> String {
 }
 
 /// What the note of whoever holds the lock says. He may just have taken it and be about to write that down.
-fn wait_for_holder(file: &mut File) -> String {
+fn wait_for_holder(file: &File) -> String {
     for _ in 0..NOTE_ATTEMPTS {
         match read_note(file) {
             Ok(text) if text.is_empty() => std::thread::sleep(NOTE_PAUSE),
@@ -176,11 +185,10 @@ fn wait_for_holder(file: &mut File) -> String {
     anonymous()
 }
 
-fn read_note(file: &mut File) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.take(HOLDER_LIMIT_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn read_note(file: &File) -> io::Result<String> {
+    let mut bytes = vec![0; HOLDER_LIMIT_BYTES];
+    let found = read_full(file, &mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(bytes.get(..found).unwrap_or_default()).into_owned())
 }
 
 fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
