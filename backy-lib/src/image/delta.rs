@@ -485,10 +485,8 @@ impl Delta {
 pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backing>) -> Result<()> {
     let file = storage.open(FileName::Delta(revision), Access::Write)?;
     let header = read_header(&*file)?;
-    if header.backing != backing {
-        file.write_at(&Header { backing, ..header }.encode(), 0)?;
-    }
-    // Even when nothing was written: an earlier attempt may have written and not synced.
+    // Even when it looks right: after a sync that failed, what a program sees is not what is durable.
+    file.write_at(&Header { backing, ..header }.encode(), 0)?;
     file.sync()
 }
 
