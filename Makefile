@@ -55,7 +55,7 @@ test-rust: ## Tests of the engine, the command and the archive format
 # In a normal run these tests kill some dozen commands, and let every second call fail or so.
 torture: ## Kill commands over and over beside readers, and let every system call fail (root; ROUNDS=1000 SEED=)
 	BACKY_TORTURE_ROUNDS=$(ROUNDS) $(if $(SEED),BACKY_TORTURE_SEED=$(SEED)) \
-		$(CARGO) test --workspace --test real -- torture:: calls:: planted:: --nocapture
+		$(CARGO) test --workspace --test real -- torture:: calls:: planted:: large::an_import --nocapture
 
 powercut: ## Power cuts at COUNT moments on ext4 and on XFS (root; COUNT=200 SEED=)
 	POWERCUT_COUNT=$(COUNT) $(if $(SEED),POWERCUT_SEED=$(SEED)) $(CARGO) test -p backy-tests --test powercut -- --nocapture
