@@ -70,17 +70,39 @@ pub fn holder_note(who: &str, since: Timestamp) -> String {
     format!("{who} (process {process} on {host}, since {})", since.strftime("%Y-%m-%d %H:%M:%SZ"))
 }
 
-/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once.
+/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once. Whoever has it and is not named by a note
+/// may be about to write one, or to let go: that is waited for, for a moment.
 pub(super) fn take(
     folder_fd: impl AsFd,
     folder: &Path,
     holder: &str,
 ) -> Result<Box<dyn StorageLock>> {
+    let mut attempts = 0..NOTE_ATTEMPTS;
+    loop {
+        let other = match try_take(&folder_fd, folder, holder)? {
+            Taken::Held(lock) => return Ok(Box::new(lock)),
+            Taken::Busy(other) => other,
+        };
+        if other.is_some() || attempts.next().is_none() {
+            let holder = other.unwrap_or_else(anonymous);
+            return Err(Error::Locked { path: folder.to_owned(), holder });
+        }
+        std::thread::sleep(NOTE_PAUSE);
+    }
+}
+
+enum Taken {
+    Held(HeldLock),
+    /// By whom, if the note says.
+    Busy(Option<String>),
+}
+
+fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> {
     let path = folder.join("lock");
     let file = open_lock(&folder_fd, folder)?;
     let busy = |file: Option<&File>| {
-        let holder = file.map_or_else(anonymous, wait_for_holder);
-        Err(Error::Locked { path: folder.to_owned(), holder })
+        let text = file.and_then(|file| read_note(file).ok()).filter(|text| !text.is_empty());
+        Ok(Taken::Busy(text.map(|text| Note::parse(&text).holder)))
     };
     let taken = file
         .as_ref()
@@ -100,11 +122,10 @@ pub(super) fn take(
         Some(file) => {
             let text = read_note(file).map_err(Error::io(&path, "read"))?;
             if let Some(holder) = Note::parse(&text).held_by(local) {
-                let holder = format!(
+                return Ok(Taken::Busy(Some(format!(
                     "{holder}, as {} says, which may be another machine's; if nothing runs there any more, delete that file",
                     path.display()
-                );
-                return Err(Error::Locked { path: folder.to_owned(), holder });
+                ))));
             }
             write_note(file, holder, local).map_err(Error::io(&path, "write"))?;
         }
@@ -113,7 +134,7 @@ pub(super) fn take(
         }
         None => {}
     }
-    Ok(Box::new(HeldLock { file, folder: folder_lock }))
+    Ok(Taken::Held(HeldLock { file, folder: folder_lock }))
 }
 
 /// The file, made if need be; `None` where there is no room to make it.
