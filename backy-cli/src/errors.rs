@@ -103,6 +103,7 @@ fn advice(error: &Error) -> &'static str {
         Error::Room { .. } => {
             "make room there and run it again, or with --no-space-check if you know better"
         }
+        Error::PutInOrder { .. } => "run it again",
         // They say so themselves.
         Error::Occupied { .. }
         | Error::InTheWay { .. }

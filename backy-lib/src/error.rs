@@ -204,6 +204,16 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// Something stored was not right. It was put in order, and what was asked for was not done.
+    #[error("{flaw}; {outcome}; {undone}")]
+    PutInOrder {
+        /// What was wrong.
+        flaw: Box<Error>,
+        /// What was done about it.
+        outcome: String,
+        /// What was not done.
+        undone: &'static str,
+    },
     /// An error, and what is to be said besides.
     #[error("{first}; {also}")]
     Besides {
@@ -291,9 +301,10 @@ impl Error {
             Error::Source { .. } => ErrorKind::Source,
             Error::Target { .. } => ErrorKind::Target,
             Error::Mount { .. } => ErrorKind::Mount,
-            Error::Damaged { .. } | Error::InTheWay { .. } | Error::OtherMoment { .. } => {
-                ErrorKind::Damaged
-            }
+            Error::Damaged { .. }
+            | Error::InTheWay { .. }
+            | Error::OtherMoment { .. }
+            | Error::PutInOrder { .. } => ErrorKind::Damaged,
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::Hook { .. } => ErrorKind::Hook,
             Error::Room { .. } => ErrorKind::NoSpace,
@@ -351,6 +362,7 @@ impl Error {
             | Error::Hook { .. }
             | Error::Panic { .. }
             | Error::Interrupted => None,
+            Error::PutInOrder { flaw, .. } => flaw.path(),
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.path(),
         }
     }

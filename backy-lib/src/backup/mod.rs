@@ -270,8 +270,8 @@ fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
     let Some(flaw) = flaw else { return Ok(()) };
     reserve::publish(storage, &after)?;
     *manifest = after;
-    let also = format!("{}; no backup was made; the next one can be", verdict.outcome());
-    Err(Error::Besides { first: flaw.into(), also })
+    let (outcome, undone) = (verdict.outcome(), "no backup was made");
+    Err(Error::PutInOrder { flaw: flaw.into(), outcome, undone })
 }
 
 /// The newest image, for comparing with. Damage that would stop the backup on its way is told here, before anything is written. A

@@ -122,10 +122,7 @@ pub(crate) fn make_image(storage: &dyn Storage, newest: &Revision) -> Result<Box
 
 /// That there is no image, and what to do about it.
 pub(crate) fn image_is_missing(storage: &dyn Storage, newest: &Revision) -> Error {
-    let expected = format!(
-        "the image of revision {}; put it back from a copy, or run 'backy scrub', which takes what only it held for lost",
-        newest.uuid
-    );
+    let expected = format!("the image of revision {}", newest.uuid);
     Error::damaged(storage.path(FileName::IMAGE), "file", "none", expected)
 }
 

@@ -13,6 +13,7 @@ mod target;
 mod undo;
 pub(crate) mod unfinished;
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -126,7 +127,13 @@ pub(crate) fn to_path(
 ) -> Result<RestoreReport> {
     let began = Instant::now();
     let observer = guard.observer;
-    let found = guard.check(path)?;
+    let found = match guard.check(path) {
+        Err(error @ Error::Target { forcible: true, .. }) => {
+            let there = find_complete(chain, path, options, observer)?;
+            return there.ok_or(error);
+        }
+        found => found?,
+    };
     if let Some(folder) = &options.undo {
         undo::check_folder(folder, guard.archive, path, found.is_some())?;
     }
@@ -157,6 +164,28 @@ pub(crate) fn to_path(
     report.undo = undo;
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// The report on a file that is the revision already, and to which nothing has to be written: a restore that is made again is no
+/// overwriting. `None` for any other.
+fn find_complete(
+    chain: &Chain,
+    path: &Path,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
+) -> Result<Option<RestoreReport>> {
+    let size_bytes = chain.revision().size_bytes;
+    let is_alike = |path: &Path| {
+        path.metadata().is_ok_and(|found| found.is_file() && found.len() == size_bytes)
+    };
+    let Some(file) = is_alike(path).then(|| File::open(path).ok()).flatten() else {
+        return Ok(None);
+    };
+    let target = FileTarget::existing(path, file, size_bytes);
+    let looking = RestoreOptions { dry_run: true, ..options.clone() };
+    let report = to_target(chain, &target, &looking, observer)?;
+    let is_complete = report.written_bytes == 0 && report.is_exact();
+    Ok(is_complete.then_some(RestoreReport { dry_run: options.dry_run, ..report }))
 }
 
 /// Says that the partition table of a revision is not for a device with these sectors. What cannot be read is reported later.

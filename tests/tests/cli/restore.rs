@@ -113,3 +113,20 @@ fn find_prints_a_path() {
     let delta = scene.text_path(&scene.file_of_archive(".qcow2"));
     assert_eq!(scene.works(&["-b", "a", "find", "-r", "1"]).text(), format!("{delta}\n"));
 }
+
+/// A restore that is made again finds its file complete, writes nothing and needs no --force; with one other byte it does.
+#[test]
+fn a_file_that_is_the_revision_already_is_left_as_it_is() {
+    let (scene, states) = Scene::with_revisions(1);
+    scene.works(&["-b", "a", "restore", "out"]);
+    let before = std::fs::metadata(scene.path("out")).unwrap().modified().unwrap();
+    for args in [&["-b", "a", "restore", "out"][..], &["-b", "a", "restore", "--dry-run", "out"]] {
+        scene.works(args);
+        assert_eq!(std::fs::metadata(scene.path("out")).unwrap().modified().unwrap(), before);
+    }
+    let mut other = states[0].clone();
+    other[7] ^= 1;
+    scene.write("out", &other);
+    scene.refuses(&["-b", "a", "restore", "out"], &["out", "exists", "--force"]);
+    assert!(scene.read("out") == other);
+}
