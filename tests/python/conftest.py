@@ -72,7 +72,7 @@ def made(backy_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(autouse=True)
 def against_the_format(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """Every archive that a test leaves behind is what doc/format.md says, by the checker that shares no code with backy."""
+    """Every archive that a test leaves is what doc/format.md says, by the checker that shares no code with backy."""
     yield
     checker = Path(os.environ.get("CHECK_ARCHIVE", CHECKOUT / "target/debug/check-archive"))
     if request.node.get_closest_marker("damages") or not checker.exists():

@@ -40,3 +40,15 @@ pub fn unusual_states() -> Vec<Vec<u8>> {
     }
     states
 }
+
+/// Source states of a disk with an MBR, of which each differs from the one before in one block of twelve. Never changed either.
+pub fn partitioned_states() -> Vec<Vec<u8>> {
+    let mut states: Vec<Vec<u8>> = unusual_states().into_iter().take(5).collect();
+    for state in &mut states {
+        state[..512].fill(0);
+        state[440..444].copy_from_slice(&[0x26, 0x11, 0x28, 0x02]);
+        state[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 0, 0, 8, 0, 0, 0, 80, 0, 0, 0]);
+        state[510..512].copy_from_slice(&[0x55, 0xaa]);
+    }
+    states
+}

@@ -4,14 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use backy_lib::archive::{Archive, ArchiveWriter};
+use backy_lib::extent::Extent;
 use backy_lib::format::manifest::{FORMAT, Revision};
 use backy_lib::progress::Silent;
-use backy_lib::{MaintenanceOptions, ScrubOptions};
-use backy_tests::memory::MemorySource;
+use backy_lib::{MaintenanceOptions, RestoreOptions, ScrubOptions};
+use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::{golden, qemu, world};
 
 /// The archives that there are.
-const GOLDEN: [&str; 3] = ["format-1", "format-1-alarms", "format-1-kept"];
+const GOLDEN: [&str; 4] = ["format-1", "format-1-alarms", "format-1-flawed", "format-1-kept"];
 
 fn golden_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
@@ -93,6 +94,55 @@ fn an_archive_of_format_1_with_alarms_reads_right() {
         writer.archive().revisions().len()
     };
     assert_eq!((maintain(false), maintain(true)), (states.len(), 2));
+}
+
+/// One with what this program records of its source, of lost blocks, of flaws and of what was written since it was read: the newest
+/// revision reads right, the others but for what is lost, and nothing of a copy expires or is merged before somebody confirms it.
+#[test]
+fn a_flawed_archive_of_format_1_reads_right() {
+    let folder = golden_folder("format-1-flawed");
+    let archive = Archive::open(&folder).expect("the golden archive");
+    let states = golden::partitioned_states();
+    assert_eq!(archive.revisions().len(), states.len());
+    let lost: [&[u64]; 5] = [&[], &[9], &[9], &[2, 9], &[2, 9]];
+    for ((number, state), lost) in states.iter().rev().enumerate().zip(lost) {
+        let target = MemoryTarget::absent();
+        let options = RestoreOptions { keep_going: true, ..world::restore_options() };
+        let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+        let mut expected = state.clone();
+        let mut unreadable = Vec::new();
+        for &block in lost {
+            let extent = Extent::new(block * 4096, 4096);
+            expected[extent.offset as usize..extent.end() as usize].fill(0);
+            unreadable.push(extent);
+        }
+        assert!(target.content() == expected, "revision {number}");
+        assert_eq!(report.unreadable, unreadable, "revision {number}");
+    }
+    let manifest = archive.manifest();
+    let revisions = archive.revisions();
+    assert!(manifest.image_file.is_some() && !manifest.removable.is_empty());
+    let source = manifest.source.as_ref().expect("a source");
+    assert_eq!(source.partition_table_uuid.as_deref(), Some("02281126"));
+    assert!(!revisions[0].rewritten.is_empty());
+    let has_table = |revision: &Revision| revision.table_digest.is_some();
+    assert_eq!(
+        revisions.iter().map(has_table).collect::<Vec<_>>(),
+        [false, true, true, false, false]
+    );
+    assert_eq!(revisions[3].open_flaws().count(), 1);
+
+    let copy = copy_of(&folder);
+    let archive = Archive::open(copy.path()).expect("the copy");
+    let options = MaintenanceOptions { keep: Some(1), confirm: false, threads: Some(1) };
+    let plan = archive.plan_maintenance(&options).expect("a plan");
+    assert!(plan.steps.is_empty() && !plan.frozen.is_empty());
+    let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+    let source = MemorySource::new(&states[0]);
+    let made = writer.backup(&source, &world::options(), &world::clock(), &Silent);
+    assert!(made.expect("a backup").is_some());
+    let found = world::read_revision(writer.archive(), 1).expect("a revision");
+    assert!(found == states[4]);
 }
 
 fn copy_of(folder: &Path) -> tempfile::TempDir {

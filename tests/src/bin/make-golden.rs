@@ -1,9 +1,10 @@
 //! Makes a golden archive of the present format in a folder that is not there yet.
 //!
 //! Run once for each addition to the format; its result is committed and never made anew:
-//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms]`. With `kept`, revisions have been
+//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With `kept`, revisions have been
 //! removed, merged and made standalone, and the archive has been scrubbed and drilled. With `alarms`, two backups were
-//! unusual, the first of which is confirmed, and a block is lost, which is known.
+//! unusual, the first of which is confirmed, and a block is lost, which is known. With `flawed`, the source is a file with a partition
+//! table, a block has neither content nor digest, and an older delta has a flaw.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::clock::FixedClock;
 use backy_lib::progress::Silent;
+use backy_lib::source::DeviceSource;
 use backy_lib::{BackupOptions, ImageUpdate, MaintenanceOptions, ScrubOptions, drill};
 use backy_tests::golden;
 use backy_tests::memory::MemorySource;
@@ -30,6 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut now: Timestamp = "2026-11-20T02:00:00Z".parse()?;
     if std::env::args().nth(2).as_deref() == Some("alarms") {
         return alarms(&folder, now);
+    }
+    if std::env::args().nth(2).as_deref() == Some("flawed") {
+        return flawed(&folder, now);
     }
     for (number, state) in golden::states().iter().enumerate() {
         let mut writer = ArchiveWriter::open(Archive::open(&folder)?, "make-golden", &Silent)?;
@@ -99,6 +104,60 @@ fn alarms(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
         }
         now += SignedDuration::from_hours(24);
     }
+    Ok(())
+}
+
+/// Four nights of a file, scrubbed after the third; then a block of the image and its digest are wrong, and an entry of a delta and its
+/// digest are, which a scrub finds; and a fifth night.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "writes a source, and damages files behind the library's back"
+)]
+fn flawed(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
+    let place = tempfile::tempdir()?;
+    let source = place.path().join("disk");
+    let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
+    let options = BackupOptions {
+        threads: Some(1),
+        update: ImageUpdate::InPlace,
+        ..BackupOptions::default()
+    };
+    let scrub = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
+    let states = golden::partitioned_states();
+    let (last, nights) = states.split_last().ok_or("no states")?;
+    for (number, state) in nights.iter().enumerate() {
+        let clock = FixedClock(now);
+        std::fs::write(&source, state)?;
+        writer.backup(&DeviceSource::open(&source)?, &options, &clock, &Silent)?;
+        if number == 2 {
+            writer.scrub(&scrub, &clock, &Silent)?;
+        }
+        now += SignedDuration::from_hours(24);
+    }
+    let uuid = |number: usize| {
+        writer.archive().revisions().get(number).map(|r| r.uuid).ok_or("a revision")
+    };
+    let (newest, older) = (uuid(0)?, uuid(2)?);
+    let flip = |name: String, at: usize| -> Result<(), Box<dyn Error>> {
+        let path = folder.join(name);
+        let mut content = std::fs::read(&path)?;
+        *content.get_mut(at).ok_or("a short file")? ^= 1;
+        Ok(std::fs::write(path, content)?)
+    };
+    flip("last.raw".to_owned(), 9 * 4096 + 5)?;
+    flip(format!("{newest}.image.digests"), 4096 + 9 * 32)?;
+    let delta = folder.join(format!("{older}.qcow2"));
+    let mut content = std::fs::read(&delta)?;
+    let held = (3 * 4096..4 * 4096)
+        .step_by(8)
+        .find(|&at| content.get(at..at + 8).is_some_and(|raw| raw != [0; 8]));
+    let held = held.ok_or("an empty delta")?;
+    content.get_mut(held..held + 8).ok_or("an entry")?.fill(0);
+    std::fs::write(&delta, content)?;
+    flip(format!("{older}.delta.digests"), 4096 + (held - 3 * 4096) / 8 * 32)?;
+    writer.scrub(&scrub, &FixedClock(now), &Silent)?;
+    std::fs::write(&source, last)?;
+    writer.backup(&DeviceSource::open(&source)?, &options, &FixedClock(now), &Silent)?;
     Ok(())
 }
 
