@@ -95,10 +95,30 @@ pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> 
 /// Deletes what an operation that has ended has left, and forgets it: the next manifest does not list it any more. Until then
 /// the list stays on disk, because a deletion that is not durable may be undone by a crash.
 pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
+    let gone = gone(storage, manifest)?;
     let swept = sweep(storage, manifest)?;
-    if swept || !manifest.removable.is_empty() {
-        storage.sync_folder()?;
+    if !swept && manifest.removable.is_empty() {
+        return Ok(());
+    }
+    // After a sync that failed they may only look as if they were deleted.
+    let deleted = gone.into_iter().try_for_each(|name| {
+        storage.create(name).map(drop)?;
+        storage.remove(name)
+    });
+    storage.sync_folder()?;
+    // Without room for that the list stays.
+    if deleted.is_ok() {
         manifest.removable.clear();
     }
     Ok(())
+}
+
+/// Files that are listed as removable and not there. An image would be taken for that of another
+/// moment.
+fn gone(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
+    let (present, named) = (storage.list()?, manifest.named_files());
+    let mut gone = manifest.removable.clone();
+    gone.retain(|name| !present.contains(name) && !named.contains(name));
+    gone.retain(|name| *name != FileName::IMAGE);
+    Ok(gone)
 }

@@ -162,7 +162,7 @@ impl<'a> Folder<'a> {
                         "{name} says that revision {id} is an older one, but no newer one is in the manifest"
                     )));
                 }
-                name if *name == FileName::IMAGE && self.others.len() > 1 => {
+                name if *name == FileName::IMAGE && self.has_unlisted() => {
                     return Ok(Some(format!(
                         "there is {name} with other files, but the manifest has no revision"
                     )));
@@ -178,6 +178,11 @@ impl<'a> Folder<'a> {
             None => self.read_through(),
             merged => Ok(merged),
         }
+    }
+
+    /// Whether there is a file that no list accounts for.
+    fn has_unlisted(&self) -> bool {
+        self.others.iter().any(|name| !self.manifest.removable.contains(name))
     }
 
     /// Whether a file is listed as removable, and nothing else speaks for its being needed.

@@ -529,12 +529,10 @@ impl Making<'_> {
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
         revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
-        after.removable.clear();
         after.image_file = moment::image_file(&**self.context.storage)?;
         let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {
-            // What it made is needed now, or has another name by now.
-            after.removable = vec![newest.digests_file()];
+            after.removable.push(newest.digests_file());
             // Its own file now is the delta; what did not move there is with the new revision.
             let known = newest.findings.clone();
             revision.findings.inherit(&known);

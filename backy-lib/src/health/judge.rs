@@ -159,6 +159,10 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         1 => "the only revision has damaged blocks".to_owned(),
         all => format!("{damaged} of {all} revisions have damaged blocks"),
     };
+    if facts.mismatch.is_some() {
+        let advice = "look at it again when the manifest and the files belong together";
+        return Some(problem(ProblemKind::Damage, Level::Critical, message, advice));
+    }
     let mut advice = "run 'backy scrub': it says what, and mends what it can".to_owned();
     if facts.bad_blocks.first().is_some_and(|&newest| newest > 0) {
         advice += "; the next backup heals the newest";

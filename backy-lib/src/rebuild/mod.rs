@@ -101,10 +101,11 @@ pub(crate) fn rebuild(
     check_needed(&**storage, force)?;
     let survey = Survey::take(&**storage)?;
     let mut unknown = Vec::new();
-    let manifest = match newest::find(storage, &survey, observer)? {
+    let mut manifest = match newest::find(storage, &survey, observer)? {
         Some(newest) => with_newest(storage, &survey, newest, &mut unknown, observer)?,
         None => without_newest(&**storage, &survey, &mut unknown)?,
     };
+    manifest.removable.extend(deleted_before(&**storage)?);
     for (id, flaw) in &survey.flaws {
         if manifest.set_aside.iter().any(|name| revision_of(*name) == Some(*id)) {
             unknown.push(format!("{flaw}; revision {id} is not among the revisions"));
@@ -124,6 +125,13 @@ pub(crate) fn rebuild(
     }
     let revisions = manifest.revisions.iter().map(|revision| revision.uuid).collect();
     Ok(RebuildReport { revisions, unknown })
+}
+
+/// Files that the manifest before lists as removable and that are gone. After a sync that failed they may only look so.
+fn deleted_before(storage: &dyn Storage) -> Result<Vec<FileName>> {
+    let Ok(before) = manifest::read(storage) else { return Ok(Vec::new()) };
+    let present = storage.list()?;
+    Ok(before.removable.into_iter().filter(|name| !present.contains(name)).collect())
 }
 
 /// Puts the manifest in its place, whatever is there.
@@ -177,6 +185,8 @@ fn with_newest(
     point_to_bases(&**storage, &manifest, survey, &unproved, newest.undo)?;
     if let Some(operation) = in_progress(&manifest, survey, newest.undo) {
         left_overs::enter(&mut manifest, operation);
+    } else if let Some(operation) = untidy(&**storage, &manifest)? {
+        manifest.in_progress = Some(operation);
     }
     // What is wrong in it is among the findings; undoing says again what it is.
     manifest.image_file = moment::image_file(&**storage)?.filter(|_| !newest.undo);
@@ -204,6 +214,14 @@ fn without_newest(
     manifest.set_aside = set_aside(survey, &manifest, |_| false);
     manifest.removable.extend(left_over(storage, survey, &manifest));
     Ok(manifest)
+}
+
+/// A backup that was committed and has not come to cut the image.
+fn untidy(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<InProgress>> {
+    let [newest, before, ..] = manifest.revisions.as_slice() else { return Ok(None) };
+    let is_longer = storage.open(FileName::IMAGE, Access::Read)?.len()? > newest.size_bytes;
+    let (operation, revision, started) = (Operation::Merge, before.uuid, newest.finished);
+    Ok(is_longer.then_some(InProgress { operation, revision, started }))
 }
 
 /// What has to be undone or repaired by the next writer.

@@ -36,9 +36,9 @@ pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Re
         Err(error) if error.is_damage() => return Ok(()),
         Err(error) => return Err(error),
     };
-    if image.len()? > newest.size_bytes {
-        image.set_len(newest.size_bytes)?;
-    }
+    // A length that looks right need not be durable, after a sync that failed.
+    image.set_len(newest.size_bytes + 1)?;
+    image.set_len(newest.size_bytes)?;
     let punched =
         for_each_emptied(newest.size_bytes, manifest.block_size, &delta, &table, |extent| {
             punch_zeros(&*image, extent)

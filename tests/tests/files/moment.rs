@@ -117,6 +117,9 @@ fn a_manifest_of_another_moment_costs_nothing() {
                     let problems = report.expect("a status").health.problems;
                     let is_told = problems.iter().any(|p| p.kind == ProblemKind::Mismatch);
                     assert!(is_told, "{place}: {problems:?}");
+                    let others = problems.iter().filter(|p| p.kind != ProblemKind::Mismatch);
+                    let orders: Vec<_> = others.filter(|p| p.advice.contains("'backy ")).collect();
+                    assert!(orders.is_empty(), "{place}: {orders:?}");
                     let check = archive.check(&ScrubOptions::default(), &world::clock(), &Silent);
                     assert!(!check.expect("a check").is_clean(), "{place}");
                     rebuild(&disk, false).unwrap_or_else(|e| panic!("{place}: {e}"));

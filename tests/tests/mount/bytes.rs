@@ -155,7 +155,7 @@ fn many_readers(place: &Path) {
         let done = Done(&done);
         for state in &states[4..] {
             site.backup(state);
-            works(&mut site.backy(&["maintenance", "-k", "1"]));
+            works(&mut site.backy(&["maintenance", "-k", "1", "--confirm"]));
         }
         drop(done);
     });

@@ -77,7 +77,7 @@ fn an_ext4_beside_ten_backups() {
                 found
             });
             site.backup(&state);
-            works(&mut site.backy(&["maintenance", "-k", "1"]));
+            works(&mut site.backy(&["maintenance", "-k", "1", "--confirm"]));
             assert_eq!(checks.join().expect("digests"), expected);
         });
         site.expected.truncate(1);

@@ -29,7 +29,7 @@ fn stays_readable(place: &Path) {
     let files: Vec<File> = opened.iter().map(open).collect();
     for state in &states[4..] {
         site.backup(state);
-        works(&mut site.backy(&["maintenance", "-k", "1"]));
+        works(&mut site.backy(&["maintenance", "-k", "1", "--confirm"]));
         site.expected.truncate(1);
         for (file, revision) in files.iter().zip(&opened) {
             assert!(read_anew(file) == revision.bytes, "{} has changed", revision.uuid);
