@@ -529,6 +529,8 @@ impl Making<'_> {
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
         revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
+        // It has another name by now, and the next one is not ours.
+        after.removable.retain(|name| *name != FileName::STAGED_IMAGE);
         after.image_file = moment::image_file(&**self.context.storage)?;
         let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {

@@ -219,7 +219,10 @@ fn without_newest(
 /// A backup that was committed and has not come to cut the image.
 fn untidy(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<InProgress>> {
     let [newest, before, ..] = manifest.revisions.as_slice() else { return Ok(None) };
-    let is_longer = storage.open(FileName::IMAGE, Access::Read)?.len()? > newest.size_bytes;
+    let is_longer = match storage.open(FileName::IMAGE, Access::Read) {
+        Err(error) if error.is_loss() => false,
+        image => image?.len()? > newest.size_bytes,
+    };
     let (operation, revision, started) = (Operation::Merge, before.uuid, newest.finished);
     Ok(is_longer.then_some(InProgress { operation, revision, started }))
 }
