@@ -52,6 +52,7 @@ class Sparse:
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Archive, list[Pieces]]:
     """Two backups of a file with holes; newest first."""
     folder = tmp_path_factory.mktemp("behind-4-gib")
+    (folder / "source").touch()
     archive = Archive.init(folder / "archive", folder / "source")
     states = [pieces(1), pieces(2)]
     for there in states:

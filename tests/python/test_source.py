@@ -51,9 +51,11 @@ def new(tmp_path: Path) -> Archive:
 
 
 def test_what_an_object_gives_is_backed_up(tmp_path: Path) -> None:
-    """Every byte, of any size; and the manifest says what it was."""
+    """Every byte, of any size but none; and the manifest says what it was."""
     archive = new(tmp_path)
-    for size in (0, 1, 65536, 1_234_567):
+    with pytest.raises(backy.SourceError, match="empty"):
+        archive.backup(source=Source(b""), force=True)
+    for size in (1, 65536, 1_234_567):
         content = random.Random(size).randbytes(size)
         report = archive.backup(source=Source(content), force=True)
         assert report is not None
