@@ -24,6 +24,7 @@ use crate::image::digests::{DigestTable, DigestWriter};
 use crate::limits::limits;
 use crate::pipeline;
 use crate::progress::{self, Observer, Phase};
+use crate::proof;
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
@@ -177,7 +178,8 @@ fn read(
 ) -> Result<Reading> {
     let (size, size_bytes) = (identity.block_size, identity.size_bytes);
     let table = DigestTable::open(storage, identity.uuid, DigestsKind::Image)?;
-    let digests_right = digest_of(&table, identity)? == identity.digest;
+    let digests_right =
+        proof::digest_of(&table, identity.block_size, identity.size_bytes)? == identity.digest;
     let overlay = match Delta::open(storage, identity.uuid, size, size_bytes) {
         Ok(overlay) => Some(overlay),
         Err(error) if error.is_damage() => None,
@@ -218,20 +220,6 @@ fn read(
         in_full: right && (length_enough || compared.overlay.is_some()),
         bad,
     })
-}
-
-fn digest_of(table: &DigestTable, identity: &Identity) -> Result<Digest> {
-    let mut hasher = RevisionHasher::new(identity.block_size, identity.size_bytes);
-    let blocks = identity.block_size.count(identity.size_bytes);
-    let mut next = BlockIndex(0);
-    while let Some(data) = table.next_data_block(next)? {
-        hasher.push_zero_blocks(data.0 - next.0);
-        let entries = table.read(data, limits().walk_blocks)?;
-        next = data.plus(entries.len() as u64);
-        entries.into_iter().for_each(|entry| hasher.push(entry));
-    }
-    hasher.push_zero_blocks(blocks - next.0);
-    Ok(hasher.finish())
 }
 
 /// An image beside the digests that it should have.

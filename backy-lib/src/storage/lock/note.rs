@@ -3,11 +3,12 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::process::{Pid, test_kill_process};
 
 use crate::digest::Digest;
-use crate::storage::identity;
+use crate::storage::{identity, system};
 
 /// What the second line begins with.
 const MARK: &str = "backy-lock";
@@ -138,7 +139,7 @@ impl Process {
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
+    system::read(Path::new(path)).unwrap_or_default()
 }
 
 /// One word, for what could not be read as well.
