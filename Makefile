@@ -48,9 +48,10 @@ lint-rust:
 	$(CARGO) clippy --manifest-path fuzz/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
+# In CI a failure does not keep the other programs from being run: one run shows all of them.
 test-rust: ## Tests of the engine, the command and the archive format
 	@mkdir -p $(LOGS)
-	$(CARGO) test --workspace 2>&1 | tee $(LOGS)/test-rust.log
+	$(CARGO) test --workspace $(if $(CI),--no-fail-fast) 2>&1 | tee $(LOGS)/test-rust.log
 
 # In a normal run these tests kill some dozen commands, and let every second call fail or so.
 torture: ## Kill commands over and over beside readers, and let every system call fail (root; ROUNDS=1000 SEED=)

@@ -25,6 +25,7 @@ use backy_lib::archive::ArchiveWriter;
 use backy_lib::clock::FixedClock;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Failure, Fault, Random, Unsynced};
+use backy_lib::storage::{DigestsKind, FileName, Storage};
 use backy_lib::{Result, RevisionId};
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,6 +56,9 @@ pub struct Model {
     otherwise: Vec<(Vec<Expected>, Effects)>,
     /// Whether a scrub may have noted a block to be bad that could not be read once.
     suspected: bool,
+    /// Whether a manifest was made anew while a deletion may not have been durable: no list has the file that comes back, and it is
+    /// kept.
+    unlisted: bool,
 }
 
 impl Model {
@@ -70,6 +74,7 @@ impl Model {
             going: BTreeSet::new(),
             otherwise: Vec::new(),
             suspected: false,
+            unlisted: false,
         }
     }
 
@@ -136,9 +141,21 @@ impl Model {
         let archive = world::open(&self.world.disk).expect("open");
         for name in &archive.manifest().set_aside {
             // As an operator would who does not need them.
-            backy_lib::storage::Storage::remove(&self.world.disk, *name).expect("remove");
+            self.world.disk.remove(*name).expect("remove");
         }
+        self.remove_unlisted();
         self.world.check_tidy().expect("a tidy archive");
+    }
+
+    /// As an operator would who is told of a file that the archive knows nothing of: digests that no revision needs any more.
+    fn remove_unlisted(&self) {
+        let named = world::open(&self.world.disk).expect("open").manifest().named_files();
+        for name in self.world.disk.files().into_keys().filter(|_| self.unlisted) {
+            let FileName::Digests(uuid, DigestsKind::Image) = name else { continue };
+            if self.known.contains_key(&uuid) && !named.contains(&name) {
+                self.world.disk.remove(name).expect("remove");
+            }
+        }
     }
 
     /// Looks again at what could not be read once.

@@ -181,6 +181,7 @@ impl Model {
                 true
             }
             Done::Rebuilt(revisions) => {
+                self.unlisted |= !self.otherwise.is_empty();
                 self.rebuilt(&revisions);
                 true
             }
