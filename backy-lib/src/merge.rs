@@ -17,7 +17,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::manifest::{BlockRange, Manifest, Ranges, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
 use crate::image::chain::{Chain, Located, Place};
-use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock, read_cut};
+use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock, Tables, read_cut};
 use crate::image::digests::{DigestTable, DigestWriter};
 use crate::limits::limits;
 use crate::pipeline;
@@ -123,6 +123,31 @@ impl Goer {
 
     fn is_lost(&self) -> bool {
         self.delta.is_none() || self.digests.is_none()
+    }
+
+    /// Whether somebody has confirmed that there is something wrong with its delta: what the tables do not tell any more is lost.
+    fn is_given_up(&self) -> bool {
+        let file = self.revision.file().to_string();
+        self.revision.flaws.iter().any(|flaw| flaw.confirmed.is_some() && flaw.file == file)
+    }
+
+    /// Where `count` blocks of its delta are; none for one of which that cannot be told.
+    fn clusters(
+        &self,
+        delta: &Delta,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<Vec<Option<Cluster>>> {
+        if !self.is_given_up() {
+            return Ok(delta.clusters(first, count)?.into_iter().map(Some).collect());
+        }
+        let mut clusters = vec![Some(Cluster::Unallocated); count as usize];
+        for (block, cluster) in delta.held_leniently(Tables::AsFound, first, count)? {
+            if let Some(slot) = clusters.get_mut((block.0 - first.0) as usize) {
+                *slot = cluster;
+            }
+        }
+        Ok(clusters)
     }
 }
 
@@ -308,7 +333,11 @@ impl Merge {
             // Where one is lost all blocks are looked at, see `Merge::open`.
             let Some(delta) = &goer.delta else { return Ok(Some(from)) };
             let end = next.unwrap_or(self.blocks);
-            next = delta.next_held_block(from, end)?.or(next);
+            next = match goer.is_given_up() {
+                true => delta.next_held_leniently(Tables::AsFound, from, end)?,
+                false => delta.next_held_block(from, end)?,
+            }
+            .or(next);
         }
         Ok(next)
     }
@@ -374,8 +403,8 @@ impl Merge {
         let trusted = self.trust == Trust::Remains;
         let inside = goer.blocks.saturating_sub(first.0).min(slots.len() as u64);
         let clusters = match &goer.delta {
-            Some(delta) => delta.clusters(first, inside)?,
-            None => vec![Cluster::Unallocated; inside as usize],
+            Some(delta) => goer.clusters(delta, first, inside)?,
+            None => vec![Some(Cluster::Unallocated); inside as usize],
         };
         let entries = match &goer.digests {
             Some(digests) => digests.read(first, inside)?,
@@ -391,9 +420,9 @@ impl Merge {
                 continue;
             }
             match (&goer.delta, cluster) {
-                (Some(_), Cluster::Unallocated) => {}
+                (Some(_), Some(Cluster::Unallocated)) => {}
                 // Its content is believed if the digest comes out with it.
-                (Some(delta), _) if trusted => {
+                (Some(delta), Some(cluster)) if trusted => {
                     let size_bytes = goer.revision.size_bytes;
                     let extent = self.size.extent(BlockIndex(block), size_bytes);
                     let entry = entry_of(delta, cluster, self.size, extent.len, &mut decompressor)?;
@@ -490,9 +519,10 @@ fn look_into(
     if !planted(Bug::ForgottenEnd) {
         close(past);
     }
-    let clusters = delta.clusters(first, inside)?;
-    let wanted =
-        |(slot, cluster): (&Slot, &Cluster)| slot.is_open() && *cluster != Cluster::Unallocated;
+    let clusters = goer.clusters(delta, first, inside)?;
+    let wanted = |(slot, cluster): (&Slot, &Option<Cluster>)| {
+        slot.is_open() && *cluster != Some(Cluster::Unallocated)
+    };
     let wanted: Vec<bool> = within.iter().zip(&clusters).map(wanted).collect();
     let mut at = 0;
     // Digests only of what moves: the table of a large image is not read for a few blocks.
@@ -506,7 +536,12 @@ fn look_into(
         let slots = within.get_mut(from..to).unwrap_or_default();
         let clusters = clusters.get(from..to).unwrap_or_default();
         for ((slot, cluster), entry) in slots.iter_mut().zip(clusters).zip(entries) {
-            slot.fill(Moved { entry, from: Some((number, *cluster)) });
+            slot.fill(match cluster {
+                Some(cluster) => Moved { entry, from: Some((number, *cluster)) },
+                // Blocks that the delta does not hold have the digest of zeros, too.
+                None if entry.is_zero_block() => Moved::LOST,
+                None => Moved { entry, from: None },
+            });
         }
     }
     if goer.standalone {

@@ -520,6 +520,41 @@ fn a_lost_entry_without_content_costs_one_block() {
     assert!(world::read_revision(&archive, 0).expect("the newest") == world.expected[0].bytes);
 }
 
+/// A block whose entry makes no sense and whose content is gone is no reason to keep its revision for ever: once somebody has confirmed
+/// the finding, the revision can be removed, and of those behind it only what they had there is lost.
+#[test]
+fn what_nothing_gives_back_can_be_removed() {
+    let mut world = all_kinds();
+    world.disk.tamper(delta_of(&world, 1), |delta| {
+        let raw: [u8; 8] = delta[entry(2)].try_into().expect("eight bytes");
+        let offset = (u64::from_be_bytes(raw) & 0x00ff_ffff_ffff_fe00) as usize;
+        delta[offset + 7] ^= 1;
+        delta[entry(2)].copy_from_slice(&((1u64 << 62) | (1 << 50)).to_be_bytes());
+    });
+    let digests = FileName::Digests(world.expected[1].uuid, DigestsKind::Delta);
+    world.disk.tamper(digests, |digests| digests[4096 + 2 * 32] ^= 1);
+    assert!(!scrub(&world.disk).is_clean());
+    let error = world::remove(&world.disk, &[1]).expect_err("somebody has to confirm that");
+    assert!(error.to_string().contains("'backy maintenance --confirm' allows it"), "{error}");
+    world::maintain(&world.disk, Some(3)).expect("confirmed");
+    world::remove(&world.disk, &[1]).expect("it goes");
+    world.expected.remove(1);
+    let archive = world::open(&world.disk).expect("open");
+    assert_eq!(archive.revisions().len(), world.expected.len());
+    for (number, expected) in world.expected.iter().enumerate() {
+        let target = backy_tests::memory::MemoryTarget::absent();
+        let options = backy_lib::RestoreOptions { keep_going: true, ..world::restore_options() };
+        let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+        let lost: u64 = report.unreadable.iter().map(|extent| extent.len).sum();
+        assert!(lost <= BLOCK as u64, "revision {number}: {lost} bytes are lost");
+        for (at, (found, was)) in
+            target.content().chunks(BLOCK).zip(expected.bytes.chunks(BLOCK)).enumerate()
+        {
+            assert!(at == 2 || found == was, "revision {number}, block {at}");
+        }
+    }
+}
+
 /// What cannot be put right is left as it is: nothing that may still be recovered is given back, at the end of the file or
 /// in it, by this scrub, by the next one or by the tidying up after a merge that was interrupted.
 #[test]

@@ -120,7 +120,7 @@ pub(crate) fn make_image(storage: &dyn Storage, newest: &Revision) -> Result<Box
     Ok(image)
 }
 
-/// That there is no image, and what to do about it.
+/// That there is no image.
 pub(crate) fn image_is_missing(storage: &dyn Storage, newest: &Revision) -> Error {
     let expected = format!("the image of revision {}", newest.uuid);
     Error::damaged(storage.path(FileName::IMAGE), "file", "none", expected)

@@ -131,6 +131,8 @@ fn the_disk_becomes_full_during_a_restore() {
     let ballast = disk.fill(MIB as u64);
     let target = disk.path().join("restored");
     let message = fails(&mut site.backy(&["restore", text(&target)]));
+    assert!(message.contains("it needs 3.0 MiB of free space"), "{message}");
+    let message = fails(&mut site.backy(&["restore", "--no-space-check", text(&target)]));
     assert!(message.contains("No space left on device"), "{message}");
     let left: Vec<_> = fs::read_dir(disk.path())
         .expect("list the folder")

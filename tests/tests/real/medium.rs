@@ -119,6 +119,10 @@ fn partitioned(place: &Path) -> Option<(LoopDevice, PathBuf, PathBuf)> {
     works(Command::new("sh").args(["-c", table]).arg(&disk));
     let device = LoopDevice::attach(&disk, &["--partscan"]);
     let partition = PathBuf::from(format!("{}p1", text(&device.path)));
+    if !partition.exists() {
+        // Not every kernel reads partition tables.
+        let _ = Command::new("partx").arg("--add").arg(&device.path).stderr(Stdio::null()).status();
+    }
     let number =
         format!("/sys/class/block/{}p1/dev", text(&device.path).trim_start_matches("/dev/"));
     if !partition.exists()
