@@ -74,8 +74,9 @@ lint-python: venv
 	$(PY) -m mypy.stubtest backy
 	$(PY) -m ruff check .
 
+# Built as the tests are, with what has been built for them; `make wheel` is the release.
 venv: $(VENV)/tools-installed
-	$(PY) -m pip install --quiet ./backy-py
+	MATURIN_PEP517_ARGS="--profile dev" $(PY) -m pip install --quiet ./backy-py
 
 $(VENV)/tools-installed: tests/python/requirements.txt
 	python3 -m venv $(VENV)
@@ -125,6 +126,7 @@ demo: ## Back up, restore and compare a real disk image, with and without backy
 
 bench: ## Measure against cp (root; BENCH_ARGS="--runs 1 --peers", see tests/bench/bench.py --help)
 	$(CARGO) build --release -p backy-cli -p backy-tests --bins
+	$(if $(findstring python,$(BENCH_ARGS)),$(PY) -m pip install --quiet --force-reinstall ./backy-py)
 	python3 tests/bench/bench.py $(BENCH_ARGS)
 
 bench-peers: ## Install restic and borg, for BENCH_ARGS=--peers, from Debian (root); borg from PyPI into .venv if need be
