@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Result;
+use crate::error;
 use crate::units::BlockSize;
 
 /// Length of a digest and of a table entry in bytes.
@@ -100,7 +100,7 @@ impl TableEntry {
     pub fn of_blocks<'a>(
         blocks: impl IntoIterator<Item = &'a [u8]>,
         expected: &[Self],
-    ) -> Result<Vec<Self>> {
+    ) -> error::Result<Vec<Self>> {
         let mut entries = Vec::new();
         let (mut data, mut expected_digests) = (Vec::new(), Vec::new());
         for block in blocks {
@@ -122,7 +122,9 @@ impl TableEntry {
     ///
     /// # Errors
     /// [`Error::Miscomputed`](crate::Error::Miscomputed).
-    pub fn matching<'a>(pairs: impl IntoIterator<Item = (Self, &'a [u8])>) -> Result<Vec<bool>> {
+    pub fn matching<'a>(
+        pairs: impl IntoIterator<Item = (Self, &'a [u8])>,
+    ) -> error::Result<Vec<bool>> {
         let mut matching = Vec::new();
         let (mut places, mut expected, mut data) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, block) in pairs {

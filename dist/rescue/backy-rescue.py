@@ -95,6 +95,10 @@ class Folder:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.files = collections.OrderedDict()
 
+    def close(self):
+        for descriptor in [self.descriptor, *self.files.values()]:
+            os.close(descriptor)
+
     def open(self, name):
         """A descriptor that stays open for a while: chains are longer than what may be open at once."""
         if name in self.files:
@@ -169,7 +173,7 @@ class Revision:
         tags = field("tags", list, lambda tags: all(type(tag) is str for tag in tags), "a list of texts")
         self.tags = ", ".join(tags)
         # Whether last.raw may be this one's image, and whether a delta of its own may hold what it no longer has.
-        self.is_newest, self.is_interrupted = False, False
+        self.is_fileest, self.is_interrupted = False, False
 
 
 def parse(raw):
@@ -587,7 +591,7 @@ class Target:
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
             self.descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            self.is_new = True
+            self.is_file = True
             return
         except FileExistsError:
             if not may_overwrite:
@@ -595,14 +599,24 @@ class Target:
         link = os.lstat(path)
         if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
             raise Failure(f"{path}: is a link of another user, which is not followed")
-        kind = os.stat(path).st_mode
+        kind = os.lstat(real).st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISBLK(kind):
             raise Failure(f"{path}: is neither a file nor a block device")
         # Of a block device this asks that nobody has it mounted.
-        self.descriptor = os.open(path, flags | os.O_NONBLOCK | (os.O_EXCL if stat.S_ISBLK(kind) else 0))
+        exclusive = os.O_EXCL if stat.S_ISBLK(kind) else 0
+        self.descriptor = os.open(real, flags | os.O_NOFOLLOW | os.O_NONBLOCK | exclusive)
+        try:
+            self.check(size, folder)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+
+    def check(self, size, folder):
+        """What exists must not be of the archive, and large enough. A file is made empty."""
+        path = self.path
         found = os.fstat(self.descriptor)
-        self.is_new = stat.S_ISREG(found.st_mode)
-        if self.is_new:
+        self.is_file = stat.S_ISREG(found.st_mode)
+        if self.is_file:
             for name in os.listdir(folder.descriptor):
                 if os.path.samestat(os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False), found):
                     raise Failure(f"{path}: is {name} of the archive, which is only read")
@@ -612,7 +626,7 @@ class Target:
 
     def write(self, offset, data):
         """Leaves holes in a file."""
-        if self.is_new and is_zero(data):
+        if self.is_file and is_zero(data):
             return
         try:
             while data:
@@ -622,15 +636,18 @@ class Target:
             raise Failure(f"{self.path}: cannot write {len(data)} bytes at {offset}: {reason(error)}") from None
 
     def write_zeros(self, offset, end):
-        while not self.is_new and offset < end:
+        while not self.is_file and offset < end:
             length = min(1 << 20, end - offset)
             self.write(offset, bytes(length))
             offset += length
 
     def finish(self, size):
-        if self.is_new:
+        if self.is_file:
             os.ftruncate(self.descriptor, size)
         os.fsync(self.descriptor)
+
+    def close(self):
+        os.close(self.descriptor)
 
 
 class Copy:
@@ -721,15 +738,15 @@ def restore(folder, known, wanted, path, may_overwrite):
     chain = Chain(folder, known, revision)
     if zstd is None and any(layer.is_zstd for layer in chain.layers) and not shutil.which("zstd"):
         raise Failure("the command zstd is not installed, and this Python does not have it; nothing was written")
-    target = Target(path, revision.size, folder, may_overwrite)
-    copy = Copy(chain, target, as_found=False)
-    copy.run()
-    is_right = copy.found.digest() == revision.digest
-    if is_right and copy.lost:
-        tell("the digest of the revision is right, and digests of single blocks are not: writing these as they were found")
-        copy = Copy(chain, target, as_found=True)
+    with contextlib.closing(Target(path, revision.size, folder, may_overwrite)) as target:
+        copy = Copy(chain, target, as_found=False)
         copy.run()
         is_right = copy.found.digest() == revision.digest
+        if is_right and copy.lost:
+            tell("the digest of the revision is right, and those of single blocks are not: writing these as they were found")
+            copy = Copy(chain, target, as_found=True)
+            copy.run()
+            is_right = copy.found.digest() == revision.digest
     if is_right:
         print(plain(f"{path}: {revision.size} bytes, the digest is right"))
         return True
@@ -760,12 +777,12 @@ def run(arguments):
         return 0
     if len(options.words) not in (1, 3):
         parser.error("expected ARCHIVE, or ARCHIVE REVISION TARGET")
-    folder = Folder(options.words[0])
-    known = revisions(folder)
-    if len(options.words) == 3:
-        return 0 if restore(folder, known, *options.words[1:], options.force) else 1
-    if not known:
-        raise Failure(f"{folder.path}: found no revision")
+    with contextlib.closing(Folder(options.words[0])) as folder:
+        known = revisions(folder)
+        if len(options.words) == 3:
+            return 0 if restore(folder, known, *options.words[1:], options.force) else 1
+        if not known:
+            raise Failure(f"{folder.path}: found no revision")
     for number, revision in enumerate(known):
         print(plain(f"{number:3}  {revision.uuid}  {revision.started}  {revision.size:>15}  {revision.tags}"))
     return 0

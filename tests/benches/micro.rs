@@ -76,9 +76,9 @@ mod digesting {
     fn side_by_side(bencher: Bencher<'_, '_>) {
         let bytes = blocks(1, CHUNK_BLOCKS);
         let expected: Vec<_> = bytes.chunks(BLOCK_BYTES).map(TableEntry::of_block).collect();
-        bencher
-            .counter(BytesCount::new(bytes.len()))
-            .bench_local(|| TableEntry::of_blocks(black_box(&bytes).chunks(BLOCK_BYTES), &expected));
+        bencher.counter(BytesCount::new(bytes.len())).bench_local(|| {
+            TableEntry::of_blocks(black_box(&bytes).chunks(BLOCK_BYTES), &expected)
+        });
     }
 
     /// Blocks that nobody expected: each is computed twice.

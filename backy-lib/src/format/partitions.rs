@@ -394,9 +394,9 @@ mod tests {
     #[test]
     fn a_longer_gpt_header_is_read() {
         for header_bytes in [93, 512] {
-            assert_eq!(found(&gpt_with(8 * MIB, 512, header_bytes)), GPT_FOUND);
+            assert_eq!(found(&gpt_with(8 * MIB + 1, 512, header_bytes)), GPT_FOUND);
         }
-        assert_eq!(found(&gpt_with(8 * MIB, 512, 513)), []);
+        assert_eq!(found(&gpt_with(8 * MIB + 1, 512, 513)), []);
         assert_eq!(found(&gpt_with(8 * MIB, 4096, 513)), GPT_FOUND);
     }
 
@@ -462,7 +462,9 @@ mod tests {
     /// A read that fails is an error, not an image without partitions.
     #[test]
     fn an_image_that_cannot_be_read_is_an_error() {
-        for (image, bad) in [(gpt(8 * MIB, 512), 0), (gpt(8 * MIB, 512), 512), (mbr(), 0), (mbr(), 1500 * 512)] {
+        for (image, bad) in
+            [(gpt(8 * MIB, 512), 0), (gpt(8 * MIB, 512), 512), (mbr(), 0), (mbr(), 1500 * 512)]
+        {
             let read = |buffer: &mut [u8], offset: u64| {
                 if (offset..offset + buffer.len() as u64).contains(&bad) {
                     return Err(bad);
