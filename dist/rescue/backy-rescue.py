@@ -173,7 +173,7 @@ class Revision:
         tags = field("tags", list, lambda tags: all(type(tag) is str for tag in tags), "a list of texts")
         self.tags = ", ".join(tags)
         # Whether last.raw may be this one's image, and whether a delta of its own may hold what it no longer has.
-        self.is_fileest, self.is_interrupted = False, False
+        self.is_newest, self.is_interrupted = False, False
 
 
 def parse(raw):

@@ -337,7 +337,7 @@ fn no_claim_is_believed() {
     put_manifest(archive, &long);
     is_error(&restore("0"), "is said to have 1099511627776 bytes, and in another place");
 
-    for block_size in [json!(0), json!(3), json!(1 << 40), json!([]), json!("4096")] {
+    for block_size in [json!(0), json!(3), json!(1_u64 << 40), json!([]), json!("4096")] {
         let mut forged = good.clone();
         forged["block_size"] = block_size;
         put_manifest(archive, &forged);

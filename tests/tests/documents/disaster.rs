@@ -47,7 +47,7 @@ fn scene(states: &[Vec<u8>]) -> tempfile::TempDir {
         run(&["backup", "--force"]);
     }
     // A drill leaves its own size in the manifest, behind all others.
-    run(&["drill", "--revision", "1"]);
+    run(&["drill", "--revision", "0"]);
     fs::rename(folder.path().join("archive"), folder.path().join("mynode")).expect("a name");
     fs::remove_file(&source).expect("the disk is dead");
     let program = "dist/rescue/backy-rescue.py";
