@@ -15,7 +15,7 @@ described in backy's doc/format.md.
 import os
 import sys
 
-# Modules are looked for beside this program first; it may have been put into an archive, whose files are somebody else's.
+# Modules are looked for beside this program first. It may lie in an archive, whose files are somebody else's.
 _HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [path for path in sys.path if path and os.path.realpath(path) != _HERE]
 
@@ -299,7 +299,7 @@ def find_table(folder, *places):
 
 
 class Layer:
-    """Something that holds blocks. This one stands for a file that is not there or cannot be used: it holds all, and gives none."""
+    """Something that holds blocks. This one stands for a file that cannot be used: it holds all, and gives none."""
 
     table, base, is_zstd, size = None, "", False, LARGEST_IMAGE_BYTES
 
@@ -312,7 +312,8 @@ class Layer:
         return dict.fromkeys(blocks, LOST)
 
     def digests(self, first, count, held):
-        """Of these blocks those that are not zero, or not held and yet have a digest: it, and the size of the revision that it was made of."""
+        """What the digests of these blocks are said to be, each with the size of the revision that it was made of: LOST
+        where nobody knows, nothing for zeros. There may be some of blocks that are not held."""
         if self.table is None:
             return dict.fromkeys(held, (LOST, self.size))
         entries = self.table.entries(first, count).items()
@@ -363,7 +364,10 @@ class Delta(Layer):
         self.is_zstd = bool(features & 8) and header[104] == 1
         if bits > 21 or 1 << bits != block_bytes or self.l1_entries > L1_ENTRIES or name_bytes > 1023:
             raise Failure(f"{name}: found clusters or tables of a size that does not fit the archive")
-        self.base = header[name_at : name_at + name_bytes].decode("ascii", "replace") if name_at else ""
+        name_bytes = name_bytes if name_at else 0
+        self.base = header[name_at : name_at + name_bytes].decode("ascii", "replace")
+        if len(self.base) != name_bytes:
+            raise Failure(f"{name}: found the name of the backing file at {name_at}, expected it in the header")
         if self.base and self.base != IMAGE and not re.fullmatch(UUID + r"\.qcow2", self.base):
             raise Failure(f"{name}: found the backing file {self.base[:60]!r}, expected a file of an archive")
         uuid = name[:36]
@@ -549,8 +553,8 @@ class Chain:
             yield first, min(self.block_bytes // 8, blocks - first)
 
     def locate(self, first, count):
-        """Of these blocks those that a file holds: which layer, and where. And what the digests of blocks are said to be, each with the size of
-        the revision that it was made of. The content, or the digest, of all others is that of zeros."""
+        """Of these blocks those that a file holds: in which layer, and where. And what the digests are said to be, as
+        layers say it. The content, or the digest, of all others is that of zeros."""
         places, digests, is_decided = {}, {}, False
         left = set(range(first, first + count))
         for layer in self.layers:
@@ -743,7 +747,7 @@ def restore(folder, known, wanted, path, may_overwrite):
         copy.run()
         is_right = copy.found.digest() == revision.digest
         if is_right and copy.lost:
-            tell("the digest of the revision is right, and those of single blocks are not: writing these as they were found")
+            tell("the digest of the revision is right, those of single blocks are not: these are written as found")
             copy = Copy(chain, target, as_found=True)
             copy.run()
             is_right = copy.found.digest() == revision.digest
@@ -753,10 +757,12 @@ def restore(folder, known, wanted, path, may_overwrite):
     for offset, end in copy.lost:
         tell(f"lost: bytes {offset} to {end}")
     lost = f"{sum(end - offset for offset, end in copy.lost)} bytes are lost, and zero in their place"
-    if copy.lost and copy.expected.digest() == revision.table_digest:
+    if not copy.lost:
+        verdict = "nothing says which bytes are wrong"
+    elif copy.expected.digest() == revision.table_digest:
         verdict = f"{lost}; all others are right"
     else:
-        verdict = f"{lost}; and others may be wrong, nothing says which" if copy.lost else "nothing says which bytes are wrong"
+        verdict = f"{lost}; and others may be wrong, nothing says which"
     print(plain(f"{path}: {revision.size} bytes, the digest is WRONG: {verdict}"))
     return False
 
