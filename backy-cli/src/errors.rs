@@ -145,6 +145,9 @@ fn advice_by_kind(error: &Error) -> &'static str {
             "'backy scrub' mends it if it can, and says what it costs; if not, get the file back from a copy of the archive"
         }
         ErrorKind::Hook => "see why the hook does that, or correct it in backy.toml",
+        ErrorKind::Miscomputed => {
+            "test its memory and processor, or use another machine; then run it again"
+        }
         ErrorKind::Panic => "this is a bug in backy; please report it with this line",
         ErrorKind::Unsupported => "use a version of backy that knows it",
         _ => "",

@@ -34,6 +34,8 @@ pub enum Bug {
     StaleManifest,
     /// A block of a delta is given out without a look at its digest.
     UncheckedBlock,
+    /// A digest that is not the expected one is not computed again.
+    UnaskedDigest,
     /// The digests of a revision are taken as they are.
     UncheckedDigests,
     /// A backup does not check the old block that it moves to the overlay.
@@ -52,7 +54,7 @@ pub enum Bug {
 
 impl Bug {
     /// All that there are.
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 19] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -64,6 +66,7 @@ impl Bug {
         Bug::PastTheEnd,
         Bug::StaleManifest,
         Bug::UncheckedBlock,
+        Bug::UnaskedDigest,
         Bug::UncheckedDigests,
         Bug::UncheckedOldBlock,
         Bug::CutWrite,
@@ -87,6 +90,7 @@ impl Bug {
             Bug::PastTheEnd => "past-the-end",
             Bug::StaleManifest => "stale-manifest",
             Bug::UncheckedBlock => "unchecked-block",
+            Bug::UnaskedDigest => "unasked-digest",
             Bug::UncheckedDigests => "unchecked-digests",
             Bug::UncheckedOldBlock => "unchecked-old-block",
             Bug::CutWrite => "cut-write",

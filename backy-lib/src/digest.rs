@@ -6,6 +6,8 @@
 //! SHA-256 over the *real* digests of its blocks, one after the other; `doc/format.md` has it in Python.
 
 mod many;
+#[cfg(any(test, feature = "testing"))]
+pub use many::lies;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::error;
 use crate::units::BlockSize;
 
 /// Length of a digest and of a table entry in bytes.
@@ -90,40 +93,55 @@ impl TableEntry {
         if is_zero(bytes) { Self::ZERO_BLOCK } else { TableEntry(Sha256::digest(bytes).into()) }
     }
 
-    /// The entry of each of the blocks.
-    pub fn of_blocks<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Self> {
+    /// The entry of each of the blocks, computed twice where it is not the one that is expected there, or none is.
+    ///
+    /// # Errors
+    /// [`Error::Miscomputed`](crate::Error::Miscomputed).
+    pub fn of_blocks<'a>(
+        blocks: impl IntoIterator<Item = &'a [u8]>,
+        expected: &[Self],
+    ) -> error::Result<Vec<Self>> {
         let mut entries = Vec::new();
-        let mut data = Vec::new();
+        let (mut data, mut expected_digests) = (Vec::new(), Vec::new());
         for block in blocks {
             let entry = if is_zero(block) { Self::ZERO_BLOCK } else { Self::LOST };
             if entry == Self::LOST {
                 data.push(block);
+                // No content has the digest of what is not expected.
+                expected_digests.push(expected.get(entries.len()).unwrap_or(&Self::LOST).0);
             }
             entries.push(entry);
         }
-        let digests = many::digests(&data).into_iter().map(TableEntry);
+        let digests = many::digests(&data, &expected_digests)?.into_iter().map(TableEntry);
         let places = entries.iter_mut().filter(|entry| **entry == Self::LOST);
         places.zip(digests).for_each(|(place, digest)| *place = digest);
-        entries
+        Ok(entries)
     }
 
-    /// For each entry and block, whether the entry [matches](Self::matches) it.
-    pub fn matching<'a>(pairs: impl IntoIterator<Item = (Self, &'a [u8])>) -> Vec<bool> {
+    /// For each entry and block, whether the entry [matches](Self::matches) it. Where it does not, two computations agree on that.
+    ///
+    /// # Errors
+    /// [`Error::Miscomputed`](crate::Error::Miscomputed).
+    pub fn matching<'a>(
+        pairs: impl IntoIterator<Item = (Self, &'a [u8])>,
+    ) -> error::Result<Vec<bool>> {
         let mut matching = Vec::new();
-        let (mut expected, mut data) = (Vec::new(), Vec::new());
+        let (mut places, mut expected, mut data) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, block) in pairs {
             if entry != Self::ZERO_BLOCK && entry != Self::LOST {
-                expected.push((matching.len(), entry));
+                places.push(matching.len());
+                expected.push(entry.0);
                 data.push(block);
             }
             matching.push(entry == Self::ZERO_BLOCK && is_zero(block));
         }
-        for ((at, entry), digest) in expected.into_iter().zip(many::digests(&data)) {
+        let digests = many::digests(&data, &expected)?;
+        for ((at, expected), digest) in places.into_iter().zip(expected).zip(digests) {
             if let Some(matching) = matching.get_mut(at) {
-                *matching = entry.0 == digest;
+                *matching = expected == digest;
             }
         }
-        matching
+        Ok(matching)
     }
 
     /// Whether the block is all zero.

@@ -198,6 +198,12 @@ pub enum Error {
         /// What there is not enough of, and how to get more.
         message: String,
     },
+    /// Two computations of one digest gave different results.
+    #[error("{message}")]
+    Miscomputed {
+        /// Which, and whose fault that may be.
+        message: String,
+    },
     /// A bug: a thread has failed in a way that nobody expected.
     #[error("a thread of this process failed: {message}")]
     Panic {
@@ -273,6 +279,8 @@ pub enum ErrorKind {
     Hook,
     /// The system gives this process no more open files, threads or memory. Says nothing about what is stored.
     Limit,
+    /// This machine computes wrong. Says nothing about what is stored.
+    Miscomputed,
     /// A bug in this program. Says nothing about what is stored.
     Panic,
     /// Stopped on request.
@@ -309,6 +317,7 @@ impl Error {
             Error::Hook { .. } => ErrorKind::Hook,
             Error::Room { .. } => ErrorKind::NoSpace,
             Error::Limit { .. } => ErrorKind::Limit,
+            Error::Miscomputed { .. } => ErrorKind::Miscomputed,
             Error::Panic { .. } => ErrorKind::Panic,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.kind(),
@@ -360,6 +369,7 @@ impl Error {
             Error::Specification { .. }
             | Error::NoSuchRevision { .. }
             | Error::Hook { .. }
+            | Error::Miscomputed { .. }
             | Error::Panic { .. }
             | Error::Interrupted => None,
             Error::PutInOrder { flaw, .. } => flaw.path(),

@@ -50,7 +50,7 @@ impl BlockSize {
     }
 
     /// Size in bytes.
-    pub fn bytes(self) -> u64 {
+    pub const fn bytes(self) -> u64 {
         1 << self.bits
     }
 

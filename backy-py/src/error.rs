@@ -38,7 +38,7 @@ fn system_number(error: &Error) -> Option<i32> {
 /// The names by which `errors.py` knows the kinds.
 fn kind(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::Io | ErrorKind::Limit | ErrorKind::Panic => "io",
+        ErrorKind::Io | ErrorKind::Limit | ErrorKind::Miscomputed | ErrorKind::Panic => "io",
         ErrorKind::NotFound => "not-found",
         ErrorKind::Permission => "permission",
         ErrorKind::NoSpace => "no-space",

@@ -25,6 +25,8 @@ mod life;
 mod mounted;
 #[path = "mount/namespace.rs"]
 mod namespace;
+#[path = "mount/partitions.rs"]
+mod partitions;
 #[path = "mount/pinned.rs"]
 mod pinned;
 #[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]

@@ -225,7 +225,8 @@ impl<'a> Scan<'a> {
         let extent = self.source_extent(chunk);
         let mut bytes = self.buffers.take(extent.len as usize);
         source::read_exact(self.source, &mut bytes, extent.offset)?;
-        outcome.entries = TableEntry::of_blocks(bytes.chunks(self.block_size.len()));
+        let blocks = bytes.chunks(self.block_size.len());
+        outcome.entries = TableEntry::of_blocks(blocks, &outcome.old_entries)?;
         for (entry, at) in outcome.entries.iter_mut().zip(chunk.first.0..) {
             if self.is_lost(BlockIndex(at)) {
                 *entry = TableEntry::LOST;
@@ -336,7 +337,7 @@ impl<'a> Scan<'a> {
         let clusters = || wanted.iter().zip(old_blocks.chunks(block_bytes));
         let right = TableEntry::matching(clusters().map(|(wanted, cluster)| {
             (wanted.entry, cluster.get(..wanted.extent.len as usize).unwrap_or_default())
-        }));
+        }))?;
         for ((wanted, cluster), right) in clusters().zip(right) {
             let bad = !right && !planted(Bug::UncheckedOldBlock);
             let content = if bad {

@@ -7,5 +7,6 @@ pub mod digests;
 pub mod disk;
 pub mod legacy;
 pub mod manifest;
+pub mod partitions;
 pub mod qcow2;
 pub mod readme;

@@ -421,7 +421,7 @@ impl Chain {
         let mut failed = failed.into_iter().peekable();
         let block_bytes = self.block_size.len();
         let entries = located.iter().map(|block| block.entry);
-        let right = TableEntry::matching(entries.zip(buffer.chunks(block_bytes)));
+        let right = TableEntry::matching(entries.zip(buffer.chunks(block_bytes)))?;
         let parts = buffer.chunks_mut(block_bytes);
         for (((located, part), right), at) in located.iter().zip(parts).zip(right).zip(first.0..) {
             let (block, entry) = (BlockIndex(at), located.entry);

@@ -369,7 +369,7 @@ impl RevisionReader {
             return Ok(());
         }
         let entries = located.iter().map(|located| located.entry);
-        let right = TableEntry::matching(entries.zip(buffer.chunks(self.size.len())));
+        let right = TableEntry::matching(entries.zip(buffer.chunks(self.size.len())))?;
         let parts = buffer.chunks_mut(self.size.len());
         for (((located, part), right), block) in located.iter().zip(parts).zip(right).zip(first.0..)
         {

@@ -9,7 +9,6 @@ mod findings;
 mod fuse;
 mod nodes;
 mod open;
-mod partitions;
 mod place;
 #[cfg(test)]
 mod tests;

@@ -17,12 +17,12 @@ use rustix::io::Errno;
 use super::findings::Findings;
 use super::nodes::Nodes;
 use super::open::{OpenFile, OpenRevision};
-use super::partitions::{self, Partition};
 use super::view::{Facts, Folder, Node, View};
 use super::writable::Layers;
 use crate::archive::Archive;
 use crate::error::Result;
 use crate::extent::Extent;
+use crate::format::partitions::{self, Partition};
 use crate::image::reader::ReadCache;
 use crate::manifest::ManifestFile;
 use crate::progress::Observer;
@@ -286,7 +286,7 @@ impl Tree {
         // As it was backed up, whatever was written since: the names of the partitions stay.
         let read =
             |buffer: &mut [u8], offset| revision.read_original(buffer, offset, &self.findings);
-        let table = Arc::new(partitions::read(&read, facts.size_bytes)?);
+        let table = Arc::new(partitions::read(read, facts.size_bytes)?);
         lock(&self.tables).insert(facts.id, Arc::clone(&table));
         Ok(table)
     }

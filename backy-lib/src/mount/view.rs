@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::partitions::Partition;
 use crate::archive::Archive;
 use crate::format::manifest::Revision;
+use crate::format::partitions::Partition;
 use crate::revision::{RevisionId, Tag};
 
 /// What the folder with a revision's partitions is called: the revision's name and this.

@@ -15,7 +15,6 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 use uuid::{NoContext, Uuid};
 
-use super::partitions::ReadImage;
 use crate::extent::Extent;
 use crate::revision::RevisionId;
 
@@ -24,6 +23,9 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Zeros are written in pieces of this length where holes cannot be made.
 const ZEROS_BYTES: usize = 64 << 10;
+
+/// How the revision is read: fills the buffer from the offset, or fails.
+pub(super) type ReadImage<'a> = &'a dyn Fn(&mut [u8], u64) -> Result<(), Errno>;
 
 /// The layers of an archive's revisions.
 pub(super) struct Layers {

@@ -322,7 +322,7 @@ impl<'a> Trial<'a> {
         let mut bytes = vec![0; extent.len as usize];
         let image: Vec<Option<TableEntry>> =
             match self.image.read_padded_at(&mut bytes, extent.offset) {
-                Ok(()) => TableEntry::of_blocks(bytes.chunks(self.size.len()))
+                Ok(()) => TableEntry::of_blocks(bytes.chunks(self.size.len()), &table)?
                     .into_iter()
                     .map(Some)
                     .collect(),

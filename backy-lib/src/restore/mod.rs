@@ -418,7 +418,7 @@ impl Compare<'_> {
         worker.found.resize(bytes, 0);
         let unreadable = self.read_target(&mut worker.found, offset)?;
         let found = worker.found.chunks(self.chain.block_size().len());
-        let right = TableEntry::matching(located.iter().map(|block| block.entry).zip(found));
+        let right = TableEntry::matching(located.iter().map(|block| block.entry).zip(found))?;
         let wanted = |((block, right), at)| match right && !unreadable.contains(&at) {
             true => Wanted::AsItIs,
             false => content(block),

@@ -267,7 +267,7 @@ impl StoredFile {
             return Ok((bad, extent.len));
         }
         let pairs = entries.iter().copied().zip(bytes.chunks(self.block_size.len()));
-        let bad = TableEntry::matching(pairs).into_iter().zip(blocks.first.0..);
+        let bad = TableEntry::matching(pairs)?.into_iter().zip(blocks.first.0..);
         let bad = bad.filter(|(right, _)| !right).map(|(_, block)| BlockIndex(block));
         Ok((bad.collect(), extent.len))
     }
@@ -301,7 +301,7 @@ impl StoredFile {
                 let entry = read.map_or(TableEntry::LOST, |()| **entry);
                 pairs.push((entry, &*part));
             }
-            let right = TableEntry::matching(pairs).into_iter().zip(group);
+            let right = TableEntry::matching(pairs)?.into_iter().zip(group);
             let wrong = right.filter(|(right, _)| !right);
             bad.extend(wrong.map(|(_, (_, block))| BlockIndex(*block)));
         }

@@ -14,6 +14,7 @@ pub mod digest_file;
 pub mod legacy_archive;
 pub mod manifest;
 mod one_file;
+pub mod partitions;
 pub mod qcow2_open;
 pub mod qcow2_roundtrip;
 pub mod retention;
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "digest_file", run: digest_file::run },
     Target { name: "legacy_archive", run: legacy_archive::run },
     Target { name: "manifest", run: manifest::run },
+    Target { name: "partitions", run: partitions::run },
     Target { name: "qcow2_open", run: qcow2_open::run },
     Target { name: "qcow2_roundtrip", run: qcow2_roundtrip::run },
     Target { name: "retention", run: retention::run },

@@ -46,6 +46,8 @@ fn scene(states: &[Vec<u8>]) -> tempfile::TempDir {
         fs::write(&source, state).expect("a source");
         run(&["backup", "--force"]);
     }
+    // A drill leaves its own size in the manifest, behind all others.
+    run(&["drill", "--revision", "0"]);
     fs::rename(folder.path().join("archive"), folder.path().join("mynode")).expect("a name");
     fs::remove_file(&source).expect("the disk is dead");
     let program = "dist/rescue/backy-rescue.py";
@@ -58,7 +60,8 @@ fn run_without_backy(folder: &Path, script: &str) -> Output {
     let bin = folder.join("bin");
     if !bin.exists() {
         fs::create_dir(&bin).expect("a folder");
-        let tools = ["cp", "dd", "flock", "grep", "qemu-img", "sed", "tail", "truncate", "zstd"];
+        let tools =
+            ["cat", "cp", "dd", "find", "flock", "grep", "qemu-img", "sed", "tail", "truncate", "zstd"];
         let tools = tools.map(|tool| (tool, format!("command -v {tool}")));
         // What is found as python3 may be a script that needs more than these.
         let python = "python3 -c 'import sys; print(sys.executable)'".to_owned();
@@ -101,6 +104,33 @@ fn the_commands_get_everything_back_without_backy() {
     }
     let absent = run_without_backy(folder.path(), "backy --version");
     assert_eq!(absent.status.code(), Some(127), "backy was in the PATH");
+}
+
+/// What the document does before QEMU reads an archive from elsewhere finds deltas that lead out of it, or to an image of no said format.
+#[test]
+fn what_leads_out_of_an_archive_is_found() {
+    if !backy_tests::qemu::available() {
+        return;
+    }
+    let folder = scene(&states());
+    let text = document("doc/disaster.md");
+    let blocks = code_blocks(&text, "sh run");
+    let check = blocks.iter().find(|(_, body)| body.contains("named.txt")).expect("the check").1;
+    let is_refused = || {
+        let output = run_without_backy(folder.path(), check);
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(output.status.success(), !said.contains("do not read"), "{said}");
+        !output.status.success()
+    };
+    assert!(!is_refused());
+    let manifest = fs::read(folder.path().join("mynode/manifest.json")).expect("a manifest");
+    let manifest = backy_lib::Manifest::parse(&manifest).expect("a manifest");
+    let delta = format!("mynode/{}", manifest.revisions[1].file());
+    for names in ["-F raw -b /etc/passwd", "-F raw -b ../last.raw", "-F qcow2 -b last.raw"] {
+        let rebase = format!("qemu-img rebase -u -f qcow2 {names} {delta}");
+        assert!(run_without_backy(folder.path(), &rebase).status.success(), "{names}");
+        assert!(is_refused(), "{names}");
+    }
 }
 
 /// The rescue program gives every revision of every golden archive and says that the digest is right, but where a block is

@@ -9,6 +9,7 @@ use backy_tests::qemu::skipped;
 
 use crate::disks::{LoopDevice, loops_available};
 use crate::mounted::{Mount, Mountpoint, digests, fuse_available};
+use crate::partitions::partitioned;
 use crate::site::{Site, noise, run, text, words, works};
 
 const MIB: u64 = 1 << 20;
@@ -18,7 +19,7 @@ fn place() -> Option<tempfile::TempDir> {
     can.then(|| tempfile::tempdir().expect("a temporary folder"))
 }
 
-fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
         skipped(&format!("{program} is not installed"));
@@ -181,27 +182,6 @@ fn an_ext4_is_mended_for_trial() {
     inner.unmount();
     mount.unmount();
     site.check_at_rest();
-}
-
-/// Makes partitions on an image by a script for `sfdisk`; their numbers, first bytes and lengths as it has them.
-fn partitioned(image: &Path, size_bytes: u64, script: &str) -> Vec<(u64, u64, u64)> {
-    fs::File::create(image).and_then(|file| file.set_len(size_bytes)).expect("make an image");
-    let script_file = image.with_extension("script");
-    fs::write(&script_file, script).expect("write the script");
-    let mut sfdisk = Command::new("sh");
-    sfdisk.args(["-c", "sfdisk -q \"$1\" < \"$2\"", "sh"]).arg(image).arg(&script_file);
-    works(&mut sfdisk);
-    let table = works(Command::new("sfdisk").arg("--json").arg(image));
-    let table: serde_json::Value = serde_json::from_slice(&table).expect("JSON");
-    let partitions = table["partitiontable"]["partitions"].as_array().expect("partitions");
-    let number = |value: &serde_json::Value| value.as_u64().expect("a number");
-    let row = |partition: &serde_json::Value| {
-        let node = partition["node"].as_str().expect("a name");
-        let digits = node.strip_prefix(text(image)).expect("the image and a number");
-        let last = digits.parse().expect("a number");
-        (last, number(&partition["start"]) * 512, number(&partition["size"]) * 512)
-    };
-    partitions.iter().map(row).collect()
 }
 
 /// Each partition of a table is a file with its bytes, by the number that it has in the table.
