@@ -21,9 +21,10 @@ use crate::restore::unfinished::{self, Note, Token};
 use crate::restore::{self, FileTarget, RestoreOptions, space};
 
 impl DrillReport {
-    /// Adds what a command said of the revision: nothing, or why it does not pass.
-    pub fn judged(mut self, command: String, verdict: std::result::Result<(), String>) -> Self {
-        self.command = Some(command);
+    /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
+    /// in the manifest and shown to others, and arguments may be secret.
+    pub fn judged(mut self, program: String, verdict: std::result::Result<(), String>) -> Self {
+        self.command = Some(program);
         if let Err(why) = verdict {
             self.passed = false;
             self.message = why;
