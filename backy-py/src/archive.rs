@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 use crate::drill;
 use crate::error::{exception, wrong};
-use crate::mount::{Mount, MountArguments};
+use crate::mount::{Group, Mount, MountArguments};
 use crate::operations::{self, From};
 use crate::reader::Reader;
 use crate::report::ToPython;

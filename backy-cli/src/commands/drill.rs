@@ -35,6 +35,8 @@ pub(crate) struct Args {
     revision: Option<RevisionSpec>,
 
     /// Folder for the temporary file; $TMPDIR or /tmp without it
+    ///
+    /// One where other users could put another file in its place is refused.
     #[arg(long, value_name = "DIR", requires = "command", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
 

@@ -80,8 +80,7 @@ pub(super) fn run(command: &HookCommand, conditions: Conditions<'_>) -> Ran {
         attend(&mut child, pipe, Instant::now(), timeout, stop, &mut output)
     });
     let program = command.program();
-    let output: Vec<_> =
-        output.lines().iter().map(|line| command.without_values(line)).collect();
+    let output: Vec<_> = output.lines().iter().map(|line| command.without_values(line)).collect();
     let (started, failure) = match ended {
         Err(error) => (false, Some(format!("cannot run '{program}': {}", describe_io(&error)))),
         Ok(None) => (true, None),
@@ -355,7 +354,8 @@ mod tests {
         ] {
             let timeout = Duration::from_millis(300);
             let stop = &mut |_| false;
-            let ran = run(&command, Conditions { environment: &[], timeout, persistent: false, stop });
+            let ran =
+                run(&command, Conditions { environment: &[], timeout, persistent: false, stop });
             let told = format!("{} {}", ran.failure.clone().unwrap(), ran.output.join(" "));
             assert!(!told.contains("hunter2") && !told.contains("secret"), "{told}");
             assert!(told.contains(&format!("'{program}'")) && told.contains(said), "{told}");

@@ -80,8 +80,12 @@ pub fn group_number(group: &str) -> std::result::Result<u32, String> {
     }
     match nix::unistd::Group::from_name(group) {
         Ok(Some(found)) => Ok(found.gid.as_raw()),
-        Ok(None) => Err(format!("there is no group '{group}'; give a name of /etc/group, or a number")),
-        Err(errno) => Err(format!("cannot look up the group '{group}': {}", describe_io(&errno.into()))),
+        Ok(None) => {
+            Err(format!("there is no group '{group}'; give a name of /etc/group, or a number"))
+        }
+        Err(errno) => {
+            Err(format!("cannot look up the group '{group}': {}", describe_io(&errno.into())))
+        }
     }
 }
 

@@ -187,7 +187,8 @@ impl Place {
         let access = if wishes.read_only { "ro" } else { "rw" };
         let other = if wishes.allow_other { ",allow_other" } else { "" };
         let mut options =
-            format!("{access},nosuid,nodev,noexec,{BY_MODE}{other},subtype=backy,fsname=").into_bytes();
+            format!("{access},nosuid,nodev,noexec,{BY_MODE}{other},subtype=backy,fsname=")
+                .into_bytes();
         options.append(&mut name);
         // The socket is its standard input, because a child has that without more ado.
         let output = Command::new(HELPER)

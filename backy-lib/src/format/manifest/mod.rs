@@ -164,7 +164,9 @@ pub struct DrillReport {
 
 /// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next manifest is
 /// written without them.
-fn program_alone<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+fn program_alone<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<String>, D::Error> {
     let command = Option::<String>::deserialize(from)?;
     Ok(command.map(|command| command.split(' ').next().unwrap_or_default().to_owned()))
 }
