@@ -201,4 +201,23 @@ mod tests {
         assert_eq!(picked, [0, 1, 2]);
         assert_eq!(pick(3, u64::MAX), Some(0));
     }
+
+    /// Earlier versions kept the whole command of a drill, which may have a secret in it: only the program is ever seen again.
+    #[test]
+    fn the_arguments_of_earlier_drills_are_forgotten() {
+        let mut report = serde_json::json!({
+            "revision": "019b0e2c-7c00-7000-8000-000000000001", "started": "2026-11-28T02:00:00Z", "seconds": 1.5, "size_bytes": 4,
+            "read_bytes": 4, "bytes_per_second": 2, "command": "sh -c true --password=hunter2", "passed": true, "message": "right"
+        });
+        let read = |report: &serde_json::Value| {
+            serde_json::from_value::<DrillReport>(report.clone()).expect("a report")
+        };
+        let written = serde_json::to_value(read(&report)).expect("JSON");
+        report["command"] = "sh".into();
+        assert_eq!(written, report);
+        for none in [serde_json::Value::Null, "".into()] {
+            report["command"] = none.clone();
+            assert_eq!(serde_json::to_value(read(&report)).expect("JSON"), report, "{none}");
+        }
+    }
 }

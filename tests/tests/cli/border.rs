@@ -132,7 +132,8 @@ time.sleep(60)
         "-c",
         LOCKER,
     ]);
-    command.arg(what).arg(how).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg(what).arg(how).env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let Ok(mut child) = command.spawn() else {
         skipped("there is no setpriv");
         return None;
