@@ -13,8 +13,8 @@ from conftest import Made, can_mount, skip
 
 SCRIPT = Path(sys.executable).parent / "backy"
 
-# What the module, the command and Python itself import, of which any may be looked for anew by a process that is started.
-MODULES = ("backy/__init__", "backy/__main__", "datetime", "json", "logging", "pathlib", "signal", "threading")
+# What the module, the command and Python itself import; a process that is started looks for it anew.
+MODULES = ("backy/__init__", "backy/__main__", "datetime", "json", "logging", "pathlib", "signal")
 
 
 @pytest.fixture

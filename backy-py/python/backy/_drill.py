@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def judge(
     command: _Sequence[str] | _Callable[[Path], object], file: str | os.PathLike[str]
 ) -> tuple[str, str | None]:
-    """The name of the program or callable, without arguments, which may be secret: the report is kept; and why the drill does not
-    pass, None when the command was content.
+    """The name of the program or callable, and why the drill does not pass; None when the command was content.
+
+    Without arguments, which may be secret: the report is kept, and shown to others.
     """
     path = Path(file)
     if callable(command):

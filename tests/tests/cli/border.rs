@@ -151,7 +151,7 @@ time.sleep(60)
 }
 
 /// Who may read an archive can lock its folder, its image, and the lock file if that was left open to all; he keeps nobody from
-/// writing, and his lock is none that the status tells of.
+/// writing.
 #[test]
 fn a_reader_keeps_no_writer_out() {
     if !is_root() {
@@ -161,8 +161,7 @@ fn a_reader_keeps_no_writer_out() {
     scene.damages_the_archive();
     let folder = scene.path("a");
     set_mode(folder.parent().unwrap(), 0o755);
-    let mut number = 2;
-    for (name, how) in [
+    let locks = [
         (".", "shared"),
         (".", "exclusive"),
         (".", "exclusive, handed on"),
@@ -170,7 +169,8 @@ fn a_reader_keeps_no_writer_out() {
         ("lock", "exclusive"),
         ("lock", "shared, handed on"),
         ("last.raw", "image"),
-    ] {
+    ];
+    for (number, (name, how)) in (2..).zip(locks) {
         // The file as a script of flock(1) makes it, and an image for readers.
         set_mode(&folder, 0o755);
         for open in ["lock", "last.raw"] {
@@ -184,7 +184,6 @@ fn a_reader_keeps_no_writer_out() {
         scene.works(&["-b", "a", "maintenance"]);
         let lock = fs::metadata(folder.join("lock")).unwrap();
         assert_eq!((lock.mode() & 0o777, lock.nlink()), (0o600, 1), "{name} {how}");
-        number += 1;
     }
     scene.holds(&states);
     let left: Vec<_> =
