@@ -15,7 +15,7 @@ use crate::output::Output;
 const MARK: &str = "--hook-guard";
 
 /// What is started to have a guard, for a command that is started as `itself`.
-pub(crate) fn words(itself: &[OsString]) -> Vec<OsString> {
+pub fn words(itself: &[OsString]) -> Vec<OsString> {
     match itself.is_empty() {
         // Nothing to start: the hooks are run in this process.
         true => Vec::new(),

@@ -115,6 +115,8 @@ impl Session {
     }
 }
 
+pub use guard::words as guard_words;
+
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     // What goes on in the background, or guards a backup, has to be started again.

@@ -55,7 +55,7 @@ const WITHOUT_EFFECT: [&str; 35] = [
 
 /// Options of `backy mount` that may be given.
 const FLAGS: [&str; 2] = ["allow_other", "writable"];
-const VALUES: [&str; 4] = ["cache", "log", "log_format", "dir"];
+const VALUES: [&str; 5] = ["cache", "log", "log_format", "dir", "gid"];
 
 /// The arguments of this process as those of `backy`; nothing when `mount` wants nothing to be done.
 ///
@@ -137,7 +137,7 @@ impl Call {
                 Some(arg) => args.extend(arg),
                 None if self.sloppy => {}
                 None => {
-                    let known = "those of backy are allow_other, writable, dir=, cache=, log= and log_format=";
+                    let known = "those of backy are gid=, allow_other, writable, dir=, cache=, log= and log_format=";
                     return Err(format!("unknown mount option {}; {known}", shown(option)));
                 }
             }
@@ -210,8 +210,8 @@ mod tests {
             ("backy /a /m -o rw,dev,suid", "backy -b /a mount -- /m"),
             ("/usr/bin/backy ./a m", "backy -b ./a mount -- m"),
             (
-                "backy /a /m -o rw,allow_other,x-systemd.automount,cache=128M,log=/l=1",
-                "backy -b /a mount --allow-other --cache=128M --log=/l=1 -- /m",
+                "backy /a /m -o rw,allow_other,gid=disk,x-systemd.automount,cache=128M,log=/l=1",
+                "backy -b /a mount --allow-other --gid=disk --cache=128M --log=/l=1 -- /m",
             ),
             ("/sbin/mount.fuse.backy a m -sn -o what,ro", "backy -b a mount -- m"),
             (
@@ -231,6 +231,7 @@ mod tests {
             ("backy /a /m -o ro,writable", "'ro' and 'writable'"),
             ("backy /a /m -o rw,alow_other", "'alow_other'"),
             ("backy /a /m -o cache", "'cache'"),
+            ("backy /a /m -o gid", "'gid'"),
             ("backy /a /m -o writable=1", "'writable=1'"),
             ("backy /a /m -o", "'-o'"),
             ("backy /a /m -x", "'-x'"),

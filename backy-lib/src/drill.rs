@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use rustix::fs::{Mode, chmod, unlink};
+use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 
 use crate::archive::Archive;
@@ -17,13 +17,14 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, Revision, Unknown};
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
-use crate::restore::unfinished::{self, Note, Token};
-use crate::restore::{self, FileTarget, RestoreOptions, space};
+use crate::restore::unfinished::{Folder, Note, Token};
+use crate::restore::{self, FileTarget, RestoreOptions, Target, space};
 
 impl DrillReport {
-    /// Adds what a command said of the revision: nothing, or why it does not pass.
-    pub fn judged(mut self, command: String, verdict: std::result::Result<(), String>) -> Self {
-        self.command = Some(command);
+    /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
+    /// in the manifest and shown to others, and arguments may be secret.
+    pub fn judged(mut self, program: String, verdict: std::result::Result<(), String>) -> Self {
+        self.command = Some(program);
         if let Err(why) = verdict {
             self.passed = false;
             self.message = why;
@@ -36,6 +37,8 @@ impl DrillReport {
 #[derive(Debug)]
 pub struct Assembled {
     path: PathBuf,
+    folder: Folder,
+    name: String,
     // Dropped after the file is gone.
     _note: Option<Note>,
 }
@@ -50,7 +53,7 @@ impl Assembled {
 impl Drop for Assembled {
     fn drop(&mut self) {
         // Somebody may have removed it; there is nobody to tell of anything else.
-        let _ = unlink(&self.path);
+        let _ = self.folder.remove(&self.name);
     }
 }
 
@@ -85,49 +88,69 @@ pub fn read(
     }
 }
 
-/// Restores a revision to a temporary file in `folder`, of mode 0400 where there are permissions. There is none when the drill has not passed.
+/// Restores a revision to a temporary file in the folder `place`, of mode 0400 where there are permissions. There is none when the drill
+/// has not passed.
 ///
 /// # Errors
+/// [`Error::Target`] when others could put another file in its place there.
 /// [`crate::ErrorKind::NoSpace`] also when there is less room in the folder than the revision has data.
 pub fn assemble(
     archive: &Archive,
     number: usize,
-    folder: &Path,
+    place: &Path,
     threads: Option<usize>,
     clock: &dyn Clock,
     observer: &dyn Observer,
 ) -> Result<(DrillReport, Option<Assembled>)> {
     let drill = Drill::begin(archive, number, clock)?;
-    unfinished::sweep(folder);
+    let folder = open_private(place)?;
+    folder.sweep();
     let token = Token::new();
-    let path = folder.join(format!("backy-drill-{}-{token}.img", drill.revision.uuid));
+    let name = format!("backy-drill-{}-{token}.img", drill.revision.uuid);
+    let path = place.join(&name);
     let options = RestoreOptions { threads, ..RestoreOptions::default() };
-    let (mut read_bytes, mut note) = (0, None);
+    let (mut read_bytes, mut assembled) = (0, None);
     let outcome = archive.open_revision(number).and_then(|chain| {
         let needed = space::needed_bytes(&chain, None, observer)?;
-        space::check(folder, needed)?;
-        note = Note::write(folder, &token, &path).map_err(Error::io(&path, "create"))?;
-        let target = FileTarget::create(&path)?;
+        space::check(place, needed)?;
+        let note = Note::write(&folder, &token, &name).map_err(Error::io(&path, "create"))?;
+        let target = FileTarget::create_in(folder.clone(), &path)?;
         restore::to_target(&chain, &target, &options, observer)?;
+        let made = Assembled { path: path.clone(), folder, name, _note: note };
+        make_read_only(&target)?;
+        assembled = Some(made);
         read_bytes = needed;
         Ok(())
     });
     // The target's errors say nothing of the archive.
-    let of_target = |error: &Error| error.path().is_some_and(|at| at == path || at == folder);
+    let of_target = |error: &Error| error.path().is_some_and(|at| at == path || at == place);
     match outcome {
         Err(error) if !error.is_loss() || of_target(&error) => Err(error),
         Err(error) => Ok((drill.end(Some(error), read_bytes), None)),
-        Ok(()) => {
-            let assembled = Assembled { path, _note: note };
-            match chmod(&assembled.path, Mode::RUSR) {
-                // A file system without permissions, such as FAT: what is written to the file goes with it anyway.
-                Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => {
-                    return Err(Error::io(&assembled.path, "make it read-only")(errno.into()));
-                }
-            }
-            Ok((drill.end(None, read_bytes), Some(assembled)))
+        Ok(()) => Ok((drill.end(None, read_bytes), assembled)),
+    }
+}
+
+/// The folder of a temporary file whose path a command is given: what is found there has to be that file.
+fn open_private(place: &Path) -> Result<Folder> {
+    let folder = Folder::open(place).map_err(Error::io(place, "open the folder"))?;
+    match folder.others().map_err(Error::io(place, "look up the folder"))? {
+        None => Ok(folder),
+        Some(others) => {
+            let message = format!(
+                "{others} could put another file in the place of the one that is restored there; choose a folder that only you may \
+                 write to, or one with the sticky bit such as /tmp"
+            );
+            Err(Error::Target { path: place.to_owned(), message, forcible: false })
         }
+    }
+}
+
+fn make_read_only(target: &FileTarget) -> Result<()> {
+    match fchmod(target.file(), Mode::RUSR) {
+        // A file system without permissions, such as FAT: what is written to the file goes with it anyway.
+        Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(Error::io(target.path(), "make it read-only")(errno.into())),
     }
 }
 
@@ -177,5 +200,24 @@ mod tests {
         let picked: Vec<_> = (0..3).filter_map(|seed| pick(3, seed)).collect();
         assert_eq!(picked, [0, 1, 2]);
         assert_eq!(pick(3, u64::MAX), Some(0));
+    }
+
+    /// Earlier versions kept the whole command of a drill, which may have a secret in it: only the program is ever seen again.
+    #[test]
+    fn the_arguments_of_earlier_drills_are_forgotten() {
+        let mut report = serde_json::json!({
+            "revision": "019b0e2c-7c00-7000-8000-000000000001", "started": "2026-11-28T02:00:00Z", "seconds": 1.5, "size_bytes": 4,
+            "read_bytes": 4, "bytes_per_second": 2, "command": "sh -c true --password=hunter2", "passed": true, "message": "right"
+        });
+        let read = |report: &serde_json::Value| {
+            serde_json::from_value::<DrillReport>(report.clone()).expect("a report")
+        };
+        let written = serde_json::to_value(read(&report)).expect("JSON");
+        report["command"] = "sh".into();
+        assert_eq!(written, report);
+        for none in [serde_json::Value::Null, "".into()] {
+            report["command"] = none.clone();
+            assert_eq!(serde_json::to_value(read(&report)).expect("JSON"), report, "{none}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 use crate::drill;
 use crate::error::{exception, wrong};
-use crate::mount::{Mount, MountArguments};
+use crate::mount::{Group, Mount, MountArguments};
 use crate::operations::{self, From};
 use crate::reader::Reader;
 use crate::report::ToPython;
@@ -428,19 +428,21 @@ impl Archive {
     /// For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for each
     /// revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead to them.
     /// Served by threads of this process. `writable`: let the files be written to; what is written goes to temporary files in the
-    /// folder `dir` and is thrown away. `allow_other`: let other users read it as well. `cache`: how many bytes of what
-    /// was read are kept in memory.
-    #[pyo3(signature = (mountpoint, *, writable=false, dir=None, allow_other=false, cache=67108864))]
+    /// folder `dir` and is thrown away. `gid`: let the members of this group, a name or a number, read it as well. `allow_other`: let
+    /// other users in, of whom only root may read. `cache`: how many bytes of what was read are kept in memory.
+    #[pyo3(signature = (mountpoint, *, writable=false, dir=None, gid=None, allow_other=false, cache=67108864))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn mount(
         &self,
         py: Python<'_>,
         mountpoint: PathBuf,
         writable: bool,
         dir: Option<PathBuf>,
+        gid: Option<Group>,
         allow_other: bool,
         cache: u64,
     ) -> PyResult<Mount> {
-        let arguments = MountArguments { mountpoint, writable, dir, allow_other, cache };
+        let arguments = MountArguments { mountpoint, writable, dir, gid, allow_other, cache };
         Mount::new(py, &self.folder, arguments)
     }
 

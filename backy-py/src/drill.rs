@@ -45,8 +45,8 @@ pub(crate) fn drill(
                 None => report,
                 Some(file) => {
                     let judged = helpers.getattr("judge")?.call1((command, file.path()))?;
-                    let (shown, why): (String, Option<String>) = judged.extract()?;
-                    report.judged(shown, why.map_or(Ok(()), Err))
+                    let (program, why): (String, Option<String>) = judged.extract()?;
+                    report.judged(program, why.map_or(Ok(()), Err))
                 }
             }
         }

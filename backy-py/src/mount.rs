@@ -5,7 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use backy_lib::mount::{MountOptions, Mounted, mount};
+use backy_lib::mount::{MountOptions, Mounted, group_number, mount};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::{Error, Result};
 use pyo3::prelude::*;
@@ -17,10 +17,28 @@ use crate::logging::{Line, log};
 const PATIENCE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
 
+/// A group, as Python gives it.
+#[derive(FromPyObject)]
+pub(crate) enum Group {
+    Number(u32),
+    Name(String),
+}
+
+impl Group {
+    fn number(self) -> PyResult<u32> {
+        match self {
+            Group::Number(number) => group_number(&number.to_string()),
+            Group::Name(name) => group_number(&name),
+        }
+        .map_err(wrong)
+    }
+}
+
 pub(crate) struct MountArguments {
     pub(crate) mountpoint: PathBuf,
     pub(crate) writable: bool,
     pub(crate) dir: Option<PathBuf>,
+    pub(crate) gid: Option<Group>,
     pub(crate) allow_other: bool,
     pub(crate) cache: u64,
 }
@@ -47,6 +65,7 @@ impl Mount {
         };
         let options = MountOptions {
             allow_other: given.allow_other,
+            gid: given.gid.map(Group::number).transpose()?,
             writable,
             cache_bytes: given.cache,
             ..MountOptions::default()

@@ -172,9 +172,13 @@ fn make_backup(
 /// What is started to guard the hooks.
 fn guard() -> Result<Vec<OsString>> {
     let words = Python::attach(|py| {
-        py.import("backy._guard")?.call_method0("words")?.extract::<Vec<OsString>>()
+        py.import("backy._again")?.call_method0("words")?.extract::<Vec<OsString>>()
     });
-    words.map_err(|error| Error::Hook { hook: "before", message: format!("was not run: {error}") })
+    let itself = words.map_err(|error| Error::Hook {
+        hook: "before",
+        message: format!("was not run: {error}"),
+    })?;
+    Ok(backy_cli::guard_words(&itself))
 }
 
 pub(crate) fn scrub(

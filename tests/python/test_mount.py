@@ -44,6 +44,17 @@ def test_what_is_written_is_thrown_away(made: Made, place: Path) -> None:
         assert unchanged.read() == made.sources[0]
 
 
+def test_the_members_of_a_group_may_read(made: Made, place: Path) -> None:
+    """gid= is a name or a number; without it, nobody but the one who mounts may."""
+    archive = Archive(made.path)
+    for gid, mode in ((None, 0o400), (7, 0o440), ("root", 0o440)):
+        with archive.mount(place, gid=gid) as folder:
+            found = (folder / "latest").stat()
+        assert (found.st_mode & 0o777, found.st_gid) == (mode, 7 if gid == 7 else 0)
+    with pytest.raises(ValueError, match="no-such-group"):
+        archive.mount(place, gid="no-such-group")
+
+
 def test_one_that_is_in_use_stays_until_it_is_taken_away(made: Made, place: Path) -> None:
     """MountError is an OSError; lazy=True takes it away at once."""
     mount = Archive(made.path).mount(place)

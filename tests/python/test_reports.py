@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,16 @@ def test_json_of_a_status_is_as_documented(made: Made) -> None:
     assert json.loads(json.dumps(status.to_dict())) == status.to_dict()
     assert status.schema == 1
     assert status.healthy == (status.health.level == "ok")
+
+
+def test_a_drill_keeps_no_arguments(made: Made, tmp_path: Path) -> None:
+    """Neither of a command nor of a callable, whatever they think of the revision."""
+    archive = Archive(shutil.copytree(made.path, tmp_path / "archive"))
+    secret = "hunter2secret"
+    look = partial(lambda path, password: False, password=secret)
+    for command, program in ((["false", secret], "false"), (["true", secret], "true"), (look, "partial")):
+        report = archive.drill(command=command)
+        assert report.command == program
+        assert archive.status().drill == report
+        told = report.message + (archive.path / "manifest.json").read_text()
+        assert secret not in told + (archive.path / "history.jsonl").read_text()

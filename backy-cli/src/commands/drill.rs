@@ -35,6 +35,8 @@ pub(crate) struct Args {
     revision: Option<RevisionSpec>,
 
     /// Folder for the temporary file; $TMPDIR or /tmp without it
+    ///
+    /// One where other users could put another file in its place is refused.
     #[arg(long, value_name = "DIR", requires = "command", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
 
@@ -131,21 +133,20 @@ fn with_command(
     drop(reporter);
     let (report, assembled) = drilled?;
     let Some(assembled) = assembled else { return Ok(report) };
-    let (words, shown) = words(program, rest, assembled.path());
+    let words = words(program, rest, assembled.path());
     let verdict = run_command(&words, &assembled, session)?;
-    Ok(report.judged(shown, verdict))
+    Ok(report.judged(program.to_string_lossy().into_owned(), verdict))
 }
 
-/// The command with the path in its place, and how it was given.
-fn words(program: &OsStr, rest: &[OsString], path: &Path) -> (Vec<OsString>, String) {
+/// The command with the path in its place.
+fn words(program: &OsStr, rest: &[OsString], path: &Path) -> Vec<OsString> {
     let given: Vec<&OsStr> = std::iter::once(program).chain(rest.iter().map(|w| &**w)).collect();
     let mut words: Vec<OsString> =
         given.iter().map(|word| replace(word, path.as_os_str())).collect();
     if words == given {
         words.push(path.into());
     }
-    let shown: Vec<_> = given.iter().map(|word| word.to_string_lossy()).collect();
-    (words, shown.join(" "))
+    words
 }
 
 /// `word` with every `{}` replaced.
@@ -232,9 +233,8 @@ mod tests {
             (&["{}", "if={}}"], "/x if=/x}"),
         ] {
             let rest: Vec<OsString> = given[1..].iter().map(OsString::from).collect();
-            let (words, shown) = words(OsStr::new(given[0]), &rest, Path::new("/x"));
+            let words = words(OsStr::new(given[0]), &rest, Path::new("/x"));
             assert_eq!(words.join(OsStr::new(" ")), expected);
-            assert_eq!(shown, given.join(" "));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backy_lib::mount::{MountOptions, Mounted, mount};
+use backy_lib::mount::{MountOptions, Mounted, group_number, mount};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::units::parse_size;
 use backy_lib::{Archive, Error};
@@ -29,7 +29,7 @@ use crate::output::Output;
 /// The command returns when the mount can be used; 'umount MOUNTPOINT' ends it, or 'fusermount3 -u MOUNTPOINT' for others
 /// than root. No lock is held: backups and maintenance go on beside it.
 ///
-/// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto,allow_other 0 0. The long options are those of
+/// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0. The long options are those of
 /// the mount as well, with '_' for '-'.
 ///
 /// Example: backy mount /mnt && mount -o loop,ro /mnt/latest.partitions/1 /mnt2
@@ -39,7 +39,15 @@ pub(crate) struct Args {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Let other users read it as well; others than root need user_allow_other in /etc/fuse.conf for that
+    /// Let the members of this group read it as well, and write to it with --writable
+    ///
+    /// Without it, only root and who mounts may read. Others than root need user_allow_other in /etc/fuse.conf for it.
+    #[arg(long, value_name = "GROUP", value_parser = group_number)]
+    gid: Option<u32>,
+
+    /// Let other users in, who may read nothing unless they are root
+    ///
+    /// Lets root read what another user has mounted. Others than root need user_allow_other in /etc/fuse.conf for it.
     #[arg(long)]
     allow_other: bool,
 
@@ -96,6 +104,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let watch = Arc::new(Watch { output: session.output.clone(), log });
     let options = MountOptions {
         allow_other: args.allow_other,
+        gid: args.gid,
         writable: place.writable.clone(),
         cache_bytes: args.cache,
         ..MountOptions::default()
@@ -150,6 +159,9 @@ impl Observer for Watch {
 fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
     let mut words: Vec<OsString> = vec!["-b".into(), session.folder.clone().into(), "mount".into()];
     words.extend(args.allow_other.then(|| "--allow-other".into()));
+    if let Some(gid) = args.gid {
+        words.extend(["--gid".into(), gid.to_string().into()]);
+    }
     if let Some(folder) = &place.writable {
         words.extend(["--writable".into(), "--dir".into(), folder.into()]);
     }

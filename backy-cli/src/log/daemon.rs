@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 use backy_lib::{Clock, Error, SystemClock};
 use jiff::tz::TimeZone;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::{Event, Severity, Style};
 
@@ -60,8 +64,32 @@ impl Log {
     }
 }
 
+/// Opens the file, or makes one that only its group may read besides. Nobody is waited for (a FIFO), and nothing is written to where
+/// somebody else's link, or file, in its place would lead.
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = flags.bits().cast_signed();
+    let opened =
+        OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path);
+    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => refused("a symbolic link"),
+        _ => error,
+    })?;
+    let found = file.metadata()?;
+    match () {
+        () if !found.is_file() => Err(refused("no regular file")),
+        () if found.nlink() > 1 => Err(refused("a file with other names (hard links)")),
+        () if ![0, geteuid().as_raw()].contains(&found.uid()) => {
+            Err(refused(&format!("a file of user {}", found.uid())))
+        }
+        () => Ok(file),
+    }
+}
+
+fn refused(found: &str) -> io::Error {
+    io::Error::other(format!(
+        "found {found}, expected a regular file of your own or of root, or none"
+    ))
 }
 
 /// The system's log may be started anew at any time, so each line finds it again.

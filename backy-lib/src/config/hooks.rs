@@ -51,19 +51,17 @@ impl HooksConfig {
 pub struct HookCommand {
     /// The program, then its arguments; at least one.
     words: Vec<String>,
-    is_line: bool,
 }
 
 impl HookCommand {
     /// A program and its arguments; `None` of no words.
     pub fn of_words(words: Vec<String>) -> Option<Self> {
-        (!words.is_empty()).then_some(HookCommand { words, is_line: false })
+        (!words.is_empty()).then_some(HookCommand { words })
     }
 
     /// A line for the shell.
     pub fn of_line(line: &str) -> Self {
-        let words = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
-        HookCommand { words, is_line: true }
+        HookCommand { words: ["/bin/sh", "-c", line].map(str::to_owned).to_vec() }
     }
 
     /// What is run, the program first.
@@ -71,12 +69,27 @@ impl HookCommand {
         &self.words
     }
 
-    /// As it stands in the config, for messages.
-    pub fn shown(&self) -> String {
-        match (self.is_line, self.words.last()) {
-            (true, Some(line)) => line.clone(),
-            _ => self.words.join(" "),
-        }
+    /// The name of the program, for messages. They have nothing of its arguments, which may be secret: messages get into logs,
+    /// reports and the archive's history.
+    pub fn program(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// A line that the program has printed, without the values of those arguments of the form `NAME=VALUE` that it repeats, as
+    /// programs do that complain about an option and shells that trace.
+    pub fn without_values(&self, line: &str) -> String {
+        let arguments = self.words.iter().skip(1).map(String::as_str);
+        let is_between = |c: char| c.is_whitespace() || "'\"`;&|()".contains(c);
+        let parts = arguments.clone().flat_map(|argument| argument.split(is_between));
+        let mut settings: Vec<&str> = arguments.chain(parts).collect();
+        // What another one begins with comes after that.
+        settings.sort_unstable_by_key(|setting| std::cmp::Reverse(setting.len()));
+        settings.iter().fold(line.to_owned(), |line, setting| match setting.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+                line.replace(setting, &format!("{name}=…"))
+            }
+            _ => line,
+        })
     }
 }
 

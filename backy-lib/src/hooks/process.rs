@@ -79,15 +79,15 @@ pub(super) fn run(command: &HookCommand, conditions: Conditions<'_>) -> Ran {
         let (timeout, stop) = (conditions.timeout, conditions.stop);
         attend(&mut child, pipe, Instant::now(), timeout, stop, &mut output)
     });
-    let shown = shorten(&command.shown());
-    let output = output.lines();
+    let program = command.program();
+    let output: Vec<_> = output.lines().iter().map(|line| command.without_values(line)).collect();
     let (started, failure) = match ended {
-        Err(error) => (false, Some(format!("cannot run '{shown}': {}", describe_io(&error)))),
+        Err(error) => (false, Some(format!("cannot run '{program}': {}", describe_io(&error)))),
         Ok(None) => (true, None),
         Ok(Some(how)) => {
             let last = output.iter().rev().find(|line| !line.trim().is_empty());
             let said = last.map(|line| format!(": {}", shorten(line))).unwrap_or_default();
-            (true, Some(format!("'{shown}' {how}{said}")))
+            (true, Some(format!("'{program}' {how}{said}")))
         }
     };
     Ran { started, failure, output, seconds: began.elapsed().as_secs_f64() }
@@ -333,7 +333,36 @@ mod tests {
             asked += 1;
             asked > 3
         });
-        assert!(ran.failure.unwrap().contains("'sleep 30' was stopped"));
+        assert!(ran.failure.unwrap().contains("'/bin/sh' was stopped"));
+    }
+
+    /// However a hook ends, what is told of it names the program and has no value of its arguments, also where it repeats them.
+    #[test]
+    fn what_is_told_of_a_hook_has_none_of_its_arguments() {
+        let words = |words: &[&str]| {
+            HookCommand::of_words(words.iter().map(|word| (*word).to_owned()).collect()).unwrap()
+        };
+        let secret = "hunter2 secret";
+        let option = format!("--password={secret}");
+        for (command, program, said) in [
+            (words(&["/usr/bin/env", &option, "false"]), "/usr/bin/env", ""),
+            (words(&["/no/such/program", &option]), "/no/such/program", ""),
+            (words(&["sleep", "60", &option]), "sleep", "--password=…"),
+            (words(&["sh", "-c", "exec sleep 60", &option]), "sh", ""),
+            (HookCommand::of_line(&format!("A='{secret}'; exit 3")), "/bin/sh", ""),
+            (HookCommand::of_line("set -x; A=hunter2 B=hunter22secret false"), "/bin/sh", "B=…"),
+        ] {
+            let timeout = Duration::from_millis(300);
+            let stop = &mut |_| false;
+            let ran =
+                run(&command, Conditions { environment: &[], timeout, persistent: false, stop });
+            let told = format!("{} {}", ran.failure.clone().unwrap(), ran.output.join(" "));
+            assert!(!told.contains("hunter2") && !told.contains("secret"), "{told}");
+            assert!(told.contains(&format!("'{program}'")) && told.contains(said), "{told}");
+        }
+        let freeze = words(&["fsfreeze", "-f", "/mnt"]);
+        let line = "fsfreeze: /mnt: freeze failed: a=b";
+        assert_eq!(freeze.without_values(line), line, "nothing else is left out");
     }
 
     /// Output without end costs no memory, and its end is kept.

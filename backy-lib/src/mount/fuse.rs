@@ -59,11 +59,11 @@ pub(super) fn connect(
     // The file system ends when one of them cannot be started.
     let threads = pipeline::startable(options.threads.unwrap_or_else(cores).max(1))?;
     config.n_threads = Some(threads);
-    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let acl = if options.lets_others_in() { SessionACL::All } else { SessionACL::Owner };
     let adapter = Adapter {
         may_pass_through: false,
-        allow_other: options.allow_other,
-        owner: (geteuid().as_raw(), getegid().as_raw()),
+        owner: (geteuid().as_raw(), options.gid.unwrap_or(getegid().as_raw())),
+        for_group: options.gid.is_some(),
         opened: Mutex::default(),
         buffers: Mutex::default(),
         tree,
@@ -80,9 +80,10 @@ impl Connection {
 
 struct Adapter {
     tree: Arc<Tree>,
-    allow_other: bool,
     /// User and group.
     owner: (u32, u32),
+    /// Whether the group may do what the user may.
+    for_group: bool,
     /// Whether the kernel takes files to read by itself.
     may_pass_through: bool,
     /// By number of the node.
@@ -109,10 +110,9 @@ impl Adapter {
             Kind::File if writable => (FileType::RegularFile, 0o600),
             Kind::File => (FileType::RegularFile, 0o400),
         };
-        // The kernel checks no modes here; they say what holds.
         // One block too few makes programs look for holes, which they do not in a file that takes all of its size.
         let blocks = attributes.size_bytes.div_ceil(512);
-        let others = if self.allow_other { mine >> 3 | mine >> 6 } else { 0 };
+        let group = if self.for_group { mine >> 3 & 0o070 } else { 0 };
         FileAttr {
             ino: INodeNo(attributes.number),
             size: attributes.size_bytes,
@@ -122,7 +122,7 @@ impl Adapter {
             ctime: time,
             crtime: time,
             kind,
-            perm: mine | others,
+            perm: mine | group,
             nlink: attributes.links,
             uid: self.owner.0,
             gid: self.owner.1,

@@ -36,8 +36,11 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How a mount behaves.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
-    /// Whether users other than the one who mounts may use it.
+    /// Whether the kernel lets users in other than the one who mounts. What they may do there, the modes of the files decide, and
+    /// those are for the one who mounts alone, and `gid`.
     pub allow_other: bool,
+    /// A group whose members may read everything, and write where that may be done; lets them in as `allow_other` does.
+    pub gid: Option<u32>,
     /// Folder for the temporary files that take what is written; `None`: read-only.
     pub writable: Option<PathBuf>,
     /// Limit of what is kept in memory of blocks, in bytes.
@@ -48,7 +51,40 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { allow_other: false, writable: None, cache_bytes: CACHE_BYTES, threads: None }
+        MountOptions {
+            allow_other: false,
+            gid: None,
+            writable: None,
+            cache_bytes: CACHE_BYTES,
+            threads: None,
+        }
+    }
+}
+
+impl MountOptions {
+    /// Whether the kernel has to let others in.
+    fn lets_others_in(&self) -> bool {
+        self.allow_other || self.gid.is_some()
+    }
+}
+
+/// The number of a group, for [`MountOptions::gid`], from its name or its number in decimal digits.
+///
+/// # Errors
+/// Why there is none.
+pub fn group_number(group: &str) -> std::result::Result<u32, String> {
+    if let Ok(number) = group.parse() {
+        // The kernel's word for no group at all.
+        return if number == u32::MAX { Err(format!("{number} is no group")) } else { Ok(number) };
+    }
+    match nix::unistd::Group::from_name(group) {
+        Ok(Some(found)) => Ok(found.gid.as_raw()),
+        Ok(None) => {
+            Err(format!("there is no group '{group}'; give a name of /etc/group, or a number"))
+        }
+        Err(errno) => {
+            Err(format!("cannot look up the group '{group}': {}", describe_io(&errno.into())))
+        }
     }
 }
 
@@ -70,7 +106,7 @@ pub fn mount(
     let wishes = place::Wishes {
         name: archive.folder().canonicalize().unwrap_or_else(|_| archive.folder()),
         read_only: writable.is_none(),
-        allow_other: options.allow_other,
+        allow_other: options.lets_others_in(),
     };
     let device = place.take(&wishes)?;
     let place = Arc::new(place);

@@ -26,6 +26,9 @@ const DEVICE: &str = "/dev/fuse";
 /// The type of our mounts, as the system lists it.
 const TYPE: &str = "fuse.backy";
 
+/// Has the kernel check the modes of files and folders. Without it, whoever is let in may do everything.
+const BY_MODE: &str = "default_permissions";
+
 /// Mounts for those who may not do it themselves.
 const HELPER: &str = "fusermount3";
 
@@ -149,7 +152,7 @@ impl Place {
             }
         };
         let mut options = format!(
-            "fd={},rootmode=40000,user_id={},group_id={}",
+            "fd={},rootmode=40000,user_id={},group_id={},{BY_MODE}",
             device.as_raw_fd(),
             geteuid().as_raw(),
             getegid().as_raw()
@@ -184,7 +187,8 @@ impl Place {
         let access = if wishes.read_only { "ro" } else { "rw" };
         let other = if wishes.allow_other { ",allow_other" } else { "" };
         let mut options =
-            format!("{access},nosuid,nodev,noexec{other},subtype=backy,fsname=").into_bytes();
+            format!("{access},nosuid,nodev,noexec,{BY_MODE}{other},subtype=backy,fsname=")
+                .into_bytes();
         options.append(&mut name);
         // The socket is its standard input, because a child has that without more ado.
         let output = Command::new(HELPER)

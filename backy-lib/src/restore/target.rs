@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::unfinished::Unfinished;
+use super::unfinished::{Folder, Unfinished, name_of};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::storage::cache::PageCache;
@@ -84,7 +84,13 @@ impl FileTarget {
     /// A file that is not there yet. It has no name, or another one in the same folder, until it is complete, and is gone when it
     /// never is, also when this process is killed.
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let made = Unfinished::create(folder_of(path));
+        let folder = Folder::open(folder_of(path)).map_err(Error::io(path, "create"))?;
+        Self::create_in(folder, path)
+    }
+
+    /// The same in its folder, which is open already.
+    pub(crate) fn create_in(folder: Folder, path: &Path) -> Result<Self> {
+        let made = Unfinished::create(folder);
         let (file, unfinished) = made.map_err(Error::io(path, "create"))?;
         let cache = PageCache::new();
         // Each block is written once, in order.
@@ -199,12 +205,10 @@ impl Target for FileTarget {
             }
             Medium::New { file, unfinished, .. } => {
                 file.sync_all().map_err(sync)?;
-                let named = unfinished.give_name(file, &self.path);
+                let named = unfinished.give_name(file, name_of(&self.path));
                 named.map_err(self.io("give it its name".to_owned()))?;
-                let folder = folder_of(&self.path);
-                File::open(folder)
-                    .and_then(|folder| folder.sync_all())
-                    .map_err(Error::io(folder, "sync the folder"))
+                let synced = unfinished.sync_folder();
+                synced.map_err(Error::io(folder_of(&self.path), "sync the folder"))
             }
         }
     }

@@ -4,17 +4,24 @@
 //! token, and a note beside it says so. The note is locked for as long as its maker lives. Whoever makes the next file in the
 //! folder deletes what notes without a maker name: only what the note proves to be backy's own, and only on the machine
 //! where it was made, since locks need not reach further.
+//!
+//! The folder is opened once, and names are looked up in what was opened: whoever can put another folder in its place changes nothing.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, linkat, renameat_with, unlink,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat,
+    linkat, openat, renameat, renameat_with, stat, statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::geteuid;
 use uuid::{NoContext, Uuid};
 
 const PREFIX: &str = ".backy-";
@@ -23,59 +30,151 @@ const NOTE_START: &str = "backy is making the file ";
 /// A note is not longer.
 const NOTE_LIMIT_BYTES: u64 = 1024;
 
+/// An open folder for new files.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(Arc<OwnedFd>);
+
+impl Folder {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Making files in it does not take that it can be read.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
+        Ok(Folder(Arc::new(fd)))
+    }
+
+    /// Who else could put another file in the place of one that this process makes in the folder; `None` when nobody could. In a
+    /// folder with the sticky bit, such as `/tmp`, only its owner can.
+    pub(crate) fn others(&self) -> io::Result<Option<String>> {
+        let found = retry_on_intr(|| fstat(&self.0))?;
+        let mode = Mode::from_raw_mode(found.st_mode);
+        Ok(if ![0, geteuid().as_raw()].contains(&found.st_uid) {
+            Some(format!("user {}, whose folder it is,", found.st_uid))
+        } else if mode.contains(Mode::SVTX) {
+            None
+        } else if mode.contains(Mode::WOTH) {
+            Some("every user".to_owned())
+        } else if mode.contains(Mode::WGRP) && found.st_gid != 0 {
+            Some(format!("group {}", found.st_gid))
+        } else {
+            None
+        })
+    }
+
+    /// Makes the names in it durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        File::from(retry_on_intr(|| openat(&self.0, ".", flags, Mode::empty()))?).sync_all()
+    }
+
+    /// Deletes a file.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(retry_on_intr(|| unlinkat(&self.0, name, AtFlags::empty()))?)
+    }
+
+    fn look_up(&self, name: impl rustix::path::Arg + Copy) -> io::Result<Stat> {
+        Ok(retry_on_intr(|| statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW))?)
+    }
+
+    /// A new file with a name that nobody else gives.
+    fn make(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        Ok(File::from(retry_on_intr(|| openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR))?))
+    }
+
+    /// Deletes the files that somebody was making who has been killed. What cannot be deleted does no harm.
+    pub(crate) fn sweep(&self) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let listed = openat(&self.0, ".", flags, Mode::empty()).and_then(Dir::new);
+        for entry in listed.into_iter().flatten().flatten() {
+            if let Some(token) = entry.file_name().to_str().ok().and_then(Token::of_note) {
+                self.sweep_note(&token);
+            }
+        }
+    }
+
+    /// Deletes what a note is about, and then the note, if nobody holds it.
+    fn sweep_note(&self, token: &Token) -> Option<()> {
+        let note = token.note();
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.0, &note, flags, Mode::empty()).ok()?);
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let found = file.metadata().ok().filter(|found| found.is_file())?;
+        let mut bytes = vec![0; found.len().min(NOTE_LIMIT_BYTES) as usize];
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        let content = String::from_utf8(bytes).ok()?;
+        let name = content.strip_prefix(NOTE_START)?.split(' ').next()?;
+        // Written here, by backy, about a file that has the token in its name.
+        if content != text(name) || !name.contains(&token.0) || name.contains('/') {
+            return None;
+        }
+        match self.look_up(name) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
+                self.remove(name).ok()?;
+            }
+            Ok(_) => return None,
+            Err(_) => {}
+        }
+        self.remove(&note).ok()
+    }
+}
+
 /// A file without its final name. Gone when dropped, unless it has been given one.
 pub(crate) struct Unfinished {
-    /// Where it has a name until then, and what says so.
-    named: Option<(PathBuf, Option<Note>)>,
+    folder: Folder,
+    /// What it is called until then, and what says so.
+    named: Option<(String, Option<Note>)>,
 }
 
 impl Unfinished {
     /// Makes an empty file in a folder, for reading and writing.
-    pub(crate) fn create(folder: &Path) -> io::Result<(File, Self)> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::open(folder, flags | OFlags::TMPFILE, mode) {
+    pub(crate) fn create(folder: Folder) -> io::Result<(File, Self)> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        match openat(&folder.0, ".", flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => {
                 let file = File::from(fd);
                 if is_reachable(&file) {
-                    return Ok((file, Unfinished { named: None }));
+                    return Ok((file, Unfinished { folder, named: None }));
                 }
             }
             // The file system has no files without names, or the kernel does not know of them.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
             Err(errno) => return Err(errno.into()),
         }
-        sweep(folder);
+        folder.sweep();
         let token = Token::new();
-        let path = folder.join(format!("{PREFIX}{token}.part"));
-        let note = Note::write(folder, &token, &path)?;
-        let fd = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
-        Ok((File::from(fd), Unfinished { named: Some((path, note)) }))
+        let name = format!("{PREFIX}{token}.part");
+        let note = Note::write(&folder, &token, &name)?;
+        let file = folder.make(&name)?;
+        Ok((file, Unfinished { folder, named: Some((name, note)) }))
     }
 
-    /// Gives the file, which is complete and durable, its name, unless somebody has taken that.
-    pub(crate) fn give_name(&self, file: &File, path: &Path) -> io::Result<()> {
+    /// Gives the file, which is complete and durable, its name in the folder, unless somebody has taken that.
+    pub(crate) fn give_name(&self, file: &File, name: &OsStr) -> io::Result<()> {
+        let folder = &self.folder.0;
         let Some((unfinished, _)) = &self.named else {
-            linkat(CWD, link_of(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
-            return Ok(());
+            return Ok(linkat(CWD, link_of(file), folder, name, AtFlags::SYMLINK_FOLLOW)?);
         };
-        match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        match renameat_with(folder, unfinished, folder, name, RenameFlags::NOREPLACE) {
             // The file system does not know the flag.
-            Err(Errno::INVAL | Errno::NOSYS) if path.symlink_metadata().is_err() => {
-                rustix::fs::rename(unfinished, path)?;
+            Err(Errno::INVAL | Errno::NOSYS) if self.folder.look_up(name).is_err() => {
+                Ok(renameat(folder, unfinished, folder, name)?)
             }
-            other => other?,
+            other => Ok(other?),
         }
-        Ok(())
+    }
+
+    /// Makes the name durable.
+    pub(crate) fn sync_folder(&self) -> io::Result<()> {
+        self.folder.sync()
     }
 }
 
 impl Drop for Unfinished {
     /// A file that never became complete is of no use to anybody.
     fn drop(&mut self) {
-        if let Some((path, _)) = &self.named {
+        if let Some((name, _)) = &self.named {
             // With its final name it is no longer there.
-            let _ = unlink(path);
+            let _ = self.folder.remove(name);
         }
     }
 }
@@ -94,6 +193,11 @@ impl Token {
         let token = name.strip_prefix(PREFIX)?.strip_suffix(NOTE_SUFFIX)?;
         Uuid::try_parse(token).is_ok().then(|| Token(token.to_owned()))
     }
+
+    /// What the note with this token is called.
+    fn note(&self) -> String {
+        format!("{PREFIX}{self}{NOTE_SUFFIX}")
+    }
 }
 
 impl std::fmt::Display for Token {
@@ -105,31 +209,30 @@ impl std::fmt::Display for Token {
 /// Says beside a file that it is to go. Locked while its maker lives, and gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Note {
-    path: PathBuf,
+    folder: Folder,
+    name: String,
     _file: File,
 }
 
 impl Note {
-    /// Writes a note for a file that is going to be made in the folder, and whose name has the token in it. `None` where the file
-    /// system has no locks: there nobody could tell whether its maker lives.
-    pub(crate) fn write(folder: &Path, token: &Token, about: &Path) -> io::Result<Option<Self>> {
-        let path = folder.join(format!("{PREFIX}{token}{NOTE_SUFFIX}"));
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?);
+    /// Writes a note for a file `about` that is going to be made in the folder, and whose name has the token in it. `None` where the
+    /// file system has no locks: there nobody could tell whether its maker lives.
+    pub(crate) fn write(folder: &Folder, token: &Token, about: &str) -> io::Result<Option<Self>> {
+        let name = token.note();
+        let mut file = folder.make(&name)?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        let note = Note { path, _file: file.try_clone()? };
+        let note = Note { folder: folder.clone(), name, _file: file.try_clone()? };
         if locked.is_err() {
             return Ok(None);
         }
-        let name = about.file_name().unwrap_or_default().to_string_lossy();
-        file.write_all(text(&name).as_bytes())?;
+        file.write_all(text(about).as_bytes())?;
         Ok(Some(note))
     }
 }
 
 impl Drop for Note {
     fn drop(&mut self) {
-        let _ = unlink(&self.path);
+        let _ = self.folder.remove(&self.name);
     }
 }
 
@@ -142,44 +245,16 @@ fn text(name: &str) -> String {
     )
 }
 
-/// Deletes the files that somebody was making who has been killed. What cannot be deleted does no harm.
-pub(crate) fn sweep(folder: &Path) {
-    for entry in folder.read_dir().into_iter().flatten().flatten() {
-        if let Some(token) = entry.file_name().to_str().and_then(Token::of_note) {
-            sweep_note(folder, &token);
-        }
-    }
-}
-
-/// Deletes what a note is about, and then the note, if nobody holds it.
-fn sweep_note(folder: &Path, token: &Token) -> Option<()> {
-    let path = folder.join(format!("{PREFIX}{token}{NOTE_SUFFIX}"));
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
-    flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    let found = file.metadata().ok().filter(|found| found.is_file())?;
-    let mut bytes = vec![0; found.len().min(NOTE_LIMIT_BYTES) as usize];
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    let note = String::from_utf8(bytes).ok()?;
-    let name = note.strip_prefix(NOTE_START)?.split(' ').next()?;
-    // Written here, by backy, about a file that has the token in its name.
-    if note != text(name) || !name.contains(&token.0) || name.contains('/') {
-        return None;
-    }
-    let about = folder.join(name);
-    match about.symlink_metadata() {
-        Ok(found) if found.is_file() => unlink(&about).ok()?,
-        Ok(_) => return None,
-        Err(_) => {}
-    }
-    unlink(&path).ok()
+/// The name that a path gives a new file; empty, which is none, when it ends as that of a folder does.
+pub(crate) fn name_of(path: &Path) -> &OsStr {
+    let bytes = path.as_os_str().as_bytes();
+    OsStr::from_bytes(bytes.rsplit(|&byte| byte == b'/').next().unwrap_or_default())
 }
 
 /// Whether the file can be given a name by way of `/proc`, which need not be there.
 fn is_reachable(file: &File) -> bool {
-    let own = file.metadata().map(|found| (found.dev(), found.ino()));
-    let found = Path::new(&link_of(file)).metadata().map(|found| (found.dev(), found.ino()));
-    matches!((own, found), (Ok(own), Ok(found)) if own == found)
+    let same = |own: Stat, found: Stat| (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino);
+    matches!((fstat(file), stat(link_of(file))), (Ok(own), Ok(found)) if same(own, found))
 }
 
 fn link_of(file: &File) -> String {
@@ -200,15 +275,19 @@ mod tests {
         names
     }
 
+    fn open(folder: &Path) -> Folder {
+        Folder::open(folder).expect("open the folder")
+    }
+
     /// What a killed maker has left: a note that nobody holds, and its file.
     fn leave(folder: &Path, name: impl Fn(&Token) -> String) -> Token {
         let token = Token::new();
-        let file = folder.join(name(&token));
-        let note = Note::write(folder, &token, &file).expect("write a note").expect("with a lock");
-        std::fs::write(&file, "half of it").expect("write the file");
-        let Note { path, _file } = &note;
-        let kept = std::fs::read(path).expect("read the note");
-        let path = path.clone();
+        let name = name(&token);
+        let note = Note::write(&open(folder), &token, &name).expect("write a note");
+        let note = note.expect("with a lock");
+        std::fs::write(folder.join(name), "half of it").expect("write the file");
+        let path = folder.join(&note.name);
+        let kept = std::fs::read(&path).expect("read the note");
         drop(note);
         std::fs::write(path, kept).expect("write the note again");
         token
@@ -221,20 +300,20 @@ mod tests {
         let folder = temp.path();
         leave(folder, |token| format!("{PREFIX}{token}.part"));
         leave(folder, |token| format!("drill-{token}.img"));
-        sweep(folder);
+        open(folder).sweep();
         assert_eq!(names(folder), [""; 0]);
 
         let alive = Token::new();
-        let part = folder.join(format!("{PREFIX}{alive}.part"));
-        let _note = Note::write(folder, &alive, &part).expect("write a note");
-        std::fs::write(&part, "half").expect("write the file");
+        let part = format!("{PREFIX}{alive}.part");
+        let _note = Note::write(&open(folder), &alive, &part).expect("write a note");
+        std::fs::write(folder.join(part), "half").expect("write the file");
         let foreign = leave(folder, |_| "somebody-elses.img".to_owned());
         std::fs::write(folder.join(format!("{PREFIX}{}.note", Token::new())), "of somebody else")
             .expect("write a note");
         let same = folder.join(format!("{foreign}.img"));
         std::fs::write(&same, "has the token in its name").expect("write a file");
         let before = names(folder);
-        sweep(folder);
+        open(folder).sweep();
         assert_eq!(names(folder), before);
     }
 
@@ -243,16 +322,55 @@ mod tests {
     fn a_file_has_its_name_when_it_is_complete_and_not_before() {
         let temp = tempfile::tempdir().expect("a folder");
         let folder = temp.path();
-        drop(Unfinished::create(folder).expect("make a file"));
-        let (mut file, unfinished) = Unfinished::create(folder).expect("make a file");
+        drop(Unfinished::create(open(folder)).expect("make a file"));
+        let (mut file, unfinished) = Unfinished::create(open(folder)).expect("make a file");
         file.write_all(b"complete").expect("write it");
         let path = folder.join("name");
-        unfinished.give_name(&file, &path).expect("give it its name");
+        unfinished.give_name(&file, "name".as_ref()).expect("give it its name");
         assert_eq!(std::fs::read(&path).expect("read it"), b"complete");
-        let (other, unfinished) = Unfinished::create(folder).expect("make a file");
-        assert!(unfinished.give_name(&other, &path).is_err(), "it replaced a file");
+        let (other, unfinished) = Unfinished::create(open(folder)).expect("make a file");
+        assert!(unfinished.give_name(&other, "name".as_ref()).is_err(), "it replaced a file");
         drop((file, other, unfinished));
         assert_eq!(names(folder), ["name"]);
         assert_eq!(std::fs::read(&path).expect("read it"), b"complete");
+    }
+
+    /// A folder that is put in the place of the one that was opened gets nothing.
+    #[test]
+    fn a_folder_that_is_swapped_changes_nothing() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let (folder, moved) = (temp.path().join("folder"), temp.path().join("moved"));
+        std::fs::create_dir(&folder).expect("make it");
+        let (file, unfinished) = Unfinished::create(open(&folder)).expect("make a file");
+        std::fs::rename(&folder, &moved).expect("move it away");
+        std::fs::create_dir(&folder).expect("make another");
+        unfinished.give_name(&file, "name".as_ref()).expect("give it its name");
+        assert_eq!((names(&folder), names(&moved)), (vec![], vec!["name".to_owned()]));
+    }
+
+    /// Others than root and this user can swap files where they may write, unless the folder has the sticky bit.
+    #[test]
+    fn who_could_swap_a_file_is_known() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().expect("a folder");
+        for (mode, named) in
+            [(0o700, None), (0o755, None), (0o1777, None), (0o777, Some("every user"))]
+        {
+            std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(mode)).expect("set it");
+            let others = open(temp.path()).others().expect("look it up");
+            assert_eq!(others.as_deref(), named, "{mode:o}");
+        }
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(temp.path(), Some(4711), None).expect("give it away");
+            let others = open(temp.path()).others().expect("look it up");
+            assert!(others.is_some_and(|others| others.contains("4711")));
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_new_file_is_the_last_part_of_its_path() {
+        for (path, name) in [("a/b", "b"), ("b", "b"), ("/b", "b"), ("a/", ""), ("/", "")] {
+            assert_eq!(name_of(Path::new(path)), name, "{path}");
+        }
     }
 }

@@ -21,6 +21,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
 use super::cache::PageCache;
+use super::holders::{Kind, Who, who};
 use super::identity::{Stamp, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
@@ -89,6 +90,27 @@ impl DirStorage {
         self.file_mode = Mode::from_raw_mode(mode);
     }
 
+    /// The image, when nobody relies on it as it is. Strangers keep what they have, and the archive gets a copy.
+    fn take_image(&self, image: File) -> Result<File> {
+        let (name, path) = (FileName::IMAGE, self.path(FileName::IMAGE));
+        let held = |user| Error::Locked { path: path.clone(), holder: user };
+        let Err(user) = image_lock::take(&image, Use::Overwrite) else { return Ok(image) };
+        if !self.is_used_by_strangers(&image) {
+            return Err(held(user));
+        }
+        let found = fstat(&image).map_err(|errno| self.error(name, "look up", errno))?;
+        let why = format!("{user} of a user who may only read the archive uses it");
+        let copy = links::own_copy(&self.fd, &path, name, (&image, &found), &why)?;
+        image_lock::take(&copy, Use::Overwrite).map_err(held)?;
+        Ok(copy)
+    }
+
+    /// Whether whoever has locked the image may only read the archive.
+    fn is_used_by_strangers(&self, image: &File) -> bool {
+        let owner = fstat(&self.fd).map(|found| found.st_uid);
+        owner.is_ok_and(|owner| who(image, Kind::Fcntl, owner) == Who::Strangers)
+    }
+
     fn error(&self, name: FileName, action: &str, errno: Errno) -> Error {
         Error::io(self.path(name), action)(errno.into())
     }
@@ -112,12 +134,13 @@ impl Storage for DirStorage {
         if access == Access::Write {
             let found = fstat(&file).map_err(|errno| self.error(name, "look up", errno))?;
             if found.st_nlink > 1 {
-                file = links::own_copy(&self.fd, &self.path(name), name, (&file, &found))?;
+                let names = found.st_nlink;
+                let why = format!("it has {names} names (hard links) and all would change");
+                file = links::own_copy(&self.fd, &self.path(name), name, (&file, &found), &why)?;
             }
         }
         if (name, access) == (FileName::IMAGE, Access::Write) {
-            let taken = image_lock::take(&file, Use::Overwrite);
-            taken.map_err(|user| Error::Locked { path: self.path(name), holder: user })?;
+            file = self.take_image(file)?;
         }
         Ok(Box::new(DirFile::over(self.path(name), file)))
     }
@@ -171,7 +194,8 @@ impl Storage for DirStorage {
     fn image_user(&self) -> Result<Option<String>> {
         let name = FileName::IMAGE;
         let image = open_regular(&self.fd, self.path(name), name, OFlags::RDONLY, Mode::empty())?;
-        Ok(image_lock::user(&image, Use::Overwrite))
+        let user = image_lock::user(&image, Use::Overwrite);
+        Ok(user.filter(|_| !self.is_used_by_strangers(&image)))
     }
 
     fn rename(&self, from: FileName, to: FileName) -> Result<()> {

@@ -6,14 +6,12 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::system;
+use super::holders::{Kind, holders};
 
 const USED_BASE: libc::off_t = 100;
 const UNSHARED_BASE: libc::off_t = 200;
@@ -113,42 +111,20 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
     }
 }
 
-/// The program that holds a lock on the file. The kernel's table of such locks names no process: it is found by what it has open.
+/// The program that holds a lock on the file, which the kernel's table of such locks does not name.
 fn holder(file: &File) -> String {
-    let unknown = || "another program".to_owned();
-    let Ok(own) = file.metadata() else { return unknown() };
-    let identity = (own.dev(), own.ino());
-    let processes = Path::new("/proc").read_dir().into_iter().flatten().flatten();
-    let mut found = processes.filter_map(|entry| {
-        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let name = holds(&entry.path(), identity).then(|| process_name(&entry.path()))?;
-        Some((number, name))
-    });
     let own = std::process::id();
-    let first = found.find(|(number, _)| *number != own);
-    first.map_or_else(unknown, |(number, name)| format!("{name} (process {number})"))
-}
-
-/// Whether a process has a file open and a lock of its open file description on it.
-fn holds(process: &Path, identity: (u64, u64)) -> bool {
-    let files = process.join("fd").read_dir().into_iter().flatten().flatten();
-    let same =
-        |path: &PathBuf| path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == identity);
-    files.map(|entry| entry.path()).filter(same).any(|path| {
-        let about = path.file_name().map(|number| process.join("fdinfo").join(number));
-        let about = about.and_then(|about| system::read(&about)).unwrap_or_default();
-        about.lines().any(|line| line.starts_with("lock:") && !line.contains("FLOCK"))
-    })
-}
-
-fn process_name(process: &Path) -> String {
-    let name = system::read(&process.join("comm")).unwrap_or_default();
-    let name: String = name.trim_end().chars().filter(|c| !c.is_control()).collect();
-    if name.is_empty() { "a program".to_owned() } else { name }
+    let first = holders(file, Kind::Fcntl).find(|holder| holder.process != own);
+    first.map_or_else(
+        || "another program".to_owned(),
+        |holder| format!("{} (process {})", holder.name(), holder.process),
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn open(path: &Path) -> File {

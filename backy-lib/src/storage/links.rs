@@ -1,5 +1,6 @@
-//! A file with several names, as after `cp -al`: whoever writes to it would change what the others lead to, which may be a
-//! copy of the archive. It is written to only under a name of its own, so it gets a copy first.
+//! A file that the archive shares with somebody. With several names, as after `cp -al`, whoever writes to it would change what the others
+//! lead to, which may be a copy of the archive; an image may be in use by a user who cannot be asked to let go. It is written to only when
+//! it is the archive's alone, so the archive gets a copy first.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,8 @@ use crate::units::display_size;
 /// Bytes copied at a time.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// Gives `name` a copy of its own, durable and with the same time, and opens that. The other names keep the file.
+/// Gives `name` a copy of its own, durable and with the same time, and opens that. Whoever else has the file keeps it. `why` a copy is
+/// needed stands in errors.
 ///
 /// # Errors
 /// When there is no room for it, or the file system cannot make a file without a name, which leaves nothing behind.
@@ -30,11 +32,11 @@ pub(super) fn own_copy(
     path: &Path,
     name: FileName,
     (shared, found): (&File, &Stat),
+    why: &str,
 ) -> Result<File> {
-    let names = found.st_nlink;
     let error = |errno: Errno| {
         let action = format!(
-            "write to it, for it has {names} names (hard links) and all would change: give the archive a copy of its own with \
+            "write to it, for {why}: give the archive a copy of its own with \
              'cp -p {name} {name}.own && mv {name}.own {name}'"
         );
         Error::io(path, action)(errno.into())
@@ -48,12 +50,9 @@ pub(super) fn own_copy(
     let copy = File::from(copy);
     give_to_owner(folder, &copy);
     if ioctl_ficlone(&copy, shared).is_err() {
-        check_room(folder, path, found)?;
-        copy_data(shared, &copy, found.st_size.unsigned_abs()).map_err(|error| {
-            Error::io(path, format!("make a copy of it, for it has {names} names (hard links)"))(
-                error,
-            )
-        })?;
+        check_room(folder, path, found, why)?;
+        copy_data(shared, &copy, found.st_size.unsigned_abs())
+            .map_err(|error| Error::io(path, format!("make a copy of it, for {why}"))(error))?;
     }
     let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = Timestamps {
@@ -69,7 +68,7 @@ pub(super) fn own_copy(
 }
 
 /// That a copy of all its data fits: a disk that becomes full in the middle would stop others as well.
-fn check_room(folder: impl AsFd, path: &Path, found: &Stat) -> Result<()> {
+fn check_room(folder: impl AsFd, path: &Path, found: &Stat, why: &str) -> Result<()> {
     let Ok(room) = fstatvfs(folder) else { return Ok(()) };
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     let needed = u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512);
@@ -78,8 +77,7 @@ fn check_room(folder: impl AsFd, path: &Path, found: &Stat) -> Result<()> {
         return Ok(());
     }
     let action = format!(
-        "write to it, for it has {} names (hard links) and all would change; a copy takes {}, and {} are free",
-        found.st_nlink,
+        "write to it, for {why}; a copy takes {}, and {} are free",
         display_size(needed),
         display_size(free)
     );

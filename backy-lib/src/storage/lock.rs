@@ -5,29 +5,37 @@
 //! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
 //! room for the file the folder does. The kernel drops both locks when the process ends, however it ends.
 //!
+//! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone ([`file`]), and what others
+//! have locked where the folder can be opened by them keeps nobody out.
+//!
 //! On some file systems over a network `flock` only keeps apart what runs on one machine. There the note in the file speaks: it is
 //! emptied when a writer ends, so one that is left means that its writer is at work, or was killed. Which of the two can be told of a
 //! process of this machine ([`note`]); the note of another one counts as held until somebody deletes the file.
 
+mod file;
 mod note;
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{FlockOperation, Mode, OFlags, Stat, flock, fstat, openat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::dir::{give_to_owner, open_regular, read_full};
-use super::{FileName, StorageLock};
-use crate::error::{Error, ErrorKind, Result};
+use super::StorageLock;
+use super::dir::read_full;
+use super::holders::{Kind, Who, takers, who};
+use crate::error::{Error, Result};
 
 pub use note::is_note;
 use note::{Note, is_local};
+
+/// What the file is called.
+const NAME: &str = "lock";
 
 /// Longest note of a holder that is read back.
 const HOLDER_LIMIT_BYTES: usize = 1024;
@@ -44,6 +52,8 @@ struct HeldLock {
     file: Option<File>,
     // Held open: closing would drop the folder's lock.
     folder: Option<OwnedFd>,
+    /// Held as well, by whoever else wants to have it under another name.
+    _replaced: Option<File>,
 }
 
 impl StorageLock for HeldLock {
@@ -97,85 +107,67 @@ enum Taken {
     Busy(Option<String>),
 }
 
+/// The folder of a lock.
+struct Place<'a> {
+    fd: BorrowedFd<'a>,
+    path: &'a Path,
+    found: Stat,
+    /// Whether the kernel's locks are all that there is.
+    is_local: bool,
+}
+
 fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> {
-    let path = folder.join("lock");
-    let file = open_lock(&folder_fd, folder)?;
-    let busy = |file: Option<&File>| {
-        let text = file.and_then(|file| read_note(file).ok()).filter(|text| !text.is_empty());
-        Ok(Taken::Busy(text.map(|text| Note::parse(&text).holder)))
+    let fd = folder_fd.as_fd();
+    let found = retry_on_intr(|| fstat(fd))
+        .map_err(|errno| Error::io(folder, "look up the folder")(errno.into()))?;
+    let place = Place { fd, path: folder, found, is_local: is_local(fd) };
+    let (file, replaced) = match file::take(&place)? {
+        file::Taken::Busy(who) => return Ok(Taken::Busy(who)),
+        file::Taken::Held { file, replaced } => (file, replaced),
     };
-    let taken = file
-        .as_ref()
-        .map(|file| retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)));
-    match taken {
-        None | Some(Ok(())) => {}
-        Some(Err(Errno::WOULDBLOCK)) => return busy(file.as_ref()),
-        Some(Err(errno)) => return Err(Error::io(&path, "lock")(errno.into())),
-    }
-    let folder_lock = match lock_folder(&folder_fd) {
+    let folder_lock = match lock_folder(fd) {
         Ok(held) => held,
-        Err(Errno::WOULDBLOCK) => return busy(file.as_ref()),
+        Err(Errno::WOULDBLOCK) if is_held_by_strangers(&place) => None,
+        Err(Errno::WOULDBLOCK) => return Ok(Taken::Busy(None)),
         Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
     };
-    let local = is_local(&folder_fd);
+    let path = folder.join(NAME);
     match &file {
         Some(file) => {
-            let text = read_note(file).map_err(Error::io(&path, "read"))?;
-            if let Some(holder) = Note::parse(&text).held_by(local) {
-                return Ok(Taken::Busy(Some(format!(
-                    "{holder}, as {} says, which may be another machine's; if nothing runs there any more, delete that file",
-                    path.display()
-                ))));
-            }
-            write_note(file, holder, local).map_err(Error::io(&path, "write"))?;
+            write_note(file, holder, place.is_local).map_err(Error::io(&path, "write"))?;
         }
         None if folder_lock.is_none() => {
             return Err(Error::io(&path, "create")(io::ErrorKind::StorageFull.into()));
         }
         None => {}
     }
-    Ok(Taken::Held(HeldLock { file, folder: folder_lock }))
+    Ok(Taken::Held(HeldLock { file, folder: folder_lock, _replaced: replaced }))
 }
 
-/// The file, made if need be; `None` where there is no room to make it.
-fn open_lock(folder_fd: impl AsFd, folder: &Path) -> Result<Option<File>> {
-    let (path, mode) = (folder.join("lock"), Mode::RUSR | Mode::WUSR);
-    let flags = OFlags::RDWR | OFlags::CREATE;
-    let new = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    if let Ok(made) = retry_on_intr(|| openat(&folder_fd, "lock", new, mode)) {
-        give_to_owner(&folder_fd, &made);
-        return Ok(Some(File::from(made)));
-    }
-    match open_regular(&folder_fd, path, FileName::Lock, flags, mode) {
-        Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
-        opened => opened.map(Some),
+/// Whether those who have locked the folder have no say. The file is locked, so that a writer can only be at work there if somebody
+/// has deleted the file beneath it, and that one can be seen unless it is in another container.
+fn is_held_by_strangers(place: &Place<'_>) -> bool {
+    let others = Mode::RGRP | Mode::ROTH;
+    match who(&place.fd, Kind::Flock, place.found.st_uid) {
+        Who::OneOfUs => false,
+        Who::Strangers => true,
+        Who::Unknown => {
+            place.is_local && Mode::from_raw_mode(place.found.st_mode).intersects(others)
+        }
     }
 }
 
 /// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
 pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(openat(&folder_fd, "lock", flags, Mode::empty()).ok()?);
-    // By inode number alone: the device number there is that of the file system, which is not always that of the file.
-    let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&file.metadata().ok()?));
+    let file = File::from(openat(&folder_fd, NAME, flags, Mode::empty()).ok()?);
+    let inode = fstat(&file).ok()?.st_ino;
+    let is_locked = || takers(inode, Kind::Flock).iter().any(|taker| taker.is_exclusive);
     // The table is read in pieces, and an entry may be passed over while others come and go.
-    if (0..TABLE_ATTEMPTS).any(|_| is_in_table(&inode)) {
+    if (0..TABLE_ATTEMPTS).any(|_| is_locked()) {
         return Some(wait_for_holder(&file));
     }
     Note::parse(&read_note(&file).ok()?).held_by(is_local(folder_fd))
-}
-
-/// Whether the kernel's table has an exclusive lock on a file with this inode.
-fn is_in_table(inode: &str) -> bool {
-    let mut table = String::new();
-    let read = File::open("/proc/locks").and_then(|mut file| file.read_to_string(&mut table));
-    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    read.is_ok()
-        && lines.any(|fields| {
-            fields.contains(&"FLOCK")
-                && fields.contains(&"WRITE")
-                && fields.iter().any(|field| field.ends_with(inode))
-        })
 }
 
 /// `None` where the file system cannot lock a folder.

@@ -13,6 +13,7 @@
 pub(crate) mod cache;
 pub(crate) mod device;
 pub mod dir;
+mod holders;
 mod identity;
 pub(crate) mod image_lock;
 mod links;

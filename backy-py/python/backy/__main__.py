@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from backy import _backy
+from backy import _again, _backy
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     # The command has its own way with Ctrl-C; Python's would come on top of it. One that is ignored stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(_backy.main(sys.argv, [sys.executable, "-m", "backy"]))
+    sys.exit(_backy.main(sys.argv, _again.words()))
 
 
 if __name__ == "__main__":

@@ -200,6 +200,7 @@ class Archive:
         *,
         writable: bool = False,
         dir: _Path | None = None,
+        gid: int | str | None = None,
         allow_other: bool = False,
         cache: int = 67108864,
     ) -> Mount: ...

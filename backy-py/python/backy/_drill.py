@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 def judge(
     command: _Sequence[str] | _Callable[[Path], object], file: str | os.PathLike[str]
 ) -> tuple[str, str | None]:
-    """How the command was given, and why the drill does not pass; None when the command was content."""
+    """The name of the program or callable, and why the drill does not pass; None when the command was content.
+
+    Without arguments, which may be secret: the report is kept, and shown to others.
+    """
     path = Path(file)
     if callable(command):
-        name = str(getattr(command, "__qualname__", command))
+        # One without a name, such as a functools.partial, has arguments in its repr.
+        name = str(getattr(command, "__qualname__", type(command).__qualname__))
         return name, f"{name}() gave False" if command(path) is False else None
     if isinstance(command, str):
         raise TypeError("a command is a sequence of words, such as ['fsck', '-n'], or a callable; not a str")
@@ -30,7 +34,7 @@ def judge(
         words.append(str(path))
     # What it says goes to standard error, as with the command.
     status = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=2).returncode
-    shown = " ".join(given)
+    program = given[0]
     if status < 0:
-        return shown, f"'{given[0]}' was ended by signal {-status}"
-    return shown, f"'{given[0]}' ended with exit status: {status}" if status else None
+        return program, f"'{program}' was ended by signal {-status}"
+    return program, f"'{program}' ended with exit status: {status}" if status else None

@@ -23,6 +23,7 @@ const CONTRACT: [(&str, &[&str]); 17] = [
         "mount",
         &[
             "-f, --foreground",
+            "--gid",
             "--allow-other",
             "--writable",
             "--dir",

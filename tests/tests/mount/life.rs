@@ -209,7 +209,7 @@ fn is_root() -> bool {
     found
 }
 
-/// With `--allow-other` other users may read all, whatever the modes of the files. Without, they see nothing.
+/// Nobody but the members of the group that `--gid` names reads or writes what root has mounted, whatever else is given.
 #[test]
 fn other_users_see_what_they_may() {
     if !fuse_available() || !is_root() {
@@ -217,16 +217,33 @@ fn other_users_see_what_they_may() {
     }
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = site(temp.path());
-    for options in [&[][..], &["--allow-other"]] {
+    for (options, may_read, may_write) in [
+        (&[][..], false, false),
+        (&["--allow-other"], false, false),
+        (&["--allow-other", "--writable"], false, false),
+        (&["--gid", "0", "--writable"], false, false),
+        (&["--gid", "65534"], true, false),
+        (&["--gid", "65534", "--writable"], true, true),
+    ] {
         let Some(mount) = Mount::make(&site, options) else { return };
         open_to_all(mount.on.path.parent().expect("a folder"));
-        let mut cat = Command::new("cat");
-        let output = run(&mut as_nobody(cat.arg(mount.path("latest"))));
-        let may = !options.is_empty();
-        assert_eq!(output.status.success(), may, "{options:?}: {}", words(&output));
-        assert!(!may || output.stdout == site.expected[0].bytes);
+        let mut read = Command::new("cat");
+        let output = run(&mut as_nobody(read.arg(mount.path("latest"))));
+        assert_eq!(output.status.success(), may_read, "{options:?}: {}", words(&output));
+        assert!(!may_read || output.stdout == site.expected[0].bytes);
+        let mut list = Command::new("ls");
+        let output = run(&mut as_nobody(list.arg(&mount.on.path)));
+        assert_eq!(output.status.success(), may_read, "{options:?}: {}", words(&output));
+        let mut write = Command::new("dd");
+        write.args(["if=/dev/zero", "bs=4096", "count=1", "conv=notrunc", "status=none"]);
+        write.arg(format!("of={}", text(&mount.path("latest"))));
+        let output = run(&mut as_nobody(&write));
+        assert_eq!(output.status.success(), may_write, "{options:?}: {}", words(&output));
         mount.unmount();
     }
+    let mut command = site.backy(&["mount", "--gid", "no-such-group"]);
+    let said = fails(command.arg(temp.path()));
+    assert!(said.contains("no-such-group"), "{said}");
 }
 
 fn open_to_all(folder: &Path) {

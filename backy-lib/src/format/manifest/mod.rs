@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 mod alarm;
@@ -150,7 +150,8 @@ pub struct DrillReport {
     pub read_bytes: u64,
     /// Those a second.
     pub bytes_per_second: u64,
-    /// What was run on it.
+    /// The program that was run on it.
+    #[serde(default, deserialize_with = "program_alone")]
     pub command: Option<String>,
     /// Whether every byte came out right, and the command was content.
     pub passed: bool,
@@ -159,6 +160,15 @@ pub struct DrillReport {
     /// Fields of newer programs.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next manifest is
+/// written without them.
+fn program_alone<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<String>, D::Error> {
+    let command = Option::<String>::deserialize(from)?;
+    Ok(command.map(|command| command.split(' ').next().unwrap_or_default().to_owned()))
 }
 
 /// Operations that leave something to undo when they are interrupted.
