@@ -14,7 +14,6 @@ mod cli {
     mod check;
     mod devices;
     mod drill;
-    mod exposed;
     mod freeze;
     mod generated;
     mod harness;
@@ -33,5 +32,6 @@ mod cli {
     mod status;
     mod tag;
     mod terminal;
+    mod trust;
     mod verdict;
 }
