@@ -49,7 +49,7 @@ const READING: [&[&str]; 10] = [
     &["tag", "0"],
     &["scrub", "-n"],
     &["maintenance", "-n"],
-    &["rm", "-n", "1"],
+    &["rm", "-n", "--force", "1"],
     &["backup", "--force", "--dry-run"],
     &["restore", "-"],
     &["report", "-o", "-", "a"],
