@@ -43,7 +43,7 @@ impl Guard<'_> {
             Err(Refusal::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 return self.check_new(path).map(|()| None);
             }
-            Err(refusal) => return Err(not_followed(path, path, refusal)),
+            Err(refusal) => return Err(not_followed(path, path, "look up", refusal)),
         };
         let found = place.metadata().map_err(Error::io(path, "look up"))?;
         // Where a link of '/proc' leads to has another name.
@@ -76,7 +76,7 @@ impl Guard<'_> {
         }
         let folder = folder_of(path);
         let place = Place::find_by_own_links(folder)
-            .map_err(|refusal| not_followed(path, folder, refusal))?;
+            .map_err(|refusal| not_followed(path, folder, "look up the folder", refusal))?;
         let real = place.path();
         self.check_not_archive(path, real, None)?;
         rustix::fs::access(real, Access::WRITE_OK | Access::EXEC_OK)
@@ -177,10 +177,10 @@ fn refused(path: &Path, message: String, forcible: bool) -> Error {
 }
 
 /// Why `part`, which is the target or the folder that it would be in, was not looked up.
-fn not_followed(path: &Path, part: &Path, refusal: Refusal) -> Error {
+fn not_followed(path: &Path, part: &Path, action: &str, refusal: Refusal) -> Error {
     match refusal {
-        Refusal::Io(error) => Error::io(part, "look up")(error),
-        foreign => refused(path, foreign.sentence("look it up"), false),
+        Refusal::Io(error) => Error::io(part, action)(error),
+        foreign => refused(path, foreign.sentence(action), false),
     }
 }
 
