@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use backy_lib::Trust;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::commands::{
@@ -44,6 +45,15 @@ pub(crate) struct Cli {
     /// does. Each line has the name of the operation, which its line in history.jsonl has as well.
     #[arg(long, global = true, value_name = "FORMAT", display_order = 103)]
     pub(crate) log_format: Option<LogFormat>,
+
+    /// Also work on an archive that other users can change
+    ///
+    /// Whoever can write to an archive, to its backy.toml or to a folder above it decides what is read, what 'restore' writes to, and
+    /// which hooks are run as you. Without this option, a command that changes an archive, runs its hooks or takes the target of a
+    /// restore from it first checks that everything on the way to it belongs to you or to root and that nobody else can write
+    /// there. Commands that only read an archive need no trust.
+    #[arg(long, global = true, display_order = 104)]
+    trust: bool,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -151,6 +161,10 @@ pub(crate) enum Verbosity {
 }
 
 impl Cli {
+    pub(crate) fn trust(&self) -> Trust {
+        if self.trust { Trust::Given } else { Trust::Checked }
+    }
+
     pub(crate) fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
             (true, _) => Verbosity::Quiet,

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::holder_note;
-use backy_lib::{Archive, ArchiveWriter, Clock, OperationId, SystemClock};
+use backy_lib::{Archive, ArchiveWriter, Clock, OperationId, SystemClock, Trust};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -45,6 +45,8 @@ use crate::progress::Reporter;
 pub(crate) struct Session {
     /// The archive's folder, absolute, so that messages say where it is.
     folder: PathBuf,
+    /// Whether the archive is acted on when others can change it.
+    trust: Trust,
     verbosity: Verbosity,
     output: Output,
     interrupt: Interrupt,
@@ -71,6 +73,11 @@ impl Session {
     /// What whoever finds the archive locked by a command is told.
     fn holder(command: &str) -> String {
         holder_note(&format!("'{command}'"), SystemClock.now())
+    }
+
+    /// Opens the archive for reading.
+    fn archive(&self) -> Result<Archive, Failure> {
+        Ok(Archive::open_with(&self.folder, self.trust)?)
     }
 
     /// Opens an archive for changing.
@@ -206,7 +213,7 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
 
 /// Writes the file for node_exporter, if the archive has one, also when the command failed.
 fn write_figures(session: &Session) {
-    if let Err(error) = write_textfile(&session.folder, &SystemClock) {
+    if let Err(error) = write_textfile(&session.folder, session.trust, &SystemClock) {
         let advice = "correct textfile in backy.toml, or make its folder";
         session.output.warning(&format!("{error}; {advice}"));
     }
@@ -232,6 +239,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
     Ok(Session {
         folder,
+        trust: cli.trust(),
         verbosity: cli.verbosity(),
         output,
         interrupt,

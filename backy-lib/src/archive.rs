@@ -1,5 +1,7 @@
 //! An archive: [`Archive`] reads, [`ArchiveWriter`] holds the exclusive lock and changes.
 
+mod trusted;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -12,7 +14,7 @@ use serde::Serialize;
 
 use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
-use crate::config::{CONFIG_LIMIT_BYTES, Config};
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision, Sameness};
 use crate::format::readme::{self, readme};
@@ -29,7 +31,7 @@ use crate::maintenance::{
 use crate::manifest::{self, ManifestFile};
 use crate::moment;
 use crate::plan::Step;
-use crate::progress::{Event, Observer, Silent};
+use crate::progress::{Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover::{self, LostImage};
 use crate::reserve;
@@ -40,9 +42,11 @@ use crate::scrub::{self, ScrubOptions, ScrubReport};
 use crate::source::{self, DeviceSource, Source};
 use crate::storage::dir::DirStorage;
 use crate::storage::{
-    Access, Exposed, FileName, Published, StagingToken, Storage, StorageLock, is_note, staged,
+    Access, FileName, Published, StagingToken, Storage, StorageLock, Trust, is_note, staged,
 };
 use crate::units::BlockSize;
+
+pub(crate) use trusted::trusted_config;
 
 /// Where there is no manifest yet that could say another one.
 const FIRST: StagingToken = StagingToken::FIRST;
@@ -65,29 +69,46 @@ const FIND_PAUSE: Duration = Duration::from_millis(20);
 pub struct Archive {
     storage: Arc<dyn Storage>,
     manifest: Manifest,
+    /// Of a trusted archive.
+    held: Option<trusted::Held>,
 }
 
 impl Archive {
-    /// Opens the archive in a folder.
+    /// Opens the archive in a folder. It is acted on only if nobody but the caller and root can change it.
     pub fn open(folder: &Path) -> Result<Self> {
-        let storage = open_folder(folder)?;
-        let manifest = manifest::read(&storage)?;
-        Ok(Archive { storage: Arc::new(storage), manifest })
+        Self::open_with(folder, Trust::default())
+    }
+
+    /// The same, with what the caller says of whom to trust. Reading asks nothing of that.
+    pub fn open_with(folder: &Path, trust: Trust) -> Result<Self> {
+        Self::open_on(Arc::new(DirStorage::open(folder)?.with_trust(trust)))
     }
 
     /// Opens the archive in any storage.
     pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self> {
         let manifest = manifest::read(&*storage)?;
-        Ok(Archive { storage, manifest })
+        Ok(Archive { storage, manifest, held: None })
     }
 
     /// Makes an archive in a folder, which is made when it is not there.
     ///
     /// # Errors
     /// [`Error::ArchiveExists`] when there is one already; [`Error::Occupied`] when there are files that an archive would have to
-    /// replace.
+    /// replace; [`Error::Untrusted`] when others could change it.
     pub fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<Self> {
-        Self::init_on(Arc::new(DirStorage::create(folder)?), source, block_size)
+        Self::init_with(folder, source, block_size, Trust::default())
+    }
+
+    /// The same, with what the caller says of whom to trust.
+    pub fn init_with(
+        folder: &Path,
+        source: Option<&Path>,
+        block_size: BlockSize,
+        trust: Trust,
+    ) -> Result<Self> {
+        trust.check_new(folder)?;
+        let storage = DirStorage::create(folder)?.with_trust(trust);
+        Self::init_on(Arc::new(storage), source, block_size)
     }
 
     /// Makes an archive in any storage. A config that is there already is kept; what an interrupted `init` has left is
@@ -99,6 +120,7 @@ impl Archive {
     ) -> Result<Self> {
         let config = Config::template(source)?;
         Config::parse(&config, &storage.path(FileName::CONFIG))?;
+        storage.check_trust()?;
         // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
         check_vacant(&*storage, source)?;
         let _lock = storage.lock("'init'")?;
@@ -108,8 +130,7 @@ impl Archive {
         }
         staged::publish(&*storage, Published::Readme, FIRST, readme(block_size).as_bytes())?;
         manifest::publish_first(&*storage, &Manifest::new(block_size))?;
-        let manifest = manifest::read(&*storage)?;
-        Ok(Archive { storage, manifest })
+        Self::open_on(storage)
     }
 
     /// The revisions, newest first.
@@ -125,11 +146,6 @@ impl Archive {
     /// The archive's folder.
     pub fn folder(&self) -> PathBuf {
         self.storage.folder()
-    }
-
-    /// Reads `backy.toml`.
-    pub fn config(&self) -> Result<Config> {
-        read_config(&*self.storage)
     }
 
     /// Where the file is that holds a revision. While `last.raw` is being changed, or was left so by an operation that was interrupted,
@@ -223,12 +239,13 @@ impl Archive {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        if !options.force {
-            self.check_target_is_known(path)?;
+        // What others may have written is neither looked up nor an excuse for overwriting.
+        let config = self.trusted().and_then(|archive| archive.config()).ok();
+        if let Some(config) = config.as_ref().filter(|_| !options.force) {
+            self.check_target_is_known(path, config)?;
         }
         let chain = self.open_chain(number, options.keep_going)?;
-        // Only a source that can be read from the config excuses overwriting.
-        let source = self.config().ok().and_then(|config| config.source);
+        let source = config.and_then(|config| config.source);
         let guard = Guard {
             archive: &self.folder(),
             source: source.as_deref(),
@@ -240,16 +257,14 @@ impl Archive {
     }
 
     /// That a target which is the source is still the one that was backed up.
-    fn check_target_is_known(&self, target: &Path) -> Result<()> {
-        let Ok(Config { source: Some(configured), hooks, .. }) = self.config() else {
-            return Ok(());
-        };
+    fn check_target_is_known(&self, target: &Path, config: &Config) -> Result<()> {
+        let Config { source: Some(configured), hooks, .. } = config else { return Ok(()) };
         let is_source = target.canonicalize().ok().is_some_and(|real| {
             configured.canonicalize().is_ok_and(|configured| configured == real)
         });
         let (true, Some(known)) = (is_source, &self.manifest.source) else { return Ok(()) };
         // What cannot be opened is refused with the reason by whoever is going to write.
-        let Ok(now) = DeviceSource::open(&configured) else { return Ok(()) };
+        let Ok(now) = DeviceSource::open(configured) else { return Ok(()) };
         let now = if hooks.before.is_some() { now.made_anew() } else { now };
         let unconfirmed = self.manifest.open_alarms().find_map(|alarm| alarm.other_source.as_ref());
         let how = match known.compare(&now.identity()) {
@@ -361,15 +376,10 @@ impl Archive {
         self.storage.lock_holder()
     }
 
-    /// What others than the owner may change in the archive, if there is something.
-    pub fn exposed(&self) -> Result<Option<Exposed>> {
-        self.storage.exposed()
-    }
-
     /// Adds to the history that an operation failed before it could begin, as when its source cannot be read, so that `status`
     /// knows. What cannot be written down, as while somebody else has the lock, is left out: the error itself is told anyway.
     pub fn record_failure(&self, operation: &str, holder: &str, error: &Error, clock: &dyn Clock) {
-        let Ok(_lock) = self.storage.lock(holder) else { return };
+        let Ok(_lock) = self.trusted().and_then(|own| own.storage.lock(holder)) else { return };
         let now = clock.now();
         let outcome: std::result::Result<&(), &Error> = Err(error);
         history::record(&*self.storage, operation, (now, now), outcome, &Silent);
@@ -382,8 +392,8 @@ impl Archive {
     /// The archive as its manifest describes it now, and the file that says so.
     pub(crate) fn reload(&self) -> Result<(Self, ManifestFile)> {
         let file = manifest::open(&*self.storage)?;
-        let (storage, manifest) = (Arc::clone(&self.storage), file.manifest.clone());
-        Ok((Archive { storage, manifest }, file))
+        let (storage, held) = (Arc::clone(&self.storage), self.held.clone());
+        Ok((Archive { storage, manifest: file.manifest.clone(), held }, file))
     }
 }
 
@@ -394,18 +404,17 @@ pub struct ArchiveWriter {
 }
 
 impl ArchiveWriter {
-    /// Takes the lock, saying who holds it, and undoes what an interrupted operation left behind.
+    /// Takes the lock, saying who holds it, and undoes what an interrupted operation left behind. The archive is
+    /// [`trusted`](Archive::trusted), and its config as it is under the lock.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another writer is at work.
+    /// [`Error::Locked`] when another writer is at work; [`Error::Untrusted`].
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
-        let lock = archive.storage.lock(holder)?;
+        // Before the lock, whose file is written to.
+        let lock = archive.trusted()?.storage.lock(holder)?;
+        let archive = archive.trusted()?;
         manifest::begin_writing(&*archive.storage)?;
         let mut writer = ArchiveWriter { archive, lock };
-        if let Some(exposed) = writer.archive.exposed()? {
-            let warning = format!("{exposed}; {}", Exposed::ADVICE);
-            observer.event(&Event::Finding(warning));
-        }
         match writer.recover(observer) {
             // Whatever is done with it tries again, but for what makes room, or gets out of it.
             Err(error) if waits(&error) && writer.is_under_way() => Ok(writer),
@@ -432,14 +441,16 @@ impl ArchiveWriter {
     ///
     /// # Errors
     /// [`Error::NoArchive`] when there is nothing of an archive; [`Error::Specification`] when the manifest reads fine;
-    /// [`Error::Damaged`] when nothing says what `last.raw` is. Then nothing has been changed.
+    /// [`Error::Damaged`] when nothing says what `last.raw` is; [`Error::Untrusted`]. Then nothing has been changed.
     pub fn rebuild(
         folder: &Path,
+        trust: Trust,
         holder: &str,
         force: bool,
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
-        Self::rebuild_on(Arc::new(open_folder(folder)?), holder, force, observer)
+        let storage = DirStorage::open(folder)?.with_trust(trust);
+        Self::rebuild_on(Arc::new(storage), holder, force, observer)
     }
 
     /// The same in any storage.
@@ -449,9 +460,11 @@ impl ArchiveWriter {
         force: bool,
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
+        storage.check_trust()?;
         // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
         rebuild::check_needed(&*storage, force)?;
         let _lock = storage.lock(holder)?;
+        trusted::take_file_mode(&*storage, trusted_config(&*storage))?;
         rebuild::rebuild(&storage, force, observer)
     }
 
@@ -702,23 +715,6 @@ fn waits(error: &Error) -> bool {
     error.kind() == ErrorKind::NoSpace || error.is_damage() && belongs_together
 }
 
-pub(crate) fn open_folder(folder: &Path) -> Result<DirStorage> {
-    let mut storage = DirStorage::open(folder)?;
-    // A config that cannot be read is told by the operations that need it; meanwhile the strictest mode is right.
-    if let Ok(config) = read_config(&storage) {
-        storage.set_file_mode(config.file_mode);
-    }
-    Ok(storage)
-}
-
-pub(crate) fn read_config(storage: &dyn Storage) -> Result<Config> {
-    let content = staged::read_whole(storage, FileName::CONFIG, CONFIG_LIMIT_BYTES)?;
-    let path = storage.path(FileName::CONFIG);
-    let text = String::from_utf8(content)
-        .map_err(|error| Error::damaged(&path, "text", error, "UTF-8"))?;
-    Config::parse(&text, &path)
-}
-
 /// That there is no archive yet; which of an archive's files are there all the same.
 fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<FileName>> {
     let present = storage.list()?;
@@ -760,7 +756,7 @@ fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
 
 /// A config that was there before the archive has to be right, and must not name another source.
 fn check_kept_config(storage: &dyn Storage, source: Option<&Path>) -> Result<()> {
-    let kept = read_config(storage)?;
+    let kept = trusted_config(storage)?;
     match source {
         Some(source) if kept.source.as_deref() != Some(source) => Err(Error::Specification {
             message: format!(

@@ -63,6 +63,16 @@ pub enum Error {
         /// The files.
         names: String,
     },
+    /// Somebody else could change what would be acted on. Nothing has been done.
+    #[error("{}: not trusted: {found}; expected {expected} to be able to change it", .path.display())]
+    Untrusted {
+        /// What they could change: the archive's folder, one above it, a symbolic link to it, or a file.
+        path: PathBuf,
+        /// Who, as a sentence such as `it belongs to user 1000`.
+        found: String,
+        /// Those who may.
+        expected: String,
+    },
     /// Another writer holds the archive.
     #[error("{}: the archive is in use by {holder}", .path.display())]
     Locked {
@@ -251,6 +261,8 @@ pub enum ErrorKind {
     NoSpace,
     /// The system does not permit it.
     Permission,
+    /// Others than the caller and root could change what would be acted on.
+    Untrusted,
     /// Another failure of a system call.
     Io,
     /// No archive in the folder.
@@ -302,6 +314,7 @@ impl Error {
             },
             Error::NoArchive { .. } => ErrorKind::NoArchive,
             Error::ArchiveExists { .. } | Error::Occupied { .. } => ErrorKind::ArchiveExists,
+            Error::Untrusted { .. } => ErrorKind::Untrusted,
             Error::Locked { .. } | Error::Overtaken { .. } => ErrorKind::Locked,
             Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
             Error::Specification { .. } => ErrorKind::Specification,
@@ -353,6 +366,7 @@ impl Error {
             | Error::NoArchive { path }
             | Error::ArchiveExists { path }
             | Error::Occupied { path, .. }
+            | Error::Untrusted { path, .. }
             | Error::Locked { path, .. }
             | Error::Overtaken { path }
             | Error::InTheWay { path, .. }

@@ -77,4 +77,5 @@ pub use revision::{OperationId, RevisionId, Tag};
 pub use scrub::{Budget, ScrubOptions, ScrubReport};
 pub use select::{RevisionSpec, RevisionsSpec};
 pub use status::StatusReport;
+pub use storage::Trust;
 pub use units::BlockSize;

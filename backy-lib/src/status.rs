@@ -156,7 +156,8 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let recent = history::recent(archive.storage(), now.saturating_sub(window).unwrap_or(now))?;
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
-    let (missing, exposed) = (missing_files(archive)?, archive.exposed()?);
+    let missing = missing_files(archive)?;
+    let exposed = archive.storage().exposed().map(|error| error.to_string());
     let unreadable = damage::unreadable(archive.storage(), manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let beside = moment::look(archive.storage())?;
@@ -169,7 +170,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         missing: &missing,
         bad_blocks: &bad_blocks,
         space: space.as_ref(),
-        exposed: exposed.as_ref(),
+        exposed: exposed.as_deref(),
         mismatch: beside.mismatch.as_deref(),
         unknown: &beside.unknown,
     };

@@ -7,14 +7,14 @@ use backy_lib::export::ExportOptions;
 use backy_lib::image::reader::ReadCache;
 use backy_lib::{
     BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
-    SpaceCheck, SystemClock,
+    SpaceCheck, SystemClock, Trust,
 };
 use pyo3::prelude::*;
 
 use crate::drill;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
-use crate::operations::{self, From};
+use crate::operations::{self, Folder, From};
 use crate::reader::Reader;
 use crate::report::ToPython;
 use crate::specification::{One, Rate, Several, Tags, no_such, parse};
@@ -37,17 +37,21 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying
 /// meanwhile goes to the logger "backy".
 ///
+/// What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
+/// one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
+/// nothing of that.
+///
 /// Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Archive {
-    folder: PathBuf,
+    folder: Folder,
     cache: Arc<ReadCache>,
 }
 
 impl Archive {
-    fn at(folder: &Path) -> PyResult<Self> {
-        let absolute = std::path::absolute(folder).map_err(Error::io(folder, "find the folder"));
-        let folder = absolute.map_err(exception)?;
+    fn at(folder: &Path, trust: bool) -> PyResult<Self> {
+        let trust = if trust { Trust::Given } else { Trust::Checked };
+        let folder = Folder { path: absolute(folder)?, trust };
         Ok(Archive { folder, cache: ReadCache::new(CACHE_BYTES) })
     }
 
@@ -57,15 +61,16 @@ impl Archive {
         py: Python<'_>,
         what: impl FnOnce(&backy_lib::Archive) -> Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| what(&backy_lib::Archive::open(&self.folder)?)).map_err(exception)
+        py.detach(|| what(&self.folder.open()?)).map_err(exception)
     }
 }
 
 #[pymethods]
 impl Archive {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let archive = Self::at(&path)?;
+    #[pyo3(signature = (path, *, trust=false))]
+    fn new(py: Python<'_>, path: PathBuf, trust: bool) -> PyResult<Self> {
+        let archive = Self::at(&path, trust)?;
         archive.read(py, |_| Ok(()))?;
         Ok(archive)
     }
@@ -77,14 +82,15 @@ impl Archive {
     ///
     /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
     #[staticmethod]
-    #[pyo3(signature = (path, source=None, *, block_size=65536))]
+    #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
     fn init(
         py: Python<'_>,
         path: PathBuf,
         source: Option<PathBuf>,
         block_size: u64,
+        trust: bool,
     ) -> PyResult<Self> {
-        let archive = Self::at(&path)?;
+        let archive = Self::at(&path, trust)?;
         let block_size = known_block_size(block_size)?;
         py.detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
             .map_err(exception)?;
@@ -97,15 +103,16 @@ impl Archive {
     /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
     /// that was interrupted goes on where it was.
     #[staticmethod]
-    #[pyo3(signature = (old, path, *, block_size=None, progress=None))]
+    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None))]
     fn import_<'py>(
         py: Python<'py>,
         old: PathBuf,
         path: PathBuf,
         block_size: Option<u64>,
+        trust: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let folder = Self::at(&path)?.folder;
+        let folder = Self::at(&path, trust)?.folder;
         let block_size = block_size.map(known_block_size).transpose()?;
         let import = |watch: &_| operations::import(&old, &folder, block_size, watch);
         run(py, progress, import)?.to_python(py)
@@ -116,21 +123,22 @@ impl Archive {
     /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
     /// the manifest can be read. Scrub the archive afterwards.
     #[staticmethod]
-    #[pyo3(signature = (path, *, force=false, progress=None))]
+    #[pyo3(signature = (path, *, force=false, trust=false, progress=None))]
     fn rebuild<'py>(
         py: Python<'py>,
         path: PathBuf,
         force: bool,
+        trust: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let folder = Self::at(&path)?.folder;
+        let folder = Self::at(&path, trust)?.folder;
         run(py, progress, |watch| operations::rebuild(&folder, force, watch))?.to_python(py)
     }
 
     /// The folder, absolute.
     #[getter]
     fn path(&self) -> &Path {
-        &self.folder
+        &self.folder.path
     }
 
     /// What is backed up, as configured; None when nothing is.
@@ -246,7 +254,7 @@ impl Archive {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let open = || {
-            let archive = backy_lib::Archive::open(&self.folder)?;
+            let archive = self.folder.open()?;
             let number = revision.resolve(&archive)?;
             Ok((archive, number))
         };
@@ -265,9 +273,10 @@ impl Archive {
             return run(py, progress, restore)?.to_python(py);
         }
         let path: PathBuf = target.extract()?;
-        let undo = undo.map(|folder| Ok::<_, PyErr>(Self::at(&folder)?.folder)).transpose()?;
+        let undo = undo.as_deref().map(absolute).transpose()?;
+        let trust = self.folder.trust;
         let options =
-            RestoreOptions { force, keep_going, dry_run, undo, ..RestoreOptions::default() };
+            RestoreOptions { force, keep_going, dry_run, undo, trust, ..RestoreOptions::default() };
         let restore = |watch: &Watch| {
             let (archive, number) = open()?;
             archive.restore(number, &path, &options, &SystemClock, watch)
@@ -419,7 +428,8 @@ impl Archive {
         let reader =
             self.read(py, |archive| archive.open_reader(revision.resolve(archive)?, &self.cache))?;
         let module = py.import("backy.io")?;
-        let file = module.getattr("RevisionFile")?.call1((Reader::new(reader), &self.folder))?;
+        let file =
+            module.getattr("RevisionFile")?.call1((Reader::new(reader), &self.folder.path))?;
         if buffered { module.getattr("_buffered")?.call1((file,)) } else { Ok(file) }
     }
 
@@ -447,9 +457,13 @@ impl Archive {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let path = self.folder.as_os_str().into_pyobject(py)?;
+        let path = self.folder.path.as_os_str().into_pyobject(py)?;
         Ok(format!("backy.Archive({})", path.repr()?))
     }
+}
+
+fn absolute(folder: &Path) -> PyResult<PathBuf> {
+    std::path::absolute(folder).map_err(Error::io(folder, "find the folder")).map_err(exception)
 }
 
 fn known_block_size(bytes: u64) -> PyResult<BlockSize> {

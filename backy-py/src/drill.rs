@@ -1,28 +1,29 @@
 //! `Archive.drill`.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use backy_lib::drill::{assemble, pick, read};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
-use crate::operations::{changing, writer};
+use crate::operations::{Folder, changing, writer};
 use crate::specification::One;
 use crate::watch::{Watch, run};
 
 /// Makes a drill and records it.
 pub(crate) fn drill(
     py: Python<'_>,
-    folder: &Path,
+    folder: &Folder,
     revision: Option<One>,
     command: Option<Bound<'_, PyAny>>,
     dir: Option<PathBuf>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<DrillReport> {
     let open = || -> Result<(Archive, usize)> {
-        let archive = Archive::open(folder)?;
+        // It is recorded.
+        let archive = folder.open()?.trusted()?;
         let number = choose(&archive, revision.as_ref())?;
         Ok((archive, number))
     };
@@ -70,8 +71,9 @@ fn choose(archive: &Archive, revision: Option<&One>) -> Result<usize> {
 }
 
 /// Notes it for `status`; an archive that is in use, or cannot be written to, is told and no failure of the drill.
-fn record(folder: &Path, report: &DrillReport, watch: &Watch) {
-    let recorded = Archive::open(folder)
+fn record(folder: &Folder, report: &DrillReport, watch: &Watch) {
+    let recorded = folder
+        .open()
         .and_then(|archive| writer(archive, "drill", watch))
         .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, watch));
     if let Err(error) = recorded {

@@ -41,6 +41,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Io | ErrorKind::Limit | ErrorKind::Miscomputed | ErrorKind::Panic => "io",
         ErrorKind::NotFound => "not-found",
         ErrorKind::Permission => "permission",
+        ErrorKind::Untrusted => "untrusted",
         ErrorKind::NoSpace => "no-space",
         ErrorKind::NoArchive => "no-archive",
         ErrorKind::ArchiveExists => "archive-exists",

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::error::{exception, wrong};
 use crate::logging::{Line, log};
+use crate::operations::Folder;
 
 /// How long somebody who uses the mount at its end is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    pub(crate) fn new(py: Python<'_>, folder: &Path, given: MountArguments) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, folder: &Folder, given: MountArguments) -> PyResult<Self> {
         let writable = match (given.writable, given.dir) {
             (true, Some(dir)) => Some(dir),
             (true, None) => Some(py.import("tempfile")?.call_method0("gettempdir")?.extract()?),
@@ -73,7 +74,7 @@ impl Mount {
         let path = given.mountpoint;
         let mounted = py.detach(|| {
             let path = std::path::absolute(&path).map_err(Error::io(&path, "find the folder"))?;
-            let archive = backy_lib::Archive::open(folder)?;
+            let archive = folder.open()?;
             let mounted = mount(&archive, &path, &options, Arc::new(Log::start()?))?;
             Ok((path, mounted))
         });

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use backy_lib::export::ExportOptions;
-use backy_lib::hooks::CommandHooks;
 use backy_lib::import::prepare;
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::{Event, Observer};
@@ -13,8 +12,8 @@ use backy_lib::source::{DeviceSource, Source};
 use backy_lib::storage::holder_note;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Config,
-    Error, ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan, MaintenanceReport,
-    RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag,
+    Error, ErrorKind, ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan,
+    MaintenanceReport, RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag, Trust,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -36,25 +35,40 @@ pub(crate) fn writer(
     ArchiveWriter::open(archive, &holder(operation), observer)
 }
 
+/// The folder of an archive, and whether it is acted on when others can change it.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    /// Absolute.
+    pub(crate) path: PathBuf,
+    pub(crate) trust: Trust,
+}
+
+impl Folder {
+    /// The archive in it.
+    pub(crate) fn open(&self) -> Result<Archive> {
+        Archive::open_with(&self.path, self.trust)
+    }
+}
+
 /// Does what changes the archive in a folder; then, however it ended, the file for node_exporter is written anew.
 pub(crate) fn changing<T>(
-    folder: &Path,
+    folder: &Folder,
     watch: &Watch,
     change: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let done = change();
-    if let Err(error) = write_textfile(folder, &SystemClock) {
+    if let Err(error) = write_textfile(&folder.path, folder.trust, &SystemClock) {
         watch.event(&Event::Finding(error.to_string()));
     }
     done
 }
 
-pub(crate) fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
+pub(crate) fn init(folder: &Folder, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
     let absolute = |path| std::path::absolute(path).map_err(Error::io(path, "find the folder of"));
     let source = source.map(absolute).transpose()?;
     // Its mistakes are better told now than at night.
     source.as_deref().map(DeviceSource::open).transpose()?;
-    Archive::init(folder, source.as_deref(), block_size).map(|_| ())
+    Archive::init_with(&folder.path, source.as_deref(), block_size, folder.trust).map(|_| ())
 }
 
 /// Where what is backed up comes from.
@@ -118,18 +132,18 @@ impl From {
 }
 
 pub(crate) fn plan_backup(
-    folder: &Path,
+    folder: &Folder,
     source: &From,
     options: &BackupOptions,
 ) -> Result<BackupPlan> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?;
     let mut plan = archive.plan_backup(options, &SystemClock)?;
     if plan.due {
-        // What only a hook makes is not there now.
-        let has_before = archive.config()?.hooks.before.is_some();
-        let source = match source.device(&archive) {
-            Err(_) if has_before => None,
-            opened => opened?,
+        let source = match (source, archive.trusted()) {
+            // What others may have written into the config is not opened.
+            (From::Config, Err(error)) if error.kind() == ErrorKind::Untrusted => None,
+            (From::Config, trusted) => open_for_estimate(&trusted?, source)?,
+            _ => open_for_estimate(&archive, source)?,
         };
         let source = source.as_ref().map(|source| source as &dyn Source);
         plan.room = Some(archive.estimate_backup(source, options)?);
@@ -137,8 +151,17 @@ pub(crate) fn plan_backup(
     Ok(plan)
 }
 
+/// The source, as far as it is there now: what only a hook makes is not.
+fn open_for_estimate(archive: &Archive, source: &From) -> Result<Option<DeviceSource>> {
+    let has_before = archive.config()?.hooks.before.is_some();
+    match source.device(archive) {
+        Err(_) if has_before => Ok(None),
+        opened => opened,
+    }
+}
+
 pub(crate) fn backup(
-    folder: &Path,
+    folder: &Folder,
     source: From,
     options: &BackupOptions,
     watch: &Watch,
@@ -147,26 +170,26 @@ pub(crate) fn backup(
 }
 
 fn make_backup(
-    folder: &Path,
+    folder: &Folder,
     source: From,
     options: &BackupOptions,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?.trusted()?;
     if !archive.plan_backup(options, &SystemClock)?.due {
         return Ok(None);
     }
-    let config = archive.config()?;
-    if config.hooks.before.is_none() {
+    if archive.config()?.hooks.before.is_none() {
         // Before the lock: a source that cannot be read changes nothing at all.
         source.device(&archive).inspect_err(|error| {
             archive.record_failure("backup", &holder("backup"), error, &SystemClock);
         })?;
     }
-    let path = source.path(&config);
-    let mut hooks = CommandHooks::new(config.hooks, path, guard()?);
+    let guard = guard()?;
+    let mut writer = writer(archive, "backup", watch)?;
+    let mut hooks = writer.hooks(|config| source.path(config), guard)?;
     let open = |archive: &Archive| source.open(archive, watch);
-    writer(archive, "backup", watch)?.backup_from(open, &mut hooks, options, &SystemClock, watch)
+    writer.backup_from(open, &mut hooks, options, &SystemClock, watch)
 }
 
 /// What is started to guard the hooks.
@@ -182,12 +205,13 @@ fn guard() -> Result<Vec<OsString>> {
 }
 
 pub(crate) fn scrub(
-    folder: &Path,
+    folder: &Folder,
     revisions: &Several,
     mut options: ScrubOptions,
     watch: &Watch,
 ) -> Result<ScrubReport> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?;
+    let archive = if options.check_only { archive } else { archive.trusted()? };
     let chosen = revisions.resolve(&archive)?;
     let is_all = revisions.is_all();
     if options.check_only {
@@ -204,25 +228,25 @@ pub(crate) fn scrub(
     })
 }
 
-pub(crate) fn rebuild(folder: &Path, force: bool, watch: &Watch) -> Result<RebuildReport> {
+pub(crate) fn rebuild(folder: &Folder, force: bool, watch: &Watch) -> Result<RebuildReport> {
     changing(folder, watch, || {
-        ArchiveWriter::rebuild(folder, &holder("scrub --rebuild"), force, watch)
+        ArchiveWriter::rebuild(&folder.path, folder.trust, &holder("scrub --rebuild"), force, watch)
     })
 }
 
 pub(crate) fn plan_maintenance(
-    folder: &Path,
+    folder: &Folder,
     options: &MaintenanceOptions,
 ) -> Result<MaintenancePlan> {
-    Archive::open(folder)?.plan_maintenance(options)
+    folder.open()?.plan_maintenance(options)
 }
 
 pub(crate) fn maintenance(
-    folder: &Path,
+    folder: &Folder,
     options: &MaintenanceOptions,
     watch: &Watch,
 ) -> Result<MaintenanceReport> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?.trusted()?;
     // Before the lock: a config that cannot be read changes nothing at all.
     archive.plan_maintenance(options)?;
     changing(folder, watch, || {
@@ -244,12 +268,12 @@ pub(crate) fn plan_removal(
 }
 
 pub(crate) fn remove(
-    folder: &Path,
+    folder: &Folder,
     revisions: &Several,
     force: bool,
     watch: &Watch,
 ) -> Result<MaintenanceReport> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?.trusted()?;
     let (chosen, _) = plan_removal(&archive, revisions, force)?;
     let names = names(archive.revisions(), &chosen);
     changing(folder, watch, || {
@@ -264,13 +288,13 @@ pub(crate) fn remove(
 
 /// All tags that the revision has then.
 pub(crate) fn tag(
-    folder: &Path,
+    folder: &Folder,
     revision: &One,
     add: &Tags,
     remove: &Tags,
     watch: &Watch,
 ) -> Result<Vec<Tag>> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?;
     let number = revision.resolve(&archive)?;
     if let Some(tag) = add.0.intersection(&remove.0).next() {
         let message = format!("'{tag}' is both to be added and to be removed");
@@ -281,6 +305,7 @@ pub(crate) fn tag(
         let revision = archive.revisions().get(number).ok_or_else(no_such(number))?;
         return Ok(revision.tags.iter().cloned().collect());
     }
+    let archive = archive.trusted()?;
     let names = names(archive.revisions(), &[number]);
     changing(folder, watch, || {
         let mut writer = writer(archive, "tag", watch)?;
@@ -295,24 +320,24 @@ pub(crate) fn tag(
 }
 
 pub(crate) fn export(
-    folder: &Path,
+    folder: &Folder,
     path: &Path,
     revision: &One,
     options: &ExportOptions,
     watch: &Watch,
 ) -> Result<ExportReport> {
-    let archive = Archive::open(folder)?;
+    let archive = folder.open()?;
     let number = revision.resolve(&archive)?;
     backy_lib::export::export(&archive, number, path, options, watch)
 }
 
 pub(crate) fn import(
     old: &Path,
-    folder: &Path,
+    folder: &Folder,
     block_size: Option<BlockSize>,
     watch: &Watch,
 ) -> Result<ImportReport> {
-    let archive = prepare(old, folder, block_size)?;
+    let archive = prepare(old, &folder.path, block_size, folder.trust)?;
     changing(folder, watch, || {
         writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
     })

@@ -15,7 +15,6 @@ mod cli {
     mod check;
     mod devices;
     mod drill;
-    mod exposed;
     mod freeze;
     mod generated;
     mod harness;
@@ -34,5 +33,6 @@ mod cli {
     mod status;
     mod tag;
     mod terminal;
+    mod trust;
     mod verdict;
 }

@@ -9,7 +9,7 @@ use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::clock::FixedClock;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
-use backy_lib::storage::{DigestsKind, FileName, Storage};
+use backy_lib::storage::{DigestsKind, FileName, Storage, Trust};
 use backy_lib::{BackupOptions, ErrorKind, RebuildReport, Result, RevisionId, ScrubOptions, Tag};
 use backy_tests::golden;
 use backy_tests::memory::MemorySource;
@@ -137,7 +137,8 @@ fn the_golden_archive_comes_back() {
     }
     let before = Archive::open(folder.path()).expect("the copy").manifest().clone();
     std::fs::remove_file(folder.path().join("manifest.json")).expect("remove the manifest");
-    ArchiveWriter::rebuild(folder.path(), "a test", false, &Silent).expect("a rebuild");
+    ArchiveWriter::rebuild(folder.path(), Trust::Checked, "a test", false, &Silent)
+        .expect("a rebuild");
     let archive = Archive::open(folder.path()).expect("the archive");
     for (number, state) in golden::states().iter().rev().enumerate() {
         let (before, after) = (&before.revisions[number], &archive.revisions()[number]);
@@ -462,7 +463,8 @@ fn nothing_to_rebuild_from() {
     assert_eq!(error.kind(), ErrorKind::NoArchive, "{error}");
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("letter.txt"), "Dear").expect("a file");
-    let error = ArchiveWriter::rebuild(folder.path(), "a test", false, &Silent).expect_err("none");
+    let error = ArchiveWriter::rebuild(folder.path(), Trust::Checked, "a test", false, &Silent)
+        .expect_err("none");
     assert_eq!(error.kind(), ErrorKind::NoArchive, "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1);
 }

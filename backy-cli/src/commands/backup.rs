@@ -1,12 +1,11 @@
 //! `backy backup`
 
 use backy_lib::backup::{BackupOptions, BackupPlan, BackupReport};
-use backy_lib::hooks::CommandHooks;
 use backy_lib::room::Estimate;
 use backy_lib::schedule::next_due;
-use backy_lib::source::Source;
+use backy_lib::source::{DeviceSource, Source};
 use backy_lib::units::parse_rate;
-use backy_lib::{Archive, Clock, Error, SpaceCheck, SystemClock, Tag};
+use backy_lib::{Archive, Clock, Error, ErrorKind, SpaceCheck, SystemClock, Tag};
 
 use crate::cli::Verbosity;
 use crate::errors::Failure;
@@ -68,19 +67,20 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         },
         ..BackupOptions::default()
     };
-    let archive = Archive::open(&session.folder)?;
-    let plan = archive.plan_backup(&options, &SystemClock)?;
+    let archive = session.archive()?;
     if args.dry_run {
+        let plan = archive.plan_backup(&options, &SystemClock)?;
         return dry_run(&archive, plan, &options, args.json, session);
     }
+    let archive = archive.trusted()?;
+    let plan = archive.plan_backup(&options, &SystemClock)?;
     if !plan.due {
         if session.verbosity == Verbosity::Verbose {
             session.output.note(&not_due(&archive)?);
         }
         return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
     }
-    let config = archive.config()?;
-    if config.hooks.before.is_none() {
+    if archive.config()?.hooks.before.is_none() {
         // Before the lock: a source that cannot be read changes nothing at all.
         archive.open_source().inspect_err(|error| {
             archive.record_failure("backup", &Session::holder("backup"), error, &SystemClock);
@@ -88,7 +88,8 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     }
     let reporter = session.reporter();
     let mut writer = session.writer(archive, "backup", &reporter)?;
-    let mut hooks = CommandHooks::new(config.hooks, config.source, guard::words(&session.itself));
+    let guard = guard::words(&session.itself);
+    let mut hooks = writer.hooks(|config| config.source.clone(), guard)?;
     let open = |archive: &Archive| -> Result<Box<dyn Source>, Error> {
         Ok(Box::new(archive.open_source()?))
     };
@@ -115,12 +116,11 @@ fn dry_run(
     session: &Session,
 ) -> Result<(), Failure> {
     if plan.due {
-        let config = archive.config()?;
-        // What only a hook makes is not there now: the source itself tells the size.
-        let source = match (&config.hooks.before, config.hooks.snapshot, &config.source) {
-            (None, _, _) => Some(archive.open_source()?),
-            (Some(_), Some(_), Some(source)) => archive.open_device(source).ok(),
-            (Some(_), _, _) => archive.open_source().ok(),
+        // What others may have written into the config is not opened.
+        let source = match archive.trusted() {
+            Ok(trusted) => open_for_estimate(&trusted)?,
+            Err(error) if error.kind() == ErrorKind::Untrusted => None,
+            Err(error) => return Err(error.into()),
         };
         let source = source.as_ref().map(|source| source as &dyn Source);
         plan.room = Some(archive.estimate_backup(source, options)?);
@@ -134,6 +134,16 @@ fn dry_run(
         None => not_due(archive)?,
     };
     session.output.result(format!("{text}\n").as_bytes())
+}
+
+/// The source, as far as it is there now: what only a hook makes is not, and the source itself tells the size.
+fn open_for_estimate(archive: &Archive) -> Result<Option<DeviceSource>, Failure> {
+    let config = archive.config()?;
+    Ok(match (&config.hooks.before, config.hooks.snapshot, &config.source) {
+        (None, _, _) => Some(archive.open_source()?),
+        (Some(_), Some(_), Some(source)) => archive.open_device(source).ok(),
+        (Some(_), _, _) => archive.open_source().ok(),
+    })
 }
 
 fn room_in_words(room: &Estimate) -> String {

@@ -59,7 +59,8 @@ const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = Archive::open(&session.folder)?;
+    // It is recorded.
+    let archive = session.archive()?.trusted()?;
     let revisions = archive.revisions();
     let by_chance = || drill::pick(revisions.len(), RandomState::new().build_hasher().finish());
     let number = match &args.revision {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use backy_lib::export::{ExportOptions, export};
-use backy_lib::{Archive, Error, ErrorKind, RevisionSpec};
+use backy_lib::{Error, ErrorKind, RevisionSpec};
 use clap::ValueHint;
 
 use crate::Session;
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
             "'-': a qcow2 file cannot be written to standard output; name a file (./- is one)";
         return Err(Failure::message(message));
     }
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
     let number = args.revision.resolve(archive.revisions())?;
     let options = ExportOptions { level: args.level, threads: None };
     let reporter = session.reporter();

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use backy_lib::{Archive, RevisionSpec};
+use backy_lib::RevisionSpec;
 
 use crate::Session;
 use crate::cli::REVISION_HELP;
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
     let number = args.revision.resolve(archive.revisions())?;
     let path = archive.find(number)?;
     if number == 0 && path.extension().is_some_and(|extension| extension == "qcow2") {

@@ -17,6 +17,7 @@ use crate::output::{local_minute, one_line};
 /// Brings its revisions over, oldest first, with their names and times; the old archive is only read. The archive is made
 /// if there is none; one with other revisions is refused. Everything is checked against the MD5s of the old archive: what
 /// is right comes over, the rest is named and makes the exit status 1. An import that was interrupted goes on where it was.
+/// What the old archive says of its source is taken over unless other users can change it.
 ///
 /// Imported revisions have the tag 'imported', which only goes by hand.
 #[derive(clap::Args)]
@@ -36,7 +37,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive =
-        prepare(&args.old, &session.folder, args.block_size).map_err(|error| {
+        prepare(&args.old, &session.folder, args.block_size, session.trust).map_err(|error| {
             match error.kind() {
                 ErrorKind::Specification if args.block_size.is_some() => {
                     let advice = "leave --block-size out, or name another folder with -b";

@@ -21,7 +21,7 @@ use crate::output::{interval, one_line};
 pub(crate) struct Args {
     /// The block device or file to back up; without it, set it in backy.toml before the first backup
     ///
-    /// A symbolic link is kept as it is and followed at each backup.
+    /// A symbolic link is kept as it is and followed at each backup, if it belongs to root or to you.
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
 
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let path = source.as_ref().map(|found| found.path.as_path());
     // A source whose name cannot stand in the config is told before anything is made.
     Config::template(path)?;
-    let archive = Archive::init(&session.folder, path, args.block_size)?;
+    let archive = Archive::init_with(&session.folder, path, args.block_size, session.trust)?;
     if let Some(note) = source.as_ref().and_then(|found| found.container_note.as_ref()) {
         session.output.warning(note);
     }

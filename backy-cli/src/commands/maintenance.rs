@@ -1,6 +1,6 @@
 //! `backy maintenance`
 
-use backy_lib::{Archive, MaintenanceOptions, SystemClock};
+use backy_lib::{MaintenanceOptions, SystemClock};
 
 use crate::Session;
 use crate::errors::Failure;
@@ -44,7 +44,8 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
+    let archive = if args.dry_run { archive } else { archive.trusted()? };
     let (keep, confirm) = (args.keep, args.confirm);
     let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
     // Before the lock: a config that cannot be read changes nothing at all.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backy_lib::Error;
 use backy_lib::mount::{MountOptions, Mounted, group_number, mount};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::units::parse_size;
-use backy_lib::{Archive, Error};
 use clap::{ValueEnum, ValueHint};
 
 use crate::Session;
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if !args.foreground && !in_background_half {
         return start(args, &place, session);
     }
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
     let log = Log::open(place.log.clone(), in_background_half, session.style())?;
     let watch = Arc::new(Watch { output: session.output.clone(), log });
     let options = MountOptions {

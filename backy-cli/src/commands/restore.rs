@@ -66,13 +66,14 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if to_stdout {
         check_stdout(args, session)?;
     }
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
     let number = args.revision.resolve(archive.revisions())?;
     let options = RestoreOptions {
         force: args.force,
         dry_run: args.dry_run,
         keep_going: args.keep_going,
         undo: undo_folder(args)?,
+        trust: session.trust,
         ignore_space: args.no_space_check,
         threads: None,
     };
@@ -150,7 +151,8 @@ fn to_stream(
 }
 
 fn configured_source(archive: &Archive) -> Result<PathBuf, Failure> {
-    archive.config()?.source.ok_or_else(|| {
+    // Others must not say what is overwritten.
+    archive.trusted()?.config()?.source.ok_or_else(|| {
         let path = archive.folder().join("backy.toml");
         Failure::advised(Error::NoSource { path }, "name a TARGET, or set it there")
     })

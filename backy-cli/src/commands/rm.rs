@@ -1,7 +1,7 @@
 //! `backy rm`
 
 use backy_lib::select::{check_unpinned, names, numbers};
-use backy_lib::{Archive, ErrorKind, Revision, RevisionsSpec, SystemClock};
+use backy_lib::{ErrorKind, Revision, RevisionsSpec, SystemClock};
 
 use crate::Session;
 use crate::cli::REVISIONS_HELP;
@@ -39,7 +39,8 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
+    let archive = if args.dry_run { archive } else { archive.trusted()? };
     let chosen = args.revisions.resolve(archive.revisions())?;
     let planned = archive.plan_removal(&chosen).map_err(|error| match error.kind() {
         // It says what to do itself.

@@ -5,7 +5,7 @@ use std::path::Path;
 use backy_lib::scrub::{Affected, Finding};
 use backy_lib::select::{names, numbers};
 use backy_lib::{
-    Archive, ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubOptions,
+    ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubOptions,
     ScrubReport, SystemClock,
 };
 
@@ -62,7 +62,8 @@ impl Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let rebuilt = if args.rebuild { Some(rebuild(args, session)?) } else { None };
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
+    let archive = if args.checkonly { archive } else { archive.trusted()? };
     let chosen = args.revisions.resolve(archive.revisions())?;
     let names = names(archive.revisions(), &chosen);
     let mut options = ScrubOptions { budget: args.budget, ..ScrubOptions::default() };
@@ -107,7 +108,8 @@ fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     let verbosity = session.verbosity.min(Verbosity::Normal);
     let reporter = Reporter::new(session, verbosity);
     let holder = Session::holder("scrub --rebuild");
-    let rebuilt = ArchiveWriter::rebuild(&session.folder, &holder, args.force, &reporter);
+    let rebuilt =
+        ArchiveWriter::rebuild(&session.folder, session.trust, &holder, args.force, &reporter);
     drop(reporter);
     let report = rebuilt.map_err(|error| match error.kind() {
         ErrorKind::Specification => Failure::advised(

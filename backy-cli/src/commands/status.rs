@@ -5,7 +5,7 @@ use backy_lib::format::manifest::{DrillReport, Operation};
 use backy_lib::health::{Space, display_age};
 use backy_lib::monitoring::{nagios, prometheus};
 use backy_lib::status::{RevisionStatus, StatusReport, status};
-use backy_lib::{Archive, Clock, RevisionsSpec, SystemClock};
+use backy_lib::{Clock, RevisionsSpec, SystemClock};
 use jiff::Timestamp;
 
 use crate::Session;
@@ -48,7 +48,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
     let numbers = args.revisions.resolve(archive.revisions())?;
     let report = status(&archive, &numbers, &SystemClock)?;
     if args.json {

@@ -64,11 +64,12 @@ struct Tags<'a> {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = Archive::open(&session.folder)?;
+    let archive = session.archive()?;
     let number = args.revision.resolve(archive.revisions())?;
     if args.changes.is_empty() {
         return show(revision(&archive, number)?, args.json, session);
     }
+    let archive = archive.trusted()?;
     let (add, remove) = sort(&args.changes)?;
     check(&archive, number, &remove)?;
     let names = names(archive.revisions(), &[number]);

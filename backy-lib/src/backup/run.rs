@@ -1,15 +1,17 @@
 //! A backup from beginning to end, as a writer makes it.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use super::{BackupOptions, BackupReport, Context, Order, backup_held, plan};
 use crate::archive::{Archive, ArchiveWriter};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::hooks::{Held, Hooks, NoHooks, Occasion};
+use crate::hooks::{CommandHooks, Held, Hooks, NoHooks, Occasion};
 use crate::progress::Observer;
 use crate::reserve;
 use crate::source::Source;
-use crate::storage::Exposed;
 
 impl ArchiveWriter {
     /// Makes a revision of `source`, which is open already, if one is due or asked for. No hooks are run; see
@@ -23,6 +25,18 @@ impl ArchiveWriter {
     ) -> Result<Option<BackupReport>> {
         let mut none = NoHooks;
         self.backup_from(|_| Ok(Box::new(source)), &mut none, options, clock, observer)
+    }
+
+    /// The hooks of the config by which this writer works. They are told that `source` is backed up, which is asked for with that config;
+    /// `guard` is the program that becomes their guard, and its arguments.
+    pub fn hooks(
+        &self,
+        source: impl FnOnce(&Config) -> Option<PathBuf>,
+        guard: Vec<OsString>,
+    ) -> Result<CommandHooks> {
+        let config = self.archive().config()?;
+        let source = source(&config);
+        Ok(CommandHooks::new(config.hooks, source, guard))
     }
 
     /// Makes a revision, if one is due or asked for, of the source that `open` gives. That is called after the first of the
@@ -45,7 +59,6 @@ impl ArchiveWriter {
         if !plan.due {
             return Ok(None);
         }
-        self.check_hooks(&config)?;
         let started = clock.now();
         let order = Order::new(options, plan.tags, None, started);
         let done = self.make(open, hooks, order, &config, (clock, observer));
@@ -53,22 +66,6 @@ impl ArchiveWriter {
         let report = done?;
         reserve::keep(self.archive().storage());
         Ok(Some(report))
-    }
-
-    /// That nobody but the owner of the archive says what is run: hooks are run as whoever makes the backup, often root.
-    fn check_hooks(&self, config: &Config) -> Result<()> {
-        match self.archive().exposed()? {
-            Some(exposed) if !config.hooks.is_empty() => {
-                let Exposed { path, to } = exposed;
-                let message = format!(
-                    "it is not run, for {to} may write to {}, and so decide what is run; {}; no backup was made",
-                    path.display(),
-                    Exposed::ADVICE
-                );
-                Err(Error::Hook { hook: "before", message })
-            }
-            _ => Ok(()),
-        }
     }
 
     fn make<'s>(

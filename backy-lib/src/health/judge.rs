@@ -8,7 +8,6 @@ use super::{
 };
 use crate::config::{Config, Monitoring};
 use crate::format::manifest::{Operation, Revision};
-use crate::storage::Exposed;
 use crate::units::display_size;
 
 /// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
@@ -119,8 +118,8 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
 }
 
 fn exposed(facts: &Facts<'_>) -> Option<Problem> {
-    let what = facts.exposed?.to_string();
-    Some(problem(ProblemKind::Exposed, Level::Warning, what, Exposed::ADVICE))
+    let advice = "see 'chown' and 'chmod go-w'; a file system without permissions can be mounted with umask=077";
+    Some(problem(ProblemKind::Exposed, Level::Warning, facts.exposed?, advice))
 }
 
 /// That nothing can be said before the right manifest is there: what other problems advise would be wrong.

@@ -14,7 +14,6 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::format::manifest::Manifest;
 use crate::revision::RevisionId;
-use crate::storage::Exposed;
 
 pub use age::{TagStatus, tags};
 pub use change::{
@@ -246,8 +245,8 @@ pub struct Facts<'a> {
     pub bad_blocks: &'a [u64],
     /// Room on the file system; `None` where that is not known.
     pub space: Option<&'a Space>,
-    /// What others than the owner may change in the archive.
-    pub exposed: Option<&'a Exposed>,
+    /// What others than root and the owner of the archive can change, as a sentence.
+    pub exposed: Option<&'a str>,
     /// Why the manifest and the files do not belong together.
     pub mismatch: Option<&'a str>,
     /// Files of which the manifest knows nothing.

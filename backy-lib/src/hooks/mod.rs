@@ -132,7 +132,7 @@ struct Guarded {
 impl CommandHooks {
     /// `source` is what the hooks are told is backed up. `guard` is the program that becomes the guard, and its arguments: it
     /// has to call [`guard::serve`] with its standard input, which is a socket, and must not touch its standard output.
-    pub fn new(config: HooksConfig, source: Option<PathBuf>, guard: Vec<OsString>) -> Self {
+    pub(crate) fn new(config: HooksConfig, source: Option<PathBuf>, guard: Vec<OsString>) -> Self {
         CommandHooks {
             config,
             source,

@@ -26,7 +26,8 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::Layout;
 use crate::progress::{Event, Observer};
 use crate::revision::{RevisionId, Tag};
-use crate::storage::FileName;
+use crate::storage::dir::DirStorage;
+use crate::storage::{FileName, Storage, Trust};
 use crate::units::BlockSize;
 
 use check::Verdict;
@@ -93,18 +94,26 @@ pub fn inspect(old: &Path, folder: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The archive in `folder`, into which `old` can be imported; it is made when there is none, of the old one's source, with blocks
-/// of `block_size` or the usual ones.
+/// of `block_size` or the usual ones. What is said of the source by an old archive that others than the caller and root can change is
+/// left out.
 ///
 /// # Errors
 /// As of [`inspect`], before anything has been made;
 /// [`Error::Specification`] when the archive has blocks of another size.
-pub fn prepare(old: &Path, folder: &Path, block_size: Option<BlockSize>) -> Result<Archive> {
+pub fn prepare(
+    old: &Path,
+    folder: &Path,
+    block_size: Option<BlockSize>,
+    trust: Trust,
+) -> Result<Archive> {
     let source = inspect(old, folder)?;
-    let archive = match Archive::open(folder) {
+    let archive = match Archive::open_with(folder, trust) {
         Err(error) if error.kind() == ErrorKind::NoArchive => {
             let has_config = folder.join(FileName::CONFIG.to_string()).exists();
-            let source = source.as_deref().filter(|_| !has_config);
-            return Archive::init(folder, source, block_size.unwrap_or(BlockSize::DEFAULT));
+            let is_trusted = || DirStorage::open(old)?.with_trust(trust).check_trust();
+            let source = source.filter(|_| !has_config && is_trusted().is_ok());
+            let block_size = block_size.unwrap_or(BlockSize::DEFAULT);
+            return Archive::init_with(folder, source.as_deref(), block_size, trust);
         }
         opened => opened?,
     };

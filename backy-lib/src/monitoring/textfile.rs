@@ -9,16 +9,21 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, fchmod, open, rename, unlink};
 
 use super::prometheus;
-use crate::archive::{open_folder, read_config};
+use crate::archive::trusted_config;
 use crate::canary::{Bug, planted};
 use crate::check::check_one;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::storage::dir::DirStorage;
+use crate::storage::{Storage, Trust};
 
 /// Writes the figures of the archive in a folder to the file that its config names; whether it names one. For the end of each
-/// command that changes the archive, however it ended. An archive whose config cannot be read names none.
-pub fn write_textfile(folder: &Path, clock: &dyn Clock) -> Result<bool> {
-    let config = open_folder(folder).and_then(|storage| read_config(&storage));
+/// command that changes the archive, however it ended. An archive whose config cannot be read, or not be trusted, names none.
+pub fn write_textfile(folder: &Path, trust: Trust, clock: &dyn Clock) -> Result<bool> {
+    let config = DirStorage::open(folder).and_then(|storage| {
+        let storage = storage.with_trust(trust);
+        storage.check_trust().and_then(|()| trusted_config(&storage))
+    });
     let Some(path) = config.ok().and_then(|config| config.monitoring.textfile) else {
         return Ok(false);
     };

@@ -13,11 +13,11 @@ mod target;
 mod undo;
 pub(crate) mod unfinished;
 
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -30,6 +30,8 @@ use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
 use crate::revision::RevisionId;
+use crate::storage::Trust;
+use crate::storage::follow::Place;
 use crate::units::BlockIndex;
 use read::{Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
 use target::DryRun;
@@ -54,6 +56,8 @@ pub struct RestoreOptions {
     pub keep_going: bool,
     /// The folder in which an archive is made of what is going to be overwritten.
     pub undo: Option<PathBuf>,
+    /// Whether that archive may be where others can change it.
+    pub trust: Trust,
     /// Begin also when the target seems to lack the space: for file systems that compress.
     pub ignore_space: bool,
     /// Threads that read and digest; `None` for one a core.
@@ -156,7 +160,7 @@ pub(crate) fn to_path(
         Some(folder) => {
             let threads = options.threads;
             let saving = Saving { chain, target: &target, path, clock, threads, observer };
-            Some(saving.save_to_folder(folder)?)
+            Some(saving.save_to_folder(folder, options.trust)?)
         }
         None => None,
     };
@@ -175,12 +179,12 @@ fn find_complete(
     observer: &dyn Observer,
 ) -> Result<Option<RestoreReport>> {
     let size_bytes = chain.revision().size_bytes;
-    let is_alike = |path: &Path| {
-        path.metadata().is_ok_and(|found| found.is_file() && found.len() == size_bytes)
+    let place = Place::find_by_own_links(path).ok();
+    let is_alike = |place: &Place| {
+        place.metadata().is_ok_and(|found| found.is_file() && found.len() == size_bytes)
     };
-    let Some(file) = is_alike(path).then(|| File::open(path).ok()).flatten() else {
-        return Ok(None);
-    };
+    let file = place.filter(is_alike).and_then(|place| place.open(OFlags::RDONLY).ok());
+    let Some(file) = file else { return Ok(None) };
     let target = FileTarget::existing(path, file, size_bytes);
     let looking = RestoreOptions { dry_run: true, ..options.clone() };
     let report = to_target(chain, &target, &looking, observer)?;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{Access, Mode, OFlags, major, minor};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::{Access, OFlags, major, minor};
+use rustix::io::Errno;
 
 use super::FileTarget;
 use super::in_use::{LoopStatus, Subject};
@@ -14,6 +14,7 @@ use crate::digest::is_zero;
 use crate::error::{Error, Result};
 use crate::progress::{self, Observer, Phase};
 use crate::storage::device::Device;
+use crate::storage::follow::{Place, Refusal, describe_open};
 use crate::storage::image_lock::{self, Use};
 use crate::storage::system;
 
@@ -36,15 +37,17 @@ impl Guard<'_> {
     /// Nothing is written here.
     pub fn check(&self, path: &Path) -> Result<Option<FileTarget>> {
         let refuse = |message: String| refused(path, message, false);
-        // A link is followed once, here: what is checked is what is written to.
-        let real = match path.canonicalize() {
-            Ok(real) => real,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        // Links are followed once, here: what is checked is what is written to.
+        let place = match Place::find_by_own_links(path) {
+            Ok(place) => place,
+            Err(Refusal::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 return self.check_new(path).map(|()| None);
             }
-            Err(error) => return Err(Error::io(path, "look up")(error)),
+            Err(refusal) => return Err(not_followed(path, path, "look up", refusal)),
         };
-        let found = real.metadata().map_err(Error::io(path, "look up"))?;
+        let found = place.metadata().map_err(Error::io(path, "look up"))?;
+        // Where a link of '/proc' leads to has another name.
+        let real = place.path().canonicalize().map_err(Error::io(path, "look up"))?;
         if found.is_dir() {
             return Err(refuse("it is a folder; expected a file or a block device".to_owned()));
         }
@@ -53,7 +56,7 @@ impl Guard<'_> {
             return Err(refuse(format!("it is {user}")));
         }
         if found.file_type().is_block_device() {
-            return self.open_device(path, &real, found.rdev()).map(Some);
+            return self.open_device(path, &place, &real, found.rdev()).map(Some);
         }
         if !found.is_file() {
             return Err(refuse("it is neither a regular file nor a block device".to_owned()));
@@ -62,7 +65,7 @@ impl Guard<'_> {
             let message = "it exists already and is not the source".to_owned();
             return Err(refused(path, message, true));
         }
-        let file = open_for_writing(path, &real, OFlags::empty())?;
+        let file = open_for_writing(path, &place, OFlags::empty())?;
         Ok(Some(FileTarget::existing(path, file, found.len())))
     }
 
@@ -72,9 +75,11 @@ impl Guard<'_> {
             return Err(refuse("it is a symbolic link to nowhere, or no file name"));
         }
         let folder = folder_of(path);
-        let real = folder.canonicalize().map_err(Error::io(folder, "look up the folder"))?;
-        self.check_not_archive(path, &real, None)?;
-        rustix::fs::access(&real, Access::WRITE_OK | Access::EXEC_OK)
+        let place = Place::find_by_own_links(folder)
+            .map_err(|refusal| not_followed(path, folder, "look up the folder", refusal))?;
+        let real = place.path();
+        self.check_not_archive(path, real, None)?;
+        rustix::fs::access(real, Access::WRITE_OK | Access::EXEC_OK)
             .map_err(|errno| Error::io(path, "create")(errno.into()))
     }
 
@@ -108,7 +113,13 @@ impl Guard<'_> {
         self.source.and_then(|source| source.canonicalize().ok()).as_deref() == Some(real)
     }
 
-    fn open_device(&self, path: &Path, real: &Path, device: u64) -> Result<FileTarget> {
+    fn open_device(
+        &self,
+        path: &Path,
+        place: &Place,
+        real: &Path,
+        device: u64,
+    ) -> Result<FileTarget> {
         let number = format!("{}:{}", major(device), minor(device));
         // Opening it for writing works all the same; only the first write would fail.
         let read_only = system::read(Path::new(&format!("/sys/dev/block/{number}/ro")));
@@ -116,7 +127,7 @@ impl Guard<'_> {
             return Err(refused(path, "it is read-only".to_owned(), false));
         }
         // The kernel gives a block device exclusively only if nobody else holds it.
-        let file = open_for_writing(path, real, OFlags::EXCL)?;
+        let file = open_for_writing(path, place, OFlags::EXCL)?;
         let failed = |error| Error::io(path, "open it past the page cache")(error);
         let device = Device::over(file).map_err(failed)?;
         // What is written there later must not come on top of what is written now.
@@ -165,11 +176,17 @@ fn refused(path: &Path, message: String, forcible: bool) -> Error {
     Error::Target { path: path.to_owned(), message, forcible }
 }
 
-fn open_for_writing(path: &Path, real: &Path, flags: OFlags) -> Result<File> {
-    let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match retry_on_intr(|| rustix::fs::open(real, flags, Mode::empty())) {
-        Ok(fd) => {
-            let file = File::from(fd);
+/// Why `part`, which is the target or the folder that it would be in, was not looked up.
+fn not_followed(path: &Path, part: &Path, action: &str, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Io(error) => Error::io(part, action)(error),
+        foreign => refused(path, foreign.sentence(action), false),
+    }
+}
+
+fn open_for_writing(path: &Path, place: &Place, flags: OFlags) -> Result<File> {
+    match place.open(flags | OFlags::RDWR) {
+        Ok(file) => {
             image_lock::take(&file, Use::Overwrite).map_err(|user| {
                 let message = format!("{user} has it open, as its image locks say; end that first");
                 refused(path, message, false)
@@ -180,6 +197,7 @@ fn open_for_writing(path: &Path, real: &Path, flags: OFlags) -> Result<File> {
             let message = "the system holds it: it, or a part of it, is mounted, swap, RAID or LVM";
             Err(refused(path, message.to_owned(), false))
         }
+        Err(errno @ Errno::STALE) => Err(refused(path, describe_open(errno), false)),
         Err(errno) => Err(Error::io(path, "open for writing")(errno.into())),
     }
 }

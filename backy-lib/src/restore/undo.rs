@@ -36,7 +36,7 @@ use crate::progress::{self, Observer, Phase};
 use crate::revision::{RevisionId, Tag};
 use crate::storage::dir::DirStorage;
 use crate::storage::{
-    DigestsKind, FileName, Published, StagingToken, Storage, StorageFile, staged,
+    DigestsKind, FileName, Published, StagingToken, Storage, StorageFile, Trust, staged,
 };
 use crate::units::{BlockIndex, BlockSize};
 
@@ -146,8 +146,11 @@ fn made(uuid: RevisionId) -> Vec<FileName> {
 
 impl Saving<'_> {
     /// Makes the folder if need be, and the undo archive in it.
-    pub fn save_to_folder(&self, folder: &Path) -> Result<UndoReport> {
-        self.save(&DirStorage::create(folder)?)
+    pub fn save_to_folder(&self, folder: &Path, trust: Trust) -> Result<UndoReport> {
+        trust.check_new(folder)?;
+        let storage = DirStorage::create(folder)?.with_trust(trust);
+        storage.check_trust()?;
+        self.save(&storage)
     }
 
     /// Makes the undo archive. When this returns, it is durable; after an error there is none.

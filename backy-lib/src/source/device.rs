@@ -5,10 +5,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, seek};
+use rustix::fs::{Advice, FileType, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::retry_on_intr;
 
 use super::Source;
@@ -18,7 +17,8 @@ use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
 use crate::storage::device::Device;
-use crate::storage::dir::{metadata, next_data, not_in_time, open_in_time};
+use crate::storage::dir::next_data;
+use crate::storage::follow::{Place, describe_open};
 use crate::storage::image_lock::{self, Use};
 
 /// An open file or block device.
@@ -37,33 +37,38 @@ enum Medium {
 }
 
 impl DeviceSource {
-    /// Opens the file or device at `path`; a symbolic link is followed.
+    /// Opens the file or device at `path`. Symbolic links are followed if they belong to root or the caller.
     ///
     /// # Errors
-    /// [`Error::Source`] when it is missing, unreadable, or something else than a file or a block device.
+    /// [`Error::Source`] when it is missing, unreadable, behind a link of somebody else, or something else than a file or a block device.
     pub fn open(path: &Path) -> Result<Self> {
         let error = |message: String| Error::Source { path: path.to_owned(), message };
-        // Without blocking: opening a FIFO would otherwise wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = open_in_time(|| rustix::fs::open(path, flags, Mode::empty()))
-            .map_err(|errno| error(format!("cannot open it: {}", describe(not_in_time(errno)))))?;
-        let file = File::from(fd);
-        let kind = metadata(&file).map_err(|e| error(describe(e)))?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let found = if kind.is_dir() { "a folder" } else { "neither" };
-            return Err(error(format!("expected a block device or a regular file, found {found}")));
-        }
+        let place =
+            Place::find_by_own_links(path).map_err(|refusal| error(refusal.sentence("open it")))?;
+        // Opening a FIFO would wait for a writer, and some devices do something as soon as they are opened.
+        let is_file = match place.kind() {
+            FileType::RegularFile => true,
+            FileType::BlockDevice => false,
+            found => {
+                let found = if found == FileType::Directory { "a folder" } else { "neither" };
+                let expected = "expected a block device or a regular file";
+                return Err(error(format!("{expected}, found {found}")));
+            }
+        };
+        let file = place
+            .open(OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(|errno| error(format!("cannot open it: {}", describe_open(errno))))?;
         image_lock::take(&file, Use::Read).map_err(|user| {
             error(format!(
                 "{user} has it open and is changing it; run it again when that has ended"
             ))
         })?;
         let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
-        if size_bytes == 0 && kind.is_block_device() {
+        if size_bytes == 0 && !is_file {
             let message = "the device has no size; is it attached, and is there a medium in it?";
             return Err(error(message.to_owned()));
         }
-        let medium = match kind.is_file() {
+        let medium = match is_file {
             true => Medium::file(file),
             false => Medium::device(file).map_err(|e| {
                 error(format!("cannot read it past the page cache: {}", describe(e)))

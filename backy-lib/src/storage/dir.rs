@@ -9,13 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, Stat, Uid, fadvise, fallocate,
-    fchown, fstat, fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, fadvise, fallocate, fchown, fstat,
+    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
@@ -25,10 +26,9 @@ use super::holders::{Kind, Who, who};
 use super::identity::{Stamp, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
-use super::{
-    Access, Exposed, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock,
-};
-use crate::error::{Error, Result};
+use super::trust::{Keepers, Trust};
+use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 
 /// How long an opening waits until another program has given back its lease. The system takes it away after
@@ -42,12 +42,13 @@ const LEASE_TICK: Duration = Duration::from_millis(20);
 pub struct DirStorage {
     folder: PathBuf,
     fd: Arc<OwnedFd>,
-    file_mode: Mode,
+    file_mode: AtomicU32,
+    trust: Trust,
     seen: Seen,
 }
 
 impl DirStorage {
-    /// Opens a folder that is there.
+    /// Opens a folder that is there. Whether it can be trusted is asked before it is acted on, not here.
     ///
     /// # Errors
     /// [`Error::NoArchive`] when it is not.
@@ -58,8 +59,9 @@ impl DirStorage {
             Err(Errno::NOENT) => return Err(Error::NoArchive { path: folder.to_owned() }),
             Err(errno) => return Err(Error::io(folder, "open the folder")(errno.into())),
         };
-        let (folder, file_mode) = (folder.to_owned(), Mode::RUSR | Mode::WUSR);
-        Ok(DirStorage { folder, fd, file_mode, seen: Seen::default() })
+        let file_mode = AtomicU32::new(0o600);
+        let (folder, trust, seen) = (folder.to_owned(), Trust::default(), Seen::default());
+        Ok(DirStorage { folder, fd, file_mode, trust, seen })
     }
 
     /// Makes the folder (mode 0700) and those above it as needed, then opens it.
@@ -85,9 +87,14 @@ impl DirStorage {
         Self::open(folder)
     }
 
-    /// Permissions of files made from now on; 0600 unless told otherwise.
-    pub fn set_file_mode(&mut self, mode: u32) {
-        self.file_mode = Mode::from_raw_mode(mode);
+    /// The same, with what the caller says of whom to trust.
+    #[must_use]
+    pub fn with_trust(self, trust: Trust) -> Self {
+        DirStorage { trust, ..self }
+    }
+
+    fn file_mode(&self) -> Mode {
+        Mode::from_raw_mode(self.file_mode.load(Ordering::Relaxed))
     }
 
     /// The image, when nobody relies on it as it is. Strangers keep what they have, and the archive gets a copy.
@@ -151,7 +158,7 @@ impl Storage for DirStorage {
 
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| openat(&self.fd, name.to_string(), flags, self.file_mode))
+        let fd = retry_on_intr(|| openat(&self.fd, name.to_string(), flags, self.file_mode()))
             .map_err(|errno| self.error(name, "create", errno))?;
         give_to_owner(&self.fd, &fd);
         Ok(Box::new(DirFile::over(self.path(name), File::from(fd))))
@@ -160,7 +167,7 @@ impl Storage for DirStorage {
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
         let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let copy = retry_on_intr(|| openat(&self.fd, to.to_string(), flags, self.file_mode))
+        let copy = retry_on_intr(|| openat(&self.fd, to.to_string(), flags, self.file_mode()))
             .map_err(|errno| self.error(to, "create", errno))?;
         give_to_owner(&self.fd, &copy);
         match retry_on_intr(|| ioctl_ficlone(&copy, &source)) {
@@ -256,37 +263,39 @@ impl Storage for DirStorage {
         Some(&self.seen)
     }
 
-    fn exposed(&self) -> Result<Option<Exposed>> {
-        let folder = retry_on_intr(|| fstat(&self.fd))
-            .map_err(|errno| Error::io(&self.folder, "look up the folder")(errno.into()))?;
-        if let Some(found) = exposed(&self.folder, &folder) {
-            return Ok(Some(found));
-        }
-        // It says what is read, and what is run.
-        let config = FileName::CONFIG;
-        let look = || statat(&self.fd, config.to_string(), AtFlags::SYMLINK_NOFOLLOW);
-        match retry_on_intr(look) {
-            // The permissions of a symbolic link mean nothing, and it is refused wherever it is opened.
-            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
-                Ok(exposed(&self.path(config), &found))
-            }
-            _ => Ok(None),
+    fn check_trust(&self) -> Result<()> {
+        match self.trust {
+            Trust::Checked => Keepers::caller().check_folder(&self.folder, &self.fd),
+            Trust::Given => Ok(()),
         }
     }
-}
 
-/// Who besides the owner may write to what has these permissions. An access control list shows as its mask in those of the
-/// group. The group of root is as good as root.
-fn exposed(path: &Path, found: &Stat) -> Option<Exposed> {
-    let mode = Mode::from_raw_mode(found.st_mode);
-    let to = if mode.contains(Mode::WOTH) {
-        "every user".to_owned()
-    } else if mode.contains(Mode::WGRP) && found.st_gid != 0 {
-        format!("group {}", found.st_gid)
-    } else {
-        return None;
-    };
-    Some(Exposed { path: path.to_owned(), to })
+    fn open_trusted(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
+        let path = self.path(name);
+        let file = open_regular(&self.fd, path.clone(), name, OFlags::RDONLY, Mode::empty())?;
+        if self.trust == Trust::Checked {
+            Keepers::caller().check_file(&path, &file)?;
+        }
+        Ok(Box::new(DirFile::over(path, file)))
+    }
+
+    fn exposed(&self) -> Option<Error> {
+        // What cannot be looked up is reported by whoever needs it.
+        let keepers = Keepers::of(retry_on_intr(|| fstat(&self.fd)).ok()?.st_uid);
+        let path = self.path(FileName::CONFIG);
+        let config = || {
+            let flags = OFlags::RDONLY;
+            open_regular(&self.fd, path.clone(), FileName::CONFIG, flags, Mode::empty())
+        };
+        let checked = keepers
+            .check_folder(&self.folder, &self.fd)
+            .and_then(|()| config().and_then(|file| keepers.check_file(&path, &file)));
+        checked.err().filter(|error| error.kind() == ErrorKind::Untrusted)
+    }
+
+    fn set_file_mode(&self, mode: u32) {
+        self.file_mode.store(mode, Ordering::Relaxed);
+    }
 }
 
 /// Opens `name` in the folder without following it; anything but a regular file is refused. It waits for nobody but for a program

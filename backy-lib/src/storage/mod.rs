@@ -13,6 +13,7 @@
 pub(crate) mod cache;
 pub(crate) mod device;
 pub mod dir;
+pub(crate) mod follow;
 mod holders;
 mod identity;
 pub(crate) mod image_lock;
@@ -26,6 +27,7 @@ mod seen;
 pub mod sim;
 pub mod staged;
 pub(crate) mod system;
+mod trust;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -33,13 +35,14 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::Extent;
 
 pub use identity::Stamp;
 pub use lock::{holder_note, is_note};
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
+pub use trust::Trust;
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,29 +51,6 @@ pub enum Access {
     Read,
     /// Reading and writing.
     Write,
-}
-
-/// Something of an archive that others than its owner may change. Whoever may write to the folder can put anything in the
-/// place of any file, whatever the permissions of that.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exposed {
-    /// The folder or the file.
-    pub path: PathBuf,
-    /// Who may write to it, such as `every user`.
-    pub to: String,
-}
-
-impl std::fmt::Display for Exposed {
-    /// What is wrong, as a line without the advice.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Exposed { path, to } = self;
-        write!(f, "{}: {to} may write to it, and so decide what a restore gives", path.display())
-    }
-}
-
-impl Exposed {
-    /// What to do about it.
-    pub const ADVICE: &str = "take that away with 'chmod go-w'";
 }
 
 /// The folder of an archive.
@@ -152,9 +132,32 @@ pub trait Storage: Send + Sync {
         None
     }
 
-    /// What others than the owner may change; `None` when there is nothing, or no such thing as an owner.
-    fn exposed(&self) -> Result<Option<Exposed>> {
-        Ok(None)
+    /// That nobody but the caller and root can change what is in the folder, or put another one in its place; or that this does not
+    /// matter, as somebody has said ([`Trust`]).
+    ///
+    /// # Errors
+    /// [`crate::Error::Untrusted`].
+    fn check_trust(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Opens a file for reading that nobody but the caller and root can change.
+    ///
+    /// # Errors
+    /// [`crate::Error::Untrusted`]; those of [`Storage::open`].
+    fn open_trusted(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
+        self.open(name, Access::Read)
+    }
+
+    /// What others than root and the owner of the folder can change: of the folder and those above it, and of `backy.toml`. `None`
+    /// when there is nothing, or no such thing as an owner.
+    fn exposed(&self) -> Option<Error> {
+        None
+    }
+
+    /// Permissions of files made from now on; 0600 unless told otherwise. Where there are none, nothing changes.
+    fn set_file_mode(&self, mode: u32) {
+        let _ = mode;
     }
 }
 
@@ -263,7 +266,7 @@ impl dyn StorageFile + '_ {
         if found == buffer.len() {
             return Ok(());
         }
-        Err(crate::Error::damaged(
+        Err(Error::damaged(
             self.path(),
             format!("offset {offset}"),
             format!("{found} bytes up to the end of the file"),

@@ -74,6 +74,7 @@ from backy.errors import (
     SourceError,
     SpecificationError,
     TargetError,
+    UntrustedError,
 )
 from backy.io import RevisionFile
 
@@ -136,6 +137,7 @@ __all__ = [
     "TagStatus",
     "TargetError",
     "UndoReport",
+    "UntrustedError",
     "Verdict",
     "__version__",
     "check",

@@ -56,6 +56,10 @@ class AccessDeniedError(ArchiveAccessError, PermissionError):
     """A file may not be read or written by this user, or is on a read-only file system."""
 
 
+class UntrustedError(BackyError, PermissionError):
+    """Others than the caller and root can change the archive, so that it is not acted on; see `trust` of Archive."""
+
+
 class NoSpaceError(ArchiveAccessError):
     """There is no room left; `errno` is ENOSPC or a relative of it."""
 
@@ -102,6 +106,7 @@ _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "locked": (LockedError, errno.EAGAIN),
     "not-found": (MissingFileError, errno.ENOENT),
     "permission": (AccessDeniedError, errno.EACCES),
+    "untrusted": (UntrustedError, errno.EPERM),
     "no-space": (NoSpaceError, errno.ENOSPC),
     "io": (ArchiveAccessError, errno.EIO),
     "damaged": (ArchiveDamagedError, None),

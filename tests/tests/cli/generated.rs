@@ -42,7 +42,8 @@ const CONTRACT: [(&str, &[&str]); 17] = [
     ("completions", &["SHELL"]),
     ("man", &[]),
 ];
-const GLOBAL: [&str; 4] = ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format"];
+const GLOBAL: [&str; 5] =
+    ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format", "--trust"];
 
 /// Feeds text to another program; `None` when it is not installed.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> {

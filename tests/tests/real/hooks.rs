@@ -180,20 +180,18 @@ fn a_before_that_fails() {
     noted.site.check_at_rest();
 }
 
-/// Where others may write to the archive, and so say what is run, nothing is run.
+/// Where others may write to the archive, and so say what is run, nothing is run unless somebody says that they are trusted.
 #[test]
 fn hooks_of_an_archive_that_others_may_write_to() {
-    let mut noted = Noted::make(BEFORE, AFTER, "");
+    let noted = Noted::make(BEFORE, AFTER, "");
     works(Command::new("chmod").arg("o+w").arg(&noted.site.folder));
     let output = run(&mut noted.site.backy(&["backup", "--force"]));
     let said = words(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("error: hook before: it is not run, for every user may write to"),
-        "{said}"
-    );
+    assert!(said.contains("archive: not trusted: every user may write to it"), "{said}");
     assert_eq!(noted.log(), "");
-    noted.site.check_at_rest();
+    works(&mut noted.site.backy(&["--trust", "backup", "--force"]));
+    assert_ne!(noted.log(), "");
 }
 
 /// An `after` that fails or hangs is an error, and the revision stays; beside another error both are told.

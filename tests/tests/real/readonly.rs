@@ -157,7 +157,7 @@ fn for_a_user_who_may_only_read() {
     }
 }
 
-/// What root makes in the archive of another user belongs to that user, whose next backup works.
+/// What root makes in the archive of another user, whom he trusts, belongs to that user, whose next backup works.
 #[test]
 fn what_root_makes_belongs_to_the_owner_of_the_archive() {
     if !rustix::process::geteuid().is_root() {
@@ -165,7 +165,7 @@ fn what_root_makes_belongs_to_the_owner_of_the_archive() {
         return;
     }
     let place = tempfile::tempdir().expect("a temporary folder");
-    let mut site = Site::with_backups(place.path(), &[noise(1, 3 * BLOCK_BYTES)]);
+    let site = Site::with_backups(place.path(), &[noise(1, 3 * BLOCK_BYTES)]);
     let owned = |path: &Path| {
         std::os::unix::fs::lchown(path, Some(4711), Some(4712)).expect("give it away");
     };
@@ -179,8 +179,9 @@ fn what_root_makes_belongs_to_the_owner_of_the_archive() {
             .into_iter()
             .enumerate()
     {
-        site.backup(&noise(2 + number as u64, 3 * BLOCK_BYTES));
-        run(&mut site.backy(args));
+        site.write_source(&noise(2 + number as u64, 3 * BLOCK_BYTES));
+        works(&mut site.backy(&["--trust", "backup", "--force"]));
+        run(site.backy(&["--trust"]).args(args));
         for name in site.files() {
             let found = fs::metadata(site.folder.join(&name)).expect("look it up");
             assert_eq!((found.uid(), found.gid()), (4711, 4712), "{name} after {args:?}");

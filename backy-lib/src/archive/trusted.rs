@@ -1,0 +1,103 @@
+//! The config of an archive, and whether it may decide anything.
+//!
+//! Whoever only reads an archive may read its config, whoever has written it. What acts on the archive takes a
+//! [`trusted`](Archive::trusted) one: there the config is read once, from a file that was checked when it was open, and all that is
+//! done goes by that one reading. A writer reads it again under its lock.
+
+use std::sync::{Arc, OnceLock};
+
+use super::Archive;
+use crate::config::{CONFIG_LIMIT_BYTES, Config};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Access, FileName, Storage, StorageFile, staged};
+
+/// What a config said when it was first asked for.
+pub(super) type Held = Arc<OnceLock<Config>>;
+
+impl Archive {
+    /// The same archive, for what acts on it or on what its config names: its folder, those above it and `backy.toml` are such that
+    /// nobody but the caller and root can change them, or somebody has said that this does not matter.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`]. A config that cannot be read for another reason is an error only of [`Archive::config`].
+    pub fn trusted(&self) -> Result<Self> {
+        self.storage.check_trust()?;
+        let archive = Archive { held: Some(Held::default()), ..self.clone() };
+        take_file_mode(&*self.storage, archive.config())?;
+        Ok(archive)
+    }
+
+    /// What `backy.toml` says: now, or for a [`trusted`](Archive::trusted) archive when it was first read.
+    pub fn config(&self) -> Result<Config> {
+        let Some(held) = &self.held else {
+            return parse(&*self.storage.open(FileName::CONFIG, Access::Read)?);
+        };
+        if let Some(config) = held.get() {
+            return Ok(config.clone());
+        }
+        let config = trusted_config(&*self.storage)?;
+        Ok(held.get_or_init(|| config).clone())
+    }
+}
+
+/// Makes new files of the archive as its config says, if that can be trusted.
+pub(super) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> Result<()> {
+    match config {
+        Err(error) if error.kind() == ErrorKind::Untrusted => return Err(error),
+        // Where it cannot be read, the strictest mode is right.
+        Err(_) => {}
+        Ok(config) => storage.set_file_mode(config.file_mode),
+    }
+    Ok(())
+}
+
+/// What `backy.toml` says, if nobody but the caller and root can change that.
+pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
+    parse(&*storage.open_trusted(FileName::CONFIG)?)
+}
+
+fn parse(file: &dyn StorageFile) -> Result<Config> {
+    let content = staged::read_file(file, CONFIG_LIMIT_BYTES)?;
+    let path = file.path();
+    let text = String::from_utf8(content)
+        .map_err(|error| Error::damaged(&path, "text", error, "UTF-8"))?;
+    Config::parse(&text, &path)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an operator edits the config")]
+mod tests {
+    use super::*;
+    use crate::archive::ArchiveWriter;
+    use crate::progress::Silent;
+    use crate::units::BlockSize;
+
+    /// A writer works by the config as it was under its lock: not as it was before, and not as it becomes while it works.
+    #[test]
+    fn a_writer_reads_the_config_once_under_its_lock() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("a");
+        let level = |level: u32| {
+            let text = format!("compression_level = {level}\n[hooks]\nbefore = \"true {level}\"\n");
+            std::fs::write(folder.join("backy.toml"), text).unwrap();
+        };
+        Archive::init(&folder, None, BlockSize::DEFAULT).unwrap();
+        level(2);
+        let archive = Archive::open(&folder).unwrap().trusted().unwrap();
+        assert_eq!(archive.config().unwrap().compression_level, 2);
+        level(3);
+        assert_eq!(archive.config().unwrap().compression_level, 2, "it was read again");
+        let writer = ArchiveWriter::open(archive, "a test", &Silent).unwrap();
+        level(4);
+        let held = writer.archive().config().unwrap();
+        assert_eq!(held.compression_level, 3);
+        let mut of_hooks = None;
+        let source = |config: &Config| {
+            of_hooks = Some(config.clone());
+            None
+        };
+        writer.hooks(source, Vec::new()).unwrap();
+        assert_eq!(of_hooks, Some(held), "the hooks are of another reading");
+        assert_eq!(Archive::open(&folder).unwrap().config().unwrap().compression_level, 4);
+    }
+}

@@ -1,0 +1,287 @@
+//! Whether somebody else could change what backy acts on.
+//!
+//! Whoever can write to an archive, or rename a folder above it, decides what is read, where a restore goes and which programs are
+//! run, often as root. So before backy acts on an archive, its folder, every folder above it, every symbolic link on the way and
+//! `backy.toml` have to belong to the caller or to root, and nobody else may be able to write to them. sshd (`StrictModes`), sudo and
+//! git (`safe.directory`) ask the same. `doc/decisions/18-trust.md` says why each rule is as it is.
+//!
+//! Who may *read* does not matter here, and reading an archive asks nothing of it.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat, fgetxattr, fstat};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{getegid, geteuid};
+
+use super::follow::{Place, Refusal};
+use crate::error::{Error, Result};
+
+/// Whether an archive that others can change is acted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Only one that nobody but the caller and root can change.
+    #[default]
+    Checked,
+    /// Any. Only whoever calls may say so, never an archive's config or the environment.
+    Given,
+}
+
+impl Trust {
+    /// That a folder which is to become an archive, of which the last parts need not be there, is in a place that can be trusted.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`].
+    pub(crate) fn check_new(self, folder: &Path) -> Result<()> {
+        if self == Trust::Given {
+            return Ok(());
+        }
+        let absolute = std::path::absolute(folder).map_err(Error::io(folder, "look up"))?;
+        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+        let there = absolute.ancestors().find(is_there).unwrap_or(Path::new("/"));
+        let keepers = Keepers::caller();
+        let is_made = there != absolute;
+        let judge = &mut |place: &Place, is_last| keepers.judge(place, is_last && !is_made);
+        Place::find(there, judge).map(drop).map_err(|refusal| keepers.error(folder, refusal))
+    }
+}
+
+/// Those who may be able to change things: root, and one user with a group of his own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keepers {
+    user: u32,
+    group: Option<u32>,
+}
+
+impl Keepers {
+    /// Root and whoever runs this process.
+    pub(super) fn caller() -> Self {
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        Keepers { user, group: (group == user).then_some(group) }
+    }
+
+    /// Root and another user.
+    pub(super) fn of(user: u32) -> Self {
+        let caller = Keepers::caller();
+        if user == caller.user { caller } else { Keepers { user, group: Some(user) } }
+    }
+
+    /// That nobody else can change the folder that is open, or put another one in its place.
+    pub(super) fn check_folder(&self, folder: &Path, open: impl AsFd) -> Result<()> {
+        let place = Place::find(folder, &mut |place, is_last| self.judge(place, is_last))
+            .map_err(|refusal| self.error(folder, refusal))?;
+        let opened = retry_on_intr(|| fstat(&open))
+            .map_err(|errno| Error::io(folder, "look up the folder")(errno.into()))?;
+        let found = place.found();
+        if (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino) {
+            return Ok(());
+        }
+        Err(self.untrusted(folder.to_owned(), "it was replaced by another folder meanwhile"))
+    }
+
+    /// That nobody else can change a file that is open for reading. That its name leads to it is for whoever has opened it to know.
+    pub(super) fn check_file(&self, path: &Path, file: &File) -> Result<()> {
+        let found = retry_on_intr(|| fstat(file))
+            .map_err(|errno| Error::io(path, "look up its owner")(errno.into()))?;
+        match self.stranger(&found, || Ok(file)) {
+            None => Ok(()),
+            Some(stranger) => Err(self.untrusted(path.to_owned(), &stranger)),
+        }
+    }
+
+    /// What is wrong with a step on the way to what is to be trusted.
+    fn judge(&self, place: &Place, is_last: bool) -> std::result::Result<(), Refusal> {
+        let refuse = |found: String| Err(Refusal::Foreign { part: place.path().to_owned(), found });
+        if place.is_beyond_proc() {
+            return refuse("the folders above what this link leads to cannot be looked at".into());
+        }
+        // Names in such a folder can only be changed by the owners of what they lead to, which is looked at next.
+        let sticky = Mode::from_raw_mode(place.found().st_mode).contains(Mode::SVTX);
+        if sticky && !is_last && place.kind() == FileType::Directory {
+            return self.foreign_owner(place.found()).map_or(Ok(()), refuse);
+        }
+        self.stranger(place.found(), || place.open(OFlags::RDONLY | OFlags::NONBLOCK))
+            .map_or(Ok(()), refuse)
+    }
+
+    /// Who else can change something, in a sentence about it. `open` opens it for reading.
+    fn stranger<F: AsFd>(
+        &self,
+        found: &Stat,
+        open: impl FnOnce() -> rustix::io::Result<F>,
+    ) -> Option<String> {
+        if let Some(owner) = self.foreign_owner(found) {
+            return Some(owner);
+        }
+        // Whoever may write to a link could only replace it, which is a matter of its folder.
+        if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+            return None;
+        }
+        let mode = Mode::from_raw_mode(found.st_mode);
+        if mode.contains(Mode::WOTH) {
+            return Some("every user may write to it".to_owned());
+        }
+        // With an access control list these are the bits of its mask: without them, nobody else has them.
+        if !mode.contains(Mode::WGRP) {
+            return None;
+        }
+        let group = Writer::Group(found.st_gid);
+        let writers = open().and_then(|file| acl_writers(file, found.st_gid));
+        // What cannot be read might let somebody in.
+        let writers = writers.unwrap_or_else(|_| vec![group, Writer::Unknown]);
+        let stranger = writers.into_iter().find(|writer| !self.includes(*writer))?;
+        Some(format!("{stranger} may write to it"))
+    }
+
+    fn foreign_owner(&self, found: &Stat) -> Option<String> {
+        let owner = Writer::User(found.st_uid);
+        (!self.includes(owner)).then(|| format!("it belongs to {owner}"))
+    }
+
+    fn includes(&self, writer: Writer) -> bool {
+        match writer {
+            Writer::User(user) => user == 0 || user == self.user,
+            Writer::Group(group) => group == 0 || Some(group) == self.group,
+            Writer::Unknown => false,
+        }
+    }
+
+    fn error(&self, path: &Path, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Io(error) => Error::io(path, "look up the folders above it")(error),
+            Refusal::Foreign { part, found } => self.untrusted(part, &found),
+        }
+    }
+
+    fn untrusted(&self, path: PathBuf, found: &str) -> Error {
+        let expected = match self.user {
+            0 => "only root".to_owned(),
+            user => format!("only root and user {user}"),
+        };
+        Error::Untrusted { path, found: found.to_owned(), expected }
+    }
+}
+
+/// Somebody who can write to something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    User(u32),
+    Group(u32),
+    /// Whoever an access control list names that cannot be read.
+    Unknown,
+}
+
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Writer::User(user) => write!(f, "user {user}"),
+            Writer::Group(group) => write!(f, "group {group}"),
+            Writer::Unknown => f.write_str("somebody whom its access control list names"),
+        }
+    }
+}
+
+/// A list is not longer: `XATTR_SIZE_MAX` of Linux.
+const MAX_ACL_BYTES: usize = 65536;
+
+/// Who can write to an open file whose group has the right to, besides its owner: that group, unless an access control list says
+/// otherwise, and whoever that names.
+fn acl_writers(file: impl AsFd, group: u32) -> rustix::io::Result<Vec<Writer>> {
+    let mut list = vec![0; MAX_ACL_BYTES];
+    let len = fgetxattr(&file, "system.posix_acl_access", list.as_mut_slice());
+    match len {
+        Ok(len) => parse_acl(list.get(..len).unwrap_or_default(), group).ok_or(Errno::INVAL),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(vec![Writer::Group(group)]),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Those whom a list lets write. Source: `linux/posix_acl_xattr.h`: a version of four bytes, then for each entry a tag and rights of two
+/// bytes each, and a number of four; all little-endian.
+fn parse_acl(list: &[u8], group: u32) -> Option<Vec<Writer>> {
+    const VERSION: u32 = 2;
+    const WRITE: u16 = 2;
+    const USER: u16 = 0x02;
+    const OWN_GROUP: u16 = 0x04;
+    const GROUP: u16 = 0x08;
+    let (version, entries) = list.split_first_chunk::<4>()?;
+    let (entries, rest) = entries.as_chunks::<8>();
+    if u32::from_le_bytes(*version) != VERSION || !rest.is_empty() {
+        return None;
+    }
+    let writer = |entry: &[u8; 8]| {
+        let [tag, tag2, rights, rights2, id @ ..] = *entry;
+        let (tag, id) = (u16::from_le_bytes([tag, tag2]), u32::from_le_bytes(id));
+        let may_write = u16::from_le_bytes([rights, rights2]) & WRITE != 0;
+        match tag {
+            USER => Some(Writer::User(id)),
+            GROUP => Some(Writer::Group(id)),
+            OWN_GROUP => Some(Writer::Group(group)),
+            // The owner, the mask and everybody else are in the permissions as well.
+            _ => None,
+        }
+        .filter(|_| may_write)
+    };
+    Some(entries.iter().filter_map(writer).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An access control list as Linux stores it.
+    fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut bytes = 2u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(rights.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Users, groups and the owning group that a list lets write are found; those who may only read are not, nor are owner, mask and others.
+    #[test]
+    fn a_list_names_those_who_may_write() {
+        const NONE: u32 = u32::MAX;
+        let written = [
+            (0x01, 7, NONE),
+            (0x02, 7, 1001),
+            (0x02, 5, 1002),
+            (0x04, 6, NONE),
+            (0x08, 2, 50),
+            (0x08, 4, 51),
+            (0x10, 7, NONE),
+            (0x20, 5, NONE),
+        ];
+        let found = parse_acl(&list(&written), 9).expect("a list");
+        assert_eq!(found, [Writer::User(1001), Writer::Group(9), Writer::Group(50)]);
+        assert_eq!(parse_acl(&list(&[(0x01, 7, NONE), (0x04, 5, NONE)]), 9), Some(vec![]));
+    }
+
+    /// A list of another version, or one that is cut short, is not read as if it let nobody in.
+    #[test]
+    fn a_list_that_is_not_understood_is_none() {
+        let whole = list(&[(0x02, 7, 1001)]);
+        for len in [0, 3, 11] {
+            assert_eq!(parse_acl(&whole[..len], 0), None, "{len} bytes");
+        }
+        let newer = [&3u32.to_le_bytes(), &whole[4..]].concat();
+        assert_eq!(parse_acl(&newer, 0), None);
+    }
+
+    /// Root and the user are trusted, with root's group and the user's own; nobody else is.
+    #[test]
+    fn others_are_strangers() {
+        let keepers = Keepers { user: 1000, group: Some(1000) };
+        for own in [Writer::User(0), Writer::User(1000), Writer::Group(0), Writer::Group(1000)] {
+            assert!(keepers.includes(own), "{own}");
+        }
+        for other in [Writer::User(1001), Writer::Group(100), Writer::Unknown] {
+            assert!(!keepers.includes(other), "{other}");
+        }
+        let shared = Keepers { user: 1000, group: None };
+        assert!(!shared.includes(Writer::Group(1000)));
+    }
+}
