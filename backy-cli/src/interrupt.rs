@@ -1,5 +1,6 @@
-//! Ctrl-C and its relatives: the first one asks the operation to stop and leave everything in order, a second Ctrl-C
-//! ends the process at once (which loses nothing either: the next writing command cleans up).
+//! Ctrl-C and its relatives. As long as a command only looks at things, the first one ends the process at once. Once an operation
+//! has begun, it asks that to stop and leave everything in order, and a second Ctrl-C ends the process at once (which loses
+//! nothing either: the next writing command cleans up).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,27 +13,43 @@ use signal_hook::{SigId, flag, low_level};
 pub(crate) const CTRL_C_STATUS: u8 = 130;
 
 /// Whether somebody asked to stop, and how.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Interrupt {
     requested: Arc<AtomicBool>,
+    /// Whether there is nothing that would have to be left in order.
+    only_looks: Arc<AtomicBool>,
     by_ctrl_c: Arc<AtomicBool>,
     /// What ends the process at the second Ctrl-C.
     at_once: Mutex<Option<SigId>>,
 }
 
+impl Default for Interrupt {
+    fn default() -> Self {
+        Interrupt {
+            requested: Arc::default(),
+            only_looks: Arc::new(AtomicBool::new(true)),
+            by_ctrl_c: Arc::default(),
+            at_once: Mutex::default(),
+        }
+    }
+}
+
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP only ask to stop. Those that were ignored stay so, for `nohup`.
-    pub(crate) fn listen(&self) -> io::Result<()> {
+    /// From now on SIGINT, SIGTERM and SIGHUP end the process, the last two with `status`, or, once something has
+    /// [begun](Interrupt::begin), ask to stop. Those that were ignored stay so, for `nohup`.
+    pub(crate) fn listen(&self, status: u8) -> io::Result<()> {
         let ignored = ignored_signals();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if ignored & (1 << (signal - 1)) != 0 {
                 continue;
             }
+            let status = if signal == SIGINT { CTRL_C_STATUS } else { status };
+            let only_looks = Arc::clone(&self.only_looks);
+            flag::register_conditional_shutdown(signal, status.into(), only_looks)?;
             if signal == SIGINT {
                 // Before the flag is set, or the first Ctrl-C would already find it so.
-                let status = i32::from(CTRL_C_STATUS);
                 let asked = Arc::clone(&self.requested);
-                let at_once = flag::register_conditional_shutdown(signal, status, asked)?;
+                let at_once = flag::register_conditional_shutdown(signal, status.into(), asked)?;
                 *self.at_once.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_once);
                 flag::register(signal, Arc::clone(&self.by_ctrl_c))?;
             }
@@ -41,8 +58,14 @@ impl Interrupt {
         Ok(())
     }
 
-    /// From now on a second Ctrl-C only asks as well: for a command that has something of its own to remove.
+    /// From now on a signal asks to stop: an operation begins that looks whether somebody asked.
+    pub(crate) fn begin(&self) {
+        self.only_looks.store(false, Relaxed);
+    }
+
+    /// The same, and a second Ctrl-C only asks as well: for a command that has something of its own to remove.
     pub(crate) fn only_in_order(&self) {
+        self.begin();
         let at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner).take();
         at_once.map(low_level::unregister);
     }

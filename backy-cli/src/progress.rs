@@ -33,6 +33,7 @@ pub(crate) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(session: &'a Session, verbosity: Verbosity) -> Self {
+        session.interrupt.begin();
         let has_bar = session.output.can_draw() && verbosity > Verbosity::Quiet;
         let notifier = session.notifier.clone();
         let display =

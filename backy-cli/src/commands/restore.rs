@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use backy_lib::escape;
 use backy_lib::restore::TargetKind;
 use backy_lib::{
     Archive, Error, ErrorKind, RestoreOptions, RestoreReport, RevisionSpec, SystemClock,
@@ -13,7 +14,7 @@ use clap::ValueHint;
 use crate::Session;
 use crate::cli::REVISION_HELP;
 use crate::errors::Failure;
-use crate::output::{duration, one_line, size};
+use crate::output::{duration, size};
 use crate::words;
 
 /// Restore a revision to a file, a device, the source or standard output
@@ -215,7 +216,7 @@ fn plan(report: &RestoreReport) -> String {
         "A restore of revision {} would write {what} of {} {to}{}.",
         report.revision,
         size(report.size_bytes),
-        one_line(&report.target)
+        escape::line(&report.target)
     )
 }
 

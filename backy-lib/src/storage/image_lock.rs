@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::system;
+use crate::escape::is_unsafe;
 
 const USED_BASE: libc::off_t = 100;
 const UNSHARED_BASE: libc::off_t = 200;
@@ -143,7 +144,7 @@ fn holds(process: &Path, identity: (u64, u64)) -> bool {
 
 fn process_name(process: &Path) -> String {
     let name = system::read(&process.join("comm")).unwrap_or_default();
-    let name: String = name.trim_end().chars().filter(|c| !c.is_control()).collect();
+    let name: String = name.trim_end().chars().filter(|c| !is_unsafe(*c)).collect();
     if name.is_empty() { "a program".to_owned() } else { name }
 }
 
