@@ -226,7 +226,7 @@ fn weigh(
             let needs = match number(into) {
                 Some(into) => {
                     merge::needed_bytes(storage, manifest, into, revisions.len(), observer)
-                },
+                }
                 None => Ok(0),
             };
             (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)

@@ -137,15 +137,21 @@ fn to_stream(
     let descriptor = stdout.as_fd().try_clone_to_owned().map_err(Failure::Output)?;
     let mut stream = File::from(descriptor);
     let reporter = session.reporter();
-    let report = archive.restore_to_stream(number, &mut stream, options, &reporter);
+    let part = || Failure::interrupted("interrupted; standard output has only a part of the image");
+    // Whoever reads it may have stopped to.
+    let report = session.interrupt.or_give_up(
+        || archive.restore_to_stream(number, &mut stream, options, &reporter),
+        || {
+            let status = part().report(&session.output, session.interrupt.by_ctrl_c());
+            std::process::exit(status.into());
+        },
+    );
     drop(reporter);
     report.map_err(|error| match &error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
             Failure::advised(error, "whoever read it has ended before all was written")
         }
-        _ if error.kind() == ErrorKind::Interrupted => {
-            Failure::interrupted("interrupted; standard output has only a part of the image")
-        }
+        _ if error.kind() == ErrorKind::Interrupted => part(),
         _ => error.into(),
     })
 }

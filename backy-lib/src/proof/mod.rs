@@ -261,7 +261,7 @@ impl<'a> Trial<'a> {
         let found = match all_known {
             true => {
                 search(&self.table, self.newest, self.size, &compared.disputed, &wanted, observer)?
-            },
+            }
             false => None,
         };
         if let Some((digest, from_image)) = found {

@@ -6,10 +6,10 @@
 
 use super::RawTable;
 use crate::digest::{Digest, RevisionHasher, TableEntry};
-use crate::progress::{self, Observer};
 use crate::error::Result;
 use crate::format::manifest::Revision;
 use crate::limits::limits;
+use crate::progress::{self, Observer};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Entries that are digested at most: some seconds.

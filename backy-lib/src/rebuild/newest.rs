@@ -179,7 +179,8 @@ fn read(
     let (size, size_bytes) = (identity.block_size, identity.size_bytes);
     let table = DigestTable::open(storage, identity.uuid, DigestsKind::Image)?;
     let digests_right =
-        proof::digest_of(&table, identity.block_size, identity.size_bytes, observer)? == identity.digest;
+        proof::digest_of(&table, identity.block_size, identity.size_bytes, observer)?
+            == identity.digest;
     let overlay = match Delta::open(storage, identity.uuid, size, size_bytes) {
         Ok(overlay) => Some(overlay),
         Err(error) if error.is_damage() => None,

@@ -201,11 +201,7 @@ struct Walked {
 }
 
 /// Takes the entries of a window from the newest revision to the oldest, each on top of the one before.
-fn walk_window(
-    files: &mut [Walked],
-    window: BlockRange,
-    observer: &dyn Observer,
-) -> Result<()> {
+fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer) -> Result<()> {
     let mut entries: Vec<TableEntry> = Vec::new();
     for walked in files {
         progress::check(observer)?;
