@@ -16,7 +16,7 @@ use crate::output::Output;
 use crate::probe;
 
 /// Exit status of everything that did not work.
-const FAILURE_STATUS: u8 = 1;
+pub(crate) const FAILURE_STATUS: u8 = 1;
 
 /// Why a command did not work.
 pub(crate) enum Failure {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use backy_lib::hooks::guard::serve;
 use rustix::stdio::stdin;
 
-use crate::errors::Failure;
+use crate::errors::{FAILURE_STATUS, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 
@@ -33,7 +33,7 @@ pub(crate) fn is_guard(args: &[OsString]) -> bool {
 pub(crate) fn run(output: &Output) -> u8 {
     let interrupt = Interrupt::default();
     // Whoever asks the backup to stop, with all its processes, does not mean that a file system stays frozen.
-    let listening = interrupt.listen().map(|()| interrupt.only_in_order());
+    let listening = interrupt.listen(FAILURE_STATUS).map(|()| interrupt.only_in_order());
     let socket = listening.and_then(|()| Ok(UnixStream::from(stdin().try_clone_to_owned()?)));
     match socket {
         Ok(socket) => {

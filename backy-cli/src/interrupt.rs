@@ -1,9 +1,12 @@
-//! Ctrl-C and its relatives: the first one asks the operation to stop and leave everything in order, a second Ctrl-C
-//! ends the process at once (which loses nothing either: the next writing command cleans up).
+//! Ctrl-C and its relatives. As long as a command only looks at things or prints what it found, the first one ends the process at
+//! once. While an operation is under way, it asks that to stop and leave everything in order, and a second Ctrl-C ends the process
+//! at once (which loses nothing either: the next writing command cleans up).
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{SigId, flag, low_level};
@@ -11,28 +14,52 @@ use signal_hook::{SigId, flag, low_level};
 /// Exit status after Ctrl-C: 128 and the number of the signal, as shells have it.
 pub(crate) const CTRL_C_STATUS: u8 = 130;
 
+/// How often it is looked whether somebody asked to stop.
+const POLL: Duration = Duration::from_millis(50);
+/// How long what was asked to stop may wait for somebody else.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Whether somebody asked to stop, and how.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Interrupt {
     requested: Arc<AtomicBool>,
+    /// Whether there is nothing that would have to be left in order.
+    only_looks: Arc<AtomicBool>,
+    /// How many operations are under way.
+    under_way: AtomicUsize,
     by_ctrl_c: Arc<AtomicBool>,
     /// What ends the process at the second Ctrl-C.
     at_once: Mutex<Option<SigId>>,
 }
 
+impl Default for Interrupt {
+    fn default() -> Self {
+        Interrupt {
+            requested: Arc::default(),
+            only_looks: Arc::new(AtomicBool::new(true)),
+            under_way: AtomicUsize::new(0),
+            by_ctrl_c: Arc::default(),
+            at_once: Mutex::default(),
+        }
+    }
+}
+
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP only ask to stop. Those that were ignored stay so, for `nohup`.
-    pub(crate) fn listen(&self) -> io::Result<()> {
+    /// From now on SIGINT, SIGTERM and SIGHUP end the process, the last two with `status`, or, once something has
+    /// [begun](Interrupt::begin), ask to stop. Those that were ignored stay so, for `nohup`.
+    pub(crate) fn listen(&self, status: u8) -> io::Result<()> {
         let ignored = ignored_signals();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if ignored & (1 << (signal - 1)) != 0 {
                 continue;
             }
+            let status = if signal == SIGINT { CTRL_C_STATUS } else { status };
+            let only_looks = Arc::clone(&self.only_looks);
+            flag::register_conditional_shutdown(signal, status.into(), only_looks)?;
             if signal == SIGINT {
                 // Before the flag is set, or the first Ctrl-C would already find it so.
-                let status = i32::from(CTRL_C_STATUS);
                 let asked = Arc::clone(&self.requested);
-                let at_once = flag::register_conditional_shutdown(signal, status, asked)?;
+                let at_once = flag::register_conditional_shutdown(signal, status.into(), asked)?;
                 *self.at_once.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_once);
                 flag::register(signal, Arc::clone(&self.by_ctrl_c))?;
             }
@@ -41,8 +68,39 @@ impl Interrupt {
         Ok(())
     }
 
-    /// From now on a second Ctrl-C only asks as well: for a command that has something of its own to remove.
+    /// Until the end of what is returned a signal asks to stop: an operation is under way that looks whether somebody asked.
+    pub(crate) fn begin(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, Relaxed);
+        self.only_looks.store(false, Relaxed);
+        UnderWay(self)
+    }
+
+    /// Runs what may have to wait for somebody else, such as a reader of standard output. When it has been asked to stop and waits
+    /// all the same, `give_up` is called beside it, which ends the process.
+    pub(crate) fn or_give_up<T>(&self, work: impl FnOnce() -> T, give_up: impl Fn() + Sync) -> T {
+        let (until_its_end, ended) = channel::<()>();
+        let give_up = &give_up;
+        let watch = move || {
+            let mut asked: Option<Instant> = None;
+            while ended.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+                if self.requested() && asked.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                    return give_up();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            // Without a thread nobody gives up, which is no reason to fail.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, watch);
+            let done = work();
+            drop(until_its_end);
+            done
+        })
+    }
+
+    /// The same, and a second Ctrl-C only asks as well: for a command that has something of its own to remove.
     pub(crate) fn only_in_order(&self) {
+        // Until the end of the process.
+        std::mem::forget(self.begin());
         let at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner).take();
         at_once.map(low_level::unregister);
     }
@@ -60,6 +118,18 @@ impl Interrupt {
     /// Whether it was Ctrl-C.
     pub(crate) fn by_ctrl_c(&self) -> bool {
         self.by_ctrl_c.load(Relaxed)
+    }
+}
+
+/// An operation that leaves things in order when it is asked to stop.
+#[must_use]
+pub(crate) struct UnderWay<'a>(&'a Interrupt);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.0.under_way.fetch_sub(1, Relaxed) == 1 {
+            self.0.only_looks.store(true, Relaxed);
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::holder_note;
-use backy_lib::{Archive, ArchiveWriter, Clock, OperationId, SystemClock, Trust};
+use backy_lib::{Archive, ArchiveWriter, Clock, Level, OperationId, SystemClock, Trust};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -163,7 +163,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         Err(error) => return errors::usage(&output, &error, args, is_probe),
     };
     raise_file_limit();
-    let start = Start { operation: id, is_background_half: half_of.is_some(), itself };
+    let start = Start { operation: id, is_probe, is_background_half: half_of.is_some(), itself };
     let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
         Err(failure) if is_probe => return probe::unknown(&output, &failure),
@@ -188,7 +188,8 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     }
     let changes = command.changes();
     let done = dispatch(command, session);
-    if changes {
+    // Whoever asks to stop does not wait for a verdict; the next run writes it.
+    if changes && !session.interrupt.requested() {
         write_figures(session);
     }
     let status = match done {
@@ -222,6 +223,7 @@ fn write_figures(session: &Session) {
 /// How this process was started.
 struct Start {
     operation: OperationId,
+    is_probe: bool,
     is_background_half: bool,
     itself: Vec<OsString>,
 }
@@ -234,8 +236,10 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         ))
     })?;
     let interrupt = Interrupt::default();
+    // A probe that was ended does not know.
+    let status = if start.is_probe { Level::Unknown.exit_status() } else { errors::FAILURE_STATUS };
     interrupt
-        .listen()
+        .listen(status)
         .map_err(|error| Failure::message(format!("cannot listen for signals: {error}")))?;
     Ok(Session {
         folder,

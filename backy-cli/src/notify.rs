@@ -8,7 +8,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use crate::output::{environment, one_line};
+use backy_lib::escape;
+
+use crate::output::environment;
 
 /// What names the manager's socket.
 pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
@@ -41,17 +43,17 @@ impl Notifier {
 
     /// All is in place.
     pub(crate) fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
+        self.send(&format!("READY=1\nSTATUS={}", escape::line(status)));
     }
 
     /// What is being done.
     pub(crate) fn status(&self, status: &str) {
-        self.send(&format!("STATUS={}", one_line(status)));
+        self.send(&format!("STATUS={}", escape::line(status)));
     }
 
     /// It ends from here on.
     pub(crate) fn stopping(&self, status: &str) {
-        self.send(&format!("STOPPING=1\nSTATUS={}", one_line(status)));
+        self.send(&format!("STOPPING=1\nSTATUS={}", escape::line(status)));
     }
 
     fn send(&self, state: &str) {

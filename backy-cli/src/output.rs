@@ -3,11 +3,11 @@
 //! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. Where a log is wanted
 //! instead, standard error has only lines of that form.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use backy_lib::escape;
 use backy_lib::units::display_size;
 use backy_lib::{Level, Problem};
 use jiff::Timestamp;
@@ -97,7 +97,7 @@ impl Output {
         let mut text = serde_json::to_string_pretty(report)
             .map_err(|error| Failure::message(format!("no JSON can be made of this: {error}")))?;
         text.push('\n');
-        self.result(text.as_bytes())
+        self.result(escape::json(text).as_bytes())
     }
 
     /// One line on standard error about what was or is done.
@@ -136,7 +136,7 @@ impl Output {
                     Severity::Warning => paint(self.stderr, Colour::Yellow, "warning:") + " ",
                     Severity::Info => String::new(),
                 };
-                format!("backy: {word}{}", one_line(text))
+                format!("backy: {word}{}", escape::line(text))
             }
         };
         write_line(line);
@@ -189,7 +189,7 @@ pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
     let literal = payload.downcast_ref::<&str>().copied();
     let message = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let message = message.unwrap_or("no message");
-    write_line(format!("backy: a bug{place}: {}", one_line(message)));
+    write_line(format!("backy: a bug{place}: {}", escape::line(message)));
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
@@ -207,22 +207,10 @@ fn paint(stream: Stream, colour: Colour, text: &str) -> String {
     if stream.has_colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Text on one line that cannot steer a terminal: a file name may hold anything.
-pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    Cow::Owned(text.chars().map(escaped).collect())
-}
-
 /// `CRITICAL: text`, with the word in its colour.
 pub(crate) fn verdict(level: Level, text: &str, output: &Output) -> String {
     let word = format!("{}:", level_word(level));
-    format!("{} {}", output.paint(level_colour(level), &word), one_line(text))
+    format!("{} {}", output.paint(level_colour(level), &word), escape::line(text))
 }
 
 /// A problem, and what to do about it.
@@ -391,12 +379,6 @@ mod tests {
         ] {
             assert_eq!(interval(seconds), text);
         }
-    }
-
-    #[test]
-    fn a_file_name_cannot_steer_the_terminal() {
-        assert_eq!(one_line("/srv/ü"), "/srv/ü");
-        assert_eq!(one_line("/a\nb\x1b[31m"), "/a\\nb\\u{1b}[31m");
     }
 
     #[test]

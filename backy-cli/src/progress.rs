@@ -10,6 +10,7 @@ use backy_lib::progress::{Counters, Event, Observer, Phase};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Verbosity;
+use crate::interrupt::UnderWay;
 use crate::notify::Notifier;
 use crate::output::{self, size};
 use crate::{Session, log};
@@ -29,6 +30,7 @@ pub(crate) struct Reporter<'a> {
     verbosity: Verbosity,
     display: Option<Display>,
     findings: bool,
+    _under_way: UnderWay<'a>,
 }
 
 impl<'a> Reporter<'a> {
@@ -37,7 +39,8 @@ impl<'a> Reporter<'a> {
         let notifier = session.notifier.clone();
         let display =
             (has_bar || notifier.is_some()).then(|| Display::new(Shows { has_bar, notifier }));
-        Reporter { session, verbosity, display, findings: true }
+        let _under_way = session.interrupt.begin();
+        Reporter { session, verbosity, display, findings: true, _under_way }
     }
 
     /// For operations whose result the findings are.

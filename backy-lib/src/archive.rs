@@ -2,7 +2,7 @@
 
 mod trusted;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -349,7 +349,15 @@ impl Archive {
 
     /// What maintenance would do now.
     pub fn plan_maintenance(&self, options: &MaintenanceOptions) -> Result<MaintenancePlan> {
-        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options)
+        self.planned(options, &Silent)
+    }
+
+    fn planned(
+        &self,
+        options: &MaintenanceOptions,
+        observer: &dyn Observer,
+    ) -> Result<MaintenancePlan> {
+        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options, observer)
     }
 
     /// What the removal of revisions, by their numbers from the newest, would do.
@@ -357,7 +365,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Specification`] when none would be left.
     pub fn plan_removal(&self, numbers: &[usize]) -> Result<MaintenancePlan> {
-        maintenance::plan_removal(&self.storage, &self.manifest, numbers)
+        maintenance::plan_removal(&self.storage, &self.manifest, numbers, &Silent)
     }
 
     /// Checks what is stored and changes nothing.
@@ -578,9 +586,9 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        self.recover_or_make_room(|archive| archive.plan_maintenance(options), clock, observer)?;
+        self.recover_or_make_room(|archive| archive.planned(options, observer), clock, observer)?;
         // What cannot be planned, as for want of a config, is not confirmed either.
-        self.archive.plan_maintenance(options)?;
+        self.archive.planned(options, observer)?;
         let confirmed = match options.confirm {
             true => {
                 let storage = Arc::clone(&self.archive.storage);
@@ -588,7 +596,7 @@ impl ArchiveWriter {
             }
             false => Vec::new(),
         };
-        let plan = self.archive.plan_maintenance(options)?;
+        let plan = self.archive.planned(options, observer)?;
         self.execute("maintenance", plan, confirmed, options.threads, clock, observer)
     }
 
@@ -599,13 +607,14 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        let revisions = self.archive.revisions().iter().map(|revision| revision.uuid);
-        let goes: Vec<RevisionId> =
-            revisions.enumerate().filter(|(n, _)| numbers.contains(n)).map(|(_, id)| id).collect();
+        let revisions = self.archive.revisions();
+        let named = numbers.iter().filter_map(|&number| revisions.get(number));
+        let goes: HashSet<RevisionId> = named.map(|revision| revision.uuid).collect();
         let plan = |archive: &Archive| {
-            let is_there = |id: &RevisionId| archive.revisions().iter().position(|r| r.uuid == *id);
-            let numbers: Vec<usize> = goes.iter().filter_map(is_there).collect();
-            archive.plan_removal(&numbers)
+            let there = archive.revisions().iter().enumerate();
+            let numbers: Vec<usize> =
+                there.filter(|(_, r)| goes.contains(&r.uuid)).map(|(number, _)| number).collect();
+            maintenance::plan_removal(&archive.storage, &archive.manifest, &numbers, observer)
         };
         self.recover_or_make_room(plan, clock, observer)?;
         let plan = plan(&self.archive)?;

@@ -12,11 +12,18 @@ use crate::limits::limits;
 use crate::storage::Storage;
 use crate::units::{BlockIndex, BlockSize};
 
-/// For each revision, newest first, the blocks that cannot be read right. Reads tables only where something is known to be
-/// wrong.
+/// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every older revision.
+const MAX_RANGES: usize = 4 << 20;
+
+/// As many a revision may have in any case.
+const FEW_RANGES: usize = 16;
+
+/// For each revision, newest first, the blocks that cannot be read right; where they would be in too many ranges, with those
+/// between the closest. Reads tables only where something is known to be wrong.
 pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Findings>> {
     let present = storage.list()?;
     let mut all: Vec<Findings> = Vec::with_capacity(manifest.revisions.len());
+    let mut left = MAX_RANGES;
     for revision in &manifest.revisions {
         let blocks = manifest.block_size.count(revision.size_bytes);
         let there = |name| present.binary_search(&name).is_ok();
@@ -26,6 +33,8 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
         } else if let Some(newer) = all.last().filter(|_| !revision.is_standalone()) {
             read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
         }
+        findings.join_to(left.max(FEW_RANGES));
+        left = left.saturating_sub(findings.bad_blocks.len());
         all.push(findings);
     }
     Ok(all)

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error;
+use crate::progress::{self, Observer};
 use crate::units::BlockSize;
 
 /// Length of a digest and of a table entry in bytes.
@@ -212,13 +213,17 @@ impl RevisionHasher {
         }
     }
 
-    /// The next `count` blocks, all zero. Costs 32 bytes of digesting a block, not a block.
-    pub fn push_zero_blocks(&mut self, count: u64) {
+    /// The next `count` blocks, all zero. Costs 32 bytes of digesting a block, not a block: of a hole that a file only claims, hours.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`](crate::Error::Interrupted).
+    pub fn push_zero_blocks(&mut self, count: u64, observer: &dyn Observer) -> error::Result<()> {
         let full = self.block_size.count(self.size_bytes).saturating_sub(1);
         let mut left = count.min(full.saturating_sub(self.next_block));
         let rest = count - left;
         self.next_block += left;
         while left > 0 {
+            progress::check(observer)?;
             let step = left.min(512);
             let bytes = step as usize * DIGEST_BYTES;
             self.hasher.update(self.zero_run.get(..bytes).unwrap_or(&self.zero_run));
@@ -227,6 +232,7 @@ impl RevisionHasher {
         for _ in 0..rest {
             self.push(TableEntry::ZERO_BLOCK);
         }
+        Ok(())
     }
 
     /// How many blocks have been pushed.
@@ -243,6 +249,7 @@ impl RevisionHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn digests_read_back_from_text_and_bad_text_is_refused() {
@@ -296,8 +303,8 @@ mod tests {
             let mut plain = Sha256::new();
             zeros.chunks(4096).for_each(|block| plain.update(Sha256::digest(block)));
             let mut hasher = RevisionHasher::new(block_size, size_bytes);
-            hasher.push_zero_blocks(count / 2);
-            hasher.push_zero_blocks(count - count / 2);
+            hasher.push_zero_blocks(count / 2, &Silent).unwrap();
+            hasher.push_zero_blocks(count - count / 2, &Silent).unwrap();
             assert_eq!(hasher.blocks(), count);
             assert_eq!(hasher.finish().0, <[u8; 32]>::from(plain.finalize()));
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::canary::{Bug, planted};
 use crate::error::{Error, ErrorKind, Result};
+use crate::escape;
 use crate::health::{Movement, Run};
 use crate::progress::{Event, Observer};
 use crate::revision::OperationId;
@@ -180,7 +181,8 @@ fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
     }
     let json = serde_json::to_string(line);
     let path = storage.path(FileName::History);
-    text += &json.map_err(|error| Error::io(path, "write a line")(error.into()))?;
+    let json = json.map_err(|error| Error::io(path, "write a line")(error.into()))?;
+    text += &escape::json(json);
     text.push('\n');
     file.write_at(text.as_bytes(), len)
 }

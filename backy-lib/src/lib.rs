@@ -20,6 +20,7 @@ mod damage;
 pub mod digest;
 pub mod drill;
 pub mod error;
+pub mod escape;
 pub mod export;
 pub mod extent;
 pub mod format;

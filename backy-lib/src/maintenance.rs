@@ -79,6 +79,7 @@ pub(crate) fn plan(
     manifest: &Manifest,
     config: &Config,
     options: &MaintenanceOptions,
+    observer: &dyn Observer,
 ) -> Result<MaintenancePlan> {
     let unreadable = damage::unreadable(&**storage, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
@@ -112,7 +113,7 @@ pub(crate) fn plan(
         })
         .collect();
     steps.extend(plan::standalone(&stay, config));
-    Ok(MaintenancePlan { frozen, ..estimate(storage, manifest, verdicts, steps)? })
+    Ok(MaintenancePlan { frozen, ..estimate(storage, manifest, verdicts, steps, observer)? })
 }
 
 /// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that nobody
@@ -146,7 +147,9 @@ pub(crate) fn plan_removal(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     numbers: &[usize],
+    observer: &dyn Observer,
 ) -> Result<MaintenancePlan> {
+    let numbers: HashSet<usize> = numbers.iter().copied().collect();
     let goes = |number: usize| numbers.contains(&number);
     if !manifest.revisions.is_empty() && (0..manifest.revisions.len()).all(goes) {
         let all = match manifest.revisions.len() {
@@ -169,7 +172,7 @@ pub(crate) fn plan_removal(
     let verdicts: Vec<Verdict> = manifest.revisions.iter().enumerate().map(verdict).collect();
     let going = verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid);
     let steps = plan::removal(&manifest.revisions, &going.collect());
-    estimate(storage, manifest, verdicts, steps)
+    estimate(storage, manifest, verdicts, steps, observer)
 }
 
 /// Adds what comes free, and puts the merges that need the least room first.
@@ -178,10 +181,12 @@ fn estimate(
     manifest: &Manifest,
     verdicts: Vec<Verdict>,
     steps: Vec<Step>,
+    observer: &dyn Observer,
 ) -> Result<MaintenancePlan> {
     let mut weighed = Vec::new();
     for step in steps {
-        let (frees, needs) = weigh(storage, manifest, &step)?;
+        progress::check(observer)?;
+        let (frees, needs) = weigh(storage, manifest, &step, observer)?;
         let order = match step {
             Step::Remove { .. } => 0,
             Step::Merge { .. } => 1,
@@ -197,8 +202,14 @@ fn estimate(
 }
 
 /// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.
-fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result<(i64, i64)> {
+fn weigh(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    step: &Step,
+    observer: &dyn Observer,
+) -> Result<(i64, i64)> {
     let size_of = |ids: &[RevisionId]| {
+        let ids: HashSet<&RevisionId> = ids.iter().collect();
         let named = manifest.revisions.iter().filter(|revision| ids.contains(&revision.uuid));
         let files =
             named.flat_map(|revision| [FileName::Delta(revision.uuid), revision.digests_file()]);
@@ -213,7 +224,9 @@ fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result
         Step::Remove { revisions } => (zero_if_damaged(size_of(revisions))?, 0),
         Step::Merge { revisions, into } => {
             let needs = match number(into) {
-                Some(into) => merge::needed_bytes(storage, manifest, into, revisions.len()),
+                Some(into) => {
+                    merge::needed_bytes(storage, manifest, into, revisions.len(), observer)
+                }
                 None => Ok(0),
             };
             (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)
@@ -225,7 +238,7 @@ fn weigh(storage: &Arc<dyn Storage>, manifest: &Manifest, step: &Step) -> Result
         }
         Step::Standalone { revision, .. } => {
             let needs = match number(revision) {
-                Some(number) => merge::standalone_bytes(storage, manifest, number),
+                Some(number) => merge::standalone_bytes(storage, manifest, number, observer),
                 None => Ok(0),
             };
             (0, zero_if_damaged(needs)?)
@@ -343,7 +356,8 @@ impl Maintainer<'_> {
         for id in ids.iter().chain([&into]) {
             self.check_flaws(*id)?;
         }
-        let needed = merge::needed_bytes(self.storage, self.manifest, number, ids.len());
+        let (storage, observer) = (self.storage, self.observer);
+        let needed = merge::needed_bytes(storage, self.manifest, number, ids.len(), observer);
         let appended = self.append(into, needed, |this| {
             merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
         })?;
@@ -353,7 +367,7 @@ impl Maintainer<'_> {
         if is_unproved {
             self.tell_unproved(into, lost);
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == into) {
-                proof::accept_older(self.storage, &mut after, number)?;
+                proof::accept_older(self.storage, &mut after, number, self.observer)?;
             }
         }
         self.commit(after, ids)
@@ -388,7 +402,8 @@ impl Maintainer<'_> {
     fn make_standalone(&mut self, id: RevisionId) -> Result<()> {
         let Some(number) = self.number(id) else { return Ok(()) };
         let (level, threads) = (self.level, self.threads);
-        let needed = merge::standalone_bytes(self.storage, self.manifest, number);
+        let (storage, observer) = (self.storage, self.observer);
+        let needed = merge::standalone_bytes(storage, self.manifest, number, observer);
         let appended = self.append(id, needed, |this| {
             let (storage, observer) = (this.storage, this.observer);
             merge::make_standalone(storage, this.manifest, number, level, threads, observer)
@@ -515,7 +530,7 @@ impl Maintainer<'_> {
             return Ok(after);
         };
         let chain = Chain::open(self.storage, self.manifest, 1)?;
-        chain.verify_digests()?;
+        chain.verify_digests(self.observer)?;
         let kind = DigestsKind::Image;
         storage.remove(FileName::Digests(older.uuid, kind))?;
         let mut digests = DigestWriter::create(storage, older.uuid, kind)?;

@@ -37,7 +37,7 @@ pub(crate) fn absorb(
     count: usize,
     observer: &dyn Observer,
 ) -> Result<Appended> {
-    let Some(merge) = Merge::open(storage, manifest, into, count)? else {
+    let Some(merge) = Merge::open(storage, manifest, into, count, observer)? else {
         return Ok(Appended::default());
     };
     let mut appender = Appender::open(&**storage, &merge.older, manifest.block_size)?;
@@ -52,10 +52,12 @@ pub(crate) fn needed_bytes(
     manifest: &Manifest,
     into: usize,
     count: usize,
+    observer: &dyn Observer,
 ) -> Result<u64> {
-    let Some(merge) = Merge::open(storage, manifest, into, count)? else { return Ok(0) };
+    let Some(merge) = Merge::open(storage, manifest, into, count, observer)? else { return Ok(0) };
     let mut bytes = 0;
     merge.for_each_step(|_, moved| {
+        progress::check(observer)?;
         let stored = moved.into_iter().flatten().map(|moved| match moved.from {
             Some((goer, Cluster::Compressed { .. })) if merge.unpacks(goer) => merge.size.bytes(),
             Some((_, cluster)) => stored_bytes(merge.size, cluster),
@@ -73,12 +75,14 @@ pub(crate) fn standalone_bytes(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     number: usize,
+    observer: &dyn Observer,
 ) -> Result<u64> {
     let chain = Chain::open(storage, manifest, number)?;
     let size = manifest.block_size;
     let mut windows = Windows { chain: &chain, next: BlockIndex(0), located: Vec::new() };
     let mut bytes = 0;
     while let Some((_, located)) = windows.next_piece()? {
+        progress::check(observer)?;
         let stored = located.iter().map(|located| match located.place {
             Place::Zero | Place::Layer(0, _) | Place::Lost => 0,
             Place::Layer(_, cluster) => stored_bytes(size, cluster),
@@ -203,6 +207,7 @@ impl Merge {
         manifest: &Manifest,
         into: usize,
         count: usize,
+        observer: &dyn Observer,
     ) -> Result<Option<Self>> {
         let revisions = &manifest.revisions;
         let Some(base_number) = into.checked_sub(count + 1) else { return Ok(None) };
@@ -237,19 +242,20 @@ impl Merge {
             blocks: BlockIndex(blocks),
             trust: Trust::Remains,
         };
-        if is_lost && !merge.comes_out(&**storage)? {
+        if is_lost && !merge.comes_out(&**storage, observer)? {
             merge.trust = Trust::Nothing;
         }
         Ok(Some(merge))
     }
 
     /// Whether the digest of the revision that stays comes out with what is left of the goers.
-    fn comes_out(&self, storage: &dyn Storage) -> Result<bool> {
+    fn comes_out(&self, storage: &dyn Storage, observer: &dyn Observer) -> Result<bool> {
         let own = unless_damaged(DigestTable::open(storage, self.older.uuid, DigestsKind::Delta))?;
         let (Some(own), Some(base)) = (own, &self.base) else { return Ok(false) };
         let mut hasher = RevisionHasher::new(self.size, self.older.size_bytes);
         let mut next = BlockIndex(0);
         while next < self.blocks {
+            progress::check(observer)?;
             let count = limits().step_blocks.min(self.blocks.0 - next.0);
             let clusters = self.delta.clusters(next, count)?;
             let entries = own.read(next, count)?;
@@ -560,7 +566,7 @@ pub(crate) fn make_standalone(
     observer: &dyn Observer,
 ) -> Result<Appended> {
     let chain = Chain::open(storage, manifest, number)?;
-    chain.verify_digests()?;
+    chain.verify_digests(observer)?;
     let size = manifest.block_size;
     let counters = progress::begin(observer, Phase::Merge, chain.revision().size_bytes);
     let mut appender = Appender::open(&**storage, chain.revision(), size)?;

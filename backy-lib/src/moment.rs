@@ -9,7 +9,7 @@
 //! `last.raw` has no header. The manifest records its time instead; where that differs, whoever is going to write to
 //! it reads it in full first ([`check_image`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -112,6 +112,10 @@ struct Folder<'a> {
     storage: &'a dyn Storage,
     manifest: &'a Manifest,
     present: BTreeSet<FileName>,
+    /// The revisions of the manifest, by their names.
+    numbers: HashMap<RevisionId, usize>,
+    /// Files that are listed as removable.
+    removable: BTreeSet<FileName>,
     /// Files that no revision needs, and that are not being made. Also those that may be deleted, where that is in doubt: a list
     /// of another moment may have names that are needed now.
     others: BTreeSet<FileName>,
@@ -130,7 +134,10 @@ impl<'a> Folder<'a> {
             // Where a delta is to be deleted, the headers say whether another one needs it.
             others.extend(listed.filter(|name| is_in_doubt || matches!(name, FileName::Delta(_))));
         }
-        Ok(Folder { storage, manifest, present, others })
+        let named = manifest.revisions.iter().enumerate();
+        let numbers = named.map(|(number, revision)| (revision.uuid, number)).collect();
+        let removable = manifest.removable.iter().copied().collect();
+        Ok(Folder { storage, manifest, present, numbers, removable, others })
     }
 
     fn is_missing(&self, name: FileName) -> bool {
@@ -138,7 +145,7 @@ impl<'a> Folder<'a> {
     }
 
     fn number(&self, id: RevisionId) -> Option<usize> {
-        self.manifest.revisions.iter().position(|revision| revision.uuid == id)
+        self.numbers.get(&id).copied()
     }
 
     /// The first thing that does not fit.
@@ -182,14 +189,14 @@ impl<'a> Folder<'a> {
 
     /// Whether there is a file that no list accounts for.
     fn has_unlisted(&self) -> bool {
-        self.others.iter().any(|name| !self.manifest.removable.contains(name))
+        !self.others.is_subset(&self.removable)
     }
 
     /// Whether a file is listed as removable, and nothing else speaks for its being needed.
     fn is_left_behind(&self, name: FileName) -> bool {
         let newest = self.manifest.revisions.first();
         let has_newest = newest.is_some_and(|newest| !self.is_missing(newest.digests_file()));
-        has_newest && self.manifest.removable.contains(&name)
+        has_newest && self.removable.contains(&name)
     }
 
     /// A delta that no revision needs, as the manifest has it, is what another one reads through to.

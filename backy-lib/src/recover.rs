@@ -156,7 +156,8 @@ fn repair_delta(
     };
     let backing = revision.backing(manifest.newer(number));
     let (block_size, size_bytes) = (manifest.block_size, revision.size_bytes);
-    let verified = Chain::open(storage, manifest, number).and_then(|chain| chain.verify_digests());
+    let verified =
+        Chain::open(storage, manifest, number).and_then(|chain| chain.verify_digests(observer));
     let unreferenced = match verified {
         Ok(()) => Unreferenced::Free,
         Err(error) if error.is_damage() => Unreferenced::Keep,

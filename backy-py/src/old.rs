@@ -35,7 +35,7 @@ pub(crate) struct OldRevision {
 impl OldArchive {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let reader = py.detach(|| OldReader::open(&path)).map_err(exception)?;
+        let reader = run(py, None, |watch| OldReader::open(&path, watch))?;
         Ok(OldArchive { reader })
     }
 

@@ -11,6 +11,7 @@ mod cli {
     mod backup;
     mod bad_archive;
     mod bad_input;
+    mod bombs;
     mod border;
     mod check;
     mod devices;

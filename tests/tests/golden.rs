@@ -83,7 +83,7 @@ fn an_archive_of_format_1_with_alarms_reads_right() {
     assert_eq!(manifest.alarms[0].changed_bytes, 12 * 4096);
     assert_eq!(manifest.alarms[0].usual_bytes, 4096);
     assert_eq!(manifest.known_damage.len(), 1);
-    assert!(manifest.is_known_damage(uuid(1), 1) && !manifest.is_known_damage(uuid(1), 2));
+    assert_eq!(manifest.confirmed_damage().get(&uuid(1)), Some(&1));
 
     let copy = copy_of(&folder);
     let archive = Archive::open(copy.path()).expect("the copy");

@@ -35,7 +35,7 @@ impl Scene {
     }
 
     fn open(&self) -> OldReader {
-        OldReader::open(&self.old.folder).expect("an archive of 2014")
+        OldReader::open(&self.old.folder, &Silent).expect("an archive of 2014")
     }
 
     fn restore(&self, reader: &OldReader, number: usize, name: &str) -> Result<Vec<u8>, Error> {
@@ -57,7 +57,7 @@ fn read_all(reader: &OldReader, entry: &OldEntry) -> Result<Vec<u8>, Error> {
 #[test]
 fn the_sample_is_read() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("legacy/scrub-consistent");
-    let reader = OldReader::open(&sample).expect("the sample");
+    let reader = OldReader::open(&sample, &Silent).expect("the sample");
     assert_eq!((reader.source(), reader.block_bytes()), (Some("original"), 50));
     assert!(reader.skipped().is_empty());
     let own: Vec<_> = reader.entries().iter().map(|entry| entry.own_blocks.clone()).collect();

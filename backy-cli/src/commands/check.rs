@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use backy_lib::check::{Checked, check};
+use backy_lib::escape;
 use backy_lib::health::display_age;
 use backy_lib::monitoring::{nagios_host, prometheus};
 use backy_lib::{HostReport, SystemClock};
@@ -13,9 +14,7 @@ use jiff::Timestamp;
 use crate::Session;
 use crate::commands::absolute;
 use crate::errors::Failure;
-use crate::output::{
-    Colour, Column, Output, Table, level_colour, level_word, one_line, problem_line, size,
-};
+use crate::output::{Colour, Column, Output, Table, level_colour, level_word, problem_line, size};
 
 /// Give the verdict on many archives
 ///
@@ -85,7 +84,7 @@ pub(super) fn expanded(given: &OsString) -> Result<Vec<PathBuf>, Failure> {
 fn describe(report: &HostReport, output: &Output) -> String {
     let mut lines = table(report, output);
     let problems = report.archives.iter().flat_map(|checked| {
-        let archive = one_line(&checked.archive);
+        let archive = escape::line(&checked.archive);
         let problems = checked.health.problems.iter();
         problems.map(move |problem| format!("{archive}: {}", problem_line(problem, output)))
     });
@@ -126,7 +125,7 @@ fn row(checked: &Checked, now: Timestamp) -> Vec<String> {
     let space = status.and_then(|status| status.space.as_ref());
     vec![
         level_word(checked.health.level).to_owned(),
-        one_line(&checked.archive).into_owned(),
+        escape::line(&checked.archive).into_owned(),
         status.map_or_else(unknown, |status| status.revision_count.to_string()),
         newest.map_or_else(unknown, |newest| {
             display_age(now.as_second() - newest.started.as_second())

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use backy_lib::RevisionSpec;
+use backy_lib::{RevisionSpec, escape};
 
 use crate::Session;
 use crate::cli::REVISION_HELP;
@@ -31,8 +31,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
             lock.display()
         ));
     }
-    // As it is, whatever its name: this is for programs.
-    let mut line = path.as_os_str().as_bytes().to_vec();
+    // For programs as it is, whatever its name; a terminal must not be steered by it.
+    let mut line = match session.output.stdout_is_terminal() {
+        true => escape::line(&path.to_string_lossy()).into_owned().into_bytes(),
+        false => path.as_os_str().as_bytes().to_vec(),
+    };
     line.push(b'\n');
     session.output.result(&line)
 }

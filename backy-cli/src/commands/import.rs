@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use backy_lib::escape;
 use backy_lib::import::{ImportReport, prepare};
 use backy_lib::{ArchiveWriter, BlockSize, Error, ErrorKind, SystemClock};
 use clap::ValueHint;
@@ -10,7 +11,7 @@ use super::init::block_size;
 use crate::Session;
 use crate::cli::Verbosity;
 use crate::errors::Failure;
-use crate::output::{local_minute, one_line};
+use crate::output::local_minute;
 
 /// Import an archive that backy made in 2014
 ///
@@ -90,11 +91,11 @@ fn summary(report: &ImportReport, args: &Args) -> String {
         (Some(first), Some(last)) => format!(
             "Imported {} of {}, from {} to {}",
             count(report.imported.len()),
-            one_line(&old),
+            escape::line(&old),
             local_minute(first.started),
             local_minute(last.started)
         ),
-        _ => format!("Imported nothing of {}", one_line(&old)),
+        _ => format!("Imported nothing of {}", escape::line(&old)),
     };
     let revisions = || report.present.iter().chain(&report.imported);
     let damaged = revisions().filter(|revision| !revision.damaged.is_empty()).count();

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use backy_lib::escape;
 use backy_lib::source::{DeviceSource, Source};
 use backy_lib::units::{display_size, parse_size};
 use backy_lib::{Archive, BlockSize, Config, Error, ErrorKind};
@@ -11,7 +12,7 @@ use clap::ValueHint;
 use crate::Session;
 use crate::cli::Verbosity;
 use crate::errors::Failure;
-use crate::output::{interval, one_line};
+use crate::output::interval;
 
 /// Make an archive
 ///
@@ -95,7 +96,7 @@ fn check_source(path: &Path, folder: &Path) -> Result<FoundSource, Failure> {
 
 fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Failure> {
     let folder = archive.folder();
-    let folder = one_line(&folder.to_string_lossy()).into_owned();
+    let folder = escape::line(&folder.to_string_lossy()).into_owned();
     let config = archive.config()?;
     let blocks = display_size(archive.manifest().block_size.bytes()).replace(".0 ", " ");
     let mut text = format!("Made an archive in {folder}, with blocks of {blocks}.\n");
@@ -106,9 +107,11 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     match (&config.source, source_bytes) {
         (Some(source), Some(size_bytes)) => {
             let source = source.to_string_lossy();
-            line(format!("Source: {}, {}.", one_line(&source), display_size(size_bytes)));
+            line(format!("Source: {}, {}.", escape::line(&source), display_size(size_bytes)));
         }
-        (Some(source), None) => line(format!("Source: {}.", one_line(&source.to_string_lossy()))),
+        (Some(source), None) => {
+            line(format!("Source: {}.", escape::line(&source.to_string_lossy())))
+        }
         (None, _) => line(format!("Source: none yet; set it in {folder}/backy.toml.")),
     }
     line(format!("Schedule: {}, as {folder}/backy.toml says.", schedule(&config)));

@@ -49,6 +49,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let path = absolute("--output", &args.output)?;
     check(&path)?;
+    // From here on there is a file beside it that has to go.
+    let _under_way = session.interrupt.begin();
     replace(&path, page.as_bytes()).map_err(Error::io(&path, "write the page"))?;
     if session.tells() {
         session.output.note(&format!("wrote {}: {}", path.display(), host.summary));

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use backy_lib::escape;
 use backy_lib::restore::TargetKind;
 use backy_lib::{
     Archive, Error, ErrorKind, RestoreOptions, RestoreReport, RevisionSpec, SystemClock,
@@ -13,7 +14,7 @@ use clap::ValueHint;
 use crate::Session;
 use crate::cli::REVISION_HELP;
 use crate::errors::Failure;
-use crate::output::{duration, one_line, size};
+use crate::output::{duration, size};
 use crate::words;
 
 /// Restore a revision to a file, a device, the source or standard output
@@ -137,15 +138,21 @@ fn to_stream(
     let descriptor = stdout.as_fd().try_clone_to_owned().map_err(Failure::Output)?;
     let mut stream = File::from(descriptor);
     let reporter = session.reporter();
-    let report = archive.restore_to_stream(number, &mut stream, options, &reporter);
+    let part = || Failure::interrupted("interrupted; standard output has only a part of the image");
+    // Whoever reads it may have stopped to.
+    let report = session.interrupt.or_give_up(
+        || archive.restore_to_stream(number, &mut stream, options, &reporter),
+        || {
+            let status = part().report(&session.output, session.interrupt.by_ctrl_c());
+            std::process::exit(status.into());
+        },
+    );
     drop(reporter);
     report.map_err(|error| match &error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
             Failure::advised(error, "whoever read it has ended before all was written")
         }
-        _ if error.kind() == ErrorKind::Interrupted => {
-            Failure::interrupted("interrupted; standard output has only a part of the image")
-        }
+        _ if error.kind() == ErrorKind::Interrupted => part(),
         _ => error.into(),
     })
 }
@@ -217,7 +224,7 @@ fn plan(report: &RestoreReport) -> String {
         "A restore of revision {} would write {what} of {} {to}{}.",
         report.revision,
         size(report.size_bytes),
-        one_line(&report.target)
+        escape::line(&report.target)
     )
 }
 

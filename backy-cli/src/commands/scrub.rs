@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use backy_lib::escape;
 use backy_lib::scrub::{Affected, Finding};
 use backy_lib::select::{names, numbers};
 use backy_lib::{
@@ -14,7 +15,7 @@ use serde::Serialize;
 use crate::Session;
 use crate::cli::{REVISIONS_HELP, Verbosity};
 use crate::errors::Failure;
-use crate::output::{duration, one_line, size};
+use crate::output::{duration, size};
 use crate::progress::Reporter;
 use crate::words;
 
@@ -196,7 +197,8 @@ const MAX_AFFECTED: usize = 8;
 /// A finding with a line for each revision that it costs something.
 fn describe(finding: &Finding) -> String {
     let done = if finding.repaired { "; mended" } else { "" };
-    let mut text = format!("{}: {}{done}\n", one_line(&finding.file), one_line(&finding.message));
+    let mut text =
+        format!("{}: {}{done}\n", escape::line(&finding.file), escape::line(&finding.message));
     for Affected { revision, number, extents } in finding.affected.iter().take(MAX_AFFECTED) {
         let bytes = words::bytes(extents);
         text.push_str(&format!("  revision {number} ({revision}) cannot be read at {bytes}\n"));

@@ -1,6 +1,7 @@
 //! `backy status`
 
 use backy_lib::check::Checked;
+use backy_lib::escape;
 use backy_lib::format::manifest::{DrillReport, Operation};
 use backy_lib::health::{Space, display_age};
 use backy_lib::monitoring::{nagios, prometheus};
@@ -12,8 +13,8 @@ use crate::Session;
 use crate::cli::{REVISIONS_HELP, Verbosity};
 use crate::errors::Failure;
 use crate::output::{
-    Colour, Column, Output, Table, duration, local_minute, local_second, one_line, problem_line,
-    signed_size, size, verdict,
+    Colour, Column, Output, Table, duration, local_minute, local_second, problem_line, signed_size,
+    size, verdict,
 };
 use crate::words;
 
@@ -88,11 +89,11 @@ fn describe(
 }
 
 fn heading(report: &StatusReport) -> String {
-    let source = report.source.as_deref().map(one_line);
+    let source = report.source.as_deref().map(escape::line);
     let source = source.map_or_else(|| "no source".into(), |source| format!("source {source}"));
     let blocks = size(report.block_size.bytes()).replace(".0 ", " ");
     let revisions = if report.revisions.is_empty() { ", no revisions yet" } else { "" };
-    format!("{}: {source}, blocks of {blocks}{revisions}", one_line(&report.archive))
+    format!("{}: {source}, blocks of {blocks}{revisions}", escape::line(&report.archive))
 }
 
 fn table(revisions: &[RevisionStatus], output: &Output, verbosity: Verbosity) -> Vec<String> {
@@ -181,7 +182,7 @@ fn room(space: &Space, now: Timestamp) -> String {
 
 /// What goes on in the archive at this moment.
 fn at_work(report: &StatusReport) -> Option<String> {
-    let holder = one_line(report.lock_holder.as_deref()?);
+    let holder = escape::line(report.lock_holder.as_deref()?);
     Some(match &report.in_progress {
         Some(operation) if operation.operation == Operation::Backup => {
             format!("A backup runs since {}: {holder}", local_minute(operation.started))

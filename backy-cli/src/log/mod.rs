@@ -8,6 +8,7 @@ mod daemon;
 use std::io;
 use std::time::Instant;
 
+use backy_lib::escape;
 use backy_lib::progress::Phase;
 use backy_lib::{Clock, OperationId, SystemClock};
 use clap::ValueEnum;
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub(crate) use self::daemon::Log;
-use crate::output::{environment, one_line};
+use crate::output::environment;
 
 /// How much a line matters, with the numbers of RFC 3164.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -161,7 +162,7 @@ impl Style {
 
     /// What all forms for people have in common.
     fn said(&self, severity: Severity, message: &str) -> String {
-        format!("{}: {}{}", self.operation.id, severity.word(), one_line(message))
+        format!("{}: {}{}", self.operation.id, severity.word(), escape::line(message))
     }
 
     fn text_line(&self, severity: Severity, message: &str, now: Timestamp) -> String {
@@ -196,7 +197,7 @@ impl Style {
             Event::Start | Event::Note | Event::Finding | Event::Warning => {}
         }
         // Text and numbers always become JSON.
-        serde_json::to_string(&line).unwrap_or_default()
+        escape::json(serde_json::to_string(&line).unwrap_or_default())
     }
 
     /// How long the operation has taken until now, to the millisecond.

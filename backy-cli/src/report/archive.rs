@@ -1,6 +1,7 @@
 //! The section on one archive.
 
 use backy_lib::check::Checked;
+use backy_lib::escape;
 use backy_lib::format::manifest::DrillReport;
 use backy_lib::health::{Run, TagStatus};
 use backy_lib::status::{RevisionStatus, StatusReport};
@@ -8,7 +9,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::{charts, class, forecast, moment, percent, pill, problems, since, tile, until};
-use crate::output::{duration, interval, one_line, signed_size, size};
+use crate::output::{duration, interval, signed_size, size};
 use crate::words;
 
 pub(super) fn section(number: usize, checked: &Checked, now: Timestamp) -> Markup {
@@ -16,15 +17,15 @@ pub(super) fn section(number: usize, checked: &Checked, now: Timestamp) -> Marku
     html! {
         section.card.archive id={ "archive-" (number) } aria-labelledby={ "name-" (number) } {
             header {
-                h2 id={ "name-" (number) } { (one_line(name.unwrap_or(&checked.archive))) }
+                h2 id={ "name-" (number) } { (escape::line(name.unwrap_or(&checked.archive))) }
                 (pill(checked.health.level))
             }
-            p.path { (one_line(&checked.archive)) }
+            p.path { (escape::line(&checked.archive)) }
             @if let Some(source) = checked.status.as_ref().and_then(|status| status.source.as_ref()) {
-                p.path { "backs up " (one_line(source)) }
+                p.path { "backs up " (escape::line(source)) }
             }
             @if checked.health.problems.is_empty() {
-                p.well { (one_line(&checked.health.summary)) "." }
+                p.well { (escape::line(&checked.health.summary)) "." }
             }
             (problems(&checked.health.problems))
             @if let Some(status) = &checked.status { (body(number, status, now)) }
@@ -36,7 +37,7 @@ fn body(number: usize, status: &StatusReport, now: Timestamp) -> Markup {
     html! {
         (tiles(status, now))
         @if let Some(holder) = &status.lock_holder {
-            p.note { "In use at this moment by " (one_line(holder)) "." }
+            p.note { "In use at this moment by " (escape::line(holder)) "." }
         }
         @if status.revision_count > 0 {
             h3 { "Revisions" }
@@ -107,7 +108,7 @@ fn drill(drill: Option<&DrillReport>, now: Timestamp) -> Markup {
                 @if drill.passed {
                     "passed in " (duration(drill.seconds)) ", " (size(drill.bytes_per_second)) "/s."
                 } @else {
-                    strong.bad { "failed" } ": " (one_line(&drill.message)) "."
+                    strong.bad { "failed" } ": " (escape::line(&drill.message)) "."
                 }
             }
         } @else {
@@ -173,11 +174,11 @@ fn runs(runs: &[Run]) -> Markup {
                     tbody {
                         @for run in runs {
                             tr {
-                                th scope="row" { (one_line(&run.operation)) }
+                                th scope="row" { (escape::line(&run.operation)) }
                                 td { (moment(run.finished)) }
                                 td.text {
-                                    @if run.result == "ok" { "worked" } @else { strong.bad { (one_line(&run.result)) } }
-                                    @if let Some(error) = &run.error { ": " (one_line(error)) }
+                                    @if run.result == "ok" { "worked" } @else { strong.bad { (escape::line(&run.result)) } }
+                                    @if let Some(error) = &run.error { ": " (escape::line(error)) }
                                 }
                             }
                         }

@@ -9,13 +9,14 @@ mod charts;
 mod forecast;
 
 use backy_lib::check::Checked;
+use backy_lib::escape;
 use backy_lib::health::{Problem, display_age};
 use backy_lib::status::StatusReport;
 use backy_lib::{HostReport, Level};
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::output::{local_minute, one_line, size};
+use crate::output::{local_minute, size};
 
 const STYLE: &str = include_str!("style.css");
 /// Nothing may be fetched or run. The icon is none.
@@ -24,7 +25,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src dat
 /// The whole page.
 pub(crate) fn page(host: &HostReport) -> String {
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let title = format!("Backups on {}", one_line(&machine));
+    let title = format!("Backups on {}", escape::line(&machine));
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -125,7 +126,7 @@ fn overview(host: &HostReport) -> Markup {
                         @for (number, checked) in host.archives.iter().enumerate() {
                             tr {
                                 td { (pill(checked.health.level)) }
-                                th.text scope="row" { a href={ "#archive-" (number) } { (one_line(&checked.archive)) } }
+                                th.text scope="row" { a href={ "#archive-" (number) } { (escape::line(&checked.archive)) } }
                                 (overview_figures(checked.status.as_ref(), host.checked))
                             }
                         }
@@ -157,8 +158,8 @@ fn problems(problems: &[Problem]) -> Markup {
             ul.problems {
                 @for problem in problems {
                     li class=(class(problem.level)) {
-                        p { (pill(problem.level)) " " strong { (one_line(&problem.message)) } }
-                        p.advice { (one_line(&problem.advice)) }
+                        p { (pill(problem.level)) " " strong { (escape::line(&problem.message)) } }
+                        p.advice { (escape::line(&problem.advice)) }
                     }
                 }
             }

@@ -477,7 +477,7 @@ impl Making<'_> {
             |worker, chunk| scan.work(worker, chunk),
             |outcome| {
                 counters.add(outcome.source_bytes());
-                tally.take(&outcome);
+                tally.take(&outcome, &observer)?;
                 for run in outcome.runs() {
                     written.push(BlockRange { first: run.first, count: run.blocks });
                 }

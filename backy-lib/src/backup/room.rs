@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::Manifest;
 use crate::maintenance::{self, MaintenanceOptions};
-use crate::progress::Event;
+use crate::progress::{Event, Observer};
 use crate::reserve::allocated_bytes;
 use crate::room::{Estimate, Newest, Situation, estimate};
 use crate::source::Source;
@@ -151,7 +151,8 @@ pub(super) fn explain(
 fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> String {
     let wanted = i64::try_from(missing).unwrap_or(i64::MAX);
     let storage = context.storage;
-    let plan = maintenance::plan(storage, manifest, context.config, &MaintenanceOptions::default());
+    let (options, observer) = (MaintenanceOptions::default(), context.observer);
+    let plan = maintenance::plan(storage, manifest, context.config, &options, observer);
     if let Some(frees) = plan.ok().map(|plan| plan.frees_bytes).filter(|&frees| frees >= wanted) {
         return format!("'backy maintenance' would free about {}", display(frees));
     }
@@ -159,7 +160,7 @@ fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> Strin
     let numbered = manifest.revisions.iter().enumerate().skip(1).rev();
     let candidates = numbered.filter(|(_, revision)| revision.pinned_tags.is_empty());
     let candidates: Vec<usize> = candidates.map(|(number, _)| number).collect();
-    match enough(storage, manifest, &candidates, wanted) {
+    match enough(storage, manifest, &candidates, wanted, observer) {
         None => "there is no revision that could go, but for the newest and those with a tag given by hand".to_owned(),
         Some((numbers, frees)) if frees >= wanted => {
             format!("'backy rm {numbers}' would free about {}", display(frees))
@@ -180,9 +181,11 @@ fn enough(
     manifest: &Manifest,
     candidates: &[usize],
     wanted: i64,
+    observer: &dyn Observer,
 ) -> Option<(String, i64)> {
     let frees = |count: usize| {
-        let plan = maintenance::plan_removal(storage, manifest, candidates.get(..count)?);
+        let numbers = candidates.get(..count)?;
+        let plan = maintenance::plan_removal(storage, manifest, numbers, observer);
         plan.ok().map(|plan| plan.frees_bytes)
     };
     let all = candidates.len();

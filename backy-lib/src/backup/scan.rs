@@ -460,7 +460,9 @@ impl Tally {
         }
     }
 
-    pub(super) fn take(&mut self, outcome: &Outcome) {
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(super) fn take(&mut self, outcome: &Outcome, observer: &dyn Observer) -> Result<()> {
         self.read_bytes += outcome.read_bytes;
         self.changed_bytes += outcome.changed_bytes;
         let had = outcome.old_entries.iter().filter(|entry| !entry.is_zero_block()).count();
@@ -470,11 +472,11 @@ impl Tally {
         let chunk = outcome.chunk;
         if chunk.kind == ChunkKind::Void {
             let within = |blocks: u64| blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
-            self.new.push_zero_blocks(within(self.new_blocks));
+            self.new.push_zero_blocks(within(self.new_blocks), observer)?;
             if let Some(old) = &mut self.old {
-                old.push_zero_blocks(within(self.old_blocks));
+                old.push_zero_blocks(within(self.old_blocks), observer)?;
             }
-            return;
+            return Ok(());
         }
         if self.has_old && self.old.is_none() && outcome.entries != outcome.old_entries {
             // Up to here both are the same.
@@ -485,6 +487,7 @@ impl Tally {
         if let Some(old) = &mut self.old {
             outcome.old_entries.iter().for_each(|entry| old.push(*entry));
         }
+        Ok(())
     }
 
     fn take_findings(&mut self, outcome: &Outcome) {

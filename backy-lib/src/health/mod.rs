@@ -8,6 +8,8 @@ mod checked;
 mod judge;
 mod space;
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -256,15 +258,17 @@ pub struct Facts<'a> {
 /// What keeps anything from expiring: alarms, flaws and damage that nobody has confirmed. `bad_blocks` are those of each revision,
 /// newest first.
 pub fn freezes(manifest: &Manifest, bad_blocks: &[u64]) -> Vec<Freeze> {
-    let number_of = |id| manifest.revisions.iter().position(|revision| revision.uuid == id);
+    let numbered = manifest.revisions.iter().enumerate();
+    let number_of: HashMap<_, _> = numbered.map(|(number, it)| (it.uuid, number)).collect();
+    let confirmed = manifest.confirmed_damage();
     let alarms = manifest.open_alarms().filter_map(|alarm| {
-        let number = number_of(alarm.revision)?;
+        let number = *number_of.get(&alarm.revision)?;
         let message = change::sentence(number, alarm, manifest.revisions.get(number)?.size_bytes);
         Some(Freeze { kind: ProblemKind::UnusualChange, revision: alarm.revision, message })
     });
     let damaged = manifest.revisions.iter().zip(bad_blocks).enumerate();
     let damage = damaged.filter_map(|(number, (revision, &count))| {
-        let known = count == 0 || manifest.is_known_damage(revision.uuid, count);
+        let known = confirmed.get(&revision.uuid).copied().unwrap_or(0) >= count;
         let blocks = if count == 1 { "block" } else { "blocks" };
         let message = format!("revision {number} has {count} damaged {blocks}");
         let (kind, revision) = (ProblemKind::Damage, revision.uuid);

@@ -28,6 +28,7 @@ use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
 use crate::limits::limits;
+use crate::progress::{self, Observer};
 use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Stamp, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
@@ -377,8 +378,8 @@ impl Chain {
 
     /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
     /// and a block that matches its entry is the right one.
-    pub fn verify_digests(&self) -> Result<()> {
-        let (found, expected) = (self.table_digest()?, self.revision.expected_digest());
+    pub fn verify_digests(&self, observer: &dyn Observer) -> Result<()> {
+        let (found, expected) = (self.table_digest(observer)?, self.revision.expected_digest());
         if found == expected || planted(Bug::UncheckedDigests) {
             return Ok(());
         }
@@ -391,16 +392,17 @@ impl Chain {
     }
 
     /// The digest over the digests of all blocks.
-    pub(crate) fn table_digest(&self) -> Result<Digest> {
+    pub(crate) fn table_digest(&self, observer: &dyn Observer) -> Result<Digest> {
         let mut hasher = RevisionHasher::new(self.block_size, self.revision.size_bytes);
         let mut next = BlockIndex(0);
         while let Some(data) = self.next_data_block(next)? {
-            hasher.push_zero_blocks(data.0 - next.0);
+            progress::check(observer)?;
+            hasher.push_zero_blocks(data.0 - next.0, observer)?;
             let located = self.locate(data, limits().window_blocks)?;
             next = data.plus(located.len() as u64);
             located.iter().for_each(|block| hasher.push(block.entry));
         }
-        hasher.push_zero_blocks(self.blocks() - next.0);
+        hasher.push_zero_blocks(self.blocks() - next.0, observer)?;
         Ok(hasher.finish())
     }
 

@@ -33,7 +33,7 @@ pub(crate) fn find(
     observer: &dyn Observer,
 ) -> Result<HashMap<[u8; 32], Vec<Cluster>>> {
     let cluster = delta.header.cluster_size.bytes();
-    let known = Known::of(delta)?;
+    let known = Known::of(delta, observer)?;
     let end = delta.file.len()?;
     let mut search = Search {
         delta,
@@ -78,7 +78,7 @@ struct Extent {
 }
 
 impl Known {
-    fn of(delta: &Delta) -> Result<Self> {
+    fn of(delta: &Delta, observer: &dyn Observer) -> Result<Self> {
         let cluster = delta.header.cluster_size.bytes();
         let data_offset =
             Layout::new(delta.header.cluster_size, delta.header.virtual_bytes).data_offset;
@@ -87,6 +87,7 @@ impl Known {
         let blocks = delta.header.cluster_size.count(delta.header.virtual_bytes);
         let mut next = BlockIndex(0);
         while let Some(held) = delta.next_held_block(next, BlockIndex(blocks))? {
+            progress::check(observer)?;
             let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
             for raw in delta.raw_entries(held, step)? {
                 // One that says nothing is what the search is about.

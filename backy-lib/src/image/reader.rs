@@ -28,6 +28,7 @@ use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
 use crate::limits::limits;
 use crate::manifest::{self, ManifestFile};
+use crate::progress::Silent;
 use crate::storage::{Stamp, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
@@ -183,7 +184,7 @@ impl Held {
     /// whole; not so of a delta, which may have lost that it holds a block. That a block is zero can then be said of none: what is
     /// lost of a table of digests comes out as zeros, and so does what is lost of an image.
     fn new(chain: Chain, cache: &ReadCache) -> Result<Self> {
-        let doubt = match chain.verify_digests() {
+        let doubt = match chain.verify_digests(&Silent) {
             Err(error) if error.is_damage() && chain.is_image() => Some(Arc::new(error)),
             verified => verified.map(|()| None)?,
         };

@@ -14,6 +14,7 @@ use super::delta::Delta;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout, kept_offset};
+use crate::progress::{self, Observer, Silent};
 use crate::units::{BlockIndex, BlockSize};
 
 const REFCOUNT_BYTES: u64 = 2;
@@ -136,7 +137,8 @@ pub(super) fn rebuild(delta: &Delta, unreferenced: Unreferenced) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
     let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
-    if !has_sound_tables(delta)? {
+    // Whoever repairs has begun, and ends.
+    if !has_sound_tables(delta, &Silent)? {
         let (found, expected) = ("one within another or in data", "each in its own place");
         return Err(Error::damaged(delta.path(), "tables", found, expected));
     }
@@ -217,8 +219,8 @@ fn old_blocks(delta: &Delta) -> Result<OldBlocks> {
         let hit = old.places.get(first..).unwrap_or_default().iter();
         taken.extend(hit.take_while(|place| **place < offset + bytes).copied());
     };
-    for_each_table(delta, |offset| take(offset, cluster))?;
-    for_each_cluster(delta, |held| match held {
+    for_each_table(delta, &Silent, |offset| take(offset, cluster))?;
+    for_each_cluster(delta, &Silent, |held| match held {
         Cluster::Unallocated | Cluster::Zero => {}
         Cluster::Plain { offset } => take(offset, cluster),
         Cluster::Compressed { offset, max_bytes } => take(offset, max_bytes),
@@ -255,7 +257,7 @@ impl Kept {
 
 fn write_all(delta: &Delta, blocks: &[u64], kept: Option<Kept>) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
-    for_each_stretch(delta, blocks, |places, counts| {
+    for_each_stretch(delta, blocks, &Silent, |places, counts| {
         if let Some(kept) = &kept {
             kept.count(delta, counts)?;
         }
@@ -277,7 +279,11 @@ fn write_table(delta: &Delta, blocks: &[u64]) -> Result<()> {
 
 /// Compares the counts with what the tables refer to: a sentence when they differ. With [`Unreferenced::Keep`] a cluster that
 /// nothing refers to may be counted.
-pub(crate) fn check(delta: &Delta, unreferenced: Unreferenced) -> Result<Option<String>> {
+pub(crate) fn check(
+    delta: &Delta,
+    unreferenced: Unreferenced,
+    observer: &dyn Observer,
+) -> Result<Option<String>> {
     let cluster = delta.header.cluster_size.bytes();
     let host_clusters = delta.file.len()?.div_ceil(cluster);
     let needed = host_clusters.div_ceil(cluster / REFCOUNT_BYTES);
@@ -298,7 +304,7 @@ pub(crate) fn check(delta: &Delta, unreferenced: Unreferenced) -> Result<Option<
     let is_wrong = |found: u16, expected: u16| {
         found != expected && !(unreferenced == Unreferenced::Keep && expected == 0)
     };
-    for_each_stretch(delta, &blocks, |places, counts| {
+    for_each_stretch(delta, &blocks, observer, |places, counts| {
         let mut raw = vec![0; cluster as usize];
         for (place, counts_of_block) in
             places.iter().zip(counts.counts.chunks((cluster / REFCOUNT_BYTES) as usize))
@@ -321,7 +327,7 @@ pub(crate) fn check(delta: &Delta, unreferenced: Unreferenced) -> Result<Option<
 
 /// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
 /// trusted, whoever has made them, and the counts be written.
-pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
+pub(crate) fn has_sound_tables(delta: &Delta, observer: &dyn Observer) -> Result<bool> {
     let header = &delta.header;
     let cluster = header.cluster_size.bytes();
     let table_bytes = u64::from(header.refcount_table_clusters) * cluster;
@@ -336,8 +342,8 @@ pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
     let mut take = |offset: u64, bytes: u64| {
         sound &= fixed.iter().all(|table| offset + bytes <= table.offset || table.end() <= offset);
     };
-    let walked = for_each_table(delta, |offset| take(offset, cluster)).and_then(|()| {
-        for_each_cluster(delta, |held| match held {
+    let walked = for_each_table(delta, observer, |offset| take(offset, cluster)).and_then(|()| {
+        for_each_cluster(delta, observer, |held| match held {
             Cluster::Unallocated | Cluster::Zero => {}
             Cluster::Plain { offset } => take(offset, cluster),
             Cluster::Compressed { offset, .. } => take(offset, 1),
@@ -354,6 +360,7 @@ pub(crate) fn has_sound_tables(delta: &Delta) -> Result<bool> {
 fn for_each_stretch(
     delta: &Delta,
     blocks: &[u64],
+    observer: &dyn Observer,
     mut take: impl FnMut(&[u64], &mut Counts) -> Result<()>,
 ) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
@@ -365,8 +372,8 @@ fn for_each_stretch(
         let end = (first + places.len() as u64 * counts_per_block).min(host_clusters);
         let mut counts =
             Counts { first, counts: vec![0; end.saturating_sub(first) as usize], cluster };
-        count_tables(delta, blocks, &mut counts)?;
-        count_data(delta, &mut counts)?;
+        count_tables(delta, blocks, &mut counts, observer)?;
+        count_data(delta, &mut counts, observer)?;
         take(places, &mut counts)?;
         first = end;
     }
@@ -380,8 +387,8 @@ fn data_end(delta: &Delta) -> Result<u64> {
     let table_bytes = u64::from(header.refcount_table_clusters) * cluster_bytes;
     let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
     let mut end = (header.refcount_table_offset + table_bytes).max(header.l1_offset + l1_bytes);
-    for_each_table(delta, |offset| end = end.max(offset + cluster_bytes))?;
-    for_each_cluster(delta, |cluster| {
+    for_each_table(delta, &Silent, |offset| end = end.max(offset + cluster_bytes))?;
+    for_each_cluster(delta, &Silent, |cluster| {
         end = end.max(match cluster {
             Cluster::Unallocated | Cluster::Zero => 0,
             Cluster::Plain { offset } => offset + cluster_bytes,
@@ -455,7 +462,12 @@ impl Counts {
     }
 }
 
-fn count_tables(delta: &Delta, blocks: &[u64], counts: &mut Counts) -> Result<()> {
+fn count_tables(
+    delta: &Delta,
+    blocks: &[u64],
+    counts: &mut Counts,
+    observer: &dyn Observer,
+) -> Result<()> {
     let header = &delta.header;
     let cluster = counts.cluster;
     counts.add(0, cluster);
@@ -464,15 +476,16 @@ fn count_tables(delta: &Delta, blocks: &[u64], counts: &mut Counts) -> Result<()
     for &place in blocks.iter().filter(|&&place| place != 0) {
         counts.add(place, cluster);
     }
-    for_each_table(delta, |offset| counts.add(offset, cluster))
+    for_each_table(delta, observer, |offset| counts.add(offset, cluster))
 }
 
 /// Where the L2 tables are.
-fn for_each_table(delta: &Delta, mut take: impl FnMut(u64)) -> Result<()> {
+fn for_each_table(delta: &Delta, observer: &dyn Observer, mut take: impl FnMut(u64)) -> Result<()> {
     let entries = u64::from(delta.header.l1_entries);
     let file_bytes = delta.file.len()?;
     let mut first = 0;
     while first < entries {
+        progress::check(observer)?;
         let step = WALK_ENTRIES.min(entries - first);
         let offsets = delta.table_offsets(first, step, file_bytes)?;
         offsets.into_iter().flatten().for_each(&mut take);
@@ -481,18 +494,23 @@ fn for_each_table(delta: &Delta, mut take: impl FnMut(u64)) -> Result<()> {
     Ok(())
 }
 
-fn count_data(delta: &Delta, counts: &mut Counts) -> Result<()> {
-    for_each_cluster(delta, |cluster| match cluster {
+fn count_data(delta: &Delta, counts: &mut Counts, observer: &dyn Observer) -> Result<()> {
+    for_each_cluster(delta, observer, |cluster| match cluster {
         Cluster::Unallocated | Cluster::Zero => {}
         Cluster::Plain { offset } => counts.add(offset, counts.cluster),
         Cluster::Compressed { offset, max_bytes } => counts.add(offset, max_bytes),
     })
 }
 
-fn for_each_cluster(delta: &Delta, mut take: impl FnMut(Cluster)) -> Result<()> {
+fn for_each_cluster(
+    delta: &Delta,
+    observer: &dyn Observer,
+    mut take: impl FnMut(Cluster),
+) -> Result<()> {
     let blocks = delta.header.cluster_size.count(delta.header.virtual_bytes);
     let mut next = BlockIndex(0);
     while let Some(held) = delta.next_held_block(next, BlockIndex(blocks))? {
+        progress::check(observer)?;
         let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
         let clusters = delta.clusters(held, step)?;
         for (cluster, raw) in clusters.into_iter().zip(delta.raw_entries(held, step)?) {

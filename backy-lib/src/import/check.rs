@@ -9,7 +9,7 @@
 
 use md5::{Digest, Md5};
 
-use super::old::{DataFile, OldArchive, Place, Slot, State};
+use super::old::{DataFile, OldArchive, Place, State};
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::legacy::{Md5Sum, OldRevision};
@@ -18,6 +18,12 @@ use crate::storage::dir::read_full;
 
 /// Bytes read at a time.
 const PIECE_BYTES: u64 = 1 << 20;
+
+/// Lengths of a short block that are tried before it is looked whether to stop.
+const TRIED_LENGTHS: usize = 1 << 12;
+
+/// Stretches of wrong old blocks of a file that are named one by one.
+const MAX_NAMED_RUNS: u64 = 1000;
 
 /// What is to be done with a revision.
 pub(super) enum Verdict {
@@ -32,7 +38,7 @@ pub(super) fn check(
     old: &mut OldArchive,
     observer: &dyn Observer,
 ) -> Result<Vec<(usize, Verdict)>> {
-    settle_short_blocks(old);
+    settle_short_blocks(old, observer)?;
     let mut images = images(old);
     let total = old.files.iter().fold(0u64, |sum, data| sum.saturating_add(data.len));
     let counters = progress::begin(observer, Phase::CheckOldArchive, total);
@@ -41,22 +47,24 @@ pub(super) fn check(
     for number in numbers(old) {
         users.clear();
         for (at, image) in images.iter().enumerate().filter(|(_, i)| number < i.blocks) {
+            progress::check(observer)?;
             let place = old.place(image.file, number).filter(|place| old.len(*place) > 0);
             users.extend(place.map(|place| (place, at)));
         }
         users.sort_unstable();
         for group in users.chunk_by(|a, b| a.0 == b.0) {
-            progress::check(observer)?;
             let Some((place, _)) = group.first() else { continue };
             counters.add(old.len(*place));
             let state = read_slot(old, *place, &mut piece, |bytes| {
-                for (_, at) in group {
+                group.iter().try_for_each(|(_, at)| {
+                    progress::check(observer)?;
                     if let Some(whole) = images.get_mut(*at).and_then(|image| image.whole.as_mut())
                     {
                         whole.update(bytes);
                     }
-                }
-            });
+                    Ok(())
+                })
+            })?;
             for (_, at) in group {
                 if let Some(image) = images.get_mut(*at) {
                     image.count(state, number, old.len(*place), old.block_bytes);
@@ -68,7 +76,8 @@ pub(super) fn check(
         image.whole = None;
     }
     name_wrong_blocks(old, observer);
-    Ok(images.into_iter().map(|image| (image.file, judge(old, image))).collect())
+    let judged = |image: Image| Ok((image.file, judge(old, image, observer)?));
+    images.into_iter().map(judged).collect()
 }
 
 /// The numbers of all old blocks that there are, ascending; what a `.rev` claims besides costs nothing.
@@ -112,17 +121,20 @@ fn images(old: &OldArchive) -> Vec<Image> {
 }
 
 /// Reads an old block, gives its bytes to `take`, and keeps what is found out about it.
+///
+/// # Errors
+/// Those of `take`.
 fn read_slot(
     old: &mut OldArchive,
     place: Place,
     piece: &mut Vec<u8>,
-    mut take: impl FnMut(&[u8]),
-) -> State {
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<State> {
     let (len, offset) = (old.len(place), old.offset(place));
-    let Some(data) = old.files.get_mut(place.0) else { return State::Wrong };
-    let Some(slot) = data.slots.get_mut(place.1) else { return State::Wrong };
+    let Some(data) = old.files.get_mut(place.0) else { return Ok(State::Wrong) };
+    let Some(slot) = data.slots.get_mut(place.1) else { return Ok(State::Wrong) };
     let Some(file) = data.file.as_ref().filter(|_| slot.state != State::Wrong) else {
-        return State::Wrong;
+        return Ok(State::Wrong);
     };
     let mut hasher = Md5::new();
     let mut done = 0;
@@ -131,10 +143,10 @@ fn read_slot(
         piece.resize(step as usize, 0);
         if !matches!(read_full(file, piece, offset + done), Ok(found) if found as u64 == step) {
             slot.state = State::Wrong;
-            return State::Wrong;
+            return Ok(State::Wrong);
         }
         hasher.update(&*piece);
-        take(piece);
+        take(piece)?;
         done += step;
     }
     let found = Md5Sum(hasher.finalize().into());
@@ -144,47 +156,72 @@ fn read_slot(
         None => State::Unproven,
     };
     slot.sum.md5.get_or_insert(found);
-    slot.state
+    Ok(slot.state)
 }
 
 /// Finds out how long the last old block of each image is that holds it itself. A source that grew left it padded with zeros,
 /// or with others behind it; then its MD5 tells where it ends.
-pub(super) fn settle_short_blocks(old: &mut OldArchive) {
+///
+/// # Errors
+/// Only when it is asked to stop: that every length is tried takes seconds for each image.
+pub(super) fn settle_short_blocks(old: &mut OldArchive, observer: &dyn Observer) -> Result<()> {
     for file in 0..old.files.len() {
-        let Some((place, len)) = old.files.get(file).and_then(|data| settle(old, file, data))
-        else {
-            continue;
-        };
+        progress::check(observer)?;
+        let Some(data) = old.files.get(file) else { continue };
+        let Some((place, len)) = settle(old, file, data, observer)? else { continue };
         let path = old.path(file);
         old.notes.push(format!("{}: the last block of the image has {len} bytes", path.display()));
         if let Some(data) = old.files.get_mut(file) {
             data.short = Some((place.1, len));
         }
     }
+    Ok(())
 }
 
 /// Place and length of the last old block when it is shorter than its place.
-fn settle(old: &OldArchive, file: usize, data: &DataFile) -> Option<(Place, u64)> {
-    let last = data.revision.as_ref()?.blocks.checked_sub(1)?;
-    let place = old.place(file, last).filter(|place| place.0 == file)?;
-    let expected = data.slots.get(place.1)?.sum.md5?;
+fn settle(
+    old: &OldArchive,
+    file: usize,
+    data: &DataFile,
+    observer: &dyn Observer,
+) -> Result<Option<(Place, u64)>> {
+    let Some((place, expected)) = last_block(old, file, data) else { return Ok(None) };
     let mut bytes = vec![0; old.len(place) as usize];
-    let found = read_full(data.file.as_ref()?, &mut bytes, old.offset(place)).ok()?;
+    let Some(Ok(found)) = data.file.as_ref().map(|f| read_full(f, &mut bytes, old.offset(place)))
+    else {
+        return Ok(None);
+    };
     bytes.truncate(found);
     if Md5::digest(&bytes)[..] == expected.0 {
-        return None;
+        return Ok(None);
     }
     let mut hasher = Md5::new();
-    let ends = (1..).zip(&bytes).find(|(_, byte)| {
-        hasher.update([**byte]);
-        hasher.clone().finalize()[..] == expected.0
-    });
-    ends.map(|(len, _)| (place, len))
+    let mut len = 0;
+    for part in bytes.chunks(TRIED_LENGTHS) {
+        progress::check(observer)?;
+        for byte in part {
+            hasher.update([*byte]);
+            len += 1;
+            if hasher.clone().finalize()[..] == expected.0 {
+                return Ok(Some((place, len)));
+            }
+        }
+    }
+    Ok(None)
 }
 
-fn judge(old: &mut OldArchive, image: Image) -> Verdict {
+/// Place and recorded MD5 of the last old block of an image, if its own file holds that.
+fn last_block(old: &OldArchive, file: usize, data: &DataFile) -> Option<(Place, Md5Sum)> {
+    let last = data.revision.as_ref()?.blocks.checked_sub(1)?;
+    let place = old.place(file, last).filter(|place| place.0 == file)?;
+    Some((place, data.slots.get(place.1)?.sum.md5?))
+}
+
+fn judge(old: &mut OldArchive, image: Image, observer: &dyn Observer) -> Result<Verdict> {
+    progress::check(observer)?;
+    let skip = |why: String| Ok(Verdict::Skip(why));
     let Some(revision) = old.files.get(image.file).and_then(|data| data.revision.clone()) else {
-        return Verdict::Skip("it has no .rev".to_owned());
+        return skip("it has no .rev".to_owned());
     };
     let (blocks, present) = (image.blocks, image.present);
     let found = image.whole.map(|whole| Md5Sum(whole.finalize().into()));
@@ -195,33 +232,28 @@ fn judge(old: &mut OldArchive, image: Image) -> Verdict {
                 None => "though each of its blocks is right".to_owned(),
                 Some(base) => format!("and it reads through to {base}, which has no .rev"),
             };
-            return Verdict::Skip(format!(
-                "image: found the MD5 {found}, expected {expected}, {why}"
-            ));
+            return skip(format!("image: found the MD5 {found}, expected {expected}, {why}"));
         }
         (Some(_), Some(_)) => true,
         (Some(_), None) => image.right == blocks,
         (None, _) => false,
     };
     if proven {
-        return Verdict::Import {
-            size_bytes: size_bytes(old, image.file, &revision),
-            lost: Vec::new(),
-        };
+        let size_bytes = size_bytes(old, image.file, &revision);
+        return Ok(Verdict::Import { size_bytes, lost: Vec::new() });
     }
     if let Some(base) = on_raw {
-        return Verdict::Skip(format!(
-            "it reads through to {base}, which has no .rev to prove it by"
-        ));
+        return skip(format!("it reads through to {base}, which has no .rev to prove it by"));
     }
     if present.saturating_mul(2) < blocks {
-        return Verdict::Skip(format!("only {present} of its {blocks} blocks are there"));
+        return skip(format!("only {present} of its {blocks} blocks are there"));
     }
     if image.right == 0 {
-        return Verdict::Skip(format!("none of its {blocks} blocks has the MD5 recorded for it"));
+        return skip(format!("none of its {blocks} blocks has the MD5 recorded for it"));
     }
     let size_bytes = size_bytes(old, image.file, &revision);
-    Verdict::Import { size_bytes, lost: lost(old, image.file, &revision, size_bytes) }
+    let lost = lost(old, image.file, &revision, size_bytes, observer)?;
+    Ok(Verdict::Import { size_bytes, lost })
 }
 
 /// Size of an image. Its last old block counts as a whole one where it is not stored: that is said in a note.
@@ -236,9 +268,16 @@ fn size_bytes(old: &mut OldArchive, file: usize, revision: &OldRevision) -> u64 
 }
 
 /// What of an image is not known to be right.
-fn lost(old: &OldArchive, file: usize, revision: &OldRevision, size_bytes: u64) -> Vec<Extent> {
+fn lost(
+    old: &OldArchive,
+    file: usize,
+    revision: &OldRevision,
+    size_bytes: u64,
+    observer: &dyn Observer,
+) -> Result<Vec<Extent>> {
     let mut lost: Vec<Extent> = Vec::new();
     for number in 0..revision.blocks {
+        progress::check(observer)?;
         let start = number.saturating_mul(old.block_bytes);
         let extent = Extent::between(start, size_bytes.min(start.saturating_add(old.block_bytes)));
         let place = old.place(file, number);
@@ -249,14 +288,31 @@ fn lost(old: &OldArchive, file: usize, revision: &OldRevision, size_bytes: u64) 
             _ => lost.push(extent),
         }
     }
-    lost
+    Ok(lost)
 }
 
 /// Says which old blocks are wrong, neighbours together.
 fn name_wrong_blocks(old: &OldArchive, observer: &dyn Observer) {
     for (file, data) in old.files.iter().enumerate() {
         let Some(revision) = &data.revision else { continue };
-        let flaw = |(at, slot): (usize, &Slot)| {
+        let path = old.path(file);
+        let mut named = 0_u64;
+        let mut name = |run: &WrongRun| {
+            named += 1;
+            if named <= MAX_NAMED_RUNS {
+                let blocks = match run.first == run.last {
+                    true => format!("block {}", run.first),
+                    false => format!("blocks {} to {}", run.first, run.last),
+                };
+                observer.event(&Event::Finding(format!(
+                    "{}: {blocks}: {}; lost for each revision that reads it here",
+                    path.display(),
+                    run.flaw
+                )));
+            }
+        };
+        let mut run: Option<WrongRun> = None;
+        for (at, slot) in data.slots.iter().enumerate() {
             let flaw = match slot.state {
                 _ if slot.sum.number >= revision.blocks => None,
                 _ if old.len((file, at)) == 0 => Some("not in the file"),
@@ -266,21 +322,28 @@ fn name_wrong_blocks(old: &OldArchive, observer: &dyn Observer) {
                 }
                 _ => None,
             };
-            (slot.sum.number, flaw)
-        };
-        let flaws: Vec<(u64, Option<&str>)> = data.slots.iter().enumerate().map(flaw).collect();
-        for run in flaws.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
-            let (Some((first, Some(flaw))), Some((last, _))) = (run.first(), run.last()) else {
-                continue;
-            };
-            let blocks = match first == last {
-                true => format!("block {first}"),
-                false => format!("blocks {first} to {last}"),
-            };
-            observer.event(&Event::Finding(format!(
-                "{}: {blocks}: {flaw}; lost for each revision that reads it here",
-                old.path(file).display()
-            )));
+            let number = slot.sum.number;
+            match (&mut run, flaw) {
+                (Some(run), Some(flaw)) if run.flaw == flaw && run.last + 1 == number => {
+                    run.last = number;
+                }
+                (_, flaw) => {
+                    run.iter().for_each(&mut name);
+                    run = flaw.map(|flaw| WrongRun { first: number, last: number, flaw });
+                }
+            }
+        }
+        run.iter().for_each(&mut name);
+        if let Some(more) = named.checked_sub(MAX_NAMED_RUNS).filter(|more| *more > 0) {
+            let path = path.display();
+            observer.event(&Event::Finding(format!("{path}: {more} more stretches like these")));
         }
     }
+}
+
+/// Old blocks that follow each other, with the same wrong.
+struct WrongRun {
+    first: u64,
+    last: u64,
+    flaw: &'static str,
 }

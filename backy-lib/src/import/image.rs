@@ -16,6 +16,9 @@ use crate::storage::dir::read_full;
 /// What the manifest says of an archive of 2014 as a source.
 pub(super) const KIND: &str = "archive of 2014";
 
+/// Old blocks that are looked at for one answer.
+const MAX_SEARCHED: u64 = 1 << 12;
+
 /// The image of an old revision.
 pub(super) struct OldImage<'a> {
     old: &'a OldArchive,
@@ -134,11 +137,15 @@ impl Source for OldImage<'_> {
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
         let Some(before) = self.before else { return self.next_data(offset) };
         let blocks = self.size_bytes.div_ceil(self.old.block_bytes);
-        let mut numbers = offset / self.old.block_bytes..blocks;
-        let Some(first) = numbers.find(|number| self.is_changed(before, *number)) else {
-            return Ok(None);
-        };
-        let end = numbers.find(|number| !self.is_changed(before, *number)).unwrap_or(blocks);
+        let from = offset / self.old.block_bytes;
+        let mut numbers = from..blocks;
+        // One that is the same is only compared in vain; whoever asks has to come back and look whether to stop.
+        let changed =
+            |number: &u64| number - from >= MAX_SEARCHED || self.is_changed(before, *number);
+        let Some(first) = numbers.find(changed) else { return Ok(None) };
+        let mut numbers = numbers.take(MAX_SEARCHED as usize);
+        let end = numbers.find(|number| !self.is_changed(before, *number));
+        let end = end.unwrap_or_else(|| blocks.min(first.saturating_add(1 + MAX_SEARCHED)));
         let start = self.extent(first, self.size_bytes).offset.max(offset);
         Ok(Some(Extent::between(start, self.extent(end, self.size_bytes).offset)))
     }

@@ -5,6 +5,8 @@
 //! revision that is being made; importing again goes on after those that are there.
 //!
 //! Memory is bounded by the tables of the old archive, some 50 bytes for each old block in a data file or a `.rev`, and one old block.
+//! An archive with more than [`MAX_OLD_BLOCKS`](crate::format::legacy::MAX_OLD_BLOCKS) of them in all is refused: a data file may be
+//! a hole of any length.
 
 mod check;
 mod folder;
@@ -224,8 +226,9 @@ fn name_skipped(old: &OldArchive, observer: &dyn Observer) {
 
 /// Refuses an archive with revisions that are not of the old one, before all of that is read.
 fn check_only_imported(context: &Context<'_>, manifest: &Manifest, old: &OldArchive) -> Result<()> {
-    let is_old = |uuid| old.files.iter().any(|data| data.uuid == uuid && data.revision.is_some());
-    match manifest.revisions.iter().find(|revision| !is_old(revision.uuid)) {
+    let known = old.files.iter().filter(|data| data.revision.is_some());
+    let known: BTreeSet<RevisionId> = known.map(|data| data.uuid).collect();
+    match manifest.revisions.iter().find(|revision| !known.contains(&revision.uuid)) {
         Some(other) => Err(not_new(context, other, old.folder.path.display().to_string())),
         None => Ok(()),
     }

@@ -94,10 +94,10 @@ impl OldArchive {
         let mut notes = Vec::new();
         let config = read_config(&folder, &mut notes);
         let mut skipped = Vec::new();
-        let revisions = read_revisions(&folder, &names.revisions, &mut skipped);
-        for uuid in
-            names.data.iter().filter(|uuid| !names.revisions.contains(&format!("{uuid}.rev")))
-        {
+        let revisions = read_revisions(&folder, &names.revisions, &mut skipped)?;
+        let has_rev =
+            |uuid: &RevisionId| names.revisions.binary_search(&format!("{uuid}.rev")).is_ok();
+        for uuid in names.data.iter().filter(|uuid| !has_rev(uuid)) {
             let why = "it has no .rev: nothing says what it has to be".to_owned();
             skipped.push(Skipped { what: uuid.to_string(), why });
         }
@@ -110,7 +110,7 @@ impl OldArchive {
             skipped,
             notes,
         };
-        archive.arrange(revisions, names.data);
+        archive.arrange(revisions, names.data)?;
         archive.note_what_is_odd();
         Ok(archive)
     }
@@ -183,38 +183,46 @@ impl OldArchive {
         &mut self,
         mut revisions: BTreeMap<RevisionId, OldRevision>,
         mut data: BTreeSet<RevisionId>,
-    ) {
+    ) -> Result<()> {
+        let mut slots = Slots::default();
         let mut place_of: BTreeMap<RevisionId, usize> = BTreeMap::new();
         // Data files without a revision first: they have no parents.
         data.retain(|uuid| !revisions.contains_key(uuid));
         for uuid in data {
-            let file = self.open_data(uuid, None, None);
+            let file = self.open_data(uuid, None, None, &mut slots)?;
             place_of.insert(uuid, self.files.len());
             self.files.push(file);
         }
-        loop {
-            let ready = |revision: &OldRevision| match (revision.kind, revision.parent) {
-                (OldKind::Full, _) => true,
-                (OldKind::Delta, parent) => parent.is_some_and(|id| place_of.contains_key(&id)),
-            };
-            let next: Vec<RevisionId> =
-                revisions.iter().filter(|(_, r)| ready(r)).map(|(id, _)| *id).collect();
-            if next.is_empty() {
-                break;
+        let mut ready = Vec::new();
+        let mut children: BTreeMap<RevisionId, Vec<RevisionId>> = BTreeMap::new();
+        for (&uuid, revision) in &revisions {
+            match (revision.kind, revision.parent) {
+                (OldKind::Full, _) => ready.push(uuid),
+                (OldKind::Delta, Some(parent)) if place_of.contains_key(&parent) => {
+                    ready.push(uuid);
+                }
+                (OldKind::Delta, Some(parent)) => children.entry(parent).or_default().push(uuid),
+                (OldKind::Delta, None) => {}
             }
-            for uuid in next {
+        }
+        while !ready.is_empty() {
+            let mut next = Vec::new();
+            for uuid in ready {
                 let Some(revision) = revisions.remove(&uuid) else { continue };
                 let parent = revision.parent.filter(|_| revision.kind == OldKind::Delta);
                 let parent = parent.and_then(|id| place_of.get(&id).copied());
-                let file = self.open_data(uuid, Some(revision), parent);
+                let file = self.open_data(uuid, Some(revision), parent, &mut slots)?;
                 place_of.insert(uuid, self.files.len());
                 self.files.push(file);
+                next.extend(children.remove(&uuid).unwrap_or_default());
             }
+            next.sort_unstable();
+            ready = next;
         }
-        for (uuid, revision) in &revisions {
-            let why = why_not_placed(*uuid, revision, &revisions);
+        for (uuid, why) in why_not_placed(&revisions) {
             self.skipped.push(Skipped { what: uuid.to_string(), why });
         }
+        Ok(())
     }
 
     fn open_data(
@@ -222,7 +230,8 @@ impl OldArchive {
         uuid: RevisionId,
         mut revision: Option<OldRevision>,
         parent: Option<usize>,
-    ) -> DataFile {
+        taken: &mut Slots,
+    ) -> Result<DataFile> {
         let name = uuid.to_string();
         let opened = self.folder.open_file(&name);
         if let (Some(_), Err(flaw)) = (&revision, &opened) {
@@ -233,11 +242,18 @@ impl OldArchive {
         let file = opened.ok().flatten();
         let len = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |data| data.len());
         let stored = len.div_ceil(self.block_bytes).min(MAX_OLD_BLOCKS);
+        let recorded = revision.as_ref().map_or(0, |revision| revision.sums.len() as u64);
+        let implied = match &revision {
+            Some(OldRevision { kind: OldKind::Delta, .. }) => 0,
+            Some(revision) => stored.min(revision.blocks),
+            None => stored,
+        };
+        taken.take(implied.max(recorded), &self.folder.path)?;
         let slots = match &mut revision {
             Some(revision) => take_slots(revision, stored),
             None => (0..stored).map(Slot::unproven).collect(),
         };
-        DataFile { uuid, revision, file, len, parent, slots, short: None }
+        Ok(DataFile { uuid, revision, file, len, parent, slots, short: None })
     }
 
     fn note(&mut self, name: &str, what: &str) {
@@ -341,8 +357,9 @@ fn read_revisions(
     folder: &OldFolder,
     names: &[String],
     skipped: &mut Vec<Skipped>,
-) -> BTreeMap<RevisionId, OldRevision> {
+) -> Result<BTreeMap<RevisionId, OldRevision>> {
     let mut revisions = BTreeMap::new();
+    let mut sums = Slots::default();
     for name in names {
         let read = folder.read_whole(name, REV_LIMIT_BYTES).and_then(|content| {
             let revision = OldRevision::parse(&content.ok_or_else(|| "it has gone".to_owned())?)?;
@@ -353,11 +370,33 @@ fn read_revisions(
             Ok(revision)
         });
         match read {
-            Ok(revision) => drop(revisions.insert(revision.uuid, revision)),
+            Ok(revision) => {
+                sums.take(revision.sums.len() as u64, &folder.path)?;
+                revisions.insert(revision.uuid, revision);
+            }
             Err(why) => skipped.push(Skipped { what: name.clone(), why }),
         }
     }
-    revisions
+    Ok(revisions)
+}
+
+/// How many old blocks have been met: what the files claim must not cost more memory than an archive that is real.
+#[derive(Default)]
+struct Slots(u64);
+
+impl Slots {
+    /// # Errors
+    /// [`Error::Source`] when there are too many.
+    fn take(&mut self, count: u64, folder: &Path) -> Result<()> {
+        self.0 = self.0.saturating_add(count);
+        if self.0 <= MAX_OLD_BLOCKS {
+            return Ok(());
+        }
+        let message = format!(
+            "found more than {MAX_OLD_BLOCKS} old blocks in its data files and .rev, expected at most that many"
+        );
+        Err(Error::Source { path: folder.to_owned(), message })
+    }
 }
 
 /// The old blocks of a data file, taken out of its `.rev`. Of a full one those that are stored without gaps, as many as it has,
@@ -378,27 +417,64 @@ fn take_slots(revision: &mut OldRevision, stored: u64) -> Vec<Slot> {
     slots
 }
 
-/// Why a revision is not in a chain that ends with a full one.
-fn why_not_placed(
-    uuid: RevisionId,
-    revision: &OldRevision,
-    left: &BTreeMap<RevisionId, OldRevision>,
-) -> String {
-    let Some(parent) = revision.parent else { return "it is a delta without a parent".to_owned() };
-    let mut seen = BTreeSet::from([uuid]);
-    let mut next = parent;
-    while let Some(newer) = left.get(&next) {
-        if !seen.insert(next) {
-            return format!("its parents lead in a circle: {next} is its own parent's parent");
+/// Where the parents of a revision lead that is in no chain.
+#[derive(Clone, Copy)]
+enum End {
+    /// To a delta without a parent.
+    Delta(RevisionId),
+    /// To one of which there is nothing.
+    Nothing(RevisionId),
+    /// To one that they come back to.
+    Circle(RevisionId),
+}
+
+/// Why each of these revisions is not in a chain that ends with a full one. Every one of them is visited once.
+fn why_not_placed(left: &BTreeMap<RevisionId, OldRevision>) -> Vec<(RevisionId, String)> {
+    let mut ends: BTreeMap<RevisionId, End> = BTreeMap::new();
+    let mut place_on_path: BTreeMap<RevisionId, usize> = BTreeMap::new();
+    for &uuid in left.keys() {
+        let mut path = Vec::new();
+        let mut next = uuid;
+        let end = loop {
+            if let Some(end) = ends.get(&next) {
+                break *end;
+            }
+            if let Some(&at) = place_on_path.get(&next) {
+                let circle = path.get(at..).unwrap_or_default();
+                ends.extend(circle.iter().map(|&uuid| (uuid, End::Circle(uuid))));
+                break End::Circle(next);
+            }
+            match left.get(&next).map(|revision| revision.parent) {
+                None => break End::Nothing(next),
+                Some(None) => break End::Delta(next),
+                Some(Some(parent)) => {
+                    place_on_path.insert(next, path.len());
+                    path.push(next);
+                    next = parent;
+                }
+            }
+        };
+        place_on_path.clear();
+        for uuid in path {
+            ends.entry(uuid).or_insert(end);
         }
-        match newer.parent {
-            Some(parent) => next = parent,
-            None => return format!("it reads through to {next}, a delta without a parent"),
-        }
+        ends.entry(uuid).or_insert(end);
     }
-    if next == parent {
-        format!("its parent {parent} has neither a .rev nor a data file")
-    } else {
-        format!("it reads through to {next}, which has neither a .rev nor a data file")
-    }
+    let why = |(uuid, revision): (&RevisionId, &OldRevision)| {
+        let why = match (revision.parent, ends.get(uuid)?) {
+            (None, _) => "it is a delta without a parent".to_owned(),
+            (_, End::Delta(end)) => format!("it reads through to {end}, a delta without a parent"),
+            (_, End::Circle(end)) => {
+                format!("its parents lead in a circle: {end} is its own parent's parent")
+            }
+            (Some(parent), End::Nothing(end)) if parent == *end => {
+                format!("its parent {parent} has neither a .rev nor a data file")
+            }
+            (_, End::Nothing(end)) => {
+                format!("it reads through to {end}, which has neither a .rev nor a data file")
+            }
+        };
+        Some((*uuid, why))
+    };
+    left.iter().filter_map(why).collect()
 }

@@ -53,10 +53,11 @@ impl OldReader {
     /// Opens the archive of 2014 in a folder.
     ///
     /// # Errors
-    /// [`Error::Source`] when there is none. A file that cannot be used is no error: [`OldReader::skipped`].
-    pub fn open(folder: &Path) -> Result<Self> {
+    /// [`Error::Source`] when there is none, or one that claims too much. A file that cannot be used is no error:
+    /// [`OldReader::skipped`].
+    pub fn open(folder: &Path, observer: &dyn Observer) -> Result<Self> {
         let mut old = OldArchive::load(folder)?;
-        settle_short_blocks(&mut old);
+        settle_short_blocks(&mut old, observer)?;
         let mut entries: Vec<OldEntry> =
             (0..old.files.len()).filter_map(|file| entry(&old, file)).collect();
         // Parents have lower numbers than what hangs on them, and are newer.

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::check::{Checked, HostReport};
+use crate::escape::is_unsafe;
 use crate::health::Level;
 use crate::status::StatusReport;
 
@@ -47,11 +48,13 @@ fn line(level: Level, text: &str, figures: &Figures) -> String {
     format!("BACKY {word} - {}{bar}{}\n", plain(text), figures.0)
 }
 
-/// Text without what would end the line or begin the figures, and not too long.
+/// Text without what would end the line, begin the figures or be a tag on Nagios' page, and not too long.
 fn plain(text: &str) -> String {
     let replaced = |c: char| match c {
         '|' => '/',
-        c if c.is_control() => ' ',
+        '<' => '(',
+        '>' => ')',
+        c if is_unsafe(c) => ' ',
         c => c,
     };
     let mut short: String = text.chars().take(MAX_TEXT_CHARS).map(replaced).collect();
@@ -125,9 +128,9 @@ mod tests {
     /// Whatever the text holds, there is one line, one bar at most, and no more than fits.
     #[test]
     fn a_text_cannot_break_the_line() {
-        let text = format!("a|b\nc\u{1b}[31m{}", "x".repeat(2000));
+        let text = format!("a|b\nc\u{1b}[31m<b>\u{202e}{}", "x".repeat(2000));
         let line = nagios_unknown(&text);
-        assert!(line.starts_with("BACKY UNKNOWN - a/b c [31mxxx") && line.ends_with("…\n"));
+        assert!(line.starts_with("BACKY UNKNOWN - a/b c [31m(b) xxx") && line.ends_with("…\n"));
         assert!(line.matches('\n').count() == 1 && line.chars().count() < 430, "{line}");
     }
 

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::check::Checked;
+use crate::escape::is_unsafe;
 use crate::health::{Level, ProblemKind};
 use crate::status::StatusReport;
 
@@ -205,9 +206,22 @@ pub fn prometheus<'a>(archives: impl IntoIterator<Item = &'a Checked>) -> String
     text
 }
 
-/// As the value of a label.
+/// As the value of a label. The format has no way to write what is unsafe but the end of a line: it stands there in letters.
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c if is_unsafe(c) => {
+                out.push('\\');
+                out.extend(c.escape_default());
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn one(value: impl Into<f64>) -> Samples {

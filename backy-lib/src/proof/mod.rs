@@ -69,7 +69,7 @@ pub(crate) fn prove_silently(
 ) -> Result<(Verdict, Option<Error>)> {
     let Some(newest) = manifest.revisions.first() else { return Ok((Verdict::Right, None)) };
     let size = manifest.block_size;
-    let flaw = match flaw_of_table(&**storage, newest, size)? {
+    let flaw = match flaw_of_table(&**storage, newest, size, observer)? {
         None => return Ok((Verdict::Right, None)),
         Some(flaw) => flaw,
     };
@@ -85,7 +85,7 @@ pub(crate) fn prove_silently(
         }
         Outcome::Lost(lost) => {
             let table = DigestTable::open(&**storage, newest.uuid, DigestsKind::Image)?;
-            newest.table_digest = Some(digest_of(&table, size, newest.size_bytes)?);
+            newest.table_digest = Some(digest_of(&table, size, newest.size_bytes, observer)?);
             newest.forget_verified();
             (Verdict::Lost(lost.clone()), lost)
         }
@@ -96,7 +96,7 @@ pub(crate) fn prove_silently(
         *slot = newest;
     }
     if is_other || matches!(verdict, Verdict::Lost(_)) {
-        accept_older(storage, manifest, 1)?;
+        accept_older(storage, manifest, 1, observer)?;
     }
     Ok((verdict, Some(flaw)))
 }
@@ -106,13 +106,15 @@ fn flaw_of_table(
     storage: &dyn Storage,
     newest: &Revision,
     size: BlockSize,
+    observer: &dyn Observer,
 ) -> Result<Option<Error>> {
     let table = match DigestTable::open(storage, newest.uuid, DigestsKind::Image) {
         Ok(table) => table,
         Err(error) if error.is_damage() => return Ok(Some(error)),
         Err(error) => return Err(error),
     };
-    let (found, expected) = (digest_of(&table, size, newest.size_bytes)?, newest.expected_digest());
+    let found = digest_of(&table, size, newest.size_bytes, observer)?;
+    let expected = newest.expected_digest();
     let name = FileName::Digests(newest.uuid, DigestsKind::Image);
     let place = format!("digest of revision {} from this file", newest.uuid);
     let flaw = || Error::damaged(storage.path(name), place, found, expected);
@@ -120,16 +122,22 @@ fn flaw_of_table(
 }
 
 /// The digest that comes out of a table, holes of which cost next to nothing.
-pub(crate) fn digest_of(table: &DigestTable, size: BlockSize, size_bytes: u64) -> Result<Digest> {
+pub(crate) fn digest_of(
+    table: &DigestTable,
+    size: BlockSize,
+    size_bytes: u64,
+    observer: &dyn Observer,
+) -> Result<Digest> {
     let mut hasher = RevisionHasher::new(size, size_bytes);
     let mut next = BlockIndex(0);
     while let Some(data) = table.next_data_block(next)? {
-        hasher.push_zero_blocks(data.0 - next.0);
+        progress::check(observer)?;
+        hasher.push_zero_blocks(data.0 - next.0, observer)?;
         let entries = table.read(data, limits().walk_blocks)?;
         next = data.plus(entries.len() as u64);
         entries.into_iter().for_each(|entry| hasher.push(entry));
     }
-    hasher.push_zero_blocks(size.count(size_bytes).saturating_sub(next.0));
+    hasher.push_zero_blocks(size.count(size_bytes).saturating_sub(next.0), observer)?;
     Ok(hasher.finish())
 }
 
@@ -239,7 +247,7 @@ impl<'a> Trial<'a> {
             [Some(self.newest.digest), self.newest.table_digest].into_iter().flatten().collect();
         let compared = self.compare(observer)?;
         if wanted.contains(&compared.image_digest) {
-            self.write(self.all(), |_, _, image| image)?;
+            self.write(self.all(), observer, |_, _, image| image)?;
             let mut rotten = Findings::default();
             let unread = compared.disputed.iter().filter(|disputed| disputed.image.is_none());
             unread.for_each(|disputed| rotten.add_bad_block(disputed.block));
@@ -251,7 +259,9 @@ impl<'a> Trial<'a> {
         }
         let all_known = compared.disputed.len() as u64 == compared.count;
         let found = match all_known {
-            true => search(&self.table, self.newest, self.size, &compared.disputed, &wanted)?,
+            true => {
+                search(&self.table, self.newest, self.size, &compared.disputed, &wanted, observer)?
+            }
             false => None,
         };
         if let Some((digest, from_image)) = found {
@@ -260,7 +270,7 @@ impl<'a> Trial<'a> {
         let near = self.in_doubt(&compared.disputed, all_known);
         let mut lost = Findings::default();
         for range in near.bad_blocks {
-            self.write(range, |block, table, image| {
+            self.write(range, observer, |block, table, image| {
                 let is_proved = image == Some(table) && !table.is_zero_block();
                 if !is_proved {
                     lost.add_bad_block(block);
@@ -281,7 +291,7 @@ impl<'a> Trial<'a> {
         while next < end {
             progress::check(observer)?;
             let first = self.next_data(next)?.unwrap_or(end);
-            hasher.push_zero_blocks(first.0 - next.0);
+            hasher.push_zero_blocks(first.0 - next.0, observer)?;
             let piece = self.piece(first, end);
             for (block, table, image) in self.entries(piece)? {
                 hasher.push(image.unwrap_or(table));
@@ -377,12 +387,14 @@ impl<'a> Trial<'a> {
     fn write(
         &self,
         range: BlockRange,
+        observer: &dyn Observer,
         mut choose: impl FnMut(BlockIndex, TableEntry, Option<TableEntry>) -> Option<TableEntry>,
     ) -> Result<()> {
         let header = DigestsHeader::new(DigestsKind::Image, self.newest, self.size);
         let mut file = rewrite(self.storage, &header)?;
         let mut next = range.first;
         while next < range.end() {
+            progress::check(observer)?;
             let piece = self.piece(next, range.end());
             for (block, table, image) in self.entries(piece)? {
                 if let Some(entry) = choose(block, table, image) {
@@ -401,20 +413,23 @@ pub(crate) fn accept_older(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
     from: usize,
+    observer: &dyn Observer,
 ) -> Result<()> {
     for number in from..manifest.revisions.len() {
+        progress::check(observer)?;
         let Some(revision) = manifest.revisions.get(number) else { break };
         if number > 0 && revision.is_standalone() {
             break;
         }
-        let found = Chain::open(storage, manifest, number).and_then(|chain| chain.table_digest());
+        let found =
+            Chain::open(storage, manifest, number).and_then(|chain| chain.table_digest(observer));
         let found = match found {
             Ok(found) => found,
             Err(error) if error.is_unreadable() => break,
             Err(error) => return Err(error),
         };
         let is_whole = found == revision.digest;
-        if !is_whole && !agree(&**storage, revision, manifest.block_size)? {
+        if !is_whole && !agree(&**storage, revision, manifest.block_size, observer)? {
             break;
         }
         if let Some(revision) = manifest.revisions.get_mut(number) {
@@ -426,7 +441,12 @@ pub(crate) fn accept_older(
 
 /// Whether a delta and its digests say the same: every block that is held has a digest, one that is held as zeros has none, and no
 /// other has one.
-fn agree(storage: &dyn Storage, revision: &Revision, size: BlockSize) -> Result<bool> {
+fn agree(
+    storage: &dyn Storage,
+    revision: &Revision,
+    size: BlockSize,
+    observer: &dyn Observer,
+) -> Result<bool> {
     let (id, bytes) = (revision.uuid, revision.size_bytes);
     let opened = Delta::open(storage, id, size, bytes)
         .and_then(|delta| Ok((delta, DigestTable::open(storage, id, DigestsKind::Delta)?)));
@@ -434,6 +454,7 @@ fn agree(storage: &dyn Storage, revision: &Revision, size: BlockSize) -> Result<
         let end = BlockIndex(size.count(bytes));
         let mut next = BlockIndex(0);
         loop {
+            progress::check(observer)?;
             let held = delta.next_held_block(next, end)?;
             let Some(first) = held.into_iter().chain(table.next_data_block(next)?).min() else {
                 return Ok(true);

@@ -9,6 +9,7 @@ use crate::digest::{Digest, RevisionHasher, TableEntry};
 use crate::error::Result;
 use crate::format::manifest::Revision;
 use crate::limits::limits;
+use crate::progress::{self, Observer};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Entries that are digested at most: some seconds.
@@ -31,8 +32,9 @@ pub(super) fn search(
     size: BlockSize,
     disputed: &[Disputed],
     wanted: &[Digest],
+    observer: &dyn Observer,
 ) -> Result<Option<(Digest, Vec<bool>)>> {
-    let mut search = Search { table, disputed, wanted, left_entries: MAX_ENTRIES };
+    let mut search = Search { table, disputed, wanted, left_entries: MAX_ENTRIES, observer };
     let start = RevisionHasher::new(size, revision.size_bytes);
     for changes in 0..disputed.len().max(1) {
         for from_image in [true, false] {
@@ -54,6 +56,7 @@ struct Search<'a> {
     disputed: &'a [Disputed],
     wanted: &'a [Digest],
     left_entries: u64,
+    observer: &'a dyn Observer,
 }
 
 impl Search<'_> {
@@ -67,6 +70,7 @@ impl Search<'_> {
     ) -> Result<Option<Digest>> {
         let begun = chosen.len();
         while let Some(block) = self.disputed.get(chosen.len()).copied() {
+            progress::check(self.observer)?;
             self.feed(&mut hasher, block.block)?;
             hasher.push(block.image.filter(|_| from_image).unwrap_or(block.table));
             chosen.push(from_image);
@@ -98,7 +102,8 @@ impl Search<'_> {
         self.left_entries = self.left_entries.saturating_sub(to.0.saturating_sub(next.0) + 1);
         while next < to {
             let data = self.table.next_data(next)?.unwrap_or(to).min(to);
-            hasher.push_zero_blocks(data.0 - next.0);
+            progress::check(self.observer)?;
+            hasher.push_zero_blocks(data.0 - next.0, self.observer)?;
             let entries = self.table.read(data, limits().walk_blocks.min(to.0 - data.0))?;
             next = data.plus(entries.len() as u64);
             entries.into_iter().for_each(|entry| hasher.push(entry));

@@ -179,7 +179,8 @@ fn read(
     let (size, size_bytes) = (identity.block_size, identity.size_bytes);
     let table = DigestTable::open(storage, identity.uuid, DigestsKind::Image)?;
     let digests_right =
-        proof::digest_of(&table, identity.block_size, identity.size_bytes)? == identity.digest;
+        proof::digest_of(&table, identity.block_size, identity.size_bytes, observer)?
+            == identity.digest;
     let overlay = match Delta::open(storage, identity.uuid, size, size_bytes) {
         Ok(overlay) => Some(overlay),
         Err(error) if error.is_damage() => None,
@@ -374,7 +375,7 @@ fn digest_image(
         if first.0 >= end {
             break;
         }
-        hasher.push_zero_blocks(first.0 - next.0);
+        hasher.push_zero_blocks(first.0 - next.0, observer)?;
         let count = (limits().chunk_bytes / size.bytes()).max(1).min(end - first.0);
         let extent = damage::extent(BlockRange { first, count }, size, size_bytes);
         let mut bytes = vec![0; extent.len as usize];
@@ -387,7 +388,7 @@ fn digest_image(
         next = first.plus(count);
         counters.add(extent.end().saturating_sub(counters.done_bytes()));
     }
-    hasher.push_zero_blocks(end - next.0);
+    hasher.push_zero_blocks(end - next.0, observer)?;
     counters.add(size_bytes.saturating_sub(counters.done_bytes()));
     Ok(hasher.finish())
 }

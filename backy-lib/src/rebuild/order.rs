@@ -216,7 +216,7 @@ impl Search<'_> {
         manifest.revisions = revisions.to_vec();
         let last = revisions.len().saturating_sub(1);
         let chain = Chain::open(self.storage, &manifest, last);
-        match chain.and_then(|chain| chain.verify_digests()) {
+        match chain.and_then(|chain| chain.verify_digests(self.observer)) {
             Ok(()) => Ok(true),
             Err(error) if error.is_damage() => Ok(false),
             Err(error) => Err(error),

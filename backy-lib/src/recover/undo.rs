@@ -216,8 +216,13 @@ impl Undo<'_> {
             zeros: Zeros { image: self.image, extent: Extent::new(0, 0) },
             lost: Findings::default(),
         };
+        // Who has been stopped leaves things in order all the same; who has only begun with that may leave it to the next writer.
+        let may_stop = !observer.cancelled();
         let mut next = BlockIndex(0);
         loop {
+            if may_stop {
+                progress::check(observer)?;
+            }
             let held = match standalone {
                 true => Some(next).filter(|next| *next < blocks),
                 false => overlay.next_held_leniently(tables, next, blocks)?,

@@ -19,7 +19,7 @@ pub(crate) fn check_digests(
     if let Some(error) = chain.broken() {
         observer.event(&Event::Finding(error.to_string()));
     }
-    match chain.verify_digests() {
+    match chain.verify_digests(observer) {
         Ok(()) => Ok(true),
         Err(error) if keep_going && error.is_loss() => {
             observer.event(&Event::Finding(format!(

@@ -195,7 +195,7 @@ impl Saving<'_> {
         };
         self.copy(&*image, &mut copy)?;
         let blocks = self.chain.block_size().count(size_bytes);
-        copy.hasher.push_zero_blocks(blocks - copy.hasher.blocks());
+        copy.hasher.push_zero_blocks(blocks - copy.hasher.blocks(), self.observer)?;
         image.sync()?;
         let statistics = Statistics {
             read_bytes: copy.read_bytes,
@@ -293,7 +293,7 @@ impl Saving<'_> {
                 Ok((piece, bytes, blocks))
             },
             |(piece, bytes, blocks)| {
-                copy.take(image, &piece, &bytes, &blocks)?;
+                copy.take(image, &piece, &bytes, &blocks, self.observer)?;
                 counters.add(piece.extent.end().saturating_sub(counters.done_bytes()));
                 buffers.give(bytes);
                 Ok(())
@@ -391,8 +391,9 @@ impl Copy {
         piece: &Piece,
         bytes: &[u8],
         blocks: &[Block],
+        observer: &dyn Observer,
     ) -> Result<()> {
-        self.hasher.push_zero_blocks(piece.first.0 - self.hasher.blocks());
+        self.hasher.push_zero_blocks(piece.first.0 - self.hasher.blocks(), observer)?;
         self.read_bytes += piece.extent.len;
         for (block, number) in blocks.iter().zip(piece.first.0..) {
             self.hasher.push(block.entry);

@@ -19,7 +19,7 @@ use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
 use crate::limits::limits;
 use crate::pipeline;
-use crate::progress::{self, Phase};
+use crate::progress::{self, Observer, Phase};
 use crate::reserve;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
@@ -531,6 +531,7 @@ pub(super) fn is_unreadable(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     finding: &Finding,
+    observer: &dyn Observer,
 ) -> Result<bool> {
     let size = manifest.block_size;
     let mut decompressor = Decompressor::new()?;
@@ -543,12 +544,13 @@ pub(super) fn is_unreadable(
             Err(error) => return Err(error),
         };
         // A block that digests which are not right as a whole call zero would seem to be read.
-        match chain.verify_digests() {
+        match chain.verify_digests(observer) {
             Err(error) if error.is_unreadable() => return Ok(true),
             verified => verified?,
         }
         for extent in &affected.extents {
             for block in size.index(extent.offset).0..size.count(extent.end()) {
+                progress::check(observer)?;
                 let block = BlockIndex(block);
                 let located = chain.locate(block, 1)?;
                 let mut bytes =

@@ -11,7 +11,7 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
 use crate::image::digests::rewrite;
 use crate::limits::limits;
-use crate::progress;
+use crate::progress::{self, Observer};
 use crate::proof;
 use crate::storage::{DigestsKind, FileName};
 use crate::units::BlockIndex;
@@ -104,10 +104,11 @@ impl Scrub<'_> {
             let data = next_data(&files, next, BlockIndex(blocks));
             for walked in &mut files {
                 let end = data.0.min(walked.blocks);
-                walked.hasher.push_zero_blocks(end.saturating_sub(next.0));
+                let zeros = end.saturating_sub(next.0);
+                walked.hasher.push_zero_blocks(zeros, self.observer)?;
             }
             let count = limits().window_blocks.min(blocks - data.0);
-            walk_window(&mut files, BlockRange { first: data, count })?;
+            walk_window(&mut files, BlockRange { first: data, count }, self.observer)?;
             next = data.plus(count);
         }
         for ((number, revision), walked) in (first..end).zip(revisions).zip(files) {
@@ -133,7 +134,7 @@ impl Scrub<'_> {
     /// What is wrong with the digests of one revision.
     fn digest_error(&self, number: usize) -> Result<Option<Error>> {
         let checked = Chain::open(self.storage, self.manifest, number)
-            .and_then(|chain| chain.verify_digests());
+            .and_then(|chain| chain.verify_digests(self.observer));
         match checked {
             Ok(()) => Ok(None),
             Err(error) if error.is_damage() => Ok(Some(error)),
@@ -164,7 +165,8 @@ impl Scrub<'_> {
             return Ok(false);
         };
         let mut hasher = RevisionHasher::new(size, revision.size_bytes);
-        let walked = for_each_entry(&data, base.as_ref(), self.all(revision), |_, entry, _| {
+        let all = self.all(revision);
+        let walked = for_each_entry(&data, base.as_ref(), all, self.observer, |_, entry, _| {
             hasher.push(entry);
             Ok(())
         });
@@ -176,7 +178,7 @@ impl Scrub<'_> {
         }
         let header = DigestsHeader::new(DigestsKind::Delta, revision, size);
         let mut file = rewrite(&**self.storage, &header)?;
-        for_each_entry(&data, base.as_ref(), self.all(revision), |block, entry, held| {
+        for_each_entry(&data, base.as_ref(), all, self.observer, |block, entry, held| {
             // A zero entry has to be written, too: there may be another one.
             if held { file.set(block, entry) } else { Ok(()) }
         })?;
@@ -199,9 +201,10 @@ struct Walked {
 }
 
 /// Takes the entries of a window from the newest revision to the oldest, each on top of the one before.
-fn walk_window(files: &mut [Walked], window: BlockRange) -> Result<()> {
+fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer) -> Result<()> {
     let mut entries: Vec<TableEntry> = Vec::new();
     for walked in files {
+        progress::check(observer)?;
         let inside = walked.blocks.saturating_sub(window.first.0).min(window.count);
         if walked.standalone {
             entries.clear();
@@ -231,7 +234,7 @@ fn walk_window(files: &mut [Walked], window: BlockRange) -> Result<()> {
         for run in entries.chunk_by(|a, b| a.is_zero_block() && b.is_zero_block()) {
             match run {
                 [entry] => walked.hasher.push(*entry),
-                zeros => walked.hasher.push_zero_blocks(zeros.len() as u64),
+                zeros => walked.hasher.push_zero_blocks(zeros.len() as u64, observer)?,
             }
         }
     }
@@ -253,11 +256,13 @@ fn for_each_entry(
     data: &StoredFile,
     base: Option<&Chain>,
     all: BlockRange,
+    observer: &dyn Observer,
     mut take: impl FnMut(BlockIndex, TableEntry, bool) -> Result<()>,
 ) -> Result<()> {
     let mut decompressor = Decompressor::new()?;
     let mut next = all.first;
     while next < all.end() {
+        progress::check(observer)?;
         let count = limits().window_blocks.min(all.end().0 - next.0);
         let inherited = match base {
             Some(base) => base.locate(next, count)?,

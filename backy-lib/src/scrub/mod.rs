@@ -278,7 +278,7 @@ fn confirmed(
         progress::check(observer)?;
         let mut confirmed = Vec::new();
         for finding in findings {
-            match content::is_unreadable(storage, &now, &finding) {
+            match content::is_unreadable(storage, &now, &finding, observer) {
                 Ok(false) => {}
                 // For a file that has gone there is another manifest.
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

@@ -9,6 +9,7 @@ use crate::image::delta::{self, Delta};
 use crate::image::refcounts::{self, Unreferenced};
 use crate::limits::limits;
 use crate::manifest;
+use crate::progress::{self, Observer};
 use crate::storage::{Access, FileName};
 use crate::units::BlockIndex;
 
@@ -123,6 +124,7 @@ impl Scrub<'_> {
         let mut take = |file: StoredFile| -> Result<()> {
             let mut next = rest.first;
             while let Some(from) = file.next_stored_block(next, rest.end())? {
+                progress::check(self.observer)?;
                 let count = limits().walk_blocks.min(rest.end().0 - from.0);
                 let entries = file.held_entries(BlockRange { first: from, count })?;
                 for (at, entry) in entries.iter().enumerate() {
@@ -161,6 +163,7 @@ impl Scrub<'_> {
         let all = self.all(revision);
         let mut next = all.first;
         while next < all.end() {
+            progress::check(self.observer)?;
             let first = match delta.next_held_block(next, all.end()) {
                 Ok(Some(first)) => first,
                 Ok(None) => break,
@@ -207,7 +210,8 @@ impl Scrub<'_> {
         }
         if !delta.header().is_laid_out_as(&layout) {
             // QEMU may have moved them, or made it anew: then nothing is where we would put it, and all is well.
-            let is_damaged = self.is_made_by_us(revision)? && !refcounts::has_sound_tables(&delta)?;
+            let is_damaged = self.is_made_by_us(revision)?
+                && !refcounts::has_sound_tables(&delta, self.observer)?;
             let flaw = "header: found tables in other places, expected that of a finished delta";
             return Ok(is_damaged.then(|| flaw.to_owned()));
         }
@@ -244,7 +248,10 @@ impl Scrub<'_> {
         let layout = Layout::new(size, bytes);
         let in_place = match Delta::open(&**self.storage, revision.uuid, size, bytes) {
             Ok(delta) if delta.header().is_laid_out_as(&layout) => true,
-            Ok(delta) => self.is_made_by_us(revision)? && !refcounts::has_sound_tables(&delta)?,
+            Ok(delta) => {
+                self.is_made_by_us(revision)?
+                    && !refcounts::has_sound_tables(&delta, self.observer)?
+            }
             Err(error) if !error.is_damage() => return Err(error),
             Err(_) if self.is_made_by_us(revision)? => true,
             Err(_) => return Ok(false),
@@ -268,7 +275,9 @@ impl Scrub<'_> {
         if self.manifest.in_progress.is_some() {
             return Ok(());
         }
+        let observer = self.observer;
         for number in self.numbers() {
+            progress::check(observer)?;
             let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
             if revision.is_image() {
                 continue;
@@ -276,7 +285,8 @@ impl Scrub<'_> {
             let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
             let delta = Delta::open(&**self.storage, revision.uuid, size, bytes);
             let checked = delta.and_then(|delta| {
-                Ok((is_whole(&delta)?, refcounts::check(&delta, self.unreferenced(number))))
+                let counted = |delta| refcounts::check(delta, self.unreferenced(number), observer);
+                Ok((is_whole(&delta, observer)?, counted(&delta)))
             });
             let flaw = match checked {
                 // What is wrong with it has been told.
@@ -349,12 +359,13 @@ impl Scrub<'_> {
 }
 
 /// Whether every entry of a delta can be read.
-fn is_whole(delta: &Delta) -> Result<bool> {
+fn is_whole(delta: &Delta, observer: &dyn Observer) -> Result<bool> {
     let size = delta.header().cluster_size;
     let end = BlockIndex(size.count(delta.header().virtual_bytes));
     let mut next = BlockIndex(0);
     let mut step = || -> Result<()> {
         while let Some(first) = delta.next_held_block(next, end)? {
+            progress::check(observer)?;
             next = BlockIndex(first.plus(limits().step_blocks).0.min(end.0));
             delta.held(first, next.0 - first.0)?;
         }

@@ -235,7 +235,7 @@ fn check_block(model: &Model, name: &str, block: u64, content: &[u8]) {
 
 /// What is read as it is has the MD5s that are recorded.
 fn check_reader(model: &Model, scene: &Scene) {
-    let Ok(reader) = OldReader::open(&scene.old()) else { return };
+    let Ok(reader) = OldReader::open(&scene.old(), &Silent) else { return };
     for (at, entry) in reader.entries().iter().enumerate() {
         let name = entry.uuid.to_string();
         for number in entry.own_blocks.iter().copied().take(64).chain([0, entry.blocks]) {

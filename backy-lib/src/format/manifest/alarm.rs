@@ -1,13 +1,17 @@
 //! What a person has to look at before anything expires, and what has been looked at.
 
+use std::collections::{HashMap, HashSet};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::unknown::keeps_unknown;
 use super::{Manifest, Unknown};
 use crate::revision::RevisionId;
 
 /// A revision of which far more had changed than usual.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Alarm {
     /// The revision.
     pub revision: RevisionId,
@@ -28,7 +32,7 @@ pub struct Alarm {
     /// How the source differs from the one that was backed up before, where it is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_source: Option<String>,
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
 
@@ -56,6 +60,7 @@ impl Alarm {
 
 /// Damage that somebody knows of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct KnownDamage {
     /// The revision that cannot be read in full.
     pub revision: RevisionId,
@@ -63,22 +68,29 @@ pub struct KnownDamage {
     pub bad_blocks: u64,
     /// When that was.
     pub confirmed: Timestamp,
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
+
+keeps_unknown!(Alarm, KnownDamage);
 
 impl Manifest {
     /// Alarms that nobody has confirmed, about revisions that are there.
     pub fn open_alarms(&self) -> impl Iterator<Item = &Alarm> {
-        let there = |alarm: &&Alarm| self.has(alarm.revision);
-        self.alarms.iter().filter(|alarm| alarm.confirmed.is_none()).filter(there)
+        let open = self.alarms.iter().filter(|alarm| alarm.confirmed.is_none());
+        // Without an alarm, which is the rule, nobody needs the names.
+        let there = if self.alarms.is_empty() { HashSet::new() } else { self.names() };
+        open.filter(move |alarm| there.contains(&alarm.revision))
     }
 
-    /// Whether somebody has confirmed that so many blocks of a revision are lost.
-    pub fn is_known_damage(&self, revision: RevisionId, bad_blocks: u64) -> bool {
-        self.known_damage
-            .iter()
-            .any(|known| known.revision == revision && known.bad_blocks >= bad_blocks)
+    /// The damage that somebody has confirmed: the most lost blocks of each revision.
+    pub fn confirmed_damage(&self) -> HashMap<RevisionId, u64> {
+        let mut most = HashMap::new();
+        for known in &self.known_damage {
+            let blocks: &mut u64 = most.entry(known.revision).or_default();
+            *blocks = known.bad_blocks.max(*blocks);
+        }
+        most
     }
 
     /// Takes note that somebody has looked at all alarms and flaws and at this damage: lost blocks by revision.
@@ -89,33 +101,36 @@ impl Manifest {
         for flaw in self.revisions.iter_mut().flat_map(|revision| &mut revision.flaws) {
             flaw.confirmed.get_or_insert(now);
         }
-        for &(revision, bad_blocks) in damage {
-            if self.is_known_damage(revision, bad_blocks) {
-                continue;
+        let before = self.confirmed_damage();
+        let mut more: HashMap<RevisionId, u64> = HashMap::new();
+        let is_more =
+            |(id, count): &(RevisionId, u64)| before.get(id).is_none_or(|known| known < count);
+        more.extend(damage.iter().copied().filter(is_more));
+        for known in &mut self.known_damage {
+            if let Some(bad_blocks) = more.remove(&known.revision) {
+                (known.bad_blocks, known.confirmed) = (bad_blocks, now);
             }
-            match self.known_damage.iter_mut().find(|known| known.revision == revision) {
-                Some(known) => (known.bad_blocks, known.confirmed) = (bad_blocks, now),
-                None => {
-                    let (confirmed, unknown) = (now, Unknown::new());
-                    let known = KnownDamage { revision, bad_blocks, confirmed, unknown };
-                    self.known_damage.push(known);
-                }
+        }
+        for &(revision, _) in damage {
+            if let Some(bad_blocks) = more.remove(&revision) {
+                let (confirmed, unknown) = (now, Unknown::new());
+                self.known_damage.push(KnownDamage { revision, bad_blocks, confirmed, unknown });
             }
         }
     }
 
     /// Forgets what is about revisions that are not there any more.
     pub(super) fn forget_alarms_of_gone(&mut self) {
-        let mut alarms = std::mem::take(&mut self.alarms);
-        alarms.retain(|alarm| self.has(alarm.revision));
-        self.alarms = alarms;
-        let mut known = std::mem::take(&mut self.known_damage);
-        known.retain(|known| self.has(known.revision));
-        self.known_damage = known;
+        if self.alarms.is_empty() && self.known_damage.is_empty() {
+            return;
+        }
+        let there = self.names();
+        self.alarms.retain(|alarm| there.contains(&alarm.revision));
+        self.known_damage.retain(|known| there.contains(&known.revision));
     }
 
-    fn has(&self, id: RevisionId) -> bool {
-        self.revisions.iter().any(|revision| revision.uuid == id)
+    fn names(&self) -> HashSet<RevisionId> {
+        self.revisions.iter().map(|revision| revision.uuid).collect()
     }
 }
 
@@ -163,17 +178,15 @@ mod tests {
     #[test]
     fn damage_is_known_as_far_as_it_was_confirmed() {
         let (mut manifest, ids) = manifest(2);
-        let known = |manifest: &Manifest, id| {
-            (0..=6).filter(|&blocks| manifest.is_known_damage(id, blocks)).count()
-        };
-        assert_eq!(known(&manifest, ids[0]), 0);
+        let known = |manifest: &Manifest, id| manifest.confirmed_damage().get(&id).copied();
+        assert_eq!(known(&manifest, ids[0]), None);
         manifest.confirm(&[(ids[0], 3), (ids[1], 1)], at(6));
-        assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [4, 2]);
+        assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [Some(3), Some(1)]);
         // Less than is known is nothing new.
         manifest.confirm(&[(ids[0], 2)], at(7));
         assert_eq!(manifest.known_damage[0].confirmed, at(6));
         manifest.confirm(&[(ids[0], 5)], at(8));
-        assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [6, 2]);
+        assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [Some(5), Some(1)]);
         assert_eq!(manifest.known_damage.len(), 2);
     }
 

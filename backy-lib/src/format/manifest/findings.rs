@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Unknown;
+use super::unknown::keeps_unknown;
 use crate::units::BlockIndex;
 
 /// What is known to be wrong with the blocks of a revision.
@@ -223,20 +224,24 @@ fn without(ranges: &[BlockRange], cleared: &[BlockRange]) -> Vec<BlockRange> {
 
 /// Findings as the file has them: a range with fields of its own stands alone.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 struct Stored {
     #[serde(default)]
     bad_blocks: Vec<StoredRange>,
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 struct StoredRange {
     first: BlockIndex,
     count: u64,
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
+
+keeps_unknown!(Stored, StoredRange);
 
 impl From<Stored> for Findings {
     fn from(stored: Stored) -> Self {

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::Revision;
+use super::unknown::keeps_unknown;
+use super::{Revision, Unknown};
 use crate::storage::FileName;
 
 /// A revision remembers no more of them: one is enough to make somebody look.
@@ -14,6 +14,7 @@ const MAX_MESSAGE_CHARS: usize = 300;
 
 /// Something wrong with a file of a revision that is not about single blocks: its header, its tables, its digests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Flaw {
     /// The file within the archive's folder.
     pub file: String,
@@ -23,9 +24,11 @@ pub struct Flaw {
     pub found: Timestamp,
     /// When somebody confirmed that they know of it.
     pub confirmed: Option<Timestamp>,
-    #[serde(flatten)]
-    unknown: Map<String, Value>,
+    #[serde(flatten, skip_deserializing)]
+    unknown: Unknown,
 }
+
+keeps_unknown!(Flaw);
 
 impl Revision {
     /// Records what a scrub finds wrong now. What was known before keeps its dates; what is not found any more is forgotten.
@@ -40,7 +43,7 @@ impl Revision {
                 message,
                 found: now,
                 confirmed: None,
-                unknown: Map::new(),
+                unknown: Unknown::new(),
             });
             self.flaws.push(flaw);
         }

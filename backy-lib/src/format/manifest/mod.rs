@@ -6,13 +6,13 @@
 //! Nothing is written that could not be read again: what would be too long is made shorter where that costs no revision and
 //! hides no damage.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 
 mod alarm;
+mod bounded;
 mod findings;
 mod flaw;
 mod names;
@@ -20,6 +20,7 @@ mod ranges;
 mod revision;
 mod source;
 mod text;
+mod unknown;
 
 use crate::digest::Digest;
 use crate::revision::RevisionId;
@@ -32,9 +33,9 @@ pub use flaw::Flaw;
 pub(crate) use ranges::Ranges;
 pub use revision::{Revision, Statistics, Verified};
 pub use source::{Sameness, SourceIdentity};
+pub use unknown::{UNKNOWN_LIMIT_BYTES, UNKNOWN_LIMIT_DEPTH, Unknown};
 
-/// Fields of newer programs, kept as they are.
-pub type Unknown = Map<String, Value>;
+use unknown::keeps_unknown;
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -59,10 +60,13 @@ const NO_CHECKSUM: &str = "00000000000000000000000000000000000000000000000000000
 
 /// The content of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Manifest {
     checksum: String,
     format: u32,
+    #[serde(deserialize_with = "bounded::features")]
     incompatible: Vec<String>,
+    #[serde(deserialize_with = "bounded::features")]
     compatible: Vec<String>,
     /// Block size of the archive, in bytes.
     pub block_size: BlockSize,
@@ -94,16 +98,17 @@ pub struct Manifest {
     /// Damage that somebody has confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_damage: Vec<KnownDamage>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, Value>,
+    #[serde(flatten, skip_deserializing)]
+    unknown: Unknown,
 }
 
 /// What tells `last.raw` from one that was put in its place: any change of a file changes its time, and a copy gets a new one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct ImageFile {
     /// When its content was last changed, as the file system had it. Its length is that of the newest revision.
     pub modified: Timestamp,
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
 
@@ -137,6 +142,7 @@ impl InProgress {
 
 /// What a test restore found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct DrillReport {
     /// The revision.
     pub revision: RevisionId,
@@ -158,7 +164,7 @@ pub struct DrillReport {
     /// One sentence.
     pub message: String,
     /// Fields of newer programs.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unknown: Unknown,
 }
 
@@ -182,6 +188,8 @@ pub enum Operation {
     /// Blocks are appended to a delta, without a change of what it reads as.
     Merge,
 }
+
+keeps_unknown!(Manifest, ImageFile, DrillReport);
 
 /// Why a manifest cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,7 +219,7 @@ impl Manifest {
             staging: None,
             alarms: Vec::new(),
             known_damage: Vec::new(),
-            unknown: BTreeMap::new(),
+            unknown: Unknown::new(),
         }
     }
 
@@ -438,7 +446,7 @@ impl Manifest {
 #[derive(Deserialize)]
 struct Needs {
     format: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::features")]
     incompatible: Vec<String>,
 }
 
@@ -491,6 +499,8 @@ fn show(id: Option<RevisionId>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn manifest(revisions: usize) -> Manifest {

@@ -1,7 +1,9 @@
 //! Lists of file names as they are spelt, each of those that belong into it.
 
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serializer};
+use std::fmt;
+
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserializer, Serializer};
 
 use crate::storage::FileName;
 
@@ -9,20 +11,32 @@ fn serialize<S: Serializer>(names: &[FileName], serializer: S) -> Result<S::Ok, 
     serializer.collect_seq(names.iter().map(FileName::to_string))
 }
 
-fn deserialize<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    list: &str,
-    expected: &str,
-    belongs: impl Fn(FileName) -> bool,
-) -> Result<Vec<FileName>, D::Error> {
-    let names = Vec::<String>::deserialize(deserializer)?;
-    let parse = |name: String| {
-        FileName::parse(&name).filter(|name| belongs(*name)).ok_or_else(|| {
-            let found = name.escape_default();
-            D::Error::custom(format!("'{found}' in {list}, expected {expected}"))
-        })
-    };
-    names.into_iter().map(parse).collect()
+/// A list, and what belongs into it.
+struct Names {
+    list: &'static str,
+    expected: &'static str,
+    belongs: fn(FileName) -> bool,
+}
+
+impl<'de> Visitor<'de> for Names {
+    type Value = Vec<FileName>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list, each {}", self.expected)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<FileName>, A::Error> {
+        let mut names = Vec::new();
+        // One by one, so that the first that is none ends it.
+        while let Some(name) = seq.next_element::<String>()? {
+            let parsed = FileName::parse(&name).filter(|name| (self.belongs)(*name));
+            names.push(parsed.ok_or_else(|| {
+                let found = name.escape_default();
+                A::Error::custom(format!("'{found}' in {}, expected {}", self.list, self.expected))
+            })?);
+        }
+        Ok(names)
+    }
 }
 
 /// Only files that nothing else in a manifest needs to name.
@@ -39,9 +53,10 @@ pub(super) mod set_aside {
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<FileName>, D::Error> {
-        let expected = "the name of a delta or a digest file";
-        super::deserialize(deserializer, "set_aside", expected, |name| {
-            matches!(name, FileName::Delta(_) | FileName::Digests(..))
+        deserializer.deserialize_seq(Names {
+            list: "set_aside",
+            expected: "the name of a delta or a digest file",
+            belongs: |name| matches!(name, FileName::Delta(_) | FileName::Digests(..)),
         })
     }
 }
@@ -60,10 +75,13 @@ pub(super) mod removable {
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<FileName>, D::Error> {
-        let expected = "the name of an image, a delta or a digest file";
-        super::deserialize(deserializer, "removable", expected, |name| {
-            let images = [FileName::IMAGE, FileName::STAGED_IMAGE];
-            matches!(name, FileName::Delta(_) | FileName::Digests(..)) || images.contains(&name)
+        deserializer.deserialize_seq(Names {
+            list: "removable",
+            expected: "the name of an image, a delta or a digest file",
+            belongs: |name| {
+                let images = [FileName::IMAGE, FileName::STAGED_IMAGE];
+                matches!(name, FileName::Delta(_) | FileName::Digests(..)) || images.contains(&name)
+            },
         })
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BlockRange, Findings, Flaw, Ranges, Unknown};
+use super::unknown::keeps_unknown;
+use super::{BlockRange, Findings, Flaw, Ranges, Unknown, bounded};
 use crate::digest::Digest;
 use crate::format::qcow2::Backing;
 use crate::revision::{RevisionId, Tag};
@@ -17,6 +18,7 @@ const MAX_REWRITTEN: usize = 1024;
 
 /// One committed revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Revision {
     /// Its name.
     pub uuid: RevisionId,
@@ -33,9 +35,10 @@ pub struct Revision {
     /// The next newer revision, which a delta reads through to.
     pub base: Option<RevisionId>,
     /// Why it exists: schedules that were due, and words given by hand.
+    #[serde(deserialize_with = "bounded::tags")]
     pub tags: BTreeSet<Tag>,
     /// Those of the tags that were given by hand and only go by hand.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::tags")]
     pub pinned_tags: BTreeSet<Tag>,
     /// What its backup did.
     pub statistics: Statistics,
@@ -43,7 +46,7 @@ pub struct Revision {
     #[serde(default)]
     pub findings: Findings,
     /// What is wrong with its files other than single blocks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::flaws")]
     pub flaws: Vec<Flaw>,
     /// Digest over the entries of its blocks as they are, since some of them were lost: what has to come out of the digest files
     /// instead of `digest`.
@@ -57,24 +60,47 @@ pub struct Revision {
     /// place was last read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rewritten: Vec<Verified>,
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
 
 /// When a range of blocks was last read and found right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
 pub struct Verified {
     /// The blocks.
-    #[serde(flatten)]
     pub blocks: BlockRange,
     /// When.
     pub at: Timestamp,
-    #[serde(flatten)]
     unknown: Unknown,
+}
+
+/// The same as the file has it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
+struct Stored {
+    first: BlockIndex,
+    count: u64,
+    at: Timestamp,
+    #[serde(flatten, skip_deserializing)]
+    unknown: Unknown,
+}
+
+impl From<Stored> for Verified {
+    fn from(Stored { first, count, at, unknown }: Stored) -> Self {
+        Verified { blocks: BlockRange { first, count }, at, unknown }
+    }
+}
+
+impl From<Verified> for Stored {
+    fn from(Verified { blocks: BlockRange { first, count }, at, unknown }: Verified) -> Self {
+        Stored { first, count, at, unknown }
+    }
 }
 
 /// What a backup did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Statistics {
     /// Bytes read from the source; holes are not read.
     pub read_bytes: u64,
@@ -88,9 +114,11 @@ pub struct Statistics {
     /// Time from start to commit.
     pub seconds: f64,
     /// Fields of newer programs.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unknown: Unknown,
 }
+
+keeps_unknown!(Revision, Stored, Statistics);
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_zero(number: &u64) -> bool {

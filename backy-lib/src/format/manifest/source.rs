@@ -8,9 +8,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Unknown;
+use super::unknown::keeps_unknown;
 
 /// What was backed up: enough to notice that it has become something else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct SourceIdentity {
     /// The path as configured.
     pub path: String,
@@ -50,9 +52,11 @@ pub struct SourceIdentity {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_file: Option<String>,
     /// Fields of newer programs.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unknown: Unknown,
 }
+
+keeps_unknown!(SourceIdentity);
 
 /// Whether a source is the one that was backed up.
 #[derive(Debug, Clone, PartialEq, Eq)]

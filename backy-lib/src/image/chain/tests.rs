@@ -15,6 +15,7 @@ use crate::format::qcow2::{Compressor, Decompressor, Layout};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::image::digests::DigestWriter;
 use crate::manifest;
+use crate::progress::Silent;
 use crate::revision::RevisionId;
 use crate::storage::dir::DirStorage;
 use crate::storage::{Access, DigestsKind, FileName, Storage};
@@ -240,7 +241,7 @@ fn any_chain_reads_as_its_revisions() {
             let blocks = state.len().div_ceil(BLOCK);
             assert_eq!(chain.blocks(), blocks as u64);
             assert!(chain.broken().is_none() && chain.block_size() == SIZE);
-            chain.verify_digests().unwrap();
+            chain.verify_digests(&Silent).unwrap();
             assert!(read_all(&chain).unwrap() == *state, "seed {seed}, {number}");
             let settled = (1..=number).any(|at| scene.revision(at).is_standalone());
             assert_eq!((chain.is_settled(), chain.is_image()), (settled, number == 0));
@@ -350,7 +351,7 @@ fn a_missing_delta_costs_what_reaches_it() {
                 let next = chain.next_data_block(BlockIndex(first)).unwrap();
                 assert_eq!(next, Some(BlockIndex(first)), "what is lost is not skipped");
                 let located = chain.locate(BlockIndex(first), 1).unwrap();
-                assert!(chain.verify_digests().is_err());
+                assert!(chain.verify_digests(&Silent).is_err());
                 let error = read(&chain, first as usize, &located).unwrap_err();
                 assert!(error.to_string().contains("no way to it"), "{error}");
             }
@@ -378,7 +379,7 @@ fn a_bad_entry_costs_its_own_block() {
         let name = FileName::Delta(scene.revision(2).uuid);
         scene.poke(name, scene.entry_at(2, 4), &entry.to_be_bytes());
         let chain = scene.open(2).unwrap();
-        let found = chain.verify_digests().and_then(|()| read_all(&chain)).unwrap_err();
+        let found = chain.verify_digests(&Silent).and_then(|()| read_all(&chain)).unwrap_err();
         assert_eq!(found.kind(), strict, "{found}");
         let expected = (without(&scene.states[2], &[4]), vec![4]);
         assert_eq!(read_tolerant(&scene.tolerant(2)), expected, "{entry:#x}");
@@ -395,7 +396,7 @@ fn wrong_digests_are_noticed() {
     let image = FileName::Digests(scene.revision(0).uuid, DigestsKind::Image);
     scene.poke(image, entry_offset(BlockIndex(3)), &[0; 32]);
     for number in 0..3 {
-        let error = scene.open(number).unwrap().verify_digests().unwrap_err();
+        let error = scene.open(number).unwrap().verify_digests(&Silent).unwrap_err();
         assert!(error.to_string().contains("from its digest files"), "{error}");
     }
     let scene = plain_scene();

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::process::{Pid, test_kill_process};
 
 use crate::digest::Digest;
+use crate::escape::is_unsafe;
 use crate::storage::{identity, system};
 
 /// What the second line begins with.
@@ -61,13 +62,13 @@ struct Process {
 impl Note {
     /// That of this process.
     pub(super) fn own(holder: &str) -> Self {
-        let holder = holder.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let holder = holder.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect();
         Note { holder, process: Some(Process::own()) }
     }
 
     pub(super) fn parse(text: &str) -> Self {
         let mut lines = text.lines();
-        let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect();
+        let printable = |line: &str| line.chars().filter(|c| !is_unsafe(*c)).collect();
         let holder = lines.next().map(printable).unwrap_or_default();
         Note { holder, process: lines.next().and_then(Process::parse) }
     }
