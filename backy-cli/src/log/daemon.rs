@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::{Event, Severity, Style};
+use crate::errors::Failure;
 
 /// Where the system's log listens.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -36,14 +37,14 @@ impl Log {
     /// file.
     ///
     /// # Errors
-    /// When the file cannot be written to.
+    /// When the file cannot be written to, or may not be one's own.
     pub(crate) fn open(
         file: Option<PathBuf>,
         system: bool,
         style: Arc<Style>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Failure> {
         if let Some(path) = &file {
-            append(path).map_err(Error::io(path, "open the log"))?;
+            append(path)?;
         }
         Ok(Log { file, system, style })
     }
@@ -53,7 +54,9 @@ impl Log {
         if let Some(path) = &self.file {
             // Opened each time, so that it may be rotated meanwhile.
             let line = self.style.line(severity, event, text) + "\n";
-            let _ = append(path).and_then(|mut file| file.write_all(line.as_bytes()));
+            if let Ok(mut file) = append(path) {
+                let _ = file.write_all(line.as_bytes());
+            }
         }
         if self.system {
             let time = SystemClock.now().to_zoned(TimeZone::system()).strftime("%b %e %H:%M:%S");
@@ -66,16 +69,27 @@ impl Log {
 
 /// Opens the file, or makes one that only its group may read besides. Nobody is waited for (a FIFO), and nothing is written to where
 /// somebody else's link, or file, in its place would lead.
-fn append(path: &Path) -> io::Result<File> {
+fn append(path: &Path) -> Result<File, Failure> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = flags.bits().cast_signed();
-    let opened =
-        OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path);
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    let refused = |found: &str| {
+        Failure::message(format!(
+            "--log '{}': found {found}, expected a regular file of root or your own, or none; name another file",
+            path.display()
+        ))
+    };
     let file = opened.map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::LOOP) => refused("a symbolic link"),
-        _ => error,
+        // A FIFO that nobody reads, or a socket.
+        Some(Errno::NXIO) => refused("no regular file"),
+        _ => Error::io(path, "open the log")(error).into(),
     })?;
-    let found = file.metadata()?;
+    let found = file.metadata().map_err(Error::io(path, "look up the log"))?;
     match () {
         () if !found.is_file() => Err(refused("no regular file")),
         () if found.nlink() > 1 => Err(refused("a file with other names (hard links)")),
@@ -84,12 +98,6 @@ fn append(path: &Path) -> io::Result<File> {
         }
         () => Ok(file),
     }
-}
-
-fn refused(found: &str) -> io::Error {
-    io::Error::other(format!(
-        "found {found}, expected a regular file of your own or of root, or none"
-    ))
 }
 
 /// The system's log may be started anew at any time, so each line finds it again.

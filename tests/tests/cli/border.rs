@@ -301,7 +301,7 @@ fn a_log_is_no_link_of_somebody_else() {
         rustix::fs::Mode::from_raw_mode(0o600),
     )
     .unwrap();
-    refused.push(("fifo", "fifo"));
+    refused.push(("fifo", "no regular file"));
     if is_root() {
         scene.write("theirs", b"");
         chown(scene.path("theirs"), Some(STRANGER), None).unwrap();
