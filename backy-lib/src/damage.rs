@@ -9,6 +9,7 @@ use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 use crate::limits::limits;
+use crate::progress::{self, Observer};
 use crate::storage::Storage;
 use crate::units::{BlockIndex, BlockSize};
 
@@ -40,16 +41,20 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
     Ok(all)
 }
 
-/// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where.
+/// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where; `most` of them.
 pub(crate) fn costs(
     storage: &dyn Storage,
     manifest: &Manifest,
     number: usize,
     bad: &Findings,
+    most: usize,
+    observer: &dyn Observer,
 ) -> Result<Vec<(usize, Findings)>> {
     let mut costs = vec![(number, bad.clone())];
     for (number, revision) in manifest.revisions.iter().enumerate().skip(number + 1) {
-        let Some((_, newer)) = costs.last().filter(|_| !revision.is_standalone()) else { break };
+        progress::check(observer)?;
+        let reads_through = costs.len() < most && !revision.is_standalone();
+        let Some((_, newer)) = costs.last().filter(|_| reads_through) else { break };
         let mut findings = Findings::default();
         read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
         if findings.bad_blocks.is_empty() {

@@ -178,6 +178,10 @@ fn the_table_of_limits_holds() {
     assert_eq!(limit("tags"), backy_lib::format::manifest::MAX_TAGS.to_string());
     assert_eq!(limit("manifest.json"), "64 MiB");
     assert_eq!(backy_lib::format::manifest::MANIFEST_LIMIT_BYTES, 64 << 20);
+    assert_eq!(limit("unknown fields of one object"), "1 MiB");
+    assert_eq!(backy_lib::format::manifest::UNKNOWN_LIMIT_BYTES, 1 << 20);
+    let depth = backy_lib::format::manifest::UNKNOWN_LIMIT_DEPTH.to_string();
+    assert_eq!(limit("in an unknown field"), depth);
     assert_eq!(limit("backy.toml"), "1 MiB");
     assert_eq!(backy_lib::config::CONFIG_LIMIT_BYTES, 1 << 20);
 }

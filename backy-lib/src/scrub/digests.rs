@@ -1,5 +1,7 @@
 //! The digests of all revisions, from their digest files: one walk over the tables, however many revisions there are.
 
+use std::collections::HashMap;
+
 use super::Scrub;
 use super::content::StoredFile;
 use super::structure::flaw_of;
@@ -21,8 +23,11 @@ impl Scrub<'_> {
     /// then right.
     pub(super) fn check_digests(&mut self) -> Result<()> {
         let wrong = self.wrong_digests()?;
-        self.vouched = self.numbers().into_iter().filter(|n| !wrong.contains(n)).collect();
+        let numbers = self.numbers().into_iter();
+        self.vouched = numbers.filter(|number| wrong.binary_search(number).is_err()).collect();
+        let mut places = Places::default();
         for number in wrong {
+            progress::check(self.observer)?;
             // An older one may have come right with a newer one.
             let Some(error) = self.digest_error(number)? else {
                 self.vouched.insert(number);
@@ -39,7 +44,7 @@ impl Scrub<'_> {
                 },
                 false => error,
             };
-            if self.is_about_another(&error, revision.digests_file()) {
+            if self.is_about_another(&error, revision.digests_file(), &mut places) {
                 continue;
             }
             let flaw = flaw_of(error);
@@ -66,8 +71,9 @@ impl Scrub<'_> {
             self.walk(first, end, &mut wrong)?;
             first = end;
         }
+        // Ascending.
         let numbers = self.numbers();
-        wrong.retain(|number| numbers.contains(number));
+        wrong.retain(|number| numbers.binary_search(number).is_ok());
         Ok(wrong)
     }
 
@@ -122,12 +128,15 @@ impl Scrub<'_> {
     }
 
     /// Whether the digests cannot be looked at for a file that is among the findings already, with what that costs.
-    fn is_about_another(&self, error: &Error, own: FileName) -> bool {
+    fn is_about_another(&self, error: &Error, own: FileName, places: &mut Places) -> bool {
+        for (finding, place) in self.findings.iter().zip(0..).skip(places.known) {
+            places.last.insert(finding.file.clone(), place);
+        }
+        places.known = self.findings.len();
         let name = error.path().and_then(|path| path.file_name()).and_then(|name| name.to_str());
         name.is_some_and(|name| {
-            let found =
-                self.findings.iter().any(|finding| !finding.repaired && finding.file == name);
-            found && name != own.to_string()
+            let found = places.last.get(name).and_then(|place| self.findings.get(*place));
+            found.is_some_and(|finding| !finding.repaired) && name != own.to_string()
         })
     }
 
@@ -188,6 +197,14 @@ impl Scrub<'_> {
         }
         Ok(true)
     }
+}
+
+/// Where the findings about files are: of each the last one. What is repaired of a file is so in all of them.
+#[derive(Default)]
+struct Places {
+    last: HashMap<String, usize>,
+    /// So many findings have been looked at.
+    known: usize,
 }
 
 /// A revision on the walk.

@@ -13,7 +13,7 @@ mod lost;
 mod repair;
 mod structure;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,6 +131,13 @@ impl ScrubReport {
 /// among them.
 const MAX_EXTENTS: usize = 1000;
 
+/// Revisions that are named as affected, all findings together: one file that is missing may cost every older revision, and so may
+/// the next one.
+const MAX_COSTS: usize = 1 << 18;
+
+/// As many each finding names in any case.
+const FEW_COSTS: usize = 8;
+
 /// What every part needs.
 struct Scrub<'a> {
     storage: &'a Arc<dyn Storage>,
@@ -141,6 +148,8 @@ struct Scrub<'a> {
     findings: Vec<Finding>,
     /// Numbers of the revisions whose digests came out right: only these say what a block has to be.
     vouched: BTreeSet<usize>,
+    /// How many more revisions may be named as affected, all findings together.
+    left_costs: usize,
 }
 
 /// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
@@ -186,8 +195,9 @@ fn scrub_once(
     let before = manifest.clone();
     let now = clock.now();
     let was_recorded = moment::is_as_recorded(&**storage, manifest)?;
-    let (findings, vouched) = (Vec::new(), BTreeSet::new());
-    let mut scrub = Scrub { storage, manifest, options, now, observer, findings, vouched };
+    let (findings, vouched, left_costs) = (Vec::new(), BTreeSet::new(), MAX_COSTS);
+    let mut scrub =
+        Scrub { storage, manifest, options, now, observer, findings, vouched, left_costs };
     scrub.replace_lost_image()?;
     scrub.drop_caches()?;
     scrub.check_structure()?;
@@ -350,23 +360,35 @@ impl Scrub<'_> {
     /// Records in the manifest what is wrong with the files of the revisions that were looked at, other than single blocks.
     /// What is wrong with other files costs no revision anything.
     fn record_flaws(&mut self) {
+        let mut open: HashMap<&str, Vec<&str>> = HashMap::new();
+        for finding in self.findings.iter().filter(|f| f.blocks.is_none() && !f.repaired) {
+            open.entry(&finding.file).or_default().push(&finding.message);
+        }
         for number in self.numbers() {
             let Some(revision) = self.manifest.revisions.get_mut(number) else { continue };
             let names = [revision.file(), revision.digests_file()];
-            let open = self.findings.iter().filter(|f| f.blocks.is_none() && !f.repaired);
-            let own = open.filter_map(|finding| {
-                let name = names.iter().find(|name| name.to_string() == finding.file)?;
-                Some((*name, finding.message.clone()))
+            let own = names.into_iter().flat_map(|name| {
+                let messages = open.get(&*name.to_string()).cloned().unwrap_or_default();
+                messages.into_iter().map(move |message| (name, message.to_owned()))
             });
             revision.set_flaws(own.collect(), self.now);
         }
     }
 
     /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
-    fn affected(&self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
-        let costs = damage::costs(&**self.storage, self.manifest, number, bad)?;
+    fn affected(&mut self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
+        let costs = self.costs(number, bad)?;
         let affected = costs.iter().map(|(number, bad)| (*number, bad.bad_blocks.iter().copied()));
         Ok(affected.filter_map(|(number, bad)| self.affected_one(number, bad)).collect())
+    }
+
+    /// The same as blocks; of fewer revisions when others have cost very many already.
+    fn costs(&mut self, number: usize, bad: &Findings) -> Result<Vec<(usize, Findings)>> {
+        let most = self.left_costs.max(FEW_COSTS);
+        let costs =
+            damage::costs(&**self.storage, self.manifest, number, bad, most, self.observer)?;
+        self.left_costs = self.left_costs.saturating_sub(costs.len());
+        Ok(costs)
     }
 
     fn affected_one(
@@ -385,8 +407,11 @@ impl Scrub<'_> {
     fn report_bad_blocks(&mut self) -> Result<()> {
         for number in 0..self.manifest.revisions.len() {
             let Some(revision) = self.manifest.revisions.get(number) else { break };
+            if revision.findings.bad_blocks.is_empty() {
+                continue;
+            }
             let (file, bad) = (revision.file().to_string(), revision.findings.clone());
-            let costs = damage::costs(&**self.storage, self.manifest, number, &bad)?;
+            let costs = self.costs(number, &bad)?;
             let (listed, (more_blocks, more)) = damage::listed(&bad);
             for range in listed {
                 let affected = costs.iter().filter_map(|(number, bad)| {
@@ -432,20 +457,18 @@ impl Scrub<'_> {
     fn numbers(&self) -> Vec<usize> {
         let count = self.manifest.revisions.len();
         let Some(named) = &self.options.revisions else { return (0..count).collect() };
-        let mut numbers = Vec::new();
+        let mut numbers = BTreeSet::new();
         for &number in named {
             for number in (0..=number).rev() {
-                numbers.push(number);
                 let standalone =
                     self.manifest.revisions.get(number).is_none_or(|r| r.is_standalone());
-                if standalone {
+                // What that reads through to is known already.
+                if !numbers.insert(number) || standalone {
                     break;
                 }
             }
         }
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
+        numbers.into_iter().collect()
     }
 }
 

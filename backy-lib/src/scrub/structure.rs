@@ -28,10 +28,11 @@ impl Scrub<'_> {
             self.find(FileName::CONFIG, message, None, false)?;
         }
         for number in self.numbers() {
+            progress::check(self.observer)?;
             let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
             let missing: Vec<FileName> = [revision.file(), revision.digests_file()]
                 .into_iter()
-                .filter(|name| !present.contains(name))
+                .filter(|name| present.binary_search(name).is_err())
                 .collect();
             if let Some(name) = missing.first().filter(|name| **name == revision.file()) {
                 self.find(*name, "missing".to_owned(), Some((number, self.all(&revision))), false)?;

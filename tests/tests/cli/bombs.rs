@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use backy_lib::format::digests::{DigestsHeader, entry_offset};
 use backy_lib::format::manifest::{Manifest, Revision, Statistics};
+use backy_lib::format::qcow2::Layout;
 use backy_lib::storage::DigestsKind;
 use backy_lib::units::BlockIndex;
 use backy_lib::{BlockSize, Digest, RevisionId};
@@ -21,10 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What is started with this has as much address space as the number says, in KiB.
 const LIMITED: [&str; 4] = ["sh", "-c", "ulimit -v $0 && exec \"$@\"", "1048576"];
 
-/// A scene whose archive is one revision of nothing but holes, 4 TiB in blocks of 4 KiB, that take no room on disk.
+/// A scene whose archive is one revision of nothing but holes, as large as can be in blocks of 4 KiB, that take no room on disk.
 fn holes() -> Scene {
     let scene = Scene::new();
-    let (size, bytes, now) = (BlockSize::MIN, 4 << 40, Timestamp::UNIX_EPOCH);
+    let (size, now) = (BlockSize::MIN, Timestamp::UNIX_EPOCH);
+    let bytes = Layout::max_image_bytes(size);
     let id = RevisionId::new(now);
     let revision =
         Revision::newest(id, now, now, bytes, Digest::of(b"another"), Statistics::default());
