@@ -127,7 +127,7 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
     };
     let folder_lock = match lock_folder(fd) {
         Ok(held) => held,
-        Err(Errno::WOULDBLOCK) if is_held_by_strangers(&place) => None,
+        Err(Errno::WOULDBLOCK) if is_held_by_readers(&place) => None,
         Err(Errno::WOULDBLOCK) => return Ok(Taken::Busy(None)),
         Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
     };
@@ -144,16 +144,32 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
     Ok(Taken::Held(HeldLock { file, folder: folder_lock, _replaced: replaced }))
 }
 
+impl Place<'_> {
+    /// Whether those who hold a lock may only read the archive.
+    fn are_readers(&self, who: Who) -> bool {
+        who == Who::Strangers && self.has_one_writer()
+    }
+
+    /// Where others may write to the archive, those whom its owner does not know may be its writers.
+    fn has_one_writer(&self) -> bool {
+        !self.is_open_for(Mode::WGRP | Mode::WOTH)
+    }
+
+    /// Whether others than the owner have one of these rights to the folder.
+    fn is_open_for(&self, rights: Mode) -> bool {
+        Mode::from_raw_mode(self.found.st_mode).intersects(rights)
+    }
+}
+
 /// Whether those who have locked the folder have no say. The file is locked, so that a writer can only be at work there if somebody
 /// has deleted the file beneath it, and that one can be seen unless it is in another container.
-fn is_held_by_strangers(place: &Place<'_>) -> bool {
-    let others = Mode::RGRP | Mode::ROTH;
+fn is_held_by_readers(place: &Place<'_>) -> bool {
     match who(&place.fd, Kind::Flock, place.found.st_uid) {
-        Who::OneOfUs => false,
-        Who::Strangers => true,
         Who::Unknown => {
-            place.is_local && Mode::from_raw_mode(place.found.st_mode).intersects(others)
+            let may_be_readers = place.is_open_for(Mode::RGRP | Mode::ROTH);
+            place.is_local && may_be_readers && place.has_one_writer()
         }
+        seen => place.are_readers(seen),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{NAME, Place, read_note};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::FileName;
 use crate::storage::dir::{give_to_owner, open_regular};
-use crate::storage::holders::{Kind, Who, who};
+use crate::storage::holders::{Kind, who};
 
 /// What came of trying to lock the file.
 pub(super) enum Taken {
@@ -34,19 +34,19 @@ pub(super) enum Taken {
     Busy(Option<String>),
 }
 
-/// Opens the file, made if need be, and locks it, whatever strangers have locked.
+/// Opens the file, made if need be, and locks it, whatever those have locked who may only read.
 pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     let path = place.path.join(NAME);
     let Some(file) = open(place)? else { return Ok(Taken::Held { file: None, replaced: None }) };
     let is_held = match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => true,
-        Err(Errno::WOULDBLOCK) => match who(&file, Kind::Flock, place.found.st_uid) {
-            Who::Strangers => false,
-            Who::OneOfUs | Who::Unknown => {
+        Err(Errno::WOULDBLOCK) => {
+            if !place.are_readers(who(&file, Kind::Flock, place.found.st_uid)) {
                 let text = read_note(&file).ok().filter(|text| !text.is_empty());
                 return Ok(Taken::Busy(text.map(|text| Note::parse(&text).holder)));
             }
-        },
+            false
+        }
         Err(errno) => return Err(Error::io(&path, "lock")(errno.into())),
     };
     let text = read_note(&file).map_err(Error::io(&path, "read"))?;
