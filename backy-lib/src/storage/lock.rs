@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, Stat, flock, fstat, openat};
@@ -87,24 +87,33 @@ pub(super) fn take(
     folder: &Path,
     holder: &str,
 ) -> Result<Box<dyn StorageLock>> {
-    let mut attempts = 0..NOTE_ATTEMPTS;
+    let began = Instant::now();
     loop {
         let other = match try_take(&folder_fd, folder, holder)? {
             Taken::Held(lock) => return Ok(Box::new(lock)),
             Taken::Busy(other) => other,
         };
-        if other.is_some() || attempts.next().is_none() {
-            let holder = other.unwrap_or_else(anonymous);
+        let is_at_work = other.holder.is_some() && !other.may_be_ending;
+        if is_at_work || began.elapsed() > NOTE_PAUSE * NOTE_ATTEMPTS {
+            let holder = other.holder.unwrap_or_else(anonymous);
             return Err(Error::Locked { path: folder.to_owned(), holder });
         }
         std::thread::sleep(NOTE_PAUSE);
     }
 }
 
+/// Why a lock could not be taken.
+#[derive(Default)]
+struct Busy {
+    /// Who has it, if the note says.
+    holder: Option<String>,
+    /// Whether nobody is seen to have it, as for some moments after a process was killed.
+    may_be_ending: bool,
+}
+
 enum Taken {
     Held(HeldLock),
-    /// By whom, if the note says.
-    Busy(Option<String>),
+    Busy(Busy),
 }
 
 /// The folder of a lock.
@@ -122,13 +131,13 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
         .map_err(|errno| Error::io(folder, "look up the folder")(errno.into()))?;
     let place = Place { fd, path: folder, found, is_local: is_local(fd) };
     let (file, replaced) = match file::take(&place)? {
-        file::Taken::Busy(who) => return Ok(Taken::Busy(who)),
+        file::Taken::Busy(other) => return Ok(Taken::Busy(other)),
         file::Taken::Held { file, replaced } => (file, replaced),
     };
     let folder_lock = match lock_folder(fd) {
         Ok(held) => held,
-        Err(Errno::WOULDBLOCK) if is_held_by_strangers(&place) => None,
-        Err(Errno::WOULDBLOCK) => return Ok(Taken::Busy(None)),
+        Err(Errno::WOULDBLOCK) if is_held_by_readers(&place) => None,
+        Err(Errno::WOULDBLOCK) => return Ok(Taken::Busy(Busy::default())),
         Err(errno) => return Err(Error::io(folder, "lock")(errno.into())),
     };
     let path = folder.join(NAME);
@@ -144,16 +153,32 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
     Ok(Taken::Held(HeldLock { file, folder: folder_lock, _replaced: replaced }))
 }
 
+impl Place<'_> {
+    /// Whether those who hold a lock may only read the archive.
+    fn are_readers(&self, who: Who) -> bool {
+        who == Who::Strangers && self.has_one_writer()
+    }
+
+    /// Where others may write to the archive, those whom its owner does not know may be its writers.
+    fn has_one_writer(&self) -> bool {
+        !self.is_open_for(Mode::WGRP | Mode::WOTH)
+    }
+
+    /// Whether others than the owner have one of these rights to the folder.
+    fn is_open_for(&self, rights: Mode) -> bool {
+        Mode::from_raw_mode(self.found.st_mode).intersects(rights)
+    }
+}
+
 /// Whether those who have locked the folder have no say. The file is locked, so that a writer can only be at work there if somebody
 /// has deleted the file beneath it, and that one can be seen unless it is in another container.
-fn is_held_by_strangers(place: &Place<'_>) -> bool {
-    let others = Mode::RGRP | Mode::ROTH;
+fn is_held_by_readers(place: &Place<'_>) -> bool {
     match who(&place.fd, Kind::Flock, place.found.st_uid) {
-        Who::OneOfUs => false,
-        Who::Strangers => true,
         Who::Unknown => {
-            place.is_local && Mode::from_raw_mode(place.found.st_mode).intersects(others)
+            let may_be_readers = place.is_open_for(Mode::RGRP | Mode::ROTH);
+            place.is_local && may_be_readers && place.has_one_writer()
         }
+        seen => place.are_readers(seen),
     }
 }
 

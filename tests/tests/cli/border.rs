@@ -186,6 +186,15 @@ fn a_reader_keeps_no_writer_out() {
         assert_eq!((lock.mode() & 0o777, lock.nlink()), (0o600, 1), "{name} {how}");
     }
     scene.holds(&states);
+    // Where others may write, they may be writers.
+    for name in [".", "lock"] {
+        set_mode(&folder, 0o777);
+        set_mode(&folder.join("lock"), 0o644);
+        let Some(_stranger) = stranger(&folder.join(name), "exclusive") else { return };
+        let run = scene.run(&["-b", "a", "tag", "0", "+y"]);
+        assert_eq!(run.status, Some(1), "{name}: {run:?}");
+        assert!(run.stderr.contains("in use by another process"), "{name}: {run:?}");
+    }
     let left: Vec<_> =
         folder.read_dir().unwrap().flatten().map(|entry| entry.file_name()).collect();
     let hidden = left.iter().filter(|name| name.to_string_lossy().starts_with('.')).count();

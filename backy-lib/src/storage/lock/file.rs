@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
 use super::note::Note;
-use super::{NAME, Place, read_note};
+use super::{Busy, NAME, Place, read_note};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::FileName;
 use crate::storage::dir::{give_to_owner, open_regular};
@@ -30,43 +30,45 @@ pub(super) enum Taken {
         /// What it has replaced; to be held as long.
         replaced: Option<File>,
     },
-    /// By whom, if the note says.
-    Busy(Option<String>),
+    Busy(Busy),
 }
 
-/// Opens the file, made if need be, and locks it, whatever strangers have locked.
+/// Opens the file, made if need be, and locks it, whatever those have locked who may only read.
 pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     let path = place.path.join(NAME);
     let Some(file) = open(place)? else { return Ok(Taken::Held { file: None, replaced: None }) };
     let is_held = match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => true,
-        Err(Errno::WOULDBLOCK) => match who(&file, Kind::Flock, place.found.st_uid) {
-            Who::Strangers => false,
-            Who::OneOfUs | Who::Unknown => {
+        Err(Errno::WOULDBLOCK) => {
+            let seen = who(&file, Kind::Flock, place.found.st_uid);
+            if !place.are_readers(seen) {
                 let text = read_note(&file).ok().filter(|text| !text.is_empty());
-                return Ok(Taken::Busy(text.map(|text| Note::parse(&text).holder)));
+                let holder = text.map(|text| Note::parse(&text).holder);
+                return Ok(Taken::Busy(Busy { holder, may_be_ending: seen == Who::Unknown }));
             }
-        },
+            false
+        }
         Err(errno) => return Err(Error::io(&path, "lock")(errno.into())),
     };
     let text = read_note(&file).map_err(Error::io(&path, "read"))?;
     if let Some(holder) = Note::parse(&text).held_by(place.is_local) {
-        return Ok(Taken::Busy(Some(format!(
+        let holder = format!(
             "{holder}, as {} says, which may be another machine's; if nothing runs there any more, delete that file",
             path.display()
-        ))));
+        );
+        return Ok(Taken::Busy(Busy { holder: Some(holder), may_be_ending: false }));
     }
     let failed = |errno: Errno| Error::io(&path, "make it anew")(errno.into());
     if is_held && place.is_local && !has_name(place, NAME, &file).map_err(failed)? {
         // Somebody has replaced it since it was opened: the next attempt finds the other one.
-        return Ok(Taken::Busy(None));
+        return Ok(Taken::Busy(Busy::default()));
     }
     if is_held && is_ours_alone(place, &file).map_err(failed)? {
         return Ok(Taken::Held { file: Some(file), replaced: None });
     }
     match replace(place, &file, is_held).map_err(failed) {
         Ok(Some(new)) => Ok(Taken::Held { file: Some(new), replaced: Some(file) }),
-        Ok(None) => Ok(Taken::Busy(None)),
+        Ok(None) => Ok(Taken::Busy(Busy::default())),
         // Maintenance has to be able to make some.
         Err(error) if error.kind() == ErrorKind::NoSpace => {
             Ok(Taken::Held { file: None, replaced: Some(file) })
