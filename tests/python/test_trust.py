@@ -66,7 +66,7 @@ def test_what_others_can_write_to_is_not_acted_on(copy: Made, tmp_path: Path) ->
     are_refused(changing(archive, trust=False), "every user may write to it; expected only root")
     assert content(copy.path) == before
     assert "exposed" in [problem.kind for problem in archive.status().health.problems]
-    assert archive.scrub(check_only=True).findings == []
+    assert not archive.scrub(check_only=True).findings
     assert archive.backup(force=True, dry_run=True).due
     archive.restore(tmp_path / "new.img")
     assert (tmp_path / "new.img").read_bytes() == copy.sources[0]
