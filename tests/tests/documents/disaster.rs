@@ -60,8 +60,10 @@ fn run_without_backy(folder: &Path, script: &str) -> Output {
     let bin = folder.join("bin");
     if !bin.exists() {
         fs::create_dir(&bin).expect("a folder");
-        let tools =
-            ["cat", "cp", "dd", "find", "flock", "grep", "qemu-img", "sed", "tail", "truncate", "zstd"];
+        let tools = [
+            "cat", "cp", "dd", "find", "flock", "grep", "qemu-img", "sed", "tail", "truncate",
+            "zstd",
+        ];
         let tools = tools.map(|tool| (tool, format!("command -v {tool}")));
         // What is found as python3 may be a script that needs more than these.
         let python = "python3 -c 'import sys; print(sys.executable)'".to_owned();
