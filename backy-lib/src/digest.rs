@@ -248,8 +248,32 @@ impl RevisionHasher {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
     use super::*;
-    use crate::progress::Silent;
+    use crate::error::ErrorKind;
+    use crate::progress::{Event, Silent};
+
+    /// Asks to stop when it has been asked a few times.
+    struct Impatient(AtomicU32);
+
+    impl Observer for Impatient {
+        fn event(&self, _event: &Event) {}
+
+        fn cancelled(&self) -> bool {
+            self.0.fetch_add(1, Relaxed) >= 3
+        }
+    }
+
+    /// A hole of more blocks than anybody waits for is given up soon after somebody asked to.
+    #[test]
+    fn the_digest_of_a_hole_can_be_stopped() {
+        let observer = Impatient(AtomicU32::new(0));
+        let mut hasher = RevisionHasher::new(BlockSize::MIN, u64::MAX);
+        let stopped = hasher.push_zero_blocks(1 << 51, &observer).unwrap_err();
+        assert_eq!(stopped.kind(), ErrorKind::Interrupted);
+        assert_eq!(observer.0.into_inner(), 4, "it is asked in steps, and no more afterwards");
+    }
 
     #[test]
     fn digests_read_back_from_text_and_bad_text_is_refused() {

@@ -478,3 +478,76 @@ fn why_not_placed(left: &BTreeMap<RevisionId, OldRevision>) -> Vec<(RevisionId, 
     };
     left.iter().filter_map(why).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn id(number: u128) -> RevisionId {
+        RevisionId::from(Uuid::from_u128(number))
+    }
+
+    /// Deltas, each with its parent.
+    fn deltas(
+        pairs: impl IntoIterator<Item = (u128, Option<u128>)>,
+    ) -> BTreeMap<RevisionId, OldRevision> {
+        let delta = |(number, parent): (u128, Option<u128>)| {
+            let revision = OldRevision {
+                uuid: id(number),
+                time: Timestamp::UNIX_EPOCH,
+                checksum: None,
+                parent: parent.map(id),
+                blocks: 0,
+                kind: OldKind::Delta,
+                sums: Vec::new(),
+            };
+            (id(number), revision)
+        };
+        pairs.into_iter().map(delta).collect()
+    }
+
+    /// Each is told where its own parents lead: to a delta without one, to nothing, or in a circle and from where on.
+    #[test]
+    fn each_is_told_where_its_parents_lead() {
+        let left = deltas([
+            (1, None),
+            (2, Some(1)),
+            (3, Some(99)),
+            (4, Some(3)),
+            (5, Some(6)),
+            (6, Some(7)),
+            (7, Some(6)),
+            (8, Some(8)),
+        ]);
+        let why = why_not_placed(&left);
+        assert_eq!(why.len(), left.len());
+        for (number, words) in [
+            (1, "without a parent".to_owned()),
+            (2, format!("through to {}, a delta without", id(1))),
+            (3, format!("its parent {} has neither", id(99))),
+            (4, format!("through to {}, which has neither", id(99))),
+            (5, format!("circle: {}", id(6))),
+            (6, format!("circle: {}", id(6))),
+            (7, format!("circle: {}", id(7))),
+            (8, format!("circle: {}", id(8))),
+        ] {
+            let (_, found) = why.iter().find(|(uuid, _)| *uuid == id(number)).unwrap();
+            assert!(found.contains(&words), "{number}: {found}");
+        }
+    }
+
+    /// A chain of very many that leads to nothing takes seconds.
+    #[test]
+    fn a_long_chain_to_nothing_takes_linear_time() {
+        let began = Instant::now();
+        let why = why_not_placed(&deltas((0..300_000).map(|n| (n, Some(n + 1)))));
+        assert!(why.iter().all(|(_, why)| why.contains(&id(300_000).to_string())));
+        // With a walk for each it would be hours.
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    }
+}

@@ -61,3 +61,38 @@ impl<'de, T: Deserialize<'de>, L: Default + Extend<T>> Visitor<'de> for Bounded<
         Ok(list)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Lists {
+        #[serde(default, deserialize_with = "features")]
+        features: Vec<String>,
+        #[serde(default, deserialize_with = "tags")]
+        tags: BTreeSet<Tag>,
+        #[serde(default, deserialize_with = "flaws")]
+        flaws: Vec<Flaw>,
+    }
+
+    /// As many as are allowed are read, and one more is refused, also when it is the same once more.
+    #[test]
+    fn one_more_than_allowed_is_refused() {
+        let flaw = r#"{"file":"","message":"","found":"2026-11-28T00:00:00Z","confirmed":null}"#;
+        for (list, value, limit) in [
+            ("features", "\"x\"", MAX_FEATURES),
+            ("tags", "\"x\"", MAX_TAGS),
+            ("flaws", flaw, MAX_FLAWS_READ),
+        ] {
+            let read = |count: usize| {
+                let text = format!("{{\"{list}\":[{}]}}", vec![value; count].join(","));
+                serde_json::from_str::<Lists>(&text).map_err(|error| error.to_string())
+            };
+            let lists = read(limit).unwrap();
+            assert!(lists.features.len() + lists.tags.len() + lists.flaws.len() > 0);
+            let error = read(limit + 1).err().unwrap();
+            assert!(error.contains(&format!("at most {limit}")), "{error}");
+        }
+    }
+}
