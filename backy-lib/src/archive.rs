@@ -608,7 +608,7 @@ impl ArchiveWriter {
         };
         let started = clock.now();
         let planned =
-            self.recover_or_make_room(&plan, clock, observer).and_then(|_| plan(&self.archive));
+            self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(&self.archive));
         let plan = self.unless_stopped("rm", started, planned, clock, observer)?;
         self.execute("rm", plan, Vec::new(), None, clock, observer)
     }
