@@ -586,9 +586,12 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        self.recover_or_make_room(|archive| archive.planned(options, observer), clock, observer)?;
+        let plan = |archive: &Archive| archive.planned(options, observer);
+        let started = clock.now();
         // What cannot be planned, as for want of a config, is not confirmed either.
-        self.archive.planned(options, observer)?;
+        let planned =
+            self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(&self.archive));
+        self.unless_stopped("maintenance", started, planned, clock, observer)?;
         let confirmed = match options.confirm {
             true => {
                 let storage = Arc::clone(&self.archive.storage);
@@ -616,9 +619,26 @@ impl ArchiveWriter {
                 there.filter(|(_, r)| goes.contains(&r.uuid)).map(|(number, _)| number).collect();
             maintenance::plan_removal(&archive.storage, &archive.manifest, &numbers, observer)
         };
-        self.recover_or_make_room(plan, clock, observer)?;
-        let plan = plan(&self.archive)?;
+        let started = clock.now();
+        let planned =
+            self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(&self.archive));
+        let plan = self.unless_stopped("rm", started, planned, clock, observer)?;
         self.execute("rm", plan, Vec::new(), None, clock, observer)
+    }
+
+    /// Takes note in the history that an operation was stopped while it was being planned.
+    fn unless_stopped(
+        &self,
+        operation: &str,
+        started: Timestamp,
+        planned: Result<MaintenancePlan>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<MaintenancePlan> {
+        if matches!(planned, Err(Error::Interrupted)) {
+            self.record(operation, started, &planned, clock, observer);
+        }
+        planned
     }
 
     fn execute(
