@@ -250,10 +250,18 @@ fn the_tests_that_are_named_exist() {
         }
     }
     rows.extend(table(&safety, "## Broken on purpose"));
+    let attackers = table(&safety, "## Attackers");
+    assert!(attackers.len() > 15, "{} rows", attackers.len());
+    rows.extend(attackers.into_iter().map(|row| row[2..].to_vec()));
     for name in rows.iter().flat_map(tests) {
         let (file, test) = name.split_once(": ").expect("a file and a test");
-        let text = document(&format!("tests/tests/{file}"));
-        assert!(text.contains(&format!("fn {test}(")), "{name}");
+        let is_whole = ["tests/", "backy-lib/"].iter().any(|folder| file.starts_with(folder));
+        let text =
+            document(&if is_whole { file.to_owned() } else { format!("tests/tests/{file}") });
+        assert!(
+            text.contains(&format!("fn {test}(")) || text.contains(&format!("def {test}(")),
+            "{name}"
+        );
     }
     for row in table(&document("CONTRIBUTING.md"), "## Tests") {
         let path = row[0].trim_matches('`');

@@ -191,7 +191,7 @@ fn a_reader_keeps_no_writer_out() {
         set_mode(&folder, 0o777);
         set_mode(&folder.join("lock"), 0o644);
         let Some(_stranger) = stranger(&folder.join(name), "exclusive") else { return };
-        let run = scene.run(&["-b", "a", "tag", "0", "+y"]);
+        let run = scene.run(&["-b", "a", "--trust", "tag", "0", "+y"]);
         assert_eq!(run.status, Some(1), "{name}: {run:?}");
         assert!(run.stderr.contains("in use by another process"), "{name}: {run:?}");
     }

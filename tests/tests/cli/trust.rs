@@ -171,8 +171,11 @@ fn groups_and_access_control_lists_count() {
         let path = scene.path(name);
         let none = u32::MAX;
         let mut list = 2u32.to_le_bytes().to_vec();
-        let entries = [(0x01, 7, none), (tag, 7, id), (0x04, 5, none), (0x10, 7, none)];
-        for (tag, rights, id) in entries.into_iter().chain([(0x20, 0, none)]) {
+        let mut entries =
+            [(0x01, 7, none), (0x04, 5, none), (0x10, 7, none), (0x20, 0, none), (tag, 7, id)];
+        // The kernel takes them in this order only.
+        entries.sort();
+        for (tag, rights, id) in entries {
             list.extend(u16::to_le_bytes(tag).into_iter().chain(u16::to_le_bytes(rights)));
             list.extend(u32::to_le_bytes(id));
         }
