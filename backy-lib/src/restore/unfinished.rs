@@ -84,7 +84,8 @@ impl Folder {
     /// Deletes the files that somebody was making who has been killed. What cannot be deleted does no harm.
     pub(crate) fn sweep(&self) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let listed = openat(&self.0, ".", flags, Mode::empty()).and_then(Dir::new);
+        let listed = retry_on_intr(|| openat(&self.0, ".", flags, Mode::empty()));
+        let listed = listed.and_then(Dir::new);
         for entry in listed.into_iter().flatten().flatten() {
             if let Some(token) = entry.file_name().to_str().ok().and_then(Token::of_note) {
                 self.sweep_note(&token);
@@ -96,7 +97,7 @@ impl Folder {
     fn sweep_note(&self, token: &Token) -> Option<()> {
         let note = token.note();
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat(&self.0, &note, flags, Mode::empty()).ok()?);
+        let file = File::from(retry_on_intr(|| openat(&self.0, &note, flags, Mode::empty())).ok()?);
         flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
         let found = file.metadata().ok().filter(|found| found.is_file())?;
         let mut bytes = vec![0; found.len().min(NOTE_LIMIT_BYTES) as usize];
@@ -129,7 +130,7 @@ impl Unfinished {
     /// Makes an empty file in a folder, for reading and writing.
     pub(crate) fn create(folder: Folder) -> io::Result<(File, Self)> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
-        match openat(&folder.0, ".", flags, Mode::RUSR | Mode::WUSR) {
+        match retry_on_intr(|| openat(&folder.0, ".", flags, Mode::RUSR | Mode::WUSR)) {
             Ok(fd) => {
                 let file = File::from(fd);
                 if is_reachable(&file) {
@@ -152,12 +153,14 @@ impl Unfinished {
     pub(crate) fn give_name(&self, file: &File, name: &OsStr) -> io::Result<()> {
         let folder = &self.folder.0;
         let Some((unfinished, _)) = &self.named else {
-            return Ok(linkat(CWD, link_of(file), folder, name, AtFlags::SYMLINK_FOLLOW)?);
+            let link = || linkat(CWD, link_of(file), folder, name, AtFlags::SYMLINK_FOLLOW);
+            return Ok(retry_on_intr(link)?);
         };
-        match renameat_with(folder, unfinished, folder, name, RenameFlags::NOREPLACE) {
+        let rename = || renameat_with(folder, unfinished, folder, name, RenameFlags::NOREPLACE);
+        match retry_on_intr(rename) {
             // The file system does not know the flag.
             Err(Errno::INVAL | Errno::NOSYS) if self.folder.look_up(name).is_err() => {
-                Ok(renameat(folder, unfinished, folder, name)?)
+                Ok(retry_on_intr(|| renameat(folder, unfinished, folder, name))?)
             }
             other => Ok(other?),
         }

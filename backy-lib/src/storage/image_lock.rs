@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -52,11 +53,27 @@ impl Use {
     }
 }
 
+/// How long locks are waited for that no other process is seen to hold: what another thread of this one starts has all that is open, and
+/// with it our own locks of a moment ago, until it is run.
+const PASSING: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Takes the locks, which are held until the file is closed.
 ///
 /// # Errors
 /// Who has the image open in a way that does not go with it. Then no lock is held.
 pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        match try_take(file, what) {
+            Err(None) if begun.elapsed() < PASSING => std::thread::sleep(PAUSE),
+            taken => return taken.map_err(named),
+        }
+    }
+}
+
+/// The same at once; the error is who is seen to hold them.
+fn try_take(file: &File, what: Use) -> Result<(), Option<String>> {
     let used = what.used().iter().map(|bit| USED_BASE + bit);
     let unshared = what.unshared().iter().map(|bit| UNSHARED_BASE + bit);
     for at in used.chain(unshared) {
@@ -74,18 +91,24 @@ pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
         }
     }
     // Looked at when one's own are held: of two that begin at once, at least one sees the other.
-    match user(file, what) {
-        Some(user) => {
-            release(file);
-            Err(user)
-        }
-        None => Ok(()),
+    if is_used(file, what) {
+        release(file);
+        return Err(holder(file));
     }
+    Ok(())
 }
 
 /// Who has the image open in a way that does not go with this use.
 pub(crate) fn user(file: &File, what: Use) -> Option<String> {
-    what.conflicts().any(|at| is_held(file, at)).then(|| holder(file))
+    is_used(file, what).then(|| named(holder(file)))
+}
+
+fn is_used(file: &File, what: Use) -> bool {
+    what.conflicts().any(|at| is_held(file, at))
+}
+
+fn named(holder: Option<String>) -> String {
+    holder.unwrap_or_else(|| "another program".to_owned())
 }
 
 fn release(file: &File) {
@@ -111,14 +134,11 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
     }
 }
 
-/// The program that holds a lock on the file, which the kernel's table of such locks does not name.
-fn holder(file: &File) -> String {
+/// The other program that holds a lock on the file, which the kernel's table of such locks does not name.
+fn holder(file: &File) -> Option<String> {
     let own = std::process::id();
-    let first = holders(file, Kind::Fcntl).find(|holder| holder.process != own);
-    first.map_or_else(
-        || "another program".to_owned(),
-        |holder| format!("{} (process {})", holder.name(), holder.process),
-    )
+    let first = holders(file, Kind::Fcntl).find(|holder| holder.process != own)?;
+    Some(format!("{} (process {})", first.name(), first.process))
 }
 
 #[cfg(test)]

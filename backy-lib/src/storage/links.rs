@@ -12,7 +12,7 @@ use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, fchmod, fstatvfs, ftruncate, futimens,
     ioctl_ficlone, linkat, openat, renameat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::FileName;
 use super::dir::{give_to_owner, next_data, read_full};
@@ -43,9 +43,11 @@ pub(super) fn own_copy(
     };
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     let copy =
-        openat(folder, ".", flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
-            Errno::ISDIR | Errno::NOENT | Errno::INVAL => error(Errno::OPNOTSUPP),
-            errno => error(errno),
+        retry_on_intr(|| openat(folder, ".", flags, Mode::RUSR | Mode::WUSR)).map_err(|errno| {
+            match errno {
+                Errno::ISDIR | Errno::NOENT | Errno::INVAL => error(Errno::OPNOTSUPP),
+                errno => error(errno),
+            }
         })?;
     let copy = File::from(copy);
     give_to_owner(folder, &copy);
@@ -103,8 +105,8 @@ fn put_in_place(folder: &OwnedFd, copy: &File, name: FileName) -> rustix::io::Re
     let own = format!("/proc/self/fd/{}", copy.as_raw_fd());
     // Nobody else gives this name, and nothing is replaced that has it.
     let aside = format!(".{name}.{}.own", rustix::process::getpid());
-    linkat(CWD, own, folder, &aside, AtFlags::SYMLINK_FOLLOW)?;
-    renameat(folder, &aside, folder, name.to_string()).inspect_err(|_| {
+    retry_on_intr(|| linkat(CWD, own.as_str(), folder, &aside, AtFlags::SYMLINK_FOLLOW))?;
+    retry_on_intr(|| renameat(folder, &aside, folder, name.to_string())).inspect_err(|_| {
         let _ = unlinkat(folder, &aside, AtFlags::empty());
     })?;
     rustix::fs::fsync(folder)

@@ -208,6 +208,10 @@ impl Model {
         }
         match (outcome, cut) {
             (Ok(done), false) => self.done(verb, done),
+            // What failed to become durable before may still be lost with the power.
+            (Ok(done), true) if !done.is_durable() => {
+                self.cut(Unsynced::Subset(seed), &Effects::default());
+            }
             (Ok(done), true) => {
                 self.world.disk = self.world.disk.crash(Unsynced::Subset(seed));
                 self.done(verb, done);

@@ -43,6 +43,15 @@ pub(super) enum Done {
 }
 
 impl Done {
+    /// Whether a manifest was published, and with it all that was done to the folder before.
+    pub(super) fn is_durable(&self) -> bool {
+        match self {
+            Done::Nothing | Done::Found(_) => false,
+            Done::Gone(gone) => !gone.is_empty(),
+            _ => true,
+        }
+    }
+
     /// Whether it may be that on a sound archive.
     pub(super) fn is_good(&self) -> bool {
         match self {
@@ -159,35 +168,30 @@ impl Model {
     /// Checks that what a command has done is there, and nothing else.
     pub(super) fn done(&mut self, verb: Verb, done: Done) {
         let expected = &mut self.world.expected;
-        let published = match done {
-            Done::Nothing | Done::Found(_) => false,
-            Done::Noted | Done::Failed(_) => true,
+        let is_durable = done.is_durable();
+        match done {
+            Done::Nothing | Done::Found(_) | Done::Noted | Done::Failed(_) => {}
             Done::Made(uuid) => {
                 expected.insert(0, Expected { uuid, bytes: self.source.clone() });
                 self.going.clear();
-                true
             }
             Done::Gone(gone) => {
                 check_keeps(expected, &gone, &verb);
                 expected.retain(|expected| !gone.contains(&expected.uuid));
                 self.going.clear();
-                !gone.is_empty()
             }
             Done::Imported(uuids) => {
                 let contents = sample_contents();
                 assert_eq!(uuids.len(), contents.len(), "the revisions of the sample");
                 let all = uuids.into_iter().zip(contents);
                 *expected = all.map(|(uuid, bytes)| Expected { uuid, bytes }).collect();
-                true
             }
             Done::Rebuilt(revisions) => {
                 self.unlisted |= !self.otherwise.is_empty();
                 self.rebuilt(&revisions);
-                true
             }
-        };
-        if published {
-            // The folder has been synced with everything that was done to it before.
+        }
+        if is_durable {
             self.otherwise.clear();
         }
         self.remember();
