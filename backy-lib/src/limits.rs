@@ -4,6 +4,7 @@
 //! can make all of them so small that an image of a few blocks has many batches, windows and pieces: [`use_small`].
 
 /// The numbers. Bytes, blocks and entries, as the names say.
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for tests"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Old and new blocks that a backup or a merge gathers before it makes them durable.
