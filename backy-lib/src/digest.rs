@@ -94,7 +94,7 @@ impl TableEntry {
         if is_zero(bytes) { Self::ZERO_BLOCK } else { TableEntry(Sha256::digest(bytes).into()) }
     }
 
-    /// The entry of each of the blocks, computed twice where it is not the one that is expected there, or none is.
+    /// The entry of each of the blocks, computed twice where it is not the one that is expected there.
     ///
     /// # Errors
     /// [`Error::Miscomputed`](crate::Error::Miscomputed).
@@ -108,8 +108,7 @@ impl TableEntry {
             let entry = if is_zero(block) { Self::ZERO_BLOCK } else { Self::LOST };
             if entry == Self::LOST {
                 data.push(block);
-                // No content has the digest of what is not expected.
-                expected_digests.push(expected.get(entries.len()).unwrap_or(&Self::LOST).0);
+                expected_digests.push(expected.get(entries.len()).map(|entry| entry.0));
             }
             entries.push(entry);
         }
@@ -131,7 +130,7 @@ impl TableEntry {
         for (entry, block) in pairs {
             if entry != Self::ZERO_BLOCK && entry != Self::LOST {
                 places.push(matching.len());
-                expected.push(entry.0);
+                expected.push(Some(entry.0));
                 data.push(block);
             }
             matching.push(entry == Self::ZERO_BLOCK && is_zero(block));
@@ -139,7 +138,7 @@ impl TableEntry {
         let digests = many::digests(&data, &expected)?;
         for ((at, expected), digest) in places.into_iter().zip(expected).zip(digests) {
             if let Some(matching) = matching.get_mut(at) {
-                *matching = expected == digest;
+                *matching = expected == Some(digest);
             }
         }
         Ok(matching)
