@@ -39,8 +39,10 @@ fn seal(image: &mut [u8], sector_bytes: usize) {
         let start = word(image, 72)?.checked_mul(sector_bytes)?;
         image.get(start..start.checked_add(word(image, 80)?.checked_mul(128)?)?)
     };
-    if let Some(checksum) = entries().map(checksum) {
-        image[sector_bytes + 88..][..4].copy_from_slice(&checksum.to_le_bytes());
+    let sum = entries().map(checksum);
+    let place = image.get_mut(sector_bytes + 88..).and_then(|rest| rest.first_chunk_mut());
+    if let (Some(sum), Some(place)) = (sum, place) {
+        *place = sum.to_le_bytes();
     }
     let len = word(image, 12).unwrap_or(0);
     let Some(header) = image.get_mut(sector_bytes..) else { return };
