@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::canary::{Bug, planted};
 use crate::digest::{RevisionHasher, TableEntry};
 use crate::error::{ErrorKind, Result};
-use crate::format::manifest::{BlockRange, Manifest, Ranges, Revision};
+use crate::format::manifest::{BlockRange, Flaw, Manifest, Ranges, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock, Tables, read_cut};
@@ -111,17 +111,22 @@ struct Goer {
     revision: Revision,
     blocks: u64,
     standalone: bool,
+    /// Somebody has confirmed that there is something wrong with its delta: what the tables do not say any more is lost.
+    given_up: bool,
 }
 
 impl Goer {
     fn open(storage: &dyn Storage, revision: &Revision, block_size: BlockSize) -> Result<Self> {
         let (id, bytes) = (revision.uuid, revision.size_bytes);
+        let file = revision.file().to_string();
+        let is_confirmed = |flaw: &Flaw| flaw.confirmed.is_some() && flaw.file == file;
         Ok(Goer {
             delta: unless_damaged(Delta::open(storage, id, block_size, bytes))?,
             digests: unless_damaged(DigestTable::open(storage, id, DigestsKind::Delta))?,
             revision: revision.clone(),
             blocks: block_size.count(bytes),
             standalone: revision.is_standalone(),
+            given_up: revision.flaws.iter().any(is_confirmed),
         })
     }
 
@@ -129,20 +134,14 @@ impl Goer {
         self.delta.is_none() || self.digests.is_none()
     }
 
-    /// Whether somebody has confirmed that there is something wrong with its delta: what the tables do not tell any more is lost.
-    fn is_given_up(&self) -> bool {
-        let file = self.revision.file().to_string();
-        self.revision.flaws.iter().any(|flaw| flaw.confirmed.is_some() && flaw.file == file)
-    }
-
-    /// Where `count` blocks of its delta are; none for one of which that cannot be told.
+    /// Where `count` blocks of its delta are; none for one whose entry makes no sense and has been given up.
     fn clusters(
         &self,
         delta: &Delta,
         first: BlockIndex,
         count: u64,
     ) -> Result<Vec<Option<Cluster>>> {
-        if !self.is_given_up() {
+        if !self.given_up {
             return Ok(delta.clusters(first, count)?.into_iter().map(Some).collect());
         }
         let mut clusters = vec![Some(Cluster::Unallocated); count as usize];
@@ -339,7 +338,7 @@ impl Merge {
             // Where one is lost all blocks are looked at, see `Merge::open`.
             let Some(delta) = &goer.delta else { return Ok(Some(from)) };
             let end = next.unwrap_or(self.blocks);
-            next = match goer.is_given_up() {
+            next = match goer.given_up {
                 true => delta.next_held_leniently(Tables::AsFound, from, end)?,
                 false => delta.next_held_block(from, end)?,
             }

@@ -27,7 +27,7 @@ impl ArchiveWriter {
         self.backup_from(|_| Ok(Box::new(source)), &mut none, options, clock, observer)
     }
 
-    /// The hooks of the config by which this writer works. They are told that `source` is backed up, which is asked for with that config;
+    /// The hooks of the config that this writer works by. `source` gets that config and names the source for their environment;
     /// `guard` is the program that becomes their guard, and its arguments.
     pub fn hooks(
         &self,

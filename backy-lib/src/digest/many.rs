@@ -5,8 +5,8 @@
 //!
 //! What computes them side by side is young, and uses parts of the processor that little else does. So `sha2` has the last word
 //! (`doc/decisions/20-digests-checked.md`): it computes every digest again that is not the one that was expected, and one in [`SAMPLE`] of
-//! the others. Nobody is told that a block is wrong or has changed before both agree. When they do not, that is an error, which says
-//! nothing about what is stored.
+//! the others. A block counts as wrong or changed only when both agree. When they do not, that is an error, and
+//! no verdict on what is stored.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,7 +138,7 @@ pub mod lies {
 
     static LIE: Mutex<Option<Lie>> = Mutex::new(None);
 
-    /// Computes this wrong, in the whole process, while `run` runs. One lie is told at a time.
+    /// Computes this wrong, in the whole process, while `run` runs. Other callers wait until it has ended.
     pub fn during<T>(lie: Lie, run: impl FnOnce() -> T) -> T {
         static ALONE: Mutex<()> = Mutex::new(());
         let _alone = lock(&ALONE);

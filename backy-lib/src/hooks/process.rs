@@ -336,7 +336,7 @@ mod tests {
         assert!(ran.failure.unwrap().contains("'/bin/sh' was stopped"));
     }
 
-    /// However a hook ends, what is told of it names the program and has no value of its arguments, also where it repeats them.
+    /// However a hook ends, the message names its program and shows none of its arguments, even if the hook prints them.
     #[test]
     fn what_is_told_of_a_hook_has_none_of_its_arguments() {
         let words = |words: &[&str]| {

@@ -96,8 +96,8 @@ pub fn inspect(old: &Path, folder: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The archive in `folder`, into which `old` can be imported; it is made when there is none, of the old one's source, with blocks
-/// of `block_size` or the usual ones. What is said of the source by an old archive that others than the caller and root can change is
-/// left out.
+/// of `block_size` or the usual ones. The source is not taken from an old archive that anybody but the caller and root
+/// can change.
 ///
 /// # Errors
 /// As of [`inspect`], before anything has been made;

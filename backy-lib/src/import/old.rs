@@ -511,7 +511,7 @@ mod tests {
         pairs.into_iter().map(delta).collect()
     }
 
-    /// Each is told where its own parents lead: to a delta without one, to nothing, or in a circle and from where on.
+    /// Each message says where the chain of parents ends: at a delta without one, at a missing one, or in a circle.
     #[test]
     fn each_is_told_where_its_parents_lead() {
         let left = deltas([

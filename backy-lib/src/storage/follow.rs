@@ -79,8 +79,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Follows a path. `judge` is shown all that is passed, the root of the file system first, and what the path leads to; with the latter
-    /// it is told so.
+    /// Follows a path. `judge` sees everything on the way, the root of the file system first; its second argument is true for what the path
+    /// leads to.
     pub(crate) fn find(
         path: &Path,
         judge: &mut dyn FnMut(&Place, bool) -> Result<(), Refusal>,
@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// Everything that is passed is shown, once, and what the path leads to is told from what is on the way.
+    /// `judge` sees each step once, and which of them is the last.
     #[test]
     fn all_that_is_passed_is_shown() {
         let temp = tempfile::tempdir().unwrap();

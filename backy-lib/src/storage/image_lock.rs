@@ -53,8 +53,8 @@ impl Use {
     }
 }
 
-/// How long locks are waited for that no other process is seen to hold: what another thread of this one starts has all that is open, and
-/// with it our own locks of a moment ago, until it is run.
+/// How long to wait for a lock that no other process seems to hold. A program that another thread of this process starts shares our open
+/// files, and with them locks that we have just given up, until it really runs.
 const PASSING: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -72,7 +72,7 @@ pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
     }
 }
 
-/// The same at once; the error is who is seen to hold them.
+/// Takes them without waiting; the error is the process that holds them, if one can be found.
 fn try_take(file: &File, what: Use) -> Result<(), Option<String>> {
     let used = what.used().iter().map(|bit| USED_BASE + bit);
     let unshared = what.unshared().iter().map(|bit| UNSHARED_BASE + bit);

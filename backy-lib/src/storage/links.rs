@@ -1,6 +1,6 @@
 //! A file that the archive shares with somebody. With several names, as after `cp -al`, whoever writes to it would change what the others
-//! lead to, which may be a copy of the archive; an image may be in use by a user who cannot be asked to let go. It is written to only when
-//! it is the archive's alone, so the archive gets a copy first.
+//! lead to, which may be a copy of the archive. Another user may have an image open and locked, and keep it so. So a file is written to
+//! only when it is the archive's alone: the archive gets a copy first.
 
 use std::fs::File;
 use std::io;

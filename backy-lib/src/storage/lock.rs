@@ -107,7 +107,7 @@ pub(super) fn take(
 struct Busy {
     /// Who has it, if the note says.
     holder: Option<String>,
-    /// Whether nobody is seen to have it, as for some moments after a process was killed.
+    /// Whether no process seems to have it, as just after one was killed.
     may_be_ending: bool,
 }
 
