@@ -152,6 +152,20 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether it changes the archive and nothing else, and neither reads the source nor runs a program, so that root can do it with the
+    /// rights of the archive's owner.
+    pub(crate) fn only_changes_the_archive(&self) -> bool {
+        match self {
+            Command::Tag(_) => true,
+            Command::Maintenance(args) => !args.is_dry_run(),
+            Command::Rm(args) => !args.is_dry_run(),
+            Command::Scrub(args) => !args.only_checks(),
+            _ => false,
+        }
+    }
+}
+
 /// How much is said on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verbosity {

@@ -131,7 +131,7 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::Permission => "run it as a user who may do that, such as root",
         ErrorKind::Untrusted => {
             "correct that with 'chown' or 'chmod go-w' (a file system without permissions: mount it with umask=077), run it as the \
-             archive's owner, or give --trust if you trust everybody who can write there"
+             archive's owner, or use --trust if you trust everybody who can write there"
         }
         ErrorKind::Io => "see the kernel's log (dmesg) for the reason, then run it again",
         ErrorKind::NoArchive => "name its folder with -b, or make one there with 'backy init'",

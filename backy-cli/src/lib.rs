@@ -15,6 +15,7 @@ mod log;
 mod mount_helper;
 mod notify;
 mod output;
+mod owner;
 mod plan;
 mod probe;
 mod progress;
@@ -171,6 +172,17 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     };
     let style = on_stderr(cli.log_format, session.log_operation());
     session.output = output.logging(style);
+    if session.trust == Trust::Checked && cli.command.only_changes_the_archive() {
+        match owner::take_on(&session.folder) {
+            Ok(Some(who)) if session.verbosity == Verbosity::Verbose => {
+                session
+                    .output
+                    .note(&format!("this archive belongs to {who}; working as that user"));
+            }
+            Ok(_) => {}
+            Err(failure) => return failure.report(&session.output, false),
+        }
+    }
     perform(cli.command, &session, is_probe)
 }
 

@@ -245,7 +245,7 @@ impl Archive {
             self.check_target_is_known(path, config)?;
         }
         let chain = self.open_chain(number, options.keep_going)?;
-        let source = config.and_then(|config| config.source);
+        let source = self.trusted_source().ok();
         let guard = Guard {
             archive: &self.folder(),
             source: source.as_deref(),

@@ -157,7 +157,9 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
     let missing = missing_files(archive)?;
-    let exposed = archive.storage().exposed().map(|error| error.to_string());
+    let accepts_no_permissions =
+        config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
+    let exposed = archive.storage().exposed(accepts_no_permissions).map(|error| error.to_string());
     let unreadable = damage::unreadable(archive.storage(), manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let beside = moment::look(archive.storage())?;

@@ -25,6 +25,7 @@ mod cli {
     mod logging;
     mod maintenance;
     mod monitors;
+    mod owner;
     mod report;
     mod restore;
     mod rm;
@@ -36,4 +37,5 @@ mod cli {
     mod terminal;
     mod trust;
     mod verdict;
+    mod without_permissions;
 }

@@ -392,7 +392,7 @@ fn monitoring_is_as_documented() {
     assert_eq!(names(&text, "All are gauges"), metrics);
 
     let rows = table(&text, "### Settings");
-    assert_eq!(rows.len(), 9);
+    assert_eq!(rows.len(), 10);
     let mut settings = String::from("[monitoring]\n");
     for row in &rows {
         let (key, default) = (row[0].trim_matches('`'), row[1].trim_matches('`'));
@@ -409,6 +409,7 @@ fn monitoring_is_as_documented() {
     assert_eq!((set.scrub_within, set.full_within), (default.scrub_within, default.full_within));
     assert_eq!(set.min_free_percent, default.min_free_percent);
     assert_eq!((set.change_factor, set.freeze), (default.change_factor, default.freeze));
+    assert_eq!(set.accept_no_permissions, default.accept_no_permissions);
     assert!(set.max_age.is_some() && set.drill_within.is_some() && set.long_chain == Some(200));
     for number in [health::MIN_EARLIER as u64, health::MAX_EARLIER as u64, health::MIN_PERCENT] {
         let (_, unusual) = text.split_once("**Unusual**").expect("what is unusual");

@@ -158,10 +158,9 @@ fn to_stream(
 }
 
 fn configured_source(archive: &Archive) -> Result<PathBuf, Failure> {
-    // Others must not say what is overwritten.
-    archive.trusted()?.config()?.source.ok_or_else(|| {
-        let path = archive.folder().join("backy.toml");
-        Failure::advised(Error::NoSource { path }, "name a TARGET, or set it there")
+    archive.trusted_source().map_err(|error| match error {
+        Error::NoSource { .. } => Failure::advised(error, "name a TARGET, or set it there"),
+        error => error.into(),
     })
 }
 

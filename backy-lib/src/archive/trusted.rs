@@ -4,6 +4,7 @@
 //! [`trusted`](Archive::trusted) one: there the config is read once, from a file that was checked when it was open, and all that is
 //! done goes by that one reading. A writer reads it again under its lock.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::Archive;
@@ -25,6 +26,18 @@ impl Archive {
         let archive = Archive { held: Some(Held::default()), ..self.clone() };
         take_file_mode(&*self.storage, archive.config())?;
         Ok(archive)
+    }
+
+    /// The source, for a restore back to it.
+    ///
+    /// # Errors
+    /// [`Error::NoSource`] when none is configured; [`Error::Untrusted`] when others could make the config name what they want to be
+    /// overwritten.
+    pub fn trusted_source(&self) -> Result<PathBuf> {
+        let archive = self.trusted()?;
+        archive.storage.check_trust_outside()?;
+        let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
+        archive.config()?.source.ok_or_else(no_source)
     }
 
     /// What `backy.toml` says: now, or for a [`trusted`](Archive::trusted) archive when it was first read.
@@ -53,7 +66,11 @@ pub(super) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> R
 
 /// What `backy.toml` says, if nobody but the caller and root can change that.
 pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
-    parse(&*storage.open_trusted(FileName::CONFIG)?)
+    let config = parse(&*storage.open_trusted(FileName::CONFIG)?)?;
+    if config.acts_outside() {
+        storage.check_trust_outside()?;
+    }
+    Ok(config)
 }
 
 fn parse(file: &dyn StorageFile) -> Result<Config> {

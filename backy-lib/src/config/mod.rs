@@ -92,6 +92,11 @@ impl Config {
         check(raw).map_err(|flaw| at(flaw.offset, flaw.message))
     }
 
+    /// Whether it has programs run, or a file written that is not the archive's.
+    pub(crate) fn acts_outside(&self) -> bool {
+        !self.hooks.is_empty() || self.monitoring.textfile.is_some()
+    }
+
     /// The text of the config of a new archive.
     pub fn template(source: Option<&Path>) -> Result<String> {
         let source = match source {

@@ -29,6 +29,8 @@ pub struct Monitoring {
     pub change_factor: u32,
     /// Whether nothing expires while an alarm is not confirmed.
     pub freeze: bool,
+    /// Whether it is known that the archive's file system has no permissions, so that everybody on the host can write to it.
+    pub accept_no_permissions: bool,
 }
 
 impl Default for Monitoring {
@@ -43,6 +45,7 @@ impl Default for Monitoring {
             full_within: SignedDuration::from_hours(14 * 24),
             change_factor: 5,
             freeze: true,
+            accept_no_permissions: false,
         }
     }
 }
@@ -59,6 +62,7 @@ pub(super) struct RawMonitoring {
     full_within: Option<Spanned<String>>,
     change_factor: Option<Spanned<i64>>,
     freeze: Option<bool>,
+    accept_no_permissions: Option<bool>,
 }
 
 pub(super) fn check(raw: RawMonitoring) -> Result<Monitoring, Flaw> {
@@ -91,6 +95,7 @@ pub(super) fn check(raw: RawMonitoring) -> Result<Monitoring, Flaw> {
         change_factor: number("change_factor", raw.change_factor, 2, 1_000_000)?
             .unwrap_or(default.change_factor),
         freeze: raw.freeze.unwrap_or(default.freeze),
+        accept_no_permissions: raw.accept_no_permissions.unwrap_or(default.accept_no_permissions),
     })
 }
 

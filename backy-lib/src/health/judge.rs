@@ -118,7 +118,8 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
 }
 
 fn exposed(facts: &Facts<'_>) -> Option<Problem> {
-    let advice = "see 'chown' and 'chmod go-w'; a file system without permissions can be mounted with umask=077";
+    let advice = "see 'chown' and 'chmod go-w'; a file system without permissions can be mounted with umask=077, or accepted \
+                  with accept_no_permissions in backy.toml";
     Some(problem(ProblemKind::Exposed, Level::Warning, facts.exposed?, advice))
 }
 

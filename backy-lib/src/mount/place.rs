@@ -3,23 +3,25 @@
 //! Who has the right to mounts by a system call; everybody else by `fusermount3`, which hands over the device that connects
 //! with the kernel. A mount whose process has been killed is a folder where every look fails; such a one is taken away first.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, major, minor};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{getegid, geteuid};
 
 use crate::error::{Error, Result, describe_io};
+use crate::storage::mounts::{Mount, mounts};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -53,8 +55,8 @@ pub(super) struct Wishes {
 #[derive(Debug)]
 pub(super) struct Place {
     path: PathBuf,
-    /// The number of our file system, by which it is told from others in the same place.
-    number: OnceLock<String>,
+    /// The device number of our file system, by which it is told from others in the same place.
+    number: OnceLock<u64>,
 }
 
 impl Place {
@@ -134,7 +136,7 @@ impl Place {
             Ok(device) => device,
         };
         if let Some(mount) = self.top().filter(|mount| mount.kind == TYPE) {
-            let _ = self.number.set(mount.number);
+            let _ = self.number.set(mount.device);
         }
         Ok(device)
     }
@@ -193,7 +195,7 @@ impl Place {
         // The socket is its standard input, because a child has that without more ado.
         let output = Command::new(HELPER)
             .arg("-o")
-            .arg(std::ffi::OsString::from_vec(options))
+            .arg(OsStr::from_bytes(&options))
             .arg("--")
             .arg(&self.path)
             .env(HELPER_SOCKET, "0")
@@ -215,7 +217,8 @@ impl Place {
     /// root may; everybody else's mounts are slower.
     pub(super) fn read_far_ahead(&self) {
         let Some(number) = self.number.get() else { return };
-        let path = format!("/sys/class/bdi/{number}/read_ahead_kb");
+        let (major, minor) = (major(*number), minor(*number));
+        let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
         if let Ok(mut setting) = File::options().write(true).open(path) {
             let _ = write!(setting, "{READ_AHEAD_KIB}");
         }
@@ -224,7 +227,7 @@ impl Place {
     /// Whether our file system is still in its place.
     pub(super) fn is_ours(&self) -> bool {
         match (self.number.get(), mounts()) {
-            (Some(number), Ok(mounts)) => mounts.iter().any(|mount| mount.number == *number),
+            (Some(number), Ok(mounts)) => mounts.iter().any(|mount| mount.device == *number),
             // Nothing says that it is gone.
             _ => true,
         }
@@ -246,7 +249,7 @@ impl Place {
             return Ok(None);
         }
         match (self.top(), self.number.get()) {
-            (Some(mount), Some(number)) if mount.number != *number => Err(self.error(
+            (Some(mount), Some(number)) if mount.device != *number => Err(self.error(
                 "another file system is mounted over it; unmount that one first".to_owned(),
             )),
             _ => Ok(Some(())),
@@ -288,7 +291,7 @@ impl Place {
     }
 
     /// What is mounted here, and not hidden by something else that is.
-    fn top(&self) -> Option<Listed> {
+    fn top(&self) -> Option<Mount> {
         mounts().ok()?.into_iter().rfind(|mount| mount.path == self.path)
     }
 }
@@ -331,64 +334,9 @@ fn receive(socket: &UnixStream) -> Option<OwnedFd> {
     })
 }
 
-/// A mount as the system lists it.
-#[derive(Debug, PartialEq, Eq)]
-struct Listed {
-    number: String,
-    path: PathBuf,
-    kind: String,
-}
-
-/// All mounts that this process sees, those on top last.
-fn mounts() -> io::Result<Vec<Listed>> {
-    let mut text = Vec::new();
-    File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
-    Ok(text.split(|byte| *byte == b'\n').filter_map(listed).collect())
-}
-
-/// One line of the list: fields by spaces, the type after a lonely hyphen.
-fn listed(line: &[u8]) -> Option<Listed> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let number = String::from_utf8_lossy(fields.nth(2)?).into_owned();
-    let path = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(Listed { number, path, kind: String::from_utf8_lossy(kind).into_owned() })
-}
-
-/// Spaces and their like are given as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) if *first == b'\\' => {
-                bytes.push(code);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_of_the_systems_list_is_read_with_spaces_in_the_path() {
-        let line =
-            br"36 35 98:0 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.backy /srv/x ro";
-        let mount = listed(line).unwrap();
-        assert_eq!(mount.number, "98:0");
-        assert_eq!(mount.path, Path::new(r"/mnt/a b\c"));
-        assert_eq!(mount.kind, "fuse.backy");
-        assert_eq!(listed(b""), None);
-    }
 
     #[test]
     fn what_cannot_be_a_mountpoint_is_refused_with_a_reason() {

@@ -4,11 +4,12 @@
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, major, makedev, minor};
 
 use crate::storage::device::{Member, family};
+use crate::storage::mounts::{mounts_of, unescape};
 use crate::storage::system;
 
 /// A file or a device, as the kernel tells it from others.
@@ -82,41 +83,23 @@ fn mounted_at(subject: &Subject) -> Option<String> {
     None
 }
 
-/// Source: `proc_pid_mountinfo(5)`.
 fn mounted_in(process: &Path, subject: &Subject, numbers: &[u64]) -> Option<String> {
-    let text = system::read(&process.join("mountinfo"))?;
-    text.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ');
-        let number = fields.nth(2).and_then(parse_number);
+    mounts_of(process).ok()?.into_iter().find_map(|mount| {
         // A file system over several devices has a number of its own.
-        let source = file_system.split(' ').nth(1).map(unescaped);
         let is_source = || {
-            source.is_some_and(|source| {
-                source.is_absolute() && source.metadata().is_ok_and(|found| subject.has(&found))
-            })
+            mount.source.is_absolute()
+                && mount.source.metadata().is_ok_and(|found| subject.has(&found))
         };
-        let found = number.is_some_and(|number| numbers.contains(&number)) || is_source();
-        found.then(|| fields.nth(1).unwrap_or("?").to_owned())
+        let found = numbers.contains(&mount.device) || is_source();
+        found.then(|| mount.path.display().to_string())
     })
-}
-
-fn parse_number(text: &str) -> Option<u64> {
-    let (major, minor) = text.trim_end().split_once(':')?;
-    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
-}
-
-/// A path as the kernel's tables have it, with blanks in octal.
-fn unescaped(text: &str) -> PathBuf {
-    let blanks = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    let path = blanks.iter().fold(text.to_owned(), |text, (code, blank)| text.replace(code, blank));
-    path.into()
 }
 
 fn swap(subject: &Subject) -> Option<String> {
     let text = system::read(Path::new("/proc/swaps"))?;
     let mut paths = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    let found = paths.any(|path| unescaped(path).metadata().is_ok_and(|found| subject.has(&found)));
+    let found = paths
+        .any(|path| unescape(path.as_bytes()).metadata().is_ok_and(|found| subject.has(&found)));
     found.then(|| "swap".to_owned())
 }
 
@@ -212,13 +195,6 @@ fn holder(subject: &Subject) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A path with a blank is found as it is.
-    #[test]
-    fn blanks_in_the_tables_are_those_of_the_path() {
-        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
-        assert_eq!(unescaped("/plain"), Path::new("/plain"));
-    }
 
     /// Numbers of devices with large minors are those of `stat`.
     #[test]

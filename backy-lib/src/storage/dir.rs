@@ -26,7 +26,7 @@ use super::holders::{Kind, Who, who};
 use super::identity::{Stamp, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
-use super::trust::{Keepers, Trust};
+use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -91,6 +91,13 @@ impl DirStorage {
     #[must_use]
     pub fn with_trust(self, trust: Trust) -> Self {
         DirStorage { trust, ..self }
+    }
+
+    fn check_folder(&self, keepers: Keepers) -> Result<()> {
+        match self.trust {
+            Trust::Checked => keepers.check_folder(&self.folder, &self.fd),
+            Trust::Given => Ok(()),
+        }
     }
 
     fn file_mode(&self) -> Mode {
@@ -264,24 +271,30 @@ impl Storage for DirStorage {
     }
 
     fn check_trust(&self) -> Result<()> {
-        match self.trust {
-            Trust::Checked => Keepers::caller().check_folder(&self.folder, &self.fd),
-            Trust::Given => Ok(()),
-        }
+        self.check_folder(Keepers::caller().on(WithoutPermissions::Accepted))
+    }
+
+    fn check_trust_outside(&self) -> Result<()> {
+        self.check_folder(Keepers::caller())
     }
 
     fn open_trusted(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         let path = self.path(name);
         let file = open_regular(&self.fd, path.clone(), name, OFlags::RDONLY, Mode::empty())?;
         if self.trust == Trust::Checked {
-            Keepers::caller().check_file(&path, &file)?;
+            let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
+            keepers.check_file(&path, &file)?;
         }
         Ok(Box::new(DirFile::over(path, file)))
     }
 
-    fn exposed(&self) -> Option<Error> {
+    fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
         // What cannot be looked up is reported by whoever needs it.
         let keepers = Keepers::of(retry_on_intr(|| fstat(&self.fd)).ok()?.st_uid);
+        let keepers = match accepts_no_permissions {
+            true => keepers.on(WithoutPermissions::Accepted),
+            false => keepers,
+        };
         let path = self.path(FileName::CONFIG);
         let config = || {
             let flags = OFlags::RDONLY;

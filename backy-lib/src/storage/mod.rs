@@ -20,6 +20,7 @@ pub(crate) mod image_lock;
 mod links;
 mod lock;
 mod many;
+pub(crate) mod mounts;
 mod name;
 mod seen;
 #[cfg(feature = "testing")]
@@ -42,7 +43,7 @@ pub use identity::Stamp;
 pub use lock::{holder_note, is_note};
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
-pub use trust::Trust;
+pub use trust::{Trust, other_owner};
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +134,8 @@ pub trait Storage: Send + Sync {
     }
 
     /// That nobody but the caller and root can change what is in the folder, or put another one in its place; or that this does not
-    /// matter, as somebody has said ([`Trust`]).
+    /// matter, as somebody has said ([`Trust`]). On a file system without permissions (FAT, exFAT, NTFS), which backups are kept on
+    /// as well, only as far as it has owners.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`].
@@ -141,7 +143,16 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// Opens a file for reading that nobody but the caller and root can change.
+    /// The same, before something outside of the folder is run or written because the archive's config names it: there, a file system
+    /// without permissions is no excuse.
+    ///
+    /// # Errors
+    /// [`crate::Error::Untrusted`].
+    fn check_trust_outside(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Opens a file for reading that nobody but the caller and root can change, as far as the file system has permissions.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`]; those of [`Storage::open`].
@@ -150,8 +161,9 @@ pub trait Storage: Send + Sync {
     }
 
     /// What others than root and the owner of the folder can change: of the folder and those above it, and of `backy.toml`. `None`
-    /// when there is nothing, or no such thing as an owner.
-    fn exposed(&self) -> Option<Error> {
+    /// when there is nothing, or no such thing as an owner. Without permissions that is everything, unless somebody accepts it.
+    fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
+        let _ = accepts_no_permissions;
         None
     }
 

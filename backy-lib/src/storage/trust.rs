@@ -9,13 +9,16 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fgetxattr, fstat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{getegid, geteuid};
 
+use super::FileName;
 use super::follow::{Place, Refusal};
+use super::mounts::{Mount, mounts};
 use crate::error::{Error, Result};
 
 /// Whether an archive that others can change is acted on.
@@ -40,11 +43,33 @@ impl Trust {
         let absolute = std::path::absolute(folder).map_err(Error::io(folder, "look up"))?;
         let is_there = |path: &&Path| path.symlink_metadata().is_ok();
         let there = absolute.ancestors().find(is_there).unwrap_or(Path::new("/"));
-        let keepers = Keepers::caller();
+        let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
         let is_made = there != absolute;
         let judge = &mut |place: &Place, is_last| keepers.judge(place, is_last && !is_made);
         Place::find(there, judge).map(drop).map_err(|refusal| keepers.error(folder, refusal))
     }
+}
+
+/// What it means that every user may write to a file on a file system without permissions (FAT, exFAT, NTFS), where that was decided
+/// when the file system was mounted and `chmod` changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WithoutPermissions {
+    /// The same as elsewhere.
+    Refused,
+    /// Nothing: backups on such disks are made, though nothing that their config names is run or written.
+    Accepted,
+}
+
+/// Whose archive the one in a folder is, when it is another user's alone: the folder and the manifest belong to him, and nobody else but
+/// root can change the folder or put another one in its place.
+pub fn other_owner(folder: &Path) -> Option<u32> {
+    let open = File::open(folder).ok()?;
+    let user = open.metadata().ok()?.uid();
+    let manifest = folder.join(FileName::MANIFEST.to_string()).symlink_metadata().ok()?;
+    if user == 0 || user == geteuid().as_raw() || manifest.uid() != user {
+        return None;
+    }
+    Keepers::of(user).check_folder(folder, open).ok().map(|()| user)
 }
 
 /// Those who may be able to change things: root, and one user with a group of his own.
@@ -52,19 +77,26 @@ impl Trust {
 pub(super) struct Keepers {
     user: u32,
     group: Option<u32>,
+    without_permissions: WithoutPermissions,
 }
 
 impl Keepers {
     /// Root and whoever runs this process.
     pub(super) fn caller() -> Self {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-        Keepers { user, group: (group == user).then_some(group) }
+        let group = (group == user).then_some(group);
+        Keepers { user, group, without_permissions: WithoutPermissions::Refused }
     }
 
     /// Root and another user.
     pub(super) fn of(user: u32) -> Self {
         let caller = Keepers::caller();
-        if user == caller.user { caller } else { Keepers { user, group: Some(user) } }
+        if user == caller.user { caller } else { Keepers { user, group: Some(user), ..caller } }
+    }
+
+    /// The same, on a file system without permissions.
+    pub(super) fn on(self, without_permissions: WithoutPermissions) -> Self {
+        Keepers { without_permissions, ..self }
     }
 
     /// That nobody else can change the folder that is open, or put another one in its place.
@@ -119,6 +151,12 @@ impl Keepers {
             return None;
         }
         let mode = Mode::from_raw_mode(found.st_mode);
+        if self.without_permissions == WithoutPermissions::Accepted
+            && mode.intersects(Mode::WOTH | Mode::WGRP)
+            && !has_permissions(found.st_dev)
+        {
+            return None;
+        }
         if mode.contains(Mode::WOTH) {
             return Some("every user may write to it".to_owned());
         }
@@ -161,6 +199,18 @@ impl Keepers {
         };
         Error::Untrusted { path, found: found.to_owned(), expected }
     }
+}
+
+/// Whether `chmod` has an effect on the file system with this device number. What is not known to have none has permissions.
+fn has_permissions(device: u64) -> bool {
+    // `fuseblk`, or `fuse` over an image file, is what ntfs-3g and exfat-fuse are; with this option they have permissions after all.
+    let is_without = |mount: &Mount| match mount.kind.as_str() {
+        "vfat" | "msdos" | "exfat" => true,
+        "fuseblk" | "fuse" => !mount.has_option("default_permissions"),
+        _ => false,
+    };
+    let mounts = mounts().unwrap_or_default();
+    !mounts.iter().any(|mount| mount.device == device && is_without(mount))
 }
 
 /// Somebody who can write to something.
@@ -274,14 +324,15 @@ mod tests {
     /// Root and the user are trusted, with root's group and the user's own; nobody else is.
     #[test]
     fn others_are_strangers() {
-        let keepers = Keepers { user: 1000, group: Some(1000) };
+        let without_permissions = WithoutPermissions::Refused;
+        let keepers = Keepers { user: 1000, group: Some(1000), without_permissions };
         for own in [Writer::User(0), Writer::User(1000), Writer::Group(0), Writer::Group(1000)] {
             assert!(keepers.includes(own), "{own}");
         }
         for other in [Writer::User(1001), Writer::Group(100), Writer::Unknown] {
             assert!(!keepers.includes(other), "{other}");
         }
-        let shared = Keepers { user: 1000, group: None };
+        let shared = Keepers { group: None, ..keepers };
         assert!(!shared.includes(Writer::Group(1000)));
     }
 }

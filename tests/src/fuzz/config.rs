@@ -114,9 +114,11 @@ fn write_monitoring(text: &mut String, monitoring: &Monitoring) {
         full_within,
         change_factor,
         freeze,
+        accept_no_permissions,
     } = monitoring;
     let _ = writeln!(text, "[monitoring]\nmin_free_percent = {min_free_percent}");
     let _ = writeln!(text, "change_factor = {change_factor}\nfreeze = {freeze}");
+    let _ = writeln!(text, "accept_no_permissions = {accept_no_permissions}");
     if let Some(textfile) = textfile {
         let _ = writeln!(text, "textfile = {}", written_path(textfile));
     }

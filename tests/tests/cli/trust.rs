@@ -10,18 +10,18 @@ use backy_tests::qemu::skipped;
 use super::harness::{Scene, is_root, noise, program, tool};
 
 /// A user and a group that nobody has.
-const STRANGER: u32 = 4711;
+pub(crate) const STRANGER: u32 = 4711;
 
-fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-fn give_away(path: &Path) {
+pub(crate) fn give_away(path: &Path) {
     lchown(path, Some(STRANGER), Some(STRANGER)).unwrap();
 }
 
 /// Whether this is root, who can give things to others. Says `SKIPPED` when not.
-fn can_give() -> bool {
+pub(crate) fn can_give() -> bool {
     if !is_root() {
         skipped("only root can give files to another user");
     }
@@ -385,4 +385,16 @@ fn a_user_trusts_root_and_himself() {
     }
     lchown(&home, Some(0), Some(0)).unwrap();
     works(STRANGER, &backup);
+}
+
+/// Where there are permissions, accepting that there are none changes nothing.
+#[test]
+fn permissions_that_are_there_count() {
+    let (scene, _) = Scene::with_revisions(1);
+    let config = scene.read_text("a/backy.toml");
+    let accepted = format!("{config}\n[monitoring]\naccept_no_permissions = true\n");
+    scene.write("a/backy.toml", accepted.as_bytes());
+    set_mode(&scene.path("a"), 0o777);
+    scene.refuses(&["-b", "a", "tag", "0", "+x"], &["every user may write to it"]);
+    assert_eq!(warnings(&scene).len(), 1);
 }

@@ -1,0 +1,107 @@
+//! What is mounted, as the kernel lists it. Source: `proc_pid_mountinfo(5)`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::makedev;
+
+/// One mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// The number of its device, as `stat` has it. A file system over several devices has one of its own.
+    pub(crate) device: u64,
+    /// The mountpoint.
+    pub(crate) path: PathBuf,
+    /// Such as `ext4`, or `fuse.sshfs`.
+    pub(crate) kind: String,
+    /// The device, or what else the file system calls its source.
+    pub(crate) source: PathBuf,
+    /// The options of the file system itself, without those of this mount.
+    options: String,
+}
+
+impl Mount {
+    /// Whether the file system has this option, without a value.
+    pub(crate) fn has_option(&self, name: &str) -> bool {
+        self.options.split(',').any(|option| option == name)
+    }
+}
+
+/// All mounts that this process sees, those on top last.
+pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
+    mounts_of(Path::new("/proc/self"))
+}
+
+/// All mounts that a process sees, by its folder in `/proc`; those on top last.
+pub(crate) fn mounts_of(process: &Path) -> io::Result<Vec<Mount>> {
+    let mut text = Vec::new();
+    File::open(process.join("mountinfo"))?.read_to_end(&mut text)?;
+    Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// One line of the list: fields separated by spaces; the type is the first after a lonely hyphen.
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let device = device_number(fields.nth(2)?)?;
+    let path = unescape(fields.nth(1)?);
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    let kind = text(fields.next()?);
+    let source = unescape(fields.next().unwrap_or_default());
+    let options = text(fields.next().unwrap_or_default());
+    Some(Mount { device, path, kind, source, options })
+}
+
+fn device_number(field: &[u8]) -> Option<u64> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// A path as the kernel's tables have it: spaces and their like are a backslash and three octal digits.
+pub(crate) fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) if *first == b'\\' => {
+                bytes.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_kernels_list_is_parsed_with_spaces_in_the_path() {
+        let line =
+            br"36 35 98:1 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.backy /srv/x\0409 ro,allow_other";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.device, makedev(98, 1));
+        assert_eq!(mount.path, Path::new(r"/mnt/a b\c"));
+        assert_eq!(mount.source, Path::new("/srv/x 9"));
+        assert_eq!(mount.kind, "fuse.backy");
+        assert!(mount.has_option("allow_other") && mount.has_option("ro"));
+        assert!(!mount.has_option("nosuid") && !mount.has_option("allow"));
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn escaped_blanks_become_blanks() {
+        assert_eq!(unescape(br"/a\040b\134c"), Path::new(r"/a b\c"));
+        assert_eq!(unescape(b"/plain"), Path::new("/plain"));
+        assert_eq!(unescape(br"/short\04"), Path::new(r"/short\04"));
+    }
+}

@@ -1,0 +1,89 @@
+//! An archive on a disk without permissions: NTFS, exFAT, FAT.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use backy_tests::qemu::skipped;
+use tempfile::TempDir;
+
+use super::harness::{Scene, is_root, tool};
+use super::trust::set_mode;
+
+/// A file system whose files all have mode 0777 and on which `chmod` changes nothing, until the value is dropped.
+struct Ntfs {
+    on: PathBuf,
+}
+
+impl Ntfs {
+    fn mount(scene: &Scene, disk: &TempDir, options: &[&str]) -> Option<Self> {
+        if !is_root()
+            || tool("mkntfs", &["--version"]).is_none()
+            || !Path::new("/dev/fuse").exists()
+        {
+            skipped("mounting NTFS needs root, FUSE and ntfs-3g");
+            return None;
+        }
+        let (image, on) = (disk.path().join("ntfs.img"), scene.path("ntfs"));
+        let on_again = on.exists();
+        if !on_again {
+            fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).unwrap();
+            let made =
+                Command::new("mkntfs").args(["-F", "-q", "-Q"]).arg(&image).output().unwrap();
+            assert!(made.status.success(), "{made:?}");
+            fs::create_dir(&on).unwrap();
+        }
+        let mounted = Command::new("ntfs-3g").args(options).arg(&image).arg(&on).output().unwrap();
+        assert!(mounted.status.success(), "{mounted:?}");
+        Some(Ntfs { on })
+    }
+}
+
+impl Drop for Ntfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.on).status();
+    }
+}
+
+/// On a file system without permissions backups are made, without a word in cron's mail. The verdict is a warning, until that is
+/// accepted or the mount lets nobody else in. Nothing outside of the archive is run or written by its word.
+#[test]
+fn without_permissions_backups_are_made_and_nothing_else() {
+    let (scene, disk) = (Scene::new(), TempDir::new().unwrap());
+    let Some(mounted) = Ntfs::mount(&scene, &disk, &[]) else { return };
+    scene.works(&["-b", "ntfs/a", "init", "source.img"]);
+    set_mode(&scene.path("ntfs/a"), 0o700);
+    assert_eq!(scene.works(&["-b", "ntfs/a", "backup", "--force"]).stderr, "");
+    assert_eq!(scene.works(&["-b", "ntfs/a", "scrub"]).stderr, "");
+    let status = || scene.works(&["-b", "ntfs/a", "status"]).text().to_owned();
+    assert!(status().contains("every user may write to it"), "{}", status());
+    scene.refuses(&["-b", "ntfs/a", "restore"], &["every user may write to it", "--trust"]);
+    scene.works(&["-b", "ntfs/a", "restore", "copy.img"]);
+
+    let config = scene.read_text("ntfs/a/backy.toml");
+    let proof = scene.text_path("proof.prom");
+    for outside in [
+        format!("[hooks]\nbefore = \"touch {proof}\"\n"),
+        format!("[monitoring]\ntextfile = \"{proof}\"\n"),
+    ] {
+        scene.write("ntfs/a/backy.toml", format!("{config}\n{outside}").as_bytes());
+        for args in [&["backup", "--force"][..], &["tag", "0", "+x"], &["drill"]] {
+            let args = [&["-b", "ntfs/a"], args].concat();
+            scene.refuses(&args, &["every user may write to it", "umask=077", "--trust"]);
+        }
+        assert!(!scene.path("proof.prom").exists());
+        scene.works(&["-b", "ntfs/a", "--trust", "backup", "--force"]);
+        assert!(scene.path("proof.prom").exists());
+        fs::remove_file(scene.path("proof.prom")).unwrap();
+    }
+
+    let accepted = format!("{config}\n[monitoring]\naccept_no_permissions = true\n");
+    scene.write("ntfs/a/backy.toml", accepted.as_bytes());
+    assert!(!status().contains("every user"), "{}", status());
+    scene.works(&["-b", "ntfs/a", "backup", "--force"]);
+    scene.write("ntfs/a/backy.toml", config.as_bytes());
+    drop(mounted);
+    let _mounted = Ntfs::mount(&scene, &disk, &["-o", "umask=077"]);
+    assert!(!status().contains("every user"), "{}", status());
+    scene.works(&["-b", "ntfs/a", "restore"]);
+}
