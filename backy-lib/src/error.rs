@@ -242,13 +242,24 @@ pub enum Error {
     #[error("interrupted; the archive is as it was before")]
     Interrupted,
     /// An error, and then another while its traces were being removed.
-    #[error("{first}; undoing it failed too ({second}); the next writing command tries again")]
+    #[error("{}", undo_failed(first, second))]
     UndoFailed {
         /// What went wrong in the operation itself.
         first: Box<Error>,
         /// What went wrong while undoing.
         second: Box<Error>,
     },
+}
+
+fn undo_failed(first: &Error, second: &Error) -> String {
+    match (first, second) {
+        (Error::Interrupted, Error::Interrupted) => {
+            "interrupted; the next command that writes undoes what was begun".to_owned()
+        }
+        _ => format!(
+            "{first}; undoing it failed too ({second}); the next writing command tries again"
+        ),
+    }
 }
 
 /// The class of an error: stable, few, and all that a caller should decide by.

@@ -3,6 +3,8 @@
 //! None of these numbers shows in what is stored. In a normal build they are constants. With the feature `testing` a test program
 //! can make all of them so small that an image of a few blocks has many batches, windows and pieces: [`use_small`].
 
+use std::time::Duration;
+
 /// The numbers. Bytes, blocks and entries, as the names say.
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for tests"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Limits {
     pub scrub_delta_piece_bytes: u64,
     /// A block that is said to be zero is not believed this near to one whose digest and content are both wrong.
     pub doubt_blocks: u64,
+    /// How long the undoing of an operation that was stopped may take. Then it is left to the next writer.
+    pub undo_patience: Duration,
 }
 
 /// The numbers of a normal build.
@@ -62,6 +66,7 @@ const NORMAL: Limits = Limits {
     scrub_piece_bytes: 1 << 20,
     scrub_delta_piece_bytes: 16 << 20,
     doubt_blocks: 4096,
+    undo_patience: Duration::from_millis(500),
 };
 
 /// For blocks of 4 KiB and images of some ten blocks: hardly any of the numbers divides another, so that their ends do not coincide.
@@ -84,6 +89,7 @@ const SMALL: Limits = Limits {
     scrub_piece_bytes: 2 * 4096,
     scrub_delta_piece_bytes: 3 * 4096,
     doubt_blocks: 4096,
+    undo_patience: Duration::ZERO,
 };
 
 /// The numbers of this process.

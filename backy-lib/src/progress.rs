@@ -102,7 +102,7 @@ pub trait Observer: Sync {
     fn event(&self, event: &Event);
 
     /// Asked between chunks of work; `true` ends the operation with [`Error::Interrupted`],
-    /// with the archive as it was before.
+    /// with the archive as it was before; what takes longer than half a second to undo is left to the next writer.
     fn cancelled(&self) -> bool {
         false
     }

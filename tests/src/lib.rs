@@ -13,4 +13,5 @@ pub mod memory;
 pub mod model;
 pub mod qemu;
 pub mod retention;
+pub mod stop;
 pub mod world;

@@ -10,7 +10,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::{Event, Observer, Phase, Silent};
@@ -18,6 +17,7 @@ use backy_lib::storage::sim::{Random, SimStorage};
 use backy_lib::{Error, ErrorKind};
 use backy_tests::legacy::{OldArchive, md5_hex, uuid};
 use backy_tests::memory::MemorySource;
+use backy_tests::stop::StopAt;
 use backy_tests::world::{self, changed_state, random_state};
 use serde_json::{Value, json};
 
@@ -376,19 +376,6 @@ fn the_usual_block_size_is_tried() {
     assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
 }
 
-/// Stops at the nth time that it is asked.
-struct StopAt {
-    left: AtomicU64,
-}
-
-impl Observer for StopAt {
-    fn event(&self, _event: &Event) {}
-
-    fn cancelled(&self) -> bool {
-        self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err()
-    }
-}
-
 /// An import may be stopped anywhere: what it had made stays and is right, and another import goes on after it.
 #[test]
 fn an_interrupted_import_goes_on() {
@@ -396,7 +383,7 @@ fn an_interrupted_import_goes_on() {
     for asked in 0.. {
         let scene = Scene::small();
         scene.old.change_data(2, |data| data[1500] ^= 1);
-        let stop = StopAt { left: AtomicU64::new(asked) };
+        let stop = StopAt::after(asked);
         match scene.try_import(&stop) {
             Ok(_) => break,
             Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),

@@ -7,6 +7,7 @@ mod sweep {
     mod hooks;
     mod keeping;
     mod reading;
+    mod stop;
 }
 
 use backy_lib::archive::ArchiveWriter;

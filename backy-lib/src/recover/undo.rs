@@ -4,6 +4,8 @@
 //! an overlay and an image of which one is wrong, and they add findings; where there are none, or wrong ones, nothing is missing
 //! but the findings. What of the overlay cannot be read costs the blocks that it is about and nothing else.
 
+use std::time::{Duration, Instant};
+
 use super::LostImage;
 use crate::canary::{Bug, planted};
 use crate::digest::TableEntry;
@@ -216,11 +218,12 @@ impl Undo<'_> {
             zeros: Zeros { image: self.image, extent: Extent::new(0, 0) },
             lost: Findings::default(),
         };
-        // Who has been stopped leaves things in order all the same; who has only begun with that may leave it to the next writer.
-        let may_stop = !observer.cancelled();
+        // Whoever has been stopped leaves things in order all the same, unless that takes long.
+        let patience = if observer.cancelled() { limits().undo_patience } else { Duration::ZERO };
+        let began = Instant::now();
         let mut next = BlockIndex(0);
         loop {
-            if may_stop {
+            if began.elapsed() >= patience {
                 progress::check(observer)?;
             }
             let held = match standalone {
