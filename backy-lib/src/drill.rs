@@ -19,6 +19,7 @@ use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
 use crate::restore::unfinished::{Folder, Note, Token};
 use crate::restore::{self, FileTarget, RestoreOptions, Target, space};
+use crate::storage::who_can_swap;
 
 impl DrillReport {
     /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
@@ -134,12 +135,14 @@ pub fn assemble(
 /// The folder of a temporary file whose path a command is given: what is found there has to be that file.
 fn open_private(place: &Path) -> Result<Folder> {
     let folder = Folder::open(place).map_err(Error::io(place, "open the folder"))?;
-    match folder.others().map_err(Error::io(place, "look up the folder"))? {
+    let others = who_can_swap(&folder)
+        .map_err(|errno| Error::io(place, "look up the folder")(errno.into()))?;
+    match others {
         None => Ok(folder),
-        Some(others) => {
+        Some(found) => {
             let message = format!(
-                "{others} could put another file in the place of the one that is restored there; choose a folder that only you may \
-                 write to, or one with the sticky bit such as /tmp"
+                "{found}, so another file could be put in the place of the one that is restored there; choose a folder that only \
+                 you may write to, or one with the sticky bit such as /tmp"
             );
             Err(Error::Target { path: place.to_owned(), message, forcible: false })
         }

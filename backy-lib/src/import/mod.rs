@@ -28,8 +28,7 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::Layout;
 use crate::progress::{Event, Observer};
 use crate::revision::{RevisionId, Tag};
-use crate::storage::dir::DirStorage;
-use crate::storage::{FileName, Storage, Trust};
+use crate::storage::{FileName, Trust};
 use crate::units::BlockSize;
 
 use check::Verdict;
@@ -96,8 +95,8 @@ pub fn inspect(old: &Path, folder: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The archive in `folder`, into which `old` can be imported; it is made when there is none, of the old one's source, with blocks
-/// of `block_size` or the usual ones. The source is not taken from an old archive that anybody but the caller and root
-/// can change.
+/// of `block_size` or the usual ones. The source is not taken from an old archive whose folder or `config`
+/// anybody but the caller and root can change.
 ///
 /// # Errors
 /// As of [`inspect`], before anything has been made;
@@ -112,7 +111,7 @@ pub fn prepare(
     let archive = match Archive::open_with(folder, trust) {
         Err(error) if error.kind() == ErrorKind::NoArchive => {
             let has_config = folder.join(FileName::CONFIG.to_string()).exists();
-            let is_trusted = || DirStorage::open(old)?.with_trust(trust).check_trust();
+            let is_trusted = || trust.check_file(&old.join("config"));
             let source = source.filter(|_| !has_config && is_trusted().is_ok());
             let block_size = block_size.unwrap_or(BlockSize::DEFAULT);
             return Archive::init_with(folder, source.as_deref(), block_size, trust);

@@ -10,7 +10,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -21,7 +21,6 @@ use rustix::fs::{
     linkat, openat, renameat, renameat_with, stat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::geteuid;
 use uuid::{NoContext, Uuid};
 
 const PREFIX: &str = ".backy-";
@@ -34,30 +33,18 @@ const NOTE_LIMIT_BYTES: u64 = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Folder(Arc<OwnedFd>);
 
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Folder {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         // Making files in it does not take that it can be read.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
         Ok(Folder(Arc::new(fd)))
-    }
-
-    /// Who else could put another file in the place of one that this process makes in the folder; `None` when nobody could. In a
-    /// folder with the sticky bit, such as `/tmp`, only its owner can.
-    pub(crate) fn others(&self) -> io::Result<Option<String>> {
-        let found = retry_on_intr(|| fstat(&self.0))?;
-        let mode = Mode::from_raw_mode(found.st_mode);
-        Ok(if ![0, geteuid().as_raw()].contains(&found.st_uid) {
-            Some(format!("user {}, whose folder it is,", found.st_uid))
-        } else if mode.contains(Mode::SVTX) {
-            None
-        } else if mode.contains(Mode::WOTH) {
-            Some("every user".to_owned())
-        } else if mode.contains(Mode::WGRP) && found.st_gid != 0 {
-            Some(format!("group {}", found.st_gid))
-        } else {
-            None
-        })
     }
 
     /// Makes the names in it durable.
@@ -349,25 +336,6 @@ mod tests {
         std::fs::create_dir(&folder).expect("make another");
         unfinished.give_name(&file, "name".as_ref()).expect("give it its name");
         assert_eq!((names(&folder), names(&moved)), (vec![], vec!["name".to_owned()]));
-    }
-
-    /// Others than root and this user can swap files where they may write, unless the folder has the sticky bit.
-    #[test]
-    fn who_could_swap_a_file_is_known() {
-        use std::os::unix::fs::PermissionsExt;
-        let temp = tempfile::tempdir().expect("a folder");
-        for (mode, named) in
-            [(0o700, None), (0o755, None), (0o1777, None), (0o777, Some("every user"))]
-        {
-            std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(mode)).expect("set it");
-            let others = open(temp.path()).others().expect("look it up");
-            assert_eq!(others.as_deref(), named, "{mode:o}");
-        }
-        if geteuid().is_root() {
-            std::os::unix::fs::chown(temp.path(), Some(4711), None).expect("give it away");
-            let others = open(temp.path()).others().expect("look it up");
-            assert!(others.is_some_and(|others| others.contains("4711")));
-        }
     }
 
     #[test]

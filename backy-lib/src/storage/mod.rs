@@ -43,6 +43,7 @@ pub use identity::Stamp;
 pub use lock::{holder_note, is_note};
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
+pub(crate) use trust::who_can_swap;
 pub use trust::{Trust, other_owner};
 
 /// What a file is opened for.

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fgetxattr, fstat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fgetxattr, fstat, openat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{getegid, geteuid};
 
@@ -32,6 +32,20 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// That nobody but the caller and root can change a file of another program, or put another one in its place.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`].
+    pub(crate) fn check_file(self, path: &Path) -> Result<()> {
+        if self == Trust::Given {
+            return Ok(());
+        }
+        let keepers = Keepers::caller();
+        Place::find(path, &mut |place, is_last| keepers.judge(place, is_last))
+            .map(drop)
+            .map_err(|refusal| keepers.error(path, refusal))
+    }
+
     /// That a folder which is to become an archive, of which the last parts need not be there, is in a place that can be trusted.
     ///
     /// # Errors
@@ -70,6 +84,15 @@ pub fn other_owner(folder: &Path) -> Option<u32> {
         return None;
     }
     Keepers::of(user).check_folder(folder, open).ok().map(|()| user)
+}
+
+/// Who else than root and the caller can put another file in the place of one that the caller makes in an open folder, in a sentence about the
+/// folder; `None` when nobody can.
+pub(crate) fn who_can_swap(folder: impl AsFd) -> rustix::io::Result<Option<String>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = retry_on_intr(|| fstat(&folder))?;
+    let open = || openat(&folder, ".", flags, Mode::empty());
+    Ok(Keepers::caller().stranger_to_names(&found, open))
 }
 
 /// Those who may be able to change things: root, and one user with a group of his own.
@@ -128,13 +151,25 @@ impl Keepers {
         if place.is_beyond_proc() {
             return refuse("the folders above what this link leads to cannot be looked at".into());
         }
-        // Names in such a folder can only be changed by the owners of what they lead to, which is looked at next.
-        let sticky = Mode::from_raw_mode(place.found().st_mode).contains(Mode::SVTX);
-        if sticky && !is_last && place.kind() == FileType::Directory {
-            return self.foreign_owner(place.found()).map_or(Ok(()), refuse);
+        let open = || place.open(OFlags::RDONLY | OFlags::NONBLOCK);
+        match is_last || place.kind() != FileType::Directory {
+            true => self.stranger(place.found(), open),
+            false => self.stranger_to_names(place.found(), open),
         }
-        self.stranger(place.found(), || place.open(OFlags::RDONLY | OFlags::NONBLOCK))
-            .map_or(Ok(()), refuse)
+        .map_or(Ok(()), refuse)
+    }
+
+    /// Who else can change what the names in a folder lead to. In one with the sticky bit only the owners of what they lead to can, which
+    /// has to be looked at next.
+    fn stranger_to_names<F: AsFd>(
+        &self,
+        folder: &Stat,
+        open: impl FnOnce() -> rustix::io::Result<F>,
+    ) -> Option<String> {
+        match Mode::from_raw_mode(folder.st_mode).contains(Mode::SVTX) {
+            true => self.foreign_owner(folder),
+            false => self.stranger(folder, open),
+        }
     }
 
     /// Who else can change something, in a sentence about it. `open` opens it for reading.
@@ -334,5 +369,27 @@ mod tests {
         }
         let shared = Keepers { group: None, ..keepers };
         assert!(!shared.includes(Writer::Group(1000)));
+    }
+
+    /// Others than root and this user can swap files where they may write, unless the folder has the sticky bit.
+    #[test]
+    fn who_could_swap_a_file_is_known() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().unwrap();
+        for (mode, named) in [
+            (0o700, None),
+            (0o755, None),
+            (0o1777, None),
+            (0o777, Some("every user may write to it")),
+        ] {
+            std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(mode)).unwrap();
+            let others = who_can_swap(File::open(temp.path()).unwrap()).unwrap();
+            assert_eq!(others.as_deref(), named, "{mode:o}");
+        }
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(temp.path(), Some(4711), None).unwrap();
+            let others = who_can_swap(File::open(temp.path()).unwrap()).unwrap();
+            assert!(others.is_some_and(|others| others.contains("4711")));
+        }
     }
 }

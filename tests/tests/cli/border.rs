@@ -286,6 +286,10 @@ fn a_drill_is_made_where_nobody_can_swap_the_file() {
         assert!(folder.read_dir().unwrap().next().is_none(), "left over");
     }
     if is_root() {
+        set_mode(&folder, 0o770);
+        scene.works(&drill);
+        chown(&folder, None, Some(STRANGER)).unwrap();
+        scene.refuses(&drill, &["trial", "group 65534 may write to it"]);
         set_mode(&folder, 0o700);
         chown(&folder, Some(STRANGER), None).unwrap();
         scene.refuses(&drill, &["trial", "65534", "choose a folder"]);

@@ -301,6 +301,10 @@ fn an_import_takes_no_source_from_another_user() {
     OldArchive::write(&scene.path("old"), 4096, 0, &[noise(4, 100_000)]);
     scene.works(&["-b", "a", "import", "old"]);
     assert!(scene.read_text("a/backy.toml").contains("\nsource = \"/dev/vg0/old\""));
+    give_away(&scene.path("old/config"));
+    scene.works(&["-b", "of-config", "import", "old"]);
+    assert!(!scene.read_text("of-config/backy.toml").contains("/dev/vg0/old"));
+    lchown(scene.path("old/config"), Some(0), Some(0)).unwrap();
     give_away(&scene.path("old"));
     scene.works(&["-b", "b", "import", "old"]);
     assert!(!scene.read_text("b/backy.toml").contains("/dev/vg0/old"));
