@@ -214,9 +214,16 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
 
 /// Writes the file for node_exporter, if the archive has one, also when the command failed.
 fn write_figures(session: &Session) {
-    if let Err(error) = write_textfile(&session.folder, session.trust, &SystemClock) {
-        let advice = "correct textfile in backy.toml, or make its folder";
-        session.output.warning(&format!("{error}; {advice}"));
+    match write_textfile(&session.folder, session.trust, &SystemClock) {
+        Ok(written) => {
+            if let Some(warning) = written.warning() {
+                session.output.warning(&warning);
+            }
+        }
+        Err(error) => {
+            let advice = "correct textfile in backy.toml, or make its folder";
+            session.output.warning(&format!("{error}; {advice}"));
+        }
     }
 }
 

@@ -349,15 +349,25 @@ impl Archive {
 
     /// What maintenance would do now.
     pub fn plan_maintenance(&self, options: &MaintenanceOptions) -> Result<MaintenancePlan> {
-        self.planned(options, &Silent)
+        self.planned(options, Timestamp::MAX, &Silent)
+    }
+
+    /// The same at a given time: what was confirmed later than that, by a clock that was wrong, is not confirmed.
+    pub fn plan_maintenance_at(
+        &self,
+        options: &MaintenanceOptions,
+        clock: &dyn Clock,
+    ) -> Result<MaintenancePlan> {
+        self.planned(options, clock.now(), &Silent)
     }
 
     fn planned(
         &self,
         options: &MaintenanceOptions,
+        now: Timestamp,
         observer: &dyn Observer,
     ) -> Result<MaintenancePlan> {
-        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options, observer)
+        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options, now, observer)
     }
 
     /// What the removal of revisions, by their numbers from the newest, would do.
@@ -586,8 +596,8 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        let plan = |archive: &Archive| archive.planned(options, observer);
         let started = clock.now();
+        let plan = |archive: &Archive| archive.planned(options, started, observer);
         // What cannot be planned, as for want of a config, is not confirmed either.
         let planned =
             self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(&self.archive));
@@ -599,7 +609,7 @@ impl ArchiveWriter {
             }
             false => Vec::new(),
         };
-        let plan = self.archive.planned(options, observer)?;
+        let plan = self.archive.planned(options, started, observer)?;
         self.execute("maintenance", plan, confirmed, options.threads, clock, observer)
     }
 
@@ -680,7 +690,8 @@ impl ArchiveWriter {
         done
     }
 
-    /// Records a test restore, for `status` to show.
+    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed, with a command if
+    /// it had one: that another revision is right proves nothing of this one.
     pub fn record_drill(
         &mut self,
         drill: DrillReport,
@@ -689,7 +700,13 @@ impl ArchiveWriter {
     ) -> Result<()> {
         self.recover_from_failure(observer)?;
         let mut after = self.archive.manifest.clone();
-        after.drill = Some(drill.clone());
+        let last = after.drill.as_ref().filter(|last| {
+            let is_there = after.revisions.iter().any(|revision| revision.uuid == last.revision);
+            is_there && !last.passed
+        });
+        if last.is_none_or(|last| drill.settles(last)) {
+            after.drill = Some(drill.clone());
+        }
         manifest::publish(&*self.archive.storage, &after)?;
         self.archive.manifest = after;
         self.record("drill", drill.started, &Ok(drill.clone()), clock, observer);

@@ -8,9 +8,10 @@ use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
+use crate::image::digests::DigestTable;
 use crate::limits::limits;
 use crate::progress::{self, Observer};
-use crate::storage::Storage;
+use crate::storage::{DigestsKind, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every older revision.
@@ -29,7 +30,11 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
         let blocks = manifest.block_size.count(revision.size_bytes);
         let there = |name| present.binary_search(&name).is_ok();
         let mut findings = revision.findings.clone();
-        if !there(revision.file()) || !there(revision.digests_file()) {
+        let is_flawed = !revision.flaws.is_empty();
+        if !there(revision.file())
+            || !there(revision.digests_file())
+            || is_flawed && !can_be_opened(storage, manifest, revision)?
+        {
             findings = whole(blocks);
         } else if let Some(newer) = all.last().filter(|_| !revision.is_standalone()) {
             read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
@@ -87,6 +92,25 @@ pub(crate) fn name(range: BlockRange) -> String {
     match range.count {
         1 => format!("block {}", range.first),
         _ => format!("blocks {} to {}", range.first, range.end().0.saturating_sub(1)),
+    }
+}
+
+/// Whether the headers of a revision's files are whole, so that some of it may be read.
+fn can_be_opened(storage: &dyn Storage, manifest: &Manifest, revision: &Revision) -> Result<bool> {
+    let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
+    let opened = DigestTable::open(storage, revision.uuid, kind).and_then(|_| {
+        match revision.is_image() {
+            true => Ok(()),
+            false => {
+                Delta::open(storage, revision.uuid, manifest.block_size, revision.size_bytes)
+                    .map(|_| ())
+            }
+        }
+    });
+    match opened {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,7 +1,8 @@
 //! `history.jsonl`: one line for each operation, with its report. An audit log, never needed for anything else.
 //!
-//! Bounded: a file that has become too long takes the name of the one before it. For reading it is a hint: lines that are
-//! torn or mean nothing are passed over.
+//! Bounded: a file that has become too long takes the name of the one before it. The new one begins with the last run of each command
+//! that the verdict asks for, so that a failure is known until the next run, however much is written meanwhile. For reading it is
+//! a hint: lines that are torn or mean nothing are passed over.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,13 +11,19 @@ use serde_json::Value;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape;
-use crate::health::{Movement, Run};
+use crate::health::{Ahead, Movement, Run};
 use crate::progress::{Event, Observer};
 use crate::revision::OperationId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
 /// A file that is longer is put aside.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// A line that would be longer lacks its report: one line must not hide those before it.
+const MAX_LINE_BYTES: usize = 512 << 10;
+
+/// Longest reason of a failure that is carried over.
+const MAX_ERROR_CHARS: usize = 4096;
 
 /// One line.
 #[derive(Serialize)]
@@ -43,17 +50,28 @@ const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
 pub(crate) struct Recent {
     /// The last run of each of [`RUNS`], in that order.
     pub(crate) runs: Vec<Run>,
+    /// Those of them that failed last, with nothing after it but runs that were interrupted.
+    pub(crate) failures: Vec<Run>,
     /// What changed the archive's size since a given time, oldest first.
     pub(crate) movements: Vec<Movement>,
+    /// Runs that ended in the future, one of each command. They hide none that came before; one that failed counts all the same.
+    pub(crate) ahead: Vec<Ahead>,
 }
 
 /// With these there is no history for whoever asks. Any other error is one, since the history may say that the last run failed.
 const UNKNOWN: [ErrorKind; 2] = [ErrorKind::NotFound, ErrorKind::Permission];
 
-/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs.
-pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> {
+/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended after `latest`
+/// is from the future.
+pub(crate) fn recent(
+    storage: &dyn Storage,
+    since: Timestamp,
+    latest: Timestamp,
+) -> Result<Recent> {
     let mut last: [Option<Run>; RUNS.len()] = Default::default();
-    let mut movements = Vec::new();
+    // The last one that came to an end by itself.
+    let mut ended: [Option<Run>; RUNS.len()] = Default::default();
+    let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
             Err(error) if UNKNOWN.contains(&error.kind()) => continue,
@@ -61,19 +79,36 @@ pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> 
         };
         for line in tail.rsplit(|&byte| byte == b'\n') {
             let Ok(line) = serde_json::from_slice::<ReadLine>(line) else { continue };
-            if line.finished < since && last.iter().all(Option::is_some) {
+            if line.finished < since && ended.iter().all(Option::is_some) {
                 break 'files;
             }
             movements.extend(line.movement());
-            let known =
-                RUNS.iter().zip(&mut last).find(|(operation, _)| **operation == line.operation);
-            if let Some((_, run @ None)) = known {
-                *run = Some(line.into_run());
+            let Some(at) = RUNS.iter().position(|operation| *operation == line.operation) else {
+                continue;
+            };
+            let (Some(last), Some(ended @ None)) = (last.get_mut(at), ended.get_mut(at)) else {
+                continue;
+            };
+            if line.finished > latest {
+                let what = format!("a run of {}", line.operation);
+                if ahead.iter().all(|ahead| ahead.what != what) {
+                    ahead.push(Ahead::new(what, line.finished));
+                }
+                if line.result != "failed" {
+                    continue;
+                }
             }
+            let run = line.into_run();
+            if run.result != "interrupted" {
+                *ended = Some(run.clone());
+            }
+            last.get_or_insert(run);
         }
     }
     movements.reverse();
-    Ok(Recent { runs: last.into_iter().flatten().collect(), movements })
+    let ended = ended.into_iter().flatten();
+    let failures = ended.filter(|run| run.result == "failed").collect();
+    Ok(Recent { runs: last.into_iter().flatten().collect(), failures, movements, ahead })
 }
 
 /// The end of a file.
@@ -163,14 +198,15 @@ pub(crate) fn record<T: Serialize>(
 fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
     let mut file = open(storage)?;
     let mut len = file.len()?;
+    let mut text = String::new();
     if len > MAX_BYTES {
+        text = carried_over(storage)?;
         match planted(Bug::LostHistory) {
             true => storage.remove(FileName::History)?,
             false => storage.rename(FileName::History, FileName::OldHistory)?,
         }
         (file, len) = (open(storage)?, 0);
     }
-    let mut text = String::new();
     // A line that was cut short by a crash stays a line of its own.
     let mut last = [b'\n'];
     if len > 0 {
@@ -179,12 +215,45 @@ fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
     if last != *b"\n" {
         text.push('\n');
     }
-    let json = serde_json::to_string(line);
-    let path = storage.path(FileName::History);
-    let json = json.map_err(|error| Error::io(path, "write a line")(error.into()))?;
-    text += &escape::json(json);
-    text.push('\n');
+    text += &written(storage, line)?;
     file.write_at(text.as_bytes(), len)
+}
+
+/// A line as it is written, with its end.
+fn written(storage: &dyn Storage, line: &Line<'_>) -> Result<String> {
+    let written = |line: &Line<'_>| {
+        let json = serde_json::to_string(line);
+        let path = storage.path(FileName::History);
+        json.map_err(|error| Error::io(path, "write a line")(error.into()))
+    };
+    let mut json = written(line)?;
+    if json.len() > MAX_LINE_BYTES {
+        json = written(&Line { report: None, error: line.error.clone(), ..*line })?;
+    }
+    Ok(escape::json(json) + "\n")
+}
+
+/// The lines that a new file begins with: the last runs of each command, without their reports, which would count twice.
+fn carried_over(storage: &dyn Storage) -> Result<String> {
+    let Recent { runs, failures, .. } = recent(storage, Timestamp::MAX, Timestamp::MAX)?;
+    let mut text = String::new();
+    let later = runs.iter().filter(|run| !failures.contains(run));
+    for run in failures.iter().chain(later) {
+        let error = run.error.as_ref().map(|why| why.chars().take(MAX_ERROR_CHARS).collect());
+        text += &written(
+            storage,
+            &Line {
+                id: OperationId::new(run.started),
+                operation: &run.operation,
+                started: run.started,
+                finished: run.finished,
+                result: &run.result,
+                error,
+                report: None,
+            },
+        )?;
+    }
+    Ok(text)
 }
 
 fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
@@ -207,7 +276,8 @@ mod tests {
         for (name, content) in [("history.jsonl", current), ("history.jsonl.1", old)] {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap()).unwrap()
+        let latest = "2026-11-30T00:00:00Z".parse().unwrap();
+        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap(), latest).unwrap()
     }
 
     fn line(operation: &str, day: u32, rest: &str) -> String {
@@ -274,5 +344,53 @@ mod tests {
         long.extend(good.as_bytes());
         assert_eq!(read(&long, b"", "2026-01-01T00:00:00Z").runs.len(), 1);
         assert_eq!(read(&vec![b'x'; 3 << 20], b"", "2026-01-01T00:00:00Z"), Recent::default());
+    }
+
+    /// A run from the future hides none before it and is named; one that failed has failed, whatever its date.
+    #[test]
+    fn a_run_from_the_future_hides_no_failure() {
+        let future = |rest: &str| line("backup", 3, rest).replace("2026-11-03", "2036-11-03");
+        let text = [line("backup", 1, FAILED), future(BACKUP), future(BACKUP)].concat();
+        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
+        assert_eq!(found.runs[0].error.as_deref(), Some("why"));
+        assert_eq!(found.ahead.len(), 1, "{:?}", found.ahead);
+        let text = [line("backup", 1, BACKUP), future(FAILED)].concat();
+        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
+        assert_eq!((found.runs[0].error.as_deref(), found.ahead.len()), (Some("why"), 1));
+    }
+
+    /// However often the file is put aside, the last run of each command is known; and a report that is too long is left out, since it
+    /// would hide what stands before it.
+    #[test]
+    fn a_failed_backup_is_known_until_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DirStorage::open(folder.path()).unwrap();
+        let time = |second| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let add = |operation: &str, second, outcome: std::result::Result<&String, &Error>| {
+            let times = (time(second), time(second));
+            record(&storage, operation, times, outcome, &crate::progress::Silent);
+        };
+        let failed = Error::Specification { message: "the source is gone".to_owned() };
+        add("backup", 0, Err(&failed));
+        let report = "x".repeat(300_000);
+        for number in 1..20 {
+            add("tag", number, Ok(&report));
+        }
+        add("scrub", 20, Ok(&"x".repeat(9 << 20)));
+        let found = recent(&storage, time(0), time(100)).unwrap();
+        let runs: Vec<_> =
+            found.runs.iter().map(|run| (run.operation.as_str(), run.result.as_str())).collect();
+        assert_eq!(runs, [("backup", "failed"), ("scrub", "ok")]);
+        assert!(found.runs[0].error.as_ref().unwrap().contains("the source is gone"));
+        assert_eq!(found.runs[0].started, time(0));
+        add("backup", 21, Err(&Error::Interrupted));
+        for number in 22..30 {
+            add("tag", number, Ok(&report));
+        }
+        let found = recent(&storage, time(0), time(100)).unwrap();
+        assert_eq!((found.runs[0].result.as_str(), found.failures.len()), ("interrupted", 1));
+        add("backup", 30, Ok(&report));
+        assert_eq!(recent(&storage, time(0), time(100)).unwrap().failures, []);
+        assert_eq!(recent(&storage, time(0), time(100)).unwrap().runs[0].result, "ok");
     }
 }

@@ -23,6 +23,7 @@ pub mod error;
 pub mod escape;
 pub mod export;
 pub mod extent;
+mod folders;
 pub mod format;
 pub mod health;
 mod history;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::canary::{Bug, planted};
@@ -79,6 +80,7 @@ pub(crate) fn plan(
     manifest: &Manifest,
     config: &Config,
     options: &MaintenanceOptions,
+    now: Timestamp,
     observer: &dyn Observer,
 ) -> Result<MaintenancePlan> {
     let unreadable = damage::unreadable(&**storage, manifest)?;
@@ -88,7 +90,7 @@ pub(crate) fn plan(
     let damaged = damaged.map(|(revision, _)| revision.uuid);
     let damaged: HashSet<RevisionId> = damaged.collect();
     let frozen = match config.monitoring.freeze && !options.confirm {
-        true => health::freezes(manifest, &bad_blocks),
+        true => health::freezes(&health::as_of(manifest, now).0, &bad_blocks),
         false => Vec::new(),
     };
     let rule = match options.keep {
@@ -125,7 +127,9 @@ pub(crate) fn confirm(
 ) -> Result<Vec<Freeze>> {
     let unreadable = damage::unreadable(storage, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
-    let open = health::freezes(manifest, &bad_blocks);
+    let now = clock.now();
+    let known = health::as_of(manifest, now).0;
+    let open = health::freezes(&known, &bad_blocks);
     if open.is_empty() {
         return Ok(open);
     }
@@ -133,7 +137,8 @@ pub(crate) fn confirm(
     let damage: Vec<(RevisionId, u64)> =
         revisions.zip(bad_blocks).filter(|&(_, bad)| bad > 0).collect();
     let mut after = manifest.clone();
-    after.confirm(&damage, clock.now());
+    after.forget_confirmations_after(health::latest(now));
+    after.confirm(&damage, now);
     reserve::publish(storage, &after)?;
     *manifest = after;
     Ok(open)

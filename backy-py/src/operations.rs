@@ -57,8 +57,12 @@ pub(crate) fn changing<T>(
     change: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let done = change();
-    if let Err(error) = write_textfile(&folder.path, folder.trust, &SystemClock) {
-        watch.event(&Event::Finding(error.to_string()));
+    let warning = match write_textfile(&folder.path, folder.trust, &SystemClock) {
+        Ok(written) => written.warning(),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(warning) = warning {
+        watch.event(&Event::Finding(warning));
     }
     done
 }
@@ -238,7 +242,7 @@ pub(crate) fn plan_maintenance(
     folder: &Folder,
     options: &MaintenanceOptions,
 ) -> Result<MaintenancePlan> {
-    folder.open()?.plan_maintenance(options)
+    folder.open()?.plan_maintenance_at(options, &SystemClock)
 }
 
 pub(crate) fn maintenance(
@@ -248,7 +252,7 @@ pub(crate) fn maintenance(
 ) -> Result<MaintenanceReport> {
     let archive = folder.open()?.trusted()?;
     // Before the lock: a config that cannot be read changes nothing at all.
-    archive.plan_maintenance(options)?;
+    archive.plan_maintenance_at(options, &SystemClock)?;
     changing(folder, watch, || {
         writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
     })

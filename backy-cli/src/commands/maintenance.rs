@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let (keep, confirm) = (args.keep, args.confirm);
     let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
     // Before the lock: a config that cannot be read changes nothing at all.
-    let planned = archive.plan_maintenance(&options)?;
+    let planned = archive.plan_maintenance_at(&options, &SystemClock)?;
     if args.dry_run {
         plan::warn_of_freeze(&planned, &session.output);
         if args.json {

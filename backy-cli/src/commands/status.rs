@@ -49,9 +49,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = session.archive()?;
+    let archive = known(session.archive(), args, session)?;
     let numbers = args.revisions.resolve(archive.revisions())?;
-    let report = status(&archive, &numbers, &SystemClock)?;
+    let looked = status(&archive, &numbers, &SystemClock).map_err(Failure::from);
+    let report = known(looked, args, session)?;
     if args.json {
         return session.output.json(&report);
     }
@@ -64,6 +65,20 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let text = describe(&report, &session.output, session.verbosity, SystemClock.now());
     session.output.result(text.as_bytes())
+}
+
+/// What could be looked at. Otherwise the figures say that it is unknown: with an empty file all series of the archive would end, and
+/// with them their alerts.
+fn known<T>(
+    looked: Result<T, Failure>,
+    args: &Args,
+    session: &Session,
+) -> Result<T, Failure> {
+    if let (Err(Failure::Engine { error, .. }), true) = (&looked, args.prometheus) {
+        let unknown = Checked::unreadable(&session.folder, error);
+        session.output.result(prometheus([&unknown]).as_bytes())?;
+    }
+    looked
 }
 
 fn describe(

@@ -392,7 +392,9 @@ fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> h
         Sameness::Doubtful(how) => Some(how).filter(|_| replaced_bytes > had_bytes / 2),
         Sameness::Same => None,
     };
-    health::Observed { had_bytes, lost_bytes, other_source }
+    let old_size_bytes = manifest.revisions.first().map_or(0, |newest| newest.size_bytes);
+    let is_device = source.kind == "block device";
+    health::Observed { had_bytes, lost_bytes, other_source, old_size_bytes, is_device }
 }
 
 impl Making<'_> {

@@ -8,7 +8,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{Level, Problem, ProblemKind, display_age};
+use super::{Cause, Level, Problem, display_age, future};
 use crate::config::Config;
 use crate::format::manifest::Revision;
 use crate::revision::Tag;
@@ -46,7 +46,7 @@ pub fn tags(revisions: &[Revision], config: &Config, now: Timestamp) -> Vec<TagS
     };
     let status = |(tag, interval): (&Tag, &crate::config::Interval)| {
         let with = revisions.iter().filter(|revision| revision.tags.contains(tag));
-        let past = with.clone().filter(|revision| revision.started <= now);
+        let past = with.clone().filter(|revision| revision.started <= future::latest(now));
         let last = past.map(|revision| revision.started).max();
         let length = interval.interval;
         let wait = if length == shortest { SignedDuration::ZERO } else { shortest };
@@ -60,20 +60,25 @@ pub fn tags(revisions: &[Revision], config: &Config, now: Timestamp) -> Vec<TagS
             keep: interval.keep,
             revisions: with.count(),
             last,
-            due_at: schedule::next_due(revisions, tag, interval, now),
+            due_at: schedule::next_due(revisions, tag, interval, future::latest(now)),
             overdue_at,
             critical_at,
-            level: level(now, overdue_at, critical_at),
+            level: cause(now, overdue_at, critical_at).map_or(Level::Ok, Cause::level),
         }
     };
     schedule.into_iter().map(status).collect()
 }
 
-fn level(now: Timestamp, overdue_at: Option<Timestamp>, critical_at: Option<Timestamp>) -> Level {
+/// What it is called that these times have passed, if that is a problem.
+fn cause(
+    now: Timestamp,
+    overdue_at: Option<Timestamp>,
+    critical_at: Option<Timestamp>,
+) -> Option<Cause> {
     match () {
-        () if critical_at.is_some_and(|time| now > time) => Level::Critical,
-        () if overdue_at.is_some_and(|time| now > time) => Level::Warning,
-        () => Level::Ok,
+        () if critical_at.is_some_and(|time| now > time) => Some(Cause::LongOverdue),
+        () if overdue_at.is_some_and(|time| now > time) => Some(Cause::Overdue),
+        () => None,
     }
 }
 
@@ -88,45 +93,32 @@ pub(super) fn overdue(
     tags: &[TagStatus],
     now: Timestamp,
 ) -> Option<Problem> {
-    let newest = revisions.iter().map(|revision| revision.started).filter(|time| *time <= now);
-    let newest = newest.max()?;
+    let started = revisions.iter().map(|revision| revision.started);
+    let newest = started.filter(|time| *time <= future::latest(now)).max()?;
     let by_tag = tags.iter().filter_map(|tag| {
         let which = match tag.last == Some(newest) {
             true => "the last backup".to_owned(),
             false => format!("the last backup with the tag {}", tag.tag),
         };
-        Some((tag.level, which, tag.last?, tag.interval_seconds))
+        let cause = cause(now, tag.overdue_at, tag.critical_at);
+        Some((cause, which, tag.last?, tag.interval_seconds))
     });
     let untagged = tags.first().filter(|_| tags.iter().all(|tag| tag.last.is_none()));
     let limits = untagged.map(|tag| SignedDuration::from_secs(tag.interval_seconds));
     let limits = limits.into_iter().chain(config.monitoring.max_age).map(|limit| {
         let patience = later(newest, limit + schedule::tolerance(limit));
-        let level = level(now, Some(patience), Some(later(newest, limit + limit / 2)));
-        (level, "the last backup".to_owned(), newest, limit.as_secs())
+        let cause = cause(now, Some(patience), Some(later(newest, limit + limit / 2)));
+        (cause, "the last backup".to_owned(), newest, limit.as_secs())
     });
     // Of those that are equally bad the first: the shortest interval.
-    let worst = by_tag.chain(limits).filter(|(level, ..)| *level > Level::Ok);
-    let (level, which, last, seconds) = worst.reduce(|a, b| if b.0 > a.0 { b } else { a })?;
+    let late = by_tag.chain(limits);
+    let (cause, which, last, seconds) = late.reduce(|a, b| if b.0 > a.0 { b } else { a })?;
     let message = format!(
         "{which} is overdue: it began {} ago, and one is due every {}",
         display_age(now.as_second() - last.as_second()),
         display_age(seconds)
     );
-    let advice = "see why 'backy backup' does not run or fails".to_owned();
-    Some(Problem { kind: ProblemKind::Overdue, level, message, advice })
-}
-
-/// That the newest revision began later than now.
-pub(super) fn future(revisions: &[Revision], now: Timestamp) -> Option<Problem> {
-    /// Clocks of two machines that share an archive may differ.
-    const MAX_SECONDS: i64 = 300;
-    let ahead = revisions.first()?.started.as_second() - now.as_second();
-    (ahead > MAX_SECONDS).then(|| Problem {
-        kind: ProblemKind::Clock,
-        level: Level::Warning,
-        message: format!("the newest revision is from the future, {} ahead", display_age(ahead)),
-        advice: "set the clock right, and see whether it was wrong when the backup ran".to_owned(),
-    })
+    Some(cause?.problem(message, "see why 'backy backup' does not run or fails"))
 }
 
 #[cfg(test)]
@@ -222,11 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_from_the_future_is_told_and_hides_nothing() {
-        let revisions = [revision(-9000, &["daily"]), revision(40 * HOUR, &["daily", "weekly"])];
-        assert_eq!(level(&revisions, &config("")), Some(Level::Critical));
-        assert!(future(&revisions, now()).is_some());
-        assert!(future(&[revision(-200, &[])], now()).is_none());
+    fn a_revision_from_the_future_hides_nothing_and_a_small_step_back_of_the_clock_raises_no_alarm() {
+        let ahead = |seconds: i64| {
+            [revision(-seconds, &["daily"]), revision(40 * HOUR, &["daily", "weekly"])]
+        };
+        assert_eq!(level(&ahead(301), &config("")), Some(Level::Critical));
+        assert_eq!(level(&ahead(300), &config("")), None);
+        let daily = &tags(&ahead(300), &config(""), now())[0];
+        assert!(daily.last > Some(now()) && daily.due_at > Some(now()), "{daily:?}");
     }
 
     proptest! {

@@ -26,7 +26,7 @@ use crate::config::parse_interval;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
-use crate::format::manifest::{BlockRange, Findings, Manifest, within};
+use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::left_overs;
 use crate::manifest;
 use crate::moment;
@@ -203,7 +203,8 @@ fn scrub_once(
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
-    scrub.record_flaws();
+    // Not all has been looked at: what was known stays.
+    scrub.record_flaws(Revision::add_flaws);
     if matches!(checked, Err(Error::Interrupted)) && scrub.repairs() && *scrub.manifest != before {
         manifest::publish(&**storage, scrub.manifest)?;
     }
@@ -213,7 +214,7 @@ fn scrub_once(
     }
     scrub.check_length()?;
     scrub.check_refcounts()?;
-    scrub.record_flaws();
+    scrub.record_flaws(Revision::set_flaws);
     scrub.report_bad_blocks()?;
     let mut findings = scrub.findings;
     if options.check_only {
@@ -314,9 +315,20 @@ impl Scrub<'_> {
         if self.storage.list()?.contains(&FileName::IMAGE) {
             return Ok(());
         }
-        recover::make_image(&**self.storage, newest)?;
+        let newest = newest.clone();
+        recover::make_image(&**self.storage, &newest)?;
+        // Known to be lost from here on, whether or not this scrub comes to read it.
+        let lost = self.cut_off(&newest, 0, 0)?;
+        self.note_lost(0, &lost);
         let message = "missing: made anew, without what it held".to_owned();
         self.find(FileName::IMAGE, message, None, true)
+    }
+
+    /// Records blocks of the file of revision `number` as bad.
+    fn note_lost(&mut self, number: usize, lost: &Findings) {
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            revision.findings.add_all(lost.bad_blocks.iter().copied());
+        }
     }
 
     /// What memory still has of a file says nothing of the disk.
@@ -359,7 +371,7 @@ impl Scrub<'_> {
 
     /// Records in the manifest what is wrong with the files of the revisions that were looked at, other than single blocks.
     /// What is wrong with other files costs no revision anything.
-    fn record_flaws(&mut self) {
+    fn record_flaws(&mut self, record: fn(&mut Revision, Vec<(FileName, String)>, Timestamp)) {
         let mut open: HashMap<&str, Vec<&str>> = HashMap::new();
         for finding in self.findings.iter().filter(|f| f.blocks.is_none() && !f.repaired) {
             open.entry(&finding.file).or_default().push(&finding.message);
@@ -371,7 +383,7 @@ impl Scrub<'_> {
                 let messages = open.get(&*name.to_string()).cloned().unwrap_or_default();
                 messages.into_iter().map(move |message| (name, message.to_owned()))
             });
-            revision.set_flaws(own.collect(), self.now);
+            record(revision, own.collect(), self.now);
         }
     }
 

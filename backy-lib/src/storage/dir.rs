@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, fadvise, fallocate, fchown, fstat,
-    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Access as Permission, Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, accessat,
+    fadvise, fallocate, fchown, fstat, fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek,
+    statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
@@ -249,6 +250,19 @@ impl Storage for DirStorage {
         let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
         let (size_bytes, free_bytes) = (bytes(room.f_blocks), bytes(room.f_bavail));
         Ok(Some(FileSystem { device, size_bytes, free_bytes }))
+    }
+
+    fn unwritable(&self) -> Option<String> {
+        let history = FileName::History.to_string();
+        [".", history.as_str()].into_iter().find_map(|name| {
+            let asked = accessat(&self.fd, name, Permission::WRITE_OK, AtFlags::empty());
+            match asked.err()? {
+                Errno::ROFS => Some("its file system is mounted read-only".to_owned()),
+                // Lacking rights are EACCES, and say nothing of those of others.
+                Errno::PERM => Some(format!("'{name}' in it is immutable; see 'lsattr -d'")),
+                _ => None,
+            }
+        })
     }
 
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {

@@ -155,6 +155,12 @@ pub trait Storage: Send + Sync {
         None
     }
 
+    /// Why nobody can write to the folder, whatever their rights: it is mounted read-only, or immutable. `None` where that is not
+    /// so, or not known.
+    fn unwritable(&self) -> Option<String> {
+        None
+    }
+
     /// Permissions of files made from now on; 0600 unless told otherwise. Where there are none, nothing changes.
     fn set_file_mode(&self, mode: u32) {
         let _ = mode;

@@ -168,6 +168,14 @@ pub struct DrillReport {
     pub unknown: Unknown,
 }
 
+impl DrillReport {
+    /// Whether nothing more need be said of `failed`, a drill before this one: this one failed as well, or proves that it is right now.
+    pub(crate) fn settles(&self, failed: &DrillReport) -> bool {
+        let ran_as_much = self.command.is_some() || failed.command.is_none();
+        !self.passed || self.revision == failed.revision && ran_as_much
+    }
+}
+
 /// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next manifest is
 /// written without them.
 fn program_alone<'de, D: Deserializer<'de>>(
