@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::folders;
 use crate::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::pipeline;
@@ -72,7 +72,12 @@ impl Checked {
 
     /// That of what cannot be looked at.
     pub fn unreadable(folder: &Path, error: &Error) -> Self {
-        let advice = "see that the disk is mounted, and that whoever asks may read the archive";
+        let advice = match error.kind() {
+            ErrorKind::Damaged => "run 'backy scrub --rebuild' there",
+            ErrorKind::Unsupported => "use the version of backy that wrote it",
+            ErrorKind::Permission => "ask as a user who may read it, such as root",
+            _ => "check the path, and that its disk is mounted",
+        };
         let health = Health::of(vec![Cause::Unreadable.problem(error.to_string(), advice)], String::new);
         Checked { archive: folders::label(folder), health, status: None }
     }

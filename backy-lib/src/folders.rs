@@ -208,7 +208,7 @@ fn walk(at: PathBuf, steps: &[Step<'_>], depth: usize, found: &mut Vec<Found>) {
         Step::Literal(component) => walk(at.join(component), rest, depth, found),
         Step::Fits(pattern) => {
             for name in names(&at, found) {
-                if pattern.matches(&name.to_string_lossy()) {
+                if name != LOST_AND_FOUND && pattern.matches(&name.to_string_lossy()) {
                     walk(at.join(name), rest, depth, found);
                 }
             }

@@ -365,8 +365,8 @@ mod tests {
     fn a_failed_backup_is_known_until_the_next_one() {
         let folder = tempfile::tempdir().unwrap();
         let storage = DirStorage::open(folder.path()).unwrap();
-        let time = |second| Timestamp::from_second(1_700_000_000 + second).unwrap();
-        let add = |operation: &str, second, outcome: std::result::Result<&String, &Error>| {
+        let time = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let add = |operation: &str, second: i64, outcome: std::result::Result<&String, &Error>| {
             let times = (time(second), time(second));
             record(&storage, operation, times, outcome, &crate::progress::Silent);
         };

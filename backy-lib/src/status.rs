@@ -288,7 +288,7 @@ fn missing_files(archive: &Archive) -> Result<Vec<String>> {
 /// Whether `last.raw` is another file than backy left, though as long as it should be; while nobody is at work.
 fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> {
     let (storage, manifest) = (archive.storage(), archive.manifest());
-    let (Some(newest), Some(recorded)) = (manifest.revisions.first(), &manifest.image_file) else {
+    let (Some(newest), Some(_)) = (manifest.revisions.first(), &manifest.image_file) else {
         return Ok(None);
     };
     if is_locked || manifest.in_progress.as_ref().is_some_and(InProgress::changes_image) {
@@ -302,11 +302,9 @@ fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> 
         return Ok(None);
     }
     Ok(Some(format!(
-        "{}: changed at {}, and backy left it at {}: somebody has replaced, copied or written to it, and it was not compared \
-         since",
+        "{}: something other than backy changed it at {}, and nobody has compared it since",
         storage.path(FileName::IMAGE).display(),
-        image.modified()?,
-        recorded.modified
+        image.modified()?
     )))
 }
 

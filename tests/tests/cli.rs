@@ -14,8 +14,10 @@ mod cli {
     mod bombs;
     mod border;
     mod check;
+    mod dates;
     mod devices;
     mod drill;
+    mod figures;
     mod freeze;
     mod generated;
     mod harness;
@@ -32,6 +34,7 @@ mod cli {
     mod scrub;
     mod source;
     mod status;
+    mod table;
     mod tag;
     mod terminal;
     mod trust;

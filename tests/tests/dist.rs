@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use backy_lib::Level;
+use backy_lib::health::Cause;
 use backy_tests::qemu::skipped;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -203,11 +205,49 @@ fn the_alerts_are_right() {
         }
     }
     assert!(names.len() >= 5, "{names:?}");
+    severities_are_levels(rules);
     let path = root().join("dist/prometheus/backy-alerts.yml");
     // A large package that nothing else needs; so its absence is no reason to fail.
     if let Ok(output) = Command::new("promtool").args(["check", "rules"]).arg(path).output() {
         assert!(output.status.success(), "{}", said(&output));
     }
+}
+
+/// An alert on a problem, or on a verdict, has the severity of its level in the library's table; and there is an alert on each level.
+fn severities_are_levels(rules: &[Yaml]) {
+    let severity = |level: Level| match level {
+        Level::Warning => "warning",
+        Level::Critical | Level::Unknown => "critical",
+        Level::Ok => panic!("no alert is on what is well"),
+    };
+    let levels = [Level::Warning, Level::Critical, Level::Unknown];
+    let level = |number: &str| {
+        let number: u8 = number.trim().parse().expect("a level");
+        levels.into_iter().find(|level| level.exit_status() == number).expect("a level")
+    };
+    let mut verdicts = BTreeSet::new();
+    for rule in rules {
+        let name = rule["alert"].as_str().expect("a name");
+        let expression = rule["expr"].as_str().expect("an expression");
+        let told = rule["labels"]["severity"].as_str().expect("a severity");
+        let Some((figure, number)) = expression.split_once(" == ") else {
+            // By the time alone, also when nobody writes figures any more.
+            assert!(name == "BackupOverdue" && expression.contains("> 1.5 *"), "{name}");
+            assert_eq!(told, severity(Cause::LongOverdue.level()));
+            continue;
+        };
+        assert_eq!(told, severity(level(number)), "{name}");
+        if figure == "backy_status" {
+            verdicts.insert(level(number));
+            continue;
+        }
+        let (_, kinds) = figure.split_once("backy_problem{kind=").expect("a problem");
+        for kind in kinds.trim_matches(|c: char| "~\"}".contains(c)).split('|') {
+            let has = |cause: &Cause| cause.kind().as_str() == kind && cause.level() == level(number);
+            assert!(Cause::ALL.iter().any(has), "{name}: {kind} is never {number}");
+        }
+    }
+    assert_eq!(verdicts, BTreeSet::from(levels));
 }
 
 /// What the Debian package is made of is there, but for what is built for it; its scripts are right for the shell.

@@ -41,10 +41,10 @@ pub(crate) fn as_of(manifest: &Manifest, now: Timestamp) -> (Cow<'_, Manifest>, 
     let is_ahead = |time: &Timestamp| *time > latest;
     let newest = |times: &mut dyn Iterator<Item = Timestamp>| times.filter(is_ahead).max();
     let mut found = Vec::new();
-    let revisions = manifest.revisions.iter().enumerate();
-    let started = revisions.filter(|(_, revision)| is_ahead(&revision.started));
-    if let Some((number, revision)) = started.max_by_key(|(_, revision)| revision.started) {
-        found.push(Ahead::new(format!("revision {number}"), revision.started));
+    // An older one is no longer what anything is counted from.
+    let started = manifest.revisions.first().map(|newest| newest.started);
+    if let Some(started) = started.filter(is_ahead) {
+        found.push(Ahead::new("the newest revision", started));
     }
     let ranges = manifest.revisions.iter().flat_map(|r| r.verified.iter().chain(&r.rewritten));
     let scrub = newest(&mut ranges.map(|range| range.at));
@@ -137,7 +137,7 @@ mod tests {
         let far = manifest(at(301), true);
         let (kept, found) = as_of(&far, at(0));
         let named: Vec<&str> = found.iter().map(|ahead| ahead.what.as_str()).collect();
-        assert_eq!(named, ["revision 0", "a scrub", "the last drill", "a confirmation"]);
+        assert_eq!(named, ["the newest revision", "a scrub", "the last drill", "a confirmation"]);
         let revision = &kept.revisions[0];
         assert!(revision.read_at().next().is_none() && kept.drill.is_none());
         assert_eq!(revision.open_flaws().count(), 1);
