@@ -366,17 +366,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let storage = DirStorage::open(folder.path()).unwrap();
         let time = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
-        let add = |operation: &str, second: i64, outcome: std::result::Result<&String, &Error>| {
+        let add = |operation: &str, second: i64, outcome: std::result::Result<&Value, &Error>| {
             let times = (time(second), time(second));
             record(&storage, operation, times, outcome, &crate::progress::Silent);
         };
         let failed = Error::Specification { message: "the source is gone".to_owned() };
         add("backup", 0, Err(&failed));
-        let report = "x".repeat(300_000);
+        let report = |bytes: usize| serde_json::json!({ "x": "x".repeat(bytes) });
+        let long = report(300_000);
         for number in 1..20 {
-            add("tag", number, Ok(&report));
+            add("tag", number, Ok(&long));
         }
-        add("scrub", 20, Ok(&"x".repeat(9 << 20)));
+        add("scrub", 20, Ok(&report(9 << 20)));
         let found = recent(&storage, time(0), time(100)).unwrap();
         let runs: Vec<_> =
             found.runs.iter().map(|run| (run.operation.as_str(), run.result.as_str())).collect();
@@ -385,11 +386,11 @@ mod tests {
         assert_eq!(found.runs[0].started, time(0));
         add("backup", 21, Err(&Error::Interrupted));
         for number in 22..30 {
-            add("tag", number, Ok(&report));
+            add("tag", number, Ok(&long));
         }
         let found = recent(&storage, time(0), time(100)).unwrap();
         assert_eq!((found.runs[0].result.as_str(), found.failures.len()), ("interrupted", 1));
-        add("backup", 30, Ok(&report));
+        add("backup", 30, Ok(&long));
         assert_eq!(recent(&storage, time(0), time(100)).unwrap().failures, []);
         assert_eq!(recent(&storage, time(0), time(100)).unwrap().runs[0].result, "ok");
     }

@@ -448,6 +448,35 @@ fn monitoring_is_as_documented() {
     }
 }
 
+/// A problem gets its level from one table: nothing else in the library makes one, or names a level for one.
+#[test]
+fn levels_come_from_one_table() {
+    let mut folders = vec![root().join("backy-lib/src")];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("list the sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("a source");
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            if path.ends_with("health/cause.rs") || path.ends_with("monitoring/tests.rs") {
+                continue;
+            }
+            seen += 1;
+            let made = code.lines().find(|line| {
+                line.contains("Problem {") && !["struct", "->"].iter().any(|word| line.contains(word))
+            });
+            assert_eq!(made, None, "{}", path.display());
+            let named = code.lines().find(|line| line.contains("level: Level::"));
+            assert_eq!(named, None, "{}", path.display());
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
 /// What stands in code in the first column of the table after `heading`.
 fn names(text: &str, heading: &str) -> Vec<String> {
     table(text, heading).iter().map(|row| row[0].trim_matches('`').to_owned()).collect()
