@@ -27,13 +27,16 @@ pub(crate) type Found = std::result::Result<PathBuf, (PathBuf, Error)>;
 /// The name of an archive in reports, figures and labels: its folder without symbolic links, however it was typed. What is not there
 /// has the name that it would have.
 pub(crate) fn label(folder: &Path) -> String {
+    real(folder).display().to_string()
+}
+
+fn real(folder: &Path) -> PathBuf {
     let below = || {
         let (parent, name) = (folder.parent()?, folder.file_name()?);
         Some(parent.canonicalize().ok()?.join(name))
     };
-    let real = folder.canonicalize().ok().or_else(below);
     // Without what says nothing: a slash at the end, single dots.
-    real.unwrap_or_else(|| folder.components().collect()).display().to_string()
+    folder.canonicalize().ok().or_else(below).unwrap_or_else(|| folder.components().collect())
 }
 
 /// All archives that are meant, each once by whatever names it is given, in the order in which they are given.
@@ -44,7 +47,7 @@ pub(crate) fn archives(given: &[PathBuf]) -> Vec<Found> {
         Ok(folder) => archives_in(&folder),
         Err(failed) => vec![Err(failed)],
     });
-    found.filter(|found| seen.insert(label(path_of(found)))).collect()
+    found.filter(|found| seen.insert(real(path_of(found)))).collect()
 }
 
 fn path_of(found: &Found) -> &Path {
@@ -134,6 +137,7 @@ fn is_of_archive(name: &OsStr) -> bool {
     let name = name.to_str().and_then(FileName::parse);
     name.is_some_and(|name| match name {
         FileName::Delta(_) | FileName::Digests(..) => true,
+        FileName::History | FileName::OldHistory => true,
         name => [FileName::CONFIG, FileName::MANIFEST, FileName::IMAGE].contains(&name),
     })
 }

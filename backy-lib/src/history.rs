@@ -58,9 +58,6 @@ pub(crate) struct Recent {
     pub(crate) ahead: Vec<Ahead>,
 }
 
-/// With these there is no history for whoever asks. Any other error is one, since the history may say that the last run failed.
-const UNKNOWN: [ErrorKind; 2] = [ErrorKind::NotFound, ErrorKind::Permission];
-
 /// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended after `latest`
 /// is from the future.
 pub(crate) fn recent(
@@ -74,7 +71,8 @@ pub(crate) fn recent(
     let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
-            Err(error) if UNKNOWN.contains(&error.kind()) => continue,
+            // Any other error is one: the history may say that the last run failed.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             tail => tail?,
         };
         for line in tail.rsplit(|&byte| byte == b'\n') {

@@ -291,7 +291,8 @@ fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> 
     let (Some(newest), Some(_)) = (manifest.revisions.first(), &manifest.image_file) else {
         return Ok(None);
     };
-    if is_locked || manifest.in_progress.as_ref().is_some_and(InProgress::changes_image) {
+    // What was interrupted may have been about to record its time.
+    if is_locked || manifest.in_progress.is_some() {
         return Ok(None);
     }
     let image = match storage.open(FileName::IMAGE, Access::Read) {

@@ -39,6 +39,8 @@ pub(crate) struct Args {
 
     /// Print the figures in the text format of Prometheus
     ///
+    /// Those of an archive that cannot be opened say so: backy_status is 3. The exit status is 1 then.
+    ///
     /// For each command that changes the archive to write them to a file, set textfile in the section [monitoring] of backy.toml.
     #[arg(long, group = "form")]
     prometheus: bool,

@@ -124,6 +124,13 @@ impl DirStorage {
     }
 }
 
+impl DirStorage {
+    /// Whether the folder belongs to whoever asks.
+    fn is_own(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|found| found.st_uid == geteuid().as_raw())
+    }
+}
+
 impl Storage for DirStorage {
     fn path(&self, name: FileName) -> PathBuf {
         self.folder.join(name.to_string())
@@ -258,8 +265,11 @@ impl Storage for DirStorage {
             let asked = accessat(&self.fd, name, Permission::WRITE_OK, AtFlags::empty());
             match asked.err()? {
                 Errno::ROFS => Some("its file system is mounted read-only".to_owned()),
-                // Lacking rights are EACCES, and say nothing of those of others.
                 Errno::PERM => Some(format!("'{name}' in it is immutable; see 'lsattr -d'")),
+                // Of others' rights it says nothing.
+                Errno::ACCESS if self.is_own() => {
+                    Some(format!("not even the owner of the folder may write to '{name}' in it"))
+                }
                 _ => None,
             }
         })

@@ -155,8 +155,8 @@ pub trait Storage: Send + Sync {
         None
     }
 
-    /// Why nobody can write to the folder, whatever their rights: it is mounted read-only, or immutable. `None` where that is not
-    /// so, or not known.
+    /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None` where that is
+    /// not so, or not known.
     fn unwritable(&self) -> Option<String> {
         None
     }

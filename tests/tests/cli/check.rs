@@ -262,3 +262,31 @@ fn the_label_of_an_archive_is_its_real_folder() {
         assert_eq!(run.json()["archives"][0]["archive"], label.as_str(), "{name}");
     }
 }
+
+/// The history may say that the last run failed: whoever may not read it is told that, and not that all is well.
+#[test]
+fn a_history_that_may_not_be_read_is_unknown() {
+    if !is_root() {
+        return;
+    }
+    let (scene, _) = Scene::with_revisions(1);
+    let mode = |path: std::path::PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(scene.path(""), 0o755);
+    mode(scene.path("a"), 0o755);
+    for entry in fs::read_dir(scene.path("a")).unwrap().flatten() {
+        mode(entry.path(), 0o644);
+    }
+    let as_nobody = || {
+        let starter = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let mut command = scene.command_under(&starter, &["-b", "a", "status", "--check"]);
+        Run::from(command.output().unwrap())
+    };
+    let run = as_nobody();
+    assert_eq!(run.status, Some(0), "{run:?}");
+    mode(scene.path("a/history.jsonl"), 0o600);
+    let run = as_nobody();
+    assert_eq!(run.status, Some(3), "{run:?}");
+    assert!(run.text().contains("history.jsonl"), "{run:?}");
+}

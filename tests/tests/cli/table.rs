@@ -85,12 +85,11 @@ impl Raised {
 
 fn prove(cause: Cause) {
     let Some(Raised { scene, no_cure, cure }) = raise(cause) else { return };
-    let row = (cause.kind().as_str(), serde_json::to_value(cause.level()).expect("JSON"));
+    let level = serde_json::to_value(cause.level()).expect("JSON");
+    let row = (cause.kind().as_str().to_owned(), level.as_str().expect("text").to_owned());
     let has = |scene: &Scene| {
         let problems = if cause == Cause::Unreadable { checked(scene) } else { scene.problems() };
-        problems.iter().any(|(kind, level)| (kind.as_str(), level) == (row.0, &row.1))
-            .then_some(())
-            .ok_or(problems)
+        if problems.contains(&row) { Ok(()) } else { Err(problems) }
     };
     assert_eq!(has(&scene), Ok(()));
     no_cure(&scene);
