@@ -28,7 +28,7 @@ const MAX_ERROR_CHARS: usize = 4096;
 /// One line.
 #[derive(Serialize)]
 struct Line<'a> {
-    id: OperationId,
+    id: &'a Value,
     operation: &'a str,
     started: Timestamp,
     finished: Timestamp,
@@ -65,9 +65,7 @@ pub(crate) fn recent(
     since: Timestamp,
     latest: Timestamp,
 ) -> Result<Recent> {
-    let mut last: [Option<Run>; RUNS.len()] = Default::default();
-    // The last one that came to an end by itself.
-    let mut ended: [Option<Run>; RUNS.len()] = Default::default();
+    let mut last = LastLines::default();
     let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
@@ -77,36 +75,54 @@ pub(crate) fn recent(
         };
         for line in tail.rsplit(|&byte| byte == b'\n') {
             let Ok(line) = serde_json::from_slice::<ReadLine>(line) else { continue };
-            if line.finished < since && ended.iter().all(Option::is_some) {
+            if line.finished < since && last.are_known() {
                 break 'files;
             }
             movements.extend(line.movement());
-            let Some(at) = RUNS.iter().position(|operation| *operation == line.operation) else {
-                continue;
-            };
-            let (Some(last), Some(ended @ None)) = (last.get_mut(at), ended.get_mut(at)) else {
-                continue;
-            };
-            if line.finished > latest {
-                let what = format!("a run of {}", line.operation);
-                if ahead.iter().all(|ahead| ahead.what != what) {
-                    ahead.push(Ahead::new(what, line.finished));
-                }
-                if line.result != "failed" {
-                    continue;
-                }
+            if let Some(run) = last.add(line, latest)
+                && ahead.iter().all(|ahead| ahead.what != run.what)
+            {
+                ahead.push(run);
             }
-            let run = line.into_run();
-            if run.result != "interrupted" {
-                *ended = Some(run.clone());
-            }
-            last.get_or_insert(run);
         }
     }
     movements.reverse();
-    let ended = ended.into_iter().flatten();
-    let failures = ended.filter(|run| run.result == "failed").collect();
-    Ok(Recent { runs: last.into_iter().flatten().collect(), failures, movements, ahead })
+    let runs = last.last.into_iter().flatten().map(ReadLine::into_run).collect();
+    let failed = last.ended.into_iter().flatten().filter(ReadLine::has_failed);
+    Ok(Recent { runs, failures: failed.map(ReadLine::into_run).collect(), movements, ahead })
+}
+
+/// Lines of the last runs of each of [`RUNS`], found from the end.
+#[derive(Default)]
+struct LastLines {
+    last: [Option<ReadLine>; RUNS.len()],
+    /// Of the last one that came to an end by itself.
+    ended: [Option<ReadLine>; RUNS.len()],
+}
+
+impl LastLines {
+    fn are_known(&self) -> bool {
+        self.ended.iter().all(Option::is_some)
+    }
+
+    /// Takes a line that is older than all before. Gives the run if it is from the future: then it hides none before it, but one that
+    /// failed has failed.
+    fn add(&mut self, line: ReadLine, latest: Timestamp) -> Option<Ahead> {
+        let at = RUNS.iter().position(|operation| *operation == line.operation)?;
+        let (Some(last), Some(ended @ None)) = (self.last.get_mut(at), self.ended.get_mut(at))
+        else {
+            return None;
+        };
+        let ahead = (line.finished > latest)
+            .then(|| Ahead::new(format!("a run of {}", line.operation), line.finished));
+        if ahead.is_none() || line.has_failed() {
+            if line.result != "interrupted" {
+                *ended = Some(line.clone());
+            }
+            last.get_or_insert(line);
+        }
+        ahead
+    }
 }
 
 /// The end of a file.
@@ -120,8 +136,10 @@ fn tail(storage: &dyn Storage, name: FileName) -> Result<Vec<u8>> {
 }
 
 /// A line as it is read.
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 struct ReadLine {
+    #[serde(default)]
+    id: Value,
     operation: String,
     started: Timestamp,
     finished: Timestamp,
@@ -133,7 +151,7 @@ struct ReadLine {
 }
 
 /// What is wanted of a report.
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 struct ReadReport {
     #[serde(default)]
     revision: Option<Value>,
@@ -154,6 +172,10 @@ impl ReadLine {
             "maintenance" => Some(movement(false, report.freed_bytes?.saturating_neg())),
             _ => None,
         }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.result == "failed"
     }
 
     fn into_run(self) -> Run {
@@ -178,8 +200,9 @@ pub(crate) fn record<T: Serialize>(
         Err(error) if error.kind() == ErrorKind::Interrupted => ("interrupted", None),
         Err(error) => ("failed", Some(error.to_string())),
     };
+    let id = observer.operation().unwrap_or_else(|| OperationId::new(started));
     let line = Line {
-        id: observer.operation().unwrap_or_else(|| OperationId::new(started)),
+        id: &Value::String(id.to_string()),
         operation,
         started,
         finished,
@@ -231,25 +254,34 @@ fn written(storage: &dyn Storage, line: &Line<'_>) -> Result<String> {
     Ok(escape::json(json) + "\n")
 }
 
-/// The lines that a new file begins with: the last runs of each command, without their reports, which would count twice.
+/// The lines that a new file begins with: those of the last runs of each command, without their reports, which would count twice.
 fn carried_over(storage: &dyn Storage) -> Result<String> {
-    let Recent { runs, failures, .. } = recent(storage, Timestamp::MAX, Timestamp::MAX)?;
+    let mut last = LastLines::default();
+    for name in [FileName::History, FileName::OldHistory] {
+        let tail = match tail(storage, name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            tail => tail?,
+        };
+        for line in tail.rsplit(|&byte| byte == b'\n') {
+            if last.are_known() {
+                break;
+            }
+            if let Ok(line) = serde_json::from_slice::<ReadLine>(line) {
+                last.add(line, Timestamp::MAX);
+            }
+        }
+    }
     let mut text = String::new();
-    let later = runs.iter().filter(|run| !failures.contains(run));
-    for run in failures.iter().chain(later) {
-        let error = run.error.as_ref().map(|why| why.chars().take(MAX_ERROR_CHARS).collect());
-        text += &written(
-            storage,
-            &Line {
-                id: OperationId::new(run.started),
-                operation: &run.operation,
-                started: run.started,
-                finished: run.finished,
-                result: &run.result,
-                error,
-                report: None,
-            },
-        )?;
+    for (ended, last) in last.ended.iter().zip(&last.last) {
+        let last = last.as_ref().filter(|last| Some(*last) != ended.as_ref());
+        for line in ended.iter().chain(last) {
+            let error = line.error.as_ref().map(|why| why.chars().take(MAX_ERROR_CHARS).collect());
+            let (started, finished) = (line.started, line.finished);
+            let id = &line.id;
+            let (operation, result) = (line.operation.as_str(), line.result.as_str());
+            let line = Line { id, operation, started, finished, result, error, report: None };
+            text += &written(storage, &line)?;
+        }
     }
     Ok(text)
 }

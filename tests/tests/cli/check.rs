@@ -26,7 +26,11 @@ fn host() -> Scene {
 fn copy(scene: &Scene, to: &str) {
     fs::create_dir(scene.path(to)).unwrap();
     for entry in fs::read_dir(scene.path("a")).unwrap().flatten() {
-        fs::copy(entry.path(), scene.path(to).join(entry.file_name())).unwrap();
+        let copy = scene.path(to).join(entry.file_name());
+        fs::copy(entry.path(), &copy).unwrap();
+        // Without its time the image would be one that somebody else has written.
+        let modified = entry.metadata().unwrap().modified().unwrap();
+        fs::File::options().write(true).open(copy).unwrap().set_modified(modified).unwrap();
     }
 }
 

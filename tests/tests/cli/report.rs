@@ -19,7 +19,7 @@ fn a_page_is_written() {
         "<!DOCTYPE html>",
         "Backups on ",
         "All 2 revisions",
-        "cannot list the folder",
+        "no archive here",
         "source.img",
     ] {
         assert!(page.contains(text), "{text}: {page}");

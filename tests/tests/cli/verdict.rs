@@ -152,7 +152,8 @@ fn overdue() {
     scene.has("overdue", "critical");
     let scene = Scene::with_archive();
     scene.backup_made(-HOUR, &[]);
-    scene.has("clock", "warning");
+    let expected = ["no-backup", "clock"].map(|kind| (kind.to_owned(), "warning".to_owned()));
+    assert_eq!(scene.problems(), expected);
 }
 
 /// A run that failed is told with its reason, also when it failed before the lock; one that works ends that.
