@@ -17,6 +17,9 @@ use crate::status::{StatusReport, status};
 /// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
 pub const CHECK_SCHEMA: u32 = 1;
 
+/// So many that cannot be looked at are named in the summary.
+const MAX_NAMED: usize = 3;
+
 /// The verdicts on many archives.
 #[derive(Debug, Clone, Serialize)]
 pub struct HostReport {
@@ -78,7 +81,8 @@ impl Checked {
             ErrorKind::Permission => "ask as a user who may read it, such as root",
             _ => "check the path, and that its disk is mounted",
         };
-        let health = Health::of(vec![Cause::Unreadable.problem(error.to_string(), advice)], String::new);
+        let health =
+            Health::of(vec![Cause::Unreadable.problem(error.to_string(), advice)], String::new);
         Checked { archive: folders::label(folder), health, status: None }
     }
 }
@@ -166,8 +170,19 @@ fn summary(archives: &[Checked], problems: &[Problem]) -> String {
     };
     let worst = archives.first().filter(|checked| checked.health.level > Level::Ok);
     let worst = worst.map(|checked| format!("; {}: {}", checked.archive, checked.health.summary));
+    // These are named in any case, also behind what is critical.
+    let unknown = archives.iter().skip(1).filter(|checked| checked.health.level == Level::Unknown);
+    let unknown: Vec<&str> = unknown.map(|checked| checked.archive.as_str()).collect();
+    let more = match unknown.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let unknown = match unknown.get(..MAX_NAMED.min(unknown.len())) {
+        None | Some([]) => String::new(),
+        Some(named) => format!("; also unknown: {}{more}", named.join(", ")),
+    };
     let shared = problems.iter().max_by_key(|problem| problem.level);
     let shared = shared.map(|problem| format!("; {}", problem.message));
     let (worst, shared) = (worst.unwrap_or_default(), shared.unwrap_or_default());
-    format!("{total}: {}{worst}{shared}", counts.join(", "))
+    format!("{total}: {}{worst}{unknown}{shared}", counts.join(", "))
 }

@@ -98,15 +98,12 @@ pub(crate) fn name(range: BlockRange) -> String {
 /// Whether the headers of a revision's files are whole, so that some of it may be read.
 fn can_be_opened(storage: &dyn Storage, manifest: &Manifest, revision: &Revision) -> Result<bool> {
     let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
-    let opened = DigestTable::open(storage, revision.uuid, kind).and_then(|_| {
-        match revision.is_image() {
+    let opened =
+        DigestTable::open(storage, revision.uuid, kind).and_then(|_| match revision.is_image() {
             true => Ok(()),
-            false => {
-                Delta::open(storage, revision.uuid, manifest.block_size, revision.size_bytes)
-                    .map(|_| ())
-            }
-        }
-    });
+            false => Delta::open(storage, revision.uuid, manifest.block_size, revision.size_bytes)
+                .map(|_| ()),
+        });
     match opened {
         Ok(()) => Ok(true),
         Err(error) if error.is_damage() => Ok(false),

@@ -94,7 +94,8 @@ fn below(path: &Path) -> Option<Found> {
 }
 
 fn empty(folder: &Path) -> (PathBuf, Error) {
-    let error = io::Error::other("the folder is empty, as when the disk that belongs there is not mounted");
+    let error =
+        io::Error::other("the folder is empty, as when the disk that belongs there is not mounted");
     (folder.to_owned(), Error::io(folder, "find an archive")(error))
 }
 
@@ -163,7 +164,9 @@ fn expanded(given: &Path) -> Vec<Found> {
         return vec![Ok(given.to_owned())];
     };
     let unusable = |why: String| {
-        let error = Error::Specification { message: format!("'{text}': {why}; give a pattern such as '/srv/*/backup'") };
+        let error = Error::Specification {
+            message: format!("'{text}': {why}; give a pattern such as '/srv/*/backup'"),
+        };
         vec![Err((given.to_owned(), error))]
     };
     let steps = match steps(given) {
@@ -192,9 +195,9 @@ fn steps(pattern: &Path) -> std::result::Result<Vec<Step<'_>>, glob::PatternErro
         Some(text) if text.contains(SPECIAL) => Ok(Some(Step::Fits(Pattern::new(text)?))),
         _ => Ok(None),
     };
-    let steps = pattern.components().map(|component| {
-        Ok(step(component)?.unwrap_or(Step::Literal(component)))
-    });
+    let steps = pattern
+        .components()
+        .map(|component| Ok(step(component)?.unwrap_or(Step::Literal(component))));
     steps.collect()
 }
 

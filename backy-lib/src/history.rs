@@ -60,11 +60,7 @@ pub(crate) struct Recent {
 
 /// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended after `latest`
 /// is from the future.
-pub(crate) fn recent(
-    storage: &dyn Storage,
-    since: Timestamp,
-    latest: Timestamp,
-) -> Result<Recent> {
+pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp) -> Result<Recent> {
     let mut last = LastLines::default();
     let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {

@@ -243,7 +243,8 @@ fn severities_are_levels(rules: &[Yaml]) {
         }
         let (_, kinds) = figure.split_once("backy_problem{kind=").expect("a problem");
         for kind in kinds.trim_matches(|c: char| "~\"}".contains(c)).split('|') {
-            let has = |cause: &Cause| cause.kind().as_str() == kind && cause.level() == level(number);
+            let has =
+                |cause: &Cause| cause.kind().as_str() == kind && cause.level() == level(number);
             assert!(Cause::ALL.iter().any(has), "{name}: {kind} is never {number}");
         }
     }

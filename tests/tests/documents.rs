@@ -467,7 +467,8 @@ fn levels_come_from_one_table() {
             }
             seen += 1;
             let made = code.lines().find(|line| {
-                line.contains("Problem {") && !["struct", "->"].iter().any(|word| line.contains(word))
+                line.contains("Problem {")
+                    && !["struct", "->"].iter().any(|word| line.contains(word))
             });
             assert_eq!(made, None, "{}", path.display());
             let named = code.lines().find(|line| line.contains("level: Level::"));

@@ -71,11 +71,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 
 /// What could be looked at. Otherwise the figures say that it is unknown: with an empty file all series of the archive would end, and
 /// with them their alerts.
-fn known<T>(
-    looked: Result<T, Failure>,
-    args: &Args,
-    session: &Session,
-) -> Result<T, Failure> {
+fn known<T>(looked: Result<T, Failure>, args: &Args, session: &Session) -> Result<T, Failure> {
     if let (Err(Failure::Engine { error, .. }), true) = (&looked, args.prometheus) {
         let unknown = Checked::unreadable(&session.folder, error);
         session.output.result(prometheus([&unknown]).as_bytes())?;

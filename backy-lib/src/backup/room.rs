@@ -152,7 +152,14 @@ fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> Strin
     let wanted = i64::try_from(missing).unwrap_or(i64::MAX);
     let storage = context.storage;
     let (options, observer) = (MaintenanceOptions::default(), context.observer);
-    let plan = maintenance::plan(storage, manifest, context.config, &options, context.clock.now(), observer);
+    let plan = maintenance::plan(
+        storage,
+        manifest,
+        context.config,
+        &options,
+        context.clock.now(),
+        observer,
+    );
     if let Some(frees) = plan.ok().map(|plan| plan.frees_bytes).filter(|&frees| frees >= wanted) {
         return format!("'backy maintenance' would free about {}", display(frees));
     }

@@ -214,7 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_from_the_future_hides_nothing_and_a_small_step_back_of_the_clock_raises_no_alarm() {
+    fn a_revision_from_the_future_hides_nothing_and_a_small_step_back_of_the_clock_raises_no_alarm()
+    {
         let ahead = |seconds: i64| {
             [revision(-seconds, &["daily"]), revision(40 * HOUR, &["daily", "weekly"])]
         };

@@ -264,8 +264,7 @@ mod tests {
         assert_eq!(shrank(SIZE + SIZE / 8, false), Some(SIZE + SIZE / 8));
         let observed = Observed { old_size_bytes: 2 * SIZE, ..Observed::default() };
         let alarm = unusual(&few, 5, observed).unwrap();
-        let text =
-            "revision 0 is shorter than the revision before: 976.6 KiB instead of 1.9 MiB";
+        let text = "revision 0 is shorter than the revision before: 976.6 KiB instead of 1.9 MiB";
         assert_eq!(sentence(0, &alarm, SIZE), text);
     }
 

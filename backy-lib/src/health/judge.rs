@@ -94,7 +94,8 @@ fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
         return None;
     }
     let since = due.flatten().map_or_else(String::new, |due| format!(" since {due}"));
-    let message = format!("a backup is due{since}, and neither it nor its failure can be recorded: {why}");
+    let message =
+        format!("a backup is due{since}, and neither it nor its failure can be recorded: {why}");
     Some(Cause::Unwritable.problem(message, "make the archive writable, then run 'backy backup'"))
 }
 
@@ -169,7 +170,8 @@ fn set_aside(facts: &Facts<'_>) -> Option<Problem> {
         1 => String::new(),
         count => format!(" and {} more files", count - 1),
     };
-    let message = format!("a rebuild could make nothing of {first}{more}: what they hold is in no revision");
+    let message =
+        format!("a rebuild could make nothing of {first}{more}: what they hold is in no revision");
     let advice = "get what they need from a copy of the archive and run 'backy scrub --rebuild --force', or delete them by hand \
                   to confirm the loss";
     Some(Cause::SetAside.problem(message, advice))
@@ -206,9 +208,7 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
 fn is_known(facts: &Facts<'_>) -> bool {
     let confirmed = facts.manifest.confirmed_damage();
     let mut counts = facts.manifest.revisions.iter().zip(facts.bad_blocks);
-    counts.all(|(revision, &count)| {
-        confirmed.get(&revision.uuid).copied().unwrap_or(0) >= count
-    })
+    counts.all(|(revision, &count)| confirmed.get(&revision.uuid).copied().unwrap_or(0) >= count)
 }
 
 /// What a scrub found wrong with files, other than single blocks, and could not repair.
@@ -243,8 +243,7 @@ fn drill(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let last = facts.manifest.drill.as_ref();
     if let Some(drill) = last.filter(|drill| !drill.passed) {
         let message = format!("the last drill failed: {}", drill.message);
-        let advice =
-            format!("run 'backy scrub', then 'backy drill -r {}' again", drill.revision);
+        let advice = format!("run 'backy scrub', then 'backy drill -r {}' again", drill.revision);
         return Some(Cause::DrillFailed.problem(message, advice));
     }
     let limit = limits.drill_within?;

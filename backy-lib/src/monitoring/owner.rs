@@ -35,7 +35,8 @@ pub(super) fn owner(path: &Path, archive: &str) -> Result<Owner> {
         file => file.map_err(|errno| Error::io(path, "read the figures there")(errno.into()))?,
     };
     let foreign = || {
-        let why = "something that backy did not write is there; name another file, or delete this one";
+        let why =
+            "something that backy did not write is there; name another file, or delete this one";
         Error::io(path, "write the figures")(std::io::Error::other(why))
     };
     let failed = Error::io(path, "read the figures there");

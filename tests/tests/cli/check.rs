@@ -76,6 +76,7 @@ fn a_broken_archive_hides_no_other() {
     let line = Plugin::parse(run.text());
     assert_eq!(line.word, "CRITICAL");
     assert!(line.text.starts_with("3 archives: 1 ok, 1 unknown, 1 critical; "), "{}", line.text);
+    assert!(line.text.contains("also unknown: ") && line.text.contains("broken"), "{}", line.text);
     let value = |figure: &str| line.figures[figure].value;
     assert_eq!(
         ["archives", "ok", "warning", "critical", "unknown"].map(value),
@@ -204,9 +205,14 @@ fn what_cannot_be_looked_at_is_unknown_and_named() {
     let names = |pattern: &str| -> Vec<String> {
         let json = check(&scene, &[pattern, "--json"]).json();
         let archives = json["archives"].as_array().unwrap().iter();
-        archives.map(|a| a["archive"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()).collect()
+        archives
+            .map(|a| a["archive"].as_str().unwrap().rsplit('/').next().unwrap().to_owned())
+            .collect()
     };
-    assert_eq!(names("host/*"), ["circle", "dangling", "not mounted", "of others", "remains", "good"]);
+    assert_eq!(
+        names("host/*"),
+        ["circle", "dangling", "not mounted", "of others", "remains", "good"]
+    );
     assert_eq!(names("*/g[o]od"), ["good"]);
     assert_eq!(names("host/d*"), ["dangling"]);
     assert_eq!(names("no*/x"), ["x"]);

@@ -15,13 +15,9 @@ fn a_page_is_written() {
     let run = scene.works(&["report", "a", "nowhere", "-o", "page.html"]);
     assert_eq!((run.text(), run.stderr.as_str()), ("", ""));
     let page = scene.read_text("page.html");
-    for text in [
-        "<!DOCTYPE html>",
-        "Backups on ",
-        "All 2 revisions",
-        "no archive here",
-        "source.img",
-    ] {
+    for text in
+        ["<!DOCTYPE html>", "Backups on ", "All 2 revisions", "no archive here", "source.img"]
+    {
         assert!(page.contains(text), "{text}: {page}");
     }
     let left: Vec<_> = std::fs::read_dir(scene.path(""))

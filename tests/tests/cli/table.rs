@@ -103,7 +103,8 @@ fn checked(scene: &Scene) -> Vec<(String, String)> {
     let json = scene.run(&["check", "host", "--json"]).json();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     let archives = json["archives"].as_array().expect("a list");
-    let problems = archives.iter().flat_map(|a| a["health"]["problems"].as_array().expect("a list"));
+    let problems =
+        archives.iter().flat_map(|a| a["health"]["problems"].as_array().expect("a list"));
     problems.map(|problem| (text(&problem["kind"]), text(&problem["level"]))).collect()
 }
 

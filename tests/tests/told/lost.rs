@@ -89,9 +89,8 @@ fn an_interrupted_scrub_forgets_no_finding() {
     });
     let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
     writer(&world.disk).scrub(&options, &world::clock(), &Silent).expect("a scrub that ends");
-    let flaws = |disk: &SimStorage| {
-        world::open(disk).expect("open").revisions()[0].open_flaws().count()
-    };
+    let flaws =
+        |disk: &SimStorage| world::open(disk).expect("open").revisions()[0].open_flaws().count();
     assert_eq!(flaws(&world.disk), 1);
     let stopped = writer(&world.disk).scrub(&options, &world::clock(), &Impatient::default());
     assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
