@@ -10,10 +10,11 @@
 mod content;
 mod digests;
 mod lost;
+mod record;
 mod repair;
 mod structure;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -324,13 +325,6 @@ impl Scrub<'_> {
         self.find(FileName::IMAGE, message, None, true)
     }
 
-    /// Records blocks of the file of revision `number` as bad.
-    fn note_lost(&mut self, number: usize, lost: &Findings) {
-        if let Some(revision) = self.manifest.revisions.get_mut(number) {
-            revision.findings.add_all(lost.bad_blocks.iter().copied());
-        }
-    }
-
     /// What memory still has of a file says nothing of the disk.
     fn drop_caches(&self) -> Result<()> {
         for name in self.storage.list()? {
@@ -367,24 +361,6 @@ impl Scrub<'_> {
         let file = file.to_string();
         self.findings.push(Finding { file, blocks: None, message, affected, repaired });
         Ok(())
-    }
-
-    /// Records in the manifest what is wrong with the files of the revisions that were looked at, other than single blocks.
-    /// What is wrong with other files costs no revision anything.
-    fn record_flaws(&mut self, record: fn(&mut Revision, Vec<(FileName, String)>, Timestamp)) {
-        let mut open: HashMap<&str, Vec<&str>> = HashMap::new();
-        for finding in self.findings.iter().filter(|f| f.blocks.is_none() && !f.repaired) {
-            open.entry(&finding.file).or_default().push(&finding.message);
-        }
-        for number in self.numbers() {
-            let Some(revision) = self.manifest.revisions.get_mut(number) else { continue };
-            let names = [revision.file(), revision.digests_file()];
-            let own = names.into_iter().flat_map(|name| {
-                let messages = open.get(&*name.to_string()).cloned().unwrap_or_default();
-                messages.into_iter().map(move |message| (name, message.to_owned()))
-            });
-            record(revision, own.collect(), self.now);
-        }
     }
 
     /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
