@@ -30,13 +30,17 @@ pub(crate) fn label(folder: &Path) -> String {
     real(folder).display().to_string()
 }
 
+/// As far as it can be followed: on a disk that is gone an archive keeps the name that it had.
 fn real(folder: &Path) -> PathBuf {
-    let below = || {
-        let (parent, name) = (folder.parent()?, folder.file_name()?);
-        Some(parent.canonicalize().ok()?.join(name))
+    let folder = &std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let followed = |above: &Path| {
+        let rest = folder.strip_prefix(above).ok()?;
+        let real = above.canonicalize().ok()?;
+        Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
     };
     // Without what says nothing: a slash at the end, single dots.
-    folder.canonicalize().ok().or_else(below).unwrap_or_else(|| folder.components().collect())
+    let real = folder.ancestors().find_map(followed);
+    real.unwrap_or_else(|| folder.clone()).components().collect()
 }
 
 /// All archives that are meant, each once by whatever names it is given, in the order in which they are given.
@@ -249,5 +253,27 @@ fn names(folder: &Path, found: &mut Vec<Found>) -> Vec<std::ffi::OsString> {
             found.push(Err((folder.to_owned(), Error::io(folder, "list the folder")(error))));
             Vec::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The label is the real folder; what is not there, or no longer, has the name that it would have.
+    #[test]
+    fn a_label_is_the_real_folder_as_far_as_it_can_be_followed() {
+        let scene = tempfile::tempdir().unwrap();
+        let top = scene.path().canonicalize().unwrap();
+        std::fs::create_dir_all(top.join("disk/a")).unwrap();
+        std::os::unix::fs::symlink("disk", top.join("link")).unwrap();
+        let expect = |name: &str, real: &str| {
+            assert_eq!(label(&top.join(name)), top.join(real).display().to_string(), "{name}");
+        };
+        for name in ["disk/a", "disk/a/", "disk/./a", "disk/a/../a", "link/a", "link/a/."] {
+            expect(name, "disk/a");
+        }
+        expect("link/gone/below/", "disk/gone/below");
+        expect("none/x", "none/x");
     }
 }
