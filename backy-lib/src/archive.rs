@@ -1,6 +1,8 @@
 //! An archive: [`Archive`] reads, [`ArchiveWriter`] holds the exclusive lock and changes.
 
+mod asking;
 mod trusted;
+mod waiting;
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup::{self, BackupOptions, BackupPlan, Context};
+use crate::backup::{self, BackupOptions, Context};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -333,11 +335,6 @@ impl Archive {
         Ok(source)
     }
 
-    /// What a backup would do now.
-    pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
-        Ok(backup::plan(&self.manifest, &self.config()?, options, clock.now()))
-    }
-
     /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
     pub fn estimate_backup(
         &self,
@@ -418,8 +415,28 @@ impl ArchiveWriter {
     /// # Errors
     /// [`Error::Locked`] when another writer is at work; [`Error::Untrusted`].
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
+        Self::open_within(archive, holder, Duration::ZERO, observer)
+    }
+
+    /// The same; another writer is waited for so long.
+    pub fn open_within(
+        archive: Archive,
+        holder: &str,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         // Before the lock, whose file is written to.
-        let lock = archive.trusted()?.storage.lock(holder)?;
+        let storage = Arc::clone(&archive.trusted()?.storage);
+        let lock = waiting::lock(&*storage, holder, wait, observer)?;
+        Self::begin(archive, lock, observer)
+    }
+
+    /// With the lock that was taken.
+    fn begin(
+        archive: Archive,
+        lock: Box<dyn StorageLock>,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let archive = archive.trusted()?;
         manifest::begin_writing(&*archive.storage)?;
         let mut writer = ArchiveWriter { archive, lock };
@@ -457,8 +474,20 @@ impl ArchiveWriter {
         force: bool,
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
-        let storage = DirStorage::open(folder)?.with_trust(trust);
-        Self::rebuild_on(Arc::new(storage), holder, force, observer)
+        Self::rebuild_within(folder, trust, holder, force, Duration::ZERO, observer)
+    }
+
+    /// The same; another writer is waited for so long.
+    pub fn rebuild_within(
+        folder: &Path,
+        trust: Trust,
+        holder: &str,
+        force: bool,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<RebuildReport> {
+        let storage = Arc::new(DirStorage::open(folder)?.with_trust(trust));
+        Self::rebuild_with(storage, holder, force, wait, observer)
     }
 
     /// The same in any storage.
@@ -468,10 +497,20 @@ impl ArchiveWriter {
         force: bool,
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
+        Self::rebuild_with(storage, holder, force, Duration::ZERO, observer)
+    }
+
+    fn rebuild_with(
+        storage: Arc<dyn Storage>,
+        holder: &str,
+        force: bool,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<RebuildReport> {
         storage.check_trust()?;
         // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
         rebuild::check_needed(&*storage, force)?;
-        let _lock = storage.lock(holder)?;
+        let _lock = waiting::lock(&*storage, holder, wait, observer)?;
         trusted::take_file_mode(&*storage, trusted_config(&*storage))?;
         rebuild::rebuild(&storage, force, observer)
     }

@@ -1,11 +1,17 @@
-//! The time, as something that is handed in: the library never looks at the wall clock by itself.
+//! The time and the time zone, as something that is handed in: the library never looks at the wall clock by itself.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// Tells what time it is.
 pub trait Clock: Send + Sync {
     /// The present moment.
     fn now(&self) -> Timestamp;
+
+    /// The time zone that local times are in where nobody names one.
+    fn zone(&self) -> TimeZone {
+        TimeZone::UTC
+    }
 }
 
 /// The computer's clock: what the command and the Python module use.
@@ -16,6 +22,10 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn zone(&self) -> TimeZone {
+        TimeZone::system()
     }
 }
 

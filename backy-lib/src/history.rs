@@ -76,6 +76,16 @@ pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> 
     Ok(Recent { runs: last.into_iter().flatten().collect(), movements })
 }
 
+/// When an operation last ended; from the newer file alone, which is enough for what was a few hours ago.
+pub(crate) fn last(storage: &dyn Storage, operation: &str) -> Result<Option<Timestamp>> {
+    let tail = tail(storage, FileName::History)?;
+    let mut lines = tail.rsplit(|&byte| byte == b'\n');
+    Ok(lines.find_map(|line| {
+        let line = serde_json::from_slice::<ReadLine>(line).ok()?;
+        (line.operation == operation).then_some(line.finished)
+    }))
+}
+
 /// The end of a file.
 fn tail(storage: &dyn Storage, name: FileName) -> Result<Vec<u8>> {
     let file = storage.open(name, Access::Read)?;

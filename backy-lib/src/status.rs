@@ -17,6 +17,7 @@ use crate::health::{
 use crate::history;
 use crate::moment;
 use crate::revision::{RevisionId, Tag};
+use crate::schedule::Past;
 use crate::scrub::{self, Coverage};
 use crate::storage::{Access, FileName, FileSystem};
 use crate::units::BlockSize;
@@ -161,8 +162,11 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let unreadable = damage::unreadable(archive.storage(), manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let beside = moment::look(archive.storage())?;
+    let zone = clock.zone();
+    let past = Past::of_manifest(manifest, zone.clone());
     let facts = Facts {
         now,
+        zone: &zone,
         manifest,
         config: config.as_ref().map_err(|_| why.as_str()),
         is_locked: lock_holder.is_some(),
@@ -183,7 +187,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let config = config.ok();
     let limits = config.as_ref().map(|c| c.monitoring.clone()).unwrap_or_default();
     let source = config.as_ref().and_then(|config| config.source.as_ref());
-    let tags = config.as_ref().map(|config| health::tags(archive.revisions(), config, now));
+    let tags = config.as_ref().map(|config| health::tags(&past, config, now));
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
         archive: archive.folder().display().to_string(),

@@ -4,6 +4,7 @@
 
 mod hooks;
 mod monitoring;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use hooks::RawHooks;
 
 pub use hooks::{HookCommand, HooksConfig};
 pub use monitoring::Monitoring;
+pub use schedule::{Interval, Window};
 
 /// A config that is longer is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -43,17 +45,6 @@ pub struct Config {
     pub monitoring: Monitoring,
 }
 
-/// How often a tag is due, and how many revisions keep it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interval {
-    /// Time from one revision with the tag to the next.
-    pub interval: SignedDuration,
-    /// How many revisions keep the tag.
-    pub keep: u32,
-    /// Whether revisions with the tag are made independent of the chain, each a self-contained compressed image.
-    pub full: bool,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
@@ -62,20 +53,11 @@ struct RawConfig {
     compression_level: Option<Spanned<i64>>,
     file_mode: Option<Spanned<String>>,
     #[serde(default)]
-    schedule: BTreeMap<Spanned<String>, RawInterval>,
+    schedule: BTreeMap<Spanned<String>, schedule::RawInterval>,
     #[serde(default)]
     hooks: RawHooks,
     #[serde(default)]
     monitoring: monitoring::RawMonitoring,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawInterval {
-    interval: Spanned<String>,
-    keep: Spanned<i64>,
-    #[serde(default)]
-    full: bool,
 }
 
 impl Config {
@@ -149,7 +131,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
     let mut schedule = BTreeMap::new();
     for (name, raw) in &raw.schedule {
         let tag: Tag = name.get_ref().parse().map_err(|message| flaw(name, message))?;
-        schedule.insert(tag, check_interval(raw)?);
+        schedule.insert(tag, schedule::check(raw)?);
     }
     Ok(Config {
         source: raw.source.map(|path| check_absolute("source", path)).transpose()?,
@@ -172,12 +154,6 @@ fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathB
         text.get_ref()
     );
     Err(flaw(&text, message))
-}
-
-fn check_interval(raw: &RawInterval) -> std::result::Result<Interval, Flaw> {
-    let interval = parse_interval(raw.interval.get_ref()).map_err(|m| flaw(&raw.interval, m))?;
-    let keep = at_least_one("keep", &raw.keep)?;
-    Ok(Interval { interval, keep, full: raw.full })
 }
 
 fn at_least_one(key: &str, count: &Spanned<i64>) -> std::result::Result<u32, Flaw> {
@@ -318,6 +294,29 @@ mod tests {
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = \"yes\"", 4, 8, "boolean"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = 1", 4, 8, "boolean"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nmax_chain = 9", 4, 1, "max_chain"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nat = \"2:00\"", 4, 6, "02:00"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nat = \"24:00\"", 4, 6, "02:00"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nat = 2", 4, 6, "string"),
+            ("[schedule.daily]\ninterval = \"36h\"\nkeep = 1\nat = \"02:00\"", 4, 6, "whole days"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nwindow = \"01:00\"", 4, 10, "05:00"),
+            (
+                "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nwindow = \"01:00-01:00\"",
+                4,
+                10,
+                "two times",
+            ),
+            (
+                "[schedule.x]\ninterval = \"1d\"\nkeep = 1\nat = \"06:00\"\nwindow = \"01:00-05:00\"",
+                4,
+                6,
+                "window",
+            ),
+            (
+                "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\ntimezone = \"Mars/X\"",
+                4,
+                12,
+                "Europe/Berlin",
+            ),
             ("max_chain = 0", 1, 13, "max_chain"),
             ("\n  max_chain = -1", 2, 15, "max_chain"),
             ("max_chain = 4294967296", 1, 13, "4294967295"),

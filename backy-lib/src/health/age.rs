@@ -1,7 +1,6 @@
 //! How old the last backup of each tag is, and how old it may be.
 //!
-//! A tag is overdue when an interval and a tolerance have passed since the last revision with it began, critical after one and
-//! a half intervals. Only what a running cron would have made is asked for: a tag other than that with the shortest interval
+//! A tag is overdue when it was due and a tolerance has passed, critical half an interval after it was due. Only what a running cron would have made is asked for: a tag other than that with the shortest interval
 //! may have become due just after a run, and gets another shortest interval; one that no revision has yet will come with the
 //! next run.
 
@@ -12,7 +11,7 @@ use super::{Level, Problem, ProblemKind, display_age};
 use crate::config::Config;
 use crate::format::manifest::Revision;
 use crate::revision::Tag;
-use crate::schedule;
+use crate::schedule::{self, Past};
 
 /// How a tag of the schedule stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,7 +26,7 @@ pub struct TagStatus {
     pub revisions: usize,
     /// When the last one with it began; null when none has it.
     pub last: Option<Timestamp>,
-    /// From when on it is due; null when it is due because none has it.
+    /// When it is due next, or since when it is; null when it is due because none has it.
     pub due_at: Option<Timestamp>,
     /// From when on it is overdue.
     pub overdue_at: Option<Timestamp>,
@@ -38,21 +37,24 @@ pub struct TagStatus {
 }
 
 /// How each tag of the schedule stands, that with the shortest interval first. Revisions from the future do not count.
-pub fn tags(revisions: &[Revision], config: &Config, now: Timestamp) -> Vec<TagStatus> {
+pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> {
     let mut schedule: Vec<_> = config.schedule.iter().collect();
     schedule.sort_by_key(|(_, interval)| interval.interval);
     let Some(shortest) = schedule.first().map(|(_, interval)| interval.interval) else {
         return Vec::new();
     };
     let status = |(tag, interval): (&Tag, &crate::config::Interval)| {
-        let with = revisions.iter().filter(|revision| revision.tags.contains(tag));
-        let past = with.clone().filter(|revision| revision.started <= now);
-        let last = past.map(|revision| revision.started).max();
+        let with = past.revisions.iter().filter(|revision| revision.tags.contains(tag));
+        let before = with.clone().filter(|revision| revision.started <= now);
+        let last = before.map(|revision| revision.started).max();
         let length = interval.interval;
         let wait = if length == shortest { SignedDuration::ZERO } else { shortest };
-        let patience = length + schedule::tolerance(length) + wait;
-        let limit = (length + length / 2).max(patience);
-        let after = |time: SignedDuration| last.map(|last| later(last, time));
+        let patience = schedule::tolerance(length) + wait;
+        let limit = (length / 2).max(patience);
+        let due_at = schedule::next_due(past, tag, interval, now);
+        // One that no revision has yet will come with the next run.
+        let after =
+            |time: SignedDuration| due_at.filter(|_| last.is_some()).map(|due| later(due, time));
         let (overdue_at, critical_at) = (after(patience), after(limit));
         TagStatus {
             tag: tag.clone(),
@@ -60,7 +62,7 @@ pub fn tags(revisions: &[Revision], config: &Config, now: Timestamp) -> Vec<TagS
             keep: interval.keep,
             revisions: with.count(),
             last,
-            due_at: schedule::next_due(revisions, tag, interval, now),
+            due_at,
             overdue_at,
             critical_at,
             level: level(now, overdue_at, critical_at),
@@ -162,7 +164,8 @@ mod tests {
     }
 
     fn verdict(revisions: &[Revision], config: &Config) -> Option<(Level, String)> {
-        let problem = overdue(revisions, config, &tags(revisions, config, now()), now())?;
+        let problem =
+            overdue(revisions, config, &tags(&Past::of(revisions), config, now()), now())?;
         Some((problem.level, problem.message))
     }
 
@@ -234,7 +237,8 @@ mod tests {
         #[test]
         fn age_only_makes_it_worse(
             ages in prop::collection::vec((0_i64..40 * 86400, any::<bool>(), any::<bool>()), 1..20),
-            later in 0_i64..40 * 86400,
+            // The hour of a series is known to the minute.
+            later in (0_i64..40 * 1440).prop_map(|minutes| minutes * 60),
         ) {
             let config = config("");
             let made = |by: i64| -> Vec<Revision> {
@@ -247,7 +251,7 @@ mod tests {
                 ages.iter().map(|&(age, daily, weekly)| revision(age + by, &tags(daily, weekly))).collect()
             };
             prop_assert!(level(&made(later), &config) >= level(&made(0), &config));
-            for tag in tags(&made(0), &config, now()) {
+            for tag in tags(&Past::of(&made(0)), &config, now()) {
                 let due = tag.due_at.is_none_or(|due| due <= now());
                 prop_assert!(due || tag.level == Level::Ok);
                 prop_assert!(tag.overdue_at <= tag.critical_at && tag.due_at < tag.overdue_at || tag.last.is_none());

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::config::{Config, Monitoring};
 use crate::format::manifest::{Operation, Revision};
+use crate::schedule::Past;
 use crate::units::display_size;
 
 /// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
@@ -84,7 +85,8 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
         let message = "there is no backup yet";
         return Some(problem(ProblemKind::NoBackup, Level::Warning, message, advice));
     }
-    age::overdue(revisions, config, &tags(revisions, config, facts.now), facts.now)
+    let past = Past::of_manifest(facts.manifest, facts.zone.clone());
+    age::overdue(revisions, config, &tags(&past, config, facts.now), facts.now)
 }
 
 fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
@@ -353,9 +355,12 @@ mod tests {
         manifest
     }
 
+    static UTC: jiff::tz::TimeZone = jiff::tz::TimeZone::UTC;
+
     fn facts<'a>(manifest: &'a Manifest, config: &'a Config) -> Facts<'a> {
         Facts {
             now: now(),
+            zone: &UTC,
             manifest,
             config: Ok(config),
             is_locked: false,

@@ -11,6 +11,7 @@ mod space;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -233,6 +234,8 @@ pub struct Space {
 pub struct Facts<'a> {
     /// The time of the verdict.
     pub now: Timestamp,
+    /// The time zone of the schedule.
+    pub zone: &'a TimeZone,
     /// The manifest.
     pub manifest: &'a Manifest,
     /// The config, or why it cannot be used.

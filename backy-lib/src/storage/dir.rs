@@ -259,6 +259,10 @@ impl Storage for DirStorage {
         Ok(lock::holder(&self.fd))
     }
 
+    fn is_backup_at_work(&self) -> bool {
+        lock::is_held_by_backup(&self.fd)
+    }
+
     fn seen(&self) -> Option<&Seen> {
         Some(&self.seen)
     }

@@ -127,6 +127,11 @@ pub trait Storage: Send + Sync {
     /// Who holds the lock at this moment, found out without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
 
+    /// Whether a backup is known to hold the lock at this moment. Whatever cannot be seen is none.
+    fn is_backup_at_work(&self) -> bool {
+        false
+    }
+
     /// What the writer that has this handle knows of the manifest. `None` where nothing is ever written.
     fn seen(&self) -> Option<&Seen> {
         None

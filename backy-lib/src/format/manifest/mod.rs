@@ -18,6 +18,7 @@ mod flaw;
 mod names;
 mod ranges;
 mod revision;
+mod series;
 mod source;
 mod text;
 mod unknown;
@@ -32,6 +33,7 @@ pub use findings::{BlockRange, Findings, within};
 pub use flaw::Flaw;
 pub(crate) use ranges::Ranges;
 pub use revision::{Revision, Statistics, Verified};
+pub use series::Series;
 pub use source::{Sameness, SourceIdentity};
 pub use unknown::{UNKNOWN_LIMIT_BYTES, UNKNOWN_LIMIT_DEPTH, Unknown};
 
@@ -98,6 +100,9 @@ pub struct Manifest {
     /// Damage that somebody has confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_damage: Vec<KnownDamage>,
+    /// When the series of scheduled tags began, one for a tag.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<Series>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
@@ -219,6 +224,7 @@ impl Manifest {
             staging: None,
             alarms: Vec::new(),
             known_damage: Vec::new(),
+            series: Vec::new(),
             unknown: Unknown::new(),
         }
     }
