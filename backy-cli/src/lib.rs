@@ -19,6 +19,7 @@ mod plan;
 mod probe;
 mod progress;
 mod report;
+mod waiting;
 mod words;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ use crate::log::{Ending, Event, LogFormat, Operation, Style};
 use crate::notify::Notifier;
 use crate::output::Output;
 use crate::progress::Reporter;
+use crate::waiting::Waiting;
 
 /// What every command is given.
 pub(crate) struct Session {
@@ -80,14 +82,16 @@ impl Session {
         Ok(Archive::open_with(&self.folder, self.trust)?)
     }
 
-    /// Opens an archive for changing.
+    /// Opens an archive for changing, as soon as nobody else does.
     fn writer(
         &self,
         archive: Archive,
         command: &str,
+        waiting: Waiting,
         observer: &dyn Observer,
     ) -> Result<ArchiveWriter, Failure> {
-        Ok(ArchiveWriter::open(archive, &Self::holder(command), observer)?)
+        let (holder, wait) = (Self::holder(command), waiting.duration());
+        Ok(ArchiveWriter::open_within(archive, &holder, wait, observer)?)
     }
 
     /// Tells the service manager, if there is one.

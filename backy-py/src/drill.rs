@@ -9,7 +9,7 @@ use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
 use crate::operations::{Folder, changing, writer};
-use crate::specification::One;
+use crate::specification::{One, Wait};
 use crate::watch::{Watch, run};
 
 /// Makes a drill and records it.
@@ -19,6 +19,7 @@ pub(crate) fn drill(
     revision: Option<One>,
     command: Option<Bound<'_, PyAny>>,
     dir: Option<PathBuf>,
+    wait: Wait,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<DrillReport> {
     let open = || -> Result<(Archive, usize)> {
@@ -54,7 +55,7 @@ pub(crate) fn drill(
     };
     run(py, None, |watch| {
         changing(folder, watch, || {
-            record(folder, &report, watch);
+            record(folder, &report, wait, watch);
             Ok(())
         })
     })?;
@@ -71,10 +72,10 @@ fn choose(archive: &Archive, revision: Option<&One>) -> Result<usize> {
 }
 
 /// Notes it for `status`; an archive that is in use, or cannot be written to, is told and no failure of the drill.
-fn record(folder: &Folder, report: &DrillReport, watch: &Watch) {
+fn record(folder: &Folder, report: &DrillReport, wait: Wait, watch: &Watch) {
     let recorded = folder
         .open()
-        .and_then(|archive| writer(archive, "drill", watch))
+        .and_then(|archive| writer(archive, "drill", wait, watch))
         .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, watch));
     if let Err(error) = recorded {
         let text = format!("status will not know of this drill: {error}");

@@ -19,7 +19,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::source::{PythonSource, READ};
-use crate::specification::{One, Several, Tags, no_such};
+use crate::specification::{One, Several, Tags, Wait, no_such};
 use crate::watch::Watch;
 
 /// What whoever finds the archive locked by this process is told.
@@ -30,9 +30,10 @@ pub(crate) fn holder(operation: &str) -> String {
 pub(crate) fn writer(
     archive: Archive,
     operation: &str,
+    wait: Wait,
     observer: &dyn Observer,
 ) -> Result<ArchiveWriter> {
-    ArchiveWriter::open(archive, &holder(operation), observer)
+    ArchiveWriter::open_within(archive, &holder(operation), wait.0, observer)
 }
 
 /// The folder of an archive, and whether it is acted on when others can change it.
@@ -164,19 +165,22 @@ pub(crate) fn backup(
     folder: &Folder,
     source: From,
     options: &BackupOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
-    changing(folder, watch, || make_backup(folder, source, options, watch))
+    changing(folder, watch, || make_backup(folder, source, options, wait, watch))
 }
 
 fn make_backup(
     folder: &Folder,
     source: From,
     options: &BackupOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
     let archive = folder.open()?.trusted()?;
     if !archive.plan_backup(options, &SystemClock)?.due {
+        archive.note_asked(&holder("backup"), &SystemClock);
         return Ok(None);
     }
     if archive.config()?.hooks.before.is_none() {
@@ -186,7 +190,12 @@ fn make_backup(
         })?;
     }
     let guard = guard()?;
-    let mut writer = writer(archive, "backup", watch)?;
+    // What is due is made by another backup that is at work; whoever wants one now wants one of his own.
+    let writer = match options.is_wanted_now() {
+        true => Some(writer(archive, "backup", wait, watch)?),
+        false => ArchiveWriter::open_for_due_backup(archive, &holder("backup"), wait.0, watch)?,
+    };
+    let Some(mut writer) = writer else { return Ok(None) };
     let mut hooks = writer.hooks(|config| source.path(config), guard)?;
     let open = |archive: &Archive| source.open(archive, watch);
     writer.backup_from(open, &mut hooks, options, &SystemClock, watch)
@@ -208,6 +217,7 @@ pub(crate) fn scrub(
     folder: &Folder,
     revisions: &Several,
     mut options: ScrubOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<ScrubReport> {
     let archive = folder.open()?;
@@ -220,7 +230,7 @@ pub(crate) fn scrub(
     }
     let names = names(archive.revisions(), &chosen);
     changing(folder, watch, || {
-        let mut writer = writer(archive, "scrub", watch)?;
+        let mut writer = writer(archive, "scrub", wait, watch)?;
         if !is_all {
             options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
         }
@@ -228,9 +238,15 @@ pub(crate) fn scrub(
     })
 }
 
-pub(crate) fn rebuild(folder: &Folder, force: bool, watch: &Watch) -> Result<RebuildReport> {
+pub(crate) fn rebuild(
+    folder: &Folder,
+    force: bool,
+    wait: Wait,
+    watch: &Watch,
+) -> Result<RebuildReport> {
+    let holder = holder("scrub --rebuild");
     changing(folder, watch, || {
-        ArchiveWriter::rebuild(&folder.path, folder.trust, &holder("scrub --rebuild"), force, watch)
+        ArchiveWriter::rebuild_within(&folder.path, folder.trust, &holder, force, wait.0, watch)
     })
 }
 
@@ -244,13 +260,14 @@ pub(crate) fn plan_maintenance(
 pub(crate) fn maintenance(
     folder: &Folder,
     options: &MaintenanceOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<MaintenanceReport> {
     let archive = folder.open()?.trusted()?;
     // Before the lock: a config that cannot be read changes nothing at all.
     archive.plan_maintenance(options)?;
     changing(folder, watch, || {
-        writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+        writer(archive, "maintenance", wait, watch)?.maintain(options, &SystemClock, watch)
     })
 }
 
@@ -271,13 +288,14 @@ pub(crate) fn remove(
     folder: &Folder,
     revisions: &Several,
     force: bool,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<MaintenanceReport> {
     let archive = folder.open()?.trusted()?;
     let (chosen, _) = plan_removal(&archive, revisions, force)?;
     let names = names(archive.revisions(), &chosen);
     changing(folder, watch, || {
-        let mut writer = writer(archive, "rm", watch)?;
+        let mut writer = writer(archive, "rm", wait, watch)?;
         let chosen = numbers(writer.archive().revisions(), &names)?;
         if !force {
             check_unpinned(writer.archive().revisions(), &chosen)?;
@@ -290,8 +308,8 @@ pub(crate) fn remove(
 pub(crate) fn tag(
     folder: &Folder,
     revision: &One,
-    add: &Tags,
-    remove: &Tags,
+    (add, remove): (&Tags, &Tags),
+    wait: Wait,
     watch: &Watch,
 ) -> Result<Vec<Tag>> {
     let archive = folder.open()?;
@@ -308,7 +326,7 @@ pub(crate) fn tag(
     let archive = archive.trusted()?;
     let names = names(archive.revisions(), &[number]);
     changing(folder, watch, || {
-        let mut writer = writer(archive, "tag", watch)?;
+        let mut writer = writer(archive, "tag", wait, watch)?;
         let mut tags = Vec::new();
         for number in numbers(writer.archive().revisions(), &names)? {
             check_tagged(writer.archive().revisions(), number, &remove.0)?;
@@ -335,10 +353,11 @@ pub(crate) fn import(
     old: &Path,
     folder: &Folder,
     block_size: Option<BlockSize>,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<ImportReport> {
     let archive = prepare(old, &folder.path, block_size, folder.trust)?;
     changing(folder, watch, || {
-        writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+        writer(archive, "import", wait, watch)?.import(old, None, &SystemClock, watch)
     })
 }

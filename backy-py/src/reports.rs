@@ -95,6 +95,10 @@ report! {
         tags(r) = r.tags;
         /// The room that it would take; None when none is due.
         room(r) = r.room;
+        /// When the next one is due, if none is made now; None without a schedule.
+        next_due(r) = r.next_due;
+        /// The tag that is due then.
+        next_tag(r) = r.next_tag;
     }
 }
 

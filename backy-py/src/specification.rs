@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::time::Duration;
 
+use backy_lib::config::parse_wait;
 use backy_lib::units::parse_rate;
 use backy_lib::{Archive, Error, Result, RevisionSpec, RevisionsSpec, Tag};
 use pyo3::exceptions::PyTypeError;
@@ -126,6 +128,30 @@ impl<'py> FromPyObject<'_, 'py> for Rate {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let text = object.str()?;
         parse_rate(&text.to_cow()?).map(Rate).map_err(wrong)
+    }
+}
+
+/// How long another writer is waited for: text such as `10m`, a number of seconds, or a `timedelta`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wait(pub(crate) Duration);
+
+impl<'py> FromPyObject<'_, 'py> for Wait {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_none() {
+            return Ok(Wait::default());
+        }
+        if let Ok(text) = object.cast::<PyString>() {
+            return parse_wait(&text.to_cow()?).map(Wait).map_err(wrong);
+        }
+        let seconds: f64 = match object.getattr_opt("total_seconds")? {
+            Some(total) => total.call0()?.extract()?,
+            None => object.extract()?,
+        };
+        Duration::try_from_secs_f64(seconds)
+            .map(Wait)
+            .map_err(|_| wrong(format!("wait: found {seconds} seconds, expected none or more")))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::commands::temporary_folder;
 use crate::errors::Failure;
 use crate::notify;
 use crate::output::{duration, size};
+use crate::waiting::Waiting;
 
 /// Restore a revision for trial, and say how long that took
 ///
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// One where other users could put another file in its place is refused.
     #[arg(long, value_name = "DIR", requires = "command", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    waiting: Waiting,
 
     /// Print a report for programs
     #[arg(long)]
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         }
         Some((program, rest)) => with_command(&archive, number, program, rest, args, session)?,
     };
-    record(archive, &report, session);
+    record(archive, &report, args.waiting, session);
     if args.json {
         session.output.json(&report)?;
     }
@@ -96,9 +100,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 }
 
 /// Notes it for 'status'; an archive that is in use, or cannot be written to, is told and no failure of the drill.
-fn record(archive: Archive, report: &DrillReport, session: &Session) {
+fn record(archive: Archive, report: &DrillReport, waiting: Waiting, session: &Session) {
     let reporter = session.reporter();
-    let recorded = ArchiveWriter::open(archive, &Session::holder("drill"), &reporter)
+    let (holder, wait) = (Session::holder("drill"), waiting.duration());
+    let recorded = ArchiveWriter::open_within(archive, &holder, wait, &reporter)
         .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, &reporter));
     drop(reporter);
     if let Err(error) = recorded {

@@ -5,6 +5,7 @@ use backy_lib::{MaintenanceOptions, SystemClock};
 use crate::Session;
 use crate::errors::Failure;
 use crate::plan;
+use crate::waiting::Waiting;
 
 /// Let go what the schedule no longer keeps
 ///
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// For those alone: the next unusual backup, or more damage, holds everything back again.
     #[arg(long)]
     confirm: bool,
+
+    #[command(flatten)]
+    waiting: Waiting,
 
     /// Print a report for programs: what was done (with --dry-run the plan)
     #[arg(long)]
@@ -59,7 +63,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         return session.output.result(text.as_bytes());
     }
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "maintenance", &reporter)?;
+    let mut writer = session.writer(archive, "maintenance", args.waiting, &reporter)?;
     let done = writer.maintain(&options, &SystemClock, &reporter);
     drop(reporter);
     let report =

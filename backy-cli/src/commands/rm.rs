@@ -7,6 +7,7 @@ use crate::Session;
 use crate::cli::REVISIONS_HELP;
 use crate::errors::Failure;
 use crate::plan;
+use crate::waiting::Waiting;
 
 /// Remove revisions by hand
 ///
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// Remove revisions with pinned tags, too
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    waiting: Waiting,
 
     /// Print a report for programs: what was done (with --dry-run the plan)
     #[arg(long)]
@@ -59,7 +63,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let names = names(archive.revisions(), &chosen);
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "rm", &reporter)?;
+    let mut writer = session.writer(archive, "rm", args.waiting, &reporter)?;
     let chosen = numbers(writer.archive().revisions(), &names)?;
     if !args.force {
         check_pins(writer.archive().revisions(), &chosen)?;

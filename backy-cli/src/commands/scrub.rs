@@ -17,6 +17,7 @@ use crate::cli::{REVISIONS_HELP, Verbosity};
 use crate::errors::Failure;
 use crate::output::{duration, size};
 use crate::progress::Reporter;
+use crate::waiting::Waiting;
 use crate::words;
 
 /// Check what is stored, and mend what can be mended
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// With --rebuild: also when the manifest can be read
     #[arg(long, requires = "rebuild")]
     force: bool,
+
+    #[command(flatten)]
+    waiting: Waiting,
 
     /// Print a report for programs
     #[arg(long)]
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         options.revisions = (!is_all).then_some(chosen);
         archive.check(&options, &SystemClock, &reporter)
     } else {
-        let mut writer = session.writer(archive, "scrub", &session.reporter())?;
+        let mut writer = session.writer(archive, "scrub", args.waiting, &session.reporter())?;
         if !is_all {
             options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
         }
@@ -109,8 +113,14 @@ fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     let verbosity = session.verbosity.min(Verbosity::Normal);
     let reporter = Reporter::new(session, verbosity);
     let holder = Session::holder("scrub --rebuild");
-    let rebuilt =
-        ArchiveWriter::rebuild(&session.folder, session.trust, &holder, args.force, &reporter);
+    let rebuilt = ArchiveWriter::rebuild_within(
+        &session.folder,
+        session.trust,
+        &holder,
+        args.force,
+        args.waiting.duration(),
+        &reporter,
+    );
     drop(reporter);
     let report = rebuilt.map_err(|error| match error.kind() {
         ErrorKind::Specification => Failure::advised(

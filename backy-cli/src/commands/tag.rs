@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::Session;
 use crate::cli::REVISION_HELP;
 use crate::errors::Failure;
+use crate::waiting::Waiting;
 use crate::words;
 
 /// Show, add or remove the tags of a revision
@@ -18,6 +19,9 @@ use crate::words;
 /// hand. Options come before the revision.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    waiting: Waiting,
+
     /// Print the tags for programs
     #[arg(long)]
     json: bool,
@@ -74,7 +78,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     check(&archive, number, &remove)?;
     let names = names(archive.revisions(), &[number]);
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "tag", &reporter)?;
+    let mut writer = session.writer(archive, "tag", args.waiting, &reporter)?;
     for number in numbers(writer.archive().revisions(), &names)? {
         check(writer.archive(), number, &remove)?;
         writer.tag(number, &add, &remove, &SystemClock, &reporter)?;

@@ -8,6 +8,7 @@ mod schedule;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -185,6 +186,11 @@ fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
 /// `90m`, `1d`, `2w` and so on: a whole number and s, m, h, d or w; at least a second, at most ten years.
 pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String> {
     parse_time("interval", text)
+}
+
+/// How long to wait for another writer: as an interval.
+pub fn parse_wait(text: &str) -> std::result::Result<Duration, String> {
+    parse_time("wait", text).map(SignedDuration::unsigned_abs)
 }
 
 /// The same as the value of `key`.

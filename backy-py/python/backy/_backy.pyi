@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
@@ -67,6 +67,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Revision: TypeAlias = str | int | Revision
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
+_Wait: TypeAlias = str | float | timedelta | None
 
 class _Source(Protocol):
     @property
@@ -92,10 +93,16 @@ class Archive:
         block_size: int | None = None,
         trust: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> ImportReport: ...
     @staticmethod
     def rebuild(
-        path: _Path, *, force: bool = False, trust: bool = False, progress: _Callback = None
+        path: _Path,
+        *,
+        force: bool = False,
+        trust: bool = False,
+        progress: _Callback = None,
+        wait: _Wait = None,
     ) -> RebuildReport: ...
     @property
     def path(self) -> Path: ...
@@ -117,6 +124,8 @@ class Archive:
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[False] = False,
+        as_: Iterable[str] = (),
+        wait: _Wait = None,
     ) -> BackupReport | None: ...
     @overload
     def backup(
@@ -129,6 +138,8 @@ class Archive:
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[True],
+        as_: Iterable[str] = (),
+        wait: _Wait = None,
     ) -> BackupPlan: ...
     def restore(
         self,
@@ -148,6 +159,7 @@ class Archive:
         check_only: bool = False,
         budget: str | None = None,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> ScrubReport: ...
     @overload
     def maintenance(
@@ -157,10 +169,17 @@ class Archive:
         keep: int | None = None,
         confirm: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenanceReport: ...
     @overload
     def maintenance(
-        self, *, dry_run: Literal[True], keep: int | None = None, confirm: bool = False, progress: _Callback = None
+        self,
+        *,
+        dry_run: Literal[True],
+        keep: int | None = None,
+        confirm: bool = False,
+        progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenancePlan: ...
     @overload
     def rm(
@@ -170,6 +189,7 @@ class Archive:
         dry_run: Literal[False] = False,
         force: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenanceReport: ...
     @overload
     def rm(
@@ -179,9 +199,15 @@ class Archive:
         dry_run: Literal[True],
         force: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenancePlan: ...
     def tag(
-        self, revision: _Revision, add: Iterable[str] = (), remove: Iterable[str] = ()
+        self,
+        revision: _Revision,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        *,
+        wait: _Wait = None,
     ) -> tuple[str, ...]: ...
     def drill(
         self,
@@ -190,6 +216,7 @@ class Archive:
         command: Sequence[str] | Callable[[Path], object] | None = None,
         dir: _Path | None = None,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> DrillReport: ...
     def export(
         self,
@@ -314,6 +341,10 @@ class BackupPlan(Report):
     def tags(self) -> tuple[str, ...]: ...
     @property
     def room(self) -> Estimate | None: ...
+    @property
+    def next_due(self) -> datetime | None: ...
+    @property
+    def next_tag(self) -> str | None: ...
 
 @final
 class Estimate(Report):
