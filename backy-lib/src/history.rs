@@ -162,7 +162,10 @@ pub(crate) fn record<T: Serialize>(
         finished,
         result,
         error,
-        report: outcome.ok().and_then(|report| serde_json::to_value(report).ok()),
+        report: outcome
+            .ok()
+            .and_then(|report| serde_json::to_value(report).ok())
+            .filter(|report| !report.is_null()),
     };
     // After a failure there are more important things to say.
     if let (Err(error), Ok(_)) = (append(storage, &line), outcome) {

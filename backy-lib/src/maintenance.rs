@@ -30,7 +30,7 @@ use crate::progress::{self, Event, Observer};
 use crate::proof;
 use crate::recover::{recover, room};
 use crate::reserve;
-use crate::retention::{Rule, Verdict, retention};
+use crate::retention::{Pins, Rule, Verdict, excess, retention};
 use crate::revision::RevisionId;
 use crate::storage::{DigestsKind, FileName, Storage};
 use crate::units::{BlockIndex, display_size};
@@ -57,6 +57,8 @@ pub struct MaintenancePlan {
     pub frees_bytes: i64,
     /// Why nothing expires, although the rule would let it.
     pub frozen: Vec<Freeze>,
+    /// Why far more revisions stay than the schedule keeps, as a sentence; null when they do not.
+    pub excess: Option<String>,
 }
 
 /// What was done.
@@ -113,7 +115,12 @@ pub(crate) fn plan(
         })
         .collect();
     steps.extend(plan::standalone(&stay, config));
-    Ok(MaintenancePlan { frozen, ..estimate(storage, manifest, verdicts, steps, observer)? })
+    let excess = match options.keep {
+        Some(_) => None,
+        None => excess(&manifest.revisions, &config.schedule, Pins::All),
+    };
+    let estimated = estimate(storage, manifest, verdicts, steps, observer)?;
+    Ok(MaintenancePlan { frozen, excess, ..estimated })
 }
 
 /// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that nobody
@@ -198,7 +205,7 @@ fn estimate(
     weighed.sort_by_key(|(order, needs, _, _)| (*order, *needs));
     let frees_bytes = weighed.iter().map(|(_, _, frees, _)| frees).sum();
     let steps = weighed.into_iter().map(|(_, _, _, step)| step).collect();
-    Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new() })
+    Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new(), excess: None })
 }
 
 /// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.

@@ -23,9 +23,6 @@ use slots::{DAY, Slots};
 /// The most by which a backup may come late without anybody's being at fault.
 const MAX_TOLERANCE: SignedDuration = SignedDuration::from_hours(2);
 
-/// The most by which a backup is made early in any case: the jitter of cron and timers.
-const MAX_JITTER: SignedDuration = SignedDuration::from_mins(5);
-
 /// The most by which a backup is made early where nobody is known to ask often: an hour of summer time, and jitter.
 const MAX_EARLY: SignedDuration = SignedDuration::from_mins(75);
 
@@ -230,18 +227,13 @@ impl Turn {
 
     /// From when on it is due, by whether somebody asks often.
     fn opens(&self, is_polled: bool) -> Timestamp {
-        let early = if is_polled { jitter(self.length) } else { early(self.length) };
-        later(self.next, -early)
+        if is_polled { self.next } else { later(self.next, -early(self.length)) }
     }
 
     /// Whoever has asked since then asks often.
     fn asks_from(&self) -> Timestamp {
         later(self.next, -2 * early(self.length))
     }
-}
-
-fn jitter(interval: SignedDuration) -> SignedDuration {
-    (interval / 20).min(MAX_JITTER)
 }
 
 fn early(interval: SignedDuration) -> SignedDuration {
@@ -351,8 +343,8 @@ mod tests {
             assert!(!notes(&asked(Some("2026-01-01T23:30:00Z")), now), "{now}");
         }
         let often = asked(Some("2026-01-01T23:30:00Z"));
-        assert!(!is_due(&often, "2026-01-02T01:54:59Z"));
-        assert!(is_due(&often, "2026-01-02T01:55:00Z"));
+        assert!(!is_due(&often, "2026-01-02T01:59:59Z"));
+        assert!(is_due(&often, "2026-01-02T02:00:00Z"));
         // Too long ago, and in the future.
         for other in ["2026-01-01T23:29:59Z", "2026-01-02T01:00:01Z"] {
             assert!(is_due(&asked(Some(other)), "2026-01-02T01:00:00Z"), "{other}");

@@ -306,6 +306,8 @@ report! {
         frees_bytes(r) = r.frees_bytes;
         /// Why nothing expires, although the schedule would let it.
         frozen(r) = r.frozen;
+        /// Why far more revisions stay than the schedule keeps, as a sentence; None when they do not.
+        excess(r) = r.excess;
     }
 }
 
@@ -322,6 +324,8 @@ report! {
         freed_bytes(r) = r.freed_bytes;
         /// Why nothing expired, although the schedule would let it.
         frozen(r) = r.plan.frozen;
+        /// Why far more revisions stay than the schedule keeps, as a sentence; None when they do not.
+        excess(r) = r.plan.excess;
         /// What was confirmed before.
         confirmed(r) = r.confirmed;
         /// Seconds that it took.

@@ -29,6 +29,7 @@ mod cli {
     mod restore;
     mod rm;
     mod salvage;
+    mod schedule;
     mod scrub;
     mod source;
     mod status;

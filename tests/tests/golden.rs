@@ -7,12 +7,16 @@ use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::{FORMAT, Revision};
 use backy_lib::progress::Silent;
+use backy_lib::schedule::{self, Past};
 use backy_lib::{MaintenanceOptions, RestoreOptions, ScrubOptions};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::{golden, qemu, world};
+use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 
 /// The archives that there are.
-const GOLDEN: [&str; 4] = ["format-1", "format-1-alarms", "format-1-flawed", "format-1-kept"];
+const GOLDEN: [&str; 5] =
+    ["format-1", "format-1-alarms", "format-1-flawed", "format-1-kept", "format-1-series"];
 
 fn golden_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
@@ -57,6 +61,31 @@ fn a_kept_archive_of_format_1_reads_right() {
     if qemu::available() {
         let copy = copy_of(&folder);
         qemu::check(copy.path(), &revisions, 0, true).expect("QEMU agrees");
+    }
+}
+
+/// One with the beginnings of its series: they are what the first backup made them, and an archive of before goes on with its oldest
+/// revisions.
+#[test]
+fn an_archive_of_format_1_with_series_keeps_its_hour() {
+    let archive = Archive::open(&golden_folder("format-1-series")).expect("the golden archive");
+    let states = golden::states();
+    for (number, state) in states.iter().rev().enumerate() {
+        let found = world::read_revision(&archive, number).expect("a revision");
+        assert!(found == *state, "revision {number}");
+    }
+    let before = Archive::open(&golden_folder("format-1")).expect("the golden archive");
+    assert!(before.manifest().series.is_empty());
+    for archive in [archive, before] {
+        let config = archive.config().expect("its config");
+        let now = archive.revisions()[0].started + SignedDuration::from_hours(9);
+        let past = Past::of_manifest(archive.manifest(), TimeZone::UTC);
+        let next = schedule::next(&past, &config, now).expect("a schedule").0;
+        let began = archive.revisions().last().expect("the first").started;
+        assert_eq!(next.duration_since(began).as_hours() % 24, 0, "{next} after {began}");
+        for series in &archive.manifest().series {
+            assert_eq!(series.began, began, "{}", series.tag);
+        }
     }
 }
 

@@ -16,9 +16,10 @@ use crate::{Session, guard};
 
 /// Make a revision of the source, if one is due
 ///
-/// What is due is told by the schedule in backy.toml; without a schedule a backup is always due. When nothing is due,
-/// and when it worked, nothing is printed, so that cron has nothing to mail (on a terminal, or with -v, it is said in a
-/// line). Only blocks that have changed are stored.
+/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the hour and the
+/// weekday of its first revision, however often you ask. Prints nothing when it succeeds, when no backup is due, or when
+/// another backup of this archive is at work and makes what is due (on a terminal, or with -v, it prints a line when it has made
+/// one). Only blocks that have changed are stored.
 ///
 /// The hooks of backy.toml are run around the reading of the source: 'before', then the source is read, then 'after', which is
 /// run in any case, also when the backup fails, is interrupted or killed. A backup that is not expected to fit on the disk is not
@@ -29,11 +30,11 @@ pub(crate) struct Args {
     #[arg(short, long)]
     force: bool,
 
-    /// Make one now and give it this tag, which stays until it is removed by hand; may be repeated
+    /// Make one now and pin it with this tag, which stays until you remove it; may be repeated
     #[arg(short, long = "tag", value_name = "TAG")]
     tags: Vec<Tag>,
 
-    /// Make one now and give it this tag of the schedule, as if it were due; it expires as usual; may be repeated
+    /// Make the revision of this tag of the schedule now; it expires as usual; may be repeated
     #[arg(long = "as", value_name = "TAG")]
     scheduled: Vec<Tag>,
 

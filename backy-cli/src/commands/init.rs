@@ -124,8 +124,8 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     );
     line(format!("  */15 * * * *  root  backy -b {quoted} backup"));
     line("Let go what the schedule no longer keeps, and check what is stored:".to_owned());
-    line(format!("  20 6 * * *    root  backy -b {quoted} maintenance"));
-    line(format!("  40 6 * * 0    root  backy -b {quoted} scrub --budget 2h"));
+    line(format!("  20 6 * * *    root  backy -b {quoted} maintenance --wait 4h"));
+    line(format!("  40 6 * * 0    root  backy -b {quoted} scrub --budget 2h --wait 4h"));
     Ok(text)
 }
 
@@ -140,8 +140,9 @@ fn schedule(config: &Config) -> String {
             other => other,
         };
         let separator = if text.is_empty() { "" } else { ", " };
+        let at = each.at.map(|at| format!(" at {}", at.strftime("%H:%M"))).unwrap_or_default();
         // Writing to a string cannot fail.
-        let _ = write!(text, "{separator}{tag} every {every} (keep {})", each.keep);
+        let _ = write!(text, "{separator}{tag} every {every}{at} (keep {})", each.keep);
     }
     if text.is_empty() { "none, so that a backup is always due".to_owned() } else { text }
 }

@@ -15,7 +15,8 @@ use crate::waiting::Waiting;
 /// said in a line).
 ///
 /// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no tag expires: that
-/// is told on standard error, and by 'status'. 'rm' works all the same.
+/// is told on standard error, and by 'status'. 'rm' works all the same. When far more revisions stay than the schedule keeps, a
+/// warning says why.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only say what would be done: for each revision whether it stays and why, then the steps
@@ -56,6 +57,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let planned = archive.plan_maintenance(&options)?;
     if args.dry_run {
         plan::warn_of_freeze(&planned, &session.output);
+        plan::warn_of_excess(&planned, &session.output);
         if args.json {
             return session.output.json(&planned);
         }
@@ -69,6 +71,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let report =
         done.map_err(|error| plan::explain(error, "the next 'backy maintenance' does the rest"))?;
     plan::warn_of_freeze(&report.plan, &session.output);
+    plan::warn_of_excess(&report.plan, &session.output);
     if args.json {
         session.output.json(&report)?;
     }

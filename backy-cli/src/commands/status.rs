@@ -83,6 +83,7 @@ fn describe(
     }
     lines.extend(report.drill.as_ref().map(drill));
     lines.extend(report.space.as_ref().map(|space| room(space, now)));
+    lines.extend(next_backup(report));
     lines.extend(at_work(report));
     lines.extend(health(report, output));
     lines.join("\n") + "\n"
@@ -178,6 +179,19 @@ fn room(space: &Space, now: Timestamp) -> String {
         size(space.free_bytes),
         size(space.size_bytes)
     )
+}
+
+/// When the next backup is due by the schedule.
+fn next_backup(report: &StatusReport) -> Option<String> {
+    let next = report.schedule.iter().min_by_key(|tag| tag.due_at)?;
+    report.newest.as_ref()?;
+    Some(match next.due_at {
+        None => format!("A backup is due: no revision has the tag {} yet.", next.tag),
+        Some(time) if time <= report.checked => {
+            format!("A backup is due since {} ({}).", local_minute(time), next.tag)
+        }
+        Some(time) => format!("The next backup is due at {} ({}).", local_minute(time), next.tag),
+    })
 }
 
 /// What goes on in the archive at this moment.

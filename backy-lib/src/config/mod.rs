@@ -275,7 +275,7 @@ mod tests {
             })
             .collect();
         let config = parse(&text).unwrap();
-        assert_eq!((shown, config.max_chain), (9, Some(50)));
+        assert_eq!((shown, config.max_chain), (12, Some(50)));
         assert!(config.hooks.before.is_some() && config.hooks.max_hold.is_some());
         assert_eq!(config.source, Some(PathBuf::from("/dev/vg0/mynode")));
         let full = config.schedule.iter().filter(|(_, interval)| interval.full);

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::config::{Config, Monitoring};
 use crate::format::manifest::{Operation, Revision};
+use crate::retention::{Pins, excess};
 use crate::schedule::Past;
 use crate::units::display_size;
 
@@ -39,6 +40,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(exposed(facts));
     problems.extend(mismatch(facts));
     problems.extend(unknown(facts));
+    problems.extend(too_many(facts));
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
 
@@ -141,6 +143,14 @@ fn unknown(facts: &Facts<'_>) -> Option<Problem> {
     };
     let advice = "see where it comes from; backy keeps it; delete it by hand if nobody needs it";
     Some(problem(ProblemKind::UnknownFile, Level::Warning, message, advice))
+}
+
+/// That far more revisions stay than the schedule keeps, and nobody seems to have meant it.
+fn too_many(facts: &Facts<'_>) -> Option<Problem> {
+    let schedule = &facts.config.ok()?.schedule;
+    let message = excess(&facts.manifest.revisions, schedule, Pins::OfSchedule)?;
+    let advice = "remove tags that nobody needs with 'backy tag REV -TAG'; 'backy maintenance -n' has the reason of each";
+    Some(problem(ProblemKind::Excess, Level::Warning, message, advice))
 }
 
 fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {

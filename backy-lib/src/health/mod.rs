@@ -97,11 +97,13 @@ pub enum ProblemKind {
     Mismatch,
     /// There are files with the name of an archive's of which the manifest knows nothing.
     UnknownFile,
+    /// Far more revisions stay than the schedule keeps.
+    Excess,
 }
 
 impl ProblemKind {
     /// All of them, in the order in which they are told when they are equally bad.
-    pub const ALL: [ProblemKind; 18] = [
+    pub const ALL: [ProblemKind; 19] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
@@ -120,6 +122,7 @@ impl ProblemKind {
         ProblemKind::Exposed,
         ProblemKind::Mismatch,
         ProblemKind::UnknownFile,
+        ProblemKind::Excess,
     ];
 
     /// Its name in JSON and in labels.
@@ -143,6 +146,7 @@ impl ProblemKind {
             ProblemKind::Exposed => "exposed",
             ProblemKind::Mismatch => "mismatch",
             ProblemKind::UnknownFile => "unknown-file",
+            ProblemKind::Excess => "excess",
         }
     }
 }

@@ -15,6 +15,9 @@ pub(super) const DAY: i64 = 86_400;
 /// Intervals from this many seconds on follow the local clock.
 const CIVIL_SECONDS: i64 = 2 * 3600;
 
+/// A series that nobody gives a time begins at a multiple of so many minutes: whoever asks is a little late, each time by another bit.
+const MINUTES: i8 = 5;
+
 /// Steps of the grid that are looked at for the first one after a time: more than the local clock is ever moved by.
 const MAX_STEPS: i64 = 16;
 
@@ -37,12 +40,13 @@ impl Slots {
         let zone = interval.timezone.as_ref().unwrap_or(system).clone();
         let step = interval.interval.as_secs().max(1);
         let first = zone.to_datetime(began);
-        let minute = Time::new(first.hour(), first.minute(), 0, 0).unwrap_or_default();
-        let outside = interval.window.filter(|window| !window.contains(minute));
+        let minute = first.minute() - first.minute() % MINUTES;
+        let about = Time::new(first.hour(), minute, 0, 0).unwrap_or_default();
+        let outside = interval.window.filter(|window| !window.contains(about));
         let time = match (interval.at, outside) {
             (Some(at), _) => at,
             (None, Some(window)) if step % DAY == 0 => window.begin,
-            (None, _) => minute,
+            (None, _) => about,
         };
         let is_civil = step >= CIVIL_SECONDS;
         let mut slots = Slots { zone, is_civil, origin: 0, step, window: interval.window };

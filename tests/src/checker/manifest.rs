@@ -116,6 +116,7 @@ const ALARM: [(&str, Kind); 5] = [
 ];
 const KNOWN_DAMAGE: [(&str, Kind); 3] =
     [("revision", Kind::Text), ("bad_blocks", Kind::Number), ("confirmed", Kind::Time)];
+const SERIES: [(&str, Kind); 2] = [("tag", Kind::Text), ("began", Kind::Time)];
 const FLAW: [(&str, Kind); 4] = [
     ("file", Kind::Text),
     ("message", Kind::Text),
@@ -381,6 +382,11 @@ fn check_lists(json: &Map<String, Value>, manifest: &Manifest, problems: &mut Pr
                 format!("{place}: {name} has an entry about {about}, which is not there")
             });
         }
+    }
+    let mut tags = BTreeSet::new();
+    for item in entries(place, json, "series", &SERIES, problems) {
+        let tag = item.get("tag").and_then(Value::as_str).unwrap_or_default().to_owned();
+        problems.expect(tags.insert(tag.clone()), || format!("{place}: series has {tag:?} twice"));
     }
     if let Some(drill) = json.get("drill") {
         fields("drill", &drill.as_object().cloned().unwrap_or_default(), &DRILL, problems);
