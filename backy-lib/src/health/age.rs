@@ -45,7 +45,7 @@ pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> 
     };
     let status = |(tag, interval): (&Tag, &crate::config::Interval)| {
         let with = past.revisions.iter().filter(|revision| revision.tags.contains(tag));
-        let before = with.clone().filter(|revision| revision.started <= now);
+        let before = with.clone().filter(|revision| schedule::has_begun(revision.started, now));
         let last = before.map(|revision| revision.started).max();
         let length = interval.interval;
         let wait = if length == shortest { SignedDuration::ZERO } else { shortest };
@@ -90,7 +90,8 @@ pub(super) fn overdue(
     tags: &[TagStatus],
     now: Timestamp,
 ) -> Option<Problem> {
-    let newest = revisions.iter().map(|revision| revision.started).filter(|time| *time <= now);
+    let newest = revisions.iter().map(|revision| revision.started);
+    let newest = newest.filter(|time| schedule::has_begun(*time, now));
     let newest = newest.max()?;
     let by_tag = tags.iter().filter_map(|tag| {
         let which = match tag.last == Some(newest) {
