@@ -252,7 +252,7 @@ fn asking_often_moves_nothing() {
     world::configure(&world.disk, CONFIG);
     let first = 1_800_000_000 - 1_800_000_000 % 86_400 + 2 * 3600;
     let mut made = Vec::new();
-    for quarter in 0..12 * 96 {
+    for quarter in 0..16 * 96 {
         let clock = FixedClock(second(first + quarter * 900));
         let archive = world::open(&world.disk).expect("open");
         let options = BackupOptions { force: false, ..world::options() };
@@ -269,7 +269,7 @@ fn asking_often_moves_nothing() {
             backup(&mut world, &[7; 9000], true, &clock);
         }
     }
-    let expected: Vec<i64> = (0..12).map(|day| day * 96).collect();
+    let expected: Vec<i64> = (0..16).map(|day| day * 96).collect();
     assert_eq!(made, expected);
     let archive = world::open(&world.disk).expect("open");
     assert!(archive.revisions().iter().all(|r| r.started > second(first)), "the first has expired");
@@ -279,7 +279,7 @@ fn asking_often_moves_nothing() {
     let history = world.disk.files().remove(&FileName::History).expect("a history");
     let history = String::from_utf8(history).expect("text");
     // Once before each backup but the first.
-    assert_eq!(history.matches("\"operation\":\"asked\"").count(), 11, "{history}");
+    assert_eq!(history.matches("\"operation\":\"asked\"").count(), 15, "{history}");
 }
 
 /// A newest revision that is from the future is told: nobody could say of it that it is overdue.

@@ -1,10 +1,10 @@
 //! Scheduled tags now, waiting for the lock, other backups at work, and too much that stays.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::fs::File;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use super::harness::{Run, Scene, noise, tool};
+use super::harness::{Run, Scene, noise};
 
 /// Starts a backup that takes some seconds, and waits until it has begun.
 fn slow_backup(scene: &Scene, args: &[&str]) -> Child {
@@ -18,18 +18,12 @@ fn ended(child: Child) -> Run {
     child.wait_with_output().expect("its end").into()
 }
 
-/// Locks the archive as a shell script does, for so long.
-fn lock(scene: &Scene, seconds: &str) -> Child {
-    let lock = scene.text_path("a/lock");
-    let mut command = Command::new("flock");
-    command.args([&lock, "sh", "-c", &format!("echo; exec sleep {seconds}")]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("flock");
-    // It prints a line when it has the lock.
-    let mut line = [0];
-    let out = child.stdout.as_mut().expect("its output");
-    out.read_exact(&mut line).expect("a line");
-    child
+/// Locks the archive as a shell script does, until it is dropped.
+fn lock(scene: &Scene) -> File {
+    let file = File::options().read(true).write(true).open(scene.path("a/lock"));
+    let file = file.expect("the lock file");
+    file.try_lock().expect("nobody has it");
+    file
 }
 
 fn kill(mut child: Child) {
@@ -70,9 +64,9 @@ fn only_a_backup_that_is_at_work_is_let_be() {
     scene.write("source.img", &noise(5, 4_000_000));
     kill(slow_backup(&scene, &[]));
     assert!(scene.read_text("a/lock").starts_with("'backup' (process "));
-    let other = lock(&scene, "60");
+    let other = lock(&scene);
     scene.fails(&["-b", "a", "backup"], &["in use by"]);
-    kill(other);
+    drop(other);
     scene.works(&["-b", "a", "backup"]);
     assert_eq!(count(&scene), 1);
 }
@@ -93,26 +87,22 @@ fn commands_wait_for_the_lock() {
     for verb in verbs {
         let (name, rest) = verb.split_first().expect("a name");
         let with = |wait: &'static str| [&["-b", "a", *name, "--wait", wait], rest].concat();
-        let holder = lock(&scene, "60");
+        let holder = lock(&scene);
         let began = Instant::now();
         let run = scene.run(&with("1s"));
         assert!(began.elapsed() >= Duration::from_secs(1), "{verb:?}: {run:?}");
         assert!(run.stderr.contains("in use by"), "{verb:?}: {run:?}");
         // A drill that cannot be recorded has been made.
         assert_eq!(run.status, Some(i32::from(*name != "drill")), "{verb:?}: {run:?}");
-        kill(holder);
-        let holder = lock(&scene, "1");
+        let releasing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(holder);
+        });
         let run = scene.works(&with("1m"));
         assert!(!run.stderr.contains("in use"), "{verb:?}: {run:?}");
-        kill_if_there(holder);
+        releasing.join().expect("the lock is free");
     }
     scene.refuses(&["-b", "a", "backup", "--wait", "soon"], &["wait: found \"soon\""]);
-}
-
-fn kill_if_there(mut child: Child) {
-    // It has mostly ended by itself.
-    let _ = child.kill();
-    child.wait().expect("its end");
 }
 
 /// `--as` makes the revision of a scheduled tag now, which is not pinned; other tags are refused.
@@ -184,10 +174,4 @@ fn maintenance_says_why_far_more_stays() {
         assert_eq!(check.status, Some(level), "{check:?}");
         assert_eq!(check.text().contains(why), level == 1, "{check:?}");
     }
-}
-
-/// A file that `flock` of util-linux can lock is there: the tests above rely on it.
-#[test]
-fn flock_is_there() {
-    assert!(tool("flock", &["--version"]).is_some());
 }
