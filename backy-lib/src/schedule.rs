@@ -224,12 +224,12 @@ impl Turn {
         let mut asks = asked.into_iter().chain(self.last).filter(|asked| *asked <= now);
         let is_polled = asks.any(|asked| asked >= from);
         now >= self.opens(is_polled)
-            && (self.slots.is_in_window(now) || now >= self.slots.after(self.next))
+            && (self.slots.is_made_at(self.next, now) || now >= self.slots.after(self.next))
     }
 
     /// When it is made if somebody asks then.
     fn made_from(&self, now: Timestamp) -> Timestamp {
-        if self.next > now || self.slots.is_in_window(now) {
+        if self.next > now || self.slots.is_made_at(self.next, now) {
             return self.next;
         }
         self.slots.window_begin_after(now).min(self.slots.after(self.next))

@@ -39,6 +39,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// How long it is, on a day with 24 hours.
+    pub fn length(&self) -> SignedDuration {
+        let length = self.end.duration_since(self.begin);
+        if length.is_negative() { length + DAY } else { length }
+    }
+
     /// Whether a time of the day is in it.
     pub fn contains(&self, time: Time) -> bool {
         match self.begin < self.end {

@@ -69,8 +69,16 @@ impl Slots {
         if self.is_in_window(first) && first < day_later { first } else { begin }
     }
 
-    /// Whether revisions are made at this time of the day.
-    pub(super) fn is_in_window(&self, time: Timestamp) -> bool {
+    /// Whether a revision for a slot is made at this time of the day. Where the clock leaves the time of the slot out, it leaves out its
+    /// window as well, which is as much later then.
+    pub(super) fn is_made_at(&self, slot: Timestamp, now: Timestamp) -> bool {
+        let Some(window) = self.window else { return true };
+        let end = slot.saturating_add(window.length()).unwrap_or(Timestamp::MAX);
+        self.is_in_window(now) || !self.is_in_window(slot) && slot <= now && now < end
+    }
+
+    /// Whether it is in the window of this day.
+    fn is_in_window(&self, time: Timestamp) -> bool {
         self.window.is_none_or(|window| window.contains(self.zone.to_datetime(time).time()))
     }
 

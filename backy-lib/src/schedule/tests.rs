@@ -203,6 +203,22 @@ fn a_tag_is_made_in_its_window() {
     assert_eq!(missed.unwrap().0, at("2026-07-02T23:00:00Z"));
 }
 
+/// On the day on which summer time begins there is no window from two to three; it is an hour later then.
+#[test]
+fn a_window_that_the_clock_leaves_out_is_later() {
+    let config = one("at = \"02:30\"\nwindow = \"02:00-03:00\"\ntimezone = \"Europe/Berlin\"");
+    let last = [revision("2026-03-28T01:30:00Z", &["daily"])];
+    for (now, expected) in [
+        ("2026-03-29T00:59:59Z", false),
+        ("2026-03-29T01:29:59Z", false),
+        ("2026-03-29T01:30:00Z", true),
+        ("2026-03-29T02:29:59Z", true),
+        ("2026-03-29T02:30:00Z", false),
+    ] {
+        assert_eq!(due(&Past::of(&last), &config, at(now)).is_due(), expected, "{now}");
+    }
+}
+
 /// A tag that is new in the schedule, with a time of the day, waits for that; without one it is due at once.
 #[test]
 fn a_new_tag_waits_for_its_time() {
