@@ -102,4 +102,5 @@ def test_maintenance_says_why_far_more_stays(tmp_path: Path) -> None:
     for _ in range(6):
         archive.backup(tags=["daily"])
     excess = archive.maintenance(dry_run=True).excess
-    assert excess is not None and "pinned by hand with a tag of the schedule" in excess
+    assert excess is not None
+    assert "pinned by hand with a tag of the schedule" in excess
