@@ -398,7 +398,6 @@ impl Archive {
     /// the path of the file, or the path as the last word. `command` may also be a callable: it is called with the path,
     /// and the drill does not pass if it returns False. The file is removed in any case.
     #[pyo3(signature = (revision=None, *, command=None, dir=None, progress=None, wait=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn drill<'py>(
         &self,
         py: Python<'py>,
