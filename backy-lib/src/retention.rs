@@ -209,9 +209,10 @@ impl Place {
 
 /// For each place, newest first, how many newer revisions that keep the tag count; at most `keep`.
 ///
-/// Those that started less than half an interval from it, or from one that has been counted, do not: a clock that jumps
-/// makes the tag due again and again, and must not drive out in a day what took weeks to gather. Without outages a sane clock leaves
-/// more than half an interval between them, and every one counts; what was made up for after an outage may stay in addition.
+/// Those that started less than half an interval from it, or from one that has been counted, do not: a clock
+/// that jumps makes the tag due again and again, and must not drive out in a day what took weeks to gather.
+/// Without outages a sane clock leaves more than half an interval between them, and every one counts; what was
+/// made up for after an outage may stay in addition.
 ///
 /// Only those count that keep the tag themselves. So the count does not change when others have lost it.
 fn standings(places: &mut [Place], interval: &Interval) -> Vec<u32> {

@@ -1,11 +1,13 @@
 //! Which tags are due: a pure function of what there is, the config and the time.
 //!
-//! A tag is due at slots: its series keeps the hour and the weekday at which it was first made, or has those of the config
-//! ([`slots`]). A revision stands for the slot before it, or for the next one if that is near. So nothing drifts, whatever asks
-//! and however often: what was missed is made as soon as somebody asks, and the one after it is due at the old hour.
+//! A tag is due at slots: its series keeps the hour and the weekday at which it was first made, or has those of
+//! the config ([`slots`]). A revision stands for the slot before it, or for the next one if that is near. So
+//! nothing drifts, whatever asks and however often: what was missed is made as soon as somebody asks, and the
+//! one after it is due at the old hour.
 //!
-//! Whoever asks once a night asks some minutes, or with summer time an hour, too early or too late. So a tag is due early where
-//! nobody is known to ask often, and at its time where somebody does. `doc/decisions/22-the-hour-of-a-series.md` has the reasons.
+//! Whoever asks once a night asks some minutes, or with summer time an hour, too early or too late. So a tag is
+//! due early where nobody is known to ask often, and at its time where somebody does.
+//! `doc/decisions/22-the-hour-of-a-series.md` has the reasons.
 
 mod slots;
 #[cfg(test)]
@@ -86,10 +88,11 @@ pub fn due(past: &Past<'_>, config: &Config, now: Timestamp) -> Due {
     Due::Tags(config.schedule.iter().filter(due).map(|(tag, _)| tag.clone()).collect())
 }
 
-/// At which time a tag is due next, or since when it is; `None` when it is due at once, because no revision up to `now` has it and the
-/// config has no time of the day for it.
+/// At which time a tag is due next, or since when it is; `None` when it is due at once, because no revision up
+/// to `now` has it and the config has no time of the day for it.
 ///
-/// Revisions from the future, more than five minutes ahead, are left out: a clock that was wrong once must not stop the backups until it would be right.
+/// Revisions from the future, more than five minutes ahead, are left out: a clock that was wrong once must not
+/// stop the backups until it would be right.
 pub fn next_due(
     past: &Past<'_>,
     tag: &Tag,
@@ -99,8 +102,8 @@ pub fn next_due(
     Turn::of(past, tag, interval, now).map(|turn| turn.next)
 }
 
-/// When the next revision is made if somebody asks then, and the tag that it has; `None` when one is due at once, and without a
-/// schedule. What was missed outside of its window waits for the next one.
+/// When the next revision is made if somebody asks then, and the tag that it has; `None` when one is due at
+/// once, and without a schedule. What was missed outside of its window waits for the next one.
 pub fn next(past: &Past<'_>, config: &Config, now: Timestamp) -> Option<(Timestamp, Tag)> {
     let turn = |(tag, interval)| {
         let turn = Turn::of(past, tag, interval, now)?;
@@ -123,8 +126,8 @@ pub fn notes_asking(past: &Past<'_>, config: &Config, now: Timestamp) -> bool {
     })
 }
 
-/// When the series of the tags of the schedule began, once a revision that began at `started` has `scheduled` because they were due.
-/// A series that is known keeps its beginning, unless that is in the future.
+/// When the series of the tags of the schedule began, once a revision that began at `started` has `scheduled`
+/// because they were due. A series that is known keeps its beginning, unless that is in the future.
 pub fn series_after(
     past: &Past<'_>,
     config: &Config,
@@ -205,7 +208,8 @@ impl Turn {
         Some(Turn { slots, length, last: Some(last), next })
     }
 
-    /// Of a tag that no revision has, in an archive whose newest revision began at `newest`: at the first time of the day that is right.
+    /// Of a tag that no revision has, in an archive whose newest revision began at `newest`: at the first time
+    /// of the day that is right.
     fn first(past: &Past<'_>, interval: &Interval, newest: Timestamp) -> Option<Self> {
         if interval.at.is_none() && interval.window.is_none() {
             return None;

@@ -33,8 +33,8 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// "tag:weekly", a UUID or at least 4 hex digits of its beginning), or a Revision. Where several are: text such as "all",
 /// "tag:weekly" for all that have it, "0..3" or "0,2", or an iterable of what names one.
 ///
-/// What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta, or as text such as
-/// "10m"; without it, LockedError is raised at once.
+/// What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
+/// or as text such as "10m"; without it, LockedError is raised at once.
 ///
 /// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
 /// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying

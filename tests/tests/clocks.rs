@@ -244,8 +244,9 @@ fn backups_go_on_when_the_clock_is_right_again() {
     }
 }
 
-/// Asking every quarter of an hour moves nothing: each backup is made at the hour of the first, since backy notes that somebody asks.
-/// After maintenance has let the first ones go, the manifest says when it was; what is made by hand changes nothing.
+/// Asking every quarter of an hour moves nothing: each backup is made at the hour of the first, since backy
+/// notes that somebody asks. After maintenance has let the first ones go, the manifest says when it was; what is
+/// made by hand changes nothing.
 #[test]
 fn asking_often_moves_nothing() {
     let mut world = World::with_backups(false, &[]);

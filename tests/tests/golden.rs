@@ -64,8 +64,8 @@ fn a_kept_archive_of_format_1_reads_right() {
     }
 }
 
-/// One with the beginnings of its series: they are what the first backup made them, and an archive of before goes on with its oldest
-/// revisions.
+/// One with the beginnings of its series: they are what the first backup made them, and an archive of before
+/// goes on with its oldest revisions.
 #[test]
 fn an_archive_of_format_1_with_series_keeps_its_hour() {
     let archive = Archive::open(&golden_folder("format-1-series")).expect("the golden archive");

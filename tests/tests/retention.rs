@@ -1,4 +1,5 @@
-//! Which revisions go: against a rule written a second time and without haste, and over ten years of cron; and when they are made.
+//! Which revisions go: against a rule written a second time and without haste, and over ten years of cron; and
+//! when they are made.
 
 mod retention {
     mod hours;

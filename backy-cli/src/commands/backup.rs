@@ -16,10 +16,10 @@ use crate::{Session, guard};
 
 /// Make a revision of the source, if one is due
 ///
-/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the hour and the
-/// weekday of its first revision, however often you ask. Prints nothing when it succeeds, when no backup is due, or when
-/// another backup of this archive is at work and makes what is due (on a terminal, or with -v, it prints a line when it has made
-/// one). Only blocks that have changed are stored.
+/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the
+/// hour and the weekday of its first revision, however often you ask. Prints nothing when it succeeds, when no
+/// backup is due, or when another backup of this archive is at work and makes what is due (on a terminal, or
+/// with -v, it prints a line when it has made one). Only blocks that have changed are stored.
 ///
 /// The hooks of backy.toml are run around the reading of the source: 'before', then the source is read, then 'after', which is
 /// run in any case, also when the backup fails, is interrupted or killed. A backup that is not expected to fit on the disk is not

@@ -14,9 +14,9 @@ use crate::waiting::Waiting;
 /// ones, and the newest one without known damage. When it worked, nothing is printed (on a terminal, or with -v, it is
 /// said in a line).
 ///
-/// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no tag expires: that
-/// is told on standard error, and by 'status'. 'rm' works all the same. When far more revisions stay than the schedule keeps, a
-/// warning says why.
+/// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no
+/// tag expires: that is told on standard error, and by 'status'. 'rm' works all the same. When far more
+/// revisions stay than the schedule keeps, a warning says why.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only say what would be done: for each revision whether it stays and why, then the steps

@@ -34,8 +34,8 @@ impl Archive {
         backup::plan(&self.past(config, now, clock), config, options, now)
     }
 
-    /// Notes that a backup was asked for when none was due, where that decides when the next one is made: once before each, in the
-    /// history. Where that cannot be written down, the next one may be made a little early.
+    /// Notes that a backup was asked for when none was due, where that decides when the next one is made: once
+    /// before each, in the history. Where that cannot be written down, the next one may be made a little early.
     pub fn note_asked(&self, holder: &str, clock: &dyn Clock) {
         let Ok(config) = self.config() else { return };
         let now = clock.now();

@@ -42,8 +42,8 @@ pub(super) fn lock(
 }
 
 impl ArchiveWriter {
-    /// As [`ArchiveWriter::open_within`], for a backup that is due; `None` when another backup of this archive is at work all that
-    /// time, which makes what is due.
+    /// As [`ArchiveWriter::open_within`], for a backup that is due; `None` when another backup of this archive
+    /// is at work all that time, which makes what is due.
     pub fn open_for_due_backup(
         archive: Archive,
         holder: &str,

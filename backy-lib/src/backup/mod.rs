@@ -90,7 +90,8 @@ pub struct BackupOptions {
     pub force: bool,
     /// Tags given by hand; with any, a backup is made whatever the schedule says.
     pub tags: BTreeSet<Tag>,
-    /// Tags of the schedule that are given as if they were due now; with any, a backup is made. They expire like any other.
+    /// Tags of the schedule that are given as if they were due now; with any, a backup is made. They expire like
+    /// any other.
     pub scheduled: BTreeSet<Tag>,
     /// Threads that digest and compress; `None` for one a core.
     pub threads: Option<usize>,

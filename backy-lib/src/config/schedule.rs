@@ -20,8 +20,8 @@ pub struct Interval {
     pub keep: u32,
     /// Whether revisions with the tag are made independent of the chain, each a self-contained compressed image.
     pub full: bool,
-    /// The time of the day at which it is due, to the minute; `None`: that at which the first one was made. Only with an
-    /// interval of whole days, or one that divides a day.
+    /// The time of the day at which it is due, to the minute; `None`: that at which the first one was made. Only
+    /// with an interval of whole days, or one that divides a day.
     pub at: Option<Time>,
     /// The part of the day in which revisions with the tag are made; `None`: at any time.
     pub window: Option<Window>,

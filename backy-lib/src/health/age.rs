@@ -1,8 +1,9 @@
 //! How old the last backup of each tag is, and how old it may be.
 //!
-//! A tag is overdue when it was due and a tolerance has passed, critical half an interval after it was due. Only what a running cron would have made is asked for: a tag other than that with the shortest interval
-//! may have become due just after a run, and gets another shortest interval; one that no revision has yet will come with the
-//! next run.
+//! A tag is overdue when it was due and a tolerance has passed, critical half an interval after it was due. Only
+//! what a running cron would have made is asked for: a tag other than that with the shortest interval may have
+//! become due just after a run, and gets another shortest interval; one that no revision has yet will come with
+//! the next run.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;

@@ -1,4 +1,5 @@
-//! Why far more revisions stay than the schedule keeps: nobody else would say so, since each of them stays for a good reason.
+//! Why far more revisions stay than the schedule keeps: nobody else would say so, since each of them stays for a
+//! good reason.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -19,7 +20,8 @@ pub enum Pins {
     OfSchedule,
 }
 
-/// One sentence, without a full stop, when far more revisions stay than the schedule keeps: half as many more, and five at least.
+/// One sentence, without a full stop, when far more revisions stay than the schedule keeps: half as many more,
+/// and five at least.
 pub fn excess(
     revisions: &[Revision],
     schedule: &BTreeMap<Tag, Interval>,

@@ -1,7 +1,8 @@
 //! The times at which one tag is due: a grid through the time at which its series began.
 //!
-//! Intervals of two hours and more follow the local clock, so that a daily backup stays at its hour when summer time begins and ends.
-//! Shorter ones follow the time that passes, so that no hour is left out when the clock shows it twice.
+//! Intervals of two hours and more follow the local clock, so that a daily backup stays at its hour when summer
+//! time begins and ends. Shorter ones follow the time that passes, so that no hour is left out when the clock
+//! shows it twice.
 
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
@@ -15,7 +16,8 @@ pub(super) const DAY: i64 = 86_400;
 /// Intervals from this many seconds on follow the local clock.
 const CIVIL_SECONDS: i64 = 2 * 3600;
 
-/// A series that nobody gives a time begins at a multiple of so many minutes: whoever asks is a little late, each time by another bit.
+/// A series that nobody gives a time begins at a multiple of so many minutes: whoever asks is a little late,
+/// each time by another bit.
 const MINUTES: i8 = 5;
 
 /// Steps of the grid that are looked at for the first one after a time: more than the local clock is ever moved by.
@@ -69,8 +71,8 @@ impl Slots {
         if self.is_in_window(first) && first < day_later { first } else { begin }
     }
 
-    /// Whether a revision for a slot is made at this time of the day. Where the clock leaves the time of the slot out, it leaves out its
-    /// window as well, which is as much later then.
+    /// Whether a revision for a slot is made at this time of the day. Where the clock leaves the time of the
+    /// slot out, it leaves out its window as well, which is as much later then.
     pub(super) fn is_made_at(&self, slot: Timestamp, now: Timestamp) -> bool {
         let Some(window) = self.window else { return true };
         let end = slot.saturating_add(window.length()).unwrap_or(Timestamp::MAX);

@@ -131,8 +131,8 @@ fn what_was_missed_is_made_at_once_and_the_next_at_the_old_hour() {
     assert_eq!(due_tags(&near, "2026-01-07T02:00:00Z"), ["daily"]);
 }
 
-/// The beginning of a series is what was recorded, when all of its first revisions are gone; what was made by hand, what is
-/// from the future and what has no tag decides nothing.
+/// The beginning of a series is what was recorded, when all of its first revisions are gone; what was made by
+/// hand, what is from the future and what has no tag decides nothing.
 #[test]
 fn a_series_keeps_the_hour_at_which_it_began() {
     let daily: Tag = "daily".parse().unwrap();
@@ -177,8 +177,8 @@ fn one(more: &str) -> Config {
     Config::parse(&text, Path::new("x")).unwrap()
 }
 
-/// A time of the day and a window are those of the time zone of the tag; what was missed waits for the next window, unless a
-/// whole interval was missed; the first revision of all is made at once.
+/// A time of the day and a window are those of the time zone of the tag; what was missed waits for the next
+/// window, unless a whole interval was missed; the first revision of all is made at once.
 #[test]
 fn a_tag_is_made_in_its_window() {
     let text = "at = \"02:00\"\nwindow = \"01:00-05:00\"\ntimezone = \"Europe/Berlin\"";
@@ -232,7 +232,8 @@ fn a_new_tag_waits_for_its_time() {
     }
 }
 
-/// The latest revision with a tag counts, wherever it stands, and one that begins at this moment is not from the future.
+/// The latest revision with a tag counts, wherever it stands, and one that begins at this moment is not from the
+/// future.
 #[test]
 fn the_latest_revision_with_the_tag_counts() {
     let now = "2026-01-02T00:00:00Z";

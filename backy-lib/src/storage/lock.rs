@@ -195,8 +195,8 @@ pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
     Note::parse(&read_note(&file).ok()?).held_by(is_local(folder_fd))
 }
 
-/// Whether a backup holds the lock now: the note says so, and the process that it names has taken the kernel's lock on the file and is
-/// there. A note alone says nothing, since a backup that was killed leaves one behind.
+/// Whether a backup holds the lock now: the note says so, and the process that it names has taken the kernel's
+/// lock on the file and is there. A note alone says nothing, since a backup that was killed leaves one behind.
 pub(super) fn is_held_by_backup(folder_fd: impl AsFd) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = openat(&folder_fd, NAME, flags, Mode::empty()).map(File::from) else {

@@ -150,7 +150,8 @@ fn the_next_due_time_is_shown() {
     assert!(shown.text().starts_with("No backup is due; next is daily, at 20"), "{shown:?}");
 }
 
-/// Maintenance that keeps far more than the schedule says why; so does the verdict, but for what is pinned with tags of one's own.
+/// Maintenance that keeps far more than the schedule says why; so does the verdict, but for what is pinned with
+/// tags of one's own.
 #[test]
 fn maintenance_says_why_far_more_stays() {
     for (tag, level, why) in [

@@ -1,5 +1,5 @@
-//! Three years of asking whether a backup is due, in every way in which people ask: each series keeps its hour and its weekday,
-//! and nothing is left out.
+//! Three years of asking whether a backup is due, in every way in which people ask: each series keeps its hour
+//! and its weekday, and nothing is left out.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -34,7 +34,8 @@ fn minutes(count: i64) -> SignedDuration {
     SignedDuration::from_mins(count)
 }
 
-/// A time of a day, counted from the first of January of 2026. What the clock leaves out is run when it goes on, as cron does.
+/// A time of a day, counted from the first of January of 2026. What the clock leaves out is run when it goes on,
+/// as cron does.
 fn at(day: i64, minute: i64, name: &str) -> Timestamp {
     let first: Zoned = format!("2026-01-01T00:00[{name}]").parse().expect("a time");
     let day = first.date().checked_add(day.days()).expect("a day");
@@ -81,7 +82,8 @@ fn nightly(minute: i64, jitter: u64, zone: &str, random: &mut Random) -> Vec<Tim
     (0..DAYS).map(|day| at(day, minute, zone) + late(random)).collect()
 }
 
-/// Without those while the machine is off: on every thirtieth day from the evening on for some hours, and once for two weeks.
+/// Without those while the machine is off: on every thirtieth day from the evening on for some hours, and once
+/// for two weeks.
 fn with_outages(asks: Vec<Timestamp>, zone: &str, random: &mut Random) -> Vec<Timestamp> {
     let mut off: Vec<(Timestamp, Timestamp)> = (1..DAYS / 30)
         .map(|number| {
@@ -238,8 +240,8 @@ fn three_years_of_asking_make_what_the_document_shows() {
     assert!(documented("## Three years") == table, "the table should be:\n\n{shown}\n");
 }
 
-/// Whoever asks often, or once a night, gets one each day at the hour of the first, and one a week on its weekday, whatever the clocks
-/// are set to.
+/// Whoever asks often, or once a night, gets one each day at the hour of the first, and one a week on its
+/// weekday, whatever the clocks are set to.
 #[test]
 fn a_series_keeps_its_hour_and_its_weekday() {
     for (machine, made) in RESULTS.iter().filter(|(machine, _)| !machine.asked.contains("outages"))
@@ -271,8 +273,8 @@ fn at_midnight(time: Timestamp, name: &str) -> Timestamp {
     day.to_datetime(Time::midnight()).to_zoned(zone(name)).expect("a time").timestamp()
 }
 
-/// After an outage one is made as soon as somebody asks, and the next ones come at the old hour; in a window, when it begins, unless a
-/// whole interval was missed.
+/// After an outage one is made as soon as somebody asks, and the next ones come at the old hour; in a window,
+/// when it begins, unless a whole interval was missed.
 #[test]
 fn what_an_outage_has_cost_is_made_up_for_once() {
     for (machine, made) in RESULTS.iter().filter(|(machine, _)| machine.asked.contains("outages")) {

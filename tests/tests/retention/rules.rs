@@ -197,8 +197,8 @@ proptest! {
         prop_assert_eq!(part.left(), whole.left());
     }
 
-    /// When the clock is right, each tag stays on the `keep` newest that have it, and on no other unless some were made shortly before
-    /// others.
+    /// When the clock is right, each tag stays on the `keep` newest that have it, and on no other unless some
+    /// were made shortly before others.
     #[test]
     fn with_a_clock_that_is_right_keep_is_exact(config in any_config(), steps in steps()) {
         let revisions = sane_history(&config, &steps);

@@ -135,7 +135,8 @@ impl Simulation {
         }
     }
 
-    /// Tags of which a slot has passed since the last revision, by the true calendar: each series began on the first day.
+    /// Tags of which a slot has passed since the last revision, by the true calendar: each series began on the
+    /// first day.
     fn missing(&self, day: i64) -> BTreeSet<Tag> {
         let over = |tag: &Tag, days: i64| {
             self.last_with.get(tag).is_none_or(|last| (last / days + 1) * days <= day)
@@ -184,8 +185,8 @@ impl Simulation {
         let pinned = self.revisions.iter().filter(|each| !each.pinned_tags.is_empty()).count();
         assert_eq!(pinned, usize::from(day >= self.events.before_upgrade), "day {day}");
         let count = self.revisions.len() - pinned;
-        // Beyond what is kept: one that was forced, one that a clock that was set back has doubled; and after outages one of each
-        // tag, which was made so shortly before the next that it does not count.
+        // Beyond what is kept: one that was forced, one that a clock that was set back has doubled; and after
+        // outages one of each tag, which was made so shortly before the next that it does not count.
         let more = if self.events.calm(day) { 2 } else { 5 };
         assert!(count <= SUM_OF_KEEP + more, "day {day}: {count} revisions");
         for (name, interval) in &self.config.schedule {
