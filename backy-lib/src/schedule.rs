@@ -1,7 +1,7 @@
 //! Which tags are due: a pure function of what there is, the config and the time.
 //!
 //! A tag is due at slots: its series keeps the hour and the weekday at which it was first made, or has those of
-//! the config ([`slots`]). A revision stands for the slot before it, or for the next one if that is near. So
+//! the config (`slots`). A revision stands for the slot before it, or for the next one if that is near. So
 //! nothing drifts, whatever asks and however often: what was missed is made as soon as somebody asks, and the
 //! one after it is due at the old hour.
 //!
