@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Archive;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::storage::{Access, FileName, Storage, StorageFile, staged};
 
 /// What a config said when it was first asked for.
@@ -58,10 +58,7 @@ pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
 
 fn parse(file: &dyn StorageFile) -> Result<Config> {
     let content = staged::read_file(file, CONFIG_LIMIT_BYTES)?;
-    let path = file.path();
-    let text = String::from_utf8(content)
-        .map_err(|error| Error::damaged(&path, "text", error, "UTF-8"))?;
-    Config::parse(&text, &path)
+    Config::parse_bytes(&content, &file.path())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
+mod encoding;
 mod hooks;
 mod monitoring;
 
@@ -55,7 +56,7 @@ pub struct Interval {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "settings and sections")]
 struct RawConfig {
     source: Option<Spanned<String>>,
     max_chain: Option<Spanned<i64>>,
@@ -70,7 +71,10 @@ struct RawConfig {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a section such as [schedule.daily] with interval and keep"
+)]
 struct RawInterval {
     interval: Spanned<String>,
     keep: Spanned<i64>,
@@ -87,7 +91,7 @@ impl Config {
         };
         let raw: RawConfig = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            at(offset, without_value(error.message()).replace('\n', "; "))
+            at(offset, plain(&without_value(error.message())).replace('\n', "; "))
         })?;
         check(raw).map_err(|flaw| at(flaw.offset, flaw.message))
     }
@@ -134,6 +138,36 @@ fn without_value(message: &str) -> String {
         (Some((before, _)), Some((_, after))) => format!("{before}string, expected{after}"),
         _ => message.to_owned(),
     }
+}
+
+/// A message without words of programs: types have names that say nothing to whoever writes a config.
+fn plain(message: &str) -> String {
+    let words = [
+        ("i64", "a whole number"),
+        ("u64", "a whole number"),
+        ("u32", "a whole number"),
+        ("i128", "a whole number"),
+        ("u128", "a whole number"),
+        ("a map", "a section"),
+        ("map", "section"),
+        ("a sequence", "a list"),
+        ("sequence", "list"),
+        ("a boolean", "true or false"),
+        ("boolean", "true or false"),
+    ];
+    // "integer `9223372036854775808` as i128, expected i64"
+    let mut text = message.replace(" as i128", "").replace(" as u64", "");
+    for place in ["expected ", "invalid type: ", "invalid value: "] {
+        for (word, plain) in words {
+            let (from, to) = (format!("{place}{word}"), format!("{place}{plain}"));
+            let is_whole = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
+            let ends = text.split_once(&from).is_some_and(|(_, rest)| is_whole(rest));
+            if ends {
+                text = text.replacen(&from, &to, 1);
+            }
+        }
+    }
+    text
 }
 
 struct Flaw {
@@ -315,8 +349,13 @@ mod tests {
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 0", 3, 8, "keep"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nkeeep = 2", 4, 1, "keeep"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 4294967296", 3, 8, "4294967295"),
-            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = \"yes\"", 4, 8, "boolean"),
-            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = 1", 4, 8, "boolean"),
+            (
+                "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = \"yes\"",
+                4,
+                8,
+                "true or false",
+            ),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = 1", 4, 8, "true or false"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nmax_chain = 9", 4, 1, "max_chain"),
             ("max_chain = 0", 1, 13, "max_chain"),
             ("\n  max_chain = -1", 2, 15, "max_chain"),
@@ -346,7 +385,15 @@ mod tests {
             ("[monitoring]\nlong_chain = 0", 2, 14, "long_chain"),
             ("[monitoring]\nmin_free_percent = 100", 2, 20, "99"),
             ("[monitoring]\nchange_factor = 1", 2, 17, "2 to"),
-            ("[monitoring]\nfreeze = \"no\"", 2, 10, "boolean"),
+            ("[monitoring]\nfreeze = \"no\"", 2, 10, "true or false"),
+            ("[schedule]\ndaily = \"1d\"", 2, 9, "expected a section such as [schedule.daily]"),
+            ("schedule = 5", 1, 12, "section"),
+            ("max_chain = \"9\"", 1, 13, "expected a whole number"),
+            ("max_chain = 9223372036854775808", 1, 13, "a whole number"),
+            ("max_chain = 1.5", 1, 13, "expected a whole number"),
+            ("hooks = 5", 1, 9, "[hooks]"),
+            ("monitoring = []", 1, 14, "[monitoring]"),
+            ("source = [\"/x\"]", 1, 10, "string"),
         ] {
             let error = parse(text).expect_err(text);
             let message = error.to_string();
@@ -354,6 +401,9 @@ mod tests {
             assert!(message.contains(word), "{text}: {message}");
             assert_eq!((l, c), (line, column), "{text}: {message}");
             assert!(!message.contains('\n'), "{message}");
+            for word in ["Raw", "i64", "i128", "u64", "u32", "struct", "map", "sequence"] {
+                assert!(!message.contains(word), "{word}: {message}");
+            }
         }
     }
 
