@@ -171,6 +171,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         bad_blocks: &bad_blocks,
         space: space.as_ref(),
         exposed: exposed.as_deref(),
+        read_only: archive.storage().read_only(),
         mismatch: beside.mismatch.as_deref(),
         unknown: &beside.unknown,
     };

@@ -37,6 +37,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(unusual(facts, limits));
     problems.extend(exposed(facts));
     problems.extend(mismatch(facts));
+    problems.extend(read_only(facts));
     problems.extend(unknown(facts));
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
@@ -115,6 +116,12 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
     let message = format!("the {what} begun at {} was interrupted", operation.started);
     let advice = "run 'backy backup': it tidies up by itself";
     Some(problem(ProblemKind::Interrupted, Level::Warning, message, advice))
+}
+
+fn read_only(facts: &Facts<'_>) -> Option<Problem> {
+    let message = format!("{}: no backup can be made", facts.read_only?);
+    let advice = "see the kernel's log (dmesg) for the reason, then make it writable again";
+    Some(problem(ProblemKind::ReadOnly, Level::Warning, message, advice))
 }
 
 fn exposed(facts: &Facts<'_>) -> Option<Problem> {
@@ -364,6 +371,7 @@ mod tests {
             bad_blocks: &[],
             space: None,
             exposed: None,
+            read_only: None,
             mismatch: None,
             unknown: &[],
         }

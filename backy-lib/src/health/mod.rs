@@ -94,13 +94,15 @@ pub enum ProblemKind {
     Exposed,
     /// The manifest and the files are of different times.
     Mismatch,
+    /// Nothing can be written to the archive.
+    ReadOnly,
     /// There are files with the name of an archive's of which the manifest knows nothing.
     UnknownFile,
 }
 
 impl ProblemKind {
     /// All of them, in the order in which they are told when they are equally bad.
-    pub const ALL: [ProblemKind; 18] = [
+    pub const ALL: [ProblemKind; 19] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
@@ -118,6 +120,7 @@ impl ProblemKind {
         ProblemKind::UnusualChange,
         ProblemKind::Exposed,
         ProblemKind::Mismatch,
+        ProblemKind::ReadOnly,
         ProblemKind::UnknownFile,
     ];
 
@@ -141,6 +144,7 @@ impl ProblemKind {
             ProblemKind::UnusualChange => "unusual-change",
             ProblemKind::Exposed => "exposed",
             ProblemKind::Mismatch => "mismatch",
+            ProblemKind::ReadOnly => "read-only",
             ProblemKind::UnknownFile => "unknown-file",
         }
     }
@@ -249,6 +253,8 @@ pub struct Facts<'a> {
     pub space: Option<&'a Space>,
     /// What others than root and the owner of the archive can change, as a sentence.
     pub exposed: Option<&'a str>,
+    /// Why nothing can be written to the archive; `None` when it can.
+    pub read_only: Option<&'static str>,
     /// Why the manifest and the files do not belong together.
     pub mismatch: Option<&'a str>,
     /// Files of which the manifest knows nothing.

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, fadvise, fallocate, fchown, fstat,
-    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, StatVfsMountFlags, StatxAttributes,
+    StatxFlags, Uid, fadvise, fallocate, fchown, fstat, fstatvfs, ftruncate, ioctl_ficlone, openat,
+    renameat, seek, statat, statx, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
@@ -277,6 +278,17 @@ impl Storage for DirStorage {
             Keepers::caller().check_file(&path, &file)?;
         }
         Ok(Box::new(DirFile::over(path, file)))
+    }
+
+    fn read_only(&self) -> Option<&'static str> {
+        let mounted = retry_on_intr(|| fstatvfs(&self.fd)).ok()?;
+        if mounted.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Some("the file system of the archive is mounted read-only");
+        }
+        let flags = AtFlags::EMPTY_PATH;
+        let found = retry_on_intr(|| statx(&self.fd, "", flags, StatxFlags::TYPE)).ok()?;
+        let is_immutable = found.stx_attributes.contains(StatxAttributes::IMMUTABLE);
+        is_immutable.then_some("the folder of the archive is immutable (lsattr shows an i)")
     }
 
     fn exposed(&self) -> Option<Error> {

@@ -155,6 +155,12 @@ pub trait Storage: Send + Sync {
         None
     }
 
+    /// Why nothing can be written here, whoever tries: the file system is mounted read-only, or the folder is immutable. `None` when it can,
+    /// or when nobody can say.
+    fn read_only(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Permissions of files made from now on; 0600 unless told otherwise. Where there are none, nothing changes.
     fn set_file_mode(&self, mode: u32) {
         let _ = mode;
