@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod errors;
 mod guard;
+mod hints;
 mod interrupt;
 mod log;
 mod mount_helper;
@@ -19,6 +20,7 @@ mod plan;
 mod probe;
 mod progress;
 mod report;
+mod tilde;
 mod words;
 
 use std::ffi::OsString;
@@ -143,6 +145,9 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     if guard::is_guard(&args) {
         return guard::run(&Output::detect());
     }
+    if let Some(words) = commands::complete::asked(&args) {
+        return commands::complete::run(words, &Output::detect());
+    }
     let half_of = background::take_mark(&mut args);
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
@@ -158,6 +163,14 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         Err(message) => return Failure::message(message).report(&output, false),
     };
     let is_probe = probe::is_probe(&args);
+    if let Err(message) = tilde::check(&args) {
+        let failure = Failure::message(message);
+        return if is_probe {
+            probe::unknown(&output, &failure)
+        } else {
+            failure.report(&output, false)
+        };
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return errors::usage(&output, &error, args, is_probe),

@@ -1,9 +1,10 @@
 //! An archive: [`Archive`] reads, [`ArchiveWriter`] holds the exclusive lock and changes.
 
+mod below;
+mod restoring;
 mod trusted;
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision, Sameness};
+use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision};
 use crate::format::readme::{self, readme};
 use crate::health::Freeze;
 use crate::history;
@@ -35,7 +36,6 @@ use crate::progress::{Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover::{self, LostImage};
 use crate::reserve;
-use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
@@ -46,6 +46,7 @@ use crate::storage::{
 };
 use crate::units::BlockSize;
 
+pub use below::archives_below;
 pub(crate) use trusted::trusted_config;
 
 /// Where there is no manifest yet that could say another one.
@@ -230,78 +231,6 @@ impl Archive {
         })
     }
 
-    /// Writes a revision to a file or device, `path`, after the checks that keep it from destroying something.
-    pub fn restore(
-        &self,
-        number: usize,
-        path: &Path,
-        options: &RestoreOptions,
-        clock: &dyn Clock,
-        observer: &dyn Observer,
-    ) -> Result<RestoreReport> {
-        // What others may have written is neither looked up nor an excuse for overwriting.
-        let config = self.trusted().and_then(|archive| archive.config()).ok();
-        if let Some(config) = config.as_ref().filter(|_| !options.force) {
-            self.check_target_is_known(path, config)?;
-        }
-        let chain = self.open_chain(number, options.keep_going)?;
-        let source = config.and_then(|config| config.source);
-        let guard = Guard {
-            archive: &self.folder(),
-            source: source.as_deref(),
-            size_bytes: chain.revision().size_bytes,
-            force: options.force,
-            observer,
-        };
-        restore::to_path(&chain, &guard, path, options, clock)
-    }
-
-    /// That a target which is the source is still the one that was backed up.
-    fn check_target_is_known(&self, target: &Path, config: &Config) -> Result<()> {
-        let Config { source: Some(configured), hooks, .. } = config else { return Ok(()) };
-        let is_source = target.canonicalize().ok().is_some_and(|real| {
-            configured.canonicalize().is_ok_and(|configured| configured == real)
-        });
-        let (true, Some(known)) = (is_source, &self.manifest.source) else { return Ok(()) };
-        // What cannot be opened is refused with the reason by whoever is going to write.
-        let Ok(now) = DeviceSource::open(configured) else { return Ok(()) };
-        let now = if hooks.before.is_some() { now.made_anew() } else { now };
-        let unconfirmed = self.manifest.open_alarms().find_map(|alarm| alarm.other_source.as_ref());
-        let how = match known.compare(&now.identity()) {
-            Sameness::Other(how) => how,
-            // Nothing is lost with an empty file.
-            Sameness::Doubtful(how) if now.size_bytes() > 0 => how,
-            _ => match unconfirmed {
-                Some(how) => how.escape_debug().to_string(),
-                None => return Ok(()),
-            },
-        };
-        let message = format!("it is not the source that was backed up: {how}");
-        Err(Error::Target { path: target.to_owned(), message, forcible: true })
-    }
-
-    /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
-    pub fn restore_to(
-        &self,
-        number: usize,
-        target: &dyn Target,
-        options: &RestoreOptions,
-        observer: &dyn Observer,
-    ) -> Result<RestoreReport> {
-        restore::to_target(&self.open_chain(number, options.keep_going)?, target, options, observer)
-    }
-
-    /// Writes a revision to a stream.
-    pub fn restore_to_stream(
-        &self,
-        number: usize,
-        stream: &mut dyn Write,
-        options: &RestoreOptions,
-        observer: &dyn Observer,
-    ) -> Result<RestoreReport> {
-        restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
-    }
-
     /// The configured source, opened; in its place the snapshot, if the hooks make one.
     ///
     /// # Errors
@@ -310,7 +239,10 @@ impl Archive {
         let config = self.config()?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
         let source = config.source.ok_or_else(no_source)?;
-        let opened = self.open_device(config.hooks.snapshot.as_ref().unwrap_or(&source))?;
+        let opened = match &config.hooks.snapshot {
+            None => self.open_device(&source)?,
+            Some(snapshot) => self.open_device(snapshot).map_err(of_hook)?,
+        };
         Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
     }
 
@@ -781,6 +713,19 @@ fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
         FileName::Lock => content(LOCK_LIMIT_BYTES)?.is_some_and(|text| is_note(&text)),
         _ => false,
     })
+}
+
+/// Says of a snapshot that cannot be read whose work it is.
+fn of_hook(error: Error) -> Error {
+    match error {
+        Error::Source { path, message } => {
+            let message = format!(
+                "{message}; it is the snapshot that the hook 'before' of backy.toml has to make"
+            );
+            Error::Source { path, message }
+        }
+        other => other,
+    }
 }
 
 /// A config that was there before the archive has to be right, and must not name another source.

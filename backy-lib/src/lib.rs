@@ -59,7 +59,7 @@ pub mod status;
 pub mod storage;
 pub mod units;
 
-pub use archive::{Archive, ArchiveWriter};
+pub use archive::{Archive, ArchiveWriter, archives_below};
 pub use backup::{BackupOptions, BackupPlan, BackupReport, ImageUpdate, SpaceCheck};
 pub use check::HostReport;
 pub use clock::{Clock, SystemClock};
@@ -76,7 +76,7 @@ pub use rebuild::RebuildReport;
 pub use restore::{RestoreOptions, RestoreReport};
 pub use revision::{OperationId, RevisionId, Tag};
 pub use scrub::{Budget, ScrubOptions, ScrubReport};
-pub use select::{RevisionSpec, RevisionsSpec};
+pub use select::{Here, RevisionSpec, RevisionsSpec};
 pub use status::StatusReport;
 pub use storage::Trust;
 pub use units::BlockSize;

@@ -9,6 +9,7 @@ use backy_lib::{
     BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
     SpaceCheck, SystemClock, Trust,
 };
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use crate::drill;
@@ -30,8 +31,9 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// somebody else has it. Everything else needs no lock: a backup may run meanwhile.
 ///
 /// Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
-/// "tag:weekly", a UUID or at least 4 hex digits of its beginning), or a Revision. Where several are: text such as "all",
-/// "tag:weekly" for all that have it, "0..3" or "0,2", or an iterable of what names one.
+/// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a datetime or
+/// date for the newest that was not made after it, or a Revision. Where several are: text such as "all", a date for all that were made then,
+/// "tag:weekly" for all that have it, "yesterday" for all that were made then, "0..3" or "0,2", or an iterable of what names one.
 ///
 /// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
 /// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying
@@ -80,6 +82,8 @@ impl Archive {
     /// `source` is the block device or file to back up; without it, it has to be set in backy.toml before the first backup.
     /// `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
     ///
+    /// A source that is not there yet is taken with a UserWarning.
+    ///
     /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
     #[staticmethod]
     #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
@@ -90,10 +94,19 @@ impl Archive {
         block_size: u64,
         trust: bool,
     ) -> PyResult<Self> {
+        if path.starts_with("~") {
+            let message = "the '~' in the path is not expanded; use Path.expanduser()";
+            return Err(wrong(message.to_owned()));
+        }
         let archive = Self::at(&path, trust)?;
         let block_size = known_block_size(block_size)?;
-        py.detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
+        let is_there = py
+            .detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
             .map_err(exception)?;
+        if !is_there {
+            let message = c"the source is not there yet; backups fail until it is";
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
+        }
         Ok(archive)
     }
 
@@ -231,15 +244,16 @@ impl Archive {
     ///
     /// To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
     /// (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
-    /// file that exists, or a device that is not blank, also when it is not the source. A file object is written
+    /// file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
+    /// the one that was backed up, of a size that it had then, and no other process has it open. A file object is written
     /// from the beginning to the end.
     ///
     /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
     /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
-    /// back.
+    /// back. `check_space=False`: begin even if the target seems to lack the space.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, progress=None),
-        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, progress=None)"
+        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None),
+        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn restore<'py>(
@@ -251,6 +265,7 @@ impl Archive {
         keep_going: bool,
         dry_run: bool,
         undo: Option<PathBuf>,
+        check_space: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let open = || {
@@ -275,13 +290,43 @@ impl Archive {
         let path: PathBuf = target.extract()?;
         let undo = undo.as_deref().map(absolute).transpose()?;
         let trust = self.folder.trust;
-        let options =
-            RestoreOptions { force, keep_going, dry_run, undo, trust, ..RestoreOptions::default() };
+        let options = RestoreOptions {
+            force,
+            keep_going,
+            dry_run,
+            undo,
+            trust,
+            ignore_space: !check_space,
+            ..RestoreOptions::default()
+        };
         let restore = |watch: &Watch| {
             let (archive, number) = open()?;
             archive.restore(number, &path, &options, &SystemClock, watch)
         };
         run(py, progress, restore)?.to_python(py)
+    }
+
+    /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
+    /// overwrite nothing.
+    ///
+    /// Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+    #[pyo3(
+        signature = (target, revision=One::latest(), *, progress=None),
+        text_signature = "($self, target, revision='latest', *, progress=None)"
+    )]
+    fn look_at_target<'py>(
+        &self,
+        py: Python<'py>,
+        target: PathBuf,
+        revision: One,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let look = |watch: &Watch| {
+            let archive = self.folder.open()?;
+            let number = revision.resolve(&archive)?;
+            archive.look_at_target(number, &target, watch)
+        };
+        run(py, progress, look)?.to_python(py)
     }
 
     /// Check what is stored, and mend what can be mended.

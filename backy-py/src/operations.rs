@@ -63,12 +63,14 @@ pub(crate) fn changing<T>(
     done
 }
 
-pub(crate) fn init(folder: &Folder, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
+/// Whether the source, if one is given, is there.
+pub(crate) fn init(folder: &Folder, source: Option<&Path>, block_size: BlockSize) -> Result<bool> {
     let absolute = |path| std::path::absolute(path).map_err(Error::io(path, "find the folder of"));
     let source = source.map(absolute).transpose()?;
     // Its mistakes are better told now than at night.
-    source.as_deref().map(DeviceSource::open).transpose()?;
-    Archive::init_with(&folder.path, source.as_deref(), block_size, folder.trust).map(|_| ())
+    let found = source.as_deref().map(DeviceSource::open_if_there).transpose()?;
+    Archive::init_with(&folder.path, source.as_deref(), block_size, folder.trust)?;
+    Ok(!matches!(found, Some(None)))
 }
 
 /// Where what is backed up comes from.

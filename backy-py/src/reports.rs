@@ -155,6 +155,44 @@ report! {
 }
 
 report! {
+    /// What a restore would overwrite.
+    TargetLook of backy_lib::restore::TargetLook {
+        /// Where it is.
+        target(r) = Path::new(&r.target);
+        /// What it is: "file" or "block-device".
+        target_kind(r) = word(&r.target_kind);
+        /// Whether it is the configured source of an archive that can be trusted.
+        is_source(r) = r.is_source;
+        /// Why only `force` overwrites it; None when it is the source that was backed up, and nobody else has it open.
+        objection(r) = r.objection;
+        /// How long it is, in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// When a file was last written to, or the file system of a device, if that notes it; else None.
+        changed(r) = r.changed;
+        /// The file systems on it.
+        contents(r) = r.contents;
+        /// Bytes of the revision that were compared with it: all, or samples from everywhere.
+        compared_bytes(r) = r.compared_bytes;
+        /// Those of them that differ, in whole blocks.
+        differing_bytes(r) = r.differing_bytes;
+    }
+}
+
+report! {
+    /// A file system on the target of a restore.
+    TargetContent of backy_lib::restore::Content {
+        /// The number of the partition that it is in, or None when there are no partitions.
+        partition(r) = r.partition.map(u64::from);
+        /// What it is, such as "ext4".
+        kind(r) = r.file_system.kind;
+        /// The name that somebody gave it, or None.
+        label(r) = r.file_system.label;
+        /// When it was last written to, if it notes that; else None.
+        written(r) = r.file_system.written;
+    }
+}
+
+report! {
     /// A revision that a finding costs something.
     Affected of backy_lib::scrub::Affected {
         /// UUID of the revision.

@@ -24,9 +24,12 @@ mod cli {
     mod interrupt;
     mod logging;
     mod maintenance;
+    mod messages;
     mod monitors;
+    mod overwriting;
     mod report;
     mod restore;
+    mod revisions;
     mod rm;
     mod salvage;
     mod scrub;

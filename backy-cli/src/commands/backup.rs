@@ -7,7 +7,6 @@ use backy_lib::source::{DeviceSource, Source};
 use backy_lib::units::parse_rate;
 use backy_lib::{Archive, Clock, Error, ErrorKind, SpaceCheck, SystemClock, Tag};
 
-use crate::cli::Verbosity;
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, signed_size, size};
 use crate::words::{self, list};
@@ -75,7 +74,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let archive = archive.trusted()?;
     let plan = archive.plan_backup(&options, &SystemClock)?;
     if !plan.due {
-        if session.verbosity == Verbosity::Verbose {
+        if session.tells() {
             session.output.note(&not_due(&archive)?);
         }
         return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
@@ -100,7 +99,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     }
     match &report {
         Some(report) if session.tells() => session.output.note(&summary(report)),
-        None if session.verbosity == Verbosity::Verbose => {
+        None if session.tells() => {
             session.output.note("another backup has just been made");
         }
         _ => {}

@@ -14,7 +14,7 @@ use clap::ValueHint;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Session;
-use crate::cli::REVISION_HELP;
+use crate::cli::{REVISION_HELP, revision};
 use crate::commands::temporary_folder;
 use crate::errors::Failure;
 use crate::notify;
@@ -31,8 +31,12 @@ use crate::output::{duration, size};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which revision; without it, one by chance
-    #[arg(short, long, value_name = "REV", long_help = revision_help())]
+    #[arg(short, long, value_name = "REV", value_parser = revision, long_help = revision_help())]
     revision: Option<RevisionSpec>,
+
+    /// The same without -r
+    #[arg(value_name = "REV", value_parser = revision, conflicts_with = "revision")]
+    named: Option<RevisionSpec>,
 
     /// Folder for the temporary file; $TMPDIR or /tmp without it
     ///
@@ -63,7 +67,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = session.archive()?.trusted()?;
     let revisions = archive.revisions();
     let by_chance = || drill::pick(revisions.len(), RandomState::new().build_hasher().finish());
-    let number = match &args.revision {
+    let number = match args.revision.as_ref().or(args.named.as_ref()) {
         Some(spec) => spec.resolve(revisions)?,
         // Of no revisions there is none to pick: the newest is asked for, for the message.
         None => by_chance().map_or_else(|| RevisionSpec::Latest.resolve(revisions), Ok)?,

@@ -7,6 +7,7 @@ use crate::output::environment;
 
 pub(crate) mod backup;
 pub(crate) mod check;
+pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod drill;
 pub(crate) mod export;

@@ -13,10 +13,12 @@ use clap::{ValueEnum, ValueHint};
 
 use crate::Session;
 use crate::background::{self, Outcome};
+use crate::cli::revision;
 use crate::commands::{absolute, temporary_folder};
 use crate::errors::Failure;
 use crate::log::{self, Log, Severity};
 use crate::output::Output;
+use crate::words::shell_word;
 
 /// Show every revision as a file, until it is unmounted
 ///
@@ -87,6 +89,7 @@ struct Place {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    check_mountpoint(&args.mountpoint)?;
     let in_background_half = session.is_background_half;
     if in_background_half {
         background::close_inherited().map_err(in_background)?;
@@ -131,6 +134,17 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         Err(failure) => watch.log.line(Severity::Error, log::Event::Warning, &failure.text()),
     }
     ended
+}
+
+/// Whoever names a revision here means one of the files that a mount has.
+fn check_mountpoint(mountpoint: &Path) -> Result<(), Failure> {
+    let Some(text) = mountpoint.to_str().filter(|text| revision(text).is_ok()) else {
+        return Ok(());
+    };
+    Err(Failure::message(format!(
+        "'{text}' reads as a revision; mount shows all of them, under by-number, by-date and by-tag: name only a folder (./{} is one)",
+        shell_word(text)
+    )))
 }
 
 fn in_background(error: std::io::Error) -> Failure {

@@ -4,7 +4,7 @@ use backy_lib::select::{check_unpinned, names, numbers};
 use backy_lib::{ErrorKind, Revision, RevisionsSpec, SystemClock};
 
 use crate::Session;
-use crate::cli::REVISIONS_HELP;
+use crate::cli::{REVISIONS_HELP, revisions};
 use crate::errors::Failure;
 use crate::plan;
 
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Which revisions
-    #[arg(long_help = REVISIONS_HELP)]
+    #[arg(value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 

@@ -13,7 +13,7 @@ use backy_lib::{
 use serde::Serialize;
 
 use crate::Session;
-use crate::cli::{REVISIONS_HELP, Verbosity};
+use crate::cli::{REVISIONS_HELP, Verbosity, revisions};
 use crate::errors::Failure;
 use crate::output::{duration, size};
 use crate::progress::Reporter;
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Which revisions to read, together with the newer ones that they read through
-    #[arg(default_value = "all", long_help = REVISIONS_HELP)]
+    #[arg(default_value = "all", value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 

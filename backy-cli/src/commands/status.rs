@@ -10,7 +10,7 @@ use backy_lib::{Clock, RevisionsSpec, SystemClock};
 use jiff::Timestamp;
 
 use crate::Session;
-use crate::cli::{REVISIONS_HELP, Verbosity};
+use crate::cli::{REVISIONS_HELP, Verbosity, revisions};
 use crate::errors::Failure;
 use crate::output::{
     Colour, Column, Output, Table, duration, local_minute, local_second, problem_line, signed_size,
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     prometheus: bool,
 
     /// Which revisions to show
-    #[arg(default_value = "all", long_help = REVISIONS_HELP)]
+    #[arg(default_value = "all", value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 

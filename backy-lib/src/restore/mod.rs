@@ -5,6 +5,8 @@
 //! going to be overwritten can be saved before: `undo`.
 
 mod in_use;
+pub(crate) mod known;
+mod look;
 pub(crate) mod read;
 mod safety;
 mod sectors;
@@ -28,7 +30,7 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
 use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
-use crate::progress::{self, Event, Observer, Phase};
+use crate::progress::{self, Observer, Phase};
 use crate::revision::RevisionId;
 use crate::storage::Trust;
 use crate::storage::follow::Place;
@@ -36,6 +38,8 @@ use crate::units::BlockIndex;
 use read::{Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
 use target::DryRun;
 
+pub(crate) use look::look;
+pub use look::{Content, TargetLook};
 pub use safety::Guard;
 pub use target::{FileTarget, Target, TargetKind};
 pub use undo::{Saving, UndoReport};
@@ -50,6 +54,8 @@ static ZEROS: [u8; 65536] = [0; 65536];
 pub struct RestoreOptions {
     /// Overwrite what is there.
     pub force: bool,
+    /// Overwrite what somebody was shown and has agreed to, as long as it is still that.
+    pub confirmed: Option<TargetLook>,
     /// Do everything but write.
     pub dry_run: bool,
     /// Where a block cannot be read right, write zeros and go on.
@@ -138,15 +144,18 @@ pub(crate) fn to_path(
         }
         found => found?,
     };
+    if let Some((shown, target)) = options.confirmed.as_ref().zip(found.as_ref()) {
+        shown.check(target)?;
+    }
     if let Some(folder) = &options.undo {
         undo::check_folder(folder, guard.archive, path, found.is_some())?;
     }
     let existing = found.as_ref().map(|target| -> &dyn Target { target });
     if !options.ignore_space {
-        space::check_target(chain, existing, path, observer)?;
+        space::check_target(chain, existing, path, options.dry_run, observer)?;
     }
-    if let Some(sector_bytes) = found.as_ref().and_then(FileTarget::sector_bytes) {
-        tell_sectors(chain, path, sector_bytes, observer);
+    if let Some(target) = &found {
+        sectors::tell(chain, target, observer);
     }
     if options.dry_run {
         return match found {
@@ -164,7 +173,8 @@ pub(crate) fn to_path(
         }
         None => None,
     };
-    let mut report = write(chain, &target, digests_checked, options, observer)?;
+    let written = write(chain, &target, digests_checked, options, observer);
+    let mut report = written.map_err(|error| target.half_restored(error))?;
     report.undo = undo;
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
@@ -190,13 +200,6 @@ fn find_complete(
     let report = to_target(chain, &target, &looking, observer)?;
     let is_complete = report.written_bytes == 0 && report.is_exact();
     Ok(is_complete.then_some(RestoreReport { dry_run: options.dry_run, ..report }))
-}
-
-/// Says that the partition table of a revision is not for a device with these sectors. What cannot be read is reported later.
-fn tell_sectors(chain: &Chain, path: &Path, sector_bytes: u64, observer: &dyn Observer) {
-    if let Ok(Some(mismatch)) = sectors::mismatch(chain, sector_bytes) {
-        observer.event(&Event::Finding(format!("{}: {mismatch}", path.display())));
-    }
 }
 
 /// Writes the revision to a target that is open already.

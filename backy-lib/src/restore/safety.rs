@@ -1,6 +1,6 @@
 //! Whether a restore may write to a target: refuses what would destroy something.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::FileTarget;
 use super::in_use::{LoopStatus, Subject};
 use super::target::folder_of;
 use crate::digest::is_zero;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, describe_io};
 use crate::progress::{self, Observer, Phase};
 use crate::storage::device::Device;
 use crate::storage::follow::{Place, Refusal, describe_open};
@@ -19,6 +19,7 @@ use crate::storage::image_lock::{self, Use};
 use crate::storage::system;
 
 /// What has to be known to judge a target.
+#[derive(Clone, Copy)]
 pub struct Guard<'a> {
     /// The archive's folder.
     pub archive: &'a Path,
@@ -55,6 +56,9 @@ impl Guard<'_> {
         if let Some(user) = Subject::of(&found).user() {
             return Err(refuse(format!("it is {user}")));
         }
+        if let Some(user) = self.opener(&found) {
+            return Err(refused(path, format!("{user} has it open"), true));
+        }
         if found.file_type().is_block_device() {
             return self.open_device(path, &place, &real, found.rdev()).map(Some);
         }
@@ -67,6 +71,25 @@ impl Guard<'_> {
         }
         let file = open_for_writing(path, &place, OFlags::empty())?;
         Ok(Some(FileTarget::existing(path, file, found.len())))
+    }
+
+    /// Whether a path leads to the configured source.
+    pub(super) fn is_source_at(&self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|real| self.is_source(&real))
+    }
+
+    /// Why what is at a path is not overwritten without `force`, apart from what a device holds.
+    pub(super) fn objection(&self, path: &Path) -> Result<Option<String>> {
+        let found = path.metadata().map_err(Error::io(path, "look up"))?;
+        if let Some(user) = Subject::of(&found).opener() {
+            return Ok(Some(format!("{user} has it open")));
+        }
+        Ok((!self.is_source_at(path)).then(|| "it is not the source".to_owned()))
+    }
+
+    /// Who has open what is going to be overwritten without being told to.
+    fn opener(&self, found: &Metadata) -> Option<String> {
+        if self.force { None } else { Subject::of(found).opener() }
     }
 
     fn check_new(&self, path: &Path) -> Result<()> {
@@ -155,8 +178,13 @@ impl Guard<'_> {
         let mut offset = 0;
         while offset < device.len() {
             progress::check(self.observer)?;
-            let found = device.read_full(&mut buffer, offset);
-            let found = found.map_err(Error::io(path, "search for data"))?;
+            let found = device.read_full(&mut buffer, offset).map_err(|error| {
+                let error = describe_io(&error);
+                let message = format!(
+                    "it may not be blank: what is at offset {offset} cannot be read: {error}"
+                );
+                refused(path, message, true)
+            })?;
             let part = buffer.get(..found).unwrap_or_default();
             if !is_zero(part) {
                 let at = part.iter().position(|&byte| byte != 0).unwrap_or_default();

@@ -41,7 +41,7 @@ use crate::storage::{
 use crate::units::{BlockIndex, BlockSize};
 
 /// The tag of the revision.
-const TAG: &str = "undo";
+pub(super) const TAG: &str = "undo";
 /// More stretches are not told apart in the findings, so that the manifest stays small.
 const MAX_RANGES: usize = 1 << 16;
 

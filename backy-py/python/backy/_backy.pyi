@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
@@ -52,6 +52,8 @@ __all__ = [
     "Status",
     "Step",
     "TagStatus",
+    "TargetContent",
+    "TargetLook",
     "UndoReport",
     "Verdict",
     "__version__",
@@ -64,7 +66,7 @@ __all__ = [
 __version__: str
 
 _Path: TypeAlias = str | PathLike[str]
-_Revision: TypeAlias = str | int | Revision
+_Revision: TypeAlias = str | int | date | Revision
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
 
@@ -139,8 +141,12 @@ class Archive:
         keep_going: bool = False,
         dry_run: bool = False,
         undo: _Path | None = None,
+        check_space: bool = True,
         progress: _Callback = None,
     ) -> RestoreReport: ...
+    def look_at_target(
+        self, target: _Path, revision: _Revision = "latest", *, progress: _Callback = None
+    ) -> TargetLook | None: ...
     def scrub(
         self,
         revisions: _Revisions = "all",
@@ -334,6 +340,38 @@ class UndoReport(Report):
     def saved_bytes(self) -> int: ...
     @property
     def seconds(self) -> float: ...
+
+@final
+class TargetContent(Report):
+    @property
+    def partition(self) -> int | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def written(self) -> datetime | None: ...
+
+@final
+class TargetLook(Report):
+    @property
+    def target(self) -> Path: ...
+    @property
+    def target_kind(self) -> str: ...
+    @property
+    def is_source(self) -> bool: ...
+    @property
+    def objection(self) -> str | None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def changed(self) -> datetime | None: ...
+    @property
+    def contents(self) -> tuple[TargetContent, ...]: ...
+    @property
+    def compared_bytes(self) -> int: ...
+    @property
+    def differing_bytes(self) -> int: ...
 
 @final
 class RestoreReport(Report):

@@ -15,7 +15,16 @@ const CONTRACT: [(&str, &[&str]); 17] = [
     ("check", &["--json", "--nagios", "--prometheus", "DIR"]),
     (
         "restore",
-        &["-r, --revision", "--force", "--dry-run", "--keep-going", "--undo", "--json", "TARGET"],
+        &[
+            "-r, --revision",
+            "--force",
+            "--yes",
+            "--dry-run",
+            "--keep-going",
+            "--undo",
+            "--json",
+            "TARGET",
+        ],
     ),
     ("drill", &["-r, --revision", "--dir", "--json", "COMMAND"]),
     ("export", &["-r, --revision", "--level", "--json", "FILE.qcow2"]),
