@@ -68,6 +68,8 @@ def test_what_a_restore_would_overwrite(tmp_path: Path) -> None:
     assert look is not None
     assert look.objection == "it is not the source"
     assert [(it.partition, it.kind, it.label, it.written) for it in look.contents] == [(None, "ext2", None, None)]
+    content_of_other = {"partition": None, "kind": "ext2", "label": None, "written": None}
+    assert look.to_dict()["contents"] == [content_of_other]
     with pytest.raises(backy.TargetError):
         archive.look_at_target(tmp_path / "archive" / "last.raw")
     source.write_bytes(content[:-1])

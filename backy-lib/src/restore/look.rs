@@ -60,6 +60,7 @@ pub struct Content {
     /// The number of the partition that it is in; `None` when there are no partitions.
     pub partition: Option<u32>,
     /// What it is.
+    #[serde(flatten)]
     pub file_system: FileSystem,
 }
 

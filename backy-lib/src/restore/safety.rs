@@ -163,7 +163,8 @@ impl Guard<'_> {
         }
         if !self.force
             && !self.is_source(real)
-            && let Some(offset) = self.first_data(path, &device)?
+            && let Some(offset) =
+                self.first_data(path, len, |buffer, offset| device.read_full(buffer, offset))?
         {
             let message = format!("it is not blank: there is data at offset {offset}");
             return Err(refused(path, message, true));
@@ -172,13 +173,18 @@ impl Guard<'_> {
     }
 
     /// Where the first byte other than zero is. The whole device is read if need be: guessing could cost a disk.
-    fn first_data(&self, path: &Path, device: &Device) -> Result<Option<u64>> {
-        let counters = progress::begin(self.observer, Phase::CheckTarget, device.len());
+    fn first_data(
+        &self,
+        path: &Path,
+        len: u64,
+        read: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
+    ) -> Result<Option<u64>> {
+        let counters = progress::begin(self.observer, Phase::CheckTarget, len);
         let mut buffer = vec![0; 1 << 20];
         let mut offset = 0;
-        while offset < device.len() {
+        while offset < len {
             progress::check(self.observer)?;
-            let found = device.read_full(&mut buffer, offset).map_err(|error| {
+            let found = read(&mut buffer, offset).map_err(|error| {
                 let error = describe_io(&error);
                 let message = format!(
                     "it may not be blank: what is at offset {offset} cannot be read: {error}"
@@ -227,5 +233,36 @@ fn open_for_writing(path: &Path, place: &Place, flags: OFlags) -> Result<File> {
         }
         Err(errno @ Errno::STALE) => Err(refused(path, describe_open(errno), false)),
         Err(errno) => Err(Error::io(path, "open for writing")(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    /// A sector that cannot be read may hold anything: the device is not blank, and `force` writes it.
+    #[test]
+    fn a_device_with_an_unreadable_sector_is_not_blank() {
+        let guard = Guard {
+            archive: Path::new("/a"),
+            source: None,
+            size_bytes: 0,
+            force: false,
+            observer: &Silent,
+        };
+        let len = 3 << 20;
+        let blank = |buffer: &mut [u8], offset: u64| {
+            buffer.fill(0);
+            Ok(buffer.len().min((len - offset) as usize))
+        };
+        assert_eq!(guard.first_data(Path::new("/x"), len, blank).unwrap(), None);
+        let bad = |buffer: &mut [u8], offset: u64| match offset {
+            0 => blank(buffer, offset),
+            _ => Err(Errno::IO.into()),
+        };
+        let error = guard.first_data(Path::new("/x"), len, bad).expect_err("a bad sector");
+        assert!(matches!(error, Error::Target { forcible: true, .. }), "{error}");
+        assert!(error.to_string().contains("at offset 1048576 cannot be read"), "{error}");
     }
 }

@@ -33,15 +33,19 @@ pub(super) fn check_target(
     }
     let folder = folder_of(path);
     let needed = needed_bytes(chain, target, observer)?;
-    let lacking = check(folder, needed);
-    if lacking.is_ok() || dry_run {
-        return lacking.map_err(|error| naming_left_overs(error, folder));
+    check_swept(folder, dry_run, || check(folder, needed))
+}
+
+/// Checks again without what killed restores have left, which may be as much as is missing.
+fn check_swept(folder: &Path, dry_run: bool, check: impl Fn() -> Result<()>) -> Result<()> {
+    let mut checked = check();
+    if checked.is_err() && !dry_run {
+        if let Ok(folder) = Folder::open(folder) {
+            folder.sweep();
+        }
+        checked = check();
     }
-    // What was killed may have left as much as is missing.
-    if let Ok(folder) = Folder::open(folder) {
-        folder.sweep();
-    }
-    check(folder, needed).map_err(|error| naming_left_overs(error, folder))
+    checked.map_err(|error| naming_left_overs(error, folder))
 }
 
 /// Says what killed restores, exports and drills have left in a folder that is full.
@@ -160,6 +164,7 @@ impl Balance<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::unfinished;
     use super::*;
 
     /// A folder without enough space is reported before anything is written to it.
@@ -169,6 +174,21 @@ mod tests {
         let error = check(Path::new("/"), u64::MAX).expect_err("16 EiB of space");
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
         assert!(error.to_string().contains("16.0 EiB"), "{error}");
+    }
+
+    /// What a killed restore has left is in the way of a dry run, and deleted by a restore that lacks the space.
+    #[test]
+    fn left_overs_in_the_way_are_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let left = unfinished::tests::leave(folder.path(), |token| format!(".backy-{token}.part"));
+        let left = folder.path().join(format!(".backy-{left}.part"));
+        // As on a disk on which only the left-over lacks.
+        let lacking = || match left.exists() {
+            true => check(folder.path(), u64::MAX),
+            false => Ok(()),
+        };
+        assert!(check_swept(folder.path(), true, lacking).is_err() && left.exists());
+        assert!(check_swept(folder.path(), false, lacking).is_ok() && !left.exists());
     }
 
     /// What a killed restore has left is named where there is too little space, and nothing else is.

@@ -283,7 +283,7 @@ fn link_of(file: &File) -> String {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "looks at what is left in a folder")]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -300,7 +300,7 @@ mod tests {
     }
 
     /// What a killed maker has left: a note that nobody holds, and its file.
-    fn leave(folder: &Path, name: impl Fn(&Token) -> String) -> Token {
+    pub(in crate::restore) fn leave(folder: &Path, name: impl Fn(&Token) -> String) -> Token {
         let token = Token::new();
         let name = name(&token);
         let note = Note::write(&open(folder), &token, &name).expect("write a note");
