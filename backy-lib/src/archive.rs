@@ -16,7 +16,7 @@ use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision, Sameness};
+use crate::format::manifest::{DrillReport, InProgress, Manifest, Revision, Sameness};
 use crate::format::readme::{self, readme};
 use crate::health::Freeze;
 use crate::history;
@@ -334,8 +334,15 @@ impl Archive {
     }
 
     /// What a backup would do now.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] when it would be made and its tags would be refused, as the backup would refuse them.
     pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
-        Ok(backup::plan(&self.manifest, &self.config()?, options, clock.now()))
+        let plan = backup::plan(&self.manifest, &self.config()?, options, clock.now());
+        if plan.due {
+            backup::tags::check(options, &plan.tags)?;
+        }
+        Ok(plan)
     }
 
     /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
@@ -696,7 +703,11 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Adds tags that are kept until they are removed by hand, and removes tags. Gives all that the revision has then.
+    /// Adds tags that are kept until they are removed by hand, and removes tags; one that the schedule had given before it was
+    /// added by hand is the schedule's again. Gives all that the revision has then.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] for more tags than a revision can hold, and for a new one with `..` in its name.
     pub fn tag(
         &mut self,
         number: usize,
@@ -711,16 +722,14 @@ impl ArchiveWriter {
             let message = format!("there is no revision {number}");
             return Err(Error::NoSuchRevision { message });
         };
-        revision.tags.retain(|tag| !remove.contains(tag));
-        revision.pinned_tags.retain(|tag| !remove.contains(tag));
-        revision.tags.extend(add.iter().cloned());
-        revision.pinned_tags.extend(add.iter().cloned());
+        for tag in add.difference(&revision.tags) {
+            tag.check_new().map_err(|message| Error::Specification { message })?;
+        }
+        remove.iter().for_each(|tag| revision.remove_tag(tag));
+        add.iter().for_each(|tag| revision.pin_tag(tag));
         let (tags, pinned_tags) = (revision.tags.clone(), revision.pinned_tags.clone());
         let report = TagReport { revision: revision.uuid, tags: tags.clone(), pinned_tags };
-        if tags.len() > MAX_TAGS {
-            let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
-            return Err(Error::Specification { message });
-        }
+        backup::tags::check_count(&tags)?;
         let started = clock.now();
         manifest::publish(&*self.archive.storage, &after)?;
         self.archive.manifest = after;

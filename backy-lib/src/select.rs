@@ -3,6 +3,7 @@
 //! What was typed is parsed first ([`RevisionSpec`], [`RevisionsSpec`]), apart from what it means in an archive.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -34,6 +35,8 @@ enum Part {
     Tagged(Tag),
     One(RevisionSpec),
     Between(RevisionSpec, RevisionSpec),
+    /// The name of a tag with `..` in it, which may also mean one of these ranges: the tag, if a revision has it.
+    TaggedOrBetween(Tag, Vec<(RevisionSpec, RevisionSpec)>),
 }
 
 /// Shortest beginning of a UUID that is taken.
@@ -148,24 +151,41 @@ impl RevisionsSpec {
             match part {
                 Part::All => numbers.extend(0..revisions.len()),
                 Part::One(spec) => numbers.push(spec.resolve(revisions)?),
-                Part::Between(a, b) => {
-                    let (a, b) = (a.resolve(revisions)?, b.resolve(revisions)?);
-                    numbers.extend(a.min(b)..=a.max(b));
-                }
-                Part::Tagged(tag) => {
-                    let before = numbers.len();
-                    let tagged = revisions.iter().enumerate().filter(|(_, r)| r.tags.contains(tag));
-                    numbers.extend(tagged.map(|(number, _)| number));
-                    if numbers.len() == before {
-                        return Err(no_tag(tag, revisions));
+                Part::Between(a, b) => numbers.extend(between(a, b, revisions)?),
+                Part::Tagged(tag) => match with_tag(tag, revisions) {
+                    tagged if tagged.is_empty() => return Err(no_tag(tag, revisions)),
+                    tagged => numbers.extend(tagged),
+                },
+                Part::TaggedOrBetween(tag, ranges) => match with_tag(tag, revisions) {
+                    tagged if tagged.is_empty() => {
+                        let mut found = ranges.iter().map(|(a, b)| between(a, b, revisions));
+                        let first = found.next().unwrap_or_else(|| Err(no_tag(tag, revisions)));
+                        numbers.extend(first.or_else(|error| found.flatten().next().ok_or(error))?);
                     }
-                }
+                    tagged => numbers.extend(tagged),
+                },
             }
         }
         numbers.sort_unstable();
         numbers.dedup();
         Ok(numbers)
     }
+}
+
+/// The numbers of all revisions from one to another, whichever is the newer.
+fn between(
+    a: &RevisionSpec,
+    b: &RevisionSpec,
+    revisions: &[Revision],
+) -> Result<RangeInclusive<usize>> {
+    let (a, b) = (a.resolve(revisions)?, b.resolve(revisions)?);
+    Ok(a.min(b)..=a.max(b))
+}
+
+/// The numbers of all revisions that have a tag.
+fn with_tag(tag: &Tag, revisions: &[Revision]) -> Vec<usize> {
+    let tagged = revisions.iter().enumerate().filter(|(_, revision)| revision.tags.contains(tag));
+    tagged.map(|(number, _)| number).collect()
 }
 
 /// What the revisions with these numbers are called. Numbers mean others once somebody else has made a revision; so
@@ -231,14 +251,30 @@ fn parse_part(text: &str) -> Result<Part> {
     if text == "all" {
         return Ok(Part::All);
     }
-    // The dots of a tag's name are not a range.
-    if let Some(tag) = text.strip_prefix("tag:").filter(|tag| !tag.contains("..")) {
-        return Ok(Part::Tagged(parse_tag(tag)?));
+    if let Some(name) = text.strip_prefix("tag:") {
+        // Tags of older archives may have `..` in their names.
+        match name.parse() {
+            Ok(tag) if name.contains("..") => {
+                let ranges = ranges(text).collect();
+                return Ok(Part::TaggedOrBetween(tag, ranges));
+            }
+            Ok(tag) => return Ok(Part::Tagged(tag)),
+            Err(_) => {}
+        }
     }
     match text.split_once("..") {
-        Some((from, to)) => Ok(Part::Between(from.parse()?, to.parse()?)),
+        Some((from, to)) => match ranges(text).next() {
+            Some((from, to)) => Ok(Part::Between(from, to)),
+            None => Ok(Part::Between(from.parse()?, to.parse()?)),
+        },
         None => Ok(Part::One(text.parse()?)),
     }
+}
+
+/// The ranges that a text can mean, wherever in it two dots are.
+fn ranges(text: &str) -> impl Iterator<Item = (RevisionSpec, RevisionSpec)> {
+    let places = text.char_indices().map(|(at, _)| text.split_at(at));
+    places.filter_map(|(from, to)| Some((from.parse().ok()?, to.strip_prefix("..")?.parse().ok()?)))
 }
 
 fn parse_tag(text: &str) -> Result<Tag> {
@@ -348,6 +384,13 @@ mod tests {
             let spec: RevisionsSpec = text.parse().unwrap();
             assert_eq!(spec.resolve(&revisions()).unwrap(), numbers, "{text}");
         }
+        let numbers = |text: &str| text.parse::<RevisionsSpec>().unwrap().resolve(&revisions());
+        // A tag with dots in its name is meant where a revision has it; else the dots are a range.
+        assert_eq!(numbers("tag:a..b").unwrap(), [2]);
+        assert_eq!(numbers("tag:a..b..1").unwrap(), [1, 2]);
+        assert_eq!(numbers("0..tag:a..b").unwrap(), [0, 1, 2]);
+        assert_eq!(numbers("tag:weekly..0").unwrap(), [0, 1]);
+        assert!(numbers("tag:x..y").unwrap_err().to_string().contains("'x..y'"));
         for text in ["", "0,", "0..", "..", "everything"] {
             assert!(text.parse::<RevisionsSpec>().is_err(), "{text}");
         }

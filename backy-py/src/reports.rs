@@ -203,6 +203,8 @@ report! {
         is_clean(r) = r.is_clean();
         /// Bytes of content that were read and checked.
         read_bytes(r) = r.read_bytes;
+        /// Stored bytes that a budget which is a share allowed to be read; None without one.
+        budget_bytes(r) = r.budget_bytes;
         /// How much of what is stored has been verified.
         coverage(r) = r.coverage;
         /// Seconds that it took.

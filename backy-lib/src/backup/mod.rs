@@ -15,6 +15,7 @@
 mod room;
 mod run;
 mod scan;
+pub(crate) mod tags;
 mod update;
 
 use std::cell::Cell;
@@ -31,7 +32,7 @@ use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
-    BlockRange, Findings, InProgress, MAX_TAGS, Manifest, Operation, Ranges, Revision, Sameness,
+    BlockRange, Findings, InProgress, Manifest, Operation, Ranges, Revision, Sameness,
     SourceIdentity, Statistics,
 };
 use crate::format::qcow2::{Backing, Layout};
@@ -323,11 +324,7 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
         );
         return Err(Error::Specification { message });
     }
-    if tags.len() > MAX_TAGS {
-        let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
-        return Err(Error::Specification { message });
-    }
-    Ok(())
+    tags::check_count(tags)
 }
 
 /// Gives back the room that a committed backup does not need, and removes the files.

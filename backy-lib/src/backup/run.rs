@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{BackupOptions, BackupReport, Context, Order, backup_held, plan};
+use super::{BackupOptions, BackupReport, Context, Order, backup_held, plan, tags};
 use crate::archive::{Archive, ArchiveWriter};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -59,6 +59,7 @@ impl ArchiveWriter {
         if !plan.due {
             return Ok(None);
         }
+        tags::check(options, &plan.tags)?;
         let started = clock.now();
         let order = Order::new(options, plan.tags, None, started);
         let done = self.make(open, hooks, order, &config, (clock, observer));

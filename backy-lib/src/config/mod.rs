@@ -14,6 +14,7 @@ use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::escape;
+use crate::format::manifest::MAX_TAGS;
 use crate::revision::Tag;
 
 use hooks::RawHooks;
@@ -147,6 +148,7 @@ fn flaw<T>(value: &Spanned<T>, message: String) -> Flaw {
 
 fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
     let mut schedule = BTreeMap::new();
+    check_count(&raw.schedule)?;
     for (name, raw) in &raw.schedule {
         let tag: Tag = name.get_ref().parse().map_err(|message| flaw(name, message))?;
         schedule.insert(tag, check_interval(raw)?);
@@ -160,6 +162,22 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         hooks: hooks::check(raw.hooks)?,
         monitoring: monitoring::check(raw.monitoring)?,
     })
+}
+
+/// The first backup gets all tags of the schedule.
+fn check_count(
+    schedule: &BTreeMap<Spanned<String>, RawInterval>,
+) -> std::result::Result<(), Flaw> {
+    let mut names: Vec<&Spanned<String>> = schedule.keys().collect();
+    names.sort_unstable_by_key(|name| name.span().start);
+    match names.get(MAX_TAGS) {
+        None => Ok(()),
+        Some(name) => {
+            let found = names.len();
+            let message = format!("schedule: found {found} tags, expected at most {MAX_TAGS}");
+            Err(flaw(name, message))
+        }
+    }
 }
 
 fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
@@ -355,6 +373,20 @@ mod tests {
             assert_eq!((l, c), (line, column), "{text}: {message}");
             assert!(!message.contains('\n'), "{message}");
         }
+    }
+
+    /// More tags than a revision can hold: the first one too many, in the order of the file.
+    #[test]
+    fn a_schedule_of_more_tags_than_a_revision_holds_is_a_mistake() {
+        let schedule = |count: usize| -> String {
+            let one = |n: usize| format!("[schedule.t{n}]\ninterval = \"{}d\"\nkeep = 1\n", n + 1);
+            (0..count).map(one).collect()
+        };
+        assert_eq!(parse(&schedule(MAX_TAGS)).unwrap().schedule.len(), MAX_TAGS);
+        let error = parse(&schedule(MAX_TAGS + 2)).expect_err("too many");
+        let Error::Config { line, column, ref message, .. } = error else { panic!("{error}") };
+        assert_eq!((line, column), (3 * MAX_TAGS + 1, 11), "{message}");
+        assert!(message.contains("26 tags, expected at most 24"), "{message}");
     }
 
     /// A hook is a line, a list of words, or nothing; its time limits are those that were set.

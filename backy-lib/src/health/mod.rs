@@ -21,6 +21,7 @@ pub use age::{TagStatus, tags};
 pub use change::{
     Change, MAX_EARLIER, MIN_EARLIER, MIN_LOST_BYTES, MIN_PERCENT, Observed, changed_share, unusual,
 };
+pub(crate) use checked::long_as;
 pub use checked::unchecked_since;
 pub use judge::judge;
 pub(crate) use judge::{chain_length, long_chain};

@@ -7,6 +7,7 @@
 //! With the lock, findings and dates are recorded. Without it nothing is changed, and what looks wrong because a writer
 //! is at work is looked at again before it is told.
 
+mod budget;
 mod content;
 mod digests;
 mod lost;
@@ -46,7 +47,7 @@ pub struct ScrubOptions {
     pub check_only: bool,
     /// Numbers of the revisions whose files are read; `None` for all.
     pub revisions: Option<Vec<usize>>,
-    /// How much content is read; what was verified longest ago comes first.
+    /// How much content is read; what waits longest comes first: since it was read or, if it never was, since it was written.
     pub budget: Option<Budget>,
     /// Threads that read and digest; `None` for one a core.
     pub threads: Option<usize>,
@@ -57,7 +58,7 @@ pub struct ScrubOptions {
 pub enum Budget {
     /// Begin nothing after this time.
     Time(Duration),
-    /// A share of what is stored, from 0 to 1.
+    /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to its end.
     Share(f64),
 }
 
@@ -88,6 +89,8 @@ pub struct ScrubReport {
     pub unknown_files: Vec<String>,
     /// Bytes of content that were read and checked.
     pub read_bytes: u64,
+    /// Stored bytes that a budget which is a share allowed to be read; `None` without one.
+    pub budget_bytes: Option<u64>,
     /// How much of what is stored has been verified since when.
     pub coverage: Coverage,
     /// Time that it took.
@@ -150,6 +153,8 @@ struct Scrub<'a> {
     vouched: BTreeSet<usize>,
     /// How many more revisions may be named as affected, all findings together.
     left_costs: usize,
+    /// What the budget comes to, once that is known.
+    budget_bytes: Option<u64>,
 }
 
 /// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
@@ -196,8 +201,17 @@ fn scrub_once(
     let now = clock.now();
     let was_recorded = moment::is_as_recorded(&**storage, manifest)?;
     let (findings, vouched, left_costs) = (Vec::new(), BTreeSet::new(), MAX_COSTS);
-    let mut scrub =
-        Scrub { storage, manifest, options, now, observer, findings, vouched, left_costs };
+    let mut scrub = Scrub {
+        storage,
+        manifest,
+        options,
+        now,
+        observer,
+        findings,
+        vouched,
+        left_costs,
+        budget_bytes: None,
+    };
     scrub.replace_lost_image()?;
     scrub.drop_caches()?;
     scrub.check_structure()?;
@@ -215,6 +229,7 @@ fn scrub_once(
     scrub.check_refcounts()?;
     scrub.record_flaws();
     scrub.report_bad_blocks()?;
+    let read = Read { read_bytes, budget_bytes: scrub.budget_bytes };
     let mut findings = scrub.findings;
     if options.check_only {
         // What was found of the content is not recorded.
@@ -228,7 +243,7 @@ fn scrub_once(
             affected: Vec::new(),
             repaired: false,
         }));
-        let report = report(findings, beside.unknown, read_bytes, manifest, stopwatch, observer);
+        let report = report(findings, beside.unknown, read, manifest, stopwatch, observer);
         return Ok(report);
     }
     // What is wrong in it is known now, unless not all of it was read.
@@ -241,14 +256,20 @@ fn scrub_once(
     }
     let unknown = left_overs::unknown(&**storage, manifest)?;
     let unknown = unknown.iter().map(FileName::to_string).collect();
-    Ok(report(findings, unknown, read_bytes, manifest, stopwatch, observer))
+    Ok(report(findings, unknown, read, manifest, stopwatch, observer))
+}
+
+/// How much was read, and might have been.
+struct Read {
+    read_bytes: u64,
+    budget_bytes: Option<u64>,
 }
 
 /// Tells what was found.
 fn report(
     findings: Vec<Finding>,
     unknown_files: Vec<String>,
-    read_bytes: u64,
+    read: Read,
     manifest: &Manifest,
     stopwatch: Instant,
     observer: &dyn Observer,
@@ -263,7 +284,8 @@ fn report(
     ScrubReport {
         findings,
         unknown_files,
-        read_bytes,
+        read_bytes: read.read_bytes,
+        budget_bytes: read.budget_bytes,
         coverage: coverage(manifest),
         seconds: stopwatch.elapsed().as_secs_f64(),
     }

@@ -295,6 +295,9 @@ fn check_revision(
     problems.expect(pinned.iter().all(|tag| distinct.contains(tag)), || {
         format!("{place}: pinned_tags {pinned:?} are not among the tags")
     });
+    let scheduled = list("scheduled_tags");
+    let right = scheduled.iter().all(|tag| is_tag(tag)) && json.contains_key("scheduled_tags") != scheduled.is_empty();
+    problems.expect(right, || format!("{place}: scheduled_tags {scheduled:?}"));
     let object = |name: &str| json[name].as_object().cloned().unwrap_or_default();
     fields(&format!("{place}, statistics"), &object("statistics"), &STATISTICS, problems);
     let findings = object("findings");
