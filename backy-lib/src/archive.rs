@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::backup::{self, BackupOptions, BackupPlan, Context};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_LEVEL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{DrillReport, InProgress, Manifest, Revision, Sameness};
 use crate::format::readme::{self, readme};
@@ -338,11 +338,25 @@ impl Archive {
     /// # Errors
     /// [`Error::Specification`] when it would be made and its tags would be refused, as the backup would refuse them.
     pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
+        self.check_no_undo()?;
         let plan = backup::plan(&self.manifest, &self.config()?, options, clock.now());
         if plan.due {
             backup::tags::check(options, &plan.tags)?;
         }
         Ok(plan)
+    }
+
+    /// Refuses to back up to an undo archive: the way back would be one revision further away, and what it left out would be given up.
+    pub(crate) fn check_no_undo(&self) -> Result<()> {
+        if !self.manifest.is_undo() {
+            return Ok(());
+        }
+        let folder = self.folder();
+        let message = format!(
+            "{}: nothing is backed up to an undo archive, which holds only what a restore has overwritten; 'restore' brings that back",
+            folder.display()
+        );
+        Err(Error::Specification { message })
     }
 
     /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
@@ -658,7 +672,7 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
         // A config that cannot be read is no reason not to remove by hand.
-        let level = self.archive.config().map_or(1, |config| config.compression_level);
+        let level = self.archive.config().map_or(DEFAULT_LEVEL, |config| config.compression_level);
         let storage = Arc::clone(&self.archive.storage);
         let manifest = &mut self.archive.manifest;
         let mut maintainer =

@@ -10,7 +10,7 @@ use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 use crate::limits::limits;
 use crate::progress::{self, Observer};
-use crate::storage::Storage;
+use crate::storage::{Access, FileName, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every older revision.
@@ -39,6 +39,38 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
         all.push(findings);
     }
     Ok(all)
+}
+
+/// Which of the bad blocks of the image are damage: in an undo archive those of which there is something, if there are more than it left out
+/// when it was made; in any other archive all.
+pub(crate) fn besides_left_out(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    bad: &Findings,
+) -> Result<Findings> {
+    let Some(revision) = manifest.revisions.first().filter(|_| manifest.is_undo()) else {
+        return Ok(bad.clone());
+    };
+    let left_out = manifest.confirmed_damage().get(&revision.uuid).copied().unwrap_or(0);
+    if bad.bad_block_count() <= left_out {
+        return Ok(Findings::default());
+    }
+    let image = match storage.open(FileName::IMAGE, Access::Read) {
+        Err(error) if error.is_damage() => return Ok(bad.clone()),
+        image => image?,
+    };
+    let (size, mut damaged) = (manifest.block_size, Findings::default());
+    for range in &bad.bad_blocks {
+        let all = extent(*range, size, revision.size_bytes);
+        let mut next = all.offset;
+        while let Some(data) = image.next_data(next)?.filter(|data| data.offset < all.end()) {
+            let first = size.index(data.offset.max(next));
+            let end = BlockIndex(size.count(data.end().min(all.end())));
+            damaged.add(BlockRange::between(first, end));
+            next = data.end().max(next + 1);
+        }
+    }
+    Ok(damaged)
 }
 
 /// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where; `most` of them.

@@ -163,6 +163,10 @@ struct Drill<'a> {
 
 impl<'a> Drill<'a> {
     fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
+        if archive.manifest().is_undo() {
+            let message = "an undo archive holds only what a restore has overwritten; there is nothing to restore for trial".to_owned();
+            return Err(Error::Specification { message });
+        }
         let message = || format!("there is no revision {number}");
         let revision = archive.revisions().get(number);
         let revision = revision.ok_or_else(|| Error::NoSuchRevision { message: message() })?;

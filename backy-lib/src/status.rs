@@ -158,7 +158,10 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let space = space(archive, growth, now)?;
     let missing = missing_files(archive)?;
     let exposed = archive.storage().exposed().map(|error| error.to_string());
-    let unreadable = damage::unreadable(archive.storage(), manifest)?;
+    let mut unreadable = damage::unreadable(archive.storage(), manifest)?;
+    if let Some(newest) = unreadable.first_mut() {
+        *newest = damage::besides_left_out(archive.storage(), manifest, newest)?;
+    }
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let beside = moment::look(archive.storage())?;
     let facts = Facts {

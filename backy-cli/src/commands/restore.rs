@@ -233,7 +233,8 @@ const MAX_NAMED: usize = 100;
 
 /// Says what could not be read; an error when there is anything.
 fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
-    if report.is_exact() {
+    name_changed(report, session);
+    if report.is_complete() {
         return Ok(());
     }
     for extent in report.unreadable.iter().take(MAX_NAMED) {
@@ -253,6 +254,19 @@ fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
         "revision {}: {what}; 'backy status' says what is known of the archive",
         report.revision
     )))
+}
+
+/// Says where a target has been changed since a restore that is being undone.
+fn name_changed(report: &RestoreReport, session: &Session) {
+    for extent in report.changed_since.iter().take(MAX_NAMED) {
+        let bytes = words::bytes(std::slice::from_ref(extent));
+        session.output.warning(&format!(
+            "{bytes} have changed since the restore, which did not overwrite them; they stay as they are"
+        ));
+    }
+    if let Some(more) = report.changed_since.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        session.output.warning(&format!("and {more} more stretches; --json names them all"));
+    }
 }
 
 fn tell(report: &RestoreReport, target: &str, session: &Session) {

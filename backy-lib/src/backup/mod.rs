@@ -505,7 +505,7 @@ impl Making<'_> {
         let mut revision = Revision::newest(
             self.order.uuid,
             self.order.started,
-            self.order.stamp.map_or_else(|| self.context.clock.now(), |stamp| stamp.time),
+            self.context.clock.now(),
             source.size_bytes,
             scanned.digest,
             Statistics {

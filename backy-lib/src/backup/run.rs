@@ -53,6 +53,7 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<Option<BackupReport>> {
+        self.archive().check_no_undo()?;
         self.recover_from_failure(observer)?;
         let config = self.archive().config()?;
         let plan = plan(self.archive().manifest(), &config, options, clock.now());

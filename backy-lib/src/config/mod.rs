@@ -116,6 +116,9 @@ impl Config {
 
 const TEMPLATE: &str = include_str!("../config_template.toml");
 
+/// The zstd level where none is set.
+pub(crate) const DEFAULT_LEVEL: i32 = 1;
+
 /// A string as TOML writes it.
 fn toml_string(text: &str) -> String {
     let mut out = String::from("\"");
@@ -207,7 +210,7 @@ fn at_least_one(key: &str, count: &Spanned<i64>) -> std::result::Result<u32, Fla
 }
 
 fn check_level(level: Option<Spanned<i64>>) -> std::result::Result<i32, Flaw> {
-    let Some(level) = level else { return Ok(1) };
+    let Some(level) = level else { return Ok(DEFAULT_LEVEL) };
     i32::try_from(*level.get_ref()).ok().filter(|level| (1..=19).contains(level)).ok_or_else(|| {
         flaw(&level, format!("compression_level: found {}, expected 1 to 19", level.get_ref()))
     })

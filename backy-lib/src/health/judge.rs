@@ -38,7 +38,30 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(exposed(facts));
     problems.extend(mismatch(facts));
     problems.extend(unknown(facts));
+    if facts.manifest.is_undo() {
+        problems.retain(|problem| !NOT_OF_AN_UNDO_ARCHIVE.contains(&problem.kind));
+        return Health::of(problems, || well_to_undo(facts));
+    }
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
+}
+
+/// Nobody backs up to an undo archive, and nobody else can restore from it.
+const NOT_OF_AN_UNDO_ARCHIVE: [ProblemKind; 5] = [
+    ProblemKind::NoBackup,
+    ProblemKind::Overdue,
+    ProblemKind::Drill,
+    ProblemKind::Chain,
+    ProblemKind::UnusualChange,
+];
+
+fn well_to_undo(facts: &Facts<'_>) -> String {
+    let made = facts.manifest.revisions.first().map(|newest| age_of(newest.started, facts.now));
+    let target = facts.manifest.source.as_ref().map_or("a restore", |source| &source.path);
+    let target = target.escape_debug();
+    format!(
+        "undo archive of {target}, made {} ago; 'backy restore' brings back what was overwritten",
+        made.unwrap_or_default()
+    )
 }
 
 fn well(revisions: &[Revision], now: Timestamp) -> String {
@@ -160,6 +183,11 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     };
     if facts.mismatch.is_some() {
         let advice = "look at it again when the manifest and the files belong together";
+        return Some(problem(ProblemKind::Damage, Level::Critical, message, advice));
+    }
+    if facts.manifest.is_undo() {
+        let message = "the undo archive has damaged blocks";
+        let advice = "run 'backy scrub': it says which; 'backy restore --keep-going' brings back the others";
         return Some(problem(ProblemKind::Damage, Level::Critical, message, advice));
     }
     let mut advice = "run 'backy scrub': it says what, and mends what it can".to_owned();

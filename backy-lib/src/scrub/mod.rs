@@ -432,7 +432,11 @@ impl Scrub<'_> {
             if revision.findings.bad_blocks.is_empty() {
                 continue;
             }
-            let (file, bad) = (revision.file().to_string(), revision.findings.clone());
+            let file = revision.file().to_string();
+            let bad = match number {
+                0 => damage::besides_left_out(&**self.storage, self.manifest, &revision.findings)?,
+                _ => revision.findings.clone(),
+            };
             let costs = self.costs(number, &bad)?;
             let (listed, (more_blocks, more)) = damage::listed(&bad);
             for range in listed {

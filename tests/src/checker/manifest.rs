@@ -295,9 +295,11 @@ fn check_revision(
     problems.expect(pinned.iter().all(|tag| distinct.contains(tag)), || {
         format!("{place}: pinned_tags {pinned:?} are not among the tags")
     });
-    let scheduled = list("scheduled_tags");
-    let right = scheduled.iter().all(|tag| is_tag(tag)) && json.contains_key("scheduled_tags") != scheduled.is_empty();
-    problems.expect(right, || format!("{place}: scheduled_tags {scheduled:?}"));
+    if let Some(scheduled) = json.get("scheduled_tags") {
+        let all = scheduled.as_array().cloned().unwrap_or_default();
+        let are_tags = all.iter().all(|tag| tag.as_str().is_some_and(is_tag));
+        problems.expect(are_tags && !all.is_empty(), || format!("{place}: scheduled_tags {all:?}"));
+    }
     let object = |name: &str| json[name].as_object().cloned().unwrap_or_default();
     fields(&format!("{place}, statistics"), &object("statistics"), &STATISTICS, problems);
     let findings = object("findings");

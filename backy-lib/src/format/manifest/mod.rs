@@ -23,7 +23,7 @@ mod text;
 mod unknown;
 
 use crate::digest::Digest;
-use crate::revision::RevisionId;
+use crate::revision::{RevisionId, Tag};
 use crate::storage::{FileName, StagingToken};
 use crate::units::{BlockIndex, BlockSize};
 
@@ -48,6 +48,9 @@ pub const MANIFEST_FULL_BYTES: u64 = MANIFEST_LIMIT_BYTES - (64 << 10);
 
 /// Incompatible feature: an older revision may be standalone, so that the chain is in several pieces.
 const STANDALONE: &str = "standalone";
+
+/// Compatible feature: an undo archive, see [`Manifest::is_undo`].
+const UNDO: &str = "undo";
 
 /// Incompatible features that this program knows.
 const KNOWN_INCOMPATIBLE: [&str; 1] = [STANDALONE];
@@ -338,6 +341,25 @@ impl Manifest {
             self.removable.dedup();
         }
         self
+    }
+
+    /// Makes this the manifest of an undo archive.
+    pub fn mark_as_undo(&mut self) {
+        if !self.compatible.iter().any(|feature| feature == UNDO) {
+            self.compatible.push(UNDO.to_owned());
+        }
+    }
+
+    /// Whether this is what `restore --undo` has made: of its only revision the archive holds what the restore was going to overwrite, and
+    /// deliberately nothing else. Earlier versions did not mark it; theirs are known by their tag and by what they lack.
+    pub fn is_undo(&self) -> bool {
+        let [revision] = self.revisions.as_slice() else { return false };
+        let is_marked = self.compatible.iter().any(|feature| feature == UNDO);
+        let is_tagged = || {
+            let has_tag = revision.pinned_tags.iter().map(Tag::as_str).eq([UNDO]);
+            has_tag && revision.tags == revision.pinned_tags
+        };
+        is_marked || is_tagged() && !revision.findings.bad_blocks.is_empty()
     }
 
     /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of the blocks that have
