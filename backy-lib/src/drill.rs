@@ -1,7 +1,7 @@
 //! `drill`: a timed restore for trial. Proves that a revision can be had back, and how fast.
 //!
 //! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program that looks
-//! into it. Which revision, where the file is, and what is done with it, is for the caller to say. An archive that does not
+//! into it, and [`run_command`] runs one. Which revision, where the file is, and what is done with it, is for the caller to say. An archive that does not
 //! give the right bytes is a drill that has not passed, not an error; an error is what kept the drill from being made.
 
 use std::path::{Path, PathBuf};
@@ -13,12 +13,15 @@ use rustix::io::Errno;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
+use crate::config::TimeLimit;
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, Revision, Unknown};
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
 use crate::restore::unfinished::{Folder, Note, Token};
 use crate::restore::{self, FileTarget, RestoreOptions, Target, space};
+
+pub use crate::hooks::{run_command, words_on};
 
 impl DrillReport {
     /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
@@ -55,6 +58,11 @@ impl Drop for Assembled {
         // Somebody may have removed it; there is nobody to tell of anything else.
         let _ = self.folder.remove(&self.name);
     }
+}
+
+/// How long the command of a drill in this archive may take: what its config says, and the usual time where that cannot be read.
+pub fn timeout(archive: &Archive) -> TimeLimit {
+    archive.config().map_or_else(|_| TimeLimit::default(), |config| config.drill_timeout)
 }
 
 /// Which of `revisions` revisions a drill takes, by any number such as a random one; `None` when there are none.

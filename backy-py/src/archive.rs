@@ -288,8 +288,8 @@ impl Archive {
     ///
     /// Reads every stored block once and compares it with its digest; checks files, headers and tables as well. What was
     /// found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
-    /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share ("10%"); what was
-    /// verified longest ago comes first.
+    /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
+    /// bytes ("10%"); what waits longest comes first.
     #[pyo3(
         signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None),
         text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None)"
@@ -374,17 +374,24 @@ impl Archive {
     /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is restored to a
     /// temporary file that can only be read, in the folder `dir`, and the command is run on it: with "{}" in its words replaced by
     /// the path of the file, or the path as the last word. `command` may also be a callable: it is called with the path,
-    /// and the drill does not pass if it returns False. The file is removed in any case.
-    #[pyo3(signature = (revision=None, *, command=None, dir=None, progress=None))]
+    /// and the drill does not pass if it returns False. The file is removed in any case. A command is ended, with all that it has
+    /// started, after `timeout` ("90s", "30m", "4h", or "none"; without it what backy.toml says, or a day), and what it has started also
+    /// when it ends by itself; there is no time limit for a callable.
+    #[pyo3(
+        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None),
+        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None)"
+    )]
     fn drill<'py>(
         &self,
         py: Python<'py>,
         revision: Option<One>,
         command: Option<Bound<'py, PyAny>>,
         dir: Option<PathBuf>,
+        timeout: Option<String>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        drill::drill(py, &self.folder, revision, command, dir, progress)?.to_python(py)
+        let limit = parse(timeout)?;
+        drill::drill(py, &self.folder, revision, command, dir, limit, progress)?.to_python(py)
     }
 
     /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.

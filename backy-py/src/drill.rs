@@ -1,14 +1,16 @@
 //! `Archive.drill`.
 
+use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
-use backy_lib::drill::{assemble, pick, read};
+use backy_lib::config::TimeLimit;
+use backy_lib::drill::{assemble, pick, read, run_command, timeout, words_on};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
-use crate::operations::{Folder, changing, writer};
+use crate::operations::{Folder, changing, guard, writer};
 use crate::specification::One;
 use crate::watch::{Watch, run};
 
@@ -19,6 +21,7 @@ pub(crate) fn drill(
     revision: Option<One>,
     command: Option<Bound<'_, PyAny>>,
     dir: Option<PathBuf>,
+    limit: Option<TimeLimit>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<DrillReport> {
     let open = || -> Result<(Archive, usize)> {
@@ -38,16 +41,31 @@ pub(crate) fn drill(
                 Some(dir) => dir,
                 None => py.import("tempfile")?.call_method0("gettempdir")?.extract()?,
             };
-            let (report, assembled) = run(py, progress, |watch| {
+            // None of a callable, which is called here.
+            let words: Option<Vec<OsString>> =
+                helpers.getattr("words")?.call1((&command, limit.is_some()))?.extract()?;
+            let guard = words.as_ref().map(|_| guard()).transpose();
+            let (report, assembled, limit) = run(py, progress, |watch| {
                 let (archive, number) = open()?;
-                assemble(&archive, number, &dir, None, &SystemClock, watch)
+                let limit = limit.unwrap_or_else(|| timeout(&archive));
+                let (report, file) =
+                    assemble(&archive, number, &dir, None, &SystemClock, watch)?;
+                Ok((report, file, limit))
             })?;
-            match assembled {
-                None => report,
-                Some(file) => {
+            match (assembled, words) {
+                (None, _) => report,
+                (Some(file), None) => {
                     let judged = helpers.getattr("judge")?.call1((command, file.path()))?;
                     let (program, why): (String, Option<String>) = judged.extract()?;
                     report.judged(program, why.map_or(Ok(()), Err))
+                }
+                (Some(file), Some(given)) => {
+                    let program = given.first().map(|word| word.to_string_lossy().into_owned());
+                    let verdict = run(py, None, |watch| {
+                        let words = words_on(&given, file.path());
+                        run_command(&words, limit.0, &guard?.unwrap_or_default(), watch)
+                    })?;
+                    report.judged(program.unwrap_or_default(), verdict)
                 }
             }
         }

@@ -192,8 +192,8 @@ fn make_backup(
     writer.backup_from(open, &mut hooks, options, &SystemClock, watch)
 }
 
-/// What is started to guard the hooks.
-fn guard() -> Result<Vec<OsString>> {
+/// What is started to guard the hooks, or the command of a drill.
+pub(crate) fn guard() -> Result<Vec<OsString>> {
     let words = Python::attach(|py| {
         py.import("backy._again")?.call_method0("words")?.extract::<Vec<OsString>>()
     });

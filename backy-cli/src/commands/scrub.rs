@@ -31,7 +31,10 @@ pub(crate) struct Args {
     #[arg(short = 'n', long)]
     checkonly: bool,
 
-    /// Stop reading after this time (30m, 4h) or this share (10%); what was verified longest ago comes first
+    /// Stop reading after this time (30m, 4h) or this share of the stored bytes (10%); what waits longest comes first
+    ///
+    /// What was read waits since then, what never was since it was written. With a share of P % everything is read within 100 / P
+    /// runs, rounded up, and one more.
     #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
 

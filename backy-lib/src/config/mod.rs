@@ -2,6 +2,7 @@
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
+mod drill;
 mod hooks;
 mod monitoring;
 
@@ -19,6 +20,7 @@ use crate::revision::Tag;
 
 use hooks::RawHooks;
 
+pub use drill::TimeLimit;
 pub use hooks::{HookCommand, HooksConfig};
 pub use monitoring::Monitoring;
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub file_mode: u32,
     /// What is run around the reading of the source.
     pub hooks: HooksConfig,
+    /// How long the command of a drill may take.
+    pub drill_timeout: TimeLimit,
     /// From when on something is a problem.
     pub monitoring: Monitoring,
 }
@@ -66,6 +70,8 @@ struct RawConfig {
     schedule: BTreeMap<Spanned<String>, RawInterval>,
     #[serde(default)]
     hooks: RawHooks,
+    #[serde(default)]
+    drill: drill::RawDrill,
     #[serde(default)]
     monitoring: monitoring::RawMonitoring,
 }
@@ -163,6 +169,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
         hooks: hooks::check(raw.hooks)?,
+        drill_timeout: drill::check(raw.drill)?,
         monitoring: monitoring::check(raw.monitoring)?,
     })
 }
@@ -359,6 +366,10 @@ mod tests {
             ("[hooks]\nafter = \"true\"\nmax_hold = \"1x\"", 3, 12, "max_hold"),
             ("[hooks]\nafter = \"true\"\nsnapshot = \"/x\"", 3, 12, "'before'"),
             ("[hooks]\nbefore = \"true\"\nsnapshot = \"x\"", 3, 12, "absolute"),
+            ("[drill]\ntime = \"1h\"", 2, 1, "time"),
+            ("[drill]\ntimeout = 5", 2, 11, "string"),
+            ("[drill]\ntimeout = \"never\"", 2, 11, "\"none\""),
+            ("[drill]\ntimeout = \"0s\"", 2, 11, "10 years"),
             ("[monitoring]\ntext_file = \"/x\"", 2, 1, "text_file"),
             ("[monitoring]\ntextfile = \"x.prom\"", 2, 12, "absolute"),
             ("[monitoring]\ntextfile = \"/x\"", 2, 12, ".prom"),
@@ -407,6 +418,20 @@ mod tests {
         assert_eq!(hooks.after.as_ref().unwrap().words(), ["/bin/sh", "-c", "sync; true"]);
         assert_eq!((hooks.timeout.as_secs(), hooks.max_hold.unwrap().as_secs()), (90, 120));
         assert_eq!(hooks.snapshot, Some(PathBuf::from("/dev/x")));
+    }
+
+    /// The command of a drill has a day, unless another time is set, or none.
+    #[test]
+    fn the_command_of_a_drill_may_not_take_for_ever() {
+        for (text, seconds) in [
+            ("", Some(86400)),
+            ("[drill]", Some(86400)),
+            ("[drill]\ntimeout = \"90m\"", Some(5400)),
+            ("[drill]\ntimeout = \"none\"", None),
+        ] {
+            let found = parse(text).unwrap().drill_timeout.0;
+            assert_eq!(found.map(|limit| limit.as_secs()), seconds, "{text}");
+        }
     }
 
     /// A source is not held for ever unless that is asked for; a snapshot may be read for longer than what stands still.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use super::{Outcome, command};
 use super::process::Ran;
 use crate::config::HookCommand;
 
@@ -25,6 +25,8 @@ pub(super) enum ToGuard {
     Stop,
     /// The source has been read, or could not be: `after` is run.
     After(Outcome),
+    /// In place of hooks: run this.
+    Command(command::Job),
 }
 
 /// The hooks that a guard runs.
@@ -53,6 +55,8 @@ pub(super) enum FromGuard {
         /// Whether it was run before it was asked for, because the source was held for too long.
         is_early: bool,
     },
+    /// The command has ended.
+    Command(command::Ended),
 }
 
 /// One end of the socket.

@@ -189,6 +189,7 @@ class Archive:
         *,
         command: Sequence[str] | Callable[[Path], object] | None = None,
         dir: _Path | None = None,
+        timeout: str | None = None,
         progress: _Callback = None,
     ) -> DrillReport: ...
     def export(
