@@ -6,7 +6,7 @@ use backy_lib::Trust;
 use clap::{Parser, Subcommand, ValueHint};
 
 use crate::commands::{
-    backup, check, completions, drill, export, find, import, init, maintenance, mount, report,
+    backup, check, completions, drill, export, find, import, init, maintenance, man, mount, report,
     restore, rm, scrub, status, tag,
 };
 use crate::log::LogFormat;
@@ -101,10 +101,7 @@ pub(crate) enum Command {
     Tag(tag::Args),
     Rm(rm::Args),
     Completions(completions::Args),
-    /// Print the manual page
-    ///
-    /// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
-    Man,
+    Man(man::Args),
 }
 
 impl Command {
@@ -127,7 +124,7 @@ impl Command {
             Command::Tag(_) => "tag",
             Command::Rm(_) => "rm",
             Command::Completions(_) => "completions",
-            Command::Man => "man",
+            Command::Man(_) => "man",
         }
     }
 
@@ -147,7 +144,7 @@ impl Command {
             | Command::Mount(_)
             | Command::Find(_)
             | Command::Completions(_)
-            | Command::Man => false,
+            | Command::Man(_) => false,
         }
     }
 }

@@ -274,7 +274,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Tag(args) => commands::tag::run(&args, session),
         Command::Rm(args) => commands::rm::run(&args, session),
         Command::Completions(args) => commands::completions::run(&args, session),
-        Command::Man => commands::man::run(session),
+        Command::Man(args) => commands::man::run(&args, session),
     }
 }
 

@@ -122,6 +122,21 @@ fn the_units_belong_together() {
     }
 }
 
+/// No service reaches another machine by itself: only what is there for hooks lets them.
+#[test]
+fn only_hooks_may_use_the_network() {
+    let families = |name: &str| -> BTreeSet<String> {
+        let unit = text(name);
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("RestrictAddressFamilies="));
+        lines.flat_map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect()
+    };
+    for name in units().iter().filter(|name| name.ends_with(".service")) {
+        assert!(families(&format!("systemd/{name}")).iter().eq(["AF_UNIX"]), "{name}");
+    }
+    let hooks = families("systemd/hooks.conf");
+    assert!(["AF_INET", "AF_INET6"].iter().all(|family| hooks.contains(*family)), "{hooks:?}");
+}
+
 /// The calls of backy in what is for cron, systemd, Nagios and NRPE.
 fn calls() -> Vec<Vec<String>> {
     let mut lines: Vec<String> = Vec::new();

@@ -15,6 +15,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod maintenance;
 pub(crate) mod man;
+mod man_config;
 pub(crate) mod mount;
 pub(crate) mod report;
 pub(crate) mod restore;

@@ -15,7 +15,8 @@ use crate::words;
 /// Show, add or remove the tags of a revision
 ///
 /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed by
-/// hand. Options come before the revision.
+/// hand. A tag that the schedule had given before it was pinned is the schedule's again when it is removed; remove it
+/// once more to take it away. Options come before the revision.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print the tags for programs

@@ -4,6 +4,7 @@
 
 mod drill;
 mod hooks;
+pub mod keys;
 mod monitoring;
 
 use std::collections::BTreeMap;

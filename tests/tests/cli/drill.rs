@@ -277,6 +277,35 @@ fn exported_revisions_are_right_for_qemu() {
     }
 }
 
+/// Whoever only reads needs no backy.toml: an export, a restore and the others work when it is lost or wrong.
+#[test]
+fn an_archive_without_a_config_can_be_read() {
+    let (scene, states) = Scene::with_revisions(2);
+    for config in [None, Some(&b"source = 5"[..])] {
+        match config {
+            Some(text) => scene.write("a/backy.toml", text),
+            None => fs::remove_file(scene.path("a/backy.toml")).unwrap(),
+        }
+        for level in [&[][..], &["--level", "3"]] {
+            scene.works(&[&["-b", "a", "export", "-r", "1"][..], level, &["out.qcow2"]].concat());
+            if qemu::available() {
+                scene.write("expected", &states[1]);
+                let args = ["compare", "-f", "qcow2", "-F", "raw"];
+                let paths = [scene.text_path("out.qcow2"), scene.text_path("expected")];
+                let run = tool("qemu-img", &[&args[..], &[&paths[0], &paths[1]]].concat()).unwrap();
+                assert_eq!(run.status, Some(0), "{run:?}");
+            }
+            fs::remove_file(scene.path("out.qcow2")).unwrap();
+        }
+        assert!(scene.works(&["-b", "a", "restore", "-"]).stdout == states[0]);
+        for args in [&["find", "-r", "1"][..], &["scrub", "-n"], &["tag", "1"], &["drill"], &["rm", "-n", "1"]] {
+            scene.works(&[&["-b", "a"][..], args].concat());
+        }
+        let status = scene.run(&["-b", "a", "status", "--json"]);
+        assert_eq!(status.json()["revisions"].as_array().map(Vec::len), Some(2), "{status:?}");
+    }
+}
+
 /// What is there is not overwritten, and what cannot be exported leaves nothing.
 #[test]
 fn what_an_export_refuses() {

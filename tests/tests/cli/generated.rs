@@ -17,7 +17,7 @@ const CONTRACT: [(&str, &[&str]); 17] = [
         "restore",
         &["-r, --revision", "--force", "--dry-run", "--keep-going", "--undo", "--json", "TARGET"],
     ),
-    ("drill", &["-r, --revision", "--dir", "--json", "COMMAND"]),
+    ("drill", &["-r, --revision", "--dir", "--timeout", "--json", "COMMAND"]),
     ("export", &["-r, --revision", "--level", "--json", "FILE.qcow2"]),
     (
         "mount",
@@ -40,7 +40,7 @@ const CONTRACT: [(&str, &[&str]); 17] = [
     ("tag", &["REV", "+TAG", "-TAG", "--json"]),
     ("rm", &["-n, --dry-run", "--force", "--json", "REVISIONS"]),
     ("completions", &["SHELL"]),
-    ("man", &[]),
+    ("man", &["PAGE"]),
 ];
 const GLOBAL: [&str; 5] =
     ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format", "--trust"];

@@ -140,7 +140,7 @@ fn what_was_changed_before_undoing_is_named() {
     scene.write("source.img", &now);
     let run = scene.works(&["-b", "u", "restore", "--json"]);
     assert_eq!(run.json()["changed_since"].as_array().map(Vec::len), Some(1));
-    assert!(run.error.contains("have changed since the restore"), "{}", run.error);
+    assert!(run.stderr.contains("have changed since the restore"), "{}", run.stderr);
     let mut expected = former;
     expected[SOURCE_BYTES - 9..].copy_from_slice(&now[SOURCE_BYTES - 9..]);
     assert!(scene.read("source.img") == expected);
