@@ -257,3 +257,96 @@ fn the_package_is_made_of_files_that_are_there() {
         assert!(text(&format!("debian/{script}")).contains("#DEBHELPER#"), "{script}");
     }
 }
+
+/// The command as the tests call it, in the project's folder.
+fn ran(command: &mut Command) -> String {
+    let output = command.current_dir(root()).output().expect("run a program");
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn generated(arguments: &[&str]) -> String {
+    ran(Command::new("python3").arg(root().join("dist/debian/generate")).args(arguments))
+}
+
+/// Whoever gets the package reads whose work is in it and under which terms: of everything that cargo links into the command, the C
+/// library that comes with a crate included.
+#[test]
+fn the_package_has_the_notices_of_all_that_is_linked_in() {
+    let copyright = generated(&["copyright"]);
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let tree = ["tree", "--locked", "-p", "backy-cli", "-e", "normal,no-proc-macro", "--prefix=none"];
+    let tree = ran(Command::new(cargo).args(tree).args(["--format", "{p}"]));
+    let mut linked = BTreeSet::new();
+    for package in tree.lines().filter(|package| !package.contains("(/") && !package.is_empty()) {
+        let (name, version) = package.split_once(" v").expect("a name and a version");
+        let version = version.split(' ').next().unwrap_or_default();
+        linked.insert(format!("{name} {version} ("));
+    }
+    assert!(linked.len() > 40, "{linked:?}");
+    for package in &linked {
+        let at = copyright.find(&format!("\n{package}")).unwrap_or_else(|| panic!("no {package}"));
+        let notice = copyright[at + 1..].lines().nth(1).unwrap_or_default();
+        assert!(notice.trim_start().to_lowercase().contains("copyright"), "{package}: {notice}");
+    }
+    for words in ["Meta Platforms", "BSD License", "Permission is hereby granted", "GPL-3"] {
+        assert!(copyright.contains(words), "{words}");
+    }
+}
+
+/// The changelog of the package is one for Debian's own tools, and is about this version.
+#[test]
+fn the_package_has_a_changelog() {
+    let changelog = generated(&["changelog", "A Name <name@example.org>"]);
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(changelog.starts_with(&format!("backy ({version}-1) unstable; ")), "{changelog}");
+    assert!(changelog.lines().all(|line| line.chars().count() <= 80), "{changelog}");
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(file.path(), &changelog).expect("write it");
+    let mut parse = Command::new("dpkg-parsechangelog");
+    parse.arg("-l").arg(file.path());
+    let Ok(output) = parse.output() else { return skipped("dpkg-parsechangelog is not installed") };
+    let said = said(&output);
+    assert!(output.status.success() && !said.contains("warning"), "{said}");
+    for line in [format!("Version: {version}-1"), "Maintainer: A Name <name@example.org>".to_owned()] {
+        assert!(said.lines().any(|found| found == line), "{line}: {said}");
+    }
+}
+
+/// Whoever maintains the package can be written to, as far as the address says; what its scripts need is named.
+#[test]
+fn the_package_names_a_maintainer_and_what_its_scripts_need() {
+    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let setting = |name: &str| {
+        let line = manifest.lines().find_map(|line| line.strip_prefix(&format!("{name} = \"")));
+        line.unwrap_or_else(|| panic!("no {name}")).trim_end_matches('"').to_owned()
+    };
+    let maintainer = setting("maintainer");
+    let (_, host) = maintainer.trim_end_matches('>').split_once('@').expect("an address");
+    assert!(host.contains('.') && !host.contains("localhost"), "{maintainer}");
+    let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");
+    assert!(makefile.contains(host), "another address than {host}");
+    let scripts = fs::read_to_string(root().join("dist/rescue/backy-rescue.py")).expect("the script");
+    assert!(scripts.starts_with("#!/usr/bin/env python3\n"));
+    let needs = format!("{}, {}", setting("depends"), setting("recommends"));
+    assert!(needs.split(", ").any(|package| package == "python3"), "{needs}");
+}
+
+/// A package is made of what was built where cargo was told to build: nothing is looked for in the folder where it builds otherwise.
+#[test]
+fn the_package_is_made_where_cargo_builds() {
+    let mut make = Command::new("make");
+    make.args(["--dry-run", "deb"]).env("CARGO_TARGET_DIR", "/elsewhere");
+    make.env_remove("MAKEFLAGS");
+    let commands = ran(&mut make);
+    for path in ["/elsewhere/release/backy man", "/elsewhere/release/package/backy.toml.5.gz"] {
+        assert!(commands.contains(path), "{path}: {commands}");
+    }
+    let here = commands.split_whitespace().find(|word| word.trim_matches('\'').starts_with("target/"));
+    assert_eq!(here, None, "{commands}");
+    // cargo-deb looks for these where cargo builds, and for nothing else.
+    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let built = manifest.lines().filter(|line| line.contains("/package/"));
+    let is_found = |line: &str| line.contains("\"target/release/package/");
+    assert!(built.clone().count() >= 7 && built.clone().all(is_found), "{:?}", built.collect::<Vec<_>>());
+}

@@ -100,6 +100,25 @@ fn the_manual_page_is_right() {
     }
 }
 
+/// So has that of backy.toml every key that a config may have.
+#[test]
+fn the_manual_page_of_the_config_is_right() {
+    let scene = Scene::new();
+    let page = scene.works(&["man", "backy.toml"]).stdout;
+    let Some((worked, said)) = filter("groff", &["-man", "-Wall", "-z", "-Tutf8"], &page) else {
+        return;
+    };
+    assert!(worked && said.is_empty(), "{said}");
+    let options = ["-man", "-Tascii", "-P-cbou", "-rLL=300n"];
+    let Some((_, text)) = filter("groff", &options, &page) else { return };
+    for key in backy_lib::config::keys::KEYS {
+        assert!(text.contains(&format!("{} = {}", key.name, key.example)), "{}: {text}", key.name);
+    }
+    for heading in ["[schedule.TAG]", "[hooks]", "[drill]", "[monitoring]", "EXAMPLE"] {
+        assert!(text.contains(heading), "{heading}: {text}");
+    }
+}
+
 /// Completions are made for each shell; bash takes its own.
 #[test]
 fn completions_are_made() {
