@@ -154,7 +154,7 @@ deb: build ## The Debian package, target/debian/backy_*.deb
 	$(TARGET)/release/backy completions bash > $(PACKAGE)/backy
 	$(TARGET)/release/backy completions zsh > $(PACKAGE)/_backy
 	$(TARGET)/release/backy completions fish > $(PACKAGE)/backy.fish
-	dist/debian/generate changelog '$(DEBFULLNAME) <$(DEBEMAIL)>' > $(PACKAGE)/changelog
+	dist/debian/generate changelog '$(DEBFULLNAME) <$(DEBEMAIL)>' | gzip -9n > $(PACKAGE)/changelog.gz
 	dist/debian/generate copyright > $(PACKAGE)/copyright
 	rm -f $(TARGET)/debian/backy_*.deb
 	$(CARGO) deb -p backy-cli --no-build --strip --quiet --maintainer '$(DEBFULLNAME) <$(DEBEMAIL)>'

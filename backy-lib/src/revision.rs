@@ -178,6 +178,9 @@ mod tests {
         for bad in ["", "-x", "+x", "a b", "ü", "a/b", "..", &"x".repeat(65)] {
             assert!(bad.parse::<Tag>().is_err(), "{bad}");
         }
-        assert_eq!(["a.b", "v1.2.", "a..b"].map(|tag| tag.parse::<Tag>().unwrap().check_new().is_ok()), [true, true, false]);
+        assert_eq!(
+            ["a.b", "v1.2.", "a..b"].map(|tag| tag.parse::<Tag>().unwrap().check_new().is_ok()),
+            [true, true, false]
+        );
     }
 }

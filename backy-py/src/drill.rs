@@ -48,8 +48,7 @@ pub(crate) fn drill(
             let (report, assembled, limit) = run(py, progress, |watch| {
                 let (archive, number) = open()?;
                 let limit = limit.unwrap_or_else(|| timeout(&archive));
-                let (report, file) =
-                    assemble(&archive, number, &dir, None, &SystemClock, watch)?;
+                let (report, file) = assemble(&archive, number, &dir, None, &SystemClock, watch)?;
                 Ok((report, file, limit))
             })?;
             match (assembled, words) {

@@ -135,9 +135,12 @@ fn with_command(
     let TimeLimit(timeout) = args.timeout.unwrap_or_else(|| drill::timeout(archive));
     let guard = guard::words(&session.itself);
     let reporter = session.reporter();
-    let verdict = drill::run_command(&words, timeout, &guard, &reporter).map_err(|error| match error {
-        Error::Interrupted => Failure::interrupted("interrupted; the temporary file is removed"),
-        error => error.into(),
-    })?;
+    let verdict =
+        drill::run_command(&words, timeout, &guard, &reporter).map_err(|error| match error {
+            Error::Interrupted => {
+                Failure::interrupted("interrupted; the temporary file is removed")
+            }
+            error => error.into(),
+        })?;
     Ok(report.judged(program.to_string_lossy().into_owned(), verdict))
 }

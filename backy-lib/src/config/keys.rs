@@ -42,7 +42,10 @@ pub const TABLES: [Table; 5] = [
         text: "Programs that are run around the reading of the source. Each is a list of a program and its arguments, or one line for /bin/sh.",
     },
     Table { name: "drill", text: "How 'backy drill' restores a revision for trial." },
-    Table { name: "monitoring", text: "From when on 'backy status' and 'backy check' call something a problem." },
+    Table {
+        name: "monitoring",
+        text: "From when on 'backy status' and 'backy check' call something a problem.",
+    },
 ];
 
 const fn key(
@@ -85,7 +88,13 @@ pub const KEYS: [Key; 22] = [
         None,
         "At most so many deltas on each other: 'backy maintenance' makes one an image of its own where there are more.",
     ),
-    key(SCHEDULE, "interval", "\"1d\"", None, "The time from one revision with the tag to the next. Required."),
+    key(
+        SCHEDULE,
+        "interval",
+        "\"1d\"",
+        None,
+        "The time from one revision with the tag to the next. Required.",
+    ),
     key(SCHEDULE, "keep", "9", None, "How many revisions keep the tag. Required."),
     key(
         SCHEDULE,
@@ -94,7 +103,13 @@ pub const KEYS: [Key; 22] = [
         Some("false"),
         "Whether each revision with the tag becomes an image of its own, which needs no other file.",
     ),
-    key("hooks", "before", "[\"true\"]", None, "Run before the source is opened. When it fails there is no backup."),
+    key(
+        "hooks",
+        "before",
+        "[\"true\"]",
+        None,
+        "Run before the source is opened. When it fails there is no backup.",
+    ),
     key(
         "hooks",
         "after",
@@ -102,7 +117,13 @@ pub const KEYS: [Key; 22] = [
         None,
         "Run when the source has been read, or could not be, also when backy is killed.",
     ),
-    key("hooks", "timeout", "\"90s\"", Some("\"5m\""), "The longest time that each of them may take."),
+    key(
+        "hooks",
+        "timeout",
+        "\"90s\"",
+        Some("\"5m\""),
+        "The longest time that each of them may take.",
+    ),
     key(
         "hooks",
         "max_hold",
@@ -111,7 +132,13 @@ pub const KEYS: [Key; 22] = [
         "The longest time from the start of 'before' until 'after' is run, whatever the backup does; it fails then. Without it 1h, with a \
          snapshot 24h; \"none\" for no limit.",
     ),
-    key("hooks", "snapshot", "\"/dev/vg0/snap\"", None, "What is read in place of the source, when 'before' makes it."),
+    key(
+        "hooks",
+        "snapshot",
+        "\"/dev/vg0/snap\"",
+        None,
+        "What is read in place of the source, when 'before' makes it.",
+    ),
     key(
         "drill",
         "timeout",
@@ -141,7 +168,13 @@ pub const KEYS: [Key; 22] = [
         Some("\"60d\""),
         "The longest that anything stored may go without being verified by a scrub.",
     ),
-    key("monitoring", "drill_within", "\"90d\"", None, "The longest that an archive may go without a drill."),
+    key(
+        "monitoring",
+        "drill_within",
+        "\"90d\"",
+        None,
+        "The longest that an archive may go without a drill.",
+    ),
     key(
         "monitoring",
         "long_chain",
@@ -233,13 +266,18 @@ mod tests {
                 let tables = TABLES.iter().filter_map(|table| table.name.split('.').next());
                 described.extend(tables.filter(|name| !name.is_empty()));
             }
-            let unknown = Key { table: table.name, name: "unknown", example: "1", default: None, text: "" };
+            let unknown =
+                Key { table: table.name, name: "unknown", example: "1", default: None, text: "" };
             let error = parse(&unknown, "unknown = 1\n").expect_err("it is unknown").to_string();
             let (_, listed) = error.split_once("expected").unwrap_or_else(|| panic!("{error}"));
             let known: BTreeSet<&str> = listed.split('`').skip(1).step_by(2).collect();
             assert_eq!(known, described, "[{}]: {error}", table.name);
         }
         let texts = KEYS.iter().map(|key| key.text).chain(TABLES.iter().map(|table| table.text));
-        assert!(texts.clone().all(|text| text.ends_with('.') && !text.contains("  ")), "{:?}", texts.collect::<Vec<_>>());
+        assert!(
+            texts.clone().all(|text| text.ends_with('.') && !text.contains("  ")),
+            "{:?}",
+            texts.collect::<Vec<_>>()
+        );
     }
 }

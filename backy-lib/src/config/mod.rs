@@ -176,9 +176,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
 }
 
 /// The first backup gets all tags of the schedule.
-fn check_count(
-    schedule: &BTreeMap<Spanned<String>, RawInterval>,
-) -> std::result::Result<(), Flaw> {
+fn check_count(schedule: &BTreeMap<Spanned<String>, RawInterval>) -> std::result::Result<(), Flaw> {
     let mut names: Vec<&Spanned<String>> = schedule.keys().collect();
     names.sort_unstable_by_key(|name| name.span().start);
     match names.get(MAX_TAGS) {

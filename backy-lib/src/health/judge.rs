@@ -187,7 +187,8 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     }
     if facts.manifest.is_undo() {
         let message = "the undo archive has damaged blocks";
-        let advice = "run 'backy scrub': it says which; 'backy restore --keep-going' brings back the others";
+        let advice =
+            "run 'backy scrub': it says which; 'backy restore --keep-going' brings back the others";
         return Some(problem(ProblemKind::Damage, Level::Critical, message, advice));
     }
     let mut advice = "run 'backy scrub': it says what, and mends what it can".to_owned();

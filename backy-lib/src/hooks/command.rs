@@ -107,7 +107,8 @@ pub fn run_command(
         Ended::Well(None) => Ok(Ok(())),
         Ended::Well(Some(why)) => Ok(Err(why)),
         Ended::NotStarted(code) => {
-            let why = code.map_or_else(|| io::ErrorKind::InvalidInput.into(), io::Error::from_raw_os_error);
+            let why = code
+                .map_or_else(|| io::ErrorKind::InvalidInput.into(), io::Error::from_raw_os_error);
             Err(Error::io(program, "run the command")(why))
         }
     }
@@ -213,7 +214,9 @@ fn run(job: &Job, adopts: bool, stop: &mut dyn FnMut(i32) -> bool) -> Ended {
         (Some(why), _) => Some(format!("'{name}' {why}")),
         (None, Ok(status)) if status.success() => None,
         (None, Ok(status)) => Some(format!("'{name}' ended with {status}")),
-        (None, Err(error)) => Some(format!("'{name}' cannot be waited for: {}", describe_io(&error))),
+        (None, Err(error)) => {
+            Some(format!("'{name}' cannot be waited for: {}", describe_io(&error)))
+        }
     })
 }
 

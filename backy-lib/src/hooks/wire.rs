@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, command};
 use super::process::Ran;
+use super::{Outcome, command};
 use crate::config::HookCommand;
 
 /// Longer lines are not taken: commands of a config, or the output of a hook, with room to spare.

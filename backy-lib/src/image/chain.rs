@@ -137,7 +137,11 @@ impl Chain {
             manifest_checksum: manifest.checksum().to_owned(),
             tolerant,
             broken: None,
-            left_out: if manifest.is_undo() { revision.findings.clone() } else { Findings::default() },
+            left_out: if manifest.is_undo() {
+                revision.findings.clone()
+            } else {
+                Findings::default()
+            },
         };
         for layer in manifest.revisions.get(..=number).unwrap_or_default().iter().rev() {
             if let Err(error) = chain.push_layer(layer) {

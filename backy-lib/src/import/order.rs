@@ -50,7 +50,9 @@ mod tests {
 
     fn order(files: &[(i64, Option<usize>)]) -> Vec<usize> {
         let time = |second: &i64| Timestamp::from_second(*second).unwrap();
-        newest_first(&files.iter().map(|(second, parent)| (time(second), *parent)).collect::<Vec<_>>())
+        newest_first(
+            &files.iter().map(|(second, parent)| (time(second), *parent)).collect::<Vec<_>>(),
+        )
     }
 
     /// Where times agree with the parents, they are the order, also of several chains.

@@ -206,7 +206,8 @@ impl StoredFile {
             Content::Image(image) => {
                 let all = damage::extent(blocks, self.block_size, self.size_bytes);
                 let mut next = all.offset;
-                while let Some(data) = image.next_data(next)?.filter(|data| data.offset < all.end()) {
+                while let Some(data) = image.next_data(next)?.filter(|data| data.offset < all.end())
+                {
                     let to = data.end().min(all.end());
                     bytes += to.saturating_sub(data.offset.max(next));
                     next = to;
@@ -217,7 +218,8 @@ impl StoredFile {
                 while let Some(first) = delta.next_held_block(next, end)? {
                     let count = limits().walk_blocks.min(end.0 - first.0);
                     let clusters = delta.clusters(first, count)?;
-                    bytes += clusters.into_iter().map(|c| c.stored_bytes(self.block_size)).sum::<u64>();
+                    bytes +=
+                        clusters.into_iter().map(|c| c.stored_bytes(self.block_size)).sum::<u64>();
                     next = first.plus(count);
                 }
             }

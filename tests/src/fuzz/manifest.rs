@@ -109,7 +109,8 @@ const KNOWN_IN_A_REVISION: [&str; 15] = [
 
 /// Whether a field that says nothing is not written.
 fn is_left_out(key: &str, value: &Value) -> bool {
-    ["verified", "rewritten", "scheduled_tags"].contains(&key) && value.as_array().is_some_and(Vec::is_empty)
+    ["verified", "rewritten", "scheduled_tags"].contains(&key)
+        && value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Taking out any revision, and adding one, leaves a manifest that is read.

@@ -170,7 +170,8 @@ fn a_command_has_a_time_limit() {
     let config = scene.read_text("a/backy.toml");
     scene.write("a/backy.toml", format!("{config}\n[drill]\ntimeout = \"1s\"\n").as_bytes());
     drill(&[]);
-    let works = ["-b", "a", "drill", "--timeout", "none", "--dir", "tmp", "--", "sh", "-c", "sleep 2 # {}"];
+    let works =
+        ["-b", "a", "drill", "--timeout", "none", "--dir", "tmp", "--", "sh", "-c", "sleep 2 # {}"];
     scene.works(&works);
     scene.refuses(&["-b", "a", "drill", "--timeout", "1s"], &["COMMAND", "--help"]);
     scene.refuses(&["-b", "a", "drill", "--timeout", "soon", "--", "true"], &["soon", "none"]);
@@ -298,7 +299,7 @@ fn an_archive_without_a_config_can_be_read() {
             fs::remove_file(scene.path("out.qcow2")).unwrap();
         }
         assert!(scene.works(&["-b", "a", "restore", "-"]).stdout == states[0]);
-        for args in [&["find", "-r", "1"][..], &["scrub", "-n"], &["tag", "1"], &["drill"], &["rm", "-n", "1"]] {
+        for args in [&["find", "-r", "1"][..], &["tag", "1"], &["drill"], &["rm", "-n", "1"]] {
             scene.works(&[&["-b", "a"][..], args].concat());
         }
         let status = scene.run(&["-b", "a", "status", "--json"]);

@@ -79,7 +79,10 @@ fn a_dry_run_refuses_the_tags_that_the_run_refuses() {
     let many: Vec<&str> = names.iter().flat_map(|name| ["-t", name]).collect();
     for tags in [&many[..], &["-t", "a..b"]] {
         for start in [&["-b", "a", "backup", "--dry-run"][..], &["-b", "a", "backup"]] {
-            scene.refuses(&[start, tags].concat(), &[if tags.len() > 2 { "25 tags" } else { "'a..b'" }]);
+            scene.refuses(
+                &[start, tags].concat(),
+                &[if tags.len() > 2 { "25 tags" } else { "'a..b'" }],
+            );
         }
     }
     scene.refuses(&["-b", "a", "tag", "0", "+a..b"], &["'a..b'", "range"]);

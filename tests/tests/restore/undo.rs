@@ -117,7 +117,11 @@ fn an_undo_archive_is_healthy_as_it_is() {
         assert_eq!(kinds, expected, "{:?}", report.health);
         assert_eq!((report.damaged_count, report.revisions[0].damaged.len()), (0, 0));
         if days < 100 {
-            assert!(report.health.summary.contains("undo archive of /memory"), "{:?}", report.health);
+            assert!(
+                report.health.summary.contains("undo archive of /memory"),
+                "{:?}",
+                report.health
+            );
         }
     }
     go_back(&undo, &device).expect("a restore");
@@ -170,7 +174,8 @@ fn an_unreadable_sector_of_the_target_is_restored_and_not_brought_back() {
         former[block * BLOCK..(block + 1) * BLOCK].copy_from_slice(&noise(block as u64 + 7, 1));
     }
     let world = World::with_backups(false, std::slice::from_ref(&revision));
-    let device = Device::new(TargetKind::BlockDevice, &former).with_bad_sector(5 * BLOCK as u64 + 512);
+    let device =
+        Device::new(TargetKind::BlockDevice, &former).with_bad_sector(5 * BLOCK as u64 + 512);
     let undo = SimStorage::new(false);
     let report = save(&world, 0, &device, &undo).expect("an undo archive");
     assert_eq!(report.saved_bytes, BLOCK as u64);
@@ -189,7 +194,8 @@ fn an_unmarked_undo_archive_is_known() {
     let (device, former, undo) = restored();
     let mut manifest = world::open(&undo).expect("open").manifest().clone();
     assert!(manifest.is_undo());
-    manifest.revisions[0].tags = ["undo".parse().expect("a tag"), "x".parse().expect("a tag")].into();
+    manifest.revisions[0].tags =
+        ["undo".parse().expect("a tag"), "x".parse().expect("a tag")].into();
     assert!(manifest.is_undo(), "it is marked");
     let text = |undo: &SimStorage| undo.files()[&FileName::MANIFEST].clone();
     let unmarked = String::from_utf8(text(&undo)).expect("UTF-8");

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use backy_lib::RevisionId;
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::clock::FixedClock;
 use backy_lib::progress::Silent;
 use backy_lib::scrub::{Budget, ScrubOptions, ScrubReport};
 use backy_lib::storage::FileName;
 use backy_lib::storage::sim::Random;
-use backy_lib::RevisionId;
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, Expected, World, fill_block};
 use jiff::Timestamp;
@@ -148,7 +148,8 @@ impl Scene {
                     place.contains(&block) && range.at >= since
                 })
             };
-            let unread: Vec<u64> = (0..blocks).filter(|&block| !read(block) && !is_new(block)).collect();
+            let unread: Vec<u64> =
+                (0..blocks).filter(|&block| !read(block) && !is_new(block)).collect();
             let last = self.runs.len() - 1;
             assert!(
                 unread.is_empty(),

@@ -42,7 +42,11 @@ pub struct Revision {
     pub pinned_tags: BTreeSet<Tag>,
     /// Those of the pinned tags that it had from the schedule before they were given by hand: it has them from there again when they are
     /// no longer pinned. Others in it mean nothing.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "bounded::tags")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeSet::is_empty",
+        deserialize_with = "bounded::tags"
+    )]
     pub scheduled_tags: BTreeSet<Tag>,
     /// What its backup did.
     pub statistics: Statistics,
@@ -347,7 +351,9 @@ mod tests {
         for name in ["weekly", "monthly"] {
             revision.pin_tag(&tag(name));
             revision.pin_tag(&tag(name));
-            assert!(revision.tags.contains(&tag(name)) && revision.pinned_tags.contains(&tag(name)));
+            assert!(
+                revision.tags.contains(&tag(name)) && revision.pinned_tags.contains(&tag(name))
+            );
             revision.remove_tag(&tag(name));
             assert_eq!(revision, before, "{name}");
         }
