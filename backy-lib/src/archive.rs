@@ -346,14 +346,16 @@ impl Archive {
         Ok(plan)
     }
 
-    /// Refuses to back up to an undo archive: the way back would be one revision further away, and what it left out would be given up.
+    /// Refuses to back up to an undo archive: the way back would be one revision further away, and what it left out
+    /// would be given up.
     pub(crate) fn check_no_undo(&self) -> Result<()> {
         if !self.manifest.is_undo() {
             return Ok(());
         }
         let folder = self.folder();
         let message = format!(
-            "{}: nothing is backed up to an undo archive, which holds only what a restore has overwritten; 'restore' brings that back",
+            "{}: nothing is backed up to an undo archive, which holds only what a restore has overwritten; \
+             'restore' brings that back",
             folder.display()
         );
         Err(Error::Specification { message })
@@ -717,8 +719,8 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Adds tags that are kept until they are removed by hand, and removes tags; one that the schedule had given before it was
-    /// added by hand is the schedule's again. Gives all that the revision has then.
+    /// Adds tags that are kept until they are removed by hand, and removes tags; one that the schedule had given
+    /// before it was added by hand is the schedule's again. Gives all that the revision has then.
     ///
     /// # Errors
     /// [`Error::Specification`] for more tags than a revision can hold, and for a new one with `..` in its name.

@@ -41,8 +41,8 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
     Ok(all)
 }
 
-/// Which of the bad blocks of the image are damage: in an undo archive those of which there is something, if there are more than it left out
-/// when it was made; in any other archive all.
+/// Which of the bad blocks of the image are damage: in an undo archive those of which there is something, if there
+/// are more than it left out when it was made; in any other archive all.
 pub(crate) fn besides_left_out(
     storage: &dyn Storage,
     manifest: &Manifest,

@@ -1,8 +1,9 @@
 //! `drill`: a timed restore for trial. Proves that a revision can be had back, and how fast.
 //!
-//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program that looks
-//! into it, and [`run_command`] runs one. Which revision, where the file is, and what is done with it, is for the caller to say. An archive that does not
-//! give the right bytes is a drill that has not passed, not an error; an error is what kept the drill from being made.
+//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program
+//! that looks into it, and [`run_command`] runs one. Which revision, where the file is, and what is done with it, is
+//! for the caller to say. An archive that does not give the right bytes is a drill that has not passed, not an error;
+//! an error is what kept the drill from being made.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -60,7 +61,8 @@ impl Drop for Assembled {
     }
 }
 
-/// How long the command of a drill in this archive may take: what its config says, and the usual time where that cannot be read.
+/// How long the command of a drill in this archive may take: what its config says, and the usual time where that
+/// cannot be read.
 pub fn timeout(archive: &Archive) -> TimeLimit {
     archive.config().map_or_else(|_| TimeLimit::default(), |config| config.drill_timeout)
 }
@@ -172,7 +174,10 @@ struct Drill<'a> {
 impl<'a> Drill<'a> {
     fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
         if archive.manifest().is_undo() {
-            let message = "an undo archive holds only what a restore has overwritten; there is nothing to restore for trial".to_owned();
+            let message =
+                "an undo archive holds only what a restore has overwritten; there is nothing to \
+                           restore for trial"
+                    .to_owned();
             return Err(Error::Specification { message });
         }
         let message = || format!("there is no revision {number}");

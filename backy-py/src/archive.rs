@@ -371,12 +371,13 @@ impl Archive {
 
     /// Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
     ///
-    /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is restored to a
-    /// temporary file that can only be read, in the folder `dir`, and the command is run on it: with "{}" in its words replaced by
-    /// the path of the file, or the path as the last word. `command` may also be a callable: it is called with the path,
-    /// and the drill does not pass if it returns False. The file is removed in any case. A command is ended, with all that it has
-    /// started, after `timeout` ("90s", "30m", "4h", or "none"; without it what backy.toml says, or a day), and what it has started also
-    /// when it ends by itself; there is no time limit for a callable.
+    /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
+    /// restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
+    /// "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
+    /// callable: it is called with the path, and the drill does not pass if it returns False. The file is removed in
+    /// any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
+    /// without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
+    /// time limit for a callable.
     #[pyo3(
         signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None),
         text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None)"

@@ -145,11 +145,13 @@ report! {
         unreadable(r) = r.unreadable;
         /// Whether the digests of the revision were right as a whole. If not, more than `unreadable` may be wrong.
         digests_checked(r) = r.digests_checked;
-        /// Whether the target has become exactly the revision; only with keep_going, or from an undo archive, can it be False.
+        /// Whether the target has become exactly the revision; only with keep_going, or from an undo archive, can it
+        /// be False.
         is_exact(r) = r.is_exact();
         /// Whether all that the archive has of the revision is in the target now; only with keep_going can it be False.
         is_complete(r) = r.is_complete();
-        /// Stretches that an undo archive does not hold and that somebody has changed since; they stay as they are. Ascending.
+        /// Stretches that an undo archive does not hold and that somebody has changed since; they stay as they are.
+        /// Ascending.
         changed_since(r) = r.changed_since;
         /// Where what was overwritten is kept, or None.
         undo(r) = r.undo;

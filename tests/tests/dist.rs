@@ -268,8 +268,8 @@ fn generated(arguments: &[&str]) -> String {
     ran(Command::new("python3").arg(root().join("dist/debian/generate")).args(arguments))
 }
 
-/// Whoever gets the package reads whose work is in it and under which terms: of everything that cargo links into the command, the C
-/// library that comes with a crate included.
+/// Whoever gets the package reads whose work is in it and under which terms: of everything that cargo links into the
+/// command, the C library that comes with a crate included.
 #[test]
 fn the_package_has_the_notices_of_all_that_is_linked_in() {
     let copyright = generated(&["copyright"]);
@@ -334,7 +334,8 @@ fn the_package_names_a_maintainer_and_what_its_scripts_need() {
     assert!(needs.split(", ").any(|package| package == "python3"), "{needs}");
 }
 
-/// A package is made of what was built where cargo was told to build: nothing is looked for in the folder where it builds otherwise.
+/// A package is made of what was built where cargo was told to build: nothing is looked for in the folder where it
+/// builds otherwise.
 #[test]
 fn the_package_is_made_where_cargo_builds() {
     let mut make = Command::new("make");

@@ -77,8 +77,8 @@ fn what_was_just_imported_counts_as_written_now() {
     assert_eq!((unchecked(0), unchecked(400)), (false, true));
 }
 
-/// The clock of the old machine had gone back a year before the newest revision: it is the newest here, too, since the older one reads
-/// through to it. An import that is interrupted goes on in the same order.
+/// The clock of the old machine had gone back a year before the newest revision: it is the newest here, too, since
+/// the older one reads through to it. An import that is interrupted goes on in the same order.
 #[test]
 fn the_order_is_that_of_the_parents_whatever_the_times_say() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -37,7 +37,8 @@ pub(crate) struct Args {
 
     /// End the command after this time (90s, 30m, 4h), or never (none) [default: as in backy.toml, or 1d]
     ///
-    /// A command that is ended has not been content. Whatever it has started ends with it, as it does when the command ends by itself.
+    /// A command that is ended has not been content. Whatever it has started ends with it, as it does when the
+    /// command ends by itself.
     #[arg(long, value_name = "TIME", requires = "command")]
     timeout: Option<TimeLimit>,
 

@@ -14,8 +14,10 @@ pub(super) fn page() -> String {
     );
     paragraph(
         &mut page,
-        "The file backy.toml in the folder of an archive says what is backed up, when, and what is kept. It is TOML, and the only file of an \
-         archive that a person edits; 'backy init' makes it. An unknown key, a wrong type or an impossible value is an error with line and \
+        "The file backy.toml in the folder of an archive says what is backed up, when, and what is kept. It is \
+         TOML, and the only file of an \
+         archive that a person edits; 'backy init' makes it. An unknown key, a wrong type or an impossible \
+         value is an error with line and \
          column; 'backy status' says whether the file is right. Nothing of it is needed to restore.",
     );
     page.push_str(".PP\n");

@@ -33,8 +33,8 @@ pub(crate) struct Args {
 
     /// Stop reading after this time (30m, 4h) or this share of the stored bytes (10%); what waits longest comes first
     ///
-    /// What was read waits since then, what never was since it was written. With a share of P % everything is read within 100 / P
-    /// runs, rounded up, and one more.
+    /// What was read waits since then, what never was since it was written. With a share of P % everything is read
+    /// within 100 / P runs, rounded up, and one more.
     #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
 

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::format::manifest::MAX_TAGS;
 use crate::revision::Tag;
 
-/// Refuses more tags than a revision can hold, and new names that would stand for something else where revisions are named.
+/// Refuses more tags than a revision can hold, and new names that would stand for something else where revisions are
+/// named.
 pub(crate) fn check(options: &BackupOptions, tags: &BTreeSet<Tag>) -> Result<()> {
     for tag in &options.tags {
         tag.check_new().map_err(|message| Error::Specification { message })?;

@@ -1,5 +1,5 @@
-//! What may stand in `backy.toml`: every key with its default and meaning. The manual page backy.toml(5) is made of this, and a test
-//! compares it with what the reader of the config knows.
+//! What may stand in `backy.toml`: every key with its default and meaning. The manual page backy.toml(5) is made of
+//! this, and a test compares it with what the reader of the config knows.
 
 /// A key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +33,16 @@ pub const TABLES: [Table; 5] = [
     Table { name: "", text: "These stand above all tables." },
     Table {
         name: SCHEDULE,
-        text: "When a backup is due, and how many revisions are kept: one table for each tag, such as [schedule.daily]. A tag is 1 to 64 letters, \
-               digits, '_', '-' and '.', and begins with a letter or a digit; there may be 24 of them. Without any, a backup is always due, \
+        text: "When a backup is due, and how many revisions are kept: one table for each tag, such as \
+               [schedule.daily]. A tag is 1 to 64 letters, \
+               digits, '_', '-' and '.', and begins with a letter or a digit; there may be 24 of them. Without \
+               any, a backup is always due, \
                and nothing expires.",
     },
     Table {
         name: "hooks",
-        text: "Programs that are run around the reading of the source. Each is a list of a program and its arguments, or one line for /bin/sh.",
+        text: "Programs that are run around the reading of the source. Each is a list of a program and its \
+               arguments, or one line for /bin/sh.",
     },
     Table { name: "drill", text: "How 'backy drill' restores a revision for trial." },
     Table {
@@ -65,7 +68,8 @@ pub const KEYS: [Key; 22] = [
         "source",
         "\"/dev/vg0/mynode\"",
         None,
-        "What is backed up: a block device or a file, by its absolute path. A symbolic link is followed at each backup.",
+        "What is backed up: a block device or a file, by its absolute path. A symbolic link is followed at each \
+         backup.",
     ),
     key(
         "",
@@ -129,7 +133,8 @@ pub const KEYS: [Key; 22] = [
         "max_hold",
         "\"10m\"",
         None,
-        "The longest time from the start of 'before' until 'after' is run, whatever the backup does; it fails then. Without it 1h, with a \
+        "The longest time from the start of 'before' until 'after' is run, whatever the backup does; it fails \
+         then. Without it 1h, with a \
          snapshot 24h; \"none\" for no limit.",
     ),
     key(
@@ -144,7 +149,8 @@ pub const KEYS: [Key; 22] = [
         "timeout",
         "\"1h\"",
         Some("\"1d\""),
-        "The longest time that the command of a drill may take; it is ended then, with all that it has started, and the drill has not passed. \
+        "The longest time that the command of a drill may take; it is ended then, with all that it has started, \
+         and the drill has not passed. \
          \"none\" for no limit.",
     ),
     key(
@@ -152,7 +158,8 @@ pub const KEYS: [Key; 22] = [
         "textfile",
         "\"/var/lib/node-exporter/mynode.prom\"",
         None,
-        "A file for Prometheus, written by every command that may change the archive: an absolute path that ends with .prom.",
+        "A file for Prometheus, written by every command that may change the archive: an absolute path that \
+         ends with .prom.",
     ),
     key(
         "monitoring",

@@ -1,8 +1,9 @@
-//! The command of a drill: run on a restored revision by a guard, so that it ends, with all that it has started, when its time is over,
-//! when it has ended itself, when somebody asks to stop, and when the drill is killed.
+//! The command of a drill: run on a restored revision by a guard, so that it ends, with all that it has started, when
+//! its time is over, when it has ended itself, when somebody asks to stop, and when the drill is killed.
 //!
-//! Whatever it starts is in its process group, or becomes a child of the guard when its own parent ends: the guard is the reaper of
-//! its descendants. Its output goes where the guard's goes, its input is empty, and no signal from a terminal reaches it.
+//! Whatever it starts is in its process group, or becomes a child of the guard when its own parent ends: the guard is
+//! the reaper of its descendants. Its output goes where the guard's goes, its input is empty, and no signal from a
+//! terminal reaches it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -79,10 +80,12 @@ fn replace(word: &OsStr, by: &OsStr) -> OsString {
     OsString::from_vec(out)
 }
 
-/// Runs a command to its end, for `timeout` at most; nothing if it was content, else why not. What it prints goes to standard error.
+/// Runs a command to its end, for `timeout` at most; nothing if it was content, else why not. What it prints goes to
+/// standard error.
 ///
-/// `guard` is the program that becomes its guard, and its arguments, as that of hooks. Without one the command is run by this process,
-/// and what it has started elsewhere than in its process group, or what is left when this process is killed, goes on.
+/// `guard` is the program that becomes its guard, and its arguments, as that of hooks. Without one the command is run
+/// by this process, and what it has started elsewhere than in its process group, or what is left when this process is
+/// killed, goes on.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be started; [`Error::Interrupted`] when somebody asked to stop.
@@ -173,7 +176,8 @@ fn converse(mut wire: Wire, job: Job, observer: &dyn Observer) -> Option<Ended> 
 
 /// What a guard does with a command: runs it, and ends it when the drill has gone.
 pub(super) fn serve(wire: &mut Wire, job: &Job) {
-    // What is orphaned becomes a child of this process. Where the system cannot, the process group is all that is ended.
+    // What is orphaned becomes a child of this process. Where the system cannot, the process group is all that is
+    // ended.
     let _ = set_child_subreaper(Some(getpid()));
     let mut told = false;
     let ended = run(job, true, &mut |group| {
@@ -188,8 +192,8 @@ pub(super) fn serve(wire: &mut Wire, job: &Job) {
     let _ = wire.send(&FromGuard::Command(ended));
 }
 
-/// Runs it in a process group of its own, of which `stop` is asked all the time. With `adopts` this process is the reaper of all that it
-/// starts.
+/// Runs it in a process group of its own, of which `stop` is asked all the time. With `adopts` this process is the
+/// reaper of all that it starts.
 fn run(job: &Job, adopts: bool, stop: &mut dyn FnMut(i32) -> bool) -> Ended {
     let words: Vec<&OsStr> = job.words.iter().map(|word| OsStr::from_bytes(word)).collect();
     let Some((program, arguments)) = words.split_first() else { return Ended::NotStarted(None) };
@@ -256,7 +260,8 @@ fn attend(
     (Err(io::ErrorKind::TimedOut.into()), Some(format!("{why}, but cannot be killed")))
 }
 
-/// Ends what a command that has ended itself has left behind: what is in its process group and, where this process adopts it, the rest.
+/// Ends what a command that has ended itself has left behind: what is in its process group and, where this process
+/// adopts it, the rest.
 fn end_descendants(group: Option<Pid>, adopts: bool) {
     for signal in [Signal::TERM, Signal::KILL] {
         let asked = Instant::now();

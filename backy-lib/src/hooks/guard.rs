@@ -1,5 +1,5 @@
-//! The guard: a process of its own that runs the hooks of one backup, so that `after` is run whatever becomes of the backup; or
-//! the command of one drill, which is to end with it.
+//! The guard: a process of its own that runs the hooks of one backup, so that `after` is run whatever becomes of the
+//! backup; or the command of one drill, which is to end with it.
 //!
 //! A backup can be killed at any moment, and a file system that `before` has frozen would stay so. The guard holds one end of a
 //! socket; when the other end is closed without a word the backup has gone, and the guard runs `after` by itself. It is in a
@@ -151,8 +151,8 @@ impl Guard {
     }
 }
 
-/// The next message; its end also when `guarded` is not this process's parent any more: a copy of its end of the socket may have
-/// come into other hands.
+/// The next message; its end also when `guarded` is not this process's parent any more: a copy of its end of the
+/// socket may have come into other hands.
 pub(super) fn next(wire: &mut Wire, guarded: i32, wait: Duration) -> Next<ToGuard> {
     let next = wire.next(wait);
     let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());

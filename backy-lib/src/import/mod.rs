@@ -1,5 +1,5 @@
-//! `import`: brings the revisions of an archive of 2014 over into a new one, oldest first: in the order that their parents prove, whatever
-//! their times say.
+//! `import`: brings the revisions of an archive of 2014 over into a new one, oldest first: in the order that their
+//! parents prove, whatever their times say.
 //!
 //! The old archive is only read. What is provably right comes over; the rest is left out or marked, and named with a reason.
 //! Each revision is an ordinary backup of its image, with the old name and time, so an interruption costs no more than the

@@ -1,7 +1,7 @@
 //! In which order old revisions come over.
 //!
-//! What a delta reads through to was made after it, whatever the times say: a clock may have been wrong. Times only decide where
-//! parents prove nothing.
+//! What a delta reads through to was made after it, whatever the times say: a clock may have been wrong. Times only
+//! decide where parents prove nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -23,8 +23,8 @@ pub(super) fn sort(candidates: &mut [Candidate], old: &OldArchive) {
     candidates.sort_by_key(|candidate| Reverse(places.get(&candidate.file).copied()));
 }
 
-/// The numbers of files, of which time and parent are known, each after its parent; of those that could be next the one with the latest
-/// time, and the first one of these.
+/// The numbers of files, of which time and parent are known, each after its parent; of those that could be next the
+/// one with the latest time, and the first one of these.
 fn newest_first(files: &[(Timestamp, Option<usize>)]) -> Vec<usize> {
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (file, (_, parent)) in files.iter().enumerate() {

@@ -85,8 +85,8 @@ pub struct RestoreReport {
     pub unreadable: Vec<Extent>,
     /// Whether the digests of the revision were right as a whole. If not, more than the unreadable stretches may be wrong.
     pub digests_checked: bool,
-    /// Stretches that an undo archive does not hold, because its restore did not overwrite them, and that are not what they were before it:
-    /// somebody has changed them since. They stay as they are. Ascending.
+    /// Stretches that an undo archive does not hold, because its restore did not overwrite them, and that are not
+    /// what they were before it: somebody has changed them since. They stay as they are. Ascending.
     pub changed_since: Vec<Extent>,
     /// Where what was overwritten is kept.
     pub undo: Option<UndoReport>,
@@ -117,8 +117,8 @@ impl RestoreReport {
         self.is_complete() && self.changed_since.is_empty()
     }
 
-    /// Whether all that the archive has of the revision is in the target now, and right. Of an undo archive that may be less than the
-    /// revision.
+    /// Whether all that the archive has of the revision is in the target now, and right. Of an undo archive that may
+    /// be less than the revision.
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty() && self.digests_checked
     }
@@ -480,8 +480,8 @@ impl Compare<'_> {
     }
 }
 
-/// Reads what a target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that cannot be read
-/// may well be written.
+/// Reads what a target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that
+/// cannot be read may well be written.
 fn read_target(
     target: &dyn Target,
     size: BlockSize,

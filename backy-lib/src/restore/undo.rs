@@ -1,11 +1,12 @@
 //! `restore --undo`: before a restore overwrites anything, what it is going to overwrite is saved as an archive of its own.
 //!
-//! That archive has one revision: the target as it was. Its digests are those of all blocks, but its image holds only the
-//! blocks that the restore is going to change; the others are holes, and named in the findings. So a restore of it to the
-//! target reads what was overwritten from the archive, finds the rest to be right as it is, and never takes a hole for
-//! content. What somebody has changed of the rest meanwhile stays as it is, and is in the report. So does a block that the target could not
-//! give when it was to be saved: its digest is that of a lost one. The manifest is the last thing written, and the restore begins after it: from then on the restore may fail or
-//! be interrupted anywhere.
+//! That archive has one revision: the target as it was. Its digests are those of all blocks, but its image holds only
+//! the blocks that the restore is going to change; the others are holes, and named in the findings. So a restore of
+//! it to the target reads what was overwritten from the archive, finds the rest to be right as it is, and never takes
+//! a hole for content. What somebody has changed of the rest meanwhile stays as it is, and is in the report. So does
+//! a block that the target could not give when it was to be saved: its digest is that of a lost one. The manifest is
+//! the last thing written, and the restore begins after it: from then on the restore may fail or be interrupted
+//! anywhere.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -47,7 +48,8 @@ const TAG: &str = "undo";
 const MAX_RANGES: usize = 1 << 16;
 
 /// Why nothing but the target can be made of an undo archive.
-pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore has overwritten; restore it to the target of \
+pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore has overwritten; \
+                                  restore it to the target of \
                                   that restore, which has the rest";
 
 /// What whoever knows other archives must not do with this one.

@@ -1,10 +1,12 @@
 //! What a scrub with a budget reads, and in which order.
 //!
-//! What is stored is cut into groups: stretches of the image, and whole deltas. Each has a time: when it was last read, or since
-//! when it has been there if it never was. The oldest are read first. Whatever is written later gets a later time, so nothing
-//! that waits is overtaken for long, however small the budget is and however many deltas are new.
+//! What is stored is cut into groups: stretches of the image, and whole deltas. Each has a time: when it was last
+//! read, or since when it has been there if it never was. The oldest are read first. Whatever is written later gets a
+//! later time, so nothing that waits is overtaken for long, however small the budget is and however many deltas are
+//! new.
 //!
-//! A budget counts the stored bytes that have to be read: holes cost nothing, nor do the blocks that a delta does not hold.
+//! A budget counts the stored bytes that have to be read: holes cost nothing, nor do the blocks that a delta does not
+//! hold.
 
 use std::time::Instant;
 
@@ -64,7 +66,8 @@ impl Scrub<'_> {
         Ok(groups)
     }
 
-    /// The file of a revision where its bytes have to be counted; none when it cannot be opened, and then none of it is read.
+    /// The file of a revision where its bytes have to be counted; none when it cannot be opened, and then none of it
+    /// is read.
     fn file_to_measure(&self, revision: &Revision) -> Result<Option<StoredFile>> {
         match self.options.budget {
             Some(Budget::Share(_)) => {
@@ -100,12 +103,13 @@ fn stored_in(file: &StoredFile, blocks: BlockRange) -> Result<u64> {
     }
 }
 
-/// Since when blocks of a revision's own file wait to be read: the longest time ago that one was read or, where one never was, that it may
-/// have been written. `None`, before all others, where a clock was wrong: a time in the future says nothing. And whether all was read:
-/// of what waits since the same moment, what never was comes first, so that a clock that stands still holds nothing up.
+/// Since when blocks of a revision's own file wait to be read: the longest time ago that one was read or, where one
+/// never was, that it may have been written. `None`, before all others, where a clock was wrong: a time in the future
+/// says nothing. And whether all was read: of what waits since the same moment, what never was comes first, so that a
+/// clock that stands still holds nothing up.
 ///
-/// A delta that was never read counts from the commit of its own revision, just before it was written: that time stays the same
-/// whatever newer revisions are merged into it.
+/// A delta that was never read counts from the commit of its own revision, just before it was written: that time
+/// stays the same whatever newer revisions are merged into it.
 fn waiting_since(
     manifest: &Manifest,
     number: usize,

@@ -47,7 +47,8 @@ pub struct ScrubOptions {
     pub check_only: bool,
     /// Numbers of the revisions whose files are read; `None` for all.
     pub revisions: Option<Vec<usize>>,
-    /// How much content is read; what waits longest comes first: since it was read or, if it never was, since it was written.
+    /// How much content is read; what waits longest comes first: since it was read or, if it never was, since it was
+    /// written.
     pub budget: Option<Budget>,
     /// Threads that read and digest; `None` for one a core.
     pub threads: Option<usize>,
@@ -58,7 +59,8 @@ pub struct ScrubOptions {
 pub enum Budget {
     /// Begin nothing after this time.
     Time(Duration),
-    /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to its end.
+    /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to
+    /// its end.
     Share(f64),
 }
 

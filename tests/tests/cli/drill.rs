@@ -146,8 +146,8 @@ fn the_children_of_a_command_end_with_it() {
     assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
 }
 
-/// A command that does not end is ended when its time is over, with its children, and has not been content. The time is that of the
-/// option, or else that of the config.
+/// A command that does not end is ended when its time is over, with its children, and has not been content. The time
+/// is that of the option, or else that of the config.
 #[test]
 fn a_command_has_a_time_limit() {
     let (scene, _) = Scene::with_revisions(1);

@@ -128,7 +128,8 @@ fn undo_brings_back_what_was_there() {
     assert!(scene.read("source.img") == former);
 }
 
-/// What was changed between a restore and its undoing stays, and is named; the exit status is 0, since all that was saved is back.
+/// What was changed between a restore and its undoing stays, and is named; the exit status is 0, since all that was
+/// saved is back.
 #[test]
 fn what_was_changed_before_undoing_is_named() {
     let (scene, states) = Scene::with_revisions(2);

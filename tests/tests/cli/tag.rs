@@ -44,8 +44,8 @@ fn tags_are_shown() {
     assert!(status.text().contains("daily, mine (pinned), monthly\n"), "{}", status.text());
 }
 
-/// A tag that the schedule had given is the schedule's again when it is no longer pinned, also after a backup; one that was only pinned
-/// is gone at once.
+/// A tag that the schedule had given is the schedule's again when it is no longer pinned, also after a backup; one
+/// that was only pinned is gone at once.
 #[test]
 fn an_unpinned_tag_is_what_it_was_before() {
     let (scene, _) = Scene::with_revisions(2);
@@ -61,8 +61,8 @@ fn an_unpinned_tag_is_what_it_was_before() {
     assert_eq!(tags(), "daily\nmonthly\n");
 }
 
-/// A schedule of more tags than a revision can hold is a mistake of the config, which says where; a dry run says so as the run does. So
-/// it is with tags given by hand, and with names that mean ranges.
+/// A schedule of more tags than a revision can hold is a mistake of the config, which says where; a dry run says so
+/// as the run does. So it is with tags given by hand, and with names that mean ranges.
 #[test]
 fn a_dry_run_refuses_the_tags_that_the_run_refuses() {
     let (scene, _) = Scene::with_revisions(1);

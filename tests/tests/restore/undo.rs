@@ -53,8 +53,8 @@ fn scrub(undo: &SimStorage) -> backy_lib::scrub::ScrubReport {
     writer.scrub(&options, &world::clock(), &Silent).expect("a scrub")
 }
 
-/// Whoever mounts the disk and looks writes to it. Then all that was saved is written back, what was not saved stays as it is now, and
-/// that is listed; a dry run says the same.
+/// Whoever mounts the disk and looks writes to it. Then all that was saved is written back, what was not saved stays
+/// as it is now, and that is listed; a dry run says the same.
 #[test]
 fn what_was_changed_after_a_restore_stays_and_is_listed() {
     let (device, former, undo) = restored();
@@ -75,7 +75,8 @@ fn what_was_changed_after_a_restore_stays_and_is_listed() {
     assert!(device.bytes.content() == expected, "not what was saved beside what was there");
 }
 
-/// What `--keep-going` does to a block that cannot be read, it does not do to one that the undo archive left out on purpose.
+/// What `--keep-going` does to a block that cannot be read, it does not do to one that the undo archive left out on
+/// purpose.
 #[test]
 fn keep_going_does_not_zero_what_was_left_out() {
     let (device, _, undo) = restored();
@@ -104,7 +105,8 @@ fn a_saved_block_that_has_rotted_is_damage() {
     assert_eq!(go_back(&undo, &device).expect_err("it has rotted").kind(), ErrorKind::Damaged);
 }
 
-/// However old it is, status has nothing to advise that would spoil an undo archive, and a scrub finds nothing wrong with it.
+/// However old it is, status has nothing to advise that would spoil an undo archive, and a scrub finds nothing wrong
+/// with it.
 #[test]
 fn an_undo_archive_is_healthy_as_it_is() {
     let (device, former, undo) = restored();
@@ -164,8 +166,8 @@ fn an_undo_archive_is_no_image() {
     assert!(!file.exists());
 }
 
-/// A sector of the target that cannot be read is no reason not to restore: it cannot be saved, which is said, and it can be written. Going
-/// back brings back the rest.
+/// A sector of the target that cannot be read is no reason not to restore: it cannot be saved, which is said, and it
+/// can be written. Going back brings back the rest.
 #[test]
 fn an_unreadable_sector_of_the_target_is_restored_and_not_brought_back() {
     let revision = noise(1, 8);

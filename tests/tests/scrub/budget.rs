@@ -184,8 +184,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever is backed up, removed and merged in between: once budgets add up to what had to be read, nothing that was there at
-    /// the beginning is unread.
+    /// Whatever is backed up, removed and merged in between: once budgets add up to what had to be read, nothing that
+    /// was there at the beginning is unread.
     #[test]
     fn budgeted_scrubs_read_everything(
         seed in any::<u64>(),
@@ -209,7 +209,8 @@ proptest! {
             for first in 0..scene.runs.len() {
                 let runs = &scene.runs[first..];
                 let most = runs.iter().fold(0.0_f64, |most, run| most.max(run.stored_bytes));
-                // A group may have grown when its turn comes, and one delta may be read before what was read after its revision was made.
+                // A group may have grown when its turn comes, and one delta may be read before what was read after
+                // its revision was made.
                 let image = runs.iter().map(|run| run.image_bytes).max().unwrap_or(0);
                 let needed = most + 2.0 * image as f64;
                 if runs.iter().map(|run| run.budget_bytes as f64).sum::<f64>() >= needed {

@@ -350,8 +350,9 @@ impl Manifest {
         }
     }
 
-    /// Whether this is what `restore --undo` has made: of its only revision the archive holds what the restore was going to overwrite, and
-    /// deliberately nothing else. Earlier versions did not mark it; theirs are known by their tag and by what they lack.
+    /// Whether this is what `restore --undo` has made: of its only revision the archive holds what the restore was
+    /// going to overwrite, and deliberately nothing else. Earlier versions did not mark it; theirs are known by their
+    /// tag and by what they lack.
     pub fn is_undo(&self) -> bool {
         let [revision] = self.revisions.as_slice() else { return false };
         let is_marked = self.compatible.iter().any(|feature| feature == UNDO);

@@ -40,8 +40,8 @@ pub struct Revision {
     /// Those of the tags that were given by hand and only go by hand.
     #[serde(default, deserialize_with = "bounded::tags")]
     pub pinned_tags: BTreeSet<Tag>,
-    /// Those of the pinned tags that it had from the schedule before they were given by hand: it has them from there again when they are
-    /// no longer pinned. Others in it mean nothing.
+    /// Those of the pinned tags that it had from the schedule before they were given by hand: it has them from there
+    /// again when they are no longer pinned. Others in it mean nothing.
     #[serde(
         default,
         skip_serializing_if = "BTreeSet::is_empty",
@@ -338,8 +338,8 @@ fn joined(mut ranges: Vec<Verified>) -> Vec<Verified> {
 mod tests {
     use super::*;
 
-    /// A tag of the schedule that was pinned is the schedule's again when it is no longer pinned, and goes when it is removed once more; one
-    /// that was only pinned goes at once.
+    /// A tag of the schedule that was pinned is the schedule's again when it is no longer pinned, and goes when it is
+    /// removed once more; one that was only pinned goes at once.
     #[test]
     fn an_unpinned_tag_is_what_it_was_before() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
