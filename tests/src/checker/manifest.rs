@@ -154,7 +154,12 @@ pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> 
     }
     let place = "manifest.json";
     problems.expect(json["format"] == 1, || format!("{place}: format {}", json["format"]));
-    problems.expect(json["compatible"] == Value::Array(Vec::new()), || {
+    let of_undo = json["compatible"] == serde_json::json!(["undo"])
+        && json["revisions"].as_array().is_some_and(|revisions| match revisions.as_slice() {
+            [only] => only["tags"].as_array().is_some_and(|tags| tags.contains(&"undo".into())),
+            _ => false,
+        });
+    problems.expect(of_undo || json["compatible"] == Value::Array(Vec::new()), || {
         format!("{place}: compatible {} is not described", json["compatible"])
     });
     let block_size = json["block_size"].as_u64()?;
