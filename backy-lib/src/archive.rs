@@ -90,6 +90,12 @@ impl Archive {
         Ok(Archive { storage, manifest, held: None })
     }
 
+    /// The same, and the file that says so.
+    pub(crate) fn open_with_manifest(storage: Arc<dyn Storage>) -> Result<(Self, ManifestFile)> {
+        let file = manifest::open(&*storage)?;
+        Ok((Archive { storage, manifest: file.manifest.clone(), held: None }, file))
+    }
+
     /// Makes an archive in a folder, which is made when it is not there.
     ///
     /// # Errors
@@ -399,9 +405,8 @@ impl Archive {
 
     /// The archive as its manifest describes it now, and the file that says so.
     pub(crate) fn reload(&self) -> Result<(Self, ManifestFile)> {
-        let file = manifest::open(&*self.storage)?;
-        let (storage, held) = (Arc::clone(&self.storage), self.held.clone());
-        Ok((Archive { storage, manifest: file.manifest.clone(), held }, file))
+        let (archive, file) = Self::open_with_manifest(Arc::clone(&self.storage))?;
+        Ok((Archive { held: self.held.clone(), ..archive }, file))
     }
 }
 

@@ -111,6 +111,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     };
     let observer: Arc<dyn Observer + Send + Sync> = watch.clone();
     let mounted = mount(&archive, &place.mountpoint, &options, observer)?;
+    // The mount keeps nothing of the archive open, so that its disk can be unmounted right after the mount.
+    drop(archive);
     let names = format!("{} on {}", session.folder.display(), place.mountpoint.display());
     if in_background_half && let Err(error) = background::let_go() {
         // The caller has gone, or nothing works any more.

@@ -1,7 +1,7 @@
 //! A thread that notices when the archive's manifest is replaced, and lets the tree follow.
 //!
 //! The system tells of changes in a folder at once, but not of those that another machine makes in a network file system. So
-//! the thread looks each second as well, which costs one system call.
+//! the thread looks each second as well, which costs a few system calls.
 
 use std::io;
 use std::mem::MaybeUninit;

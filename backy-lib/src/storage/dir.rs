@@ -23,7 +23,7 @@ use rustix::process::geteuid;
 
 use super::cache::PageCache;
 use super::holders::{Kind, Who, who};
-use super::identity::{Stamp, is_local};
+use super::identity::{FolderIdentity, Stamp, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust};
@@ -257,6 +257,10 @@ impl Storage for DirStorage {
 
     fn lock_holder(&self) -> Result<Option<String>> {
         Ok(lock::holder(&self.fd))
+    }
+
+    fn folder_identity(&self) -> Option<FolderIdentity> {
+        FolderIdentity::of(&self.fd)
     }
 
     fn seen(&self) -> Option<&Seen> {

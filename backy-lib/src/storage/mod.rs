@@ -38,7 +38,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
-pub use identity::Stamp;
+pub use identity::{FolderIdentity, Stamp};
 pub use lock::{holder_note, is_note};
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
@@ -126,6 +126,11 @@ pub trait Storage: Send + Sync {
 
     /// Who holds the lock at this moment, found out without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
+
+    /// What tells the folder from another one in its place. `None` where there is no such thing.
+    fn folder_identity(&self) -> Option<FolderIdentity> {
+        None
+    }
 
     /// What the writer that has this handle knows of the manifest. `None` where nothing is ever written.
     fn seen(&self) -> Option<&Seen> {
