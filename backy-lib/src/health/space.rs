@@ -85,11 +85,15 @@ pub struct SharedSpace {
     pub growth_bytes_per_day: Option<i64>,
     /// When it will be full if they go on growing like that.
     pub full_at: Option<Timestamp>,
+    /// Tells file systems of this machine apart; that of [`Space::device`].
+    #[serde(skip)]
+    pub device: u64,
 }
 
 impl SharedSpace {
     /// Adds an archive.
     pub fn add(&mut self, space: &Space) {
+        self.device = space.device;
         self.archives += 1;
         self.used_bytes = self.used_bytes.saturating_add(space.used_bytes);
         (self.free_bytes, self.size_bytes) = (space.free_bytes, space.size_bytes);

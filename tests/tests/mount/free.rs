@@ -1,0 +1,127 @@
+//! What a mount leaves free: the disk of the archive once it is unmounted, the mountpoint for the next one, and the alarms of
+//! whoever watches how full disks are.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use backy_tests::qemu::skipped;
+
+use crate::mounted::{Mount, Mountpoint, fuse_available, until};
+use crate::site::{BLOCK_BYTES, Site, noise, run, text, words, works};
+
+/// A file system of its own for an archive. Nothing where that cannot be had, which is said.
+struct Disk {
+    image: std::path::PathBuf,
+    on: Mountpoint,
+}
+
+impl Disk {
+    fn new(place: &Path) -> Option<Self> {
+        if !fuse_available() {
+            return None;
+        }
+        if !rustix::process::geteuid().is_root() {
+            skipped("only root can mount a disk");
+            return None;
+        }
+        let image = place.join("disk.img");
+        File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("make a disk");
+        works(Command::new("mkfs.ext4").arg("-q").arg(&image));
+        let disk = Disk { image, on: Mountpoint::new() };
+        disk.plug_in();
+        Some(disk)
+    }
+
+    fn plug_in(&self) {
+        self.on.mount("loop", &self.image);
+    }
+}
+
+/// When `umount` of the mount has returned, that of the archive's disk works at once, whatever was read and by whatever the mount
+/// was taken away.
+#[test]
+fn the_disk_of_the_archive_is_free_when_umount_returns() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = Disk::new(temp.path()) else { return };
+    let contents = [noise(900, 3 * BLOCK_BYTES), noise(901, 3 * BLOCK_BYTES)];
+    let site = Site::with_backups(&disk.on.path, &contents);
+    let on = Mountpoint::new();
+    let busy = (0..24).filter(|round| {
+        works(site.backy(&["mount"]).arg(&on.path));
+        let read = match round % 3 {
+            0 => "true",
+            1 => "cat latest by-number/1 >/dev/null",
+            _ => "find . -type f -exec head -c 100 {} + >/dev/null",
+        };
+        works(Command::new("sh").args(["-e", "-c", read]).current_dir(&on.path));
+        let (program, flag) = if round % 2 == 0 { ("umount", None) } else { ("fusermount3", Some("-u")) };
+        works(Command::new(program).args(flag).arg(&on.path));
+        let freed = run(Command::new("umount").arg(&disk.on.path));
+        if freed.status.success() {
+            disk.plug_in();
+        } else {
+            assert!(words(&freed).contains("busy"), "{}", words(&freed));
+            until("its process has ended", || on.processes().is_empty());
+        }
+        !freed.status.success()
+    });
+    // A machine that is busy with other things may be late once.
+    assert!(busy.count() <= 1);
+    disk.on.unmount();
+}
+
+/// As long as a file is open, its archive's disk is in use: it cannot be taken away from the reader.
+#[test]
+fn the_disk_is_in_use_while_a_file_is_open() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = Disk::new(temp.path()) else { return };
+    let site = Site::with_backups(&disk.on.path, &[noise(902, 3 * BLOCK_BYTES)]);
+    let Some(mount) = Mount::make(&site, &[]) else { return };
+    let file = File::open(mount.path("latest")).expect("open the newest");
+    let refused = run(Command::new("umount").arg(&disk.on.path));
+    assert!(words(&refused).contains("busy"), "{}", words(&refused));
+    drop(file);
+    disk.on.unmount();
+    // Without its disk there is nothing to read, and nothing wrong is given out; with it there is.
+    File::open(mount.path("latest")).expect_err("its disk is not there");
+    disk.plug_in();
+    let found = fs::read(mount.path("latest"));
+    // A disk that is mounted anew may have another number: then the mount is of what is no more.
+    assert!(found.is_err() || found.is_ok_and(|bytes| bytes == site.expected[0].bytes));
+    mount.unmount();
+    disk.on.unmount();
+}
+
+/// A mount in the place of one that has just ended can be unmounted at once: nobody is still looking at it.
+#[test]
+fn the_same_place_can_be_used_again_and_again() {
+    if !fuse_available() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::with_backups(temp.path(), &[noise(903, BLOCK_BYTES)]);
+    let on = Mountpoint::new();
+    for round in 0..100 {
+        works(site.backy(&["mount"]).arg(&on.path));
+        let ended = run(Command::new("umount").arg(&on.path));
+        assert!(ended.status.success(), "round {round}: {}", words(&ended));
+    }
+    until("all have ended", || on.processes().is_empty());
+}
+
+/// `df` prints no share of a mount, of bytes or of files, so that nobody is called because of it.
+#[test]
+fn df_prints_no_share() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::with_backups(temp.path(), &[noise(904, 3 * BLOCK_BYTES)]);
+    for args in [&[][..], &["--writable"]] {
+        let Some(mount) = Mount::make(&site, args) else { return };
+        let mut df = Command::new("df");
+        let said = works(df.args(["--output=pcent,ipcent", text(&mount.on.path)]));
+        let said = String::from_utf8(said).expect("text");
+        let shares: Vec<&str> = said.lines().last().expect("a line").split_whitespace().collect();
+        assert_eq!(shares, ["-", "-"], "{args:?}: {said}");
+        mount.unmount();
+    }
+}
