@@ -44,7 +44,10 @@ pub(super) fn table(host: &HostReport) -> Markup {
                                     span.path { (path(&checked.archive)) }
                                     (reason(checked))
                                 }
-                                (figures(checked.status.as_ref(), host.checked))
+                                @match &checked.status {
+                                    Some(status) => (figures(status, host.checked)),
+                                    None => td.none.muted colspan=(COLUMNS.len()) { "not readable" },
+                                }
                             }
                         }
                     }
@@ -59,37 +62,36 @@ fn reason(checked: &Checked) -> Markup {
     let is_bad = checked.health.level == Level::Critical;
     html! {
         @if checked.health.level > Level::Ok {
-            span.reason.bad[is_bad] { (escape::line(&checked.health.summary)) }
+            @let summary = &checked.health.summary;
+            // The path stands above it.
+            @let own = summary.strip_prefix(&checked.archive).and_then(|rest| rest.strip_prefix(": "));
+            span.reason.bad[is_bad] { (path(own.unwrap_or(summary))) }
         }
     }
 }
 
-fn figures(status: Option<&StatusReport>, now: Timestamp) -> Markup {
-    let newest = status.and_then(|status| status.newest.as_ref());
-    let space = status.and_then(|status| status.space.as_ref());
-    let source = status.and_then(|status| status.source.as_ref());
-    let damage = status.and_then(Damage::of);
+fn figures(status: &StatusReport, now: Timestamp) -> Markup {
+    let newest = status.newest.as_ref();
     let figures = [
         newest.map(|newest| size(newest.size_bytes)),
         newest.map(|newest| format!("{} ago", since(newest.started, now))),
-        status.map(|status| status.revision_count.to_string()),
-        space.map(|space| size(space.used_bytes)),
+        Some(status.revision_count.to_string()),
+        status.space.as_ref().map(|space| size(space.used_bytes)),
     ];
     let names = COLUMNS.map(|(name, _)| name);
     html! {
-        td.text data-label=(names[0]) { @match source { Some(source) => (path(source)), None => "–" } }
+        td.text data-label=(names[0]) { @match &status.source { Some(source) => (path(source)), None => "–" } }
         @for (figure, name) in figures.iter().zip(&names[1..]) {
             td.number data-label=(name) { (figure.as_deref().unwrap_or("–")) }
         }
         td.number.verified data-label=(names[5]) {
-            @match (damage, status) {
-                (Some(damage), _) => strong.bad { (damage.short()) },
-                (None, Some(status)) => (percent(status.coverage.verified_share)),
-                (None, None) => "–",
+            @match Damage::of(status) {
+                Some(damage) => strong.bad { (damage.short()) },
+                None => (percent(status.coverage.verified_share)),
             }
         }
         td.sparks data-label=(names[6]) {
-            @match status { Some(status) => (charts::spark(status)), None => "–" }
+            (charts::spark(status))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! as a file is. A mount takes no lock and changes nothing in the archive. What is read is right because its digest is: a block that is not costs an input/output
 //! error for those who read it, and a finding for the observer.
 
+mod closing;
 mod findings;
 mod fuse;
 mod holding;
