@@ -13,6 +13,7 @@ mod cli {
     mod bad_input;
     mod bombs;
     mod border;
+    mod browser;
     mod check;
     mod devices;
     mod drill;

@@ -27,7 +27,7 @@ use crate::output::Output;
 /// the log.
 ///
 /// The command returns when the mount can be used; 'umount MOUNTPOINT' ends it, or 'fusermount3 -u MOUNTPOINT' for others
-/// than root. No lock is held: backups and maintenance go on beside it.
+/// than root. Then the archive's disk can be unmounted as well. No lock is held: backups and maintenance go on beside it.
 ///
 /// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0. The long options are those of
 /// the mount as well, with '_' for '-'.

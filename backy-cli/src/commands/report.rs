@@ -17,9 +17,10 @@ use crate::{Session, report};
 
 /// Write a page to look at, on one or many archives
 ///
-/// One HTML file that needs no other and no network: the verdicts and what to do about them; for each archive when
-/// revisions were made, by tag, how much had changed in each, what has been verified, what the disk will hold, the schedule,
-/// and every revision. It can be mailed, printed, or put where a web server finds it.
+/// One HTML file that needs no other and no network: the verdicts and the commands to run; how full each disk is and when it
+/// will be full; for each archive when revisions were made, by tag, how much had changed in each, what has been verified or is
+/// damaged, the schedule, and every revision. Healthy archives are folded. It can be mailed, printed, or put where a web
+/// server finds it.
 ///
 /// Each DIR is as for 'check'; without any, it is the archive of --backupdir. Nothing is locked or changed. An archive that
 /// cannot be opened is on the page, and no error.

@@ -49,7 +49,10 @@ fn heading(number: usize, checked: &Checked) -> Markup {
 
 /// What is worth knowing of an archive that is healthy.
 fn brief(status: &StatusReport, now: Timestamp) -> String {
-    let last = status.newest.as_ref().map(|newest| format!("last backup {} ago", since(newest.started, now)));
+    let last = status
+        .newest
+        .as_ref()
+        .map(|newest| format!("last backup {} ago", since(newest.started, now)));
     let stored = status.space.as_ref().map(|space| size(space.used_bytes));
     let revisions = words::count(status.revision_count, "revision");
     [last, Some(revisions), stored].into_iter().flatten().collect::<Vec<_>>().join(" · ")
@@ -101,7 +104,8 @@ fn tiles(status: &StatusReport, now: Timestamp) -> Markup {
         |newest| format!("{} ago", since(newest.started, now)),
     );
     let used = status.space.as_ref().map(|space| size(space.used_bytes));
-    let growth = status.space.as_ref().and_then(|space| space.growth_bytes_per_day).map(signed_size);
+    let growth =
+        status.space.as_ref().and_then(|space| space.growth_bytes_per_day).map(signed_size);
     html! {
         dl.tiles {
             (tile("Last backup", &last, &took))

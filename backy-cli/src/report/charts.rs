@@ -53,7 +53,11 @@ impl Axis {
         let middle = Timestamp::from_second(first + (last - first) / 2).unwrap_or(now);
         let is_short = last - first <= SHORT_SPAN_S;
         let say = |time| if is_short { local_minute(time) } else { day(time) };
-        [say(self.first), say(middle), if self.last > now { say(self.last) } else { "now".to_owned() }]
+        [
+            say(self.first),
+            say(middle),
+            if self.last > now { say(self.last) } else { "now".to_owned() },
+        ]
     }
 }
 
@@ -302,7 +306,13 @@ pub(super) fn meter(share: f64, is_damaged: bool, label: &str) -> Markup {
 }
 
 /// Parts of a whole beside each other, such as what archives and everything else take of a disk. `others` come first.
-pub(super) fn stacked(parts: &[f64], others: f64, whole: f64, is_over: bool, label: &str) -> Markup {
+pub(super) fn stacked(
+    parts: &[f64],
+    others: f64,
+    whole: f64,
+    is_over: bool,
+    label: &str,
+) -> Markup {
     let scale = |part: f64| part / whole.max(1.0) * WIDTH;
     let mut at = scale(others).clamp(0.0, WIDTH);
     let mut placed = Vec::new();

@@ -6,8 +6,8 @@ use backy_lib::health::{SharedSpace, Space};
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::text::{day, name, path, until};
 use super::charts;
+use super::text::{day, name, path, until};
 use crate::output::{signed_size, size};
 use crate::words;
 

@@ -88,8 +88,7 @@ fn charts_stay_legible() {
     let empty = page(&with_revisions(0));
     assert!(!empty.contains("<line class=\"mark") && empty.contains("Nothing is stored yet"));
     let marks = |page: &str| page.matches("<line class=\"mark").count();
-    let bars =
-        |page: &str| page.matches("<rect class=\"bar").count();
+    let bars = |page: &str| page.matches("<rect class=\"bar").count();
     let one = page(&with_revisions(1));
     // One for each of its tags.
     assert_eq!((marks(&one), bars(&one)), (2, 1));
@@ -156,7 +155,9 @@ fn damage_is_shown_in_place_of_what_was_verified() {
         status.coverage.verified_share = 1.0;
         status.coverage.oldest = Some(host.checked);
     }
-    assert!(page(&host).contains("Every stored block was checked") && page(&host).contains("100 %"));
+    assert!(
+        page(&host).contains("Every stored block was checked") && page(&host).contains("100 %")
+    );
     for checked in &mut host.archives {
         let status = checked.status.as_mut().unwrap();
         let extent = |at| backy_lib::extent::Extent::new(at, 4096);

@@ -318,14 +318,7 @@ impl Filesystem for Adapter {
     // Nothing waits to be written, and what was written is thrown away in the end: no need for `flush` and `fsync`. The kernel
     // leaves out what is unknown here from then on, and takes it for done.
 
-    fn flush(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        _: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         self.closing.begin(handle.0);
         reply.ok();
     }

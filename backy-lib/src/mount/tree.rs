@@ -384,7 +384,6 @@ impl Tree {
     pub(super) fn known(&self) -> usize {
         lock(&self.nodes).len()
     }
-
 }
 
 fn kind(node: &Node) -> Kind {

@@ -56,7 +56,8 @@ fn the_disk_of_the_archive_is_free_when_umount_returns() {
         };
         let script = format!("cd \"$1\" && {read}");
         works(Command::new("sh").args(["-e", "-c", &script, "sh"]).arg(&on.path));
-        let (program, flag) = if round % 2 == 0 { ("umount", None) } else { ("fusermount3", Some("-u")) };
+        let (program, flag) =
+            if round % 2 == 0 { ("umount", None) } else { ("fusermount3", Some("-u")) };
         works(Command::new(program).args(flag).arg(&on.path));
         let freed = run(Command::new("umount").arg(&disk.on.path));
         if freed.status.success() {
