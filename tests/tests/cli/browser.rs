@@ -136,28 +136,29 @@ fn a_browser_shows_all_of_the_page() {
 
 /// Looks at pictures of the page.
 const PICTURES: &str = r#"<!DOCTYPE html><meta charset="utf-8"><pre id="seen"></pre>
+IMAGES
 <script>
-const look = async (name, margin) => {
-  const image = new Image();
-  image.src = name;
-  await image.decode();
-  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+const look = (image, margin) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0);
   const colours = (x, width) => {
-    const found = new Map(), data = context.getImageData(x, 0, width, image.height).data;
+    const found = new Map(), data = context.getImageData(x, 0, width, image.naturalHeight).data;
     for (let at = 0; at < data.length; at += 4) {
       const colour = data[at] << 16 | data[at + 1] << 8 | data[at + 2];
       found.set(colour, (found.get(colour) ?? 0) + 1);
     }
     return found;
   };
-  const right = colours(image.width - margin, margin), all = colours(0, image.width);
-  return { width: image.width, right: right.size, ground: [...right.keys()][0], colours: all.size };
+  const right = colours(image.naturalWidth - margin, margin), all = colours(0, image.naturalWidth);
+  const ground = [...right].sort((a, b) => b[1] - a[1])[0][0];
+  // Shadows of cards are next to nothing.
+  const isOther = colour => [16, 8, 0].some(by => Math.abs((colour >> by & 255) - (ground >> by & 255)) > 8);
+  return { width: image.naturalWidth, right: [...right.keys()].filter(isOther).length, ground, colours: all.size };
 };
-onload = async () => {
+onload = () => {
   const found = {};
-  for (const name of NAMES) found[name] = await look(name, MARGIN);
+  for (const image of document.images) found[image.alt] = look(image, MARGIN);
   document.getElementById("seen").textContent = JSON.stringify(found);
 };
 </script>"#;
@@ -185,16 +186,17 @@ fn pictures_of_the_page_have_nothing_at_their_edge() {
             names.push(name);
         }
     }
-    let pictures = PICTURES
-        .replace("NAMES", &serde_json::to_string(&names).expect("JSON"))
-        .replace("MARGIN", &MARGIN.to_string());
+    let images: Vec<String> =
+        names.iter().map(|name| format!("<img src=\"{name}\" alt=\"{name}\">")).collect();
+    let pictures =
+        PICTURES.replace("IMAGES", &images.join("\n")).replace("MARGIN", &MARGIN.to_string());
     scene.write("pictures.html", pictures.as_bytes());
     let seen = seen(&scene, "pictures.html", SCHEMES[1].1).expect("it was there before");
     for name in &names {
         let picture = &seen[name];
         let width: u64 = name.trim_end_matches(".png").rsplit('-').next().unwrap().parse().unwrap();
         assert_eq!(picture["width"], width, "{name}: {picture}");
-        assert_eq!(picture["right"], 1, "{name}: something is at its right edge: {picture}");
+        assert_eq!(picture["right"], 0, "{name}: something is at its right edge: {picture}");
         assert!(picture["colours"].as_u64() > Some(50), "{name} is empty: {picture}");
         let green = picture["ground"].as_u64().expect("a colour") >> 8 & 0xff;
         assert_eq!(green > 0x80, name.starts_with("light"), "{name}: {picture}");
