@@ -24,7 +24,6 @@ use rustix::process::{getegid, geteuid};
 
 use super::MountOptions;
 use super::closing::Closing;
-use super::eager::Eagerness;
 use super::tree::{Attributes, Kind, Reply, Tree};
 use crate::extent::Extent;
 use crate::pipeline;
@@ -51,7 +50,7 @@ const CLOSING_LIMIT: Duration = Duration::from_millis(200);
 const BLOCK_BYTES: u32 = 4096;
 
 /// A connection with the kernel.
-pub(super) struct Connection(Session<Adapter>, Eagerness);
+pub(super) struct Connection(Session<Adapter>);
 
 /// Answers the kernel's greeting on a device that has been mounted.
 pub(super) fn connect(
@@ -65,25 +64,21 @@ pub(super) fn connect(
     let threads = pipeline::startable(options.threads.unwrap_or_else(cores).max(1))?;
     config.n_threads = Some(threads);
     let acl = if options.lets_others_in() { SessionACL::All } else { SessionACL::Owner };
-    let eagerness = Eagerness::of_this_thread();
     let adapter = Adapter {
         may_pass_through: false,
         owner: (geteuid().as_raw(), options.gid.unwrap_or(getegid().as_raw())),
         for_group: options.gid.is_some(),
         opened: Mutex::default(),
         closing: Closing::default(),
-        eagerness,
         buffers: Mutex::default(),
         tree,
     };
-    let session = Session::from_fd(adapter, device, acl, config)?;
-    Ok(Connection(session, eagerness))
+    Session::from_fd(adapter, device, acl, config).map(Connection)
 }
 
 impl Connection {
     /// Serves requests until the file system has gone.
     pub(super) fn run(self) -> io::Result<()> {
-        self.1.begin();
         self.0.run()
     }
 }
@@ -99,7 +94,6 @@ struct Adapter {
     /// By number of the node.
     opened: Mutex<HashMap<u64, Openings>>,
     closing: Closing,
-    eagerness: Eagerness,
     /// For reading into, one for each thread before long.
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -207,7 +201,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.eagerness.work(|| self.tree.lookup(parent.0, name)) {
+        match self.tree.lookup(parent.0, name) {
             Ok(found) => reply.entry_with_ttls(
                 &Self::ttl(&found),
                 &Duration::ZERO,
@@ -269,7 +263,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        match self.eagerness.work(|| self.tree.open(ino.0, writing)) {
+        match self.tree.open(ino.0, writing) {
             Ok(handle) => self.answer_open(ino.0, handle, reply),
             Err(error) => reply.error(errno(error)),
         }
@@ -293,7 +287,7 @@ impl Filesystem for Adapter {
             buffer.resize(size, 0);
         }
         let read = match buffer.get_mut(..size) {
-            Some(part) => self.eagerness.work(|| self.tree.read(handle.0, offset, part)),
+            Some(part) => self.tree.read(handle.0, offset, part),
             None => Ok(0),
         };
         match read {
@@ -315,7 +309,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.eagerness.work(|| self.tree.write(handle.0, offset, data)) {
+        match self.tree.write(handle.0, offset, data) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }
@@ -357,7 +351,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.eagerness.work(|| self.tree.open_folder(ino.0)) {
+        match self.tree.open_folder(ino.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(errno(error)),
         }
@@ -371,8 +365,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = || self.tree.entries(ino.0, handle.0, offset == 0);
-        let entries = match self.eagerness.work(listed) {
+        let entries = match self.tree.entries(ino.0, handle.0, offset == 0) {
             Ok(entries) => entries,
             Err(error) => return reply.error(errno(error)),
         };
@@ -431,8 +424,7 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);
-        let seek = |offset| self.eagerness.work(|| self.tree.seek(handle.0, offset, hole));
-        match offset.and_then(seek) {
+        match offset.and_then(|offset| self.tree.seek(handle.0, offset, hole)) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(error)),
         }
@@ -454,7 +446,6 @@ impl Filesystem for Adapter {
         if !zeroing.contains(&mode) {
             return reply.error(errno(rustix::io::Errno::OPNOTSUPP));
         }
-        let extent = Extent::new(offset, length);
-        done(self.eagerness.work(|| self.tree.zero(handle.0, extent)), reply);
+        done(self.tree.zero(handle.0, Extent::new(offset, length)), reply);
     }
 }

@@ -6,7 +6,6 @@
 //! error for those who read it, and a finding for the observer.
 
 mod closing;
-mod eager;
 mod findings;
 mod fuse;
 mod holding;
