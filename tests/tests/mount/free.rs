@@ -8,7 +8,7 @@ use std::process::Command;
 
 use backy_tests::qemu::skipped;
 
-use crate::mounted::{Mount, Mountpoint, fuse_available, until};
+use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
 use crate::namespace::Namespace;
 use crate::site::{BLOCK_BYTES, Site, noise, run, text, words, works};
 
@@ -120,27 +120,53 @@ fn the_disk_is_in_use_while_a_file_is_open() {
     disk.on.unmount();
 }
 
-/// A mount in the place of one that has just ended can be unmounted at once: nobody is still looking at it.
+/// Stops a process until dropped.
+struct Stopped(u32);
+
+impl Stopped {
+    fn new(process: u32) -> Self {
+        signal(process, "STOP");
+        Stopped(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = run(Command::new("kill").args(["-s", "CONT", &self.0.to_string()]));
+    }
+}
+
+/// The process of a mount that has ended leaves one alone that has taken its place meanwhile: it asks it nothing, which would keep
+/// that one in use.
 #[test]
-fn the_same_place_can_be_used_again_and_again() {
+fn a_mount_that_has_ended_leaves_the_next_one_alone() {
     if !fuse_available() {
+        return;
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6_u32), Some(8)) {
+        skipped("before Linux 6.8 a mount has no number of its own");
         return;
     }
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = Site::with_backups(temp.path(), &[noise(903, BLOCK_BYTES)]);
     let on = Mountpoint::new();
-    let busy = (0..100).filter(|_| {
-        works(site.backy(&["mount"]).arg(&on.path));
-        let ended = run(Command::new("umount").arg(&on.path));
-        if !ended.status.success() {
-            assert!(words(&ended).contains("busy"), "{}", words(&ended));
-            on.unmount();
-        }
-        !ended.status.success()
-    });
-    // Another test that copies the list of mounts at that moment uses it, too.
-    assert!(busy.count() <= 2);
-    until("all have ended", || on.processes().is_empty());
+    works(site.backy(&["mount"]).arg(&on.path));
+    let [first] = on.processes()[..] else { panic!("there is no process, or several") };
+    let late = Stopped::new(first);
+    works(Command::new("fusermount3").arg("-u").arg(&on.path));
+    works(site.backy(&["mount"]).arg(&on.path));
+    let second = on.processes().into_iter().find(|process| *process != first).expect("its process");
+    {
+        // Whoever asks it something waits.
+        let _silent = Stopped::new(second);
+        drop(late);
+        until("the first has ended", || !on.processes().contains(&first));
+    }
+    assert!(fs::read(on.path.join("latest")).expect("read") == site.expected[0].bytes);
+    on.unmount();
+    until("both have ended", || on.processes().is_empty());
 }
 
 /// `df` prints no share of a mount, of bytes or of files, so that nobody is called because of it.
