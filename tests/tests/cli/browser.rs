@@ -140,7 +140,7 @@ IMAGES
 <script>
 const look = (image, margin) => {
   const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
   const colours = (x, width) => {
     const found = new Map(), data = context.getImageData(x, 0, width, image.naturalHeight).data;
