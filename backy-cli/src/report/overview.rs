@@ -11,8 +11,8 @@ use super::text::{name, path, percent, since};
 use super::{charts, pill};
 use crate::output::size;
 
-/// The columns after those with the verdict and the archive, and whether they have figures. On a narrow page each name stands
-/// before its cell.
+/// The columns after those with the verdict and the archive, and whether they have figures. On a narrow page each name
+/// stands before its cell.
 const COLUMNS: [(&str, bool); 7] = [
     ("Source", false),
     ("Size", true),

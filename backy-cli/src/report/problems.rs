@@ -43,7 +43,7 @@ fn commands(advice: &str, archive: &str) -> Vec<String> {
     found
 }
 
-/// Whether words mean nothing to a shell, name no other archive, and have nothing that a reader has to fill in, such as FILE.
+/// Whether words mean nothing to a shell, name no other archive, and leave nothing to fill in, such as FILE.
 fn is_plain(words: &str) -> bool {
     let is_word = |word: &str| {
         let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.:=,%".contains(c);
@@ -89,8 +89,8 @@ fn quoted(path: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What an advice quotes becomes a command for the archive, but not what somebody has to fill in, nor what would be more
-    /// than one command.
+    /// What an advice quotes becomes a command for the archive, but not what somebody has to fill in, nor what would be
+    /// more than one command.
     #[test]
     fn commands_of_an_advice_are_for_its_archive() {
         let say = |advice: &str| commands(advice, "/srv/a").join("; ");

@@ -1,8 +1,8 @@
-//! How full the file systems of the archives are, and when they will be full: one bar for each, whichever archives share it.
+//! How full the file systems of the archives are, and when they will be full: one bar for each, which its archives share.
 
-use backy_lib::HostReport;
 use backy_lib::check::Checked;
 use backy_lib::health::{SharedSpace, Space};
+use backy_lib::{HostReport, escape};
 use jiff::Timestamp;
 use maud::{Markup, html};
 
@@ -48,14 +48,18 @@ fn file_system(shared: &SharedSpace, members: &[(&Checked, &Space)], now: Timest
     let is_full = share(shared, 0) >= 1.0;
     let folders: Vec<&str> = members.iter().map(|(checked, _)| checked.archive.as_str()).collect();
     let above = common(&folders);
-    let label = format!("{above}: {}", said(shared, 0));
+    let label = format!("{}: {}", escape::line(&above), said(shared, 0));
     html! {
         div.file-system {
-            p.path { strong { (path(&above)) } @if members.len() > 1 { ", " (words::count(members.len(), "archive")) } }
+            p.path {
+                strong { (path(&above)) }
+                @if members.len() > 1 { ", " (words::count(members.len(), "archive")) }
+            }
             (charts::stacked(&parts, others(shared), shared.size_bytes as f64, is_full, &label))
             p {
                 strong.bad[is_full] { (said(shared, 0)) } ": "
-                (size(shared.used_bytes)) " in archives, " (size(shared.free_bytes)) " free of " (size(shared.size_bytes)) "."
+                (size(shared.used_bytes)) " in archives, " (size(shared.free_bytes)) " free of "
+                (size(shared.size_bytes)) "."
             }
             (growth(shared, now))
             @if members.len() > 1 { (shares(members)) }
@@ -93,7 +97,9 @@ fn growth(shared: &SharedSpace, now: Timestamp) -> Markup {
                     "Grows by " (signed_size(bytes)) " a day: "
                     strong { "full on " (day(full)) } ", in " (until(full, now)) "."
                 },
-                (Some(bytes), None) if bytes > 0 => { "Grows by " (signed_size(bytes)) " a day: space for more than ten years." },
+                (Some(bytes), None) if bytes > 0 => {
+                    "Grows by " (signed_size(bytes)) " a day: space for more than ten years."
+                },
                 (Some(bytes), None) => { "Does not grow: " (signed_size(bytes)) " a day." },
             }
         }

@@ -293,7 +293,7 @@ fn text_has_contrast() {
             check(level, "card", 4.5);
             check("text", &format!("{level}-ground"), 4.5);
         }
-        for mark in ["accent", "pinned", "critical"] {
+        for mark in ["accent", "pinned", "critical", "alarm"] {
             check(mark, "card", 3.0);
         }
     }
