@@ -1,8 +1,9 @@
 //! Files that somebody is closing: what `umount` has to wait for.
 //!
-//! Whoever closes a file waits for `flush`, but not for `release`, after which nothing of the archive may be open any more.
-//! Before it unmounts, `umount` asks for the state of the file system, and waits for the answer: that is when what is being
-//! closed is waited for. Not every `flush` is the last one: a file may be open by another descriptor, or by a loop device.
+//! Whoever closes a file waits for `flush`, but not for `release`, after which nothing of the archive may be open any
+//! more. Before it unmounts, `umount` asks for the state of the file system, and waits for the answer: that is when
+//! what is being closed is waited for. Not every `flush` is the last one: a file may be open by another descriptor,
+//! or by a loop device.
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,8 +29,8 @@ impl Closing {
         }
     }
 
-    /// Waits until all of them are closed. What is not after `limit` is open elsewhere, and is not waited for again until
-    /// the next `flush`.
+    /// Waits until all of them are closed. What is not after `limit` is open elsewhere, and is not waited for again
+    /// until the next `flush`.
     pub(super) fn settle(&self, limit: Duration) {
         let is_any = |handles: &mut HashSet<u64>| !handles.is_empty();
         let waited = self.changed.wait_timeout_while(self.handles(), limit, is_any);

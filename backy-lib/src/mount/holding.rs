@@ -1,9 +1,9 @@
 //! What a mount keeps open of its archive: nothing, unless somebody has a file open.
 //!
-//! The kernel does not wait for the process that serves a mount: when `umount` returns, that process may not know of it yet. So
-//! that the disk of the archive can be unmounted right then, the folder and the manifest are only open while a file is, and
-//! otherwise opened for each look and closed again. The folder has to be the one that was mounted: in another one that was put in
-//! its place nothing is opened.
+//! The kernel does not wait for the process that serves a mount: when `umount` returns, that process may not know of
+//! it yet. So that the disk of the archive can be unmounted right then, the folder and the manifest are only open
+//! while a file is, and otherwise opened for each look and closed again. The folder has to be the one that was
+//! mounted: in another one that was put in its place nothing is opened.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ use crate::storage::{FolderIdentity, Storage};
 /// So many revisions stay open after they were closed, as long as any file is open.
 const RECENT: usize = 4;
 
-/// How long the manifest of a network or FUSE file system counts as the newest: there each look takes several round trips.
+/// How long the manifest of a network or FUSE file system counts as the newest: there each look takes several round
+/// trips.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 /// An archive's folder, and what of it is open.
@@ -37,8 +38,9 @@ struct State {
     users: usize,
     /// As long as there are any.
     open: Option<Open>,
-    /// The last ones that were opened, though they may have been closed: what was found out about them is of use when they
-    /// are opened again. Only until the manifest is replaced, because they hold on to files that may be removed then.
+    /// The last ones that were opened, though they may have been closed: what was found out about them is of use when
+    /// they are opened again. Only until the manifest is replaced, because they hold on to files that may be removed
+    /// then.
     recent: VecDeque<Arc<OpenRevision>>,
     /// When the manifest was last looked at while nothing was open.
     looked: Option<Instant>,

@@ -1,4 +1,5 @@
-//! The page of `backy report` in a browser: nothing is cut off, on a desk or a phone, in a light scheme or a dark one, and on paper.
+//! The page of `backy report` in a browser: nothing is cut off, on a desk or a phone, in a light scheme or a dark
+//! one, and on paper.
 
 use std::process::{Command, Output};
 
@@ -9,7 +10,8 @@ use super::harness::Scene;
 
 /// Widths of the window, of a phone and of a desk, in CSS pixels.
 const WIDTHS: [u32; 2] = [390, 1400];
-/// What the browser is told to prefer. Source: Chromium, `third_party/blink/public/mojom/css/preferred_color_scheme.mojom`.
+/// What the browser is told to prefer. Source: Chromium,
+/// `third_party/blink/public/mojom/css/preferred_color_scheme.mojom`.
 const SCHEMES: [(&str, &str); 2] =
     [("dark", "preferredColorScheme=0"), ("light", "preferredColorScheme=1")];
 /// Columns at the right edge of a picture on which nothing may be.
@@ -94,8 +96,8 @@ onload = () => {
 };
 </script>"#;
 
-/// Nothing is cut off or runs over in any width and scheme, what is damaged is red, charts have one axis, nothing is fetched, and
-/// the browser has nothing to complain of.
+/// Nothing is cut off or runs over in any width and scheme, what is damaged is red, charts have one axis, nothing is
+/// fetched, and the browser has nothing to complain of.
 #[test]
 fn a_browser_shows_all_of_the_page() {
     let scene = host();
@@ -163,7 +165,8 @@ onload = () => {
 };
 </script>"#;
 
-/// Pictures of the page have the ground alone at their right edge, so nothing is drawn over it, and light ones are light.
+/// Pictures of the page have the ground alone at their right edge, so nothing is drawn over it, and light ones are
+/// light.
 #[test]
 fn pictures_of_the_page_have_nothing_at_their_edge() {
     let scene = host();

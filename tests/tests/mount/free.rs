@@ -1,5 +1,5 @@
-//! What a mount leaves free: the disk of the archive once it is unmounted, the mountpoint for the next one, and the alarms of
-//! whoever watches how full disks are.
+//! What a mount leaves free: the disk of the archive once it is unmounted, the mountpoint for the next one, and the
+//! alarms of whoever watches how full disks are.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -136,8 +136,8 @@ impl Drop for Stopped {
     }
 }
 
-/// The process of a mount that has ended leaves one alone that has taken its place meanwhile: it asks it nothing, which would keep
-/// that one in use.
+/// The process of a mount that has ended leaves one alone that has taken its place meanwhile: it asks it nothing,
+/// which would keep that one in use.
 #[test]
 fn a_mount_that_has_ended_leaves_the_next_one_alone() {
     if !fuse_available() {

@@ -1,5 +1,7 @@
 //! A mount of which no file is open keeps nothing of its archive open.
 
+#![expect(clippy::disallowed_methods, reason = "plays the operator, who moves and damages files")]
+
 use super::*;
 
 /// What this process has open in the folder of the archive.
@@ -15,8 +17,8 @@ fn is_readable(tree: &Tree, handle: u64, expected: &[u8]) -> bool {
     tree.read(handle, 0, &mut buffer) == Ok(expected.len()) && buffer == expected
 }
 
-/// Names, attributes, links, partitions and files are looked at, and a new revision is noticed: nothing stays open of all that,
-/// except for the time in which a file is.
+/// Names, attributes, links, partitions and files are looked at, and a new revision is noticed: nothing stays open of
+/// all that, except for the time in which a file is.
 #[test]
 fn nothing_of_the_archive_is_open_unless_a_file_is() {
     let fixture = Fixture::new();
@@ -67,8 +69,8 @@ fn a_file_that_cannot_be_opened_leaves_nothing_open() {
     assert_eq!(open_there(&fixture), Vec::<PathBuf>::new());
 }
 
-/// Another folder in the place of the archive's is not read, whatever it holds: names stay as they were, files cannot be opened,
-/// and what is open goes on. When the archive is back, so are its files.
+/// Another folder in the place of the archive's is not read, whatever it holds: names stay as they were, files cannot
+/// be opened, and what is open goes on. When the archive is back, so are its files.
 #[test]
 fn another_folder_in_its_place_is_not_read() {
     let fixture = Fixture::new();
