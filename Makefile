@@ -27,7 +27,7 @@ TARGETS ?=
 PYTHON_SOURCES := backy-py/python tests/python tests/bench
 
 .PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants mutants-sample fuzz wheel \
-	demo bench bench-peers bench-micro build deb deb-test deps venv clean
+	demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -138,22 +138,35 @@ bench-micro: ## Measure digesting, comparing, compressing, deltas, chains and me
 build: ## The release binary, target/release/backy
 	$(CARGO) build --release -p backy-cli
 
-# All but the binary that the package has; cargo-deb strips that, and finds out what it depends on.
-PACKAGE := target/package
+# Where cargo builds, and all but the binary that the package has; cargo-deb strips that, and finds out what it depends on. It looks for
+# what begins with target/release where cargo builds, so that is where the rest is put.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PACKAGE := $(TARGET)/release/package
+# Who makes a package maintains it: as with Debian's own tools.
+DEBFULLNAME ?= The developers of backy
+DEBEMAIL ?= backy@example.org
 
 deb: build ## The Debian package, target/debian/backy_*.deb
 	command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked
 	mkdir -p $(PACKAGE)
-	target/release/backy man | gzip -9n > $(PACKAGE)/backy.1.gz
-	target/release/backy completions bash > $(PACKAGE)/backy
-	target/release/backy completions zsh > $(PACKAGE)/_backy
-	target/release/backy completions fish > $(PACKAGE)/backy.fish
-	rm -f target/debian/backy_*.deb
-	$(CARGO) deb -p backy-cli --no-build --strip --quiet
-	@ls target/debian/backy_*.deb
+	$(TARGET)/release/backy man | gzip -9n > $(PACKAGE)/backy.1.gz
+	$(TARGET)/release/backy man backy.toml | gzip -9n > $(PACKAGE)/backy.toml.5.gz
+	$(TARGET)/release/backy completions bash > $(PACKAGE)/backy
+	$(TARGET)/release/backy completions zsh > $(PACKAGE)/_backy
+	$(TARGET)/release/backy completions fish > $(PACKAGE)/backy.fish
+	dist/debian/generate changelog '$(DEBFULLNAME) <$(DEBEMAIL)>' | gzip -9n > $(PACKAGE)/changelog.gz
+	dist/debian/generate copyright > $(PACKAGE)/copyright
+	rm -f $(TARGET)/debian/backy_*.deb
+	$(CARGO) deb -p backy-cli --no-build --strip --quiet --maintainer '$(DEBFULLNAME) <$(DEBEMAIL)>'
+	@ls $(TARGET)/debian/backy_*.deb
+	$(MAKE) --no-print-directory deb-lint
+
+deb-lint: # What Debian's own checks say of the package
+	if command -v lintian >/dev/null; then lintian --fail-on=error,warning --tag-display-limit=0 $(TARGET)/debian/backy_*.deb; \
+	else echo "SKIPPED: lintian is not installed"; fi
 
 deb-test: deb ## Install, run and purge the package in a fresh Debian (root; fetches debootstrap's packages)
-	tests/deb-test target/debian/backy_*.deb
+	tests/deb-test $(TARGET)/debian/backy_*.deb
 
 deps: ## Install what the tests need, if it is missing
 	.ci/deps

@@ -1,15 +1,18 @@
 //! The arguments. The doc comments here are the help texts and the manual page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use backy_lib::Trust;
+use backy_lib::{Clock, Error, Here, RevisionSpec, RevisionsSpec, SystemClock, Trust};
 use clap::{Parser, Subcommand, ValueHint};
+use jiff::tz::TimeZone;
 
 use crate::commands::{
-    backup, check, completions, drill, export, find, import, init, maintenance, mount, report,
+    backup, check, completions, drill, export, find, import, init, maintenance, man, mount, report,
     restore, rm, scrub, status, tag,
 };
+use crate::errors::Failure;
 use crate::log::LogFormat;
+use crate::words::shell_word;
 
 /// Backs up one block device or large file into one directory, the archive
 ///
@@ -65,7 +68,8 @@ Examples:
   backy -b /srv/backup/mynode backup                    what cron runs: silent unless it fails
   backy -b /srv/backup/mynode status
   backy check /srv/backup                               the verdict on every archive there
-  backy -b /srv/backup/mynode restore -r 1 disk.img     the last but one, to a new file
+  backy -b /srv/backup/mynode restore -r 1 disk.img     the previous one, to a new file
+  backy -b /srv/backup/mynode restore -r yesterday x    as it was yesterday
   backy -b /srv/backup/mynode mount /mnt                every revision as a file, until 'umount /mnt'
   backy -b /srv/backup/mynode maintenance -n            what the schedule would let go, and why
   backy -b /srv/backup/mynode tag 0 +before-upgrade     keep the newest until that is taken away
@@ -76,12 +80,41 @@ plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.";
 /// How a revision is named, for the options that take one.
 pub(crate) const REVISION_HELP: &str = "\
 A revision is named by its number (0 is the newest, 1 the one before), by its UUID or at least 4 hex digits of its \
-beginning, by 'latest' (or 'last') or 'first', or by tag:NAME, the newest that has the tag.";
+beginning, by 'latest' (or 'last') or 'first', by tag:NAME, the newest that has the tag, or by a time: the newest that was \
+not made after it. A time is a day (2026-11-28, today, yesterday, '3 days ago'), which lasts until its midnight, a day with a \
+time ('2026-11-28 02:00', 'yesterday 02:00'), where 02:00 lasts until 02:01, or '5 hours ago'. Times are local unless they have \
+an offset, as in 2026-11-28T02:00Z. A name that can mean several revisions is an error that lists them.";
 
 /// How several revisions are named.
 pub(crate) const REVISIONS_HELP: &str = "\
 Which revisions: 'all', one revision (its number, 0 being the newest; its UUID or at least 4 hex digits of its beginning; 'latest', \
-'last' or 'first'), tag:NAME for all that have the tag, A..B for those between two, or several of these with commas.";
+'last' or 'first'), tag:NAME for all that have the tag, a time for all that were made then (2026-11-28, yesterday, \
+'2026-11-28 02:00'), A..B for those between two, or several of these with commas. A range with a time as an end, such as \
+2026-11-01..yesterday, has nothing that was made before or after it.";
+
+/// Where and when a revision is named.
+pub(crate) fn here() -> Here {
+    Here { now: SystemClock.now(), zone: TimeZone::system() }
+}
+
+/// One revision, for clap.
+pub(crate) fn revision(text: &str) -> Result<RevisionSpec, Error> {
+    RevisionSpec::parse(text, &here())
+}
+
+/// Several revisions, for clap.
+pub(crate) fn revisions(text: &str) -> Result<RevisionsSpec, Error> {
+    RevisionsSpec::parse(text, &here())
+}
+
+/// That what stands where a file is expected does not read as a revision, which somebody means who leaves `-r` out.
+pub(crate) fn check_file_name(name: &Path) -> Result<(), Failure> {
+    let Some(text) = name.to_str().filter(|text| revision(text).is_ok()) else { return Ok(()) };
+    let word = shell_word(text);
+    Err(Failure::message(format!(
+        "'{text}' reads as a revision; for revision {text} say -r {word}; for a file say ./{word}"
+    )))
+}
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -101,10 +134,7 @@ pub(crate) enum Command {
     Tag(tag::Args),
     Rm(rm::Args),
     Completions(completions::Args),
-    /// Print the manual page
-    ///
-    /// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
-    Man,
+    Man(man::Args),
 }
 
 impl Command {
@@ -127,7 +157,7 @@ impl Command {
             Command::Tag(_) => "tag",
             Command::Rm(_) => "rm",
             Command::Completions(_) => "completions",
-            Command::Man => "man",
+            Command::Man(_) => "man",
         }
     }
 
@@ -147,7 +177,7 @@ impl Command {
             | Command::Mount(_)
             | Command::Find(_)
             | Command::Completions(_)
-            | Command::Man => false,
+            | Command::Man(_) => false,
         }
     }
 }

@@ -8,8 +8,11 @@ use std::io;
 use backy_lib::{Error, ErrorKind};
 use clap::CommandFactory;
 use clap::error::ErrorKind as UsageErrorKind;
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::cli::Cli;
+use crate::hints;
 use crate::interrupt::CTRL_C_STATUS;
 use crate::log::Ending;
 use crate::output::Output;
@@ -36,7 +39,11 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let advice = advice(&error).to_owned();
+        let advice = match &error {
+            Error::NoArchive { path } => hints::of_no_archive(path),
+            _ => None,
+        };
+        let advice = advice.unwrap_or_else(|| advice_on(&error).to_owned());
         Failure::Engine { error, advice }
     }
 }
@@ -94,7 +101,7 @@ fn join(what: &str, advice: &str) -> String {
 }
 
 /// What to do about an error of the engine.
-fn advice(error: &Error) -> &'static str {
+fn advice_on(error: &Error) -> &'static str {
     match error {
         Error::NoSource { .. } => "set it there, as in source = \"/dev/vg0/mynode\"",
         Error::Target { forcible: true, .. } => {
@@ -109,7 +116,7 @@ fn advice(error: &Error) -> &'static str {
         | Error::InTheWay { .. }
         | Error::OtherMoment { .. }
         | Error::Overtaken { .. } => "",
-        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => advice(first),
+        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => advice_on(first),
         _ => advice_by_kind(error),
     }
 }
@@ -128,7 +135,7 @@ fn advice_by_kind(error: &Error) -> &'static str {
             "the file system there, or a limit (ulimit -f), allows no longer file; use another"
         }
         ErrorKind::NoSpace => "make room there and run it again",
-        ErrorKind::Permission => "run it as a user who may do that, such as root",
+        ErrorKind::Permission => advice_on_permission(error),
         ErrorKind::Untrusted => {
             "correct that with 'chown' or 'chmod go-w' (a file system without permissions: mount it with umask=077), run it as the \
              archive's owner, or use --trust if you trust everybody who can write there"
@@ -155,6 +162,26 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::Panic => "this is a bug in backy; please report it with this line",
         ErrorKind::Unsupported => "use a version of backy that knows it",
         _ => "",
+    }
+}
+
+fn advice_on_permission(error: &Error) -> &'static str {
+    let errno = match error {
+        Error::Io { source, .. } => Errno::from_io_error(source),
+        _ => None,
+    };
+    match errno {
+        Some(Errno::ROFS) => {
+            "its file system is mounted read-only: see the kernel's log (dmesg) for the reason, and make it writable again"
+        }
+        // Permissions give another error.
+        Some(Errno::PERM) => {
+            "it may be immutable: see whether 'lsattr' shows an i or a, which 'chattr -i -a' takes away"
+        }
+        _ if geteuid().is_root() => {
+            "root may not do that there, as on a network file system; run it as the owner"
+        }
+        _ => "run it as a user who may do that, such as root",
     }
 }
 
@@ -196,7 +223,7 @@ pub(crate) fn usage(
             FAILURE_STATUS
         }
         _ => {
-            let failure = Failure::message(usage_line(error, args.into_iter()));
+            let failure = Failure::message(usage_line(error, &args));
             if is_probe { probe::unknown(output, &failure) } else { failure.report(output, false) }
         }
     }
@@ -204,9 +231,10 @@ pub(crate) fn usage(
 
 /// clap's message of several paragraphs as one line. The last ones, usage and where help is, become a pointer to the
 /// help of the command that `args` name.
-fn usage_line(error: &clap::Error, args: impl Iterator<Item = OsString>) -> String {
+fn usage_line(error: &clap::Error, args: &[OsString]) -> String {
     let root = Cli::command();
-    let command = args.skip(1).find_map(|arg| root.find_subcommand(arg));
+    let command = args.iter().skip(1).find_map(|arg| root.find_subcommand(arg));
+    let hint = hints::of_usage(error, args);
     let help = match command {
         Some(command) => format!("backy {} --help", command.get_name()),
         None => "backy --help".to_owned(),
@@ -218,13 +246,28 @@ fn usage_line(error: &clap::Error, args: impl Iterator<Item = OsString>) -> Stri
         if line.starts_with("Usage: ") || line.starts_with("For more information") {
             continue;
         }
-        if !line.is_empty() {
+        // Our own hint is better than a word that looks like the one that was typed.
+        let is_worse = line.starts_with("tip: ") && hint.is_some();
+        if !line.is_empty() && !is_worse {
             let line = line.strip_prefix("error: ").unwrap_or(&line);
-            parts.push(line.strip_prefix("tip: ").unwrap_or(line).to_owned());
+            parts.push(plain(line.strip_prefix("tip: ").unwrap_or(line)));
         }
     }
+    parts.extend(hint);
     parts.push(format!("see '{help}'"));
     parts.join("; ")
+}
+
+/// What the parsers of numbers say, in words for whoever types them.
+fn plain(text: &str) -> String {
+    let words = [
+        ("invalid digit found in string", "expected a whole number"),
+        ("cannot parse integer from empty string", "expected a whole number"),
+        ("number too large to fit in target type", "the number is too large"),
+        ("number too small to fit in target type", "the number is too small"),
+        ("..=", " to "),
+    ];
+    words.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 #[cfg(test)]
@@ -236,7 +279,7 @@ mod tests {
     fn line(args: &[&str]) -> String {
         match Cli::try_parse_from(args) {
             Ok(_) => panic!("{args:?} was taken"),
-            Err(error) => usage_line(&error, args.iter().map(OsString::from)),
+            Err(error) => usage_line(&error, &args.iter().map(OsString::from).collect::<Vec<_>>()),
         }
     }
 
@@ -260,6 +303,30 @@ mod tests {
                 &["backy", "completions"],
                 "the following required arguments were not provided: <SHELL>; see 'backy completions --help'",
             ),
+            (
+                &["backy", "snapshots"],
+                "unrecognized subcommand 'snapshots'; 'backy status' lists the revisions; see 'backy --help'",
+            ),
+            (
+                &["backy", "maintenance", "-k", "many"],
+                "invalid value 'many' for '--keep <N>': expected a whole number; see 'backy maintenance --help'",
+            ),
+            (
+                &["backy", "export", "--level", "20", "x"],
+                "invalid value '20' for '--level <LEVEL>': 20 is not in 1 to 19; see 'backy export --help'",
+            ),
+            (
+                &["backy", "--repo=/x", "status"],
+                "unexpected argument '--repo' found; -b names the folder of the archive; see 'backy status --help'",
+            ),
+            (
+                &["backy", "backup", "/etc"],
+                "unexpected argument '/etc' found; to name the archive, say -b /etc; see 'backy backup --help'",
+            ),
+            (
+                &["backy", "mount", "0", "/mnt"],
+                "unexpected argument '/mnt' found; mount shows every revision, under by-number, by-date and by-tag: name only a folder; see 'backy mount --help'",
+            ),
         ] {
             assert_eq!(line(args), expected);
         }
@@ -279,13 +346,18 @@ mod tests {
     fn advice_follows_the_kind_of_the_error() {
         let forcible =
             |forcible| Error::Target { path: "/x".into(), message: String::new(), forcible };
-        assert!(advice(&forcible(true)).contains("--force"));
-        assert!(!advice(&forcible(false)).contains("--force"));
+        assert!(advice_on(&forcible(true)).contains("--force"));
+        assert!(!advice_on(&forcible(false)).contains("--force"));
         let missing = |path: &str| Error::io(path, "open")(io::ErrorKind::NotFound.into());
-        assert!(advice(&missing("/a/last.raw")).contains("copy of the archive"));
-        assert!(advice(&missing("/a/backy.toml")).contains("source ="));
+        assert!(advice_on(&missing("/a/last.raw")).contains("copy of the archive"));
+        assert!(advice_on(&missing("/a/backy.toml")).contains("source ="));
         let failed = |kind: io::ErrorKind| Error::io("/a/b", "open")(kind.into());
-        assert!(advice(&failed(io::ErrorKind::NotADirectory)).contains("path"));
-        assert!(advice(&failed(io::ErrorKind::Other)).contains("dmesg"));
+        assert!(advice_on(&failed(io::ErrorKind::NotADirectory)).contains("path"));
+        assert!(advice_on(&failed(io::ErrorKind::Other)).contains("dmesg"));
+        let refused = |errno: Errno| advice_on(&Error::io("/a/b", "open")(errno.into()));
+        assert!(refused(Errno::ROFS).contains("read-only"));
+        assert!(refused(Errno::PERM).contains("lsattr"));
+        let as_root = refused(Errno::ACCESS).contains("such as root");
+        assert_eq!(as_root, !geteuid().is_root());
     }
 }

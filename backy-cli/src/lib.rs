@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod errors;
 mod guard;
+mod hints;
 mod interrupt;
 mod log;
 mod mount_helper;
@@ -20,6 +21,8 @@ mod plan;
 mod probe;
 mod progress;
 mod report;
+mod tilde;
+mod waiting;
 mod words;
 
 use std::ffi::OsString;
@@ -41,6 +44,7 @@ use crate::log::{Ending, Event, LogFormat, Operation, Style};
 use crate::notify::Notifier;
 use crate::output::Output;
 use crate::progress::Reporter;
+use crate::waiting::Waiting;
 
 /// What every command is given.
 pub(crate) struct Session {
@@ -81,14 +85,16 @@ impl Session {
         Ok(Archive::open_with(&self.folder, self.trust)?)
     }
 
-    /// Opens an archive for changing.
+    /// Opens an archive for changing, as soon as nobody else does.
     fn writer(
         &self,
         archive: Archive,
         command: &str,
+        waiting: Waiting,
         observer: &dyn Observer,
     ) -> Result<ArchiveWriter, Failure> {
-        Ok(ArchiveWriter::open(archive, &Self::holder(command), observer)?)
+        let (holder, wait) = (Self::holder(command), waiting.duration());
+        Ok(ArchiveWriter::open_within(archive, &holder, wait, observer)?)
     }
 
     /// Tells the service manager, if there is one.
@@ -144,6 +150,9 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     if guard::is_guard(&args) {
         return guard::run(&Output::detect());
     }
+    if let Some(words) = commands::complete::asked(&args) {
+        return commands::complete::run(words, &Output::detect());
+    }
     let half_of = background::take_mark(&mut args);
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
@@ -159,6 +168,14 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         Err(message) => return Failure::message(message).report(&output, false),
     };
     let is_probe = probe::is_probe(&args);
+    if let Err(message) = tilde::check(&args) {
+        let failure = Failure::message(message);
+        return if is_probe {
+            probe::unknown(&output, &failure)
+        } else {
+            failure.report(&output, false)
+        };
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return errors::usage(&output, &error, args, is_probe),
@@ -226,9 +243,16 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
 
 /// Writes the file for node_exporter, if the archive has one, also when the command failed.
 fn write_figures(session: &Session) {
-    if let Err(error) = write_textfile(&session.folder, session.trust, &SystemClock) {
-        let advice = "correct textfile in backy.toml, or make its folder";
-        session.output.warning(&format!("{error}; {advice}"));
+    match write_textfile(&session.folder, session.trust, &SystemClock) {
+        Ok(written) => {
+            if let Some(warning) = written.warning() {
+                session.output.warning(&warning);
+            }
+        }
+        Err(error) => {
+            let advice = "correct textfile in backy.toml, or make its folder";
+            session.output.warning(&format!("{error}; {advice}"));
+        }
     }
 }
 
@@ -286,7 +310,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Tag(args) => commands::tag::run(&args, session),
         Command::Rm(args) => commands::rm::run(&args, session),
         Command::Completions(args) => commands::completions::run(&args, session),
-        Command::Man => commands::man::run(session),
+        Command::Man(args) => commands::man::run(&args, session),
     }
 }
 

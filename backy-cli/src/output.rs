@@ -3,7 +3,7 @@
 //! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. Where a log is wanted
 //! instead, standard error has only lines of that form.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,6 +31,9 @@ struct Stream {
     has_colours: bool,
     is_dumb: bool,
 }
+
+/// A longer answer is no.
+const MAX_ANSWER_BYTES: u64 = 1024;
 
 /// A colour of the terminal's own palette, so that it suits its background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,27 @@ impl Output {
 
     pub(crate) fn stderr_is_terminal(&self) -> bool {
         self.stderr.is_terminal
+    }
+
+    /// Whether a person can be asked: standard input and standard error are terminals, and no log is written there.
+    pub(crate) fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && self.stderr.is_terminal && self.log.is_none()
+    }
+
+    /// Asks a person; whether the answer is yes. An empty one, and the end of the input, are no.
+    pub(crate) fn ask(&self, question: &str) -> Result<bool, Failure> {
+        let asked = format!("{} [y/N] ", escape::line(question));
+        io::stderr().lock().write_all(asked.as_bytes()).map_err(Failure::Output)?;
+        let mut answer = String::new();
+        let failed =
+            |error| Failure::message(format!("cannot read the answer: {error}; give --yes"));
+        let found =
+            io::stdin().lock().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(failed)?;
+        if found == 0 {
+            // Nobody has ended the line.
+            write_line(String::new());
+        }
+        Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
     }
 
     /// Whether a progress bar can be drawn on standard error.

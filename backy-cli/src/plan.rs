@@ -39,6 +39,13 @@ pub(crate) fn warn_of_freeze(plan: &MaintenancePlan, output: &Output) {
     output.warning(&format!("nothing expires: {}{more}; {advice}", first.message));
 }
 
+/// Says why far more stays than the schedule keeps.
+pub(crate) fn warn_of_excess(plan: &MaintenancePlan, output: &Output) {
+    if let Some(message) = &plan.excess {
+        output.warning(&format!("{message}; 'backy maintenance -n' has the reason of each"));
+    }
+}
+
 fn table(verdicts: &[Verdict], revisions: &[Revision], output: &Output) -> Vec<String> {
     let expires = verdicts.iter().any(|verdict| !verdict.expired_tags.is_empty());
     let mut columns = vec![

@@ -113,6 +113,7 @@ fn words(phase: Phase) -> &'static str {
         Phase::CheckOldArchive => "checking",
         Phase::Backup => "backing up",
         Phase::CheckTarget => "looking for data",
+        Phase::CompareTarget => "comparing",
         Phase::Merge => "merging",
         Phase::Scrub => "scrubbing",
         Phase::SaveTarget => "saving what is there",

@@ -1,4 +1,4 @@
-//! What several commands say, said in the same way: lists of tags, of revisions and of stretches, and how much is checked.
+//! What several commands say, said in the same way: lists of tags, of revisions and of stretches, words for a shell, and how much is checked.
 
 use backy_lib::extent::Extent;
 use backy_lib::health::display_age;
@@ -96,6 +96,15 @@ pub(crate) fn coverage(coverage: &Coverage, now: Timestamp) -> String {
     }
 }
 
+/// A word that a shell takes as it is.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,5 +144,11 @@ mod tests {
             "every stored block was checked within the last 9 days"
         );
         assert_eq!(say(Some(1_000_100), 1.0), "every stored block was checked within the last 1 s");
+    }
+
+    #[test]
+    fn a_folder_with_a_blank_is_quoted() {
+        assert_eq!(shell_word("/srv/backup/x-1.2"), "/srv/backup/x-1.2");
+        assert_eq!(shell_word("/a b's"), r"'/a b'\''s'");
     }
 }

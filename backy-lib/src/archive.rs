@@ -1,9 +1,12 @@
 //! An archive: [`Archive`] reads, [`ArchiveWriter`] holds the exclusive lock and changes.
 
+mod asking;
+mod below;
+mod restoring;
 mod trusted;
+mod waiting;
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,11 +15,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup::{self, BackupOptions, BackupPlan, Context};
+use crate::backup::{self, BackupOptions, Context};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_LEVEL};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::{DrillReport, InProgress, MAX_TAGS, Manifest, Revision, Sameness};
+use crate::format::manifest::{DrillReport, InProgress, Manifest, Revision};
 use crate::format::readme::{self, readme};
 use crate::health::Freeze;
 use crate::history;
@@ -35,7 +38,6 @@ use crate::progress::{Observer, Silent};
 use crate::rebuild::{self, RebuildReport};
 use crate::recover::{self, LostImage};
 use crate::reserve;
-use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target};
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
 use crate::scrub::{self, ScrubOptions, ScrubReport};
@@ -46,6 +48,7 @@ use crate::storage::{
 };
 use crate::units::BlockSize;
 
+pub use below::archives_below;
 pub(crate) use trusted::trusted_config;
 
 /// Where there is no manifest yet that could say another one.
@@ -88,6 +91,12 @@ impl Archive {
     pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self> {
         let manifest = manifest::read(&*storage)?;
         Ok(Archive { storage, manifest, held: None })
+    }
+
+    /// The same, and the file that says so.
+    pub(crate) fn open_with_manifest(storage: Arc<dyn Storage>) -> Result<(Self, ManifestFile)> {
+        let file = manifest::open(&*storage)?;
+        Ok((Archive { storage, manifest: file.manifest.clone(), held: None }, file))
     }
 
     /// Makes an archive in a folder, which is made when it is not there.
@@ -230,78 +239,6 @@ impl Archive {
         })
     }
 
-    /// Writes a revision to a file or device, `path`, after the checks that keep it from destroying something.
-    pub fn restore(
-        &self,
-        number: usize,
-        path: &Path,
-        options: &RestoreOptions,
-        clock: &dyn Clock,
-        observer: &dyn Observer,
-    ) -> Result<RestoreReport> {
-        // What others may have written is neither looked up nor an excuse for overwriting.
-        let config = self.trusted().and_then(|archive| archive.config()).ok();
-        if let Some(config) = config.as_ref().filter(|_| !options.force) {
-            self.check_target_is_known(path, config)?;
-        }
-        let chain = self.open_chain(number, options.keep_going)?;
-        let source = self.trusted_source().ok();
-        let guard = Guard {
-            archive: &self.folder(),
-            source: source.as_deref(),
-            size_bytes: chain.revision().size_bytes,
-            force: options.force,
-            observer,
-        };
-        restore::to_path(&chain, &guard, path, options, clock)
-    }
-
-    /// That a target which is the source is still the one that was backed up.
-    fn check_target_is_known(&self, target: &Path, config: &Config) -> Result<()> {
-        let Config { source: Some(configured), hooks, .. } = config else { return Ok(()) };
-        let is_source = target.canonicalize().ok().is_some_and(|real| {
-            configured.canonicalize().is_ok_and(|configured| configured == real)
-        });
-        let (true, Some(known)) = (is_source, &self.manifest.source) else { return Ok(()) };
-        // What cannot be opened is refused with the reason by whoever is going to write.
-        let Ok(now) = DeviceSource::open(configured) else { return Ok(()) };
-        let now = if hooks.before.is_some() { now.made_anew() } else { now };
-        let unconfirmed = self.manifest.open_alarms().find_map(|alarm| alarm.other_source.as_ref());
-        let how = match known.compare(&now.identity()) {
-            Sameness::Other(how) => how,
-            // Nothing is lost with an empty file.
-            Sameness::Doubtful(how) if now.size_bytes() > 0 => how,
-            _ => match unconfirmed {
-                Some(how) => how.escape_debug().to_string(),
-                None => return Ok(()),
-            },
-        };
-        let message = format!("it is not the source that was backed up: {how}");
-        Err(Error::Target { path: target.to_owned(), message, forcible: true })
-    }
-
-    /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
-    pub fn restore_to(
-        &self,
-        number: usize,
-        target: &dyn Target,
-        options: &RestoreOptions,
-        observer: &dyn Observer,
-    ) -> Result<RestoreReport> {
-        restore::to_target(&self.open_chain(number, options.keep_going)?, target, options, observer)
-    }
-
-    /// Writes a revision to a stream.
-    pub fn restore_to_stream(
-        &self,
-        number: usize,
-        stream: &mut dyn Write,
-        options: &RestoreOptions,
-        observer: &dyn Observer,
-    ) -> Result<RestoreReport> {
-        restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
-    }
-
     /// The configured source, opened; in its place the snapshot, if the hooks make one.
     ///
     /// # Errors
@@ -310,7 +247,10 @@ impl Archive {
         let config = self.config()?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
         let source = config.source.ok_or_else(no_source)?;
-        let opened = self.open_device(config.hooks.snapshot.as_ref().unwrap_or(&source))?;
+        let opened = match &config.hooks.snapshot {
+            None => self.open_device(&source)?,
+            Some(snapshot) => self.open_device(snapshot).map_err(of_hook)?,
+        };
         Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
     }
 
@@ -333,9 +273,19 @@ impl Archive {
         Ok(source)
     }
 
-    /// What a backup would do now.
-    pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
-        Ok(backup::plan(&self.manifest, &self.config()?, options, clock.now()))
+    /// Refuses to back up to an undo archive: the way back would be one revision further away, and what it left out
+    /// would be given up.
+    pub(crate) fn check_no_undo(&self) -> Result<()> {
+        if !self.manifest.is_undo() {
+            return Ok(());
+        }
+        let folder = self.folder();
+        let message = format!(
+            "{}: nothing is backed up to an undo archive, which holds only what a restore has overwritten; \
+             'restore' brings that back",
+            folder.display()
+        );
+        Err(Error::Specification { message })
     }
 
     /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
@@ -349,15 +299,25 @@ impl Archive {
 
     /// What maintenance would do now.
     pub fn plan_maintenance(&self, options: &MaintenanceOptions) -> Result<MaintenancePlan> {
-        self.planned(options, &Silent)
+        self.planned(options, Timestamp::MAX, &Silent)
+    }
+
+    /// The same at a given time: what was confirmed later than that, by a clock that was wrong, is not confirmed.
+    pub fn plan_maintenance_at(
+        &self,
+        options: &MaintenanceOptions,
+        clock: &dyn Clock,
+    ) -> Result<MaintenancePlan> {
+        self.planned(options, clock.now(), &Silent)
     }
 
     fn planned(
         &self,
         options: &MaintenanceOptions,
+        now: Timestamp,
         observer: &dyn Observer,
     ) -> Result<MaintenancePlan> {
-        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options, observer)
+        maintenance::plan(&self.storage, &self.manifest, &self.config()?, options, now, observer)
     }
 
     /// What the removal of revisions, by their numbers from the newest, would do.
@@ -399,9 +359,8 @@ impl Archive {
 
     /// The archive as its manifest describes it now, and the file that says so.
     pub(crate) fn reload(&self) -> Result<(Self, ManifestFile)> {
-        let file = manifest::open(&*self.storage)?;
-        let (storage, held) = (Arc::clone(&self.storage), self.held.clone());
-        Ok((Archive { storage, manifest: file.manifest.clone(), held }, file))
+        let (archive, file) = Self::open_with_manifest(Arc::clone(&self.storage))?;
+        Ok((Archive { held: self.held.clone(), ..archive }, file))
     }
 }
 
@@ -418,8 +377,28 @@ impl ArchiveWriter {
     /// # Errors
     /// [`Error::Locked`] when another writer is at work; [`Error::Untrusted`].
     pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
+        Self::open_within(archive, holder, Duration::ZERO, observer)
+    }
+
+    /// The same; another writer is waited for so long.
+    pub fn open_within(
+        archive: Archive,
+        holder: &str,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         // Before the lock, whose file is written to.
-        let lock = archive.trusted()?.storage.lock(holder)?;
+        let storage = Arc::clone(&archive.trusted()?.storage);
+        let lock = waiting::lock(&*storage, holder, wait, observer)?;
+        Self::begin(archive, lock, observer)
+    }
+
+    /// With the lock that was taken.
+    fn begin(
+        archive: Archive,
+        lock: Box<dyn StorageLock>,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let archive = archive.trusted()?;
         manifest::begin_writing(&*archive.storage)?;
         let mut writer = ArchiveWriter { archive, lock };
@@ -457,8 +436,20 @@ impl ArchiveWriter {
         force: bool,
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
-        let storage = DirStorage::open(folder)?.with_trust(trust);
-        Self::rebuild_on(Arc::new(storage), holder, force, observer)
+        Self::rebuild_within(folder, trust, holder, force, Duration::ZERO, observer)
+    }
+
+    /// The same; another writer is waited for so long.
+    pub fn rebuild_within(
+        folder: &Path,
+        trust: Trust,
+        holder: &str,
+        force: bool,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<RebuildReport> {
+        let storage = Arc::new(DirStorage::open(folder)?.with_trust(trust));
+        Self::rebuild_with(storage, holder, force, wait, observer)
     }
 
     /// The same in any storage.
@@ -468,10 +459,20 @@ impl ArchiveWriter {
         force: bool,
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
+        Self::rebuild_with(storage, holder, force, Duration::ZERO, observer)
+    }
+
+    fn rebuild_with(
+        storage: Arc<dyn Storage>,
+        holder: &str,
+        force: bool,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<RebuildReport> {
         storage.check_trust()?;
         // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
         rebuild::check_needed(&*storage, force)?;
-        let _lock = storage.lock(holder)?;
+        let _lock = waiting::lock(&*storage, holder, wait, observer)?;
         trusted::take_file_mode(&*storage, trusted_config(&*storage))?;
         rebuild::rebuild(&storage, force, observer)
     }
@@ -586,8 +587,8 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        let plan = |archive: &Archive| archive.planned(options, observer);
         let started = clock.now();
+        let plan = |archive: &Archive| archive.planned(options, started, observer);
         // What cannot be planned, as for want of a config, is not confirmed either.
         let planned =
             self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(&self.archive));
@@ -599,7 +600,7 @@ impl ArchiveWriter {
             }
             false => Vec::new(),
         };
-        let plan = self.archive.planned(options, observer)?;
+        let plan = self.archive.planned(options, started, observer)?;
         self.execute("maintenance", plan, confirmed, options.threads, clock, observer)
     }
 
@@ -651,7 +652,7 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
         // A config that cannot be read is no reason not to remove by hand.
-        let level = self.archive.config().map_or(1, |config| config.compression_level);
+        let level = self.archive.config().map_or(DEFAULT_LEVEL, |config| config.compression_level);
         let storage = Arc::clone(&self.archive.storage);
         let manifest = &mut self.archive.manifest;
         let mut maintainer =
@@ -680,7 +681,8 @@ impl ArchiveWriter {
         done
     }
 
-    /// Records a test restore, for `status` to show.
+    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed, with a command if
+    /// it had one: that another revision is right proves nothing of this one.
     pub fn record_drill(
         &mut self,
         drill: DrillReport,
@@ -689,14 +691,24 @@ impl ArchiveWriter {
     ) -> Result<()> {
         self.recover_from_failure(observer)?;
         let mut after = self.archive.manifest.clone();
-        after.drill = Some(drill.clone());
+        let last = after.drill.as_ref().filter(|last| {
+            let is_there = after.revisions.iter().any(|revision| revision.uuid == last.revision);
+            is_there && !last.passed
+        });
+        if last.is_none_or(|last| drill.settles(last)) {
+            after.drill = Some(drill.clone());
+        }
         manifest::publish(&*self.archive.storage, &after)?;
         self.archive.manifest = after;
         self.record("drill", drill.started, &Ok(drill.clone()), clock, observer);
         Ok(())
     }
 
-    /// Adds tags that are kept until they are removed by hand, and removes tags. Gives all that the revision has then.
+    /// Adds tags that are kept until they are removed by hand, and removes tags; one that the schedule had given
+    /// before it was added by hand is the schedule's again. Gives all that the revision has then.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] for more tags than a revision can hold, and for a new one with `..` in its name.
     pub fn tag(
         &mut self,
         number: usize,
@@ -711,16 +723,14 @@ impl ArchiveWriter {
             let message = format!("there is no revision {number}");
             return Err(Error::NoSuchRevision { message });
         };
-        revision.tags.retain(|tag| !remove.contains(tag));
-        revision.pinned_tags.retain(|tag| !remove.contains(tag));
-        revision.tags.extend(add.iter().cloned());
-        revision.pinned_tags.extend(add.iter().cloned());
+        for tag in add.difference(&revision.tags) {
+            tag.check_new().map_err(|message| Error::Specification { message })?;
+        }
+        remove.iter().for_each(|tag| revision.remove_tag(tag));
+        add.iter().for_each(|tag| revision.pin_tag(tag));
         let (tags, pinned_tags) = (revision.tags.clone(), revision.pinned_tags.clone());
         let report = TagReport { revision: revision.uuid, tags: tags.clone(), pinned_tags };
-        if tags.len() > MAX_TAGS {
-            let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
-            return Err(Error::Specification { message });
-        }
+        backup::tags::check_count(&tags)?;
         let started = clock.now();
         manifest::publish(&*self.archive.storage, &after)?;
         self.archive.manifest = after;
@@ -781,6 +791,19 @@ fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
         FileName::Lock => content(LOCK_LIMIT_BYTES)?.is_some_and(|text| is_note(&text)),
         _ => false,
     })
+}
+
+/// Says of a snapshot that cannot be read whose work it is.
+fn of_hook(error: Error) -> Error {
+    match error {
+        Error::Source { path, message } => {
+            let message = format!(
+                "{message}; it is the snapshot that the hook 'before' of backy.toml has to make"
+            );
+            Error::Source { path, message }
+        }
+        other => other,
+    }
 }
 
 /// A config that was there before the archive has to be right, and must not name another source.

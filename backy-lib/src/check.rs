@@ -1,6 +1,6 @@
 //! `check`: the verdicts on many archives of one machine. One that cannot be opened has a verdict as well, and hides no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -8,16 +8,17 @@ use serde::Serialize;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
-use crate::health::{self, Health, Level, Problem, ProblemKind, SharedSpace};
+use crate::error::{Error, ErrorKind, Result};
+use crate::folders;
+use crate::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::pipeline;
 use crate::status::{StatusReport, status};
 
 /// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
 pub const CHECK_SCHEMA: u32 = 1;
 
-/// Files by which a folder is known as an archive, also as what is left of one.
-const MARKS: [&str; 3] = ["manifest.json", "last.raw", "backy.toml"];
+/// So many that cannot be looked at are named in the summary.
+const MAX_NAMED: usize = 3;
 
 /// The verdicts on many archives.
 #[derive(Debug, Clone, Serialize)]
@@ -41,11 +42,11 @@ pub struct HostReport {
 /// The verdict on one archive.
 #[derive(Debug, Clone, Serialize)]
 pub struct Checked {
-    /// Its folder.
+    /// Its folder, without symbolic links, however it was named; or the path that cannot be looked at.
     pub archive: String,
-    /// The verdict; its level is `unknown` when the archive cannot be opened.
+    /// The verdict; its level is `unknown` when the archive cannot be looked at.
     pub health: Health,
-    /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be opened.
+    /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be looked at.
     pub status: Option<StatusReport>,
 }
 
@@ -72,21 +73,23 @@ impl Checked {
         Checked { archive, health, status: Some(status) }
     }
 
-    /// That of an archive that cannot be opened.
+    /// That of what cannot be looked at.
     pub fn unreadable(folder: &Path, error: &Error) -> Self {
-        let problem = Problem {
-            kind: ProblemKind::Unreadable,
-            level: Level::Unknown,
-            message: error.to_string(),
-            advice: "see 'backy status' there".to_owned(),
+        let advice = match error.kind() {
+            ErrorKind::Damaged => "run 'backy scrub --rebuild' there",
+            ErrorKind::Unsupported => "use the version of backy that wrote it",
+            ErrorKind::Permission => "ask as a user who may read it, such as root",
+            _ => "check the path, and that its disk is mounted",
         };
-        let health = Health::of(vec![problem], String::new);
-        Checked { archive: folder.display().to_string(), health, status: None }
+        let health =
+            Health::of(vec![Cause::Unreadable.problem(error.to_string(), advice)], String::new);
+        Checked { archive: folders::label(folder), health, status: None }
     }
 }
 
-/// All archives that are given: each folder is one, or has some right below it. Each is looked at once, however often and by
-/// whatever names it is given.
+/// All archives that are given: each path is one, or a folder with some right below it, or a pattern such as `/srv/*/backup`. Each is
+/// looked at once, however often and by whatever names it is given. What cannot be looked at has a verdict as well: a folder without
+/// permission or on a dead disk, a link to nothing, an empty folder, a pattern that fits nothing.
 pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
     survey(folders, false, clock)
 }
@@ -97,26 +100,17 @@ pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
 }
 
 fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Result<HostReport> {
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
-    for folder in folders {
-        for archive in archives_in(folder) {
-            let own = archive.as_ref().map(|path| path.canonicalize().unwrap_or(path.clone()));
-            if own.is_ok_and(|own| !seen.insert(own)) {
-                continue;
-            }
-            found.push(archive.map_err(|error| Checked::unreadable(folder, &error)));
-        }
-    }
-    let mut found = found.into_iter();
+    let mut found = folders::archives(folders).into_iter();
     let mut archives = Vec::new();
     // Most of the time is spent waiting for the disks.
     pipeline::run(
         vec![(); pipeline::threads(None)],
         || Ok(found.next()),
         |(), archive| {
-            let look = |path: PathBuf| look_at(&path, with_revisions, clock);
-            Ok(archive.map_or_else(|failed| failed, look))
+            Ok(match archive {
+                Ok(path) => look_at(&path, with_revisions, clock),
+                Err((path, error)) => Checked::unreadable(&path, &error),
+            })
         },
         |checked| {
             archives.push(checked);
@@ -176,27 +170,19 @@ fn summary(archives: &[Checked], problems: &[Problem]) -> String {
     };
     let worst = archives.first().filter(|checked| checked.health.level > Level::Ok);
     let worst = worst.map(|checked| format!("; {}: {}", checked.archive, checked.health.summary));
+    // These are named in any case, also behind what is critical.
+    let unknown = archives.iter().skip(1).filter(|checked| checked.health.level == Level::Unknown);
+    let unknown: Vec<&str> = unknown.map(|checked| checked.archive.as_str()).collect();
+    let more = match unknown.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let unknown = match unknown.get(..MAX_NAMED.min(unknown.len())) {
+        None | Some([]) => String::new(),
+        Some(named) => format!("; also unknown: {}{more}", named.join(", ")),
+    };
     let shared = problems.iter().max_by_key(|problem| problem.level);
     let shared = shared.map(|problem| format!("; {}", problem.message));
     let (worst, shared) = (worst.unwrap_or_default(), shared.unwrap_or_default());
-    format!("{total}: {}{worst}{shared}", counts.join(", "))
-}
-
-/// The archive that a folder is, or those right below it; an error in the place of what cannot be looked at.
-fn archives_in(folder: &Path) -> Vec<Result<PathBuf>> {
-    let is_archive = |folder: &Path| MARKS.iter().any(|mark| folder.join(mark).exists());
-    if is_archive(folder) {
-        return vec![Ok(folder.to_owned())];
-    }
-    let entries = match folder.read_dir() {
-        Ok(entries) => entries,
-        Err(error) => return vec![Err(Error::io(folder, "list the folder")(error))],
-    };
-    let below = entries.flatten().map(|entry| entry.path());
-    let mut below: Vec<PathBuf> = below.filter(|path| is_archive(path)).collect();
-    below.sort();
-    match below.is_empty() {
-        true => vec![Err(Error::NoArchive { path: folder.to_owned() })],
-        false => below.into_iter().map(Ok).collect(),
-    }
+    format!("{total}: {}{worst}{unknown}{shared}", counts.join(", "))
 }

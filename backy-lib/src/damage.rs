@@ -8,9 +8,10 @@ use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
+use crate::image::digests::DigestTable;
 use crate::limits::limits;
 use crate::progress::{self, Observer};
-use crate::storage::Storage;
+use crate::storage::{Access, DigestsKind, FileName, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every older revision.
@@ -29,7 +30,11 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
         let blocks = manifest.block_size.count(revision.size_bytes);
         let there = |name| present.binary_search(&name).is_ok();
         let mut findings = revision.findings.clone();
-        if !there(revision.file()) || !there(revision.digests_file()) {
+        let is_flawed = !revision.flaws.is_empty();
+        if !there(revision.file())
+            || !there(revision.digests_file())
+            || is_flawed && !can_be_opened(storage, manifest, revision)?
+        {
             findings = whole(blocks);
         } else if let Some(newer) = all.last().filter(|_| !revision.is_standalone()) {
             read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
@@ -39,6 +44,38 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
         all.push(findings);
     }
     Ok(all)
+}
+
+/// Which of the bad blocks of the image are damage: in an undo archive those of which there is something, if there
+/// are more than it left out when it was made; in any other archive all.
+pub(crate) fn besides_left_out(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    bad: &Findings,
+) -> Result<Findings> {
+    let Some(revision) = manifest.revisions.first().filter(|_| manifest.is_undo()) else {
+        return Ok(bad.clone());
+    };
+    let left_out = manifest.confirmed_damage().get(&revision.uuid).copied().unwrap_or(0);
+    if bad.bad_block_count() <= left_out {
+        return Ok(Findings::default());
+    }
+    let image = match storage.open(FileName::IMAGE, Access::Read) {
+        Err(error) if error.is_damage() => return Ok(bad.clone()),
+        image => image?,
+    };
+    let (size, mut damaged) = (manifest.block_size, Findings::default());
+    for range in &bad.bad_blocks {
+        let all = extent(*range, size, revision.size_bytes);
+        let mut next = all.offset;
+        while let Some(data) = image.next_data(next)?.filter(|data| data.offset < all.end()) {
+            let first = size.index(data.offset.max(next));
+            let end = BlockIndex(size.count(data.end().min(all.end())));
+            damaged.add(BlockRange::between(first, end));
+            next = data.end().max(next + 1);
+        }
+    }
+    Ok(damaged)
 }
 
 /// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where; `most` of them.
@@ -87,6 +124,22 @@ pub(crate) fn name(range: BlockRange) -> String {
     match range.count {
         1 => format!("block {}", range.first),
         _ => format!("blocks {} to {}", range.first, range.end().0.saturating_sub(1)),
+    }
+}
+
+/// Whether the headers of a revision's files are whole, so that some of it may be read.
+fn can_be_opened(storage: &dyn Storage, manifest: &Manifest, revision: &Revision) -> Result<bool> {
+    let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
+    let opened =
+        DigestTable::open(storage, revision.uuid, kind).and_then(|_| match revision.is_image() {
+            true => Ok(()),
+            false => Delta::open(storage, revision.uuid, manifest.block_size, revision.size_bytes)
+                .map(|_| ()),
+        });
+    match opened {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

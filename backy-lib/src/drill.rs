@@ -1,8 +1,9 @@
 //! `drill`: a timed restore for trial. Proves that a revision can be had back, and how fast.
 //!
-//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program that looks
-//! into it. Which revision, where the file is, and what is done with it, is for the caller to say. An archive that does not
-//! give the right bytes is a drill that has not passed, not an error; an error is what kept the drill from being made.
+//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program
+//! that looks into it, and [`run_command`] runs one. Which revision, where the file is, and what is done with it, is
+//! for the caller to say. An archive that does not give the right bytes is a drill that has not passed, not an error;
+//! an error is what kept the drill from being made.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
+use crate::config::TimeLimit;
 use crate::error::{Error, Result};
 use crate::format::manifest::{DrillReport, Revision, Unknown};
 use crate::progress::{Observer, Phase};
@@ -20,6 +22,8 @@ use crate::restore::read::{Reading, check_digests};
 use crate::restore::unfinished::{Folder, Note, Token};
 use crate::restore::{self, FileTarget, RestoreOptions, Target, space};
 use crate::storage::who_can_swap;
+
+pub use crate::hooks::{run_command, words_on};
 
 impl DrillReport {
     /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
@@ -56,6 +60,12 @@ impl Drop for Assembled {
         // Somebody may have removed it; there is nobody to tell of anything else.
         let _ = self.folder.remove(&self.name);
     }
+}
+
+/// How long the command of a drill in this archive may take: what its config says, and the usual time where that
+/// cannot be read.
+pub fn timeout(archive: &Archive) -> TimeLimit {
+    archive.config().map_or_else(|_| TimeLimit::default(), |config| config.drill_timeout)
 }
 
 /// Which of `revisions` revisions a drill takes, by any number such as a random one; `None` when there are none.
@@ -166,6 +176,13 @@ struct Drill<'a> {
 
 impl<'a> Drill<'a> {
     fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
+        if archive.manifest().is_undo() {
+            let message =
+                "an undo archive holds only what a restore has overwritten; there is nothing to \
+                           restore for trial"
+                    .to_owned();
+            return Err(Error::Specification { message });
+        }
         let message = || format!("there is no revision {number}");
         let revision = archive.revisions().get(number);
         let revision = revision.ok_or_else(|| Error::NoSuchRevision { message: message() })?;

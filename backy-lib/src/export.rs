@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::archive::Archive;
+use crate::config::DEFAULT_LEVEL;
 use crate::error::{Error, Result};
 use crate::format::qcow2::{Compressor, Decompressor};
 use crate::image::chain::{Chain, Located};
@@ -16,7 +17,7 @@ use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
 use crate::restore::read::{Chunk, Chunks, check_digests};
-use crate::restore::{FileTarget, Guard, Target};
+use crate::restore::{self, FileTarget, Guard, Target};
 use crate::revision::RevisionId;
 use crate::storage::dir::DirFile;
 use crate::units::BlockIndex;
@@ -27,7 +28,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How a revision is exported.
 #[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
-    /// zstd level, 1 to 19; `None` for that of the config.
+    /// zstd level, 1 to 19; `None` for that of the config, or 1 where that cannot be read.
     pub level: Option<i32>,
     /// Threads that read and compress; `None` for one a core.
     pub threads: Option<usize>,
@@ -62,9 +63,11 @@ pub fn export(
     let began = Instant::now();
     let level = match options.level {
         Some(level) => level,
-        None => archive.config()?.compression_level,
+        // Nothing else of the config is needed: an archive without one can be exported all the same.
+        None => archive.config().map_or(DEFAULT_LEVEL, |config| config.compression_level),
     };
     let chain = archive.open_revision(number)?;
+    restore::check_whole(&chain)?;
     check_target(archive, &chain, path, observer)?;
     check_digests(&chain, false, observer)?;
     let target = FileTarget::create(path)?;

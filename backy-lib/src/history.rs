@@ -1,7 +1,8 @@
 //! `history.jsonl`: one line for each operation, with its report. An audit log, never needed for anything else.
 //!
-//! Bounded: a file that has become too long takes the name of the one before it. For reading it is a hint: lines that are
-//! torn or mean nothing are passed over.
+//! Bounded: a file that has become too long takes the name of the one before it. The new one begins with the last run of each command
+//! that the verdict asks for, so that a failure is known until the next run, however much is written meanwhile. For reading it is
+//! a hint: lines that are torn or mean nothing are passed over.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape;
-use crate::health::{Movement, Run};
+use crate::health::{Ahead, Movement, Run};
 use crate::progress::{Event, Observer};
 use crate::revision::OperationId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
@@ -18,10 +19,16 @@ use crate::storage::{Access, FileName, Storage, StorageFile};
 /// A file that is longer is put aside.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// A line that would be longer lacks its report: one line must not hide those before it.
+const MAX_LINE_BYTES: usize = 512 << 10;
+
+/// Longest reason of a failure that is carried over.
+const MAX_ERROR_CHARS: usize = 4096;
+
 /// One line.
 #[derive(Serialize)]
 struct Line<'a> {
-    id: OperationId,
+    id: &'a Value,
     operation: &'a str,
     started: Timestamp,
     finished: Timestamp,
@@ -43,37 +50,85 @@ const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
 pub(crate) struct Recent {
     /// The last run of each of [`RUNS`], in that order.
     pub(crate) runs: Vec<Run>,
+    /// Those of them that failed last, with nothing after it but runs that were interrupted.
+    pub(crate) failures: Vec<Run>,
     /// What changed the archive's size since a given time, oldest first.
     pub(crate) movements: Vec<Movement>,
+    /// Runs that ended in the future, one of each command. They hide none that came before; one that failed counts all the same.
+    pub(crate) ahead: Vec<Ahead>,
 }
 
-/// With these there is no history for whoever asks. Any other error is one, since the history may say that the last run failed.
-const UNKNOWN: [ErrorKind; 2] = [ErrorKind::NotFound, ErrorKind::Permission];
-
-/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs.
-pub(crate) fn recent(storage: &dyn Storage, since: Timestamp) -> Result<Recent> {
-    let mut last: [Option<Run>; RUNS.len()] = Default::default();
-    let mut movements = Vec::new();
+/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended after `latest`
+/// is from the future.
+pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp) -> Result<Recent> {
+    let mut last = LastLines::default();
+    let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
-            Err(error) if UNKNOWN.contains(&error.kind()) => continue,
+            // Any other error is one: the history may say that the last run failed.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             tail => tail?,
         };
         for line in tail.rsplit(|&byte| byte == b'\n') {
             let Ok(line) = serde_json::from_slice::<ReadLine>(line) else { continue };
-            if line.finished < since && last.iter().all(Option::is_some) {
+            if line.finished < since && last.are_known() {
                 break 'files;
             }
             movements.extend(line.movement());
-            let known =
-                RUNS.iter().zip(&mut last).find(|(operation, _)| **operation == line.operation);
-            if let Some((_, run @ None)) = known {
-                *run = Some(line.into_run());
+            if let Some(run) = last.add(line, latest)
+                && ahead.iter().all(|ahead| ahead.what != run.what)
+            {
+                ahead.push(run);
             }
         }
     }
     movements.reverse();
-    Ok(Recent { runs: last.into_iter().flatten().collect(), movements })
+    let runs = last.last.into_iter().flatten().map(ReadLine::into_run).collect();
+    let failed = last.ended.into_iter().flatten().filter(ReadLine::has_failed);
+    Ok(Recent { runs, failures: failed.map(ReadLine::into_run).collect(), movements, ahead })
+}
+
+/// Lines of the last runs of each of [`RUNS`], found from the end.
+#[derive(Default)]
+struct LastLines {
+    last: [Option<ReadLine>; RUNS.len()],
+    /// Of the last one that came to an end by itself.
+    ended: [Option<ReadLine>; RUNS.len()],
+}
+
+impl LastLines {
+    fn are_known(&self) -> bool {
+        self.ended.iter().all(Option::is_some)
+    }
+
+    /// Takes a line that is older than all before. Gives the run if it is from the future: then it hides none before it, but one that
+    /// failed has failed.
+    fn add(&mut self, line: ReadLine, latest: Timestamp) -> Option<Ahead> {
+        let at = RUNS.iter().position(|operation| *operation == line.operation)?;
+        let (Some(last), Some(ended @ None)) = (self.last.get_mut(at), self.ended.get_mut(at))
+        else {
+            return None;
+        };
+        let ahead = (line.finished > latest)
+            .then(|| Ahead::new(format!("a run of {}", line.operation), line.finished));
+        if ahead.is_none() || line.has_failed() {
+            if line.result != "interrupted" {
+                *ended = Some(line.clone());
+            }
+            last.get_or_insert(line);
+        }
+        ahead
+    }
+}
+
+/// When an operation last ended; from the newer file alone, which is enough for what was a few hours ago.
+pub(crate) fn last(storage: &dyn Storage, operation: &str) -> Result<Option<Timestamp>> {
+    let tail = tail(storage, FileName::History)?;
+    let mut lines = tail.rsplit(|&byte| byte == b'\n');
+    Ok(lines.find_map(|line| {
+        let line = serde_json::from_slice::<ReadLine>(line).ok()?;
+        (line.operation == operation).then_some(line.finished)
+    }))
 }
 
 /// The end of a file.
@@ -87,8 +142,10 @@ fn tail(storage: &dyn Storage, name: FileName) -> Result<Vec<u8>> {
 }
 
 /// A line as it is read.
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 struct ReadLine {
+    #[serde(default)]
+    id: Value,
     operation: String,
     started: Timestamp,
     finished: Timestamp,
@@ -100,7 +157,7 @@ struct ReadLine {
 }
 
 /// What is wanted of a report.
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 struct ReadReport {
     #[serde(default)]
     revision: Option<Value>,
@@ -121,6 +178,10 @@ impl ReadLine {
             "maintenance" => Some(movement(false, report.freed_bytes?.saturating_neg())),
             _ => None,
         }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.result == "failed"
     }
 
     fn into_run(self) -> Run {
@@ -145,14 +206,18 @@ pub(crate) fn record<T: Serialize>(
         Err(error) if error.kind() == ErrorKind::Interrupted => ("interrupted", None),
         Err(error) => ("failed", Some(error.to_string())),
     };
+    let id = observer.operation().unwrap_or_else(|| OperationId::new(started));
     let line = Line {
-        id: observer.operation().unwrap_or_else(|| OperationId::new(started)),
+        id: &Value::String(id.to_string()),
         operation,
         started,
         finished,
         result,
         error,
-        report: outcome.ok().and_then(|report| serde_json::to_value(report).ok()),
+        report: outcome
+            .ok()
+            .and_then(|report| serde_json::to_value(report).ok())
+            .filter(|report| !report.is_null()),
     };
     // After a failure there are more important things to say.
     if let (Err(error), Ok(_)) = (append(storage, &line), outcome) {
@@ -163,14 +228,15 @@ pub(crate) fn record<T: Serialize>(
 fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
     let mut file = open(storage)?;
     let mut len = file.len()?;
+    let mut text = String::new();
     if len > MAX_BYTES {
+        text = carried_over(storage)?;
         match planted(Bug::LostHistory) {
             true => storage.remove(FileName::History)?,
             false => storage.rename(FileName::History, FileName::OldHistory)?,
         }
         (file, len) = (open(storage)?, 0);
     }
-    let mut text = String::new();
     // A line that was cut short by a crash stays a line of its own.
     let mut last = [b'\n'];
     if len > 0 {
@@ -179,12 +245,54 @@ fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
     if last != *b"\n" {
         text.push('\n');
     }
-    let json = serde_json::to_string(line);
-    let path = storage.path(FileName::History);
-    let json = json.map_err(|error| Error::io(path, "write a line")(error.into()))?;
-    text += &escape::json(json);
-    text.push('\n');
+    text += &written(storage, line)?;
     file.write_at(text.as_bytes(), len)
+}
+
+/// A line as it is written, with its end.
+fn written(storage: &dyn Storage, line: &Line<'_>) -> Result<String> {
+    let written = |line: &Line<'_>| {
+        let json = serde_json::to_string(line);
+        let path = storage.path(FileName::History);
+        json.map_err(|error| Error::io(path, "write a line")(error.into()))
+    };
+    let mut json = written(line)?;
+    if json.len() > MAX_LINE_BYTES {
+        json = written(&Line { report: None, error: line.error.clone(), ..*line })?;
+    }
+    Ok(escape::json(json) + "\n")
+}
+
+/// The lines that a new file begins with: those of the last runs of each command, without their reports, which would count twice.
+fn carried_over(storage: &dyn Storage) -> Result<String> {
+    let mut last = LastLines::default();
+    for name in [FileName::History, FileName::OldHistory] {
+        let tail = match tail(storage, name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            tail => tail?,
+        };
+        for line in tail.rsplit(|&byte| byte == b'\n') {
+            if last.are_known() {
+                break;
+            }
+            if let Ok(line) = serde_json::from_slice::<ReadLine>(line) {
+                last.add(line, Timestamp::MAX);
+            }
+        }
+    }
+    let mut text = String::new();
+    for (ended, last) in last.ended.iter().zip(&last.last) {
+        let last = last.as_ref().filter(|last| Some(*last) != ended.as_ref());
+        for line in ended.iter().chain(last) {
+            let error = line.error.as_ref().map(|why| why.chars().take(MAX_ERROR_CHARS).collect());
+            let (started, finished) = (line.started, line.finished);
+            let id = &line.id;
+            let (operation, result) = (line.operation.as_str(), line.result.as_str());
+            let line = Line { id, operation, started, finished, result, error, report: None };
+            text += &written(storage, &line)?;
+        }
+    }
+    Ok(text)
 }
 
 fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
@@ -207,7 +315,8 @@ mod tests {
         for (name, content) in [("history.jsonl", current), ("history.jsonl.1", old)] {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap()).unwrap()
+        let latest = "2026-11-30T00:00:00Z".parse().unwrap();
+        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap(), latest).unwrap()
     }
 
     fn line(operation: &str, day: u32, rest: &str) -> String {
@@ -274,5 +383,54 @@ mod tests {
         long.extend(good.as_bytes());
         assert_eq!(read(&long, b"", "2026-01-01T00:00:00Z").runs.len(), 1);
         assert_eq!(read(&vec![b'x'; 3 << 20], b"", "2026-01-01T00:00:00Z"), Recent::default());
+    }
+
+    /// A run from the future hides none before it and is named; one that failed has failed, whatever its date.
+    #[test]
+    fn a_run_from_the_future_hides_no_failure() {
+        let future = |rest: &str| line("backup", 3, rest).replace("2026-11-03", "2036-11-03");
+        let text = [line("backup", 1, FAILED), future(BACKUP), future(BACKUP)].concat();
+        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
+        assert_eq!(found.runs[0].error.as_deref(), Some("why"));
+        assert_eq!(found.ahead.len(), 1, "{:?}", found.ahead);
+        let text = [line("backup", 1, BACKUP), future(FAILED)].concat();
+        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
+        assert_eq!((found.runs[0].error.as_deref(), found.ahead.len()), (Some("why"), 1));
+    }
+
+    /// However often the file is put aside, the last run of each command is known; and a report that is too long is left out, since it
+    /// would hide what stands before it.
+    #[test]
+    fn a_failed_backup_is_known_until_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DirStorage::open(folder.path()).unwrap();
+        let time = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let add = |operation: &str, second: i64, outcome: std::result::Result<&Value, &Error>| {
+            let times = (time(second), time(second));
+            record(&storage, operation, times, outcome, &crate::progress::Silent);
+        };
+        let failed = Error::Specification { message: "the source is gone".to_owned() };
+        add("backup", 0, Err(&failed));
+        let report = |bytes: usize| serde_json::json!({ "x": "x".repeat(bytes) });
+        let long = report(300_000);
+        for number in 1..20 {
+            add("tag", number, Ok(&long));
+        }
+        add("scrub", 20, Ok(&report(9 << 20)));
+        let found = recent(&storage, time(0), time(100)).unwrap();
+        let runs: Vec<_> =
+            found.runs.iter().map(|run| (run.operation.as_str(), run.result.as_str())).collect();
+        assert_eq!(runs, [("backup", "failed"), ("scrub", "ok")]);
+        assert!(found.runs[0].error.as_ref().unwrap().contains("the source is gone"));
+        assert_eq!(found.runs[0].started, time(0));
+        add("backup", 21, Err(&Error::Interrupted));
+        for number in 22..30 {
+            add("tag", number, Ok(&long));
+        }
+        let found = recent(&storage, time(0), time(100)).unwrap();
+        assert_eq!((found.runs[0].result.as_str(), found.failures.len()), ("interrupted", 1));
+        add("backup", 30, Ok(&long));
+        assert_eq!(recent(&storage, time(0), time(100)).unwrap().failures, []);
+        assert_eq!(recent(&storage, time(0), time(100)).unwrap().runs[0].result, "ok");
     }
 }

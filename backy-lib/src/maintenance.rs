@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::canary::{Bug, planted};
-use crate::clock::Clock;
+use crate::clock::{Clock, latest};
 use crate::config::Config;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,7 +31,7 @@ use crate::progress::{self, Event, Observer};
 use crate::proof;
 use crate::recover::{recover, room};
 use crate::reserve;
-use crate::retention::{Rule, Verdict, retention};
+use crate::retention::{Pins, Rule, Verdict, excess, retention};
 use crate::revision::RevisionId;
 use crate::storage::{DigestsKind, FileName, Storage};
 use crate::units::{BlockIndex, display_size};
@@ -57,6 +58,8 @@ pub struct MaintenancePlan {
     pub frees_bytes: i64,
     /// Why nothing expires, although the rule would let it.
     pub frozen: Vec<Freeze>,
+    /// Why far more revisions stay than the schedule keeps, as a sentence; null when they do not.
+    pub excess: Option<String>,
 }
 
 /// What was done.
@@ -79,6 +82,7 @@ pub(crate) fn plan(
     manifest: &Manifest,
     config: &Config,
     options: &MaintenanceOptions,
+    now: Timestamp,
     observer: &dyn Observer,
 ) -> Result<MaintenancePlan> {
     let unreadable = damage::unreadable(&**storage, manifest)?;
@@ -88,7 +92,7 @@ pub(crate) fn plan(
     let damaged = damaged.map(|(revision, _)| revision.uuid);
     let damaged: HashSet<RevisionId> = damaged.collect();
     let frozen = match config.monitoring.freeze && !options.confirm {
-        true => health::freezes(manifest, &bad_blocks),
+        true => health::freezes(&health::as_of(manifest, now).0, &bad_blocks),
         false => Vec::new(),
     };
     let rule = match options.keep {
@@ -113,7 +117,12 @@ pub(crate) fn plan(
         })
         .collect();
     steps.extend(plan::standalone(&stay, config));
-    Ok(MaintenancePlan { frozen, ..estimate(storage, manifest, verdicts, steps, observer)? })
+    let excess = match options.keep {
+        Some(_) => None,
+        None => excess(&manifest.revisions, &config.schedule, Pins::All),
+    };
+    let estimated = estimate(storage, manifest, verdicts, steps, observer)?;
+    Ok(MaintenancePlan { frozen, excess, ..estimated })
 }
 
 /// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that nobody
@@ -125,7 +134,9 @@ pub(crate) fn confirm(
 ) -> Result<Vec<Freeze>> {
     let unreadable = damage::unreadable(storage, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
-    let open = health::freezes(manifest, &bad_blocks);
+    let now = clock.now();
+    let known = health::as_of(manifest, now).0;
+    let open = health::freezes(&known, &bad_blocks);
     if open.is_empty() {
         return Ok(open);
     }
@@ -133,7 +144,8 @@ pub(crate) fn confirm(
     let damage: Vec<(RevisionId, u64)> =
         revisions.zip(bad_blocks).filter(|&(_, bad)| bad > 0).collect();
     let mut after = manifest.clone();
-    after.confirm(&damage, clock.now());
+    after.forget_confirmations_after(latest(now));
+    after.confirm(&damage, now);
     reserve::publish(storage, &after)?;
     *manifest = after;
     Ok(open)
@@ -198,7 +210,7 @@ fn estimate(
     weighed.sort_by_key(|(order, needs, _, _)| (*order, *needs));
     let frees_bytes = weighed.iter().map(|(_, _, frees, _)| frees).sum();
     let steps = weighed.into_iter().map(|(_, _, _, step)| step).collect();
-    Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new() })
+    Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new(), excess: None })
 }
 
 /// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.

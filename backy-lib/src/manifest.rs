@@ -102,18 +102,22 @@ pub(crate) fn read_again(storage: &dyn Storage) -> Result<Manifest> {
 /// [`Error::Overtaken`].
 pub(crate) fn check_ours(storage: &dyn Storage) -> Result<()> {
     let Some(seen) = storage.seen().filter(|seen| !seen.is_empty()) else { return Ok(()) };
-    let mut start = [0; CHECKSUM_BYTES];
-    let found = match storage.open(FileName::MANIFEST, Access::Read) {
-        Ok(file) => file.read_at(&mut start, 0)?,
+    let found = match checksum(storage) {
         // Somebody has lost it, and has what was read of it now.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+        found => found?,
     };
-    let found = Manifest::checksum_at_start(start.get(..found).unwrap_or_default());
     match found.is_some_and(|found| seen.is_foreign(&found)) {
         true => Err(Error::Overtaken { path: storage.path(FileName::MANIFEST) }),
         false => Ok(()),
     }
+}
+
+/// The checksum of the manifest as it says at its start, without reading the rest; `None` when it says none.
+pub(crate) fn checksum(storage: &dyn Storage) -> Result<Option<String>> {
+    let mut start = [0; CHECKSUM_BYTES];
+    let found = storage.open(FileName::MANIFEST, Access::Read)?.read_at(&mut start, 0)?;
+    Ok(Manifest::checksum_at_start(start.get(..found).unwrap_or_default()))
 }
 
 /// Publishes the manifest of a new archive, where there is none.

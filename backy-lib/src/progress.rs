@@ -24,6 +24,8 @@ pub enum Phase {
     Merge,
     /// Making sure that a target holds nothing.
     CheckTarget,
+    /// Finding out how much of a target differs.
+    CompareTarget,
     /// Saving what a restore is going to overwrite.
     SaveTarget,
     /// Writing a revision to a target.
@@ -44,6 +46,7 @@ impl Phase {
             Phase::Scrub => "scrub",
             Phase::Merge => "merge",
             Phase::CheckTarget => "check-target",
+            Phase::CompareTarget => "compare-target",
             Phase::SaveTarget => "save-target",
             Phase::Restore => "restore",
             Phase::Export => "export",

@@ -6,6 +6,8 @@
 //!
 //! How a revision is taken out of the chain is left to others. `doc/retention.md` has the rules in an operator's words.
 
+mod excess;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -16,6 +18,8 @@ use serde::Serialize;
 use crate::config::Interval;
 use crate::format::manifest::Revision;
 use crate::revision::{RevisionId, Tag};
+
+pub use excess::{Pins, excess};
 
 /// What decides.
 #[derive(Debug, Clone, Copy)]
@@ -205,9 +209,10 @@ impl Place {
 
 /// For each place, newest first, how many newer revisions that keep the tag count; at most `keep`.
 ///
-/// Those that started less than half an interval from it, or from one that has been counted, do not: a clock that jumps
-/// makes the tag due again and again, and must not drive out in a day what took weeks to gather. A sane clock leaves at
-/// least 0.95 of an interval between them, see `schedule::tolerance`, and every one counts.
+/// Those that started less than half an interval from it, or from one that has been counted, do not: a clock
+/// that jumps makes the tag due again and again, and must not drive out in a day what took weeks to gather.
+/// Without outages a sane clock leaves more than half an interval between them, and every one counts; what was
+/// made up for after an outage may stay in addition.
 ///
 /// Only those count that keep the tag themselves. So the count does not change when others have lost it.
 fn standings(places: &mut [Place], interval: &Interval) -> Vec<u32> {

@@ -96,6 +96,19 @@ impl Tag {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Refuses what no new tag may be called, although older archives may have such tags.
+    ///
+    /// # Errors
+    /// A sentence: `..` stands for the revisions from one to another.
+    pub fn check_new(&self) -> Result<(), String> {
+        match self.0.contains("..") {
+            true => Err(format!(
+                "'{self}' cannot be a new tag: '..' stands for a range of revisions; use other characters"
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Tag {
@@ -165,5 +178,9 @@ mod tests {
         for bad in ["", "-x", "+x", "a b", "ü", "a/b", "..", &"x".repeat(65)] {
             assert!(bad.parse::<Tag>().is_err(), "{bad}");
         }
+        assert_eq!(
+            ["a.b", "v1.2.", "a..b"].map(|tag| tag.parse::<Tag>().unwrap().check_new().is_ok()),
+            [true, true, false]
+        );
     }
 }

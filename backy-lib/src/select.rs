@@ -1,15 +1,21 @@
 //! Revision specifications: what a person types to name one revision, or several.
 //!
-//! What was typed is parsed first ([`RevisionSpec`], [`RevisionsSpec`]), apart from what it means in an archive.
+//! What was typed is parsed first ([`RevisionSpec`], [`RevisionsSpec`]), apart from what it means in an archive. Text that can be read in
+//! several ways, which mean several revisions, is an error that lists them.
+
+mod when;
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
+
+use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Revision;
 use crate::revision::{RevisionId, Tag};
 
-/// Names one revision: `latest`, `last`, `first`, a number from 0 (the newest), `tag:NAME`, or a UUID or its beginning.
+pub use when::{Here, When};
+
+/// Names one revision: `latest`, `last`, `first`, a number from 0 (the newest), `tag:NAME`, a UUID or its beginning, or a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RevisionSpec {
     /// The newest.
@@ -22,27 +28,42 @@ pub enum RevisionSpec {
     Tag(Tag),
     /// Lower-case hex digits and hyphens that the UUID begins with.
     Uuid(String),
+    /// The newest that was not made after that time.
+    NotAfter(When),
 }
 
-/// Names several revisions: `all`, `A..B`, `tag:NAME` (all that have it), one revision, or a comma list of these.
+/// Names several revisions: `all`, `A..B`, `tag:NAME` (all that have it), a time (all that were made then), one revision, or a comma
+/// list of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevisionsSpec(Vec<Part>);
+
+impl From<When> for RevisionsSpec {
+    /// All revisions that were made in that time.
+    fn from(when: When) -> Self {
+        RevisionsSpec(vec![Part::Made(when)])
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     All,
     Tagged(Tag),
+    Made(When),
     One(RevisionSpec),
     Between(RevisionSpec, RevisionSpec),
+    /// The name of a tag with `..` in it, which may also mean one of these ranges: the tag, if a revision has it.
+    TaggedOrBetween(Tag, Vec<(RevisionSpec, RevisionSpec)>),
 }
 
 /// Shortest beginning of a UUID that is taken.
 const MIN_PREFIX_DIGITS: usize = 4;
 
-impl FromStr for RevisionSpec {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
+impl RevisionSpec {
+    /// Reads what was typed `here`.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] says what would be right.
+    pub fn parse(text: &str, here: &Here) -> Result<Self> {
         if let Some(tag) = text.strip_prefix("tag:") {
             return Ok(RevisionSpec::Tag(parse_tag(tag)?));
         }
@@ -56,6 +77,9 @@ impl FromStr for RevisionSpec {
         if digits && text.len() < MIN_PREFIX_DIGITS {
             return text.parse().map(RevisionSpec::Number).map_err(|_| malformed(text));
         }
+        if let Some(when) = When::parse(text, here) {
+            return when.map(RevisionSpec::NotAfter);
+        }
         let lower = text.to_ascii_lowercase();
         let hex_digits = lower.bytes().filter(u8::is_ascii_hexdigit).count();
         let only_hex = lower.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
@@ -64,9 +88,7 @@ impl FromStr for RevisionSpec {
         }
         Err(malformed(text))
     }
-}
 
-impl RevisionSpec {
     /// Number of the revision that is meant, counted from the newest.
     ///
     /// # Errors
@@ -87,36 +109,32 @@ impl RevisionSpec {
                 .position(|revision| revision.tags.contains(tag))
                 .ok_or_else(|| no_tag(tag, revisions)),
             RevisionSpec::Uuid(prefix) => resolve_prefix(prefix, revisions),
+            RevisionSpec::NotAfter(when) => when.newest_not_after(revisions),
         }
     }
 }
 
 fn resolve_prefix(prefix: &str, revisions: &[Revision]) -> Result<usize> {
-    let plain = |text: &str| text.replace('-', "");
-    let wanted = plain(prefix);
-    let matches: Vec<usize> = revisions
-        .iter()
-        .enumerate()
-        .filter(|(_, revision)| plain(&revision.uuid.to_string()).starts_with(&wanted))
-        .map(|(number, _)| number)
-        .collect();
-    match matches.as_slice() {
-        [one] => Ok(*one),
-        [] => match prefix.parse::<usize>() {
-            // Four or more digits that no UUID begins with: a number, when there is one.
-            Ok(number) => RevisionSpec::Number(number).resolve(revisions),
-            Err(_) => Err(no_such(format!(
+    // Four or more digits may also be a number, when there is one.
+    let number = prefix.parse::<usize>().ok();
+    let there = number.filter(|number| *number < revisions.len());
+    let matches = with_prefix(prefix, revisions);
+    let uuids = || {
+        let uuid = |&number: &usize| revisions.get(number).map(|found| found.uuid.to_string());
+        matches.iter().filter_map(uuid)
+    };
+    match (matches.as_slice(), there) {
+        ([one], None) => Ok(*one),
+        ([one], Some(number)) if *one == number => Ok(number),
+        ([], _) => match number {
+            Some(number) => RevisionSpec::Number(number).resolve(revisions),
+            None => Err(no_such(format!(
                 "no revision's UUID begins with '{prefix}'; there are {} revisions, see 'status'",
                 revisions.len()
             ))),
         },
-        several => {
-            let shown: Vec<String> = several
-                .iter()
-                .take(5)
-                .filter_map(|&number| revisions.get(number))
-                .map(|revision| revision.uuid.to_string())
-                .collect();
+        (several, None) => {
+            let shown: Vec<String> = uuids().take(5).collect();
             Err(no_such(format!(
                 "'{prefix}' is ambiguous: {} revisions begin with it: {}{}",
                 several.len(),
@@ -124,18 +142,33 @@ fn resolve_prefix(prefix: &str, revisions: &[Revision]) -> Result<usize> {
                 if several.len() > shown.len() { ", …" } else { "" }
             )))
         }
+        (_, Some(number)) => {
+            let begins = uuids().take(5).map(|uuid| format!("the UUID {uuid}"));
+            let ways = std::iter::once(format!("revision {number}")).chain(begins);
+            Err(ambiguous(prefix, ways.collect(), "give more of the UUID, or another name"))
+        }
     }
 }
 
-impl FromStr for RevisionsSpec {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        text.split(',').map(str::trim).map(parse_part).collect::<Result<_>>().map(RevisionsSpec)
-    }
+/// The numbers of the revisions whose UUID begins so, hyphens or not.
+fn with_prefix(prefix: &str, revisions: &[Revision]) -> Vec<usize> {
+    let plain = |text: &str| text.replace('-', "");
+    let wanted = plain(prefix);
+    let begins = |revision: &Revision| plain(&revision.uuid.to_string()).starts_with(&wanted);
+    let numbered = revisions.iter().enumerate().filter(|(_, revision)| begins(revision));
+    numbered.map(|(number, _)| number).collect()
 }
 
 impl RevisionsSpec {
+    /// Reads what was typed `here`.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] says what would be right.
+    pub fn parse(text: &str, here: &Here) -> Result<Self> {
+        let parts = text.split(',').map(|part| parse_part(part.trim(), here));
+        parts.collect::<Result<_>>().map(RevisionsSpec)
+    }
+
     /// All revisions.
     pub fn all() -> Self {
         RevisionsSpec(vec![Part::All])
@@ -148,23 +181,67 @@ impl RevisionsSpec {
             match part {
                 Part::All => numbers.extend(0..revisions.len()),
                 Part::One(spec) => numbers.push(spec.resolve(revisions)?),
-                Part::Between(a, b) => {
-                    let (a, b) = (a.resolve(revisions)?, b.resolve(revisions)?);
-                    numbers.extend(a.min(b)..=a.max(b));
-                }
-                Part::Tagged(tag) => {
-                    let before = numbers.len();
-                    let tagged = revisions.iter().enumerate().filter(|(_, r)| r.tags.contains(tag));
-                    numbers.extend(tagged.map(|(number, _)| number));
-                    if numbers.len() == before {
-                        return Err(no_tag(tag, revisions));
+                Part::Made(when) => numbers.extend(when.all_made(revisions)?),
+                Part::Between(a, b) => numbers.extend(between(a, b, revisions)?),
+                Part::Tagged(tag) => match with_tag(tag, revisions) {
+                    tagged if tagged.is_empty() => return Err(no_tag(tag, revisions)),
+                    tagged => numbers.extend(tagged),
+                },
+                Part::TaggedOrBetween(tag, ranges) => match with_tag(tag, revisions) {
+                    tagged if tagged.is_empty() => {
+                        let mut found = ranges.iter().map(|(a, b)| between(a, b, revisions));
+                        let first = found.next().unwrap_or_else(|| Err(no_tag(tag, revisions)));
+                        numbers.extend(first.or_else(|error| found.flatten().next().ok_or(error))?);
                     }
-                }
+                    tagged => numbers.extend(tagged),
+                },
             }
         }
         numbers.sort_unstable();
         numbers.dedup();
         Ok(numbers)
+    }
+}
+
+/// The numbers of all revisions that have a tag.
+fn with_tag(tag: &Tag, revisions: &[Revision]) -> Vec<usize> {
+    let tagged = revisions.iter().enumerate().filter(|(_, revision)| revision.tags.contains(tag));
+    tagged.map(|(number, _)| number).collect()
+}
+
+/// The revisions from one end to another, whichever of them comes first. A time bounds them: nothing that was made before or after it is
+/// among them.
+fn between(a: &RevisionSpec, b: &RevisionSpec, revisions: &[Revision]) -> Result<Vec<usize>> {
+    let made = |wanted: &dyn Fn(usize, Timestamp) -> bool| -> Result<Vec<usize>> {
+        let numbered = revisions.iter().enumerate();
+        let made = numbered.filter(|(number, revision)| wanted(*number, revision.started));
+        let made: Vec<usize> = made.map(|(number, _)| number).collect();
+        let none = "no revision was made between the ends of the range".to_owned();
+        if made.is_empty() { Err(no_such(none)) } else { Ok(made) }
+    };
+    match (a, b) {
+        (RevisionSpec::NotAfter(a), RevisionSpec::NotAfter(b)) => {
+            let (a, b) = (a.only_reading()?, b.only_reading()?);
+            let (start, end) = (a.start.min(b.start), a.end.max(b.end));
+            made(&|_, time| start <= time && time < end)
+        }
+        (RevisionSpec::NotAfter(when), other) | (other, RevisionSpec::NotAfter(when)) => {
+            let (stretch, end) = (when.only_reading()?, other.resolve(revisions)?);
+            let of_end = revisions.get(end).map_or(stretch.start, |found| found.started);
+            match of_end {
+                of_end if of_end < stretch.start => {
+                    made(&|number, time| number <= end && time < stretch.end)
+                }
+                of_end if of_end >= stretch.end => {
+                    made(&|number, time| number >= end && time >= stretch.start)
+                }
+                _ => made(&|_, time| stretch.start <= time && time < stretch.end),
+            }
+        }
+        (a, b) => {
+            let (a, b) = (a.resolve(revisions)?, b.resolve(revisions)?);
+            Ok((a.min(b)..=a.max(b)).collect())
+        }
     }
 }
 
@@ -227,18 +304,41 @@ pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>)
     Err(Error::Specification { message })
 }
 
-fn parse_part(text: &str) -> Result<Part> {
+fn parse_part(text: &str, here: &Here) -> Result<Part> {
     if text == "all" {
         return Ok(Part::All);
     }
-    // The dots of a tag's name are not a range.
-    if let Some(tag) = text.strip_prefix("tag:").filter(|tag| !tag.contains("..")) {
-        return Ok(Part::Tagged(parse_tag(tag)?));
+    if let Some(name) = text.strip_prefix("tag:") {
+        // Tags of older archives may have `..` in their names.
+        match name.parse() {
+            Ok(tag) if name.contains("..") => {
+                let ranges = ranges(text, here).collect();
+                return Ok(Part::TaggedOrBetween(tag, ranges));
+            }
+            Ok(tag) => return Ok(Part::Tagged(tag)),
+            Err(_) => {}
+        }
     }
     match text.split_once("..") {
-        Some((from, to)) => Ok(Part::Between(from.parse()?, to.parse()?)),
-        None => Ok(Part::One(text.parse()?)),
+        Some((from, to)) => match ranges(text, here).next() {
+            Some((from, to)) => Ok(Part::Between(from, to)),
+            None => {
+                let end = |text: &str| RevisionSpec::parse(text.trim(), here);
+                Ok(Part::Between(end(from)?, end(to)?))
+            }
+        },
+        None => Ok(match RevisionSpec::parse(text, here)? {
+            RevisionSpec::NotAfter(when) => Part::Made(when),
+            one => Part::One(one),
+        }),
     }
+}
+
+/// The ranges that a text can mean, wherever in it two dots are.
+fn ranges(text: &str, here: &Here) -> impl Iterator<Item = (RevisionSpec, RevisionSpec)> {
+    let end = |text: &str| RevisionSpec::parse(text.trim(), here).ok();
+    let places = text.char_indices().map(|(at, _)| text.split_at(at));
+    places.filter_map(move |(from, to)| Some((end(from)?, end(to.strip_prefix("..")?)?)))
 }
 
 fn parse_tag(text: &str) -> Result<Tag> {
@@ -249,7 +349,8 @@ fn malformed(text: &str) -> Error {
     Error::Specification {
         message: format!(
             "'{}' names no revision; expected a number (0 is the newest), latest, last, first, tag:NAME, \
-             or a UUID or at least {MIN_PREFIX_DIGITS} hex digits of its beginning",
+             a UUID or at least {MIN_PREFIX_DIGITS} hex digits of its beginning, or a time such as '2026-11-28', \
+             '2026-11-28 02:00', yesterday or '3 days ago'",
             text.escape_default()
         ),
     }
@@ -257,6 +358,12 @@ fn malformed(text: &str) -> Error {
 
 fn no_such(message: String) -> Error {
     Error::NoSuchRevision { message }
+}
+
+/// Text that can be read in several ways, and how to say which one is meant.
+fn ambiguous(text: &str, ways: Vec<String>, advice: &str) -> Error {
+    let text = text.escape_default();
+    no_such(format!("'{text}' is ambiguous; it can mean {}; {advice}", ways.join(", or ")))
 }
 
 fn no_tag(tag: &Tag, revisions: &[Revision]) -> Error {
@@ -274,7 +381,19 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::format::manifest::Statistics;
-    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
+
+    fn here() -> Here {
+        Here { now: Timestamp::UNIX_EPOCH, zone: TimeZone::UTC }
+    }
+
+    fn one(text: &str) -> Result<RevisionSpec> {
+        RevisionSpec::parse(text, &here())
+    }
+
+    fn several(text: &str) -> Result<RevisionsSpec> {
+        RevisionsSpec::parse(text, &here())
+    }
 
     fn revisions() -> Vec<Revision> {
         [
@@ -309,7 +428,7 @@ mod tests {
             ("019354702f5e7cc09d1a3f0c5a3be003", 0),
             ("0002", 2),
         ] {
-            let spec: RevisionSpec = text.parse().unwrap();
+            let spec = one(text).unwrap();
             assert_eq!(spec.resolve(&revisions()).unwrap(), number, "{text}");
         }
     }
@@ -323,12 +442,12 @@ mod tests {
             ("0193", "ambiguous"),
             ("9999", "0 to 2"),
         ] {
-            let spec: RevisionSpec = text.parse().unwrap();
+            let spec = one(text).unwrap();
             let error = spec.resolve(&revisions()).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");
         }
         for text in ["", "abc", "-1", "x", "tag:", "tag:a b", "latest ", "..", "1..2", "g1234567"] {
-            assert!(text.parse::<RevisionSpec>().is_err(), "{text}");
+            assert!(one(text).is_err(), "{text}");
         }
         assert!(RevisionSpec::Latest.resolve(&[]).is_err());
     }
@@ -345,11 +464,18 @@ mod tests {
             ("tag:weekly..first", vec![1, 2]),
             ("tag:weekly, 1234", vec![1, 2]),
         ] {
-            let spec: RevisionsSpec = text.parse().unwrap();
+            let spec = several(text).unwrap();
             assert_eq!(spec.resolve(&revisions()).unwrap(), numbers, "{text}");
         }
+        let numbers = |text: &str| several(text).unwrap().resolve(&revisions());
+        // A tag with dots in its name is meant where a revision has it; else the dots are a range.
+        assert_eq!(numbers("tag:a..b").unwrap(), [2]);
+        assert_eq!(numbers("tag:a..b..1").unwrap(), [1, 2]);
+        assert_eq!(numbers("0..tag:a..b").unwrap(), [0, 1, 2]);
+        assert_eq!(numbers("tag:weekly..0").unwrap(), [0, 1]);
+        assert!(numbers("tag:x..y").unwrap_err().to_string().contains("'x..y'"));
         for text in ["", "0,", "0..", "..", "everything"] {
-            assert!(text.parse::<RevisionsSpec>().is_err(), "{text}");
+            assert!(several(text).is_err(), "{text}");
         }
         assert_eq!(RevisionsSpec::all().resolve(&[]).unwrap(), Vec::<usize>::new());
     }

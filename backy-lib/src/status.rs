@@ -4,10 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::archive::Archive;
-use crate::clock::Clock;
+use crate::clock::{Clock, latest};
 use crate::damage;
 use crate::error::{ErrorKind, Result};
 use crate::extent::Extent;
+use crate::folders;
 use crate::format::manifest::{
     Alarm, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
@@ -17,6 +18,7 @@ use crate::health::{
 use crate::history;
 use crate::moment;
 use crate::revision::{RevisionId, Tag};
+use crate::schedule::Past;
 use crate::scrub::{self, Coverage};
 use crate::storage::{Access, FileName, FileSystem};
 use crate::units::BlockSize;
@@ -29,7 +31,7 @@ pub const STATUS_SCHEMA: u32 = 1;
 pub struct StatusReport {
     /// Version of this structure: fields may be added within a version, never removed or changed.
     pub schema: u32,
-    /// The archive's folder.
+    /// The archive's folder, without symbolic links, however it was named.
     pub archive: String,
     /// What is backed up, as configured; `null` when that is not known.
     pub source: Option<String>,
@@ -53,7 +55,7 @@ pub struct StatusReport {
     pub checked: Timestamp,
     /// How many revisions there are, whichever were asked for.
     pub revision_count: usize,
-    /// How many of them cannot be read in full.
+    /// How many of them cannot be read in full, or have damaged files.
     pub damaged_count: usize,
     /// The newest of them.
     pub newest: Option<RevisionStatus>,
@@ -143,7 +145,8 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
 
 /// Whether there is a problem that a writer at work could look like.
 fn is_doubtful(report: &StatusReport) -> bool {
-    let doubtful = [ProblemKind::Interrupted, ProblemKind::MissingFile, ProblemKind::Damage];
+    use ProblemKind::{Damage, Interrupted, MissingFile, ReplacedImage};
+    let doubtful = [Interrupted, MissingFile, ReplacedImage, Damage];
     report.health.problems.iter().any(|problem| doubtful.contains(&problem.kind))
 }
 
@@ -151,25 +154,44 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let (config, now) = (archive.config(), clock.now());
     let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let lock_holder = archive.lock_holder()?;
-    let manifest = archive.manifest();
+    let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
+    let manifest = &*manifest;
     let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
-    let recent = history::recent(archive.storage(), now.saturating_sub(window).unwrap_or(now))?;
+    let since = now.saturating_sub(window).unwrap_or(now);
+    let recent = history::recent(archive.storage(), since, latest(now))?;
+    ahead.extend(recent.ahead);
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
     let missing = missing_files(archive)?;
     let accepts_no_permissions =
         config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
     let exposed = archive.storage().exposed(accepts_no_permissions).map(|error| error.to_string());
-    let unreadable = damage::unreadable(archive.storage(), manifest)?;
+    let replaced = replaced_image(archive, lock_holder.is_some())?;
+    let present = archive.storage().list()?;
+    let is_there = |name: &&FileName| present.binary_search(name).is_ok();
+    let set_aside = manifest.set_aside.iter().filter(is_there);
+    let set_aside: Vec<String> = set_aside.map(FileName::to_string).collect();
+    let unwritable = unwritable(archive, space.as_ref());
+    let mut unreadable = damage::unreadable(archive.storage(), manifest)?;
+    if let Some(newest) = unreadable.first_mut() {
+        *newest = damage::besides_left_out(archive.storage(), manifest, newest)?;
+    }
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let beside = moment::look(archive.storage())?;
+    let zone = clock.zone();
+    let past = Past::of_manifest(manifest, zone.clone());
     let facts = Facts {
         now,
+        zone: &zone,
         manifest,
         config: config.as_ref().map_err(|_| why.as_str()),
         is_locked: lock_holder.is_some(),
-        runs: &recent.runs,
+        failures: &recent.failures,
         missing: &missing,
+        replaced: replaced.as_deref(),
+        set_aside: &set_aside,
+        ahead: &ahead,
+        unwritable: unwritable.as_deref(),
         bad_blocks: &bad_blocks,
         space: space.as_ref(),
         exposed: exposed.as_deref(),
@@ -185,10 +207,10 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let config = config.ok();
     let limits = config.as_ref().map(|c| c.monitoring.clone()).unwrap_or_default();
     let source = config.as_ref().and_then(|config| config.source.as_ref());
-    let tags = config.as_ref().map(|config| health::tags(archive.revisions(), config, now));
+    let tags = config.as_ref().map(|config| health::tags(&past, config, now));
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
-        archive: archive.folder().display().to_string(),
+        archive: folders::label(&archive.folder()),
         source: source.map(|source| source.display().to_string()),
         last_source: manifest.source.clone(),
         block_size: manifest.block_size,
@@ -200,7 +222,10 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         health,
         checked: now,
         revision_count: manifest.revisions.len(),
-        damaged_count: bad_blocks.iter().filter(|&&count| count > 0).count(),
+        damaged_count: all
+            .iter()
+            .filter(|(revision, bad)| !bad.bad_blocks.is_empty() || !revision.flaws.is_empty())
+            .count(),
         newest: described(0),
         schedule: tags.unwrap_or_default(),
         last_runs: recent.runs,
@@ -267,6 +292,40 @@ fn missing_files(archive: &Archive) -> Result<Vec<String>> {
         }
     }
     Ok(missing)
+}
+
+/// Whether `last.raw` is another file than backy left, though as long as it should be; while nobody is at work.
+fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> {
+    let (storage, manifest) = (archive.storage(), archive.manifest());
+    let (Some(newest), Some(_)) = (manifest.revisions.first(), &manifest.image_file) else {
+        return Ok(None);
+    };
+    // What was interrupted may have been about to record its time.
+    if is_locked || manifest.in_progress.is_some() {
+        return Ok(None);
+    }
+    let image = match storage.open(FileName::IMAGE, Access::Read) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        image => image?,
+    };
+    if image.len()? != newest.size_bytes || moment::is_as_recorded(storage, manifest)? {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{}: something other than backy changed it at {}, and nobody has compared it since",
+        storage.path(FileName::IMAGE).display(),
+        image.modified()?
+    )))
+}
+
+/// Less than this, and not even a line of the history can be written.
+const FULL_BYTES: u64 = 64 << 10;
+
+/// Why nothing can be written to the archive, whoever tries.
+fn unwritable(archive: &Archive, space: Option<&Space>) -> Option<String> {
+    let full = space.filter(|space| space.free_bytes < FULL_BYTES);
+    let full = full.map(|_| "its file system is full".to_owned());
+    archive.storage().unwritable().or(full)
 }
 
 /// What cannot be read from a revision, its own bad blocks and those that it reads through to.

@@ -9,6 +9,7 @@ use backy_lib::{
     BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
     SpaceCheck, SystemClock, Trust,
 };
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use crate::drill;
@@ -17,7 +18,7 @@ use crate::mount::{Group, Mount, MountArguments};
 use crate::operations::{self, Folder, From};
 use crate::reader::Reader;
 use crate::report::ToPython;
-use crate::specification::{One, Rate, Several, Tags, no_such, parse};
+use crate::specification::{One, Rate, Several, Tags, Wait, no_such, parse};
 use crate::stream::Stream;
 use crate::watch::{Watch, run, run_for_findings};
 
@@ -30,8 +31,12 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// somebody else has it. Everything else needs no lock: a backup may run meanwhile.
 ///
 /// Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
-/// "tag:weekly", a UUID or at least 4 hex digits of its beginning), or a Revision. Where several are: text such as "all",
-/// "tag:weekly" for all that have it, "0..3" or "0,2", or an iterable of what names one.
+/// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a datetime or
+/// date for the newest that was not made after it, or a Revision. Where several are: text such as "all", "tag:weekly" for all that have it,
+/// "yesterday" for all that were made then, "0..3" or "0,2", or an iterable of what names one.
+///
+/// What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
+/// or as text such as "10m"; without it, LockedError is raised at once.
 ///
 /// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
 /// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying
@@ -80,6 +85,8 @@ impl Archive {
     /// `source` is the block device or file to back up; without it, it has to be set in backy.toml before the first backup.
     /// `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
     ///
+    /// A source that is not there yet is taken with a UserWarning.
+    ///
     /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
     #[staticmethod]
     #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
@@ -90,10 +97,19 @@ impl Archive {
         block_size: u64,
         trust: bool,
     ) -> PyResult<Self> {
+        if path.starts_with("~") {
+            let message = "the '~' in the path is not expanded; use Path.expanduser()";
+            return Err(wrong(message.to_owned()));
+        }
         let archive = Self::at(&path, trust)?;
         let block_size = known_block_size(block_size)?;
-        py.detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
+        let is_there = py
+            .detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
             .map_err(exception)?;
+        if !is_there {
+            let message = c"the source is not there yet; backups fail until it is";
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
+        }
         Ok(archive)
     }
 
@@ -103,7 +119,7 @@ impl Archive {
     /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
     /// that was interrupted goes on where it was.
     #[staticmethod]
-    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None))]
+    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, wait=None))]
     fn import_<'py>(
         py: Python<'py>,
         old: PathBuf,
@@ -111,10 +127,12 @@ impl Archive {
         block_size: Option<u64>,
         trust: bool,
         progress: Option<Py<PyAny>>,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
         let block_size = block_size.map(known_block_size).transpose()?;
-        let import = |watch: &_| operations::import(&old, &folder, block_size, watch);
+        let wait = wait.unwrap_or_default();
+        let import = |watch: &_| operations::import(&old, &folder, block_size, wait, watch);
         run(py, progress, import)?.to_python(py)
     }
 
@@ -123,16 +141,18 @@ impl Archive {
     /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
     /// the manifest can be read. Scrub the archive afterwards.
     #[staticmethod]
-    #[pyo3(signature = (path, *, force=false, trust=false, progress=None))]
+    #[pyo3(signature = (path, *, force=false, trust=false, progress=None, wait=None))]
     fn rebuild<'py>(
         py: Python<'py>,
         path: PathBuf,
         force: bool,
         trust: bool,
         progress: Option<Py<PyAny>>,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
-        run(py, progress, |watch| operations::rebuild(&folder, force, watch))?.to_python(py)
+        let wait = wait.unwrap_or_default();
+        run(py, progress, |watch| operations::rebuild(&folder, force, wait, watch))?.to_python(py)
     }
 
     /// The folder, absolute.
@@ -192,6 +212,9 @@ impl Archive {
     /// "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
     /// not begun (NoSpaceError), unless `check_space` is false.
     ///
+    /// `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
+    /// another one of this archive is at work, that one makes it, and None is returned.
+    ///
     /// The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
     ///
     /// `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
@@ -201,8 +224,8 @@ impl Archive {
     /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
     /// comes out as it is.
     #[pyo3(
-        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, check_space=true, dry_run=false),
-        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, check_space=True, dry_run=False)"
+        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
+        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn backup<'py>(
@@ -215,15 +238,19 @@ impl Archive {
         limit_rate: Option<Rate>,
         check_space: bool,
         dry_run: bool,
+        as_: Tags,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (tags, limit_rate) = (tags.0, limit_rate.map(|rate| rate.0));
+        let (tags, scheduled) = (tags.0, as_.0);
+        let (limit_rate, wait) = (limit_rate.map(|rate| rate.0), wait.unwrap_or_default());
         let space = if check_space { SpaceCheck::Require } else { SpaceCheck::Explain };
-        let options = BackupOptions { force, tags, limit_rate, space, ..BackupOptions::default() };
+        let options =
+            BackupOptions { force, tags, scheduled, limit_rate, space, ..BackupOptions::default() };
         if dry_run {
             let plan = py.detach(|| operations::plan_backup(&self.folder, &source, &options));
             return plan.map_err(exception)?.to_python(py);
         }
-        let backup = |watch: &_| operations::backup(&self.folder, source, &options, watch);
+        let backup = |watch: &_| operations::backup(&self.folder, source, &options, wait, watch);
         run(py, progress, backup)?.to_python(py)
     }
 
@@ -231,15 +258,16 @@ impl Archive {
     ///
     /// To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
     /// (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
-    /// file that exists, or a device that is not blank, also when it is not the source. A file object is written
+    /// file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
+    /// the one that was backed up, of a size that it had then, and no other process has it open. A file object is written
     /// from the beginning to the end.
     ///
     /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
     /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
-    /// back.
+    /// back. `check_space=False`: begin even if the target seems to lack the space.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, progress=None),
-        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, progress=None)"
+        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None),
+        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn restore<'py>(
@@ -251,6 +279,7 @@ impl Archive {
         keep_going: bool,
         dry_run: bool,
         undo: Option<PathBuf>,
+        check_space: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let open = || {
@@ -275,8 +304,15 @@ impl Archive {
         let path: PathBuf = target.extract()?;
         let undo = undo.as_deref().map(absolute).transpose()?;
         let trust = self.folder.trust;
-        let options =
-            RestoreOptions { force, keep_going, dry_run, undo, trust, ..RestoreOptions::default() };
+        let options = RestoreOptions {
+            force,
+            keep_going,
+            dry_run,
+            undo,
+            trust,
+            ignore_space: !check_space,
+            ..RestoreOptions::default()
+        };
         let restore = |watch: &Watch| {
             let (archive, number) = open()?;
             archive.restore(number, &path, &options, &SystemClock, watch)
@@ -284,15 +320,38 @@ impl Archive {
         run(py, progress, restore)?.to_python(py)
     }
 
+    /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
+    /// overwrite nothing.
+    ///
+    /// Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+    #[pyo3(
+        signature = (target, revision=One::latest(), *, progress=None),
+        text_signature = "($self, target, revision='latest', *, progress=None)"
+    )]
+    fn look_at_target<'py>(
+        &self,
+        py: Python<'py>,
+        target: PathBuf,
+        revision: One,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let look = |watch: &Watch| {
+            let archive = self.folder.open()?;
+            let number = revision.resolve(&archive)?;
+            archive.look_at_target(number, &target, watch)
+        };
+        run(py, progress, look)?.to_python(py)
+    }
+
     /// Check what is stored, and mend what can be mended.
     ///
     /// Reads every stored block once and compares it with its digest; checks files, headers and tables as well. What was
     /// found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
-    /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share ("10%"); what was
-    /// verified longest ago comes first.
+    /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
+    /// bytes ("10%"); what waits longest comes first.
     #[pyo3(
-        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None),
-        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None)"
+        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, wait=None),
+        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, wait=None)"
     )]
     fn scrub<'py>(
         &self,
@@ -301,10 +360,11 @@ impl Archive {
         check_only: bool,
         budget: Option<String>,
         progress: Option<Py<PyAny>>,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let budget = parse(budget)?;
+        let (budget, wait) = (parse(budget)?, wait.unwrap_or_default());
         let options = ScrubOptions { check_only, budget, ..ScrubOptions::default() };
-        let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, watch);
+        let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, wait, watch);
         run_for_findings(py, progress, scrub)?.to_python(py)
     }
 
@@ -312,7 +372,7 @@ impl Archive {
     ///
     /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
     /// status tells of are seen to; while they are not, nothing goes.
-    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None))]
+    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, wait=None))]
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
@@ -320,20 +380,22 @@ impl Archive {
         keep: Option<u32>,
         confirm: bool,
         progress: Option<Py<PyAny>>,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
         if dry_run {
             let plan = py.detach(|| operations::plan_maintenance(&self.folder, &options));
             return plan.map_err(exception)?.to_python(py);
         }
-        run(py, progress, |watch| operations::maintenance(&self.folder, &options, watch))?
+        let wait = wait.unwrap_or_default();
+        run(py, progress, |watch| operations::maintenance(&self.folder, &options, wait, watch))?
             .to_python(py)
     }
 
     /// Remove revisions by hand; a plan and nothing else with `dry_run`.
     ///
     /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
-    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None))]
+    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, wait=None))]
     fn rm<'py>(
         &self,
         py: Python<'py>,
@@ -341,13 +403,15 @@ impl Archive {
         dry_run: bool,
         force: bool,
         progress: Option<Py<PyAny>>,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if dry_run {
             let plan = |archive: &_| operations::plan_removal(archive, &revisions, force);
             let (_, plan) = self.read(py, plan)?;
             return plan.to_python(py);
         }
-        run(py, progress, |watch| operations::remove(&self.folder, &revisions, force, watch))?
+        let wait = wait.unwrap_or_default();
+        run(py, progress, |watch| operations::remove(&self.folder, &revisions, force, wait, watch))?
             .to_python(py)
     }
 
@@ -355,8 +419,8 @@ impl Archive {
     ///
     /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
     #[pyo3(
-        signature = (revision, add=Tags::default(), remove=Tags::default()),
-        text_signature = "($self, revision, add=(), remove=())"
+        signature = (revision, add=Tags::default(), remove=Tags::default(), *, wait=None),
+        text_signature = "($self, revision, add=(), remove=(), *, wait=None)"
     )]
     fn tag<'py>(
         &self,
@@ -364,27 +428,41 @@ impl Archive {
         revision: One,
         add: Tags,
         remove: Tags,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let tag = |watch: &_| operations::tag(&self.folder, &revision, &add, &remove, watch);
+        let wait = wait.unwrap_or_default();
+        let tag =
+            |watch: &_| operations::tag(&self.folder, &revision, (&add, &remove), wait, watch);
         run(py, None, tag)?.to_python(py)
     }
 
     /// Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
     ///
-    /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is restored to a
-    /// temporary file that can only be read, in the folder `dir`, and the command is run on it: with "{}" in its words replaced by
-    /// the path of the file, or the path as the last word. `command` may also be a callable: it is called with the path,
-    /// and the drill does not pass if it returns False. The file is removed in any case.
-    #[pyo3(signature = (revision=None, *, command=None, dir=None, progress=None))]
+    /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
+    /// restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
+    /// "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
+    /// callable: it is called with the path, and the drill does not pass if it returns False. The file is removed in
+    /// any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
+    /// without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
+    /// time limit for a callable.
+    #[pyo3(
+        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None),
+        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn drill<'py>(
         &self,
         py: Python<'py>,
         revision: Option<One>,
         command: Option<Bound<'py, PyAny>>,
         dir: Option<PathBuf>,
+        timeout: Option<String>,
         progress: Option<Py<PyAny>>,
+        wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        drill::drill(py, &self.folder, revision, command, dir, progress)?.to_python(py)
+        let (limit, wait) = (parse(timeout)?, wait.unwrap_or_default());
+        let waiting = drill::Conditions { limit, wait };
+        drill::drill(py, &self.folder, revision, command, dir, waiting, progress)?.to_python(py)
     }
 
     /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.

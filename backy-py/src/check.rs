@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use crate::error::exception;
 use crate::report::ToPython;
 
-/// The verdict on many archives: each folder is one, or has some right below it.
+/// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
 ///
-/// Nothing is locked or changed. One that cannot be opened is "unknown", and hides no other.
+/// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other.
 #[pyfunction]
 #[pyo3(signature = (*folders))]
 pub(crate) fn check<'py>(py: Python<'py>, folders: Vec<PathBuf>) -> PyResult<Bound<'py, PyAny>> {

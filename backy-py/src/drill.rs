@@ -1,16 +1,25 @@
 //! `Archive.drill`.
 
+use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
-use backy_lib::drill::{assemble, pick, read};
+use backy_lib::config::TimeLimit;
+use backy_lib::drill::{assemble, pick, read, run_command, timeout, words_on};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
-use crate::operations::{Folder, changing, writer};
-use crate::specification::One;
+use crate::operations::{Folder, changing, guard, writer};
+use crate::specification::{One, Wait};
 use crate::watch::{Watch, run};
+
+/// How long its command may take, and how long it waits for the lock.
+pub(crate) struct Conditions {
+    /// Without one, what `backy.toml` says.
+    pub(crate) limit: Option<TimeLimit>,
+    pub(crate) wait: Wait,
+}
 
 /// Makes a drill and records it.
 pub(crate) fn drill(
@@ -19,6 +28,7 @@ pub(crate) fn drill(
     revision: Option<One>,
     command: Option<Bound<'_, PyAny>>,
     dir: Option<PathBuf>,
+    Conditions { limit, wait }: Conditions,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<DrillReport> {
     let open = || -> Result<(Archive, usize)> {
@@ -38,23 +48,37 @@ pub(crate) fn drill(
                 Some(dir) => dir,
                 None => py.import("tempfile")?.call_method0("gettempdir")?.extract()?,
             };
-            let (report, assembled) = run(py, progress, |watch| {
+            // None of a callable, which is called here.
+            let words: Option<Vec<OsString>> =
+                helpers.getattr("words")?.call1((&command, limit.is_some()))?.extract()?;
+            let guard = words.as_ref().map(|_| guard()).transpose();
+            let (report, assembled, limit) = run(py, progress, |watch| {
                 let (archive, number) = open()?;
-                assemble(&archive, number, &dir, None, &SystemClock, watch)
+                let limit = limit.unwrap_or_else(|| timeout(&archive));
+                let (report, file) = assemble(&archive, number, &dir, None, &SystemClock, watch)?;
+                Ok((report, file, limit))
             })?;
-            match assembled {
-                None => report,
-                Some(file) => {
+            match (assembled, words) {
+                (None, _) => report,
+                (Some(file), None) => {
                     let judged = helpers.getattr("judge")?.call1((command, file.path()))?;
                     let (program, why): (String, Option<String>) = judged.extract()?;
                     report.judged(program, why.map_or(Ok(()), Err))
+                }
+                (Some(file), Some(given)) => {
+                    let program = given.first().map(|word| word.to_string_lossy().into_owned());
+                    let verdict = run(py, None, |watch| {
+                        let words = words_on(&given, file.path());
+                        run_command(&words, limit.0, &guard?.unwrap_or_default(), watch)
+                    })?;
+                    report.judged(program.unwrap_or_default(), verdict)
                 }
             }
         }
     };
     run(py, None, |watch| {
         changing(folder, watch, || {
-            record(folder, &report, watch);
+            record(folder, &report, wait, watch);
             Ok(())
         })
     })?;
@@ -71,10 +95,10 @@ fn choose(archive: &Archive, revision: Option<&One>) -> Result<usize> {
 }
 
 /// Notes it for `status`; an archive that is in use, or cannot be written to, is told and no failure of the drill.
-fn record(folder: &Folder, report: &DrillReport, watch: &Watch) {
+fn record(folder: &Folder, report: &DrillReport, wait: Wait, watch: &Watch) {
     let recorded = folder
         .open()
-        .and_then(|archive| writer(archive, "drill", watch))
+        .and_then(|archive| writer(archive, "drill", wait, watch))
         .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, watch));
     if let Err(error) = recorded {
         let text = format!("status will not know of this drill: {error}");

@@ -19,7 +19,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::source::{PythonSource, READ};
-use crate::specification::{One, Several, Tags, no_such};
+use crate::specification::{One, Several, Tags, Wait, no_such};
 use crate::watch::Watch;
 
 /// What whoever finds the archive locked by this process is told.
@@ -30,9 +30,10 @@ pub(crate) fn holder(operation: &str) -> String {
 pub(crate) fn writer(
     archive: Archive,
     operation: &str,
+    wait: Wait,
     observer: &dyn Observer,
 ) -> Result<ArchiveWriter> {
-    ArchiveWriter::open(archive, &holder(operation), observer)
+    ArchiveWriter::open_within(archive, &holder(operation), wait.0, observer)
 }
 
 /// The folder of an archive, and whether it is acted on when others can change it.
@@ -57,18 +58,24 @@ pub(crate) fn changing<T>(
     change: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let done = change();
-    if let Err(error) = write_textfile(&folder.path, folder.trust, &SystemClock) {
-        watch.event(&Event::Finding(error.to_string()));
+    let warning = match write_textfile(&folder.path, folder.trust, &SystemClock) {
+        Ok(written) => written.warning(),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(warning) = warning {
+        watch.event(&Event::Finding(warning));
     }
     done
 }
 
-pub(crate) fn init(folder: &Folder, source: Option<&Path>, block_size: BlockSize) -> Result<()> {
+/// Whether the source, if one is given, is there.
+pub(crate) fn init(folder: &Folder, source: Option<&Path>, block_size: BlockSize) -> Result<bool> {
     let absolute = |path| std::path::absolute(path).map_err(Error::io(path, "find the folder of"));
     let source = source.map(absolute).transpose()?;
     // Its mistakes are better told now than at night.
-    source.as_deref().map(DeviceSource::open).transpose()?;
-    Archive::init_with(&folder.path, source.as_deref(), block_size, folder.trust).map(|_| ())
+    let found = source.as_deref().map(DeviceSource::open_if_there).transpose()?;
+    Archive::init_with(&folder.path, source.as_deref(), block_size, folder.trust)?;
+    Ok(!matches!(found, Some(None)))
 }
 
 /// Where what is backed up comes from.
@@ -164,19 +171,22 @@ pub(crate) fn backup(
     folder: &Folder,
     source: From,
     options: &BackupOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
-    changing(folder, watch, || make_backup(folder, source, options, watch))
+    changing(folder, watch, || make_backup(folder, source, options, wait, watch))
 }
 
 fn make_backup(
     folder: &Folder,
     source: From,
     options: &BackupOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<Option<BackupReport>> {
     let archive = folder.open()?.trusted()?;
     if !archive.plan_backup(options, &SystemClock)?.due {
+        archive.note_asked(&holder("backup"), &SystemClock);
         return Ok(None);
     }
     if archive.config()?.hooks.before.is_none() {
@@ -186,14 +196,19 @@ fn make_backup(
         })?;
     }
     let guard = guard()?;
-    let mut writer = writer(archive, "backup", watch)?;
+    // What is due is made by another backup that is at work; whoever wants one now wants one of his own.
+    let writer = match options.is_wanted_now() {
+        true => Some(writer(archive, "backup", wait, watch)?),
+        false => ArchiveWriter::open_for_due_backup(archive, &holder("backup"), wait.0, watch)?,
+    };
+    let Some(mut writer) = writer else { return Ok(None) };
     let mut hooks = writer.hooks(|config| source.path(config), guard)?;
     let open = |archive: &Archive| source.open(archive, watch);
     writer.backup_from(open, &mut hooks, options, &SystemClock, watch)
 }
 
-/// What is started to guard the hooks.
-fn guard() -> Result<Vec<OsString>> {
+/// What is started to guard the hooks, or the command of a drill.
+pub(crate) fn guard() -> Result<Vec<OsString>> {
     let words = Python::attach(|py| {
         py.import("backy._again")?.call_method0("words")?.extract::<Vec<OsString>>()
     });
@@ -208,6 +223,7 @@ pub(crate) fn scrub(
     folder: &Folder,
     revisions: &Several,
     mut options: ScrubOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<ScrubReport> {
     let archive = folder.open()?;
@@ -220,7 +236,7 @@ pub(crate) fn scrub(
     }
     let names = names(archive.revisions(), &chosen);
     changing(folder, watch, || {
-        let mut writer = writer(archive, "scrub", watch)?;
+        let mut writer = writer(archive, "scrub", wait, watch)?;
         if !is_all {
             options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
         }
@@ -228,9 +244,15 @@ pub(crate) fn scrub(
     })
 }
 
-pub(crate) fn rebuild(folder: &Folder, force: bool, watch: &Watch) -> Result<RebuildReport> {
+pub(crate) fn rebuild(
+    folder: &Folder,
+    force: bool,
+    wait: Wait,
+    watch: &Watch,
+) -> Result<RebuildReport> {
+    let holder = holder("scrub --rebuild");
     changing(folder, watch, || {
-        ArchiveWriter::rebuild(&folder.path, folder.trust, &holder("scrub --rebuild"), force, watch)
+        ArchiveWriter::rebuild_within(&folder.path, folder.trust, &holder, force, wait.0, watch)
     })
 }
 
@@ -238,19 +260,20 @@ pub(crate) fn plan_maintenance(
     folder: &Folder,
     options: &MaintenanceOptions,
 ) -> Result<MaintenancePlan> {
-    folder.open()?.plan_maintenance(options)
+    folder.open()?.plan_maintenance_at(options, &SystemClock)
 }
 
 pub(crate) fn maintenance(
     folder: &Folder,
     options: &MaintenanceOptions,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<MaintenanceReport> {
     let archive = folder.open()?.trusted()?;
     // Before the lock: a config that cannot be read changes nothing at all.
-    archive.plan_maintenance(options)?;
+    archive.plan_maintenance_at(options, &SystemClock)?;
     changing(folder, watch, || {
-        writer(archive, "maintenance", watch)?.maintain(options, &SystemClock, watch)
+        writer(archive, "maintenance", wait, watch)?.maintain(options, &SystemClock, watch)
     })
 }
 
@@ -271,13 +294,14 @@ pub(crate) fn remove(
     folder: &Folder,
     revisions: &Several,
     force: bool,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<MaintenanceReport> {
     let archive = folder.open()?.trusted()?;
     let (chosen, _) = plan_removal(&archive, revisions, force)?;
     let names = names(archive.revisions(), &chosen);
     changing(folder, watch, || {
-        let mut writer = writer(archive, "rm", watch)?;
+        let mut writer = writer(archive, "rm", wait, watch)?;
         let chosen = numbers(writer.archive().revisions(), &names)?;
         if !force {
             check_unpinned(writer.archive().revisions(), &chosen)?;
@@ -290,8 +314,8 @@ pub(crate) fn remove(
 pub(crate) fn tag(
     folder: &Folder,
     revision: &One,
-    add: &Tags,
-    remove: &Tags,
+    (add, remove): (&Tags, &Tags),
+    wait: Wait,
     watch: &Watch,
 ) -> Result<Vec<Tag>> {
     let archive = folder.open()?;
@@ -308,7 +332,7 @@ pub(crate) fn tag(
     let archive = archive.trusted()?;
     let names = names(archive.revisions(), &[number]);
     changing(folder, watch, || {
-        let mut writer = writer(archive, "tag", watch)?;
+        let mut writer = writer(archive, "tag", wait, watch)?;
         let mut tags = Vec::new();
         for number in numbers(writer.archive().revisions(), &names)? {
             check_tagged(writer.archive().revisions(), number, &remove.0)?;
@@ -335,10 +359,11 @@ pub(crate) fn import(
     old: &Path,
     folder: &Folder,
     block_size: Option<BlockSize>,
+    wait: Wait,
     watch: &Watch,
 ) -> Result<ImportReport> {
     let archive = prepare(old, &folder.path, block_size, folder.trust)?;
     changing(folder, watch, || {
-        writer(archive, "import", watch)?.import(old, None, &SystemClock, watch)
+        writer(archive, "import", wait, watch)?.import(old, None, &SystemClock, watch)
     })
 }

@@ -95,6 +95,10 @@ report! {
         tags(r) = r.tags;
         /// The room that it would take; None when none is due.
         room(r) = r.room;
+        /// When the next one is due, if none is made now; None without a schedule.
+        next_due(r) = r.next_due;
+        /// The tag that is due then.
+        next_tag(r) = r.next_tag;
     }
 }
 
@@ -145,12 +149,56 @@ report! {
         unreadable(r) = r.unreadable;
         /// Whether the digests of the revision were right as a whole. If not, more than `unreadable` may be wrong.
         digests_checked(r) = r.digests_checked;
-        /// Whether the target has become exactly the revision; only with keep_going can it be False.
+        /// Whether the target has become exactly the revision; only with keep_going, or from an undo archive, can it
+        /// be False.
         is_exact(r) = r.is_exact();
+        /// Whether all that the archive has of the revision is in the target now; only with keep_going can it be False.
+        is_complete(r) = r.is_complete();
+        /// Stretches that an undo archive does not hold and that somebody has changed since; they stay as they are.
+        /// Ascending.
+        changed_since(r) = r.changed_since;
         /// Where what was overwritten is kept, or None.
         undo(r) = r.undo;
         /// Seconds that it took.
         seconds(r) = r.seconds;
+    }
+}
+
+report! {
+    /// What a restore would overwrite.
+    TargetLook of backy_lib::restore::TargetLook {
+        /// Where it is.
+        target(r) = Path::new(&r.target);
+        /// What it is: "file" or "block-device".
+        target_kind(r) = word(&r.target_kind);
+        /// Whether it is the configured source of an archive that can be trusted.
+        is_source(r) = r.is_source;
+        /// Why only `force` overwrites it; None when it is the source that was backed up, and nobody else has it open.
+        objection(r) = r.objection;
+        /// How long it is, in bytes.
+        size_bytes(r) = r.size_bytes;
+        /// When a file was last written to, or the file system of a device, if that notes it; else None.
+        changed(r) = r.changed;
+        /// The file systems on it.
+        contents(r) = r.contents;
+        /// Bytes of the revision that were compared with it: all, or samples from everywhere.
+        compared_bytes(r) = r.compared_bytes;
+        /// Those of them that differ, in whole blocks.
+        differing_bytes(r) = r.differing_bytes;
+    }
+}
+
+report! {
+    /// A file system on the target of a restore.
+    TargetContent of backy_lib::restore::Content {
+        /// The number of the partition that it is in, or None when there are no partitions.
+        partition(r) = r.partition.map(u64::from);
+        /// What it is, such as "ext4".
+        kind(r) = r.file_system.kind;
+        /// The name that somebody gave it, or None.
+        label(r) = r.file_system.label;
+        /// When it was last written to, if it notes that; else None.
+        written(r) = r.file_system.written;
     }
 }
 
@@ -203,6 +251,8 @@ report! {
         is_clean(r) = r.is_clean();
         /// Bytes of content that were read and checked.
         read_bytes(r) = r.read_bytes;
+        /// Stored bytes that a budget which is a share allowed to be read; None without one.
+        budget_bytes(r) = r.budget_bytes;
         /// How much of what is stored has been verified.
         coverage(r) = r.coverage;
         /// Seconds that it took.
@@ -302,6 +352,8 @@ report! {
         frees_bytes(r) = r.frees_bytes;
         /// Why nothing expires, although the schedule would let it.
         frozen(r) = r.frozen;
+        /// Why far more revisions stay than the schedule keeps, as a sentence; None when they do not.
+        excess(r) = r.excess;
     }
 }
 
@@ -318,6 +370,8 @@ report! {
         freed_bytes(r) = r.freed_bytes;
         /// Why nothing expired, although the schedule would let it.
         frozen(r) = r.plan.frozen;
+        /// Why far more revisions stay than the schedule keeps, as a sentence; None when they do not.
+        excess(r) = r.plan.excess;
         /// What was confirmed before.
         confirmed(r) = r.confirmed;
         /// Seconds that it took.

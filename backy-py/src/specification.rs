@@ -2,17 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::time::Duration;
 
+use backy_lib::config::parse_wait;
+use backy_lib::select::When;
 use backy_lib::units::parse_rate;
-use backy_lib::{Archive, Error, Result, RevisionSpec, RevisionsSpec, Tag};
+use backy_lib::{
+    Archive, Clock, Error, Here, Result, RevisionSpec, RevisionsSpec, SystemClock, Tag,
+};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDate, PyDateTime, PyString, PyTzInfo};
 
 use crate::error::{exception, wrong};
 use crate::reports::Revision;
 
-/// One revision: text as the command takes it, a number, or a `Revision`.
+/// What text means depends on when and where it is read.
+fn here() -> Here {
+    Here { now: SystemClock.now(), zone: TimeZone::system() }
+}
+
+/// One revision: text as the command takes it, a number, a time, or a `Revision`.
 pub(crate) struct One(RevisionSpec);
 
 impl One {
@@ -30,7 +42,7 @@ impl<'py> FromPyObject<'_, 'py> for One {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if let Ok(text) = object.cast::<PyString>() {
-            return text.to_cow()?.parse().map(One).map_err(exception);
+            return RevisionSpec::parse(&text.to_cow()?, &here()).map(One).map_err(exception);
         }
         if let Ok(revision) = object.cast::<Revision>() {
             let uuid = revision.getattr("uuid")?.extract::<String>()?;
@@ -41,10 +53,27 @@ impl<'py> FromPyObject<'_, 'py> for One {
             let number = usize::try_from(number).map_err(message)?;
             return Ok(One(RevisionSpec::Number(number)));
         }
+        if let Ok(time) = object.cast::<PyDateTime>() {
+            return Ok(One(RevisionSpec::NotAfter(moment(&time)?)));
+        }
+        if let Ok(day) = object.cast::<PyDate>() {
+            let text = day.str()?;
+            return RevisionSpec::parse(&text.to_cow()?, &here()).map(One).map_err(exception);
+        }
         let found = object.get_type();
-        let message = format!("a revision is a str, an int or a backy.Revision, not {found}");
+        let message = format!(
+            "a revision is a str, an int, a datetime, a date or a backy.Revision, not {found}"
+        );
         Err(PyTypeError::new_err(message))
     }
+}
+
+/// A datetime, which is local without a zone, as it is everywhere in Python.
+fn moment(time: &Bound<'_, PyDateTime>) -> PyResult<When> {
+    let in_utc = time.call_method1("astimezone", (PyTzInfo::utc(time.py())?,))?;
+    let exactness = SignedDuration::from_micros(1);
+    When::moment(in_utc.extract::<Timestamp>()?, exactness, TimeZone::system())
+        .ok_or_else(|| wrong(format!("{time} names no revision; it is out of range")))
 }
 
 /// Several revisions: text as the command takes it, or one or more of what names one.
@@ -85,8 +114,14 @@ impl<'py> FromPyObject<'_, 'py> for Several {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let part = |object: &Bound<'py, PyAny>| match object.cast::<PyString>() {
-            Ok(text) => text.to_cow()?.parse().map(Part::Text).map_err(exception),
-            Err(_) => object.extract().map(Part::One),
+            Ok(text) => {
+                RevisionsSpec::parse(&text.to_cow()?, &here()).map(Part::Text).map_err(exception)
+            }
+            // As text does, a time means what was made then: deleting takes nothing from before it.
+            Err(_) => match object.extract()? {
+                One(RevisionSpec::NotAfter(when)) => Ok(Part::Text(when.into())),
+                one => Ok(Part::One(one)),
+            },
         };
         if !object.is_instance_of::<PyString>()
             && let Ok(items) = object.try_iter()
@@ -126,6 +161,30 @@ impl<'py> FromPyObject<'_, 'py> for Rate {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let text = object.str()?;
         parse_rate(&text.to_cow()?).map(Rate).map_err(wrong)
+    }
+}
+
+/// How long another writer is waited for: text such as `10m`, a number of seconds, or a `timedelta`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wait(pub(crate) Duration);
+
+impl<'py> FromPyObject<'_, 'py> for Wait {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_none() {
+            return Ok(Wait::default());
+        }
+        if let Ok(text) = object.cast::<PyString>() {
+            return parse_wait(&text.to_cow()?).map(Wait).map_err(wrong);
+        }
+        let seconds: f64 = match object.getattr_opt("total_seconds")? {
+            Some(total) => total.call0()?.extract()?,
+            None => object.extract()?,
+        };
+        Duration::try_from_secs_f64(seconds)
+            .map(Wait)
+            .map_err(|_| wrong(format!("wait: found {seconds} seconds, expected none or more")))
     }
 }
 

@@ -201,6 +201,8 @@ report! {
         had_bytes(r) = r.had_bytes;
         /// How the source differs from the one that was backed up before, where it is another one.
         other_source(r) = r.other_source;
+        /// Size in bytes of the revision before, where the source has become shorter.
+        shrunk_from_bytes(r) = r.shrunk_from_bytes;
     }
 }
 

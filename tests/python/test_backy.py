@@ -168,5 +168,7 @@ def test_golden_archives_of_every_format_can_be_read(golden: Path) -> None:
         assert revision.size == entry["size_bytes"]
         assert revision.digest == entry["digest"]
         assert revision.tags == tuple(sorted(entry["tags"]))
-    newest = (golden / "last.raw").read_bytes()
-    assert digest(newest, manifest(golden)["block_size"]) == revisions[0].digest
+    # An undo archive has holes on purpose.
+    if "undo" not in manifest(golden)["compatible"]:
+        newest = (golden / "last.raw").read_bytes()
+        assert digest(newest, manifest(golden)["block_size"]) == revisions[0].digest

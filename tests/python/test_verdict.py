@@ -65,6 +65,10 @@ def test_check_is_what_the_command_prints(tmp_path: Path, backy_bin: Path) -> No
     assert by_command["archives"][0] == report.archives[0].to_dict()
     assert report.nagios.startswith("BACKY UNKNOWN - 2 archives: 1 ok, 1 unknown; ")
     assert f'backy_status{{archive="{bad}"}} 3\n' in report.prometheus
+    (tmp_path / "an empty one").mkdir()
+    by_pattern = backy.check(tmp_path / "a*", tmp_path / "no*")
+    found = [(each.archive.name, each.health.level) for each in by_pattern.archives]
+    assert found == [("an empty one", "unknown"), ("no*", "unknown"), ("archive", "ok")]
     with pytest.raises(TypeError):
         backy.check(5)  # type: ignore[arg-type]
 

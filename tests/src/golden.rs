@@ -41,6 +41,16 @@ pub fn unusual_states() -> Vec<Vec<u8>> {
     states
 }
 
+/// What was overwritten with the last of [`states`] when the undo archive was made: the same but for two of its blocks.
+/// Never changed either.
+pub fn overwritten_state() -> Vec<u8> {
+    let block = BLOCK_SIZE.len();
+    let mut state = states().pop().unwrap_or_default();
+    state[block..block + 9].fill(b'q');
+    state[4 * block..5 * block].fill(b'r');
+    state
+}
+
 /// Source states of a disk with an MBR, of which each differs from the one before in one block of twelve. Never changed either.
 pub fn partitioned_states() -> Vec<Vec<u8>> {
     let mut states: Vec<Vec<u8>> = unusual_states().into_iter().take(5).collect();

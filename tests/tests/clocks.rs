@@ -244,6 +244,46 @@ fn backups_go_on_when_the_clock_is_right_again() {
     }
 }
 
+/// Asking every quarter of an hour moves nothing: each backup is made at the hour of the first, since backy
+/// notes that somebody asks. After maintenance has let the first ones go, the manifest says when it was; what is
+/// made by hand changes nothing.
+#[test]
+fn asking_often_moves_nothing() {
+    let mut world = World::with_backups(false, &[]);
+    world::configure(&world.disk, CONFIG);
+    let first = 1_800_000_000 - 1_800_000_000 % 86_400 + 2 * 3600;
+    let mut made = Vec::new();
+    for quarter in 0..16 * 96 {
+        let clock = FixedClock(second(first + quarter * 900));
+        let archive = world::open(&world.disk).expect("open");
+        let options = BackupOptions { force: false, ..world::options() };
+        let plan = archive.plan_backup(&options, &clock).expect("a plan");
+        if !plan.due {
+            archive.note_asked("a test", &clock);
+        } else {
+            let state = vec![made.len() as u8; 9000];
+            assert!(backup(&mut world, &state, false, &clock));
+            made.push(quarter);
+            maintain(&mut world, &clock);
+        }
+        if quarter == 50 {
+            backup(&mut world, &[7; 9000], true, &clock);
+        }
+    }
+    let expected: Vec<i64> = (0..16).map(|day| day * 96).collect();
+    assert_eq!(made, expected);
+    let archive = world::open(&world.disk).expect("open");
+    assert!(archive.revisions().iter().all(|r| r.started > second(first)), "the first has expired");
+    let series = &archive.manifest().series;
+    assert_eq!(series.len(), 2);
+    assert!(series.iter().all(|series| series.began == second(first)), "{series:?}");
+    let history = world.disk.files().remove(&FileName::History).expect("a history");
+    let history = String::from_utf8(history).expect("text");
+    // Once before each backup but the first, and before the one that would be next.
+    let count = history.matches("\"operation\":\"asked\"").count();
+    assert_eq!(count, made.len(), "{history}");
+}
+
 /// A newest revision that is from the future is told: nobody could say of it that it is overdue.
 #[test]
 fn a_revision_from_the_future_is_told() {

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use backy_lib::Level;
+use backy_lib::health::Cause;
 use backy_tests::qemu::skipped;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -122,6 +124,21 @@ fn the_units_belong_together() {
     }
 }
 
+/// No service reaches another machine by itself: only what is there for hooks lets them.
+#[test]
+fn only_hooks_may_use_the_network() {
+    let families = |name: &str| -> BTreeSet<String> {
+        let unit = text(name);
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("RestrictAddressFamilies="));
+        lines.flat_map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect()
+    };
+    for name in units().iter().filter(|name| name.ends_with(".service")) {
+        assert!(families(&format!("systemd/{name}")).iter().eq(["AF_UNIX"]), "{name}");
+    }
+    let hooks = families("systemd/hooks.conf");
+    assert!(["AF_INET", "AF_INET6"].iter().all(|family| hooks.contains(*family)), "{hooks:?}");
+}
+
 /// The calls of backy in what is for cron, systemd, Nagios and NRPE.
 fn calls() -> Vec<Vec<String>> {
     let mut lines: Vec<String> = Vec::new();
@@ -203,11 +220,50 @@ fn the_alerts_are_right() {
         }
     }
     assert!(names.len() >= 5, "{names:?}");
+    severities_are_levels(rules);
     let path = root().join("dist/prometheus/backy-alerts.yml");
     // A large package that nothing else needs; so its absence is no reason to fail.
     if let Ok(output) = Command::new("promtool").args(["check", "rules"]).arg(path).output() {
         assert!(output.status.success(), "{}", said(&output));
     }
+}
+
+/// An alert on a problem, or on a verdict, has the severity of its level in the library's table; and there is an alert on each level.
+fn severities_are_levels(rules: &[Yaml]) {
+    let severity = |level: Level| match level {
+        Level::Warning => "warning",
+        Level::Critical | Level::Unknown => "critical",
+        Level::Ok => panic!("no alert is on what is well"),
+    };
+    let levels = [Level::Warning, Level::Critical, Level::Unknown];
+    let level = |number: &str| {
+        let number: u8 = number.trim().parse().expect("a level");
+        levels.into_iter().find(|level| level.exit_status() == number).expect("a level")
+    };
+    let mut verdicts = BTreeSet::new();
+    for rule in rules {
+        let name = rule["alert"].as_str().expect("a name");
+        let expression = rule["expr"].as_str().expect("an expression");
+        let told = rule["labels"]["severity"].as_str().expect("a severity");
+        let Some((figure, number)) = expression.split_once(" == ") else {
+            // By the time alone, also when nobody writes figures any more.
+            assert!(name == "BackupOverdue" && expression.contains("> 1.5 *"), "{name}");
+            assert_eq!(told, severity(Cause::LongOverdue.level()));
+            continue;
+        };
+        assert_eq!(told, severity(level(number)), "{name}");
+        if figure == "backy_status" {
+            verdicts.insert(level(number));
+            continue;
+        }
+        let (_, kinds) = figure.split_once("backy_problem{kind=").expect("a problem");
+        for kind in kinds.trim_matches(|c: char| "~\"}".contains(c)).split('|') {
+            let has =
+                |cause: &Cause| cause.kind().as_str() == kind && cause.level() == level(number);
+            assert!(Cause::ALL.iter().any(has), "{name}: {kind} is never {number}");
+        }
+    }
+    assert_eq!(verdicts, BTreeSet::from(levels));
 }
 
 /// What the Debian package is made of is there, but for what is built for it; its scripts are right for the shell.
@@ -239,6 +295,107 @@ fn the_package_is_made_of_files_that_are_there() {
         let path = root().join("dist/debian").join(script);
         let output = Command::new("sh").arg("-n").arg(&path).output().expect("run sh");
         assert!(output.status.success(), "{script}: {}", said(&output));
-        assert!(text(&format!("debian/{script}")).contains("#DEBHELPER#"), "{script}");
     }
+}
+
+/// The command as the tests call it, in the project's folder.
+fn ran(command: &mut Command) -> String {
+    let output = command.current_dir(root()).output().expect("run a program");
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn generated(arguments: &[&str]) -> String {
+    ran(Command::new("python3").arg(root().join("dist/debian/generate")).args(arguments))
+}
+
+/// Whoever gets the package reads whose work is in it and under which terms: of everything that cargo links into the
+/// command, the C library that comes with a crate included.
+#[test]
+fn the_package_has_the_notices_of_all_that_is_linked_in() {
+    let copyright = generated(&["copyright"]);
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let tree =
+        ["tree", "--locked", "-p", "backy-cli", "-e", "normal,no-proc-macro", "--prefix=none"];
+    let tree = ran(Command::new(cargo).args(tree).args(["--format", "{p}"]));
+    let mut linked = BTreeSet::new();
+    for package in tree.lines().filter(|package| !package.contains("(/") && !package.is_empty()) {
+        let (name, version) = package.split_once(" v").expect("a name and a version");
+        let version = version.split(' ').next().unwrap_or_default();
+        linked.insert(format!("{name} {version} ("));
+    }
+    assert!(linked.len() > 40, "{linked:?}");
+    for package in &linked {
+        let at = copyright.find(&format!("\n{package}")).unwrap_or_else(|| panic!("no {package}"));
+        let notice = copyright[at + 1..].lines().nth(1).unwrap_or_default();
+        assert!(notice.trim_start().to_lowercase().contains("copyright"), "{package}: {notice}");
+    }
+    for words in ["Meta Platforms", "BSD License", "Permission is hereby granted", "GPL-3"] {
+        assert!(copyright.contains(words), "{words}");
+    }
+}
+
+/// The changelog of the package is one for Debian's own tools, and is about this version.
+#[test]
+fn the_package_has_a_changelog() {
+    let changelog = generated(&["changelog", "A Name <name@example.org>"]);
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(changelog.starts_with(&format!("backy ({version}) unstable; ")), "{changelog}");
+    assert!(changelog.lines().all(|line| line.chars().count() <= 80), "{changelog}");
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(file.path(), &changelog).expect("write it");
+    let mut parse = Command::new("dpkg-parsechangelog");
+    parse.arg("-l").arg(file.path());
+    let Ok(output) = parse.output() else { return skipped("dpkg-parsechangelog is not installed") };
+    let said = said(&output);
+    assert!(output.status.success() && output.stderr.is_empty(), "{said}");
+    for line in [format!("Version: {version}"), "Maintainer: A Name <name@example.org>".to_owned()]
+    {
+        assert!(said.lines().any(|found| found == line), "{line}: {said}");
+    }
+}
+
+/// Whoever maintains the package can be written to, as far as the address says; what its scripts need is named.
+#[test]
+fn the_package_names_a_maintainer_and_what_its_scripts_need() {
+    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let setting = |name: &str| {
+        let line = manifest.lines().find_map(|line| line.strip_prefix(&format!("{name} = \"")));
+        line.unwrap_or_else(|| panic!("no {name}")).trim_end_matches('"').to_owned()
+    };
+    let maintainer = setting("maintainer");
+    let (_, host) = maintainer.trim_end_matches('>').split_once('@').expect("an address");
+    assert!(host.contains('.') && !host.contains("localhost"), "{maintainer}");
+    let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");
+    assert!(makefile.contains(host), "another address than {host}");
+    let scripts =
+        fs::read_to_string(root().join("dist/rescue/backy-rescue.py")).expect("the script");
+    assert!(scripts.starts_with("#!/usr/bin/env python3\n"));
+    let needs = format!("{}, {}", setting("depends"), setting("recommends"));
+    assert!(needs.split(", ").any(|package| package == "python3"), "{needs}");
+}
+
+/// A package is made of what was built where cargo was told to build: nothing is looked for in the folder where it
+/// builds otherwise.
+#[test]
+fn the_package_is_made_where_cargo_builds() {
+    let mut make = Command::new("make");
+    make.args(["--dry-run", "deb"]).env("CARGO_TARGET_DIR", "/elsewhere");
+    make.env_remove("MAKEFLAGS");
+    let commands = ran(&mut make);
+    for path in ["/elsewhere/release/backy man", "/elsewhere/release/package/backy.toml.5.gz"] {
+        assert!(commands.contains(path), "{path}: {commands}");
+    }
+    let here =
+        commands.split_whitespace().find(|word| word.trim_matches('\'').starts_with("target/"));
+    assert_eq!(here, None, "{commands}");
+    // cargo-deb looks for these where cargo builds, and for nothing else.
+    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let built = manifest.lines().filter(|line| line.contains("/package/"));
+    let is_found = |line: &str| line.contains("\"target/release/package/");
+    assert!(
+        built.clone().count() >= 7 && built.clone().all(is_found),
+        "{:?}",
+        built.collect::<Vec<_>>()
+    );
 }

@@ -8,8 +8,9 @@ use std::process::Command;
 
 use backy_lib::canary::Bug;
 use backy_lib::format::qcow2::{Cluster, Header, Layout, decode_entry};
+use backy_lib::health::Cause;
 use backy_lib::storage::FileName;
-use backy_lib::{BlockSize, Config, Manifest, ProblemKind, health, monitoring};
+use backy_lib::{BlockSize, Config, Level, Manifest, ProblemKind, health, monitoring};
 
 #[path = "documents/disaster.rs"]
 mod disaster;
@@ -383,8 +384,14 @@ fn the_json_is_as_documented() {
 #[test]
 fn monitoring_is_as_documented() {
     let text = document("doc/scripting.md");
-    let kinds: Vec<&str> = ProblemKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    assert_eq!(names(&text, "### What is judged"), kinds);
+    let rows: Vec<Vec<String>> = table(&text, "### What is judged");
+    let told = rows.iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone()));
+    let level = |level: Level| serde_json::to_value(level).expect("JSON");
+    let causes = Cause::ALL.iter().map(|cause| {
+        (cause.kind().as_str().to_owned(), level(cause.level()).as_str().expect("text").to_owned())
+    });
+    assert_eq!(told.collect::<Vec<_>>(), causes.collect::<Vec<_>>());
+    assert!(rows.iter().all(|row| row.len() == 4 && row.iter().all(|cell| !cell.is_empty())));
     for kind in ProblemKind::ALL {
         assert_eq!(serde_json::to_value(kind).expect("JSON"), kind.as_str());
     }
@@ -440,6 +447,36 @@ fn monitoring_is_as_documented() {
         };
         assert_eq!(documented, figures);
     }
+}
+
+/// A problem gets its level from one table: nothing else in the library makes one, or names a level for one.
+#[test]
+fn levels_come_from_one_table() {
+    let mut folders = vec![root().join("backy-lib/src")];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("list the sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("a source");
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            if path.ends_with("health/cause.rs") || path.ends_with("monitoring/tests.rs") {
+                continue;
+            }
+            seen += 1;
+            let made = code.lines().find(|line| {
+                line.contains("Problem {")
+                    && !["struct", "->"].iter().any(|word| line.contains(word))
+            });
+            assert_eq!(made, None, "{}", path.display());
+            let named = code.lines().find(|line| line.contains("level: Level::"));
+            assert_eq!(named, None, "{}", path.display());
+        }
+    }
+    assert!(seen > 100, "{seen}");
 }
 
 /// What stands in code in the first column of the table after `heading`.

@@ -7,12 +7,23 @@ use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::{FORMAT, Revision};
 use backy_lib::progress::Silent;
+use backy_lib::schedule::{self, Past};
 use backy_lib::{MaintenanceOptions, RestoreOptions, ScrubOptions};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::{golden, qemu, world};
+use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 
 /// The archives that there are.
-const GOLDEN: [&str; 4] = ["format-1", "format-1-alarms", "format-1-flawed", "format-1-kept"];
+const GOLDEN: [&str; 7] = [
+    "format-1",
+    "format-1-alarms",
+    "format-1-flawed",
+    "format-1-kept",
+    "format-1-pinned",
+    "format-1-series",
+    "format-1-undo",
+];
 
 fn golden_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
@@ -57,6 +68,31 @@ fn a_kept_archive_of_format_1_reads_right() {
     if qemu::available() {
         let copy = copy_of(&folder);
         qemu::check(copy.path(), &revisions, 0, true).expect("QEMU agrees");
+    }
+}
+
+/// One with the beginnings of its series: they are what the first backup made them, and an archive of before
+/// goes on with its oldest revisions.
+#[test]
+fn an_archive_of_format_1_with_series_keeps_its_hour() {
+    let archive = Archive::open(&golden_folder("format-1-series")).expect("the golden archive");
+    let states = golden::states();
+    for (number, state) in states.iter().rev().enumerate() {
+        let found = world::read_revision(&archive, number).expect("a revision");
+        assert!(found == *state, "revision {number}");
+    }
+    let before = Archive::open(&golden_folder("format-1")).expect("the golden archive");
+    assert!(before.manifest().series.is_empty());
+    for archive in [archive, before] {
+        let config = archive.config().expect("its config");
+        let now = archive.revisions()[0].started + SignedDuration::from_hours(9);
+        let past = Past::of_manifest(archive.manifest(), TimeZone::UTC);
+        let next = schedule::next(&past, &config, now).expect("a schedule").0;
+        let began = archive.revisions().last().expect("the first").started;
+        assert_eq!(next.duration_since(began).as_hours() % 24, 0, "{next} after {began}");
+        for series in &archive.manifest().series {
+            assert_eq!(series.began, began, "{}", series.tag);
+        }
     }
 }
 
@@ -143,6 +179,41 @@ fn a_flawed_archive_of_format_1_reads_right() {
     assert!(made.expect("a backup").is_some());
     let found = world::read_revision(writer.archive(), 1).expect("a revision");
     assert!(found == states[4]);
+}
+
+/// One with a tag of the schedule that was pinned, and one that was only pinned: all revisions read right, and unpinned
+/// each is what it was.
+#[test]
+fn a_pinned_archive_of_format_1_reads_right() {
+    let folder = copy_of(&golden_folder("format-1-pinned"));
+    let archive = Archive::open(folder.path()).expect("the copy");
+    let states = golden::states();
+    for (number, state) in states.iter().rev().enumerate() {
+        let found = world::read_revision(&archive, number).expect("a revision");
+        assert!(found == *state, "revision {number}");
+    }
+    let tags = ["weekly", "mine"].map(|tag| tag.parse().expect("a tag")).into();
+    let oldest = archive.revisions().last().expect("a revision");
+    assert_eq!((&oldest.pinned_tags, oldest.scheduled_tags.len()), (&tags, 1));
+    let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+    let left = writer.tag(states.len() - 1, &Default::default(), &tags, &world::clock(), &Silent);
+    let left: Vec<String> = left.expect("a tag").iter().map(ToString::to_string).collect();
+    assert_eq!(left, ["daily", "monthly", "weekly"]);
+}
+
+/// An undo archive: it is known as one, has nothing wrong, and brings back what a restore has overwritten.
+#[test]
+fn an_undo_archive_of_format_1_goes_back() {
+    let folder = golden_folder("format-1-undo");
+    let archive = Archive::open(&folder).expect("the golden archive");
+    assert!(archive.manifest().is_undo() && !archive.revisions()[0].findings.bad_blocks.is_empty());
+    let check = archive.check(&ScrubOptions::default(), &world::clock(), &Silent);
+    assert_eq!(check.expect("a check").findings, []);
+    let states = golden::states();
+    let target = MemoryTarget::holding(&states[3]);
+    let report = archive.restore_to(0, &target, &world::restore_options(), &Silent);
+    assert!(report.expect("a restore").is_exact());
+    assert!(target.content() == golden::overwritten_state());
 }
 
 fn copy_of(folder: &Path) -> tempfile::TempDir {

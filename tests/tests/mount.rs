@@ -15,6 +15,8 @@ mod damage;
 #[expect(dead_code, reason = "shared with the tests of the other commands, which need more of it")]
 #[path = "real/disks.rs"]
 mod disks;
+#[path = "mount/free.rs"]
+mod free;
 #[path = "mount/fstab.rs"]
 mod fstab;
 #[path = "mount/inside.rs"]

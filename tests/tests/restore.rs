@@ -1,5 +1,9 @@
 //! Restoring what there still is of a damaged archive, and going back from a restore.
 
+mod restore {
+    mod undo;
+}
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -152,13 +156,21 @@ struct Device {
     calls: AtomicU64,
     /// The number of the call that fails, counted from 1, and the system's code for why.
     fails: Option<(u64, i32)>,
+    /// Where a sector is that cannot be read before it is written; past the end for none.
+    bad_sector: AtomicU64,
 }
 
 impl Device {
     fn new(kind: TargetKind, bytes: &[u8]) -> Self {
         let bytes = MemoryTarget::holding(bytes);
         let (writes_left, calls) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
-        Device { bytes, kind, writes_left, calls, fails: None }
+        let bad_sector = AtomicU64::new(u64::MAX);
+        Device { bytes, kind, writes_left, calls, fails: None, bad_sector }
+    }
+
+    fn with_bad_sector(self, offset: u64) -> Self {
+        self.bad_sector.store(offset, Relaxed);
+        self
     }
 
     fn call(&self, action: &str) -> Result<()> {
@@ -204,6 +216,10 @@ impl Target for Device {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.call("read")?;
+        let bad = self.bad_sector.load(Relaxed);
+        if (offset..offset + buffer.len() as u64).contains(&bad) {
+            return Err(Error::io("/memory", "read")(std::io::Error::from_raw_os_error(5)));
+        }
         let size = self.size_bytes() as usize;
         let len = size.saturating_sub(offset as usize).min(buffer.len());
         buffer[len..].fill(0);
@@ -213,6 +229,9 @@ impl Target for Device {
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.count()?;
         self.call("write")?;
+        if (offset..offset + data.len() as u64).contains(&self.bad_sector.load(Relaxed)) {
+            self.bad_sector.store(u64::MAX, Relaxed);
+        }
         self.bytes.write_at(data, offset)
     }
 

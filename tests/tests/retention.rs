@@ -1,6 +1,8 @@
-//! Which revisions go: against a rule written a second time and without haste, and over ten years of cron.
+//! Which revisions go: against a rule written a second time and without haste, and over ten years of cron; and
+//! when they are made.
 
 mod retention {
+    mod hours;
     mod rules;
     mod simulation;
 }

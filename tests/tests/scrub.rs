@@ -1,5 +1,9 @@
 //! `scrub`: what is wrong is found, told exactly, and mended where the right bytes are known.
 
+mod scrub {
+    mod budget;
+}
+
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::extent::Extent;
 use backy_lib::progress::Silent;

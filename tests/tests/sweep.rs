@@ -4,6 +4,7 @@
 
 mod sweep {
     mod alarm;
+    mod asking;
     mod hooks;
     mod keeping;
     mod reading;

@@ -4,6 +4,7 @@
 mod told {
     mod alarms;
     mod history;
+    mod lost;
     mod plans;
 }
 

@@ -1,23 +1,24 @@
 //! `backy backup`
 
-use backy_lib::backup::{BackupOptions, BackupPlan, BackupReport};
+use backy_lib::backup::{BackupOptions, BackupPlan, BackupReport, pins_scheduled};
+use backy_lib::progress::Observer;
 use backy_lib::room::Estimate;
-use backy_lib::schedule::next_due;
 use backy_lib::source::{DeviceSource, Source};
 use backy_lib::units::parse_rate;
-use backy_lib::{Archive, Clock, Error, ErrorKind, SpaceCheck, SystemClock, Tag};
+use backy_lib::{Archive, ArchiveWriter, Error, ErrorKind, SpaceCheck, SystemClock, Tag};
 
-use crate::cli::Verbosity;
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, signed_size, size};
+use crate::waiting::Waiting;
 use crate::words::{self, list};
 use crate::{Session, guard};
 
 /// Make a revision of the source, if one is due
 ///
-/// What is due is told by the schedule in backy.toml; without a schedule a backup is always due. When nothing is due,
-/// and when it worked, nothing is printed, so that cron has nothing to mail (on a terminal, or with -v, it is said in a
-/// line). Only blocks that have changed are stored.
+/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the
+/// hour and the weekday of its first revision, however often you ask. Prints nothing when it succeeds, when no
+/// backup is due, or when another backup of this archive is at work and makes what is due (on a terminal, or
+/// with -v, it prints a line when it has made one). Only blocks that have changed are stored.
 ///
 /// The hooks of backy.toml are run around the reading of the source: 'before', then the source is read, then 'after', which is
 /// run in any case, also when the backup fails, is interrupted or killed. A backup that is not expected to fit on the disk is not
@@ -28,9 +29,16 @@ pub(crate) struct Args {
     #[arg(short, long)]
     force: bool,
 
-    /// Make one now and give it this tag, which stays until it is removed by hand; may be repeated
+    /// Make one now and pin it with this tag, which stays until you remove it; may be repeated
     #[arg(short, long = "tag", value_name = "TAG")]
     tags: Vec<Tag>,
+
+    /// Make the revision of this tag of the schedule now; it expires as usual; may be repeated
+    #[arg(long = "as", value_name = "TAG")]
+    scheduled: Vec<Tag>,
+
+    #[command(flatten)]
+    waiting: Waiting,
 
     /// Only say whether a revision would be made, with which tags, and how much room it would take; no hooks are run
     #[arg(long)]
@@ -60,6 +68,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let options = BackupOptions {
         force: args.force,
         tags: args.tags.into_iter().collect(),
+        scheduled: args.scheduled.into_iter().collect(),
         limit_rate: args.limit_rate,
         space: match args.no_space_check {
             true => SpaceCheck::Explain,
@@ -75,8 +84,9 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let archive = archive.trusted()?;
     let plan = archive.plan_backup(&options, &SystemClock)?;
     if !plan.due {
-        if session.verbosity == Verbosity::Verbose {
-            session.output.note(&not_due(&archive)?);
+        archive.note_asked(&Session::holder("backup"), &SystemClock);
+        if session.tells() {
+            session.output.note(&not_due(&plan));
         }
         return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
     }
@@ -87,7 +97,13 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         })?;
     }
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "backup", &reporter)?;
+    let Some(mut writer) = open_writer(archive, &options, args.waiting, session, &reporter)? else {
+        drop(reporter);
+        if session.tells() {
+            session.output.note("another backup of this archive is at work");
+        }
+        return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
+    };
     let guard = guard::words(&session.itself);
     let mut hooks = writer.hooks(|config| config.source.clone(), guard)?;
     let open = |archive: &Archive| -> Result<Box<dyn Source>, Error> {
@@ -100,12 +116,27 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     }
     match &report {
         Some(report) if session.tells() => session.output.note(&summary(report)),
-        None if session.verbosity == Verbosity::Verbose => {
+        None if session.tells() => {
             session.output.note("another backup has just been made");
         }
         _ => {}
     }
     Ok(())
+}
+
+/// `None` when what is due is being made by another backup. Whoever wants one now wants one of his own.
+fn open_writer(
+    archive: Archive,
+    options: &BackupOptions,
+    waiting: Waiting,
+    session: &Session,
+    observer: &dyn Observer,
+) -> Result<Option<ArchiveWriter>, Failure> {
+    if options.is_wanted_now() {
+        return session.writer(archive, "backup", waiting, observer).map(Some);
+    }
+    let (holder, wait) = (Session::holder("backup"), waiting.duration());
+    Ok(ArchiveWriter::open_for_due_backup(archive, &holder, wait, observer)?)
 }
 
 fn dry_run(
@@ -115,6 +146,9 @@ fn dry_run(
     json: bool,
     session: &Session,
 ) -> Result<(), Failure> {
+    if let Some(warning) = pins_scheduled(&archive.config()?, options) {
+        session.output.warning(&warning);
+    }
     if plan.due {
         // What others may have written into the config is not opened.
         let source = match archive.trusted() {
@@ -131,7 +165,7 @@ fn dry_run(
     let text = match plan.room {
         Some(room) => format!("{} {}", due(&plan.tags), room_in_words(&room)),
         None if plan.due => due(&plan.tags),
-        None => not_due(archive)?,
+        None => not_due(&plan),
     };
     session.output.result(format!("{text}\n").as_bytes())
 }
@@ -165,17 +199,10 @@ fn due<'a>(tags: impl IntoIterator<Item = &'a Tag>) -> String {
     }
 }
 
-fn not_due(archive: &Archive) -> Result<String, Failure> {
-    let config = archive.config()?;
-    let now = SystemClock.now();
-    let next = config.schedule.iter().filter_map(|(tag, interval)| {
-        Some((next_due(archive.revisions(), tag, interval, now)?, tag))
-    });
-    let when = match next.min() {
-        Some((time, tag)) => format!("; next is {tag}, from {} on", local_minute(time)),
-        None => String::new(),
-    };
-    Ok(format!("No backup is due{when}."))
+fn not_due(plan: &BackupPlan) -> String {
+    let next = plan.next_tag.as_ref().zip(plan.next_due);
+    let when = next.map(|(tag, time)| format!("; next is {tag}, at {}", local_minute(time)));
+    format!("No backup is due{}.", when.unwrap_or_default())
 }
 
 fn summary(report: &BackupReport) -> String {

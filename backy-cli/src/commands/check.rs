@@ -1,7 +1,7 @@
 //! `backy check`
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use backy_lib::check::{Checked, check};
 use backy_lib::escape;
@@ -19,8 +19,11 @@ use crate::output::{Colour, Column, Output, Table, level_colour, level_word, pro
 /// Give the verdict on many archives
 ///
 /// Each DIR is an archive, or a folder with archives in it, such as /srv/backup; a pattern in quotation marks, such as
-/// '/srv/*/backup', is each folder that it fits. Nothing is locked or changed. A row for each archive, worst first, then what
-/// is wrong and what to do about it. An archive that cannot be opened is unknown, and hides no other.
+/// '/srv/*/backup', is each folder that it fits. Nothing is locked or changed. Prints a row for each archive, worst first, then
+/// each problem and what to do about it.
+///
+/// What cannot be looked at is unknown, named, and hides no other: a folder without permission or on a dead disk, a link to
+/// nothing, an empty folder, as of a disk that is not mounted, and a pattern that fits nothing.
 ///
 /// The exit status is that of Nagios plugins, for the worst of them: 0 ok, 1 warning, 2 critical, 3 unknown; critical is worse
 /// than unknown.
@@ -44,11 +47,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let mut folders = Vec::new();
-    for given in &args.folders {
-        folders.extend(expanded(given)?);
-    }
-    let report = check(&folders, &SystemClock)?;
+    let folders = args.folders.iter().map(|given| absolute("DIR", Path::new(given)));
+    let report = check(&folders.collect::<Result<Vec<_>, _>>()?, &SystemClock)?;
     if args.json {
         session.output.json(&report)?;
     } else {
@@ -60,25 +60,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         session.output.result(text.as_bytes())?;
     }
     Err(Failure::Verdict(report.level.exit_status()))
-}
-
-/// The folders that are meant: what is there by that very name, or whatever a pattern fits. What fits nothing stays as it is,
-/// to be told of as missing.
-pub(super) fn expanded(given: &OsString) -> Result<Vec<PathBuf>, Failure> {
-    let path = absolute("DIR", Path::new(given))?;
-    let Some(pattern) =
-        path.to_str().filter(|text| !path.exists() && text.contains(['*', '?', '[']))
-    else {
-        return Ok(vec![path]);
-    };
-    let fitting = glob::glob(pattern).map_err(|error| {
-        let given = given.to_string_lossy();
-        Failure::message(format!("'{given}': {error}; give a pattern such as '/srv/*/backup'"))
-    })?;
-    // What cannot be looked into is there all the same.
-    let fitting = fitting.map(|found| found.unwrap_or_else(|error| error.path().to_owned()));
-    let fitting: Vec<PathBuf> = fitting.filter(|path| path.is_dir()).collect();
-    Ok(if fitting.is_empty() { vec![path] } else { fitting })
 }
 
 fn describe(report: &HostReport, output: &Output) -> String {

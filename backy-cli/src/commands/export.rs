@@ -7,7 +7,7 @@ use backy_lib::{Error, ErrorKind, RevisionSpec};
 use clap::ValueHint;
 
 use crate::Session;
-use crate::cli::REVISION_HELP;
+use crate::cli::{REVISION_HELP, check_file_name, revision};
 use crate::errors::Failure;
 use crate::output::{duration, size};
 
@@ -16,10 +16,11 @@ use crate::output::{duration, size};
 /// For handing a revision on: the file is compressed with zstd, and QEMU reads it without the archive. Every block is
 /// checked against its digest before it is written.
 #[derive(clap::Args)]
+#[command(allow_missing_positional = true)]
 pub(crate) struct Args {
-    /// Which revision
-    #[arg(short, long, value_name = "REV", default_value = "latest", long_help = REVISION_HELP)]
-    revision: RevisionSpec,
+    /// Which revision; the newest without it
+    #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
+    revision: Option<RevisionSpec>,
 
     /// How hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
@@ -28,6 +29,10 @@ pub(crate) struct Args {
     /// Print a report for programs
     #[arg(long)]
     json: bool,
+
+    /// The same without -r
+    #[arg(value_name = "REV", value_parser = revision, conflicts_with = "revision")]
+    named: Option<RevisionSpec>,
 
     /// The file to make, which must not be there yet
     #[arg(value_name = "FILE.qcow2", value_hint = ValueHint::FilePath)]
@@ -40,8 +45,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
             "'-': a qcow2 file cannot be written to standard output; name a file (./- is one)";
         return Err(Failure::message(message));
     }
+    check_file_name(&args.file)?;
+    let wanted = args.revision.as_ref().or(args.named.as_ref()).unwrap_or(&RevisionSpec::Latest);
     let archive = session.archive()?;
-    let number = args.revision.resolve(archive.revisions())?;
+    let number = wanted.resolve(archive.revisions())?;
     let options = ExportOptions { level: args.level, threads: None };
     let reporter = session.reporter();
     let exported = export(&archive, number, &args.file, &options, &reporter);

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use backy_lib::{RevisionSpec, escape};
 
 use crate::Session;
-use crate::cli::REVISION_HELP;
+use crate::cli::{REVISION_HELP, revision};
 use crate::errors::Failure;
 
 /// Print the path of the file that holds a revision
@@ -14,14 +14,19 @@ use crate::errors::Failure;
 /// builds on. While a backup runs, or when one was interrupted, the newest is an overlay too.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which revision
-    #[arg(short, long, value_name = "REV", default_value = "latest", long_help = REVISION_HELP)]
-    revision: RevisionSpec,
+    /// Which revision; the newest without it
+    #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
+    revision: Option<RevisionSpec>,
+
+    /// The same without -r
+    #[arg(value_name = "REV", value_parser = revision, conflicts_with = "revision")]
+    named: Option<RevisionSpec>,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = session.archive()?;
-    let number = args.revision.resolve(archive.revisions())?;
+    let wanted = args.revision.as_ref().or(args.named.as_ref()).unwrap_or(&RevisionSpec::Latest);
+    let number = wanted.resolve(archive.revisions())?;
     let path = archive.find(number)?;
     if number == 0 && path.extension().is_some_and(|extension| extension == "qcow2") {
         let lock = session.folder.join("lock");

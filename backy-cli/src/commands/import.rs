@@ -12,6 +12,7 @@ use crate::Session;
 use crate::cli::Verbosity;
 use crate::errors::Failure;
 use crate::output::local_minute;
+use crate::waiting::Waiting;
 
 /// Import an archive that backy made in 2014
 ///
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
     block_size: Option<BlockSize>,
 
+    #[command(flatten)]
+    waiting: Waiting,
+
     /// Print a report for programs
     #[arg(long)]
     json: bool,
@@ -49,7 +53,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         })?;
     let reporter = session.reporter();
     let holder = Session::holder("import");
-    let mut writer = ArchiveWriter::open(archive, &holder, &reporter)?;
+    let wait = args.waiting.duration();
+    let mut writer = ArchiveWriter::open_within(archive, &holder, wait, &reporter)?;
     let imported = writer.import(&args.old, None, &SystemClock, &reporter);
     drop(reporter);
     let report = imported.map_err(explain)?;

@@ -13,6 +13,7 @@ use crate::Session;
 use crate::cli::Verbosity;
 use crate::errors::Failure;
 use crate::output::interval;
+use crate::words::shell_word;
 
 /// Make an archive
 ///
@@ -22,7 +23,7 @@ use crate::output::interval;
 pub(crate) struct Args {
     /// The block device or file to back up; without it, set it in backy.toml before the first backup
     ///
-    /// A symbolic link is kept as it is and followed at each backup, if it belongs to root or to you.
+    /// One that is not there yet is taken with a warning. A symbolic link is kept as it is and followed at each backup, if it belongs to root or to you.
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
 
@@ -47,13 +48,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     // A source whose name cannot stand in the config is told before anything is made.
     Config::template(path)?;
     let archive = Archive::init_with(&session.folder, path, args.block_size, session.trust)?;
-    if let Some(note) = source.as_ref().and_then(|found| found.container_note.as_ref()) {
+    if let Some(note) = source.as_ref().and_then(|found| found.note.as_ref()) {
         session.output.warning(note);
     }
     if session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let text = describe(&archive, source.as_ref().map(|found| found.size_bytes))?;
+    let text = describe(&archive, source.as_ref().and_then(|found| found.size_bytes))?;
     session.output.result(text.as_bytes())
 }
 
@@ -68,13 +69,14 @@ fn refuse_archive(folder: &Path) -> Result<(), Failure> {
     }
 }
 
-/// A source that can be backed up.
+/// A source that can be backed up, or that may come to be.
 struct FoundSource {
     /// Absolute.
     path: PathBuf,
-    size_bytes: u64,
-    /// That it is an image in another format.
-    container_note: Option<String>,
+    /// `None` when it is not there yet.
+    size_bytes: Option<u64>,
+    /// That it is an image in another format, or not there yet.
+    note: Option<String>,
 }
 
 /// Looks at the source. Its mistakes are better told now than by cron at night.
@@ -84,14 +86,27 @@ fn check_source(path: &Path, folder: &Path) -> Result<FoundSource, Failure> {
     let advised = |error| {
         Failure::advised(error, "name a device or file, or leave SOURCE out and set it later")
     };
-    let source = DeviceSource::open(&absolute).map_err(advised)?;
-    let real = absolute.canonicalize().ok().zip(folder.canonicalize().ok());
-    if real.is_some_and(|(source, folder)| source.starts_with(folder)) {
+    let source = DeviceSource::open_if_there(&absolute).map_err(advised)?;
+    if is_inside(&absolute, folder) {
         let message = format!("it is in {}, the folder of the archive itself", folder.display());
         return Err(Failure::advised(error(message), "name another folder with -b"));
     }
-    let (size_bytes, container_note) = (source.size_bytes(), source.identity().container_note());
-    Ok(FoundSource { path: absolute, size_bytes, container_note })
+    let not_there =
+        || format!("source {}: it is not there yet; backups fail until it is", absolute.display());
+    let note = match &source {
+        None => Some(not_there()),
+        Some(source) => source.identity().container_note(),
+    };
+    let size_bytes = source.map(|source| source.size_bytes());
+    Ok(FoundSource { path: absolute, size_bytes, note })
+}
+
+/// Whether a path leads into a folder, as far as both are there.
+fn is_inside(path: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.ancestors().find_map(|above| above.canonicalize().ok());
+    folder
+        .canonicalize()
+        .is_ok_and(|folder| real(path).is_some_and(|real| real.starts_with(folder)))
 }
 
 fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Failure> {
@@ -116,16 +131,18 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     }
     line(format!("Schedule: {}, as {folder}/backy.toml says.", schedule(&config)));
     let quoted = shell_word(&folder);
+    // In a line of cron a '%' ends the command, also in quotes.
+    let for_cron = quoted.replace('%', r"\%");
     line(String::new());
     line("Next, make the first backup:".to_owned());
     line(format!("  backy -b {quoted} -v backup"));
     line(
         "and have cron do it from then on, whenever one is due (in /etc/cron.d/backy):".to_owned(),
     );
-    line(format!("  */15 * * * *  root  backy -b {quoted} backup"));
+    line(format!("  */15 * * * *  root  backy -b {for_cron} backup"));
     line("Let go what the schedule no longer keeps, and check what is stored:".to_owned());
-    line(format!("  20 6 * * *    root  backy -b {quoted} maintenance"));
-    line(format!("  40 6 * * 0    root  backy -b {quoted} scrub --budget 2h"));
+    line(format!("  20 6 * * *    root  backy -b {for_cron} maintenance --wait 4h"));
+    line(format!("  40 6 * * 0    root  backy -b {for_cron} scrub --budget 2h --wait 4h"));
     Ok(text)
 }
 
@@ -140,30 +157,16 @@ fn schedule(config: &Config) -> String {
             other => other,
         };
         let separator = if text.is_empty() { "" } else { ", " };
+        let at = each.at.map(|at| format!(" at {}", at.strftime("%H:%M"))).unwrap_or_default();
         // Writing to a string cannot fail.
-        let _ = write!(text, "{separator}{tag} every {every} (keep {})", each.keep);
+        let _ = write!(text, "{separator}{tag} every {every}{at} (keep {})", each.keep);
     }
     if text.is_empty() { "none, so that a backup is always due".to_owned() } else { text }
-}
-
-/// A word that a shell takes as it is.
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_folder_with_a_blank_is_quoted() {
-        assert_eq!(shell_word("/srv/backup/x-1.2"), "/srv/backup/x-1.2");
-        assert_eq!(shell_word("/a b's"), r"'/a b'\''s'");
-    }
 
     #[test]
     fn block_sizes_are_given_with_units() {

@@ -5,6 +5,7 @@ use backy_lib::{MaintenanceOptions, SystemClock};
 use crate::Session;
 use crate::errors::Failure;
 use crate::plan;
+use crate::waiting::Waiting;
 
 /// Let go what the schedule no longer keeps
 ///
@@ -13,8 +14,9 @@ use crate::plan;
 /// ones, and the newest one without known damage. When it worked, nothing is printed (on a terminal, or with -v, it is
 /// said in a line).
 ///
-/// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no tag expires: that
-/// is told on standard error, and by 'status'. 'rm' works all the same.
+/// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no
+/// tag expires: that is told on standard error, and by 'status'. 'rm' works all the same. When far more
+/// revisions stay than the schedule keeps, a warning says why.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only say what would be done: for each revision whether it stays and why, then the steps
@@ -30,6 +32,9 @@ pub(crate) struct Args {
     /// For those alone: the next unusual backup, or more damage, holds everything back again.
     #[arg(long)]
     confirm: bool,
+
+    #[command(flatten)]
+    waiting: Waiting,
 
     /// Print a report for programs: what was done (with --dry-run the plan)
     #[arg(long)]
@@ -49,9 +54,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let (keep, confirm) = (args.keep, args.confirm);
     let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
     // Before the lock: a config that cannot be read changes nothing at all.
-    let planned = archive.plan_maintenance(&options)?;
+    let planned = archive.plan_maintenance_at(&options, &SystemClock)?;
     if args.dry_run {
         plan::warn_of_freeze(&planned, &session.output);
+        plan::warn_of_excess(&planned, &session.output);
         if args.json {
             return session.output.json(&planned);
         }
@@ -59,12 +65,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         return session.output.result(text.as_bytes());
     }
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "maintenance", &reporter)?;
+    let mut writer = session.writer(archive, "maintenance", args.waiting, &reporter)?;
     let done = writer.maintain(&options, &SystemClock, &reporter);
     drop(reporter);
     let report =
         done.map_err(|error| plan::explain(error, "the next 'backy maintenance' does the rest"))?;
     plan::warn_of_freeze(&report.plan, &session.output);
+    plan::warn_of_excess(&report.plan, &session.output);
     if args.json {
         session.output.json(&report)?;
     }

@@ -1,16 +1,39 @@
-//! `backy man`: the manual page, made from the arguments and the texts below.
+//! `backy man`: the manual pages. That of the command is made from the arguments and the texts below.
 
 use std::io;
 
 use clap::CommandFactory;
 use clap_mangen::Man;
 
+use super::man_config;
 use crate::Session;
 use crate::cli::Cli;
 use crate::errors::Failure;
 
-pub(crate) fn run(session: &Session) -> Result<(), Failure> {
-    session.output.result(&page().map_err(Failure::Output)?)
+/// Print a manual page
+///
+/// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which page: that of the command, or that of the file backy.toml
+    #[arg(value_enum, default_value_t)]
+    page: Page,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Page {
+    #[default]
+    #[value(name = "backy")]
+    Command,
+    #[value(name = "backy.toml")]
+    Config,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    match args.page {
+        Page::Command => session.output.result(&page().map_err(Failure::Output)?),
+        Page::Config => session.output.result(man_config::page().as_bytes()),
+    }
 }
 
 /// The whole page, with every command.

@@ -7,6 +7,7 @@ use crate::output::environment;
 
 pub(crate) mod backup;
 pub(crate) mod check;
+pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod drill;
 pub(crate) mod export;
@@ -15,6 +16,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod maintenance;
 pub(crate) mod man;
+mod man_config;
 pub(crate) mod mount;
 pub(crate) mod report;
 pub(crate) mod restore;

@@ -13,10 +13,12 @@ use clap::{ValueEnum, ValueHint};
 
 use crate::Session;
 use crate::background::{self, Outcome};
+use crate::cli::revision;
 use crate::commands::{absolute, temporary_folder};
 use crate::errors::Failure;
 use crate::log::{self, Log, Severity};
 use crate::output::Output;
+use crate::words::shell_word;
 
 /// Show every revision as a file, until it is unmounted
 ///
@@ -27,7 +29,7 @@ use crate::output::Output;
 /// the log.
 ///
 /// The command returns when the mount can be used; 'umount MOUNTPOINT' ends it, or 'fusermount3 -u MOUNTPOINT' for others
-/// than root. No lock is held: backups and maintenance go on beside it.
+/// than root. Then the archive's disk can be unmounted as well. No lock is held: backups and maintenance go on beside it.
 ///
 /// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0. The long options are those of
 /// the mount as well, with '_' for '-'.
@@ -87,6 +89,7 @@ struct Place {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    check_mountpoint(&args.mountpoint)?;
     let in_background_half = session.is_background_half;
     if in_background_half {
         background::close_inherited().map_err(in_background)?;
@@ -111,6 +114,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     };
     let observer: Arc<dyn Observer + Send + Sync> = watch.clone();
     let mounted = mount(&archive, &place.mountpoint, &options, observer)?;
+    // The mount keeps nothing of the archive open, so that its disk can be unmounted right after the mount.
+    drop(archive);
     let names = format!("{} on {}", session.folder.display(), place.mountpoint.display());
     if in_background_half && let Err(error) = background::let_go() {
         // The caller has gone, or nothing works any more.
@@ -131,6 +136,17 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         Err(failure) => watch.log.line(Severity::Error, log::Event::Warning, &failure.text()),
     }
     ended
+}
+
+/// Whoever names a revision here means one of the files that a mount has.
+fn check_mountpoint(mountpoint: &Path) -> Result<(), Failure> {
+    let Some(text) = mountpoint.to_str().filter(|text| revision(text).is_ok()) else {
+        return Ok(());
+    };
+    Err(Failure::message(format!(
+        "'{text}' reads as a revision; mount shows all of them, under by-number, by-date and by-tag: name only a folder (./{} is one)",
+        shell_word(text)
+    )))
 }
 
 fn in_background(error: std::io::Error) -> Failure {

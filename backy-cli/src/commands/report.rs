@@ -11,18 +11,18 @@ use backy_lib::{Error, SystemClock};
 use clap::ValueHint;
 
 use crate::commands::absolute;
-use crate::commands::check::expanded;
 use crate::errors::Failure;
 use crate::{Session, report};
 
 /// Write a page to look at, on one or many archives
 ///
-/// One HTML file that needs no other and no network: the verdicts and what to do about them; for each archive when
-/// revisions were made, by tag, how much had changed in each, what has been verified, what the disk will hold, the schedule,
-/// and every revision. It can be mailed, printed, or put where a web server finds it.
+/// One HTML file that needs no other and no network: the verdicts and the commands to run; how full each disk is and when it
+/// will be full; for each archive when revisions were made, by tag, how much had changed in each, what has been verified or is
+/// damaged, the schedule, and every revision. Healthy archives are folded. It can be mailed, printed, or put where a web
+/// server finds it.
 ///
-/// Each DIR is as for 'check'; without any, it is the archive of --backupdir. Nothing is locked or changed. An archive that
-/// cannot be opened is on the page, and no error.
+/// Each DIR is as for 'check'; without any, it is the archive of --backupdir. Nothing is locked or changed. What cannot be
+/// looked at is on the page with the reason, and no error.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The file to write, '-' for standard output; one that is there is replaced as a whole
@@ -35,10 +35,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let mut folders = Vec::new();
-    for given in &args.folders {
-        folders.extend(expanded(given)?);
-    }
+    let folders = args.folders.iter().map(|given| absolute("DIR", Path::new(given)));
+    let mut folders = folders.collect::<Result<Vec<_>, _>>()?;
     if folders.is_empty() {
         folders.push(session.folder.clone());
     }

@@ -5,32 +5,40 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use backy_lib::escape;
-use backy_lib::restore::TargetKind;
+use backy_lib::restore::{Content, TargetKind, TargetLook};
 use backy_lib::{
     Archive, Error, ErrorKind, RestoreOptions, RestoreReport, RevisionSpec, SystemClock,
 };
 use clap::ValueHint;
 
 use crate::Session;
-use crate::cli::REVISION_HELP;
+use crate::cli::{REVISION_HELP, check_file_name, revision};
 use crate::errors::Failure;
-use crate::output::{duration, size};
+use crate::output::{duration, local_minute, size};
 use crate::words;
 
 /// Restore a revision to a file, a device, the source or standard output
 ///
 /// To a target that exists, only blocks that differ are written. Every block is checked against its digest before it is
-/// written. Refused are targets that are mounted or otherwise in use, too small, or in the archive. With --undo DIR there
+/// written. backy refuses a target that is mounted or otherwise in use, too small, or in the archive. With --undo DIR there
 /// is a way back: 'backy -b DIR restore'.
+///
+/// On a terminal, backy shows what is on a target that exists and how much of it differs, and asks before it overwrites it; --yes
+/// answers. Elsewhere it overwrites the source, if that is the one that was backed up, of a size that it had then, and nobody has it
+/// open; anything else that exists, unless it is a blank device, needs --force.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which revision
-    #[arg(short, long, value_name = "REV", default_value = "latest", long_help = REVISION_HELP)]
-    revision: RevisionSpec,
+    /// Which revision; the newest without it
+    #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
+    revision: Option<RevisionSpec>,
 
     /// Overwrite a file that exists, or a device that is not blank, also when it is not the source
     #[arg(long)]
     force: bool,
+
+    /// On a terminal, overwrite the target without asking
+    #[arg(long)]
+    yes: bool,
 
     /// Do everything but write: say what would be written, or why it would be refused
     #[arg(long)]
@@ -57,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// File or block device to write to, '-' for standard output; without it, the source
+    /// File or block device to write to, '-' for standard output; without it, the source. ./1 is a file, -r 1 a revision
     #[arg(value_hint = ValueHint::FilePath)]
     target: Option<PathBuf>,
 }
@@ -67,10 +75,15 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if to_stdout {
         check_stdout(args, session)?;
     }
+    if let Some(target) = &args.target {
+        check_file_name(target)?;
+    }
     let archive = session.archive()?;
-    let number = args.revision.resolve(archive.revisions())?;
-    let options = RestoreOptions {
+    let wanted = args.revision.as_ref().unwrap_or(&RevisionSpec::Latest);
+    let number = wanted.resolve(archive.revisions())?;
+    let mut options = RestoreOptions {
         force: args.force,
+        confirmed: None,
         dry_run: args.dry_run,
         keep_going: args.keep_going,
         undo: undo_folder(args)?,
@@ -87,6 +100,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         Some(target) => target.clone(),
         None => configured_source(&archive)?,
     };
+    if session.output.can_ask() {
+        // What is not written needs no question, and a --yes is the answer.
+        options.force |= args.yes || args.dry_run;
+        if !args.yes && !args.dry_run {
+            options.confirmed = confirm(&archive, number, &target, session)?;
+        }
+    }
     let reporter = session.reporter();
     let restored = archive.restore(number, &target, &options, &SystemClock, &reporter);
     drop(reporter);
@@ -100,6 +120,84 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         false => tell(&report, &report.target, session),
     }
     judge(&report, session)
+}
+
+/// Shows what a restore would overwrite, and asks whether it may; `None` when it would overwrite nothing.
+fn confirm(
+    archive: &Archive,
+    number: usize,
+    target: &Path,
+    session: &Session,
+) -> Result<Option<TargetLook>, Failure> {
+    let reporter = session.reporter();
+    let looked = archive.look_at_target(number, target, &reporter);
+    drop(reporter);
+    let Some(look) = looked? else { return Ok(None) };
+    let Some(revision) = archive.revisions().get(number) else { return Ok(None) };
+    if look.is_revision(revision.size_bytes) {
+        return Ok(None);
+    }
+    let made = local_minute(revision.started);
+    let target = escape::line(&look.target).into_owned();
+    session.output.note(&format!("this overwrites {target} with revision {number} of {made}:"));
+    for line in describe(&look, revision.size_bytes) {
+        session.output.note(&format!("  {line}"));
+    }
+    match session.output.ask(&format!("Overwrite {target}?"))? {
+        true => Ok(Some(look)),
+        false => Err(Failure::message(format!(
+            "{target}: not restored, nothing was written; answer 'y', or give --yes"
+        ))),
+    }
+}
+
+/// What is on a target, a line for each thing.
+fn describe(look: &TargetLook, revision_bytes: u64) -> Vec<String> {
+    let kind = match look.target_kind {
+        TargetKind::BlockDevice => "block device",
+        _ => "file",
+    };
+    let mut lines = vec![match &look.objection {
+        None => format!("a {kind} of {}, the source of this archive", size(look.size_bytes)),
+        Some(why) => format!("a {kind} of {}; careful: {why}", size(look.size_bytes)),
+    }];
+    lines.extend(look.contents.iter().map(content));
+    if look.contents.is_empty() {
+        lines.push("no file system that backy knows".to_owned());
+    }
+    lines.extend(look.changed.map(|time| format!("last changed {}", local_minute(time))));
+    lines.push(difference(look));
+    if look.target_kind != TargetKind::BlockDevice && look.size_bytes != revision_bytes {
+        lines.push(format!("its size becomes {}", size(revision_bytes)));
+    }
+    lines
+}
+
+/// `partition 2: ext4 'root'`
+fn content(content: &Content) -> String {
+    let place = content.partition.map(|number| format!("partition {number}: "));
+    let label = content.file_system.label.as_ref().map(|label| format!(" '{label}'"));
+    let (place, label) =
+        (place.unwrap_or_default(), label.unwrap_or(" without a label".to_owned()));
+    format!("{place}{}{label}", content.file_system.kind)
+}
+
+fn difference(look: &TargetLook) -> String {
+    let (differing, compared) = (look.differing_bytes, look.compared_bytes);
+    match differing {
+        0 => format!("none of the {} that were compared differ", size(compared)),
+        _ => {
+            let share = match u128::from(differing) * 100 / u128::from(compared.max(1)) {
+                0 => "less than 1 %".to_owned(),
+                percent => format!("{percent} %"),
+            };
+            format!(
+                "{} of the {} that were compared differ ({share})",
+                size(differing),
+                size(compared)
+            )
+        }
+    }
 }
 
 /// The folder for undoing, absolute, so that messages say where it is.
@@ -232,7 +330,8 @@ const MAX_NAMED: usize = 100;
 
 /// Says what could not be read; an error when there is anything.
 fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
-    if report.is_exact() {
+    name_changed(report, session);
+    if report.is_complete() {
         return Ok(());
     }
     for extent in report.unreadable.iter().take(MAX_NAMED) {
@@ -252,6 +351,19 @@ fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
         "revision {}: {what}; 'backy status' says what is known of the archive",
         report.revision
     )))
+}
+
+/// Says where a target has been changed since a restore that is being undone.
+fn name_changed(report: &RestoreReport, session: &Session) {
+    for extent in report.changed_since.iter().take(MAX_NAMED) {
+        let bytes = words::bytes(std::slice::from_ref(extent));
+        session.output.warning(&format!(
+            "{bytes} have changed since the restore, which did not overwrite them; they stay as they are"
+        ));
+    }
+    if let Some(more) = report.changed_since.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        session.output.warning(&format!("and {more} more stretches; --json names them all"));
+    }
 }
 
 fn tell(report: &RestoreReport, target: &str, session: &Session) {

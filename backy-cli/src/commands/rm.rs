@@ -4,9 +4,10 @@ use backy_lib::select::{check_unpinned, names, numbers};
 use backy_lib::{ErrorKind, Revision, RevisionsSpec, SystemClock};
 
 use crate::Session;
-use crate::cli::REVISIONS_HELP;
+use crate::cli::{REVISIONS_HELP, revisions};
 use crate::errors::Failure;
 use crate::plan;
+use crate::waiting::Waiting;
 
 /// Remove revisions by hand
 ///
@@ -22,12 +23,15 @@ pub(crate) struct Args {
     #[arg(long)]
     force: bool,
 
+    #[command(flatten)]
+    waiting: Waiting,
+
     /// Print a report for programs: what was done (with --dry-run the plan)
     #[arg(long)]
     json: bool,
 
     /// Which revisions
-    #[arg(long_help = REVISIONS_HELP)]
+    #[arg(value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 
@@ -59,7 +63,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let names = names(archive.revisions(), &chosen);
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "rm", &reporter)?;
+    let mut writer = session.writer(archive, "rm", args.waiting, &reporter)?;
     let chosen = numbers(writer.archive().revisions(), &names)?;
     if !args.force {
         check_pins(writer.archive().revisions(), &chosen)?;

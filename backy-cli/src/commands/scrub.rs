@@ -13,10 +13,11 @@ use backy_lib::{
 use serde::Serialize;
 
 use crate::Session;
-use crate::cli::{REVISIONS_HELP, Verbosity};
+use crate::cli::{REVISIONS_HELP, Verbosity, revisions};
 use crate::errors::Failure;
 use crate::output::{duration, size};
 use crate::progress::Reporter;
+use crate::waiting::Waiting;
 use crate::words;
 
 /// Check what is stored, and mend what can be mended
@@ -31,7 +32,10 @@ pub(crate) struct Args {
     #[arg(short = 'n', long)]
     checkonly: bool,
 
-    /// Stop reading after this time (30m, 4h) or this share (10%); what was verified longest ago comes first
+    /// Stop reading after this time (30m, 4h) or this share of the stored bytes (10%); what waits longest comes first
+    ///
+    /// What was read waits since then, what never was since it was written. With a share of P % everything is read
+    /// within 100 / P runs, rounded up, and one more.
     #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
 
@@ -45,12 +49,15 @@ pub(crate) struct Args {
     #[arg(long, requires = "rebuild")]
     force: bool,
 
+    #[command(flatten)]
+    waiting: Waiting,
+
     /// Print a report for programs
     #[arg(long)]
     json: bool,
 
     /// Which revisions to read, together with the newer ones that they read through
-    #[arg(default_value = "all", long_help = REVISIONS_HELP)]
+    #[arg(default_value = "all", value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 
@@ -75,7 +82,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         options.revisions = (!is_all).then_some(chosen);
         archive.check(&options, &SystemClock, &reporter)
     } else {
-        let mut writer = session.writer(archive, "scrub", &session.reporter())?;
+        let mut writer = session.writer(archive, "scrub", args.waiting, &session.reporter())?;
         if !is_all {
             options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
         }
@@ -109,8 +116,14 @@ fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     let verbosity = session.verbosity.min(Verbosity::Normal);
     let reporter = Reporter::new(session, verbosity);
     let holder = Session::holder("scrub --rebuild");
-    let rebuilt =
-        ArchiveWriter::rebuild(&session.folder, session.trust, &holder, args.force, &reporter);
+    let rebuilt = ArchiveWriter::rebuild_within(
+        &session.folder,
+        session.trust,
+        &holder,
+        args.force,
+        args.waiting.duration(),
+        &reporter,
+    );
     drop(reporter);
     let report = rebuilt.map_err(|error| match error.kind() {
         ErrorKind::Specification => Failure::advised(

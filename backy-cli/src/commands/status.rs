@@ -10,7 +10,7 @@ use backy_lib::{Clock, RevisionsSpec, SystemClock};
 use jiff::Timestamp;
 
 use crate::Session;
-use crate::cli::{REVISIONS_HELP, Verbosity};
+use crate::cli::{REVISIONS_HELP, Verbosity, revisions};
 use crate::errors::Failure;
 use crate::output::{
     Colour, Column, Output, Table, duration, local_minute, local_second, problem_line, signed_size,
@@ -39,19 +39,22 @@ pub(crate) struct Args {
 
     /// Print the figures in the text format of Prometheus
     ///
+    /// Those of an archive that cannot be opened say so: backy_status is 3. The exit status is 1 then.
+    ///
     /// For each command that changes the archive to write them to a file, set textfile in the section [monitoring] of backy.toml.
     #[arg(long, group = "form")]
     prometheus: bool,
 
     /// Which revisions to show
-    #[arg(default_value = "all", long_help = REVISIONS_HELP)]
+    #[arg(default_value = "all", value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive = session.archive()?;
+    let archive = known(session.archive(), args, session)?;
     let numbers = args.revisions.resolve(archive.revisions())?;
-    let report = status(&archive, &numbers, &SystemClock)?;
+    let looked = status(&archive, &numbers, &SystemClock).map_err(Failure::from);
+    let report = known(looked, args, session)?;
     if args.json {
         return session.output.json(&report);
     }
@@ -64,6 +67,16 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let text = describe(&report, &session.output, session.verbosity, SystemClock.now());
     session.output.result(text.as_bytes())
+}
+
+/// What could be looked at. Otherwise the figures say that it is unknown: with an empty file all series of the archive would end, and
+/// with them their alerts.
+fn known<T>(looked: Result<T, Failure>, args: &Args, session: &Session) -> Result<T, Failure> {
+    if let (Err(Failure::Engine { error, .. }), true) = (&looked, args.prometheus) {
+        let unknown = Checked::unreadable(&session.folder, error);
+        session.output.result(prometheus([&unknown]).as_bytes())?;
+    }
+    looked
 }
 
 fn describe(
@@ -83,6 +96,7 @@ fn describe(
     }
     lines.extend(report.drill.as_ref().map(drill));
     lines.extend(report.space.as_ref().map(|space| room(space, now)));
+    lines.extend(next_backup(report));
     lines.extend(at_work(report));
     lines.extend(health(report, output));
     lines.join("\n") + "\n"
@@ -178,6 +192,19 @@ fn room(space: &Space, now: Timestamp) -> String {
         size(space.free_bytes),
         size(space.size_bytes)
     )
+}
+
+/// When the next backup is due by the schedule.
+fn next_backup(report: &StatusReport) -> Option<String> {
+    let next = report.schedule.iter().min_by_key(|tag| tag.due_at)?;
+    report.newest.as_ref()?;
+    Some(match next.due_at {
+        None => format!("A backup is due: no revision has the tag {} yet.", next.tag),
+        Some(time) if time <= report.checked => {
+            format!("A backup is due since {} ({}).", local_minute(time), next.tag)
+        }
+        Some(time) => format!("The next backup is due at {} ({}).", local_minute(time), next.tag),
+    })
 }
 
 /// What goes on in the archive at this moment.

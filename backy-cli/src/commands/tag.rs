@@ -8,23 +8,33 @@ use backy_lib::{Archive, Error, Revision, RevisionId, RevisionSpec, SystemClock,
 use serde::Serialize;
 
 use crate::Session;
-use crate::cli::REVISION_HELP;
+use crate::cli::{REVISION_HELP, revision};
 use crate::errors::Failure;
+use crate::waiting::Waiting;
 use crate::words;
 
 /// Show, add or remove the tags of a revision
 ///
 /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed by
-/// hand. Options come before the revision.
+/// hand. A tag that the schedule had given before it was pinned is the schedule's again when it is removed; remove it
+/// once more to take it away. Options come before the revision. After -r REV, write '--' before a tag that is to be
+/// removed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    waiting: Waiting,
+
     /// Print the tags for programs
     #[arg(long)]
     json: bool,
 
     /// Which revision
-    #[arg(value_name = "REV", long_help = REVISION_HELP)]
-    revision: RevisionSpec,
+    #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
+    revision: Option<RevisionSpec>,
+
+    /// The same without -r
+    #[arg(value_name = "REV", allow_hyphen_values = true, required_unless_present = "revision")]
+    first: Option<String>,
 
     /// Tags to add (+TAG) and to remove (-TAG); without any, those that it has are shown
     #[arg(value_name = "+TAG|-TAG", allow_hyphen_values = true, trailing_var_arg = true)]
@@ -64,21 +74,22 @@ struct Tags<'a> {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
+    let (wanted, changes) = sort_words(args)?;
     let archive = session.archive()?;
-    let number = args.revision.resolve(archive.revisions())?;
-    if args.changes.is_empty() {
-        return show(revision(&archive, number)?, args.json, session);
+    let number = wanted.resolve(archive.revisions())?;
+    if changes.is_empty() {
+        return show(of_number(&archive, number)?, args.json, session);
     }
     let archive = archive.trusted()?;
-    let (add, remove) = sort(&args.changes)?;
+    let (add, remove) = sort(&changes)?;
     check(&archive, number, &remove)?;
     let names = names(archive.revisions(), &[number]);
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "tag", &reporter)?;
+    let mut writer = session.writer(archive, "tag", args.waiting, &reporter)?;
     for number in numbers(writer.archive().revisions(), &names)? {
         check(writer.archive(), number, &remove)?;
         writer.tag(number, &add, &remove, &SystemClock, &reporter)?;
-        let revision = revision(writer.archive(), number)?;
+        let revision = of_number(writer.archive(), number)?;
         if args.json {
             show(revision, true, session)?;
         }
@@ -91,7 +102,28 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-fn revision(archive: &Archive, number: usize) -> Result<&Revision, Failure> {
+/// With -r, the first word is a tag as well.
+fn sort_words(args: &Args) -> Result<(RevisionSpec, Vec<Change>), Failure> {
+    let mut changes = Vec::new();
+    let wanted = match (&args.revision, &args.first) {
+        (Some(wanted), None) => wanted.clone(),
+        (Some(wanted), Some(first)) => {
+            let advice = "see 'backy tag --help'";
+            let change: Result<Change, String> = first.parse();
+            let failed = |message| Failure::message(format!("'{first}': {message}; {advice}"));
+            changes.push(change.map_err(failed)?);
+            wanted.clone()
+        }
+        (None, first) => {
+            let first = first.as_deref().unwrap_or_default();
+            revision(first).map_err(|error| Failure::advised(error, "see 'backy tag --help'"))?
+        }
+    };
+    changes.extend(args.changes.iter().cloned());
+    Ok((wanted, changes))
+}
+
+fn of_number(archive: &Archive, number: usize) -> Result<&Revision, Failure> {
     let no_such = || Error::NoSuchRevision { message: format!("there is no revision {number}") };
     Ok(archive.revisions().get(number).ok_or_else(no_such)?)
 }

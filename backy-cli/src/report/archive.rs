@@ -1,5 +1,6 @@
 //! The section on one archive.
 
+use backy_lib::Level;
 use backy_lib::check::Checked;
 use backy_lib::escape;
 use backy_lib::format::manifest::DrillReport;
@@ -8,28 +9,67 @@ use backy_lib::status::{RevisionStatus, StatusReport};
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::{charts, class, forecast, moment, percent, pill, problems, since, tile, until};
+use super::damage::Damage;
+use super::problems::problems;
+use super::text::{moment, name, path, percent, since, until};
+use super::{charts, class, pill, tile, tile_of};
 use crate::output::{duration, interval, signed_size, size};
 use crate::words;
 
-pub(super) fn section(number: usize, checked: &Checked, now: Timestamp) -> Markup {
-    let name = checked.archive.rsplit('/').find(|part| !part.is_empty());
+/// With `folded`, what is healthy takes one line until somebody opens it.
+pub(super) fn section(number: usize, checked: &Checked, folded: bool, now: Timestamp) -> Markup {
+    let is_healthy = checked.health.level == Level::Ok;
     html! {
-        section.card.archive id={ "archive-" (number) } aria-labelledby={ "name-" (number) } {
-            header {
-                h2 id={ "name-" (number) } { (escape::line(name.unwrap_or(&checked.archive))) }
-                (pill(checked.health.level))
+        @if folded && is_healthy {
+            details.card.archive {
+                summary {
+                    (heading(number, checked))
+                    @if let Some(status) = &checked.status { span.brief { (brief(status, now)) } }
+                }
+                // Whoever follows a link to what is folded has it opened by the browser.
+                div.folded id={ "archive-" (number) } { (inside(number, checked, now)) }
             }
-            p.path { (escape::line(&checked.archive)) }
-            @if let Some(source) = checked.status.as_ref().and_then(|status| status.source.as_ref()) {
-                p.path { "backs up " (escape::line(source)) }
+        } @else {
+            section.card.archive id={ "archive-" (number) } aria-labelledby={ "name-" (number) } {
+                (heading(number, checked))
+                (inside(number, checked, now))
             }
-            @if checked.health.problems.is_empty() {
-                p.well { (escape::line(&checked.health.summary)) "." }
-            }
-            (problems(&checked.health.problems))
-            @if let Some(status) = &checked.status { (body(number, status, now)) }
         }
+    }
+}
+
+fn heading(number: usize, checked: &Checked) -> Markup {
+    html! {
+        span.heading {
+            h2 id={ "name-" (number) } { (escape::line(name(&checked.archive))) }
+            (pill(checked.health.level))
+        }
+    }
+}
+
+/// What is worth knowing of an archive that is healthy.
+fn brief(status: &StatusReport, now: Timestamp) -> String {
+    let last = status
+        .newest
+        .as_ref()
+        .map(|newest| format!("last backup {} ago", since(newest.started, now)));
+    let stored = status.space.as_ref().map(|space| size(space.used_bytes));
+    let revisions = words::count(status.revision_count, "revision");
+    [last, Some(revisions), stored].into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+/// All but the heading. An archive that could not be looked at has problems and nothing else.
+fn inside(number: usize, checked: &Checked, now: Timestamp) -> Markup {
+    html! {
+        p.path { (path(&checked.archive)) }
+        @if let Some(source) = checked.status.as_ref().and_then(|status| status.source.as_ref()) {
+            p.path { "backs up " (path(source)) }
+        }
+        @if checked.health.problems.is_empty() {
+            p.well { (escape::line(&checked.health.summary)) "." }
+        }
+        (problems(&checked.health.problems, Some(&checked.archive)))
+        @if let Some(status) = &checked.status { (body(number, status, now)) }
     }
 }
 
@@ -40,15 +80,11 @@ fn body(number: usize, status: &StatusReport, now: Timestamp) -> Markup {
             p.note { "In use at this moment by " (escape::line(holder)) "." }
         }
         @if status.revision_count > 0 {
-            h3 { "Revisions" }
-            (charts::time_line(status, now))
-            h3 { "Changed by each backup" }
-            (charts::changes(status))
+            h3 { "Changes and revisions" }
+            (charts::history(status, now))
         }
-        div.columns {
-            div { h3 { "Verified" } (verified(status, now)) }
-            div { h3 { "Space" } (forecast::space(status, now)) }
-        }
+        h3 { "Verified" }
+        div.verified { (verified(status, now)) }
         h3 { "Schedule" }
         (schedule(status, now))
         (runs(&status.last_runs))
@@ -68,26 +104,36 @@ fn tiles(status: &StatusReport, now: Timestamp) -> Markup {
         |newest| format!("{} ago", since(newest.started, now)),
     );
     let used = status.space.as_ref().map(|space| size(space.used_bytes));
+    let growth =
+        status.space.as_ref().and_then(|space| space.growth_bytes_per_day).map(signed_size);
     html! {
         dl.tiles {
             (tile("Last backup", &last, &took))
             (tile("Revisions", &status.revision_count.to_string(), &reach))
             @if let Some(newest) = newest { (tile("Image", &size(newest.size_bytes), "")) }
             @if let Some(used) = used { (tile("Stored", &used, "")) }
-            @if status.damaged_count > 0 { (tile("Damaged", &status.damaged_count.to_string(), "revisions")) }
+            @if let Some(growth) = growth { (tile("Grows by", &growth, "a day")) }
+            @if status.damaged_count > 0 {
+                (tile_of("bad", "Damaged", &status.damaged_count.to_string(), "revisions"))
+            }
         }
     }
 }
 
-/// What scrubs and drills have shown.
+/// What scrubs and drills have shown. Damage comes first, however much has been verified.
 fn verified(status: &StatusReport, now: Timestamp) -> Markup {
     let share = status.coverage.verified_share.clamp(0.0, 1.0);
     let label = format!("{} of what is stored has been verified", percent(share));
+    let damage = Damage::of(status);
     html! {
         @if status.revision_count == 0 {
             p.muted { "Nothing is stored yet." }
+        } @else if let Some(damage) = damage {
+            (charts::meter(1.0, true, &damage.long()))
+            p { strong.bad { (words::sentence(&damage.long())) } }
+            p.muted { "Of what is stored, " (percent(share)) " has been verified." }
         } @else {
-            (charts::meter(share, &label))
+            (charts::meter(share, false, &label))
             p { (words::sentence(&words::coverage(&status.coverage, now))) }
         }
         p {
@@ -123,13 +169,13 @@ fn schedule(status: &StatusReport, now: Timestamp) -> Markup {
             p.muted { "There is no schedule: a backup is made whenever 'backy backup' runs." }
         } @else {
             div.scroll tabindex="0" role="region" aria-label="Schedule" {
-                table {
+                table.stack {
                     thead { tr {
                         th scope="col" { "Tag" }
                         th scope="col" { "Every" }
-                        th.number.wide scope="col" { "Keeps" }
+                        th.number scope="col" { "Keeps" }
                         th.number scope="col" { "Has" }
-                        th.wide scope="col" { "Last" }
+                        th scope="col" { "Last" }
                         th scope="col" { "Next" }
                         th scope="col" { "State" }
                     } }
@@ -145,17 +191,17 @@ fn scheduled(tag: &TagStatus, now: Timestamp) -> Markup {
     html! {
         tr {
             th scope="row" { (tag.tag) }
-            td.short { (interval(tag.interval_seconds)) }
-            td.number.wide { (tag.keep) }
-            td.number { (tag.revisions) }
-            td.wide { @match tag.last { Some(last) => (moment(last)), None => "–" } }
-            td.short {
+            td.short data-label="Every" { (interval(tag.interval_seconds)) }
+            td.number data-label="Keeps" { (tag.keep) }
+            td.number data-label="Has" { (tag.revisions) }
+            td data-label="Last" { @match tag.last { Some(last) => (moment(last)), None => "–" } }
+            td.short data-label="Next" {
                 @match tag.due_at {
                     Some(due) if !is_due => { "in " (until(due, now)) },
                     _ => "due",
                 }
             }
-            td { (pill(tag.level)) }
+            td data-label="State" { (pill(tag.level)) }
         }
     }
 }
@@ -165,7 +211,7 @@ fn runs(runs: &[Run]) -> Markup {
         @if !runs.is_empty() {
             h3 { "Last runs" }
             div.scroll tabindex="0" role="region" aria-label="Last runs" {
-                table {
+                table.stack {
                     thead { tr {
                         th scope="col" { "Command" }
                         th scope="col" { "Ended" }
@@ -175,8 +221,8 @@ fn runs(runs: &[Run]) -> Markup {
                         @for run in runs {
                             tr {
                                 th scope="row" { (escape::line(&run.operation)) }
-                                td { (moment(run.finished)) }
-                                td.text {
+                                td data-label="Ended" { (moment(run.finished)) }
+                                td.text data-label="Result" {
                                     @if run.result == "ok" { "worked" } @else { strong.bad { (escape::line(&run.result)) } }
                                     @if let Some(error) = &run.error { ": " (escape::line(error)) }
                                 }
@@ -193,7 +239,7 @@ fn runs(runs: &[Run]) -> Markup {
 fn revisions(number: usize, revisions: &[RevisionStatus]) -> Markup {
     html! {
         @if !revisions.is_empty() {
-            details {
+            details.revisions {
                 summary id={ "revisions-" (number) } { "All " (words::count(revisions.len(), "revision")) }
                 div.scroll tabindex="0" role="region" aria-labelledby={ "revisions-" (number) } {
                     table {
@@ -223,7 +269,7 @@ fn row(revision: &RevisionStatus) -> Markup {
             td {
                 (tags)
                 @if !revision.damaged.is_empty() {
-                    " " span class={ "pill " (class(backy_lib::Level::Critical)) } { "✕ damaged" }
+                    " " span class={ "pill " (class(Level::Critical)) } { "✕ damaged" }
                 }
             }
             td.number { (size(revision.changed_bytes)) }

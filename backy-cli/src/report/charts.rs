@@ -1,6 +1,7 @@
 //! Charts without text: they are stretched to the width that there is, and what they say is beside them.
 //!
-//! However many revisions there are, a chart has as many marks as can be told from each other.
+//! However many revisions there are, a chart has as many marks as can be told from each other. What changed and when revisions
+//! were made stand on one axis of time, one below the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,7 @@ use backy_lib::status::{RevisionStatus, StatusReport};
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::day;
+use super::text::day;
 use crate::output::{local_minute, size};
 use crate::words;
 
@@ -18,42 +19,93 @@ const WIDTH: f64 = 1000.0;
 const PLACES: usize = 160;
 /// Rows of the time line; further tags share the last one.
 const MAX_ROWS: usize = 8;
-/// Bars that fit beside each other.
-const MAX_BARS: usize = 60;
+/// Bars that fit beside each other, on the same axis.
+const BARS: usize = 80;
 const BAR_HEIGHT: f64 = 100.0;
+/// Up to this span, in seconds, the axis has times of day.
+const SHORT_SPAN_S: i64 = 3 * 86400;
+/// Backups in the small chart of an overview.
+const SPARKS: usize = 24;
 
-/// When revisions were made: a row for each tag, and marks from left to right.
-pub(super) fn time_line(status: &StatusReport, now: Timestamp) -> Markup {
-    let revisions = &status.revisions;
-    let Some(first) = revisions.iter().map(|revision| revision.started).min() else {
+/// The time from the first revision until now, or until the newest if that is later.
+struct Axis {
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl Axis {
+    /// `None` without revisions.
+    fn of(revisions: &[RevisionStatus], now: Timestamp) -> Option<Self> {
+        let times = || revisions.iter().map(|revision| revision.started);
+        Some(Axis { first: times().min()?, last: times().max()?.max(now) })
+    }
+
+    /// Which of `places` places, from left to right, a time falls on.
+    fn place(&self, time: Timestamp, places: usize) -> usize {
+        let span = (self.last.as_millisecond() - self.first.as_millisecond()).max(1) as f64;
+        let share = (time.as_millisecond() - self.first.as_millisecond()) as f64 / span;
+        ((share * places as f64) as usize).min(places - 1)
+    }
+
+    /// What stands below the axis at its start, its middle and its end.
+    fn labels(&self, now: Timestamp) -> [String; 3] {
+        let (first, last) = (self.first.as_second(), self.last.as_second());
+        let middle = Timestamp::from_second(first + (last - first) / 2).unwrap_or(now);
+        let is_short = last - first <= SHORT_SPAN_S;
+        let say = |time| if is_short { local_minute(time) } else { day(time) };
+        [
+            say(self.first),
+            say(middle),
+            if self.last > now { say(self.last) } else { "now".to_owned() },
+        ]
+    }
+}
+
+/// How much had changed in each backup, and below it, on the same axis, a row with the revisions of each tag.
+pub(super) fn history(status: &StatusReport, now: Timestamp) -> Markup {
+    let Some(axis) = Axis::of(&status.revisions, now) else {
         return html! { p.muted { "There are no revisions yet." } };
     };
-    let newest = revisions.iter().map(|revision| revision.started).max().unwrap_or(now).max(now);
-    let span = (newest.as_second() - first.as_second()).max(1) as f64;
-    let place = |time: Timestamp| {
-        let share = (time.as_second() - first.as_second()) as f64 / span;
-        ((share * (PLACES - 1) as f64).round() as usize).min(PLACES - 1)
-    };
-    let middle = Timestamp::from_second(first.as_second() + (span / 2.0) as i64).unwrap_or(now);
+    let bars = bars(status, &axis);
+    let limit = limit(bars.values().map(|bar| bar.bytes));
+    let usual = status
+        .change
+        .zip(status.newest.as_ref())
+        .map(|(change, newest)| (change.usual_share * newest.size_bytes as f64) as u64)
+        .filter(|usual| *usual <= limit);
+    let labels = axis.labels(now);
     html! {
-        div.timeline role="group" aria-label="When revisions were made, by tag" {
-            @for (name, members) in rows(revisions, status) {
+        div.timeline role="group" aria-label="What changed, and when revisions were made" {
+            div.row {
+                span.label.scale aria-hidden="true" { span { (size(limit)) } span { "changed" } span { "0" } }
+                (plot(&bars, limit, usual, status.revisions.len()))
+                span {}
+            }
+            @for (name, members) in rows(&status.revisions, status) {
                 div.row {
                     span.label { (name) }
-                    (marks(&name, &members, place))
+                    (marks(&name, &members, &axis))
                     span.count { (members.len()) }
                 }
             }
-            div.axis aria-hidden="true" {
-                span { (day(first)) }
-                span { (day(middle)) }
-                span { "now" }
+            div.row aria-hidden="true" {
+                span {}
+                div.axis { @for label in &labels { span { (label) } } }
+                span {}
             }
         }
-        p.legend aria-hidden="true" {
+        p.legend {
             (key("mark", "revision"))
-            @if revisions.iter().any(|revision| !revision.pinned_tags.is_empty()) { (key("pinned", "pinned")) }
+            @if status.revisions.iter().any(|revision| !revision.pinned_tags.is_empty()) { (key("pinned", "pinned")) }
             @if status.damaged_count > 0 { (key("damaged", "damaged")) }
+            @if bars.values().any(|bar| bar.is_alarming) { (key("alarming", "unusually much changed")) }
+            @if let Some(cut) = bars.values().map(|bar| bar.bytes).filter(|bytes| *bytes > limit).max() {
+                (key("cut", &format!("cut off, up to {}", size(cut))))
+            }
+            @if let Some(usual) = usual { (key("usual", &format!("usual: {}", size(usual)))) }
+            @if bars.values().any(|bar| bar.backups.len() > 1) {
+                "A bar that stands for several backups shows the largest."
+            }
         }
     }
 }
@@ -88,10 +140,10 @@ fn rows<'a>(
 }
 
 /// One mark for all revisions that fall on the same place.
-fn marks(name: &str, members: &[&RevisionStatus], place: impl Fn(Timestamp) -> usize) -> Markup {
+fn marks(name: &str, members: &[&RevisionStatus], axis: &Axis) -> Markup {
     let mut places: BTreeMap<usize, Vec<&RevisionStatus>> = BTreeMap::new();
     for revision in members {
-        places.entry(place(revision.started)).or_default().push(revision);
+        places.entry(axis.place(revision.started, PLACES)).or_default().push(revision);
     }
     let title = format!("{name}: {}", words::count(members.len(), "revision"));
     let step = WIDTH / PLACES as f64;
@@ -129,53 +181,15 @@ fn caption(here: &[&RevisionStatus]) -> String {
     }
 }
 
-/// Some backups in a row, as one bar.
+/// Backups that fall on the same place, as one bar.
+#[derive(Default)]
 struct Bar<'a> {
     /// Newest first.
-    backups: &'a [RevisionStatus],
+    backups: Vec<&'a RevisionStatus>,
     /// Most that one of them changed.
     bytes: u64,
     is_alarming: bool,
-}
-
-/// How much had changed in each backup, oldest on the left.
-pub(super) fn changes(status: &StatusReport) -> Markup {
-    let bars = bars(status);
-    if bars.is_empty() {
-        return html! { p.muted { "There are no backups yet." } };
-    }
-    let limit = limit(&bars);
-    let cut = bars.iter().map(|bar| bar.bytes).filter(|bytes| *bytes > limit).max();
-    let usual = status
-        .change
-        .zip(status.newest.as_ref())
-        .map(|(change, newest)| (change.usual_share * newest.size_bytes as f64) as u64);
-    let per_bar = bars.first().map_or(1, |bar| bar.backups.len());
-    let label = format!(
-        "Bytes changed by {}, at most {}",
-        words::count(status.revisions.len(), "backup"),
-        size(bars.iter().map(|bar| bar.bytes).max().unwrap_or(0))
-    );
-    html! {
-        div.bars {
-            div.scale aria-hidden="true" { span { (size(limit)) } span { (size(limit / 2)) } span { "0" } }
-            (plot(&bars, limit, usual, &label))
-        }
-        div.axis.of-bars aria-hidden="true" {
-            span { (bars.first().and_then(|bar| bar.backups.last()).map_or_else(String::new, |r| day(r.started))) }
-            span { (bars.last().and_then(|bar| bar.backups.first()).map_or_else(String::new, |r| day(r.started))) }
-        }
-        p.legend {
-            @if per_bar > 1 {
-                "Each bar is the largest of up to " (per_bar) " backups in a row. "
-            }
-            @if let Some(usual) = usual.filter(|usual| *usual <= limit) {
-                (key("usual", &format!("usual: {}", size(usual))))
-            }
-            @if bars.iter().any(|bar| bar.is_alarming) { (key("alarming", "unusually much")) }
-            @if let Some(cut) = cut { (key("cut", &format!("cut off, up to {}", size(cut)))) }
-        }
-    }
+    is_damaged: bool,
 }
 
 /// What a colour means.
@@ -183,22 +197,23 @@ pub(super) fn key(class: &str, meaning: &str) -> Markup {
     html! { span.item { span class={ "key " (class) } {} (meaning) } " " }
 }
 
-fn bars(status: &StatusReport) -> Vec<Bar<'_>> {
+/// By their place on the axis.
+fn bars<'a>(status: &'a StatusReport, axis: &Axis) -> BTreeMap<usize, Bar<'a>> {
     let alarming: BTreeSet<_> = status.alarms.iter().map(|alarm| alarm.revision).collect();
-    let per_bar = status.revisions.len().div_ceil(MAX_BARS).max(1);
-    let bars = status.revisions.chunks(per_bar).map(|backups| Bar {
-        backups,
-        bytes: backups.iter().map(|revision| revision.changed_bytes).max().unwrap_or(0),
-        is_alarming: backups.iter().any(|revision| alarming.contains(&revision.uuid)),
-    });
-    let mut bars: Vec<_> = bars.collect();
-    bars.reverse();
+    let mut bars: BTreeMap<usize, Bar<'a>> = BTreeMap::new();
+    for revision in &status.revisions {
+        let bar = bars.entry(axis.place(revision.started, BARS)).or_default();
+        bar.backups.push(revision);
+        bar.bytes = bar.bytes.max(revision.changed_bytes);
+        bar.is_alarming |= alarming.contains(&revision.uuid);
+        bar.is_damaged |= !revision.damaged.is_empty();
+    }
     bars
 }
 
-/// What the height of the chart stands for. One bar that is far above all others does not make them invisible.
-fn limit(bars: &[Bar<'_>]) -> u64 {
-    let mut heights: Vec<u64> = bars.iter().map(|bar| bar.bytes).collect();
+/// What the height of a chart stands for. One bar that is far above all others does not make them invisible.
+fn limit(heights: impl Iterator<Item = u64>) -> u64 {
+    let mut heights: Vec<u64> = heights.collect();
     heights.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
     match heights[..] {
         [first, second, ..] if second > 0 && first / 4 > second => second + second / 4,
@@ -207,31 +222,67 @@ fn limit(bars: &[Bar<'_>]) -> u64 {
     }
 }
 
-fn plot(bars: &[Bar<'_>], limit: u64, usual: Option<u64>, label: &str) -> Markup {
-    // Few bars are not made wider than they are high.
-    let step = WIDTH / bars.len().max(12) as f64;
-    let height = |bytes: u64| (bytes.min(limit) as f64 / limit as f64 * BAR_HEIGHT).max(0.8);
+/// How high a bar is.
+fn height(bytes: u64, limit: u64) -> f64 {
+    (bytes.min(limit) as f64 / limit as f64 * BAR_HEIGHT).max(2.0)
+}
+
+fn plot(bars: &BTreeMap<usize, Bar<'_>>, limit: u64, usual: Option<u64>, backups: usize) -> Markup {
+    let step = WIDTH / BARS as f64;
+    let most = bars.values().map(|bar| bar.bytes).max().unwrap_or(0);
+    let label =
+        format!("Bytes changed by {}, at most {}", words::count(backups, "backup"), size(most));
     html! {
-        svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
+        svg.bars viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
             @for y in ["0.5", "50", "99.5"] { line.rail x1="0" y1=(y) x2="1000" y2=(y) {} }
-            @for (number, bar) in bars.iter().enumerate() {
-                @let high = height(bar.bytes);
-                rect class={ "bar" @if bar.is_alarming { " alarming" } @if bar.bytes > limit { " cut" } }
-                    x=(format!("{:.1}", number as f64 * step + step * 0.1)) width=(format!("{:.1}", step * 0.8))
+            @for (place, bar) in bars {
+                @let high = height(bar.bytes, limit);
+                rect class={ "bar" (shade(bar, limit)) }
+                    x=(format!("{:.1}", *place as f64 * step + step * 0.1)) width=(format!("{:.1}", step * 0.8))
                     y=(format!("{:.1}", BAR_HEIGHT - high)) height=(format!("{high:.1}")) {
                     title { (bar_caption(bar)) }
                 }
             }
-            @if let Some(usual) = usual.filter(|usual| *usual <= limit) {
-                @let y = format!("{:.1}", BAR_HEIGHT - height(usual));
+            @if let Some(usual) = usual {
+                @let y = format!("{:.1}", BAR_HEIGHT - height(usual, limit));
                 line.usual x1="0" y1=(y) x2="1000" y2=(y) {}
             }
         }
     }
 }
 
+/// The colour of a bar: what is worst of it.
+fn shade(bar: &Bar<'_>, limit: u64) -> &'static str {
+    match () {
+        () if bar.is_damaged => " damaged",
+        () if bar.is_alarming => " alarming",
+        () if bar.bytes > limit => " cut",
+        () => "",
+    }
+}
+
+/// How much had changed in the last backups, as a small chart for a row of a table.
+pub(super) fn spark(status: &StatusReport) -> Markup {
+    let last: Vec<&RevisionStatus> = status.revisions.iter().take(SPARKS).collect();
+    let limit = limit(last.iter().map(|revision| revision.changed_bytes));
+    let label = format!("Changed by the last {}", words::count(last.len(), "backup"));
+    let step = WIDTH / SPARKS as f64;
+    html! {
+        svg.spark viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
+            line.rail x1="0" y1="99.5" x2="1000" y2="99.5" {}
+            @for (number, revision) in last.iter().rev().enumerate() {
+                @let high = height(revision.changed_bytes, limit).max(6.0);
+                @let at = SPARKS - last.len() + number;
+                rect class={ "tick" @if !revision.damaged.is_empty() { " damaged" } }
+                    x=(format!("{:.1}", at as f64 * step + step * 0.1)) width=(format!("{:.1}", step * 0.8))
+                    y=(format!("{:.1}", BAR_HEIGHT - high)) height=(format!("{high:.1}")) {}
+            }
+        }
+    }
+}
+
 fn bar_caption(bar: &Bar<'_>) -> String {
-    match bar.backups {
+    match bar.backups[..] {
         [one] => format!("{}: {} changed", local_minute(one.started), size(one.changed_bytes)),
         [newest, .., oldest] => format!(
             "{} to {}: at most {} changed",
@@ -243,26 +294,41 @@ fn bar_caption(bar: &Bar<'_>) -> String {
     }
 }
 
-/// A share from 0 to 1 as a bar that is filled so far.
-pub(super) fn meter(share: f64, label: &str) -> Markup {
+/// A share from 0 to 1 as a bar that is filled so far, in red where some of it is damaged.
+pub(super) fn meter(share: f64, is_damaged: bool, label: &str) -> Markup {
     html! {
         svg.meter viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label=(label) {
             rect.track width="1000" height="10" {}
-            rect.fill width=(format!("{:.1}", share.clamp(0.0, 1.0) * WIDTH)) height="10" {}
+            rect class=(if is_damaged { "over" } else { "fill" })
+                width=(format!("{:.1}", share.clamp(0.0, 1.0) * WIDTH)) height="10" {}
         }
     }
 }
 
-/// Two shares of a whole beside each other, such as what an archive and everything else takes of a disk.
-pub(super) fn stacked(first: f64, second: f64, is_over: bool, label: &str) -> Markup {
-    let second = second.clamp(0.0, 1.0);
-    let first = first.clamp(0.0, 1.0 - second);
+/// Parts of a whole beside each other, such as what archives and everything else take of a disk. `others` come first.
+pub(super) fn stacked(
+    parts: &[f64],
+    others: f64,
+    whole: f64,
+    is_over: bool,
+    label: &str,
+) -> Markup {
+    let scale = |part: f64| part / whole.max(1.0) * WIDTH;
+    let mut at = scale(others).clamp(0.0, WIDTH);
+    let mut placed = Vec::new();
+    for part in parts {
+        let width = scale(*part).clamp(0.0, WIDTH - at);
+        placed.push((at, width));
+        at += width;
+    }
     html! {
         svg.meter viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label=(label) {
             rect.track width="1000" height="10" {}
-            rect.other width=(format!("{:.1}", second * WIDTH)) height="10" {}
-            rect class=(if is_over { "over" } else { "fill" }) x=(format!("{:.1}", second * WIDTH))
-                width=(format!("{:.1}", first * WIDTH)) height="10" {}
+            rect.other width=(format!("{:.1}", scale(others).clamp(0.0, WIDTH))) height="10" {}
+            @for (number, (x, width)) in placed.iter().enumerate() {
+                rect class={ (if is_over { "over" } else { "fill" }) @if number % 2 == 1 { " next" } }
+                    x=(format!("{x:.1}")) width=(format!("{width:.1}")) height="10" {}
+            }
         }
     }
 }

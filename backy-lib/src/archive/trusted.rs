@@ -75,10 +75,7 @@ pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
 
 fn parse(file: &dyn StorageFile) -> Result<Config> {
     let content = staged::read_file(file, CONFIG_LIMIT_BYTES)?;
-    let path = file.path();
-    let text = String::from_utf8(content)
-        .map_err(|error| Error::damaged(&path, "text", error, "UTF-8"))?;
-    Config::parse(&text, &path)
+    Config::parse_bytes(&content, &file.path())
 }
 
 #[cfg(test)]

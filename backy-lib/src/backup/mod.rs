@@ -12,9 +12,11 @@
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
 
+mod plan;
 mod room;
 mod run;
 mod scan;
+pub(crate) mod tags;
 mod update;
 
 use std::cell::Cell;
@@ -31,7 +33,7 @@ use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{
-    BlockRange, Findings, InProgress, MAX_TAGS, Manifest, Operation, Ranges, Revision, Sameness,
+    BlockRange, Findings, InProgress, Manifest, Operation, Ranges, Revision, Sameness, Series,
     SourceIdentity, Statistics,
 };
 use crate::format::qcow2::{Backing, Layout};
@@ -48,11 +50,12 @@ use crate::recover::{self, recover, tidy};
 use crate::reserve;
 use crate::revision::{RevisionId, Tag};
 use crate::room::Estimate;
-use crate::schedule::{self, Due};
+use crate::schedule::{self, Past};
 use crate::source::{self, Source};
 use crate::storage::{DigestsKind, FileName, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
+pub use plan::{BackupPlan, pins_scheduled, plan};
 pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
 
@@ -88,6 +91,9 @@ pub struct BackupOptions {
     pub force: bool,
     /// Tags given by hand; with any, a backup is made whatever the schedule says.
     pub tags: BTreeSet<Tag>,
+    /// Tags of the schedule that are given as if they were due now; with any, a backup is made. They expire like
+    /// any other.
+    pub scheduled: BTreeSet<Tag>,
     /// Threads that digest and compress; `None` for one a core.
     pub threads: Option<usize>,
     /// How the image is updated.
@@ -109,34 +115,6 @@ pub struct BackupReport {
     pub bad_blocks: u64,
     /// Blocks that were known to be bad and that the source still had: they are right again, in older revisions as well.
     pub healed_blocks: u64,
-}
-
-/// What a backup would do now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BackupPlan {
-    /// Whether a revision would be made.
-    pub due: bool,
-    /// The tags that it would get.
-    pub tags: BTreeSet<Tag>,
-    /// The room that it would take, when that has been looked at.
-    pub room: Option<Estimate>,
-}
-
-/// Which tags a backup started at `now` would give, and whether it would be made.
-pub fn plan(
-    manifest: &Manifest,
-    config: &Config,
-    options: &BackupOptions,
-    now: Timestamp,
-) -> BackupPlan {
-    let scheduled = schedule::due(&manifest.revisions, config, now);
-    let by_hand = options.force || !options.tags.is_empty();
-    let mut tags = options.tags.clone();
-    let due = by_hand || scheduled.is_due();
-    if let Due::Tags(scheduled) = scheduled {
-        tags.extend(scheduled);
-    }
-    BackupPlan { due, tags, room: None }
 }
 
 /// What every step needs.
@@ -323,11 +301,7 @@ fn check_limits(source: &dyn Source, block_size: BlockSize, tags: &BTreeSet<Tag>
         );
         return Err(Error::Specification { message });
     }
-    if tags.len() > MAX_TAGS {
-        let message = format!("found {} tags, expected at most {MAX_TAGS}", tags.len());
-        return Err(Error::Specification { message });
-    }
-    Ok(())
+    tags::check_count(tags)
 }
 
 /// Gives back the room that a committed backup does not need, and removes the files.
@@ -392,7 +366,9 @@ fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> h
         Sameness::Doubtful(how) => Some(how).filter(|_| replaced_bytes > had_bytes / 2),
         Sameness::Same => None,
     };
-    health::Observed { had_bytes, lost_bytes, other_source }
+    let old_size_bytes = manifest.revisions.first().map_or(0, |newest| newest.size_bytes);
+    let is_device = source.kind == "block device";
+    health::Observed { had_bytes, lost_bytes, other_source, old_size_bytes, is_device }
 }
 
 impl Making<'_> {
@@ -508,7 +484,7 @@ impl Making<'_> {
         let mut revision = Revision::newest(
             self.order.uuid,
             self.order.started,
-            self.order.stamp.map_or_else(|| self.context.clock.now(), |stamp| stamp.time),
+            self.context.clock.now(),
             source.size_bytes,
             scanned.digest,
             Statistics {
@@ -547,6 +523,10 @@ impl Making<'_> {
             found_bad = news.bad_block_count();
             self.tell_rotten(&news, newest.uuid);
         }
+        // What is imported was due long ago, if ever.
+        if self.order.stamp.is_none() {
+            after.series = self.series(manifest);
+        }
         after.push_newest(revision.clone());
         if let (false, Some(before)) = (finished.is_tidy, after.revisions.get(1)) {
             // Its delta is complete; what is still to be done is about the image that it reads through to.
@@ -565,6 +545,13 @@ impl Making<'_> {
             healed_blocks: finished.healed_blocks,
         };
         Ok(Made { manifest: after, report })
+    }
+
+    /// When the series of scheduled tags began, with this revision.
+    fn series(&self, manifest: &Manifest) -> Vec<Series> {
+        let past = Past::of_manifest(manifest, self.context.clock.zone());
+        let scheduled = &self.order.tags - &self.order.options.tags;
+        schedule::series_after(&past, self.context.config, &scheduled, self.order.started)
     }
 
     fn commit(

@@ -7,16 +7,21 @@ use super::{Context, ImageUpdate};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::format::manifest::Manifest;
+use crate::left_overs;
 use crate::maintenance::{self, MaintenanceOptions};
+use crate::manifest;
 use crate::progress::{Event, Observer};
 use crate::reserve::allocated_bytes;
 use crate::room::{Estimate, Newest, Situation, estimate};
 use crate::source::Source;
-use crate::storage::{FileName, Storage};
+use crate::storage::{Access, FileName, Storage};
 use crate::units::display_size;
 
 /// Stretches of a source that are looked at; what follows counts in full.
 const MAX_EXTENTS: usize = 100_000;
+
+/// Files that are named one by one.
+const MAX_NAMED: usize = 5;
 
 /// The estimate for a backup of `source`; without one, of a source as large as the newest revision.
 pub(crate) fn estimate_for(
@@ -147,12 +152,48 @@ pub(super) fn explain(
     Error::Besides { first: error.into(), also }
 }
 
-/// What would free so many bytes, in words.
+/// What would free so many bytes, in words: first what lies in the archive and is no part of it.
 fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> String {
+    let frees = what_of_it_frees(context, manifest, missing);
+    match strangers(context.storage.as_ref()) {
+        Some(strangers) => format!("{strangers}; {frees}"),
+        None => frees,
+    }
+}
+
+/// Files of which the manifest on disk knows nothing, and what they take. That one lists what a backup makes while it is made.
+fn strangers(storage: &dyn Storage) -> Option<String> {
+    let manifest = manifest::read(storage).ok()?;
+    let named: Vec<String> = left_overs::unknown(storage, &manifest)
+        .ok()?
+        .into_iter()
+        .filter_map(|name| {
+            let bytes = storage.open(name, Access::Read).ok()?.allocated_bytes().ok()?;
+            (bytes > 0).then(|| format!("{name} ({})", display_size(bytes)))
+        })
+        .collect();
+    let (shown, more) = named.split_at_checked(MAX_NAMED).unwrap_or((&named, &[]));
+    let more = match more.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    (!named.is_empty()).then(|| {
+        format!("files are in the way that are no part of the archive: {}{more}", shown.join(", "))
+    })
+}
+
+fn what_of_it_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> String {
     let wanted = i64::try_from(missing).unwrap_or(i64::MAX);
     let storage = context.storage;
     let (options, observer) = (MaintenanceOptions::default(), context.observer);
-    let plan = maintenance::plan(storage, manifest, context.config, &options, observer);
+    let plan = maintenance::plan(
+        storage,
+        manifest,
+        context.config,
+        &options,
+        context.clock.now(),
+        observer,
+    );
     if let Some(frees) = plan.ok().map(|plan| plan.frees_bytes).filter(|&frees| frees >= wanted) {
         return format!("'backy maintenance' would free about {}", display(frees));
     }

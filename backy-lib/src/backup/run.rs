@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{BackupOptions, BackupReport, Context, Order, backup_held, plan};
+use super::{BackupOptions, BackupReport, Context, Order, backup_held, pins_scheduled};
 use crate::archive::{Archive, ArchiveWriter};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hooks::{CommandHooks, Held, Hooks, NoHooks, Occasion};
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::reserve;
 use crate::source::Source;
 
@@ -53,11 +53,15 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<Option<BackupReport>> {
+        self.archive().check_no_undo()?;
         self.recover_from_failure(observer)?;
         let config = self.archive().config()?;
-        let plan = plan(self.archive().manifest(), &config, options, clock.now());
+        let plan = self.archive().plan_backup_by(&config, options, clock)?;
         if !plan.due {
             return Ok(None);
+        }
+        if let Some(warning) = pins_scheduled(&config, options) {
+            observer.event(&Event::Finding(warning));
         }
         let started = clock.now();
         let order = Order::new(options, plan.tags, None, started);

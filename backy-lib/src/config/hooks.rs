@@ -94,7 +94,7 @@ impl HookCommand {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a section [hooks] with before and after")]
 pub(super) struct RawHooks {
     before: Option<Spanned<RawCommand>>,
     after: Option<Spanned<RawCommand>>,

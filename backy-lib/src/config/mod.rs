@@ -2,11 +2,16 @@
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
+mod drill;
+mod encoding;
 mod hooks;
+pub mod keys;
 mod monitoring;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -14,12 +19,15 @@ use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::escape;
+use crate::format::manifest::MAX_TAGS;
 use crate::revision::Tag;
 
 use hooks::RawHooks;
 
+pub use drill::TimeLimit;
 pub use hooks::{HookCommand, HooksConfig};
 pub use monitoring::Monitoring;
+pub use schedule::{Interval, Window};
 
 /// A config that is longer is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -39,43 +47,27 @@ pub struct Config {
     pub file_mode: u32,
     /// What is run around the reading of the source.
     pub hooks: HooksConfig,
+    /// How long the command of a drill may take.
+    pub drill_timeout: TimeLimit,
     /// From when on something is a problem.
     pub monitoring: Monitoring,
 }
 
-/// How often a tag is due, and how many revisions keep it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interval {
-    /// Time from one revision with the tag to the next.
-    pub interval: SignedDuration,
-    /// How many revisions keep the tag.
-    pub keep: u32,
-    /// Whether revisions with the tag are made independent of the chain, each a self-contained compressed image.
-    pub full: bool,
-}
-
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "settings and sections")]
 struct RawConfig {
     source: Option<Spanned<String>>,
     max_chain: Option<Spanned<i64>>,
     compression_level: Option<Spanned<i64>>,
     file_mode: Option<Spanned<String>>,
     #[serde(default)]
-    schedule: BTreeMap<Spanned<String>, RawInterval>,
+    schedule: BTreeMap<Spanned<String>, schedule::RawInterval>,
     #[serde(default)]
     hooks: RawHooks,
     #[serde(default)]
-    monitoring: monitoring::RawMonitoring,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawInterval {
-    interval: Spanned<String>,
-    keep: Spanned<i64>,
+    drill: drill::RawDrill,
     #[serde(default)]
-    full: bool,
+    monitoring: monitoring::RawMonitoring,
 }
 
 impl Config {
@@ -87,7 +79,7 @@ impl Config {
         };
         let raw: RawConfig = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            at(offset, without_value(error.message()).replace('\n', "; "))
+            at(offset, plain(&without_value(error.message())).replace('\n', "; "))
         })?;
         check(raw).map_err(|flaw| at(flaw.offset, flaw.message))
     }
@@ -120,6 +112,9 @@ impl Config {
 
 const TEMPLATE: &str = include_str!("../config_template.toml");
 
+/// The zstd level where none is set.
+pub(crate) const DEFAULT_LEVEL: i32 = 1;
+
 /// A string as TOML writes it.
 fn toml_string(text: &str) -> String {
     let mut out = String::from("\"");
@@ -141,6 +136,36 @@ fn without_value(message: &str) -> String {
     }
 }
 
+/// A message without words of programs: types have names that say nothing to whoever writes a config.
+fn plain(message: &str) -> String {
+    let words = [
+        ("i64", "a whole number"),
+        ("u64", "a whole number"),
+        ("u32", "a whole number"),
+        ("i128", "a whole number"),
+        ("u128", "a whole number"),
+        ("a map", "a section"),
+        ("map", "section"),
+        ("a sequence", "a list"),
+        ("sequence", "list"),
+        ("a boolean", "true or false"),
+        ("boolean", "true or false"),
+    ];
+    // "integer `9223372036854775808` as i128, expected i64"
+    let mut text = message.replace(" as i128", "").replace(" as u64", "");
+    for place in ["expected ", "invalid type: ", "invalid value: "] {
+        for (word, plain) in words {
+            let (from, to) = (format!("{place}{word}"), format!("{place}{plain}"));
+            let is_whole = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
+            let ends = text.split_once(&from).is_some_and(|(_, rest)| is_whole(rest));
+            if ends {
+                text = text.replacen(&from, &to, 1);
+            }
+        }
+    }
+    text
+}
+
 struct Flaw {
     offset: usize,
     message: String,
@@ -152,9 +177,10 @@ fn flaw<T>(value: &Spanned<T>, message: String) -> Flaw {
 
 fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
     let mut schedule = BTreeMap::new();
+    check_count(&raw.schedule)?;
     for (name, raw) in &raw.schedule {
         let tag: Tag = name.get_ref().parse().map_err(|message| flaw(name, message))?;
-        schedule.insert(tag, check_interval(raw)?);
+        schedule.insert(tag, schedule::check(raw)?);
     }
     Ok(Config {
         source: raw.source.map(|path| check_absolute("source", path)).transpose()?,
@@ -163,8 +189,25 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         compression_level: check_level(raw.compression_level)?,
         file_mode: check_mode(raw.file_mode)?,
         hooks: hooks::check(raw.hooks)?,
+        drill_timeout: drill::check(raw.drill)?,
         monitoring: monitoring::check(raw.monitoring)?,
     })
+}
+
+/// The first backup gets all tags of the schedule.
+fn check_count(
+    schedule: &BTreeMap<Spanned<String>, schedule::RawInterval>,
+) -> std::result::Result<(), Flaw> {
+    let mut names: Vec<&Spanned<String>> = schedule.keys().collect();
+    names.sort_unstable_by_key(|name| name.span().start);
+    match names.get(MAX_TAGS) {
+        None => Ok(()),
+        Some(name) => {
+            let found = names.len();
+            let message = format!("schedule: found {found} tags, expected at most {MAX_TAGS}");
+            Err(flaw(name, message))
+        }
+    }
 }
 
 fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathBuf, Flaw> {
@@ -179,12 +222,6 @@ fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathB
     Err(flaw(&text, message))
 }
 
-fn check_interval(raw: &RawInterval) -> std::result::Result<Interval, Flaw> {
-    let interval = parse_interval(raw.interval.get_ref()).map_err(|m| flaw(&raw.interval, m))?;
-    let keep = at_least_one("keep", &raw.keep)?;
-    Ok(Interval { interval, keep, full: raw.full })
-}
-
 fn at_least_one(key: &str, count: &Spanned<i64>) -> std::result::Result<u32, Flaw> {
     let found = *count.get_ref();
     u32::try_from(found)
@@ -194,7 +231,7 @@ fn at_least_one(key: &str, count: &Spanned<i64>) -> std::result::Result<u32, Fla
 }
 
 fn check_level(level: Option<Spanned<i64>>) -> std::result::Result<i32, Flaw> {
-    let Some(level) = level else { return Ok(1) };
+    let Some(level) = level else { return Ok(DEFAULT_LEVEL) };
     i32::try_from(*level.get_ref()).ok().filter(|level| (1..=19).contains(level)).ok_or_else(|| {
         flaw(&level, format!("compression_level: found {}, expected 1 to 19", level.get_ref()))
     })
@@ -214,6 +251,11 @@ fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
 /// `90m`, `1d`, `2w` and so on: a whole number and s, m, h, d or w; at least a second, at most ten years.
 pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String> {
     parse_time("interval", text)
+}
+
+/// How long to wait for another writer: as an interval.
+pub fn parse_wait(text: &str) -> std::result::Result<Duration, String> {
+    parse_time("wait", text).map(SignedDuration::unsigned_abs)
 }
 
 /// The same as the value of `key`.
@@ -298,7 +340,7 @@ mod tests {
             })
             .collect();
         let config = parse(&text).unwrap();
-        assert_eq!((shown, config.max_chain), (9, Some(50)));
+        assert_eq!((shown, config.max_chain), (12, Some(50)));
         assert!(config.hooks.before.is_some() && config.hooks.max_hold.is_some());
         assert_eq!(config.source, Some(PathBuf::from("/dev/vg0/mynode")));
         let full = config.schedule.iter().filter(|(_, interval)| interval.full);
@@ -320,9 +362,37 @@ mod tests {
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 0", 3, 8, "keep"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nkeeep = 2", 4, 1, "keeep"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 4294967296", 3, 8, "4294967295"),
-            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = \"yes\"", 4, 8, "boolean"),
-            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = 1", 4, 8, "boolean"),
+            (
+                "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = \"yes\"",
+                4,
+                8,
+                "true or false",
+            ),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nfull = 1", 4, 8, "true or false"),
             ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nmax_chain = 9", 4, 1, "max_chain"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nat = \"2:00\"", 4, 6, "02:00"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nat = \"24:00\"", 4, 6, "02:00"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nat = 2", 4, 6, "string"),
+            ("[schedule.daily]\ninterval = \"36h\"\nkeep = 1\nat = \"02:00\"", 4, 6, "whole days"),
+            ("[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nwindow = \"01:00\"", 4, 10, "05:00"),
+            (
+                "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\nwindow = \"01:00-01:00\"",
+                4,
+                10,
+                "two times",
+            ),
+            (
+                "[schedule.x]\ninterval = \"1d\"\nkeep = 1\nat = \"06:00\"\nwindow = \"01:00-05:00\"",
+                4,
+                6,
+                "window",
+            ),
+            (
+                "[schedule.daily]\ninterval = \"1d\"\nkeep = 1\ntimezone = \"Mars/X\"",
+                4,
+                12,
+                "Europe/Berlin",
+            ),
             ("max_chain = 0", 1, 13, "max_chain"),
             ("\n  max_chain = -1", 2, 15, "max_chain"),
             ("max_chain = 4294967296", 1, 13, "4294967295"),
@@ -343,6 +413,10 @@ mod tests {
             ("[hooks]\nafter = \"true\"\nmax_hold = \"1x\"", 3, 12, "max_hold"),
             ("[hooks]\nafter = \"true\"\nsnapshot = \"/x\"", 3, 12, "'before'"),
             ("[hooks]\nbefore = \"true\"\nsnapshot = \"x\"", 3, 12, "absolute"),
+            ("[drill]\ntime = \"1h\"", 2, 1, "time"),
+            ("[drill]\ntimeout = 5", 2, 11, "string"),
+            ("[drill]\ntimeout = \"never\"", 2, 11, "\"none\""),
+            ("[drill]\ntimeout = \"0s\"", 2, 11, "10 years"),
             ("[monitoring]\ntext_file = \"/x\"", 2, 1, "text_file"),
             ("[monitoring]\ntextfile = \"x.prom\"", 2, 12, "absolute"),
             ("[monitoring]\ntextfile = \"/x\"", 2, 12, ".prom"),
@@ -351,7 +425,15 @@ mod tests {
             ("[monitoring]\nlong_chain = 0", 2, 14, "long_chain"),
             ("[monitoring]\nmin_free_percent = 100", 2, 20, "99"),
             ("[monitoring]\nchange_factor = 1", 2, 17, "2 to"),
-            ("[monitoring]\nfreeze = \"no\"", 2, 10, "boolean"),
+            ("[monitoring]\nfreeze = \"no\"", 2, 10, "true or false"),
+            ("[schedule]\ndaily = \"1d\"", 2, 9, "expected a section such as [schedule.daily]"),
+            ("schedule = 5", 1, 12, "section"),
+            ("max_chain = \"9\"", 1, 13, "expected a whole number"),
+            ("max_chain = 9223372036854775808", 1, 13, "a whole number"),
+            ("max_chain = 1.5", 1, 13, "expected a whole number"),
+            ("hooks = 5", 1, 9, "[hooks]"),
+            ("monitoring = []", 1, 14, "[monitoring]"),
+            ("source = [\"/x\"]", 1, 10, "string"),
         ] {
             let error = parse(text).expect_err(text);
             let message = error.to_string();
@@ -359,7 +441,24 @@ mod tests {
             assert!(message.contains(word), "{text}: {message}");
             assert_eq!((l, c), (line, column), "{text}: {message}");
             assert!(!message.contains('\n'), "{message}");
+            for word in ["Raw", "i64", "i128", "u64", "u32", "struct", "map", "sequence"] {
+                assert!(!message.contains(word), "{word}: {message}");
+            }
         }
+    }
+
+    /// More tags than a revision can hold: the first one too many, in the order of the file.
+    #[test]
+    fn a_schedule_of_more_tags_than_a_revision_holds_is_a_mistake() {
+        let schedule = |count: usize| -> String {
+            let one = |n: usize| format!("[schedule.t{n}]\ninterval = \"{}d\"\nkeep = 1\n", n + 1);
+            (0..count).map(one).collect()
+        };
+        assert_eq!(parse(&schedule(MAX_TAGS)).unwrap().schedule.len(), MAX_TAGS);
+        let error = parse(&schedule(MAX_TAGS + 2)).expect_err("too many");
+        let Error::Config { line, column, ref message, .. } = error else { panic!("{error}") };
+        assert_eq!((line, column), (3 * MAX_TAGS + 1, 11), "{message}");
+        assert!(message.contains("26 tags, expected at most 24"), "{message}");
     }
 
     /// A hook is a line, a list of words, or nothing; its time limits are those that were set.
@@ -377,6 +476,20 @@ mod tests {
         assert_eq!(hooks.after.as_ref().unwrap().words(), ["/bin/sh", "-c", "sync; true"]);
         assert_eq!((hooks.timeout.as_secs(), hooks.max_hold.unwrap().as_secs()), (90, 120));
         assert_eq!(hooks.snapshot, Some(PathBuf::from("/dev/x")));
+    }
+
+    /// The command of a drill has a day, unless another time is set, or none.
+    #[test]
+    fn the_command_of_a_drill_may_not_take_for_ever() {
+        for (text, seconds) in [
+            ("", Some(86400)),
+            ("[drill]", Some(86400)),
+            ("[drill]\ntimeout = \"90m\"", Some(5400)),
+            ("[drill]\ntimeout = \"none\"", None),
+        ] {
+            let found = parse(text).unwrap().drill_timeout.0;
+            assert_eq!(found.map(|limit| limit.as_secs()), seconds, "{text}");
+        }
     }
 
     /// A source is not held for ever unless that is asked for; a snapshot may be read for longer than what stands still.

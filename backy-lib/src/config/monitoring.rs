@@ -51,7 +51,7 @@ impl Default for Monitoring {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a section [monitoring] with settings")]
 pub(super) struct RawMonitoring {
     textfile: Option<Spanned<String>>,
     max_age: Option<Spanned<String>>,

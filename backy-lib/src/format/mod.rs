@@ -5,6 +5,7 @@
 
 pub mod digests;
 pub mod disk;
+pub mod file_system;
 pub mod legacy;
 pub mod manifest;
 pub mod partitions;

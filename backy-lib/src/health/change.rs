@@ -9,8 +9,9 @@
 //! 3. Its share is more than `change_factor` times the median of theirs, and as many times more as it lies further from
 //!    the revision before than is usual (the median again, at least an hour): what changes in a week may have taken a week.
 //!
-//! Two things are unusual however few revisions there are: that more than half of the data of the revision before is gone, zero
-//! now or behind the new end ([`Observed::lost_bytes`], at least [`MIN_LOST_BYTES`]); and that the source is another one.
+//! Three things are unusual however few revisions there are: that more than half of the data of the revision before is gone, zero
+//! now or behind the new end ([`Observed::lost_bytes`], at least [`MIN_LOST_BYTES`]); that the source is another one; and that it has
+//! shrunk: a block device by anything, a file by more than a tenth, since files such as dumps are now and then a little shorter.
 //!
 //! The median does not follow single large changes, so what was unusual once does not make the next one usual.
 
@@ -28,6 +29,9 @@ pub const MIN_PERCENT: u64 = 10;
 
 /// Less data may go without a word.
 pub const MIN_LOST_BYTES: u64 = 64 << 10;
+
+/// A file may be shorter by this part of its size, without a word.
+const MAX_SHRINK_PART: u64 = 10;
 
 /// Of backups that follow each other more closely, as by hand, it says nothing how long they are apart.
 const MIN_GAP_SECONDS: f64 = 3600.0;
@@ -87,9 +91,19 @@ pub struct Observed {
     pub lost_bytes: u64,
     /// How the source differs from the one that was backed up before, if it is another one.
     pub other_source: Option<String>,
+    /// Size in bytes of the revision before; zero where there is none.
+    pub old_size_bytes: u64,
+    /// Whether the source is a block device.
+    pub is_device: bool,
 }
 
 impl Observed {
+    /// Whether a source that has `size_bytes` now has lost its end.
+    fn shrank_to(&self, size_bytes: u64) -> bool {
+        let may_lack = if self.is_device { 0 } else { self.old_size_bytes / MAX_SHRINK_PART };
+        size_bytes < self.old_size_bytes - may_lack
+    }
+
     fn lost_most(&self) -> bool {
         self.lost_bytes > self.had_bytes / 2 && self.lost_bytes >= MIN_LOST_BYTES
     }
@@ -100,8 +114,10 @@ pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -
     let newest = revisions.first()?;
     let change = Change::of(revisions, change_factor);
     let lost_most = observed.lost_most();
+    let shrank = observed.shrank_to(newest.size_bytes);
     if !change.is_some_and(|change| change.is_unusual())
         && !lost_most
+        && !shrank
         && observed.other_source.is_none()
     {
         return None;
@@ -111,6 +127,7 @@ pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -
     let changed_bytes = newest.statistics.changed_bytes;
     let mut alarm = Alarm::new(newest.uuid, newest.finished, changed_bytes, usual_bytes);
     alarm.other_source = observed.other_source;
+    alarm.shrunk_from_bytes = Some(observed.old_size_bytes).filter(|_| shrank);
     if lost_most {
         alarm.lost_bytes = Some(observed.lost_bytes);
         alarm.had_bytes = Some(observed.had_bytes);
@@ -130,7 +147,11 @@ pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String 
         let (lost, had) = (display_size(lost), display_size(had));
         format!("revision {number} lacks {lost} of the {had} of data that the revision before has")
     });
-    let most: Vec<String> = other.into_iter().chain(lost).collect();
+    let shrunk = alarm.shrunk_from_bytes.map(|from| {
+        let (from, to) = (display_size(from), display_size(size_bytes));
+        format!("revision {number} is shorter than the revision before: {to} instead of {from}")
+    });
+    let most: Vec<String> = other.into_iter().chain(shrunk).chain(lost).collect();
     if !most.is_empty() {
         return most.join("; ");
     }
@@ -205,7 +226,8 @@ mod tests {
     #[test]
     fn a_source_that_lost_most_of_its_data_or_is_another_one_is_unusual() {
         let few = nightly(0, &[SIZE]);
-        let seen = |had_bytes, lost_bytes| Observed { had_bytes, lost_bytes, other_source: None };
+        let seen =
+            |had_bytes, lost_bytes| Observed { had_bytes, lost_bytes, ..Observed::default() };
         for (had, lost, expected) in [
             (SIZE, SIZE / 2, false),
             (SIZE, SIZE / 2 + 1, true),
@@ -226,6 +248,24 @@ mod tests {
         let text = "revision 0 is of another source than the revision before: serial\\nnumber";
         assert_eq!(sentence(0, &alarm, SIZE), text);
         assert!(unusual(&few, 5, Observed::default()).is_none());
+    }
+
+    /// A device that has lost its end is unusual, however little that is; a file may be a tenth shorter.
+    #[test]
+    fn a_source_that_shrank_is_unusual() {
+        let few = nightly(0, &[SIZE]);
+        let shrank = |old_size_bytes, is_device| {
+            let observed = Observed { old_size_bytes, is_device, ..Observed::default() };
+            unusual(&few, 5, observed).and_then(|alarm| alarm.shrunk_from_bytes)
+        };
+        assert_eq!([0, SIZE - 1, SIZE].map(|size| shrank(size, true)), [None; 3]);
+        assert_eq!(shrank(SIZE + 1, true), Some(SIZE + 1));
+        assert_eq!([SIZE + 1, SIZE + SIZE / 10].map(|size| shrank(size, false)), [None; 2]);
+        assert_eq!(shrank(SIZE + SIZE / 8, false), Some(SIZE + SIZE / 8));
+        let observed = Observed { old_size_bytes: 2 * SIZE, ..Observed::default() };
+        let alarm = unusual(&few, 5, observed).unwrap();
+        let text = "revision 0 is shorter than the revision before: 976.6 KiB instead of 1.9 MiB";
+        assert_eq!(sentence(0, &alarm, SIZE), text);
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn first_unverified(manifest: &Manifest, revision: &Revision) -> Option<u64> {
 }
 
 /// Since when, without interruption, all revisions have had this block.
-fn long_as(manifest: &Manifest, block: u64) -> Option<Timestamp> {
+pub(crate) fn long_as(manifest: &Manifest, block: u64) -> Option<Timestamp> {
     let has = |revision: &&Revision| manifest.block_size.count(revision.size_bytes) > block;
     manifest.revisions.iter().take_while(has).last().map(|revision| revision.finished)
 }

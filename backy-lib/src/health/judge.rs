@@ -1,13 +1,15 @@
-//! The rules: what is a problem, how bad it is, and what to do about it.
+//! The rules: what is a problem, and what to do about it. How bad it is says the table in `cause.rs`.
 
 use jiff::Timestamp;
 
 use super::{
-    Facts, Freeze, Health, Level, Problem, ProblemKind, age, display_age, freezes, space, tags,
-    unchecked_since,
+    Cause, Facts, Freeze, Health, Problem, ProblemKind, age, display_age, freezes, future, space,
+    tags, unchecked_since,
 };
+use crate::clock::latest;
 use crate::config::{Config, Monitoring};
 use crate::format::manifest::{Operation, Revision};
+use crate::retention::{Pins, excess};
 use crate::units::display_size;
 
 /// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
@@ -24,12 +26,15 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     let mut problems = Vec::new();
     problems.extend(config(facts));
     problems.extend(backups(facts));
-    problems.extend(age::future(&facts.manifest.revisions, facts.now));
+    problems.extend(unwritable(facts));
+    problems.extend(future::problem(facts.ahead, facts.now));
     problems.extend(failed(facts));
     problems.extend(interrupted(facts));
     problems.extend(missing(facts));
+    problems.extend(replaced(facts));
     problems.extend(damage(facts, limits));
     problems.extend(flaws(facts, limits));
+    problems.extend(set_aside(facts));
     problems.extend(drill(facts, limits));
     problems.extend(unchecked(facts, limits));
     problems.extend(chain(facts, limits));
@@ -38,7 +43,31 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(exposed(facts));
     problems.extend(mismatch(facts));
     problems.extend(unknown(facts));
+    problems.extend(too_many(facts));
+    if facts.manifest.is_undo() {
+        problems.retain(|problem| !NOT_OF_AN_UNDO_ARCHIVE.contains(&problem.kind));
+        return Health::of(problems, || well_to_undo(facts));
+    }
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
+}
+
+/// Nobody backs up to an undo archive, and nobody else can restore from it.
+const NOT_OF_AN_UNDO_ARCHIVE: [ProblemKind; 5] = [
+    ProblemKind::NoBackup,
+    ProblemKind::Overdue,
+    ProblemKind::Drill,
+    ProblemKind::Chain,
+    ProblemKind::UnusualChange,
+];
+
+fn well_to_undo(facts: &Facts<'_>) -> String {
+    let made = facts.manifest.revisions.first().map(|newest| age_of(newest.started, facts.now));
+    let target = facts.manifest.source.as_ref().map_or("a restore", |source| &source.path);
+    let target = target.escape_debug();
+    format!(
+        "undo archive of {target}, made {} ago; 'backy restore' brings back what was overwritten",
+        made.unwrap_or_default()
+    )
 }
 
 fn well(revisions: &[Revision], now: Timestamp) -> String {
@@ -53,24 +82,12 @@ fn age_of(time: Timestamp, now: Timestamp) -> String {
     display_age(now.as_second() - time.as_second())
 }
 
-fn problem(
-    kind: ProblemKind,
-    level: Level,
-    message: impl Into<String>,
-    advice: impl Into<String>,
-) -> Problem {
-    Problem { kind, level, message: message.into(), advice: advice.into() }
-}
-
 fn config(facts: &Facts<'_>) -> Option<Problem> {
     match facts.config {
-        Err(why) => Some(problem(ProblemKind::Config, Level::Critical, why, "correct backy.toml")),
-        Ok(config) if config.source.is_none() => Some(problem(
-            ProblemKind::NoSource,
-            Level::Critical,
-            "no source is configured",
-            "set it in backy.toml",
-        )),
+        Err(why) => Some(Cause::Config.problem(why, "correct backy.toml")),
+        Ok(config) if config.source.is_none() => {
+            Some(Cause::NoSource.problem("no source is configured", "set it in backy.toml"))
+        }
         Ok(_) => None,
     }
 }
@@ -79,28 +96,41 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
 fn backups(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
     let revisions = &facts.manifest.revisions;
-    if revisions.is_empty() {
+    if !revisions.iter().any(|revision| revision.started <= latest(facts.now)) {
         let advice = "run 'backy backup', and let cron do it from then on";
-        let message = "there is no backup yet";
-        return Some(problem(ProblemKind::NoBackup, Level::Warning, message, advice));
+        let message = match revisions.len() {
+            0 => "there is no backup yet",
+            _ => "no revision counts as a backup: all are from the future",
+        };
+        return Some(Cause::NoBackup.problem(message, advice));
     }
-    age::overdue(revisions, config, &tags(revisions, config, facts.now), facts.now)
+    age::overdue(revisions, config, &tags(&facts.past(), config, facts.now), facts.now)
+}
+
+/// That no backup can be made, and a failed one leaves no trace: nothing can be written to the archive.
+fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
+    let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
+    let why = facts.unwritable?;
+    let is_past = |due: &Timestamp| *due <= facts.now;
+    let tags = tags(&facts.past(), config, facts.now);
+    let due = tags.iter().filter_map(|tag| tag.due_at.filter(is_past)).min();
+    let due = due.map_or_else(String::new, |due| format!("; one is due since {due}"));
+    let message = format!("no backup can be made, and none that fails be recorded: {why}{due}");
+    let advice = "see the kernel's log (dmesg) for the reason, then make it writable again";
+    Some(Cause::Unwritable.problem(message, advice))
 }
 
 fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
-    let failed = facts.runs.iter().filter(|run| run.result == "failed");
-    failed.map(|run| {
+    facts.failures.iter().map(|run| {
         let why = run.error.as_deref().unwrap_or("the history does not say why");
         let mut short: String = why.chars().take(MAX_ERROR_CHARS).collect();
         if short.len() < why.len() {
             short.push('…');
         }
         let (operation, age) = (&run.operation, age_of(run.finished, facts.now));
-        problem(
-            ProblemKind::Failed,
-            Level::Warning,
+        Cause::Failed.problem(
             format!("the last {operation} failed {age} ago: {short}"),
-            format!("mend that, then run 'backy {operation}'"),
+            format!("correct that, then run 'backy {operation}'"),
         )
     })
 }
@@ -114,20 +144,20 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
     };
     let message = format!("the {what} begun at {} was interrupted", operation.started);
     let advice = "run 'backy backup': it tidies up by itself";
-    Some(problem(ProblemKind::Interrupted, Level::Warning, message, advice))
+    Some(Cause::Interrupted.problem(message, advice))
 }
 
 fn exposed(facts: &Facts<'_>) -> Option<Problem> {
     let advice = "see 'chown' and 'chmod go-w'; a file system without permissions can be mounted with umask=077, or accepted \
                   with accept_no_permissions in backy.toml";
-    Some(problem(ProblemKind::Exposed, Level::Warning, facts.exposed?, advice))
+    Some(Cause::Exposed.problem(facts.exposed?, advice))
 }
 
 /// That nothing can be said before the right manifest is there: what other problems advise would be wrong.
 fn mismatch(facts: &Facts<'_>) -> Option<Problem> {
     let advice = "until then nothing is backed up and nothing is changed";
     let message = facts.mismatch?;
-    Some(problem(ProblemKind::Mismatch, Level::Critical, message, advice))
+    Some(Cause::Mismatch.problem(message, advice))
 }
 
 fn unknown(facts: &Facts<'_>) -> Option<Problem> {
@@ -139,15 +169,42 @@ fn unknown(facts: &Facts<'_>) -> Option<Problem> {
         }
     };
     let advice = "see where it comes from; backy keeps it; delete it by hand if nobody needs it";
-    Some(problem(ProblemKind::UnknownFile, Level::Warning, message, advice))
+    Some(Cause::UnknownFile.problem(message, advice))
+}
+
+/// That far more revisions stay than the schedule keeps, and nobody seems to have meant it.
+fn too_many(facts: &Facts<'_>) -> Option<Problem> {
+    let schedule = &facts.config.ok()?.schedule;
+    let message = excess(&facts.manifest.revisions, schedule, Pins::OfSchedule)?;
+    let advice = "remove tags that nobody needs with 'backy tag REV -TAG'; 'backy maintenance -n' has the reason of each";
+    Some(Cause::Excess.problem(message, advice))
 }
 
 fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
     let advice = "get it back from a copy of the archive";
     let missing = facts.missing.iter().filter(|_| facts.mismatch.is_none());
-    missing.map(move |message| {
-        problem(ProblemKind::MissingFile, Level::Critical, message.as_str(), advice)
-    })
+    missing.map(move |message| Cause::MissingFile.problem(message.as_str(), advice))
+}
+
+/// That the image is not the file that backy left: only a comparison says whether it is still right.
+fn replaced(facts: &Facts<'_>) -> Option<Problem> {
+    let message = facts.replaced.filter(|_| facts.mismatch.is_none())?;
+    let advice = "run 'backy scrub', which compares all of it with its digests; the next backup does so as well";
+    Some(Cause::ReplacedImage.problem(message, advice))
+}
+
+/// That revisions were lost when the manifest was made anew.
+fn set_aside(facts: &Facts<'_>) -> Option<Problem> {
+    let first = facts.set_aside.first()?;
+    let more = match facts.set_aside.len() {
+        1 => String::new(),
+        count => format!(" and {} more files", count - 1),
+    };
+    let message =
+        format!("a rebuild could make nothing of {first}{more}: what they hold is in no revision");
+    let advice = "get what they need from a copy of the archive and run 'backy scrub --rebuild --force', or delete them by hand \
+                  to confirm the loss";
+    Some(Cause::SetAside.problem(message, advice))
 }
 
 fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
@@ -155,22 +212,39 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     if damaged == 0 {
         return None;
     }
-    let message = match facts.bad_blocks.len() {
+    let mut message = match facts.bad_blocks.len() {
         1 => "the only revision has damaged blocks".to_owned(),
         all => format!("{damaged} of {all} revisions have damaged blocks"),
     };
     if facts.mismatch.is_some() {
         let advice = "look at it again when the manifest and the files belong together";
-        return Some(problem(ProblemKind::Damage, Level::Critical, message, advice));
+        return Some(Cause::Damage.problem(message, advice));
     }
-    let mut advice = "run 'backy scrub': it says what, and mends what it can".to_owned();
+    if facts.manifest.is_undo() {
+        let message = "the undo archive has damaged blocks";
+        let advice =
+            "run 'backy scrub': it says which; 'backy restore --keep-going' brings back the others";
+        return Some(Cause::Damage.problem(message, advice));
+    }
+    let cause = if is_known(facts) { Cause::KnownDamage } else { Cause::Damage };
+    if cause == Cause::KnownDamage {
+        message += ", as somebody has confirmed";
+    }
+    let mut advice = "run 'backy scrub': it lists them, and repairs what it can".to_owned();
     if facts.bad_blocks.first().is_some_and(|&newest| newest > 0) {
         advice += "; the next backup heals the newest";
     }
     if is_frozen(facts, limits, ProblemKind::Damage) {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
     }
-    Some(problem(ProblemKind::Damage, Level::Critical, message, advice))
+    Some(cause.problem(message, advice))
+}
+
+/// Whether somebody has confirmed as many lost blocks of each revision.
+fn is_known(facts: &Facts<'_>) -> bool {
+    let confirmed = facts.manifest.confirmed_damage();
+    let mut counts = facts.manifest.revisions.iter().zip(facts.bad_blocks);
+    counts.all(|(revision, &count)| confirmed.get(&revision.uuid).copied().unwrap_or(0) >= count)
 }
 
 /// What a scrub found wrong with files, other than single blocks, and could not repair.
@@ -192,8 +266,8 @@ fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     if is_frozen(facts, limits, ProblemKind::Damage) {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
     }
-    let level = if open.is_some() { Level::Critical } else { Level::Warning };
-    Some(problem(ProblemKind::Damage, level, message, advice))
+    let cause = if open.is_some() { Cause::Damage } else { Cause::KnownDamage };
+    Some(cause.problem(message, advice))
 }
 
 fn is_frozen(facts: &Facts<'_>, limits: &Monitoring, kind: ProblemKind) -> bool {
@@ -205,8 +279,8 @@ fn drill(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let last = facts.manifest.drill.as_ref();
     if let Some(drill) = last.filter(|drill| !drill.passed) {
         let message = format!("the last drill failed: {}", drill.message);
-        let advice = "run 'backy scrub', then 'backy drill' again";
-        return Some(problem(ProblemKind::Drill, Level::Critical, message, advice));
+        let advice = format!("run 'backy scrub', then 'backy drill -r {}' again", drill.revision);
+        return Some(Cause::DrillFailed.problem(message, advice));
     }
     let limit = limits.drill_within?;
     let since = match last {
@@ -224,7 +298,7 @@ fn drill(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     };
     let wanted = display_age(limit.as_secs());
     let message = format!("{message}, and one is wanted every {wanted}");
-    Some(problem(ProblemKind::Drill, Level::Warning, message, "run 'backy drill'"))
+    Some(Cause::DrillMissed.problem(message, "run 'backy drill'"))
 }
 
 fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
@@ -239,7 +313,7 @@ fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         false => format!("some of what is stored was not checked for {age}"),
     };
     let advice = "run 'backy scrub', and let cron do it from then on; with --budget more at a time";
-    Some(problem(ProblemKind::Scrub, Level::Warning, message, advice))
+    Some(Cause::Scrub.problem(message, advice))
 }
 
 /// The most deltas on each other that a revision is read through.
@@ -273,7 +347,7 @@ fn chain(facts: &Facts<'_>, _limits: &Monitoring) -> Option<Problem> {
         }
     };
     let message = format!("{found} deltas on each other, more than {limit}");
-    Some(problem(ProblemKind::Chain, Level::Warning, message, advice))
+    Some(Cause::Chain.problem(message, advice))
 }
 
 fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
@@ -283,13 +357,13 @@ fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let is_below = |of: u128| u128::from(found.free_bytes) * 100 < of;
     let least = percent(limits.min_free_percent);
     let full_in = found.full_at.map(|time| time.duration_since(facts.now));
-    let by_time = full_in.and_then(|time| space::level(time, limits.full_within));
+    let by_time = full_in.and_then(|time| space::cause(time, limits.full_within));
     let by_share = match () {
-        () if is_below(least / u128::from(space::CRITICAL_PART)) => Some(Level::Critical),
-        () if is_below(least) => Some(Level::Warning),
+        () if is_below(least / u128::from(space::CRITICAL_PART)) => Some(Cause::LastSpace),
+        () if is_below(least) => Some(Cause::Space),
         () => None,
     };
-    let level = by_time.max(by_share)?;
+    let cause = by_time.max(by_share)?;
     let message = match full_in.filter(|time| *time <= limits.full_within) {
         Some(time) => format!(
             "the file system will be full in {}: {free} free, and the archive grows by {} a day",
@@ -298,11 +372,11 @@ fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         ),
         None => {
             let share = u128::from(found.free_bytes) * 100 / u128::from(found.size_bytes.max(1));
-            format!("little room: {free} of {} free, {share} %", display_size(found.size_bytes))
+            format!("little space: {free} of {} free, {share} %", display_size(found.size_bytes))
         }
     };
-    let advice = "make room there, keep less in backy.toml, or remove revisions with 'backy rm'";
-    Some(problem(ProblemKind::Space, level, message, advice))
+    let advice = "make space there, keep less in backy.toml, or delete revisions with 'backy rm'";
+    Some(cause.problem(message, advice))
 }
 
 fn unusual(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
@@ -318,7 +392,7 @@ fn unusual(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         "see what has changed the source, and whether the revision before is whole; if it is in order, \
          'backy maintenance --confirm'{nothing_expires}"
     );
-    Some(problem(ProblemKind::UnusualChange, Level::Warning, message, advice))
+    Some(Cause::UnusualChange.problem(message, advice))
 }
 
 #[cfg(test)]
@@ -327,7 +401,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{Run, Space};
+    use super::super::{Level, Run, Space};
     use super::*;
     use crate::digest::Digest;
     use crate::format::manifest::{Alarm, Manifest, Statistics};
@@ -354,14 +428,21 @@ mod tests {
         manifest
     }
 
+    static UTC: jiff::tz::TimeZone = jiff::tz::TimeZone::UTC;
+
     fn facts<'a>(manifest: &'a Manifest, config: &'a Config) -> Facts<'a> {
         Facts {
             now: now(),
+            zone: &UTC,
             manifest,
             config: Ok(config),
             is_locked: false,
-            runs: &[],
+            failures: &[],
             missing: &[],
+            replaced: None,
+            set_aside: &[],
+            ahead: &[],
+            unwritable: None,
             bad_blocks: &[],
             space: None,
             exposed: None,
@@ -401,7 +482,7 @@ mod tests {
             result: "failed".to_owned(),
             error: Some("ü".repeat(5000)),
         };
-        let health = judge(&Facts { runs: &[run], ..facts(&manifest, &config) });
+        let health = judge(&Facts { failures: &[run], ..facts(&manifest, &config) });
         assert!(health.summary.starts_with("the last backup failed 2 h ago: üü"));
         assert!(health.summary.chars().count() < 340 && health.summary.ends_with('…'));
     }

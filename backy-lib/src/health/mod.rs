@@ -3,25 +3,32 @@
 //! What is known is gathered by `status`; from when on it is a problem is for the schedule and `[monitoring]` to say.
 
 mod age;
+mod cause;
 mod change;
 mod checked;
+mod future;
 mod judge;
 mod space;
 
 use std::collections::HashMap;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::format::manifest::Manifest;
 use crate::revision::RevisionId;
+use crate::schedule::Past;
 
 pub use age::{TagStatus, tags};
+pub use cause::Cause;
 pub use change::{
     Change, MAX_EARLIER, MIN_EARLIER, MIN_LOST_BYTES, MIN_PERCENT, Observed, changed_share, unusual,
 };
+pub(crate) use checked::long_as;
 pub use checked::unchecked_since;
+pub(crate) use future::{Ahead, as_of};
 pub use judge::judge;
 pub(crate) use judge::{chain_length, long_chain};
 pub use space::{
@@ -37,7 +44,7 @@ pub enum Level {
     Ok,
     /// Somebody should look at it.
     Warning,
-    /// It cannot be told how things are: only of an archive that cannot be opened.
+    /// It cannot be told how things are: only of what cannot be looked at.
     Unknown,
     /// Somebody has to look at it now.
     Critical,
@@ -60,7 +67,7 @@ impl Level {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ProblemKind {
-    /// The archive cannot be opened.
+    /// The archive, or what was named as one, cannot be looked at.
     Unreadable,
     /// `backy.toml` cannot be used.
     Config,
@@ -70,7 +77,9 @@ pub enum ProblemKind {
     NoBackup,
     /// The last backup is too old.
     Overdue,
-    /// The newest revision is from the future.
+    /// A backup is due, and no run of it can be recorded.
+    Unwritable,
+    /// Something is dated in the future.
     Clock,
     /// The last run of a command failed.
     Failed,
@@ -78,8 +87,12 @@ pub enum ProblemKind {
     Interrupted,
     /// A file is missing, or not as long as it should be.
     MissingFile,
+    /// `last.raw` is not the file that backy left, and nobody has compared it.
+    ReplacedImage,
     /// Revisions cannot be read in full.
     Damage,
+    /// A rebuild could make nothing of files.
+    SetAside,
     /// The last drill failed, or was too long ago.
     Drill,
     /// Something stored has not been checked for too long.
@@ -88,7 +101,7 @@ pub enum ProblemKind {
     Chain,
     /// Little space is left, or will be.
     Space,
-    /// Far more had changed than usual.
+    /// The source has changed far more than usual, shrunk, lost its data, or become another one.
     UnusualChange,
     /// Others than the owner may change the archive.
     Exposed,
@@ -96,21 +109,26 @@ pub enum ProblemKind {
     Mismatch,
     /// There are files with the name of an archive's of which the manifest knows nothing.
     UnknownFile,
+    /// Far more revisions stay than the schedule keeps.
+    Excess,
 }
 
 impl ProblemKind {
     /// All of them, in the order in which they are told when they are equally bad.
-    pub const ALL: [ProblemKind; 18] = [
+    pub const ALL: [ProblemKind; 22] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
         ProblemKind::NoBackup,
         ProblemKind::Overdue,
+        ProblemKind::Unwritable,
         ProblemKind::Clock,
         ProblemKind::Failed,
         ProblemKind::Interrupted,
         ProblemKind::MissingFile,
+        ProblemKind::ReplacedImage,
         ProblemKind::Damage,
+        ProblemKind::SetAside,
         ProblemKind::Drill,
         ProblemKind::Scrub,
         ProblemKind::Chain,
@@ -119,6 +137,7 @@ impl ProblemKind {
         ProblemKind::Exposed,
         ProblemKind::Mismatch,
         ProblemKind::UnknownFile,
+        ProblemKind::Excess,
     ];
 
     /// Its name in JSON and in labels.
@@ -129,11 +148,14 @@ impl ProblemKind {
             ProblemKind::NoSource => "no-source",
             ProblemKind::NoBackup => "no-backup",
             ProblemKind::Overdue => "overdue",
+            ProblemKind::Unwritable => "unwritable",
             ProblemKind::Clock => "clock",
             ProblemKind::Failed => "failed",
             ProblemKind::Interrupted => "interrupted",
             ProblemKind::MissingFile => "missing-file",
+            ProblemKind::ReplacedImage => "replaced-image",
             ProblemKind::Damage => "damage",
+            ProblemKind::SetAside => "set-aside",
             ProblemKind::Drill => "drill",
             ProblemKind::Scrub => "scrub",
             ProblemKind::Chain => "chain",
@@ -142,6 +164,7 @@ impl ProblemKind {
             ProblemKind::Exposed => "exposed",
             ProblemKind::Mismatch => "mismatch",
             ProblemKind::UnknownFile => "unknown-file",
+            ProblemKind::Excess => "excess",
         }
     }
 }
@@ -210,7 +233,7 @@ pub struct Freeze {
     pub message: String,
 }
 
-/// Room on the archive's file system.
+/// Space on the archive's file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Space {
     /// Bytes that the archive's files take on disk.
@@ -233,16 +256,26 @@ pub struct Space {
 pub struct Facts<'a> {
     /// The time of the verdict.
     pub now: Timestamp,
+    /// The time zone of the schedule.
+    pub zone: &'a TimeZone,
     /// The manifest.
     pub manifest: &'a Manifest,
     /// The config, or why it cannot be used.
     pub config: Result<&'a Config, &'a str>,
     /// Whether somebody changes the archive at this moment.
     pub is_locked: bool,
-    /// The last runs from the history.
-    pub runs: &'a [Run],
+    /// The runs from the history that failed, and that none which worked has followed.
+    pub failures: &'a [Run],
     /// Files that are missing or not as long as they should be; a sentence each.
     pub missing: &'a [String],
+    /// Why `last.raw` is not the file that backy left.
+    pub replaced: Option<&'a str>,
+    /// Files that a rebuild could make nothing of, and that are still there.
+    pub set_aside: &'a [String],
+    /// What is dated in the future; a few words each. None of it is in the manifest any more.
+    pub ahead: &'a [Ahead],
+    /// Why nothing can be written to the archive.
+    pub unwritable: Option<&'a str>,
     /// For each revision, newest first, how many of its blocks cannot be read.
     pub bad_blocks: &'a [u64],
     /// Room on the file system; `None` where that is not known.
@@ -253,6 +286,13 @@ pub struct Facts<'a> {
     pub mismatch: Option<&'a str>,
     /// Files of which the manifest knows nothing.
     pub unknown: &'a [String],
+}
+
+impl<'a> Facts<'a> {
+    /// What the next due times follow from.
+    fn past(&self) -> Past<'a> {
+        Past::of_manifest(self.manifest, self.zone.clone())
+    }
 }
 
 /// What keeps anything from expiring: alarms, flaws and damage that nobody has confirmed. `bad_blocks` are those of each revision,

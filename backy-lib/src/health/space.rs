@@ -7,7 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{Level, Problem, ProblemKind, Space, display_age};
+use super::{Cause, Problem, Space, display_age};
 use crate::config::Monitoring;
 use crate::units::display_size;
 
@@ -85,11 +85,15 @@ pub struct SharedSpace {
     pub growth_bytes_per_day: Option<i64>,
     /// When it will be full if they go on growing like that.
     pub full_at: Option<Timestamp>,
+    /// Tells file systems of this machine apart; that of [`Space::device`].
+    #[serde(skip)]
+    pub device: u64,
 }
 
 impl SharedSpace {
     /// Adds an archive.
     pub fn add(&mut self, space: &Space) {
+        self.device = space.device;
         self.archives += 1;
         self.used_bytes = self.used_bytes.saturating_add(space.used_bytes);
         (self.free_bytes, self.size_bytes) = (space.free_bytes, space.size_bytes);
@@ -110,26 +114,22 @@ impl SharedSpace {
 pub fn shared_space(shared: &SharedSpace, now: Timestamp) -> Option<Problem> {
     let limits = Monitoring::default();
     let full_in = shared.full_at?.duration_since(now);
-    let level = level(full_in, limits.full_within)?;
-    (shared.archives > 1).then(|| Problem {
-        kind: ProblemKind::Space,
-        level,
-        message: format!(
-            "a file system will be full in {}: {} free, and {} archives on it grow by {} a day",
-            display_age(full_in.as_secs()),
-            display_size(shared.free_bytes),
-            shared.archives,
-            display_size(shared.growth_bytes_per_day.unwrap_or(0).unsigned_abs())
-        ),
-        advice: "make room there, or keep less".to_owned(),
-    })
+    let cause = cause(full_in, limits.full_within)?;
+    let message = format!(
+        "a file system will be full in {}: {} free, and {} archives on it grow by {} a day",
+        display_age(full_in.as_secs()),
+        display_size(shared.free_bytes),
+        shared.archives,
+        display_size(shared.growth_bytes_per_day.unwrap_or(0).unsigned_abs())
+    );
+    (shared.archives > 1).then(|| cause.problem(message, "make space there, or keep less"))
 }
 
-/// How bad it is that a file system will be full in this time.
-pub(super) fn level(full_in: SignedDuration, full_within: SignedDuration) -> Option<Level> {
+/// What it is called that a file system will be full in this time, if that is a problem.
+pub(super) fn cause(full_in: SignedDuration, full_within: SignedDuration) -> Option<Cause> {
     match () {
-        () if full_in <= full_within / i32::from(CRITICAL_PART) => Some(Level::Critical),
-        () if full_in <= full_within => Some(Level::Warning),
+        () if full_in <= full_within / i32::from(CRITICAL_PART) => Some(Cause::LastSpace),
+        () if full_in <= full_within => Some(Cause::Space),
         () => None,
     }
 }
@@ -200,7 +200,7 @@ mod tests {
         let shared = shared.foretold(now());
         assert_eq!((shared.archives, shared.growth_bytes_per_day), (3, Some(200)));
         let problem = shared_space(&shared, now()).unwrap();
-        assert_eq!(problem.level, Level::Warning);
+        assert_eq!(problem.level, Cause::Space.level());
         assert!(problem.message.contains("full in 10 days"), "{}", problem.message);
     }
 

@@ -1,4 +1,5 @@
-//! The guard: a process of its own that runs the hooks of one backup, so that `after` is run whatever becomes of the backup.
+//! The guard: a process of its own that runs the hooks of one backup, so that `after` is run whatever becomes of the
+//! backup; or the command of one drill, which is to end with it.
 //!
 //! A backup can be killed at any moment, and a file system that `before` has frozen would stay so. The guard holds one end of a
 //! socket; when the other end is closed without a word the backup has gone, and the guard runs `after` by itself. It is in a
@@ -12,7 +13,7 @@ use rustix::process::{getppid, setsid};
 
 use super::process::{self, Conditions, Ran};
 use super::wire::{FromGuard, Job, Next, ToGuard, Wire};
-use super::{Outcome, environment_of_hook};
+use super::{Outcome, command, environment_of_hook};
 use crate::config::HookCommand;
 
 /// How often it is looked whether the backup is still there.
@@ -34,6 +35,10 @@ pub fn serve(socket: UnixStream) -> Vec<String> {
     let job = loop {
         match wire.next(TICK) {
             Next::Message(ToGuard::Begin(job)) => break job,
+            Next::Message(ToGuard::Command(job)) => {
+                command::serve(&mut wire, &job);
+                return Vec::new();
+            }
             Next::Nothing => {}
             Next::Message(_) | Next::End => return Vec::new(),
         }
@@ -141,14 +146,18 @@ impl Guard {
         process::run(command, Conditions { environment, timeout, persistent, stop: &mut stop })
     }
 
-    /// The next message; its end also when the backup is not this process's parent any more: a copy of its end of the socket
-    /// may have come into other hands.
     fn next(&mut self, wait: Duration) -> Next<ToGuard> {
-        let next = self.wire.next(wait);
-        let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
-        match next {
-            Next::Nothing if parent != self.job.parent => Next::End,
-            next => next,
-        }
+        next(&mut self.wire, self.job.parent, wait)
+    }
+}
+
+/// The next message; its end also when `guarded` is not this process's parent any more: a copy of its end of the
+/// socket may have come into other hands.
+pub(super) fn next(wire: &mut Wire, guarded: i32, wait: Duration) -> Next<ToGuard> {
+    let next = wire.next(wait);
+    let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
+    match next {
+        Next::Nothing if parent != guarded => Next::End,
+        next => next,
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Hooks know nothing of archives, and a backup nothing of processes: [`Hooks`] is what lies between.
 
+mod command;
 pub mod guard;
 mod held;
 mod process;
@@ -28,6 +29,7 @@ use crate::error::{Error, Result, describe_io};
 use crate::progress::{Event, Observer};
 use crate::revision::RevisionId;
 
+pub use command::{run_command, words_on};
 pub(crate) use held::Held;
 use process::{Conditions, Ran};
 use wire::{FromGuard, Job, Next, ToGuard, Wire};

@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
 use super::process::Ran;
+use super::{Outcome, command};
 use crate::config::HookCommand;
 
 /// Longer lines are not taken: commands of a config, or the output of a hook, with room to spare.
@@ -25,6 +25,8 @@ pub(super) enum ToGuard {
     Stop,
     /// The source has been read, or could not be: `after` is run.
     After(Outcome),
+    /// In place of hooks: run this.
+    Command(command::Job),
 }
 
 /// The hooks that a guard runs.
@@ -53,6 +55,8 @@ pub(super) enum FromGuard {
         /// Whether it was run before it was asked for, because the source was held for too long.
         is_early: bool,
     },
+    /// The command has ended.
+    Command(command::Ended),
 }
 
 /// One end of the socket.

@@ -21,9 +21,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::canary::{Bug, planted};
-use crate::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry};
+use crate::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry, is_zero};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, Revision};
+use crate::format::manifest::{Findings, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
@@ -55,6 +55,8 @@ pub struct Chain {
     tolerant: bool,
     /// Where the chain ends before its end.
     broken: Option<Broken>,
+    /// What an undo archive does not hold of it.
+    left_out: Findings,
 }
 
 /// A layer, or the image, that cannot be opened. What reaches it is lost.
@@ -135,6 +137,11 @@ impl Chain {
             manifest_checksum: manifest.checksum().to_owned(),
             tolerant,
             broken: None,
+            left_out: if manifest.is_undo() {
+                revision.findings.clone()
+            } else {
+                Findings::default()
+            },
         };
         for layer in manifest.revisions.get(..=number).unwrap_or_default().iter().rev() {
             if let Err(error) = chain.push_layer(layer) {
@@ -169,6 +176,22 @@ impl Chain {
             standalone: layer.is_standalone(),
         }));
         Ok(())
+    }
+
+    /// Whether it is of an undo archive, which holds only part of it.
+    pub(crate) fn is_partial(&self) -> bool {
+        !self.left_out.bad_blocks.is_empty()
+    }
+
+    /// Whether an undo archive deliberately does not hold the block: there the image has nothing.
+    pub(crate) fn leaves_out(&self, block: BlockIndex) -> Result<bool> {
+        if !self.left_out.is_bad(block) {
+            return Ok(false);
+        }
+        let extent = self.block_size.extent(block, self.revision.size_bytes);
+        let mut bytes = vec![0; extent.len as usize];
+        self.read_image(&mut bytes, extent.offset)?;
+        Ok(is_zero(&bytes))
     }
 
     /// What could not be opened, when the chain was opened such that this is no error.

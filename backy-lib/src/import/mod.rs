@@ -1,4 +1,5 @@
-//! `import`: brings the revisions of an archive of 2014 over into a new one, oldest first.
+//! `import`: brings the revisions of an archive of 2014 over into a new one, oldest first: in the order that their
+//! parents prove, whatever their times say.
 //!
 //! The old archive is only read. What is provably right comes over; the rest is left out or marked, and named with a reason.
 //! Each revision is an ordinary backup of its image, with the old name and time, so an interruption costs no more than the
@@ -12,6 +13,7 @@ mod check;
 mod folder;
 mod image;
 mod old;
+mod order;
 mod reader;
 
 use std::collections::BTreeSet;
@@ -211,8 +213,7 @@ fn sort_out(
         };
         old.skipped.push(Skipped { what: uuid.to_string(), why });
     }
-    // Parents have lower numbers than what hangs on them, and are newer.
-    candidates.sort_by_key(|candidate| (candidate.time, std::cmp::Reverse(candidate.file)));
+    order::sort(&mut candidates, old);
     candidates
 }
 

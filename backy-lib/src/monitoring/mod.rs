@@ -2,6 +2,7 @@
 //! node_exporter. Both texts are made from the reports alone, here, so that the command and Python say the same.
 
 mod nagios;
+mod owner;
 mod prometheus;
 mod textfile;
 
@@ -10,4 +11,4 @@ mod tests;
 
 pub use nagios::{nagios, nagios_host, nagios_unknown};
 pub use prometheus::{prometheus, prometheus_names};
-pub use textfile::write_textfile;
+pub use textfile::{Textfile, write_textfile};

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::check::{Checked, HostReport};
 use crate::escape::is_unsafe;
-use crate::health::Level;
+use crate::health::{Cause, Level, ProblemKind};
 use crate::status::StatusReport;
 
 /// Old transports cut what is longer than a kilobyte; the figures need their part of it.
@@ -82,7 +82,12 @@ fn figures(status: &StatusReport) -> Figures {
     let now = status.checked;
     figures.add("revisions", status.revision_count, "", ["", "", "0", ""]);
     age(&mut figures, status);
-    figures.add("damaged", status.damaged_count, "", ["", "0", "0", ""]);
+    // What somebody has confirmed is a warning.
+    let mut damage = status.health.problems.iter().filter(|p| p.kind == ProblemKind::Damage);
+    let is_known = damage.clone().next().is_some()
+        && damage.all(|problem| problem.level == Cause::KnownDamage.level());
+    let limits = if is_known { ["0", "", "0", ""] } else { ["", "0", "0", ""] };
+    figures.add("damaged", status.damaged_count, "", limits);
     let chain = status.long_chain.to_string();
     figures.add("chain", status.chain_length, "", [chain.as_str(), "", "0", ""]);
     let percent = (status.coverage.verified_share * 1000.0).floor() / 10.0;

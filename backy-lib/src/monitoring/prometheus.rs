@@ -51,7 +51,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_damaged_revisions",
-        help: "Revisions that cannot be read in full.",
+        help: "Revisions that cannot be read in full or have damaged files.",
         of: |checked| known(checked, |status| one(status.damaged_count as f64)),
     },
     Metric {
@@ -207,7 +207,7 @@ pub fn prometheus<'a>(archives: impl IntoIterator<Item = &'a Checked>) -> String
 }
 
 /// As the value of a label. The format has no way to write what is unsafe but the end of a line: it stands there in letters.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -23,6 +23,7 @@ use rustix::fs::FallocateFlags;
 use rustix::process::{getegid, geteuid};
 
 use super::MountOptions;
+use super::closing::Closing;
 use super::tree::{Attributes, Kind, Reply, Tree};
 use crate::extent::Extent;
 use crate::pipeline;
@@ -41,6 +42,9 @@ const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 
 const LONGEST_NAME: u32 = 255;
+
+/// How long who asks for the state of the file system waits for files that are being closed.
+const CLOSING_LIMIT: Duration = Duration::from_millis(200);
 
 /// What sizes are told in where they are told in blocks.
 const BLOCK_BYTES: u32 = 4096;
@@ -65,6 +69,7 @@ pub(super) fn connect(
         owner: (geteuid().as_raw(), options.gid.unwrap_or(getegid().as_raw())),
         for_group: options.gid.is_some(),
         opened: Mutex::default(),
+        closing: Closing::default(),
         buffers: Mutex::default(),
         tree,
     };
@@ -88,6 +93,7 @@ struct Adapter {
     may_pass_through: bool,
     /// By number of the node.
     opened: Mutex<HashMap<u64, Openings>>,
+    closing: Closing,
     /// For reading into, one for each thread before long.
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -309,11 +315,12 @@ impl Filesystem for Adapter {
         }
     }
 
-    // Nothing waits to be written, and what was written is thrown away in the end: no need for `flush` and `fsync`, which
-    // the kernel leaves out from then on and takes for done.
+    // Nothing waits to be written, and what was written is thrown away in the end: no need for `flush` and `fsync`. The kernel
+    // leaves out what is unknown here from then on, and takes it for done.
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.closing.begin(handle.0);
+        reply.ok();
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -339,6 +346,7 @@ impl Filesystem for Adapter {
             }
         }
         drop(opened);
+        self.closing.end(handle.0);
         reply.ok();
     }
 
@@ -394,9 +402,10 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let (bytes, files) = self.tree.totals();
-        let blocks = bytes.div_ceil(u64::from(BLOCK_BYTES));
-        reply.statfs(blocks, 0, 0, files, 0, BLOCK_BYTES, LONGEST_NAME, BLOCK_BYTES);
+        // `umount` asks before it unmounts; then nothing of the archive is open any more.
+        self.closing.settle(CLOSING_LIMIT);
+        // Nothing here fills up: as with /proc, `df` prints '-', and whoever watches disks has no share to raise an alarm for.
+        reply.statfs(0, 0, 0, 0, 0, BLOCK_BYTES, LONGEST_NAME, BLOCK_BYTES);
     }
 
     fn lseek(

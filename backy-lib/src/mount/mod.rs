@@ -1,12 +1,14 @@
 //! Every revision as a file, by FUSE: whatever reads files then reads backups.
 //!
 //! [`tree`](self) and the modules below it know names, bytes and what was written, and nothing of a kernel; `fuse` translates
-//! between the two; `place` takes the mountpoint and gives it back; `watch` follows the archive. A mount takes no lock and
-//! changes nothing in the archive. What is read is right because its digest is: a block that is not costs an input/output
+//! between the two; `place` takes the mountpoint and gives it back; `watch` follows the archive; `holding` keeps it open only as long
+//! as a file is. A mount takes no lock and changes nothing in the archive. What is read is right because its digest is: a block that is not costs an input/output
 //! error for those who read it, and a finding for the observer.
 
+mod closing;
 mod findings;
 mod fuse;
+mod holding;
 mod nodes;
 mod open;
 mod place;
@@ -88,7 +90,8 @@ pub fn group_number(group: &str) -> std::result::Result<u32, String> {
     }
 }
 
-/// Mounts an archive's revisions; returns when the mount is usable.
+/// Mounts an archive's revisions; returns when the mount is usable. It keeps nothing of `archive`, and nothing on the archive's
+/// file system open unless a file is: when `umount` returns, that file system can be unmounted.
 ///
 /// # Errors
 /// [`Error::Mount`] when the mountpoint cannot be used; then nothing is left behind.
@@ -101,7 +104,7 @@ pub fn mount(
     let place = Place::prepare(mountpoint)?;
     check_apart(&place, archive, options.writable.as_deref())?;
     let writable = options.writable.as_deref();
-    let tree = Tree::new(archive.clone(), writable, options.cache_bytes, Arc::clone(&observer));
+    let tree = Tree::new(archive, writable, options.cache_bytes, Arc::clone(&observer));
     let tree = Arc::new(tree);
     let wishes = place::Wishes {
         name: archive.folder().canonicalize().unwrap_or_else(|_| archive.folder()),

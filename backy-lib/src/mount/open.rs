@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::findings::Findings;
+use super::holding::Hold;
 use super::writable::Layer;
 use crate::extent::Extent;
 use crate::image::reader::RevisionReader;
@@ -43,6 +44,8 @@ pub(super) struct OpenFile {
     pub(super) window: Extent,
     /// Whether it was opened for writing.
     pub(super) writing: bool,
+    /// Dropped after the revision, which is in what it keeps open.
+    pub(super) _hold: Hold,
 }
 
 impl OpenFile {

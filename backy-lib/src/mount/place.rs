@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use rustix::fs::{Mode, OFlags, major, minor};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, major, minor, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
@@ -40,6 +40,9 @@ const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 /// How far the kernel reads ahead of whoever reads in order.
 const READ_AHEAD_KIB: u32 = 1024;
 
+/// Asks for the number of a mount that no other one ever gets. Since Linux 6.8. Source: `statx(2)`, `STATX_MNT_ID_UNIQUE`.
+const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
 /// More dead mounts on top of each other than anybody would leave.
 const DEAD_LIMIT: usize = 64;
 
@@ -57,25 +60,31 @@ pub(super) struct Place {
     path: PathBuf,
     /// The device number of our file system, by which it is told from others in the same place.
     number: OnceLock<u64>,
+    /// The number of our mount that no other one ever gets, where the kernel has such numbers.
+    unique: OnceLock<u64>,
 }
 
 impl Place {
     /// Finds the folder, and takes dead mounts of ours away from it.
     pub(super) fn prepare(mountpoint: &Path) -> Result<Self> {
         let absolute = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
-        let place = Place { path: absolute, number: OnceLock::new() };
+        let place = Place::at(absolute);
         let place = place.without_dead()?;
         let metadata = std::fs::metadata(&place.path).map_err(|error| place.unusable(&error))?;
         if !metadata.is_dir() {
             return Err(place.error("it is not a folder; name an empty one".to_owned()));
         }
         let real = place.path.canonicalize().map_err(|error| place.unusable(&error))?;
-        let place = Place { path: real, number: OnceLock::new() };
+        let place = Place::at(real);
         if place.top().is_some_and(|mount| mount.kind == TYPE) {
             let message = "an archive is mounted here already; unmount it, or choose another";
             return Err(place.error(message.to_owned()));
         }
         Ok(place)
+    }
+
+    fn at(path: PathBuf) -> Self {
+        Place { path, number: OnceLock::new(), unique: OnceLock::new() }
     }
 
     /// The folder, without symbolic links.
@@ -101,6 +110,10 @@ impl Place {
 
     /// Takes away what nobody serves any more, and nothing else.
     pub(super) fn clear(&self) {
+        // Looking at a new mount in the same place would keep it in use for a moment, and its `umount` would fail.
+        if self.unique.get().is_some_and(|own| self.unique_number() != Some(*own)) {
+            return;
+        }
         if self.is_dead() && self.top().is_some_and(|mount| mount.kind == TYPE) {
             // If that does not work, the next mount in this place does it.
             let _ = self.remove(UnmountFlags::DETACH);
@@ -138,7 +151,18 @@ impl Place {
         if let Some(mount) = self.top().filter(|mount| mount.kind == TYPE) {
             let _ = self.number.set(mount.device);
         }
+        if let Some(number) = self.unique_number() {
+            let _ = self.unique.set(number);
+        }
         Ok(device)
+    }
+
+    /// The number of the mount in this place that no other one ever gets. Whoever serves it is not asked.
+    fn unique_number(&self) -> Option<u64> {
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+        let found = statx(CWD, &self.path, flags, UNIQUE_MOUNT).ok()?;
+        let told = StatxFlags::from_bits_retain(found.stx_mask).contains(UNIQUE_MOUNT);
+        told.then_some(found.stx_mnt_id)
     }
 
     fn take_directly(&self, wishes: &Wishes) -> std::result::Result<OwnedFd, Refusal> {

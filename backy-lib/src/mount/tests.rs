@@ -1,5 +1,7 @@
 //! The tree without a kernel, on archives in temporary folders.
 
+mod idle;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -84,7 +86,7 @@ impl Fixture {
     fn tree(&self, writable: bool) -> Tree {
         let log: Arc<dyn Observer + Send + Sync> = self.log.clone();
         let folder = writable.then_some(self.folder.path());
-        Tree::new(self.archive(), folder, 1 << 20, log)
+        Tree::new(&self.archive(), folder, 1 << 20, log)
     }
 
     fn findings(&self) -> Vec<String> {

@@ -5,9 +5,9 @@
 //! is open stays: [`Tree::refresh`] is to be called when the manifest was replaced, and lets every open revision take hold of
 //! the files that it is in now.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
@@ -15,21 +15,19 @@ use jiff::Timestamp;
 use rustix::io::Errno;
 
 use super::findings::Findings;
+use super::holding::{Hold, Holding};
 use super::nodes::Nodes;
 use super::open::{OpenFile, OpenRevision};
-use super::view::{Facts, Folder, Node, View};
+use super::view::{Facts, Folder, Node, View, facts};
 use super::writable::Layers;
 use crate::archive::Archive;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::format::manifest::Revision;
 use crate::format::partitions::{self, Partition};
 use crate::image::reader::ReadCache;
-use crate::manifest::ManifestFile;
 use crate::progress::Observer;
 use crate::revision::RevisionId;
-
-/// So many revisions stay open after they were closed.
-const RECENT: usize = 4;
 
 /// The answer to somebody who knows only error numbers.
 pub(super) type Reply<T> = std::result::Result<T, Errno>;
@@ -63,17 +61,14 @@ pub(super) struct Entry {
 
 /// The tree of one archive.
 pub(super) struct Tree {
-    folder: PathBuf,
+    holding: Arc<Holding>,
     view: RwLock<Arc<View>>,
-    /// What `view` was made of; `None` before the first look.
-    manifest: Mutex<Option<ManifestFile>>,
+    /// Held by the one who replaces `view`.
+    reloading: Mutex<()>,
     /// Whether open revisions may not have followed the manifest yet.
     behind: AtomicBool,
     nodes: Mutex<Nodes>,
     revisions: Mutex<HashMap<RevisionId, Weak<OpenRevision>>>,
-    /// The last ones that were opened, though they may have been closed: what was found out about them is of use when they
-    /// are opened again. Only until the manifest is replaced, because they hold on to files that may be removed then.
-    recent: Mutex<VecDeque<Arc<OpenRevision>>>,
     /// `None` when nothing may be written.
     layers: Option<Layers>,
     tables: Mutex<HashMap<RevisionId, Arc<Vec<Partition>>>>,
@@ -87,21 +82,18 @@ pub(super) struct Tree {
 impl Tree {
     /// The tree of an archive. `writable`: the folder for what is written, where anything may be.
     pub(super) fn new(
-        archive: Archive,
+        archive: &Archive,
         writable: Option<&Path>,
         cache_bytes: u64,
         observer: Arc<dyn Observer + Send + Sync>,
     ) -> Self {
-        let folder = archive.folder();
         Tree {
-            // A process may change its folder.
-            folder: std::path::absolute(&folder).unwrap_or(folder),
-            view: RwLock::new(Arc::new(View::new(archive))),
-            manifest: Mutex::default(),
+            holding: Arc::new(Holding::new(archive)),
+            view: RwLock::new(Arc::new(View::new(archive.manifest()))),
+            reloading: Mutex::default(),
             behind: AtomicBool::new(false),
             nodes: Mutex::new(Nodes::new()),
             revisions: Mutex::default(),
-            recent: Mutex::default(),
             layers: writable.map(Layers::new),
             tables: Mutex::default(),
             files: RwLock::default(),
@@ -114,7 +106,7 @@ impl Tree {
 
     /// The archive's folder, which is to be watched.
     pub(super) fn archive_folder(&self) -> &Path {
-        &self.folder
+        self.holding.folder()
     }
 
     /// Where to tell what happens.
@@ -133,6 +125,8 @@ impl Tree {
         if !self.behind.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        // Where nothing is open nothing has to follow.
+        let Some(_hold) = self.holding.hold_if_open() else { return Ok(()) };
         let open: Vec<_> = lock(&self.revisions).values().filter_map(Weak::upgrade).collect();
         let mut failed = Ok(());
         for revision in open {
@@ -147,22 +141,15 @@ impl Tree {
 
     /// Reads the manifest, if it has been replaced.
     fn reload(&self) -> Result<()> {
-        let mut last = lock(&self.manifest);
-        if let Some(last) = &*last
-            && last.is_current()?
-        {
+        let _one = lock(&self.reloading);
+        let Some(archive) = self.holding.newer_than(&self.view().checksum)? else {
             return Ok(());
-        }
-        let view = self.view();
-        let (archive, manifest) = view.archive.reload()?;
-        *last = Some(manifest);
-        if archive.manifest().checksum() == view.archive.manifest().checksum() {
-            return Ok(());
-        }
-        let view = Arc::new(View::new(archive));
+        };
+        let view = Arc::new(View::new(archive.manifest()));
+        drop(archive);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
         // After the view, by which an opening knows whether it may still be kept.
-        lock(&self.recent).clear();
+        self.holding.forget_recent();
         lock(&self.tables).retain(|id, _| view.number(*id).is_some());
         if let Some(layers) = &self.layers {
             layers.drop_unused(|id| view.number(id).is_some());
@@ -282,7 +269,8 @@ impl Tree {
         if let Some(table) = lock(&self.tables).get(&facts.id) {
             return Ok(Arc::clone(table));
         }
-        let revision = self.open_revision(facts)?;
+        let hold = self.hold(facts)?;
+        let revision = self.open_revision(facts, &hold)?;
         // As it was backed up, whatever was written since: the names of the partitions stay.
         let read =
             |buffer: &mut [u8], offset| revision.read_original(buffer, offset, &self.findings);
@@ -302,7 +290,9 @@ impl Tree {
         if writing && !self.is_writable() {
             return Err(Errno::ROFS);
         }
-        let file = Arc::new(OpenFile { revision: self.open_revision(facts)?, window, writing });
+        let hold = self.hold(facts)?;
+        let revision = self.open_revision(facts, &hold)?;
+        let file = Arc::new(OpenFile { revision, window, writing, _hold: hold });
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.files.write().unwrap_or_else(PoisonError::into_inner).insert(handle, file);
         Ok(handle)
@@ -319,30 +309,38 @@ impl Tree {
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
     }
 
-    fn open_revision(&self, facts: Facts) -> Reply<Arc<OpenRevision>> {
-        // Held until it is open, so that a revision is never opened twice.
-        let mut revisions = lock(&self.revisions);
-        if let Some(open) = revisions.get(&facts.id).and_then(Weak::upgrade) {
-            return Ok(open);
-        }
-        let view = self.view_now();
-        let number = view.number(facts.id).ok_or(Errno::NOENT)?;
-        let reader = view.archive.open_reader(number, &self.cache).map_err(|error| {
+    /// Keeps the archive open, for a revision in it.
+    fn hold(&self, facts: Facts) -> Reply<Hold> {
+        self.holding.hold().map_err(|error| {
             self.findings.tell(facts.id, &error);
             Errno::IO
-        })?;
-        if let Some(doubt) = reader.doubt() {
-            self.findings.tell(facts.id, &doubt);
+        })
+    }
+
+    fn open_revision(&self, wanted: Facts, hold: &Hold) -> Reply<Arc<OpenRevision>> {
+        // Held until it is open, so that a revision is never opened twice.
+        let mut revisions = lock(&self.revisions);
+        if let Some(open) = revisions.get(&wanted.id).and_then(Weak::upgrade) {
+            return Ok(open);
         }
-        let layer = self.layers.as_ref().map(|layers| layers.of(facts.id, facts.size_bytes));
+        let failed = |error: &Error| {
+            self.findings.tell(wanted.id, error);
+            Errno::IO
+        };
+        let view = self.view_now();
+        let archive = hold.archive().map_err(|error| failed(&error))?;
+        // An archive that was put in the place of another one may have another revision under this name.
+        let is_wanted = |revision: &Revision| facts(revision) == wanted;
+        let number = archive.revisions().iter().position(is_wanted).ok_or(Errno::NOENT)?;
+        let reader = archive.open_reader(number, &self.cache).map_err(|error| failed(&error))?;
+        if let Some(doubt) = reader.doubt() {
+            self.findings.tell(wanted.id, &doubt);
+        }
+        let layer = self.layers.as_ref().map(|layers| layers.of(wanted.id, wanted.size_bytes));
         let open = Arc::new(OpenRevision { reader, layer });
         revisions.retain(|_, open| open.strong_count() > 0);
-        revisions.insert(facts.id, Arc::downgrade(&open));
-        let mut recent = lock(&self.recent);
-        if Arc::ptr_eq(&view, &self.view()) {
-            recent.truncate(RECENT - 1);
-            recent.push_front(Arc::clone(&open));
-        } else {
+        revisions.insert(wanted.id, Arc::downgrade(&open));
+        if !hold.keep(&open, || Arc::ptr_eq(&view, &self.view())) {
             // The manifest was replaced while this was not yet among those that follow it.
             self.behind.store(true, Ordering::Release);
         }
@@ -385,14 +383,6 @@ impl Tree {
     #[cfg(test)]
     pub(super) fn known(&self) -> usize {
         lock(&self.nodes).len()
-    }
-
-    /// Bytes and number of all revisions.
-    pub(super) fn totals(&self) -> (u64, u64) {
-        let view = self.view_now();
-        let bytes =
-            view.facts().iter().fold(0, |sum: u64, facts| sum.saturating_add(facts.size_bytes));
-        (bytes, view.facts().len() as u64)
     }
 }
 

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::archive::Archive;
-use crate::format::manifest::Revision;
+use crate::format::manifest::{Manifest, Revision};
 use crate::format::partitions::Partition;
 use crate::revision::{RevisionId, Tag};
 
@@ -46,7 +45,8 @@ pub(super) enum Node {
 
 /// The names as one manifest has them.
 pub(super) struct View {
-    pub(super) archive: Archive,
+    /// Of the manifest.
+    pub(super) checksum: String,
     /// Newest first.
     facts: Vec<Facts>,
     /// By number of the revision.
@@ -56,8 +56,8 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(archive: Archive) -> Self {
-        let revisions = archive.revisions();
+    pub(super) fn new(manifest: &Manifest) -> Self {
+        let revisions = &manifest.revisions;
         let facts: Vec<Facts> = revisions.iter().map(facts).collect();
         let dates = dates(&facts);
         let by_date = dates.iter().cloned().zip(0..).collect();
@@ -67,12 +67,7 @@ impl View {
                 by_tag.entry(tag.clone()).or_default().push(number);
             }
         }
-        View { facts, dates, by_date, by_tag, archive }
-    }
-
-    /// The revisions, newest first.
-    pub(super) fn facts(&self) -> &[Facts] {
-        &self.facts
+        View { checksum: manifest.checksum().to_owned(), facts, dates, by_date, by_tag }
     }
 
     /// The revision's number from the newest.
@@ -197,7 +192,8 @@ impl View {
     }
 }
 
-fn facts(revision: &Revision) -> Facts {
+/// What of a revision never changes.
+pub(super) fn facts(revision: &Revision) -> Facts {
     Facts { id: revision.uuid, size_bytes: revision.size_bytes, time: revision.started }
 }
 

@@ -1,7 +1,7 @@
 //! A thread that notices when the archive's manifest is replaced, and lets the tree follow.
 //!
 //! The system tells of changes in a folder at once, but not of those that another machine makes in a network file system. So
-//! the thread looks each second as well, which costs one system call.
+//! the thread looks each second as well, which costs a few system calls.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -64,6 +64,13 @@ fn notices(folder: &Path) -> rustix::io::Result<OwnedFd> {
 fn watch(tree: &Tree, end: &OwnedFd, notices: Option<&OwnedFd>) {
     let mut failures = 0;
     loop {
+        let pause = match failures {
+            1..PATIENCE => AGAIN,
+            _ => INTERVAL,
+        };
+        if wait(end, notices, &pause) {
+            return;
+        }
         match tree.refresh() {
             Ok(()) => failures = 0,
             Err(error) => {
@@ -72,13 +79,6 @@ fn watch(tree: &Tree, end: &OwnedFd, notices: Option<&OwnedFd>) {
                     tree.findings().note(format!("the mount cannot follow the archive: {error}"));
                 }
             }
-        }
-        let pause = match failures {
-            1..PATIENCE => AGAIN,
-            _ => INTERVAL,
-        };
-        if wait(end, notices, &pause) {
-            return;
         }
     }
 }

@@ -5,12 +5,17 @@
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, major, makedev, minor};
 
 use crate::storage::device::{Member, family};
 use crate::storage::mounts::{mounts_of, unescape};
 use crate::storage::system;
+
+/// How long somebody may have a target open who has only come to look at it.
+const PATIENCE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(100);
 
 /// A file or a device, as the kernel tells it from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +52,53 @@ impl Subject {
             || mounted_at(self).map(|place| format!("mounted at {place}; unmount it first"));
         let others = || swap(self).or_else(|| loop_device(self)).or_else(|| holder(self));
         mounted().or_else(|| others().map(|user| format!("in use as {user}")))
+    }
+}
+
+impl Subject {
+    /// A process that has it open for writing, other than this one, as far as this one may look into others. What opens every new device
+    /// for a moment is waited for.
+    pub(super) fn opener(&self) -> Option<String> {
+        let began = Instant::now();
+        loop {
+            let opener = self.opener_now()?;
+            if began.elapsed() > PATIENCE {
+                return Some(opener);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn opener_now(&self) -> Option<String> {
+        let own = std::process::id();
+        for entry in Path::new("/proc").read_dir().into_iter().flatten().flatten() {
+            let number = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            let Some(number) = number.filter(|number| *number != own) else { continue };
+            let process = entry.path();
+            let open = process.join("fd").read_dir().into_iter().flatten().flatten();
+            if open.map(|open| open.path()).any(|open| self.is_open_as(&process, &open)) {
+                let name = system::read(&process.join("comm")).unwrap_or_default();
+                let name: String =
+                    name.trim_end().chars().filter(|c| !crate::escape::is_unsafe(*c)).collect();
+                return Some(format!("process {number} ({name})"));
+            }
+        }
+        None
+    }
+
+    /// Files of others are not looked up unless they may be it: a file system that does not answer would be waited for.
+    fn is_open_as(&self, process: &Path, open: &Path) -> bool {
+        let about = open.file_name().map(|number| process.join("fdinfo").join(number));
+        let about = about.and_then(|about| system::read(&about)).unwrap_or_default();
+        let told = |name| about.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let may_be = match self {
+            Subject::File(_, inode) => told("ino:").is_none_or(|told| told == inode.to_string()),
+            Subject::Devices(_) => open.read_link().is_ok_and(|path| path.starts_with("/dev")),
+        };
+        let flags = told("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
+        // What cannot be looked up may be for writing.
+        let writes = flags.is_none_or(|flags| flags & OFlags::RWMODE.bits() != 0);
+        writes && may_be && open.metadata().is_ok_and(|found| self.has(&found))
     }
 }
 

@@ -5,6 +5,8 @@
 //! going to be overwritten can be saved before: `undo`.
 
 mod in_use;
+pub(crate) mod known;
+mod look;
 pub(crate) mod read;
 mod safety;
 mod sectors;
@@ -28,14 +30,16 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
 use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
-use crate::progress::{self, Event, Observer, Phase};
+use crate::progress::{self, Observer, Phase};
 use crate::revision::RevisionId;
 use crate::storage::Trust;
 use crate::storage::follow::Place;
-use crate::units::BlockIndex;
+use crate::units::{BlockIndex, BlockSize};
 use read::{Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
 use target::DryRun;
 
+pub(crate) use look::look;
+pub use look::{Content, TargetLook};
 pub use safety::Guard;
 pub use target::{FileTarget, Target, TargetKind};
 pub use undo::{Saving, UndoReport};
@@ -50,6 +54,8 @@ static ZEROS: [u8; 65536] = [0; 65536];
 pub struct RestoreOptions {
     /// Overwrite what is there.
     pub force: bool,
+    /// Overwrite what somebody was shown and has agreed to, as long as it is still that.
+    pub confirmed: Option<TargetLook>,
     /// Do everything but write.
     pub dry_run: bool,
     /// Where a block cannot be read right, write zeros and go on.
@@ -85,6 +91,9 @@ pub struct RestoreReport {
     pub unreadable: Vec<Extent>,
     /// Whether the digests of the revision were right as a whole. If not, more than the unreadable stretches may be wrong.
     pub digests_checked: bool,
+    /// Stretches that an undo archive does not hold, because its restore did not overwrite them, and that are not
+    /// what they were before it: somebody has changed them since. They stay as they are. Ascending.
+    pub changed_since: Vec<Extent>,
     /// Where what was overwritten is kept.
     pub undo: Option<UndoReport>,
     /// Time that it took.
@@ -103,6 +112,7 @@ impl RestoreReport {
             written_extents: 0,
             unreadable: Vec::new(),
             digests_checked,
+            changed_since: Vec::new(),
             undo: None,
             seconds: 0.0,
         }
@@ -110,14 +120,31 @@ impl RestoreReport {
 
     /// Whether the target has become exactly the revision.
     pub fn is_exact(&self) -> bool {
+        self.is_complete() && self.changed_since.is_empty()
+    }
+
+    /// Whether all that the archive has of the revision is in the target now, and right. Of an undo archive that may
+    /// be less than the revision.
+    pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty() && self.digests_checked
     }
 
     fn push_unreadable(&mut self, chain: &Chain, blocks: &[BlockIndex]) {
-        for &block in blocks {
-            let extent = chain.block_size().extent(block, self.size_bytes);
-            push_joined(&mut self.unreadable, extent);
-        }
+        push_blocks(&mut self.unreadable, chain, blocks);
+    }
+}
+
+fn push_blocks(extents: &mut Vec<Extent>, chain: &Chain, blocks: &[BlockIndex]) {
+    for &block in blocks {
+        push_joined(extents, chain.block_size().extent(block, chain.revision().size_bytes));
+    }
+}
+
+/// Refuses to make a revision anew of which an undo archive holds only a part.
+pub(crate) fn check_whole(chain: &Chain) -> Result<()> {
+    match chain.is_partial() {
+        true => Err(Error::Specification { message: undo::PARTIAL.to_owned() }),
+        false => Ok(()),
     }
 }
 
@@ -138,15 +165,21 @@ pub(crate) fn to_path(
         }
         found => found?,
     };
+    if let Some((shown, target)) = options.confirmed.as_ref().zip(found.as_ref()) {
+        shown.check(target)?;
+    }
     if let Some(folder) = &options.undo {
         undo::check_folder(folder, guard.archive, path, found.is_some())?;
     }
+    if found.is_none() && !options.keep_going {
+        check_whole(chain)?;
+    }
     let existing = found.as_ref().map(|target| -> &dyn Target { target });
     if !options.ignore_space {
-        space::check_target(chain, existing, path, observer)?;
+        space::check_target(chain, existing, path, options.dry_run, observer)?;
     }
-    if let Some(sector_bytes) = found.as_ref().and_then(FileTarget::sector_bytes) {
-        tell_sectors(chain, path, sector_bytes, observer);
+    if let Some(target) = &found {
+        sectors::tell(chain, target, observer);
     }
     if options.dry_run {
         return match found {
@@ -164,7 +197,8 @@ pub(crate) fn to_path(
         }
         None => None,
     };
-    let mut report = write(chain, &target, digests_checked, options, observer)?;
+    let written = write(chain, &target, digests_checked, options, observer);
+    let mut report = written.map_err(|error| target.half_restored(error))?;
     report.undo = undo;
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
@@ -192,13 +226,6 @@ fn find_complete(
     Ok(is_complete.then_some(RestoreReport { dry_run: options.dry_run, ..report }))
 }
 
-/// Says that the partition table of a revision is not for a device with these sectors. What cannot be read is reported later.
-fn tell_sectors(chain: &Chain, path: &Path, sector_bytes: u64, observer: &dyn Observer) {
-    if let Ok(Some(mismatch)) = sectors::mismatch(chain, sector_bytes) {
-        observer.event(&Event::Finding(format!("{}: {mismatch}", path.display())));
-    }
-}
-
 /// Writes the revision to a target that is open already.
 pub(crate) fn to_target(
     chain: &Chain,
@@ -224,6 +251,9 @@ pub(crate) fn to_stream(
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
     let began = Instant::now();
+    if !options.keep_going {
+        check_whole(chain)?;
+    }
     let digests_checked = check_digests(chain, options.keep_going, observer)?;
     let mut report = RestoreReport::new(chain, "-".to_owned(), TargetKind::Stream, digests_checked);
     report.dry_run = options.dry_run;
@@ -274,6 +304,8 @@ struct Work {
     rewrites: Vec<Rewrite>,
     buffer: Vec<u8>,
     unreadable: Vec<BlockIndex>,
+    /// What stays as it is, since an undo archive does not hold it.
+    changed_since: Vec<BlockIndex>,
 }
 
 /// A stretch of the target that has to be written.
@@ -292,6 +324,9 @@ fn write(
 ) -> Result<RestoreReport> {
     let path = target.path().display().to_string();
     let mut report = RestoreReport::new(chain, path, target.kind(), digests_checked);
+    if target.is_new() && !options.keep_going {
+        check_whole(chain)?;
+    }
     let counters = progress::begin(observer, Phase::Restore, report.size_bytes);
     target.prepare(report.size_bytes)?;
     let buffers = BufferPool::new();
@@ -333,6 +368,7 @@ fn write(
                 }
             }
             report.push_unreadable(chain, &work.unreadable);
+            push_blocks(&mut report.changed_since, chain, &work.changed_since);
             buffers.give(work.buffer);
             counters.add(bytes);
             Ok(())
@@ -369,6 +405,7 @@ impl Compare<'_> {
         let block_bytes = self.chain.block_size().len();
         let offset = self.chain.block_size().offset(first);
         let mut wanted = self.compare(worker, offset, located, buffer.len())?;
+        let changed_since = self.keep_left_out(first, &mut wanted)?;
         let mut unreadable = Vec::new();
         for (from, to) in runs(&wanted, Wanted::Data) {
             let end = (to * block_bytes).min(buffer.len());
@@ -400,7 +437,21 @@ impl Compare<'_> {
             }));
         }
         rewrites.sort_unstable_by_key(|rewrite| rewrite.extent.offset);
-        Ok(Work { rewrites, buffer, unreadable })
+        Ok(Work { rewrites, buffer, unreadable, changed_since })
+    }
+
+    /// Leaves as it is what an undo archive does not hold; which blocks that are.
+    fn keep_left_out(&self, first: BlockIndex, wanted: &mut [Wanted]) -> Result<Vec<BlockIndex>> {
+        let mut kept = Vec::new();
+        if self.chain.is_partial() && !self.target.is_new() {
+            for (wanted, at) in wanted.iter_mut().zip(first.0..) {
+                if *wanted == Wanted::Data && self.chain.leaves_out(BlockIndex(at))? {
+                    *wanted = Wanted::AsItIs;
+                    kept.push(BlockIndex(at));
+                }
+            }
+        }
+        Ok(kept)
     }
 
     fn compare(
@@ -420,7 +471,8 @@ impl Compare<'_> {
             return Ok(located.iter().map(wanted).collect());
         }
         worker.found.resize(bytes, 0);
-        let unreadable = self.read_target(&mut worker.found, offset)?;
+        let size = self.chain.block_size();
+        let unreadable = read_target(self.target, size, &mut worker.found, offset)?;
         let found = worker.found.chunks(self.chain.block_size().len());
         let right = TableEntry::matching(located.iter().map(|block| block.entry).zip(found))?;
         let wanted = |((block, right), at)| match right && !unreadable.contains(&at) {
@@ -429,24 +481,28 @@ impl Compare<'_> {
         };
         Ok(located.iter().zip(right).zip(0..).map(wanted).collect())
     }
+}
 
-    /// Reads what the target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that cannot be read
-    /// may well be written.
-    fn read_target(&self, buffer: &mut [u8], offset: u64) -> Result<Vec<usize>> {
-        match self.target.read_at(buffer, offset) {
-            Err(error) if error.kind() == ErrorKind::Io => {}
-            read => return read.map(|()| Vec::new()),
-        }
-        let size = self.chain.block_size();
-        let mut unreadable = Vec::new();
-        for (number, block) in buffer.chunks_mut(size.len()).enumerate() {
-            match self.target.read_at(block, offset + size.offset(BlockIndex(number as u64))) {
-                Err(error) if error.kind() == ErrorKind::Io => unreadable.push(number),
-                read => read?,
-            }
-        }
-        Ok(unreadable)
+/// Reads what a target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that
+/// cannot be read may well be written.
+fn read_target(
+    target: &dyn Target,
+    size: BlockSize,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<Vec<usize>> {
+    match target.read_at(buffer, offset) {
+        Err(error) if error.kind() == ErrorKind::Io => {}
+        read => return read.map(|()| Vec::new()),
     }
+    let mut unreadable = Vec::new();
+    for (number, block) in buffer.chunks_mut(size.len()).enumerate() {
+        match target.read_at(block, offset + size.offset(BlockIndex(number as u64))) {
+            Err(error) if error.kind() == ErrorKind::Io => unreadable.push(number),
+            read => read?,
+        }
+    }
+    Ok(unreadable)
 }
 
 /// Where the runs of one kind begin and end.

@@ -1,6 +1,6 @@
 //! Whether a restore may write to a target: refuses what would destroy something.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::FileTarget;
 use super::in_use::{LoopStatus, Subject};
 use super::target::folder_of;
 use crate::digest::is_zero;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, describe_io};
 use crate::progress::{self, Observer, Phase};
 use crate::storage::device::Device;
 use crate::storage::follow::{Place, Refusal, describe_open};
@@ -19,6 +19,7 @@ use crate::storage::image_lock::{self, Use};
 use crate::storage::system;
 
 /// What has to be known to judge a target.
+#[derive(Clone, Copy)]
 pub struct Guard<'a> {
     /// The archive's folder.
     pub archive: &'a Path,
@@ -55,6 +56,9 @@ impl Guard<'_> {
         if let Some(user) = Subject::of(&found).user() {
             return Err(refuse(format!("it is {user}")));
         }
+        if let Some(user) = self.opener(&found) {
+            return Err(refused(path, format!("{user} has it open for writing"), true));
+        }
         if found.file_type().is_block_device() {
             return self.open_device(path, &place, &real, found.rdev()).map(Some);
         }
@@ -67,6 +71,25 @@ impl Guard<'_> {
         }
         let file = open_for_writing(path, &place, OFlags::empty())?;
         Ok(Some(FileTarget::existing(path, file, found.len())))
+    }
+
+    /// Whether a path leads to the configured source.
+    pub(super) fn is_source_at(&self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|real| self.is_source(&real))
+    }
+
+    /// Why what is at a path is not overwritten without `force`, apart from what a device holds.
+    pub(super) fn objection(&self, path: &Path) -> Result<Option<String>> {
+        let found = path.metadata().map_err(Error::io(path, "look up"))?;
+        if let Some(user) = Subject::of(&found).opener() {
+            return Ok(Some(format!("{user} has it open for writing")));
+        }
+        Ok((!self.is_source_at(path)).then(|| "it is not the source".to_owned()))
+    }
+
+    /// Who has open what is going to be overwritten without being told to.
+    fn opener(&self, found: &Metadata) -> Option<String> {
+        if self.force { None } else { Subject::of(found).opener() }
     }
 
     fn check_new(&self, path: &Path) -> Result<()> {
@@ -140,7 +163,8 @@ impl Guard<'_> {
         }
         if !self.force
             && !self.is_source(real)
-            && let Some(offset) = self.first_data(path, &device)?
+            && let Some(offset) =
+                self.first_data(path, len, |buffer, offset| device.read_full(buffer, offset))?
         {
             let message = format!("it is not blank: there is data at offset {offset}");
             return Err(refused(path, message, true));
@@ -149,14 +173,24 @@ impl Guard<'_> {
     }
 
     /// Where the first byte other than zero is. The whole device is read if need be: guessing could cost a disk.
-    fn first_data(&self, path: &Path, device: &Device) -> Result<Option<u64>> {
-        let counters = progress::begin(self.observer, Phase::CheckTarget, device.len());
+    fn first_data(
+        &self,
+        path: &Path,
+        len: u64,
+        read: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
+    ) -> Result<Option<u64>> {
+        let counters = progress::begin(self.observer, Phase::CheckTarget, len);
         let mut buffer = vec![0; 1 << 20];
         let mut offset = 0;
-        while offset < device.len() {
+        while offset < len {
             progress::check(self.observer)?;
-            let found = device.read_full(&mut buffer, offset);
-            let found = found.map_err(Error::io(path, "search for data"))?;
+            let found = read(&mut buffer, offset).map_err(|error| {
+                let error = describe_io(&error);
+                let message = format!(
+                    "it may not be blank: what is at offset {offset} cannot be read: {error}"
+                );
+                refused(path, message, true)
+            })?;
             let part = buffer.get(..found).unwrap_or_default();
             if !is_zero(part) {
                 let at = part.iter().position(|&byte| byte != 0).unwrap_or_default();
@@ -199,5 +233,36 @@ fn open_for_writing(path: &Path, place: &Place, flags: OFlags) -> Result<File> {
         }
         Err(errno @ Errno::STALE) => Err(refused(path, describe_open(errno), false)),
         Err(errno) => Err(Error::io(path, "open for writing")(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    /// A sector that cannot be read may hold anything: the device is not blank, and `force` writes it.
+    #[test]
+    fn a_device_with_an_unreadable_sector_is_not_blank() {
+        let guard = Guard {
+            archive: Path::new("/a"),
+            source: None,
+            size_bytes: 0,
+            force: false,
+            observer: &Silent,
+        };
+        let len = 3 << 20;
+        let blank = |buffer: &mut [u8], offset: u64| {
+            buffer.fill(0);
+            Ok(buffer.len().min((len - offset) as usize))
+        };
+        assert_eq!(guard.first_data(Path::new("/x"), len, blank).unwrap(), None);
+        let bad = |buffer: &mut [u8], offset: u64| match offset {
+            0 => blank(buffer, offset),
+            _ => Err(Errno::IO.into()),
+        };
+        let error = guard.first_data(Path::new("/x"), len, bad).expect_err("a bad sector");
+        assert!(matches!(error, Error::Target { forcible: true, .. }), "{error}");
+        assert!(error.to_string().contains("at offset 1048576 cannot be read"), "{error}");
     }
 }

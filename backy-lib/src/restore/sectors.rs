@@ -1,10 +1,14 @@
-//! Whether the partition table of a revision is one for the sectors of the target: positions in a GPT count in sectors.
+//! Whether the partition table of a revision fits a device: positions in a GPT count in sectors, and its backup lies in the last one.
 
+use std::path::Path;
+
+use super::{FileTarget, Target};
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
-use crate::units::BlockIndex;
+use crate::progress::{Event, Observer};
+use crate::units::{BlockIndex, display_size};
 
 /// What the second sector of a disk with a GPT begins with. Source: UEFI specification, "GPT Header".
 const SIGNATURE: &[u8] = b"EFI PART";
@@ -12,8 +16,21 @@ const SIGNATURE: &[u8] = b"EFI PART";
 /// Sizes of sectors that disks have.
 const SIZES: [u64; 2] = [512, 4096];
 
+/// Says when the partition table of a revision does not suit a device. What cannot be read is reported later.
+pub(super) fn tell(chain: &Chain, target: &FileTarget, observer: &dyn Observer) {
+    let Some(sector_bytes) = target.sector_bytes() else { return };
+    let path = target.path();
+    let wrong = mismatch(chain, sector_bytes);
+    let short = larger(chain, &path, target.size_bytes());
+    // Where the sectors are wrong, the whole table has to be made anew.
+    let note = wrong.ok().flatten().or_else(|| short.ok().flatten());
+    if let Some(note) = note {
+        observer.event(&Event::Finding(format!("{}: {note}", path.display())));
+    }
+}
+
 /// What is wrong with restoring to a device with sectors of so many bytes, in one sentence, if anything is.
-pub(super) fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
+fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
     let Some(own) = of_revision(chain)?.filter(|own| *own != sector_bytes) else {
         return Ok(None);
     };
@@ -21,6 +38,20 @@ pub(super) fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String
         "its sectors have {sector_bytes} bytes, and the partition table of the revision is for sectors of {own}: systems will not \
          find the partitions; restore to a disk with sectors of {own} bytes, or make the table anew, with each partition at the \
          same byte"
+    )))
+}
+
+/// That the backup of the GPT does not come to the end of a larger device, in one sentence, if the revision has a GPT.
+fn larger(chain: &Chain, device: &Path, device_bytes: u64) -> Result<Option<String>> {
+    let more = device_bytes.saturating_sub(chain.revision().size_bytes);
+    if more == 0 || of_revision(chain)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "it is {} larger than the revision, so the backup of the partition table does not lie at its end, where systems look for it; \
+         after the restore 'sgdisk --move-second-header {}' moves it there",
+        display_size(more),
+        device.display()
     )))
 }
 

@@ -8,7 +8,8 @@ use rustix::io::retry_on_intr;
 use super::Target;
 use super::read::{Chunk, Chunks};
 use super::target::{TargetKind, folder_of};
-use crate::error::{Error, Result};
+use super::unfinished::Folder;
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::image::chain::{Chain, Located};
 use crate::progress::Observer;
@@ -16,18 +17,49 @@ use crate::units::{BlockIndex, display_size};
 
 /// That a file has the space for what a restore allocates in it. A block device has all of its own.
 ///
+/// What killed restores have left in its folder is deleted first if it is in the way, but not by a dry run.
+///
 /// # Errors
 /// [`crate::ErrorKind::NoSpace`] when less is free than the restore needs at its worst moment.
 pub(super) fn check_target(
     chain: &Chain,
     target: Option<&dyn Target>,
     path: &Path,
+    dry_run: bool,
     observer: &dyn Observer,
 ) -> Result<()> {
     if target.is_some_and(|target| target.kind() == TargetKind::BlockDevice) {
         return Ok(());
     }
-    check(folder_of(path), needed_bytes(chain, target, observer)?)
+    let folder = folder_of(path);
+    let needed = needed_bytes(chain, target, observer)?;
+    check_swept(folder, dry_run, || check(folder, needed))
+}
+
+/// Checks again without what killed restores have left, which may be as much as is missing.
+fn check_swept(folder: &Path, dry_run: bool, check: impl Fn() -> Result<()>) -> Result<()> {
+    let mut checked = check();
+    if checked.is_err() && !dry_run {
+        if let Ok(folder) = Folder::open(folder) {
+            folder.sweep();
+        }
+        checked = check();
+    }
+    checked.map_err(|error| naming_left_overs(error, folder))
+}
+
+/// Says what killed restores, exports and drills have left in a folder that is full.
+fn naming_left_overs(error: Error, folder: &Path) -> Error {
+    let left = Folder::open(folder).map(|folder| folder.left_overs()).unwrap_or_default();
+    let describe = |(name, bytes): &(String, u64)| format!("{name} ({})", display_size(*bytes));
+    match left.iter().map(describe).collect::<Vec<_>>().join(", ") {
+        names if names.is_empty() || error.kind() != ErrorKind::NoSpace => error,
+        names => {
+            let also =
+                format!("unfinished files of other restores, exports or drills are there: {names}");
+            Error::Besides { first: error.into(), also }
+        }
+    }
 }
 
 /// That so many bytes are free in the file system of a folder.
@@ -132,8 +164,8 @@ impl Balance<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::unfinished;
     use super::*;
-    use crate::error::ErrorKind;
 
     /// A folder without enough space is reported before anything is written to it.
     #[test]
@@ -142,5 +174,36 @@ mod tests {
         let error = check(Path::new("/"), u64::MAX).expect_err("16 EiB of space");
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
         assert!(error.to_string().contains("16.0 EiB"), "{error}");
+    }
+
+    /// What a killed restore has left is in the way of a dry run, and deleted by a restore that lacks the space.
+    #[test]
+    fn left_overs_in_the_way_are_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let left = unfinished::tests::leave(folder.path(), |token| format!(".backy-{token}.part"));
+        let left = folder.path().join(format!(".backy-{left}.part"));
+        // As on a disk on which only the left-over lacks.
+        let lacking = || match left.exists() {
+            true => check(folder.path(), u64::MAX),
+            false => Ok(()),
+        };
+        assert!(check_swept(folder.path(), true, lacking).is_err() && left.exists());
+        assert!(check_swept(folder.path(), false, lacking).is_ok() && !left.exists());
+    }
+
+    /// What a killed restore has left is named where there is too little space, and nothing else is.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a file that somebody has left")]
+    fn left_overs_in_a_full_folder_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lacking = || check(folder.path(), u64::MAX).expect_err("16 EiB of space");
+        std::fs::write(folder.path().join("other"), [1; 9000]).expect("write");
+        let said = naming_left_overs(lacking(), folder.path()).to_string();
+        assert!(!said.contains("unfinished"), "{said}");
+        std::fs::write(folder.path().join(".backy-1234.part"), [1; 9000]).expect("write");
+        let error = naming_left_overs(lacking(), folder.path());
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        let said = error.to_string();
+        assert!(said.contains(".backy-1234.part (") && !said.contains("other ("), "{said}");
     }
 }

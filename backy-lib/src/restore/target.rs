@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::unfinished::{Folder, Unfinished, name_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::storage::cache::PageCache;
 use crate::storage::device::Device;
@@ -124,6 +124,16 @@ impl FileTarget {
             Medium::Device(device) => Some(device.sector_bytes()),
             Medium::New { .. } | Medium::File(_) => None,
         }
+    }
+
+    /// Says of a target that was there what has become of it. A new one is gone; who interrupts is told by the caller.
+    pub(super) fn half_restored(&self, error: Error) -> Error {
+        if self.is_new() || error.kind() == ErrorKind::Interrupted {
+            return error;
+        }
+        let path = self.path.display();
+        let also = format!("{path} may be half restored: a restore that is run again completes it");
+        Error::Besides { first: error.into(), also }
     }
 
     fn io(&self, action: String) -> impl FnOnce(std::io::Error) -> Error {

@@ -1,10 +1,12 @@
 //! `restore --undo`: before a restore overwrites anything, what it is going to overwrite is saved as an archive of its own.
 //!
-//! That archive has one revision: the target as it was. Its digests are those of all blocks, but its image holds only the
-//! blocks that the restore is going to change; the others are holes, and named in the findings. So a restore of it to the
-//! target reads what was overwritten from the archive, finds the rest to be right as it is, and never takes a hole for
-//! content. The manifest is the last thing written, and the restore begins after it: from then on the restore may fail or
-//! be interrupted anywhere.
+//! That archive has one revision: the target as it was. Its digests are those of all blocks, but its image holds only
+//! the blocks that the restore is going to change; the others are holes, and named in the findings. So a restore of
+//! it to the target reads what was overwritten from the archive, finds the rest to be right as it is, and never takes
+//! a hole for content. What somebody has changed of the rest meanwhile stays as it is, and is in the report. So does
+//! a block that the target could not give when it was to be saved: its digest is that of a lost one. The manifest is
+//! the last thing written, and the restore begins after it: from then on the restore may fail or be interrupted
+//! anywhere.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -14,8 +16,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::read::Window;
-use super::{Target, TargetKind};
+use super::read::{Window, push_joined};
+use super::{Target, TargetKind, read_target};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::digest::{Digest, RevisionHasher, TableEntry};
@@ -32,7 +34,7 @@ use crate::limits::limits;
 use crate::manifest;
 use crate::moment;
 use crate::pipeline::{self, BufferPool};
-use crate::progress::{self, Observer, Phase};
+use crate::progress::{self, Event, Observer, Phase};
 use crate::revision::{RevisionId, Tag};
 use crate::storage::dir::DirStorage;
 use crate::storage::{
@@ -41,9 +43,14 @@ use crate::storage::{
 use crate::units::{BlockIndex, BlockSize};
 
 /// The tag of the revision.
-const TAG: &str = "undo";
+pub(super) const TAG: &str = "undo";
 /// More stretches are not told apart in the findings, so that the manifest stays small.
 const MAX_RANGES: usize = 1 << 16;
+
+/// Why nothing but the target can be made of an undo archive.
+pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore has overwritten; \
+                                  restore it to the target of \
+                                  that restore, which has the rest";
 
 /// What whoever knows other archives must not do with this one.
 const NOT_AN_IMAGE: &str = "
@@ -190,10 +197,17 @@ impl Saving<'_> {
             digests: DigestWriter::create(storage, uuid, DigestsKind::Image)?,
             hasher: RevisionHasher::new(self.chain.block_size(), size_bytes),
             missing: Ranges::with_limit(MAX_RANGES),
+            unreadable: Vec::new(),
             read_bytes: 0,
             saved_bytes: 0,
         };
         self.copy(&*image, &mut copy)?;
+        for extent in &copy.unreadable {
+            let (path, from, to) = (self.path.display(), extent.offset, extent.end() - 1);
+            self.observer.event(&Event::Finding(format!(
+                "{path}: bytes {from}-{to} cannot be read, so going back will not bring them back"
+            )));
+        }
         let blocks = self.chain.block_size().count(size_bytes);
         copy.hasher.push_zero_blocks(blocks - copy.hasher.blocks(), self.observer)?;
         image.sync()?;
@@ -264,7 +278,13 @@ impl Saving<'_> {
         };
         let mut manifest = Manifest::new(block_size);
         manifest.source = Some(SourceIdentity::new(path.display().to_string(), kind));
+        manifest.mark_as_undo();
+        let left_out = (revision.uuid, revision.findings.bad_block_count());
         manifest.push_newest(revision);
+        if left_out.1 > 0 {
+            // More than these are damage.
+            manifest.confirm(&[left_out], time);
+        }
         manifest.image_file = moment::image_file(storage)?;
         manifest::publish_first(storage, &manifest)
     }
@@ -281,13 +301,15 @@ impl Saving<'_> {
             || pieces.next_piece(),
             |(), piece| {
                 let mut bytes = buffers.take(piece.extent.len as usize);
-                self.target.read_at(&mut bytes, piece.extent.offset)?;
+                let unreadable =
+                    read_target(self.target, block_size, &mut bytes, piece.extent.offset)?;
                 let blocks: Vec<Block> = bytes
                     .chunks(block_size.len())
                     .zip(piece.first.0..)
                     .enumerate()
-                    .map(|(at, (block, number))| {
-                        self.judge(BlockIndex(number), block, piece.located.get(at))
+                    .map(|(at, (block, number))| match unreadable.contains(&at) {
+                        true => Block::UNREADABLE,
+                        false => self.judge(BlockIndex(number), block, piece.located.get(at)),
                     })
                     .collect();
                 Ok((piece, bytes, blocks))
@@ -373,6 +395,11 @@ struct Block {
     save: bool,
 }
 
+impl Block {
+    /// One that the target cannot give: there is nothing to save of it.
+    const UNREADABLE: Block = Block { entry: TableEntry::LOST, save: false };
+}
+
 /// An undo archive being filled.
 struct Copy {
     block_size: BlockSize,
@@ -380,6 +407,8 @@ struct Copy {
     hasher: RevisionHasher,
     /// Blocks that are not zero and not saved.
     missing: Ranges,
+    /// Where the target cannot be read.
+    unreadable: Vec<Extent>,
     read_bytes: u64,
     saved_bytes: u64,
 }
@@ -398,6 +427,11 @@ impl Copy {
         for (block, number) in blocks.iter().zip(piece.first.0..) {
             self.hasher.push(block.entry);
             self.digests.push(BlockIndex(number), block.entry)?;
+            if *block == Block::UNREADABLE {
+                let end = piece.extent.end();
+                let extent = self.block_size.extent(BlockIndex(number), end);
+                push_joined(&mut self.unreadable, extent);
+            }
             if !block.save && !block.entry.is_zero_block() {
                 self.missing.push(BlockRange { first: BlockIndex(number), count: 1 });
             }

@@ -80,6 +80,23 @@ impl Folder {
         }
     }
 
+    /// The files here that somebody is making, or has left when he was killed, and what they take on disk, in bytes.
+    pub(crate) fn left_overs(&self) -> Vec<(String, u64)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let listed = retry_on_intr(|| openat(&self.0, ".", flags, Mode::empty()));
+        let listed = listed.and_then(Dir::new);
+        let names = listed.into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+        let ours = names.filter(|name| name.starts_with(PREFIX) && !name.ends_with(NOTE_SUFFIX));
+        let found = ours.filter_map(|name| {
+            let found = self.look_up(&*name).ok()?;
+            Some((name, u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512)))
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable();
+        found
+    }
+
     /// Deletes what a note is about, and then the note, if nobody holds it.
     fn sweep_note(&self, token: &Token) -> Option<()> {
         let note = token.note();
@@ -253,7 +270,7 @@ fn link_of(file: &File) -> String {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "looks at what is left in a folder")]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -270,7 +287,7 @@ mod tests {
     }
 
     /// What a killed maker has left: a note that nobody holds, and its file.
-    fn leave(folder: &Path, name: impl Fn(&Token) -> String) -> Token {
+    pub(in crate::restore) fn leave(folder: &Path, name: impl Fn(&Token) -> String) -> Token {
         let token = Token::new();
         let name = name(&token);
         let note = Note::write(&open(folder), &token, &name).expect("write a note");

@@ -7,7 +7,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Budget, Finding, Scrub};
+use super::budget::Group;
+use super::{Finding, Scrub};
 use crate::damage;
 use crate::digest::TableEntry;
 use crate::error::Result;
@@ -20,12 +21,9 @@ use crate::image::digests::DigestTable;
 use crate::limits::limits;
 use crate::pipeline;
 use crate::progress::{self, Observer, Phase};
-use crate::reserve;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
-/// Parts of an image that verification is remembered for, at most. A delta is one.
-const MAX_GROUPS: u64 = 1024;
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Coverage {
@@ -48,14 +46,6 @@ pub(crate) fn coverage(manifest: &Manifest) -> Coverage {
     }
     let verified_share = if total == 0 { 0.0 } else { verified as f64 / total as f64 };
     Coverage { oldest: oldest.filter(|_| read == total), verified_share }
-}
-
-/// A stretch of one revision's own file: what a budget is spent on.
-#[derive(Debug, Clone, Copy)]
-struct Group {
-    number: usize,
-    blocks: BlockRange,
-    verified: Option<Timestamp>,
 }
 
 /// What one thread reads.
@@ -208,6 +198,35 @@ impl StoredFile {
         (bytes / self.block_size.bytes()).max(1)
     }
 
+    /// Bytes that are read to check these blocks: what is stored of them.
+    pub(super) fn stored_bytes(&self, blocks: BlockRange) -> Result<u64> {
+        let end = blocks.end();
+        let mut bytes = 0;
+        match &self.content {
+            Content::Image(image) => {
+                let all = damage::extent(blocks, self.block_size, self.size_bytes);
+                let mut next = all.offset;
+                while let Some(data) = image.next_data(next)?.filter(|data| data.offset < all.end())
+                {
+                    let to = data.end().min(all.end());
+                    bytes += to.saturating_sub(data.offset.max(next));
+                    next = to;
+                }
+            }
+            Content::Delta(delta) => {
+                let mut next = blocks.first;
+                while let Some(first) = delta.next_held_block(next, end)? {
+                    let count = limits().walk_blocks.min(end.0 - first.0);
+                    let clusters = delta.clusters(first, count)?;
+                    bytes +=
+                        clusters.into_iter().map(|c| c.stored_bytes(self.block_size)).sum::<u64>();
+                    next = first.plus(count);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The entries of those of the blocks that the file holds.
     pub(super) fn held_entries(&self, blocks: BlockRange) -> Result<Vec<Option<TableEntry>>> {
         let held = self.holds(blocks)?;
@@ -313,8 +332,8 @@ impl Scrub<'_> {
     /// Reads the stored blocks, as far as the budget goes; notes in the manifest which are bad and which were verified when.
     /// Gives the bytes that were read.
     pub(super) fn check_content(&mut self) -> Result<u64> {
-        let groups = self.groups();
-        let left_bytes = self.budget_bytes()?;
+        let groups = self.groups()?;
+        let left_bytes = self.allow(&groups);
         let total: u64 = groups.iter().map(|group| group.blocks.count).sum();
         let total_bytes = total.saturating_mul(self.manifest.block_size.bytes());
         let counters = progress::begin(self.observer, Phase::Scrub, total_bytes);
@@ -354,49 +373,6 @@ impl Scrub<'_> {
         done.map(|()| read_bytes)
     }
 
-    /// What there is to read, in order; with a budget what was verified longest ago first.
-    fn groups(&self) -> Vec<Group> {
-        let size = self.manifest.block_size;
-        let mut groups = Vec::new();
-        for number in self.numbers() {
-            let Some(revision) = self.manifest.revisions.get(number) else { continue };
-            let blocks = size.count(revision.size_bytes);
-            let group_blocks = match revision.is_image() {
-                true => {
-                    (limits().group_bytes / size.bytes()).max(blocks.div_ceil(MAX_GROUPS)).max(1)
-                }
-                false => blocks.max(1),
-            };
-            for first in (0..blocks).step_by(group_blocks as usize) {
-                let first = BlockIndex(first);
-                let end = BlockIndex(first.plus(group_blocks).0.min(blocks));
-                let blocks = BlockRange::between(first, end);
-                groups.push(Group { number, blocks, verified: verified_since(revision, blocks) });
-            }
-        }
-        if self.options.budget.is_some() {
-            // Stable: those of one time stay in order.
-            groups.sort_by_key(|group| group.verified);
-        }
-        groups
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self.options.budget {
-            Some(Budget::Time(time)) => Instant::now().checked_add(time),
-            _ => None,
-        }
-    }
-
-    /// How many bytes may be read.
-    fn budget_bytes(&self) -> Result<u64> {
-        let Some(Budget::Share(share)) = self.options.budget else { return Ok(u64::MAX) };
-        let files = self.numbers().into_iter().filter_map(|n| self.manifest.revisions.get(n));
-        let stored = files.map(|r| reserve::allocated_bytes(&**self.storage, r.file()));
-        let stored: u64 = stored.sum::<Result<u64>>()?;
-        Ok((stored as f64 * share.clamp(0.0, 1.0)) as u64)
-    }
-
     fn note(&mut self, found: Vec<Checked>) {
         let mut noted: BTreeMap<usize, (Findings, Vec<BlockRange>)> = BTreeMap::new();
         for checked in found {
@@ -415,19 +391,6 @@ impl Scrub<'_> {
             }
         }
     }
-}
-
-/// The longest time ago that the place of a block of the range was read; none when one never was.
-fn verified_since(revision: &Revision, blocks: BlockRange) -> Option<Timestamp> {
-    let mut next = blocks.first;
-    let mut oldest: Option<Timestamp> = None;
-    for range in revision.read_at() {
-        if range.blocks.contains(next) {
-            next = range.blocks.end();
-            oldest = Some(oldest.map_or(range.at, |oldest| oldest.min(range.at)));
-        }
-    }
-    oldest.filter(|_| next >= blocks.end())
 }
 
 fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
@@ -454,7 +417,7 @@ struct Pieces<'a> {
     current: Option<(Group, BlockIndex)>,
     file: Option<(usize, Arc<StoredFile>)>,
     deadline: Option<Instant>,
-    /// Bytes that may still be read.
+    /// Stored bytes that may still be read.
     left_bytes: u64,
 }
 
@@ -477,7 +440,11 @@ impl Pieces<'_> {
 
     fn next_group(&mut self) -> Option<Group> {
         let over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        self.groups.pop_front().filter(|_| !over && self.left_bytes > 0)
+        // What costs nothing is read along.
+        let fits = |group: &Group| self.left_bytes > 0 || group.stored_bytes == 0;
+        let group = self.groups.pop_front().filter(|group| !over && fits(group))?;
+        self.left_bytes = self.left_bytes.saturating_sub(group.stored_bytes);
+        Some(group)
     }
 
     /// The next piece of a group; it is complete with the last one, which may be empty.
@@ -500,9 +467,7 @@ impl Pieces<'_> {
             self.current = Some((group, to));
         }
         let blocks = BlockRange::between(first, to);
-        let block_bytes = self.manifest.block_size.bytes();
-        self.left_bytes = self.left_bytes.saturating_sub(blocks.count * block_bytes);
-        let done_bytes = (to.0 - next.0) * block_bytes;
+        let done_bytes = (to.0 - next.0) * self.manifest.block_size.bytes();
         Ok(Some(Piece { number: group.number, file, blocks, done_bytes, completes }))
     }
 

@@ -7,13 +7,15 @@
 //! With the lock, findings and dates are recorded. Without it nothing is changed, and what looks wrong because a writer
 //! is at work is looked at again before it is told.
 
+mod budget;
 mod content;
 mod digests;
 mod lost;
+mod record;
 mod repair;
 mod structure;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +28,7 @@ use crate::config::parse_interval;
 use crate::damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
-use crate::format::manifest::{BlockRange, Findings, Manifest, within};
+use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::left_overs;
 use crate::manifest;
 use crate::moment;
@@ -46,7 +48,8 @@ pub struct ScrubOptions {
     pub check_only: bool,
     /// Numbers of the revisions whose files are read; `None` for all.
     pub revisions: Option<Vec<usize>>,
-    /// How much content is read; what was verified longest ago comes first.
+    /// How much content is read; what waits longest comes first: since it was read or, if it never was, since it was
+    /// written.
     pub budget: Option<Budget>,
     /// Threads that read and digest; `None` for one a core.
     pub threads: Option<usize>,
@@ -57,7 +60,8 @@ pub struct ScrubOptions {
 pub enum Budget {
     /// Begin nothing after this time.
     Time(Duration),
-    /// A share of what is stored, from 0 to 1.
+    /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to
+    /// its end.
     Share(f64),
 }
 
@@ -88,6 +92,8 @@ pub struct ScrubReport {
     pub unknown_files: Vec<String>,
     /// Bytes of content that were read and checked.
     pub read_bytes: u64,
+    /// Stored bytes that a budget which is a share allowed to be read; `None` without one.
+    pub budget_bytes: Option<u64>,
     /// How much of what is stored has been verified since when.
     pub coverage: Coverage,
     /// Time that it took.
@@ -150,6 +156,8 @@ struct Scrub<'a> {
     vouched: BTreeSet<usize>,
     /// How many more revisions may be named as affected, all findings together.
     left_costs: usize,
+    /// What the budget comes to, once that is known.
+    budget_bytes: Option<u64>,
 }
 
 /// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
@@ -196,14 +204,24 @@ fn scrub_once(
     let now = clock.now();
     let was_recorded = moment::is_as_recorded(&**storage, manifest)?;
     let (findings, vouched, left_costs) = (Vec::new(), BTreeSet::new(), MAX_COSTS);
-    let mut scrub =
-        Scrub { storage, manifest, options, now, observer, findings, vouched, left_costs };
+    let mut scrub = Scrub {
+        storage,
+        manifest,
+        options,
+        now,
+        observer,
+        findings,
+        vouched,
+        left_costs,
+        budget_bytes: None,
+    };
     scrub.replace_lost_image()?;
     scrub.drop_caches()?;
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
-    scrub.record_flaws();
+    // Not all has been looked at: what was known stays.
+    scrub.record_flaws(Revision::add_flaws);
     if matches!(checked, Err(Error::Interrupted)) && scrub.repairs() && *scrub.manifest != before {
         manifest::publish(&**storage, scrub.manifest)?;
     }
@@ -213,8 +231,9 @@ fn scrub_once(
     }
     scrub.check_length()?;
     scrub.check_refcounts()?;
-    scrub.record_flaws();
+    scrub.record_flaws(Revision::set_flaws);
     scrub.report_bad_blocks()?;
+    let read = Read { read_bytes, budget_bytes: scrub.budget_bytes };
     let mut findings = scrub.findings;
     if options.check_only {
         // What was found of the content is not recorded.
@@ -228,7 +247,7 @@ fn scrub_once(
             affected: Vec::new(),
             repaired: false,
         }));
-        let report = report(findings, beside.unknown, read_bytes, manifest, stopwatch, observer);
+        let report = report(findings, beside.unknown, read, manifest, stopwatch, observer);
         return Ok(report);
     }
     // What is wrong in it is known now, unless not all of it was read.
@@ -241,14 +260,20 @@ fn scrub_once(
     }
     let unknown = left_overs::unknown(&**storage, manifest)?;
     let unknown = unknown.iter().map(FileName::to_string).collect();
-    Ok(report(findings, unknown, read_bytes, manifest, stopwatch, observer))
+    Ok(report(findings, unknown, read, manifest, stopwatch, observer))
+}
+
+/// How much was read, and might have been.
+struct Read {
+    read_bytes: u64,
+    budget_bytes: Option<u64>,
 }
 
 /// Tells what was found.
 fn report(
     findings: Vec<Finding>,
     unknown_files: Vec<String>,
-    read_bytes: u64,
+    read: Read,
     manifest: &Manifest,
     stopwatch: Instant,
     observer: &dyn Observer,
@@ -263,7 +288,8 @@ fn report(
     ScrubReport {
         findings,
         unknown_files,
-        read_bytes,
+        read_bytes: read.read_bytes,
+        budget_bytes: read.budget_bytes,
         coverage: coverage(manifest),
         seconds: stopwatch.elapsed().as_secs_f64(),
     }
@@ -314,7 +340,11 @@ impl Scrub<'_> {
         if self.storage.list()?.contains(&FileName::IMAGE) {
             return Ok(());
         }
-        recover::make_image(&**self.storage, newest)?;
+        let newest = newest.clone();
+        recover::make_image(&**self.storage, &newest)?;
+        // Known to be lost from here on, whether or not this scrub comes to read it.
+        let lost = self.cut_off(&newest, 0, 0)?;
+        self.note_lost(0, &lost);
         let message = "missing: made anew, without what it held".to_owned();
         self.find(FileName::IMAGE, message, None, true)
     }
@@ -357,24 +387,6 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Records in the manifest what is wrong with the files of the revisions that were looked at, other than single blocks.
-    /// What is wrong with other files costs no revision anything.
-    fn record_flaws(&mut self) {
-        let mut open: HashMap<&str, Vec<&str>> = HashMap::new();
-        for finding in self.findings.iter().filter(|f| f.blocks.is_none() && !f.repaired) {
-            open.entry(&finding.file).or_default().push(&finding.message);
-        }
-        for number in self.numbers() {
-            let Some(revision) = self.manifest.revisions.get_mut(number) else { continue };
-            let names = [revision.file(), revision.digests_file()];
-            let own = names.into_iter().flat_map(|name| {
-                let messages = open.get(&*name.to_string()).cloned().unwrap_or_default();
-                messages.into_iter().map(move |message| (name, message.to_owned()))
-            });
-            revision.set_flaws(own.collect(), self.now);
-        }
-    }
-
     /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
     fn affected(&mut self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
         let costs = self.costs(number, bad)?;
@@ -410,7 +422,11 @@ impl Scrub<'_> {
             if revision.findings.bad_blocks.is_empty() {
                 continue;
             }
-            let (file, bad) = (revision.file().to_string(), revision.findings.clone());
+            let file = revision.file().to_string();
+            let bad = match number {
+                0 => damage::besides_left_out(&**self.storage, self.manifest, &revision.findings)?,
+                _ => revision.findings.clone(),
+            };
             let costs = self.costs(number, &bad)?;
             let (listed, (more_blocks, more)) = damage::listed(&bad);
             for range in listed {

@@ -61,14 +61,18 @@ impl Scrub<'_> {
             // What is behind the end is looked at when it is known whether the rest is right.
             return Ok(());
         }
+        let message = format!("length: found {found} bytes, expected {expected}");
+        let lost = self.cut_off(revision, number, found.min(expected))?;
         if self.repairs() {
+            // Recorded before the length is right again: with a budget the content may not be read now.
+            if !lost.bad_blocks.is_empty() {
+                self.note_lost(number, &lost);
+                manifest::publish(&**self.storage, self.manifest)?;
+            }
             let image = self.storage.open(FileName::IMAGE, Access::Write)?;
-            // What is added is looked at with the content.
             image.set_len(expected)?;
             image.sync()?;
         }
-        let message = format!("length: found {found} bytes, expected {expected}");
-        let lost = self.cut_off(revision, number, found.min(expected))?;
         let repaired = self.repairs() && lost.bad_blocks.is_empty();
         let mut affected = self.affected(number, &lost)?;
         affected.retain(|affected| !affected.extents.is_empty());
@@ -118,7 +122,7 @@ impl Scrub<'_> {
     }
 
     /// The blocks that an image which ends at `end` lacks: those behind it that are not zero.
-    fn cut_off(&self, revision: &Revision, number: usize, end: u64) -> Result<Findings> {
+    pub(super) fn cut_off(&self, revision: &Revision, number: usize, end: u64) -> Result<Findings> {
         let all = self.all(revision);
         let rest = BlockRange::between(self.manifest.block_size.index(end), all.end());
         let mut lost: Vec<BlockRange> = Vec::new();

@@ -77,6 +77,17 @@ impl DeviceSource {
         Ok(DeviceSource { path: path.to_owned(), medium, size_bytes, is_made: false })
     }
 
+    /// The same of what may not be there yet: `None` when nothing is at `path`, or a link leads nowhere.
+    ///
+    /// # Errors
+    /// As those of [`DeviceSource::open`].
+    pub fn open_if_there(path: &Path) -> Result<Option<Self>> {
+        match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(path).map(Some),
+        }
+    }
+
     /// The same, made or attached anew for each backup: only its content identifies it.
     #[must_use]
     pub fn made_anew(self) -> Self {

@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, fadvise, fallocate, fchown, fstat,
-    fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek, statat, unlinkat,
+    Access as Permission, Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, accessat,
+    fadvise, fallocate, fchown, fstat, fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek,
+    statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
 use super::cache::PageCache;
 use super::holders::{Kind, Who, who};
-use super::identity::{Stamp, is_local};
+use super::identity::{FolderIdentity, Stamp, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
@@ -127,6 +128,13 @@ impl DirStorage {
 
     fn error(&self, name: FileName, action: &str, errno: Errno) -> Error {
         Error::io(self.path(name), action)(errno.into())
+    }
+}
+
+impl DirStorage {
+    /// Whether the folder belongs to whoever asks.
+    fn is_own(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|found| found.st_uid == geteuid().as_raw())
     }
 }
 
@@ -258,12 +266,36 @@ impl Storage for DirStorage {
         Ok(Some(FileSystem { device, size_bytes, free_bytes }))
     }
 
+    fn unwritable(&self) -> Option<String> {
+        let history = FileName::History.to_string();
+        [".", history.as_str()].into_iter().find_map(|name| {
+            let asked = accessat(&self.fd, name, Permission::WRITE_OK, AtFlags::empty());
+            match asked.err()? {
+                Errno::ROFS => Some("its file system is mounted read-only".to_owned()),
+                Errno::PERM => Some(format!("'{name}' in it is immutable; see 'lsattr -d'")),
+                // Of others' rights it says nothing.
+                Errno::ACCESS if self.is_own() => {
+                    Some(format!("not even the owner of the folder may write to '{name}' in it"))
+                }
+                _ => None,
+            }
+        })
+    }
+
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {
         lock::take(&self.fd, &self.folder, holder)
     }
 
     fn lock_holder(&self) -> Result<Option<String>> {
         Ok(lock::holder(&self.fd))
+    }
+
+    fn is_backup_at_work(&self) -> bool {
+        lock::is_held_by_backup(&self.fd)
+    }
+
+    fn folder_identity(&self) -> Option<FolderIdentity> {
+        FolderIdentity::of(&self.fd)
     }
 
     fn seen(&self) -> Option<&Seen> {

@@ -102,7 +102,7 @@ pub(super) fn holders(file: impl AsFd, kind: Kind) -> impl Iterator<Item = Holde
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taker {
     /// Who has taken the lock, and may have handed it on since; -1 for that of an open file.
-    process: i32,
+    pub(super) process: i32,
     /// Whether it goes with no other.
     pub(super) is_exclusive: bool,
 }

@@ -6,7 +6,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
+use rustix::fs::{AtFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::retry_on_intr;
 
 /// File systems that this kernel alone works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs, tmpfs,
@@ -44,6 +44,26 @@ impl Identity {
             inode: found.stx_ino,
             born: (found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
         })
+    }
+}
+
+/// What tells an archive's folder from another one in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FolderIdentity {
+    device: u64,
+    folder: Option<Identity>,
+}
+
+impl FolderIdentity {
+    /// `None` when the folder cannot be looked up.
+    pub(super) fn of(folder: impl AsFd) -> Option<Self> {
+        let device = retry_on_intr(|| fstat(&folder)).ok()?.st_dev;
+        Some(FolderIdentity { device, folder: Identity::of(&folder) })
+    }
+
+    /// Whether no other folder can have the same. On network and FUSE file systems one on the same file system has.
+    pub(crate) fn is_certain(self) -> bool {
+        self.folder.is_some()
     }
 }
 

@@ -195,6 +195,24 @@ pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
     Note::parse(&read_note(&file).ok()?).held_by(is_local(folder_fd))
 }
 
+/// Whether a backup holds the lock now: the note says so, and the process that it names has taken the kernel's
+/// lock on the file and is there. A note alone says nothing, since a backup that was killed leaves one behind.
+pub(super) fn is_held_by_backup(folder_fd: impl AsFd) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = openat(&folder_fd, NAME, flags, Mode::empty()).map(File::from) else {
+        return false;
+    };
+    let Ok(found) = fstat(&file) else { return false };
+    (0..TABLE_ATTEMPTS).any(|_| {
+        let note = Note::parse(&read_note(&file).unwrap_or_default());
+        let process = note.backup_process();
+        process.is_some_and(|process| {
+            let takers = takers(found.st_ino, Kind::Flock);
+            takers.iter().any(|taker| taker.is_exclusive && taker.process == process)
+        })
+    })
+}
+
 /// `None` where the file system cannot lock a folder.
 fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<OwnedFd>> {
     // A new open file description: `flock` belongs to it, not to the process.

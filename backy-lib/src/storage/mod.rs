@@ -39,7 +39,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 
-pub use identity::Stamp;
+pub use identity::{FolderIdentity, Stamp};
 pub use lock::{holder_note, is_note};
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
@@ -129,6 +129,16 @@ pub trait Storage: Send + Sync {
     /// Who holds the lock at this moment, found out without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
 
+    /// Whether a backup is known to hold the lock at this moment. Whatever cannot be seen is none.
+    fn is_backup_at_work(&self) -> bool {
+        false
+    }
+
+    /// What tells the folder from another one in its place. `None` where there is no such thing.
+    fn folder_identity(&self) -> Option<FolderIdentity> {
+        None
+    }
+
     /// What the writer that has this handle knows of the manifest. `None` where nothing is ever written.
     fn seen(&self) -> Option<&Seen> {
         None
@@ -165,6 +175,12 @@ pub trait Storage: Send + Sync {
     /// when there is nothing, or no such thing as an owner. Without permissions that is everything, unless somebody accepts it.
     fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
         let _ = accepts_no_permissions;
+        None
+    }
+
+    /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None` where that is
+    /// not so, or not known.
+    fn unwritable(&self) -> Option<String> {
         None
     }
 

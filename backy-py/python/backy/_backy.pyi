@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
@@ -52,6 +52,8 @@ __all__ = [
     "Status",
     "Step",
     "TagStatus",
+    "TargetContent",
+    "TargetLook",
     "UndoReport",
     "Verdict",
     "__version__",
@@ -64,9 +66,10 @@ __all__ = [
 __version__: str
 
 _Path: TypeAlias = str | PathLike[str]
-_Revision: TypeAlias = str | int | Revision
+_Revision: TypeAlias = str | int | date | Revision
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
+_Wait: TypeAlias = str | float | timedelta | None
 
 class _Source(Protocol):
     @property
@@ -81,9 +84,7 @@ def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int: ...
 class Archive:
     def __new__(cls, path: _Path, *, trust: bool = False) -> Archive: ...
     @staticmethod
-    def init(
-        path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False
-    ) -> Archive: ...
+    def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive: ...
     @staticmethod
     def import_(
         old: _Path,
@@ -92,10 +93,16 @@ class Archive:
         block_size: int | None = None,
         trust: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> ImportReport: ...
     @staticmethod
     def rebuild(
-        path: _Path, *, force: bool = False, trust: bool = False, progress: _Callback = None
+        path: _Path,
+        *,
+        force: bool = False,
+        trust: bool = False,
+        progress: _Callback = None,
+        wait: _Wait = None,
     ) -> RebuildReport: ...
     @property
     def path(self) -> Path: ...
@@ -117,6 +124,8 @@ class Archive:
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[False] = False,
+        as_: Iterable[str] = (),
+        wait: _Wait = None,
     ) -> BackupReport | None: ...
     @overload
     def backup(
@@ -129,6 +138,8 @@ class Archive:
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[True],
+        as_: Iterable[str] = (),
+        wait: _Wait = None,
     ) -> BackupPlan: ...
     def restore(
         self,
@@ -139,8 +150,12 @@ class Archive:
         keep_going: bool = False,
         dry_run: bool = False,
         undo: _Path | None = None,
+        check_space: bool = True,
         progress: _Callback = None,
     ) -> RestoreReport: ...
+    def look_at_target(
+        self, target: _Path, revision: _Revision = "latest", *, progress: _Callback = None
+    ) -> TargetLook | None: ...
     def scrub(
         self,
         revisions: _Revisions = "all",
@@ -148,6 +163,7 @@ class Archive:
         check_only: bool = False,
         budget: str | None = None,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> ScrubReport: ...
     @overload
     def maintenance(
@@ -157,10 +173,17 @@ class Archive:
         keep: int | None = None,
         confirm: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenanceReport: ...
     @overload
     def maintenance(
-        self, *, dry_run: Literal[True], keep: int | None = None, confirm: bool = False, progress: _Callback = None
+        self,
+        *,
+        dry_run: Literal[True],
+        keep: int | None = None,
+        confirm: bool = False,
+        progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenancePlan: ...
     @overload
     def rm(
@@ -170,6 +193,7 @@ class Archive:
         dry_run: Literal[False] = False,
         force: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenanceReport: ...
     @overload
     def rm(
@@ -179,9 +203,15 @@ class Archive:
         dry_run: Literal[True],
         force: bool = False,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> MaintenancePlan: ...
     def tag(
-        self, revision: _Revision, add: Iterable[str] = (), remove: Iterable[str] = ()
+        self,
+        revision: _Revision,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        *,
+        wait: _Wait = None,
     ) -> tuple[str, ...]: ...
     def drill(
         self,
@@ -189,7 +219,9 @@ class Archive:
         *,
         command: Sequence[str] | Callable[[Path], object] | None = None,
         dir: _Path | None = None,
+        timeout: str | None = None,
         progress: _Callback = None,
+        wait: _Wait = None,
     ) -> DrillReport: ...
     def export(
         self,
@@ -314,6 +346,10 @@ class BackupPlan(Report):
     def tags(self) -> tuple[str, ...]: ...
     @property
     def room(self) -> Estimate | None: ...
+    @property
+    def next_due(self) -> datetime | None: ...
+    @property
+    def next_tag(self) -> str | None: ...
 
 @final
 class Estimate(Report):
@@ -334,6 +370,38 @@ class UndoReport(Report):
     def saved_bytes(self) -> int: ...
     @property
     def seconds(self) -> float: ...
+
+@final
+class TargetContent(Report):
+    @property
+    def partition(self) -> int | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def written(self) -> datetime | None: ...
+
+@final
+class TargetLook(Report):
+    @property
+    def target(self) -> Path: ...
+    @property
+    def target_kind(self) -> str: ...
+    @property
+    def is_source(self) -> bool: ...
+    @property
+    def objection(self) -> str | None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def changed(self) -> datetime | None: ...
+    @property
+    def contents(self) -> tuple[TargetContent, ...]: ...
+    @property
+    def compared_bytes(self) -> int: ...
+    @property
+    def differing_bytes(self) -> int: ...
 
 @final
 class RestoreReport(Report):
@@ -357,6 +425,10 @@ class RestoreReport(Report):
     def digests_checked(self) -> bool: ...
     @property
     def is_exact(self) -> bool: ...
+    @property
+    def is_complete(self) -> bool: ...
+    @property
+    def changed_since(self) -> tuple[Extent, ...]: ...
     @property
     def undo(self) -> UndoReport | None: ...
     @property
@@ -402,6 +474,8 @@ class ScrubReport(Report):
     @property
     def read_bytes(self) -> int: ...
     @property
+    def budget_bytes(self) -> int | None: ...
+    @property
     def coverage(self) -> Coverage: ...
     @property
     def seconds(self) -> float: ...
@@ -446,6 +520,8 @@ class MaintenancePlan(Report):
     @property
     def frozen(self) -> tuple[Freeze, ...]: ...
     @property
+    def excess(self) -> str | None: ...
+    @property
     def verdicts(self) -> tuple[Verdict, ...]: ...
     @property
     def steps(self) -> tuple[Step, ...]: ...
@@ -456,6 +532,8 @@ class MaintenancePlan(Report):
 class MaintenanceReport(Report):
     @property
     def frozen(self) -> tuple[Freeze, ...]: ...
+    @property
+    def excess(self) -> str | None: ...
     @property
     def confirmed(self) -> tuple[Freeze, ...]: ...
     @property
@@ -699,6 +777,8 @@ class Alarm(Report):
     def had_bytes(self) -> int | None: ...
     @property
     def other_source(self) -> str | None: ...
+    @property
+    def shrunk_from_bytes(self) -> int | None: ...
 
 @final
 class Freeze(Report):

@@ -116,6 +116,7 @@ const ALARM: [(&str, Kind); 5] = [
 ];
 const KNOWN_DAMAGE: [(&str, Kind); 3] =
     [("revision", Kind::Text), ("bad_blocks", Kind::Number), ("confirmed", Kind::Time)];
+const SERIES: [(&str, Kind); 2] = [("tag", Kind::Text), ("began", Kind::Time)];
 const FLAW: [(&str, Kind); 4] = [
     ("file", Kind::Text),
     ("message", Kind::Text),
@@ -154,7 +155,12 @@ pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> 
     }
     let place = "manifest.json";
     problems.expect(json["format"] == 1, || format!("{place}: format {}", json["format"]));
-    problems.expect(json["compatible"] == Value::Array(Vec::new()), || {
+    let of_undo = json["compatible"] == serde_json::json!(["undo"])
+        && json["revisions"].as_array().is_some_and(|revisions| match revisions.as_slice() {
+            [only] => only["tags"].as_array().is_some_and(|tags| tags.contains(&"undo".into())),
+            _ => false,
+        });
+    problems.expect(of_undo || json["compatible"] == Value::Array(Vec::new()), || {
         format!("{place}: compatible {} is not described", json["compatible"])
     });
     let block_size = json["block_size"].as_u64()?;
@@ -295,6 +301,11 @@ fn check_revision(
     problems.expect(pinned.iter().all(|tag| distinct.contains(tag)), || {
         format!("{place}: pinned_tags {pinned:?} are not among the tags")
     });
+    if let Some(scheduled) = json.get("scheduled_tags") {
+        let all = scheduled.as_array().cloned().unwrap_or_default();
+        let are_tags = all.iter().all(|tag| tag.as_str().is_some_and(is_tag));
+        problems.expect(are_tags && !all.is_empty(), || format!("{place}: scheduled_tags {all:?}"));
+    }
     let object = |name: &str| json[name].as_object().cloned().unwrap_or_default();
     fields(&format!("{place}, statistics"), &object("statistics"), &STATISTICS, problems);
     let findings = object("findings");
@@ -381,6 +392,11 @@ fn check_lists(json: &Map<String, Value>, manifest: &Manifest, problems: &mut Pr
                 format!("{place}: {name} has an entry about {about}, which is not there")
             });
         }
+    }
+    let mut tags = BTreeSet::new();
+    for item in entries(place, json, "series", &SERIES, problems) {
+        let tag = item.get("tag").and_then(Value::as_str).unwrap_or_default().to_owned();
+        problems.expect(tags.insert(tag.clone()), || format!("{place}: series has {tag:?} twice"));
     }
     if let Some(drill) = json.get("drill") {
         fields("drill", &drill.as_object().cloned().unwrap_or_default(), &DRILL, problems);

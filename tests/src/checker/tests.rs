@@ -72,7 +72,7 @@ fn an_archive_that_is_right_has_no_problems() {
     let empty = World::with_backups(false, &[]);
     assert_eq!(check(&files(&empty)), Vec::<String>::new());
     // Every golden archive of this format that nothing was done to.
-    for golden in ["format-1", "format-1-alarms"] {
+    for golden in ["format-1", "format-1-alarms", "format-1-series"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(golden);
         assert_eq!(check_folder(&folder).unwrap(), Some(Vec::new()), "{golden}");
     }
@@ -103,6 +103,12 @@ fn each_rule_of_the_manifest_is_checked() {
         ("\"revisions\": [", "\"set_aside\": [], \"revisions\": [", "set_aside is there and empty"),
         ("\"revisions\": [", "\"alarms\": [], \"revisions\": [", "alarms is there and empty"),
         ("\"revisions\": [", "\"known_damage\": [{}], \"revisions\": [", "known_damage"),
+        ("\"series\": [", "\"series\": [{\"tag\": 7}, ", "series"),
+        (
+            "\"series\": [",
+            "\"series\": [{\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, {\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, ",
+            "series has \"x\" twice",
+        ),
         ("\"revisions\": [", "\"drill\": {}, \"revisions\": [", "drill: no field"),
         ("\"findings\": {", "\"verified\": [], \"findings\": {", "verified: there and empty"),
         ("\"findings\": {", "\"flaws\": [{}], \"findings\": {", "flaws: no field"),

@@ -4,10 +4,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use backy_lib::config::{Config, HookCommand, HooksConfig, Interval, Monitoring};
+use backy_lib::config::{Config, HookCommand, HooksConfig, Interval, Monitoring, Window};
 use backy_lib::digest::Digest;
 use backy_lib::format::manifest::Statistics;
-use backy_lib::{Error, Revision, RevisionId, Tag, schedule};
+use backy_lib::schedule::{self, Past};
+use backy_lib::{Error, Revision, RevisionId, Tag};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 /// Runs the target.
@@ -69,9 +71,19 @@ fn written(config: &Config) -> String {
     }
     let _ = writeln!(text, "compression_level = {}", config.compression_level);
     let _ = writeln!(text, "file_mode = \"{:04o}\"", config.file_mode);
-    for (tag, Interval { interval, keep, full }) in &config.schedule {
+    for (tag, Interval { interval, keep, full, at, window, timezone }) in &config.schedule {
         let _ = writeln!(text, "[schedule.\"{tag}\"]\ninterval = \"{}s\"", interval.as_secs());
         let _ = writeln!(text, "keep = {keep}\nfull = {full}");
+        if let Some(at) = at {
+            let _ = writeln!(text, "at = \"{}\"", at.strftime("%H:%M"));
+        }
+        if let Some(Window { begin, end }) = window {
+            let (begin, end) = (begin.strftime("%H:%M"), end.strftime("%H:%M"));
+            let _ = writeln!(text, "window = \"{begin}-{end}\"");
+        }
+        if let Some(name) = timezone.as_ref().and_then(TimeZone::iana_name) {
+            let _ = writeln!(text, "timezone = \"{name}\"");
+        }
     }
     write_hooks(&mut text, &config.hooks);
     write_monitoring(&mut text, &config.monitoring);
@@ -157,21 +169,20 @@ fn written_string(text: &str) -> String {
 fn check_schedule(config: &Config) {
     let tags = config.schedule.keys().cloned().collect::<std::collections::BTreeSet<Tag>>();
     for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
-        assert!(schedule::due(&[], config, now).is_due());
+        assert!(schedule::due(&Past::of(&[]), config, now).is_due());
         let id = RevisionId::from(uuid::Uuid::from_u128(7));
         let mut made = Revision::newest(id, now, now, 0, Digest::of(b""), Statistics::default());
         made.tags = tags.clone();
         if !tags.is_empty() {
             let revisions = [made];
             // At the end of time whatever is due is due now.
-            assert_eq!(schedule::due(&revisions, config, now).is_due(), now == Timestamp::MAX);
-            let later = now.saturating_add(SignedDuration::from_hours(11 * 366 * 24));
+            let past = Past::of(&revisions);
+            assert_eq!(schedule::due(&past, config, now).is_due(), now == Timestamp::MAX);
+            // Outside of its window one is made when twice its interval is over.
+            let later = now.saturating_add(SignedDuration::from_hours(21 * 366 * 24));
             let later = later.expect("a duration can be added");
             if later != Timestamp::MAX {
-                assert_eq!(
-                    schedule::due(&revisions, config, later),
-                    schedule::Due::Tags(tags.clone())
-                );
+                assert_eq!(schedule::due(&past, config, later), schedule::Due::Tags(tags.clone()));
             }
         }
     }

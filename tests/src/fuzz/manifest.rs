@@ -89,7 +89,7 @@ fn check_unknown(read: &Map<String, Value>, written: &Map<String, Value>) {
     }
 }
 
-const KNOWN_IN_A_REVISION: [&str; 14] = [
+const KNOWN_IN_A_REVISION: [&str; 15] = [
     "uuid",
     "started",
     "finished",
@@ -99,6 +99,7 @@ const KNOWN_IN_A_REVISION: [&str; 14] = [
     "base",
     "tags",
     "pinned_tags",
+    "scheduled_tags",
     "statistics",
     "findings",
     "verified",
@@ -108,7 +109,8 @@ const KNOWN_IN_A_REVISION: [&str; 14] = [
 
 /// Whether a field that says nothing is not written.
 fn is_left_out(key: &str, value: &Value) -> bool {
-    ["verified", "rewritten"].contains(&key) && value.as_array().is_some_and(Vec::is_empty)
+    ["verified", "rewritten", "scheduled_tags"].contains(&key)
+        && value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Taking out any revision, and adding one, leaves a manifest that is read.

@@ -28,7 +28,7 @@ fn verbose_tells_in_a_line() {
     }
     let not_due = scene.works(&["-v", "-b", "a", "backup"]);
     assert_eq!(not_due.stderr.lines().count(), 1, "{}", not_due.stderr);
-    assert!(not_due.stderr.contains("next is daily, from 20"), "{}", not_due.stderr);
+    assert!(not_due.stderr.contains("next is daily, at 20"), "{}", not_due.stderr);
 }
 
 /// --force and --tag make a revision whatever the schedule says; the tags are on it.

@@ -1,8 +1,9 @@
 //! `backy check`: the verdicts of a whole host.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
-use super::harness::{Run, Scene};
+use super::harness::{Run, Scene, is_root};
 use super::monitors::{Plugin, parse_prometheus};
 
 /// A host with a good archive, one that is overdue, one that cannot be opened, and a folder that is none.
@@ -11,6 +12,7 @@ fn host() -> Scene {
     fs::create_dir(scene.path("host")).unwrap();
     copy(&scene, "host/good");
     fs::create_dir(scene.path("host/no archive")).unwrap();
+    scene.write("host/no archive/of others", b"");
     scene.write("host/notes.txt", b"");
     copy(&scene, "host/broken|\"1\"\n");
     scene.write("host/broken|\"1\"\n/manifest.json", b"{}");
@@ -24,7 +26,11 @@ fn host() -> Scene {
 fn copy(scene: &Scene, to: &str) {
     fs::create_dir(scene.path(to)).unwrap();
     for entry in fs::read_dir(scene.path("a")).unwrap().flatten() {
-        fs::copy(entry.path(), scene.path(to).join(entry.file_name())).unwrap();
+        let copy = scene.path(to).join(entry.file_name());
+        fs::copy(entry.path(), &copy).unwrap();
+        // Without its time the image would be one that somebody else has written.
+        let modified = entry.metadata().unwrap().modified().unwrap();
+        fs::File::options().write(true).open(copy).unwrap().set_modified(modified).unwrap();
     }
 }
 
@@ -70,6 +76,7 @@ fn a_broken_archive_hides_no_other() {
     let line = Plugin::parse(run.text());
     assert_eq!(line.word, "CRITICAL");
     assert!(line.text.starts_with("3 archives: 1 ok, 1 unknown, 1 critical; "), "{}", line.text);
+    assert!(line.text.contains("also unknown: ") && line.text.contains("broken"), "{}", line.text);
     let value = |figure: &str| line.figures[figure].value;
     assert_eq!(
         ["archives", "ok", "warning", "critical", "unknown"].map(value),
@@ -114,6 +121,10 @@ fn what_is_given_is_found() {
     assert_eq!(archives(&["host/good", "nowhere"]), expect(3, &["nowhere", "good"]));
     assert_eq!(archives(&["host/good", "x*"]), expect(3, &["x*", "good"]));
     assert_eq!(archives(&["host/no archive"]), expect(3, &["no archive"]));
+    assert_eq!(archives(&["nowhere", "./nowhere/", "nowhere"]), expect(3, &["nowhere"]));
+    std::os::unix::fs::symlink("good", scene.path("host/link")).unwrap();
+    assert_eq!(archives(&["host/link", "host/good/", "./host/good"]), expect(0, &["good"]));
+    fs::remove_file(scene.path("host/link")).unwrap();
     let run = check(&scene, &["[", "--nagios"]);
     assert_eq!(run.status, Some(3));
     let run = check(&scene, &[]);
@@ -141,4 +152,151 @@ fn many_archives_are_one_line() {
     let run = scene.run(&["check", "many", "--nagios"]);
     assert_eq!(run.status, Some(0), "{run:?}");
     assert_eq!(Plugin::parse(run.text()).figures["ok"].value, 200.0);
+}
+
+/// Nothing that cannot be looked at is left out, given as it is, by a folder or by a pattern; each has its reason, its series and its
+/// place on the page.
+#[test]
+fn what_cannot_be_looked_at_is_unknown_and_named() {
+    let (scene, _) = Scene::with_revisions(1);
+    let folder = |name: &str| fs::create_dir_all(scene.path(name)).unwrap();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, scene.path(name)).unwrap();
+    folder("host/not mounted");
+    folder("host/lost+found");
+    folder("host/of others");
+    scene.write("host/of others/file", b"");
+    scene.write("host/file", b"");
+    link("/nowhere/at/all", "host/dangling");
+    link("circle", "host/circle");
+    link("file", "host/to a file");
+    folder("host/remains");
+    let delta = "host/remains/01a22379-21af-721f-a602-b451bfe23e31.qcow2";
+    scene.write(delta, b"");
+    copy(&scene, "host/good");
+    let reasons = [
+        ("circle", "Too many levels of symbolic links"),
+        ("dangling", "No such file"),
+        ("not mounted", "is empty"),
+        ("remains", "no archive here"),
+    ];
+    for given in [&["host"][..], &["host/", "host"]] {
+        let run = check(&scene, &[given, &["--json"]].concat());
+        assert_eq!(run.status, Some(3));
+        let json = run.json();
+        let archives = json["archives"].as_array().unwrap();
+        assert_eq!(archives.len(), reasons.len() + 1, "{json}");
+        for (archive, (name, reason)) in archives.iter().zip(reasons) {
+            assert_eq!(archive["archive"], scene.text_path(&format!("host/{name}")));
+            assert_eq!(archive["health"]["level"], "unknown");
+            let problem = &archive["health"]["problems"][0];
+            assert_eq!(problem["kind"], "unreadable");
+            assert!(problem["message"].as_str().unwrap().contains(reason), "{problem}");
+        }
+    }
+    let metrics = parse_prometheus(check(&scene, &["host", "--prometheus"]).text());
+    let unknown = metrics["backy_status"].iter().filter(|(_, value)| *value == 3.0);
+    assert_eq!(unknown.count(), reasons.len());
+    scene.works(&["report", "-o", "page.html", "host"]);
+    let page = scene.read_text("page.html");
+    for (name, reason) in reasons {
+        assert!(page.contains(name) && page.contains(reason), "{name}");
+    }
+    // A pattern: each folder that it fits is given, and so is what only looks like none.
+    let names = |pattern: &str| -> Vec<String> {
+        let json = check(&scene, &[pattern, "--json"]).json();
+        let archives = json["archives"].as_array().unwrap().iter();
+        archives
+            .map(|a| a["archive"].as_str().unwrap().rsplit('/').next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        names("host/*"),
+        ["circle", "dangling", "not mounted", "of others", "remains", "good"]
+    );
+    assert_eq!(names("*/g[o]od"), ["good"]);
+    assert_eq!(names("host/d*"), ["dangling"]);
+    assert_eq!(names("no*/x"), ["x"]);
+    assert_eq!(names("**/good"), ["good"]);
+}
+
+/// What may not be listed is unknown, also behind a pattern; nothing says that there is no archive.
+#[test]
+fn a_folder_without_permission_is_unknown() {
+    if !is_root() {
+        return;
+    }
+    let (scene, _) = Scene::with_revisions(1);
+    fs::create_dir_all(scene.path("host/closed/backup")).unwrap();
+    fs::rename(scene.path("a"), scene.path("host/closed/backup/a")).unwrap();
+    let mode = |name: &str, mode| {
+        fs::set_permissions(scene.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("", 0o755);
+    mode("host/closed", 0o700);
+    for (given, named) in [
+        ("host", "host/closed"),
+        ("host/closed", "host/closed"),
+        ("host/closed/backup", "host/closed/backup"),
+        ("host/*/backup", "host/closed/backup"),
+        ("host/*/b*", "host/closed"),
+    ] {
+        let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let mut command = scene.command_under(&as_nobody, &["check", given, "--json"]);
+        let run: Run = command.output().unwrap().into();
+        assert_eq!(run.status, Some(3), "{given}: {run:?}");
+        let json = run.json();
+        assert_eq!(json["archives"].as_array().unwrap().len(), 1, "{given}: {json}");
+        assert_eq!(json["archives"][0]["archive"], scene.text_path(named), "{given}");
+        let said = json["archives"][0]["health"]["summary"].as_str().unwrap();
+        assert!(said.contains("Permission denied"), "{given}: {said}");
+    }
+}
+
+/// However an archive is named, its label is its folder without links.
+#[test]
+fn the_label_of_an_archive_is_its_real_folder() {
+    let (scene, _) = Scene::with_revisions(1);
+    std::os::unix::fs::symlink("a", scene.path("link")).unwrap();
+    fs::create_dir(scene.path("p")).unwrap();
+    scene.monitor(&format!("textfile = \"{}\"", scene.path("p/a.prom").display()));
+    let label = scene.text_path("a");
+    for name in ["a", "a/", "./a", "a/../a", "link", "link/.", &label] {
+        let json = scene.works(&["-b", name, "status", "--json"]).json();
+        assert_eq!(json["archive"], label.as_str(), "{name}");
+        let metrics = parse_prometheus(scene.works(&["-b", name, "status", "--prometheus"]).text());
+        assert!(metrics["backy_status"].iter().all(|(labels, _)| labels["archive"] == label));
+        scene.works(&["-b", name, "tag", "0", "+x"]);
+        let written = parse_prometheus(&scene.read_text("p/a.prom"));
+        assert!(written["backy_status"].iter().all(|(labels, _)| labels["archive"] == label));
+        let run = check(&scene, &[name, "--json"]);
+        assert_eq!(run.json()["archives"][0]["archive"], label.as_str(), "{name}");
+    }
+}
+
+/// The history may say that the last run failed: whoever may not read it is told that, and not that all is well.
+#[test]
+fn a_history_that_may_not_be_read_is_unknown() {
+    if !is_root() {
+        return;
+    }
+    let (scene, _) = Scene::with_revisions(1);
+    let mode = |path: std::path::PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(scene.path(""), 0o755);
+    mode(scene.path("a"), 0o755);
+    for entry in fs::read_dir(scene.path("a")).unwrap().flatten() {
+        mode(entry.path(), 0o644);
+    }
+    let as_nobody = || {
+        let starter = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let mut command = scene.command_under(&starter, &["-b", "a", "status", "--check"]);
+        Run::from(command.output().unwrap())
+    };
+    let run = as_nobody();
+    assert_eq!(run.status, Some(0), "{run:?}");
+    mode(scene.path("a/history.jsonl"), 0o600);
+    let run = as_nobody();
+    assert_eq!(run.status, Some(3), "{run:?}");
+    assert!(run.text().contains("history.jsonl"), "{run:?}");
 }

@@ -7,11 +7,11 @@ use backy_tests::qemu::skipped;
 use super::harness::{SOURCE_BYTES, Scene, is_root, noise, tool};
 
 /// A loop device, taken down at the end.
-struct Loop(String);
+pub(super) struct Loop(pub(super) String);
 
 impl Loop {
     /// Over a file of the scene.
-    fn over(scene: &Scene, name: &str) -> Option<Loop> {
+    pub(super) fn over(scene: &Scene, name: &str) -> Option<Loop> {
         if !is_root() {
             skipped("loop devices need root");
             return None;

@@ -1,7 +1,7 @@
 //! `backy drill` and `backy export`
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backy_tests::qemu;
 
@@ -116,6 +116,94 @@ fn a_command_that_is_killed_does_not_pass() {
     }
 }
 
+/// Whether a process is there and has not ended.
+fn is_alive(process: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().next());
+    state.is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// Starts two processes in the background, one in a session of its own that TERM does not end, and writes down which.
+const BACKGROUND: &str = "sleep 100 & echo $! >group; \
+    setsid sh -c 'trap \"\" TERM; echo $$ >session; while :; do sleep 1; done' & \
+    while ! [ -s session ]; do sleep 0.05; done; ";
+
+fn background(scene: &Scene) -> [String; 2] {
+    ["group", "session"].map(|name| scene.read_text(name))
+}
+
+/// What the command of a drill has started ends with it, also what has gone into a session of its own and ignores TERM.
+#[test]
+fn the_children_of_a_command_end_with_it() {
+    let (scene, _) = Scene::with_revisions(1);
+    fs::create_dir(scene.path("tmp")).unwrap();
+    let line = format!("{BACKGROUND} echo done # {{}}");
+    let run = scene.run(&["-b", "a", "drill", "--dir", "tmp", "--", "sh", "-c", &line]);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(0), "done\n"), "{run:?}");
+    for process in background(&scene) {
+        assert!(!is_alive(&process), "{process} goes on");
+    }
+    assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
+}
+
+/// A command that does not end is ended when its time is over, with its children, and has not been content. The time
+/// is that of the option, or else that of the config.
+#[test]
+fn a_command_has_a_time_limit() {
+    let (scene, _) = Scene::with_revisions(1);
+    fs::create_dir(scene.path("tmp")).unwrap();
+    let line = format!("{BACKGROUND} sleep 100 # {{}}");
+    let drill = |options: &[&str]| {
+        let began = Instant::now();
+        let start = ["-b", "a", "drill", "--dir", "tmp"];
+        let args: Vec<&str> =
+            start.iter().chain(options).chain(&["--", "sh", "-c", &line]).copied().collect();
+        scene.fails(&args, &["did not pass", "'sh' did not end within 1 s"]);
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        for process in background(&scene) {
+            assert!(!is_alive(&process), "{process} goes on");
+            fs::write(scene.path("session"), "").unwrap();
+        }
+        assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
+    };
+    drill(&["--timeout", "1s"]);
+    let config = scene.read_text("a/backy.toml");
+    scene.write("a/backy.toml", format!("{config}\n[drill]\ntimeout = \"1s\"\n").as_bytes());
+    drill(&[]);
+    let works =
+        ["-b", "a", "drill", "--timeout", "none", "--dir", "tmp", "--", "sh", "-c", "sleep 2 # {}"];
+    scene.works(&works);
+    scene.refuses(&["-b", "a", "drill", "--timeout", "1s"], &["COMMAND", "--help"]);
+    scene.refuses(&["-b", "a", "drill", "--timeout", "soon", "--", "true"], &["soon", "none"]);
+}
+
+/// A drill that is killed takes its command with it, and the next one removes what it has left.
+#[test]
+fn a_drill_that_is_killed_takes_its_command_with_it() {
+    let (scene, _) = Scene::with_revisions(1);
+    fs::create_dir(scene.path("tmp")).unwrap();
+    let line = format!("{BACKGROUND} touch began; sleep 100 # {{}}");
+    let args = ["-b", "a", "drill", "--dir", "tmp", "--", "sh", "-c", &line];
+    let mut child = scene.command(&args).spawn().unwrap();
+    while !scene.path("began").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let began = Instant::now();
+    while background(&scene).iter().any(|process| is_alive(process)) {
+        assert!(began.elapsed() < Duration::from_secs(30), "the command goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let images = || {
+        let names = scene.path("tmp").read_dir().unwrap().flatten();
+        names.filter(|entry| entry.metadata().is_ok_and(|found| found.len() > 0)).count()
+    };
+    assert!(images() > 0, "nothing was left to be removed");
+    scene.works(&["-b", "a", "drill", "--dir", "tmp", "--", "true"]);
+    assert_eq!(images(), 0);
+}
+
 /// Ctrl-C, also twice, ends the command and removes the file.
 #[test]
 fn ctrl_c_during_a_command() {
@@ -187,6 +275,35 @@ fn exported_revisions_are_right_for_qemu() {
             assert_eq!(info["dirty-flag"], false);
             assert!(info.get("backing-filename").is_none());
         }
+    }
+}
+
+/// Whoever only reads needs no backy.toml: an export, a restore and the others work when it is lost or wrong.
+#[test]
+fn an_archive_without_a_config_can_be_read() {
+    let (scene, states) = Scene::with_revisions(2);
+    for config in [None, Some(&b"source = 5"[..])] {
+        match config {
+            Some(text) => scene.write("a/backy.toml", text),
+            None => fs::remove_file(scene.path("a/backy.toml")).unwrap(),
+        }
+        for level in [&[][..], &["--level", "3"]] {
+            scene.works(&[&["-b", "a", "export", "-r", "1"][..], level, &["out.qcow2"]].concat());
+            if qemu::available() {
+                scene.write("expected", &states[1]);
+                let args = ["compare", "-f", "qcow2", "-F", "raw"];
+                let paths = [scene.text_path("out.qcow2"), scene.text_path("expected")];
+                let run = tool("qemu-img", &[&args[..], &[&paths[0], &paths[1]]].concat()).unwrap();
+                assert_eq!(run.status, Some(0), "{run:?}");
+            }
+            fs::remove_file(scene.path("out.qcow2")).unwrap();
+        }
+        assert!(scene.works(&["-b", "a", "restore", "-"]).stdout == states[0]);
+        for args in [&["find", "-r", "1"][..], &["tag", "1"], &["drill"], &["rm", "-n", "1"]] {
+            scene.works(&[&["-b", "a"][..], args].concat());
+        }
+        let status = scene.run(&["-b", "a", "status", "--json"]);
+        assert_eq!(status.json()["revisions"].as_array().map(Vec::len), Some(2), "{status:?}");
     }
 }
 

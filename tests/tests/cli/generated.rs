@@ -15,9 +15,18 @@ const CONTRACT: [(&str, &[&str]); 17] = [
     ("check", &["--json", "--nagios", "--prometheus", "DIR"]),
     (
         "restore",
-        &["-r, --revision", "--force", "--dry-run", "--keep-going", "--undo", "--json", "TARGET"],
+        &[
+            "-r, --revision",
+            "--force",
+            "--yes",
+            "--dry-run",
+            "--keep-going",
+            "--undo",
+            "--json",
+            "TARGET",
+        ],
     ),
-    ("drill", &["-r, --revision", "--dir", "--json", "COMMAND"]),
+    ("drill", &["-r, --revision", "--dir", "--timeout", "--json", "COMMAND"]),
     ("export", &["-r, --revision", "--level", "--json", "FILE.qcow2"]),
     (
         "mount",
@@ -40,7 +49,7 @@ const CONTRACT: [(&str, &[&str]); 17] = [
     ("tag", &["REV", "+TAG", "-TAG", "--json"]),
     ("rm", &["-n, --dry-run", "--force", "--json", "REVISIONS"]),
     ("completions", &["SHELL"]),
-    ("man", &[]),
+    ("man", &["PAGE"]),
 ];
 const GLOBAL: [&str; 5] =
     ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format", "--trust"];
@@ -96,6 +105,25 @@ fn the_manual_page_is_right() {
         }
     }
     for heading in ["NAME", "SYNOPSIS", "EXIT STATUS", "FILES", "EXAMPLES"] {
+        assert!(text.contains(heading), "{heading}: {text}");
+    }
+}
+
+/// So has that of backy.toml every key that a config may have.
+#[test]
+fn the_manual_page_of_the_config_is_right() {
+    let scene = Scene::new();
+    let page = scene.works(&["man", "backy.toml"]).stdout;
+    let Some((worked, said)) = filter("groff", &["-man", "-Wall", "-z", "-Tutf8"], &page) else {
+        return;
+    };
+    assert!(worked && said.is_empty(), "{said}");
+    let options = ["-man", "-Tascii", "-P-cbou", "-rLL=300n"];
+    let Some((_, text)) = filter("groff", &options, &page) else { return };
+    for key in backy_lib::config::keys::KEYS {
+        assert!(text.contains(&format!("{} = {}", key.name, key.example)), "{}: {text}", key.name);
+    }
+    for heading in ["[schedule.TAG]", "[hooks]", "[drill]", "[monitoring]", "EXAMPLE"] {
         assert!(text.contains(heading), "{heading}: {text}");
     }
 }

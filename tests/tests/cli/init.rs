@@ -55,6 +55,40 @@ fn without_a_source_it_says_where_to_put_it() {
     scene.refuses(&["-b", "a", "backup"], &["a/backy.toml", "no source", "source = "]);
 }
 
+/// A source that is not there yet is taken with a warning, also behind a link; backups fail until it is there.
+#[test]
+fn a_source_that_is_not_there_yet_is_a_warning() {
+    let scene = Scene::new();
+    let run = scene.works(&["-b", "a", "init", "later.img"]);
+    assert!(run.stderr.contains("later.img: it is not there yet; backups fail"), "{run:?}");
+    assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
+    let config = scene.read_text("a/backy.toml");
+    let source = format!("source = \"{}\"", scene.text_path("later.img"));
+    assert!(config.contains(&source), "{config}");
+    scene.refuses(&["-b", "a", "backup"], &["later.img", "No such file"]);
+    scene.write("later.img", b"now it is");
+    scene.works(&["-b", "a", "backup"]);
+    symlink("nowhere", scene.path("dangling")).unwrap();
+    let run = scene.works(&["-b", "b", "init", "dangling"]);
+    assert!(run.stderr.contains("not there yet"), "{run:?}");
+    // One that would be in the archive will never do.
+    std::fs::create_dir(scene.path("c")).unwrap();
+    scene.refuses(&["-b", "c", "init", "c/later.img"], &["archive itself", "-b"]);
+}
+
+/// In a line for cron a '%' would end the command.
+#[test]
+fn a_percent_sign_is_escaped_in_lines_for_cron() {
+    let scene = Scene::new();
+    let run = scene.works(&["-b", "100%", "init", "source.img"]);
+    let lines: Vec<&str> = run.text().lines().filter(|line| line.contains("* * *")).collect();
+    assert!(!lines.is_empty());
+    for line in lines {
+        assert!(line.contains(r"100\%"), "{line}");
+    }
+    assert!(run.text().contains("100% -v backup"), "{}", run.text());
+}
+
 /// The block size is the one asked for.
 #[test]
 fn the_block_size_is_chosen() {

@@ -87,7 +87,7 @@ fn without_a_target_it_is_the_source() {
 fn links_are_followed() {
     let (scene, states) = Scene::with_revisions(1);
     symlink("source.img", scene.path("link")).unwrap();
-    scene.write("source.img", &noise(5, 10));
+    scene.write("source.img", &noise(5, SOURCE_BYTES));
     scene.works(&["-b", "a", "restore", "link"]);
     assert!(scene.read("source.img") == states[0]);
     scene.write("other", b"x");

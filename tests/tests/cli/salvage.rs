@@ -119,9 +119,32 @@ fn undo_brings_back_what_was_there() {
     }
     let status = scene.works(&["-b", "u", "status", "--json"]).json();
     assert_eq!(status["revisions"][0]["tags"], serde_json::json!(["undo"]));
-    assert!(!status["revisions"][0]["damaged"].as_array().unwrap().is_empty());
+    // What it does not hold is no damage.
+    assert_eq!(status["revisions"][0]["damaged"], serde_json::json!([]));
+    assert_eq!(status["health"]["level"], "ok");
+    scene.works(&["-b", "u", "scrub"]);
+    scene.refuses(&["-b", "u", "backup", "--force"], &["undo archive", "restore"]);
     scene.works(&["-b", "u", "restore"]);
     assert!(scene.read("source.img") == former);
+}
+
+/// What was changed between a restore and its undoing stays, and is named; the exit status is 0, since all that was
+/// saved is back.
+#[test]
+fn what_was_changed_before_undoing_is_named() {
+    let (scene, states) = Scene::with_revisions(2);
+    let former = scene.read("source.img");
+    scene.works(&["-b", "a", "restore", "-r", "1", "--undo", "u"]);
+    let mut now = states[1].clone();
+    assert_eq!(former[SOURCE_BYTES - 9..], now[SOURCE_BYTES - 9..], "not overwritten");
+    now[SOURCE_BYTES - 9..].copy_from_slice(&noise(3, 9));
+    scene.write("source.img", &now);
+    let run = scene.works(&["-b", "u", "restore", "--json"]);
+    assert_eq!(run.json()["changed_since"].as_array().map(Vec::len), Some(1));
+    assert!(run.stderr.contains("have changed since the restore"), "{}", run.stderr);
+    let mut expected = former;
+    expected[SOURCE_BYTES - 9..].copy_from_slice(&now[SOURCE_BYTES - 9..]);
+    assert!(scene.read("source.img") == expected);
 }
 
 /// A longer file, which the restore cuts off, is had back in full.

@@ -36,11 +36,58 @@ fn tags_are_shown() {
     assert_eq!(json["pinned_tags"], json!(["daily", "mine"]));
     assert_eq!(scene.listing(), before);
     let json = scene.works(&["-b", "a", "tag", "--json", "1", "-daily"]).json();
-    assert_eq!(json["tags"], json!(["mine", "monthly"]));
+    // The schedule had given it: it is only pinned no longer.
+    assert_eq!(json["tags"], json!(["daily", "mine", "monthly"]));
     let run = scene.works(&["-v", "-b", "a", "tag", "1", "+mine"]);
-    assert!(run.stderr.ends_with(" has now: mine (pinned), monthly\n"), "{}", run.stderr);
+    assert!(run.stderr.ends_with(" has now: daily, mine (pinned), monthly\n"), "{}", run.stderr);
     let status = scene.works(&["-b", "a", "status"]);
-    assert!(status.text().contains("mine (pinned), monthly\n"), "{}", status.text());
+    assert!(status.text().contains("daily, mine (pinned), monthly\n"), "{}", status.text());
+}
+
+/// A tag that the schedule had given is the schedule's again when it is no longer pinned, also after a backup; one
+/// that was only pinned is gone at once.
+#[test]
+fn an_unpinned_tag_is_what_it_was_before() {
+    let (scene, _) = Scene::with_revisions(2);
+    let tags = || scene.works(&["-b", "a", "tag", "first"]).text().to_owned();
+    let before = tags();
+    assert_eq!(before, "daily\nmonthly\nweekly\n");
+    scene.works(&["-b", "a", "tag", "first", "+weekly", "+mine"]);
+    assert_eq!(tags(), "daily\nmine (pinned)\nmonthly\nweekly (pinned)\n");
+    scene.works(&["-b", "a", "backup", "--force"]);
+    scene.works(&["-b", "a", "tag", "first", "-weekly", "-mine"]);
+    assert_eq!(tags(), before);
+    scene.works(&["-b", "a", "tag", "first", "-weekly"]);
+    assert_eq!(tags(), "daily\nmonthly\n");
+}
+
+/// A schedule of more tags than a revision can hold is a mistake of the config, which says where; a dry run says so
+/// as the run does. So it is with tags given by hand, and with names that mean ranges.
+#[test]
+fn a_dry_run_refuses_the_tags_that_the_run_refuses() {
+    let (scene, _) = Scene::with_revisions(1);
+    let config = scene.read_text("a/backy.toml");
+    let source = config.lines().find(|line| line.starts_with("source = ")).unwrap().to_owned();
+    let schedule: String =
+        (1..=25).map(|n| format!("[schedule.t{n}]\ninterval = \"{n}d\"\nkeep = 2\n")).collect();
+    scene.write("a/backy.toml", format!("{source}\n{schedule}").as_bytes());
+    for args in [&["-b", "a", "backup", "--dry-run"][..], &["-b", "a", "backup"]] {
+        scene.refuses(args, &["backy.toml", ":74:", "25 tags", "at most 24"]);
+    }
+    scene.write("a/backy.toml", config.as_bytes());
+    let names: Vec<String> = (0..25).map(|n| format!("t{n}")).collect();
+    let many: Vec<&str> = names.iter().flat_map(|name| ["-t", name]).collect();
+    for tags in [&many[..], &["-t", "a..b"]] {
+        for start in [&["-b", "a", "backup", "--dry-run"][..], &["-b", "a", "backup"]] {
+            scene.refuses(
+                &[start, tags].concat(),
+                &[if tags.len() > 2 { "25 tags" } else { "'a..b'" }],
+            );
+        }
+    }
+    scene.refuses(&["-b", "a", "tag", "0", "+a..b"], &["'a..b'", "range"]);
+    let status = scene.works(&["-b", "a", "status", "--json"]).json();
+    assert_eq!(status["revision_count"], 1);
 }
 
 /// What cannot be meant is refused with what there is, or what to write.

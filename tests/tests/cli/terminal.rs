@@ -4,8 +4,18 @@ use backy_tests::qemu::skipped;
 
 use super::harness::{Run, Scene, program, tool};
 
-/// Runs a command line of `backy` on a terminal of 100 columns; `None` without script(1).
-fn on_terminal(scene: &Scene, variables: &[(&str, &str)], line: &str) -> Option<Run> {
+/// Runs a command line of `backy` on a terminal of 100 columns, where nobody types anything; `None` without script(1).
+pub(super) fn on_terminal(scene: &Scene, variables: &[(&str, &str)], line: &str) -> Option<Run> {
+    let mut command = terminal(scene, variables, line)?;
+    Some(command.output().expect("run script").into())
+}
+
+/// The same, ready to run.
+pub(super) fn terminal(
+    scene: &Scene,
+    variables: &[(&str, &str)],
+    line: &str,
+) -> Option<std::process::Command> {
     if tool("script", &["--version"]).is_none() {
         skipped("script(1) is not installed");
         return None;
@@ -20,7 +30,7 @@ fn on_terminal(scene: &Scene, variables: &[(&str, &str)], line: &str) -> Option<
         command.env(name, value.unwrap_or_default());
     }
     command.envs(variables.iter().copied()).stdin(std::process::Stdio::null());
-    Some(command.output().expect("run script").into())
+    Some(command)
 }
 
 /// A backup that takes longer than a second shows a bar with rate and time left, and tells what it made.
@@ -53,7 +63,11 @@ fn a_restore_tells_where_it_wrote() {
 #[test]
 fn what_was_done_is_told() {
     let (scene, _) = Scene::with_revisions(2);
+    if let Some(run) = on_terminal(&scene, &[], "-q -b a backup") {
+        assert_eq!(run.text(), "");
+    }
     for (line, word) in [
+        ("-b a backup", "backy: No backup is due; next is daily"),
         ("-b a scrub", "backy: read 1.6 MiB in "),
         ("-b a tag 0 +mine", " has now: mine (pinned)"),
         ("-b a maintenance", "backy: nothing goes of 2 revisions"),

@@ -215,7 +215,10 @@ fn a_config_of_another_user_decides_nothing() {
     scene.holds(&states);
     scene.works(&["-b", "a", "--trust", "backup", "--force"]);
     assert!(scene.path("proof").exists());
-    assert_ne!(scene.read("figures.prom"), b"important 1\n");
+    assert_eq!(scene.read("figures.prom"), b"important 1\n", "backy did not write that");
+    std::fs::remove_file(scene.path("figures.prom")).unwrap();
+    scene.works(&["-b", "a", "--trust", "backup", "--force"]);
+    assert!(scene.read_text("figures.prom").starts_with("# HELP backy_"));
 }
 
 /// That somebody else's config names a file as the source is no reason to overwrite it.

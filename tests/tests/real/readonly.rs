@@ -11,7 +11,8 @@ use crate::disks::Disk;
 use crate::mounted::{Mount, Mountpoint, fuse_available, until};
 use crate::site::{BLOCK_BYTES, Site, compare, fails, noise, run, states, text, words, works};
 
-const SIZES: [usize; 3] = [6 * BLOCK_BYTES, 9 * BLOCK_BYTES + 5, 7 * BLOCK_BYTES - 9];
+/// None shrinks, which would be an alarm.
+const SIZES: [usize; 3] = [6 * BLOCK_BYTES, 7 * BLOCK_BYTES - 9, 9 * BLOCK_BYTES + 5];
 
 /// Runs backy as somebody, on the archive of a site.
 type As<'a> = &'a dyn Fn(&Site, &[&str]) -> Command;
@@ -33,7 +34,8 @@ fn readers_work(site: &Site, elsewhere: &Path, backy: As<'_>) {
         quiet(&["find", "-r", &number]);
     }
     let status = String::from_utf8(quiet(&["status"])).expect("text");
-    assert!(status.contains("OK"), "{status}");
+    let is_known = status.contains("WARNING: no backup can be made");
+    assert!(status.contains("OK") || is_known, "{status}");
     for args in [
         &["status", "--json"][..],
         &["scrub", "-n"],
@@ -120,8 +122,8 @@ fn for_a_user_who_may_only_read() {
     };
     open(temp.path(), 0o755);
     open(&site.folder, 0o755);
-    for name in site.files() {
-        open(&site.folder.join(name), 0o644);
+    for entry in site.folder.read_dir().expect("list the archive") {
+        open(&entry.expect("list the archive").path(), 0o644);
     }
     open(&site.source, 0o644);
     // The binary has to be where everybody gets to.

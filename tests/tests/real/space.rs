@@ -110,6 +110,21 @@ fn what_is_not_expected_to_fit_is_not_begun() {
     drop(ballast);
 }
 
+/// What takes space in the archive's folder and is no part of it is named: nobody else knows that it may be moved.
+#[test]
+fn files_that_are_no_part_of_the_archive_are_named() {
+    let Some(mut small) = Small::make("ext4", 48 << 20, 4) else { return };
+    let stranger = "01935470-2f5e-7cc0-9d1a-3f0c5a3be003.qcow2";
+    fs::write(small.site.folder.join(stranger), noise(9, 2 * MIB)).expect("write a file");
+    small.change(9);
+    let _ballast = small.disk.fill(MIB as u64);
+    let message = fails(&mut small.site.backy(&["backup", "--force"]));
+    let words =
+        format!("files are in the way that are no part of the archive: {stranger} (2.0 MiB)");
+    assert!(message.contains(&words) && message.contains("'backy rm"), "{message}");
+    assert!(small.site.folder.join(stranger).exists());
+}
+
 /// What somebody has pinned is not proposed, and when nothing else could go that is said.
 #[test]
 fn pinned_revisions_are_not_proposed() {

@@ -169,6 +169,9 @@ fn the_status() {
     for world in worlds() {
         let all: Vec<usize> = (0..world.expected.len()).collect();
         world::configure(&world.disk, "source = \"/memory\"");
+        // That the source has shrunk.
+        world::maintain(&world.disk, None).expect("a confirmation");
+        let world = World { disk: world.disk.crash(Unsynced::Kept), ..world };
         let look = |disk: &SimStorage| status(&world::open(disk)?, &all, &world::clock());
         let sound = serde_json::to_value(look(&world.disk).expect("the status")).expect("JSON");
         sweep_reader("status", &world, |disk| {

@@ -32,6 +32,9 @@ pub struct Alarm {
     /// How the source differs from the one that was backed up before, where it is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_source: Option<String>,
+    /// Size in bytes of the revision before, where the source has shrunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrunk_from_bytes: Option<u64>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
@@ -53,6 +56,7 @@ impl Alarm {
             lost_bytes: None,
             had_bytes: None,
             other_source: None,
+            shrunk_from_bytes: None,
             unknown: Unknown::new(),
         }
     }
@@ -91,6 +95,16 @@ impl Manifest {
             *blocks = known.bad_blocks.max(*blocks);
         }
         most
+    }
+
+    /// Forgets what was confirmed after `latest`, by a clock that was wrong.
+    pub(crate) fn forget_confirmations_after(&mut self, latest: Timestamp) {
+        let flaws = self.revisions.iter_mut().flat_map(|revision| &mut revision.flaws);
+        let confirmed = self.alarms.iter_mut().map(|alarm| &mut alarm.confirmed);
+        for confirmed in confirmed.chain(flaws.map(|flaw| &mut flaw.confirmed)) {
+            *confirmed = confirmed.filter(|time| *time <= latest);
+        }
+        self.known_damage.retain(|known| known.confirmed <= latest);
     }
 
     /// Takes note that somebody has looked at all alarms and flaws and at this damage: lost blocks by revision.

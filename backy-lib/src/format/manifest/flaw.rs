@@ -49,6 +49,18 @@ impl Revision {
         }
     }
 
+    /// Records what a scrub finds wrong before it has looked at everything: what was known before stays.
+    pub fn add_flaws(&mut self, found: Vec<(FileName, String)>, now: Timestamp) {
+        let known = self.flaws.clone();
+        self.set_flaws(found, now);
+        for flaw in known {
+            let is_same = |new: &Flaw| new.file == flaw.file && new.message == flaw.message;
+            if !self.flaws.iter().any(is_same) && self.flaws.len() < MAX_FLAWS {
+                self.flaws.push(flaw);
+            }
+        }
+    }
+
     /// The flaws that nobody has confirmed.
     pub fn open_flaws(&self) -> impl Iterator<Item = &Flaw> {
         self.flaws.iter().filter(|flaw| flaw.confirmed.is_none())
@@ -88,6 +100,9 @@ mod tests {
         manifest.revisions[0].set_flaws([found("a"), found("b")].concat(), at(6));
         let open: Vec<_> = manifest.revisions[0].open_flaws().map(|f| f.message.clone()).collect();
         assert_eq!(open, ["b"]);
+        manifest.revisions[0].add_flaws(found("c"), at(7));
+        let all: Vec<_> = manifest.revisions[0].flaws.iter().map(|f| f.message.clone()).collect();
+        assert_eq!(all, ["c", "a", "b"], "what was known stays");
         manifest.revisions[0].set_flaws(Vec::new(), at(7));
         assert!(manifest.revisions[0].flaws.is_empty());
         let many = (0..99).map(|n| (FileName::IMAGE, format!("{n}{}", "ü".repeat(999))));

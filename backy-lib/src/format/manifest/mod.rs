@@ -18,12 +18,13 @@ mod flaw;
 mod names;
 mod ranges;
 mod revision;
+mod series;
 mod source;
 mod text;
 mod unknown;
 
 use crate::digest::Digest;
-use crate::revision::RevisionId;
+use crate::revision::{RevisionId, Tag};
 use crate::storage::{FileName, StagingToken};
 use crate::units::{BlockIndex, BlockSize};
 
@@ -32,6 +33,7 @@ pub use findings::{BlockRange, Findings, within};
 pub use flaw::Flaw;
 pub(crate) use ranges::Ranges;
 pub use revision::{Revision, Statistics, Verified};
+pub use series::Series;
 pub use source::{Sameness, SourceIdentity};
 pub use unknown::{UNKNOWN_LIMIT_BYTES, UNKNOWN_LIMIT_DEPTH, Unknown};
 
@@ -48,6 +50,9 @@ pub const MANIFEST_FULL_BYTES: u64 = MANIFEST_LIMIT_BYTES - (64 << 10);
 
 /// Incompatible feature: an older revision may be standalone, so that the chain is in several pieces.
 const STANDALONE: &str = "standalone";
+
+/// Compatible feature: an undo archive, see [`Manifest::is_undo`].
+const UNDO: &str = "undo";
 
 /// Incompatible features that this program knows.
 const KNOWN_INCOMPATIBLE: [&str; 1] = [STANDALONE];
@@ -98,6 +103,9 @@ pub struct Manifest {
     /// Damage that somebody has confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_damage: Vec<KnownDamage>,
+    /// When the series of scheduled tags began, one for a tag.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<Series>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
@@ -168,6 +176,14 @@ pub struct DrillReport {
     pub unknown: Unknown,
 }
 
+impl DrillReport {
+    /// Whether nothing more need be said of `failed`, a drill before this one: this one failed as well, or proves that it is right now.
+    pub(crate) fn settles(&self, failed: &DrillReport) -> bool {
+        let ran_as_much = self.command.is_some() || failed.command.is_none();
+        !self.passed || self.revision == failed.revision && ran_as_much
+    }
+}
+
 /// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next manifest is
 /// written without them.
 fn program_alone<'de, D: Deserializer<'de>>(
@@ -219,6 +235,7 @@ impl Manifest {
             staging: None,
             alarms: Vec::new(),
             known_damage: Vec::new(),
+            series: Vec::new(),
             unknown: Unknown::new(),
         }
     }
@@ -338,6 +355,26 @@ impl Manifest {
             self.removable.dedup();
         }
         self
+    }
+
+    /// Makes this the manifest of an undo archive.
+    pub fn mark_as_undo(&mut self) {
+        if !self.compatible.iter().any(|feature| feature == UNDO) {
+            self.compatible.push(UNDO.to_owned());
+        }
+    }
+
+    /// Whether this is what `restore --undo` has made: of its only revision the archive holds what the restore was
+    /// going to overwrite, and deliberately nothing else. Earlier versions did not mark it; theirs are known by their
+    /// tag and by what they lack.
+    pub fn is_undo(&self) -> bool {
+        let [revision] = self.revisions.as_slice() else { return false };
+        let is_marked = self.compatible.iter().any(|feature| feature == UNDO);
+        let is_tagged = || {
+            let has_tag = revision.pinned_tags.iter().map(Tag::as_str).eq([UNDO]);
+            has_tag && revision.tags == revision.pinned_tags
+        };
+        is_marked || is_tagged() && !revision.findings.bad_blocks.is_empty()
     }
 
     /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of the blocks that have

@@ -40,6 +40,14 @@ pub struct Revision {
     /// Those of the tags that were given by hand and only go by hand.
     #[serde(default, deserialize_with = "bounded::tags")]
     pub pinned_tags: BTreeSet<Tag>,
+    /// Those of the pinned tags that it had from the schedule before they were given by hand: it has them from there
+    /// again when they are no longer pinned. Others in it mean nothing.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeSet::is_empty",
+        deserialize_with = "bounded::tags"
+    )]
+    pub scheduled_tags: BTreeSet<Tag>,
     /// What its backup did.
     pub statistics: Statistics,
     /// What is known to be wrong with it.
@@ -145,6 +153,7 @@ impl Revision {
             base: None,
             tags: BTreeSet::new(),
             pinned_tags: BTreeSet::new(),
+            scheduled_tags: BTreeSet::new(),
             statistics,
             findings: Findings::default(),
             flaws: Vec::new(),
@@ -185,6 +194,27 @@ impl Revision {
     pub fn backing(&self, base: Option<&Revision>) -> Option<Backing> {
         let base = base.filter(|base| Some(base.uuid) == self.base)?;
         Some(if base.is_image() { Backing::IMAGE } else { Backing::delta(base.uuid) })
+    }
+
+    /// Gives it a tag by hand.
+    pub fn pin_tag(&mut self, tag: &Tag) {
+        let is_new = self.tags.insert(tag.clone());
+        let is_newly_pinned = self.pinned_tags.insert(tag.clone());
+        if is_newly_pinned {
+            match is_new {
+                true => self.scheduled_tags.remove(tag),
+                false => self.scheduled_tags.insert(tag.clone()),
+            };
+        }
+    }
+
+    /// Takes a tag away. One that the schedule had given before it was pinned is only pinned no longer.
+    pub fn remove_tag(&mut self, tag: &Tag) {
+        let was_pinned = self.pinned_tags.remove(tag);
+        let was_scheduled = self.scheduled_tags.remove(tag);
+        if !(was_pinned && was_scheduled) {
+            self.tags.remove(tag);
+        }
     }
 
     /// Takes note that blocks of its own file were read at `at`.
@@ -307,6 +337,34 @@ fn joined(mut ranges: Vec<Verified>) -> Vec<Verified> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A tag of the schedule that was pinned is the schedule's again when it is no longer pinned, and goes when it is
+    /// removed once more; one that was only pinned goes at once.
+    #[test]
+    fn an_unpinned_tag_is_what_it_was_before() {
+        let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
+        let id = RevisionId::new(time);
+        let mut revision = Revision::newest(id, time, time, 0, digest, Statistics::default());
+        let tag = |text: &str| text.parse::<Tag>().unwrap();
+        revision.tags = BTreeSet::from([tag("weekly")]);
+        let before = revision.clone();
+        for name in ["weekly", "monthly"] {
+            revision.pin_tag(&tag(name));
+            revision.pin_tag(&tag(name));
+            assert!(
+                revision.tags.contains(&tag(name)) && revision.pinned_tags.contains(&tag(name))
+            );
+            revision.remove_tag(&tag(name));
+            assert_eq!(revision, before, "{name}");
+        }
+        revision.remove_tag(&tag("weekly"));
+        assert!(revision.tags.is_empty());
+        // What an older program left behind when it removed the tag means nothing.
+        revision.scheduled_tags = BTreeSet::from([tag("weekly")]);
+        revision.pin_tag(&tag("weekly"));
+        revision.remove_tag(&tag("weekly"));
+        assert!(revision.tags.is_empty());
+    }
 
     /// A delta reads through to its base and to nothing else, and to `last.raw` where that holds the base.
     #[test]

@@ -35,6 +35,17 @@ pub enum Cluster {
     },
 }
 
+impl Cluster {
+    /// Bytes of the file that have to be read for its content.
+    pub fn stored_bytes(self, cluster_size: BlockSize) -> u64 {
+        match self {
+            Cluster::Unallocated | Cluster::Zero => 0,
+            Cluster::Plain { .. } => cluster_size.bytes(),
+            Cluster::Compressed { max_bytes, .. } => max_bytes,
+        }
+    }
+}
+
 /// Where an L2 table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L1Entry {

@@ -14,6 +14,9 @@ use crate::storage::{identity, system};
 /// What the second line begins with.
 const MARK: &str = "backy-lock";
 
+/// What the first line begins with while a backup is made, by the command and by the module.
+const BACKUPS: [&str; 2] = ["'backup' (", "'backup' of Python ("];
+
 /// File systems whose inode numbers and times say little, and on which the kernel's own locks are all that there is nevertheless: ramfs,
 /// overlayfs, JFS, ReiserFS, FAT, exFAT. Source: `linux/magic.h`.
 const ALONE: [u32; 6] =
@@ -91,6 +94,17 @@ impl Note {
             }
         };
         held.then(|| self.holder.clone())
+    }
+}
+
+impl Note {
+    /// The process that this note names as a backup, if it can be seen from here and is there.
+    pub(super) fn backup_process(&self) -> Option<i32> {
+        let is_backup = BACKUPS.iter().any(|name| self.holder.starts_with(name));
+        let own = Process::own();
+        let process = self.process.as_ref().filter(|_| is_backup)?;
+        let is_seen = process.boot == own.boot && process.namespace == own.namespace;
+        (is_seen && process.is_alive()).then_some(process.pid)
     }
 }
 

@@ -1,0 +1,90 @@
+//! Restoring a revision of an archive: to a path, to what is open already, to a stream; and what that would overwrite.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::Archive;
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::progress::Observer;
+use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target, TargetLook};
+
+impl Archive {
+    /// Writes a revision to a file or device, `path`, after the checks that keep it from destroying something.
+    pub fn restore(
+        &self,
+        number: usize,
+        path: &Path,
+        options: &RestoreOptions,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<RestoreReport> {
+        // What others may have written is neither looked up nor an excuse for overwriting.
+        let config = self.trusted().and_then(|archive| archive.config()).ok();
+        let force = options.force || options.confirmed.is_some();
+        if let Some(config) = config.as_ref().filter(|_| !force) {
+            restore::known::check(&self.manifest, config, path)?;
+        }
+        let chain = self.open_chain(number, options.keep_going)?;
+        let source = self.trusted_source().ok();
+        let folder = self.folder();
+        let guard = Guard {
+            archive: &folder,
+            source: source.as_deref(),
+            size_bytes: chain.revision().size_bytes,
+            force,
+            observer,
+        };
+        restore::to_path(&chain, &guard, path, options, clock)
+    }
+
+    /// What a restore of a revision to a file or device, `path`, would overwrite, for a person who is asked; `None` when that is nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Target`] when the restore would be refused, even with `force`.
+    pub fn look_at_target(
+        &self,
+        number: usize,
+        path: &Path,
+        observer: &dyn Observer,
+    ) -> Result<Option<TargetLook>> {
+        let config = self.trusted().and_then(|archive| archive.config()).ok();
+        let known = config
+            .as_ref()
+            .map_or(Ok(()), |config| restore::known::check(&self.manifest, config, path));
+        // How much differs is told by the digests alone: damage is found by the restore.
+        let chain = self.open_chain(number, true)?;
+        let source = self.trusted_source().ok();
+        let folder = self.folder();
+        let guard = Guard {
+            archive: &folder,
+            source: source.as_deref(),
+            size_bytes: chain.revision().size_bytes,
+            force: false,
+            observer,
+        };
+        restore::look(&chain, &guard, path, known)
+    }
+
+    /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
+    pub fn restore_to(
+        &self,
+        number: usize,
+        target: &dyn Target,
+        options: &RestoreOptions,
+        observer: &dyn Observer,
+    ) -> Result<RestoreReport> {
+        restore::to_target(&self.open_chain(number, options.keep_going)?, target, options, observer)
+    }
+
+    /// Writes a revision to a stream.
+    pub fn restore_to_stream(
+        &self,
+        number: usize,
+        stream: &mut dyn Write,
+        options: &RestoreOptions,
+        observer: &dyn Observer,
+    ) -> Result<RestoreReport> {
+        restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
+    }
+}
