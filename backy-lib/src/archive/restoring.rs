@@ -19,11 +19,9 @@ impl Archive {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        // What others may have written is neither looked up nor an excuse for overwriting.
-        let config = self.trusted().and_then(|archive| archive.config()).ok();
         let force = options.force || options.confirmed.is_some();
-        if let Some(config) = config.as_ref().filter(|_| !force) {
-            restore::known::check(&self.manifest, config, path)?;
+        if !force {
+            self.check_known(path)?;
         }
         let chain = self.open_chain(number, options.keep_going)?;
         let source = self.trusted_source().ok();
@@ -48,10 +46,7 @@ impl Archive {
         path: &Path,
         observer: &dyn Observer,
     ) -> Result<Option<TargetLook>> {
-        let config = self.trusted().and_then(|archive| archive.config()).ok();
-        let known = config
-            .as_ref()
-            .map_or(Ok(()), |config| restore::known::check(&self.manifest, config, path));
+        let known = self.check_known(path);
         // How much differs is told by the digests alone: damage is found by the restore.
         let chain = self.open_chain(number, true)?;
         let source = self.trusted_source().ok();
@@ -64,6 +59,15 @@ impl Archive {
             observer,
         };
         restore::look(&chain, &guard, path, known)
+    }
+
+    /// That a target which is the configured source is the one that was backed up. What others may have written is neither looked up nor an
+    /// excuse for overwriting.
+    fn check_known(&self, target: &Path) -> Result<()> {
+        match self.trusted().and_then(|archive| archive.config()) {
+            Ok(config) => restore::known::check(&self.manifest, &config, target),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
