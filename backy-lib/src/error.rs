@@ -220,6 +220,12 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A bug, or a plan that was made of another state of the archive: executing it would lose something. Nothing was changed.
+    #[error("{message}; nothing was changed")]
+    Plan {
+        /// Which revision, what was found and what was expected.
+        message: String,
+    },
     /// Something stored was not right. It was put in order, and what was asked for was not done.
     #[error("{flaw}; {outcome}; {undone}")]
     PutInOrder {
@@ -342,7 +348,7 @@ impl Error {
             Error::Room { .. } => ErrorKind::NoSpace,
             Error::Limit { .. } => ErrorKind::Limit,
             Error::Miscomputed { .. } => ErrorKind::Miscomputed,
-            Error::Panic { .. } => ErrorKind::Panic,
+            Error::Panic { .. } | Error::Plan { .. } => ErrorKind::Panic,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.kind(),
         }
@@ -396,6 +402,7 @@ impl Error {
             | Error::Hook { .. }
             | Error::Miscomputed { .. }
             | Error::Panic { .. }
+            | Error::Plan { .. }
             | Error::Interrupted => None,
             Error::PutInOrder { flaw, .. } => flaw.path(),
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.path(),
