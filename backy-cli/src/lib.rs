@@ -21,6 +21,7 @@ mod plan;
 mod probe;
 mod progress;
 mod report;
+mod table;
 mod tilde;
 mod waiting;
 mod words;
@@ -233,7 +234,7 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
             };
         }
     };
-    let text = format!("{name} has ended well");
+    let text = format!("{name} finished");
     session.notify(|manager| manager.status(&text));
     if tells_all {
         session.output.log(Event::End(Ending::Ok, status), &text);
@@ -250,7 +251,7 @@ fn write_figures(session: &Session) {
             }
         }
         Err(error) => {
-            let advice = "correct textfile in backy.toml, or make its folder";
+            let advice = "correct textfile in backy.toml, or create its folder";
             session.output.warning(&format!("{error}; {advice}"));
         }
     }

@@ -201,7 +201,7 @@ impl<'a> Drill<'a> {
             command: None,
             passed: error.is_none(),
             message: match error {
-                None => "every block has the digest that was recorded for it".to_owned(),
+                None => "all blocks verified".to_owned(),
                 Some(error) => error.to_string(),
             },
             unknown: Unknown::new(),

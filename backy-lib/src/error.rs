@@ -40,13 +40,13 @@ pub enum Error {
         source: io::Error,
     },
     /// There is no archive in the folder.
-    #[error("{}: no archive here: there is no manifest.json", .path.display())]
+    #[error("{}: no archive here: manifest.json does not exist", .path.display())]
     NoArchive {
         /// The folder.
         path: PathBuf,
     },
     /// `init` where an archive is already.
-    #[error("{}: there is an archive here already; nothing was changed", .path.display())]
+    #[error("{}: this folder already holds an archive; nothing was changed", .path.display())]
     ArchiveExists {
         /// The folder.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum Error {
     /// A new archive is to be made where files have names that an archive uses.
     #[error(
         "{}: found {names}, which a new archive would replace or take for its own; choose an empty folder, or move them \
-         elsewhere; nothing was changed",
+         away; nothing was changed",
         .path.display()
     )]
     Occupied {
@@ -91,7 +91,7 @@ pub enum Error {
     },
     /// A file of which the manifest knows nothing has a name that is needed now.
     #[error(
-        "{}: {names}: nothing says that backy has made it, and its name is needed; move it elsewhere; nothing was changed",
+        "{}: {names}: backy needs this name, and cannot prove that it made the file; move it away; nothing was changed",
         .path.display()
     )]
     InTheWay {
@@ -102,7 +102,7 @@ pub enum Error {
     },
     /// Somebody else has replaced the manifest while this writer was at work. Nothing is changed any more, and nothing undone.
     #[error(
-        "{}: another writer has replaced it meanwhile; this one has stopped and leaves the archive as it is; see which \
+        "{}: another writer replaced it meanwhile; this one stops and leaves the archive as it is; find out which \
          machines write to it: the lock does not keep them apart on this file system",
         .path.display()
     )]
@@ -260,10 +260,10 @@ pub enum Error {
 fn undo_failed(first: &Error, second: &Error) -> String {
     match (first, second) {
         (Error::Interrupted, Error::Interrupted) => {
-            "interrupted; the next command that writes undoes what was begun".to_owned()
+            "interrupted; the next command that writes undoes what was started".to_owned()
         }
         _ => format!(
-            "{first}; undoing it failed too ({second}); the next writing command tries again"
+            "{first}; undoing it failed, too ({second}); the next command that writes tries again"
         ),
     }
 }

@@ -78,7 +78,7 @@ pub(crate) fn find(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<
 }
 
 /// What is said of a file of which the manifest knows nothing.
-pub(crate) const UNKNOWN: &str = "no revision needs this file, and nothing says that backy has made it: it is kept; delete it by hand if nobody needs it";
+pub(crate) const UNKNOWN: &str = "no revision needs this file, and backy cannot prove that it made it: it stays; delete it yourself if nobody needs it";
 
 /// What is in an archive beside its revisions.
 #[derive(Debug, Default)]
@@ -278,7 +278,7 @@ impl<'a> Folder<'a> {
                 Operation::Backup => "backup",
                 _ => "removal",
             };
-            format!("the {what} of {new} is under way in the manifest, but {old} has gone already")
+            format!("the manifest says that the {what} of {new} is running, but {old} was already deleted")
         }))
     }
 

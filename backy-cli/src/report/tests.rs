@@ -155,9 +155,7 @@ fn damage_is_shown_in_place_of_what_was_verified() {
         status.coverage.verified_share = 1.0;
         status.coverage.oldest = Some(host.checked);
     }
-    assert!(
-        page(&host).contains("Every stored block was checked") && page(&host).contains("100 %")
-    );
+    assert!(page(&host).contains("All stored blocks verified") && page(&host).contains("100 %"));
     for checked in &mut host.archives {
         let status = checked.status.as_mut().unwrap();
         let extent = |at| backy_lib::extent::Extent::new(at, 4096);
@@ -167,7 +165,7 @@ fn damage_is_shown_in_place_of_what_was_verified() {
         status.damaged_count = 2;
     }
     let shown = page(&host);
-    assert!(!shown.contains("Every stored block was checked"));
+    assert!(!shown.contains("All stored blocks verified"));
     assert!(!shown.contains("<rect class=\"fill\" width=\"1000.0\""), "a bar as if all were well");
     for text in [
         "<strong class=\"bad\">checked, 2 places damaged</strong>",

@@ -59,8 +59,7 @@ impl BackupOptions {
 /// That what is to be given as scheduled is in the schedule, and is not pinned at the same time.
 fn check_scheduled(config: &Config, options: &BackupOptions) -> Result<()> {
     if let Some(tag) = options.scheduled.intersection(&options.tags).next() {
-        let message =
-            format!("{tag}: given as scheduled and by hand; only one of the two is possible");
+        let message = format!("{tag}: cannot be both a scheduled and a pinned tag; choose one");
         return Err(Error::Specification { message });
     }
     let Some(tag) = options.scheduled.iter().find(|tag| !config.schedule.contains_key(*tag)) else {

@@ -162,7 +162,7 @@ pub(crate) fn import(
     let present = candidates.iter().take(present).map(Candidate::describe).collect();
     let mut notes = old.notes;
     notes.push(format!(
-        "imported revisions have the tag '{IMPORT_TAG}', which stays until it is removed by hand: no schedule removes them"
+        "imported revisions have the tag '{IMPORT_TAG}' and stay until you remove it: they never expire"
     ));
     Ok(ImportReport { imported, present, skipped: old.skipped, notes })
 }
@@ -256,7 +256,7 @@ fn count_present(
 fn not_new(context: &Context<'_>, revision: &Revision, what: String) -> Error {
     Error::Specification {
         message: format!(
-            "{}: found revision {}, which is not of {what}; expected a new archive, or an import that was interrupted",
+            "{}: found revision {}, which is not of {what}; expected a new archive or an interrupted import",
             context.storage.folder().display(),
             revision.uuid
         ),

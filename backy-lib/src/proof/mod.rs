@@ -151,7 +151,7 @@ impl Verdict {
     pub(crate) fn outcome(&self) -> String {
         match self {
             Verdict::Right => "nothing had to be done".to_owned(),
-            Verdict::Repaired => "repaired: the digest of the revision comes out again".to_owned(),
+            Verdict::Repaired => "repaired: the digest of the revision is right again".to_owned(),
             Verdict::Lost(lost) => match lost.bad_block_count() {
                 1 => "1 block is lost: neither content nor digest can be proved".to_owned(),
                 count => {

@@ -49,9 +49,9 @@ pub struct RebuildReport {
 /// What no file but the manifest says.
 const NEVER_KNOWN: [&str; 4] = [
     "the statistics of the backups are lost",
-    "what scrubs and test restores had found, and when, is lost",
-    "tags that were given or removed after a revision was backed up are not known; those of its backup are back",
-    "what was backed up last is not known: the next backup takes the configured source for the right one",
+    "the findings and dates of scrubs and drills are lost",
+    "tags added or removed after the backup of a revision are lost; each has the tags of its backup",
+    "the identity of the source is lost: the next backup trusts the configured source",
 ];
 
 /// That the manifest has to be made anew, or may be, and that this is an archive.
@@ -62,7 +62,7 @@ pub(crate) fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
         Ok(manifest) if !is_of_these_files(storage, &manifest)? => {}
         Ok(_) => {
             let path = storage.path(FileName::MANIFEST);
-            let message = format!("{}: reads fine; there is nothing to rebuild", path.display());
+            let message = format!("{}: is readable; nothing to rebuild", path.display());
             return Err(Error::Specification { message });
         }
         // It may be a newer program's, or be damaged just there.
@@ -112,7 +112,7 @@ pub(crate) fn rebuild(
         }
     }
     unknown.extend(manifest.set_aside.iter().map(|name| {
-        format!("{name} is set aside: copy it before the next backup if it may be needed")
+        format!("{name} is set aside: copy it before the next backup if you may need it")
     }));
     unknown.extend(NEVER_KNOWN.map(str::to_owned));
     // A manifest that would not be read again must not take the place of anything.
@@ -206,7 +206,7 @@ fn without_newest(
 ) -> Result<Manifest> {
     if !survey.nodes.is_empty() || !survey.images.is_empty() {
         unknown.push(format!(
-            "{} is missing, and what it was: no revision can be had without it; with a copy of it, rebuild again",
+            "{} is missing, and no revision is readable without it; bring back a copy and rebuild again",
             storage.path(FileName::IMAGE).display()
         ));
     }
@@ -428,7 +428,7 @@ impl Survey {
         };
         Ok(block_size_of(&text).unwrap_or_else(|| {
             unknown.push(format!(
-                "the block size is not known and taken to be {} bytes",
+                "the block size is unknown; assuming {} bytes",
                 BlockSize::DEFAULT.bytes()
             ));
             BlockSize::DEFAULT

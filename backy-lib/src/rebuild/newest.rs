@@ -114,7 +114,7 @@ fn notes(storage: &dyn Storage, identity: &Identity, reading: &Reading) -> Vec<S
     let bad = reading.bad.bad_block_count();
     if bad > 0 {
         notes.push(format!(
-            "{}: {bad} blocks are not those of revision {}, which is the most likely to be in it",
+            "{}: {bad} blocks differ from revision {}, the closest match",
             storage.path(FileName::IMAGE).display(),
             identity.uuid
         ));
@@ -313,8 +313,10 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
         return Err(Error::damaged(
             storage.path(FileName::IMAGE),
             "content",
-            format!("what may be in part another revision's, which {overlay} has the rest of"),
-            "an image whose digest file can be read",
+            format!(
+                "an image that may belong in part to another revision, with the rest in {overlay}"
+            ),
+            "an image with a readable digest file",
         ));
     }
     let mut notes = Vec::new();

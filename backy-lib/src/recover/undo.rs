@@ -87,7 +87,7 @@ fn note(storage: &dyn Storage, manifest: &mut Manifest, lost: &Findings, observe
             count => format!("{count} blocks from {} on", range.first),
         };
         observer.event(&Event::Finding(format!(
-            "{}: {blocks} of revision {} cannot be restored: what {} had of that is missing or damaged",
+            "{}: {blocks} of revision {} cannot be restored: its data in {} is missing or damaged",
             image.display(),
             newest.uuid,
             overlay.display()
@@ -137,7 +137,7 @@ fn open_table(
     match DigestTable::open(storage, newest.uuid, DigestsKind::Image) {
         Err(error) if error.is_damage() => {
             observer.event(&Event::Finding(format!(
-                "{error}; the image is brought back without a look at its digests"
+                "{error}; recovering the image without its digests"
             )));
             Ok(None)
         }

@@ -141,7 +141,7 @@ impl TargetLook {
         if Mark::of(target, &metadata(target)?, &head) == self.mark {
             return Ok(());
         }
-        let message = "it has changed since you were asked; nothing was written".to_owned();
+        let message = "it changed after you were asked; nothing was written".to_owned();
         Err(Error::Target { path: target.path(), message, forcible: false })
     }
 }

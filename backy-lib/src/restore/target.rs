@@ -132,7 +132,7 @@ impl FileTarget {
             return error;
         }
         let path = self.path.display();
-        let also = format!("{path} may be half restored: a restore that is run again completes it");
+        let also = format!("{path} may be restored in part: run the restore again to complete it");
         Error::Besides { first: error.into(), also }
     }
 

@@ -166,7 +166,8 @@ impl Saving<'_> {
         let limit = Layout::max_image_bytes(block_size);
         if self.target.size_bytes() > limit {
             let found = self.target.size_bytes();
-            let message = format!("its size is {found} bytes; to save it the limit is {limit}");
+            let message =
+                format!("found a size of {found} bytes, expected at most {limit} to save it");
             return Err(Error::Target { path: self.path.into(), message, forcible: false });
         }
         check_vacant(storage)?;
@@ -205,7 +206,7 @@ impl Saving<'_> {
         for extent in &copy.unreadable {
             let (path, from, to) = (self.path.display(), extent.offset, extent.end() - 1);
             self.observer.event(&Event::Finding(format!(
-                "{path}: bytes {from}-{to} cannot be read, so going back will not bring them back"
+                "{path}: bytes {from}-{to} are unreadable, so undoing will not bring them back"
             )));
         }
         let blocks = self.chain.block_size().count(size_bytes);

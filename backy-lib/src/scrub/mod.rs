@@ -279,7 +279,7 @@ fn report(
     observer: &dyn Observer,
 ) -> ScrubReport {
     for finding in &findings {
-        let done = if finding.repaired { "; mended" } else { "" };
+        let done = if finding.repaired { "; repaired" } else { "" };
         observer.event(&Event::Finding(format!("{}: {}{done}", finding.file, finding.message)));
     }
     for name in &unknown_files {
@@ -345,7 +345,7 @@ impl Scrub<'_> {
         // Known to be lost from here on, whether or not this scrub comes to read it.
         let lost = self.cut_off(&newest, 0, 0)?;
         self.note_lost(0, &lost);
-        let message = "missing: made anew, without what it held".to_owned();
+        let message = "missing: created again, without its former contents".to_owned();
         self.find(FileName::IMAGE, message, None, true)
     }
 

@@ -65,7 +65,7 @@ impl DeviceSource {
         })?;
         let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
         if size_bytes == 0 && !is_file {
-            let message = "the device has no size; is it attached, and is there a medium in it?";
+            let message = "the device has no size; check that it is attached and has a medium";
             return Err(error(message.to_owned()));
         }
         let medium = match is_file {

@@ -53,12 +53,12 @@ pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     let text = read_note(&file).map_err(Error::io(&path, "read"))?;
     if let Some(holder) = Note::parse(&text).held_by(place.is_local) {
         let holder = format!(
-            "{holder}, as {} says, which may be another machine's; if nothing runs there any more, delete that file",
+            "{holder}, says {}, perhaps of another machine; if nothing runs there any more, delete that file",
             path.display()
         );
         return Ok(Taken::Busy(Busy { holder: Some(holder), may_be_ending: false }));
     }
-    let failed = |errno: Errno| Error::io(&path, "make it anew")(errno.into());
+    let failed = |errno: Errno| Error::io(&path, "create it again")(errno.into());
     if is_held && place.is_local && !has_name(place, NAME, &file).map_err(failed)? {
         // Somebody has replaced it since it was opened: the next attempt finds the other one.
         return Ok(Taken::Busy(Busy::default()));
