@@ -354,7 +354,13 @@ pub(super) fn open_regular(
 ) -> Result<File> {
     let refused = |found: &str| Err(Error::damaged(&path, "type", found, "a regular file"));
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match open_in_time(|| openat(&folder, name.to_string(), flags, mode)) {
+    let open = || open_in_time(|| openat(&folder, name.to_string(), flags, mode));
+    let opened = match open() {
+        // What is only open because it may be needed again is in the way of what is needed now.
+        Err(Errno::MFILE | Errno::NFILE) if ManyFiles::of_this_process().close_all() => open(),
+        opened => opened,
+    };
+    let file = match opened {
         Ok(fd) => File::from(fd),
         Err(Errno::LOOP) => return refused("a symbolic link"),
         Err(Errno::ISDIR) => return refused("a folder"),

@@ -22,6 +22,7 @@ mod lock;
 mod many;
 pub(crate) mod mounts;
 mod name;
+mod pinned;
 mod seen;
 #[cfg(feature = "testing")]
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
