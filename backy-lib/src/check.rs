@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::folders;
 use crate::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::pipeline;
@@ -51,19 +51,22 @@ pub struct Checked {
 }
 
 /// The archive in a folder.
-pub fn check_one(folder: &Path, clock: &dyn Clock) -> Checked {
+///
+/// # Errors
+/// Those of the process, which say nothing about the archive.
+pub fn check_one(folder: &Path, clock: &dyn Clock) -> Result<Checked> {
     look_at(folder, false, clock)
 }
 
-fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Checked {
+fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Result<Checked> {
     let judge = |archive: Archive| {
         let count = if with_revisions { archive.revisions().len() } else { 0 };
         status(&archive, &(0..count).collect::<Vec<_>>(), clock)
     };
-    match Archive::open(folder).and_then(judge) {
+    Ok(match judged(Archive::open(folder).and_then(judge))? {
         Ok(status) => Checked::of(status),
         Err(error) => Checked::unreadable(folder, &error),
-    }
+    })
 }
 
 impl Checked {
@@ -90,6 +93,9 @@ impl Checked {
 /// All archives that are given: each path is one, or a folder with some right below it, or a pattern such as `/srv/*/backup`. Each is
 /// looked at once, however often and by whatever names it is given. What cannot be looked at has a verdict as well: a folder without
 /// permission or on a dead disk, a link to nothing, an empty folder, a pattern that fits nothing.
+///
+/// # Errors
+/// Those of the process: one that may not open another file knows nothing of any archive, and gives no verdicts.
 pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
     survey(folders, false, clock)
 }
@@ -107,20 +113,21 @@ fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Resul
         vec![(); pipeline::threads(None)],
         || Ok(found.next()),
         |(), archive| {
-            Ok(match archive {
+            match archive {
                 Ok(path) => look_at(&path, with_revisions, clock),
-                Err((path, error)) => Checked::unreadable(&path, &error),
-            })
+                Err((_, error)) if error.is_of_process() => Err(error),
+                Err((path, error)) => Ok(Checked::unreadable(&path, &error)),
+            }
         },
         |checked| {
             archives.push(checked);
             Ok(())
         },
     )?;
-    Ok(judged(archives, clock.now()))
+    Ok(judge(archives, clock.now()))
 }
 
-fn judged(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
+fn judge(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
     archives.sort_by(|a, b| {
         b.health.level.cmp(&a.health.level).then_with(|| a.archive.cmp(&b.archive))
     });

@@ -3,6 +3,8 @@
 //! One enum for the whole library; [`Error::kind`] alone decides the exit status of the command and the
 //! class of the Python exception. Advice on what to do next is added at the edge, by kind.
 
+mod process;
+
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use thiserror::Error;
 
 use crate::extent::Extent;
 use crate::revision::RevisionId;
+
+pub(crate) use process::{is_limit, judged};
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -361,7 +365,7 @@ impl Error {
 
     /// Whether stored data cannot be read: damage, or a disk that does not give it.
     pub(crate) fn is_unreadable(&self) -> bool {
-        self.is_damage() || self.kind() == ErrorKind::Io
+        self.is_damage() || self.kind() == ErrorKind::Io && !self.is_of_process()
     }
 
     /// Whether stored data cannot be had for any reason, as opposed to a wish to stop or a want of memory.

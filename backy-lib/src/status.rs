@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::archive::Archive;
 use crate::clock::{Clock, latest};
 use crate::damage;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, judged};
 use crate::extent::Extent;
 use crate::folders;
 use crate::format::manifest::{
@@ -151,7 +151,7 @@ fn is_doubtful(report: &StatusReport) -> bool {
 }
 
 fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
-    let (config, now) = (archive.config(), clock.now());
+    let (config, now) = (judged(archive.config())?, clock.now());
     let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let lock_holder = archive.lock_holder()?;
     let (manifest, mut ahead) = health::as_of(archive.manifest(), now);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::format::digests::{HEADER_BYTES, Identity};
 use crate::format::manifest::{InProgress, Manifest, Operation, Revision, Statistics};
 use crate::format::qcow2::{Backing, Layout};
@@ -129,14 +129,14 @@ pub(crate) fn rebuild(
 
 /// Files that the manifest before lists as removable and that are gone. After a sync that failed they may only look so.
 fn deleted_before(storage: &dyn Storage) -> Result<Vec<FileName>> {
-    let Ok(before) = manifest::read(storage) else { return Ok(Vec::new()) };
+    let Ok(before) = judged(manifest::read(storage))? else { return Ok(Vec::new()) };
     let present = storage.list()?;
     Ok(before.removable.into_iter().filter(|name| !present.contains(name)).collect())
 }
 
 /// Puts the manifest in its place, whatever is there.
 fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    match manifest::begin_writing(storage) {
+    match judged(manifest::begin_writing(storage))? {
         // The name under which the next one is written stays the same.
         Ok(before) => {
             let token = before.staging_token();
@@ -194,7 +194,7 @@ fn with_newest(
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
-    manifest.removable.extend(left_over(&**storage, survey, &manifest));
+    manifest.removable.extend(left_over(&**storage, survey, &manifest)?);
     Ok(manifest)
 }
 
@@ -212,7 +212,7 @@ fn without_newest(
     }
     let mut manifest = Manifest::new(survey.block_size(storage, unknown)?);
     manifest.set_aside = set_aside(survey, &manifest, |_| false);
-    manifest.removable.extend(left_over(storage, survey, &manifest));
+    manifest.removable.extend(left_over(storage, survey, &manifest)?);
     Ok(manifest)
 }
 
@@ -283,17 +283,21 @@ fn set_aside(
 
 /// Files of a backup or a removal that never came to an end, by what is in them: digests of an image whose revision holds
 /// its blocks elsewhere or never got them, and the image that was to be.
-fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Vec<FileName> {
+fn left_over(
+    storage: &dyn Storage,
+    survey: &Survey,
+    manifest: &Manifest,
+) -> Result<Vec<FileName>> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
     // With a manifest that can be read, that says whether an image was being made.
-    let is_lost = manifest::read(storage).is_err();
+    let is_lost = judged(manifest::read(storage))?.is_err();
     if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);
     }
-    left
+    Ok(left)
 }
 
 fn revision_of(name: FileName) -> Option<RevisionId> {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::Survey;
 use crate::damage;
 use crate::digest::{Digest, RevisionHasher, TableEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::format::digests::{DigestsHeader, Identity};
 use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
@@ -265,7 +265,7 @@ impl Compared {
                 Ok(()) => Ok(()),
                 Err(_) => self.image.read_padded_at(bytes, self.size.offset(block)),
             };
-            match read {
+            match judged(read)? {
                 Ok(()) if entry.matches(bytes) => continue,
                 Err(error) if !self.lenient => return Err(error),
                 _ => {}

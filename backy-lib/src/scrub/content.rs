@@ -11,7 +11,7 @@ use super::budget::Group;
 use super::{Finding, Scrub};
 use crate::damage;
 use crate::digest::TableEntry;
-use crate::error::Result;
+use crate::error::{Result, judged};
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
@@ -273,7 +273,7 @@ impl StoredFile {
     ) -> Result<(Vec<BlockIndex>, u64)> {
         let extent = damage::extent(blocks, self.block_size, self.size_bytes);
         bytes.resize(extent.len as usize, 0);
-        if image.read_padded_at(bytes, extent.offset).is_err() {
+        if judged(image.read_padded_at(bytes, extent.offset))?.is_err() {
             if blocks.count == 1 {
                 return Ok((vec![blocks.first], extent.len));
             }
@@ -317,7 +317,7 @@ impl StoredFile {
                 read_bytes += extent.len;
                 let read = read_cut(delta, *cluster, self.block_size, decompressor, part);
                 // No content matches the other one.
-                let entry = read.map_or(TableEntry::LOST, |()| **entry);
+                let entry = judged(read)?.map_or(TableEntry::LOST, |()| **entry);
                 pairs.push((entry, &*part));
             }
             let right = TableEntry::matching(pairs)?.into_iter().zip(group);
@@ -520,7 +520,7 @@ pub(super) fn is_unreadable(
                 let located = chain.locate(block, 1)?;
                 let mut bytes =
                     vec![0; size.extent(block, chain.revision().size_bytes).len as usize];
-                if chain.read(block, &located, &mut decompressor, &mut bytes).is_err() {
+                if judged(chain.read(block, &located, &mut decompressor, &mut bytes))?.is_err() {
                     return Ok(true);
                 }
             }
