@@ -165,7 +165,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let missing = missing_files(archive)?;
     let accepts_no_permissions =
         config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
-    let exposed = archive.storage().exposed(accepts_no_permissions).map(|error| error.to_string());
+    let exposed = archive.storage().exposed(accepts_no_permissions)?.map(|error| error.to_string());
     let replaced = replaced_image(archive, lock_holder.is_some())?;
     let present = archive.storage().list()?;
     let is_there = |name: &&FileName| present.binary_search(name).is_ok();

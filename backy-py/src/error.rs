@@ -21,18 +21,10 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         error.path(),
         unreadable.map(|bytes| bytes.extent.offset),
         unreadable.map(|bytes| bytes.revision.to_string()),
-        system_number(error),
+        error.system_number(),
     );
     let made = py.import("backy.errors")?.getattr("_make")?.call1(arguments)?;
     Ok(PyErr::from_value(made))
-}
-
-fn system_number(error: &Error) -> Option<i32> {
-    match error {
-        Error::Io { source, .. } => source.raw_os_error(),
-        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => system_number(first),
-        _ => None,
-    }
 }
 
 /// The names by which `errors.py` knows the kinds.

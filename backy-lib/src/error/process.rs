@@ -6,6 +6,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use super::{Error, ErrorKind, Result};
 
 impl Error {
@@ -17,6 +19,16 @@ impl Error {
             _ => false,
         };
         is_interrupted_call || matches!(self.kind(), Limit | Miscomputed | Panic | Interrupted)
+    }
+
+    /// The system's number of the error, such as that of `EMFILE`, where the system is what said no.
+    pub fn system_number(&self) -> Option<i32> {
+        match self {
+            Error::Io { source, .. } => source.raw_os_error(),
+            Error::Limit { .. } => Some(Errno::MFILE.raw_os_error()),
+            Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.system_number(),
+            _ => None,
+        }
     }
 }
 
@@ -38,8 +50,6 @@ pub(crate) fn is_limit(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rustix::io::Errno;
-
     use super::*;
 
     /// That the process has too little of something, or was interrupted, answers nothing; that a disk fails, does.

@@ -29,7 +29,7 @@ use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::extent::Extent;
 
 /// How long an opening waits until another program has given back its lease. The system takes it away after
@@ -287,7 +287,8 @@ impl Storage for DirStorage {
     }
 
     fn lock_holder(&self) -> Result<Option<String>> {
-        Ok(lock::holder(&self.fd))
+        let unknown = Error::io(&self.folder, "find out who uses the archive");
+        lock::holder(&self.fd).map_err(unknown)
     }
 
     fn is_backup_at_work(&self) -> bool {
@@ -320,9 +321,10 @@ impl Storage for DirStorage {
         Ok(Box::new(DirFile::over(path, file)))
     }
 
-    fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
+    fn exposed(&self, accepts_no_permissions: bool) -> Result<Option<Error>> {
         // What cannot be looked up is reported by whoever needs it.
-        let keepers = Keepers::of(retry_on_intr(|| fstat(&self.fd)).ok()?.st_uid);
+        let Ok(found) = retry_on_intr(|| fstat(&self.fd)) else { return Ok(None) };
+        let keepers = Keepers::of(found.st_uid);
         let keepers = match accepts_no_permissions {
             true => keepers.on(WithoutPermissions::Accepted),
             false => keepers,
@@ -335,7 +337,7 @@ impl Storage for DirStorage {
         let checked = keepers
             .check_folder(&self.folder, &self.fd)
             .and_then(|()| config().and_then(|file| keepers.check_file(&path, &file)));
-        checked.err().filter(|error| error.kind() == ErrorKind::Untrusted)
+        Ok(judged(checked)?.err().filter(|error| error.kind() == ErrorKind::Untrusted))
     }
 
     fn set_file_mode(&self, mode: u32) {

@@ -28,8 +28,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::StorageLock;
 use super::dir::read_full;
-use super::holders::{Kind, Who, takers, who};
-use crate::error::{Error, Result};
+use super::holders::{Kind, Who, takers, takers_within_limits, who};
+use crate::error::{Error, Result, is_limit};
 
 pub use note::is_note;
 use note::{Note, is_local};
@@ -183,16 +183,26 @@ fn is_held_by_readers(place: &Place<'_>) -> bool {
 }
 
 /// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
-pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
+///
+/// # Errors
+/// When this process lacks descriptors or memory to find that out. What else cannot be looked up is held by nobody.
+pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(openat(&folder_fd, NAME, flags, Mode::empty()).ok()?);
-    let inode = fstat(&file).ok()?.st_ino;
-    let is_locked = || takers(inode, Kind::Flock).iter().any(|taker| taker.is_exclusive);
+    let file = match openat(&folder_fd, NAME, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(errno) if is_limit(&errno.into()) => return Err(errno.into()),
+        Err(_) => return Ok(None),
+    };
+    let Ok(found) = fstat(&file) else { return Ok(None) };
     // The table is read in pieces, and an entry may be passed over while others come and go.
-    if (0..TABLE_ATTEMPTS).any(|_| is_locked()) {
-        return Some(wait_for_holder(&file));
+    for _ in 0..TABLE_ATTEMPTS {
+        let takers = takers_within_limits(found.st_ino, Kind::Flock)?;
+        if takers.iter().any(|taker| taker.is_exclusive) {
+            return Ok(Some(wait_for_holder(&file)));
+        }
     }
-    Note::parse(&read_note(&file).ok()?).held_by(is_local(folder_fd))
+    let note = read_note(&file).map(|note| Note::parse(&note));
+    Ok(note.ok().and_then(|note| note.held_by(is_local(folder_fd))))
 }
 
 /// Whether a backup holds the lock now: the note says so, and the process that it names has taken the kernel's

@@ -174,9 +174,12 @@ pub trait Storage: Send + Sync {
 
     /// What others than root and the owner of the folder can change: of the folder and those above it, and of `backy.toml`. `None`
     /// when there is nothing, or no such thing as an owner. Without permissions that is everything, unless somebody accepts it.
-    fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
+    ///
+    /// # Errors
+    /// Those of the process alone.
+    fn exposed(&self, accepts_no_permissions: bool) -> Result<Option<Error>> {
         let _ = accepts_no_permissions;
-        None
+        Ok(None)
     }
 
     /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None` where that is
