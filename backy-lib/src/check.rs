@@ -112,12 +112,10 @@ fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Resul
     pipeline::run(
         vec![(); pipeline::threads(None)],
         || Ok(found.next()),
-        |(), archive| {
-            match archive {
-                Ok(path) => look_at(&path, with_revisions, clock),
-                Err((_, error)) if error.is_of_process() => Err(error),
-                Err((path, error)) => Ok(Checked::unreadable(&path, &error)),
-            }
+        |(), archive| match archive {
+            Ok(path) => look_at(&path, with_revisions, clock),
+            Err((_, error)) if error.is_of_process() => Err(error),
+            Err((path, error)) => Ok(Checked::unreadable(&path, &error)),
         },
         |checked| {
             archives.push(checked);

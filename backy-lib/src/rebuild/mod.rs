@@ -283,11 +283,7 @@ fn set_aside(
 
 /// Files of a backup or a removal that never came to an end, by what is in them: digests of an image whose revision holds
 /// its blocks elsewhere or never got them, and the image that was to be.
-fn left_over(
-    storage: &dyn Storage,
-    survey: &Survey,
-    manifest: &Manifest,
-) -> Result<Vec<FileName>> {
+fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Result<Vec<FileName>> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =

@@ -433,6 +433,10 @@ impl DirFile {
         DirFile { path, file, cache: PageCache::new(), is_local: OnceLock::new() }
     }
 
+    pub(super) fn descriptor(&self) -> &File {
+        &self.file
+    }
+
     fn metadata(&self) -> Result<std::fs::Metadata> {
         metadata(&self.file).map_err(Error::io(&self.path, "look up its length"))
     }

@@ -8,11 +8,10 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags, lstat, openat};
@@ -28,6 +27,15 @@ use crate::extent::Extent;
 
 /// The most files that are open at a time, when nobody is just reading them.
 const MOST_OPEN: usize = 48;
+
+/// The same, where the process has been told to take more.
+static MOST: AtomicUsize = AtomicUsize::new(MOST_OPEN);
+
+/// From now on an eighth of the files that this process may have open may be those of chains, be they more than a few dozen. For a process
+/// that does nothing else: opening a file again takes time.
+pub fn take_many_descriptors() {
+    MOST.store(usize::MAX, Relaxed);
+}
 
 /// The files of this process, whichever archives they are of: its limit is one.
 pub(super) struct ManyFiles {
@@ -55,40 +63,31 @@ impl ManyFiles {
         path: PathBuf,
         name: FileName,
     ) -> Result<Box<dyn StorageFile>> {
-        let file = open_regular(folder, path.clone(), name, OFlags::RDONLY, Mode::empty())?;
-        let identity = Identity::of(&file);
-        let pin = Pin::of(&file, identity);
-        self.hold(folder, path, name, file, (identity, pin))
+        self.open_kept(folder, path, name, Kept::of)
     }
 
-    fn hold(
+    fn open_kept(
         &'static self,
         folder: &Arc<OwnedFd>,
         path: PathBuf,
         name: FileName,
-        file: File,
-        (identity, pin): (Option<Identity>, Option<Arc<Pin>>),
+        keep: fn(&File) -> Kept,
     ) -> Result<Box<dyn StorageFile>> {
-        if pin.is_none() {
-            let staying = Staying::new(self);
-            if identity.is_none() || staying.before < most_staying() {
-                let file = DirFile::over(path, file);
-                return Ok(Box::new(OneOfMany::Staying { file, _staying: staying }));
-            }
-        }
+        let file = open_regular(folder, path.clone(), name, OFlags::RDONLY, Mode::empty())?;
         let closable = Arc::new(Closable {
             many: self,
             folder: Arc::clone(folder),
             path,
             name,
-            identity,
-            pin,
+            keep,
+            kept: OnceLock::new(),
+            stays: OnceLock::new(),
             has_gone: AtomicBool::new(false),
             known_bytes: AtomicU64::new(0),
             open: Mutex::default(),
         });
         closable.take(file);
-        Ok(Box::new(OneOfMany::Closable(closable)))
+        Ok(Box::new(OneOfMany(closable)))
     }
 
     /// Closes those that were opened before the last ones.
@@ -121,7 +120,7 @@ fn limit() -> usize {
 }
 
 fn most_open() -> usize {
-    (limit() / 8).clamp(1, MOST_OPEN)
+    (limit() / 8).clamp(1, MOST.load(Relaxed))
 }
 
 /// Those that the system does not keep stay open while they are no more than these.
@@ -151,14 +150,30 @@ impl Drop for Staying {
     }
 }
 
-/// A file that is closed when others are opened. It has an identity, a pin, or both.
+/// What is left of a file that is closed.
+struct Kept {
+    identity: Option<Identity>,
+    pin: Option<Arc<Pin>>,
+}
+
+impl Kept {
+    fn of(file: &File) -> Self {
+        let identity = Identity::of(file);
+        Kept { identity, pin: Pin::of(file, identity) }
+    }
+}
+
+/// A file that is closed when others are opened.
 struct Closable {
     many: &'static ManyFiles,
     folder: Arc<OwnedFd>,
     path: PathBuf,
     name: FileName,
-    identity: Option<Identity>,
-    pin: Option<Arc<Pin>>,
+    keep: fn(&File) -> Kept,
+    /// Since it was to be closed for the first time.
+    kept: OnceLock<Kept>,
+    /// That nothing could be kept of it, so that it stays open.
+    stays: OnceLock<Staying>,
     /// Whether its name leads to it no more.
     has_gone: AtomicBool,
     /// Its length when it was closed; files of a chain only grow.
@@ -174,29 +189,41 @@ impl Closable {
         file
     }
 
+    /// Closes the file, if it is open and need not stay so; whether that gave back a descriptor.
     fn close(&self) -> bool {
-        let Some(file) = lock(&self.open).take() else { return false };
-        if self.pin.is_some()
-            && let Ok(bytes) = file.len()
-        {
+        let mut open = lock(&self.open);
+        let Some(file) = open.as_ref() else { return false };
+        let kept = self.kept.get_or_init(|| (self.keep)(file.descriptor()));
+        if kept.pin.is_none() {
+            let staying = Staying::new(self.many);
+            if kept.identity.is_none() || staying.before < most_staying() {
+                let _ = self.stays.set(staying);
+                return false;
+            }
+        }
+        if let Ok(bytes) = file.len() {
             self.known_bytes.fetch_max(bytes, Relaxed);
         }
-        true
+        let file = open.take();
+        drop(open);
+        // Unless somebody is reading it.
+        file.is_some_and(|file| Arc::into_inner(file).is_some())
     }
 
     /// The file, open for as long as the caller has it.
     fn file(self: &Arc<Self>) -> Result<Open<'_>> {
         if let Some(file) = &*lock(&self.open) {
-            return Ok(Open::Again(Arc::clone(file)));
+            return Ok(Open::File(Arc::clone(file)));
         }
-        let opened = match self.identity {
+        let kept = self.kept.get();
+        let opened = match kept.and_then(|kept| kept.identity) {
             Some(identity) if !self.has_gone.load(Relaxed) => self.open_again(identity),
             _ => Ok(None),
         };
-        match (opened, &self.pin) {
-            (Ok(Some(file)), _) => Ok(Open::Again(self.take(file))),
+        match (opened, kept.and_then(|kept| kept.pin.as_deref())) {
+            (Ok(Some(file)), _) => Ok(Open::File(self.take(file))),
             // Whatever keeps it from being opened, there it is.
-            (_, Some(pin)) => Ok(Open::Kept(Kept { pin, file: self })),
+            (_, Some(pin)) => Ok(Open::Pinned(Pinned { pin, file: self })),
             (Ok(None), None) => Err(self.gone()),
             (Err(error), None) => Err(error),
         }
@@ -205,9 +232,10 @@ impl Closable {
     /// `None` when the file has no longer its name.
     fn open_again(&self, identity: Identity) -> Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = || openat(&self.folder, self.name.to_string(), flags, Mode::empty());
-        let opened = match open_in_time(open) {
-            Err(Errno::MFILE | Errno::NFILE) if self.many.close_all() => open_in_time(open),
+        let open =
+            || open_in_time(|| openat(&self.folder, self.name.to_string(), flags, Mode::empty()));
+        let opened = match open() {
+            Err(Errno::MFILE | Errno::NFILE) if self.many.close_all() => open(),
             opened => opened,
         };
         match opened {
@@ -229,12 +257,12 @@ impl Closable {
 }
 
 /// A file that is read without a descriptor.
-struct Kept<'a> {
+struct Pinned<'a> {
     pin: &'a Pin,
     file: &'a Closable,
 }
 
-impl Kept<'_> {
+impl Pinned<'_> {
     fn len(&self) -> Result<u64> {
         let known = self.file.known_bytes.load(Relaxed);
         self.pin.len(known).map_err(Error::io(&self.file.path, "look up its length"))
@@ -267,92 +295,72 @@ impl Kept<'_> {
 }
 
 /// One of the files.
-enum OneOfMany {
-    Staying { file: DirFile, _staying: Staying },
-    Closable(Arc<Closable>),
-}
+struct OneOfMany(Arc<Closable>);
 
 /// One of the files, to be read.
 enum Open<'a> {
-    Staying(&'a DirFile),
-    Again(Arc<DirFile>),
-    Kept(Kept<'a>),
-}
-
-impl Open<'_> {
-    fn file(&self) -> Option<&DirFile> {
-        match self {
-            Open::Staying(file) => Some(file),
-            Open::Again(file) => Some(file),
-            Open::Kept(_) => None,
-        }
-    }
+    File(Arc<DirFile>),
+    Pinned(Pinned<'a>),
 }
 
 impl OneOfMany {
-    fn open(&self) -> Result<Open<'_>> {
-        match self {
-            OneOfMany::Staying { file, .. } => Ok(Open::Staying(file)),
-            OneOfMany::Closable(file) => file.file(),
-        }
-    }
-
-    /// It is open for reading only, which is what the system says of a descriptor of that kind.
+    /// What the system says of a descriptor of that kind: it is open for reading only.
     fn refuse(&self, action: &str) -> Error {
-        Error::io(self.path(), action)(io::Error::from(Errno::BADF))
+        Error::io(self.path(), action)(Errno::BADF.into())
     }
 }
 
 impl StorageFile for OneOfMany {
     fn path(&self) -> PathBuf {
-        match self {
-            OneOfMany::Staying { file, .. } => file.path(),
-            OneOfMany::Closable(file) => file.path.clone(),
-        }
+        self.0.path.clone()
     }
 
     fn is_in_place(&self) -> Result<bool> {
-        self.open()?.file().map_or(Ok(false), DirFile::is_in_place)
+        match self.0.file()? {
+            Open::File(file) => file.is_in_place(),
+            Open::Pinned(_) => Ok(false),
+        }
     }
 
     fn stamp(&self) -> Result<Option<Stamp>> {
-        self.open()?.file().map_or(Ok(None), DirFile::stamp)
+        match self.0.file()? {
+            Open::File(file) => file.stamp(),
+            Open::Pinned(_) => Ok(None),
+        }
     }
 
     fn len(&self) -> Result<u64> {
-        match self.open()? {
-            Open::Staying(file) => file.len(),
-            Open::Again(file) => file.len(),
-            Open::Kept(kept) => kept.len(),
+        match self.0.file()? {
+            Open::File(file) => file.len(),
+            Open::Pinned(pinned) => pinned.len(),
         }
     }
 
     fn allocated_bytes(&self) -> Result<u64> {
-        match self.open()? {
-            Open::Staying(file) => file.allocated_bytes(),
-            Open::Again(file) => file.allocated_bytes(),
-            Open::Kept(kept) => kept.allocated_bytes(),
+        match self.0.file()? {
+            Open::File(file) => file.allocated_bytes(),
+            Open::Pinned(pinned) => pinned.allocated_bytes(),
         }
     }
 
     fn modified(&self) -> Result<Timestamp> {
-        let open = self.open()?;
-        open.file().map_or_else(|| Err(self.refuse("look up its time")), DirFile::modified)
+        match self.0.file()? {
+            Open::File(file) => file.modified(),
+            Open::Pinned(_) => Err(self.refuse("look up its time")),
+        }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        match self.open()? {
-            Open::Staying(file) => file.read_at(buffer, offset),
-            Open::Again(file) => file.read_at(buffer, offset),
-            Open::Kept(kept) => kept.read_at(buffer, offset),
+        match self.0.file()? {
+            Open::File(file) => file.read_at(buffer, offset),
+            Open::Pinned(pinned) => pinned.read_at(buffer, offset),
         }
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        match self.open()? {
-            Open::Staying(file) => file.next_data(offset),
-            Open::Again(file) => file.next_data(offset),
-            Open::Kept(kept) => kept.next_data(offset),
+        match self.0.file()? {
+            Open::File(file) => file.next_data(offset),
+            Open::Pinned(pinned) => pinned.next_data(offset),
         }
     }
 
@@ -394,13 +402,10 @@ mod tests {
         _folder: tempfile::TempDir,
     }
 
-    /// What is known of a file.
-    type Known = (Option<Identity>, Option<Arc<Pin>>);
-
     const FILES: usize = 3 * MOST_OPEN;
 
     impl Many {
-        fn open(known: impl Fn(Known) -> Known) -> Self {
+        fn open(keep: fn(&File) -> Kept) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let storage = DirStorage::create(&folder.path().join("a")).unwrap();
             let new_name = |_| FileName::Delta(RevisionId::new(Timestamp::UNIX_EPOCH));
@@ -410,12 +415,7 @@ mod tests {
             let fd = Arc::new(fd);
             let open = |&name: &FileName| {
                 storage.create(name).unwrap().write_at(name.to_string().as_bytes(), 0).unwrap();
-                let path = storage.path(name);
-                let flags = OFlags::RDONLY;
-                let file = open_regular(&fd, path.clone(), name, flags, Mode::empty()).unwrap();
-                let identity = Identity::of(&file);
-                let found = known((identity, Pin::of(&file, identity)));
-                pool.hold(&fd, path, name, file, found).unwrap()
+                pool.open_kept(&fd, storage.path(name), name, keep).unwrap()
             };
             let files = names.iter().map(open).collect();
             Many { pool, storage, names, files, _folder: folder }
@@ -444,7 +444,8 @@ mod tests {
     /// it was written to in its place.
     #[test]
     fn few_of_many_files_have_a_descriptor() {
-        let kinds: [fn(Known) -> Known; 2] = [|known| known, |(_, pin)| (None, pin)];
+        let kinds: [fn(&File) -> Kept; 2] =
+            [Kept::of, |file| Kept { identity: None, pin: Pin::of(file, None) }];
         for kind in kinds {
             let many = Many::open(kind);
             assert!(many.descriptors() <= MOST_OPEN, "{} are open", many.descriptors());
@@ -463,7 +464,7 @@ mod tests {
     /// One that was deleted or replaced while it was closed is read all the same, and nothing of what replaced it.
     #[test]
     fn a_file_that_was_deleted_while_it_was_closed_is_read() {
-        let many = Many::open(|known| known);
+        let many = Many::open(Kept::of);
         many.pool.close_all();
         for &name in &many.names {
             many.storage.remove(name).unwrap();
@@ -485,7 +486,7 @@ mod tests {
     /// A file that was cut short behind the reader's back, and then deleted, is an error of reading.
     #[test]
     fn what_cannot_be_copied_is_an_error() {
-        let many = Many::open(|known| known);
+        let many = Many::open(Kept::of);
         many.pool.close_all();
         many.storage.open(many.names[0], Access::Write).unwrap().set_len(0).unwrap();
         many.storage.remove(many.names[0]).unwrap();
@@ -501,12 +502,11 @@ mod tests {
         if !are_told_apart() {
             return;
         }
-        let many = Many::open(|(identity, _)| (identity, None));
+        let many = Many::open(|file| Kept { identity: Identity::of(file), pin: None });
+        many.pool.close_all();
         let staying = most_staying().min(FILES);
         assert_eq!(many.pool.staying.load(Relaxed), staying);
-        many.pool.close_all();
-        let staying_open = many.descriptors();
-        assert_eq!(staying_open, staying);
+        assert_eq!(many.descriptors(), staying);
         let last = FILES - 1;
         many.storage.remove(many.names[0]).unwrap();
         many.storage.remove(many.names[last]).unwrap();

@@ -42,6 +42,7 @@ use crate::extent::Extent;
 
 pub use identity::{FolderIdentity, Stamp};
 pub use lock::{holder_note, is_note};
+pub use many::take_many_descriptors;
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
 pub(crate) use trust::who_can_swap;

@@ -160,7 +160,10 @@ impl Map {
     }
 }
 
-#[expect(unsafe_code, reason = "mapping is the system's only way to keep a file without a descriptor")]
+#[expect(
+    unsafe_code,
+    reason = "mapping is the system's only way to keep a file without a descriptor"
+)]
 fn map_page(file: &File) -> io::Result<NonZeroUsize> {
     // Private, which network file systems allow where they do not allow a shared one. It shows what is in the file all the same, as
     // nobody writes to the memory.

@@ -140,7 +140,9 @@ impl Keepers {
         let found = retry_on_intr(|| fstat(file))
             .map_err(|errno| Error::io(path, "look up its owner")(errno.into()))?;
         let stranger = self.stranger(&found, || Ok(file));
-        match stranger.map_err(|errno| Error::io(path, "look up who may write to it")(errno.into()))? {
+        match stranger
+            .map_err(|errno| Error::io(path, "look up who may write to it")(errno.into()))?
+        {
             None => Ok(()),
             Some(stranger) => Err(self.untrusted(path.to_owned(), &stranger)),
         }
