@@ -10,10 +10,11 @@ use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::image::reader::{ReadCache, RevisionReader};
 use backy_lib::progress::Silent;
 use backy_lib::{BackupOptions, BlockSize, MaintenanceOptions, SystemClock};
+use backy_tests::legacy::OldArchive;
 use backy_tests::memory::MemorySource;
 
 use crate::mounted::{Mountpoint, fuse_available};
-use crate::site::{backy, noise, text, works};
+use crate::site::{backy, noise, run, text, words, works};
 
 /// Revisions of the chain, and the files that a process may have open: each revision has two.
 const LONG: usize = 1000;
@@ -170,5 +171,47 @@ fn open_revisions_of_a_long_chain_stay_readable_when_they_are_deleted() {
     writer.backup(&MemorySource::new(&next), &options, &SystemClock, &Silent).expect("a backup");
     for (number, reader) in numbers.into_iter().zip(&readers) {
         assert!(whole(reader) == states[number], "wrong bytes of revision {number} afterwards");
+    }
+}
+
+/// An import that may not open another file is an error that names the limit: no file of the old archive counts as missing or bad, and
+/// the next import brings all of it over.
+#[test]
+fn an_import_with_too_few_files_gives_up_nothing() {
+    const REVISIONS: usize = 30;
+    let place = place();
+    let old = place.path().join("old");
+    let mut state = noise(3, 6 * 65536);
+    let mut states = Vec::new();
+    for number in 0..REVISIONS {
+        states.push(state.clone());
+        state[number % 6 * 65536] ^= 1;
+    }
+    OldArchive::write(&old, 65536, 1, &states);
+    let folder = place.path().join("archive");
+    let import = |limit: usize| {
+        let command = backy(&folder, &["import", text(&old)]);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "limited"]);
+        shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+        shell
+    };
+    let mut refused = 0;
+    for limit in [8, 12, 16, 20, 24, 28, 32] {
+        let output = run(&mut import(limit));
+        let said = words(&output);
+        // Where not even the program can be loaded, its loader says why.
+        if output.status.success() || output.status.code() == Some(127) {
+            continue;
+        }
+        refused += 1;
+        assert!(said.contains("ulimit -n"), "{limit}: {said}");
+        assert!(!said.contains("missing") && !said.contains("MD5"), "{limit}: {said}");
+    }
+    assert!(refused > 3, "{refused} were refused");
+    works(&mut import(1024));
+    for (number, state) in states.iter().rev().enumerate() {
+        let number = number.to_string();
+        assert!(works(&mut backy(&folder, &["restore", "-r", &number, "-"])) == *state, "{number}");
     }
 }
