@@ -314,8 +314,8 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// What a long chain of deltas keeps open is an eighth of the limit, of which the usual soft one of 1024 is little. This process does nothing
-/// else, so that it may have more of them open than a few dozen.
+/// What a long chain of deltas keeps open is an eighth of the limit, of which the usual soft one of 1024 is little. This
+/// process does nothing else, so that it may have more of them open than a few dozen.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -1,8 +1,8 @@
 //! Errors of this process, apart from those of what is stored.
 //!
-//! A process that may not open another file, or gets no memory, has found out nothing about the file that it wanted. So such an
-//! error is always an error, and never a finding, a failed drill, a lost block or a file that is left out. Whoever turns
-//! errors into an answer asks [`judged`] first.
+//! A process that may not open another file, or gets no memory, has found out nothing about the file that it wanted. So
+//! such an error is always an error, and never a finding, a failed drill, a lost block or a file that is left out.
+//! Whoever turns errors into an answer asks [`judged`] first.
 
 use std::io;
 

@@ -38,8 +38,8 @@ impl OpenRevision {
     }
 }
 
-/// What a program is told that reads through the mount: what the system said when the process of the mount lacks something, so that nobody
-/// takes that for a bad disk.
+/// What a program is told that reads through the mount: what the system said when the process of the mount lacks
+/// something, so that nobody takes that for a bad disk.
 pub(super) fn errno_of(error: &Error) -> Errno {
     let of_process = error.system_number().filter(|_| error.is_of_process());
     match of_process.map(Errno::from_raw_os_error) {

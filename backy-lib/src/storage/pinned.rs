@@ -1,9 +1,10 @@
 //! Files that stay readable without a descriptor, after their names have gone as well.
 //!
-//! The system keeps a file for as long as anybody has it open *or mapped*. A process may have few descriptors, but 65,530 mappings. So one
-//! page of a file is mapped, and nobody looks at it: it only keeps the file. When the file is needed and its name no longer leads to
-//! it, the mapping is extended and the system is asked to copy from it (`process_vm_readv`). A copy of what cannot be read is
-//! an error, where a look at the same memory would end the process.
+//! The system keeps a file for as long as anybody has it open *or mapped*. A process may have few descriptors, but
+//! 65,530 mappings. So one page of a file is mapped, and nobody looks at it: it only keeps the file. When the file is
+//! needed and its name no longer leads to it, the mapping is extended and the system is asked to copy from it
+//! (`process_vm_readv`). A copy of what cannot be read is an error, where a look at the same memory would end the
+//! process.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -83,8 +84,8 @@ impl Pin {
         matches!(pin.read_at(&mut [0], 0), Ok(1)).then_some(pin)
     }
 
-    /// Reads until `buffer` is full, the file ends, or it cannot be read any further; how many bytes that were. What follows the
-    /// end in its last page reads as zeros.
+    /// Reads until `buffer` is full, the file ends, or it cannot be read any further; how many bytes that were. What
+    /// follows the end in its last page reads as zeros.
     ///
     /// # Errors
     /// When the system copies nothing at all, whatever the place.
@@ -165,8 +166,8 @@ impl Map {
     reason = "mapping is the system's only way to keep a file without a descriptor"
 )]
 fn map_page(file: &File) -> io::Result<NonZeroUsize> {
-    // Private, which network file systems allow where they do not allow a shared one. It shows what is in the file all the same, as
-    // nobody writes to the memory.
+    // Private, which network file systems allow where they do not allow a shared one. It shows what is in the file all
+    // the same, as nobody writes to the memory.
     let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
     // SAFETY: the system chooses a place that is free, and no reference is ever made to it.
     let mapped = unsafe { mmap(None, NonZeroUsize::MIN, protection, flags, file, 0) };

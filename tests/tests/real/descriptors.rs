@@ -1,4 +1,5 @@
-//! How many files are open at a time: few, whatever the length of the chain, and enough to go on reading what has been deleted meanwhile.
+//! How many files are open at a time: few, whatever the length of the chain, and enough to go on reading what has been
+//! deleted meanwhile.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -147,8 +148,8 @@ fn many_readers_of_a_long_chain_share_few_descriptors() {
     assert!(open_in(&folder) == 0, "{} stay open", open_in(&folder));
 }
 
-/// Revisions of a long chain that are open stay readable when they, and hundreds beside them, are deleted at one stroke, though hardly any
-/// of their files was open.
+/// Revisions of a long chain that are open stay readable when they, and hundreds beside them, are deleted at one
+/// stroke, though hardly any of their files was open.
 #[test]
 fn open_revisions_of_a_long_chain_stay_readable_when_they_are_deleted() {
     const REVISIONS: usize = 300;
@@ -174,8 +175,8 @@ fn open_revisions_of_a_long_chain_stay_readable_when_they_are_deleted() {
     }
 }
 
-/// An import that may not open another file is an error that names the limit: no file of the old archive counts as missing or bad, and
-/// the next import brings all of it over.
+/// An import that may not open another file is an error that names the limit: no file of the old archive counts as
+/// missing or bad, and the next import brings all of it over.
 #[test]
 fn an_import_with_too_few_files_gives_up_nothing() {
     const REVISIONS: usize = 30;

@@ -1,5 +1,5 @@
-//! A process that may not open another file, or gets no memory, in the middle of anything. That is an error that names the limit, never an
-//! answer: no finding, no failed drill, no lost block, no revision that is left out.
+//! A process that may not open another file, or gets no memory, in the middle of anything. That is an error that names
+//! the limit, never an answer: no finding, no failed drill, no lost block, no revision that is left out.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -69,8 +69,9 @@ fn recorded(disk: &SimStorage) -> Option<String> {
     Some(of_each.collect())
 }
 
-/// Makes each call of `verb` fail for want of files and memory. It gives what it gives on a working disk, or such an error; nothing else is
-/// recorded than what is recorded on a working disk, and it works afterwards. `settle` makes comparable what is left.
+/// Makes each call of `verb` fail for want of files and memory. It gives what it gives on a working disk, or such an
+/// error; nothing else is recorded than what is recorded on a working disk, and it works afterwards. `settle` makes
+/// comparable what is left.
 fn sweep_limits<T: PartialEq + Debug>(
     what: &str,
     world: &World,
