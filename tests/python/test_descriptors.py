@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def long_chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[byt
     content = bytearray(os.urandom(20 * BLOCK))
     source.write_bytes(content)
     archive = Archive.init(folder / "archive", source, block_size=BLOCK)
-    states = []
+    states: list[bytes] = []
     for number in range(REVISIONS):
         at = number % 19 * BLOCK
         content[at : at + 8] = number.to_bytes(8, "big")
@@ -46,12 +46,10 @@ def open_files() -> int:
 @contextmanager
 def no_more_files() -> Iterator[None]:
     """This process may not open another file."""
-    held = []
-    try:
+    held: list[int] = []
+    with pytest.raises(OSError, match="Too many open files"):
         while True:
             held.append(os.open("/dev/null", os.O_RDONLY))
-    except OSError as error:
-        assert error.errno == errno.EMFILE
     try:
         yield
     finally:
@@ -130,7 +128,7 @@ def test_too_many_open_files_are_an_error(long_chain: tuple[Path, list[bytes]], 
     path, states = long_chain
     archive = Archive(path)
     before = archive.status()
-    verbs = {
+    verbs: dict[str, Callable[[], object]] = {
         "open": lambda: archive.open("first"),
         "scrub": archive.scrub,
         "check": lambda: archive.scrub(check_only=True),
@@ -142,11 +140,12 @@ def test_too_many_open_files_are_an_error(long_chain: tuple[Path, list[bytes]], 
         "rm": lambda: archive.rm("first"),
         "maintenance": lambda: archive.maintenance(keep=2),
         "backy.check": lambda: backy.check(path),
+        "mount": lambda: archive.mount(tmp_path),
     }
     for name, verb in verbs.items():
-        with few_files(open_files() + 3), no_more_files():
-            with pytest.raises(OSError, match="ulimit -n") as raised:
-                verb()
+        limited = pytest.raises(OSError, match="ulimit -n")
+        with few_files(open_files() + 3), no_more_files(), limited as raised:
+            verb()
         assert raised.value.errno == errno.EMFILE, name
         assert isinstance(raised.value, backy.BackyError), name
     after = archive.status()
@@ -160,9 +159,8 @@ def test_too_many_open_files_are_an_error(long_chain: tuple[Path, list[bytes]], 
 def test_an_open_revision_is_read_without_a_free_descriptor(long_chain: tuple[Path, list[bytes]]) -> None:
     """What it needs is kept, whether or not it may be opened again."""
     path, states = long_chain
-    with Archive(path).open("first") as first:
-        with few_files(open_files() + 3), no_more_files():
-            assert first.read() == states[-1]
+    with Archive(path).open("first") as first, few_files(open_files() + 3), no_more_files():
+        assert first.read() == states[-1]
 
 
 def test_an_open_revision_stays_readable_when_all_are_deleted(

@@ -128,13 +128,11 @@ fn start(
     place: &Arc<Place>,
     observer: &Arc<dyn Observer + Send + Sync>,
 ) -> Result<Mounted> {
-    let failed =
-        |what: &str, error: std::io::Error| place.error(format!("{what}: {}", describe_io(&error)));
     let session = fuse::connect(Arc::clone(tree), device, options)
-        .map_err(|error| failed("the kernel does not take up the file system", error))?;
+        .map_err(|error| place.failed("get the kernel to take up the file system", error))?;
     place.read_far_ahead();
     let watch = watch::start(Arc::clone(tree))
-        .map_err(|error| failed("cannot start to watch the archive", error))?;
+        .map_err(|error| place.failed("start to watch the archive", error))?;
     let (place_of_thread, observer) = (Arc::clone(place), Arc::clone(observer));
     let (until_its_end, ended) = channel();
     let serve = move || {
@@ -155,7 +153,7 @@ fn start(
     let thread = std::thread::Builder::new()
         .name("mount".to_owned())
         .spawn(serve)
-        .map_err(|error| failed("cannot start a thread", error))?;
+        .map_err(|error| place.failed("start a thread", error))?;
     Ok(Mounted { place: Arc::clone(place), thread: Some(thread), ended })
 }
 
