@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -47,7 +47,7 @@ def open_files() -> int:
 def no_more_files() -> Iterator[None]:
     """This process may not open another file."""
     held: list[int] = []
-    with pytest.raises(OSError, match="Too many open files"):
+    with suppress(OSError):
         while True:
             held.append(os.open("/dev/null", os.O_RDONLY))
     try:
