@@ -254,11 +254,10 @@ mod tests {
     /// Readers of one file share what keeps it, and the last one takes it away.
     #[test]
     fn a_file_is_pinned_once_for_all_readers() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        std::fs::write(&path, "content").unwrap();
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().write_all_at(b"content", 0).unwrap();
         let open = || {
-            let file = File::open(&path).unwrap();
+            let file = named.reopen().unwrap();
             Pin::of(&file, Identity::of(&file)).unwrap()
         };
         let first = open();

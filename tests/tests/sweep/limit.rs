@@ -10,7 +10,7 @@ use backy_lib::progress::Silent;
 use backy_lib::status::status;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
 use backy_lib::storage::{DigestsKind, FileName, Storage};
-use backy_lib::{Result, ScrubOptions, drill};
+use backy_lib::{Digest, Result, ScrubOptions, drill};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, World};
 
@@ -110,14 +110,15 @@ fn sweep_limits<T: PartialEq + Debug>(
 
 /// For verbs that change nothing.
 fn files(disk: &SimStorage) -> String {
-    format!("{:?}", disk.files())
+    let files = disk.files().into_iter();
+    files.map(|(name, content)| format!("{name}: {}\n", Digest::of(&content))).collect()
 }
 
 /// The revisions that can be read, and what a check says of the rest.
 fn readable(disk: &SimStorage) -> String {
     let archive = world::open(disk).expect("open");
-    let read = |number| world::read_revision(&archive, number).ok();
-    let all: Vec<_> = (0..archive.revisions().len()).map(read).collect();
+    let read = |number| world::read_revision(&archive, number).map(|bytes| Digest::of(&bytes));
+    let all: Vec<_> = (0..archive.revisions().len()).map(|number| read(number).ok()).collect();
     format!("{all:?} {}", recorded(disk).expect("a manifest"))
 }
 
@@ -226,6 +227,7 @@ fn a_limit_costs_no_revision() {
             let read = |number| world::read_revision(&archive, number).ok();
             let all = (0..archive.revisions().len()).map(read);
             // The identity of a new revision is never the same.
+            let all = all.map(|bytes| bytes.map(|bytes| Digest::of(&bytes)));
             format!("{:?}", all.collect::<Vec<_>>())
         };
         // What becomes of a block that is bad already depends on how often a backup has come by.
