@@ -24,6 +24,7 @@ pub mod escape;
 pub mod export;
 pub mod extent;
 mod folders;
+pub mod fork;
 pub mod format;
 pub mod health;
 mod history;

@@ -132,13 +132,29 @@ impl Place {
             {
                 self.path = above.join(name);
             }
-            if self.top().is_none_or(|mount| mount.kind != TYPE) {
-                let message = "a file system whose process has ended is mounted here; unmount it";
-                return Err(self.error(message.to_owned()));
-            }
+            self.check_dead(self.top().as_ref())?;
             self.remove(UnmountFlags::DETACH)?;
         }
         Ok(self)
+    }
+
+    /// Only what backy has mounted for this user may be taken away: somebody else may still want to know of his own.
+    fn check_dead(&self, mount: Option<&Mount>) -> Result<()> {
+        let user = geteuid().as_raw().to_string();
+        let what = match mount {
+            Some(mount) if mount.kind == TYPE && mount.option("user_id") == Some(&user) => {
+                return Ok(());
+            }
+            Some(mount) if mount.kind == TYPE => {
+                let other = mount.option("user_id").unwrap_or("unknown");
+                format!("an archive that user {other} has mounted")
+            }
+            Some(mount) => format!("a file system of type {}", mount.kind),
+            None => "a file system".to_owned(),
+        };
+        Err(self.error(format!(
+            "{what} is here, and the process that served it has ended; unmount it first, with 'umount -l' or 'fusermount3 -u -z'"
+        )))
     }
 
     /// Mounts; the device by which the file system is to be served.

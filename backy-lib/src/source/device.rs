@@ -14,6 +14,7 @@ use super::Source;
 use super::identity::identify;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::fork::Withheld;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
 use crate::storage::device::Device;
@@ -32,7 +33,7 @@ pub struct DeviceSource {
 
 #[derive(Debug)]
 enum Medium {
-    File { file: File, cache: PageCache },
+    File { file: Withheld<File>, cache: PageCache },
     Device(Device),
 }
 
@@ -101,7 +102,7 @@ impl Medium {
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         let cache = PageCache::new();
         cache.bypass(&file);
-        Medium::File { file, cache }
+        Medium::File { file: Withheld::new(file), cache }
     }
 
     fn device(file: File) -> io::Result<Self> {

@@ -3,7 +3,8 @@
 //! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be
 //! deleted at any time, even while held, which would let a second writer lock a new one; therefore the folder, which
 //! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
-//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends.
+//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends. A child that the process forks does
+//! not get them.
 //!
 //! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone ([`file`]), and what others
 //! have locked where the folder can be opened by them keeps nobody out.
@@ -20,6 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -30,6 +32,7 @@ use super::StorageLock;
 use super::dir::read_full;
 use super::holders::{Kind, Who, takers, who};
 use crate::error::{Error, Result};
+use crate::fork::{Maker, Withheld};
 
 pub use note::is_note;
 use note::{Note, is_local};
@@ -49,26 +52,41 @@ const TABLE_ATTEMPTS: u32 = 3;
 
 /// At least one of the two is held.
 struct HeldLock {
-    file: Option<File>,
+    file: Option<Withheld<File>>,
     // Held open: closing would drop the folder's lock.
-    folder: Option<OwnedFd>,
+    folder: Option<Withheld<OwnedFd>>,
     /// Held as well, by whoever else wants to have it under another name.
-    _replaced: Option<File>,
+    replaced: Option<Withheld<File>>,
+    maker: Maker,
+    is_shared: AtomicBool,
 }
 
 impl StorageLock for HeldLock {
     fn share(&self) -> Option<OwnedFd> {
         let file = self.file.as_ref().map(AsFd::as_fd);
-        file.or(self.folder.as_ref().map(AsFd::as_fd))?.try_clone_to_owned().ok()
+        let shared = file.or(self.folder.as_ref().map(AsFd::as_fd))?.try_clone_to_owned().ok();
+        self.is_shared.fetch_or(shared.is_some(), Relaxed);
+        shared
     }
 }
 
 impl Drop for HeldLock {
-    /// Takes the note away, so that nobody reads of a holder that has gone.
+    /// Takes the note away, so that nobody reads of a holder that has gone, and gives up the locks.
     fn drop(&mut self) {
+        if !self.maker.is_this() {
+            return;
+        }
         // Failing to tidy up a note is no reason to fail the operation that has succeeded.
         if let Some(file) = &self.file {
             let _ = file.set_len(0);
+        }
+        if self.is_shared.load(Relaxed) {
+            return;
+        }
+        // Closing is not enough where somebody else has a copy, such as a child that was made at the very moment of opening.
+        let files = [&self.file, &self.replaced].into_iter().flatten().map(AsFd::as_fd);
+        for held in files.chain(self.folder.as_ref().map(AsFd::as_fd)) {
+            let _ = flock(held, FlockOperation::Unlock);
         }
     }
 }
@@ -150,7 +168,8 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
         }
         None => {}
     }
-    Ok(Taken::Held(HeldLock { file, folder: folder_lock, _replaced: replaced }))
+    let (maker, is_shared) = (Maker::this(), AtomicBool::new(false));
+    Ok(Taken::Held(HeldLock { file, folder: folder_lock, replaced, maker, is_shared }))
 }
 
 impl Place<'_> {
@@ -214,10 +233,10 @@ pub(super) fn is_held_by_backup(folder_fd: impl AsFd) -> bool {
 }
 
 /// `None` where the file system cannot lock a folder.
-fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<OwnedFd>> {
+fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<Withheld<OwnedFd>>> {
     // A new open file description: `flock` belongs to it, not to the process.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = retry_on_intr(|| openat(&folder_fd, ".", flags, Mode::empty()))?;
+    let fd = Withheld::new(retry_on_intr(|| openat(&folder_fd, ".", flags, Mode::empty()))?);
     match retry_on_intr(|| flock(&fd, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => Ok(Some(fd)),
         Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL) => Ok(None),
@@ -259,5 +278,46 @@ fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
         // The note is a courtesy; a full disk must not keep maintenance from making room.
         Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(folder: &Path) -> Result<Box<dyn StorageLock>> {
+        take(File::open(folder).expect("open it"), folder, "somebody")
+    }
+
+    fn held(folder: &Path) -> HeldLock {
+        match try_take(File::open(folder).expect("open it"), folder, "somebody").expect("try") {
+            Taken::Held(lock) => lock,
+            Taken::Busy(_) => panic!("nobody else has it"),
+        }
+    }
+
+    /// A copy that somebody has got by chance, such as a child that was made before anything could be done about it, locks nothing once
+    /// the writer has ended.
+    #[test]
+    fn a_copy_of_the_open_files_does_not_outlive_the_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lock_of_writer = held(folder.path());
+        let file = lock_of_writer.file.as_ref().expect("locked").try_clone().expect("copy it");
+        let copied = lock_of_writer.folder.as_ref().expect("locked").try_clone().expect("copy it");
+        drop(lock_of_writer);
+        assert!(lock(folder.path()).is_ok());
+        drop((file, copied));
+    }
+
+    /// One that was handed on keeps the archive locked, as the guard of the hooks wants it.
+    #[test]
+    fn a_lock_that_is_shared_lasts_as_long_as_the_copy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lock_of_writer = held(folder.path());
+        let shared = lock_of_writer.share().expect("share it");
+        drop(lock_of_writer);
+        assert!(lock(folder.path()).is_err());
+        drop(shared);
+        assert!(lock(folder.path()).is_ok());
     }
 }

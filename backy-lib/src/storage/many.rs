@@ -23,6 +23,7 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::fork::PerProcess;
 
 /// The most files beyond those that stay open that are open at a time, when nobody is just reading them.
 const USED_LAST: usize = 16;
@@ -33,15 +34,15 @@ pub(super) struct ManyFiles {
     used_last: Mutex<VecDeque<Weak<Reopened>>>,
 }
 
-static OF_THIS_PROCESS: ManyFiles = ManyFiles::new();
+static OF_THIS_PROCESS: PerProcess<ManyFiles> = PerProcess::new();
 
 impl ManyFiles {
-    const fn new() -> Self {
+    fn new() -> Self {
         ManyFiles { staying: AtomicUsize::new(0), used_last: Mutex::new(VecDeque::new()) }
     }
 
     pub(super) fn of_this_process() -> &'static Self {
-        &OF_THIS_PROCESS
+        OF_THIS_PROCESS.get(ManyFiles::new)
     }
 
     /// Opens a file of the folder for reading.

@@ -24,6 +24,12 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
+    /// The value of an option of the file system.
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        let mut options = self.options.split(',').filter_map(|option| option.split_once('='));
+        options.find_map(|(found, value)| (found == name).then_some(value))
+    }
+
     /// Whether the file system has this option, without a value.
     pub(crate) fn has_option(&self, name: &str) -> bool {
         self.options.split(',').any(|option| option == name)
