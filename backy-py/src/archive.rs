@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backy_lib::export::ExportOptions;
-use backy_lib::image::reader::ReadCache;
 use backy_lib::{
     BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
     SpaceCheck, SystemClock, Trust,
@@ -13,17 +12,15 @@ use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use crate::drill;
+use crate::ending::Call;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
 use crate::operations::{self, Folder, From};
-use crate::reader::Reader;
+use crate::reader::{Caches, Reader};
 use crate::report::ToPython;
 use crate::specification::{One, Rate, Several, Tags, Wait, no_such, parse};
 use crate::stream::Stream;
 use crate::watch::{Watch, run, run_for_findings};
-
-/// What open files share to remember blocks of deltas.
-const CACHE_BYTES: u64 = 64 << 20;
 
 /// The folder of one source's backups.
 ///
@@ -50,14 +47,14 @@ const CACHE_BYTES: u64 = 64 << 20;
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Archive {
     folder: Folder,
-    cache: Arc<ReadCache>,
+    cache: Arc<Caches>,
 }
 
 impl Archive {
     fn at(folder: &Path, trust: bool) -> PyResult<Self> {
         let trust = if trust { Trust::Given } else { Trust::Checked };
         let folder = Folder { path: absolute(folder)?, trust };
-        Ok(Archive { folder, cache: ReadCache::new(CACHE_BYTES) })
+        Ok(Archive { folder, cache: Caches::new() })
     }
 
     /// Reads the archive, without the interpreter.
@@ -66,7 +63,10 @@ impl Archive {
         py: Python<'_>,
         what: impl FnOnce(&backy_lib::Archive) -> Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| what(&self.folder.open()?)).map_err(exception)
+        let call = Call::begin(py)?;
+        let read = py.detach(|| what(&self.folder.open()?)).map_err(exception);
+        drop(call);
+        read
     }
 }
 
@@ -503,11 +503,10 @@ impl Archive {
         revision: One,
         buffered: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let reader =
-            self.read(py, |archive| archive.open_reader(revision.resolve(archive)?, &self.cache))?;
+        let which = |archive: &backy_lib::Archive| revision.resolve(archive);
+        let reader = Reader::open(py, &self.folder, &self.cache, which)?;
         let module = py.import("backy.io")?;
-        let file =
-            module.getattr("RevisionFile")?.call1((Reader::new(reader), &self.folder.path))?;
+        let file = module.getattr("RevisionFile")?.call1((reader, &self.folder.path))?;
         if buffered { module.getattr("_buffered")?.call1((file,)) } else { Ok(file) }
     }
 

@@ -10,7 +10,9 @@ use backy_lib::progress::{Event, Observer};
 use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
+use crate::ending::Call;
 use crate::operations::{Folder, changing, guard, writer};
+use crate::outcall;
 use crate::specification::{One, Wait};
 use crate::watch::{Watch, run};
 
@@ -51,7 +53,7 @@ pub(crate) fn drill(
             // None of a callable, which is called here.
             let words: Option<Vec<OsString>> =
                 helpers.getattr("words")?.call1((&command, limit.is_some()))?.extract()?;
-            let guard = words.as_ref().map(|_| guard()).transpose();
+            let guard = words.as_ref().map(|_| guard(py)).transpose()?;
             let (report, assembled, limit) = run(py, progress, |watch| {
                 let (archive, number) = open()?;
                 let limit = limit.unwrap_or_else(|| timeout(&archive));
@@ -61,15 +63,22 @@ pub(crate) fn drill(
             match (assembled, words) {
                 (None, _) => report,
                 (Some(file), None) => {
-                    let judged = helpers.getattr("judge")?.call1((command, file.path()))?;
-                    let (program, why): (String, Option<String>) = judged.extract()?;
+                    let call = Call::begin(py)?;
+                    let judge = helpers.getattr("judge")?;
+                    let judged = outcall::call(&judge, (command, file.path().to_owned()));
+                    if call.is_over() {
+                        // The thread stays, and would never delete it.
+                        drop(file);
+                        call.stay(py);
+                    }
+                    let (program, why): (String, Option<String>) = judged?.extract()?;
                     report.judged(program, why.map_or(Ok(()), Err))
                 }
                 (Some(file), Some(given)) => {
                     let program = given.first().map(|word| word.to_string_lossy().into_owned());
                     let verdict = run(py, None, |watch| {
                         let words = words_on(&given, file.path());
-                        run_command(&words, limit.0, &guard?.unwrap_or_default(), watch)
+                        run_command(&words, limit.0, &guard.unwrap_or_default(), watch)
                     })?;
                     report.judged(program.unwrap_or_default(), verdict)
                 }

@@ -7,11 +7,14 @@ mod archive;
 mod check;
 mod command;
 mod drill;
+mod ending;
 mod error;
 mod logging;
+mod memory;
 mod mount;
 mod old;
 mod operations;
+mod outcall;
 mod reader;
 mod report;
 mod reports;
@@ -20,6 +23,9 @@ mod specification;
 mod stream;
 mod verdicts;
 mod watch;
+
+#[global_allocator]
+static MEMORY: memory::Memory = memory::Memory;
 
 #[pyo3::pymodule]
 mod _backy {
@@ -56,6 +62,7 @@ mod _backy {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::ending::arrange(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

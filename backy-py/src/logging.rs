@@ -2,6 +2,8 @@
 
 use pyo3::prelude::*;
 
+use crate::outcall::call_method;
+
 /// Something for the log.
 #[derive(Debug)]
 pub(crate) enum Line {
@@ -19,7 +21,7 @@ pub(crate) fn log(py: Python<'_>, lines: impl IntoIterator<Item = Line>) -> PyRe
             Line::Warning(text) => ("warning", text),
             Line::Info(text) => ("info", text),
         };
-        logger.call_method1(level, ("%s", text))?;
+        call_method(&logger, level, ("%s", text))?;
     }
     Ok(())
 }

@@ -1,15 +1,19 @@
 //! `backy.Mount`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use backy_lib::fork::Maker;
 use backy_lib::mount::{MountOptions, Mounted, group_number, mount};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::{Error, Result};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::ending;
 use crate::error::{exception, wrong};
 use crate::logging::{Line, log};
 use crate::operations::Folder;
@@ -46,10 +50,14 @@ pub(crate) struct MountArguments {
 
 /// An archive that is mounted: what Archive.mount() gives, for a `with` block.
 ///
-/// When nothing refers to it any more it is taken from its place.
+/// When nothing refers to it any more it is taken from its place. In a child that this process forks it can be looked at; the child neither
+/// takes it away when it ends, nor may it.
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Mount {
     path: PathBuf,
+    /// In a child, a thread that is not there may hold the lock below.
+    maker: Maker,
+    is_entered: AtomicBool,
     /// `None` once it is unmounted. Only locked without the interpreter, which the holder may need.
     mounted: Mutex<Option<Mounted>>,
 }
@@ -79,11 +87,21 @@ impl Mount {
             Ok((path, mounted))
         });
         let (path, mounted) = mounted.map_err(exception)?;
-        Ok(Mount { path, mounted: Mutex::new(Some(mounted)) })
+        let (maker, is_entered) = (Maker::this(), AtomicBool::new(false));
+        Ok(Mount { path, maker, is_entered, mounted: Mutex::new(Some(mounted)) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Mounted>> {
         self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In a child it is only looked at.
+    fn check_own(&self) -> PyResult<()> {
+        if self.maker.is_this() {
+            return Ok(());
+        }
+        let message = format!("it belongs to process {}; unmount it there", self.maker);
+        Err(exception(Error::Mount { path: self.path.clone(), message }))
     }
 
     /// Takes it away, and waits until its threads have ended.
@@ -107,15 +125,22 @@ impl Mount {
     /// Whether it is still in its place: not after unmount(), nor after `umount`.
     #[getter]
     fn is_mounted(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.lock().as_ref().is_some_and(Mounted::is_mounted))
+        py.detach(|| match self.maker.is_this() {
+            true => self.lock().as_ref().is_some_and(Mounted::is_mounted),
+            false => self
+                .mounted
+                .try_lock()
+                .is_ok_and(|mounted| mounted.as_ref().is_some_and(Mounted::is_mounted)),
+        })
     }
 
     /// Take it away; nothing happens when that has been done.
     ///
-    /// Raises MountError when it is still in use after some seconds; then it stays. `lazy`: take it from its place at once;
+    /// Raises MountError when it is still in use after some seconds, or in a child of the process that has mounted it; then it stays. `lazy`: take it from its place at once;
     /// whoever uses it goes on until closing what is open, as long as this process lives.
     #[pyo3(signature = (*, lazy=false))]
     fn unmount(&self, py: Python<'_>, lazy: bool) -> PyResult<()> {
+        self.check_own()?;
         if lazy {
             let detached = || self.lock().as_ref().map_or(Ok(()), Mounted::detach);
             return py.detach(detached).map_err(exception);
@@ -132,18 +157,29 @@ impl Mount {
     }
 
     /// The folder where it is mounted.
-    fn __enter__(&self) -> &Path {
-        &self.path
+    ///
+    /// Raises ValueError when it is not mounted any more, or when this is within a `with` block of it already.
+    fn __enter__(&self, py: Python<'_>) -> PyResult<&Path> {
+        if !self.is_mounted(py) {
+            let message = "it is not mounted any more; call Archive.mount() again";
+            return Err(PyValueError::new_err(format!("{}: {message}", self.path.display())));
+        }
+        if self.is_entered.swap(true, Relaxed) {
+            let message = "it is in a 'with' block already, whose end unmounts it";
+            return Err(PyValueError::new_err(format!("{}: {message}", self.path.display())));
+        }
+        Ok(&self.path)
     }
 
-    /// Unmounts.
+    /// Unmounts; not in a child, which leaves the block of its parent.
     #[pyo3(signature = (*_exception))]
     fn __exit__(
         &self,
         py: Python<'_>,
         _exception: &Bound<'_, pyo3::types::PyTuple>,
     ) -> PyResult<()> {
-        self.unmount(py, false)
+        self.is_entered.store(false, Relaxed);
+        if self.maker.is_this() { self.unmount(py, false) } else { Ok(()) }
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -164,7 +200,7 @@ impl Log {
         let write = move || {
             for line in receiver {
                 // Nobody could be told that the log does not work, or that the interpreter has gone.
-                let _ = Python::try_attach(|py| log(py, [line]));
+                let _ = ending::attach(|py| log(py, [line]));
             }
         };
         let thread = std::thread::Builder::new().name("backy log".to_owned()).spawn(write);

@@ -195,7 +195,10 @@ fn make_backup(
             archive.record_failure("backup", &holder("backup"), error, &SystemClock);
         })?;
     }
-    let guard = guard()?;
+    let guard = watch.attach(guard).ok_or(Error::Interrupted)?.map_err(|error| Error::Hook {
+        hook: "before",
+        message: format!("was not run: {error}"),
+    })?;
     // What is due is made by another backup that is at work; whoever wants one now wants one of his own.
     let writer = match options.is_wanted_now() {
         true => Some(writer(archive, "backup", wait, watch)?),
@@ -208,14 +211,8 @@ fn make_backup(
 }
 
 /// What is started to guard the hooks, or the command of a drill.
-pub(crate) fn guard() -> Result<Vec<OsString>> {
-    let words = Python::attach(|py| {
-        py.import("backy._again")?.call_method0("words")?.extract::<Vec<OsString>>()
-    });
-    let itself = words.map_err(|error| Error::Hook {
-        hook: "before",
-        message: format!("was not run: {error}"),
-    })?;
+pub(crate) fn guard(py: Python<'_>) -> PyResult<Vec<OsString>> {
+    let itself: Vec<OsString> = py.import("backy._again")?.call_method0("words")?.extract()?;
     Ok(backy_cli::guard_words(&itself))
 }
 

@@ -16,6 +16,8 @@ use pyo3::types::PyTuple;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::ending::Call;
+
 /// What an operation found out: properties, and `to_dict()` with what the command prints with `--json`.
 ///
 /// Cannot be changed. Two are equal when all they say is equal.
@@ -46,6 +48,7 @@ impl Report {
 impl Report {
     /// All of it as dicts, lists, numbers and strings: what the command prints with --json.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let _call = Call::begin(py)?;
         py.import("json")?.call_method1("loads", (&self.json,))
     }
 
@@ -177,6 +180,7 @@ macro_rules! report {
                     py: pyo3::Python<'py>,
                 ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
                     let $this = &self.0;
+                    let _call = crate::ending::Call::begin(py)?;
                     crate::report::ToPython::to_python(&($shown), py)
                 }
             )*

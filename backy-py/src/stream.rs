@@ -5,7 +5,11 @@ use std::io::{self, Write};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::outcall::{self, call_method};
 use crate::watch::Watch;
+
+/// Nobody reads that: what is told of it stays in a thread that does not come back.
+const ENDS: &str = "the interpreter ends";
 
 /// Something with a `write`.
 pub(crate) struct Stream<'a> {
@@ -20,7 +24,8 @@ impl<'a> Stream<'a> {
 
     /// What is raised there stops the operation, and comes out as it is.
     fn call<T>(&self, call: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
-        Python::attach(call).map_err(|error| {
+        let Some(called) = self.watch.attach(call) else { return Err(io::Error::other(ENDS)) };
+        called.map_err(|error| {
             let text = error.to_string();
             self.watch.raise(error);
             io::Error::other(text)
@@ -31,8 +36,8 @@ impl<'a> Stream<'a> {
 impl Write for Stream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.call(|py| {
-            let written = self.file.call_method1(py, "write", (PyBytes::new(py, bytes),))?;
-            written.extract::<Option<usize>>(py)
+            let written = call_method(self.file.bind(py), "write", (PyBytes::new(py, bytes),))?;
+            written.extract::<Option<usize>>()
         })?;
         match written {
             Some(count) if count <= bytes.len() => Ok(count),
@@ -47,7 +52,7 @@ impl Write for Stream<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.call(|py| match self.file.bind(py).getattr_opt("flush")? {
-            Some(flush) => flush.call0().map(|_| ()),
+            Some(flush) => outcall::call(&flush, ()).map(|_| ()),
             None => Ok(()),
         })
     }

@@ -9,12 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use backy_lib::fork::Maker;
 use backy_lib::progress::{Counters, Event, Observer, Phase};
 use backy_lib::{Error, Result};
 use pyo3::prelude::*;
 
+use crate::ending::Call;
 use crate::error::exception;
 use crate::logging::{Line, log};
+use crate::outcall;
 
 /// How often signals are looked after.
 const TICK: Duration = Duration::from_millis(50);
@@ -60,8 +63,8 @@ impl Progress {
 }
 
 /// Watches an operation on behalf of the thread that waits for it.
-#[derive(Default)]
 pub(crate) struct Watch {
+    call: Call,
     stop: AtomicBool,
     phase: Mutex<Option<(Phase, Arc<Counters>)>>,
     lines: Mutex<Vec<Line>>,
@@ -72,6 +75,33 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    fn new(py: Python<'_>, findings_are_results: bool) -> PyResult<Self> {
+        Ok(Watch {
+            call: Call::begin(py)?,
+            stop: AtomicBool::default(),
+            phase: Mutex::default(),
+            lines: Mutex::default(),
+            raised: Mutex::default(),
+            held_back: AtomicBool::default(),
+            findings_are_results,
+        })
+    }
+
+    /// Does something in Python on behalf of the operation; `None` when the interpreter ends, and the operation with it.
+    pub(crate) fn attach<T>(
+        &self,
+        what: impl FnOnce(Python<'_>) -> PyResult<T>,
+    ) -> Option<PyResult<T>> {
+        let process = Maker::this();
+        self.call.attach(|py| {
+            let done = what(py);
+            if !process.is_this() {
+                end_child(py, done.err());
+            }
+            done
+        })
+    }
+
     /// Stops the operation; `error` is what is raised in the end, if it is the first.
     pub(crate) fn raise(&self, error: PyErr) {
         lock(&self.raised).get_or_insert(error);
@@ -99,12 +129,21 @@ impl Observer for Watch {
     }
 
     fn cancelled(&self) -> bool {
-        self.stop.load(Relaxed)
+        self.stop.load(Relaxed) || self.call.is_over()
     }
 
     fn hold_back(&self, held: bool) {
         self.held_back.store(held, Relaxed);
     }
+}
+
+/// Ends a child that somebody has forked in there, and that has come back. It has none of the threads that the operation needs, and must
+/// not do any of its work.
+fn end_child(py: Python<'_>, error: Option<PyErr>) -> ! {
+    let end = py.import("backy._child").and_then(|child| child.getattr("end"));
+    // It does not return.
+    let _ = end.and_then(|end| end.call1((error.map(|error| error.into_value(py)),)));
+    std::process::exit(1)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,7 +156,7 @@ pub(crate) fn run<T: Send>(
     progress: Option<Py<PyAny>>,
     operation: impl FnOnce(&Watch) -> Result<T> + Send,
 ) -> PyResult<T> {
-    run_watched(py, progress, Watch::default(), operation)
+    run_watched(py, progress, Watch::new(py, false)?, operation)
 }
 
 /// Runs an operation whose result the findings are.
@@ -126,8 +165,7 @@ pub(crate) fn run_for_findings<T: Send>(
     progress: Option<Py<PyAny>>,
     operation: impl FnOnce(&Watch) -> Result<T> + Send,
 ) -> PyResult<T> {
-    let watch = Watch { findings_are_results: true, ..Watch::default() };
-    run_watched(py, progress, watch, operation)
+    run_watched(py, progress, Watch::new(py, true)?, operation)
 }
 
 fn run_watched<T: Send>(
@@ -152,6 +190,10 @@ fn run_watched<T: Send>(
         })
     });
     let raised = lock(&watch.raised).take();
+    let call = watch.call;
+    if done.is_err() && call.is_over() {
+        call.stay(py);
+    }
     match (raised, done) {
         (None, done) => done.map_err(exception),
         (Some(raised), done) => {
@@ -183,15 +225,15 @@ fn wait(ended: &Receiver<()>, watch: &Watch, progress: Option<&Py<PyAny>>) {
 
 /// Looks after signals, the log and the callback.
 fn attend(watch: &Watch, progress: Option<&Py<PyAny>>) {
-    let attended = Python::attach(|py| {
+    let attended = watch.attach(|py| {
         py.check_signals()?;
         if !watch.held_back.load(Relaxed) {
             log(py, std::mem::take(&mut *lock(&watch.lines)))?;
         }
         let Some((callback, state)) = progress.zip(watch.progress()) else { return Ok(()) };
-        callback.call1(py, (state,)).map(|_| ())
+        outcall::call(callback.bind(py), (state,)).map(|_| ())
     });
-    if let Err(error) = attended {
+    if let Some(Err(error)) = attended {
         watch.raise(error);
     }
 }

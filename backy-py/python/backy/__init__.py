@@ -11,7 +11,11 @@
 Start with help(backy.Archive). What goes wrong is a BackyError.
 """
 
-from backy._backy import (
+from backy import _interpreter
+
+_interpreter.check()
+
+from backy._backy import (  # noqa: E402
     Affected,
     Alarm,
     Archive,
@@ -58,7 +62,7 @@ from backy._backy import (
     __version__,
     check,
 )
-from backy.errors import (
+from backy.errors import (  # noqa: E402
     AccessDeniedError,
     ArchiveAccessError,
     ArchiveDamagedError,
@@ -78,7 +82,7 @@ from backy.errors import (
     TargetError,
     UntrustedError,
 )
-from backy.io import RevisionFile
+from backy.io import RevisionFile  # noqa: E402
 
 __all__ = [
     "AccessDeniedError",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class RevisionFile(io.RawIOBase):
     Every byte is checked against its digest before it is given out: what is not right raises ArchiveDamagedError, whose
     `offset` says where. A read is short only at the end. It stays readable while backups are made.
 
-    Several threads may use it: read_at() and readinto_at() have no position, and the others take turns.
+    Several threads may use it: read_at() and readinto_at() have no position, and the others take turns. In a child that
+    this process forks, it is opened anew by the first read.
     """
 
     def __init__(self, reader: _Reader, folder: _Path) -> None:
@@ -36,6 +39,7 @@ class RevisionFile(io.RawIOBase):
         self._revision = reader.uuid
         self._position = 0
         self._turn = threading.Lock()
+        _files.add(self)
 
     @property
     def size(self) -> int:
@@ -152,6 +156,18 @@ class RevisionFile(io.RawIOBase):
     def __repr__(self) -> str:
         closed = " closed" if self.closed else ""
         return f"<backy.io.RevisionFile{closed} {self.name!r}, {self._size} bytes>"
+
+
+_files: weakref.WeakSet[RevisionFile] = weakref.WeakSet()
+
+
+def _take_turns_anew() -> None:
+    """In a child: a thread of the parent may have had the turn, and will not give it back here."""
+    for file in list(_files):
+        file._turn = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_take_turns_anew)
 
 
 def _buffered(file: RevisionFile) -> io.BufferedReader:
