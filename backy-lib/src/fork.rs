@@ -11,7 +11,7 @@
 //! A program that is started instead of forked inherits nothing, because every file is opened with `O_CLOEXEC`.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::mem::ManuallyDrop;

@@ -63,6 +63,7 @@ mod _backy {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::ending::arrange(module.py())?;
+        crate::mount::arrange();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use backy_lib::fork::Maker;
@@ -59,7 +59,36 @@ pub(crate) struct Mount {
     maker: Maker,
     is_entered: AtomicBool,
     /// `None` once it is unmounted. Only locked without the interpreter, which the holder may need.
-    mounted: Mutex<Option<Mounted>>,
+    mounted: Shared,
+}
+
+type Shared = Arc<Mutex<Option<Mounted>>>;
+
+/// What there may still be at the end of the process. Only locked with the interpreter, or when there is none any more.
+static MADE: Mutex<Vec<Weak<Mutex<Option<Mounted>>>>> = Mutex::new(Vec::new());
+
+/// Has the interpreter take away at its very end what is still mounted, as when a thread refers to it that does not end.
+#[expect(unsafe_code, reason = "the interpreter has no safe form of it")]
+pub(crate) fn arrange() {
+    // SAFETY: the function uses nothing of Python. There is no room for more than some dozens of them; without it, only what nobody
+    // refers to is taken away.
+    let _ = unsafe { pyo3::ffi::Py_AtExit(Some(take_all_away)) };
+}
+
+extern "C" fn take_all_away() {
+    let made = std::mem::take(&mut *MADE.lock().unwrap_or_else(PoisonError::into_inner));
+    for mounted in made.iter().filter_map(Weak::upgrade) {
+        // Whoever has it locked is unmounting it.
+        if let Ok(mut mounted) = mounted.try_lock() {
+            drop(mounted.take());
+        }
+    }
+}
+
+fn remember(mounted: &Shared) {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.retain(|other| other.strong_count() > 0);
+    made.push(Arc::downgrade(mounted));
 }
 
 impl Mount {
@@ -88,7 +117,9 @@ impl Mount {
         });
         let (path, mounted) = mounted.map_err(exception)?;
         let (maker, is_entered) = (Maker::this(), AtomicBool::new(false));
-        Ok(Mount { path, maker, is_entered, mounted: Mutex::new(Some(mounted)) })
+        let mounted = Arc::new(Mutex::new(Some(mounted)));
+        remember(&mounted);
+        Ok(Mount { path, maker, is_entered, mounted })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Mounted>> {

@@ -10,10 +10,6 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{WaitOptions, waitpid};
 
 use super::*;
-use crate::error::ErrorKind;
-use crate::restore::unfinished::{Folder, Note, Token};
-use crate::storage::dir::DirStorage;
-use crate::storage::{FileName, Storage};
 
 /// Forks. The child does what it is given, and ends with whether that was true.
 #[expect(unsafe_code, reason = "whoever tests children has to make some")]
@@ -29,13 +25,13 @@ fn fork(what: impl FnOnce() -> bool) -> Pid {
 }
 
 /// Whether something is true in a child.
-fn in_child(what: impl FnOnce() -> bool) -> bool {
+pub(crate) fn in_child(what: impl FnOnce() -> bool) -> bool {
     let (_, status) = waitpid(Some(fork(what)), WaitOptions::empty()).expect("wait").expect("one");
     status.exit_status() == Some(0)
 }
 
 /// Does something while a child lives.
-fn beside_a_child<T>(what: impl FnOnce() -> T) -> T {
+pub(crate) fn beside_a_child<T>(what: impl FnOnce() -> T) -> T {
     let (mut end, alive) = pipe().expect("a pipe");
     let (mut there, mut ready) = pipe().expect("a pipe");
     let child = fork(|| {
@@ -108,66 +104,6 @@ fn a_number_that_is_used_again_is_another_file() {
     let Withheld { _entry, file } = withheld;
     drop(_entry);
     assert!(in_child(|| reads(&file, "first")));
-}
-
-/// An archive is free as soon as its writer is, though a child that was made meanwhile lives on.
-#[test]
-fn a_child_does_not_keep_the_lock() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = DirStorage::open(folder.path()).expect("open");
-    let lock = storage.lock("the parent").expect("lock");
-    let again = beside_a_child(|| {
-        drop(lock);
-        storage.lock("the parent again").map(drop)
-    });
-    assert!(again.is_ok(), "{again:?}");
-}
-
-/// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note says by whom.
-#[test]
-fn a_child_does_not_give_up_the_lock_of_its_parent() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = DirStorage::open(folder.path()).expect("open");
-    let mut lock = storage.lock("the parent").ok();
-    assert!(in_child(|| lock.take().is_some()));
-    let another = DirStorage::open(folder.path()).expect("open").lock("another");
-    let error = another.err().expect("the parent's copy is still there");
-    assert!(error.to_string().contains("the parent"), "{error}");
-}
-
-/// A writer that was copied into a child writes nothing there. With an archive that it has opened by itself, the child can.
-#[test]
-fn a_child_does_not_write_without_a_lock() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = DirStorage::open(folder.path()).expect("open");
-    let lock = storage.lock("the parent").expect("lock");
-    let made = storage.create(FileName::History).expect("make a file");
-    assert!(in_child(|| {
-        let kinds = [
-            storage.create(FileName::README).err().map(|error| error.kind()),
-            storage.remove(FileName::History).err().map(|error| error.kind()),
-            storage.rename(FileName::History, FileName::README).err().map(|error| error.kind()),
-        ];
-        kinds == [Some(ErrorKind::Locked); 3] && made.write_at(b"!", 0).is_err()
-    }));
-    drop((made, lock));
-    assert!(in_child(|| {
-        let own = DirStorage::open(folder.path()).expect("open");
-        own.lock("the child").is_ok() && own.create(FileName::README).is_ok()
-    }));
-}
-
-/// A note about a file that the parent is making, and thereby that file, is not taken away by a child.
-#[test]
-fn a_child_leaves_temporary_files_to_its_parent() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let opened = Folder::open(folder.path()).expect("open");
-    let count = || folder.path().read_dir().expect("list").count();
-    let mut note = Note::write(&opened, &Token::new(), "file").expect("write");
-    assert!(in_child(|| note.take().is_some()));
-    assert_eq!(count(), 1);
-    drop(note);
-    assert_eq!(count(), 0);
 }
 
 /// The child has a lock of its own, whoever holds that of the parent; a thread of the parent finds the same one each time.

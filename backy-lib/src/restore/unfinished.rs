@@ -369,3 +369,22 @@ pub(super) mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fork::tests::in_child;
+
+    /// A note about a file that the parent is making, and thereby that file, is not taken away by a child.
+    #[test]
+    fn a_child_leaves_temporary_files_to_its_parent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let opened = Folder::open(folder.path()).expect("open");
+        let count = || folder.path().read_dir().expect("list").count();
+        let mut note = Note::write(&opened, &Token::new(), "file").expect("write");
+        assert!(in_child(|| note.take().is_some()));
+        assert_eq!(count(), 1);
+        drop(note);
+        assert_eq!(count(), 0);
+    }
+}

@@ -283,7 +283,11 @@ fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dir::DirStorage;
+    use super::super::{FileName, Storage};
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::fork::tests::{beside_a_child, in_child};
 
     fn lock(folder: &Path) -> Result<Box<dyn StorageLock>> {
         take(File::open(folder).expect("open it"), folder, "somebody")
@@ -319,5 +323,52 @@ mod tests {
         assert!(lock(folder.path()).is_err());
         drop(shared);
         assert!(lock(folder.path()).is_ok());
+    }
+
+    /// An archive is free as soon as its writer is, though a child that was made meanwhile lives on.
+    #[test]
+    fn a_child_does_not_keep_the_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = DirStorage::open(folder.path()).expect("open");
+        let lock = storage.lock("the parent").expect("lock");
+        let again = beside_a_child(|| {
+            drop(lock);
+            storage.lock("the parent again").map(drop)
+        });
+        assert!(again.is_ok(), "{again:?}");
+    }
+
+    /// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note says by whom.
+    #[test]
+    fn a_child_does_not_give_up_the_lock_of_its_parent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = DirStorage::open(folder.path()).expect("open");
+        let mut lock = storage.lock("the parent").ok();
+        assert!(in_child(|| lock.take().is_some()));
+        let another = DirStorage::open(folder.path()).expect("open").lock("another");
+        let error = another.err().expect("the parent's copy is still there");
+        assert!(error.to_string().contains("the parent"), "{error}");
+    }
+
+    /// A writer that was copied into a child writes nothing there. With an archive that it has opened by itself, the child can.
+    #[test]
+    fn a_child_does_not_write_without_a_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = DirStorage::open(folder.path()).expect("open");
+        let lock = storage.lock("the parent").expect("lock");
+        let made = storage.create(FileName::History).expect("make a file");
+        assert!(in_child(|| {
+            let kinds = [
+                storage.create(FileName::README).err().map(|error| error.kind()),
+                storage.remove(FileName::History).err().map(|error| error.kind()),
+                storage.rename(FileName::History, FileName::README).err().map(|error| error.kind()),
+            ];
+            kinds == [Some(ErrorKind::Locked); 3] && made.write_at(b"!", 0).is_err()
+        }));
+        drop((made, lock));
+        assert!(in_child(|| {
+            let own = DirStorage::open(folder.path()).expect("open");
+            own.lock("the child").is_ok() && own.create(FileName::README).is_ok()
+        }));
     }
 }
