@@ -279,6 +279,7 @@ fn link_of(file: &File) -> String {
 #[expect(clippy::disallowed_methods, reason = "looks at what is left in a folder")]
 pub(super) mod tests {
     use super::*;
+    use crate::fork::tests::in_child;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries =
@@ -368,12 +369,6 @@ pub(super) mod tests {
             assert_eq!(name_of(Path::new(path)), name, "{path}");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fork::tests::in_child;
 
     /// A note about a file that the parent is making, and thereby that file, is not taken away by a child.
     #[test]
