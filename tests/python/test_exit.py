@@ -44,7 +44,9 @@ END = "\ntime.sleep(0.4)\nprint('end', flush=True)\n"
 
 CALLS = {
     "backup of an object": "daemon(lambda: archive.backup(source=Slow(), force=True, check_space=False))",
-    "backup with progress": "daemon(lambda: archive.backup(force=True, limit_rate='64K', progress=lambda p: time.sleep(0.01)))",
+    "backup with progress": """
+daemon(lambda: archive.backup(force=True, limit_rate='64K', progress=lambda p: time.sleep(0.01)))
+""",
     "backup of a file": "daemon(lambda: archive.backup(force=True, limit_rate='64K'))",
     "restore to an object": "daemon(lambda: archive.restore(Sink()))",
     "reads": "file = archive.open('2')\nfor _ in range(3): daemon(lambda: forever(lambda: seek_and_read(file)))",
@@ -58,7 +60,9 @@ def fails():
         pass
 for _ in range(3): daemon(lambda: forever(fails))
 """,
-    "drill with a callable": "daemon(lambda: archive.drill(command=lambda path: forever(lambda: time.sleep(0.01)), dir=sys.argv[2]))",
+    "drill with a callable": """
+daemon(lambda: archive.drill(command=lambda path: forever(lambda: time.sleep(0.01)), dir=sys.argv[2]))
+""",
     "wait for the lock": """
 daemon(lambda: archive.backup(source=Slow(), force=True, check_space=False))
 time.sleep(0.2)
@@ -107,7 +111,7 @@ def test_the_temporary_file_of_a_drill_is_deleted(copy: Made, tmp_path: Path) ->
 
 
 def test_an_operation_works_at_the_end(copy: Made) -> None:
-    """A function that atexit calls may back up, in its thread and in one that it waits for, before and after backy's own."""
+    """A function that atexit calls may back up, in its thread and in one that it waits for, before and after backy's."""
     program = """
 import atexit, sys, threading
 

@@ -1,4 +1,4 @@
-"""Children that are forked while backy is at work: they take nothing of their parent's, and can do everything themselves."""
+"""Children that are forked while backy is at work: they take nothing of their parent's, and can do everything."""
 
 from __future__ import annotations
 

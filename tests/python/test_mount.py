@@ -99,7 +99,7 @@ def test_a_mount_that_has_ended_cannot_be_entered(made: Made, place: Path) -> No
 
 
 def test_a_mount_is_in_one_with_block_at_a_time(made: Made, place: Path) -> None:
-    """The end of the inner one would take it away from the outer. After a block that could not unmount there may be another."""
+    """The end of the inner one would take it away from the outer. After a block that cannot unmount another may follow."""
     mount = Archive(made.path).mount(place)
     with mount as folder:
         with pytest.raises(ValueError, match="'with' block already"), mount:
@@ -134,7 +134,12 @@ def test_memory_stays_when_mounting_again_and_again(made: Made, place: Path) -> 
 
 def test_what_a_killed_process_has_left_mounted_is_taken_away(made: Made, place: Path) -> None:
     """Also when a file in it is still open; the same place can be used at once."""
-    program = f"import backy, os\nm = backy.Archive({str(made.path)!r}).mount({str(place)!r})\nprint(flush=True)\nos.read(0, 1)"
+    program = f"""
+import backy, os
+mount = backy.Archive({str(made.path)!r}).mount({str(place)!r})
+print(flush=True)
+os.read(0, 1)
+"""
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -168,7 +173,7 @@ def test_a_dead_mount_of_somebody_else_is_left_alone(
     try:
         with pytest.raises(backy.MountError, match=f"{advice}.*umount -l"):
             Archive(made.path).mount(place)
-        command = [backy_bin, "-b", made.path, "mount", place]
+        command: list[str | Path] = [backy_bin, "-b", made.path, "mount", place]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1
         assert advice in done.stderr

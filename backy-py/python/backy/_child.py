@@ -24,8 +24,8 @@ def end(error: BaseException | None) -> _NoReturn:
             traceback.print_exception(type(error), error, error.__traceback__)
         else:
             print(
-                "backy: a child that was forked in a callback has returned from it; it is ended here, since the call is "
-                "its parent's. End it with os._exit()",
+                "backy: a child that was forked in a callback has returned from it; it is ended here, since the call "
+                "is its parent's. End it with os._exit()",
                 file=sys.stderr,
             )
         if code is not None and not isinstance(code, int):

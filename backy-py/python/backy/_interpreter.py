@@ -1,7 +1,7 @@
 """Refuses subinterpreters, before anything native is loaded.
 
-The native half belongs to the interpreter that loads it first. If that were a subinterpreter, such as one of mod_wsgi or of
-concurrent.interpreters, no other one could use backy any more, the main one included.
+The native half belongs to the interpreter that loads it first. If that were a subinterpreter, such as one of mod_wsgi
+or of concurrent.interpreters, no other one could use backy any more, the main one included.
 """
 
 from __future__ import annotations
