@@ -111,7 +111,7 @@ def test_the_temporary_file_of_a_drill_is_deleted(copy: Made, tmp_path: Path) ->
 
 
 def test_an_operation_works_at_the_end(copy: Made) -> None:
-    """A function that atexit calls may back up, in its thread and in one that it waits for, before and after backy's."""
+    """A function that atexit calls may back up, in its thread and in another one, before and after backy's."""
     program = """
 import atexit, sys, threading
 

@@ -46,12 +46,18 @@ def ended(child: int) -> int:
 def alive() -> Iterator[int]:
     """A child that does nothing but live, as a worker of a pool does."""
     end, hold = os.pipe()
+    there, ready = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(hold)
+        os.write(ready, b"!")
         os.read(end, 1)
         os._exit(0)
     os.close(end)
+    os.close(ready)
+    # Before, it may not have returned from fork.
+    assert os.read(there, 1)
+    os.close(there)
     try:
         yield child
     finally:
@@ -240,7 +246,9 @@ assert os.waitpid(child, 0)[1] == 0
 assert mount.is_mounted and os.path.ismount({str(place)!r})
 mount.unmount()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -257,7 +265,9 @@ if child == 0:
 print(child, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+    )
     child = int(done.stdout)
     try:
         look = subprocess.run(["ls", place], capture_output=True, text=True, timeout=30, check=False)
@@ -310,7 +320,9 @@ def progress(state):
 report = backy.Archive({str(large.path)!r}).restore({str(tmp_path / "target")!r}, progress=progress)
 print(os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, f"{status}\n"), done.stderr
     assert told in done.stderr if told else done.stderr == ""
     assert (tmp_path / "target").read_bytes() == large.sources[0]
