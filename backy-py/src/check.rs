@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use backy_lib::SystemClock;
 use pyo3::prelude::*;
 
+use crate::ending::Call;
 use crate::error::exception;
 use crate::report::ToPython;
 
@@ -14,6 +15,7 @@ use crate::report::ToPython;
 #[pyfunction]
 #[pyo3(signature = (*folders))]
 pub(crate) fn check<'py>(py: Python<'py>, folders: Vec<PathBuf>) -> PyResult<Bound<'py, PyAny>> {
+    let _call = Call::begin(py)?;
     let report = py.detach(|| backy_lib::check::check(&folders, &SystemClock));
     report.map_err(exception)?.to_python(py)
 }

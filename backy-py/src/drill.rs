@@ -63,7 +63,7 @@ pub(crate) fn drill(
             match (assembled, words) {
                 (None, _) => report,
                 (Some(file), None) => {
-                    let call = Call::begin(py)?;
+                    let (call, file) = Call::begin_with(py, file)?;
                     let judge = helpers.getattr("judge")?;
                     let judged = outcall::call(&judge, (command, file.path().to_owned()));
                     if call.is_over() {
@@ -76,7 +76,11 @@ pub(crate) fn drill(
                 }
                 (Some(file), Some(given)) => {
                     let program = given.first().map(|word| word.to_string_lossy().into_owned());
-                    let verdict = run(py, None, |watch| {
+                    let (call, file) = Call::begin_with(py, file)?;
+                    drop(call);
+                    let verdict = run(py, None, move |watch| {
+                        // Deleted at the end of this, wherever the calling thread is then.
+                        let file = file;
                         let words = words_on(&given, file.path());
                         run_command(&words, limit.0, &guard.unwrap_or_default(), watch)
                     })?;

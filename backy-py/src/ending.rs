@@ -54,14 +54,20 @@ pub(crate) struct Call {
 impl Call {
     /// Does not return in a daemon thread while the interpreter ends.
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
+        Self::begin_with(py, ()).map(|(call, ())| call)
+    }
+
+    /// The same; what is `held` is dropped when it does not return.
+    pub(crate) fn begin_with<T>(py: Python<'_>, held: T) -> PyResult<(Self, T)> {
         if let Some(counted) = Counted::new() {
-            return Ok(Call { counted: Some(counted) });
+            return Ok((Call { counted: Some(counted) }, held));
         }
         let thread = py.import("threading")?.call_method0("current_thread")?;
         if thread.getattr("daemon")?.is_truthy()? {
+            drop(held);
             stay(py);
         }
-        Ok(Call { counted: None })
+        Ok((Call { counted: None }, held))
     }
 
     /// Whether it has to stop, and must not go back to Python.

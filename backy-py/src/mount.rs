@@ -13,7 +13,7 @@ use backy_lib::{Error, Result};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::ending;
+use crate::ending::{self, Call};
 use crate::error::{exception, wrong};
 use crate::logging::{Line, log};
 use crate::operations::Folder;
@@ -109,6 +109,8 @@ impl Mount {
             ..MountOptions::default()
         };
         let path = given.mountpoint;
+        // What is being mounted at the end is waited for, so that it can be taken away.
+        let _call = Call::begin(py)?;
         let mounted = py.detach(|| {
             let path = std::path::absolute(&path).map_err(Error::io(&path, "find the folder"))?;
             let archive = folder.open()?;
@@ -172,6 +174,7 @@ impl Mount {
     #[pyo3(signature = (*, lazy=false))]
     fn unmount(&self, py: Python<'_>, lazy: bool) -> PyResult<()> {
         self.check_own()?;
+        let _call = Call::begin(py)?;
         if lazy {
             let detached = || self.lock().as_ref().map_or(Ok(()), Mounted::detach);
             return py.detach(detached).map_err(exception);

@@ -144,12 +144,26 @@ def test_a_thread_that_is_waited_for_finishes(copy: Made) -> None:
     assert len(Archive(copy.path).revisions) == 4
 
 
-def test_a_mount_at_the_end_is_taken_away(made: Made, tmp_path: Path) -> None:
+def test_a_thread_that_mounts_again_and_again_leaves_none(made: Made, place: Path) -> None:
+    """Whatever it is doing at that moment."""
+    program = (
+        BEGIN
+        + """
+def mount_and_unmount():
+    with archive.mount(sys.argv[2]):
+        pass
+daemon(lambda: forever(mount_and_unmount))
+"""
+    )
+    for _ in range(5):
+        assert run(program + END, made.path, place) == (0, "end\n", "")
+        assert str(place) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_mount_at_the_end_is_taken_away(made: Made, place: Path) -> None:
     """Whoever refers to it, a daemon thread included."""
-    place = tmp_path / "mnt"
-    place.mkdir()
     for holder in ("mount", "thread = (lambda held: daemon(lambda: (held, time.sleep(60))))(mount)\ndel mount"):
         program = BEGIN + f"mount = archive.mount(sys.argv[2])\n{holder}\n" + END
         assert run(program, made.path, place) == (0, "end\n", "")
-        assert not place.is_mount()
+        assert str(place) not in Path("/proc/self/mountinfo").read_text()
         assert list(place.iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 
 import backy
 from backy import Archive, Progress
-from conftest import Made, can_mount, skip
+from conftest import Made
 
 # These tests fork while threads are at work: that is what they are about.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -63,15 +63,6 @@ def alive() -> Iterator[int]:
     finally:
         os.close(hold)
         assert ended(child) == 0
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    if not can_mount():
-        skip("mounting needs root, FUSE and loop devices")
-    place = tmp_path / "mnt"
-    place.mkdir()
-    return place
 
 
 class Waiting:

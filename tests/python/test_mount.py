@@ -13,16 +13,7 @@ import pytest
 
 import backy
 from backy import Archive
-from conftest import Made, can_mount, skip
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    if not can_mount():
-        skip("mounting needs root, FUSE and loop devices")
-    place = tmp_path / "mnt"
-    place.mkdir()
-    return place
+from conftest import Made
 
 
 def test_a_with_block_mounts_and_unmounts(made: Made, place: Path) -> None:
