@@ -1,12 +1,15 @@
 //! Children of this process: what `fork` must not hand on to them, and what they must not undo.
 //!
-//! A child begins as a copy of its parent, with all open files and all objects, but with none of the threads that work with them. Three
-//! things keep the two apart:
+//! A child begins as a copy of its parent, with all open files and all objects, but with none of the threads that
+//! work with them. Three things keep the two apart:
 //!
-//! - A lock of the kernel belongs to an open file, and lasts until its last copy is closed. So do the exclusive use of a device and a FUSE
-//!   file system that nobody serves. Such files are [`Withheld`]: in a child, their descriptors lead nowhere.
-//! - What acts on the world when it is dropped, such as a mount or a temporary file, knows its [`Maker`], and does nothing elsewhere.
-//! - A lock among threads may be held by one that the child does not have. Those that everybody uses are [`PerProcess`].
+//! - A lock of the kernel belongs to an open file, and lasts until its last copy is closed. So do the exclusive use
+//!   of a device and a FUSE file system that nobody serves. Such files are [`Withheld`]: in a child, their
+//!   descriptors lead nowhere.
+//! - What acts on the world when it is dropped, such as a mount or a temporary file, knows its [`Maker`], and does
+//!   nothing elsewhere.
+//! - A lock among threads may be held by one that the child does not have. Those that everybody uses are
+//!   [`PerProcess`].
 //!
 //! A program that is started instead of forked inherits nothing, because every file is opened with `O_CLOEXEC`.
 
@@ -52,7 +55,8 @@ impl fmt::Display for Maker {
     }
 }
 
-/// Something that each process has one of, such as a lock: that of the parent may be held by a thread that a child does not have.
+/// Something that each process has one of, such as a lock: that of the parent may be held by a thread that a child
+/// does not have.
 pub(crate) struct PerProcess<T: 'static> {
     own: OnceLock<(Maker, T)>,
     of_child: OnceLock<Box<PerProcess<T>>>,
@@ -76,8 +80,8 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// An open file that children do not get. In a child, whatever is done with it fails with `EBADF`; there is nothing to take care of when it
-/// is dropped there.
+/// An open file that children do not get. In a child, whatever is done with it fails with `EBADF`; there is nothing
+/// to take care of when it is dropped there.
 #[derive(Debug)]
 pub(crate) struct Withheld<T> {
     // Dropped first: the number may be another file's as soon as this one is closed.
@@ -201,13 +205,13 @@ impl Table {
 /// Has the C library call [`in_child`] in every child, whoever forks.
 #[expect(unsafe_code, reason = "nobody else is told of a fork; no crate has a safe form of it")]
 fn arrange_for_children() {
-    // SAFETY: the handler does only what is allowed between `fork` and `exec`, see there. Without memory for it, which is the one error
-    // there is, children get what they got before.
+    // SAFETY: the handler does only what is allowed between `fork` and `exec`, see there. Without memory for it,
+    // which is the one error there is, children get what they got before.
     let _ = unsafe { pthread_atfork(None, None, Some(in_child)) };
 }
 
-/// Replaces what is withheld, before `fork` returns in the child. Only system calls and reads of atomics: other threads of the parent
-/// may have been anywhere, even in the middle of an allocation.
+/// Replaces what is withheld, before `fork` returns in the child. Only system calls and reads of atomics: other
+/// threads of the parent may have been anywhere, even in the middle of an allocation.
 ///
 /// The numbers stay taken. So whoever still has such a file, and uses or closes it, meets no other file.
 extern "C" fn in_child() {
@@ -243,8 +247,8 @@ fn inode_of(number: i32) -> Option<u64> {
 
 #[expect(unsafe_code, reason = "a number of the table has to become a descriptor")]
 fn replace(number: i32, nothing: &OwnedFd) {
-    // SAFETY: its owner is a copy in this process, or was on the stack of a thread that this one does not have. It stays the owner:
-    // nothing is closed here, and the number goes on to be a descriptor.
+    // SAFETY: its owner is a copy in this process, or was on the stack of a thread that this one does not have. It
+    // stays the owner: nothing is closed here, and the number goes on to be a descriptor.
     let mut file = unsafe { ManuallyDrop::new(OwnedFd::from_raw_fd(number)) };
     let _ = rustix::io::dup3(nothing, &mut file, DupFlags::CLOEXEC);
 }

@@ -1,16 +1,17 @@
 //! The end of the interpreter while other threads are in calls, and children that are forked meanwhile.
 //!
-//! Only daemon threads are still at work then. Before the interpreter ends, as the `atexit` module has it, their operations are asked to
-//! stop, and waited for until the archive is in order, but not for longer than [`PATIENCE`]. Their threads do not go back to Python: what
-//! they would raise there nobody has asked for. They stay where they are until the process ends.
+//! Only daemon threads are still at work then. Before the interpreter ends, as the `atexit` module has it, their
+//! operations are asked to stop, and waited for until the archive is in order, but not for longer than [`PATIENCE`].
+//! Their threads do not go back to Python: what they would raise there nobody has asked for. They stay where they are
+//! until the process ends.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-/// How long operations may take to stop. The engine puts an archive in order within half a second, or leaves that to the next one;
-/// an object in Python may be in anything.
+/// How long operations may take to stop. The engine puts an archive in order within half a second, or leaves that to
+/// the next one; an object in Python may be in anything.
 const PATIENCE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(2);
 
@@ -47,7 +48,8 @@ fn begin_as_child() {
 
 /// A call that the end of the interpreter stops.
 pub(crate) struct Call {
-    /// `None` of one that began when the interpreter was ending already, as by a function that `atexit` calls: nobody stops that.
+    /// `None` of one that began when the interpreter was ending already, as by a function that `atexit` calls: nobody
+    /// stops that.
     counted: Option<Counted>,
 }
 

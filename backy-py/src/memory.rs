@@ -1,15 +1,16 @@
 //! Large pieces of memory are given back to the system as soon as they are not needed.
 //!
-//! The C library would keep them: once one of some size has been freed, it takes those that follow from the heaps that its threads have, and
-//! those do not shrink at their ends. Each mount has a buffer of 16 MiB for each of its threads, so that a process which mounts
-//! again and again would grow by as much for every heap.
+//! The C library would keep them: once one of some size has been freed, it takes those that follow from the heaps
+//! that its threads have, and those do not shrink at their ends. Each mount has a buffer of 16 MiB for each of its
+//! threads, so that a process which mounts again and again would grow by as much for every heap.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::{NonNull, null_mut};
 
 use nix::libc;
 
-/// Pieces that are at least as large are mapped by themselves. Smaller than the buffers of a mount, larger than what is allocated often.
+/// Pieces that are at least as large are mapped by themselves. Smaller than the buffers of a mount, larger than what
+/// is allocated often.
 const LARGE_BYTES: usize = 8 << 20;
 
 /// Every page begins at a multiple of that.
@@ -26,8 +27,8 @@ fn is_large(layout: Layout) -> bool {
     unsafe_code,
     reason = "the trait is unsafe, and so are the calls of the system for memory"
 )]
-// SAFETY: a layout decides alone who has given a piece, and the caller gives the same one back. What `mmap` gives is as large as was asked
-// for, at the beginning of a page, zeroed, and nobody else's.
+// SAFETY: a layout decides alone who has given a piece, and the caller gives the same one back. What `mmap` gives is
+// as large as was asked for, at the beginning of a page, zeroed, and nobody else's.
 unsafe impl GlobalAlloc for Memory {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout) { map(layout.size()) } else { unsafe { System.alloc(layout) } }

@@ -50,8 +50,8 @@ pub(crate) struct MountArguments {
 
 /// An archive that is mounted: what Archive.mount() gives, for a `with` block.
 ///
-/// When nothing refers to it any more it is taken from its place. In a child that this process forks it can be looked at; the child neither
-/// takes it away when it ends, nor may it.
+/// When nothing refers to it any more it is taken from its place. In a child that this process forks it can be looked
+/// at; the child neither takes it away when it ends, nor may it.
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Mount {
     path: PathBuf,
@@ -67,11 +67,12 @@ type Shared = Arc<Mutex<Option<Mounted>>>;
 /// What there may still be at the end of the process. Only locked with the interpreter, or when there is none any more.
 static MADE: Mutex<Vec<Weak<Mutex<Option<Mounted>>>>> = Mutex::new(Vec::new());
 
-/// Has the interpreter take away at its very end what is still mounted, as when a thread refers to it that does not end.
+/// Has the interpreter take away at its very end what is still mounted, as when a thread refers to it that does not
+/// end.
 #[expect(unsafe_code, reason = "the interpreter has no safe form of it")]
 pub(crate) fn arrange() {
-    // SAFETY: the function uses nothing of Python. There is no room for more than some dozens of them; without it, only what nobody
-    // refers to is taken away.
+    // SAFETY: the function uses nothing of Python. There is no room for more than some dozens of them; without it,
+    // only what nobody refers to is taken away.
     let _ = unsafe { pyo3::ffi::Py_AtExit(Some(take_all_away)) };
 }
 
@@ -169,8 +170,9 @@ impl Mount {
 
     /// Take it away; nothing happens when that has been done.
     ///
-    /// Raises MountError when it is still in use after some seconds, or in a child of the process that has mounted it; then it stays. `lazy`: take it from its place at once;
-    /// whoever uses it goes on until closing what is open, as long as this process lives.
+    /// Raises MountError when it is still in use after some seconds, or in a child of the process that has mounted
+    /// it; then it stays. `lazy`: take it from its place at once; whoever uses it goes on until closing what is open,
+    /// as long as this process lives.
     #[pyo3(signature = (*, lazy=false))]
     fn unmount(&self, py: Python<'_>, lazy: bool) -> PyResult<()> {
         self.check_own()?;

@@ -1,8 +1,8 @@
 //! Calls of code in Python that somebody else has written, with frames of Rust below them.
 //!
-//! When the interpreter ends, up to Python 3.13, it ends each other thread that wants to go on in Python: by `pthread_exit`, which unwinds
-//! the stack. Frames of Rust abort the process then. So a thread that is ended in such a call stays here for ever instead, as
-//! Python 3.14 has it; the process ends without it.
+//! When the interpreter ends, up to Python 3.13, it ends each other thread that wants to go on in Python: by
+//! `pthread_exit`, which unwinds the stack. Frames of Rust abort the process then. So a thread that is ended in such
+//! a call stays here for ever instead, as Python 3.14 has it; the process ends without it.
 
 use std::ptr::null_mut;
 
@@ -21,7 +21,8 @@ where
     let py = callable.py();
     let arguments = arguments.into_pyobject(py).map_err(Into::into)?;
     #[expect(unsafe_code, reason = "it is the unwinding of this call that has to stop here")]
-    // SAFETY: both are objects that live until it returns, the second a tuple; what is returned is ours, or an exception is set.
+    // SAFETY: both are objects that live until it returns, the second a tuple; what is returned is ours, or an
+    // exception is set.
     unsafe {
         let result =
             or_stay(|| raw::PyObject_Call(callable.as_ptr(), arguments.as_ptr(), null_mut()));

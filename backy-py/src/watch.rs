@@ -87,7 +87,8 @@ impl Watch {
         })
     }
 
-    /// Does something in Python on behalf of the operation; `None` when the interpreter ends, and the operation with it.
+    /// Does something in Python on behalf of the operation; `None` when the interpreter ends, and the operation with
+    /// it.
     pub(crate) fn attach<T>(
         &self,
         what: impl FnOnce(Python<'_>) -> PyResult<T>,
@@ -137,8 +138,8 @@ impl Observer for Watch {
     }
 }
 
-/// Ends a child that somebody has forked in there, and that has come back. It has none of the threads that the operation needs, and must
-/// not do any of its work.
+/// Ends a child that somebody has forked in there, and that has come back. It has none of the threads that the
+/// operation needs, and must not do any of its work.
 fn end_child(py: Python<'_>, error: Option<PyErr>) -> ! {
     let end = py.import("backy._child").and_then(|child| child.getattr("end"));
     // It does not return.

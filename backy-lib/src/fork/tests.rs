@@ -14,7 +14,8 @@ use super::*;
 /// Forks. The child does what it is given, and ends with whether that was true.
 #[expect(unsafe_code, reason = "whoever tests children has to make some")]
 fn fork(what: impl FnOnce() -> bool) -> Pid {
-    // SAFETY: the child does nothing that another thread would be needed for, and ends without anything of the test program.
+    // SAFETY: the child does nothing that another thread would be needed for, and ends without anything of the test
+    // program.
     match unsafe { libc::fork() } {
         0 => {
             let is_right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
@@ -62,7 +63,8 @@ fn leads_nowhere(file: &File) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
 }
 
-/// A child cannot use what is withheld, and its number is no other file's; everything else it can use. The parent notices nothing.
+/// A child cannot use what is withheld, and its number is no other file's; everything else it can use. The parent
+/// notices nothing.
 #[test]
 fn a_withheld_file_leads_nowhere_in_a_child() {
     let (withheld, other) = (Withheld::new(file("lock")), file("other"));
@@ -106,7 +108,8 @@ fn a_number_that_is_used_again_is_another_file() {
     assert!(in_child(|| reads(&file, "first")));
 }
 
-/// The child has a lock of its own, whoever holds that of the parent; a thread of the parent finds the same one each time.
+/// The child has a lock of its own, whoever holds that of the parent; a thread of the parent finds the same one each
+/// time.
 #[test]
 fn a_lock_of_each_process_is_free_in_a_child() {
     static LOCK: PerProcess<Mutex<()>> = PerProcess::new();

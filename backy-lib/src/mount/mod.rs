@@ -132,7 +132,8 @@ fn start(
 ) -> Result<Mounted> {
     let failed =
         |what: &str, error: std::io::Error| place.error(format!("{what}: {}", describe_io(&error)));
-    // A child that still had it would keep the file system from ending with this process, and whoever looks there waiting.
+    // A child that still had it would keep the file system from ending with this process, and whoever looks there
+    // waiting.
     let withheld = Entry::of_another(device.as_fd());
     let session = fuse::connect(Arc::clone(tree), device, options)
         .map_err(|error| failed("the kernel does not take up the file system", error))?;
@@ -192,8 +193,8 @@ fn check_apart(place: &Place, archive: &Archive, writable: Option<&Path>) -> Res
 
 /// A mount that is being served by threads of this process. When dropped, it is taken from its place.
 ///
-/// A child that this process forks has no such threads, and the mount is not its own: dropping it there does nothing, and what would take
-/// it away is an error.
+/// A child that this process forks has no such threads, and the mount is not its own: dropping it there does nothing,
+/// and what would take it away is an error.
 #[derive(Debug)]
 pub struct Mounted {
     place: Arc<Place>,

@@ -153,7 +153,8 @@ impl Place {
             None => "a file system".to_owned(),
         };
         Err(self.error(format!(
-            "{what} is here, and the process that served it has ended; unmount it first, with 'umount -l' or 'fusermount3 -u -z'"
+            "{what} is here, and the process that served it has ended; unmount it first, with \
+             'umount -l' or 'fusermount3 -u -z'"
         )))
     }
 

@@ -1,10 +1,10 @@
 //! The archive's exclusive lock: `flock` on the file `lock`, and on the folder itself.
 //!
-//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be
-//! deleted at any time, even while held, which would let a second writer lock a new one; therefore the folder, which
-//! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
-//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends. A child that the process forks does
-//! not get them.
+//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be deleted at
+//! any time, even while held, which would let a second writer lock a new one; therefore the folder, which cannot be
+//! deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
+//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends. A child
+//! that the process forks does not get them.
 //!
 //! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone ([`file`]), and what others
 //! have locked where the folder can be opened by them keeps nobody out.
@@ -83,7 +83,8 @@ impl Drop for HeldLock {
         if self.is_shared.load(Relaxed) {
             return;
         }
-        // Closing is not enough where somebody else has a copy, such as a child that was made at the very moment of opening.
+        // Closing is not enough where somebody else has a copy, such as a child that was made at the very moment of
+        // opening.
         let files = [&self.file, &self.replaced].into_iter().flatten().map(AsFd::as_fd);
         for held in files.chain(self.folder.as_ref().map(AsFd::as_fd)) {
             let _ = flock(held, FlockOperation::Unlock);
@@ -300,8 +301,8 @@ mod tests {
         }
     }
 
-    /// A copy that somebody has got by chance, such as a child that was made before anything could be done about it, locks nothing once
-    /// the writer has ended.
+    /// A copy that somebody has got by chance, such as a child that was made before anything could be done about it,
+    /// locks nothing once the writer has ended.
     #[test]
     fn a_copy_of_the_open_files_does_not_outlive_the_lock() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -338,7 +339,8 @@ mod tests {
         assert!(again.is_ok(), "{again:?}");
     }
 
-    /// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note says by whom.
+    /// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note says by
+    /// whom.
     #[test]
     fn a_child_does_not_give_up_the_lock_of_its_parent() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -350,7 +352,8 @@ mod tests {
         assert!(error.to_string().contains("the parent"), "{error}");
     }
 
-    /// A writer that was copied into a child writes nothing there. With an archive that it has opened by itself, the child can.
+    /// A writer that was copied into a child writes nothing there. With an archive that it has opened by itself, the
+    /// child can.
     #[test]
     fn a_child_does_not_write_without_a_lock() {
         let folder = tempfile::tempdir().expect("a folder");
