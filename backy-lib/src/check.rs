@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::folders;
 use crate::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::pipeline;
+use crate::progress::{self, Observer, Silent};
 use crate::status::{StatusReport, status};
 
 /// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
@@ -91,21 +92,38 @@ impl Checked {
 /// looked at once, however often and by whatever names it is given. What cannot be looked at has a verdict as well: a folder without
 /// permission or on a dead disk, a link to nothing, an empty folder, a pattern that fits nothing.
 pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
-    survey(folders, false, clock)
+    survey(folders, false, clock, &Silent)
+}
+
+/// As [`check`], until the observer wants to stop.
+pub fn check_watched(
+    folders: &[PathBuf],
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<HostReport> {
+    survey(folders, false, clock, observer)
 }
 
 /// The same with every revision of each archive.
 pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
-    survey(folders, true, clock)
+    survey(folders, true, clock, &Silent)
 }
 
-fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Result<HostReport> {
+fn survey(
+    folders: &[PathBuf],
+    with_revisions: bool,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<HostReport> {
     let mut found = folders::archives(folders).into_iter();
     let mut archives = Vec::new();
     // Most of the time is spent waiting for the disks.
     pipeline::run(
         vec![(); pipeline::threads(None)],
-        || Ok(found.next()),
+        || {
+            progress::check(observer)?;
+            Ok(found.next())
+        },
         |(), archive| {
             Ok(match archive {
                 Ok(path) => look_at(&path, with_revisions, clock),

@@ -12,6 +12,7 @@ use backy_lib::{
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
+use crate::cancel::{Callback, CancelToken, Control};
 use crate::drill;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
@@ -19,7 +20,7 @@ use crate::operations::{self, Folder, From};
 use crate::reader::Reader;
 use crate::report::ToPython;
 use crate::specification::{One, Rate, Several, Tags, Wait, no_such, parse};
-use crate::stream::Stream;
+use crate::stream::Target;
 use crate::watch::{Watch, run, run_for_findings};
 
 /// What open files share to remember blocks of deltas.
@@ -39,8 +40,10 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// or as text such as "10m"; without it, LockedError is raised at once.
 ///
 /// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
-/// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying
-/// meanwhile goes to the logger "backy".
+/// called. Ctrl-C, an exception of `progress`, or the CancelToken that is given as `cancel` stops the operation in order;
+/// then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the operation has
+/// finished, never hides its report: see "Stopping a call" in doc/python.md. What is worth saying meanwhile goes to the
+/// logger "backy".
 ///
 /// What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
 /// one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
@@ -119,21 +122,22 @@ impl Archive {
     /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
     /// that was interrupted goes on where it was.
     #[staticmethod]
-    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, wait=None))]
+    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, cancel=None, wait=None))]
     fn import_<'py>(
         py: Python<'py>,
         old: PathBuf,
         path: PathBuf,
         block_size: Option<u64>,
         trust: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
         let block_size = block_size.map(known_block_size).transpose()?;
         let wait = wait.unwrap_or_default();
         let import = |watch: &_| operations::import(&old, &folder, block_size, wait, watch);
-        run(py, progress, import)?.to_python(py)
+        run(py, Control::new(progress, cancel), import)?.to_python(py)
     }
 
     /// Make a lost or damaged manifest.json anew, from the digest files and the deltas.
@@ -141,18 +145,19 @@ impl Archive {
     /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
     /// the manifest can be read. Scrub the archive afterwards.
     #[staticmethod]
-    #[pyo3(signature = (path, *, force=false, trust=false, progress=None, wait=None))]
+    #[pyo3(signature = (path, *, force=false, trust=false, progress=None, cancel=None, wait=None))]
     fn rebuild<'py>(
         py: Python<'py>,
         path: PathBuf,
         force: bool,
         trust: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
         let wait = wait.unwrap_or_default();
-        run(py, progress, |watch| operations::rebuild(&folder, force, wait, watch))?.to_python(py)
+        run(py, Control::new(progress, cancel), |watch| operations::rebuild(&folder, force, wait, watch))?.to_python(py)
     }
 
     /// The folder, absolute.
@@ -224,8 +229,8 @@ impl Archive {
     /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
     /// comes out as it is.
     #[pyo3(
-        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
-        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
+        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, cancel=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
+        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, cancel=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn backup<'py>(
@@ -234,7 +239,8 @@ impl Archive {
         source: From,
         force: bool,
         tags: Tags,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         limit_rate: Option<Rate>,
         check_space: bool,
         dry_run: bool,
@@ -246,12 +252,13 @@ impl Archive {
         let space = if check_space { SpaceCheck::Require } else { SpaceCheck::Explain };
         let options =
             BackupOptions { force, tags, scheduled, limit_rate, space, ..BackupOptions::default() };
+        let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = py.detach(|| operations::plan_backup(&self.folder, &source, &options));
-            return plan.map_err(exception)?.to_python(py);
+            let plan = |_: &Watch| operations::plan_backup(&self.folder, &source, &options);
+            return run(py, control, plan)?.to_python(py);
         }
         let backup = |watch: &_| operations::backup(&self.folder, source, &options, wait, watch);
-        run(py, progress, backup)?.to_python(py)
+        run(py, control, backup)?.to_python(py)
     }
 
     /// Restore a revision to a file, a device, or a binary file object.
@@ -259,51 +266,36 @@ impl Archive {
     /// To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
     /// (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
     /// file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
-    /// the one that was backed up, of a size that it had then, and no other process has it open. A file object is written
-    /// from the beginning to the end.
+    /// the one that was backed up, of a size that it had then, and no other process has it open.
+    ///
+    /// backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo with
+    /// it. One that is closed, in text mode, or not open for writing is refused before anything begins. What its write()
+    /// raises comes out as it is; when it returns None that is a BlockingIOError, and when it returns anything but how many
+    /// bytes it has written a TargetError.
     ///
     /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
     /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
     /// back. `check_space=False`: begin even if the target seems to lack the space.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None),
-        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None)"
+        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None, cancel=None),
+        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None, cancel=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn restore<'py>(
         &self,
         py: Python<'py>,
-        target: Bound<'py, PyAny>,
+        target: Target,
         revision: One,
         force: bool,
         keep_going: bool,
         dry_run: bool,
         undo: Option<PathBuf>,
         check_space: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let open = || {
-            let archive = self.folder.open()?;
-            let number = revision.resolve(&archive)?;
-            Ok((archive, number))
-        };
-        if target.hasattr("write")? {
-            if force || dry_run || undo.is_some() {
-                let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
-                return Err(wrong(message.to_owned()));
-            }
-            let (file, options) =
-                (target.unbind(), RestoreOptions { keep_going, ..RestoreOptions::default() });
-            let restore = |watch: &Watch| {
-                let (archive, number) = open()?;
-                let mut stream = Stream::new(file, watch);
-                archive.restore_to_stream(number, &mut stream, &options, watch)
-            };
-            return run(py, progress, restore)?.to_python(py);
-        }
-        let path: PathBuf = target.extract()?;
-        let undo = undo.as_deref().map(absolute).transpose()?;
         let trust = self.folder.trust;
+        let undo = undo.as_deref().map(absolute).transpose()?;
         let options = RestoreOptions {
             force,
             keep_going,
@@ -313,11 +305,15 @@ impl Archive {
             ignore_space: !check_space,
             ..RestoreOptions::default()
         };
+        let file_has_none = force || dry_run || options.undo.is_some();
+        if matches!(target, Target::File(_)) && file_has_none {
+            let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
+            return Err(wrong(message.to_owned()));
+        }
         let restore = |watch: &Watch| {
-            let (archive, number) = open()?;
-            archive.restore(number, &path, &options, &SystemClock, watch)
+            operations::restore(&self.folder, target, &revision, &options, watch)
         };
-        run(py, progress, restore)?.to_python(py)
+        run(py, Control::new(progress, cancel), restore)?.to_python(py)
     }
 
     /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
@@ -325,22 +321,23 @@ impl Archive {
     ///
     /// Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, progress=None),
-        text_signature = "($self, target, revision='latest', *, progress=None)"
+        signature = (target, revision=One::latest(), *, progress=None, cancel=None),
+        text_signature = "($self, target, revision='latest', *, progress=None, cancel=None)"
     )]
     fn look_at_target<'py>(
         &self,
         py: Python<'py>,
         target: PathBuf,
         revision: One,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let look = |watch: &Watch| {
             let archive = self.folder.open()?;
             let number = revision.resolve(&archive)?;
             archive.look_at_target(number, &target, watch)
         };
-        run(py, progress, look)?.to_python(py)
+        run(py, Control::new(progress, cancel), look)?.to_python(py)
     }
 
     /// Check what is stored, and mend what can be mended.
@@ -350,8 +347,8 @@ impl Archive {
     /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
     /// bytes ("10%"); what waits longest comes first.
     #[pyo3(
-        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, wait=None),
-        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, wait=None)"
+        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, cancel=None, wait=None),
+        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, cancel=None, wait=None)"
     )]
     fn scrub<'py>(
         &self,
@@ -359,59 +356,66 @@ impl Archive {
         revisions: Several,
         check_only: bool,
         budget: Option<String>,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (budget, wait) = (parse(budget)?, wait.unwrap_or_default());
         let options = ScrubOptions { check_only, budget, ..ScrubOptions::default() };
         let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, wait, watch);
-        run_for_findings(py, progress, scrub)?.to_python(py)
+        run_for_findings(py, Control::new(progress, cancel), scrub)?.to_python(py)
     }
 
     /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
     ///
     /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
     /// status tells of are seen to; while they are not, nothing goes.
-    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, wait=None))]
+    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, cancel=None, wait=None))]
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
         dry_run: bool,
         keep: Option<u32>,
         confirm: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
+        let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = py.detach(|| operations::plan_maintenance(&self.folder, &options));
-            return plan.map_err(exception)?.to_python(py);
+            let plan = |_: &Watch| operations::plan_maintenance(&self.folder, &options);
+            return run(py, control, plan)?.to_python(py);
         }
         let wait = wait.unwrap_or_default();
-        run(py, progress, |watch| operations::maintenance(&self.folder, &options, wait, watch))?
+        run(py, control, |watch| operations::maintenance(&self.folder, &options, wait, watch))?
             .to_python(py)
     }
 
     /// Remove revisions by hand; a plan and nothing else with `dry_run`.
     ///
     /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
-    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, wait=None))]
+    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, cancel=None, wait=None))]
     fn rm<'py>(
         &self,
         py: Python<'py>,
         revisions: Several,
         dry_run: bool,
         force: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = |archive: &_| operations::plan_removal(archive, &revisions, force);
-            let (_, plan) = self.read(py, plan)?;
-            return plan.to_python(py);
+            let plan = |_: &Watch| {
+                let archive = self.folder.open()?;
+                operations::plan_removal(&archive, &revisions, force).map(|(_, plan)| plan)
+            };
+            return run(py, control, plan)?.to_python(py);
         }
         let wait = wait.unwrap_or_default();
-        run(py, progress, |watch| operations::remove(&self.folder, &revisions, force, wait, watch))?
+        run(py, control, |watch| operations::remove(&self.folder, &revisions, force, wait, watch))?
             .to_python(py)
     }
 
@@ -419,8 +423,8 @@ impl Archive {
     ///
     /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
     #[pyo3(
-        signature = (revision, add=Tags::default(), remove=Tags::default(), *, wait=None),
-        text_signature = "($self, revision, add=(), remove=(), *, wait=None)"
+        signature = (revision, add=Tags::default(), remove=Tags::default(), *, cancel=None, wait=None),
+        text_signature = "($self, revision, add=(), remove=(), *, cancel=None, wait=None)"
     )]
     fn tag<'py>(
         &self,
@@ -428,12 +432,13 @@ impl Archive {
         revision: One,
         add: Tags,
         remove: Tags,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wait = wait.unwrap_or_default();
         let tag =
             |watch: &_| operations::tag(&self.folder, &revision, (&add, &remove), wait, watch);
-        run(py, None, tag)?.to_python(py)
+        run(py, Control::new(None, cancel), tag)?.to_python(py)
     }
 
     /// Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
@@ -441,13 +446,13 @@ impl Archive {
     /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
     /// restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
     /// "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
-    /// callable: it is called with the path, and the drill does not pass if it returns False. The file is removed in
+    /// callable: it is called with the path, and the drill passes if it returns None or something true. The file is removed in
     /// any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
     /// without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
     /// time limit for a callable.
     #[pyo3(
-        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None),
-        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None)"
+        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None),
+        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn drill<'py>(
@@ -457,20 +462,22 @@ impl Archive {
         command: Option<Bound<'py, PyAny>>,
         dir: Option<PathBuf>,
         timeout: Option<String>,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (limit, wait) = (parse(timeout)?, wait.unwrap_or_default());
-        let waiting = drill::Conditions { limit, wait };
-        drill::drill(py, &self.folder, revision, command, dir, waiting, progress)?.to_python(py)
+        let control = Control::new(progress, cancel);
+        let conditions = drill::Conditions { limit, wait, control };
+        drill::drill(py, &self.folder, revision, command, dir, conditions)?.to_python(py)
     }
 
     /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
     ///
     /// `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
     #[pyo3(
-        signature = (path, revision=One::latest(), *, level=None, progress=None),
-        text_signature = "($self, path, revision='latest', *, level=None, progress=None)"
+        signature = (path, revision=One::latest(), *, level=None, progress=None, cancel=None),
+        text_signature = "($self, path, revision='latest', *, level=None, progress=None, cancel=None)"
     )]
     fn export<'py>(
         &self,
@@ -478,7 +485,8 @@ impl Archive {
         path: PathBuf,
         revision: One,
         level: Option<i32>,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
+        cancel: Option<Py<CancelToken>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(level) = level.filter(|level| !(1..=19).contains(level)) {
             return Err(wrong(format!("the level is {level}; expected 1 to 19")));
@@ -486,7 +494,7 @@ impl Archive {
         let options = ExportOptions { level, threads: None };
         let export =
             |watch: &_| operations::export(&self.folder, &path, &revision, &options, watch);
-        run(py, progress, export)?.to_python(py)
+        run(py, Control::new(progress, cancel), export)?.to_python(py)
     }
 
     /// Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.

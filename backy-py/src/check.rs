@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use backy_lib::SystemClock;
 use pyo3::prelude::*;
 
-use crate::error::exception;
-use crate::report::ToPython;
+use crate::cancel::{CancelToken, Control};
+use crate::watch::{Watch, run};
 
 /// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
 ///
-/// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other.
+/// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `cancel`: a CancelToken that stops it.
 #[pyfunction]
-#[pyo3(signature = (*folders))]
-pub(crate) fn check<'py>(py: Python<'py>, folders: Vec<PathBuf>) -> PyResult<Bound<'py, PyAny>> {
-    let report = py.detach(|| backy_lib::check::check(&folders, &SystemClock));
-    report.map_err(exception)?.to_python(py)
+#[pyo3(signature = (*folders, cancel=None))]
+pub(crate) fn check<'py>(
+    py: Python<'py>,
+    folders: Vec<PathBuf>,
+    cancel: Option<Py<CancelToken>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let check = |watch: &Watch| backy_lib::check::check_watched(&folders, &SystemClock, watch);
+    run(py, Control::new(None, cancel), check)?.to_python(py)
 }

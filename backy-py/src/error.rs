@@ -13,6 +13,18 @@ pub(crate) fn wrong(message: String) -> PyErr {
     exception(Error::Specification { message })
 }
 
+/// Gives an exception the one that the caller is handling as its context, as `raise` does: Python sets that for exceptions
+/// that are raised where it is handled, and not for those of other threads.
+pub(crate) fn in_context(py: Python<'_>, error: PyErr) -> PyErr {
+    let set = || -> PyResult<()> {
+        let errors = py.import("backy.errors")?;
+        errors.getattr("_in_context")?.call1((error.value(py),)).map(|_| ())
+    };
+    // It is only about what a traceback shows besides.
+    let _ = set();
+    error
+}
+
 fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let unreadable = error.unreadable();
     let arguments = (

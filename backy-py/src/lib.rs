@@ -4,14 +4,18 @@
 //! `python/backy/errors.py`. The doc comments here are the docstrings; `_backy.pyi` has the types.
 
 mod archive;
+mod cancel;
 mod check;
 mod command;
 mod drill;
 mod error;
+mod finished;
+mod interrupt;
 mod logging;
 mod mount;
 mod old;
 mod operations;
+mod position;
 mod reader;
 mod report;
 mod reports;
@@ -27,6 +31,8 @@ mod _backy {
 
     #[pymodule_export]
     use crate::archive::Archive;
+    #[pymodule_export]
+    use crate::cancel::CancelToken;
     #[pymodule_export]
     use crate::check::check;
     #[pymodule_export]

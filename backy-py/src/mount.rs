@@ -164,7 +164,7 @@ impl Log {
         let write = move || {
             for line in receiver {
                 // Nobody could be told that the log does not work, or that the interpreter has gone.
-                let _ = Python::try_attach(|py| log(py, [line]));
+                let _ = Python::try_attach(|py| log(py, line));
             }
         };
         let thread = std::thread::Builder::new().name("backy log".to_owned()).spawn(write);

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::cancel::{Callback, Control};
 use crate::error::exception;
 use crate::watch::run;
 
@@ -35,7 +36,7 @@ pub(crate) struct OldRevision {
 impl OldArchive {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let reader = run(py, None, |watch| OldReader::open(&path, watch))?;
+        let reader = run(py, Control::default(), |watch| OldReader::open(&path, watch))?.value()?;
         Ok(OldArchive { reader })
     }
 
@@ -85,10 +86,11 @@ impl OldArchive {
         revision: &str,
         target: PathBuf,
         force: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
     ) -> PyResult<u64> {
         let uuid = parse(revision)?;
-        run(py, progress, |watch| self.reader.restore(uuid, &target, force, watch))
+        let control = Control::new(progress, None);
+        run(py, control, |watch| self.reader.restore(uuid, &target, force, watch))?.value()
     }
 }
 

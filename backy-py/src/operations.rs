@@ -13,13 +13,15 @@ use backy_lib::storage::holder_note;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Config,
     Error, ErrorKind, ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan,
-    MaintenanceReport, RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag, Trust,
+    MaintenanceReport, RebuildReport, RestoreOptions, RestoreReport, Result, ScrubOptions,
+    ScrubReport, SystemClock, Tag, Trust,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::source::{PythonSource, READ};
 use crate::specification::{One, Several, Tags, Wait, no_such};
+use crate::stream::{Stream, Target};
 use crate::watch::Watch;
 
 /// What whoever finds the archive locked by this process is told.
@@ -242,6 +244,24 @@ pub(crate) fn scrub(
         }
         writer.scrub(&options, &SystemClock, watch)
     })
+}
+
+pub(crate) fn restore(
+    folder: &Folder,
+    target: Target,
+    revision: &One,
+    options: &RestoreOptions,
+    watch: &Watch,
+) -> Result<RestoreReport> {
+    let archive = folder.open()?;
+    let number = revision.resolve(&archive)?;
+    match target {
+        Target::Path(path) => archive.restore(number, &path, options, &SystemClock, watch),
+        Target::File(file) => {
+            let mut stream = Stream::new(file, watch);
+            archive.restore_to_stream(number, &mut stream, options, watch)
+        }
+    }
 }
 
 pub(crate) fn rebuild(

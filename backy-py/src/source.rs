@@ -47,10 +47,12 @@ impl<'a> PythonSource<'a> {
 
     /// What is raised there stops the operation, and comes out as it is.
     fn call<T>(&self, call: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
-        Python::attach(|py| call(self.object.bind(py))).map_err(|error| {
-            let message = error.to_string();
-            self.watch.raise(error);
-            Error::Source { path: self.name.clone().into(), message }
+        Python::attach(|py| {
+            call(self.object.bind(py)).map_err(|error| {
+                let message = error.to_string();
+                self.watch.raise(error, Some(self.object.clone_ref(py)));
+                Error::Source { path: self.name.clone().into(), message }
+            })
         })
     }
 }

@@ -2,24 +2,31 @@
 //! looks after signals and the callback meanwhile.
 //!
 //! Whatever is raised there (Ctrl-C, an exception of the callback, one of a source or a target in Python) stops the
-//! operation, which puts the archive in order; then it is raised as it is.
+//! operation, which puts the archive in order; then it is raised as it is. What comes too late for that, because the operation
+//! has finished, never hides the result: see `finished`.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use backy_lib::progress::{Counters, Event, Observer, Phase};
 use backy_lib::{Error, Result};
 use pyo3::prelude::*;
 
+use crate::cancel::Control;
 use crate::error::exception;
-use crate::logging::{Line, log};
+use crate::finished::{Finished, Raised};
+use crate::interrupt::Interrupt;
+use crate::logging::{Line, log, logger};
 
 /// How often signals are looked after.
 const TICK: Duration = Duration::from_millis(50);
 /// Shortest time between two calls of the callback.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How long an operation waits for its first call, before it does anything: a callback that does not work stops also one
+/// that would have finished in no time. Not for ever: the callback may be waiting for the operation.
+const FIRST_CALL: Duration = Duration::from_secs(1);
 
 /// How far an operation is: what a progress callback is given, at most ten times a second, and once at the end.
 #[pyclass(module = "backy", frozen, eq, hash)]
@@ -59,23 +66,80 @@ impl Progress {
     }
 }
 
+/// What the thread that called is woken up by.
+enum News {
+    /// The first phase begins.
+    Begun,
+    /// The operation has ended.
+    Ended,
+}
+
+/// Sends the news of the end, however that comes.
+struct UntilItsEnd(Sender<News>);
+
+impl Drop for UntilItsEnd {
+    fn drop(&mut self) {
+        // The one that waits is only gone when there is nobody to wait for.
+        let _ = self.0.send(News::Ended);
+    }
+}
+
 /// Watches an operation on behalf of the thread that waits for it.
-#[derive(Default)]
 pub(crate) struct Watch {
+    control: Control,
     stop: AtomicBool,
     phase: Mutex<Option<(Phase, Arc<Counters>)>>,
     lines: Mutex<Vec<Line>>,
-    raised: Mutex<Option<PyErr>>,
+    raised: Mutex<Option<Raised>>,
     /// Whether the log may be on a file system that is frozen.
     held_back: AtomicBool,
     findings_are_results: bool,
+    news: Sender<News>,
+    /// Whether the callback has been called, or need not be waited for any more.
+    called: Mutex<bool>,
+    call_came: Condvar,
 }
 
 impl Watch {
-    /// Stops the operation; `error` is what is raised in the end, if it is the first.
-    pub(crate) fn raise(&self, error: PyErr) {
-        lock(&self.raised).get_or_insert(error);
+    fn new(control: Control, findings_are_results: bool, news: Sender<News>) -> Self {
+        Watch {
+            called: Mutex::new(control.progress.is_none()),
+            control,
+            stop: AtomicBool::default(),
+            phase: Mutex::default(),
+            lines: Mutex::default(),
+            raised: Mutex::default(),
+            held_back: AtomicBool::default(),
+            findings_are_results,
+            news,
+            call_came: Condvar::new(),
+        }
+    }
+
+    /// Stops the operation; `error` of `by` is what is raised in the end, if it is the first.
+    pub(crate) fn raise(&self, error: PyErr, by: Option<Py<PyAny>>) {
+        lock(&self.raised).get_or_insert(Raised { error, by });
+        self.stop();
+    }
+
+    fn stop(&self) {
         self.stop.store(true, Relaxed);
+        self.need_not_wait();
+    }
+
+    fn need_not_wait(&self) {
+        *lock(&self.called) = true;
+        self.call_came.notify_all();
+    }
+
+    /// Waits until the callback has been called once.
+    fn wait_for_first_call(&self) {
+        let called = lock(&self.called);
+        if *called || self.news.send(News::Begun).is_err() {
+            return;
+        }
+        let waited = self.call_came.wait_timeout_while(called, FIRST_CALL, |called| !*called);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = true;
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -84,6 +148,10 @@ impl Watch {
         let (bytes_done, bytes_total) = (counters.done_bytes(), counters.total_bytes());
         Some(Progress { phase: phase.name(), bytes_done, bytes_total })
     }
+
+    fn take_lines(&self) -> Vec<Line> {
+        std::mem::take(&mut *lock(&self.lines))
+    }
 }
 
 impl Observer for Watch {
@@ -91,6 +159,10 @@ impl Observer for Watch {
         match event {
             Event::Begin { phase, counters } => {
                 *lock(&self.phase) = Some((*phase, Arc::clone(counters)));
+                // What is frozen is not kept waiting.
+                if !self.held_back.load(Relaxed) {
+                    self.wait_for_first_call();
+                }
             }
             Event::Finding(_) if self.findings_are_results => {}
             Event::Finding(text) => lock(&self.lines).push(Line::Warning(text.clone())),
@@ -99,7 +171,7 @@ impl Observer for Watch {
     }
 
     fn cancelled(&self) -> bool {
-        self.stop.load(Relaxed)
+        self.stop.load(Relaxed) || self.control.is_cancelled()
     }
 
     fn hold_back(&self, held: bool) {
@@ -114,84 +186,140 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Runs an operation; findings go to the log.
 pub(crate) fn run<T: Send>(
     py: Python<'_>,
-    progress: Option<Py<PyAny>>,
+    control: Control,
     operation: impl FnOnce(&Watch) -> Result<T> + Send,
-) -> PyResult<T> {
-    run_watched(py, progress, Watch::default(), operation)
+) -> PyResult<Finished<T>> {
+    run_watched(py, control, false, operation)
 }
 
 /// Runs an operation whose result the findings are.
 pub(crate) fn run_for_findings<T: Send>(
     py: Python<'_>,
-    progress: Option<Py<PyAny>>,
+    control: Control,
     operation: impl FnOnce(&Watch) -> Result<T> + Send,
-) -> PyResult<T> {
-    let watch = Watch { findings_are_results: true, ..Watch::default() };
-    run_watched(py, progress, watch, operation)
+) -> PyResult<Finished<T>> {
+    run_watched(py, control, true, operation)
 }
 
 fn run_watched<T: Send>(
     py: Python<'_>,
-    progress: Option<Py<PyAny>>,
-    watch: Watch,
+    control: Control,
+    findings_are_results: bool,
     operation: impl FnOnce(&Watch) -> Result<T> + Send,
-) -> PyResult<T> {
-    let done = py.detach(|| {
+) -> PyResult<Finished<T>> {
+    let interrupt = Interrupt::begin(py)?;
+    if control.is_cancelled() || interrupt.has_come(py)? {
+        return Err(exception(Error::Interrupted));
+    }
+    let (news, to_come) = channel();
+    let watch = Watch::new(control, findings_are_results, news.clone());
+    let (watch, interrupt) = (&watch, &interrupt);
+    let done = py.detach(move || {
         std::thread::scope(|scope| {
-            let (until_its_end, ended) = channel::<()>();
-            let work = || {
+            let until_its_end = UntilItsEnd(news);
+            let work = move || {
                 let _until_its_end = until_its_end;
-                operation(&watch)
+                operation(watch)
             };
             let worker = std::thread::Builder::new()
                 .name("backy".to_owned())
                 .spawn_scoped(scope, work)
                 .map_err(Error::io("backy", "start a thread"))?;
-            wait(&ended, &watch, progress.as_ref());
+            wait(&to_come, watch, interrupt);
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     });
-    let raised = lock(&watch.raised).take();
-    match (raised, done) {
-        (None, done) => done.map_err(exception),
-        (Some(raised), done) => {
-            if let Err(error @ Error::UndoFailed { .. }) = done {
-                raised.set_cause(py, Some(exception(error)));
-            }
-            Err(raised)
-        }
+    match done {
+        Ok(value) => Ok(finish(py, value, watch)),
+        Err(error) => Err(fail(py, error, watch)),
     }
 }
 
-/// Waits for the end of the operation, which is when the other end of `ended` goes.
-fn wait(ended: &Receiver<()>, watch: &Watch, progress: Option<&Py<PyAny>>) {
+/// Waits for the end of the operation.
+fn wait(to_come: &Receiver<News>, watch: &Watch, interrupt: &Interrupt) {
     let mut called: Option<Instant> = None;
-    while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+    loop {
+        match to_come.recv_timeout(TICK) {
+            Ok(News::Ended) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(News::Begun) | Err(RecvTimeoutError::Timeout) => {}
+        }
         let due = called.is_none_or(|called| called.elapsed() >= PROGRESS_INTERVAL);
-        if due {
+        if due && lock(&watch.phase).is_some() {
             called = Some(Instant::now());
         }
         // What has been asked to stop is not asked again.
         if !watch.cancelled() {
-            attend(watch, progress.filter(|_| due));
+            Python::attach(|py| attend(py, watch, interrupt, due));
         }
-    }
-    if !watch.cancelled() {
-        attend(watch, progress);
     }
 }
 
-/// Looks after signals, the log and the callback.
-fn attend(watch: &Watch, progress: Option<&Py<PyAny>>) {
-    let attended = Python::attach(|py| {
-        py.check_signals()?;
-        if !watch.held_back.load(Relaxed) {
-            log(py, std::mem::take(&mut *lock(&watch.lines)))?;
+/// Looks after signals, the log and, when that is due, the callback.
+fn attend(py: Python<'_>, watch: &Watch, interrupt: &Interrupt, due: bool) {
+    match py.check_signals().and_then(|()| interrupt.has_come(py)) {
+        Ok(false) => {}
+        Ok(true) => return watch.stop(),
+        Err(error) => return watch.raise(error, None),
+    }
+    if !watch.held_back.load(Relaxed)
+        && let Err(error) = watch.take_lines().into_iter().try_for_each(|line| log(py, line))
+    {
+        return watch.raise(error, logger(py));
+    }
+    if due && let Some(Err(error)) = call(py, watch) {
+        watch.raise(error, watch.control.progress.as_ref().map(|progress| progress.clone_ref(py)));
+    }
+}
+
+/// Calls the callback, if there is one and something to tell.
+fn call(py: Python<'_>, watch: &Watch) -> Option<PyResult<()>> {
+    let (callback, state) = watch.control.progress.as_ref().zip(watch.progress())?;
+    let called = callback.call1(py, (state,)).map(|_| ());
+    watch.need_not_wait();
+    Some(called)
+}
+
+/// The operation has finished: the rest goes to the log, and the callback is called for the last time.
+fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
+    let mut finished = Finished::new(value);
+    let raised = lock(&watch.raised).take();
+    let was_stopped = raised.is_some();
+    if let Some(raised) = raised {
+        finished.note(py, raised);
+    }
+    for line in watch.take_lines() {
+        if let Err(error) = log(py, line) {
+            finished.note(py, Raised { error, by: logger(py) });
         }
-        let Some((callback, state)) = progress.zip(watch.progress()) else { return Ok(()) };
-        callback.call1(py, (state,)).map(|_| ())
-    });
-    if let Err(error) = attended {
-        watch.raise(error);
+    }
+    if !was_stopped && let Some(Err(error)) = call(py, watch) {
+        let by = watch.control.progress.as_ref().map(|progress| progress.clone_ref(py));
+        finished.note(py, Raised { error, by });
+    }
+    // Python looks after those that come after one that is raised already.
+    if !finished.has_late() && let Err(error) = py.check_signals() {
+        finished.note(py, Raised { error, by: None });
+    }
+    finished
+}
+
+/// The exception for an operation that has failed, or was stopped. The rest of what it said goes to the log.
+fn fail(py: Python<'_>, error: Error, watch: &Watch) -> PyErr {
+    let raised = lock(&watch.raised).take();
+    for line in watch.take_lines() {
+        if let Err(error) = log(py, line) {
+            error.write_unraisable(py, logger(py).as_ref().map(|logger| logger.bind(py)));
+        }
+    }
+    if let Some(raised) = raised {
+        return raised.instead_of(py, error);
+    }
+    let failed = exception(error);
+    match py.check_signals() {
+        Ok(()) => failed,
+        Err(signal) => {
+            signal.set_context(py, Some(failed));
+            signal
+        }
     }
 }

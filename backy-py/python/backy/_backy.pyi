@@ -16,6 +16,7 @@ __all__ = [
     "BackupPlan",
     "BackupReport",
     "BlockRange",
+    "CancelToken",
     "Change",
     "Checked",
     "Coverage",
@@ -93,6 +94,7 @@ class Archive:
         block_size: int | None = None,
         trust: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> ImportReport: ...
     @staticmethod
@@ -102,6 +104,7 @@ class Archive:
         force: bool = False,
         trust: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> RebuildReport: ...
     @property
@@ -121,6 +124,7 @@ class Archive:
         force: bool = False,
         tags: Iterable[str] = (),
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[False] = False,
@@ -135,6 +139,7 @@ class Archive:
         force: bool = False,
         tags: Iterable[str] = (),
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[True],
@@ -152,9 +157,10 @@ class Archive:
         undo: _Path | None = None,
         check_space: bool = True,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
     ) -> RestoreReport: ...
     def look_at_target(
-        self, target: _Path, revision: _Revision = "latest", *, progress: _Callback = None
+        self, target: _Path, revision: _Revision = "latest", *, progress: _Callback = None, cancel: CancelToken | None = None
     ) -> TargetLook | None: ...
     def scrub(
         self,
@@ -163,6 +169,7 @@ class Archive:
         check_only: bool = False,
         budget: str | None = None,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> ScrubReport: ...
     @overload
@@ -173,6 +180,7 @@ class Archive:
         keep: int | None = None,
         confirm: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenanceReport: ...
     @overload
@@ -183,6 +191,7 @@ class Archive:
         keep: int | None = None,
         confirm: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenancePlan: ...
     @overload
@@ -193,6 +202,7 @@ class Archive:
         dry_run: Literal[False] = False,
         force: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenanceReport: ...
     @overload
@@ -203,6 +213,7 @@ class Archive:
         dry_run: Literal[True],
         force: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenancePlan: ...
     def tag(
@@ -211,6 +222,7 @@ class Archive:
         add: Iterable[str] = (),
         remove: Iterable[str] = (),
         *,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> tuple[str, ...]: ...
     def drill(
@@ -221,6 +233,7 @@ class Archive:
         dir: _Path | None = None,
         timeout: str | None = None,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> DrillReport: ...
     def export(
@@ -230,6 +243,7 @@ class Archive:
         *,
         level: int | None = None,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
     ) -> ExportReport: ...
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile: ...
@@ -245,6 +259,29 @@ class Archive:
         allow_other: bool = False,
         cache: int = 67108864,
     ) -> Mount: ...
+
+@final
+class CancelToken:
+    """Stops calls of backy from any thread: give it to them as `cancel`, and call cancel().
+
+    A call that is stopped puts the archive in order and raises CancelledError. One that has finished its work by then
+    returns its report. A token stays cancelled: a call that gets a cancelled one raises at once, before it begins.
+
+    One token may stop many calls. As a context manager it cancels when an exception, such as KeyboardInterrupt, leaves
+    the block. cancel() may be called in a signal handler.
+    """
+
+    def __new__(cls) -> CancelToken: ...
+    def cancel(self) -> None:
+        """Stop every call that has this token, now and later. Returns at once; the calls end a moment later."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether cancel() has been called."""
+
+    def __enter__(self) -> CancelToken: ...
+    def __exit__(self, *exception: object) -> None:
+        """Cancels when an exception leaves the block."""
 
 @final
 class Mount:
@@ -273,6 +310,11 @@ class Reader:
     def size(self) -> int: ...
     @property
     def uuid(self) -> str: ...
+    @property
+    def position(self) -> int: ...
+    def seek(self, offset: int, whence: int, /) -> int: ...
+    def read(self, size: int | None, /) -> bytes: ...
+    def fill_memory(self, address: int, size: int, /) -> int: ...
     def read_at(self, offset: int, size: int, /) -> bytes: ...
     def fill_memory_at(self, offset: int, address: int, size: int, /) -> int: ...
 
@@ -895,7 +937,7 @@ class HostReport(Report):
     @property
     def prometheus(self) -> str: ...
 
-def check(*folders: _Path) -> HostReport: ...
+def check(*folders: _Path, cancel: CancelToken | None = None) -> HostReport: ...
 
 # For the modules of 2014, backy.backup and backy.revision.
 

@@ -6,6 +6,7 @@ Those with a counterpart among Python's own exceptions are of that class, too.
 from __future__ import annotations
 
 import errno
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +101,13 @@ class HookError(BackyError):
     """A hook of backy.toml failed or took too long; the text says which, and whether there is a revision."""
 
 
+class CancelledError(BackyError):
+    """A CancelToken stopped the call, or Ctrl-C did while it was not in the main thread; the archive is in order.
+
+    Not a CancelledError of asyncio or concurrent.futures: the operation was stopped, its task or future was not.
+    """
+
+
 _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "no-archive": (ArchiveNotFoundError, errno.ENOENT),
     "archive-exists": (ArchiveExistsError, errno.EEXIST),
@@ -118,6 +126,7 @@ _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "target": (TargetError, errno.EPERM),
     "mount": (MountError, errno.EBUSY),
     "hook": (HookError, None),
+    "interrupted": (CancelledError, None),
 }
 
 
@@ -141,4 +150,18 @@ def _make(
         name = None if path is None else str(path)
         for attribute, value in (("errno", number or usual_number), ("filename", name)):
             setattr(made, attribute, value)
+    _in_context(made)
     return made
+
+
+def _in_context(made: BaseException) -> None:
+    """Gives an exception that native code raises the context that `raise` would give it: what is handled now."""
+    handled = sys.exc_info()[1]
+    if handled is None or made.__context__ is not None:
+        return
+    link: BaseException | None = handled
+    while link is not None:
+        if link is made:
+            return
+        link = link.__context__
+    made.__context__ = handled
