@@ -127,7 +127,7 @@ impl Export<'_> {
     fn write(&self, writer: &mut DeltaWriter) -> Result<()> {
         let chain = self.chain;
         let total_bytes = chain.revision().size_bytes;
-        let counters = progress::begin(self.observer, Phase::Export, total_bytes);
+        let counters = progress::begin_work(self.observer, Phase::Export, total_bytes)?;
         let buffers = BufferPool::new();
         let mut chunks = Chunks::new(chain, u64::MAX, self.observer);
         let mut batch = Vec::new();

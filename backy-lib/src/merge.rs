@@ -283,7 +283,7 @@ impl Merge {
     }
 
     fn run(&self, appender: &mut Appender, observer: &dyn Observer) -> Result<()> {
-        let counters = progress::begin(observer, Phase::Merge, self.older.size_bytes);
+        let counters = progress::begin_work(observer, Phase::Merge, self.older.size_bytes)?;
         self.for_each_step(|first, moved| {
             progress::check(observer)?;
             let end = first.plus(moved.len() as u64);
@@ -567,7 +567,7 @@ pub(crate) fn make_standalone(
     let chain = Chain::open(storage, manifest, number)?;
     chain.verify_digests(observer)?;
     let size = manifest.block_size;
-    let counters = progress::begin(observer, Phase::Merge, chain.revision().size_bytes);
+    let counters = progress::begin_work(observer, Phase::Merge, chain.revision().size_bytes)?;
     let mut appender = Appender::open(&**storage, chain.revision(), size)?;
     let workers = (0..pipeline::threads(threads))
         .map(|_| Ok((Compressor::new(level)?, Decompressor::new()?)))

@@ -136,6 +136,18 @@ pub(crate) fn begin(observer: &dyn Observer, phase: Phase, total_bytes: u64) -> 
     counters
 }
 
+/// As [`begin`], unless the observer wants to stop when it is told of the phase: what has little to do would be done before it is
+/// asked again. Not for undoing, which goes on when an operation is stopped.
+pub(crate) fn begin_work(
+    observer: &dyn Observer,
+    phase: Phase,
+    total_bytes: u64,
+) -> Result<Arc<Counters>> {
+    let counters = begin(observer, phase, total_bytes);
+    check(observer)?;
+    Ok(counters)
+}
+
 /// [`Error::Interrupted`] when the observer wants to stop.
 pub(crate) fn check(observer: &dyn Observer) -> Result<()> {
     if observer.cancelled() { Err(Error::Interrupted) } else { Ok(()) }

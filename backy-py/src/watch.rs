@@ -287,6 +287,10 @@ fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
     if let Some(raised) = raised {
         finished.note(py, raised);
     }
+    // Before the rest, in which its handler would run as well. Python looks after those that come after one that is raised.
+    if !finished.has_late() && let Err(error) = py.check_signals() {
+        finished.note(py, Raised { error, by: None });
+    }
     for line in watch.take_lines() {
         if let Err(error) = log(py, line) {
             finished.note(py, Raised { error, by: logger(py) });
@@ -295,10 +299,6 @@ fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
     if !was_stopped && let Some(Err(error)) = call(py, watch) {
         let by = watch.control.progress.as_ref().map(|progress| progress.clone_ref(py));
         finished.note(py, Raised { error, by });
-    }
-    // Python looks after those that come after one that is raised already.
-    if !finished.has_late() && let Err(error) = py.check_signals() {
-        finished.note(py, Raised { error, by: None });
     }
     finished
 }

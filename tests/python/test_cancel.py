@@ -127,18 +127,18 @@ def test_a_token_is_cancelled_by_an_exception_that_leaves_its_block() -> None:
     assert "cancelled" in repr(token)
 
 
-def test_waiting_for_the_lock_is_cancelled(copy: Made) -> None:
+def test_waiting_for_the_lock_is_cancelled(large: Made) -> None:
     """By a token, in every call that takes `wait`; the one that has the lock goes on."""
-    archive = Archive(copy.path)
+    archive = Archive(large.path)
     calls: dict[str, Callable[..., Any]] = {
         "backup": lambda **how: archive.backup(force=True, **how),
         "scrub": archive.scrub,
         "maintenance": archive.maintenance,
-        "rm": lambda **how: archive.rm(1, force=True, **how),
+        "rm": lambda **how: archive.rm(0, force=True, **how),
         "tag": lambda **how: archive.tag(0, ["x"], **how),
-        "rebuild": lambda **how: Archive.rebuild(copy.path, force=True, **how),
+        "rebuild": lambda **how: Archive.rebuild(large.path, force=True, **how),
     }
-    stopped = []
+    stopped, holder = [], CancelToken()
 
     def progress(_state: Progress) -> None:
         if stopped:
@@ -154,7 +154,10 @@ def test_waiting_for_the_lock_is_cancelled(copy: Made) -> None:
             timer.join()
             stopped.append(name)
 
-    assert archive.backup(force=True, progress=progress, limit_rate="1M")
+        holder.cancel()
+
+    with pytest.raises(CancelledError):
+        slow(archive, progress=progress, cancel=holder)
     assert stopped == list(calls)
 
 
@@ -217,9 +220,9 @@ PROGRAMS = {
 thread = threading.Thread(target=work)
 thread.start()
 try:
-    thread.join()
+    threading.Event().wait()
 except KeyboardInterrupt:
-    print("main", flush=True)
+    thread.join()
 """,
     "a thread that is joined by Python at its end": """
 threading.Thread(target=work).start()

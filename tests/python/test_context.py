@@ -32,7 +32,7 @@ def test_the_context_is_what_was_handled(copy: Made, tmp_path: Path) -> None:
     """In every call, short or long; the cause and the way of the exception stay."""
     archive, cancelled = Archive(copy.path), CancelToken()
     cancelled.cancel()
-    flip(copy.path / "last.raw", 9)
+    flip(copy.path / "last.raw", 3 * 65536)
 
     def raising(_state: object) -> None:
         raise KeyError("of the callback")
@@ -54,7 +54,7 @@ def test_the_context_is_what_was_handled(copy: Made, tmp_path: Path) -> None:
             lambda: archive.maintenance(keep=1, wait=-1),
             lambda: archive.mount(tmp_path / "none"),
             lambda: archive.drill(0, timeout="soon"),
-            lambda: image.read(10),
+            lambda: image.read(),
         ]
         for number, call in enumerate(calls):
             error = handling(call)

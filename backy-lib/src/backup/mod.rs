@@ -440,7 +440,7 @@ impl Making<'_> {
             _ => threads,
         };
         let workers = scan::workers(threads, level)?;
-        let counters = progress::begin(&observer, Phase::Backup, source.size_bytes());
+        let counters = progress::begin_work(&observer, Phase::Backup, source.size_bytes())?;
         let buffers = BufferPool::new();
         let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);
         let rate = self.order.options.limit_rate.map(RateLimit::new);

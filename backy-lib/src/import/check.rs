@@ -41,7 +41,7 @@ pub(super) fn check(
     settle_short_blocks(old, observer)?;
     let mut images = images(old);
     let total = old.files.iter().fold(0u64, |sum, data| sum.saturating_add(data.len));
-    let counters = progress::begin(observer, Phase::CheckOldArchive, total);
+    let counters = progress::begin_work(observer, Phase::CheckOldArchive, total)?;
     let mut users: Vec<(Place, usize)> = Vec::new();
     let mut piece = Vec::new();
     for number in numbers(old) {

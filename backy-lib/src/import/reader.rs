@@ -132,7 +132,7 @@ impl OldReader {
         self.check_image(entry, observer)?;
         let target = found.map_or_else(|| FileTarget::create(path), Ok)?;
         target.prepare(size_bytes)?;
-        let counters = progress::begin(observer, Phase::Restore, size_bytes);
+        let counters = progress::begin_work(observer, Phase::Restore, size_bytes)?;
         for number in 0..entry.blocks {
             progress::check(observer)?;
             let (bytes, _) = self.read(entry, number)?;
@@ -161,7 +161,7 @@ impl OldReader {
 
     /// Reads all of an image: every old block has its MD5, and the image its own.
     fn check_image(&self, entry: &OldEntry, observer: &dyn Observer) -> Result<()> {
-        let counters = progress::begin(observer, Phase::CheckOldArchive, entry.size_bytes);
+        let counters = progress::begin_work(observer, Phase::CheckOldArchive, entry.size_bytes)?;
         let mut whole = Md5::new();
         let mut unproven = None;
         for number in 0..entry.blocks {

@@ -283,7 +283,7 @@ impl<'a> Trial<'a> {
 
     /// Compares all blocks.
     fn compare(&self, observer: &dyn Observer) -> Result<Compared> {
-        let counters = progress::begin(observer, Phase::Scrub, self.newest.size_bytes);
+        let counters = progress::begin_work(observer, Phase::Scrub, self.newest.size_bytes)?;
         let mut hasher = RevisionHasher::new(self.size, self.newest.size_bytes);
         let (mut disputed, mut count) = (Vec::new(), 0);
         let end = self.all().end();

@@ -192,7 +192,7 @@ fn read(
     let length_right = length == size_bytes;
     let length_enough = length >= size_bytes;
     let compared = Compared { image, table, overlay, size, size_bytes, lenient };
-    let counters = progress::begin(observer, Phase::Scrub, size_bytes);
+    let counters = progress::begin_work(observer, Phase::Scrub, size_bytes)?;
     let workers = (0..pipeline::threads(None)).map(|_| Decompressor::new());
     let (mut bad, mut only_in_overlay) = (Findings::default(), false);
     let mut next = BlockIndex(0);
@@ -365,7 +365,7 @@ fn digest_image(
     observer: &dyn Observer,
 ) -> Result<Digest> {
     let (size, size_bytes) = (identity.block_size, identity.size_bytes);
-    let counters = progress::begin(observer, Phase::Scrub, size_bytes);
+    let counters = progress::begin_work(observer, Phase::Scrub, size_bytes)?;
     let mut hasher = RevisionHasher::new(size, size_bytes);
     let end = size.count(size_bytes);
     let mut next = BlockIndex(0);

@@ -210,7 +210,7 @@ fn compare(target: &dyn Target, chain: &Chain, observer: &dyn Observer) -> Resul
         false => pieces.min(SAMPLES),
     };
     let counters =
-        progress::begin(observer, Phase::CompareTarget, taken * piece_blocks * size.bytes());
+        progress::begin_work(observer, Phase::CompareTarget, taken * piece_blocks * size.bytes())?;
     let (mut compared, mut differing) = (0, 0);
     let mut buffer = Vec::new();
     for number in 0..taken {

@@ -327,7 +327,7 @@ fn write(
     if target.is_new() && !options.keep_going {
         check_whole(chain)?;
     }
-    let counters = progress::begin(observer, Phase::Restore, report.size_bytes);
+    let counters = progress::begin_work(observer, Phase::Restore, report.size_bytes)?;
     target.prepare(report.size_bytes)?;
     let buffers = BufferPool::new();
     let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };

@@ -336,7 +336,7 @@ impl Scrub<'_> {
         let left_bytes = self.allow(&groups);
         let total: u64 = groups.iter().map(|group| group.blocks.count).sum();
         let total_bytes = total.saturating_mul(self.manifest.block_size.bytes());
-        let counters = progress::begin(self.observer, Phase::Scrub, total_bytes);
+        let counters = progress::begin_work(self.observer, Phase::Scrub, total_bytes)?;
         let threads = pipeline::threads(self.options.threads);
         let workers = (0..threads).map(|_| Tools::new()).collect::<Result<Vec<_>>>()?;
         let storage = Arc::clone(self.storage);

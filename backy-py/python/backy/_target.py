@@ -37,6 +37,8 @@ def name(target: object, _answer: object = None) -> str:
 
 def answer(_target: object, given: object) -> str:
     """What its write() returned. Only numbers are shown: anything else may be what was to be written."""
+    if isinstance(given, int) and given.bit_length() > 100:
+        return f"a number of {given.bit_length()} bits"
     if type(given) in _PLAIN:
-        return repr(given) if len(repr(given)) < 30 else f"a number of {len(repr(given))} digits"
+        return repr(given)
     return f"an object of {type(given).__module__}.{type(given).__qualname__}"
