@@ -157,7 +157,10 @@ impl Archive {
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
         let wait = wait.unwrap_or_default();
-        run(py, Control::new(progress, cancel), |watch| operations::rebuild(&folder, force, wait, watch))?.to_python(py)
+        run(py, Control::new(progress, cancel), |watch| {
+            operations::rebuild(&folder, force, wait, watch)
+        })?
+        .to_python(py)
     }
 
     /// The folder, absolute.
@@ -310,9 +313,8 @@ impl Archive {
             let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
             return Err(wrong(message.to_owned()));
         }
-        let restore = |watch: &Watch| {
-            operations::restore(&self.folder, target, &revision, &options, watch)
-        };
+        let restore =
+            |watch: &Watch| operations::restore(&self.folder, target, &revision, &options, watch);
         run(py, Control::new(progress, cancel), restore)?.to_python(py)
     }
 

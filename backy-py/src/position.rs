@@ -36,7 +36,9 @@ impl Position {
         let target = |from: u64| -> PyResult<u64> {
             let before = || {
                 let place = i128::from(from) + i128::from(offset);
-                PyValueError::new_err(format!("the position would be {place}, before the beginning"))
+                PyValueError::new_err(format!(
+                    "the position would be {place}, before the beginning"
+                ))
             };
             let place = from.checked_add_signed(offset).ok_or_else(before)?;
             match i64::try_from(place) {

@@ -266,17 +266,21 @@ fn attend(py: Python<'_>, watch: &Watch, interrupt: &Interrupt, due: bool) {
     {
         return watch.raise(error, logger(py));
     }
-    if due && let Some(Err(error)) = call(py, watch) {
-        watch.raise(error, watch.control.progress.as_ref().map(|progress| progress.clone_ref(py)));
+    match due.then(|| call(py, watch)).flatten() {
+        // Only now the operation goes on, and sees whether it has to stop.
+        Some(Ok(())) => watch.need_not_wait(),
+        Some(Err(error)) => {
+            let by = watch.control.progress.as_ref().map(|progress| progress.clone_ref(py));
+            watch.raise(error, by);
+        }
+        None => {}
     }
 }
 
 /// Calls the callback, if there is one and something to tell.
 fn call(py: Python<'_>, watch: &Watch) -> Option<PyResult<()>> {
     let (callback, state) = watch.control.progress.as_ref().zip(watch.progress())?;
-    let called = callback.call1(py, (state,)).map(|_| ());
-    watch.need_not_wait();
-    Some(called)
+    Some(callback.call1(py, (state,)).map(|_| ()))
 }
 
 /// The operation has finished: the rest goes to the log, and the callback is called for the last time.
@@ -288,7 +292,9 @@ fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
         finished.note(py, raised);
     }
     // Before the rest, in which its handler would run as well. Python looks after those that come after one that is raised.
-    if !finished.has_late() && let Err(error) = py.check_signals() {
+    if !finished.has_late()
+        && let Err(error) = py.check_signals()
+    {
         finished.note(py, Raised { error, by: None });
     }
     for line in watch.take_lines() {

@@ -127,38 +127,43 @@ def test_a_token_is_cancelled_by_an_exception_that_leaves_its_block() -> None:
     assert "cancelled" in repr(token)
 
 
-def test_waiting_for_the_lock_is_cancelled(large: Made) -> None:
+def test_waiting_for_the_lock_is_cancelled(copy: Made) -> None:
     """By a token, in every call that takes `wait`; the one that has the lock goes on."""
-    archive = Archive(large.path)
+    archive, begun, released = Archive(copy.path), threading.Event(), threading.Event()
+
+    class Slow:
+        size = 1 << 20
+
+        def readinto_at(self, offset: int, buffer: memoryview) -> int:
+            begun.set()
+            released.wait(60)
+            return len(buffer)
+
     calls: dict[str, Callable[..., Any]] = {
         "backup": lambda **how: archive.backup(force=True, **how),
         "scrub": archive.scrub,
         "maintenance": archive.maintenance,
-        "rm": lambda **how: archive.rm(0, force=True, **how),
+        "rm": lambda **how: archive.rm(1, force=True, **how),
         "tag": lambda **how: archive.tag(0, ["x"], **how),
-        "rebuild": lambda **how: Archive.rebuild(large.path, force=True, **how),
+        "rebuild": lambda **how: Archive.rebuild(copy.path, force=True, **how),
     }
-    stopped, holder = [], CancelToken()
-
-    def progress(_state: Progress) -> None:
-        if stopped:
-            return
-        for name, call in calls.items():
-            token = CancelToken()
-            timer = threading.Timer(0.2, token.cancel)
-            timer.start()
-            began = time.monotonic()
-            with pytest.raises(CancelledError):
-                call(wait="10m", cancel=token)
-            assert time.monotonic() - began < 10, name
-            timer.join()
-            stopped.append(name)
-
-        holder.cancel()
-
-    with pytest.raises(CancelledError):
-        slow(archive, progress=progress, cancel=holder)
-    assert stopped == list(calls)
+    before = uuids(copy.path)
+    with ThreadPoolExecutor() as pool:
+        holder = pool.submit(archive.backup, source=Slow(), force=True)
+        try:
+            assert begun.wait(60)
+            for name, call in calls.items():
+                token = CancelToken()
+                waiting = pool.submit(call, wait="10m", cancel=token)
+                time.sleep(0.3)
+                assert not waiting.done(), name
+                token.cancel()
+                with pytest.raises(CancelledError):
+                    waiting.result(20)
+        finally:
+            released.set()
+        assert holder.result(60)
+    assert uuids(copy.path)[1:] == before
 
 
 def test_cancelling_a_task_stops_its_thread_by_token(large: Made) -> None:

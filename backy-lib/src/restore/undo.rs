@@ -291,7 +291,8 @@ impl Saving<'_> {
 
     /// Reads the target, digests all of it, and stores what is going to be overwritten.
     fn copy(&self, image: &dyn StorageFile, copy: &mut Copy) -> Result<()> {
-        let counters = progress::begin_work(self.observer, Phase::SaveTarget, self.target.size_bytes())?;
+        let counters =
+            progress::begin_work(self.observer, Phase::SaveTarget, self.target.size_bytes())?;
         let block_size = self.chain.block_size();
         let buffers = BufferPool::new();
         let mut pieces =
