@@ -284,7 +284,7 @@ def test_ctrl_c_reaches_operations_in_other_threads(name: str, large: Made) -> N
 
 
 def test_a_handler_of_the_program_decides(large: Made, tmp_path: Path) -> None:
-    """With a handler of its own for SIGINT, it is called each time, is the one that getsignal gives, and stops nothing."""
+    """Its own handler for SIGINT is called, is the one that getsignal gives, and stops nothing."""
     program = """
 import signal, sys, threading, time
 import backy

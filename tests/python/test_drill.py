@@ -88,9 +88,10 @@ def test_what_would_never_run_is_refused(copy: Made) -> None:
 def test_words_of_a_command(copy: Made) -> None:
     """Text is no list of words, neither are bytes; a path and bytes are words as they are."""
     archive, before = Archive(copy.path), content(copy.path)
-    for wrong in ("true", b"true", 5, []):
+    all_wrong: list[Any] = ["true", b"true", 5, []]
+    for wrong in all_wrong:
         with pytest.raises((TypeError, ValueError)):
-            archive.drill(0, command=wrong)  # type: ignore[arg-type]
+            archive.drill(0, command=wrong)
     assert content(copy.path) == before
     assert archive.drill(0, command=[Path("/bin/sh"), b"-c", "test -e {}"]).passed  # type: ignore[list-item]
 

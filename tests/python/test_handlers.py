@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -175,7 +175,7 @@ def test_a_random_walk_is_that_of_bytes_io(made: Made) -> None:
 
 
 @pytest.mark.parametrize("buffered", [False, True])
-def test_a_file_that_is_dropped_warns(buffered: bool, made: Made) -> None:
+def test_a_file_that_is_dropped_warns(buffered: Literal[True, False], made: Made) -> None:
     """Once, with a ResourceWarning that names it; one that was closed does not."""
     archive = Archive(made.path)
     with warnings.catch_warnings(record=True) as caught:
@@ -196,6 +196,12 @@ def test_a_file_that_is_dropped_warns(buffered: bool, made: Made) -> None:
     assert caught[0].source is not None
 
 
+def read_for_ever(image: io.RawIOBase) -> None:
+    while True:
+        image.seek(1000)
+        image.read()
+
+
 def test_a_handler_can_raise_out_of_a_read(large: Made) -> None:
     """The position is where the read began."""
 
@@ -211,9 +217,7 @@ def test_a_handler_can_raise_out_of_a_read(large: Made) -> None:
             image.seek(1000)
             signal.setitimer(signal.ITIMER_REAL, 0.005)
             with pytest.raises(LateError):
-                while True:
-                    image.seek(1000)
-                    image.read()
+                read_for_ever(image)
             assert image.tell() in (1000, image.size)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -47,8 +47,8 @@ def test_files_of_many_kinds_are_written(made: Made, tmp_path: Path) -> None:
     with open(tmp_path / "raw", "wb", buffering=0) as raw:
         archive.restore(raw)
     assert (tmp_path / "raw").read_bytes() == expected
-    for temporary in (tempfile.NamedTemporaryFile, lambda: tempfile.SpooledTemporaryFile(max_size=1000)):
-        with temporary() as file:
+    with tempfile.NamedTemporaryFile() as named, tempfile.SpooledTemporaryFile(max_size=1000) as spooled:
+        for file in (named, spooled):
             archive.restore(file)
             file.seek(0)
             assert file.read() == expected
@@ -58,7 +58,12 @@ def test_files_of_many_kinds_are_written(made: Made, tmp_path: Path) -> None:
         digest, _ = process.communicate()
         assert digest.split()[0].decode() == hashlib.sha256(expected).hexdigest()
     pieces: list[bytes] = []
-    archive.restore(Odd(lambda content: pieces.append(content[:1000]) or min(len(content), 1000)))
+
+    def write(content: bytes) -> int:
+        pieces.append(content[:1000])
+        return len(pieces[-1])
+
+    archive.restore(Odd(write))
     assert b"".join(pieces) == expected
 
 
@@ -98,7 +103,7 @@ def test_what_cannot_be_written_to_is_refused_before_anything_begins(
     untouched = io.BytesIO()
     for option in ({"force": True}, {"dry_run": True}, {"undo": tmp_path / "undo"}):
         with pytest.raises(backy.SpecificationError, match="file object"):
-            archive.restore(untouched, **option)  # type: ignore[arg-type]
+            archive.restore(untouched, **option)
     assert untouched.getvalue() == b""
 
 
@@ -191,17 +196,20 @@ def test_an_error_of_a_target_keeps_the_context(made: Made) -> None:
         lambda: Archive(made.path).restore(Odd(ValueError("its own"))),
         lambda: Archive(made.path).restore(Odd(None)),
     ]
+    contexts: list[BaseException | None] = []
     for call in calls:
         first = RuntimeError("the first")
-        with pytest.raises(Exception) as raised:  # noqa: PT011
+        try:
             try:
                 raise first
             except RuntimeError:
                 call()
-        assert raised.value.__context__ is first
+        except (OSError, ValueError) as error:
+            contexts.append(error.__context__)
+        assert contexts[-1] is first
 
 
 def test_sys_stdout_is_text(made: Made) -> None:
     if isinstance(sys.__stdout__, io.TextIOBase):
         with pytest.raises(TypeError, match="text"):
-            Archive(made.path).restore(sys.__stdout__)
+            Archive(made.path).restore(sys.__stdout__)  # type: ignore[arg-type]

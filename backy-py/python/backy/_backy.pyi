@@ -160,7 +160,12 @@ class Archive:
         cancel: CancelToken | None = None,
     ) -> RestoreReport: ...
     def look_at_target(
-        self, target: _Path, revision: _Revision = "latest", *, progress: _Callback = None, cancel: CancelToken | None = None
+        self,
+        target: _Path,
+        revision: _Revision = "latest",
+        *,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
     ) -> TargetLook | None: ...
     def scrub(
         self,

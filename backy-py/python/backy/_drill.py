@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable as _Callable
     from collections.abc import Sequence as _Sequence
 
-_NOT_RUN = (AsyncGeneratorType, CoroutineType, GeneratorType)
+_NOT_RUN: tuple[type, ...] = (AsyncGeneratorType, CoroutineType, GeneratorType)
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 
 
@@ -30,7 +30,7 @@ def words(command: _Sequence[str] | _Callable[[Path], object], limited: bool) ->
     if isinstance(command, (str, bytes, bytearray)):
         found = type(command).__name__
         raise TypeError(f"a command is a sequence of words, such as ['fsck', '-n'], or a callable; not {found}")
-    given = [os.fsdecode(word) if isinstance(word, (bytes, os.PathLike)) else str(word) for word in command]
+    given = [os.fsdecode(word) if isinstance(word, bytes) else str(word) for word in command]
     if not given:
         raise ValueError("the command has no words")
     return given
@@ -52,7 +52,7 @@ def judge(check: _Callable[[Path], object], file: str | os.PathLike[str]) -> tup
 
 
 def _shown(answer: object) -> str:
-    """What a callable returned. The repr of an object may have secrets in it; that of an empty or false one of Python's has not."""
+    """What a callable returned. Of an object only the type, for its repr may show a secret."""
     found = type(answer)
     if found in _PLAIN:
         return repr(answer)

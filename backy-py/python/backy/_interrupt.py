@@ -27,7 +27,7 @@ def _is_left_to_python() -> bool:
 
 
 def _is_ending() -> bool:
-    """Whether Python is ending by an unhandled Ctrl-C, and waits for its threads, such as those of a pool with a queue."""
+    """Whether Python ends by an unhandled Ctrl-C, and waits for its threads, such as those of a pool with a queue."""
     last = getattr(sys, "last_type", None)
     if not (isinstance(last, type) and issubclass(last, KeyboardInterrupt)):
         return False

@@ -25,14 +25,18 @@ class RevisionFile(io.RawIOBase):
     Every byte is checked against its digest before it is given out: what is not right raises ArchiveDamagedError, whose
     `offset` says where. A read is short only at the end. It stays readable while backups are made.
 
-    Several threads may use it, and so may a signal handler that comes in the middle of a read: read_at() and readinto_at() have
-    no position, and a read moves the position before it begins, so that each gets bytes of its own. One that is dropped without
-    close() warns with a ResourceWarning.
+    Several threads may use it, and so may a signal handler that comes in the middle of a read: read_at() and
+    readinto_at() have no position, and a read moves the position before it begins, so that each gets bytes of its own.
+    One that is dropped without close() warns with a ResourceWarning.
     """
 
     def __init__(self, reader: _Reader, folder: _Path) -> None:
         """Made by backy.Archive.open()."""
         super().__init__()
+        # For readinto(). Not at the top, because it takes longer to import than all of backy; and not there, because a
+        # signal handler that comes while it is being imported could not read.
+        import ctypes  # noqa: F401
+
         self._reader: _Reader | None = reader
         self._folder = folder
         self._size = reader.size
@@ -129,7 +133,6 @@ class RevisionFile(io.RawIOBase):
 
 def _fill(buffer: _WriteableBuffer, fill: _Callable[[int, int], int]) -> int:
     """Calls `fill` with the address and the size of the buffer."""
-    # Here, because it takes longer to import than all of backy.
     from ctypes import addressof, c_char
 
     with memoryview(buffer) as view:
