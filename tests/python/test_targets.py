@@ -75,6 +75,9 @@ def refused(made: Made, tmp_path: Path) -> dict[str, tuple[Any, type[Exception],
     class NoCall:
         write = "no function"
 
+    class Gone(Odd):
+        closed = True
+
     return {
         "text": ((tmp_path / "text").open("w"), TypeError, "binary mode"),
         "text in memory": (io.StringIO(), TypeError, "text"),
@@ -83,6 +86,7 @@ def refused(made: Made, tmp_path: Path) -> dict[str, tuple[Any, type[Exception],
         "for reading": ((tmp_path / "there").open("rb"), io.UnsupportedOperation, "not open for writing"),
         "a revision": (Archive(made.path).open(), io.UnsupportedOperation, "not open for writing"),
         "closed": (closed, ValueError, "closed file"),
+        "closed, and no file of Python's": (Gone(1), ValueError, "closed file"),
         "no call": (NoCall(), TypeError, "write"),
         "a number": (5, TypeError, "no target"),
         "nothing": (None, TypeError, "no target"),
