@@ -12,7 +12,7 @@ use backy_lib::{
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
-use crate::cancel::{Callback, CancelToken, Control};
+use crate::cancel::{Callback, Cancel, Control};
 use crate::drill;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
@@ -123,6 +123,7 @@ impl Archive {
     /// that was interrupted goes on where it was.
     #[staticmethod]
     #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, cancel=None, wait=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn import_<'py>(
         py: Python<'py>,
         old: PathBuf,
@@ -130,7 +131,7 @@ impl Archive {
         block_size: Option<u64>,
         trust: bool,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
@@ -152,7 +153,7 @@ impl Archive {
         force: bool,
         trust: bool,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let folder = Self::at(&path, trust)?.folder;
@@ -243,7 +244,7 @@ impl Archive {
         force: bool,
         tags: Tags,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         limit_rate: Option<Rate>,
         check_space: bool,
         dry_run: bool,
@@ -295,7 +296,7 @@ impl Archive {
         undo: Option<PathBuf>,
         check_space: bool,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let trust = self.folder.trust;
         let undo = undo.as_deref().map(absolute).transpose()?;
@@ -332,7 +333,7 @@ impl Archive {
         target: PathBuf,
         revision: One,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let look = |watch: &Watch| {
             let archive = self.folder.open()?;
@@ -352,6 +353,7 @@ impl Archive {
         signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, cancel=None, wait=None),
         text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, cancel=None, wait=None)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn scrub<'py>(
         &self,
         py: Python<'py>,
@@ -359,7 +361,7 @@ impl Archive {
         check_only: bool,
         budget: Option<String>,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (budget, wait) = (parse(budget)?, wait.unwrap_or_default());
@@ -373,6 +375,7 @@ impl Archive {
     /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
     /// status tells of are seen to; while they are not, nothing goes.
     #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, cancel=None, wait=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
@@ -380,7 +383,7 @@ impl Archive {
         keep: Option<u32>,
         confirm: bool,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
@@ -398,6 +401,7 @@ impl Archive {
     ///
     /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
     #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, cancel=None, wait=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn rm<'py>(
         &self,
         py: Python<'py>,
@@ -405,7 +409,7 @@ impl Archive {
         dry_run: bool,
         force: bool,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let control = Control::new(progress, cancel);
@@ -434,7 +438,7 @@ impl Archive {
         revision: One,
         add: Tags,
         remove: Tags,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wait = wait.unwrap_or_default();
@@ -465,7 +469,7 @@ impl Archive {
         dir: Option<PathBuf>,
         timeout: Option<String>,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
         wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (limit, wait) = (parse(timeout)?, wait.unwrap_or_default());
@@ -488,7 +492,7 @@ impl Archive {
         revision: One,
         level: Option<i32>,
         progress: Option<Callback>,
-        cancel: Option<Py<CancelToken>>,
+        cancel: Option<Cancel>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(level) = level.filter(|level| !(1..=19).contains(level)) {
             return Err(wrong(format!("the level is {level}; expected 1 to 19")));

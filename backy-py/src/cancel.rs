@@ -63,9 +63,28 @@ impl<'py> FromPyObject<'_, 'py> for Callback {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if !object.is_callable() {
             let found = object.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("expected a callable or None, not {found}")));
+            let message = format!("progress: expected a callable or None, not {found}");
+            return Err(PyTypeError::new_err(message));
         }
         Ok(Callback(object.to_owned().unbind()))
+    }
+}
+
+/// A token, as an argument.
+pub(crate) struct Cancel(Arc<AtomicBool>);
+
+impl<'py> FromPyObject<'_, 'py> for Cancel {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.cast::<CancelToken>() {
+            Ok(token) => Ok(Cancel(Arc::clone(&token.get().cancelled))),
+            Err(_) => {
+                let found = object.get_type().name()?;
+                let message = format!("cancel: expected a backy.CancelToken or None, not {found}");
+                Err(PyTypeError::new_err(message))
+            }
+        }
     }
 }
 
@@ -77,9 +96,9 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(progress: Option<Callback>, cancel: Option<Py<CancelToken>>) -> Self {
-        let cancelled = cancel.map(|token| Arc::clone(&token.get().cancelled));
-        Control { progress: progress.map(|callback| callback.0), cancelled }
+    pub(crate) fn new(progress: Option<Callback>, cancel: Option<Cancel>) -> Self {
+        let (progress, cancelled) = (progress.map(|given| given.0), cancel.map(|given| given.0));
+        Control { progress, cancelled }
     }
 
     /// The same token, for a step of which no progress is told.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use backy_lib::SystemClock;
 use pyo3::prelude::*;
 
-use crate::cancel::{CancelToken, Control};
+use crate::cancel::{Cancel, Control};
 use crate::watch::{Watch, run};
 
 /// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
@@ -16,7 +16,7 @@ use crate::watch::{Watch, run};
 pub(crate) fn check<'py>(
     py: Python<'py>,
     folders: Vec<PathBuf>,
-    cancel: Option<Py<CancelToken>>,
+    cancel: Option<Cancel>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let check = |watch: &Watch| backy_lib::check::check_watched(&folders, &SystemClock, watch);
     run(py, Control::new(None, cancel), check)?.to_python(py)
