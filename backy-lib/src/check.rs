@@ -204,3 +204,30 @@ fn summary(archives: &[Checked], problems: &[Problem]) -> String {
     let (worst, shared) = (worst.unwrap_or_default(), shared.unwrap_or_default());
     format!("{total}: {}{worst}{unknown}{shared}", counts.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::progress::Event;
+
+    struct Stopping;
+
+    impl Observer for Stopping {
+        fn event(&self, _event: &Event) {}
+
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+
+    /// A check of many archives ends between two of them, and gives no verdict on the rest.
+    #[test]
+    fn a_check_can_be_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folders = [folder.path().to_path_buf()];
+        let stopped = check_watched(&folders, &SystemClock, &Stopping).expect_err("a wish to stop");
+        assert_eq!(stopped.kind(), ErrorKind::Interrupted);
+        assert!(check(&folders, &SystemClock).is_ok());
+    }
+}
