@@ -271,6 +271,8 @@ def test_ctrl_c_reaches_operations_in_other_threads(name: str, large: Made) -> N
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
+        # Python may miss a signal that comes just before its main thread begins to wait for another.
+        time.sleep(0.3)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         try:
