@@ -1,8 +1,8 @@
 //! Ctrl-C for operations in other threads than the main one, in which alone Python runs signal handlers.
 //!
-//! While such an operation is at work, a function of ours counts SIGINT and passes it on to Python's own, which it stands
-//! in front of; `signal.getsignal` and all handlers stay as they are. Whether it stops the operation depends on what Python
-//! does with it: a program with a handler of its own decides for itself, and cancels by token.
+//! While such an operation is at work, a function of ours counts SIGINT and passes it on to Python's own, which it
+//! stands in front of; `signal.getsignal` and all handlers stay as they are. Whether it stops the operation depends
+//! on what Python does with it: a program with a handler of its own decides for itself, and cancels by token.
 
 use std::ffi::{c_int, c_void};
 use std::mem::{MaybeUninit, transmute};
@@ -94,7 +94,8 @@ fn ours() -> usize {
     count as *const () as usize
 }
 
-/// Puts our function in front of Python's. Not in front of another library's that has come later: that may lead to ours.
+/// Puts our function in front of Python's. Not in front of another library's that has come later: that may lead to
+/// ours.
 fn stand_in_front() {
     let Some(mut action) = current() else { return };
     let found = action.sa_sigaction;
@@ -132,8 +133,8 @@ fn current() -> Option<libc::sigaction> {
 
 fn install(action: &libc::sigaction) {
     #[expect(unsafe_code, reason = "std cannot set a signal handler")]
-    // SAFETY: the struct is the one that the kernel gave, with another function of the kind that its flags say. On failure,
-    // which is not possible for SIGINT, all stays as it was.
+    // SAFETY: the struct is the one that the kernel gave, with another function of the kind that its flags say. On
+    // failure, which is not possible for SIGINT, all stays as it was.
     unsafe {
         libc::sigaction(libc::SIGINT, action, null_mut());
     }

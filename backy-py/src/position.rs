@@ -1,5 +1,6 @@
-//! Where a file is that is being read. Each step is atomic: whoever reads takes its bytes first, as the kernel does it for
-//! other files. So threads, and signal handlers that come in the middle of a read, neither wait for each other nor lose a step.
+//! Where a file is that is being read. Each step is atomic: whoever reads takes its bytes first, as the kernel does
+//! it for other files. So threads, and signal handlers that come in the middle of a read, neither wait for each other
+//! nor lose a step.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 

@@ -2,8 +2,8 @@
 //! looks after signals and the callback meanwhile.
 //!
 //! Whatever is raised there (Ctrl-C, an exception of the callback, one of a source or a target in Python) stops the
-//! operation, which puts the archive in order; then it is raised as it is. What comes too late for that, because the operation
-//! has finished, never hides the result: see `finished`.
+//! operation, which puts the archive in order; then it is raised as it is. What comes too late for that, because the
+//! operation has finished, never hides the result: see `finished`.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -24,8 +24,8 @@ use crate::logging::{Line, log, logger};
 const TICK: Duration = Duration::from_millis(50);
 /// Shortest time between two calls of the callback.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// How long an operation waits for its first call, before it does anything: a callback that does not work stops also one
-/// that would have finished in no time. Not for ever: the callback may be waiting for the operation.
+/// How long an operation waits for its first call, before it does anything: a callback that does not work stops also
+/// one that would have finished in no time. Not for ever: the callback may be waiting for the operation.
 const FIRST_CALL: Duration = Duration::from_secs(1);
 
 /// How far an operation is: what a progress callback is given, at most ten times a second, and once at the end.
@@ -291,7 +291,8 @@ fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
     if let Some(raised) = raised {
         finished.note(py, raised);
     }
-    // Before the rest, in which its handler would run as well. Python looks after those that come after one that is raised.
+    // Before the rest, in which its handler would run as well. Python looks after those that come after one that is
+    // raised.
     if !finished.has_late()
         && let Err(error) = py.check_signals()
     {
