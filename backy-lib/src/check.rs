@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::clock::Clock;
@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::folders;
 use crate::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::pipeline;
+use crate::report_path::ReportPath;
 use crate::status::{StatusReport, status};
 
 /// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
@@ -21,7 +22,7 @@ pub const CHECK_SCHEMA: u32 = 1;
 const MAX_NAMED: usize = 3;
 
 /// The verdicts on many archives.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HostReport {
     /// Version of this structure: fields may be added within a version, never removed or changed.
     pub schema: u32,
@@ -40,10 +41,10 @@ pub struct HostReport {
 }
 
 /// The verdict on one archive.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checked {
     /// Its folder, without symbolic links, however it was named; or the path that cannot be looked at.
-    pub archive: String,
+    pub archive: ReportPath,
     /// The verdict; its level is `unknown` when the archive cannot be looked at.
     pub health: Health,
     /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be looked at.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::canary::{Bug, planted};
 use crate::clock::{Clock, latest};
@@ -48,7 +48,7 @@ pub struct MaintenanceOptions {
 }
 
 /// What would be done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaintenancePlan {
     /// For each revision, newest first, whether it stays, and why.
     pub verdicts: Vec<Verdict>,
@@ -63,7 +63,7 @@ pub struct MaintenancePlan {
 }
 
 /// What was done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaintenanceReport {
     /// The plan, all of which was executed.
     #[serde(flatten)]

@@ -37,6 +37,21 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them.
+    pub const ALL: [Phase; 11] = [
+        Phase::Recover,
+        Phase::CheckOldArchive,
+        Phase::Backup,
+        Phase::Scrub,
+        Phase::Merge,
+        Phase::CheckTarget,
+        Phase::CompareTarget,
+        Phase::SaveTarget,
+        Phase::Restore,
+        Phase::Export,
+        Phase::Drill,
+    ];
+
     /// Its name for programs.
     pub fn name(self) -> &'static str {
         match self {

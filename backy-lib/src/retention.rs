@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Interval;
 use crate::format::manifest::Revision;
@@ -31,7 +31,7 @@ pub enum Rule<'a> {
 }
 
 /// What is to become of one revision, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Counted from the newest, which is 0.
     pub number: usize,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::BackupOptions;
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::room::Estimate;
 use crate::schedule::{self, Due, Past};
 
 /// What a backup would do now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupPlan {
     /// Whether a revision would be made.
     pub due: bool,

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::backup::{self, BackupOptions, Context, Stamp};
@@ -29,6 +29,7 @@ use crate::extent::Extent;
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::Layout;
 use crate::progress::{Event, Observer};
+use crate::report_path::ReportPath;
 use crate::revision::{RevisionId, Tag};
 use crate::storage::{FileName, Trust};
 use crate::units::BlockSize;
@@ -43,7 +44,7 @@ pub use reader::{OldEntry, OldReader};
 pub const IMPORT_TAG: &str = "imported";
 
 /// What an import did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImportReport {
     /// The revisions that were brought over, oldest first.
     pub imported: Vec<Imported>,
@@ -56,7 +57,7 @@ pub struct ImportReport {
 }
 
 /// A revision that was brought over.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Imported {
     /// Its name, the old one.
     pub uuid: RevisionId,
@@ -69,10 +70,10 @@ pub struct Imported {
 }
 
 /// Something that was not brought over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// A file of the old archive.
-    pub what: String,
+    pub what: ReportPath,
     /// The reason.
     pub why: String,
 }
@@ -211,7 +212,7 @@ fn sort_out(
             }
             Verdict::Skip(why) => why,
         };
-        old.skipped.push(Skipped { what: uuid.to_string(), why });
+        old.skipped.push(Skipped { what: uuid.to_string().into(), why });
     }
     order::sort(&mut candidates, old);
     candidates

@@ -99,7 +99,7 @@ impl OldArchive {
             |uuid: &RevisionId| names.revisions.binary_search(&format!("{uuid}.rev")).is_ok();
         for uuid in names.data.iter().filter(|uuid| !has_rev(uuid)) {
             let why = "it has no .rev: nothing says what it has to be".to_owned();
-            skipped.push(Skipped { what: uuid.to_string(), why });
+            skipped.push(Skipped { what: uuid.to_string().into(), why });
         }
         names.data.extend(revisions.keys());
         let mut archive = OldArchive {
@@ -220,7 +220,7 @@ impl OldArchive {
             ready = next;
         }
         for (uuid, why) in why_not_placed(&revisions) {
-            self.skipped.push(Skipped { what: uuid.to_string(), why });
+            self.skipped.push(Skipped { what: uuid.to_string().into(), why });
         }
         Ok(())
     }
@@ -374,7 +374,7 @@ fn read_revisions(
                 sums.take(revision.sums.len() as u64, &folder.path)?;
                 revisions.insert(revision.uuid, revision);
             }
-            Err(why) => skipped.push(Skipped { what: name.clone(), why }),
+            Err(why) => skipped.push(Skipped { what: name.as_str().into(), why }),
         }
     }
     Ok(revisions)

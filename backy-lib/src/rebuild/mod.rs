@@ -14,7 +14,7 @@ mod order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,7 +38,7 @@ use newest::Newest;
 use order::Ordered;
 
 /// What the new manifest has, and what it lacks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildReport {
     /// The revisions, newest first.
     pub revisions: Vec<RevisionId>,

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::unfinished::{Folder, Unfinished, name_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +13,7 @@ use crate::storage::device::Device;
 use crate::storage::dir::{next_data, punch_hole, read_full};
 
 /// What a target is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
     /// A file that is not there yet.

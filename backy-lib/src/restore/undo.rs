@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::read::{Window, push_joined};
 use super::{Target, TargetKind, read_target};
@@ -35,6 +35,7 @@ use crate::manifest;
 use crate::moment;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
+use crate::report_path::ReportPath;
 use crate::revision::{RevisionId, Tag};
 use crate::storage::dir::DirStorage;
 use crate::storage::{
@@ -59,10 +60,10 @@ the target that were not overwritten. Do not copy it to a disk.
 ";
 
 /// Where what a restore has overwritten is kept.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UndoReport {
     /// Folder of the archive.
-    pub archive: String,
+    pub archive: ReportPath,
     /// Its only revision.
     pub revision: RevisionId,
     /// Bytes in the blocks that were saved.
@@ -230,7 +231,7 @@ impl Saving<'_> {
         storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         self.publish(storage, revision, started)?;
         Ok(UndoReport {
-            archive: storage.folder().display().to_string(),
+            archive: storage.folder().into(),
             revision: uuid,
             saved_bytes: copy.saved_bytes,
             seconds: began.elapsed().as_secs_f64(),

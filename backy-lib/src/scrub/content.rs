@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::budget::Group;
 use super::{Finding, Scrub};
@@ -25,7 +25,7 @@ use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
 /// How much of what is stored has been read and found right, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
     /// The longest time ago that the place of a block was last read; null when some never were.
     pub oldest: Option<Timestamp>,

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::config::parse_interval;
@@ -84,7 +84,7 @@ impl FromStr for Budget {
 }
 
 /// What was found and done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScrubReport {
     /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
     pub findings: Vec<Finding>,
@@ -101,7 +101,7 @@ pub struct ScrubReport {
 }
 
 /// Something that is not as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The file within the archive's folder.
     pub file: String,
@@ -116,7 +116,7 @@ pub struct Finding {
 }
 
 /// A revision that a finding costs something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affected {
     /// The revision.
     pub revision: RevisionId,
