@@ -310,6 +310,33 @@ pub enum ErrorKind {
     Interrupted,
 }
 
+impl ErrorKind {
+    /// All of them.
+    pub const ALL: [ErrorKind; 21] = [
+        ErrorKind::NotFound,
+        ErrorKind::NoSpace,
+        ErrorKind::Permission,
+        ErrorKind::Untrusted,
+        ErrorKind::Io,
+        ErrorKind::NoArchive,
+        ErrorKind::ArchiveExists,
+        ErrorKind::Locked,
+        ErrorKind::Config,
+        ErrorKind::Specification,
+        ErrorKind::NoSuchRevision,
+        ErrorKind::Source,
+        ErrorKind::Target,
+        ErrorKind::Mount,
+        ErrorKind::Damaged,
+        ErrorKind::Unsupported,
+        ErrorKind::Hook,
+        ErrorKind::Limit,
+        ErrorKind::Miscomputed,
+        ErrorKind::Panic,
+        ErrorKind::Interrupted,
+    ];
+}
+
 impl Error {
     /// The class of this error.
     pub fn kind(&self) -> ErrorKind {

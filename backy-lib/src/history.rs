@@ -43,7 +43,10 @@ struct Line<'a> {
 const READ_BYTES: u64 = 2 * MAX_BYTES;
 
 /// The commands whose last run is asked for.
-const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
+pub const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
+
+/// How a run can end.
+pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
 
 /// What the history says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -200,11 +203,12 @@ pub(crate) fn record<T: Serialize>(
     outcome: std::result::Result<&T, &Error>,
     observer: &dyn Observer,
 ) {
+    let [ok, failed, interrupted] = RUN_RESULTS;
     let (result, error) = match outcome {
-        Ok(_) => ("ok", None),
+        Ok(_) => (ok, None),
         // How much stays done differs, and is no error.
-        Err(error) if error.kind() == ErrorKind::Interrupted => ("interrupted", None),
-        Err(error) => ("failed", Some(error.to_string())),
+        Err(error) if error.kind() == ErrorKind::Interrupted => (interrupted, None),
+        Err(error) => (failed, Some(error.to_string())),
     };
     let id = observer.operation().unwrap_or_else(|| OperationId::new(started));
     let line = Line {

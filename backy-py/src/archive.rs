@@ -1,5 +1,6 @@
 //! `backy.Archive`: signatures and docstrings. What the methods do is in `operations`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +17,12 @@ use crate::drill;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
 use crate::operations::{self, Folder, From};
+use crate::named::{self, GivenPath};
+use crate::read::reduced;
 use crate::reader::Reader;
 use crate::report::ToPython;
-use crate::specification::{One, Rate, Several, Tags, Wait, no_such, parse};
+use crate::seen::see;
+use crate::specification::{GivenBudget, Limit, One, Rate, Several, Tags, Wait};
 use crate::stream::Stream;
 use crate::watch::{Watch, run, run_for_findings};
 
@@ -74,8 +78,12 @@ impl Archive {
 impl Archive {
     #[new]
     #[pyo3(signature = (path, *, trust=false))]
-    fn new(py: Python<'_>, path: PathBuf, trust: bool) -> PyResult<Self> {
-        let archive = Self::at(&path, trust)?;
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
+    ) -> PyResult<Self> {
+        let archive = Self::at(&path.0, trust)?;
         archive.read(py, |_| Ok(()))?;
         Ok(archive)
     }
@@ -92,19 +100,15 @@ impl Archive {
     #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
     fn init(
         py: Python<'_>,
-        path: PathBuf,
-        source: Option<PathBuf>,
-        block_size: u64,
-        trust: bool,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::source)] source: Option<GivenPath>,
+        #[pyo3(from_py_with = named::block_size)] block_size: u64,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
     ) -> PyResult<Self> {
-        if path.starts_with("~") {
-            let message = "the '~' in the path is not expanded; use Path.expanduser()";
-            return Err(wrong(message.to_owned()));
-        }
-        let archive = Self::at(&path, trust)?;
+        let archive = Self::at(new_folder("path", &path)?, trust)?;
         let block_size = known_block_size(block_size)?;
         let is_there = py
-            .detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
+            .detach(|| operations::init(&archive.folder, source.as_ref().map(|given| &*given.0), block_size))
             .map_err(exception)?;
         if !is_there {
             let message = c"the source is not there yet; backups fail until it is";
@@ -122,17 +126,17 @@ impl Archive {
     #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, wait=None))]
     fn import_<'py>(
         py: Python<'py>,
-        old: PathBuf,
-        path: PathBuf,
-        block_size: Option<u64>,
-        trust: bool,
+        #[pyo3(from_py_with = named::old)] old: GivenPath,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::block_size)] block_size: Option<u64>,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
         progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let folder = Self::at(&path, trust)?.folder;
+        let folder = Self::at(new_folder("path", &path)?, trust)?.folder;
         let block_size = block_size.map(known_block_size).transpose()?;
         let wait = wait.unwrap_or_default();
-        let import = |watch: &_| operations::import(&old, &folder, block_size, wait, watch);
+        let import = |watch: &_| operations::import(&old.0, &folder, block_size, wait, watch);
         run(py, progress, import)?.to_python(py)
     }
 
@@ -144,13 +148,13 @@ impl Archive {
     #[pyo3(signature = (path, *, force=false, trust=false, progress=None, wait=None))]
     fn rebuild<'py>(
         py: Python<'py>,
-        path: PathBuf,
-        force: bool,
-        trust: bool,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
         progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let folder = Self::at(&path, trust)?.folder;
+        let folder = Self::at(&path.0, trust)?.folder;
         let wait = wait.unwrap_or_default();
         run(py, progress, |watch| operations::rebuild(&folder, force, wait, watch))?.to_python(py)
     }
@@ -172,23 +176,29 @@ impl Archive {
     /// Read from the archive each time, so that a backup made meanwhile shows.
     #[getter]
     fn revisions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let archive = self.read(py, |archive| Ok(archive.clone()))?;
-        archive.revisions().iter().map(|revision| revision.to_python(py)).collect()
+        let all = |archive: &backy_lib::Archive| Ok((0..archive.revisions().len()).collect());
+        let revisions = py.detach(|| see(&self.folder, all)).map_err(exception)?;
+        revisions.iter().map(|revision| revision.to_python(py)).collect()
     }
 
     /// The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
-    fn select<'py>(&self, py: Python<'py>, revisions: Several) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let chosen = self.read(py, |archive| {
-            let numbers = revisions.resolve(archive)?.into_iter();
-            let revision = |number| archive.revisions().get(number).ok_or_else(no_such(number));
-            numbers.map(|number| revision(number).cloned()).collect::<Result<Vec<_>>>()
-        })?;
+    fn select<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let chosen = py.detach(|| see(&self.folder, |archive| revisions.resolve(archive)));
+        let chosen = chosen.map_err(exception)?;
         chosen.iter().map(|revision| revision.to_python(py)).collect()
     }
 
     /// The path of the file that holds a revision: the newest is a raw image, an older one a qcow2 overlay.
     #[pyo3(signature = (revision=One::latest()), text_signature = "($self, revision='latest')")]
-    fn find(&self, py: Python<'_>, revision: One) -> PyResult<PathBuf> {
+    fn find(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+    ) -> PyResult<PathBuf> {
         self.read(py, |archive| {
             let number = revision.resolve(archive)?;
             archive.find(number)
@@ -197,7 +207,11 @@ impl Archive {
 
     /// Inventory and health, from the files alone; also while a backup runs.
     #[pyo3(signature = (revisions=Several::all()), text_signature = "($self, revisions='all')")]
-    fn status<'py>(&self, py: Python<'py>, revisions: Several) -> PyResult<Bound<'py, PyAny>> {
+    fn status<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let status = |archive: &_| {
             let numbers = revisions.resolve(archive)?;
             backy_lib::status::status(archive, &numbers, &SystemClock)
@@ -231,15 +245,15 @@ impl Archive {
     fn backup<'py>(
         &self,
         py: Python<'py>,
-        source: From,
-        force: bool,
-        tags: Tags,
+        #[pyo3(from_py_with = named::source)] source: From,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        #[pyo3(from_py_with = named::tags)] tags: Tags,
         progress: Option<Py<PyAny>>,
-        limit_rate: Option<Rate>,
-        check_space: bool,
-        dry_run: bool,
-        as_: Tags,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::limit_rate)] limit_rate: Option<Rate>,
+        #[pyo3(from_py_with = named::check_space)] check_space: bool,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::as_)] as_: Tags,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (tags, scheduled) = (tags.0, as_.0);
         let (limit_rate, wait) = (limit_rate.map(|rate| rate.0), wait.unwrap_or_default());
@@ -274,12 +288,12 @@ impl Archive {
         &self,
         py: Python<'py>,
         target: Bound<'py, PyAny>,
-        revision: One,
-        force: bool,
-        keep_going: bool,
-        dry_run: bool,
-        undo: Option<PathBuf>,
-        check_space: bool,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        #[pyo3(from_py_with = named::keep_going)] keep_going: bool,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::undo)] undo: Option<GivenPath>,
+        #[pyo3(from_py_with = named::check_space)] check_space: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let open = || {
@@ -301,8 +315,8 @@ impl Archive {
             };
             return run(py, progress, restore)?.to_python(py);
         }
-        let path: PathBuf = target.extract()?;
-        let undo = undo.as_deref().map(absolute).transpose()?;
+        let GivenPath(path) = named::extract("target", &target)?;
+        let undo = undo.as_ref().map(|given| absolute(new_folder("undo", given)?)).transpose()?;
         let trust = self.folder.trust;
         let options = RestoreOptions {
             force,
@@ -331,14 +345,14 @@ impl Archive {
     fn look_at_target<'py>(
         &self,
         py: Python<'py>,
-        target: PathBuf,
-        revision: One,
+        #[pyo3(from_py_with = named::target)] target: GivenPath,
+        #[pyo3(from_py_with = named::revision)] revision: One,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let look = |watch: &Watch| {
             let archive = self.folder.open()?;
             let number = revision.resolve(&archive)?;
-            archive.look_at_target(number, &target, watch)
+            archive.look_at_target(number, &target.0, watch)
         };
         run(py, progress, look)?.to_python(py)
     }
@@ -356,13 +370,13 @@ impl Archive {
     fn scrub<'py>(
         &self,
         py: Python<'py>,
-        revisions: Several,
-        check_only: bool,
-        budget: Option<String>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+        #[pyo3(from_py_with = named::check_only)] check_only: bool,
+        #[pyo3(from_py_with = named::budget)] budget: Option<GivenBudget>,
         progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (budget, wait) = (parse(budget)?, wait.unwrap_or_default());
+        let (budget, wait) = (budget.map(|given| given.0), wait.unwrap_or_default());
         let options = ScrubOptions { check_only, budget, ..ScrubOptions::default() };
         let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, wait, watch);
         run_for_findings(py, progress, scrub)?.to_python(py)
@@ -376,11 +390,11 @@ impl Archive {
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
-        dry_run: bool,
-        keep: Option<u32>,
-        confirm: bool,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::keep)] keep: Option<u32>,
+        #[pyo3(from_py_with = named::confirm)] confirm: bool,
         progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
         if dry_run {
@@ -399,11 +413,11 @@ impl Archive {
     fn rm<'py>(
         &self,
         py: Python<'py>,
-        revisions: Several,
-        dry_run: bool,
-        force: bool,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::force)] force: bool,
         progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if dry_run {
             let plan = |archive: &_| operations::plan_removal(archive, &revisions, force);
@@ -425,10 +439,10 @@ impl Archive {
     fn tag<'py>(
         &self,
         py: Python<'py>,
-        revision: One,
-        add: Tags,
-        remove: Tags,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::add)] add: Tags,
+        #[pyo3(from_py_with = named::remove)] remove: Tags,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wait = wait.unwrap_or_default();
         let tag =
@@ -453,14 +467,15 @@ impl Archive {
     fn drill<'py>(
         &self,
         py: Python<'py>,
-        revision: Option<One>,
+        #[pyo3(from_py_with = named::revision)] revision: Option<One>,
         command: Option<Bound<'py, PyAny>>,
-        dir: Option<PathBuf>,
-        timeout: Option<String>,
+        #[pyo3(from_py_with = named::dir)] dir: Option<GivenPath>,
+        #[pyo3(from_py_with = named::timeout)] timeout: Option<Limit>,
         progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (limit, wait) = (parse(timeout)?, wait.unwrap_or_default());
+        let (limit, wait) = (timeout.map(|given| given.0), wait.unwrap_or_default());
+        let dir = dir.map(|given| given.0);
         let waiting = drill::Conditions { limit, wait };
         drill::drill(py, &self.folder, revision, command, dir, waiting, progress)?.to_python(py)
     }
@@ -475,17 +490,17 @@ impl Archive {
     fn export<'py>(
         &self,
         py: Python<'py>,
-        path: PathBuf,
-        revision: One,
-        level: Option<i32>,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::level)] level: Option<i32>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(level) = level.filter(|level| !(1..=19).contains(level)) {
-            return Err(wrong(format!("the level is {level}; expected 1 to 19")));
+            return Err(wrong(format!("level: found {level}, expected 1 to 19")));
         }
         let options = ExportOptions { level, threads: None };
         let export =
-            |watch: &_| operations::export(&self.folder, &path, &revision, &options, watch);
+            |watch: &_| operations::export(&self.folder, &path.0, &revision, &options, watch);
         run(py, progress, export)?.to_python(py)
     }
 
@@ -500,8 +515,8 @@ impl Archive {
     fn open<'py>(
         &self,
         py: Python<'py>,
-        revision: One,
-        buffered: bool,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::buffered)] buffered: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let reader =
             self.read(py, |archive| archive.open_reader(revision.resolve(archive)?, &self.cache))?;
@@ -523,15 +538,38 @@ impl Archive {
     fn mount(
         &self,
         py: Python<'_>,
-        mountpoint: PathBuf,
-        writable: bool,
-        dir: Option<PathBuf>,
-        gid: Option<Group>,
-        allow_other: bool,
-        cache: u64,
+        #[pyo3(from_py_with = named::mountpoint)] mountpoint: GivenPath,
+        #[pyo3(from_py_with = named::writable)] writable: bool,
+        #[pyo3(from_py_with = named::dir)] dir: Option<GivenPath>,
+        #[pyo3(from_py_with = named::gid)] gid: Option<Group>,
+        #[pyo3(from_py_with = named::allow_other)] allow_other: bool,
+        #[pyo3(from_py_with = named::cache)] cache: u64,
     ) -> PyResult<Mount> {
+        let (mountpoint, dir) = (mountpoint.0, dir.map(|given| given.0));
         let arguments = MountArguments { mountpoint, writable, dir, gid, allow_other, cache };
         Mount::new(py, &self.folder, arguments)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let same = |other: &Bound<'_, Self>| other.get().folder == self.folder;
+        other.cast::<Self>().is_ok_and(same)
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.folder.path.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// For pickles; does not read it, since whoever gets one may be a process that cannot be told of an error then.
+    #[staticmethod]
+    fn _at(path: PathBuf, trust: bool) -> PyResult<Self> {
+        Self::at(&path, trust)
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let path = self.folder.path.as_os_str();
+        reduced("archive", py, (path, self.folder.trust == Trust::Given))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -544,7 +582,15 @@ fn absolute(folder: &Path) -> PyResult<PathBuf> {
     std::path::absolute(folder).map_err(Error::io(folder, "find the folder")).map_err(exception)
 }
 
+/// A folder that may be made. A shell would have expanded what begins with `~`; here it would be a folder of that name.
+fn new_folder<'a>(name: &str, GivenPath(path): &'a GivenPath) -> PyResult<&'a Path> {
+    match path.starts_with("~") {
+        true => Err(wrong(format!("{name}: the '~' is not expanded; use Path.expanduser()"))),
+        false => Ok(path),
+    }
+}
+
 fn known_block_size(bytes: u64) -> PyResult<BlockSize> {
-    let message = || format!("block_size is {bytes}; expected a power of two from 4096 to 2097152");
+    let message = || format!("block_size: found {bytes}, expected a power of two from 4096 to 2097152");
     BlockSize::new(bytes).ok_or_else(|| wrong(message()))
 }

@@ -36,7 +36,7 @@ fn system_number(error: &Error) -> Option<i32> {
 }
 
 /// The names by which `errors.py` knows the kinds.
-fn kind(kind: ErrorKind) -> &'static str {
+pub(crate) fn kind(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Io | ErrorKind::Limit | ErrorKind::Miscomputed | ErrorKind::Panic => "io",
         ErrorKind::NotFound => "not-found",

@@ -10,16 +10,21 @@ mod drill;
 mod error;
 mod logging;
 mod mount;
+mod named;
 mod old;
 mod operations;
+mod read;
 mod reader;
 mod report;
 mod reports;
+mod seen;
+mod show;
 mod source;
 mod specification;
 mod stream;
 mod verdicts;
 mod watch;
+mod words;
 
 #[pyo3::pymodule]
 mod _backy {
@@ -53,6 +58,8 @@ mod _backy {
     };
     #[pymodule_export]
     use crate::watch::Progress;
+    #[pymodule_export]
+    use crate::words::_words;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

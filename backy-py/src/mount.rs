@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use backy_lib::mount::{MountOptions, Mounted, group_number, mount};
 use backy_lib::progress::{Event, Observer};
 use backy_lib::{Error, Result};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyInt, PyString};
 
 use crate::error::{exception, wrong};
 use crate::logging::{Line, log};
+use crate::named;
 use crate::operations::Folder;
 
 /// How long somebody who uses the mount at its end is waited for.
@@ -19,10 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
 
 /// A group, as Python gives it.
-#[derive(FromPyObject)]
 pub(crate) enum Group {
     Number(u32),
     Name(String),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Group {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(name) = object.cast::<PyString>() {
+            return Ok(Group::Name(name.to_cow()?.into_owned()));
+        }
+        if object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>() {
+            return object.extract().map(Group::Number);
+        }
+        let found = object.get_type().name()?;
+        let message = format!("found {found}, expected the number or the name of a group");
+        Err(PyTypeError::new_err(message))
+    }
 }
 
 impl Group {
@@ -115,7 +133,11 @@ impl Mount {
     /// Raises MountError when it is still in use after some seconds; then it stays. `lazy`: take it from its place at once;
     /// whoever uses it goes on until closing what is open, as long as this process lives.
     #[pyo3(signature = (*, lazy=false))]
-    fn unmount(&self, py: Python<'_>, lazy: bool) -> PyResult<()> {
+    fn unmount(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = named::lazy)] lazy: bool,
+    ) -> PyResult<()> {
         if lazy {
             let detached = || self.lock().as_ref().map_or(Ok(()), Mounted::detach);
             return py.detach(detached).map_err(exception);
@@ -144,6 +166,11 @@ impl Mount {
         _exception: &Bound<'_, pyo3::types::PyTuple>,
     ) -> PyResult<()> {
         self.unmount(py, false)
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        let message = "a backy.Mount cannot be pickled or copied: it is a mount of this process";
+        Err(PyTypeError::new_err(message))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

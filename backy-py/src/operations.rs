@@ -18,6 +18,7 @@ use backy_lib::{
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::named::GivenPath;
 use crate::source::{PythonSource, READ};
 use crate::specification::{One, Several, Tags, Wait, no_such};
 use crate::watch::Watch;
@@ -37,7 +38,7 @@ pub(crate) fn writer(
 }
 
 /// The folder of an archive, and whether it is acted on when others can change it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
     /// Absolute.
     pub(crate) path: PathBuf,
@@ -97,12 +98,14 @@ impl<'py> FromPyObject<'_, 'py> for From {
         }
         match object.hasattr(READ)? {
             true => Ok(From::Object(object.to_owned().unbind())),
-            false => object.extract().map(From::Path).map_err(|_| {
-                let kind = object.get_type();
-                PyTypeError::new_err(format!(
-                    "{kind} is no source; expected a path, or an object with size and {READ}()"
-                ))
-            }),
+            false => match object.extract::<GivenPath>() {
+                Ok(GivenPath(path)) => Ok(From::Path(path)),
+                Err(error) if !error.is_instance_of::<PyTypeError>(object.py()) => Err(error),
+                Err(_) => Err(PyTypeError::new_err(format!(
+                    "found {}, expected a path, or an object with size and {READ}()",
+                    object.get_type().name()?
+                ))),
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyMemoryView, PyString};
 
 use crate::report::ToPython;
+use crate::seen::Seen;
 use crate::watch::Watch;
 
 /// The name of the method that makes an object a source.
@@ -39,7 +40,7 @@ impl<'a> PythonSource<'a> {
         let size_bytes = self.size_bytes;
         self.changed = self.call(|object| {
             let Some(ask) = object.getattr_opt("changed_extents")? else { return Ok(None) };
-            let answer = ask.call1((newest.to_python(object.py())?,))?;
+            let answer = ask.call1((newest.map(Seen::newest).to_python(object.py())?,))?;
             if answer.is_none() { Ok(None) } else { extents(&answer, size_bytes).map(Some) }
         })?;
         Ok(())

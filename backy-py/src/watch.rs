@@ -13,8 +13,9 @@ use backy_lib::progress::{Counters, Event, Observer, Phase};
 use backy_lib::{Error, Result};
 use pyo3::prelude::*;
 
-use crate::error::exception;
+use crate::error::{exception, wrong};
 use crate::logging::{Line, log};
+use crate::read::reduced;
 
 /// How often signals are looked after.
 const TICK: Duration = Duration::from_millis(50);
@@ -51,11 +52,28 @@ impl Progress {
         self.bytes_total
     }
 
+    /// The properties in their order, for `match`.
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str, &'static str) {
+        ("phase", "bytes_done", "bytes_total")
+    }
+
+    /// For pickles.
+    #[staticmethod]
+    fn _of(phase: &str, bytes_done: u64, bytes_total: u64) -> PyResult<Self> {
+        let known = Phase::ALL.into_iter().map(Phase::name).find(|name| *name == phase);
+        let phase = known.ok_or_else(|| wrong(format!("'{phase}' is no phase of this version")))?;
+        Ok(Progress { phase, bytes_done, bytes_total })
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let Progress { phase, bytes_done, bytes_total } = *self;
+        reduced("progress", py, (phase, bytes_done, bytes_total))
+    }
+
     fn __repr__(&self) -> String {
-        format!(
-            "<backy.Progress {}: {} of {} bytes>",
-            self.phase, self.bytes_done, self.bytes_total
-        )
+        let Progress { phase, bytes_done, bytes_total } = self;
+        format!("<backy.Progress phase='{phase}' bytes_done={bytes_done} bytes_total={bytes_total}>")
     }
 }
 

@@ -22,6 +22,7 @@ use crate::format::manifest::Manifest;
 use crate::revision::RevisionId;
 use crate::schedule::Past;
 
+pub use crate::history::{RUN_RESULTS, RUNS};
 pub use age::{TagStatus, tags};
 pub use cause::Cause;
 pub use change::{

@@ -80,6 +80,20 @@ from backy.errors import (
 )
 from backy.io import RevisionFile
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from backy.types import Source, Writable
+
+
+def __getattr__(name: str) -> object:
+    # Not imported before somebody asks: typing takes longer to import than all of backy.
+    if name in {"Source", "Writable"}:
+        from backy import types
+
+        return getattr(types, name)
+    raise AttributeError(f"module 'backy' has no attribute {name!r}")
+
+
 __all__ = [
     "AccessDeniedError",
     "Affected",
@@ -130,6 +144,7 @@ __all__ = [
     "ScrubReport",
     "SharedSpace",
     "Skipped",
+    "Source",
     "SourceError",
     "SourceIdentity",
     "Space",
@@ -143,6 +158,7 @@ __all__ = [
     "UndoReport",
     "UntrustedError",
     "Verdict",
+    "Writable",
     "__version__",
     "check",
 ]

@@ -6,10 +6,17 @@ Those with a counterpart among Python's own exceptions are of that class, too.
 from __future__ import annotations
 
 import errno
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
+    from typing import Any as _Any
+
+    from backy.types import ErrorKind as _ErrorKind
+
+# Attributes of an OSError, which are not in its __dict__.
+_OF_SYSTEM = ("errno", "strerror", "filename", "filename2")
 
 
 class BackyError(Exception):
@@ -18,7 +25,7 @@ class BackyError(Exception):
     What a source, a target or a callback of yours raises comes out as it is.
     """
 
-    kind: str = "error"
+    kind: _ErrorKind = "error"
     """The kind, as a word: see doc/scripting.md."""
     path: _Path | None = None
     """The file or folder that it is about, if it is about one."""
@@ -30,6 +37,26 @@ class BackyError(Exception):
     def __str__(self) -> str:
         # OSError would show its number instead.
         return str(self.args[0]) if self.args else self.__class__.__name__
+
+    def __reduce__(self) -> tuple[_Any, ...]:
+        """All attributes, which OSError would lose; of causes only those of backy, since others may not be fit for a pickle."""
+        state = dict(self.__dict__)
+        # A pickle of a Path can be read by few other versions of Python.
+        if self.path is not None:
+            state["path"] = os.fspath(self.path)
+        if isinstance(self, OSError):
+            values = {name: getattr(self, name) for name in _OF_SYSTEM}
+            state.update({name: value for name, value in values.items() if value is not None})
+        if isinstance(self.__cause__, BackyError):
+            state["__cause__"] = self.__cause__
+        return type(self), self.args, state
+
+    def __setstate__(self, state: dict[str, _Any] | None) -> None:
+        # Here, because it takes longer to import than all of backy.
+        from pathlib import Path
+
+        for name, value in (state or {}).items():
+            setattr(self, name, Path(value) if name == "path" else value)
 
 
 class ArchiveNotFoundError(BackyError, FileNotFoundError):
@@ -122,7 +149,7 @@ _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
 
 
 def _make(
-    kind: str,
+    kind: _ErrorKind,
     text: str,
     path: _Path | None,
     offset: int | None,
@@ -138,7 +165,9 @@ def _make(
     made.revision = revision
     is_of_system = issubclass(exception, OSError)
     if is_of_system:
+        number = number or usual_number
+        why = None if number is None else os.strerror(number)
         name = None if path is None else str(path)
-        for attribute, value in (("errno", number or usual_number), ("filename", name)):
+        for attribute, value in (("errno", number), ("strerror", why), ("filename", name)):
             setattr(made, attribute, value)
     return made

@@ -8,6 +8,7 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
+    from typing import NoReturn
 
     from _typeshed import WriteableBuffer as _WriteableBuffer
 
@@ -148,6 +149,9 @@ class RevisionFile(io.RawIOBase):
         if reader is None:
             raise ValueError("I/O operation on closed file.")
         return reader
+
+    def __reduce_ex__(self, _protocol: object, /) -> NoReturn:
+        raise TypeError("a backy.RevisionFile cannot be pickled or copied; open the revision once more with Archive.open()")
 
     def __repr__(self) -> str:
         closed = " closed" if self.closed else ""
