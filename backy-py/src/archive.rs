@@ -35,9 +35,10 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// somebody else has it. Everything else needs no lock: a backup may run meanwhile.
 ///
 /// Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
-/// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a datetime or
-/// date for the newest that was not made after it, or a Revision. Where several are: text such as "all", "tag:weekly" for all that have it,
-/// "yesterday" for all that were made then, "0..3" or "0,2", or an iterable of what names one.
+/// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a
+/// uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where several are:
+/// text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then, "0..3" or "0,2", or an
+/// iterable of what names one.
 ///
 /// What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
 /// or as text such as "10m"; without it, LockedError is raised at once.
@@ -49,6 +50,9 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
 /// one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
 /// nothing of that.
+///
+/// `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and copied, as for a
+/// process of a pool; whoever gets it reads the folder at its first call.
 ///
 /// Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
 #[pyclass(module = "backy", frozen)]
@@ -96,6 +100,8 @@ impl Archive {
     /// A source that is not there yet is taken with a UserWarning.
     ///
     /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
+    ///
+    /// `path`: the folder. `trust`: also when others than the caller and root can change it.
     #[staticmethod]
     #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
     fn init(
@@ -122,6 +128,11 @@ impl Archive {
     /// `old` is only read; the archive at `path` is made if there is none. Everything is checked against the MD5s of the
     /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
     /// that was interrupted goes on where it was.
+    ///
+    /// `block_size`: the unit of the new archive in bytes, if it is not to be the usual one. `trust`: also when others than
+    /// the caller and root can change the folder.
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[staticmethod]
     #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, wait=None))]
     fn import_<'py>(
@@ -144,6 +155,10 @@ impl Archive {
     ///
     /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
     /// the manifest can be read. Scrub the archive afterwards.
+    ///
+    /// `path`: the folder of the archive. `trust`: also when others than the caller and root can change it.
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[staticmethod]
     #[pyo3(signature = (path, *, force=false, trust=false, progress=None, wait=None))]
     fn rebuild<'py>(
@@ -182,6 +197,8 @@ impl Archive {
     }
 
     /// The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
+    ///
+    /// `revisions`: which ones, as help(backy.Archive) says.
     fn select<'py>(
         &self,
         py: Python<'py>,
@@ -193,6 +210,8 @@ impl Archive {
     }
 
     /// The path of the file that holds a revision: the newest is a raw image, an older one a qcow2 overlay.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says.
     #[pyo3(signature = (revision=One::latest()), text_signature = "($self, revision='latest')")]
     fn find(
         &self,
@@ -206,6 +225,8 @@ impl Archive {
     }
 
     /// Inventory and health, from the files alone; also while a backup runs.
+    ///
+    /// `revisions`: which ones the inventory has, as help(backy.Archive) says; the verdict is always on all.
     #[pyo3(signature = (revisions=Several::all()), text_signature = "($self, revisions='all')")]
     fn status<'py>(
         &self,
@@ -237,6 +258,9 @@ impl Archive {
     /// Revision or None, and gives pairs of offset and length in which something may have changed since that one was
     /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
     /// comes out as it is.
+    ///
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
         text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
@@ -279,6 +303,9 @@ impl Archive {
     /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
     /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
     /// back. `check_space=False`: begin even if the target seems to lack the space.
+    ///
+    /// `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts.
     #[pyo3(
         signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None),
         text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None)"
@@ -338,6 +365,9 @@ impl Archive {
     /// overwrite nothing.
     ///
     /// Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+    ///
+    /// `target`: the path of the file or device. `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts.
     #[pyo3(
         signature = (target, revision=One::latest(), *, progress=None),
         text_signature = "($self, target, revision='latest', *, progress=None)"
@@ -363,6 +393,11 @@ impl Archive {
     /// found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
     /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
     /// bytes ("10%"); what waits longest comes first.
+    /// A budget of time may also be a timedelta; a number alone could mean either, and is refused.
+    ///
+    /// `revisions`: which ones, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, wait=None),
         text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, wait=None)"
@@ -386,6 +421,9 @@ impl Archive {
     ///
     /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
     /// status tells of are seen to; while they are not, nothing goes.
+    ///
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, wait=None))]
     fn maintenance<'py>(
         &self,
@@ -409,6 +447,10 @@ impl Archive {
     /// Remove revisions by hand; a plan and nothing else with `dry_run`.
     ///
     /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+    ///
+    /// `revisions`: which ones, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, wait=None))]
     fn rm<'py>(
         &self,
@@ -432,6 +474,9 @@ impl Archive {
     /// Add and remove tags of a revision; all that it has then, sorted.
     ///
     /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `wait`: how long to wait for the
+    /// lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (revision, add=Tags::default(), remove=Tags::default(), *, wait=None),
         text_signature = "($self, revision, add=(), remove=(), *, wait=None)"
@@ -459,6 +504,11 @@ impl Archive {
     /// any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
     /// without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
     /// time limit for a callable.
+    /// `timeout` may also be a number of seconds, or a timedelta.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says; without it one by chance.
+    /// `progress` is called with a Progress while it lasts.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None),
         text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None)"
@@ -483,6 +533,8 @@ impl Archive {
     /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
     ///
     /// `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
+    /// `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts.
     #[pyo3(
         signature = (path, revision=One::latest(), *, level=None, progress=None),
         text_signature = "($self, path, revision='latest', *, level=None, progress=None)"
@@ -508,6 +560,8 @@ impl Archive {
     ///
     /// Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
     /// threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says.
     #[pyo3(
         signature = (revision=One::latest(), *, buffered=false),
         text_signature = "($self, revision='latest', *, buffered=False)"

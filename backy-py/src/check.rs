@@ -12,7 +12,7 @@ use crate::report::ToPython;
 
 /// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
 ///
-/// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other.
+/// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or patterns.
 #[pyfunction]
 #[pyo3(signature = (*folders))]
 pub(crate) fn check<'py>(

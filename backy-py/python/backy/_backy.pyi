@@ -3,11 +3,25 @@ from datetime import date, datetime, timedelta
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, final, overload
+from typing import Any, Literal, final, overload
+from uuid import UUID
 
-from typing_extensions import TypeAlias, disjoint_base
+from typing_extensions import Self, TypeAlias, disjoint_base
 
 from backy.io import RevisionFile
+from backy.types import (
+    FreezeKind,
+    Level,
+    Operation,
+    Phase,
+    ProblemKind,
+    RunOperation,
+    RunResult,
+    Source,
+    StepKind,
+    TargetKind,
+    Writable,
+)
 
 __all__ = [
     "Affected",
@@ -65,23 +79,20 @@ __all__ = [
 
 __version__: str
 
-_Path: TypeAlias = str | PathLike[str]
-_Revision: TypeAlias = str | int | date | Revision
+_Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
+_Revision: TypeAlias = str | int | date | UUID | Revision | RevisionStatus
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
 _Wait: TypeAlias = str | float | timedelta | None
 
-class _Source(Protocol):
-    @property
-    def size(self) -> int: ...
-    def readinto_at(self, offset: int, buffer: memoryview, /) -> int: ...
-
-class _Writable(Protocol):
-    def write(self, content: bytes, /) -> int | None: ...
-
-def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int: ...
+def main(arguments: Sequence[str | PathLike[str]], itself: Sequence[str | PathLike[str]], /) -> int: ...
+def _words() -> dict[str, list[str]]: ...
 @final
 class Archive:
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    @staticmethod
+    def _at(path: str, trust: bool) -> Archive: ...
     def __new__(cls, path: _Path, *, trust: bool = False) -> Archive: ...
     @staticmethod
     def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive: ...
@@ -117,7 +128,7 @@ class Archive:
     def backup(
         self,
         *,
-        source: _Path | _Source | None = None,
+        source: _Path | Source | None = None,
         force: bool = False,
         tags: Iterable[str] = (),
         progress: _Callback = None,
@@ -131,7 +142,7 @@ class Archive:
     def backup(
         self,
         *,
-        source: _Path | _Source | None = None,
+        source: _Path | Source | None = None,
         force: bool = False,
         tags: Iterable[str] = (),
         progress: _Callback = None,
@@ -141,9 +152,23 @@ class Archive:
         as_: Iterable[str] = (),
         wait: _Wait = None,
     ) -> BackupPlan: ...
+    @overload
+    def backup(
+        self,
+        *,
+        source: _Path | Source | None = None,
+        force: bool = False,
+        tags: Iterable[str] = (),
+        progress: _Callback = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: bool,
+        as_: Iterable[str] = (),
+        wait: _Wait = None,
+    ) -> BackupReport | BackupPlan | None: ...
     def restore(
         self,
-        target: _Path | _Writable,
+        target: _Path | Writable,
         revision: _Revision = "latest",
         *,
         force: bool = False,
@@ -161,7 +186,7 @@ class Archive:
         revisions: _Revisions = "all",
         *,
         check_only: bool = False,
-        budget: str | None = None,
+        budget: str | timedelta | None = None,
         progress: _Callback = None,
         wait: _Wait = None,
     ) -> ScrubReport: ...
@@ -186,6 +211,16 @@ class Archive:
         wait: _Wait = None,
     ) -> MaintenancePlan: ...
     @overload
+    def maintenance(
+        self,
+        *,
+        dry_run: bool,
+        keep: int | None = None,
+        confirm: bool = False,
+        progress: _Callback = None,
+        wait: _Wait = None,
+    ) -> MaintenanceReport | MaintenancePlan: ...
+    @overload
     def rm(
         self,
         revisions: _Revisions,
@@ -205,6 +240,16 @@ class Archive:
         progress: _Callback = None,
         wait: _Wait = None,
     ) -> MaintenancePlan: ...
+    @overload
+    def rm(
+        self,
+        revisions: _Revisions,
+        *,
+        dry_run: bool,
+        force: bool = False,
+        progress: _Callback = None,
+        wait: _Wait = None,
+    ) -> MaintenanceReport | MaintenancePlan: ...
     def tag(
         self,
         revision: _Revision,
@@ -219,7 +264,7 @@ class Archive:
         *,
         command: Sequence[str] | Callable[[Path], object] | None = None,
         dir: _Path | None = None,
-        timeout: str | None = None,
+        timeout: str | float | timedelta | None = None,
         progress: _Callback = None,
         wait: _Wait = None,
     ) -> DrillReport: ...
@@ -235,6 +280,8 @@ class Archive:
     def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile: ...
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: Literal[True]) -> BufferedReader: ...
+    @overload
+    def open(self, revision: _Revision = "latest", *, buffered: bool) -> RevisionFile | BufferedReader: ...
     def mount(
         self,
         mountpoint: _Path,
@@ -258,10 +305,13 @@ class Mount:
 
 @final
 class Progress:
+    __match_args__ = ("phase", "bytes_done", "bytes_total")
+    @staticmethod
+    def _of(phase: str, bytes_done: int, bytes_total: int) -> Progress: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     @property
-    def phase(self) -> str: ...
+    def phase(self) -> Phase: ...
     @property
     def bytes_done(self) -> int: ...
     @property
@@ -280,10 +330,13 @@ class Reader:
 class Report:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 @final
 class Extent(Report):
+    __match_args__ = ("offset", "len")
     @property
     def offset(self) -> int: ...
     @property
@@ -291,6 +344,7 @@ class Extent(Report):
 
 @final
 class BlockRange(Report):
+    __match_args__ = ("first", "count")
     @property
     def first(self) -> int: ...
     @property
@@ -298,14 +352,32 @@ class BlockRange(Report):
 
 @final
 class Revision(Report):
+    __match_args__ = (
+        "uuid",
+        "started",
+        "finished",
+        "size_bytes",
+        "tags",
+        "pinned_tags",
+        "digest",
+        "base",
+        "file",
+        "read_bytes",
+        "changed_bytes",
+        "stored_bytes",
+        "seconds",
+        "bad_blocks",
+        "number",
+        "damaged",
+    )
     @property
     def uuid(self) -> str: ...
     @property
-    def timestamp(self) -> datetime: ...
+    def started(self) -> datetime: ...
     @property
     def finished(self) -> datetime: ...
     @property
-    def size(self) -> int: ...
+    def size_bytes(self) -> int: ...
     @property
     def tags(self) -> tuple[str, ...]: ...
     @property
@@ -326,9 +398,18 @@ class Revision(Report):
     def seconds(self) -> float: ...
     @property
     def bad_blocks(self) -> tuple[BlockRange, ...]: ...
+    @property
+    def number(self) -> int | None: ...
+    @property
+    def damaged(self) -> tuple[Extent, ...] | None: ...
+    @property
+    def timestamp(self) -> datetime: ...
+    @property
+    def size(self) -> int: ...
 
 @final
 class BackupReport(Report):
+    __match_args__ = ("revision", "cloned", "bad_blocks", "healed_blocks")
     @property
     def revision(self) -> Revision: ...
     @property
@@ -340,6 +421,7 @@ class BackupReport(Report):
 
 @final
 class BackupPlan(Report):
+    __match_args__ = ("due", "tags", "room", "next_due", "next_tag")
     @property
     def due(self) -> bool: ...
     @property
@@ -353,6 +435,7 @@ class BackupPlan(Report):
 
 @final
 class Estimate(Report):
+    __match_args__ = ("expected_bytes", "most_bytes", "free_bytes")
     @property
     def expected_bytes(self) -> int | None: ...
     @property
@@ -362,6 +445,7 @@ class Estimate(Report):
 
 @final
 class UndoReport(Report):
+    __match_args__ = ("archive", "revision", "saved_bytes", "seconds")
     @property
     def archive(self) -> Path: ...
     @property
@@ -373,6 +457,7 @@ class UndoReport(Report):
 
 @final
 class TargetContent(Report):
+    __match_args__ = ("partition", "kind", "label", "written")
     @property
     def partition(self) -> int | None: ...
     @property
@@ -384,10 +469,21 @@ class TargetContent(Report):
 
 @final
 class TargetLook(Report):
+    __match_args__ = (
+        "target",
+        "target_kind",
+        "is_source",
+        "objection",
+        "size_bytes",
+        "changed",
+        "contents",
+        "compared_bytes",
+        "differing_bytes",
+    )
     @property
     def target(self) -> Path: ...
     @property
-    def target_kind(self) -> str: ...
+    def target_kind(self) -> TargetKind: ...
     @property
     def is_source(self) -> bool: ...
     @property
@@ -405,12 +501,28 @@ class TargetLook(Report):
 
 @final
 class RestoreReport(Report):
+    __match_args__ = (
+        "revision",
+        "target",
+        "target_kind",
+        "dry_run",
+        "size_bytes",
+        "written_bytes",
+        "written_extents",
+        "unreadable",
+        "digests_checked",
+        "is_exact",
+        "is_complete",
+        "changed_since",
+        "undo",
+        "seconds",
+    )
     @property
     def revision(self) -> str: ...
     @property
     def target(self) -> Path: ...
     @property
-    def target_kind(self) -> str: ...
+    def target_kind(self) -> TargetKind: ...
     @property
     def dry_run(self) -> bool: ...
     @property
@@ -436,6 +548,7 @@ class RestoreReport(Report):
 
 @final
 class Affected(Report):
+    __match_args__ = ("revision", "number", "extents")
     @property
     def revision(self) -> str: ...
     @property
@@ -445,6 +558,7 @@ class Affected(Report):
 
 @final
 class Finding(Report):
+    __match_args__ = ("file", "blocks", "message", "affected", "repaired")
     @property
     def file(self) -> Path: ...
     @property
@@ -458,6 +572,7 @@ class Finding(Report):
 
 @final
 class Coverage(Report):
+    __match_args__ = ("verified_share", "oldest")
     @property
     def verified_share(self) -> float: ...
     @property
@@ -465,6 +580,7 @@ class Coverage(Report):
 
 @final
 class ScrubReport(Report):
+    __match_args__ = ("findings", "unknown_files", "is_clean", "read_bytes", "budget_bytes", "coverage", "seconds")
     @property
     def findings(self) -> tuple[Finding, ...]: ...
     @property
@@ -482,6 +598,7 @@ class ScrubReport(Report):
 
 @final
 class RebuildReport(Report):
+    __match_args__ = ("revisions", "unknown")
     @property
     def revisions(self) -> tuple[str, ...]: ...
     @property
@@ -489,6 +606,7 @@ class RebuildReport(Report):
 
 @final
 class Verdict(Report):
+    __match_args__ = ("number", "uuid", "keep", "reason", "expired_tags")
     @property
     def number(self) -> int: ...
     @property
@@ -502,8 +620,9 @@ class Verdict(Report):
 
 @final
 class Step(Report):
+    __match_args__ = ("step", "revisions", "revision", "into", "to", "reason")
     @property
-    def step(self) -> str: ...
+    def step(self) -> StepKind: ...
     @property
     def revisions(self) -> tuple[str, ...] | None: ...
     @property
@@ -517,6 +636,7 @@ class Step(Report):
 
 @final
 class MaintenancePlan(Report):
+    __match_args__ = ("verdicts", "steps", "frees_bytes", "frozen", "excess")
     @property
     def frozen(self) -> tuple[Freeze, ...]: ...
     @property
@@ -530,6 +650,7 @@ class MaintenancePlan(Report):
 
 @final
 class MaintenanceReport(Report):
+    __match_args__ = ("verdicts", "steps", "frees_bytes", "freed_bytes", "frozen", "excess", "confirmed", "seconds")
     @property
     def frozen(self) -> tuple[Freeze, ...]: ...
     @property
@@ -549,6 +670,17 @@ class MaintenanceReport(Report):
 
 @final
 class DrillReport(Report):
+    __match_args__ = (
+        "revision",
+        "started",
+        "seconds",
+        "size_bytes",
+        "read_bytes",
+        "bytes_per_second",
+        "command",
+        "passed",
+        "message",
+    )
     @property
     def revision(self) -> str: ...
     @property
@@ -570,6 +702,7 @@ class DrillReport(Report):
 
 @final
 class ExportReport(Report):
+    __match_args__ = ("revision", "file", "size_bytes", "stored_bytes", "seconds")
     @property
     def revision(self) -> str: ...
     @property
@@ -583,6 +716,7 @@ class ExportReport(Report):
 
 @final
 class Imported(Report):
+    __match_args__ = ("uuid", "started", "size_bytes", "damaged")
     @property
     def uuid(self) -> str: ...
     @property
@@ -594,6 +728,7 @@ class Imported(Report):
 
 @final
 class Skipped(Report):
+    __match_args__ = ("what", "why")
     @property
     def what(self) -> Path: ...
     @property
@@ -601,6 +736,7 @@ class Skipped(Report):
 
 @final
 class ImportReport(Report):
+    __match_args__ = ("imported", "present", "skipped", "notes", "is_complete")
     @property
     def imported(self) -> tuple[Imported, ...]: ...
     @property
@@ -614,6 +750,21 @@ class ImportReport(Report):
 
 @final
 class SourceIdentity(Report):
+    __match_args__ = (
+        "path",
+        "kind",
+        "wwid",
+        "serial",
+        "dm_uuid",
+        "loop_file",
+        "partition_uuid",
+        "partition_table_uuid",
+        "file_system_uuid",
+        "inode",
+        "born",
+        "container",
+        "backing_file",
+    )
     @property
     def path(self) -> str: ...
     @property
@@ -643,8 +794,9 @@ class SourceIdentity(Report):
 
 @final
 class InProgress(Report):
+    __match_args__ = ("operation", "revision", "started")
     @property
-    def operation(self) -> str: ...
+    def operation(self) -> Operation: ...
     @property
     def revision(self) -> str: ...
     @property
@@ -652,6 +804,24 @@ class InProgress(Report):
 
 @final
 class RevisionStatus(Report):
+    __match_args__ = (
+        "number",
+        "uuid",
+        "started",
+        "finished",
+        "size_bytes",
+        "digest",
+        "file",
+        "base",
+        "tags",
+        "pinned_tags",
+        "read_bytes",
+        "changed_bytes",
+        "stored_bytes",
+        "seconds",
+        "damaged",
+        "bad_blocks",
+    )
     @property
     def number(self) -> int: ...
     @property
@@ -682,13 +852,20 @@ class RevisionStatus(Report):
     def seconds(self) -> float: ...
     @property
     def damaged(self) -> tuple[Extent, ...]: ...
+    @property
+    def bad_blocks(self) -> tuple[BlockRange, ...]: ...
+    @property
+    def timestamp(self) -> datetime: ...
+    @property
+    def size(self) -> int: ...
 
 @final
 class Problem(Report):
+    __match_args__ = ("kind", "level", "message", "advice")
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> ProblemKind: ...
     @property
-    def level(self) -> str: ...
+    def level(self) -> Level: ...
     @property
     def message(self) -> str: ...
     @property
@@ -696,8 +873,9 @@ class Problem(Report):
 
 @final
 class Health(Report):
+    __match_args__ = ("level", "summary", "problems")
     @property
-    def level(self) -> str: ...
+    def level(self) -> Level: ...
     @property
     def summary(self) -> str: ...
     @property
@@ -705,6 +883,17 @@ class Health(Report):
 
 @final
 class TagStatus(Report):
+    __match_args__ = (
+        "tag",
+        "interval_seconds",
+        "keep",
+        "revisions",
+        "last",
+        "due_at",
+        "overdue_at",
+        "critical_at",
+        "level",
+    )
     @property
     def tag(self) -> str: ...
     @property
@@ -722,23 +911,25 @@ class TagStatus(Report):
     @property
     def critical_at(self) -> datetime | None: ...
     @property
-    def level(self) -> str: ...
+    def level(self) -> Level: ...
 
 @final
 class Run(Report):
+    __match_args__ = ("operation", "started", "finished", "result", "error")
     @property
-    def operation(self) -> str: ...
+    def operation(self) -> RunOperation: ...
     @property
     def started(self) -> datetime: ...
     @property
     def finished(self) -> datetime: ...
     @property
-    def result(self) -> str: ...
+    def result(self) -> RunResult: ...
     @property
     def error(self) -> str | None: ...
 
 @final
 class Space(Report):
+    __match_args__ = ("used_bytes", "free_bytes", "size_bytes", "growth_bytes_per_day", "full_at")
     @property
     def used_bytes(self) -> int: ...
     @property
@@ -752,6 +943,7 @@ class Space(Report):
 
 @final
 class Change(Report):
+    __match_args__ = ("share", "usual_share", "limit_share")
     @property
     def share(self) -> float: ...
     @property
@@ -761,6 +953,17 @@ class Change(Report):
 
 @final
 class Alarm(Report):
+    __match_args__ = (
+        "revision",
+        "raised",
+        "changed_bytes",
+        "usual_bytes",
+        "confirmed",
+        "lost_bytes",
+        "had_bytes",
+        "other_source",
+        "shrunk_from_bytes",
+    )
     @property
     def revision(self) -> str: ...
     @property
@@ -782,8 +985,9 @@ class Alarm(Report):
 
 @final
 class Freeze(Report):
+    __match_args__ = ("kind", "revision", "message")
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> FreezeKind: ...
     @property
     def revision(self) -> str: ...
     @property
@@ -791,6 +995,36 @@ class Freeze(Report):
 
 @final
 class Status(Report):
+    __match_args__ = (
+        "schema",
+        "archive",
+        "source",
+        "last_source",
+        "block_size",
+        "in_progress",
+        "lock_holder",
+        "coverage",
+        "drill",
+        "revisions",
+        "health",
+        "healthy",
+        "checked",
+        "revision_count",
+        "damaged_count",
+        "newest",
+        "schedule",
+        "last_runs",
+        "last_scrub",
+        "unchecked_since",
+        "chain_length",
+        "long_chain",
+        "space",
+        "change",
+        "alarms",
+        "frozen",
+        "nagios",
+        "prometheus",
+    )
     @property
     def schema(self) -> int: ...
     @property
@@ -850,6 +1084,7 @@ class Status(Report):
 
 @final
 class SharedSpace(Report):
+    __match_args__ = ("archives", "used_bytes", "free_bytes", "size_bytes", "growth_bytes_per_day", "full_at")
     @property
     def archives(self) -> int: ...
     @property
@@ -865,6 +1100,7 @@ class SharedSpace(Report):
 
 @final
 class Checked(Report):
+    __match_args__ = ("archive", "health", "status")
     @property
     def archive(self) -> Path: ...
     @property
@@ -874,12 +1110,24 @@ class Checked(Report):
 
 @final
 class HostReport(Report):
+    __match_args__ = (
+        "schema",
+        "checked",
+        "level",
+        "summary",
+        "archives",
+        "file_systems",
+        "problems",
+        "healthy",
+        "nagios",
+        "prometheus",
+    )
     @property
     def schema(self) -> int: ...
     @property
     def checked(self) -> datetime: ...
     @property
-    def level(self) -> str: ...
+    def level(self) -> Level: ...
     @property
     def summary(self) -> str: ...
     @property
