@@ -19,7 +19,11 @@ def words(command: _Sequence[str] | _Callable[[Path], object], limited: bool) ->
         return None
     if isinstance(command, str):
         raise TypeError("a command is a sequence of words, such as ['fsck', '-n'], or a callable; not a str")
-    given = [str(word) for word in command]
+    try:
+        given = [str(word) for word in command]
+    except TypeError:
+        found = type(command).__name__
+        raise TypeError(f"command: found {found}, expected a sequence of words, or a callable") from None
     if not given:
         raise ValueError("the command has no words")
     return given

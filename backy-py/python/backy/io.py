@@ -8,18 +8,24 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
-    from typing import NoReturn
+    from typing import BinaryIO, NoReturn
 
     from _typeshed import WriteableBuffer as _WriteableBuffer
 
     from backy._backy import Reader as _Reader
+
+    # As io.FileIO is declared: it has all that BinaryIO has, and is no subclass of it when it runs.
+    class _Raw(io.RawIOBase, BinaryIO): ...
+
+else:
+    _Raw = io.RawIOBase
 
 __all__ = ["RevisionFile"]
 
 _BUFFER_BYTES = 1 << 20
 
 
-class RevisionFile(io.RawIOBase):
+class RevisionFile(_Raw):
     """A revision that is open for reading; what backy.Archive.open() gives.
 
     Every byte is checked against its digest before it is given out: what is not right raises ArchiveDamagedError, whose
