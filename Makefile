@@ -24,10 +24,10 @@ SAMPLE ?= 40
 # SECONDS is one of bash's own variables, so it reaches the recipe only by being put in by make.
 SECONDS ?= 60
 TARGETS ?=
-PYTHON_SOURCES := backy-py/python tests/python tests/bench
+PYTHON_SOURCES := backy-py/python backy-py/make-stubs tests/python tests/bench
 
 .PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants mutants-sample fuzz wheel \
-	demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv clean
+	demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv stubs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -78,6 +78,9 @@ lint-python: venv
 venv: $(VENV)/tools-installed
 	MATURIN_PEP517_ARGS="--profile dev" $(PY) -m pip install --quiet ./backy-py
 
+stubs: venv ## Write the docstrings of the Python module into its stub
+	$(PY) backy-py/make-stubs
+
 $(VENV)/tools-installed: tests/python/requirements.txt
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
@@ -86,7 +89,7 @@ $(VENV)/tools-installed: tests/python/requirements.txt
 
 else
 
-test-python lint-python wheel venv:
+test-python lint-python wheel venv stubs:
 	@echo "SKIPPED: $@: python3 has no venv; make deps installs it, if it may"
 	@[[ "$${CI:-}" != true ]]
 

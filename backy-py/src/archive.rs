@@ -16,8 +16,8 @@ use pyo3::prelude::*;
 use crate::drill;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
-use crate::operations::{self, Folder, From};
 use crate::named::{self, GivenPath};
+use crate::operations::{self, Folder, From};
 use crate::read::reduced;
 use crate::reader::Reader;
 use crate::report::ToPython;
@@ -114,7 +114,13 @@ impl Archive {
         let archive = Self::at(new_folder("path", &path)?, trust)?;
         let block_size = known_block_size(block_size)?;
         let is_there = py
-            .detach(|| operations::init(&archive.folder, source.as_ref().map(|given| &*given.0), block_size))
+            .detach(|| {
+                operations::init(
+                    &archive.folder,
+                    source.as_ref().map(|given| &*given.0),
+                    block_size,
+                )
+            })
             .map_err(exception)?;
         if !is_there {
             let message = c"the source is not there yet; backups fail until it is";
@@ -645,6 +651,7 @@ fn new_folder<'a>(name: &str, GivenPath(path): &'a GivenPath) -> PyResult<&'a Pa
 }
 
 fn known_block_size(bytes: u64) -> PyResult<BlockSize> {
-    let message = || format!("block_size: found {bytes}, expected a power of two from 4096 to 2097152");
+    let message =
+        || format!("block_size: found {bytes}, expected a power of two from 4096 to 2097152");
     BlockSize::new(bytes).ok_or_else(|| wrong(message()))
 }

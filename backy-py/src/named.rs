@@ -3,7 +3,7 @@
 //! PyO3 adds the name as a note, which `str()` of the error does not have, nor Python before 3.11.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -30,7 +30,8 @@ fn about(py: Python<'_>, name: &str, error: PyErr) -> PyErr {
         return error;
     }
     let text = error.value(py).to_string();
-    let text = if text.starts_with(name) { text } else { format!("{name}: {text}") };
+    let is_named = text.strip_prefix(name).is_some_and(|rest| rest.starts_with([':', ' ']));
+    let text = if is_named { text } else { format!("{name}: {text}") };
     if is_type { PyTypeError::new_err(text) } else { wrong(text) }
 }
 
@@ -52,7 +53,7 @@ arguments! {
     source tags target timeout trust undo wait writable
 }
 
-/// A path as `os.stat` takes it: `str`, `bytes` or an `os.PathLike` of either.
+/// A path as `pathlib` takes it: `str`, or an `os.PathLike` of `str`.
 #[derive(Debug, Clone)]
 pub(crate) struct GivenPath(pub(crate) PathBuf);
 
@@ -61,10 +62,11 @@ impl<'py> FromPyObject<'_, 'py> for GivenPath {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let given = object.py().import("os")?.call_method1("fspath", (object,))?;
-        let path = match given.cast::<PyBytes>() {
-            Ok(bytes) => OsString::from_vec(bytes.as_bytes().to_vec()),
-            Err(_) => given.extract::<OsString>()?,
-        };
+        if given.is_instance_of::<PyBytes>() {
+            let message = "a path is a str or an os.PathLike of str, not bytes; see os.fsdecode()";
+            return Err(PyTypeError::new_err(message));
+        }
+        let path: OsString = given.extract()?;
         if path.is_empty() {
             return Err(wrong("the path is empty".to_owned()));
         }

@@ -73,7 +73,9 @@ impl Progress {
 
     fn __repr__(&self) -> String {
         let Progress { phase, bytes_done, bytes_total } = self;
-        format!("<backy.Progress phase='{phase}' bytes_done={bytes_done} bytes_total={bytes_total}>")
+        format!(
+            "<backy.Progress phase='{phase}' bytes_done={bytes_done} bytes_total={bytes_total}>"
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! The words that properties can have, for the tests of `backy.types`, where type checkers find them.
 
 use backy_lib::format::manifest::Operation;
-use backy_lib::health::{RUNS, RUN_RESULTS};
+use backy_lib::health::{RUN_RESULTS, RUNS};
 use backy_lib::progress::Phase;
 use backy_lib::restore::TargetKind;
 use backy_lib::{ErrorKind, Level, ProblemKind};
@@ -21,7 +21,10 @@ pub(crate) fn _words(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let all = PyDict::new(py);
     all.set_item("Level", levels.iter().filter_map(word).collect::<Vec<_>>())?;
     all.set_item("ProblemKind", ProblemKind::ALL.map(ProblemKind::as_str))?;
-    all.set_item("FreezeKind", [ProblemKind::UnusualChange, ProblemKind::Damage].map(|k| k.as_str()))?;
+    all.set_item(
+        "FreezeKind",
+        [ProblemKind::UnusualChange, ProblemKind::Damage].map(|k| k.as_str()),
+    )?;
     all.set_item("Phase", Phase::ALL.map(Phase::name))?;
     all.set_item("TargetKind", targets.iter().filter_map(word).collect::<Vec<_>>())?;
     all.set_item("Operation", operations.iter().filter_map(word).collect::<Vec<_>>())?;

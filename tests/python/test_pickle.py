@@ -125,10 +125,10 @@ def state_of(error: backy.BackyError) -> dict[str, Any]:
 def test_errors_keep_all_their_attributes(copy: Made) -> None:
     """Those of backy, of OSError, notes and what a program has added; a cause that is one of backy's."""
     archive = Archive(copy.path)
-    flip(copy.path / "last.raw", 70000)
+    flip(copy.path / "last.raw", 140000)
     calls = (
         lambda: Archive("/nonexistent"),
-        lambda: Archive(b"/non\xffexistent"),
+        lambda: Archive(os.fsdecode(b"/non\xffexistent")),
         lambda: Archive.init(copy.path),
         lambda: archive.find("deadbeef"),
         lambda: archive.restore(copy.path),

@@ -80,6 +80,8 @@ def test_every_parameter_is_described_where_it_is_hovered_over() -> None:
 
 
 CHECKED = """
+from __future__ import annotations
+
 from typing import IO, BinaryIO
 
 import backy
@@ -107,6 +109,10 @@ def colour(level: Level) -> str:
     return level
 
 
+def show(revision: backy.Revision | backy.RevisionStatus) -> None:
+    print(revision.started, revision.size_bytes, revision.number, revision.timestamp, revision.size, revision.damaged)
+
+
 def use(archive: backy.Archive, flag: bool, source: backy.Source, target: backy.Writable) -> None:
     binary(archive.open())
     file_of_bytes(archive.open())
@@ -124,8 +130,8 @@ def use(archive: backy.Archive, flag: bool, source: backy.Source, target: backy.
     reveal_type(archive.rm(0, dry_run=True))
     reveal_type(archive.rm(0))
     reveal_type(backy.Status.from_dict({}))
-    for revision in (*archive.revisions, *archive.status().revisions):
-        print(revision.started, revision.size_bytes, revision.number, revision.timestamp, revision.size)
+    show(archive.revisions[0])
+    show(archive.status().revisions[0])
     # Each of these lines is an error.
     archive.status().health.level == "fine"  # 1
     archive.backup(source=5)  # 2

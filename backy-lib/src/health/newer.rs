@@ -64,7 +64,10 @@ mod tests {
         }
         let read = |text: &str| serde_json::from_str::<ProblemKind>(text);
         let newer = read("\"from-the-future\"").unwrap();
-        assert_eq!((newer, newer.as_str()), (ProblemKind::Newer("from-the-future"), "from-the-future"));
+        assert_eq!(
+            (newer, newer.as_str()),
+            (ProblemKind::Newer("from-the-future"), "from-the-future")
+        );
         assert_eq!(serde_json::to_string(&newer).unwrap(), "\"from-the-future\"");
         for wrong in ["\"\"", "\"No Kind\"", "1", &format!("\"{}\"", "a".repeat(65))] {
             read(wrong).unwrap_err();

@@ -102,7 +102,12 @@ pub struct RestoreReport {
 }
 
 impl RestoreReport {
-    fn new(chain: &Chain, target: ReportPath, target_kind: TargetKind, digests_checked: bool) -> Self {
+    fn new(
+        chain: &Chain,
+        target: ReportPath,
+        target_kind: TargetKind,
+        digests_checked: bool,
+    ) -> Self {
         RestoreReport {
             revision: chain.revision().uuid,
             target,
@@ -323,7 +328,8 @@ fn write(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
-    let mut report = RestoreReport::new(chain, target.path().into(), target.kind(), digests_checked);
+    let mut report =
+        RestoreReport::new(chain, target.path().into(), target.kind(), digests_checked);
     if target.is_new() && !options.keep_going {
         check_whole(chain)?;
     }

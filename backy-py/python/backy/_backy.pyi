@@ -79,13 +79,13 @@ __all__ = [
 
 __version__: str
 
-_Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
+_Path: TypeAlias = str | PathLike[str]
 _Revision: TypeAlias = str | int | date | UUID | Revision | RevisionStatus
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
 _Wait: TypeAlias = str | float | timedelta | None
 
-def main(arguments: Sequence[str | PathLike[str]], itself: Sequence[str | PathLike[str]], /) -> int:
+def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int:
     """Run the command with these arguments, the first of which is its own name; the exit status.
 
     `itself` are the words by which the command is started once more, for what goes on in the background.

@@ -56,7 +56,8 @@ class BackyError(Exception):
         from pathlib import Path
 
         for name, value in (state or {}).items():
-            setattr(self, name, Path(value) if name == "path" else value)
+            is_path = name == "path" and value is not None
+            setattr(self, name, Path(value) if is_path else value)
 
 
 class ArchiveNotFoundError(BackyError, FileNotFoundError):
