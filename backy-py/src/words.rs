@@ -1,4 +1,4 @@
-//! The words that properties can have, for the tests of `backy.types`, where type checkers find them.
+//! The words that properties can have, for a test of the stub, where type checkers find them.
 
 use backy_lib::format::manifest::Operation;
 use backy_lib::health::{RUN_RESULTS, RUNS};
@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 use crate::error::kind;
 use crate::report::word;
 
-/// For each type of `backy.types`, all its words.
+/// For each Literal of the stub, all its words.
 #[pyfunction]
 pub(crate) fn _words(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let levels = [Level::Ok, Level::Warning, Level::Unknown, Level::Critical];

@@ -130,7 +130,7 @@ WRONG_TYPES: list[tuple[str, Callable[[Any], Any]]] = [
 
 @pytest.mark.parametrize(("name", "call"), WRONG_TYPES)
 def test_what_hardly_anybody_means_is_a_type_error(name: str, call: Callable[[Any], Any], made: Made) -> None:
-    """A number is no budget, which could be seconds, a share or bytes; True is no revision 1; a str is no list of tags."""
+    """A number is no budget: it could be seconds, a share or bytes. True is not revision 1, a str no list of tags."""
     archive = Archive(made.path)
     before = archive.revisions
     with pytest.raises(TypeError, match=f"^{name}"):

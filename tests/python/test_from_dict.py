@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
@@ -28,7 +29,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 def test_from_dict_is_the_inverse_of_to_dict(reports: dict[str, list[Any]]) -> None:
     """For every class; also through the text of JSON, and with fields that only a newer version has."""
     for name, found in reports.items():
-        kind = every.classes()[name]
+        kind: Any = every.classes()[name]
         for report in found:
             fields = report.to_dict()
             for given in (fields, json.loads(json.dumps(fields)), {"newer": {"a": [1, None]}, **fields}):
@@ -77,7 +78,7 @@ WRONG: list[tuple[type[Report], dict[str, Any], str]] = [
     (backy.Extent, {"offset": 0, "len": 1, "x": {1: 2}}, "Extent.from_dict: x: found a key that is int"),
     (backy.Extent, {"offset": 0, "len": 1, "x": "\ud800"}, "Extent.from_dict: x: the text cannot be written as UTF-8"),
     (backy.Problem, {"kind": "No Kind", "level": "ok", "message": "", "advice": ""}, "Problem.from_dict: kind: found"),
-    (backy.Problem, {"kind": "space", "level": "fine", "message": "", "advice": ""}, "Problem.from_dict: level: unknown"),
+    (backy.Problem, {"kind": "space", "level": "fine", "message": "", "advice": ""}, "Problem.from_dict: level: "),
     (backy.RebuildReport, {"revisions": ["no uuid"], "unknown": []}, r"RebuildReport.from_dict: revisions\[0\]: "),
     (backy.Coverage, {"oldest": "yesterday", "verified_share": 1.0}, "Coverage.from_dict: oldest: "),
 ]
@@ -104,18 +105,21 @@ def test_no_field_can_be_left_out_that_a_report_needs(reports: dict[str, list[An
         fields = found[0].to_dict()
         for field in fields:
             rest = {key: value for key, value in fields.items() if key != field}
-            try:
+            report = None
+            with contextlib.suppress(backy.SpecificationError):
                 report = every.classes()[name].from_dict(rest)
-            except backy.SpecificationError as error:
-                assert f"`{field}`" in str(error)
+            if report is None:
+                with pytest.raises(backy.SpecificationError, match=f"`{field}`"):
+                    every.classes()[name].from_dict(rest)
             else:
                 assert report.to_dict().get(field) in (None, [], {}, {"bad_blocks": []}), (name, field)
 
 
 def test_what_is_no_dict_and_what_is_no_class_of_reports_is_a_type_error() -> None:
-    for given in ([], None, "{}", 5):
+    wrong: list[Any] = [[], None, "{}", 5]
+    for given in wrong:
         with pytest.raises(TypeError, match="fields: found"):
-            backy.Status.from_dict(given)  # type: ignore[arg-type]
+            backy.Status.from_dict(given)
     with pytest.raises(TypeError, match="backy.Report is no report"):
         Report.from_dict({})
     deep: Any = []

@@ -158,7 +158,8 @@ def test_errors_keep_all_their_attributes(copy: Made) -> None:
 
 
 def test_every_class_of_errors_can_be_pickled_as_it_is_made() -> None:
-    classes = [value for value in vars(backy).values() if isinstance(value, type) and issubclass(value, backy.BackyError)]
+    classes: list[Any] = [value for value in vars(backy).values() if isinstance(value, type)]
+    classes = [value for value in classes if issubclass(value, backy.BackyError)]
     assert len(classes) > 15
     for kind in classes:
         for made in (kind(), kind("why")):
@@ -186,7 +187,7 @@ def test_what_is_open_refuses_with_a_reason(made: Made, tmp_path: Path) -> None:
 
 def others() -> list[str]:
     """Pythons of other versions on this machine; the wheel is one for all of them."""
-    found = {}
+    found: dict[int, str] = {}
     for minor in range(9, 20):
         for folder in [*Path("/root/.pyenv/versions").glob(f"3.{minor}.*/bin"), *map(Path, os.get_exec_path())]:
             if minor != sys.version_info.minor and (folder / f"python3.{minor}").exists():
@@ -200,7 +201,7 @@ def test_a_pickle_is_read_by_other_versions_of_python(made: Made, tmp_path: Path
     with pytest.raises(backy.BackyError) as raised:
         Archive("/nonexistent")
     file, back = tmp_path / "pickle", tmp_path / "back"
-    values = [archive, archive.status(), archive.revisions, raised.value]
+    values: list[Any] = [archive, archive.status(), archive.revisions, raised.value]
     file.write_bytes(pickle.dumps(values))
     for name in (b"pathlib", b"datetime"):
         assert name not in file.read_bytes()

@@ -7,14 +7,14 @@ import inspect
 import io
 import subprocess
 import sys
-import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import backy
-import backy.types
+import backy.errors
+import backy.protocols
 from backy import Archive, _backy
 from conftest import CHECKOUT, Made
 
@@ -22,37 +22,66 @@ PACKAGE = CHECKOUT / "backy-py/python/backy"
 STUB = ast.parse((PACKAGE / "_backy.pyi").read_text())
 
 
+def literals() -> dict[str, set[str]]:
+    """The words of each Literal that has a name, in the stub and in errors.py."""
+    found = {}
+    for node in (*ast.walk(STUB), *ast.walk(ast.parse((PACKAGE / "errors.py").read_text()))):
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        target = targets[0]
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and isinstance(value, ast.Subscript) and "Literal" in ast.unparse(value.value):
+            words = ast.literal_eval(value.slice)
+            assert len(set(words)) == len(words)
+            found[target.id.strip("_")] = set(words)
+    return found
+
+
 def test_literals_have_the_words_of_the_engine() -> None:
     """Neither more nor fewer: the lists are those that the engine uses itself."""
-    words = _backy._words()
-    assert len(words) >= 9
-    for name, known in words.items():
-        expected = set(known) | ({"error"} if name == "ErrorKind" else set())
-        assert set(typing.get_args(getattr(backy.types, name))) == expected, name
-    literals = {name for name in backy.types.__all__ if typing.get_origin(getattr(backy.types, name)) is typing.Literal}
-    assert literals - set(words) == {"StepKind"}
+    words = {name: set(known) for name, known in _backy._words().items()}
+    assert len(words) == 9
+    # That of an error that backy has not raised.
+    words["ErrorKind"].add(backy.BackyError.kind)
+    found = literals()
+    # Its test is the next.
+    found.pop("StepKind")
+    assert found == words
+    assert set(backy.errors._CLASSES) == words["ErrorKind"] - {"error", "interrupted"}
+
+
+def test_no_property_that_is_one_of_a_few_words_is_any_text() -> None:
+    """level, kind, phase and so on are typed as the words that they can be."""
+    typed = {}
+    for node in STUB.body:
+        for member in node.body if isinstance(node, ast.ClassDef) else []:
+            if isinstance(member, ast.FunctionDef) and member.returns is not None:
+                typed[node.name, member.name] = ast.unparse(member.returns)  # type: ignore[attr-defined]
+    words = {"level", "phase", "target_kind", "operation", "result", "step", "kind"}
+    wide = {at for at, returned in typed.items() if at[1] in words and not returned.startswith("_")}
+    # Free text: what blkid calls a file system, and what a manifest says of a source.
+    assert wide == {("TargetContent", "kind"), ("SourceIdentity", "kind")}
 
 
 def test_steps_of_every_kind_can_be_read(made: Made) -> None:
     uuid = Archive(made.path).revisions[0].uuid
     fields: dict[str, Any] = {"revisions": [uuid], "revision": uuid, "into": uuid, "to": uuid, "reason": "r"}
-    for kind in typing.get_args(backy.types.StepKind):
+    for kind in literals()["StepKind"]:
         assert backy.Step.from_dict({"step": kind, **fields}).step == kind
     with pytest.raises(ValueError, match="remove.*merge.*roll-back.*standalone") as raised:
         backy.Step.from_dict({"step": "dance", **fields})
     named = str(raised.value).split("expected one of ")[1]
-    assert set(named.replace("`", "").split(", ")) == set(typing.get_args(backy.types.StepKind))
+    assert set(named.replace("`", "").split(", ")) == literals()["StepKind"]
 
 
 def test_words_in_the_documents_are_those_of_the_literals() -> None:
     text = (CHECKOUT / "doc/scripting.md").read_text()
-    for kind in typing.get_args(backy.types.ProblemKind):
+    for kind in literals()["ProblemKind"]:
         assert f"`{kind}`" in text, kind
 
 
 def test_the_docstrings_of_the_stub_are_those_of_the_module() -> None:
     """So that an editor shows what help() shows."""
-    command = [sys.executable, CHECKOUT / "backy-py/make-stubs", "--check"]
+    command: list[str | Path] = [sys.executable, CHECKOUT / "backy-py/make-stubs", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -61,7 +90,9 @@ def test_everything_public_in_the_stub_has_a_docstring() -> None:
     """Every class, method and property, in every overload."""
     without = []
     for node in ast.walk(STUB):
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node):
             without.append(f"{node.name}, line {node.lineno}")
     assert not without
 
@@ -74,7 +105,8 @@ def test_every_parameter_is_described_where_it_is_hovered_over() -> None:
         if not callable(call):
             continue
         for parameter in inspect.signature(call).parameters:
-            if parameter != "self" and f"`{parameter}`" not in (call.__doc__ or "") and f"`{parameter}=" not in call.__doc__:
+            told = any(f"`{parameter}{end}" in call.__doc__ for end in "`=")
+            if parameter != "self" and not told:
                 without.append(f"{name}: {parameter}")
     assert not without
 
@@ -82,10 +114,9 @@ def test_every_parameter_is_described_where_it_is_hovered_over() -> None:
 CHECKED = """
 from __future__ import annotations
 
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Literal
 
 import backy
-from backy.types import Level
 
 
 class Disk:
@@ -105,7 +136,7 @@ def file_of_bytes(file: IO[bytes]) -> bytes:
     return file.read(5)
 
 
-def colour(level: Level) -> str:
+def colour(level: Literal["ok", "warning", "unknown", "critical"]) -> str:
     return level
 
 
@@ -179,16 +210,19 @@ def test_sources_and_targets_can_be_told_when_a_program_runs() -> None:
     assert not isinstance(object(), backy.Source)
     assert isinstance(io.BytesIO(), backy.Writable)
     assert not isinstance("text", backy.Writable)
-    assert backy.Source is backy.types.Source
+    assert backy.Source is backy.protocols.Source
     assert {"Source", "Writable"} <= set(backy.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Sauce'"):
-        backy.Sauce  # type: ignore[attr-defined] # noqa: B018
+        backy.Sauce  # noqa: B018
 
 
 def test_importing_backy_imports_little(made: Made) -> None:
     """Nothing that takes longer than backy itself, as long as nobody asks for it."""
     heavy = ("typing", "uuid", "pathlib", "json", "ctypes", "subprocess", "logging")
-    code = f"import sys; before = set(sys.modules); import backy; print([m for m in {heavy} if m in set(sys.modules) - before])"
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; " + code]
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; before = set(sys.modules); import backy;"
+        f"print([m for m in {heavy} if m in set(sys.modules) - before])"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

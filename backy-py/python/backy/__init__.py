@@ -82,15 +82,15 @@ from backy.io import RevisionFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from backy.types import Source, Writable
+    from backy.protocols import Source, Writable
 
 
 def __getattr__(name: str) -> object:
     # Not imported before somebody asks: typing takes longer to import than all of backy.
     if name in {"Source", "Writable"}:
-        from backy import types
+        from backy import protocols
 
-        return getattr(types, name)
+        return getattr(protocols, name)
     raise AttributeError(f"module 'backy' has no attribute {name!r}")
 
 

@@ -9,19 +9,7 @@ from uuid import UUID
 from typing_extensions import Self, TypeAlias, disjoint_base
 
 from backy.io import RevisionFile
-from backy.types import (
-    FreezeKind,
-    Level,
-    Operation,
-    Phase,
-    ProblemKind,
-    RunOperation,
-    RunResult,
-    Source,
-    StepKind,
-    TargetKind,
-    Writable,
-)
+from backy.protocols import Source, Writable
 
 __all__ = [
     "Affected",
@@ -71,6 +59,7 @@ __all__ = [
     "UndoReport",
     "Verdict",
     "__version__",
+    "_words",
     "check",
     "init_unseen",
     "main",
@@ -84,6 +73,52 @@ _Revision: TypeAlias = str | int | date | UUID | Revision | RevisionStatus
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
 _Wait: TypeAlias = str | float | timedelta | None
+
+# Words that properties can have; newer versions may add some. A test compares them with the engine's lists.
+_FreezeKind: TypeAlias = Literal["unusual-change", "damage"]
+_Level: TypeAlias = Literal["ok", "warning", "unknown", "critical"]
+_Operation: TypeAlias = Literal["backup", "remove", "merge"]
+_Phase: TypeAlias = Literal[
+    "recover",
+    "check-old-archive",
+    "backup",
+    "scrub",
+    "merge",
+    "check-target",
+    "compare-target",
+    "save-target",
+    "restore",
+    "export",
+    "drill",
+]
+_ProblemKind: TypeAlias = Literal[
+    "unreadable",
+    "config",
+    "no-source",
+    "no-backup",
+    "overdue",
+    "unwritable",
+    "clock",
+    "failed",
+    "interrupted",
+    "missing-file",
+    "replaced-image",
+    "damage",
+    "set-aside",
+    "drill",
+    "scrub",
+    "chain",
+    "space",
+    "unusual-change",
+    "exposed",
+    "mismatch",
+    "unknown-file",
+    "excess",
+]
+_RunOperation: TypeAlias = Literal["backup", "maintenance", "scrub"]
+_RunResult: TypeAlias = Literal["ok", "failed", "interrupted"]
+_StepKind: TypeAlias = Literal["remove", "merge", "roll-back", "standalone"]
+_TargetKind: TypeAlias = Literal["new-file", "file", "block-device", "stream"]
 
 def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int:
     """Run the command with these arguments, the first of which is its own name; the exit status.
@@ -638,7 +673,7 @@ class Progress:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> _Phase:
         """What is being done: "backup", "scrub", "restore", "merge", "recover", "export", "drill", "save-target",
         "check-target" or "check-old-archive". An operation may have several phases, each with bytes of its own.
         """
@@ -901,7 +936,7 @@ class TargetLook(Report):
     def target(self) -> Path:
         """Where it is."""
     @property
-    def target_kind(self) -> TargetKind:
+    def target_kind(self) -> _TargetKind:
         """What it is: "file" or "block-device"."""
     @property
     def is_source(self) -> bool:
@@ -952,7 +987,7 @@ class RestoreReport(Report):
     def target(self) -> Path:
         """Where it was written; Path("-") for a stream."""
     @property
-    def target_kind(self) -> TargetKind:
+    def target_kind(self) -> _TargetKind:
         """What the target was: "new-file", "file", "block-device" or "stream"."""
     @property
     def dry_run(self) -> bool:
@@ -1106,7 +1141,7 @@ class Step(Report):
 
     __match_args__ = ("step", "revisions", "revision", "into", "to", "reason")
     @property
-    def step(self) -> StepKind:
+    def step(self) -> _StepKind:
         """"remove", "merge", "roll-back" or "standalone"."""
     @property
     def revisions(self) -> tuple[str, ...] | None:
@@ -1355,7 +1390,7 @@ class InProgress(Report):
 
     __match_args__ = ("operation", "revision", "started")
     @property
-    def operation(self) -> Operation:
+    def operation(self) -> _Operation:
         """"backup", "remove" or "merge"."""
     @property
     def revision(self) -> str:
@@ -1447,10 +1482,10 @@ class Problem(Report):
 
     __match_args__ = ("kind", "level", "message", "advice")
     @property
-    def kind(self) -> ProblemKind:
+    def kind(self) -> _ProblemKind:
         """What it is about, a word that does not change: "overdue", "damage", "space" and so on."""
     @property
-    def level(self) -> Level:
+    def level(self) -> _Level:
         """"warning" or "critical"; of an archive that cannot be opened "unknown"."""
     @property
     def message(self) -> str:
@@ -1465,7 +1500,7 @@ class Health(Report):
 
     __match_args__ = ("level", "summary", "problems")
     @property
-    def level(self) -> Level:
+    def level(self) -> _Level:
         """"ok", "warning" or "critical": the worst of the problems. Of an archive that cannot be opened "unknown"."""
     @property
     def summary(self) -> str:
@@ -1514,7 +1549,7 @@ class TagStatus(Report):
     def critical_at(self) -> datetime | None:
         """From when on that is critical, or None."""
     @property
-    def level(self) -> Level:
+    def level(self) -> _Level:
         """"ok", "warning" or "critical"."""
 
 @final
@@ -1523,7 +1558,7 @@ class Run(Report):
 
     __match_args__ = ("operation", "started", "finished", "result", "error")
     @property
-    def operation(self) -> RunOperation:
+    def operation(self) -> _RunOperation:
         """"backup", "maintenance" or "scrub"."""
     @property
     def started(self) -> datetime:
@@ -1532,7 +1567,7 @@ class Run(Report):
     def finished(self) -> datetime:
         """When it ended, with zone UTC."""
     @property
-    def result(self) -> RunResult:
+    def result(self) -> _RunResult:
         """"ok", "failed" or "interrupted"."""
     @property
     def error(self) -> str | None:
@@ -1623,7 +1658,7 @@ class Freeze(Report):
 
     __match_args__ = ("kind", "revision", "message")
     @property
-    def kind(self) -> FreezeKind:
+    def kind(self) -> _FreezeKind:
         """"unusual-change" or "damage"."""
     @property
     def revision(self) -> str:
@@ -1813,7 +1848,7 @@ class HostReport(Report):
     def checked(self) -> datetime:
         """When all this was so, with zone UTC."""
     @property
-    def level(self) -> Level:
+    def level(self) -> _Level:
         """"ok", "warning", "unknown" or "critical": the worst there is."""
     @property
     def summary(self) -> str:

@@ -1,7 +1,7 @@
 """What pickles of backy's objects call. Archives, reports, progress and errors can be pickled and copied.
 
-A pickle can be read by the version that has written it. It holds text and numbers and nothing of Python's own modules, some of
-which move between versions of Python, as the classes of pathlib did in 3.13.
+A pickle can be read by the version that has written it. It holds text and numbers and nothing of Python's own modules,
+some of which move between versions of Python, as the classes of pathlib did in 3.13.
 """
 
 from __future__ import annotations

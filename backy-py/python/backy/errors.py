@@ -12,8 +12,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
     from typing import Any as _Any
+    from typing import Literal as _Literal
 
-    from backy.types import ErrorKind as _ErrorKind
+    _ErrorKind = _Literal[
+        "error",
+        "not-found",
+        "no-space",
+        "permission",
+        "untrusted",
+        "io",
+        "no-archive",
+        "archive-exists",
+        "locked",
+        "config",
+        "specification",
+        "no-such-revision",
+        "source",
+        "target",
+        "mount",
+        "damaged",
+        "unsupported",
+        "hook",
+        "interrupted",
+    ]
 
 # Attributes of an OSError, which are not in its __dict__.
 _OF_SYSTEM = ("errno", "strerror", "filename", "filename2")
@@ -39,14 +60,13 @@ class BackyError(Exception):
         return str(self.args[0]) if self.args else self.__class__.__name__
 
     def __reduce__(self) -> tuple[_Any, ...]:
-        """All attributes, which OSError would lose; of causes only those of backy, since others may not be fit for a pickle."""
+        """All attributes, which OSError would lose; of causes only those of backy, since a pickle may not take others."""
         state = dict(self.__dict__)
         # A pickle of a Path can be read by few other versions of Python.
         if self.path is not None:
             state["path"] = os.fspath(self.path)
-        if isinstance(self, OSError):
-            values = {name: getattr(self, name) for name in _OF_SYSTEM}
-            state.update({name: value for name, value in values.items() if value is not None})
+        values = {name: getattr(self, name, None) for name in _OF_SYSTEM}
+        state.update({name: value for name, value in values.items() if value is not None})
         if isinstance(self.__cause__, BackyError):
             state["__cause__"] = self.__cause__
         return type(self), self.args, state

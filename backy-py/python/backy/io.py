@@ -8,14 +8,15 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
-    from typing import BinaryIO, NoReturn
+    from typing import BinaryIO as _BinaryIO
+    from typing import NoReturn as _NoReturn
 
     from _typeshed import WriteableBuffer as _WriteableBuffer
 
     from backy._backy import Reader as _Reader
 
     # As io.FileIO is declared: it has all that BinaryIO has, and is no subclass of it when it runs.
-    class _Raw(io.RawIOBase, BinaryIO): ...
+    class _Raw(io.RawIOBase, _BinaryIO): ...
 
 else:
     _Raw = io.RawIOBase
@@ -156,8 +157,8 @@ class RevisionFile(_Raw):
             raise ValueError("I/O operation on closed file.")
         return reader
 
-    def __reduce_ex__(self, _protocol: object, /) -> NoReturn:
-        raise TypeError("a backy.RevisionFile cannot be pickled or copied; open the revision once more with Archive.open()")
+    def __reduce_ex__(self, _protocol: object, /) -> _NoReturn:
+        raise TypeError("a backy.RevisionFile cannot be pickled or copied; call Archive.open() once more")
 
     def __repr__(self) -> str:
         closed = " closed" if self.closed else ""
