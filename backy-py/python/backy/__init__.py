@@ -4,7 +4,7 @@
 >>> archive = backy.Archive("/srv/backup/mynode")
 >>> report = archive.backup(force=True, tags=["manual"])
 >>> for revision in archive.revisions:
-...     print(revision.timestamp, revision.size, revision.tags)
+...     print(revision.started, revision.size_bytes, revision.tags)
 >>> with archive.open("tag:manual") as image:
 ...     boot_sector = image.read(512)
 

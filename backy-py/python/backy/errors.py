@@ -60,7 +60,7 @@ class BackyError(Exception):
         return str(self.args[0]) if self.args else self.__class__.__name__
 
     def __reduce__(self) -> tuple[_Any, ...]:
-        """All attributes, which OSError would lose; of causes only those of backy, since a pickle may not take others."""
+        """All attributes, which OSError would lose; of causes only those of backy: others may fit into no pickle."""
         state = dict(self.__dict__)
         # A pickle of a Path can be read by few other versions of Python.
         if self.path is not None:
