@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import backy
-from backy import Archive, Progress, Report
+from backy import Archive, Report
 from conftest import CHECKOUT, flip
 
 BLOCK = 65536
@@ -45,14 +45,30 @@ def damaged(archive: Archive) -> Archive:
     return archive
 
 
+class Asking:
+    """A source that looks at the archive while it is read."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.content = (archive.path.parent / "source.img").read_bytes()
+        self.seen: list[Any] = []
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def readinto_at(self, offset: int, buffer: memoryview, /) -> int:
+        if not self.seen:
+            self.seen.append(self.archive.status())
+        part = self.content[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+
 def instances(folder: Path) -> dict[str, list[Any]]:
     """Reports by the names of their classes; those in reports among them. The archives there are damaged."""
     archive = alarming(folder)
-    during: list[Any] = []
-
-    def progress(_state: Progress) -> None:
-        during.append(archive.status())
-
+    asking = Asking(archive)
     disk = folder / "disk.img"
     disk.write_bytes(b"\0" * 1080 + b"\x53\xef" + bytes(100_000))
     old = shutil.copytree(OLD, folder / "old")
@@ -62,8 +78,8 @@ def instances(folder: Path) -> dict[str, list[Any]]:
     (whole.path / "manifest.json").unlink()
     found: list[Any] = [
         archive.backup(force=True, dry_run=True),
-        archive.backup(force=True, limit_rate="1M", progress=progress),
-        *during,
+        archive.backup(source=asking, force=True),
+        *asking.seen,
         archive.look_at_target(disk),
         archive.restore(disk, 1, force=True, undo=folder / "undo", keep_going=True),
         archive.export(folder / "new.qcow2", 0),
@@ -86,5 +102,6 @@ def instances(folder: Path) -> dict[str, list[Any]]:
             by_class.setdefault(type(report).__name__, []).append(report)
             shown = {name: getattr(report, name) for name in type(report).__match_args__}  # type: ignore[attr-defined]
             found += [value for value in shown.values() if isinstance(value, (tuple, Report))]
-    assert set(classes()) - set(by_class) == set()
+    missing = set(classes()) - set(by_class)
+    assert not missing, missing
     return by_class
