@@ -30,6 +30,11 @@ NEEDED: dict[str, Any] = {
 ELSEWHERE = {"progress"}
 
 
+def opened(path: Any, *, trust: Any = False) -> Archive:
+    """Python 3.9 knows no signatures of classes that are not written in Python."""
+    return Archive(path, trust=trust)
+
+
 def calls(archive: Archive) -> dict[str, Callable[..., Any]]:
     """Everything public that can be called with arguments."""
     methods = {
@@ -37,7 +42,7 @@ def calls(archive: Archive) -> dict[str, Callable[..., Any]]:
         for name, kind in vars(Archive).items()
         if not name.startswith("_") and callable(getattr(archive, name, None)) and kind is not None
     }
-    return {**methods, "Archive": Archive, "check": backy.check, "Extent.from_dict": backy.Extent.from_dict}
+    return {**methods, "Archive": opened, "check": backy.check, "Extent.from_dict": backy.Extent.from_dict}
 
 
 def parameters(archive: Archive) -> list[tuple[str, Callable[..., Any], inspect.Parameter]]:
