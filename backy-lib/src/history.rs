@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape;
-use crate::health::{Ahead, Movement, Run};
+use crate::health::{Ahead, Movement, RUN_RESULTS, RUNS, Run};
 use crate::progress::{Event, Observer};
 use crate::revision::OperationId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
@@ -41,12 +41,6 @@ struct Line<'a> {
 
 /// What of it is read at most, from its end. A file is put aside before it is much longer.
 const READ_BYTES: u64 = 2 * MAX_BYTES;
-
-/// The commands whose last run is asked for.
-pub const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
-
-/// How a run can end.
-pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
 
 /// What the history says.
 #[derive(Debug, Default, PartialEq, Eq)]

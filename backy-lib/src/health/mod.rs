@@ -22,7 +22,6 @@ use crate::format::manifest::Manifest;
 use crate::revision::RevisionId;
 use crate::schedule::Past;
 
-pub use crate::history::{RUN_RESULTS, RUNS};
 pub use age::{TagStatus, tags};
 pub use cause::Cause;
 pub use change::{
@@ -210,6 +209,12 @@ impl Health {
         Health { level, summary, problems }
     }
 }
+
+/// The commands whose last run is asked for.
+pub const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
+
+/// How a run can end.
+pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
 
 /// A command that changes the archive and has ended, from the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
