@@ -21,7 +21,8 @@ mod stream;
 mod verdicts;
 mod watch;
 
-#[pyo3::pymodule]
+// Free-threaded Python keeps running without its lock: every class is frozen, and what changes in one is behind a Mutex or atomic.
+#[pyo3::pymodule(gil_used = false)]
 mod _backy {
     use pyo3::prelude::*;
 
@@ -56,6 +57,8 @@ mod _backy {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Before anything of the module can be called: raises where the files of two distributions are mixed.
+        module.py().import("backy._alone")?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -1,5 +1,6 @@
 //! What the modules for scripts of 2014 need besides `backy.Archive`: archives of then, and chunks of revisions of today.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,6 +64,12 @@ impl OldArchive {
     fn skipped(&self) -> Vec<(&str, &str)> {
         let skipped = self.reader.skipped().iter();
         skipped.map(|skipped| (skipped.what.as_str(), skipped.why.as_str())).collect()
+    }
+
+    /// What is recorded of the blocks in the revision's own file, by number, as it is written there.
+    fn blocksums(&self, revision: &str) -> PyResult<BTreeMap<u64, String>> {
+        let records = self.reader.records(parse(revision)?).map_err(exception)?;
+        Ok(records.into_iter().map(|(number, record)| (number, record.to_string())).collect())
     }
 
     /// The block of a revision with this number; it has the MD5 that is recorded for it.

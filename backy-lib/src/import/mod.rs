@@ -37,7 +37,7 @@ use check::Verdict;
 use image::{Before, OldImage};
 use old::OldArchive;
 
-pub use reader::{OldEntry, OldReader};
+pub use reader::{OldEntry, OldReader, OldRecord};
 
 /// The tag of all imported revisions. It is pinned, so that no schedule removes them.
 pub const IMPORT_TAG: &str = "imported";

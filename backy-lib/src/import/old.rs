@@ -505,6 +505,7 @@ mod tests {
                 blocks: 0,
                 kind: OldKind::Delta,
                 sums: Vec::new(),
+                marks: Vec::new(),
             };
             (id(number), revision)
         };

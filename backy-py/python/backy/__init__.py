@@ -11,6 +11,10 @@
 Start with help(backy.Archive). What goes wrong is a BackyError.
 """
 
+__distribution__ = "backy-disk"
+
+# First: by what stands above, it refuses to work among the files of another distribution.
+from backy import _alone as _alone
 from backy._backy import (
     Affected,
     Alarm,

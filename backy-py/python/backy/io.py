@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import threading
 
+from backy import _alone as _alone  # refuses to be part of another program
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
