@@ -124,10 +124,11 @@ mutants-sample: ## The same of some SAMPLE=40 changes, others each day, and the 
 fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest config" for only these)
 	fuzz/run $(SECONDS) $(TARGETS)
 
-# A wheel for the stable ABI is for every Python but the free-threaded ones, which need one each.
+# A wheel for the stable ABI is for every Python but the free-threaded ones, which need one each. The index takes only those that name the
+# oldest C library that they run with.
 wheel: $(VENV)/tools-installed ## The Python module and the command as a wheel, in target/wheels; for any Python from 3.9 on
 	rm -rf target/wheels
-	$(PY) -m pip wheel --quiet --no-deps --wheel-dir target/wheels ./backy-py
+	MATURIN_PEP517_ARGS="--compatibility pypi" $(PY) -m pip wheel --quiet --no-deps --wheel-dir target/wheels ./backy-py
 	tests/free-threaded target/wheels
 	tests/package-check --stripped target/wheels/*.whl
 	@ls target/wheels

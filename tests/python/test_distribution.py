@@ -20,7 +20,7 @@ PACKAGE = Path(backy.__file__).parent
 PUBLIC = {"backup", "errors", "io", "revision"}
 
 
-def python(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Python with the packages of a folder before those of the environment, and a folder of its own."""
     away = folder / "away"
     away.mkdir(exist_ok=True)
@@ -158,8 +158,9 @@ def test_its_metadata_are_complete() -> None:
 def test_the_description_needs_no_checkout() -> None:
     """No link leads to a file beside it, where the index has none."""
     about = metadata.metadata(NAME)
-    description = about.get_payload() or about["Description"]
-    assert isinstance(description, str)
+    text = metadata.distribution(NAME).read_text("METADATA")
+    assert text
+    description = text.split("\n\n", 1)[1]
     assert "pip install backy-disk" in description
     links = re.findall(r"\]\(([^)]*)\)|^\[.*\]: (\S+)|(?:href|src)=[\"']([^\"']*)", description, re.MULTILINE)
     assert [link for found in links for link in found if link and not link.startswith("https://")] == []

@@ -1,12 +1,15 @@
 """The old project's own tests of 2014: doc/python.md says of each whether it passes, and is right.
 
-Each test here has the name of the one of then. It shows what that one showed, or the difference that the document names.
+Each test here has the name of the one of then. It shows what that one showed, or the difference that the
+document names.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import pickle
 import random
 import re
 import shutil
@@ -18,8 +21,9 @@ from typing import Any
 
 import pytest
 
-import backy
-from backy.backup import Backup, DeltaRevision, FullRevision, Revision
+import backy.backup
+from backy.backup import Backup
+from backy.revision import DeltaRevision, FullRevision, Revision
 from conftest import CHECKOUT, content
 
 MIB = 1 << 20
@@ -31,9 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is of 2014. use .*:Deprecatio
 @pytest.fixture
 def sample(tmp_path: Path) -> Path:
     """A copy of the archive that the old tests scrub."""
-    copy = tmp_path / "sample"
-    shutil.copytree(CHECKOUT / "tests/legacy/scrub-consistent", copy)
-    return copy
+    folder = tmp_path / "sample"
+    shutil.copytree(CHECKOUT / "tests/legacy/scrub-consistent", folder)
+    return folder
 
 
 def recorded(sample: Path, uuid: str) -> Any:
@@ -94,6 +98,9 @@ def test_revision_base(sample: Path) -> None:
 
 @passes
 def test_revision_select_type() -> None:
+    # Where the tests of March 2014 import them from.
+    for kind in (Revision, FullRevision, DeltaRevision):
+        assert getattr(backy.backup, kind.__name__) is kind
     assert Revision.select_type("full") is FullRevision
     assert Revision.select_type("delta") is DeltaRevision
     with pytest.raises(ValueError, match="foobar"):
@@ -242,7 +249,14 @@ def test_blocksums_of_today_are_those_of_the_chunks(tmp_path: Path) -> None:
         assert json.dumps(revision.blocksums) == json.dumps(expected)
         assert sorted(revision.blocksums.items()) == sorted(expected.items())
         assert revision.blocksums | {} == {} | revision.blocksums == expected
-        assert revision.blocksums.pop(1) == sums.get(1) == sums[1] == expected[1]
+        assert list(revision.blocksums.values()) == list(expected.values())
+        assert revision.blocksums.pop(1) == revision.blocksums.setdefault(1, "") == expected[1]
+        assert sums.get(1) == sums[1] == expected[1]
+        last = revision.blocksums
+        assert dict([last.popitem()]).items() <= expected.items()
+        assert len(last) == len(expected) - 1
+        assert pickle.loads(pickle.dumps(revision.blocksums)) == copy.deepcopy(revision.blocksums) == expected
+        assert (revision.blocksums != expected) is False
         assert sums == expected
         assert expected == sums
         assert 7 not in sums

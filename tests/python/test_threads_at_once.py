@@ -1,4 +1,7 @@
-"""Many threads use one object at the same moment. Under a free-threaded Python, nothing but the module itself keeps them apart."""
+"""Many threads use one object at the same moment.
+
+Under a free-threaded Python nothing but the module itself keeps them apart.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +81,10 @@ def test_one_archive_is_written_by_one_thread_at_a_time(archive: backy.Archive) 
     heard: list[list[int]] = [[] for _ in range(THREADS)]
 
     def back_up(number: int) -> None:
-        report = archive.backup(force=True, tags=[f"thread-{number}"], wait=60, progress=lambda p: heard[number].append(p.bytes_done))
-        assert report is not None
+        def hear(progress: backy.Progress) -> None:
+            heard[number].append(progress.bytes_done)
+
+        assert archive.backup(force=True, tags=[f"thread-{number}"], wait=60, progress=hear) is not None
 
     at_once(back_up)
     tags = {tag for revision in archive.revisions for tag in revision.tags}

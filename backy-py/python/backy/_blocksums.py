@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections.abc
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from typing import Any
+import typing
 
 
 def md5(chunk: bytes) -> str:
@@ -12,51 +12,63 @@ def md5(chunk: bytes) -> str:
     return hashlib.md5(chunk, usedforsecurity=False).hexdigest()
 
 
-# MutableMapping comes first: its methods go through the five below, while a dict's own would show what is not computed.
-class Blocksums(MutableMapping[int, str], dict[int, str]):  # type: ignore[misc]
-    """MD5s by chunk number. Each is computed when it is first looked at, for that reads the chunk; `len` reads none."""
+class Blocksums(dict[int, str]):
+    """MD5s by chunk number. Each is computed when it is first looked at, for that reads the chunk; `len` reads none.
 
-    def __init__(self, numbers: Iterable[int], compute: Callable[[int], str]) -> None:
-        dict.__init__(self, dict.fromkeys(numbers, ""))
+    Every method of a dict that shows values goes through `__getitem__` here: its own shows what is not computed yet.
+    """
+
+    def __init__(self, numbers: collections.abc.Iterable[int], compute: collections.abc.Callable[[int], str]) -> None:
+        super().__init__(dict.fromkeys(numbers, ""))
         self._compute = compute
 
     def __getitem__(self, number: int) -> str:
-        known = dict.__getitem__(self, number)
+        known = super().__getitem__(number)
         if not known:
             known = self._compute(number)
-            dict.__setitem__(self, number, known)
+            self[number] = known
         return known
 
-    def __setitem__(self, number: int, checksum: str) -> None:
-        dict.__setitem__(self, number, checksum)
+    # dict(), `**` and update() of another dict copy past __getitem__, unless this is not a dict's own.
+    def __iter__(self) -> collections.abc.Iterator[int]:
+        return super().__iter__()
 
-    def __delitem__(self, number: int) -> None:
-        dict.__delitem__(self, number)
+    def get(self, number: int, default: typing.Any = None) -> typing.Any:
+        return self[number] if number in self else default  # noqa: SIM401
 
-    def __iter__(self) -> Iterator[int]:
-        return dict.__iter__(self)
+    def setdefault(self, number: int, default: str = "") -> str:
+        return self[number] if number in self else super().setdefault(number, default)
 
-    def __len__(self) -> int:
-        return dict.__len__(self)
+    def pop(self, number: int, *default: typing.Any) -> typing.Any:
+        return super().pop(number, self[number]) if number in self else super().pop(number, *default)
 
-    def __contains__(self, number: object) -> bool:
-        return dict.__contains__(self, number)
+    def popitem(self) -> tuple[int, str]:
+        number, known = super().popitem()
+        return number, known or self._compute(number)
+
+    def items(self) -> collections.abc.ItemsView[int, str]:  # type: ignore[override]
+        return collections.abc.ItemsView(self)
+
+    def values(self) -> collections.abc.ValuesView[str]:  # type: ignore[override]
+        return collections.abc.ValuesView(self)
+
+    def copy(self) -> dict[int, str]:
+        return dict(self)
+
+    def __eq__(self, other: object) -> bool:
+        return dict(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return dict(self) != other
+
+    def __or__(self, other: typing.Any) -> typing.Any:
+        return dict(self) | other
+
+    def __ror__(self, other: typing.Any) -> typing.Any:
+        return other | dict(self)
 
     def __repr__(self) -> str:
         return repr(dict(self))
 
-    def __or__(self, other: Any) -> Any:
-        return dict(self) | other
-
-    def __ror__(self, other: Any) -> Any:
-        return other | dict(self)
-
-    def copy(self) -> dict[int, str]:
-        """A dict with all of them computed."""
-        return dict(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: typing.Any) -> tuple[typing.Any, ...]:
         return dict, (dict(self),)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self.__reduce__()

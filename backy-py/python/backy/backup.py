@@ -25,7 +25,8 @@ from backy._then import (
 )
 from backy.revision import DeltaRevision as DeltaRevision
 from backy.revision import FullRevision as FullRevision
-from backy.revision import Revision, described
+from backy.revision import Revision as Revision
+from backy.revision import described
 
 __all__ = ["Backup", "format_timestamp"]
 
