@@ -21,7 +21,8 @@ def _refuse_a_mixture(folder: str) -> None:
     package = sys.modules.get("backy")
     if getattr(package, "__distribution__", None) != DISTRIBUTION:
         # Also what is left when the other one is uninstalled: pip takes the files away that both have.
-        strange.insert(0, "__init__.py")
+        there = os.path.exists(os.path.join(folder, "__init__.py"))
+        strange.insert(0, "__init__.py" if there else "__init__.py is missing")
     if strange:
         whose = _others(folder)
         by = f"those of {' and '.join(whose)}" if whose else "those of another distribution"
