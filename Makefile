@@ -15,6 +15,8 @@ PY := $(CURDIR)/$(VENV)/bin/python
 LOGS := target/logs
 # The wheel that the tests are run with.
 TEST_WHEEL := target/test-wheel
+# What can be published.
+DIST := target/dist
 BENCH_ARGS ?=
 # Commands killed by `make torture`, moments tried by `make powercut` on each file system, and what both are chosen by.
 ROUNDS ?= 1000
@@ -125,19 +127,19 @@ fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest
 	fuzz/run $(SECONDS) $(TARGETS)
 
 # A wheel for the stable ABI is for every Python but the free-threaded ones, which need one each. The index takes only those that name the
-# oldest C library that they run with.
-wheel: $(VENV)/tools-installed ## The Python module and the command as a wheel, in target/wheels; for any Python from 3.9 on
-	rm -rf target/wheels
-	MATURIN_PEP517_ARGS="--compatibility pypi" $(PY) -m pip wheel --quiet --no-deps --wheel-dir target/wheels ./backy-py
-	tests/free-threaded target/wheels
-	tests/package-check --stripped target/wheels/*.whl
-	@ls target/wheels
+# oldest C library that they run with. maturin leaves what it builds for tests in target/wheels.
+wheel: $(VENV)/tools-installed ## The Python module and the command as a wheel, in target/dist; for any Python from 3.9 on
+	rm -rf $(DIST)/*.whl
+	MATURIN_PEP517_ARGS="--compatibility pypi" $(PY) -m pip wheel --quiet --no-deps --wheel-dir $(DIST) ./backy-py
+	tests/free-threaded $(DIST)
+	tests/package-check --stripped $(DIST)/*.whl
+	@ls $(DIST)/*.whl
 
-sdist: $(VENV)/tools-installed ## The sources of the Python module and the command, in target/sdist: pip builds them where no wheel fits
-	rm -rf target/sdist
-	$(PY) -m build --sdist --outdir target/sdist backy-py
-	tests/package-check target/sdist/*.tar.gz
-	@ls target/sdist
+sdist: $(VENV)/tools-installed ## The sources of both, in target/dist: pip builds them where no wheel fits
+	rm -rf $(DIST)/*.tar.gz
+	$(PY) -m build --sdist --outdir $(DIST) backy-py
+	tests/package-check $(DIST)/*.tar.gz
+	@ls $(DIST)/*.tar.gz
 
 demo: ## Back up, restore and compare a real disk image, with and without backy
 	$(CARGO) build --release -p backy-cli
