@@ -21,7 +21,8 @@ mod stream;
 mod verdicts;
 mod watch;
 
-// Free-threaded Python keeps running without its lock: every class is frozen, and what changes in one is behind a Mutex or atomic.
+// Free-threaded Python goes on without its lock: every class is frozen, and what changes in one is atomic or behind a
+// Mutex.
 #[pyo3::pymodule(gil_used = false)]
 mod _backy {
     use pyo3::prelude::*;
