@@ -13,6 +13,10 @@ DENY := $(CARGO) deny --locked
 VENV := .venv
 PY := $(CURDIR)/$(VENV)/bin/python
 LOGS := target/logs
+# The wheel that the tests are run with.
+TEST_WHEEL := target/test-wheel
+# What can be published.
+DIST := target/dist
 BENCH_ARGS ?=
 # Commands killed by `make torture`, moments tried by `make powercut` on each file system, and what both are chosen by.
 ROUNDS ?= 1000
@@ -24,10 +28,10 @@ SAMPLE ?= 40
 # SECONDS is one of bash's own variables, so it reaches the recipe only by being put in by make.
 SECONDS ?= 60
 TARGETS ?=
-PYTHON_SOURCES := backy-py/python tests/python tests/bench
+PYTHON_SOURCES := backy-py/python backy-py/make-stubs tests/python tests/bench
 
 .PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants mutants-sample fuzz wheel \
-	demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv clean
+	sdist test-package demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv stubs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -38,6 +42,7 @@ test: deps ## All checks and tests; installs what they need
 	$(MAKE) --no-print-directory lint-python
 	$(MAKE) --no-print-directory test-rust
 	$(MAKE) --no-print-directory test-python
+	$(MAKE) --no-print-directory test-package
 
 lint: lint-rust lint-python ## Formatting, clippy, documentation, mypy, stubtest, ruff
 
@@ -64,29 +69,38 @@ powercut: ## Power cuts at COUNT moments on ext4 and on XFS (root; COUNT=200 SEE
 # Debian packs venv apart from Python, and without root it cannot be had.
 ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)
 
-test-python: venv ## Tests of the Python module
+test-python: venv ## Tests of the Python module, under every Python from 3.9 on that is here
 	@mkdir -p $(LOGS)
 	$(CARGO) build --workspace --bin backy --bin check-archive
 	BACKY_BIN=$(CURDIR)/target/debug/backy $(PY) -m pytest tests/python 2>&1 | tee $(LOGS)/test-python.log
+	tests/pythons $(TEST_WHEEL)/*.whl
 
 lint-python: venv
 	$(PY) -m mypy --strict $(PYTHON_SOURCES)
 	$(PY) -m mypy.stubtest backy
 	$(PY) -m ruff check .
 
+test-package: $(VENV)/tools-installed ## Build the sdist, check it, install from it into an empty environment, and use that
+	tests/package-test
+
 # Built as the tests are, with what has been built for them; `make wheel` is the release.
 venv: $(VENV)/tools-installed
-	MATURIN_PEP517_ARGS="--profile dev" $(PY) -m pip install --quiet ./backy-py
+	rm -rf $(TEST_WHEEL)
+	MATURIN_PEP517_ARGS="--profile dev" $(PY) -m pip wheel --quiet --no-deps --wheel-dir $(TEST_WHEEL) ./backy-py
+	$(PY) -m pip install --quiet --no-deps --force-reinstall $(TEST_WHEEL)/*.whl
 
-$(VENV)/tools-installed: tests/python/requirements.txt
-	python3 -m venv $(VENV)
+stubs: venv ## Write the docstrings of the Python module into its stub
+	$(PY) backy-py/make-stubs
+
+$(VENV)/tools-installed: tests/python/requirements.txt tests/python/requirements-tools.txt
+	python3 -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet -r tests/python/requirements.txt
+	$(PY) -m pip install --quiet -r tests/python/requirements-tools.txt
 	touch $@
 
 else
 
-test-python lint-python wheel venv:
+test-python test-package lint-python wheel sdist venv stubs:
 	@echo "SKIPPED: $@: python3 has no venv; make deps installs it, if it may"
 	@[[ "$${CI:-}" != true ]]
 
@@ -115,10 +129,20 @@ mutants-sample: ## The same of some SAMPLE=40 changes, others each day, and the 
 fuzz: ## Fuzz (needs nightly Rust; SECONDS=60 for each target, TARGETS="manifest config" for only these)
 	fuzz/run $(SECONDS) $(TARGETS)
 
-wheel: $(VENV)/tools-installed ## The Python module and the command as a wheel, in target/wheels; for any Python from 3.9 on
-	rm -rf target/wheels
-	$(PY) -m pip wheel --quiet --no-deps --wheel-dir target/wheels ./backy-py
-	@ls target/wheels
+# A wheel for the stable ABI is for every Python but the free-threaded ones, which need one each. The index takes only those that name the
+# oldest C library that they run with. maturin leaves what it builds for tests in target/wheels.
+wheel: $(VENV)/tools-installed ## The Python module and the command as a wheel, in target/dist; for any Python from 3.9 on
+	rm -rf $(DIST)/*.whl
+	MATURIN_PEP517_ARGS="--compatibility pypi" $(PY) -m pip wheel --quiet --no-deps --wheel-dir $(DIST) ./backy-py
+	tests/free-threaded $(DIST)
+	tests/package-check --stripped $(DIST)/*.whl
+	@ls $(DIST)/*.whl
+
+sdist: $(VENV)/tools-installed ## The sources of both, in target/dist: pip builds them where no wheel fits
+	rm -rf $(DIST)/*.tar.gz
+	$(PY) -m build --sdist --outdir $(DIST) backy-py
+	tests/package-check $(DIST)/*.tar.gz
+	@ls $(DIST)/*.tar.gz
 
 demo: ## Back up, restore and compare a real disk image, with and without backy
 	$(CARGO) build --release -p backy-cli

@@ -14,13 +14,19 @@ use crate::errors::Failure;
 use crate::log::LogFormat;
 use crate::words::shell_word;
 
-/// Backs up one block device or large file into one directory, the archive
+/// Backs up a block device or large file into a folder, the archive
 ///
-/// The newest revision in an archive is a plain image, which dd or cp restores. Every older one is a standard qcow2
-/// overlay with the blocks that have changed since, which qemu-img reads. Each archive has a README that tells how to
-/// get the data back without backy.
+/// The newest revision in an archive is a plain image, which dd or cp restores. Older revisions are standard qcow2 overlays,
+/// which qemu-img reads. Every archive has a README that explains how to restore without backy.
 #[derive(Parser)]
-#[command(name = "backy", bin_name = "backy", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(
+    name = "backy",
+    bin_name = "backy",
+    version,
+    max_term_width = 100,
+    after_help = EXAMPLES,
+    next_help_heading = "Global options"
+)]
 pub(crate) struct Cli {
     /// Folder of the archive
     #[arg(
@@ -34,27 +40,19 @@ pub(crate) struct Cli {
     )]
     pub(crate) backupdir: PathBuf,
 
-    /// Say what is done, also when it worked
+    /// Report what was done, even on success
     #[arg(short, long, global = true, conflicts_with = "quiet", display_order = 101)]
     verbose: bool,
 
-    /// Show neither progress nor what was done, only results, warnings and errors
+    /// Print only results, warnings and errors
     #[arg(short, long, global = true, display_order = 102)]
     quiet: bool,
 
-    /// Write standard error as a log, in this form
-    ///
-    /// What is said is the same: warnings and errors, and with -v when the operation begins and ends, its phases and what it
-    /// does. Each line has the name of the operation, which its line in history.jsonl has as well.
+    /// Write standard error as a log
     #[arg(long, global = true, value_name = "FORMAT", display_order = 103)]
     pub(crate) log_format: Option<LogFormat>,
 
-    /// Also work on an archive that other users can change
-    ///
-    /// Whoever can write to an archive, to its backy.toml or to a folder above it decides what is read, what 'restore' writes to, and
-    /// which hooks are run as you. Without this option, a command that changes an archive, runs its hooks or takes the target of a
-    /// restore from it first checks that everything on the way to it belongs to you or to root and that nobody else can write
-    /// there. Commands that only read an archive need no trust.
+    /// Also use an archive that other users can change; see TRUST in backy(1)
     #[arg(long, global = true, display_order = 104)]
     trust: bool,
 
@@ -65,32 +63,26 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   backy -b /srv/backup/mynode init /dev/vg0/mynode
-  backy -b /srv/backup/mynode backup                    what cron runs: silent unless it fails
+  backy -b /srv/backup/mynode backup                  what cron runs; silent unless it fails
   backy -b /srv/backup/mynode status
-  backy check /srv/backup                               the verdict on every archive there
-  backy -b /srv/backup/mynode restore -r 1 disk.img     the previous one, to a new file
-  backy -b /srv/backup/mynode restore -r yesterday x    as it was yesterday
-  backy -b /srv/backup/mynode mount /mnt                every revision as a file, until 'umount /mnt'
-  backy -b /srv/backup/mynode maintenance -n            what the schedule would let go, and why
-  backy -b /srv/backup/mynode tag 0 +before-upgrade     keep the newest until that is taken away
+  backy check /srv/backup                             the health of every archive there
+  backy -b /srv/backup/mynode restore -r 1 disk.img   the previous revision, to a file
+  backy -b /srv/backup/mynode mount /mnt              every revision as a file
+  backy -b /srv/backup/mynode maintenance -n          what would be deleted, and why
+  backy -b /srv/backup/mynode tag 0 +before-upgrade   keep the newest revision
 
-Exit status: 0 it worked, 1 an error occurred, 130 interrupted by Ctrl-C. 'check' and 'status --check' exit as Nagios \
-plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.";
+Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C; check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";
 
 /// How a revision is named, for the options that take one.
 pub(crate) const REVISION_HELP: &str = "\
-A revision is named by its number (0 is the newest, 1 the one before), by its UUID or at least 4 hex digits of its \
-beginning, by 'latest' (or 'last') or 'first', by tag:NAME, the newest that has the tag, or by a time: the newest that was \
-not made after it. A time is a day (2026-11-28, today, yesterday, '3 days ago'), which lasts until its midnight, a day with a \
-time ('2026-11-28 02:00', 'yesterday 02:00'), where 02:00 lasts until 02:01, or '5 hours ago'. Times are local unless they have \
-an offset, as in 2026-11-28T02:00Z. A name that can mean several revisions is an error that lists them.";
+Which revision: a number (0 is the newest, 1 the previous one), a UUID or at least its first 4 hex digits, latest, first, tag:NAME \
+(the newest with that tag), or a time (the newest made until then): 2026-11-28, yesterday, '2026-11-28 02:00', '5 hours ago'. See \
+REVISIONS in backy(1).";
 
 /// How several revisions are named.
 pub(crate) const REVISIONS_HELP: &str = "\
-Which revisions: 'all', one revision (its number, 0 being the newest; its UUID or at least 4 hex digits of its beginning; 'latest', \
-'last' or 'first'), tag:NAME for all that have the tag, a time for all that were made then (2026-11-28, yesterday, \
-'2026-11-28 02:00'), A..B for those between two, or several of these with commas. A range with a time as an end, such as \
-2026-11-01..yesterday, has nothing that was made before or after it.";
+Which revisions: all, a number (0 is the newest), a UUID or at least its first 4 hex digits, latest, first, tag:NAME (all with that \
+tag), a time (all made then): 2026-11-28, yesterday, A..B for a range, or several of these with commas. See REVISIONS in backy(1).";
 
 /// Where and when a revision is named.
 pub(crate) fn here() -> Here {

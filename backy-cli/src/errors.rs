@@ -105,10 +105,10 @@ fn advice_on(error: &Error) -> &'static str {
     match error {
         Error::NoSource { .. } => "set it there, as in source = \"/dev/vg0/mynode\"",
         Error::Target { forcible: true, .. } => {
-            "give --force to overwrite it, or choose another target"
+            "use --force to overwrite it, or choose another target"
         }
         Error::Room { .. } => {
-            "make room there and run it again, or with --no-space-check if you know better"
+            "free some space and run it again, or use --no-space-check if you know better"
         }
         Error::PutInOrder { .. } => "run it again",
         // They say so themselves.
@@ -124,43 +124,43 @@ fn advice_on(error: &Error) -> &'static str {
 fn advice_by_kind(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound if is_stored(error) => {
-            "get the file back from a copy of the archive; 'backy status' says what else is missing"
+            "bring the file back from a copy of the archive; 'backy status' shows what else is missing"
         }
         ErrorKind::NotFound if names(error, "backy.toml") => {
             "put it back, or write one with a line source = \"/dev/…\""
         }
-        ErrorKind::NotFound => "see whether the path is right",
-        ErrorKind::Io if is_no_folder(error) => "see whether the path is right",
+        ErrorKind::NotFound => "check the path",
+        ErrorKind::Io if is_no_folder(error) => "check the path",
         ErrorKind::NoSpace if is_too_long(error) => {
-            "the file system there, or a limit (ulimit -f), allows no longer file; use another"
+            "the file system or a limit (ulimit -f) allows no larger file; use another"
         }
-        ErrorKind::NoSpace => "make room there and run it again",
+        ErrorKind::NoSpace => "free some space and run it again",
         ErrorKind::Permission => advice_on_permission(error),
         ErrorKind::Untrusted => {
-            "correct that with 'chown' or 'chmod go-w' (a file system without permissions: mount it with umask=077), run it as the \
+            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with umask=077), run it as the \
              archive's owner, or use --trust if you trust everybody who can write there"
         }
-        ErrorKind::Io => "see the kernel's log (dmesg) for the reason, then run it again",
-        ErrorKind::NoArchive => "name its folder with -b, or make one there with 'backy init'",
-        ErrorKind::ArchiveExists => "make the new one in another folder, with -b",
-        ErrorKind::Locked => "run it again when that has ended",
+        ErrorKind::Io => "look for the reason in the kernel log (dmesg), then run it again",
+        ErrorKind::NoArchive => "name its folder with -b, or create one with 'backy init'",
+        ErrorKind::ArchiveExists => "name another folder with -b",
+        ErrorKind::Locked => "run it again when that has ended, or use --wait",
         ErrorKind::Config => "correct it there",
         ErrorKind::Specification => "see 'backy help'",
         ErrorKind::NoSuchRevision => "'backy status' lists the revisions",
-        ErrorKind::Source => "see that it is right and can be read, or name another in backy.toml",
+        ErrorKind::Source => "check the path and its permissions, or change source in backy.toml",
         ErrorKind::Target => "choose another target",
         ErrorKind::Damaged if names(error, "manifest.json") => {
-            "get the file back from a copy of the archive, or make it anew with 'backy scrub --rebuild'"
+            "bring the file back from a copy of the archive, or rebuild it with 'backy scrub --rebuild'"
         }
         ErrorKind::Damaged => {
-            "'backy scrub' mends it if it can, and says what it costs; if not, get the file back from a copy of the archive"
+            "run 'backy scrub' to repair it and to see what is affected; if it cannot, bring the file back from a copy of the archive"
         }
-        ErrorKind::Hook => "see why the hook does that, or correct it in backy.toml",
+        ErrorKind::Hook => "find out why the hook fails, or correct it in backy.toml",
         ErrorKind::Miscomputed => {
-            "test its memory and processor, or use another machine; then run it again"
+            "test the memory and the processor, or use another machine; then run it again"
         }
         ErrorKind::Panic => "this is a bug in backy; please report it with this line",
-        ErrorKind::Unsupported => "use a version of backy that knows it",
+        ErrorKind::Unsupported => "use a newer version of backy",
         _ => "",
     }
 }
@@ -172,16 +172,16 @@ fn advice_on_permission(error: &Error) -> &'static str {
     };
     match errno {
         Some(Errno::ROFS) => {
-            "its file system is mounted read-only: see the kernel's log (dmesg) for the reason, and make it writable again"
+            "the file system is mounted read-only: look for the reason in the kernel log (dmesg), and remount it"
         }
         // Permissions give another error.
         Some(Errno::PERM) => {
-            "it may be immutable: see whether 'lsattr' shows an i or a, which 'chattr -i -a' takes away"
+            "the file may be immutable: if 'lsattr' shows i or a, 'chattr -i -a' clears that"
         }
         _ if geteuid().is_root() => {
-            "root may not do that there, as on a network file system; run it as the owner"
+            "root may not do that here, as on some network file systems; run it as the owner"
         }
-        _ => "run it as a user who may do that, such as root",
+        _ => "run it as root or as a user with access",
     }
 }
 

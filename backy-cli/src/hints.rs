@@ -17,7 +17,7 @@ const COMMANDS: [(&[&str], &str); 13] = [
         &["list", "ls", "snapshots", "revisions", "history", "log", "info", "show", "archives"],
         "'backy status' lists the revisions",
     ),
-    (&["snapshot", "create", "save", "run-backup"], "'backy backup' makes a revision"),
+    (&["snapshot", "create", "save", "run-backup"], "'backy backup' backs up the source"),
     (
         &["forget", "prune", "expire", "clean", "cleanup", "gc", "compact", "purge"],
         "'backy maintenance' deletes revisions that the schedule no longer keeps, and 'backy rm' those that you name",
@@ -33,7 +33,7 @@ const COMMANDS: [(&[&str], &str); 13] = [
     ),
     (&["dump", "cat"], "'backy restore -' writes a revision to standard output"),
     (&["convert"], "'backy export' writes a revision as one qcow2 file"),
-    (&["umount", "unmount"], "'umount MOUNTPOINT' of the system ends a mount"),
+    (&["umount", "unmount"], "'umount MOUNTPOINT' ends a mount"),
     (
         &["unlock", "break-lock"],
         "there is nothing to unlock: a lock ends with the process that holds it",
@@ -46,7 +46,7 @@ const COMMANDS: [(&[&str], &str); 13] = [
         &["config", "settings", "edit"],
         "the settings are in backy.toml, in the folder of the archive",
     ),
-    (&["new", "create-archive", "setup"], "'backy init' makes an archive"),
+    (&["new", "create-archive", "setup"], "'backy init' creates an archive"),
 ];
 
 /// What other tools call the option that names the archive.
@@ -111,7 +111,7 @@ pub(crate) fn of_no_archive(folder: &Path) -> Option<String> {
     Some(match others.is_empty() {
         true => format!("there is one below it: say -b {first}"),
         false => format!(
-            "there are archives below it: say -b {first}, or {}{more}; 'backy check {folder}' looks at all of them",
+            "there are archives below it: say -b {first}, or {}{more}; 'backy check {folder}' reports on all of them",
             others.join(", ")
         ),
     })

@@ -21,6 +21,7 @@ mod plan;
 mod probe;
 mod progress;
 mod report;
+mod table;
 mod tilde;
 mod waiting;
 mod words;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
-use backy_lib::storage::holder_note;
+use backy_lib::storage::{holder_note, take_many_descriptors};
 use backy_lib::{Archive, ArchiveWriter, Clock, Level, OperationId, SystemClock, Trust};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -233,7 +234,7 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
             };
         }
     };
-    let text = format!("{name} has ended well");
+    let text = format!("{name} finished");
     session.notify(|manager| manager.status(&text));
     if tells_all {
         session.output.log(Event::End(Ending::Ok, status), &text);
@@ -250,7 +251,7 @@ fn write_figures(session: &Session) {
             }
         }
         Err(error) => {
-            let advice = "correct textfile in backy.toml, or make its folder";
+            let advice = "correct textfile in backy.toml, or create its folder";
             session.output.warning(&format!("{error}; {advice}"));
         }
     }
@@ -314,10 +315,12 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// What a long chain of deltas keeps open is half of the limit, of which the usual soft one of 1024 is little.
+/// What a long chain of deltas keeps open is an eighth of the limit, of which the usual soft one of 1024 is little. This
+/// process does nothing else, so that it may have more of them open than a few dozen.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Without it, files are closed and opened again, which is slower.
     let _ = setrlimit(Resource::Nofile, limit);
+    take_many_descriptors();
 }

@@ -307,61 +307,6 @@ pub(crate) fn local_second(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
-/// Rows of text under headings, in columns as wide as needed.
-pub(crate) struct Table {
-    columns: Vec<Column>,
-    rows: Vec<Vec<String>>,
-}
-
-/// A heading and on which side the column's text is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Column {
-    Left(&'static str),
-    Right(&'static str),
-}
-
-impl Column {
-    fn heading(self) -> &'static str {
-        match self {
-            Column::Left(heading) | Column::Right(heading) => heading,
-        }
-    }
-}
-
-impl Table {
-    pub(crate) fn new(columns: Vec<Column>) -> Self {
-        Table { columns, rows: Vec::new() }
-    }
-
-    /// Adds a row with one text a column.
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
-    }
-
-    /// The heading and the rows, without blanks at the ends of lines.
-    pub(crate) fn lines(&self) -> (String, Vec<String>) {
-        let width = |column: usize, heading: &str| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            let widest = cells.map(|cell| cell.chars().count()).max();
-            widest.unwrap_or(0).max(heading.chars().count())
-        };
-        let headings: Vec<String> =
-            self.columns.iter().map(|column| column.heading().to_owned()).collect();
-        let widths: Vec<usize> =
-            headings.iter().enumerate().map(|(n, heading)| width(n, heading)).collect();
-        let line = |cells: &[String]| {
-            let padded = cells.iter().zip(&self.columns).zip(&widths).map(
-                |((cell, column), &w)| match column {
-                    Column::Left(_) => format!("{cell:<w$}"),
-                    Column::Right(_) => format!("{cell:>w$}"),
-                },
-            );
-            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
-        (line(&headings), self.rows.iter().map(|row| line(row)).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,16 +348,5 @@ mod tests {
         ] {
             assert_eq!(interval(seconds), text);
         }
-    }
-
-    #[test]
-    fn a_table_is_as_wide_as_it_has_to_be() {
-        let mut table =
-            Table::new(vec![Column::Right("#"), Column::Left("name"), Column::Left("x")]);
-        table.row(vec!["0".to_owned(), "ä".to_owned(), String::new()]);
-        table.row(vec!["10".to_owned(), "longer".to_owned(), "y".to_owned()]);
-        let (heading, rows) = table.lines();
-        assert_eq!(heading, " #  name    x");
-        assert_eq!(rows, [" 0  ä", "10  longer  y"]);
     }
 }

@@ -5,7 +5,8 @@ use backy_lib::retention::Verdict;
 use backy_lib::{Error, ErrorKind, MaintenancePlan, MaintenanceReport, Revision, RevisionId};
 
 use crate::errors::Failure;
-use crate::output::{Colour, Column, Output, Table, duration, local_minute, signed_size};
+use crate::output::{Colour, Output, duration, local_minute, signed_size};
+use crate::table::{self, Column, Table};
 use crate::words;
 
 /// The whole plan: a row for each revision, the steps, and the bytes that come free.
@@ -19,59 +20,57 @@ pub(crate) fn describe(plan: &MaintenancePlan, revisions: &[Revision], output: &
     lines.extend(steps.map(|(step, number)| format!("{number}. {}", sentence(step, revisions))));
     let expires = plan.verdicts.iter().any(|verdict| !verdict.expired_tags.is_empty());
     lines.push(match (plan.steps.is_empty(), plan.frees_bytes) {
-        (true, _) if expires => "Only tags expire; every revision stays.".to_owned(),
-        (true, _) => "There is nothing to do.".to_owned(),
-        (false, frees @ 0..) => format!("About {} come free.", signed_size(frees)),
-        (false, needs) => format!("About {} more are needed.", signed_size(needs.saturating_neg())),
+        (true, _) if expires => "Only tags expire; no revision is deleted.".to_owned(),
+        (true, _) => "Nothing to do.".to_owned(),
+        (false, frees @ 0..) => format!("This frees about {}.", signed_size(frees)),
+        (false, needs) => format!("This needs about {} more.", signed_size(needs.saturating_neg())),
     });
     lines.join("\n") + "\n"
 }
 
-/// Says that nothing goes, and why.
+/// Says that nothing expires, and why.
 pub(crate) fn warn_of_freeze(plan: &MaintenancePlan, output: &Output) {
     let Some(first) = plan.frozen.first() else { return };
     let more = match plan.frozen.len() - 1 {
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    let advice =
-        "see that it is in order ('backy status' says how), then 'backy maintenance --confirm'";
+    let advice = "look into it ('backy status' says how), then run 'backy maintenance --confirm'";
     output.warning(&format!("nothing expires: {}{more}; {advice}", first.message));
 }
 
-/// Says why far more stays than the schedule keeps.
+/// Says why the archive keeps far more than the schedule.
 pub(crate) fn warn_of_excess(plan: &MaintenancePlan, output: &Output) {
     if let Some(message) = &plan.excess {
-        output.warning(&format!("{message}; 'backy maintenance -n' has the reason of each"));
+        output.warning(&format!("{message}; 'backy maintenance -n' shows why for each"));
     }
 }
 
 fn table(verdicts: &[Verdict], revisions: &[Revision], output: &Output) -> Vec<String> {
-    let expires = verdicts.iter().any(|verdict| !verdict.expired_tags.is_empty());
-    let mut columns = vec![
+    let mut table = Table::new(vec![
         Column::Right("#"),
         Column::Left("started"),
-        Column::Left("UUID"),
-        Column::Left("tags"),
-        Column::Left("it"),
-    ];
-    columns.extend(expires.then_some(Column::Left("loses")));
-    columns.push(Column::Left("reason"));
-    let mut table = Table::new(columns);
+        Column::Left("revision"),
+        Column::Left("action"),
+        Column::Left("reason"),
+    ]);
+    let length = words::telling_length(revisions.iter().map(|revision| &revision.uuid));
     for verdict in verdicts {
         let revision = revisions.get(verdict.number);
-        let mut row = vec![
+        // The reason of one that is deleted names them.
+        let expired = match verdict.keep && !verdict.expired_tags.is_empty() {
+            true => format!("; expired: {}", words::list(&verdict.expired_tags)),
+            false => String::new(),
+        };
+        table.row(vec![
             verdict.number.to_string(),
             revision.map_or_else(String::new, |revision| local_minute(revision.started)),
-            verdict.uuid.to_string(),
-            revision.map_or_else(String::new, |revision| words::tags(revision).join(", ")),
-            if verdict.keep { "stays" } else { "goes" }.to_owned(),
-        ];
-        row.extend(expires.then(|| words::list(&verdict.expired_tags)));
-        row.push(verdict.reason.clone());
-        table.row(row);
+            words::short(verdict.uuid, length),
+            if verdict.keep { "keep" } else { "delete" }.to_owned(),
+            format!("{}{expired}", verdict.reason),
+        ]);
     }
-    let (heading, rows) = table.lines();
+    let (heading, rows) = table.lines(Some(table::width()));
     let rows = rows
         .into_iter()
         .zip(verdicts)
@@ -90,18 +89,20 @@ fn sentence(step: &Step, revisions: &[Revision]) -> String {
         words::revisions(&numbers)
     };
     let one = |id: &RevisionId| named(std::slice::from_ref(id));
+    let them = |ids: &[RevisionId]| if ids.len() == 1 { "it" } else { "them" };
     match step {
         Step::Remove { revisions } => {
-            format!("Remove {}, which nothing that stays reads through.", named(revisions))
+            format!("Delete {}: no other revision needs {}.", named(revisions), them(revisions))
         }
         Step::Merge { revisions, into } => {
-            format!("Merge {} into {}, which reads through.", named(revisions), one(into))
+            let (gone, them) = (named(revisions), them(revisions));
+            format!("Merge {gone} into {}, then delete {them}.", one(into))
         }
         Step::RollBack { revision, to } => {
-            format!("Remove {}: the image becomes that of {}.", one(revision), one(to))
+            format!("Delete {}: {} becomes the newest.", one(revision), one(to))
         }
         Step::Standalone { revision, reason } => {
-            format!("Make {} independent of all others: {reason}.", one(revision))
+            format!("Make {} standalone: {reason}.", one(revision))
         }
     }
 }
@@ -121,30 +122,30 @@ fn done(report: &MaintenanceReport) -> String {
     let expired = report.plan.verdicts.iter().filter(|v| v.keep && !v.expired_tags.is_empty());
     if report.plan.steps.is_empty() {
         return match expired.count() {
-            0 => format!("nothing goes of {}", words::count(left, "revision")),
-            _ => format!("tags expired; nothing goes of {}", words::count(left, "revision")),
+            0 => format!("nothing to delete ({})", words::count(left, "revision")),
+            _ => format!("tags expired; nothing to delete ({})", words::count(left, "revision")),
         };
     }
-    let room = match report.freed_bytes {
+    let space = match report.freed_bytes {
         freed @ 0.. => format!("{} freed", signed_size(freed)),
         taken => format!("{} more stored", signed_size(taken.saturating_neg())),
     };
     let standalone = report.plan.steps.iter().filter(|s| matches!(s, Step::Standalone { .. }));
-    let removed = |count| format!("removed {}", words::count(count, "revision"));
-    let made = |count| format!("made {} independent", words::count(count, "revision"));
+    let removed = |count| format!("deleted {}", words::count(count, "revision"));
+    let made = |count| format!("made {} standalone", words::count(count, "revision"));
     let done = match (gone, standalone.count()) {
         (gone, 0) => removed(gone),
         (0, count) => made(count),
         (gone, count) => format!("{}, {}", removed(gone), made(count)),
     };
-    format!("{done} in {}, {room}; {left} left", duration(report.seconds))
+    format!("{done} in {}, {space}; {left} left", duration(report.seconds))
 }
 
-/// What an interruption has left, where the engine only knows of one step.
+/// An interruption: the engine knows one step, this knows the whole plan.
 pub(crate) fn explain(error: Error, next: &str) -> Failure {
     match error.kind() {
         ErrorKind::Interrupted => {
-            Failure::interrupted(format!("interrupted; steps that were finished stay done: {next}"))
+            Failure::interrupted(format!("interrupted; finished steps stay done: {next}"))
         }
         _ => error.into(),
     }

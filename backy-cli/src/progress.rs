@@ -71,7 +71,7 @@ impl<'a> Reporter<'a> {
                 output.log(log::Event::Phase(phase, total_bytes), &text);
             }
             Verbosity::Verbose if phase == Phase::Recover && !output.can_draw() => {
-                output.note("bringing the archive back in order");
+                output.note("recovering from an interrupted operation");
             }
             _ => {}
         }
@@ -109,14 +109,14 @@ impl Observer for Reporter<'_> {
 /// A phase as people say it.
 fn words(phase: Phase) -> &'static str {
     match phase {
-        Phase::Recover => "tidying up",
-        Phase::CheckOldArchive => "checking",
+        Phase::Recover => "recovering",
+        Phase::CheckOldArchive => "verifying",
         Phase::Backup => "backing up",
         Phase::CheckTarget => "looking for data",
         Phase::CompareTarget => "comparing",
         Phase::Merge => "merging",
         Phase::Scrub => "scrubbing",
-        Phase::SaveTarget => "saving what is there",
+        Phase::SaveTarget => "saving the target",
         Phase::Restore => "restoring",
         Phase::Export => "exporting",
         Phase::Drill => "reading",

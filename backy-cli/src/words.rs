@@ -3,7 +3,7 @@
 use backy_lib::extent::Extent;
 use backy_lib::health::display_age;
 use backy_lib::scrub::Coverage;
-use backy_lib::{Revision, Tag};
+use backy_lib::{Revision, RevisionId, Tag};
 use jiff::Timestamp;
 
 use crate::output::size;
@@ -49,6 +49,22 @@ pub(crate) fn revisions(numbers: &[usize]) -> String {
     }
 }
 
+/// How many characters of UUIDs tell all of them apart: at least 8, and not just up to a hyphen.
+pub(crate) fn telling_length<'a>(ids: impl IntoIterator<Item = &'a RevisionId>) -> usize {
+    let mut names: Vec<String> = ids.into_iter().map(RevisionId::to_string).collect();
+    names.sort_unstable();
+    let shared = names.windows(2).filter_map(|pair| {
+        let [one, other] = pair else { return None };
+        one.bytes().zip(other.bytes()).position(|(one, other)| one != other)
+    });
+    shared.max().map_or(0, |shared| shared + 1).max(8)
+}
+
+/// The beginning of a UUID, which names the revision as well.
+pub(crate) fn short(id: RevisionId, length: usize) -> String {
+    id.to_string().chars().take(length).collect()
+}
+
 /// `1 finding`, `2 findings`
 pub(crate) fn count(number: usize, word: &str) -> String {
     if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
@@ -79,20 +95,20 @@ pub(crate) fn sentence(text: &str) -> String {
     format!("{}{}.", first.unwrap_or_default(), letters.as_str())
 }
 
-/// How much of what is stored has been checked, and since when.
+/// How many of the stored blocks were verified, and when last.
 pub(crate) fn coverage(coverage: &Coverage, now: Timestamp) -> String {
     match (coverage.oldest, coverage.verified_share) {
         (Some(oldest), _) => {
             let age = display_age((now.as_second() - oldest.as_second()).max(1));
-            format!("every stored block was checked within the last {age}")
+            format!("all stored blocks verified within the last {age}")
         }
         (None, share) if share > 0.0 => {
             // Not 100 while there is a rest.
             let percent = ((share * 100.0) as u32).min(99);
             let percent = if percent == 0 { "less than 1".to_owned() } else { percent.to_string() };
-            format!("{percent} % of what is stored has been checked, the rest never")
+            format!("{percent} % of the stored blocks verified, the rest never")
         }
-        _ => "nothing of what is stored has been checked yet".to_owned(),
+        _ => "no stored block verified yet".to_owned(),
     }
 }
 
@@ -122,6 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn short_names_tell_all_revisions_apart() {
+        let id = |text: &str| text.parse::<RevisionId>().unwrap();
+        let ids = [
+            id("01a22436-1103-7e44-be21-0c7de8edeec9"),
+            id("01a22436-106f-7d48-ba77-38828f98051c"),
+            id("01a22499-106f-7d48-ba77-38828f98051c"),
+        ];
+        let length = telling_length(&ids);
+        let names = ids.map(|id| short(id, length));
+        assert_eq!(names, ["01a22436-11", "01a22436-10", "01a22499-10"]);
+        assert_eq!(telling_length(&ids[1..]), 8);
+        assert_eq!(telling_length([]), 8);
+    }
+
+    #[test]
     fn of_many_stretches_some_are_shown_and_all_are_summed_up() {
         let extents: Vec<Extent> = (0..6).map(|n| Extent::new(n * 8192, 4096)).collect();
         assert_eq!(bytes(&extents[..1]), "bytes 0-4095 (4.0 KiB)");
@@ -138,12 +169,12 @@ mod tests {
         };
         assert!(say(None, 0.9999).starts_with("99 % "));
         assert!(say(None, 0.0001).starts_with("less than 1 % "));
-        assert!(say(None, 0.0).starts_with("nothing "));
+        assert!(say(None, 0.0).starts_with("no "));
         assert_eq!(
             say(Some(1_000_000 - 9 * 86400), 1.0),
-            "every stored block was checked within the last 9 days"
+            "all stored blocks verified within the last 9 days"
         );
-        assert_eq!(say(Some(1_000_100), 1.0), "every stored block was checked within the last 1 s");
+        assert_eq!(say(Some(1_000_100), 1.0), "all stored blocks verified within the last 1 s");
     }
 
     #[test]

@@ -195,10 +195,7 @@ impl Archive {
             manifest = manifest::read(&*self.storage)?;
         }
         Err(Error::NoSuchRevision {
-            message: format!(
-                "{}: there is no revision {number} to be found now",
-                self.folder().display()
-            ),
+            message: format!("{}: revision {number} no longer exists", self.folder().display()),
         })
     }
 
@@ -235,7 +232,10 @@ impl Archive {
             manifest = now;
         }
         Err(Error::NoSuchRevision {
-            message: format!("{}: revision {number} has gone meanwhile", self.folder().display()),
+            message: format!(
+                "{}: revision {number} was deleted meanwhile",
+                self.folder().display()
+            ),
         })
     }
 
@@ -267,7 +267,7 @@ impl Archive {
             .is_some_and(|(source, archive)| source.starts_with(archive));
         if inside {
             let path = path.to_owned();
-            return Err(Error::Source { path, message: "it is in the archive itself".to_owned() });
+            return Err(Error::Source { path, message: "it is inside the archive".to_owned() });
         }
         source::check_not_empty(&source)?;
         Ok(source)
@@ -797,9 +797,8 @@ fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
 fn of_hook(error: Error) -> Error {
     match error {
         Error::Source { path, message } => {
-            let message = format!(
-                "{message}; it is the snapshot that the hook 'before' of backy.toml has to make"
-            );
+            let message =
+                format!("{message}; the hook 'before' of backy.toml must create this snapshot");
             Error::Source { path, message }
         }
         other => other,
@@ -812,7 +811,7 @@ fn check_kept_config(storage: &dyn Storage, source: Option<&Path>) -> Result<()>
     match source {
         Some(source) if kept.source.as_deref() != Some(source) => Err(Error::Specification {
             message: format!(
-                "{} is there already and names another source than {}; change it, or leave SOURCE out",
+                "{} exists and names another source than {}; change it, or omit SOURCE",
                 storage.path(FileName::CONFIG).display(),
                 source.display()
             ),

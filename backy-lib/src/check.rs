@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::folders;
 use crate::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::pipeline;
+use crate::progress::{self, Observer, Silent};
+use crate::report_path::ReportPath;
 use crate::status::{StatusReport, status};
 
 /// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
@@ -21,7 +23,7 @@ pub const CHECK_SCHEMA: u32 = 1;
 const MAX_NAMED: usize = 3;
 
 /// The verdicts on many archives.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HostReport {
     /// Version of this structure: fields may be added within a version, never removed or changed.
     pub schema: u32,
@@ -40,10 +42,10 @@ pub struct HostReport {
 }
 
 /// The verdict on one archive.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checked {
     /// Its folder, without symbolic links, however it was named; or the path that cannot be looked at.
-    pub archive: String,
+    pub archive: ReportPath,
     /// The verdict; its level is `unknown` when the archive cannot be looked at.
     pub health: Health,
     /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be looked at.
@@ -51,19 +53,22 @@ pub struct Checked {
 }
 
 /// The archive in a folder.
-pub fn check_one(folder: &Path, clock: &dyn Clock) -> Checked {
+///
+/// # Errors
+/// Those of the process, which say nothing about the archive.
+pub fn check_one(folder: &Path, clock: &dyn Clock) -> Result<Checked> {
     look_at(folder, false, clock)
 }
 
-fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Checked {
+fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Result<Checked> {
     let judge = |archive: Archive| {
         let count = if with_revisions { archive.revisions().len() } else { 0 };
         status(&archive, &(0..count).collect::<Vec<_>>(), clock)
     };
-    match Archive::open(folder).and_then(judge) {
+    Ok(match judged(Archive::open(folder).and_then(judge))? {
         Ok(status) => Checked::of(status),
         Err(error) => Checked::unreadable(folder, &error),
-    }
+    })
 }
 
 impl Checked {
@@ -90,37 +95,56 @@ impl Checked {
 /// All archives that are given: each path is one, or a folder with some right below it, or a pattern such as `/srv/*/backup`. Each is
 /// looked at once, however often and by whatever names it is given. What cannot be looked at has a verdict as well: a folder without
 /// permission or on a dead disk, a link to nothing, an empty folder, a pattern that fits nothing.
+///
+/// # Errors
+/// Those of the process: one that may not open another file knows nothing of any archive, and gives no verdicts.
 pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
-    survey(folders, false, clock)
+    survey(folders, false, clock, &Silent)
+}
+
+/// As [`check`], until the observer wants to stop.
+pub fn check_watched(
+    folders: &[PathBuf],
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<HostReport> {
+    survey(folders, false, clock, observer)
 }
 
 /// The same with every revision of each archive.
 pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
-    survey(folders, true, clock)
+    survey(folders, true, clock, &Silent)
 }
 
-fn survey(folders: &[PathBuf], with_revisions: bool, clock: &dyn Clock) -> Result<HostReport> {
+fn survey(
+    folders: &[PathBuf],
+    with_revisions: bool,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<HostReport> {
     let mut found = folders::archives(folders).into_iter();
     let mut archives = Vec::new();
     // Most of the time is spent waiting for the disks.
     pipeline::run(
         vec![(); pipeline::threads(None)],
-        || Ok(found.next()),
-        |(), archive| {
-            Ok(match archive {
-                Ok(path) => look_at(&path, with_revisions, clock),
-                Err((path, error)) => Checked::unreadable(&path, &error),
-            })
+        || {
+            progress::check(observer)?;
+            Ok(found.next())
+        },
+        |(), archive| match archive {
+            Ok(path) => look_at(&path, with_revisions, clock),
+            Err((_, error)) if error.is_of_process() => Err(error),
+            Err((path, error)) => Ok(Checked::unreadable(&path, &error)),
         },
         |checked| {
             archives.push(checked);
             Ok(())
         },
     )?;
-    Ok(judged(archives, clock.now()))
+    Ok(judge(archives, clock.now()))
 }
 
-fn judged(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
+fn judge(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
     archives.sort_by(|a, b| {
         b.health.level.cmp(&a.health.level).then_with(|| a.archive.cmp(&b.archive))
     });
@@ -185,4 +209,31 @@ fn summary(archives: &[Checked], problems: &[Problem]) -> String {
     let shared = shared.map(|problem| format!("; {}", problem.message));
     let (worst, shared) = (worst.unwrap_or_default(), shared.unwrap_or_default());
     format!("{total}: {}{worst}{unknown}{shared}", counts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::progress::Event;
+
+    struct Stopping;
+
+    impl Observer for Stopping {
+        fn event(&self, _event: &Event) {}
+
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+
+    /// A check of many archives ends between two of them, and gives no verdict on the rest.
+    #[test]
+    fn a_check_can_be_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folders = [folder.path().to_path_buf()];
+        let stopped = check_watched(&folders, &SystemClock, &Stopping).expect_err("a wish to stop");
+        assert_eq!(stopped.kind(), ErrorKind::Interrupted);
+        assert!(check(&folders, &SystemClock).is_ok());
+    }
 }

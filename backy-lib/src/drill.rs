@@ -16,6 +16,7 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config::TimeLimit;
 use crate::error::{Error, Result};
+use crate::fork::Maker;
 use crate::format::manifest::{DrillReport, Revision, Unknown};
 use crate::progress::{Observer, Phase};
 use crate::restore::read::{Reading, check_digests};
@@ -44,6 +45,7 @@ pub struct Assembled {
     path: PathBuf,
     folder: Folder,
     name: String,
+    maker: Maker,
     // Dropped after the file is gone.
     _note: Option<Note>,
 }
@@ -57,8 +59,11 @@ impl Assembled {
 
 impl Drop for Assembled {
     fn drop(&mut self) {
-        // Somebody may have removed it; there is nobody to tell of anything else.
-        let _ = self.folder.remove(&self.name);
+        // A callable that judges it may have forked, and its child ends first.
+        if self.maker.is_this() {
+            // Somebody may have removed it; there is nobody to tell of anything else.
+            let _ = self.folder.remove(&self.name);
+        }
     }
 }
 
@@ -127,7 +132,8 @@ pub fn assemble(
         let note = Note::write(&folder, &token, &name).map_err(Error::io(&path, "create"))?;
         let target = FileTarget::create_in(folder.clone(), &path)?;
         restore::to_target(&chain, &target, &options, observer)?;
-        let made = Assembled { path: path.clone(), folder, name, _note: note };
+        let maker = Maker::this();
+        let made = Assembled { path: path.clone(), folder, name, maker, _note: note };
         make_read_only(&target)?;
         assembled = Some(made);
         read_bytes = needed;
@@ -201,7 +207,7 @@ impl<'a> Drill<'a> {
             command: None,
             passed: error.is_none(),
             message: match error {
-                None => "every block has the digest that was recorded for it".to_owned(),
+                None => "all blocks verified".to_owned(),
                 Some(error) => error.to_string(),
             },
             unknown: Unknown::new(),

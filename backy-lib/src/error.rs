@@ -3,6 +3,8 @@
 //! One enum for the whole library; [`Error::kind`] alone decides the exit status of the command and the
 //! class of the Python exception. Advice on what to do next is added at the edge, by kind.
 
+mod process;
+
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use thiserror::Error;
 
 use crate::extent::Extent;
 use crate::revision::RevisionId;
+
+pub(crate) use process::{is_limit, judged};
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -40,13 +44,13 @@ pub enum Error {
         source: io::Error,
     },
     /// There is no archive in the folder.
-    #[error("{}: no archive here: there is no manifest.json", .path.display())]
+    #[error("{}: no archive here: manifest.json does not exist", .path.display())]
     NoArchive {
         /// The folder.
         path: PathBuf,
     },
     /// `init` where an archive is already.
-    #[error("{}: there is an archive here already; nothing was changed", .path.display())]
+    #[error("{}: this folder already holds an archive; nothing was changed", .path.display())]
     ArchiveExists {
         /// The folder.
         path: PathBuf,
@@ -54,7 +58,7 @@ pub enum Error {
     /// A new archive is to be made where files have names that an archive uses.
     #[error(
         "{}: found {names}, which a new archive would replace or take for its own; choose an empty folder, or move them \
-         elsewhere; nothing was changed",
+         away; nothing was changed",
         .path.display()
     )]
     Occupied {
@@ -91,7 +95,7 @@ pub enum Error {
     },
     /// A file of which the manifest knows nothing has a name that is needed now.
     #[error(
-        "{}: {names}: nothing says that backy has made it, and its name is needed; move it elsewhere; nothing was changed",
+        "{}: {names}: backy needs this name, and cannot prove that it made the file; move it away; nothing was changed",
         .path.display()
     )]
     InTheWay {
@@ -102,7 +106,7 @@ pub enum Error {
     },
     /// Somebody else has replaced the manifest while this writer was at work. Nothing is changed any more, and nothing undone.
     #[error(
-        "{}: another writer has replaced it meanwhile; this one has stopped and leaves the archive as it is; see which \
+        "{}: another writer replaced it meanwhile; this one stops and leaves the archive as it is; find out which \
          machines write to it: the lock does not keep them apart on this file system",
         .path.display()
     )]
@@ -220,6 +224,12 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A bug, or a plan that was made of another state of the archive: executing it would lose something. Nothing was changed.
+    #[error("{message}; nothing was changed")]
+    Plan {
+        /// Which revision, what was found and what was expected.
+        message: String,
+    },
     /// Something stored was not right. It was put in order, and what was asked for was not done.
     #[error("{flaw}; {outcome}; {undone}")]
     PutInOrder {
@@ -254,10 +264,10 @@ pub enum Error {
 fn undo_failed(first: &Error, second: &Error) -> String {
     match (first, second) {
         (Error::Interrupted, Error::Interrupted) => {
-            "interrupted; the next command that writes undoes what was begun".to_owned()
+            "interrupted; the next command that writes undoes what was started".to_owned()
         }
         _ => format!(
-            "{first}; undoing it failed too ({second}); the next writing command tries again"
+            "{first}; undoing it failed, too ({second}); the next command that writes tries again"
         ),
     }
 }
@@ -310,6 +320,33 @@ pub enum ErrorKind {
     Interrupted,
 }
 
+impl ErrorKind {
+    /// All of them.
+    pub const ALL: [ErrorKind; 21] = [
+        ErrorKind::NotFound,
+        ErrorKind::NoSpace,
+        ErrorKind::Permission,
+        ErrorKind::Untrusted,
+        ErrorKind::Io,
+        ErrorKind::NoArchive,
+        ErrorKind::ArchiveExists,
+        ErrorKind::Locked,
+        ErrorKind::Config,
+        ErrorKind::Specification,
+        ErrorKind::NoSuchRevision,
+        ErrorKind::Source,
+        ErrorKind::Target,
+        ErrorKind::Mount,
+        ErrorKind::Damaged,
+        ErrorKind::Unsupported,
+        ErrorKind::Hook,
+        ErrorKind::Limit,
+        ErrorKind::Miscomputed,
+        ErrorKind::Panic,
+        ErrorKind::Interrupted,
+    ];
+}
+
 impl Error {
     /// The class of this error.
     pub fn kind(&self) -> ErrorKind {
@@ -342,7 +379,7 @@ impl Error {
             Error::Room { .. } => ErrorKind::NoSpace,
             Error::Limit { .. } => ErrorKind::Limit,
             Error::Miscomputed { .. } => ErrorKind::Miscomputed,
-            Error::Panic { .. } => ErrorKind::Panic,
+            Error::Panic { .. } | Error::Plan { .. } => ErrorKind::Panic,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.kind(),
         }
@@ -361,7 +398,7 @@ impl Error {
 
     /// Whether stored data cannot be read: damage, or a disk that does not give it.
     pub(crate) fn is_unreadable(&self) -> bool {
-        self.is_damage() || self.kind() == ErrorKind::Io
+        self.is_damage() || self.kind() == ErrorKind::Io && !self.is_of_process()
     }
 
     /// Whether stored data cannot be had for any reason, as opposed to a wish to stop or a want of memory.
@@ -396,6 +433,7 @@ impl Error {
             | Error::Hook { .. }
             | Error::Miscomputed { .. }
             | Error::Panic { .. }
+            | Error::Plan { .. }
             | Error::Interrupted => None,
             Error::PutInOrder { flaw, .. } => flaw.path(),
             Error::UndoFailed { first, .. } | Error::Besides { first, .. } => first.path(),

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::config::DEFAULT_LEVEL;
@@ -16,6 +16,7 @@ use crate::image::chain::{Chain, Located};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
+use crate::report_path::ReportPath;
 use crate::restore::read::{Chunk, Chunks, check_digests};
 use crate::restore::{self, FileTarget, Guard, Target};
 use crate::revision::RevisionId;
@@ -35,12 +36,12 @@ pub struct ExportOptions {
 }
 
 /// What an export did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExportReport {
     /// The revision.
     pub revision: RevisionId,
     /// The file that was made.
-    pub file: String,
+    pub file: ReportPath,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
     /// Bytes that the file takes on disk.
@@ -81,7 +82,7 @@ pub fn export(
     target.finish(size_bytes)?;
     Ok(ExportReport {
         revision: chain.revision().uuid,
-        file: path.display().to_string(),
+        file: path.into(),
         size_bytes,
         stored_bytes,
         seconds: began.elapsed().as_secs_f64(),
@@ -127,7 +128,7 @@ impl Export<'_> {
     fn write(&self, writer: &mut DeltaWriter) -> Result<()> {
         let chain = self.chain;
         let total_bytes = chain.revision().size_bytes;
-        let counters = progress::begin(self.observer, Phase::Export, total_bytes);
+        let counters = progress::begin_work(self.observer, Phase::Export, total_bytes)?;
         let buffers = BufferPool::new();
         let mut chunks = Chunks::new(chain, u64::MAX, self.observer);
         let mut batch = Vec::new();

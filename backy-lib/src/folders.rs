@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use glob::Pattern;
 
 use crate::error::{Error, Result};
+use crate::report_path::ReportPath;
 use crate::storage::FileName;
 
 /// Characters that make a path a pattern.
@@ -26,8 +27,8 @@ pub(crate) type Found = std::result::Result<PathBuf, (PathBuf, Error)>;
 
 /// The name of an archive in reports, figures and labels: its folder without symbolic links, however it was typed. What is not there
 /// has the name that it would have.
-pub(crate) fn label(folder: &Path) -> String {
-    real(folder).display().to_string()
+pub(crate) fn label(folder: &Path) -> ReportPath {
+    real(folder).into()
 }
 
 /// As far as it can be followed: on a disk that is gone an archive keeps the name that it had.
@@ -268,7 +269,7 @@ mod tests {
         std::fs::create_dir_all(top.join("disk/a")).unwrap();
         std::os::unix::fs::symlink("disk", top.join("link")).unwrap();
         let expect = |name: &str, real: &str| {
-            assert_eq!(label(&top.join(name)), top.join(real).display().to_string(), "{name}");
+            assert_eq!(label(&top.join(name)).as_path(), top.join(real), "{name}");
         };
         for name in ["disk/a", "disk/a/", "disk/./a", "disk/a/../a", "link/a", "link/a/."] {
             expect(name, "disk/a");

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape;
-use crate::health::{Ahead, Movement, Run};
+use crate::health::{Ahead, Movement, RUN_RESULTS, RUNS, Run};
 use crate::progress::{Event, Observer};
 use crate::revision::OperationId;
 use crate::storage::{Access, FileName, Storage, StorageFile};
@@ -41,9 +41,6 @@ struct Line<'a> {
 
 /// What of it is read at most, from its end. A file is put aside before it is much longer.
 const READ_BYTES: u64 = 2 * MAX_BYTES;
-
-/// The commands whose last run is asked for.
-const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
 
 /// What the history says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -200,11 +197,12 @@ pub(crate) fn record<T: Serialize>(
     outcome: std::result::Result<&T, &Error>,
     observer: &dyn Observer,
 ) {
+    let [ok, failed, interrupted] = RUN_RESULTS;
     let (result, error) = match outcome {
-        Ok(_) => ("ok", None),
+        Ok(_) => (ok, None),
         // How much stays done differs, and is no error.
-        Err(error) if error.kind() == ErrorKind::Interrupted => ("interrupted", None),
-        Err(error) => ("failed", Some(error.to_string())),
+        Err(error) if error.kind() == ErrorKind::Interrupted => (interrupted, None),
+        Err(error) => (failed, Some(error.to_string())),
     };
     let id = observer.operation().unwrap_or_else(|| OperationId::new(started));
     let line = Line {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::canary::{Bug, planted};
 use crate::clock::{Clock, latest};
@@ -48,7 +48,7 @@ pub struct MaintenanceOptions {
 }
 
 /// What would be done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaintenancePlan {
     /// For each revision, newest first, whether it stays, and why.
     pub verdicts: Vec<Verdict>,
@@ -63,7 +63,7 @@ pub struct MaintenancePlan {
 }
 
 /// What was done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaintenanceReport {
     /// The plan, all of which was executed.
     #[serde(flatten)]
@@ -235,12 +235,7 @@ fn weigh(
     Ok(match step {
         Step::Remove { revisions } => (zero_if_damaged(size_of(revisions))?, 0),
         Step::Merge { revisions, into } => {
-            let needs = match number(into) {
-                Some(into) => {
-                    merge::needed_bytes(storage, manifest, into, revisions.len(), observer)
-                }
-                None => Ok(0),
-            };
+            let needs = merge::needed_bytes(storage, manifest, revisions, *into, observer);
             (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)
         }
         // The delta of the one that becomes the newest goes; what it holds has to have room in the image.
@@ -311,6 +306,7 @@ impl Maintainer<'_> {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
+        plan::check(step, &self.manifest.revisions)?;
         match step {
             Step::Remove { revisions } => self.commit_without(revisions),
             Step::Merge { revisions, into } => self.merge(revisions, *into),
@@ -327,6 +323,7 @@ impl Maintainer<'_> {
     /// The same while an operation is under way that cannot be undone for want of room: nothing reads through to these revisions,
     /// and undoing it needs none of them.
     pub(crate) fn remove_oldest(&mut self, ids: &[RevisionId]) -> Result<()> {
+        plan::check(&Step::Remove { revisions: ids.to_vec() }, &self.manifest.revisions)?;
         let under_way = self.manifest.in_progress.clone();
         let under_way = under_way.filter(|operation| !ids.contains(&operation.revision));
         self.commit(self.without(ids, under_way), ids)
@@ -364,14 +361,14 @@ impl Maintainer<'_> {
     }
 
     fn merge(&mut self, ids: &[RevisionId], into: RevisionId) -> Result<()> {
-        let Some(number) = self.number(into) else { return Ok(()) };
+        let number = self.number(into)?;
         for id in ids.iter().chain([&into]) {
             self.check_flaws(*id)?;
         }
         let (storage, observer) = (self.storage, self.observer);
-        let needed = merge::needed_bytes(storage, self.manifest, number, ids.len(), observer);
+        let needed = merge::needed_bytes(storage, self.manifest, ids, into, observer);
         let appended = self.append(into, needed, |this| {
-            merge::absorb(this.storage, this.manifest, number, ids.len(), this.observer)
+            merge::absorb(this.storage, this.manifest, ids, into, this.observer)
         })?;
         let (lost, is_unproved) = (appended.bad_blocks.len() as u64, appended.is_unproved);
         self.note_appended(number, appended);
@@ -395,8 +392,8 @@ impl Maintainer<'_> {
     /// A delta with a flaw may hold more than its tables say: a merge would take it for what it looks like, and delete the
     /// rest. So it waits until somebody has confirmed that.
     fn check_flaws(&self, id: RevisionId) -> Result<()> {
-        let named = self.number(id).and_then(|number| self.manifest.revisions.get(number));
-        let Some(revision) = named else { return Ok(()) };
+        let number = self.number(id)?;
+        let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
         match revision.open_flaws().next() {
             // Of a file that is not there, nothing can be recovered.
             Some(flaw) if self.storage.list()?.contains(&revision.file()) => {
@@ -412,7 +409,7 @@ impl Maintainer<'_> {
     }
 
     fn make_standalone(&mut self, id: RevisionId) -> Result<()> {
-        let Some(number) = self.number(id) else { return Ok(()) };
+        let number = self.number(id)?;
         let (level, threads) = (self.level, self.threads);
         let (storage, observer) = (self.storage, self.observer);
         let needed = merge::standalone_bytes(storage, self.manifest, number, observer);
@@ -427,8 +424,9 @@ impl Maintainer<'_> {
         self.commit_without(&[])
     }
 
-    fn number(&self, id: RevisionId) -> Option<usize> {
-        self.manifest.revisions.iter().position(|revision| revision.uuid == id)
+    fn number(&self, id: RevisionId) -> Result<usize> {
+        let number = self.manifest.revisions.iter().position(|revision| revision.uuid == id);
+        number.ok_or_else(|| Error::Plan { message: format!("revision {id}: there is none") })
     }
 
     fn note_appended(&mut self, number: usize, appended: Appended) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::canary::{Bug, planted};
 use crate::digest::{RevisionHasher, TableEntry};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{BlockRange, Flaw, Manifest, Ranges, Revision};
 use crate::format::qcow2::{Backing, Cluster, Compression, Compressor, Decompressor};
 use crate::image::chain::{Chain, Located, Place};
@@ -21,25 +21,28 @@ use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock, Tables, rea
 use crate::image::digests::{DigestTable, DigestWriter};
 use crate::limits::limits;
 use crate::pipeline;
+use crate::plan::{self, Run};
 use crate::progress::{self, Observer, Phase};
+use crate::revision::RevisionId;
 use crate::storage::{DigestsKind, Storage};
 use crate::units::{BlockIndex, BlockSize};
 
 /// Stretches of blocks that are told apart, at most.
 const MAX_RANGES: usize = 1024;
 
-/// Appends to the delta of revision `into` what it reads from the `count` next newer ones, and points it to the one
-/// before these.
+/// Appends to the delta of revision `into` what it reads from those that are gone afterwards, newest first, and points it to
+/// the one before these.
+///
+/// # Errors
+/// [`Error::Plan`](crate::Error::Plan) when the chain says otherwise.
 pub(crate) fn absorb(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
-    into: usize,
-    count: usize,
+    gone: &[RevisionId],
+    into: RevisionId,
     observer: &dyn Observer,
 ) -> Result<Appended> {
-    let Some(merge) = Merge::open(storage, manifest, into, count, observer)? else {
-        return Ok(Appended::default());
-    };
+    let merge = Merge::open(storage, manifest, gone, into, observer)?;
     let mut appender = Appender::open(&**storage, &merge.older, manifest.block_size)?;
     merge.run(&mut appender, observer)?;
     let appended = appender.finish(Some(merge.backing))?;
@@ -50,11 +53,11 @@ pub(crate) fn absorb(
 pub(crate) fn needed_bytes(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
-    into: usize,
-    count: usize,
+    gone: &[RevisionId],
+    into: RevisionId,
     observer: &dyn Observer,
 ) -> Result<u64> {
-    let Some(merge) = Merge::open(storage, manifest, into, count, observer)? else { return Ok(0) };
+    let merge = Merge::open(storage, manifest, gone, into, observer)?;
     let mut bytes = 0;
     merge.for_each_step(|_, moved| {
         progress::check(observer)?;
@@ -200,22 +203,21 @@ impl Moved {
 }
 
 impl Merge {
-    /// None when there are no such revisions.
     fn open(
         storage: &Arc<dyn Storage>,
         manifest: &Manifest,
-        into: usize,
-        count: usize,
+        gone: &[RevisionId],
+        into: RevisionId,
         observer: &dyn Observer,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Self> {
         let revisions = &manifest.revisions;
-        let Some(base_number) = into.checked_sub(count + 1) else { return Ok(None) };
-        let (Some(older), Some(base)) = (revisions.get(into), revisions.get(base_number)) else {
-            return Ok(None);
+        let Run { into: number, base: base_number } = plan::run(revisions, gone, into)?;
+        let (Some(older), Some(base)) = (revisions.get(number), revisions.get(base_number)) else {
+            return Err(Error::Plan { message: format!("revision {into}: there is none") });
         };
         let size = manifest.block_size;
         let mut goers = Vec::new();
-        for revision in revisions.get(base_number + 1..into).unwrap_or_default().iter().rev() {
+        for revision in revisions.get(base_number + 1..number).unwrap_or_default().iter().rev() {
             goers.push(Goer::open(&**storage, revision, size)?);
             if revision.is_standalone() {
                 break;
@@ -244,7 +246,7 @@ impl Merge {
         if is_lost && !merge.comes_out(&**storage, observer)? {
             merge.trust = Trust::Nothing;
         }
-        Ok(Some(merge))
+        Ok(merge)
     }
 
     /// Whether the digest of the revision that stays comes out with what is left of the goers.
@@ -283,7 +285,7 @@ impl Merge {
     }
 
     fn run(&self, appender: &mut Appender, observer: &dyn Observer) -> Result<()> {
-        let counters = progress::begin(observer, Phase::Merge, self.older.size_bytes);
+        let counters = progress::begin_work(observer, Phase::Merge, self.older.size_bytes)?;
         self.for_each_step(|first, moved| {
             progress::check(observer)?;
             let end = first.plus(moved.len() as u64);
@@ -567,7 +569,7 @@ pub(crate) fn make_standalone(
     let chain = Chain::open(storage, manifest, number)?;
     chain.verify_digests(observer)?;
     let size = manifest.block_size;
-    let counters = progress::begin(observer, Phase::Merge, chain.revision().size_bytes);
+    let counters = progress::begin_work(observer, Phase::Merge, chain.revision().size_bytes)?;
     let mut appender = Appender::open(&**storage, chain.revision(), size)?;
     let workers = (0..pipeline::threads(threads))
         .map(|_| Ok((Compressor::new(level)?, Decompressor::new()?)))

@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::format::manifest::{Findings, ImageFile, Manifest, Operation};
 use crate::image::chain::Chain;
 use crate::image::delta::Delta;
@@ -78,7 +78,7 @@ pub(crate) fn find(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<
 }
 
 /// What is said of a file of which the manifest knows nothing.
-pub(crate) const UNKNOWN: &str = "no revision needs this file, and nothing says that backy has made it: it is kept; delete it by hand if nobody needs it";
+pub(crate) const UNKNOWN: &str = "no revision needs this file, and backy cannot prove that it made it: it stays; delete it yourself if nobody needs it";
 
 /// What is in an archive beside its revisions.
 #[derive(Debug, Default)]
@@ -278,7 +278,7 @@ impl<'a> Folder<'a> {
                 Operation::Backup => "backup",
                 _ => "removal",
             };
-            format!("the {what} of {new} is under way in the manifest, but {old} has gone already")
+            format!("the manifest says that the {what} of {new} is running, but {old} was already deleted")
         }))
     }
 
@@ -425,17 +425,20 @@ fn whose_image(
     let size = manifest.block_size;
     for (number, revision) in manifest.revisions.iter().enumerate().skip(1).take(SAMPLE_REVISIONS) {
         // What of it cannot be read says nothing.
-        let Ok(chain) = Chain::open(storage, manifest, number) else { break };
-        let mut has_data = false;
-        let is_its = sample.iter().all(|&block| {
+        let Ok(chain) = judged(Chain::open(storage, manifest, number))? else { break };
+        let (mut has_data, mut is_its) = (false, true);
+        for &block in &sample {
             let extent = size.extent(block, revision.size_bytes);
             let mut bytes = vec![0; extent.len as usize];
-            let read = image.read_padded_at(&mut bytes, extent.offset);
-            let located = chain.locate(block, 1).ok().and_then(|l| l.first().copied());
-            let Some(entry) = located.map(|located| located.entry) else { return false };
-            has_data |= !entry.is_zero_block();
-            read.is_ok() && entry.matches(&bytes)
-        });
+            let read = judged(image.read_padded_at(&mut bytes, extent.offset))?;
+            let located = judged(chain.locate(block, 1))?.unwrap_or_default();
+            let entry = located.first().map(|located| located.entry);
+            has_data |= entry.is_some_and(|entry| !entry.is_zero_block());
+            is_its = read.is_ok() && entry.is_some_and(|entry| entry.matches(&bytes));
+            if !is_its {
+                break;
+            }
+        }
         if is_its && has_data {
             return Ok(Some(format!("those of revision {}", revision.uuid)));
         }

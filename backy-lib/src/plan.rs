@@ -4,14 +4,15 @@
 
 use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::format::manifest::Revision;
 use crate::revision::RevisionId;
 
 /// A step that is committed by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
     /// Files are removed that nothing which stays reads through to. Needs no room.
@@ -72,6 +73,92 @@ pub fn removal(revisions: &[Revision], goes: &HashSet<RevisionId>) -> Vec<Step> 
     removed.extend(run);
     let remove = (!removed.is_empty()).then_some(Step::Remove { revisions: removed });
     remove.into_iter().chain(merges).chain(roll_back).collect()
+}
+
+/// A run of revisions that are to be merged, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The one that takes over their blocks. They are those between it and `base`.
+    pub(crate) into: usize,
+    /// The one that it reads through to afterwards.
+    pub(crate) base: usize,
+}
+
+/// Where in the chain a run of revisions is, newest first, that are to be merged into the one right behind them.
+///
+/// # Errors
+/// [`Error::Plan`] when they are not such a run: merging would lose what the others hold.
+pub(crate) fn run(revisions: &[Revision], gone: &[RevisionId], into: RevisionId) -> Result<Run> {
+    let number = revisions.iter().position(|revision| revision.uuid == into);
+    let base = number.and_then(|number| number.checked_sub(gone.len() + 1));
+    let (Some(number), Some(base), Some(last)) = (number, base, gone.last()) else {
+        return refuse(
+            into,
+            "no such run of revisions before it",
+            "those to merge, and a newer one",
+        );
+    };
+    let between = revisions.get(base + 1..number).unwrap_or_default();
+    if !between.iter().map(|revision| revision.uuid).eq(gone.iter().copied()) {
+        return refuse(into, "other revisions before it", "those to merge");
+    }
+    match revisions.get(number).and_then(|revision| revision.base) {
+        Some(next) if next == *last => Ok(Run { into: number, base }),
+        _ => refuse(into, "one that does not read through to the last of them", "one that does"),
+    }
+}
+
+fn refuse<T>(id: RevisionId, found: &str, expected: &str) -> Result<T> {
+    let message = format!("revision {id}: found {found}, expected {expected}");
+    Err(Error::Plan { message })
+}
+
+/// Whether a step keeps every revision that stays readable, in an archive with these revisions.
+///
+/// Asked again right before each step is executed: a plan may have been made of another manifest.
+///
+/// # Errors
+/// [`Error::Plan`], which names the revision.
+pub(crate) fn check(step: &Step, revisions: &[Revision]) -> Result<()> {
+    let number_of = |id: RevisionId| revisions.iter().position(|revision| revision.uuid == id);
+    match step {
+        Step::Remove { revisions: gone } => {
+            for &id in gone {
+                match number_of(id) {
+                    Some(0) => return refuse(id, "the newest", "an older one to remove"),
+                    Some(_) => {}
+                    None => return refuse(id, "none such", "one to remove"),
+                }
+            }
+            let reads_through = |revision: &&Revision| {
+                !gone.contains(&revision.uuid)
+                    && revision.base.is_some_and(|base| gone.contains(&base))
+            };
+            match revisions.iter().find(reads_through) {
+                Some(left) => {
+                    refuse(left.uuid, "one that reads through to what is removed", "none")
+                }
+                None => Ok(()),
+            }
+        }
+        Step::Merge { revisions: gone, into } => run(revisions, gone, *into).map(|_| ()),
+        Step::RollBack { revision, to } => {
+            let found: Vec<RevisionId> = revisions.iter().take(2).map(|each| each.uuid).collect();
+            match found == [*revision, *to] {
+                true => Ok(()),
+                false => {
+                    refuse(*revision, "other revisions as the newest two", "it and the one before")
+                }
+            }
+        }
+        Step::Standalone { revision, .. } => match number_of(*revision) {
+            None | Some(0) => refuse(*revision, "the newest or none such", "an older one"),
+            Some(number) if revisions.get(number).is_some_and(Revision::is_standalone) => {
+                refuse(*revision, "a standalone one", "one that reads through to another")
+            }
+            Some(_) => Ok(()),
+        },
+    }
 }
 
 /// Which of the revisions that stay have to be made standalone: those with a tag whose schedule says `full`, and as many as
@@ -194,6 +281,84 @@ mod tests {
             let all = revisions(kinds);
             let goes: HashSet<RevisionId> = goes.iter().map(|&n: &usize| all[n].uuid).collect();
             assert_eq!(said(&all, &removal(&all, &goes)), *steps, "{kinds} {goes:?}");
+        }
+    }
+
+    /// What the manifest is after a step.
+    fn after(revisions: &[Revision], step: &Step) -> Vec<Revision> {
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        manifest.revisions = revisions.to_vec();
+        let gone: Vec<RevisionId> = match step {
+            Step::Remove { revisions } | Step::Merge { revisions, .. } => revisions.clone(),
+            Step::RollBack { revision, .. } => vec![*revision],
+            Step::Standalone { revision, .. } => {
+                manifest.revisions.iter_mut().find(|r| r.uuid == *revision).unwrap().base = None;
+                Vec::new()
+            }
+        };
+        for id in gone {
+            let number = manifest.revisions.iter().position(|r| r.uuid == id).unwrap();
+            manifest.remove(number);
+        }
+        manifest.revisions
+    }
+
+    /// Every step of every plan is accepted when its turn comes; of another archive, or with another run of revisions, none is.
+    #[test]
+    fn only_steps_that_fit_the_chain_are_executed() {
+        let kinds = ["dddd", "ddsdd", "dsddsd", "dddddd", "dss"];
+        for kinds in kinds {
+            let all = revisions(kinds);
+            for gone in 1..(1_u32 << kinds.len()) - 1 {
+                let is_gone = |number: usize| gone & (1 << number) != 0;
+                let goes = all.iter().enumerate().filter(|(number, _)| is_gone(*number));
+                let goes: HashSet<RevisionId> = goes.map(|(_, revision)| revision.uuid).collect();
+                let mut now = all.clone();
+                for step in removal(&all, &goes) {
+                    check(&step, &now).unwrap_or_else(|error| panic!("{kinds} {gone:b}: {error}"));
+                    for wrong in altered(&step) {
+                        assert!(check(&wrong, &now).is_err(), "{kinds} {gone:b}: {wrong:?}");
+                    }
+                    let then = after(&now, &step);
+                    assert!(check(&step, &then).is_err(), "{kinds} {gone:b}: twice {step:?}");
+                    now = then;
+                }
+            }
+        }
+    }
+
+    /// The same step with revisions left out, in another order, or besides.
+    fn altered(step: &Step) -> Vec<Step> {
+        let other = RevisionId::new(Timestamp::from_second(5).unwrap());
+        match step {
+            Step::Remove { revisions } => {
+                let besides = revisions.iter().copied().chain([other]).collect();
+                vec![Step::Remove { revisions: besides }]
+            }
+            Step::Merge { revisions, into } => {
+                let into = *into;
+                let merge = |revisions: Vec<RevisionId>, into| Step::Merge { revisions, into };
+                let besides = revisions.iter().copied().chain([other]).collect();
+                let mut wrong = vec![
+                    merge(revisions.clone(), other),
+                    merge(besides, into),
+                    merge(Vec::new(), into),
+                    merge(revisions.clone(), revisions[0]),
+                    Step::Remove { revisions: revisions.clone() },
+                ];
+                if revisions.len() > 1 {
+                    wrong.push(merge(revisions.iter().rev().copied().collect(), into));
+                    wrong.push(merge(revisions[..revisions.len() - 1].to_vec(), into));
+                }
+                wrong
+            }
+            Step::RollBack { revision, to } => vec![
+                Step::RollBack { revision: *to, to: *revision },
+                Step::RollBack { revision: *revision, to: other },
+            ],
+            Step::Standalone { reason, .. } => {
+                vec![Step::Standalone { revision: other, reason: reason.clone() }]
+            }
         }
     }
 

@@ -37,6 +37,21 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them.
+    pub const ALL: [Phase; 11] = [
+        Phase::Recover,
+        Phase::CheckOldArchive,
+        Phase::Backup,
+        Phase::Scrub,
+        Phase::Merge,
+        Phase::CheckTarget,
+        Phase::CompareTarget,
+        Phase::SaveTarget,
+        Phase::Restore,
+        Phase::Export,
+        Phase::Drill,
+    ];
+
     /// Its name for programs.
     pub fn name(self) -> &'static str {
         match self {
@@ -134,6 +149,18 @@ pub(crate) fn begin(observer: &dyn Observer, phase: Phase, total_bytes: u64) -> 
     counters.total_bytes.store(total_bytes, Relaxed);
     observer.event(&Event::Begin { phase, counters: Arc::clone(&counters) });
     counters
+}
+
+/// As [`begin`], unless the observer wants to stop when it is told of the phase: what has little to do would be done before it is
+/// asked again. Not for undoing, which goes on when an operation is stopped.
+pub(crate) fn begin_work(
+    observer: &dyn Observer,
+    phase: Phase,
+    total_bytes: u64,
+) -> Result<Arc<Counters>> {
+    let counters = begin(observer, phase, total_bytes);
+    check(observer)?;
+    Ok(counters)
 }
 
 /// [`Error::Interrupted`] when the observer wants to stop.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Interval;
 use crate::format::manifest::Revision;
@@ -31,7 +31,7 @@ pub enum Rule<'a> {
 }
 
 /// What is to become of one revision, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Counted from the newest, which is 0.
     pub number: usize,
@@ -50,7 +50,7 @@ impl Verdict {
     pub fn freeze(&mut self) {
         if !self.keep {
             self.keep = true;
-            self.reason = format!("frozen; it would go: {}", self.reason);
+            self.reason = format!("frozen; it would expire: {}", self.reason);
         }
         self.expired_tags.clear();
     }
@@ -134,9 +134,9 @@ fn by_schedule(revisions: &[Revision], schedule: &BTreeMap<Tag, Interval>) -> Ve
         let by_itself =
             |tag: &&Tag| schedule.contains_key(tag) || revision.pinned_tags.contains(tag);
         let left_over = revision.tags.iter().filter(|tag| !by_itself(tag));
-        case.stays.extend(
-            left_over.map(|tag| format!("{tag}: no schedule any more (only goes by hand)")),
-        );
+        case.stays.extend(left_over.map(|tag| {
+            format!("{tag}: not in the schedule any more; remove the tag to let it expire")
+        }));
     }
     cases
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure: what the archive, the source and the file system are like is handed in.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::format::manifest::Revision;
 use crate::units::BlockSize;
@@ -46,7 +46,7 @@ pub struct Newest {
 }
 
 /// How much room a backup takes while it is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     /// What is to be expected; `None` when there is nothing to go by.
     pub expected_bytes: Option<u64>,

@@ -1,22 +1,23 @@
 //! `status`: what there is, and whether the backups are well. From the files alone, without a lock.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::clock::{Clock, latest};
 use crate::damage;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, judged};
 use crate::extent::Extent;
 use crate::folders;
 use crate::format::manifest::{
-    Alarm, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
+    Alarm, BlockRange, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
 use crate::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
 };
 use crate::history;
 use crate::moment;
+use crate::report_path::ReportPath;
 use crate::revision::{RevisionId, Tag};
 use crate::schedule::Past;
 use crate::scrub::{self, Coverage};
@@ -27,14 +28,14 @@ use crate::units::BlockSize;
 pub const STATUS_SCHEMA: u32 = 1;
 
 /// Inventory and health of an archive.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusReport {
     /// Version of this structure: fields may be added within a version, never removed or changed.
     pub schema: u32,
     /// The archive's folder, without symbolic links, however it was named.
-    pub archive: String,
+    pub archive: ReportPath,
     /// What is backed up, as configured; `null` when that is not known.
-    pub source: Option<String>,
+    pub source: Option<ReportPath>,
     /// What was backed up last.
     pub last_source: Option<SourceIdentity>,
     /// Block size in bytes.
@@ -82,7 +83,7 @@ pub struct StatusReport {
 }
 
 /// One revision.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RevisionStatus {
     /// Counted from the newest, which is 0.
     pub number: usize,
@@ -114,6 +115,9 @@ pub struct RevisionStatus {
     pub seconds: f64,
     /// Stretches that cannot be read from it.
     pub damaged: Vec<Extent>,
+    /// Blocks of its own file that are known to be bad. Earlier versions did not print them.
+    #[serde(default)]
+    pub bad_blocks: Vec<BlockRange>,
 }
 
 /// How often it is looked again when a writer changes the archive meanwhile.
@@ -151,7 +155,7 @@ fn is_doubtful(report: &StatusReport) -> bool {
 }
 
 fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
-    let (config, now) = (archive.config(), clock.now());
+    let (config, now) = (judged(archive.config())?, clock.now());
     let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let lock_holder = archive.lock_holder()?;
     let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
@@ -165,17 +169,14 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let missing = missing_files(archive)?;
     let accepts_no_permissions =
         config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
-    let exposed = archive.storage().exposed(accepts_no_permissions).map(|error| error.to_string());
+    let exposed = archive.storage().exposed(accepts_no_permissions)?.map(|error| error.to_string());
     let replaced = replaced_image(archive, lock_holder.is_some())?;
     let present = archive.storage().list()?;
     let is_there = |name: &&FileName| present.binary_search(name).is_ok();
     let set_aside = manifest.set_aside.iter().filter(is_there);
     let set_aside: Vec<String> = set_aside.map(FileName::to_string).collect();
     let unwritable = unwritable(archive, space.as_ref());
-    let mut unreadable = damage::unreadable(archive.storage(), manifest)?;
-    if let Some(newest) = unreadable.first_mut() {
-        *newest = damage::besides_left_out(archive.storage(), manifest, newest)?;
-    }
+    let unreadable = unreadable(archive, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let beside = moment::look(archive.storage())?;
     let zone = clock.zone();
@@ -211,7 +212,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
         archive: folders::label(&archive.folder()),
-        source: source.map(|source| source.display().to_string()),
+        source: source.map(|source| source.as_path().into()),
         last_source: manifest.source.clone(),
         block_size: manifest.block_size,
         in_progress: manifest.in_progress.clone(),
@@ -238,6 +239,29 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         alarms: manifest.alarms.clone(),
         frozen: if limits.freeze { health::freezes(manifest, &bad_blocks) } else { Vec::new() },
     })
+}
+
+/// For each revision, newest first, the stretches that cannot be read from it: what [`RevisionStatus::damaged`] says. `None` where
+/// it may look like that only because somebody changes the archive meanwhile.
+pub fn damage(archive: &Archive) -> Result<Option<Vec<Vec<Extent>>>> {
+    let manifest = archive.manifest();
+    let all = unreadable(archive, manifest)?;
+    let found: Vec<Vec<Extent>> = manifest
+        .revisions
+        .iter()
+        .zip(&all)
+        .map(|(revision, bad)| damaged(manifest.block_size, revision, bad))
+        .collect();
+    let is_sure = found.iter().all(Vec::is_empty) || archive.reload()?.0.manifest() == manifest;
+    Ok(is_sure.then_some(found))
+}
+
+fn unreadable(archive: &Archive, manifest: &Manifest) -> Result<Vec<Findings>> {
+    let mut unreadable = damage::unreadable(archive.storage(), manifest)?;
+    if let Some(newest) = unreadable.first_mut() {
+        *newest = damage::besides_left_out(archive.storage(), manifest, newest)?;
+    }
+    Ok(unreadable)
 }
 
 /// When a scrub last read anything.
@@ -351,5 +375,6 @@ fn describe(number: usize, revision: &Revision, damaged: Vec<Extent>) -> Revisio
         stored_bytes: revision.statistics.stored_bytes,
         seconds: revision.statistics.seconds,
         damaged,
+        bad_blocks: revision.findings.bad_blocks.clone(),
     }
 }

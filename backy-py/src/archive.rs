@@ -1,10 +1,10 @@
 //! `backy.Archive`: signatures and docstrings. What the methods do is in `operations`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backy_lib::export::ExportOptions;
-use backy_lib::image::reader::ReadCache;
 use backy_lib::{
     BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
     SpaceCheck, SystemClock, Trust,
@@ -12,18 +12,20 @@ use backy_lib::{
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
+use crate::cancel::{Callback, Cancel, Control};
 use crate::drill;
+use crate::ending::Call;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
+use crate::named::{self, GivenPath};
 use crate::operations::{self, Folder, From};
-use crate::reader::Reader;
+use crate::read::reduced;
+use crate::reader::{Caches, Reader};
 use crate::report::ToPython;
-use crate::specification::{One, Rate, Several, Tags, Wait, no_such, parse};
-use crate::stream::Stream;
+use crate::seen::see;
+use crate::specification::{GivenBudget, Limit, One, Rate, Several, Tags, Wait};
+use crate::stream::Target;
 use crate::watch::{Watch, run, run_for_findings};
-
-/// What open files share to remember blocks of deltas.
-const CACHE_BYTES: u64 = 64 << 20;
 
 /// The folder of one source's backups.
 ///
@@ -31,33 +33,39 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// somebody else has it. Everything else needs no lock: a backup may run meanwhile.
 ///
 /// Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
-/// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a datetime or
-/// date for the newest that was not made after it, or a Revision. Where several are: text such as "all", "tag:weekly" for all that have it,
-/// "yesterday" for all that were made then, "0..3" or "0,2", or an iterable of what names one.
+/// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a
+/// uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where several are:
+/// text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then, "0..3" or "0,2", or an
+/// iterable of what names one.
 ///
 /// What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
 /// or as text such as "10m"; without it, LockedError is raised at once.
 ///
 /// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
-/// called. Ctrl-C, or an exception of `progress`, ends the operation in order, and is raised then. What is worth saying
-/// meanwhile goes to the logger "backy".
+/// called. Ctrl-C, an exception of `progress`, or the CancelToken that is given as `cancel` stops the operation in order;
+/// then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the operation has
+/// finished, never hides its report: see "Stopping a call" in doc/python.md. What is worth saying meanwhile goes to the
+/// logger "backy".
 ///
 /// What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
 /// one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
 /// nothing of that.
 ///
+/// `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and copied, as for a
+/// process of a pool; whoever gets it reads the folder at its first call.
+///
 /// Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Archive {
     folder: Folder,
-    cache: Arc<ReadCache>,
+    cache: Arc<Caches>,
 }
 
 impl Archive {
     fn at(folder: &Path, trust: bool) -> PyResult<Self> {
         let trust = if trust { Trust::Given } else { Trust::Checked };
         let folder = Folder { path: absolute(folder)?, trust };
-        Ok(Archive { folder, cache: ReadCache::new(CACHE_BYTES) })
+        Ok(Archive { folder, cache: Caches::new() })
     }
 
     /// Reads the archive, without the interpreter.
@@ -66,7 +74,10 @@ impl Archive {
         py: Python<'_>,
         what: impl FnOnce(&backy_lib::Archive) -> Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| what(&self.folder.open()?)).map_err(exception)
+        let call = Call::begin(py)?;
+        let read = py.detach(|| what(&self.folder.open()?)).map_err(exception);
+        drop(call);
+        read
     }
 }
 
@@ -74,8 +85,12 @@ impl Archive {
 impl Archive {
     #[new]
     #[pyo3(signature = (path, *, trust=false))]
-    fn new(py: Python<'_>, path: PathBuf, trust: bool) -> PyResult<Self> {
-        let archive = Self::at(&path, trust)?;
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
+    ) -> PyResult<Self> {
+        let archive = Self::at(&path.0, trust)?;
         archive.read(py, |_| Ok(()))?;
         Ok(archive)
     }
@@ -88,23 +103,27 @@ impl Archive {
     /// A source that is not there yet is taken with a UserWarning.
     ///
     /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
+    ///
+    /// `path`: the folder. `trust`: also when others than the caller and root can change it.
     #[staticmethod]
     #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
     fn init(
         py: Python<'_>,
-        path: PathBuf,
-        source: Option<PathBuf>,
-        block_size: u64,
-        trust: bool,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::source)] source: Option<GivenPath>,
+        #[pyo3(from_py_with = named::block_size)] block_size: u64,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
     ) -> PyResult<Self> {
-        if path.starts_with("~") {
-            let message = "the '~' in the path is not expanded; use Path.expanduser()";
-            return Err(wrong(message.to_owned()));
-        }
-        let archive = Self::at(&path, trust)?;
+        let archive = Self::at(new_folder("path", &path)?, trust)?;
         let block_size = known_block_size(block_size)?;
         let is_there = py
-            .detach(|| operations::init(&archive.folder, source.as_deref(), block_size))
+            .detach(|| {
+                operations::init(
+                    &archive.folder,
+                    source.as_ref().map(|given| &*given.0),
+                    block_size,
+                )
+            })
             .map_err(exception)?;
         if !is_there {
             let message = c"the source is not there yet; backups fail until it is";
@@ -118,41 +137,56 @@ impl Archive {
     /// `old` is only read; the archive at `path` is made if there is none. Everything is checked against the MD5s of the
     /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
     /// that was interrupted goes on where it was.
+    ///
+    /// `block_size`: the unit of the new archive in bytes, if it is not to be the usual one. `trust`: also when others than
+    /// the caller and root can change the folder.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[staticmethod]
-    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, wait=None))]
+    #[pyo3(signature = (old, path, *, block_size=None, trust=false, progress=None, cancel=None, wait=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn import_<'py>(
         py: Python<'py>,
-        old: PathBuf,
-        path: PathBuf,
-        block_size: Option<u64>,
-        trust: bool,
-        progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::old)] old: GivenPath,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::block_size)] block_size: Option<u64>,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let folder = Self::at(&path, trust)?.folder;
+        let folder = Self::at(new_folder("path", &path)?, trust)?.folder;
         let block_size = block_size.map(known_block_size).transpose()?;
         let wait = wait.unwrap_or_default();
-        let import = |watch: &_| operations::import(&old, &folder, block_size, wait, watch);
-        run(py, progress, import)?.to_python(py)
+        let import = |watch: &_| operations::import(&old.0, &folder, block_size, wait, watch);
+        run(py, Control::new(progress, cancel), import)?.to_python(py)
     }
 
     /// Make a lost or damaged manifest.json anew, from the digest files and the deltas.
     ///
     /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
     /// the manifest can be read. Scrub the archive afterwards.
+    ///
+    /// `path`: the folder of the archive. `trust`: also when others than the caller and root can change it.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[staticmethod]
-    #[pyo3(signature = (path, *, force=false, trust=false, progress=None, wait=None))]
+    #[pyo3(signature = (path, *, force=false, trust=false, progress=None, cancel=None, wait=None))]
     fn rebuild<'py>(
         py: Python<'py>,
-        path: PathBuf,
-        force: bool,
-        trust: bool,
-        progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        #[pyo3(from_py_with = named::trust)] trust: bool,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let folder = Self::at(&path, trust)?.folder;
+        let folder = Self::at(&path.0, trust)?.folder;
         let wait = wait.unwrap_or_default();
-        run(py, progress, |watch| operations::rebuild(&folder, force, wait, watch))?.to_python(py)
+        run(py, Control::new(progress, cancel), |watch| {
+            operations::rebuild(&folder, force, wait, watch)
+        })?
+        .to_python(py)
     }
 
     /// The folder, absolute.
@@ -172,23 +206,33 @@ impl Archive {
     /// Read from the archive each time, so that a backup made meanwhile shows.
     #[getter]
     fn revisions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let archive = self.read(py, |archive| Ok(archive.clone()))?;
-        archive.revisions().iter().map(|revision| revision.to_python(py)).collect()
+        let all = |archive: &backy_lib::Archive| Ok((0..archive.revisions().len()).collect());
+        let revisions = py.detach(|| see(&self.folder, all)).map_err(exception)?;
+        revisions.iter().map(|revision| revision.to_python(py)).collect()
     }
 
     /// The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
-    fn select<'py>(&self, py: Python<'py>, revisions: Several) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let chosen = self.read(py, |archive| {
-            let numbers = revisions.resolve(archive)?.into_iter();
-            let revision = |number| archive.revisions().get(number).ok_or_else(no_such(number));
-            numbers.map(|number| revision(number).cloned()).collect::<Result<Vec<_>>>()
-        })?;
+    ///
+    /// `revisions`: which ones, as help(backy.Archive) says.
+    fn select<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let chosen = py.detach(|| see(&self.folder, |archive| revisions.resolve(archive)));
+        let chosen = chosen.map_err(exception)?;
         chosen.iter().map(|revision| revision.to_python(py)).collect()
     }
 
     /// The path of the file that holds a revision: the newest is a raw image, an older one a qcow2 overlay.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says.
     #[pyo3(signature = (revision=One::latest()), text_signature = "($self, revision='latest')")]
-    fn find(&self, py: Python<'_>, revision: One) -> PyResult<PathBuf> {
+    fn find(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+    ) -> PyResult<PathBuf> {
         self.read(py, |archive| {
             let number = revision.resolve(archive)?;
             archive.find(number)
@@ -196,8 +240,14 @@ impl Archive {
     }
 
     /// Inventory and health, from the files alone; also while a backup runs.
+    ///
+    /// `revisions`: which ones the inventory has, as help(backy.Archive) says; the verdict is always on all.
     #[pyo3(signature = (revisions=Several::all()), text_signature = "($self, revisions='all')")]
-    fn status<'py>(&self, py: Python<'py>, revisions: Several) -> PyResult<Bound<'py, PyAny>> {
+    fn status<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let status = |archive: &_| {
             let numbers = revisions.resolve(archive)?;
             backy_lib::status::status(archive, &numbers, &SystemClock)
@@ -223,35 +273,40 @@ impl Archive {
     /// Revision or None, and gives pairs of offset and length in which something may have changed since that one was
     /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
     /// comes out as it is.
+    ///
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
-        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
-        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
+        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, cancel=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
+        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, cancel=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn backup<'py>(
         &self,
         py: Python<'py>,
-        source: From,
-        force: bool,
-        tags: Tags,
-        progress: Option<Py<PyAny>>,
-        limit_rate: Option<Rate>,
-        check_space: bool,
-        dry_run: bool,
-        as_: Tags,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::source)] source: From,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        #[pyo3(from_py_with = named::tags)] tags: Tags,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::limit_rate)] limit_rate: Option<Rate>,
+        #[pyo3(from_py_with = named::check_space)] check_space: bool,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::as_)] as_: Tags,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (tags, scheduled) = (tags.0, as_.0);
         let (limit_rate, wait) = (limit_rate.map(|rate| rate.0), wait.unwrap_or_default());
         let space = if check_space { SpaceCheck::Require } else { SpaceCheck::Explain };
         let options =
             BackupOptions { force, tags, scheduled, limit_rate, space, ..BackupOptions::default() };
+        let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = py.detach(|| operations::plan_backup(&self.folder, &source, &options));
-            return plan.map_err(exception)?.to_python(py);
+            let plan = |_: &Watch| operations::plan_backup(&self.folder, &source, &options);
+            return run(py, control, plan)?.to_python(py);
         }
         let backup = |watch: &_| operations::backup(&self.folder, source, &options, wait, watch);
-        run(py, progress, backup)?.to_python(py)
+        run(py, control, backup)?.to_python(py)
     }
 
     /// Restore a revision to a file, a device, or a binary file object.
@@ -259,51 +314,39 @@ impl Archive {
     /// To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
     /// (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
     /// file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
-    /// the one that was backed up, of a size that it had then, and no other process has it open. A file object is written
-    /// from the beginning to the end.
+    /// the one that was backed up, of a size that it had then, and no other process has it open.
+    ///
+    /// backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo with
+    /// it. One that is closed, in text mode, or not open for writing is refused before anything begins. What its write()
+    /// raises comes out as it is; when it returns None that is a BlockingIOError, and when it returns anything but how many
+    /// bytes it has written a TargetError.
     ///
     /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
     /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
     /// back. `check_space=False`: begin even if the target seems to lack the space.
+    ///
+    /// `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None),
-        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None)"
+        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None, cancel=None),
+        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None, cancel=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn restore<'py>(
         &self,
         py: Python<'py>,
-        target: Bound<'py, PyAny>,
-        revision: One,
-        force: bool,
-        keep_going: bool,
-        dry_run: bool,
-        undo: Option<PathBuf>,
-        check_space: bool,
-        progress: Option<Py<PyAny>>,
+        #[pyo3(from_py_with = named::target)] target: Target,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        #[pyo3(from_py_with = named::keep_going)] keep_going: bool,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::undo)] undo: Option<GivenPath>,
+        #[pyo3(from_py_with = named::check_space)] check_space: bool,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let open = || {
-            let archive = self.folder.open()?;
-            let number = revision.resolve(&archive)?;
-            Ok((archive, number))
-        };
-        if target.hasattr("write")? {
-            if force || dry_run || undo.is_some() {
-                let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
-                return Err(wrong(message.to_owned()));
-            }
-            let (file, options) =
-                (target.unbind(), RestoreOptions { keep_going, ..RestoreOptions::default() });
-            let restore = |watch: &Watch| {
-                let (archive, number) = open()?;
-                let mut stream = Stream::new(file, watch);
-                archive.restore_to_stream(number, &mut stream, &options, watch)
-            };
-            return run(py, progress, restore)?.to_python(py);
-        }
-        let path: PathBuf = target.extract()?;
-        let undo = undo.as_deref().map(absolute).transpose()?;
         let trust = self.folder.trust;
+        let undo = undo.as_ref().map(|given| absolute(new_folder("undo", given)?)).transpose()?;
         let options = RestoreOptions {
             force,
             keep_going,
@@ -313,34 +356,41 @@ impl Archive {
             ignore_space: !check_space,
             ..RestoreOptions::default()
         };
-        let restore = |watch: &Watch| {
-            let (archive, number) = open()?;
-            archive.restore(number, &path, &options, &SystemClock, watch)
-        };
-        run(py, progress, restore)?.to_python(py)
+        let file_has_none = force || dry_run || options.undo.is_some();
+        if matches!(target, Target::File(_)) && file_has_none {
+            let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
+            return Err(wrong(message.to_owned()));
+        }
+        let restore =
+            |watch: &Watch| operations::restore(&self.folder, target, &revision, &options, watch);
+        run(py, Control::new(progress, cancel), restore)?.to_python(py)
     }
 
     /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
     /// overwrite nothing.
     ///
     /// Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+    ///
+    /// `target`: the path of the file or device. `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, progress=None),
-        text_signature = "($self, target, revision='latest', *, progress=None)"
+        signature = (target, revision=One::latest(), *, progress=None, cancel=None),
+        text_signature = "($self, target, revision='latest', *, progress=None, cancel=None)"
     )]
     fn look_at_target<'py>(
         &self,
         py: Python<'py>,
-        target: PathBuf,
-        revision: One,
-        progress: Option<Py<PyAny>>,
+        #[pyo3(from_py_with = named::target)] target: GivenPath,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let look = |watch: &Watch| {
             let archive = self.folder.open()?;
             let number = revision.resolve(&archive)?;
-            archive.look_at_target(number, &target, watch)
+            archive.look_at_target(number, &target.0, watch)
         };
-        run(py, progress, look)?.to_python(py)
+        run(py, Control::new(progress, cancel), look)?.to_python(py)
     }
 
     /// Check what is stored, and mend what can be mended.
@@ -349,91 +399,117 @@ impl Archive {
     /// found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
     /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
     /// bytes ("10%"); what waits longest comes first.
+    /// A budget of time may also be a timedelta; a number alone could mean either, and is refused.
+    ///
+    /// `revisions`: which ones, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
-        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, wait=None),
-        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, wait=None)"
+        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, cancel=None, wait=None),
+        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, cancel=None, wait=None)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn scrub<'py>(
         &self,
         py: Python<'py>,
-        revisions: Several,
-        check_only: bool,
-        budget: Option<String>,
-        progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+        #[pyo3(from_py_with = named::check_only)] check_only: bool,
+        #[pyo3(from_py_with = named::budget)] budget: Option<GivenBudget>,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (budget, wait) = (parse(budget)?, wait.unwrap_or_default());
+        let (budget, wait) = (budget.map(|given| given.0), wait.unwrap_or_default());
         let options = ScrubOptions { check_only, budget, ..ScrubOptions::default() };
         let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, wait, watch);
-        run_for_findings(py, progress, scrub)?.to_python(py)
+        run_for_findings(py, Control::new(progress, cancel), scrub)?.to_python(py)
     }
 
     /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
     ///
     /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
     /// status tells of are seen to; while they are not, nothing goes.
-    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, wait=None))]
+    ///
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, cancel=None, wait=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn maintenance<'py>(
         &self,
         py: Python<'py>,
-        dry_run: bool,
-        keep: Option<u32>,
-        confirm: bool,
-        progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::keep)] keep: Option<u32>,
+        #[pyo3(from_py_with = named::confirm)] confirm: bool,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
+        let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = py.detach(|| operations::plan_maintenance(&self.folder, &options));
-            return plan.map_err(exception)?.to_python(py);
+            let plan = |_: &Watch| operations::plan_maintenance(&self.folder, &options);
+            return run(py, control, plan)?.to_python(py);
         }
         let wait = wait.unwrap_or_default();
-        run(py, progress, |watch| operations::maintenance(&self.folder, &options, wait, watch))?
+        run(py, control, |watch| operations::maintenance(&self.folder, &options, wait, watch))?
             .to_python(py)
     }
 
     /// Remove revisions by hand; a plan and nothing else with `dry_run`.
     ///
     /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
-    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, wait=None))]
+    ///
+    /// `revisions`: which ones, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, cancel=None, wait=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn rm<'py>(
         &self,
         py: Python<'py>,
-        revisions: Several,
-        dry_run: bool,
-        force: bool,
-        progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::revisions)] revisions: Several,
+        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
+        #[pyo3(from_py_with = named::force)] force: bool,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = |archive: &_| operations::plan_removal(archive, &revisions, force);
-            let (_, plan) = self.read(py, plan)?;
-            return plan.to_python(py);
+            let plan = |_: &Watch| {
+                let archive = self.folder.open()?;
+                operations::plan_removal(&archive, &revisions, force).map(|(_, plan)| plan)
+            };
+            return run(py, control, plan)?.to_python(py);
         }
         let wait = wait.unwrap_or_default();
-        run(py, progress, |watch| operations::remove(&self.folder, &revisions, force, wait, watch))?
+        run(py, control, |watch| operations::remove(&self.folder, &revisions, force, wait, watch))?
             .to_python(py)
     }
 
     /// Add and remove tags of a revision; all that it has then, sorted.
     ///
     /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a CancelToken that
+    /// stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
-        signature = (revision, add=Tags::default(), remove=Tags::default(), *, wait=None),
-        text_signature = "($self, revision, add=(), remove=(), *, wait=None)"
+        signature = (revision, add=Tags::default(), remove=Tags::default(), *, cancel=None, wait=None),
+        text_signature = "($self, revision, add=(), remove=(), *, cancel=None, wait=None)"
     )]
     fn tag<'py>(
         &self,
         py: Python<'py>,
-        revision: One,
-        add: Tags,
-        remove: Tags,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::add)] add: Tags,
+        #[pyo3(from_py_with = named::remove)] remove: Tags,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wait = wait.unwrap_or_default();
         let tag =
             |watch: &_| operations::tag(&self.folder, &revision, (&add, &remove), wait, watch);
-        run(py, None, tag)?.to_python(py)
+        run(py, Control::new(None, cancel), tag)?.to_python(py)
     }
 
     /// Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
@@ -441,58 +517,71 @@ impl Archive {
     /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
     /// restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
     /// "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
-    /// callable: it is called with the path, and the drill does not pass if it returns False. The file is removed in
+    /// callable: it is called with the path, and the drill passes if it returns None or something true. The file is removed in
     /// any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
     /// without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
     /// time limit for a callable.
+    /// `timeout` may also be a number of seconds, or a timedelta.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says; without it one by chance.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
-        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None),
-        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, wait=None)"
+        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None),
+        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn drill<'py>(
         &self,
         py: Python<'py>,
-        revision: Option<One>,
+        #[pyo3(from_py_with = named::revision)] revision: Option<One>,
         command: Option<Bound<'py, PyAny>>,
-        dir: Option<PathBuf>,
-        timeout: Option<String>,
-        progress: Option<Py<PyAny>>,
-        wait: Option<Wait>,
+        #[pyo3(from_py_with = named::dir)] dir: Option<GivenPath>,
+        #[pyo3(from_py_with = named::timeout)] timeout: Option<Limit>,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (limit, wait) = (parse(timeout)?, wait.unwrap_or_default());
-        let waiting = drill::Conditions { limit, wait };
-        drill::drill(py, &self.folder, revision, command, dir, waiting, progress)?.to_python(py)
+        let (limit, wait) = (timeout.map(|given| given.0), wait.unwrap_or_default());
+        let dir = dir.map(|given| given.0);
+        let control = Control::new(progress, cancel);
+        let conditions = drill::Conditions { limit, wait, control };
+        drill::drill(py, &self.folder, revision, command, dir, conditions)?.to_python(py)
     }
 
     /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
     ///
     /// `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
+    /// `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     #[pyo3(
-        signature = (path, revision=One::latest(), *, level=None, progress=None),
-        text_signature = "($self, path, revision='latest', *, level=None, progress=None)"
+        signature = (path, revision=One::latest(), *, level=None, progress=None, cancel=None),
+        text_signature = "($self, path, revision='latest', *, level=None, progress=None, cancel=None)"
     )]
     fn export<'py>(
         &self,
         py: Python<'py>,
-        path: PathBuf,
-        revision: One,
-        level: Option<i32>,
-        progress: Option<Py<PyAny>>,
+        #[pyo3(from_py_with = named::path)] path: GivenPath,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::level)] level: Option<i32>,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(level) = level.filter(|level| !(1..=19).contains(level)) {
-            return Err(wrong(format!("the level is {level}; expected 1 to 19")));
+            return Err(wrong(format!("level: found {level}, expected 1 to 19")));
         }
         let options = ExportOptions { level, threads: None };
         let export =
-            |watch: &_| operations::export(&self.folder, &path, &revision, &options, watch);
-        run(py, progress, export)?.to_python(py)
+            |watch: &_| operations::export(&self.folder, &path.0, &revision, &options, watch);
+        run(py, Control::new(progress, cancel), export)?.to_python(py)
     }
 
     /// Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
     ///
     /// Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
     /// threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+    ///
+    /// `revision`: which one, as help(backy.Archive) says.
     #[pyo3(
         signature = (revision=One::latest(), *, buffered=false),
         text_signature = "($self, revision='latest', *, buffered=False)"
@@ -500,14 +589,13 @@ impl Archive {
     fn open<'py>(
         &self,
         py: Python<'py>,
-        revision: One,
-        buffered: bool,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::buffered)] buffered: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let reader =
-            self.read(py, |archive| archive.open_reader(revision.resolve(archive)?, &self.cache))?;
+        let which = |archive: &backy_lib::Archive| revision.resolve(archive);
+        let reader = Reader::open(py, &self.folder, &self.cache, which)?;
         let module = py.import("backy.io")?;
-        let file =
-            module.getattr("RevisionFile")?.call1((Reader::new(reader), &self.folder.path))?;
+        let file = module.getattr("RevisionFile")?.call1((reader, &self.folder.path))?;
         if buffered { module.getattr("_buffered")?.call1((file,)) } else { Ok(file) }
     }
 
@@ -523,15 +611,38 @@ impl Archive {
     fn mount(
         &self,
         py: Python<'_>,
-        mountpoint: PathBuf,
-        writable: bool,
-        dir: Option<PathBuf>,
-        gid: Option<Group>,
-        allow_other: bool,
-        cache: u64,
+        #[pyo3(from_py_with = named::mountpoint)] mountpoint: GivenPath,
+        #[pyo3(from_py_with = named::writable)] writable: bool,
+        #[pyo3(from_py_with = named::dir)] dir: Option<GivenPath>,
+        #[pyo3(from_py_with = named::gid)] gid: Option<Group>,
+        #[pyo3(from_py_with = named::allow_other)] allow_other: bool,
+        #[pyo3(from_py_with = named::cache)] cache: u64,
     ) -> PyResult<Mount> {
+        let (mountpoint, dir) = (mountpoint.0, dir.map(|given| given.0));
         let arguments = MountArguments { mountpoint, writable, dir, gid, allow_other, cache };
         Mount::new(py, &self.folder, arguments)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let same = |other: &Bound<'_, Self>| other.get().folder == self.folder;
+        other.cast::<Self>().is_ok_and(same)
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.folder.path.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// For pickles; does not read it, since whoever gets one may be a process that cannot be told of an error then.
+    #[staticmethod]
+    fn _at(path: PathBuf, trust: bool) -> PyResult<Self> {
+        Self::at(&path, trust)
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let path = self.folder.path.as_os_str();
+        reduced("archive", py, (path, self.folder.trust == Trust::Given))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -544,7 +655,16 @@ fn absolute(folder: &Path) -> PyResult<PathBuf> {
     std::path::absolute(folder).map_err(Error::io(folder, "find the folder")).map_err(exception)
 }
 
+/// A folder that may be made. A shell would have expanded what begins with `~`; here it would be a folder of that name.
+fn new_folder<'a>(name: &str, GivenPath(path): &'a GivenPath) -> PyResult<&'a Path> {
+    match path.starts_with("~") {
+        true => Err(wrong(format!("{name}: the '~' is not expanded; use Path.expanduser()"))),
+        false => Ok(path),
+    }
+}
+
 fn known_block_size(bytes: u64) -> PyResult<BlockSize> {
-    let message = || format!("block_size is {bytes}; expected a power of two from 4096 to 2097152");
+    let message =
+        || format!("block_size: found {bytes}, expected a power of two from 4096 to 2097152");
     BlockSize::new(bytes).ok_or_else(|| wrong(message()))
 }

@@ -10,15 +10,20 @@ use backy_lib::progress::{Event, Observer};
 use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
 use pyo3::prelude::*;
 
+use crate::cancel::Control;
+use crate::ending::Call;
+use crate::finished::Finished;
 use crate::operations::{Folder, changing, guard, writer};
+use crate::outcall;
 use crate::specification::{One, Wait};
 use crate::watch::{Watch, run};
 
-/// How long its command may take, and how long it waits for the lock.
+/// How long its command may take, how long it waits for the lock, and what stops it.
 pub(crate) struct Conditions {
     /// Without one, what `backy.toml` says.
     pub(crate) limit: Option<TimeLimit>,
     pub(crate) wait: Wait,
+    pub(crate) control: Control,
 }
 
 /// Makes a drill and records it.
@@ -28,9 +33,9 @@ pub(crate) fn drill(
     revision: Option<One>,
     command: Option<Bound<'_, PyAny>>,
     dir: Option<PathBuf>,
-    Conditions { limit, wait }: Conditions,
-    progress: Option<Py<PyAny>>,
-) -> PyResult<DrillReport> {
+    Conditions { limit, wait, control }: Conditions,
+) -> PyResult<Finished<DrillReport>> {
+    let (judging, recording) = (control.without_progress(), control.without_progress());
     let open = || -> Result<(Archive, usize)> {
         // It is recorded.
         let archive = folder.open()?.trusted()?;
@@ -38,10 +43,11 @@ pub(crate) fn drill(
         Ok((archive, number))
     };
     let report = match command {
-        None => run(py, progress, |watch| {
+        None => run(py, control, |watch| {
             let (archive, number) = open()?;
             read(&archive, number, None, &SystemClock, watch)
-        })?,
+        })?
+        .value()?,
         Some(command) => {
             let helpers = py.import("backy._drill")?;
             let dir: PathBuf = match dir {
@@ -51,38 +57,51 @@ pub(crate) fn drill(
             // None of a callable, which is called here.
             let words: Option<Vec<OsString>> =
                 helpers.getattr("words")?.call1((&command, limit.is_some()))?.extract()?;
-            let guard = words.as_ref().map(|_| guard()).transpose();
-            let (report, assembled, limit) = run(py, progress, |watch| {
+            let guard = words.as_ref().map(|_| guard(py)).transpose()?;
+            let (report, assembled, limit) = run(py, control, |watch| {
                 let (archive, number) = open()?;
                 let limit = limit.unwrap_or_else(|| timeout(&archive));
                 let (report, file) = assemble(&archive, number, &dir, None, &SystemClock, watch)?;
                 Ok((report, file, limit))
-            })?;
+            })?
+            .value()?;
             match (assembled, words) {
                 (None, _) => report,
                 (Some(file), None) => {
-                    let judged = helpers.getattr("judge")?.call1((command, file.path()))?;
-                    let (program, why): (String, Option<String>) = judged.extract()?;
+                    let (call, file) = Call::begin_with(py, file)?;
+                    let judge = helpers.getattr("judge")?;
+                    let judged = outcall::call(&judge, (command, file.path().to_owned()));
+                    if call.is_over() {
+                        // The thread stays, and would never delete it.
+                        drop(file);
+                        call.stay(py);
+                    }
+                    let (program, why): (String, Option<String>) = judged?.extract()?;
                     report.judged(program, why.map_or(Ok(()), Err))
                 }
                 (Some(file), Some(given)) => {
                     let program = given.first().map(|word| word.to_string_lossy().into_owned());
-                    let verdict = run(py, None, |watch| {
+                    let (call, file) = Call::begin_with(py, file)?;
+                    drop(call);
+                    let verdict = run(py, judging, move |watch| {
+                        // Deleted at the end of this, wherever the calling thread is then.
+                        let file = file;
                         let words = words_on(&given, file.path());
-                        run_command(&words, limit.0, &guard?.unwrap_or_default(), watch)
-                    })?;
+                        run_command(&words, limit.0, &guard.unwrap_or_default(), watch)
+                    })?
+                    .value()?;
                     report.judged(program.unwrap_or_default(), verdict)
                 }
             }
         }
     };
-    run(py, None, |watch| {
+    let recorded = run(py, recording, |watch| {
         changing(folder, watch, || {
             record(folder, &report, wait, watch);
             Ok(())
         })
     })?;
-    Ok(report)
+    Ok(recorded.map(|()| report))
 }
 
 fn choose(archive: &Archive, revision: Option<&One>) -> Result<usize> {

@@ -13,6 +13,18 @@ pub(crate) fn wrong(message: String) -> PyErr {
     exception(Error::Specification { message })
 }
 
+/// Gives an exception the one that the caller is handling as its context, as `raise` does: Python sets that for exceptions
+/// that are raised where it is handled, and not for those of other threads.
+pub(crate) fn in_context(py: Python<'_>, error: PyErr) -> PyErr {
+    let set = || -> PyResult<()> {
+        let errors = py.import("backy.errors")?;
+        errors.getattr("_in_context")?.call1((error.value(py),)).map(|_| ())
+    };
+    // It is only about what a traceback shows besides.
+    let _ = set();
+    error
+}
+
 fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let unreadable = error.unreadable();
     let arguments = (
@@ -21,22 +33,14 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         error.path(),
         unreadable.map(|bytes| bytes.extent.offset),
         unreadable.map(|bytes| bytes.revision.to_string()),
-        system_number(error),
+        error.system_number(),
     );
     let made = py.import("backy.errors")?.getattr("_make")?.call1(arguments)?;
     Ok(PyErr::from_value(made))
 }
 
-fn system_number(error: &Error) -> Option<i32> {
-    match error {
-        Error::Io { source, .. } => source.raw_os_error(),
-        Error::UndoFailed { first, .. } | Error::Besides { first, .. } => system_number(first),
-        _ => None,
-    }
-}
-
 /// The names by which `errors.py` knows the kinds.
-fn kind(kind: ErrorKind) -> &'static str {
+pub(crate) fn kind(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Io | ErrorKind::Limit | ErrorKind::Miscomputed | ErrorKind::Panic => "io",
         ErrorKind::NotFound => "not-found",

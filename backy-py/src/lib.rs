@@ -4,29 +4,48 @@
 //! `python/backy/errors.py`. The doc comments here are the docstrings; `_backy.pyi` has the types.
 
 mod archive;
+mod cancel;
 mod check;
 mod command;
 mod drill;
+mod ending;
 mod error;
+mod finished;
+mod interrupt;
 mod logging;
+mod memory;
 mod mount;
+mod named;
 mod old;
 mod operations;
+mod outcall;
+mod position;
+mod read;
 mod reader;
 mod report;
 mod reports;
+mod seen;
+mod show;
 mod source;
 mod specification;
 mod stream;
 mod verdicts;
 mod watch;
+mod words;
 
-#[pyo3::pymodule]
+#[global_allocator]
+static MEMORY: memory::Memory = memory::Memory;
+
+// Free-threaded Python goes on without its lock: every class is frozen, and what changes in one is atomic or behind a
+// Mutex.
+#[pyo3::pymodule(gil_used = false)]
 mod _backy {
     use pyo3::prelude::*;
 
     #[pymodule_export]
     use crate::archive::Archive;
+    #[pymodule_export]
+    use crate::cancel::CancelToken;
     #[pymodule_export]
     use crate::check::check;
     #[pymodule_export]
@@ -53,9 +72,15 @@ mod _backy {
     };
     #[pymodule_export]
     use crate::watch::Progress;
+    #[pymodule_export]
+    use crate::words::_words;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Before anything of the module can be called: raises where the files of two distributions are mixed.
+        module.py().import("backy._alone")?;
+        crate::ending::arrange(module.py())?;
+        crate::mount::arrange();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -1,6 +1,11 @@
 //! What the engine says while it works goes to Python's `logging`, to the logger `backy`.
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::outcall::call_method;
+
+static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Something for the log.
 #[derive(Debug)]
@@ -11,15 +16,23 @@ pub(crate) enum Line {
     Info(String),
 }
 
-/// Writes to the log; what its handlers raise comes back.
-pub(crate) fn log(py: Python<'_>, lines: impl IntoIterator<Item = Line>) -> PyResult<()> {
-    for line in lines {
-        let logger = py.import("logging")?.call_method1("getLogger", ("backy",))?;
-        let (level, text) = match line {
-            Line::Warning(text) => ("warning", text),
-            Line::Info(text) => ("info", text),
-        };
-        logger.call_method1(level, ("%s", text))?;
-    }
-    Ok(())
+/// The logger, if there is one.
+pub(crate) fn logger(py: Python<'_>) -> Option<Py<PyAny>> {
+    LOGGER.get(py).map(|logger| logger.clone_ref(py))
+}
+
+/// Writes to the log; what its filters and handlers raise comes back.
+pub(crate) fn log(py: Python<'_>, line: Line) -> PyResult<()> {
+    let logger = LOGGER.get_or_try_init(py, || {
+        let logging = py.import("logging")?;
+        let logger = logging.call_method1("getLogger", ("backy",))?;
+        // Without any handler, Python prints warnings to standard error.
+        logger.call_method1("addHandler", (logging.call_method0("NullHandler")?,))?;
+        PyResult::Ok(logger.unbind())
+    })?;
+    let (level, text) = match line {
+        Line::Warning(text) => ("warning", text),
+        Line::Info(text) => ("info", text),
+    };
+    call_method(logger.bind(py), level, ("%s", text)).map(|_| ())
 }

@@ -1,5 +1,6 @@
 //! What the modules for scripts of 2014 need besides `backy.Archive`: archives of then, and chunks of revisions of today.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::cancel::{Callback, Control};
 use crate::error::exception;
 use crate::watch::run;
 
@@ -35,7 +37,7 @@ pub(crate) struct OldRevision {
 impl OldArchive {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let reader = run(py, None, |watch| OldReader::open(&path, watch))?;
+        let reader = run(py, Control::default(), |watch| OldReader::open(&path, watch))?.value()?;
         Ok(OldArchive { reader })
     }
 
@@ -65,6 +67,12 @@ impl OldArchive {
         skipped.map(|skipped| (skipped.what.as_str(), skipped.why.as_str())).collect()
     }
 
+    /// What is recorded of the blocks in the revision's own file, by number, as it is written there.
+    fn blocksums(&self, revision: &str) -> PyResult<BTreeMap<u64, String>> {
+        let records = self.reader.records(parse(revision)?).map_err(exception)?;
+        Ok(records.into_iter().map(|(number, record)| (number, record.to_string())).collect())
+    }
+
     /// The block of a revision with this number; it has the MD5 that is recorded for it.
     fn read_block<'py>(
         &self,
@@ -85,10 +93,11 @@ impl OldArchive {
         revision: &str,
         target: PathBuf,
         force: bool,
-        progress: Option<Py<PyAny>>,
+        progress: Option<Callback>,
     ) -> PyResult<u64> {
         let uuid = parse(revision)?;
-        run(py, progress, |watch| self.reader.restore(uuid, &target, force, watch))
+        let control = Control::new(progress, None);
+        run(py, control, |watch| self.reader.restore(uuid, &target, force, watch))?.value()
     }
 }
 

@@ -13,13 +13,16 @@ use backy_lib::storage::holder_note;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, BlockSize, Clock, Config,
     Error, ErrorKind, ExportReport, ImportReport, MaintenanceOptions, MaintenancePlan,
-    MaintenanceReport, RebuildReport, Result, ScrubOptions, ScrubReport, SystemClock, Tag, Trust,
+    MaintenanceReport, RebuildReport, RestoreOptions, RestoreReport, Result, ScrubOptions,
+    ScrubReport, SystemClock, Tag, Trust,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::named::GivenPath;
 use crate::source::{PythonSource, READ};
 use crate::specification::{One, Several, Tags, Wait, no_such};
+use crate::stream::{Stream, Target};
 use crate::watch::Watch;
 
 /// What whoever finds the archive locked by this process is told.
@@ -37,7 +40,7 @@ pub(crate) fn writer(
 }
 
 /// The folder of an archive, and whether it is acted on when others can change it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
     /// Absolute.
     pub(crate) path: PathBuf,
@@ -97,12 +100,14 @@ impl<'py> FromPyObject<'_, 'py> for From {
         }
         match object.hasattr(READ)? {
             true => Ok(From::Object(object.to_owned().unbind())),
-            false => object.extract().map(From::Path).map_err(|_| {
-                let kind = object.get_type();
-                PyTypeError::new_err(format!(
-                    "{kind} is no source; expected a path, or an object with size and {READ}()"
-                ))
-            }),
+            false => match object.extract::<GivenPath>() {
+                Ok(GivenPath(path)) => Ok(From::Path(path)),
+                Err(error) if !error.is_instance_of::<PyTypeError>(object.py()) => Err(error),
+                Err(_) => Err(PyTypeError::new_err(format!(
+                    "found {}, expected a path, or an object with size and {READ}()",
+                    object.get_type().name()?
+                ))),
+            },
         }
     }
 }
@@ -195,7 +200,10 @@ fn make_backup(
             archive.record_failure("backup", &holder("backup"), error, &SystemClock);
         })?;
     }
-    let guard = guard()?;
+    let guard = watch.attach(guard).ok_or(Error::Interrupted)?.map_err(|error| Error::Hook {
+        hook: "before",
+        message: format!("was not run: {error}"),
+    })?;
     // What is due is made by another backup that is at work; whoever wants one now wants one of his own.
     let writer = match options.is_wanted_now() {
         true => Some(writer(archive, "backup", wait, watch)?),
@@ -208,14 +216,8 @@ fn make_backup(
 }
 
 /// What is started to guard the hooks, or the command of a drill.
-pub(crate) fn guard() -> Result<Vec<OsString>> {
-    let words = Python::attach(|py| {
-        py.import("backy._again")?.call_method0("words")?.extract::<Vec<OsString>>()
-    });
-    let itself = words.map_err(|error| Error::Hook {
-        hook: "before",
-        message: format!("was not run: {error}"),
-    })?;
+pub(crate) fn guard(py: Python<'_>) -> PyResult<Vec<OsString>> {
+    let itself: Vec<OsString> = py.import("backy._again")?.call_method0("words")?.extract()?;
     Ok(backy_cli::guard_words(&itself))
 }
 
@@ -242,6 +244,24 @@ pub(crate) fn scrub(
         }
         writer.scrub(&options, &SystemClock, watch)
     })
+}
+
+pub(crate) fn restore(
+    folder: &Folder,
+    target: Target,
+    revision: &One,
+    options: &RestoreOptions,
+    watch: &Watch,
+) -> Result<RestoreReport> {
+    let archive = folder.open()?;
+    let number = revision.resolve(&archive)?;
+    match target {
+        Target::Path(path) => archive.restore(number, &path, options, &SystemClock, watch),
+        Target::File(file) => {
+            let mut stream = Stream::new(file, watch);
+            archive.restore_to_stream(number, &mut stream, options, watch)
+        }
+    }
 }
 
 pub(crate) fn rebuild(

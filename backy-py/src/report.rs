@@ -1,24 +1,29 @@
 //! Reports as Python objects: the engine's structs with a property for each field, and as what `--json` prints.
 //!
 //! A class is declared with [`report!`], once, and nothing is written twice: `to_dict` is the JSON of the engine's struct,
-//! and so are equality, hash and `repr`.
+//! and so are equality, hash and what a pickle has. How a report is read back is in `read`, how it is shown in `show`.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
+use backy_lib::report_path::exactly;
 use backy_lib::units::BlockIndex;
-use backy_lib::{BlockSize, Digest, RevisionId, Tag};
+use backy_lib::{BlockSize, Digest, ReportPath, RevisionId, Tag};
 use jiff::Timestamp;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyTuple, PyType};
 use serde::Serialize;
-use serde_json::Value;
+
+use crate::show;
+
+use crate::ending::Call;
 
 /// What an operation found out: properties, and `to_dict()` with what the command prints with `--json`.
 ///
-/// Cannot be changed. Two are equal when all they say is equal.
+/// Cannot be changed. Two are equal when all they say is equal. Can be pickled and copied, and taken apart by `match`, with
+/// its properties in their order.
 #[pyclass(module = "backy", frozen, subclass)]
 pub(crate) struct Report {
     json: String,
@@ -28,9 +33,11 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn of(value: &impl Serialize) -> PyResult<Self> {
-        let json = serde_json::to_string(value)
-            .map_err(|error| PyRuntimeError::new_err(format!("no JSON can be made: {error}")))?;
-        Ok(Report { json, identity: None })
+        let json = text_of(value)?;
+        // In JSON, paths that are no UTF-8 may look the same.
+        let is_lossy = json.contains(char::REPLACEMENT_CHARACTER);
+        let identity = is_lossy.then(|| exact_text_of(value)).transpose()?;
+        Ok(Report { json, identity })
     }
 
     pub(crate) fn identified_by(self, identity: String) -> Self {
@@ -42,10 +49,34 @@ impl Report {
     }
 }
 
+fn text_of(value: &impl Serialize) -> PyResult<String> {
+    serde_json::to_string(value)
+        .map_err(|error| PyRuntimeError::new_err(format!("no JSON can be made: {error}")))
+}
+
+/// The JSON that loses nothing, for a pickle.
+pub(crate) fn exact_text_of(value: &impl Serialize) -> PyResult<String> {
+    exactly(|| text_of(value))
+}
+
 #[pymethods]
 impl Report {
+    /// Makes a report of what `to_dict()` gave, or of what the command prints with --json.
+    ///
+    /// `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed can be read.
+    /// Raises SpecificationError, which names the field, where one is missing or cannot be what it is. A path that is no UTF-8
+    /// does not come back from JSON; a pickle keeps it.
+    #[classmethod]
+    fn from_dict(class: &Bound<'_, PyType>, fields: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let _ = fields;
+        let name = class.name()?;
+        let message = format!("backy.{name} is no report; use a class such as backy.Status");
+        Err(PyTypeError::new_err(message))
+    }
+
     /// All of it as dicts, lists, numbers and strings: what the command prints with --json.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let _call = Call::begin(py)?;
         py.import("json")?.call_method1("loads", (&self.json,))
     }
 
@@ -62,20 +93,7 @@ impl Report {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        let name = slf.get_type().name()?;
-        let Ok(Value::Object(fields)) = serde_json::from_str(&slf.get().json) else {
-            return Ok(format!("<backy.{name}>"));
-        };
-        let shown = |(field, value): (&String, &Value)| match value {
-            Value::Array(items) if !items.is_empty() => format!(" {field}=[{} items]", items.len()),
-            Value::Object(inner) => match inner.get("uuid").and_then(Value::as_str) {
-                Some(uuid) => format!(" {field}={uuid}"),
-                None => format!(" {field}={{…}}"),
-            },
-            value => format!(" {field}={value}"),
-        };
-        let fields: String = fields.iter().map(shown).collect();
-        Ok(format!("<backy.{name}{fields}>"))
+        show::report(slf.as_any())
     }
 }
 
@@ -137,6 +155,7 @@ plain! {
     str: |value| value;
     String: |value| value;
     Path: |value| value;
+    ReportPath: |value| value.as_path();
     Timestamp: |value| value;
     RevisionId: |value| value.to_string();
     Digest: |value| value.to_string();
@@ -150,14 +169,17 @@ pub(crate) fn word(value: &impl Serialize) -> Option<String> {
     serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
 }
 
-/// Declares the class of a report: its name, the engine's struct, and its properties, each with what it shows of that; also
-/// what equal ones have in common and its `repr`, where that is not all of it.
+/// Declares the class of a report: its name, the engine's struct, and its properties, each with what it shows of that; then,
+/// after `also`, other names of properties; also what equal ones have in common and its `repr`, where that is not all of it.
 macro_rules! report {
     (
         $(#[$doc:meta])*
         $name:ident of $inner:ty {
             $($(#[$property_doc:meta])* $property:ident($this:ident) = $shown:expr;)*
         }
+        $(also {
+            $($(#[$alias_doc:meta])* $alias:ident($that:ident) = $same_shown:expr;)*
+        })?
         $(
             identity($same:ident) = $identity:expr;
             repr($itself:ident) = $repr:expr;
@@ -169,6 +191,45 @@ macro_rules! report {
 
         #[pyo3::pymethods]
         impl $name {
+            /// The properties in their order, for `match`.
+            #[classattr]
+            fn __match_args__<'py>(
+                py: pyo3::Python<'py>,
+            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::types::PyTuple>> {
+                pyo3::types::PyTuple::new(py, [$(stringify!($property)),*])
+            }
+
+            /// Makes a report of what `to_dict()` gave, or of what the command prints with --json.
+            ///
+            /// `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed
+            /// can be read. Raises SpecificationError, which names the field, where one is missing or cannot be what it
+            /// is. A path that is no UTF-8 does not come back from JSON; a pickle keeps it.
+            #[classmethod]
+            fn from_dict<'py>(
+                class: &pyo3::Bound<'py, pyo3::types::PyType>,
+                fields: &pyo3::Bound<'py, pyo3::PyAny>,
+            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                let read: $inner = crate::read::from_dict(stringify!($name), fields)?;
+                crate::report::ToPython::to_python(&read, class.py())
+            }
+
+            /// For pickles.
+            #[staticmethod]
+            fn _from_exact<'py>(
+                py: pyo3::Python<'py>,
+                text: &str,
+            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                let read: $inner = crate::read::from_exact(stringify!($name), text)?;
+                crate::report::ToPython::to_python(&read, py)
+            }
+
+            fn __reduce__<'py>(
+                slf: &pyo3::Bound<'py, Self>,
+            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                let exact = crate::report::exact_text_of(&slf.get().0)?;
+                crate::read::reduced("report", slf.py(), (slf.py().get_type::<$name>(), exact))
+            }
+
             $(
                 $(#[$property_doc])*
                 #[getter]
@@ -177,9 +238,22 @@ macro_rules! report {
                     py: pyo3::Python<'py>,
                 ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
                     let $this = &self.0;
+                    let _call = crate::ending::Call::begin(py)?;
                     crate::report::ToPython::to_python(&($shown), py)
                 }
             )*
+
+            $($(
+                $(#[$alias_doc])*
+                #[getter]
+                fn $alias<'py>(
+                    &self,
+                    py: pyo3::Python<'py>,
+                ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                    let $that = &self.0;
+                    crate::report::ToPython::to_python(&($same_shown), py)
+                }
+            )*)?
 
             $(
                 fn __repr__(&self) -> String {

@@ -6,6 +6,7 @@ use backy_lib::RevisionId;
 use backy_lib::plan::Step as LibStep;
 
 use crate::report::{report, word};
+use crate::seen::Seen;
 
 report! {
     /// A stretch of bytes.
@@ -29,38 +30,53 @@ report! {
 
 report! {
     /// The state of the source at one time. Equal to another that has the same UUID.
-    Revision of backy_lib::Revision {
+    ///
+    /// `started` and `size_bytes` are what `RevisionStatus` and JSON call them; `timestamp` and `size` are older names for them,
+    /// which both classes have as well.
+    Revision of Seen {
         /// Its name, in lower case with hyphens.
-        uuid(r) = r.uuid;
+        uuid(r) = r.revision.uuid;
         /// When its backup began, with zone UTC.
-        timestamp(r) = r.started;
+        started(r) = r.revision.started;
         /// When its backup was committed, with zone UTC.
-        finished(r) = r.finished;
+        finished(r) = r.revision.finished;
         /// Size of the image in bytes.
-        size(r) = r.size_bytes;
+        size_bytes(r) = r.revision.size_bytes;
         /// Why it exists, sorted: schedules that were due, and words given by hand.
-        tags(r) = r.tags;
+        tags(r) = r.revision.tags;
         /// Those of the tags that were given by hand, and only go by hand.
-        pinned_tags(r) = r.pinned_tags;
+        pinned_tags(r) = r.revision.pinned_tags;
         /// SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive says how to check it.
-        digest(r) = r.digest;
+        digest(r) = r.revision.digest;
         /// UUID of the next newer revision, which it reads through to; None for the newest and for a standalone one.
-        base(r) = r.base;
+        base(r) = r.revision.base;
         /// The file that holds it, within the archive's folder.
-        file(r) = Path::new(&r.file().to_string());
+        file(r) = Path::new(&r.revision.file().to_string());
         /// Bytes that its backup read from the source.
-        read_bytes(r) = r.statistics.read_bytes;
+        read_bytes(r) = r.revision.statistics.read_bytes;
         /// Bytes in blocks that differed from the revision before.
-        changed_bytes(r) = r.statistics.changed_bytes;
+        changed_bytes(r) = r.revision.statistics.changed_bytes;
         /// Bytes that its backup added on disk; may be negative.
-        stored_bytes(r) = r.statistics.stored_bytes;
+        stored_bytes(r) = r.revision.statistics.stored_bytes;
         /// Seconds that its backup took.
-        seconds(r) = r.statistics.seconds;
-        /// Blocks of its own file that are known to be bad. Archive.status() has what that costs, in bytes.
-        bad_blocks(r) = r.findings.bad_blocks;
+        seconds(r) = r.revision.statistics.seconds;
+        /// Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes.
+        bad_blocks(r) = r.revision.findings.bad_blocks;
+        /// Its number when the archive was read, 0 being the newest; None when it comes from JSON.
+        number(r) = r.number;
+        /// Stretches that could not be read from it when the archive was read. None when that is not known: when it comes from
+        /// JSON, or when the files could not be looked at.
+        damaged(r) = r.damaged;
     }
-    identity(r) = r.uuid.to_string();
+    also {
+        /// The older name of `started`.
+        timestamp(r) = r.revision.started;
+        /// The older name of `size_bytes`.
+        size(r) = r.revision.size_bytes;
+    }
+    identity(r) = r.revision.uuid.to_string();
     repr(r) = {
+        let r = &r.revision;
         let tags: Vec<&str> = r.tags.iter().map(backy_lib::Tag::as_str).collect();
         format!(
             "<backy.Revision {} of {:.0}, {} bytes, tags: {}>",
@@ -76,7 +92,7 @@ report! {
     /// What a backup did.
     BackupReport of backy_lib::BackupReport {
         /// The new revision.
-        revision(r) = r.revision;
+        revision(r) = Seen::newest(&r.revision);
         /// Whether the image was updated on a clone.
         cloned(r) = r.cloned;
         /// Blocks of the revision before that were found to be rotten.
@@ -118,7 +134,7 @@ report! {
     /// Where what a restore has overwritten is kept.
     UndoReport of backy_lib::restore::UndoReport {
         /// Folder of the archive with it; restoring from that brings it back.
-        archive(r) = Path::new(&r.archive);
+        archive(r) = r.archive;
         /// UUID of its only revision.
         revision(r) = r.revision;
         /// Bytes in the blocks that were saved.
@@ -134,7 +150,7 @@ report! {
         /// UUID of the revision.
         revision(r) = r.revision;
         /// Where it was written; Path("-") for a stream.
-        target(r) = Path::new(&r.target);
+        target(r) = r.target;
         /// What the target was: "new-file", "file", "block-device" or "stream".
         target_kind(r) = word(&r.target_kind);
         /// Whether nothing was written.
@@ -168,7 +184,7 @@ report! {
     /// What a restore would overwrite.
     TargetLook of backy_lib::restore::TargetLook {
         /// Where it is.
-        target(r) = Path::new(&r.target);
+        target(r) = r.target;
         /// What it is: "file" or "block-device".
         target_kind(r) = word(&r.target_kind);
         /// Whether it is the configured source of an archive that can be trusted.
@@ -194,7 +210,7 @@ report! {
         /// The number of the partition that it is in, or None when there are no partitions.
         partition(r) = r.partition.map(u64::from);
         /// What it is, such as "ext4".
-        kind(r) = r.file_system.kind;
+        kind(r) = *r.file_system.kind;
         /// The name that somebody gave it, or None.
         label(r) = r.file_system.label;
         /// When it was last written to, if it notes that; else None.
@@ -409,7 +425,7 @@ report! {
         /// UUID of the revision.
         revision(r) = r.revision;
         /// The file that was made.
-        file(r) = Path::new(&r.file);
+        file(r) = r.file;
         /// Size of the revision in bytes.
         size_bytes(r) = r.size_bytes;
         /// Bytes that the file takes on disk.
@@ -437,7 +453,7 @@ report! {
     /// Something of an archive of 2014 that was not imported.
     Skipped of backy_lib::import::Skipped {
         /// A file of the old archive.
-        what(r) = Path::new(&r.what);
+        what(r) = r.what;
         /// The reason.
         why(r) = r.why;
     }

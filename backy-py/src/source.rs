@@ -6,9 +6,11 @@ use backy_lib::format::manifest::SourceIdentity;
 use backy_lib::source::{Source, check_not_empty};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyMemoryView, PyString};
+use pyo3::types::{PyByteArray, PyList, PyMemoryView, PyString};
 
+use crate::outcall;
 use crate::report::ToPython;
+use crate::seen::Seen;
 use crate::watch::Watch;
 
 /// The name of the method that makes an object a source.
@@ -27,7 +29,8 @@ pub(crate) struct PythonSource<'a> {
 impl<'a> PythonSource<'a> {
     /// Asks it how large it is.
     pub(crate) fn open(object: Py<PyAny>, watch: &'a Watch) -> Result<Self> {
-        let name = Python::attach(|py| name(object.bind(py)));
+        let name = watch.attach(|py| Ok(name(object.bind(py))));
+        let name = name.and_then(PyResult::ok).ok_or(Error::Interrupted)?;
         let mut source = PythonSource { object, watch, name, size_bytes: 0, changed: None };
         source.size_bytes = source.call(size)?;
         check_not_empty(&source)?;
@@ -39,7 +42,8 @@ impl<'a> PythonSource<'a> {
         let size_bytes = self.size_bytes;
         self.changed = self.call(|object| {
             let Some(ask) = object.getattr_opt("changed_extents")? else { return Ok(None) };
-            let answer = ask.call1((newest.to_python(object.py())?,))?;
+            let newest = newest.map(Seen::newest).to_python(object.py())?;
+            let answer = outcall::call(&ask, (newest,))?;
             if answer.is_none() { Ok(None) } else { extents(&answer, size_bytes).map(Some) }
         })?;
         Ok(())
@@ -47,9 +51,10 @@ impl<'a> PythonSource<'a> {
 
     /// What is raised there stops the operation, and comes out as it is.
     fn call<T>(&self, call: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
-        Python::attach(|py| call(self.object.bind(py))).map_err(|error| {
+        let called = self.watch.attach(|py| call(self.object.bind(py)));
+        called.ok_or(Error::Interrupted)?.map_err(|error| {
             let message = error.to_string();
-            self.watch.raise(error);
+            self.watch.raise_by(error, &self.object);
             Error::Source { path: self.name.clone().into(), message }
         })
     }
@@ -94,19 +99,19 @@ impl Source for PythonSource<'_> {
 
 /// What the manifest calls it.
 fn name(object: &Bound<'_, PyAny>) -> String {
-    let own = object.getattr("name").ok();
+    let own = outcall::get(object, "name").ok();
     let own = own.filter(|name| name.is_instance_of::<PyString>()).map(|name| name.to_string());
     own.or_else(|| Some(object.get_type().name().ok()?.to_string())).unwrap_or_default()
 }
 
 fn size(object: &Bound<'_, PyAny>) -> PyResult<u64> {
-    object.getattr("size")?.extract()
+    outcall::get(object, "size")?.extract()
 }
 
 fn read_some(object: &Bound<'_, PyAny>, buffer: &mut [u8], offset: u64) -> PyResult<usize> {
     let py = object.py();
     let bytes = PyByteArray::new_with(py, buffer.len(), |_| Ok(()))?;
-    let count = object.call_method1(READ, (offset, PyMemoryView::from(&bytes)?))?;
+    let count = outcall::call_method(object, READ, (offset, PyMemoryView::from(&bytes)?))?;
     let count: usize = count.extract().map_err(|_| {
         let found = count.get_type();
         PyTypeError::new_err(format!("{READ}() gave {found}; expected how many bytes it has read"))
@@ -129,6 +134,8 @@ fn extents(answer: &Bound<'_, PyAny>, size_bytes: u64) -> PyResult<Vec<Extent>> 
         let (offset, len): (u64, u64) = item?.extract()?;
         Ok(Extent::between(offset, offset.saturating_add(len).min(size_bytes)))
     };
+    // A generator works while it is gone through.
+    let answer = outcall::call(&answer.py().get_type::<PyList>(), (answer,))?;
     let mut given: Vec<Extent> = answer.try_iter()?.map(pair).collect::<PyResult<_>>()?;
     given.retain(|extent| extent.len > 0);
     given.sort_unstable();

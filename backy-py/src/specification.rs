@@ -1,23 +1,23 @@
 //! How Python names revisions, and gives tags, rates and budgets: as the command does, or with numbers and objects.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 use std::time::Duration;
 
-use backy_lib::config::parse_wait;
+use backy_lib::config::{TimeLimit, parse_wait};
 use backy_lib::select::When;
 use backy_lib::units::parse_rate;
 use backy_lib::{
-    Archive, Clock, Error, Here, Result, RevisionSpec, RevisionsSpec, SystemClock, Tag,
+    Archive, Budget, Clock, Error, Here, Result, RevisionSpec, RevisionsSpec, SystemClock, Tag,
 };
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDate, PyDateTime, PyString, PyTzInfo};
+use pyo3::types::{PyBool, PyDate, PyDateTime, PyInt, PyString, PyTzInfo};
 
 use crate::error::{exception, wrong};
 use crate::reports::Revision;
+use crate::verdicts::RevisionStatus;
 
 /// What text means depends on when and where it is read.
 fn here() -> Here {
@@ -44,11 +44,17 @@ impl<'py> FromPyObject<'_, 'py> for One {
         if let Ok(text) = object.cast::<PyString>() {
             return RevisionSpec::parse(&text.to_cow()?, &here()).map(One).map_err(exception);
         }
-        if let Ok(revision) = object.cast::<Revision>() {
-            let uuid = revision.getattr("uuid")?.extract::<String>()?;
+        if object.is_instance_of::<Revision>() || object.is_instance_of::<RevisionStatus>() {
+            let uuid = object.getattr("uuid")?.extract::<String>()?;
             return Ok(One(RevisionSpec::Uuid(uuid)));
         }
-        if let Ok(number) = object.extract::<i128>() {
+        if is_uuid(&object)? {
+            return Ok(One(RevisionSpec::Uuid(object.str()?.to_string())));
+        }
+        // True is an int, but hardly anybody means revision 1 by it.
+        if !object.is_instance_of::<PyBool>()
+            && let Ok(number) = object.extract::<i128>()
+        {
             let message = |_| wrong(format!("{number} names no revision; 0 is the newest"));
             let number = usize::try_from(number).map_err(message)?;
             return Ok(One(RevisionSpec::Number(number)));
@@ -60,11 +66,21 @@ impl<'py> FromPyObject<'_, 'py> for One {
             let text = day.str()?;
             return RevisionSpec::parse(&text.to_cow()?, &here()).map(One).map_err(exception);
         }
-        let found = object.get_type();
+        let found = object.get_type().name()?;
         let message = format!(
-            "a revision is a str, an int, a datetime, a date or a backy.Revision, not {found}"
+            "a revision is a str, an int, a uuid.UUID, a datetime, a date or a backy.Revision, not {found}"
         );
         Err(PyTypeError::new_err(message))
+    }
+}
+
+/// Whether it is a `uuid.UUID`. Nobody has one without that module, which takes long to import.
+fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let modules = object.py().import("sys")?.getattr("modules")?;
+    let module = modules.call_method1("get", ("uuid",))?;
+    match module.getattr_opt("UUID")? {
+        Some(class) => object.is_instance(&class),
+        None => Ok(false),
     }
 }
 
@@ -159,6 +175,12 @@ impl<'py> FromPyObject<'_, 'py> for Rate {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let is_number = object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>();
+        if !is_number && !object.is_instance_of::<PyString>() {
+            let found = object.get_type().name()?;
+            let message = format!("found {found}, expected a number, or text such as '100M'");
+            return Err(PyTypeError::new_err(message));
+        }
         let text = object.str()?;
         parse_rate(&text.to_cow()?).map(Rate).map_err(wrong)
     }
@@ -178,19 +200,72 @@ impl<'py> FromPyObject<'_, 'py> for Wait {
         if let Ok(text) = object.cast::<PyString>() {
             return parse_wait(&text.to_cow()?).map(Wait).map_err(wrong);
         }
-        let seconds: f64 = match object.getattr_opt("total_seconds")? {
-            Some(total) => total.call0()?.extract()?,
-            None => object.extract()?,
-        };
-        Duration::try_from_secs_f64(seconds)
-            .map(Wait)
-            .map_err(|_| wrong(format!("wait: found {seconds} seconds, expected none or more")))
+        match duration(&object)? {
+            Some(time) => Ok(Wait(time)),
+            None => Err(no_time(&object, "seconds, a timedelta, or text such as '10m'")?),
+        }
     }
 }
 
-/// Text that means something to the engine.
-pub(crate) fn parse<T: FromStr<Err = String>>(text: Option<String>) -> PyResult<Option<T>> {
-    text.map(|text| text.parse().map_err(wrong)).transpose()
+/// A `timedelta`, or a number of seconds; `None` of anything else.
+fn duration(object: &Bound<'_, PyAny>) -> PyResult<Option<Duration>> {
+    let seconds = match object.getattr_opt("total_seconds")? {
+        Some(total) => total.call0()?.extract::<f64>()?,
+        None if object.is_instance_of::<PyBool>() => return Ok(None),
+        None => match object.extract::<f64>() {
+            Ok(seconds) => seconds,
+            Err(_) => return Ok(None),
+        },
+    };
+    let time = Duration::try_from_secs_f64(seconds);
+    time.map(Some).map_err(|_| wrong(format!("found {seconds} seconds, expected none or more")))
+}
+
+fn no_time(object: &Bound<'_, PyAny>, expected: &str) -> PyResult<PyErr> {
+    let found = object.get_type().name()?;
+    Ok(PyTypeError::new_err(format!("found {found}, expected {expected}")))
+}
+
+/// How long the command of a drill may take: text such as `30m` or `none`, a number of seconds, or a `timedelta`.
+pub(crate) struct Limit(pub(crate) TimeLimit);
+
+impl<'py> FromPyObject<'_, 'py> for Limit {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.cast::<PyString>() {
+            return text.to_cow()?.parse().map(Limit).map_err(wrong);
+        }
+        match duration(&object)? {
+            Some(time) if time.is_zero() => {
+                Err(wrong("found 0 seconds, expected more, or 'none' for no limit".to_owned()))
+            }
+            Some(time) => Ok(Limit(TimeLimit(Some(time)))),
+            None => {
+                let expected = "seconds, a timedelta, or text such as '30m' or 'none'";
+                Err(no_time(&object, expected)?)
+            }
+        }
+    }
+}
+
+/// What a scrub may read: text such as `30m` or `10%`, or a `timedelta`. Not a number, which could be seconds, a share or bytes.
+pub(crate) struct GivenBudget(pub(crate) Budget);
+
+impl<'py> FromPyObject<'_, 'py> for GivenBudget {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.cast::<PyString>() {
+            return text.to_cow()?.parse().map(GivenBudget).map_err(wrong);
+        }
+        let is_number = object.extract::<f64>().is_ok();
+        match duration(&object)?.filter(|_| !is_number) {
+            Some(time) if time.is_zero() => Err(wrong("found no time at all".to_owned())),
+            Some(time) => Ok(GivenBudget(Budget::Time(time))),
+            None => Err(no_time(&object, "a timedelta, or text such as '30m' or '10%'")?),
+        }
+    }
 }
 
 /// For `ok_or_else`: there is no such number.

@@ -1,11 +1,50 @@
-//! Binary files of Python, as a target that is written from its beginning to its end.
+//! Targets of a restore: paths, and binary files of Python, which are written from their beginning to their end.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
+use backy_lib::Error;
+use pyo3::exceptions::{PyBlockingIOError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyString};
 
+use crate::error::exception;
+use crate::named::GivenPath;
+use crate::outcall::{self, call_method};
 use crate::watch::Watch;
+
+/// Nobody reads that: what is told of it stays in a thread that does not come back.
+const ENDS: &str = "the interpreter ends";
+
+/// Where a restore goes. A file is checked here, before anything begins.
+pub(crate) enum Target {
+    /// A file or device.
+    Path(PathBuf),
+    /// An object with a `write`.
+    File(Py<PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Target {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let helpers = object.py().import("backy._target")?;
+        if helpers.call_method1("is_file", (object,))?.extract()? {
+            helpers.call_method1("check", (object,))?;
+            return Ok(Target::File(object.to_owned().unbind()));
+        }
+        let is_path = object.is_instance_of::<PyString>()
+            || object.is_instance_of::<PyBytes>()
+            || object.hasattr("__fspath__")?;
+        if !is_path {
+            let kind = object.get_type();
+            return Err(PyTypeError::new_err(format!(
+                "{kind} is no target; expected a path, or a binary file that is open for writing"
+            )));
+        }
+        object.extract().map(|GivenPath(path)| Target::Path(path))
+    }
+}
 
 /// Something with a `write`.
 pub(crate) struct Stream<'a> {
@@ -20,9 +59,10 @@ impl<'a> Stream<'a> {
 
     /// What is raised there stops the operation, and comes out as it is.
     fn call<T>(&self, call: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
-        Python::attach(call).map_err(|error| {
+        let Some(called) = self.watch.attach(call) else { return Err(io::Error::other(ENDS)) };
+        called.map_err(|error| {
             let text = error.to_string();
-            self.watch.raise(error);
+            self.watch.raise_by(error, &self.file);
             io::Error::other(text)
         })
     }
@@ -30,25 +70,38 @@ impl<'a> Stream<'a> {
 
 impl Write for Stream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.call(|py| {
-            let written = self.file.call_method1(py, "write", (PyBytes::new(py, bytes),))?;
-            written.extract::<Option<usize>>(py)
-        })?;
-        match written {
-            Some(count) if count <= bytes.len() => Ok(count),
-            // It would block.
-            None => Err(io::ErrorKind::WouldBlock.into()),
-            Some(count) => Err(io::Error::other(format!(
-                "its write() says {count} bytes of {}; expected no more than those",
-                bytes.len()
-            ))),
-        }
+        self.call(|py| {
+            let file = self.file.bind(py);
+            let answer = call_method(file, "write", (PyBytes::new(py, bytes),))?;
+            match answer.extract::<usize>() {
+                Ok(count) if (1..=bytes.len()).contains(&count) => Ok(count),
+                _ => Err(wrong_answer(file, &answer, bytes.len())),
+            }
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.call(|py| match self.file.bind(py).getattr_opt("flush")? {
-            Some(flush) => flush.call0().map(|_| ()),
+            Some(flush) => outcall::call(&flush, ()).map(|_| ()),
             None => Ok(()),
         })
     }
+}
+
+/// The exception for what a `write` returned that says of no byte that it was written.
+fn wrong_answer(file: &Bound<'_, PyAny>, answer: &Bound<'_, PyAny>, expected: usize) -> PyErr {
+    let py = file.py();
+    if answer.is_none() {
+        let message = "the target does not block, and takes no more at this moment: its write() returned None";
+        return PyBlockingIOError::new_err((libc::EAGAIN, message, 0));
+    }
+    let describe = |function| -> PyResult<String> {
+        py.import("backy._target")?.call_method1(function, (file, answer))?.extract()
+    };
+    let path = describe("name").unwrap_or_else(|_| "file object".to_owned()).into();
+    let found = describe("answer").unwrap_or_else(|_| "something else".to_owned());
+    let message = format!(
+        "its write() returned {found}; expected how many of the {expected} bytes it wrote, at least 1"
+    );
+    exception(Error::Target { path, message, forcible: false })
 }

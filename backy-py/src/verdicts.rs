@@ -53,7 +53,7 @@ report! {
 }
 
 report! {
-    /// One revision, as status sees it.
+    /// One revision, as status sees it. Has every name that a `Revision` has.
     RevisionStatus of backy_lib::status::RevisionStatus {
         /// 0 is the newest.
         number(r) = r.number;
@@ -85,6 +85,14 @@ report! {
         seconds(r) = r.seconds;
         /// Stretches that cannot be read from it.
         damaged(r) = r.damaged;
+        /// Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes.
+        bad_blocks(r) = r.bad_blocks;
+    }
+    also {
+        /// The same as `started`, as an older name of `Revision`.
+        timestamp(r) = r.started;
+        /// The same as `size_bytes`, as an older name of `Revision`.
+        size(r) = r.size_bytes;
     }
 }
 
@@ -224,9 +232,9 @@ report! {
         /// Version of to_dict(): fields may be added within a version, never removed or changed.
         schema(r) = u64::from(r.schema);
         /// The archive's folder.
-        archive(r) = Path::new(&r.archive);
+        archive(r) = r.archive;
         /// What is backed up, as configured; None when the config cannot be read or names none.
-        source(r) = r.source.as_deref().map(Path::new);
+        source(r) = r.source;
         /// What was backed up last, or None.
         last_source(r) = r.last_source;
         /// Block size in bytes.
@@ -302,7 +310,7 @@ report! {
     /// The verdict on one of many archives.
     Checked of backy_lib::check::Checked {
         /// Its folder.
-        archive(r) = Path::new(&r.archive);
+        archive(r) = r.archive;
         /// The verdict; its level is "unknown" when the archive cannot be opened.
         health(r) = r.health;
         /// What is behind it, without the revisions; None when the archive cannot be opened.

@@ -90,6 +90,16 @@ def copy(made: Made, tmp_path: Path) -> Made:
     return Made(path, made.sources)
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty folder to mount on."""
+    if not can_mount():
+        skip("mounting needs root, FUSE and loop devices")
+    place = tmp_path / "mnt"
+    place.mkdir()
+    return place
+
+
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """One backup of 64 MiB that does not compress: an operation on it takes long enough to be looked at."""

@@ -302,6 +302,9 @@ def test_the_table_of_the_archive_has_all_it_can_do() -> None:
         if inspect.isgetsetdescriptor(member):
             assert not expected, name
             continue
+        if name == "Archive" and sys.version_info < (3, 10):
+            # Which does not find out what such a class is called with.
+            continue
         signature = inspect.signature(getattr(backy.Archive, name) if name != "Archive" else backy.Archive)
         assert expected == [each for each in signature.parameters if each != "self"], name
 

@@ -103,7 +103,8 @@ def test_what_it_raises_comes_out_as_it_is(copy: Made, number: int) -> None:
     archive = Archive(copy.path)
     assert len(archive.revisions) == 3
     for revision, expected in enumerate(copy.sources):
-        assert archive.open(revision).read() == expected
+        with archive.open(revision) as image:
+            assert image.read() == expected
 
 
 @pytest.mark.parametrize(

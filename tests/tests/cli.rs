@@ -31,6 +31,7 @@ mod cli {
     mod monitors;
     mod overwriting;
     mod owner;
+    mod plain;
     mod report;
     mod restore;
     mod revisions;

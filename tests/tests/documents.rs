@@ -295,9 +295,10 @@ fn the_canaries_are_planted_and_named() {
 fn the_readmes_commands_run() {
     let text = document("README.md");
     let blocks = code_blocks(&text, "sh run");
-    assert_eq!(blocks.len(), 1);
+    assert_eq!(blocks.len(), 2);
     let folder = guide::folder_with_backy();
-    let output = guide::run(folder.path(), blocks[0].1);
+    let script: String = blocks.iter().map(|(_, block)| *block).collect();
+    let output = guide::run(folder.path(), &script);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("before-upgrade"));

@@ -71,6 +71,41 @@ fn the_sample_is_read() {
     }
 }
 
+/// What a `.rev` has about the blocks in its data file is shown as it is written there, a mark of a bad one included.
+#[test]
+fn records_are_shown_as_they_are_written() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("legacy/scrub-consistent");
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in fs::read_dir(&sample).expect("the sample") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), folder.path().join(file.file_name())).expect("copy");
+    }
+    let rev = folder.path().join("528f6c52-d4a6-4237-806a-78207688f511.rev");
+    let text = fs::read_to_string(&rev).expect("a .rev");
+    let second = "6ff52182dd6928ffb59e26615e505213";
+    for (there, shown) in [
+        (second.to_owned(), second.to_owned()),
+        (format!("bad:{second}"), format!("bad:{second}")),
+        ("bad:nonsense".to_owned(), "bad:".to_owned()),
+    ] {
+        fs::write(&rev, text.replace(second, &there)).expect("a .rev");
+        let reader = OldReader::open(folder.path(), &Silent).expect("the sample");
+        let newest = reader.entries().last().expect("a revision").uuid;
+        let records = reader.records(newest).expect("its records");
+        let records: Vec<_> = records.iter().map(|(n, record)| (*n, record.to_string())).collect();
+        let md5 = |text: &str| text.to_owned();
+        assert_eq!(
+            records,
+            [
+                (0, md5("e3b3dd4af7830bc49936c432757c0703")),
+                (1, shown),
+                (2, md5("f7e83d96381f32d558b532a3b22643ba")),
+                (3, md5("02d5693204eb61a9f1c234eef3d3b880")),
+            ]
+        );
+    }
+}
+
 /// Blocks and restores of any archive are the bytes that were backed up, whatever the sizes, also over files that exist.
 #[test]
 fn blocks_and_restores_are_right() {

@@ -20,6 +20,8 @@ mod conformance;
 mod cost;
 #[path = "real/crowd.rs"]
 mod crowd;
+#[path = "real/descriptors.rs"]
+mod descriptors;
 #[path = "real/device.rs"]
 mod device;
 #[path = "real/disks.rs"]

@@ -7,6 +7,7 @@ mod sweep {
     mod asking;
     mod hooks;
     mod keeping;
+    mod limit;
     mod reading;
     #[expect(clippy::disallowed_methods, reason = "exports and drills make real files")]
     mod stop;

@@ -13,46 +13,44 @@ use crate::waiting::Waiting;
 use crate::words::{self, list};
 use crate::{Session, guard};
 
-/// Make a revision of the source, if one is due
+/// Back up the source if a backup is due
 ///
-/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the
-/// hour and the weekday of its first revision, however often you ask. Prints nothing when it succeeds, when no
-/// backup is due, or when another backup of this archive is at work and makes what is due (on a terminal, or
-/// with -v, it prints a line when it has made one). Only blocks that have changed are stored.
+/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the hour and the
+/// weekday of its first revision. Prints nothing when it succeeds, when no backup is due, or when another backup of this archive
+/// is running (on a terminal, or with -v, it reports a new revision in one line).
 ///
-/// The hooks of backy.toml are run around the reading of the source: 'before', then the source is read, then 'after', which is
-/// run in any case, also when the backup fails, is interrupted or killed. A backup that is not expected to fit on the disk is not
-/// begun.
+/// Runs the hooks of backy.toml: 'before', then it reads the source, then 'after', which runs even if the backup fails or is
+/// killed. A backup that is not expected to fit on the disk does not start.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Make one now, whatever the schedule says
+    /// Back up now, whatever the schedule says
     #[arg(short, long)]
     force: bool,
 
-    /// Make one now and pin it with this tag, which stays until you remove it; may be repeated
+    /// Back up now and pin the revision with this tag, until you remove it; repeatable
     #[arg(short, long = "tag", value_name = "TAG")]
     tags: Vec<Tag>,
 
-    /// Make the revision of this tag of the schedule now; it expires as usual; may be repeated
+    /// Make the revision for this tag of the schedule now; it expires as usual; repeatable
     #[arg(long = "as", value_name = "TAG")]
     scheduled: Vec<Tag>,
 
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Only say whether a revision would be made, with which tags, and how much room it would take; no hooks are run
+    /// Only report whether a backup is due, its tags and its space; runs no hooks
     #[arg(long)]
     dry_run: bool,
 
-    /// Begin also when there is less room than a backup is expected to take
+    /// Start even if the backup is expected not to fit on the disk
     #[arg(long)]
     no_space_check: bool,
 
-    /// Read at most this many bytes of the source a second, such as 100M
+    /// Read at most this many bytes of the source per second, such as 100M
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     limit_rate: Option<u64>,
 
-    /// Print a report for programs: the revision that was made, or null (with --dry-run the plan)
+    /// Print the report as JSON: the new revision, or null (with --dry-run the plan)
     #[arg(long)]
     json: bool,
 }
@@ -100,7 +98,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let Some(mut writer) = open_writer(archive, &options, args.waiting, session, &reporter)? else {
         drop(reporter);
         if session.tells() {
-            session.output.note("another backup of this archive is at work");
+            session.output.note("another backup of this archive is running");
         }
         return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
     };
@@ -117,14 +115,14 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     match &report {
         Some(report) if session.tells() => session.output.note(&summary(report)),
         None if session.tells() => {
-            session.output.note("another backup has just been made");
+            session.output.note("another backup has just finished");
         }
         _ => {}
     }
     Ok(())
 }
 
-/// `None` when what is due is being made by another backup. Whoever wants one now wants one of his own.
+/// `None` when another backup already makes the revision that is due. A backup that was asked for by hand is always made.
 fn open_writer(
     archive: Archive,
     options: &BackupOptions,
@@ -150,7 +148,7 @@ fn dry_run(
         session.output.warning(&warning);
     }
     if plan.due {
-        // What others may have written into the config is not opened.
+        // Others may have written a path into the config: backy does not open it.
         let source = match archive.trusted() {
             Ok(trusted) => open_for_estimate(&trusted)?,
             Err(error) if error.kind() == ErrorKind::Untrusted => None,
@@ -170,7 +168,7 @@ fn dry_run(
     session.output.result(format!("{text}\n").as_bytes())
 }
 
-/// The source, as far as it is there now: what only a hook makes is not, and the source itself tells the size.
+/// The source as it is now: a snapshot that a hook makes does not exist yet, and the source has the same size.
 fn open_for_estimate(archive: &Archive) -> Result<Option<DeviceSource>, Failure> {
     let config = archive.config()?;
     Ok(match (&config.hooks.before, config.hooks.snapshot, &config.source) {
@@ -183,25 +181,25 @@ fn open_for_estimate(archive: &Archive) -> Result<Option<DeviceSource>, Failure>
 fn room_in_words(room: &Estimate) -> String {
     let expected = match room.expected_bytes {
         Some(expected) => {
-            format!("about {} of room, {} at most", size(expected), size(room.most_bytes))
+            format!("about {} of space, at most {}", size(expected), size(room.most_bytes))
         }
-        None => format!("at most {} of room", size(room.most_bytes)),
+        None => format!("at most {} of space", size(room.most_bytes)),
     };
-    let free = room.free_bytes.map(|free| format!("; {} are free", size(free)));
-    let missing = room.missing_bytes().map(|missing| format!(", {} are missing", size(missing)));
+    let free = room.free_bytes.map(|free| format!("; {} free", size(free)));
+    let missing = room.missing_bytes().map(|missing| format!(", {} more needed", size(missing)));
     format!("It would take {expected}{}{}.", free.unwrap_or_default(), missing.unwrap_or_default())
 }
 
 fn due<'a>(tags: impl IntoIterator<Item = &'a Tag>) -> String {
     match list(tags) {
-        tags if tags.is_empty() => "A backup would be made, without tags.".to_owned(),
-        tags => format!("A backup would be made, with the tags {tags}."),
+        tags if tags.is_empty() => "A backup is due, without tags.".to_owned(),
+        tags => format!("A backup is due, with the tags {tags}."),
     }
 }
 
 fn not_due(plan: &BackupPlan) -> String {
     let next = plan.next_tag.as_ref().zip(plan.next_due);
-    let when = next.map(|(tag, time)| format!("; next is {tag}, at {}", local_minute(time)));
+    let when = next.map(|(tag, time)| format!("; the next is {tag} at {}", local_minute(time)));
     format!("No backup is due{}.", when.unwrap_or_default())
 }
 
@@ -214,7 +212,7 @@ fn summary(report: &BackupReport) -> String {
     };
     let healed = match report.healed_blocks {
         0 => String::new(),
-        count => format!(", {} healed", words::count(count as usize, "bad block")),
+        count => format!(", {} repaired", words::count(count as usize, "bad block")),
     };
     format!(
         "made revision {} ({tags}): {} in {}, {} changed, {} more stored{healed}",

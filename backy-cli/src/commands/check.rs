@@ -14,34 +14,31 @@ use jiff::Timestamp;
 use crate::Session;
 use crate::commands::absolute;
 use crate::errors::Failure;
-use crate::output::{Colour, Column, Output, Table, level_colour, level_word, problem_line, size};
+use crate::output::{Colour, Output, level_colour, level_word, problem_line, size};
+use crate::table::{Column, Table};
 
-/// Give the verdict on many archives
+/// Report the health of many archives
 ///
-/// Each DIR is an archive, or a folder with archives in it, such as /srv/backup; a pattern in quotation marks, such as
-/// '/srv/*/backup', is each folder that it fits. Nothing is locked or changed. Prints a row for each archive, worst first, then
-/// each problem and what to do about it.
+/// Each DIR is an archive, a folder that holds archives, such as /srv/backup, or a pattern in quotes, such as '/srv/*/backup'.
+/// Prints a row for each archive, worst first, then each problem and what to do about it. Takes no lock and changes nothing.
 ///
-/// What cannot be looked at is unknown, named, and hides no other: a folder without permission or on a dead disk, a link to
-/// nothing, an empty folder, as of a disk that is not mounted, and a pattern that fits nothing.
-///
-/// The exit status is that of Nagios plugins, for the worst of them: 0 ok, 1 warning, 2 critical, 3 unknown; critical is worse
-/// than unknown.
+/// Whatever cannot be looked at is unknown: a folder without permission, a dead disk, an empty folder, a dangling link, a pattern
+/// that matches nothing. Exits as Nagios plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folders of archives, or with archives in them
+    /// Archives, or folders that hold archives
     #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     folders: Vec<OsString>,
 
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long, group = "form")]
     json: bool,
 
-    /// Print one line, as a Nagios plugin
+    /// Print one line as a Nagios plugin
     #[arg(long, group = "form")]
     nagios: bool,
 
-    /// Print the figures in the text format of Prometheus, each with the archive as a label
+    /// Print the figures in the text format of Prometheus, labelled by archive
     #[arg(long, group = "form")]
     prometheus: bool,
 }
@@ -81,17 +78,17 @@ fn describe(report: &HostReport, output: &Output) -> String {
 fn table(report: &HostReport, output: &Output) -> Vec<String> {
     let mut table = Table::new(vec![
         Column::Left("verdict"),
-        Column::Left("archive"),
         Column::Right("revisions"),
         Column::Right("last backup"),
-        Column::Right("size"),
         Column::Right("stored"),
         Column::Right("free"),
+        Column::Left("archive"),
     ]);
     for checked in &report.archives {
         table.row(row(checked, report.checked));
     }
-    let (heading, rows) = table.lines();
+    // A path is never broken.
+    let (heading, rows) = table.lines(None);
     let rows = rows.into_iter().zip(&report.archives).map(|(row, checked)| {
         let level = checked.health.level;
         row.replacen(level_word(level), &output.paint(level_colour(level), level_word(level)), 1)
@@ -106,13 +103,12 @@ fn row(checked: &Checked, now: Timestamp) -> Vec<String> {
     let space = status.and_then(|status| status.space.as_ref());
     vec![
         level_word(checked.health.level).to_owned(),
-        escape::line(&checked.archive).into_owned(),
         status.map_or_else(unknown, |status| status.revision_count.to_string()),
         newest.map_or_else(unknown, |newest| {
             display_age(now.as_second() - newest.started.as_second())
         }),
-        newest.map_or_else(unknown, |newest| size(newest.size_bytes)),
         space.map_or_else(unknown, |space| size(space.used_bytes)),
         space.map_or_else(unknown, |space| size(space.free_bytes)),
+        escape::line(&checked.archive).into_owned(),
     ]
 }

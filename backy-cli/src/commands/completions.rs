@@ -7,12 +7,12 @@ use crate::Session;
 use crate::cli::Cli;
 use crate::errors::Failure;
 
-/// Print a script that completes arguments in a shell
+/// Print a shell completion script
 ///
 /// For bash: backy completions bash > /etc/bash_completion.d/backy
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The shell
+    /// Shell to write it for
     shell: Shell,
 }
 
@@ -34,7 +34,7 @@ fn with_revisions(shell: Shell, script: &str) -> String {
         }
         Shell::Zsh => {
             let mut script = script.replace(":REV:_default", ":REV:_backy_revisions");
-            for revision in ["The same without -r", "Which revisions to show", "Which revisions"] {
+            for revision in REVISION_ARGUMENTS {
                 let named = format!("{revision}:_default");
                 script = script.replace(&named, &format!("{revision}:_backy_revisions"));
             }
@@ -47,6 +47,14 @@ fn with_revisions(shell: Shell, script: &str) -> String {
         _ => script.to_owned(),
     }
 }
+
+/// What the help says of the arguments that name revisions.
+const REVISION_ARGUMENTS: [&str; 4] = [
+    "Revision, without -r",
+    "Which revisions to show",
+    "Which revisions to verify, with the newer ones that they need",
+    "Which revisions",
+];
 
 const BASH: &str = r#"_backy_with_revisions() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" word verb="" skip="" IFS

@@ -16,51 +16,50 @@ use crate::output::{duration, size};
 use crate::waiting::Waiting;
 use crate::{Session, guard};
 
-/// Restore a revision for trial, and say how long that took
+/// Test a restore and report how long it took
 ///
-/// Reads the whole revision and checks every block against its digest. With a COMMAND, the revision is restored to a
-/// temporary file that only root could write to, and the command is run on it: with '{}' in its arguments replaced by the
-/// path of the file, or the path as the last argument. Its output goes to standard error. The file is removed in any case,
-/// and the archive has no part in it. The exit status is 0 only if every block was right and the command exited with 0.
+/// Reads a whole revision and verifies every block. With COMMAND, backy also restores the revision to a temporary file that only root
+/// could write to, and runs the command on it: '{}' in its arguments stands for the path, or the path becomes the last argument.
+/// The output of the command goes to standard error. The file is deleted afterwards in any case. Exits with 0 only if every block
+/// was right and the command exited with 0.
 ///
 /// Example: backy drill -- sh -c 'fdisk -l {}'
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which revision; without it, one by chance
+    /// Which revision [default: one at random]
     #[arg(short, long, value_name = "REV", value_parser = revision, long_help = revision_help())]
     revision: Option<RevisionSpec>,
 
-    /// The same without -r
+    /// Revision, without -r
     #[arg(value_name = "REV", value_parser = revision, conflicts_with = "revision")]
     named: Option<RevisionSpec>,
 
-    /// Folder for the temporary file; $TMPDIR or /tmp without it
+    /// Folder for the temporary file [default: $TMPDIR or /tmp]
     ///
-    /// One where other users could put another file in its place is refused.
+    /// backy refuses a folder in which other users could replace the file.
     #[arg(long, value_name = "DIR", requires = "command", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
 
-    /// End the command after this time (90s, 30m, 4h), or never (none) [default: as in backy.toml, or 1d]
+    /// End the command after this time (90s, 30m, 4h, none) [default: backy.toml, or 1d]
     ///
-    /// A command that is ended has not been content. Whatever it has started ends with it, as it does when the
-    /// command ends by itself.
+    /// A command that is ended has failed. backy ends whatever it started, too.
     #[arg(long, value_name = "TIME", requires = "command")]
     timeout: Option<TimeLimit>,
 
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 
-    /// What to run on the restored revision, and its arguments
+    /// Command to run on the restored revision, with its arguments
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 
 fn revision_help() -> String {
-    format!("Which revision; without it, one by chance. {REVISION_HELP}")
+    format!("{REVISION_HELP} [default: one at random]")
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
@@ -70,7 +69,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let by_chance = || drill::pick(revisions.len(), RandomState::new().build_hasher().finish());
     let number = match args.revision.as_ref().or(args.named.as_ref()) {
         Some(spec) => spec.resolve(revisions)?,
-        // Of no revisions there is none to pick: the newest is asked for, for the message.
+        // Without revisions there is none to pick; asking for the newest gives the right error.
         None => by_chance().map_or_else(|| RevisionSpec::Latest.resolve(revisions), Ok)?,
     };
     let report = match args.command.split_first() {
@@ -86,11 +85,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     if !report.passed {
         let advice = match report.command {
-            Some(_) => "see what it said, and restore the revision to look into it",
-            None => "'backy restore --keep-going' gets out what there is",
+            Some(_) => "read its output, or restore the revision and look into it",
+            None => "'backy restore --keep-going' restores what is left",
         };
         return Err(Failure::message(format!(
-            "the drill on revision {} did not pass: {}; {advice}",
+            "the drill of revision {} failed: {}; {advice}",
             report.revision, report.message
         )));
     }
@@ -100,7 +99,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Notes it for 'status'; an archive that is in use, or cannot be written to, is told and no failure of the drill.
+/// Records it for 'status'. If that fails, the drill does not: a warning says so.
 fn record(archive: Archive, report: &DrillReport, waiting: Waiting, session: &Session) {
     let reporter = session.reporter();
     let (holder, wait) = (Session::holder("drill"), waiting.duration());
@@ -108,14 +107,14 @@ fn record(archive: Archive, report: &DrillReport, waiting: Waiting, session: &Se
         .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, &reporter));
     drop(reporter);
     if let Err(error) = recorded {
-        session.output.warning(&format!("'status' will not know of this drill: {error}"));
+        session.output.warning(&format!("cannot record this drill for 'status': {error}"));
     }
 }
 
 fn summary(report: &DrillReport) -> String {
-    let content = if report.command.is_some() { ", and the command was content" } else { "" };
+    let content = if report.command.is_some() { "; the command succeeded" } else { "" };
     format!(
-        "Revision {}: {} ({} of data) in {}, {}/s; every block is right{content}.",
+        "Revision {}: read {} ({} of data) in {}, {}/s; all blocks verified{content}.",
         report.revision,
         size(report.size_bytes),
         size(report.read_bytes),
@@ -148,7 +147,7 @@ fn with_command(
     let verdict =
         drill::run_command(&words, timeout, &guard, &reporter).map_err(|error| match error {
             Error::Interrupted => {
-                Failure::interrupted("interrupted; the temporary file is removed")
+                Failure::interrupted("interrupted; the temporary file was deleted")
             }
             error => error.into(),
         })?;

@@ -11,38 +11,36 @@ use crate::cli::{REVISION_HELP, check_file_name, revision};
 use crate::errors::Failure;
 use crate::output::{duration, size};
 
-/// Write a revision as one qcow2 file that needs no other
+/// Write a revision as one self-contained qcow2 file
 ///
-/// For handing a revision on: the file is compressed with zstd, and QEMU reads it without the archive. Every block is
-/// checked against its digest before it is written.
+/// Use it to hand a revision on: zstd compresses the file, and QEMU reads it without the archive. Verifies every block.
 #[derive(clap::Args)]
 #[command(allow_missing_positional = true)]
 pub(crate) struct Args {
-    /// Which revision; the newest without it
+    /// Which revision [default: the newest]
     #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
     revision: Option<RevisionSpec>,
 
-    /// How hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it
+    /// Compression from 1 (fast) to 19 (small) [default: as in backy.toml]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
     level: Option<i32>,
 
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 
-    /// The same without -r
+    /// Revision, without -r
     #[arg(value_name = "REV", value_parser = revision, conflicts_with = "revision")]
     named: Option<RevisionSpec>,
 
-    /// The file to make, which must not be there yet
+    /// File to create
     #[arg(value_name = "FILE.qcow2", value_hint = ValueHint::FilePath)]
     file: PathBuf,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if args.file.as_os_str() == "-" {
-        let message =
-            "'-': a qcow2 file cannot be written to standard output; name a file (./- is one)";
+        let message = "'-': standard output cannot hold a qcow2 file; name a file (./- is one)";
         return Err(Failure::message(message));
     }
     check_file_name(&args.file)?;
@@ -72,7 +70,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 
 fn explain(error: Error) -> Failure {
     match error.kind() {
-        ErrorKind::Interrupted => Failure::interrupted("interrupted; no file was made"),
+        ErrorKind::Interrupted => Failure::interrupted("interrupted; no file was created"),
         ErrorKind::Target => Failure::advised(error, "choose another file"),
         _ => error.into(),
     }

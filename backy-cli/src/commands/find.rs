@@ -10,15 +10,15 @@ use crate::errors::Failure;
 
 /// Print the path of the file that holds a revision
 ///
-/// The newest is a raw image. An older one is a qcow2 overlay, which qemu-img reads together with the newer ones that it
-/// builds on. While a backup runs, or when one was interrupted, the newest is an overlay too.
+/// The newest is a raw image. An older one is a qcow2 overlay, which qemu-img reads together with the newer ones under it. While a
+/// backup runs, and after an interrupted one, the newest is an overlay, too.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which revision; the newest without it
+    /// Which revision [default: the newest]
     #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
     revision: Option<RevisionSpec>,
 
-    /// The same without -r
+    /// Revision, without -r
     #[arg(value_name = "REV", value_parser = revision, conflicts_with = "revision")]
     named: Option<RevisionSpec>,
 }
@@ -31,12 +31,12 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if number == 0 && path.extension().is_some_and(|extension| extension == "qcow2") {
         let lock = session.folder.join("lock");
         session.output.warning(&format!(
-            "a backup is running or was interrupted: until it has ended or is undone, the revision is this overlay over last.raw; \
-             'flock {} COMMAND' waits for a running one",
+            "a backup is running or was interrupted: until it ends or is undone, this overlay on last.raw holds the revision; \
+             'flock {} COMMAND' waits for a running backup",
             lock.display()
         ));
     }
-    // For programs as it is, whatever its name; a terminal must not be steered by it.
+    // Programs get the exact bytes. On a terminal, control characters in the name are escaped.
     let mut line = match session.output.stdout_is_terminal() {
         true => escape::line(&path.to_string_lossy()).into_owned().into_bytes(),
         false => path.as_os_str().as_bytes().to_vec(),

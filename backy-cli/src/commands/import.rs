@@ -16,26 +16,26 @@ use crate::waiting::Waiting;
 
 /// Import an archive that backy made in 2014
 ///
-/// Brings its revisions over, oldest first, with their names and times; the old archive is only read. The archive is made
-/// if there is none; one with other revisions is refused. Everything is checked against the MD5s of the old archive: what
-/// is right comes over, the rest is named and makes the exit status 1. An import that was interrupted goes on where it was.
-/// What the old archive says of its source is taken over unless other users can change it.
+/// Imports its revisions, oldest first, with their names and times, and checks every block against its MD5. Names what it could not
+/// import and then exits with 1. Only reads the old archive. Creates the new archive if needed, and refuses one that has other
+/// revisions. An interrupted import continues when you run it again.
 ///
-/// Imported revisions have the tag 'imported', which only goes by hand.
+/// Takes over the old archive's source, unless other users can change the old archive. Imported revisions keep the tag 'imported' until
+/// you remove it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Folder of the old archive
     #[arg(value_hint = ValueHint::DirPath)]
     old: PathBuf,
 
-    /// Unit of comparison and storage of an archive that is made: a power of two from 4K to 2M [default: 64K]
+    /// Block size of a new archive: a power of two from 4K to 2M [default: 64K]
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
     block_size: Option<BlockSize>,
 
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         prepare(&args.old, &session.folder, args.block_size, session.trust).map_err(|error| {
             match error.kind() {
                 ErrorKind::Specification if args.block_size.is_some() => {
-                    let advice = "leave --block-size out, or name another folder with -b";
+                    let advice = "omit --block-size, or name another folder with -b";
                     Failure::advised(error, advice)
                 }
                 _ => explain(error),
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     // The warnings have named each of them.
     Err(Failure::message(format!(
-        "{}: not all of it could be imported; the warnings say what is missing, the rest is in {}",
+        "{}: imported in part; the warnings name what is missing, the rest is in {}",
         args.old.display(),
         session.folder.display()
     )))
@@ -80,10 +80,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 fn explain(error: Error) -> Failure {
     match error.kind() {
         ErrorKind::Interrupted => Failure::interrupted(
-            "interrupted; the revisions that were imported are complete: run it again to go on",
+            "interrupted; the imported revisions are complete: run it again to continue",
         ),
         ErrorKind::Source => {
-            Failure::advised(error, "name the folder of an archive of 2014 that nobody changes")
+            Failure::advised(error, "name the folder of an archive of 2014 that nobody is changing")
         }
         ErrorKind::Specification => Failure::advised(error, "name another folder with -b"),
         _ => error.into(),
@@ -94,20 +94,20 @@ fn summary(report: &ImportReport, args: &Args) -> String {
     let old = args.old.to_string_lossy();
     let mut text = match (report.imported.first(), report.imported.last()) {
         (Some(first), Some(last)) => format!(
-            "Imported {} of {}, from {} to {}",
+            "Imported {} from {}, made {} to {}",
             count(report.imported.len()),
             escape::line(&old),
             local_minute(first.started),
             local_minute(last.started)
         ),
-        _ => format!("Imported nothing of {}", escape::line(&old)),
+        _ => format!("Imported nothing from {}", escape::line(&old)),
     };
     let revisions = || report.present.iter().chain(&report.imported);
     let damaged = revisions().filter(|revision| !revision.damaged.is_empty()).count();
     for (number, what) in [
-        (report.present.len(), "there before"),
+        (report.present.len(), "already imported"),
         (damaged, "damaged"),
-        (report.skipped.len(), "left out"),
+        (report.skipped.len(), "skipped"),
     ] {
         if number > 0 {
             text.push_str(&format!("; {number} {what}"));

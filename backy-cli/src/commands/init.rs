@@ -15,19 +15,20 @@ use crate::errors::Failure;
 use crate::output::interval;
 use crate::words::shell_word;
 
-/// Make an archive
+/// Create an archive
 ///
-/// Makes the folder, backy.toml and README. The new archive has a schedule (daily, weekly, monthly) that can be
-/// changed in backy.toml. A folder with an archive in it is refused.
+/// Creates the folder with backy.toml and README. The archive gets a daily, weekly and monthly schedule, which you can change in
+/// backy.toml. backy refuses a folder that already holds an archive.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The block device or file to back up; without it, set it in backy.toml before the first backup
+    /// Block device or file to back up [default: none; set it later in backy.toml]
     ///
-    /// One that is not there yet is taken with a warning. A symbolic link is kept as it is and followed at each backup, if it belongs to root or to you.
+    /// A source that does not exist yet is accepted with a warning. A symbolic link stays a link: every backup follows it, if it
+    /// belongs to root or to you.
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
 
-    /// Unit of comparison and storage: a power of two from 4K to 2M, fixed for the life of the archive
+    /// Unit of comparison and storage: a power of two from 4K to 2M; it cannot be changed later
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = block_size)]
     block_size: BlockSize,
 }
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         None => None,
     };
     let path = source.as_ref().map(|found| found.path.as_path());
-    // A source whose name cannot stand in the config is told before anything is made.
+    // Refuses a source whose name cannot stand in the config, before anything is created.
     Config::template(path)?;
     let archive = Archive::init_with(&session.folder, path, args.block_size, session.trust)?;
     if let Some(note) = source.as_ref().and_then(|found| found.note.as_ref()) {
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     session.output.result(text.as_bytes())
 }
 
-/// `Archive::init` refuses, too, but has made its lock file by then.
+/// `Archive::init` refuses, too, but only after it has created its lock file.
 fn refuse_archive(folder: &Path) -> Result<(), Failure> {
     match Archive::open(folder) {
         Err(error) if error.kind() == ErrorKind::NoArchive => Ok(()),
@@ -79,20 +80,19 @@ struct FoundSource {
     note: Option<String>,
 }
 
-/// Looks at the source. Its mistakes are better told now than by cron at night.
+/// Looks at the source: a mistake should show now, not in tonight's mail from cron.
 fn check_source(path: &Path, folder: &Path) -> Result<FoundSource, Failure> {
     let error = |message: String| Error::Source { path: path.to_owned(), message };
     let absolute = std::path::absolute(path).map_err(|found| error(found.to_string()))?;
-    let advised = |error| {
-        Failure::advised(error, "name a device or file, or leave SOURCE out and set it later")
-    };
+    let advised =
+        |error| Failure::advised(error, "name a device or file, or omit SOURCE and set it later");
     let source = DeviceSource::open_if_there(&absolute).map_err(advised)?;
     if is_inside(&absolute, folder) {
-        let message = format!("it is in {}, the folder of the archive itself", folder.display());
+        let message = format!("it is inside the archive {}", folder.display());
         return Err(Failure::advised(error(message), "name another folder with -b"));
     }
     let not_there =
-        || format!("source {}: it is not there yet; backups fail until it is", absolute.display());
+        || format!("source {}: does not exist yet; backups fail until it does", absolute.display());
     let note = match &source {
         None => Some(not_there()),
         Some(source) => source.identity().container_note(),
@@ -114,7 +114,7 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     let folder = escape::line(&folder.to_string_lossy()).into_owned();
     let config = archive.config()?;
     let blocks = display_size(archive.manifest().block_size.bytes()).replace(".0 ", " ");
-    let mut text = format!("Made an archive in {folder}, with blocks of {blocks}.\n");
+    let mut text = format!("Created an archive in {folder} with blocks of {blocks}.\n");
     let mut line = |line: String| {
         text.push_str(&line);
         text.push('\n');
@@ -127,20 +127,17 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
         (Some(source), None) => {
             line(format!("Source: {}.", escape::line(&source.to_string_lossy())))
         }
-        (None, _) => line(format!("Source: none yet; set it in {folder}/backy.toml.")),
+        (None, _) => line(format!("Source: not set; set it in {folder}/backy.toml.")),
     }
-    line(format!("Schedule: {}, as {folder}/backy.toml says.", schedule(&config)));
+    line(format!("Schedule: {} (in {folder}/backy.toml).", schedule(&config)));
     let quoted = shell_word(&folder);
     // In a line of cron a '%' ends the command, also in quotes.
     let for_cron = quoted.replace('%', r"\%");
     line(String::new());
-    line("Next, make the first backup:".to_owned());
+    line("Make the first backup:".to_owned());
     line(format!("  backy -b {quoted} -v backup"));
-    line(
-        "and have cron do it from then on, whenever one is due (in /etc/cron.d/backy):".to_owned(),
-    );
+    line("Then let cron start backups, for instance in /etc/cron.d/backy:".to_owned());
     line(format!("  */15 * * * *  root  backy -b {for_cron} backup"));
-    line("Let go what the schedule no longer keeps, and check what is stored:".to_owned());
     line(format!("  20 6 * * *    root  backy -b {for_cron} maintenance --wait 4h"));
     line(format!("  40 6 * * 0    root  backy -b {for_cron} scrub --budget 2h --wait 4h"));
     Ok(text)
@@ -161,7 +158,7 @@ fn schedule(config: &Config) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "{separator}{tag} every {every}{at} (keep {})", each.keep);
     }
-    if text.is_empty() { "none, so that a backup is always due".to_owned() } else { text }
+    if text.is_empty() { "none: a backup is always due".to_owned() } else { text }
 }
 
 #[cfg(test)]

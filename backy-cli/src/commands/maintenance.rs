@@ -7,36 +7,33 @@ use crate::errors::Failure;
 use crate::plan;
 use crate::waiting::Waiting;
 
-/// Let go what the schedule no longer keeps
+/// Delete revisions that the schedule no longer keeps
 ///
-/// A tag expires on a revision when as many newer ones as 'keep' in backy.toml says have it; a revision that has lost its
-/// last tag goes. What others read from it is merged into them first. The newest revision always stays, so do pinned
-/// ones, and the newest one without known damage. When it worked, nothing is printed (on a terminal, or with -v, it is
-/// said in a line).
+/// A tag expires when as many newer revisions have it as 'keep' in backy.toml says. A revision without tags is deleted, after its
+/// blocks that older revisions need were merged into the next older one. backy always keeps the newest revision, pinned ones, and the
+/// newest one without damage. Prints nothing when it succeeds (on a terminal, or with -v, one line).
 ///
-/// While a backup of which unusually much had changed, or damage, has not been confirmed, nothing goes and no
-/// tag expires: that is told on standard error, and by 'status'. 'rm' works all the same. When far more
-/// revisions stay than the schedule keeps, a warning says why.
+/// Nothing expires while an unusually large change or damage is unconfirmed; standard error and 'status' say so. 'rm' still works.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only say what would be done: for each revision whether it stays and why, then the steps
+    /// Only print the plan: what happens to each revision and why, and the steps
     #[arg(short = 'n', long)]
     dry_run: bool,
 
-    /// Keep the N newest revisions, whatever the schedule says; those that are pinned stay as well
+    /// Keep the N newest and the pinned revisions, whatever the schedule says
     #[arg(short, long, value_name = "N")]
     keep: Option<u32>,
 
-    /// Confirm first that all alarms and all damage that 'status' tells of are seen to, so that revisions go again
+    /// First confirm all alarms and all damage that 'status' reports
     ///
-    /// For those alone: the next unusual backup, or more damage, holds everything back again.
+    /// Revisions expire again then. The next unusual backup or new damage stops that again.
     #[arg(long)]
     confirm: bool,
 
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Print a report for programs: what was done (with --dry-run the plan)
+    /// Print the report as JSON (with --dry-run the plan)
     #[arg(long)]
     json: bool,
 }

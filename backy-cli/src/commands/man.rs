@@ -12,10 +12,10 @@ use crate::errors::Failure;
 
 /// Print a manual page
 ///
-/// In the format of man: 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
+/// 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which page: that of the command, or that of the file backy.toml
+    /// Which page: the command or backy.toml
     #[arg(value_enum, default_value_t)]
     page: Page,
 }

@@ -20,58 +20,53 @@ use crate::log::{self, Log, Severity};
 use crate::output::Output;
 use crate::words::shell_word;
 
-/// Show every revision as a file, until it is unmounted
+/// Mount the archive: every revision is a file
 ///
-/// MOUNTPOINT gets a file for each revision, named by its UUID, with the bytes of the whole disk: losetup, mount -o
-/// loop,ro, fsck -n, qemu and cp take them. latest, by-number, by-date and by-tag lead to them, and UUID.partitions has
-/// the partitions of each as files of their own. Revisions that are made or removed meanwhile come and go. A file that is
-/// open stays readable. A block that is not what was backed up cannot be read: it is an I/O error and a line in
-/// the log.
+/// MOUNTPOINT has a file for each revision, named by its UUID, with the bytes of the whole disk, for losetup, mount -o loop,ro, fsck
+/// -n, qemu and cp. latest, by-number, by-date and by-tag link to them; UUID.partitions has a file for each partition. New revisions
+/// appear and deleted ones disappear while mounted; an open file stays readable. Damaged blocks return an I/O error.
 ///
-/// The command returns when the mount can be used; 'umount MOUNTPOINT' ends it, or 'fusermount3 -u MOUNTPOINT' for others
-/// than root. Then the archive's disk can be unmounted as well. No lock is held: backups and maintenance go on beside it.
-///
-/// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0. The long options are those of
-/// the mount as well, with '_' for '-'.
+/// Returns when the mount is ready; 'umount MOUNTPOINT' ends it ('fusermount3 -u MOUNTPOINT' if you are not root). Holds no lock.
+/// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0, with the long options, '_' for '-'.
 ///
 /// Example: backy mount /mnt && mount -o loop,ro /mnt/latest.partitions/1 /mnt2
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Stay in front, until it is unmounted or Ctrl-C unmounts it
+    /// Stay in the foreground until unmounted; Ctrl-C unmounts
     #[arg(short, long)]
     foreground: bool,
 
-    /// Let the members of this group read it as well, and write to it with --writable
+    /// Let this group read the files, and write them with --writable
     ///
-    /// Without it, only root and who mounts may read. Others than root need user_allow_other in /etc/fuse.conf for it.
+    /// By default, only root and you may read them. Users other than root need user_allow_other in /etc/fuse.conf.
     #[arg(long, value_name = "GROUP", value_parser = group_number)]
     gid: Option<u32>,
 
-    /// Let other users in, who may read nothing unless they are root
+    /// Let other users see the mount; only root may read its files
     ///
-    /// Lets root read what another user has mounted. Others than root need user_allow_other in /etc/fuse.conf for it.
+    /// Use it to let root read what another user mounted. Users other than root need user_allow_other in /etc/fuse.conf.
     #[arg(long)]
     allow_other: bool,
 
-    /// Let the files be written to, for a journal to be replayed or a machine to be booted
+    /// Make the files writable, to replay a journal or boot a machine
     ///
-    /// What is written goes to temporary files and is thrown away when it is unmounted. The archive stays as it is.
+    /// What is written goes to temporary files, which are deleted on unmount. The archive does not change.
     #[arg(long)]
     writable: bool,
 
-    /// Folder for what is written; $TMPDIR or /tmp without it
+    /// Folder for the temporary files [default: $TMPDIR or /tmp]
     #[arg(long, value_name = "DIR", requires = "writable", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
 
-    /// How much of what was read is kept in memory at most
+    /// Memory for cached data
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     cache: u64,
 
-    /// Append what is found wrong to this file, besides the system's log
+    /// Append problems to this file as well as to the system log
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
 
-    /// A folder; what is in it is hidden meanwhile
+    /// Folder to mount on; its contents are hidden meanwhile
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     mountpoint: PathBuf,
 }
@@ -144,7 +139,7 @@ fn check_mountpoint(mountpoint: &Path) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::message(format!(
-        "'{text}' reads as a revision; mount shows all of them, under by-number, by-date and by-tag: name only a folder (./{} is one)",
+        "'{text}' reads as a revision; a mount shows all of them, under by-number, by-date and by-tag: name only a folder (./{} is one)",
         shell_word(text)
     )))
 }
@@ -202,7 +197,7 @@ fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
         Outcome::Interrupted => Err(Failure::interrupted("interrupted; nothing is mounted")),
         Outcome::Ended(status) if status.code() == Some(1) => Err(Failure::Told),
         Outcome::Ended(status) => Err(Failure::message(format!(
-            "the half in the background ended with {status}; try --foreground"
+            "the background process ended with {status}; try --foreground"
         ))),
     }
 }
@@ -252,15 +247,15 @@ fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), F
 
 fn waiting(error: &Error, by_ctrl_c: bool) -> String {
     let next = match by_ctrl_c {
-        true => "Ctrl-C again takes it away at once".to_owned(),
-        false => format!("it is taken away in {} s", PATIENCE.as_secs()),
+        true => "Ctrl-C again detaches it at once".to_owned(),
+        false => format!("detaching it in {} s", PATIENCE.as_secs()),
     };
-    format!("{error}; it is tried again until that works; {next}")
+    format!("{error}; trying again until that works; {next}")
 }
 
 /// Takes the mount away from whoever uses it. They get errors, as this process does not wait for them.
 fn take_away(mounted: &Mounted, mountpoint: &Path) -> Result<(), Failure> {
     mounted.detach()?;
     let place = mountpoint.display();
-    Err(Failure::interrupted(format!("{place} was in use and is taken away from its users")))
+    Err(Failure::interrupted(format!("{place} was in use and is detached; its users get errors")))
 }

@@ -14,22 +14,20 @@ use crate::commands::absolute;
 use crate::errors::Failure;
 use crate::{Session, report};
 
-/// Write a page to look at, on one or many archives
+/// Write an HTML page about one or many archives
 ///
-/// One HTML file that needs no other and no network: the verdicts and the commands to run; how full each disk is and when it
-/// will be full; for each archive when revisions were made, by tag, how much had changed in each, what has been verified or is
-/// damaged, the schedule, and every revision. Healthy archives are folded. It can be mailed, printed, or put where a web
-/// server finds it.
+/// One self-contained file: the verdicts and the commands to run, how full each disk is and when it will be full, and for each
+/// archive its revisions, changes, verified data, damage and schedule. Healthy archives are collapsed. Mail it, print it, or
+/// put it on a web server.
 ///
-/// Each DIR is as for 'check'; without any, it is the archive of --backupdir. Nothing is locked or changed. What cannot be
-/// looked at is on the page with the reason, and no error.
+/// DIR is as in 'backy check'; the default is the archive of --backupdir. Takes no lock and changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The file to write, '-' for standard output; one that is there is replaced as a whole
+    /// File to write or replace; - for standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: PathBuf,
 
-    /// Folders of archives, or with archives in them
+    /// Archives, or folders that hold archives
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     folders: Vec<OsString>,
 }
@@ -62,10 +60,10 @@ fn check(path: &Path) -> Result<(), Failure> {
         Failure::message(format!("--output '{}': {why}; name another file", path.display()))
     };
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return Err(refused("it is there and no regular file"));
+        return Err(refused("it exists and is not a regular file"));
     }
     match path.parent().is_some_and(|folder| folder.join("manifest.json").exists()) {
-        true => Err(refused("its folder is an archive, where a page has no place")),
+        true => Err(refused("its folder is an archive")),
         false => Ok(()),
     }
 }

@@ -19,20 +19,18 @@ use crate::words;
 
 /// Restore a revision to a file, a device, the source or standard output
 ///
-/// To a target that exists, only blocks that differ are written. Every block is checked against its digest before it is
-/// written. backy refuses a target that is mounted or otherwise in use, too small, or in the archive. With --undo DIR there
-/// is a way back: 'backy -b DIR restore'.
+/// Verifies every block, and writes only blocks that differ. backy refuses a target that is mounted or in use, too small, or
+/// inside the archive.
 ///
-/// On a terminal, backy shows what is on a target that exists and how much of it differs, and asks before it overwrites it; --yes
-/// answers. Elsewhere it overwrites the source, if that is the one that was backed up, of a size that it had then, and nobody has it
-/// open; anything else that exists, unless it is a blank device, needs --force.
+/// On a terminal, backy shows what it would overwrite and asks; --yes answers. In a script, it overwrites the source only if that is
+/// the disk that was backed up and nobody has it open. Anything else that exists and is not blank needs --force.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which revision; the newest without it
+    /// Which revision [default: the newest]
     #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
     revision: Option<RevisionSpec>,
 
-    /// Overwrite a file that exists, or a device that is not blank, also when it is not the source
+    /// Overwrite an existing file or a device that is not blank
     #[arg(long)]
     force: bool,
 
@@ -40,32 +38,31 @@ pub(crate) struct Args {
     #[arg(long)]
     yes: bool,
 
-    /// Do everything but write: say what would be written, or why it would be refused
+    /// Write nothing; report what would be written, or why it would be refused
     #[arg(long)]
     dry_run: bool,
 
-    /// Where a block cannot be read right, write zeros, say where, and go on; the exit status is 1 then
+    /// Fill unreadable blocks with zeros, list them, and continue
     ///
-    /// For getting out of a damaged archive what there still is.
+    /// Use it to get what is left out of a damaged archive. The exit status is 1 if a block was unreadable.
     #[arg(long)]
     keep_going: bool,
 
-    /// Before anything is overwritten, save what is going to be, in DIR
+    /// Save what is overwritten in DIR, a new archive
     ///
-    /// DIR becomes an archive of its own, which must not be there yet. 'backy -b DIR restore' brings the target back to what
-    /// it was, also when the restore was interrupted.
+    /// 'backy -b DIR restore' brings the target back, even if the restore was interrupted.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     undo: Option<PathBuf>,
 
-    /// Begin even if the target seems to lack the space
+    /// Start even if the target seems to have too little space
     #[arg(long)]
     no_space_check: bool,
 
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 
-    /// File or block device to write to, '-' for standard output; without it, the source. ./1 is a file, -r 1 a revision
+    /// File or block device, or - for standard output [default: the source]; ./1 is a file named 1
     #[arg(value_hint = ValueHint::FilePath)]
     target: Option<PathBuf>,
 }
@@ -146,7 +143,7 @@ fn confirm(
     match session.output.ask(&format!("Overwrite {target}?"))? {
         true => Ok(Some(look)),
         false => Err(Failure::message(format!(
-            "{target}: not restored, nothing was written; answer 'y', or give --yes"
+            "{target}: not restored, nothing was written; answer 'y' or use --yes"
         ))),
     }
 }
@@ -159,16 +156,16 @@ fn describe(look: &TargetLook, revision_bytes: u64) -> Vec<String> {
     };
     let mut lines = vec![match &look.objection {
         None => format!("a {kind} of {}, the source of this archive", size(look.size_bytes)),
-        Some(why) => format!("a {kind} of {}; careful: {why}", size(look.size_bytes)),
+        Some(why) => format!("a {kind} of {}; warning: {why}", size(look.size_bytes)),
     }];
     lines.extend(look.contents.iter().map(content));
     if look.contents.is_empty() {
-        lines.push("no file system that backy knows".to_owned());
+        lines.push("no known file system".to_owned());
     }
     lines.extend(look.changed.map(|time| format!("last changed {}", local_minute(time))));
     lines.push(difference(look));
     if look.target_kind != TargetKind::BlockDevice && look.size_bytes != revision_bytes {
-        lines.push(format!("its size becomes {}", size(revision_bytes)));
+        lines.push(format!("its size changes to {}", size(revision_bytes)));
     }
     lines
 }
@@ -185,7 +182,7 @@ fn content(content: &Content) -> String {
 fn difference(look: &TargetLook) -> String {
     let (differing, compared) = (look.differing_bytes, look.compared_bytes);
     match differing {
-        0 => format!("none of the {} that were compared differ", size(compared)),
+        0 => format!("all {} that were compared are the same", size(compared)),
         _ => {
             let share = match u128::from(differing) * 100 / u128::from(compared.max(1)) {
                 0 => "less than 1 %".to_owned(),
@@ -211,14 +208,12 @@ fn undo_folder(args: &Args) -> Result<Option<PathBuf>, Failure> {
 
 fn check_stdout(args: &Args, session: &Session) -> Result<(), Failure> {
     let problem = match () {
-        () if args.json => {
-            "both --json and the target '-' need standard output; leave one of them out"
-        }
-        () if args.force => "the target '-' overwrites nothing; leave --force out",
-        () if args.undo.is_some() => "the target '-' overwrites nothing; leave --undo out",
-        () if args.dry_run => "the target '-' has nothing to compare with; leave --dry-run out",
+        () if args.json => "--json and the target '-' both need standard output; use one of them",
+        () if args.force => "the target '-' overwrites nothing; omit --force",
+        () if args.undo.is_some() => "the target '-' overwrites nothing; omit --undo",
+        () if args.dry_run => "the target '-' has nothing to compare with; omit --dry-run",
         () if session.output.stdout_is_terminal() => {
-            "standard output is a terminal, which cannot show an image; redirect it, or name a file"
+            "standard output is a terminal; redirect it, or name a file"
         }
         () => return Ok(()),
     };
@@ -236,7 +231,7 @@ fn to_stream(
     let descriptor = stdout.as_fd().try_clone_to_owned().map_err(Failure::Output)?;
     let mut stream = File::from(descriptor);
     let reporter = session.reporter();
-    let part = || Failure::interrupted("interrupted; standard output has only a part of the image");
+    let part = || Failure::interrupted("interrupted; standard output has only part of the image");
     // Whoever reads it may have stopped to.
     let report = session.interrupt.or_give_up(
         || archive.restore_to_stream(number, &mut stream, options, &reporter),
@@ -248,7 +243,7 @@ fn to_stream(
     drop(reporter);
     report.map_err(|error| match &error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
-            Failure::advised(error, "whoever read it has ended before all was written")
+            Failure::advised(error, "the reader ended before all was written")
         }
         _ if error.kind() == ErrorKind::Interrupted => part(),
         _ => error.into(),
@@ -293,11 +288,11 @@ fn explain(error: Error, target: &Path, options: &RestoreOptions) -> Failure {
             Failure::interrupted(format!("interrupted; {} is as it was", target.display()))
         }
         (true, None) => Failure::interrupted(format!(
-            "interrupted; {} may be half restored: run it again to complete it",
+            "interrupted; {} is restored in part: run it again to complete it",
             target.display()
         )),
         (false, _) if options.dry_run => Failure::interrupted("interrupted; nothing was written"),
-        (false, _) => Failure::interrupted("interrupted; no target was made"),
+        (false, _) => Failure::interrupted("interrupted; no target was created"),
     }
 }
 
@@ -336,19 +331,18 @@ fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
     }
     for extent in report.unreadable.iter().take(MAX_NAMED) {
         let bytes = words::bytes(std::slice::from_ref(extent));
-        session.output.warning(&format!("{bytes} could not be read; they are zero"));
+        session.output.warning(&format!("{bytes} are unreadable and were filled with zeros"));
     }
     if let Some(more) = report.unreadable.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
         session.output.warning(&format!("and {more} more stretches; --json names them all"));
     }
     let lost: u64 = report.unreadable.iter().map(|extent| extent.len).sum();
     let what = match lost {
-        0 => "its digests are damaged, so that it cannot be said whether all of it is right"
-            .to_owned(),
-        lost => format!("{} of it could not be read and are zero", size(lost)),
+        0 => "its digests are damaged, so backy cannot tell whether all of it is right".to_owned(),
+        lost => format!("{} are unreadable and were filled with zeros", size(lost)),
     };
     Err(Failure::message(format!(
-        "revision {}: {what}; 'backy status' says what is known of the archive",
+        "revision {}: {what}; 'backy status' shows what else is damaged",
         report.revision
     )))
 }
@@ -358,7 +352,7 @@ fn name_changed(report: &RestoreReport, session: &Session) {
     for extent in report.changed_since.iter().take(MAX_NAMED) {
         let bytes = words::bytes(std::slice::from_ref(extent));
         session.output.warning(&format!(
-            "{bytes} have changed since the restore, which did not overwrite them; they stay as they are"
+            "{bytes} changed after the restore, which had not overwritten them; not touched"
         ));
     }
     if let Some(more) = report.changed_since.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
@@ -371,7 +365,7 @@ fn tell(report: &RestoreReport, target: &str, session: &Session) {
         return;
     }
     let written = match report.written_bytes {
-        0 if report.size_bytes > 0 => "nothing differed".to_owned(),
+        0 if report.size_bytes > 0 => "nothing differed, nothing written".to_owned(),
         bytes => format!("{} written", size(bytes)),
     };
     session.output.note(&format!(
@@ -382,7 +376,7 @@ fn tell(report: &RestoreReport, target: &str, session: &Session) {
     ));
     if let Some(undo) = &report.undo {
         session.output.note(&format!(
-            "what it was is in {} ({}); 'backy -b {} restore' brings it back",
+            "the overwritten data is in {} ({}); 'backy -b {} restore' brings it back",
             undo.archive,
             size(undo.saved_bytes),
             undo.archive

@@ -9,24 +9,24 @@ use crate::errors::Failure;
 use crate::plan;
 use crate::waiting::Waiting;
 
-/// Remove revisions by hand
+/// Delete the revisions that you name
 ///
-/// What others read from them is merged into those first, as in maintenance. When it worked, nothing is printed (on a
-/// terminal, or with -v, it is said in a line). One revision has to stay.
+/// Merges blocks that older revisions need into the next older one first, as maintenance does. Prints nothing when it succeeds (on a
+/// terminal, or with -v, one line). You cannot delete the only revision.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only say what would be done
+    /// Only print the plan
     #[arg(short = 'n', long)]
     dry_run: bool,
 
-    /// Remove revisions with pinned tags, too
+    /// Also delete pinned revisions
     #[arg(long)]
     force: bool,
 
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Print a report for programs: what was done (with --dry-run the plan)
+    /// Print the report as JSON (with --dry-run the plan)
     #[arg(long)]
     json: bool,
 
@@ -82,6 +82,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 
 /// Whoever has pinned a revision wants it kept.
 fn check_pins(revisions: &[Revision], chosen: &[usize]) -> Result<(), Failure> {
-    let advice = "give --force to remove what is pinned, too, or unpin it with 'backy tag'";
+    let advice = "use --force to delete pinned revisions, too, or unpin it with 'backy tag'";
     check_unpinned(revisions, chosen).map_err(|error| Failure::advised(error, advice))
 }

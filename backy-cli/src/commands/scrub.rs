@@ -20,43 +20,43 @@ use crate::progress::Reporter;
 use crate::waiting::Waiting;
 use crate::words;
 
-/// Check what is stored, and mend what can be mended
+/// Verify stored data and repair what can be repaired
 ///
-/// Reads every stored block once and compares it with its digest; checks files, headers and tables as well. Prints what is
-/// wrong and which bytes of which revisions that costs, and exits with 1 when there is anything, mended or not. What was
-/// found is recorded: 'status' is critical until it has been mended. A block is mended when its right bytes are elsewhere in
-/// the archive; a file that was brought back from a copy of the archive is found to be right by the next scrub.
+/// Reads every stored block, compares it with its digest, and checks files, headers and tables. Prints each finding with the bytes
+/// that revisions lose by it, and exits with 1 if there are findings, repaired or not. Records them: 'status' is critical until they
+/// are repaired. backy repairs a block if the archive has its right bytes elsewhere. If you bring a file back from a copy of the
+/// archive, scrub again.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Change nothing and record nothing; needs no lock
+    /// Change and record nothing; needs no lock
     #[arg(short = 'n', long)]
     checkonly: bool,
 
-    /// Stop reading after this time (30m, 4h) or this share of the stored bytes (10%); what waits longest comes first
+    /// Stop after this time (30m, 4h) or share of the stored bytes (10%)
     ///
-    /// What was read waits since then, what never was since it was written. With a share of P % everything is read
-    /// within 100 / P runs, rounded up, and one more.
+    /// Blocks that were not verified for the longest time come first. With a share of P %, everything is verified within 100 / P runs,
+    /// rounded up, and one more.
     #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
 
-    /// First make a lost or damaged manifest.json anew, from the digest files and the deltas
+    /// First rebuild a lost or damaged manifest.json from the other files
     ///
-    /// What only the manifest knew is lost, such as tags that were given later; it is said what.
+    /// What only the manifest knew is lost, such as tags added later; backy prints what.
     #[arg(long, conflicts_with = "checkonly")]
     rebuild: bool,
 
-    /// With --rebuild: also when the manifest can be read
+    /// With --rebuild: even if the manifest is readable
     #[arg(long, requires = "rebuild")]
     force: bool,
 
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 
-    /// Which revisions to read, together with the newer ones that they read through
+    /// Which revisions to verify, with the newer ones that they need
     #[arg(default_value = "all", value_parser = revisions, long_help = REVISIONS_HELP)]
     revisions: RevisionsSpec,
 }
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
             Failure::interrupted("interrupted; nothing was changed")
         }
         ErrorKind::Interrupted => {
-            Failure::interrupted("interrupted; what had been read until then is recorded")
+            Failure::interrupted("interrupted; what was read until then is recorded")
         }
         _ => error.into(),
     })?;
@@ -128,7 +128,7 @@ fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     let report = rebuilt.map_err(|error| match error.kind() {
         ErrorKind::Specification => Failure::advised(
             error,
-            "--force makes it anew all the same, and loses what only the manifest knows",
+            "--force rebuilds it anyway, and loses what only the manifest knows",
         ),
         _ => error.into(),
     })?;
@@ -137,7 +137,7 @@ fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     }
     if session.tells() {
         let count = words::count(report.revisions.len(), "revision");
-        session.output.note(&format!("made manifest.json anew, with {count}"));
+        session.output.note(&format!("rebuilt manifest.json with {count}"));
     }
     Ok(report)
 }
@@ -166,28 +166,28 @@ fn tell(
 /// That there is something wrong, and what to do.
 fn failure(checkonly: bool, report: &ScrubReport, folder: &Path) -> String {
     let count = words::count(report.findings.len(), "finding");
-    let mended = report.findings.iter().filter(|finding| finding.repaired).count();
+    let repaired = report.findings.iter().filter(|finding| finding.repaired).count();
     let folder = folder.display();
     let open = || report.findings.iter().filter(|finding| !finding.repaired);
     let in_image = |finding: &Finding| finding.blocks.is_some() && finding.file == "last.raw";
     let advice = match open().any(|finding| !finding.affected.is_empty()) {
         true if open().all(in_image) => {
-            "the next backup heals what the source still has; or get the file back from a copy of the archive and scrub again; what is not named above can be restored"
+            "the next backup repairs what the source still has; or bring the file back from a copy of the archive and scrub again; everything not named above can be restored"
         }
         true => {
-            "get the files back from a copy of the archive and scrub again; what is not named above can be restored"
+            "bring the files back from a copy of the archive and scrub again; everything not named above can be restored"
         }
-        false => "no revision is affected; put right what is named above, and scrub again",
+        false => "no revision is affected; correct what is named above and scrub again",
     };
-    match mended {
-        _ if checkonly => format!(
-            "{folder}: {count}; 'backy scrub' without -n records that and mends what it can"
-        ),
-        all if all == report.findings.len() => format!(
-            "{folder}: {count}, mended; what was wrong once may be so again: look at the disk"
-        ),
+    match repaired {
+        _ if checkonly => {
+            format!("{folder}: {count}; 'backy scrub' without -n records and repairs them")
+        }
+        all if all == report.findings.len() => {
+            format!("{folder}: {count}, repaired; the disk may be failing: check it")
+        }
         0 => format!("{folder}: {count}; {advice}"),
-        some => format!("{folder}: {count}, {some} of them mended; {advice}"),
+        some => format!("{folder}: {count}, {some} of them repaired; {advice}"),
     }
 }
 
@@ -209,16 +209,16 @@ const MAX_AFFECTED: usize = 8;
 
 /// A finding with a line for each revision that it costs something.
 fn describe(finding: &Finding) -> String {
-    let done = if finding.repaired { "; mended" } else { "" };
+    let done = if finding.repaired { "; repaired" } else { "" };
     let mut text =
         format!("{}: {}{done}\n", escape::line(&finding.file), escape::line(&finding.message));
     for Affected { revision, number, extents } in finding.affected.iter().take(MAX_AFFECTED) {
         let bytes = words::bytes(extents);
-        text.push_str(&format!("  revision {number} ({revision}) cannot be read at {bytes}\n"));
+        text.push_str(&format!("  revision {number} ({revision}): {bytes} unreadable\n"));
     }
     match finding.affected.len().saturating_sub(MAX_AFFECTED) {
         0 => {}
-        more => text.push_str(&format!("  … and {more} more; --json has all\n")),
+        more => text.push_str(&format!("  … and {more} more; --json lists all\n")),
     }
     text
 }

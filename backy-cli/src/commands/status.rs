@@ -13,35 +13,33 @@ use crate::Session;
 use crate::cli::{REVISIONS_HELP, Verbosity, revisions};
 use crate::errors::Failure;
 use crate::output::{
-    Colour, Column, Output, Table, duration, local_minute, local_second, problem_line, signed_size,
-    size, verdict,
+    Colour, Output, duration, local_minute, local_second, problem_line, signed_size, size, verdict,
 };
+use crate::table::{self, Column, Table};
 use crate::words;
 
-/// Show the revisions, and whether the backups are well
+/// List the revisions and report the health of the backups
 ///
-/// Needs no lock: it works while a backup runs. The columns: number, local time at which the backup began (with -v to
-/// the second), UUID, size of the image, size of the blocks that had changed, what the backup added on disk, how long it
-/// took, and the tags; a revision that reads through no newer one is marked as standalone. With -v, the bytes that cannot be
-/// read from a damaged revision are shown.
+/// Needs no lock: it works while a backup runs. The columns: number, local time at which the backup started, beginning of the UUID,
+/// changed bytes, bytes added on disk, and tags. With -v: whole UUIDs, seconds, size, duration, and the bytes that a damaged
+/// revision has lost.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Print a report for programs
+    /// Print the report as JSON
     #[arg(long, group = "form")]
     json: bool,
 
-    /// Print the verdict in one line, as a Nagios plugin, and exit with it: 0 ok, 1 warning, 2 critical, 3 unknown
+    /// Print one line as a Nagios plugin and exit with its status
     ///
-    /// Unknown is what cannot be told: no archive, a manifest that cannot be read, wrong arguments. The line has
-    /// figures with the limits that they were compared with; doc/scripting.md has them and what is judged.
+    /// The status is 0 ok, 1 warning, 2 critical or 3 unknown. Unknown means that backy could not find out: no archive, an unreadable
+    /// manifest, wrong arguments. doc/scripting.md describes the figures, their limits and every problem.
     #[arg(long, group = "form")]
     check: bool,
 
     /// Print the figures in the text format of Prometheus
     ///
-    /// Those of an archive that cannot be opened say so: backy_status is 3. The exit status is 1 then.
-    ///
-    /// For each command that changes the archive to write them to a file, set textfile in the section [monitoring] of backy.toml.
+    /// For an archive that cannot be opened, backy_status is 3 and the exit status is 1. To have every command that changes the archive
+    /// write these figures to a file, set textfile in [monitoring] of backy.toml.
     #[arg(long, group = "form")]
     prometheus: bool,
 
@@ -65,7 +63,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if args.prometheus {
         return session.output.result(prometheus([&Checked::of(report)]).as_bytes());
     }
-    let text = describe(&report, &session.output, session.verbosity, SystemClock.now());
+    let all = archive.revisions().iter().map(|revision| &revision.uuid);
+    let shown = Shown {
+        output: &session.output,
+        verbosity: session.verbosity,
+        name_length: words::telling_length(all),
+    };
+    let text = describe(&report, &shown, SystemClock.now());
     session.output.result(text.as_bytes())
 }
 
@@ -79,15 +83,19 @@ fn known<T>(looked: Result<T, Failure>, args: &Args, session: &Session) -> Resul
     looked
 }
 
-fn describe(
-    report: &StatusReport,
-    output: &Output,
+/// How a report is shown.
+struct Shown<'a> {
+    output: &'a Output,
     verbosity: Verbosity,
-    now: Timestamp,
-) -> String {
+    /// Characters of a UUID that tell all revisions of the archive apart.
+    name_length: usize,
+}
+
+fn describe(report: &StatusReport, shown: &Shown<'_>, now: Timestamp) -> String {
+    let Shown { output, verbosity, .. } = *shown;
     let mut lines = vec![heading(report), String::new()];
     if !report.revisions.is_empty() {
-        lines.extend(table(&report.revisions, output, verbosity));
+        lines.extend(table(&report.revisions, shown));
         if verbosity == Verbosity::Verbose {
             lines.extend(report.revisions.iter().filter_map(damage));
         }
@@ -106,42 +114,46 @@ fn heading(report: &StatusReport) -> String {
     let source = report.source.as_deref().map(escape::line);
     let source = source.map_or_else(|| "no source".into(), |source| format!("source {source}"));
     let blocks = size(report.block_size.bytes()).replace(".0 ", " ");
-    let revisions = if report.revisions.is_empty() { ", no revisions yet" } else { "" };
-    format!("{}: {source}, blocks of {blocks}{revisions}", escape::line(&report.archive))
+    let revisions = match &report.newest {
+        Some(newest) => format!(", {}", size(newest.size_bytes)),
+        None => ", no revisions yet".to_owned(),
+    };
+    format!("{}: {source}{revisions}, blocks of {blocks}", escape::line(&report.archive))
 }
 
-fn table(revisions: &[RevisionStatus], output: &Output, verbosity: Verbosity) -> Vec<String> {
-    let mut table = Table::new(vec![
-        Column::Right("#"),
-        Column::Left("started"),
-        Column::Left("UUID"),
-        Column::Right("size"),
-        Column::Right("changed"),
-        Column::Right("stored"),
-        Column::Right("took"),
-        Column::Left("tags"),
-    ]);
-    for revision in revisions {
-        let started = match verbosity {
-            Verbosity::Verbose => local_second(revision.started),
-            _ => local_minute(revision.started),
-        };
-        table.row(vec![
-            revision.number.to_string(),
-            started,
-            revision.uuid.to_string(),
-            size(revision.size_bytes),
-            size(revision.changed_bytes),
-            signed_size(revision.stored_bytes),
-            duration(revision.seconds),
-            tags(revision),
-        ]);
-    }
-    let (heading, rows) = table.lines();
-    let rows = rows.into_iter().zip(revisions).map(|(row, revision)| {
-        if revision.damaged.is_empty() { row } else { output.paint(Colour::Red, &row) }
+fn table(revisions: &[RevisionStatus], shown: &Shown<'_>) -> Vec<String> {
+    let verbose = shown.verbosity == Verbosity::Verbose;
+    // The heading has the size that all have.
+    let sizes_differ = revisions.windows(2).any(|pair| match pair {
+        [newer, older] => newer.size_bytes != older.size_bytes,
+        _ => false,
     });
-    [output.paint(Colour::Bold, &heading)].into_iter().chain(rows).collect()
+    let with_size = verbose || sizes_differ;
+    let mut columns = vec![Column::Right("#"), Column::Left("started"), Column::Left("revision")];
+    columns.extend(with_size.then_some(Column::Right("size")));
+    columns.extend([Column::Right("changed"), Column::Right("stored")]);
+    columns.extend(verbose.then_some(Column::Right("took")));
+    columns.push(Column::Left("tags"));
+    let mut table = Table::new(columns);
+    for revision in revisions {
+        let mut row = vec![revision.number.to_string()];
+        row.extend(match verbose {
+            true => [local_second(revision.started), revision.uuid.to_string()],
+            false => {
+                [local_minute(revision.started), words::short(revision.uuid, shown.name_length)]
+            }
+        });
+        row.extend(with_size.then(|| size(revision.size_bytes)));
+        row.extend([size(revision.changed_bytes), signed_size(revision.stored_bytes)]);
+        row.extend(verbose.then(|| duration(revision.seconds)));
+        row.push(tags(revision));
+        table.row(row);
+    }
+    let (heading, rows) = table.lines((!verbose).then(table::width));
+    let rows = rows.into_iter().zip(revisions).map(|(row, revision)| {
+        if revision.damaged.is_empty() { row } else { shown.output.paint(Colour::Red, &row) }
+    });
+    [shown.output.paint(Colour::Bold, &heading)].into_iter().chain(rows).collect()
 }
 
 fn tags(revision: &RevisionStatus) -> String {
@@ -161,7 +173,7 @@ fn tags(revision: &RevisionStatus) -> String {
 fn damage(revision: &RevisionStatus) -> Option<String> {
     let bytes = words::bytes(&revision.damaged);
     let number = revision.number;
-    (!revision.damaged.is_empty()).then(|| format!("Revision {number} cannot be read at {bytes}"))
+    (!revision.damaged.is_empty()).then(|| format!("Revision {number}: {bytes} unreadable"))
 }
 
 /// The last test restore.
@@ -176,18 +188,18 @@ fn drill(drill: &DrillReport) -> String {
     )
 }
 
-/// What the archive takes, and what is left.
+/// Used and free space.
 fn room(space: &Space, now: Timestamp) -> String {
     let growth = match (space.growth_bytes_per_day, space.full_at) {
         (Some(growth), Some(full)) => {
             let left = display_age(full.as_second() - now.as_second());
-            format!("; it grows by {} a day, so there is room for {left}", signed_size(growth))
+            format!("; it grows by {} a day, which leaves {left}", signed_size(growth))
         }
         (Some(growth), None) => format!("; it grows by {} a day", signed_size(growth)),
         (None, _) => String::new(),
     };
     format!(
-        "The archive takes {}; {} of {} are free{growth}.",
+        "The archive takes {}; {} of {} free{growth}.",
         size(space.used_bytes),
         size(space.free_bytes),
         size(space.size_bytes)
@@ -201,7 +213,7 @@ fn next_backup(report: &StatusReport) -> Option<String> {
     Some(match next.due_at {
         None => format!("A backup is due: no revision has the tag {} yet.", next.tag),
         Some(time) if time <= report.checked => {
-            format!("A backup is due since {} ({}).", local_minute(time), next.tag)
+            format!("A backup has been due since {} ({}).", local_minute(time), next.tag)
         }
         Some(time) => format!("The next backup is due at {} ({}).", local_minute(time), next.tag),
     })
@@ -212,7 +224,7 @@ fn at_work(report: &StatusReport) -> Option<String> {
     let holder = escape::line(report.lock_holder.as_deref()?);
     Some(match &report.in_progress {
         Some(operation) if operation.operation == Operation::Backup => {
-            format!("A backup runs since {}: {holder}", local_minute(operation.started))
+            format!("A backup has been running since {}: {holder}", local_minute(operation.started))
         }
         _ => format!("The archive is in use by {holder}"),
     })

@@ -15,16 +15,15 @@ use crate::words;
 
 /// Show, add or remove the tags of a revision
 ///
-/// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed by
-/// hand. A tag that the schedule had given before it was pinned is the schedule's again when it is removed; remove it
-/// once more to take it away. Options come before the revision. After -r REV, write '--' before a tag that is to be
-/// removed.
+/// A tag that you add is pinned: maintenance keeps the revision until you remove the tag. If the schedule had given the tag before,
+/// removing it only unpins it; remove it once more to delete it. Options come before the revision. After -r REV, write '--'
+/// before a tag to remove.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Print the tags for programs
+    /// Print the tags as JSON
     #[arg(long)]
     json: bool,
 
@@ -32,11 +31,11 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "REV", value_parser = revision, long_help = REVISION_HELP)]
     revision: Option<RevisionSpec>,
 
-    /// The same without -r
+    /// Revision, without -r
     #[arg(value_name = "REV", allow_hyphen_values = true, required_unless_present = "revision")]
     first: Option<String>,
 
-    /// Tags to add (+TAG) and to remove (-TAG); without any, those that it has are shown
+    /// Tags to add (+TAG) and remove (-TAG) [default: show the tags]
     #[arg(value_name = "+TAG|-TAG", allow_hyphen_values = true, trailing_var_arg = true)]
     changes: Vec<Change>,
 }
@@ -151,7 +150,7 @@ fn sort(changes: &[Change]) -> Result<(BTreeSet<Tag>, BTreeSet<Tag>), Failure> {
     }
     match add.intersection(&remove).next() {
         Some(tag) => Err(Failure::message(format!(
-            "'{tag}' is both to be added and to be removed; leave one of them out"
+            "cannot add and remove '{tag}' at once; omit one of them"
         ))),
         None => Ok((add, remove)),
     }

@@ -37,15 +37,11 @@ impl Severity {
     }
 }
 
-/// The form of the lines on standard error, where it is not sentences for people.
+/// The form of the lines on standard error, where it is not sentences for people. The manual page explains each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// Lines with time, process and operation
     Text,
-    /// One JSON document a line
     Json,
-    /// Lines with the priority and the operation, as journald and systemd-cat take them; the default where standard error
-    /// is the journal
     Journal,
 }
 

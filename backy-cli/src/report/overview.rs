@@ -64,7 +64,7 @@ fn reason(checked: &Checked) -> Markup {
         @if checked.health.level > Level::Ok {
             @let summary = &checked.health.summary;
             // The path stands above it.
-            @let own = summary.strip_prefix(&checked.archive).and_then(|rest| rest.strip_prefix(": "));
+            @let own = summary.strip_prefix(checked.archive.as_str()).and_then(|rest| rest.strip_prefix(": "));
             span.reason.bad[is_bad] { (path(own.unwrap_or(summary))) }
         }
     }

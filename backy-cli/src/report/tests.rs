@@ -37,6 +37,7 @@ fn with_revisions(count: usize) -> HostReport {
             stored_bytes: 1 << 20,
             seconds: 1.0,
             damaged: Vec::new(),
+            bad_blocks: Vec::new(),
         })
         .collect();
     status.revision_count = count;
@@ -50,9 +51,9 @@ fn hostile_texts_stay_texts() {
     let (_folder, mut host) = host();
     let evil = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\n\u{1b}[31m&amp;";
     let checked = &mut host.archives[0];
-    checked.archive = format!("/srv/{evil}");
+    checked.archive = format!("/srv/{evil}").into();
     let status = checked.status.as_mut().unwrap();
-    status.source = Some(evil.to_owned());
+    status.source = Some(evil.into());
     status.lock_holder = Some(evil.to_owned());
     let problem = Problem {
         kind: backy_lib::health::ProblemKind::Config,
@@ -106,7 +107,7 @@ fn many(mut host: HostReport, count: usize) -> HostReport {
     host.archives = (0..count)
         .map(|number| {
             let mut copy = one.clone();
-            copy.archive = format!("/srv/backup/customer-{number:03}/system-disk");
+            copy.archive = format!("/srv/backup/customer-{number:03}/system-disk").into();
             copy
         })
         .collect();
@@ -155,9 +156,7 @@ fn damage_is_shown_in_place_of_what_was_verified() {
         status.coverage.verified_share = 1.0;
         status.coverage.oldest = Some(host.checked);
     }
-    assert!(
-        page(&host).contains("Every stored block was checked") && page(&host).contains("100 %")
-    );
+    assert!(page(&host).contains("All stored blocks verified") && page(&host).contains("100 %"));
     for checked in &mut host.archives {
         let status = checked.status.as_mut().unwrap();
         let extent = |at| backy_lib::extent::Extent::new(at, 4096);
@@ -167,7 +166,7 @@ fn damage_is_shown_in_place_of_what_was_verified() {
         status.damaged_count = 2;
     }
     let shown = page(&host);
-    assert!(!shown.contains("Every stored block was checked"));
+    assert!(!shown.contains("All stored blocks verified"));
     assert!(!shown.contains("<rect class=\"fill\" width=\"1000.0\""), "a bar as if all were well");
     for text in [
         "<strong class=\"bad\">checked, 2 places damaged</strong>",
@@ -225,7 +224,7 @@ fn a_file_system_has_one_bar() {
 #[test]
 fn advice_has_commands_to_copy() {
     let mut host = with_revisions(0);
-    host.archives[0].archive = "/srv/my backups/a".to_owned();
+    host.archives[0].archive = "/srv/my backups/a".into();
     host.archives[0].health.problems = vec![Problem {
         kind: backy_lib::health::ProblemKind::NoBackup,
         level: Level::Warning,

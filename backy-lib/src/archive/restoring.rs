@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Archive;
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Result, judged};
 use crate::progress::Observer;
 use crate::restore::{self, Guard, RestoreOptions, RestoreReport, Target, TargetLook};
 
@@ -24,7 +24,7 @@ impl Archive {
             self.check_known(path)?;
         }
         let chain = self.open_chain(number, options.keep_going)?;
-        let source = self.trusted_source().ok();
+        let source = judged(self.trusted_source())?.ok();
         let folder = self.folder();
         let guard = Guard {
             archive: &folder,
@@ -49,7 +49,7 @@ impl Archive {
         let known = self.check_known(path);
         // How much differs is told by the digests alone: damage is found by the restore.
         let chain = self.open_chain(number, true)?;
-        let source = self.trusted_source().ok();
+        let source = judged(self.trusted_source())?.ok();
         let folder = self.folder();
         let guard = Guard {
             archive: &folder,
@@ -64,7 +64,7 @@ impl Archive {
     /// That a target which is the configured source is the one that was backed up. What others may have written is neither looked up nor an
     /// excuse for overwriting.
     fn check_known(&self, target: &Path) -> Result<()> {
-        match self.trusted().and_then(|archive| archive.config()) {
+        match judged(self.trusted().and_then(|archive| archive.config()))? {
             Ok(config) => restore::known::check(&self.manifest, &config, target),
             Err(_) => Ok(()),
         }

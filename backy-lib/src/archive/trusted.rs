@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Archive;
 use crate::config::{CONFIG_LIMIT_BYTES, Config};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::storage::{Access, FileName, Storage, StorageFile, staged};
 
 /// What a config said when it was first asked for.
@@ -55,7 +55,7 @@ impl Archive {
 
 /// Makes new files of the archive as its config says, if that can be trusted.
 pub(super) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> Result<()> {
-    match config {
+    match judged(config)? {
         Err(error) if error.kind() == ErrorKind::Untrusted => return Err(error),
         // Where it cannot be read, the strictest mode is right.
         Err(_) => {}

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -105,7 +105,7 @@ pub struct BackupOptions {
 }
 
 /// What a backup did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupReport {
     /// The new revision.
     pub revision: Revision,
@@ -440,7 +440,7 @@ impl Making<'_> {
             _ => threads,
         };
         let workers = scan::workers(threads, level)?;
-        let counters = progress::begin(&observer, Phase::Backup, source.size_bytes());
+        let counters = progress::begin_work(&observer, Phase::Backup, source.size_bytes())?;
         let buffers = BufferPool::new();
         let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);
         let rate = self.order.options.limit_rate.map(RateLimit::new);

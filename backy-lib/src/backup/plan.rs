@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::BackupOptions;
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::room::Estimate;
 use crate::schedule::{self, Due, Past};
 
 /// What a backup would do now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupPlan {
     /// Whether a revision would be made.
     pub due: bool,
@@ -59,8 +59,7 @@ impl BackupOptions {
 /// That what is to be given as scheduled is in the schedule, and is not pinned at the same time.
 fn check_scheduled(config: &Config, options: &BackupOptions) -> Result<()> {
     if let Some(tag) = options.scheduled.intersection(&options.tags).next() {
-        let message =
-            format!("{tag}: given as scheduled and by hand; only one of the two is possible");
+        let message = format!("{tag}: cannot be both a scheduled and a pinned tag; choose one");
         return Err(Error::Specification { message });
     }
     let Some(tag) = options.scheduled.iter().find(|tag| !config.schedule.contains_key(*tag)) else {

@@ -100,7 +100,7 @@ pub(super) fn check(context: &Context<'_>, manifest: &Manifest, estimate: &Estim
     let Some(free) = estimate.free_bytes else { return Ok(()) };
     if let (Some(missing), Some(expected)) = (estimate.missing_bytes(), estimate.expected_bytes) {
         let message = format!(
-            "about {} of room are missing: a backup is expected to take about {}, and {} are free; {}",
+            "{} more free space needed: the backup is expected to take about {}, and {} are free; {}",
             display_size(missing),
             display_size(expected),
             display_size(free),
@@ -110,7 +110,7 @@ pub(super) fn check(context: &Context<'_>, manifest: &Manifest, estimate: &Estim
     }
     if estimate.most_bytes > free {
         context.observer.event(&Event::Note(format!(
-            "if everything has changed, this backup takes {}, and {} are free",
+            "if everything changed, this backup needs {}, and {} are free",
             display_size(estimate.most_bytes),
             display_size(free)
         )));
@@ -143,10 +143,10 @@ pub(super) fn explain(
     let missing = needed.saturating_sub(free);
     let also = match missing {
         // It was nearly done.
-        0 => format!("a little more is needed; {}", what_frees(context, manifest, 1)),
+        0 => format!("it needs a little more; {}", what_frees(context, manifest, 1)),
         _ => {
             let frees = what_frees(context, manifest, missing);
-            format!("about {} more are needed; {frees}", display_size(missing))
+            format!("it needs about {} more; {frees}", display_size(missing))
         }
     };
     Error::Besides { first: error.into(), also }
@@ -178,7 +178,7 @@ fn strangers(storage: &dyn Storage) -> Option<String> {
         count => format!(" and {count} more"),
     };
     (!named.is_empty()).then(|| {
-        format!("files are in the way that are no part of the archive: {}{more}", shown.join(", "))
+        format!("files that do not belong to the archive take space: {}{more}", shown.join(", "))
     })
 }
 
@@ -202,12 +202,12 @@ fn what_of_it_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) ->
     let candidates = numbered.filter(|(_, revision)| revision.pinned_tags.is_empty());
     let candidates: Vec<usize> = candidates.map(|(number, _)| number).collect();
     match enough(storage, manifest, &candidates, wanted, observer) {
-        None => "there is no revision that could go, but for the newest and those with a tag given by hand".to_owned(),
+        None => "nothing can be deleted: only the newest and pinned revisions are left".to_owned(),
         Some((numbers, frees)) if frees >= wanted => {
             format!("'backy rm {numbers}' would free about {}", display(frees))
         }
         Some((numbers, frees)) => {
-            format!("all that 'backy rm {numbers}' would free is about {}", display(frees))
+            format!("even 'backy rm {numbers}' would free only about {}", display(frees))
         }
     }
 }

@@ -90,7 +90,7 @@ impl ArchiveWriter {
         match backup_held(&context, manifest, held, order)? {
             (report, None) => Ok(report),
             (report, Some(first)) => {
-                let also = format!("revision {} was made all the same", report.revision.uuid);
+                let also = format!("revision {} was made nevertheless", report.revision.uuid);
                 Err(Error::Besides { first: first.into(), also })
             }
         }

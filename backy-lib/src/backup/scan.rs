@@ -8,7 +8,7 @@ mod chunks;
 
 use crate::canary::{Bug, planted};
 use crate::digest::{Digest, RevisionHasher, TableEntry};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, judged};
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Revision, within};
 use crate::format::qcow2::Compressor;
@@ -328,7 +328,7 @@ impl<'a> Scan<'a> {
             let (bytes, padding) = cluster.split_at_mut(len);
             // A cluster is stored whole: a short last block is padded with zeros.
             padding.fill(0);
-            match old.image.read_padded_at(bytes, wanted.extent.offset) {
+            match judged(old.image.read_padded_at(bytes, wanted.extent.offset))? {
                 // What is known to be bad may be so bad that it cannot be read at all.
                 Err(_) if old.known.is_bad(wanted.block) => bytes.fill(0),
                 read => read?,

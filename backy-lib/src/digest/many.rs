@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::DIGEST_BYTES;
 use crate::canary::{Bug, planted};
 use crate::error::{Error, Result};
+use crate::fork::PerProcess;
 use crate::units::BlockSize;
 
 type Bytes = [u8; DIGEST_BYTES];
@@ -65,12 +66,13 @@ fn confirm(message: &[u8], digest: &Bytes) -> Result<()> {
 /// Whether what computes digests side by side has proved itself in this process, on blocks as long as the longest message.
 fn is_right(messages: &[&[u8]]) -> bool {
     const SIZES: usize = (BlockSize::MAX.bytes() / BlockSize::MIN.bytes()).ilog2() as usize + 1;
-    static PROVED: [OnceLock<bool>; SIZES] = [const { OnceLock::new() }; SIZES];
+    static PROVED: PerProcess<[OnceLock<bool>; SIZES]> = PerProcess::new();
+    let proved = PROVED.get(|| [const { OnceLock::new() }; SIZES]);
     let longest = messages.iter().map(|message| message.len()).max().unwrap_or_default();
     // Of the sizes that blocks can have, the one that is at least as long.
     let size = |number: usize| BlockSize::MIN.len() << number;
     let number = (0..SIZES).find(|&number| size(number) >= longest);
-    let proved = number.and_then(|number| Some((PROVED.get(number)?, size(number))));
+    let proved = number.and_then(|number| Some((proved.get(number)?, size(number))));
     proved.is_some_and(|(proved, bytes)| *proved.get_or_init(|| agrees(side_by_side, bytes)))
 }
 

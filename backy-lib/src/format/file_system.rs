@@ -3,8 +3,10 @@
 //! For a person who has to recognise a disk. Anything may be there: what is not certain is left out, and nothing is followed out of
 //! what was read.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// So many bytes have all that is looked for, but for the label of an NTFS.
 pub const HEAD_BYTES: usize = super::disk::HEAD_BYTES;
@@ -13,10 +15,10 @@ pub const HEAD_BYTES: usize = super::disk::HEAD_BYTES;
 const MAX_RECORD_BYTES: usize = 64 << 10;
 
 /// A file system, swap space or volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystem {
     /// What it is called, as by blkid(8).
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// The name that somebody gave it.
     pub label: Option<String>,
     /// When it was last written to, where it notes that.
@@ -26,7 +28,7 @@ pub struct FileSystem {
 /// The file system that begins with `head`. `read` gives other bytes of it, by offset and length; `None` where it cannot.
 pub fn find(head: &[u8], read: impl Fn(u64, usize) -> Option<Vec<u8>>) -> Option<FileSystem> {
     let has = |offset, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
-    let found = |kind, label| Some(FileSystem { kind, label, written: None });
+    let found = |kind, label| Some(FileSystem { kind: Cow::Borrowed(kind), label, written: None });
     let label = |offset, len| text(head.get(offset..offset + len)?);
     if has(0, b"LUKS\xba\xbe") {
         let version = head.get(7) == Some(&2);
@@ -77,6 +79,7 @@ fn ext(superblock: &[u8]) -> FileSystem {
     let high = superblock.get(0x274).copied().unwrap_or(0);
     let seconds = i64::from(word(0x30)) | i64::from(high) << 32;
     let written = Timestamp::from_second(seconds).ok().filter(|_| seconds > 0);
+    let kind = Cow::Borrowed(kind);
     FileSystem { kind, label: superblock.get(0x78..0x88).and_then(text), written }
 }
 
@@ -163,7 +166,7 @@ mod tests {
             ("crypto_LUKS", (0, b"LUKS\xba\xbe\0\x02"), 24),
         ] {
             let found = find(&head(&[magic, (label_at, b"my disk  ")]), nothing_else).expect(kind);
-            assert_eq!((found.kind, found.label.as_deref()), (kind, Some("my disk")));
+            assert_eq!((&*found.kind, found.label.as_deref()), (kind, Some("my disk")));
             assert_eq!(find(&head(&[magic]), nothing_else).expect(kind).label, None, "{kind}");
         }
         assert_eq!(find(&head(&[]), nothing_else), None);

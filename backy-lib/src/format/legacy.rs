@@ -76,6 +76,8 @@ pub struct OldRevision {
     pub kind: OldKind,
     /// The old blocks in its data file, ascending, each once.
     pub sums: Vec<OldSum>,
+    /// Number and MD5 of those that are marked as bad with the MD5 that they should have, ascending, each once.
+    pub marks: Vec<(u64, Md5Sum)>,
 }
 
 impl OldConfig {
@@ -112,6 +114,7 @@ impl OldRevision {
             other => return Err(format!("type: found {other:?}, expected \"full\" or \"delta\"")),
         };
         let uuid = |text: &str| text.parse::<RevisionId>();
+        let Sums { sums, marks } = raw.sums.ok_or_else(|| missing("blocksums"))?;
         Ok(OldRevision {
             uuid: uuid(&raw.uuid.ok_or_else(|| missing("uuid"))?)?,
             time: time(raw.timestamp.ok_or_else(|| missing("timestamp"))?)?,
@@ -119,7 +122,8 @@ impl OldRevision {
             parent: raw.parent.map(|text| uuid(&text)).transpose()?,
             blocks,
             kind,
-            sums: raw.sums.ok_or_else(|| missing("blocksums"))?.0,
+            sums,
+            marks,
         })
     }
 }
@@ -178,7 +182,10 @@ struct RawRevision {
 }
 
 /// `blocksums`, in ascending order.
-struct Sums(Vec<OldSum>);
+struct Sums {
+    sums: Vec<OldSum>,
+    marks: Vec<(u64, Md5Sum)>,
+}
 
 /// Takes the fields of an object, whatever their order; of one that comes twice the last counts. serde's own way would refuse it.
 trait Fields: Default {
@@ -254,6 +261,7 @@ impl<'de> Visitor<'de> for SumsVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Sums, A::Error> {
         use serde::de::Error;
         let mut sums: Vec<OldSum> = Vec::new();
+        let mut marks = Vec::new();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             let digits = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit());
             let number = key.parse::<u64>().ok().filter(|n| digits && *n < MAX_OLD_BLOCKS);
@@ -265,14 +273,24 @@ impl<'de> Visitor<'de> for SumsVisitor {
                 return Err(A::Error::custom("too many blocks"));
             }
             // `bad:` and anything else that is not an MD5 come to the same: what is right is not known.
-            let md5 = map.next_value::<Cow<'de, str>>().map(|text| md5(&text).ok())?;
-            sums.push(OldSum { number, md5 });
+            let text = map.next_value::<Cow<'de, str>>()?;
+            let mark = text.strip_prefix("bad:").and_then(|text| md5(text).ok());
+            marks.extend(mark.map(|md5| (number, md5)));
+            sums.push(OldSum { number, md5: md5(&text).ok() });
         }
         // Stable, so that the last of those with one number stays last; reversed, so that it is the one that is kept.
         sums.reverse();
         sums.sort_by_key(|sum| sum.number);
         sums.dedup_by_key(|sum| sum.number);
-        Ok(Sums(sums))
+        marks.reverse();
+        marks.sort_by_key(|(number, _)| *number);
+        marks.dedup_by_key(|(number, _)| *number);
+        // A mark counts only where no MD5 comes after it.
+        marks.retain(|(number, _)| {
+            let at = sums.binary_search_by_key(number, |sum| sum.number);
+            at.ok().and_then(|at| sums.get(at)).is_some_and(|sum| sum.md5.is_none())
+        });
+        Ok(Sums { sums, marks })
     }
 }
 
@@ -308,6 +326,8 @@ mod tests {
         assert_eq!(read.parent.unwrap().to_string(), "528f6c52-d4a6-4237-806a-78207688f511");
         let sums: Vec<_> = read.sums.iter().map(|sum| (sum.number, sum.md5.is_some())).collect();
         assert_eq!(sums, [(1, false), (10, true)]);
+        let marks: Vec<_> = read.marks.iter().map(|(n, md5)| (*n, md5.to_string())).collect();
+        assert_eq!(marks, [(1, MD5.to_owned())]);
     }
 
     /// Of a key that comes twice the last one counts, as in Python.
@@ -318,7 +338,7 @@ mod tests {
         assert_eq!(read.blocks, 5);
         let twice = format!("\"1\": \"bad:{MD5}\", \"1\": \"{MD5}\"");
         let read = rev(|text| text.replace(&format!("\"1\": \"bad:{MD5}\""), &twice)).unwrap();
-        assert!(read.sums[0].md5.is_some() && read.sums.len() == 2);
+        assert!(read.sums[0].md5.is_some() && read.sums.len() == 2 && read.marks.is_empty());
         let config = |text: &str| OldConfig::parse(text.as_bytes()).unwrap().block_bytes;
         assert_eq!(config(r#"{"chunksize": 1, "source": "x", "chunksize": 50}"#), Some(50));
         assert_eq!(config(r#"{"blocksize": 50}"#), Some(50));

@@ -6,7 +6,7 @@
 //! the next run.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cause, Level, Problem, display_age};
 use crate::config::Config;
@@ -15,7 +15,7 @@ use crate::revision::Tag;
 use crate::schedule::{self, Past};
 
 /// How a tag of the schedule stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagStatus {
     /// The tag.
     pub tag: Tag,

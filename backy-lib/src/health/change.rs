@@ -15,7 +15,7 @@
 //!
 //! The median does not follow single large changes, so what was unusual once does not make the next one usual.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::format::manifest::{Alarm, Revision};
 use crate::units::display_size;
@@ -37,7 +37,7 @@ const MAX_SHRINK_PART: u64 = 10;
 const MIN_GAP_SECONDS: f64 = 3600.0;
 
 /// How much has changed in a revision, and how much is usual.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// Share of the image, from 0 to 1.
     pub share: f64,

@@ -97,10 +97,10 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
     let revisions = &facts.manifest.revisions;
     if !revisions.iter().any(|revision| revision.started <= latest(facts.now)) {
-        let advice = "run 'backy backup', and let cron do it from then on";
+        let advice = "run 'backy backup', then let cron or a timer run it";
         let message = match revisions.len() {
             0 => "there is no backup yet",
-            _ => "no revision counts as a backup: all are from the future",
+            _ => "no valid backup: all revisions are from the future",
         };
         return Some(Cause::NoBackup.problem(message, advice));
     }
@@ -114,15 +114,15 @@ fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
     let is_past = |due: &Timestamp| *due <= facts.now;
     let tags = tags(&facts.past(), config, facts.now);
     let due = tags.iter().filter_map(|tag| tag.due_at.filter(is_past)).min();
-    let due = due.map_or_else(String::new, |due| format!("; one is due since {due}"));
-    let message = format!("no backup can be made, and none that fails be recorded: {why}{due}");
-    let advice = "see the kernel's log (dmesg) for the reason, then make it writable again";
+    let due = due.map_or_else(String::new, |due| format!("; one has been due since {due}"));
+    let message = format!("the archive is not writable, so backups fail: {why}{due}");
+    let advice = "look for the reason in the kernel log (dmesg), then make it writable again";
     Some(Cause::Unwritable.problem(message, advice))
 }
 
 fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
     facts.failures.iter().map(|run| {
-        let why = run.error.as_deref().unwrap_or("the history does not say why");
+        let why = run.error.as_deref().unwrap_or("history.jsonl has no reason");
         let mut short: String = why.chars().take(MAX_ERROR_CHARS).collect();
         if short.len() < why.len() {
             short.push('…');
@@ -142,8 +142,8 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
         Operation::Backup => "backup",
         Operation::Remove | Operation::Merge => "maintenance",
     };
-    let message = format!("the {what} begun at {} was interrupted", operation.started);
-    let advice = "run 'backy backup': it tidies up by itself";
+    let message = format!("the {what} started at {} was interrupted", operation.started);
+    let advice = "run 'backy backup', which recovers by itself";
     Some(Cause::Interrupted.problem(message, advice))
 }
 
@@ -155,7 +155,7 @@ fn exposed(facts: &Facts<'_>) -> Option<Problem> {
 
 /// That nothing can be said before the right manifest is there: what other problems advise would be wrong.
 fn mismatch(facts: &Facts<'_>) -> Option<Problem> {
-    let advice = "until then nothing is backed up and nothing is changed";
+    let advice = "until then backy makes no backup and changes nothing";
     let message = facts.mismatch?;
     Some(Cause::Mismatch.problem(message, advice))
 }
@@ -163,12 +163,12 @@ fn mismatch(facts: &Facts<'_>) -> Option<Problem> {
 fn unknown(facts: &Facts<'_>) -> Option<Problem> {
     let first = facts.unknown.first().filter(|_| facts.mismatch.is_none())?;
     let message = match facts.unknown.len() {
-        1 => format!("{first} is a file of which the manifest knows nothing"),
+        1 => format!("{first} is not a file of this archive"),
         count => {
-            format!("{first} and {} more are files of which the manifest knows nothing", count - 1)
+            format!("{first} and {} more are not files of this archive", count - 1)
         }
     };
-    let advice = "see where it comes from; backy keeps it; delete it by hand if nobody needs it";
+    let advice = "find out where it comes from; backy never deletes it; delete it yourself if nobody needs it";
     Some(Cause::UnknownFile.problem(message, advice))
 }
 
@@ -176,12 +176,13 @@ fn unknown(facts: &Facts<'_>) -> Option<Problem> {
 fn too_many(facts: &Facts<'_>) -> Option<Problem> {
     let schedule = &facts.config.ok()?.schedule;
     let message = excess(&facts.manifest.revisions, schedule, Pins::OfSchedule)?;
-    let advice = "remove tags that nobody needs with 'backy tag REV -TAG'; 'backy maintenance -n' has the reason of each";
+    let advice =
+        "remove unneeded tags with 'backy tag REV -TAG'; 'backy maintenance -n' shows why for each";
     Some(Cause::Excess.problem(message, advice))
 }
 
 fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
-    let advice = "get it back from a copy of the archive";
+    let advice = "bring it back from a copy of the archive";
     let missing = facts.missing.iter().filter(|_| facts.mismatch.is_none());
     missing.map(move |message| Cause::MissingFile.problem(message.as_str(), advice))
 }
@@ -189,7 +190,7 @@ fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
 /// That the image is not the file that backy left: only a comparison says whether it is still right.
 fn replaced(facts: &Facts<'_>) -> Option<Problem> {
     let message = facts.replaced.filter(|_| facts.mismatch.is_none())?;
-    let advice = "run 'backy scrub', which compares all of it with its digests; the next backup does so as well";
+    let advice = "run 'backy scrub', which verifies all of it; the next backup does so, too";
     Some(Cause::ReplacedImage.problem(message, advice))
 }
 
@@ -200,9 +201,8 @@ fn set_aside(facts: &Facts<'_>) -> Option<Problem> {
         1 => String::new(),
         count => format!(" and {} more files", count - 1),
     };
-    let message =
-        format!("a rebuild could make nothing of {first}{more}: what they hold is in no revision");
-    let advice = "get what they need from a copy of the archive and run 'backy scrub --rebuild --force', or delete them by hand \
+    let message = format!("a rebuild could not use {first}{more}: their data is in no revision");
+    let advice = "bring the missing files back from a copy of the archive and run 'backy scrub --rebuild --force', or delete these \
                   to confirm the loss";
     Some(Cause::SetAside.problem(message, advice))
 }
@@ -217,22 +217,22 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         all => format!("{damaged} of {all} revisions have damaged blocks"),
     };
     if facts.mismatch.is_some() {
-        let advice = "look at it again when the manifest and the files belong together";
+        let advice = "check again when the manifest and the files belong together";
         return Some(Cause::Damage.problem(message, advice));
     }
     if facts.manifest.is_undo() {
         let message = "the undo archive has damaged blocks";
         let advice =
-            "run 'backy scrub': it says which; 'backy restore --keep-going' brings back the others";
+            "run 'backy scrub' to see which; 'backy restore --keep-going' brings back the others";
         return Some(Cause::Damage.problem(message, advice));
     }
     let cause = if is_known(facts) { Cause::KnownDamage } else { Cause::Damage };
     if cause == Cause::KnownDamage {
-        message += ", as somebody has confirmed";
+        message += "; confirmed";
     }
-    let mut advice = "run 'backy scrub': it lists them, and repairs what it can".to_owned();
+    let mut advice = "run 'backy scrub', which lists them and repairs what it can".to_owned();
     if facts.bad_blocks.first().is_some_and(|&newest| newest > 0) {
-        advice += "; the next backup heals the newest";
+        advice += "; the next backup repairs the newest";
     }
     if is_frozen(facts, limits, ProblemKind::Damage) {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
@@ -262,7 +262,7 @@ fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let message =
         format!("revision {number} has a damaged file: {}: {}{more}", flaw.file, flaw.message);
     let mut advice =
-        "get the file back from a copy of the archive and run 'backy scrub'".to_owned();
+        "bring the file back from a copy of the archive and run 'backy scrub'".to_owned();
     if is_frozen(facts, limits, ProblemKind::Damage) {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
     }
@@ -294,10 +294,10 @@ fn drill(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
         Some(drill) => {
             format!("the last drill was {} ago", age_of(drill.started, facts.now))
         }
-        None => "there was no drill yet".to_owned(),
+        None => "there has been no drill yet".to_owned(),
     };
     let wanted = display_age(limit.as_secs());
-    let message = format!("{message}, and one is wanted every {wanted}");
+    let message = format!("{message}; backy.toml asks for one every {wanted}");
     Some(Cause::DrillMissed.problem(message, "run 'backy drill'"))
 }
 
@@ -309,10 +309,10 @@ fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let never = facts.manifest.revisions.iter().all(|revision| revision.read_at().next().is_none());
     let age = age_of(since, facts.now);
     let message = match never {
-        true => format!("nothing of what is stored was ever checked, for {age}"),
-        false => format!("some of what is stored was not checked for {age}"),
+        true => format!("stored data has never been verified, for {age}"),
+        false => format!("some stored data has not been verified for {age}"),
     };
-    let advice = "run 'backy scrub', and let cron do it from then on; with --budget more at a time";
+    let advice = "run 'backy scrub' regularly, or with a larger --budget";
     Some(Cause::Scrub.problem(message, advice))
 }
 
@@ -341,12 +341,12 @@ fn chain(facts: &Facts<'_>, _limits: &Monitoring) -> Option<Problem> {
         return None;
     }
     let advice = match config.and_then(|config| config.max_chain) {
-        Some(_) => "see why 'backy maintenance' does not run or fails",
+        Some(_) => "find out why 'backy maintenance' does not run or fails",
         None => {
             "set max_chain in backy.toml, or keep less, and run 'backy maintenance'; or raise long_chain"
         }
     };
-    let message = format!("{found} deltas on each other, more than {limit}");
+    let message = format!("the longest chain has {found} deltas, more than {limit}");
     Some(Cause::Chain.problem(message, advice))
 }
 
@@ -375,7 +375,8 @@ fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
             format!("little space: {free} of {} free, {share} %", display_size(found.size_bytes))
         }
     };
-    let advice = "make space there, keep less in backy.toml, or delete revisions with 'backy rm'";
+    let advice =
+        "free some space, keep fewer revisions in backy.toml, or delete some with 'backy rm'";
     Some(cause.problem(message, advice))
 }
 
@@ -389,7 +390,7 @@ fn unusual(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     };
     let nothing_expires = if limits.freeze { "; nothing expires until then" } else { "" };
     let advice = format!(
-        "see what has changed the source, and whether the revision before is whole; if it is in order, \
+        "find out what changed the source, and check the previous revision; if all is in order, run \
          'backy maintenance --confirm'{nothing_expires}"
     );
     Some(Cause::UnusualChange.problem(message, advice))

@@ -8,13 +8,14 @@ mod change;
 mod checked;
 mod future;
 mod judge;
+mod newer;
 mod space;
 
 use std::collections::HashMap;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::format::manifest::Manifest;
@@ -37,7 +38,7 @@ pub use space::{
 };
 
 /// How bad something is; ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// All is well.
@@ -63,8 +64,7 @@ impl Level {
 }
 
 /// What a problem is about. Kinds may be added, never renamed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ProblemKind {
     /// The archive, or what was named as one, cannot be looked at.
@@ -111,6 +111,8 @@ pub enum ProblemKind {
     UnknownFile,
     /// Far more revisions stay than the schedule keeps.
     Excess,
+    /// One that a newer version has added: only in a report that was read from its JSON.
+    Newer(&'static str),
 }
 
 impl ProblemKind {
@@ -165,12 +167,13 @@ impl ProblemKind {
             ProblemKind::Mismatch => "mismatch",
             ProblemKind::UnknownFile => "unknown-file",
             ProblemKind::Excess => "excess",
+            ProblemKind::Newer(word) => word,
         }
     }
 }
 
 /// Something that is wrong, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// What it is about, for programs.
     pub kind: ProblemKind,
@@ -183,7 +186,7 @@ pub struct Problem {
 }
 
 /// The verdict, with what is behind it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The worst of the problems.
     pub level: Level,
@@ -207,8 +210,14 @@ impl Health {
     }
 }
 
+/// The commands whose last run is asked for.
+pub const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
+
+/// How a run can end.
+pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
+
 /// A command that changes the archive and has ended, from the history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// `backup`, `maintenance` or `scrub`.
     pub operation: String,
@@ -223,7 +232,7 @@ pub struct Run {
 }
 
 /// What keeps anything from expiring.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
     /// [`ProblemKind::UnusualChange`] or [`ProblemKind::Damage`].
     pub kind: ProblemKind,
@@ -234,7 +243,7 @@ pub struct Freeze {
 }
 
 /// Space on the archive's file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// Bytes that the archive's files take on disk.
     pub used_bytes: u64,

@@ -5,7 +5,7 @@
 //! is left out: it will not be removed again. With fewer than [`MIN_BACKUPS`] more, or less than [`MIN_DAYS`], nothing is said.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cause, Problem, Space, display_age};
 use crate::config::Monitoring;
@@ -71,7 +71,7 @@ pub fn full_at(free_bytes: u64, bytes_per_day: i64, now: Timestamp) -> Option<Ti
 }
 
 /// A file system with all archives on it that were looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedSpace {
     /// How many they are.
     pub archives: usize,

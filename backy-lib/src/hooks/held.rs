@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Ended, Hooks, Occasion, Outcome};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fork::Maker;
 use crate::progress::{Event, Observer};
 use crate::source::Source;
 
@@ -20,6 +21,7 @@ struct Around<'a> {
     observer: &'a dyn Observer,
     /// Whether `after` has to be called.
     pending: bool,
+    maker: Maker,
 }
 
 impl<'a> Held<'a> {
@@ -30,7 +32,7 @@ impl<'a> Held<'a> {
         observer: &'a dyn Observer,
         open: impl FnOnce() -> Result<Box<dyn Source + 'a>>,
     ) -> Result<Self> {
-        let around = Around { hooks, observer, pending: true };
+        let around = Around { hooks, observer, pending: true, maker: Maker::this() };
         let opened = around.hooks.before(occasion, observer).and_then(|()| open());
         match opened {
             Ok(source) => Ok(Held { source, around }),
@@ -124,6 +126,10 @@ impl Around<'_> {
 
 impl Drop for Around<'_> {
     fn drop(&mut self) {
+        // In a child it would be run while the parent still reads the source.
+        if !self.maker.is_this() {
+            return;
+        }
         if let Ended::Failed(error) | Ended::TooEarly(error) = self.end(Outcome::Failed) {
             self.observer.event(&Event::Note(error.to_string()));
         }

@@ -294,13 +294,11 @@ impl Guarded {
         let fail = |what: &'static str| {
             move |error: io::Error| Error::Hook {
                 hook: "before",
-                message: format!(
-                    "was not run, for {what} the process that would have seen to 'after': {}",
-                    describe_io(&error)
-                ),
+                message: format!("was not run, because {what}: {}", describe_io(&error)),
             }
         };
-        let (ours, theirs) = UnixStream::pair().map_err(fail("there is no socket to"))?;
+        let (ours, theirs) =
+            UnixStream::pair().map_err(fail("there is no socket to the hook guard"))?;
         let child = Command::new(program)
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -308,7 +306,7 @@ impl Guarded {
             // Held open there, and thereby locked.
             .stdout(lock.map_or_else(Stdio::null, Stdio::from))
             .spawn()
-            .map_err(fail("it was not possible to start"))?;
+            .map_err(fail("the hook guard could not be started"))?;
         let mut guarded = Guarded { child, wire: Wire::new(ours), group: None };
         let began = Instant::now();
         loop {
@@ -324,9 +322,9 @@ impl Guarded {
                     guarded.give_up();
                     return match cancelled {
                         true => Err(Error::Interrupted),
-                        false => {
-                            Err(fail("nothing was heard of")(io::ErrorKind::BrokenPipe.into()))
-                        }
+                        false => Err(fail("the hook guard did not start")(
+                            io::ErrorKind::BrokenPipe.into(),
+                        )),
                     };
                 }
             }

@@ -575,7 +575,7 @@ impl Chain {
             self.storage.path(FileName::IMAGE),
             block,
             "a zero block in digests that are not right as a whole",
-            "digests that prove it; backy scrub may mend them",
+            "digests that prove it; 'backy scrub' may repair them",
         )
     }
 

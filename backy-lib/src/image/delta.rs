@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::extent::Extent;
 use crate::format::qcow2::{
     Backing, Cluster, Compression, Compressor, Decompressor, ENTRY_BYTES, Header, L1Entry, Layout,
@@ -368,11 +368,11 @@ impl Delta {
         while next < end {
             let number = next.0 / per_table;
             let to = end.min(BlockIndex((number + 1) * per_table));
-            let entries = match self.find_table(tables, number, file_bytes) {
+            let entries = match judged(self.find_table(tables, number, file_bytes))? {
                 Ok(None) => Vec::new(),
                 Ok(Some(table)) => {
                     let at = table + (next.0 % per_table) * ENTRY_BYTES as u64;
-                    self.entries_leniently(at, (to.0 - next.0) as usize, file_bytes)
+                    self.entries_leniently(at, (to.0 - next.0) as usize, file_bytes)?
                 }
                 Err(_) => vec![None; (to.0 - next.0) as usize],
             };
@@ -385,18 +385,23 @@ impl Delta {
     }
 
     /// So many entries from an offset on; `None` for one that cannot be read or makes no sense.
-    fn entries_leniently(&self, at: u64, count: usize, file_bytes: u64) -> Vec<Option<Cluster>> {
+    fn entries_leniently(
+        &self,
+        at: u64,
+        count: usize,
+        file_bytes: u64,
+    ) -> Result<Vec<Option<Cluster>>> {
         let mut raw = vec![0; count * ENTRY_BYTES];
-        let there = match self.file.read_persistently(&mut raw, at) {
+        let there = match judged(self.file.read_persistently(&mut raw, at))? {
             Ok(bytes) => vec![true; bytes / ENTRY_BYTES],
             // One by one, to know which of them cannot be read.
             Err(_) => {
                 let parts = raw.as_chunks_mut::<ENTRY_BYTES>().0.iter_mut().zip(0..);
                 let read = |(part, number): (&mut [u8; ENTRY_BYTES], u64)| {
                     let read = self.file.read_persistently(part, at + number * ENTRY_BYTES as u64);
-                    read.is_ok_and(|bytes| bytes == ENTRY_BYTES)
+                    Ok(judged(read)?.is_ok_and(|bytes| bytes == ENTRY_BYTES))
                 };
-                parts.map(read).collect()
+                parts.map(read).collect::<Result<_>>()?
             }
         };
         let there = there.into_iter().chain(std::iter::repeat(false));
@@ -404,7 +409,7 @@ impl Delta {
         let decode = |raw: &[u8; ENTRY_BYTES]| {
             decode_entry(u64::from_be_bytes(*raw), self.header.cluster_size, file_bytes).ok()
         };
-        entries.map(|(raw, there)| if there { decode(raw) } else { None }).collect()
+        Ok(entries.map(|(raw, there)| if there { decode(raw) } else { None }).collect())
     }
 
     fn find_table(&self, tables: Tables, number: u64, file_bytes: u64) -> Result<Option<u64>> {

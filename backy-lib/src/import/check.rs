@@ -10,7 +10,7 @@
 use md5::{Digest, Md5};
 
 use super::old::{DataFile, OldArchive, Place, State};
-use crate::error::Result;
+use crate::error::{Error, Result, is_limit};
 use crate::extent::Extent;
 use crate::format::legacy::{Md5Sum, OldRevision};
 use crate::progress::{self, Event, Observer, Phase};
@@ -41,7 +41,7 @@ pub(super) fn check(
     settle_short_blocks(old, observer)?;
     let mut images = images(old);
     let total = old.files.iter().fold(0u64, |sum, data| sum.saturating_add(data.len));
-    let counters = progress::begin(observer, Phase::CheckOldArchive, total);
+    let counters = progress::begin_work(observer, Phase::CheckOldArchive, total)?;
     let mut users: Vec<(Place, usize)> = Vec::new();
     let mut piece = Vec::new();
     for number in numbers(old) {
@@ -141,7 +141,15 @@ fn read_slot(
     while done < len {
         let step = (len - done).min(PIECE_BYTES);
         piece.resize(step as usize, 0);
-        if !matches!(read_full(file, piece, offset + done), Ok(found) if found as u64 == step) {
+        let read = read_full(file, piece, offset + done);
+        let read = match read {
+            Err(error) if is_limit(&error) => {
+                let uuid = data.uuid.to_string();
+                return Err(Error::io(old.folder.file_path(&uuid), "read it")(error));
+            }
+            read => read.unwrap_or(0),
+        };
+        if read as u64 != step {
             slot.state = State::Wrong;
             return Ok(State::Wrong);
         }

@@ -1,18 +1,22 @@
 //! The folder of an old archive. It is only read; no file in it is followed through a link, and none is waited for.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result, describe_io};
+use crate::error::{Error, Result, describe_io, is_limit};
 use crate::storage::dir::read_full;
 use crate::storage::dir::{not_in_time, open_in_time};
 
 /// More names than this are not taken for an archive.
 const MAX_NAMES: usize = 1 << 20;
+
+/// What a file gives, or the sentence that says why it cannot be used.
+type Usable<T> = std::result::Result<T, String>;
 
 /// An old archive's folder.
 pub(super) struct OldFolder {
@@ -49,46 +53,67 @@ impl OldFolder {
 
     /// Opens a regular file. `None` when there is none.
     ///
+    /// What keeps it from being used is a sentence: what was found or what the system said.
+    ///
     /// # Errors
-    /// A sentence: what was found or what the system said.
-    pub(super) fn open_file(&self, name: &str) -> std::result::Result<Option<File>, String> {
+    /// Those of the process, which say nothing about the file.
+    pub(super) fn open_file(&self, name: &str) -> Result<Usable<Option<File>>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match open_in_time(|| openat(&self.fd, name, flags, Mode::empty())) {
             Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => return Err("found a symbolic link, expected a file".to_owned()),
-            Err(errno) => {
-                return Err(format!("cannot open it: {}", describe_io(&not_in_time(errno))));
+            Err(Errno::NOENT) => return Ok(Ok(None)),
+            Err(Errno::LOOP) => {
+                return Ok(Err("found a symbolic link, expected a file".to_owned()));
             }
+            Err(errno) => return self.unusable(name, "open", not_in_time(errno)),
         };
-        let stat = rustix::fs::fstat(&fd)
-            .map_err(|errno| format!("cannot look at it: {}", describe_io(&errno.into())))?;
+        let stat = match rustix::fs::fstat(&fd) {
+            Ok(stat) => stat,
+            Err(errno) => return self.unusable(name, "look at", errno.into()),
+        };
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            Ok(Some(File::from(fd)))
+            Ok(Ok(Some(File::from(fd))))
         } else {
-            Err("found something else than a regular file".to_owned())
+            Ok(Err("found something else than a regular file".to_owned()))
         }
+    }
+
+    fn unusable<T>(&self, name: &str, action: &str, error: io::Error) -> Result<Usable<T>> {
+        if is_limit(&error) {
+            return Err(Error::io(self.file_path(name), action)(error));
+        }
+        Ok(Err(format!("cannot {action} it: {}", describe_io(&error))))
     }
 
     /// The whole of a small file. `None` when there is none.
     ///
+    /// One that is longer than `limit_bytes` cannot be used either.
+    ///
     /// # Errors
-    /// A sentence, also when it is longer than `limit_bytes`.
+    /// Those of the process, which say nothing about the file.
     pub(super) fn read_whole(
         &self,
         name: &str,
         limit_bytes: u64,
-    ) -> std::result::Result<Option<Vec<u8>>, String> {
-        let Some(file) = self.open_file(name)? else { return Ok(None) };
-        let failed = |error| format!("cannot read it: {}", describe_io(&error));
-        let len = file.metadata().map_err(failed)?.len();
+    ) -> Result<Usable<Option<Vec<u8>>>> {
+        let file = match self.open_file(name)? {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Ok(None)),
+            Err(flaw) => return Ok(Err(flaw)),
+        };
+        let len = match file.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) => return self.unusable(name, "read", error),
+        };
         if len > limit_bytes {
-            return Err(format!("length: found {len} bytes, expected at most {limit_bytes}"));
+            return Ok(Err(format!("length: found {len} bytes, expected at most {limit_bytes}")));
         }
         let mut content = vec![0; len as usize];
-        let found = read_full(&file, &mut content, 0).map_err(failed)?;
-        content.truncate(found);
-        Ok(Some(content))
+        match read_full(&file, &mut content, 0) {
+            Ok(found) => content.truncate(found),
+            Err(error) => return self.unusable(name, "read", error),
+        }
+        Ok(Ok(Some(content)))
     }
 
     /// The name that a symbolic link ends with; `None` when there is no such link.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use md5::{Digest, Md5};
 
 use super::old::{OldArchive, Place, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_limit};
 use crate::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::source::Source;
@@ -91,6 +91,9 @@ impl<'a> OldImage<'a> {
         if known && expected.is_none_or(|md5| Md5::digest(&*bytes)[..] != md5.0) {
             bytes.clear();
             let message = match read {
+                Some(Err(error)) if is_limit(&error) => {
+                    return Err(Error::io(self.old.path(place.0), "read it")(error));
+                }
                 Some(Err(error)) => crate::error::describe_io(&error),
                 _ => "it changed while it was read: found bytes with another MD5 than before"
                     .to_owned(),

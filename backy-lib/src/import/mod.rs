@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::backup::{self, BackupOptions, Context, Stamp};
@@ -29,6 +29,7 @@ use crate::extent::Extent;
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::Layout;
 use crate::progress::{Event, Observer};
+use crate::report_path::ReportPath;
 use crate::revision::{RevisionId, Tag};
 use crate::storage::{FileName, Trust};
 use crate::units::BlockSize;
@@ -37,13 +38,13 @@ use check::Verdict;
 use image::{Before, OldImage};
 use old::OldArchive;
 
-pub use reader::{OldEntry, OldReader};
+pub use reader::{OldEntry, OldReader, OldRecord};
 
 /// The tag of all imported revisions. It is pinned, so that no schedule removes them.
 pub const IMPORT_TAG: &str = "imported";
 
 /// What an import did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImportReport {
     /// The revisions that were brought over, oldest first.
     pub imported: Vec<Imported>,
@@ -56,7 +57,7 @@ pub struct ImportReport {
 }
 
 /// A revision that was brought over.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Imported {
     /// Its name, the old one.
     pub uuid: RevisionId,
@@ -69,10 +70,10 @@ pub struct Imported {
 }
 
 /// Something that was not brought over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// A file of the old archive.
-    pub what: String,
+    pub what: ReportPath,
     /// The reason.
     pub why: String,
 }
@@ -162,7 +163,7 @@ pub(crate) fn import(
     let present = candidates.iter().take(present).map(Candidate::describe).collect();
     let mut notes = old.notes;
     notes.push(format!(
-        "imported revisions have the tag '{IMPORT_TAG}', which stays until it is removed by hand: no schedule removes them"
+        "imported revisions have the tag '{IMPORT_TAG}' and stay until you remove it: they never expire"
     ));
     Ok(ImportReport { imported, present, skipped: old.skipped, notes })
 }
@@ -211,7 +212,7 @@ fn sort_out(
             }
             Verdict::Skip(why) => why,
         };
-        old.skipped.push(Skipped { what: uuid.to_string(), why });
+        old.skipped.push(Skipped { what: uuid.to_string().into(), why });
     }
     order::sort(&mut candidates, old);
     candidates
@@ -256,7 +257,7 @@ fn count_present(
 fn not_new(context: &Context<'_>, revision: &Revision, what: String) -> Error {
     Error::Specification {
         message: format!(
-            "{}: found revision {}, which is not of {what}; expected a new archive, or an import that was interrupted",
+            "{}: found revision {}, which is not of {what}; expected a new archive or an interrupted import",
             context.storage.folder().display(),
             revision.uuid
         ),

@@ -92,14 +92,14 @@ impl OldArchive {
         let folder = OldFolder::open(path)?;
         let mut names = names(&folder)?;
         let mut notes = Vec::new();
-        let config = read_config(&folder, &mut notes);
+        let config = read_config(&folder, &mut notes)?;
         let mut skipped = Vec::new();
         let revisions = read_revisions(&folder, &names.revisions, &mut skipped)?;
         let has_rev =
             |uuid: &RevisionId| names.revisions.binary_search(&format!("{uuid}.rev")).is_ok();
         for uuid in names.data.iter().filter(|uuid| !has_rev(uuid)) {
             let why = "it has no .rev: nothing says what it has to be".to_owned();
-            skipped.push(Skipped { what: uuid.to_string(), why });
+            skipped.push(Skipped { what: uuid.to_string().into(), why });
         }
         names.data.extend(revisions.keys());
         let mut archive = OldArchive {
@@ -220,7 +220,7 @@ impl OldArchive {
             ready = next;
         }
         for (uuid, why) in why_not_placed(&revisions) {
-            self.skipped.push(Skipped { what: uuid.to_string(), why });
+            self.skipped.push(Skipped { what: uuid.to_string().into(), why });
         }
         Ok(())
     }
@@ -233,7 +233,7 @@ impl OldArchive {
         taken: &mut Slots,
     ) -> Result<DataFile> {
         let name = uuid.to_string();
-        let opened = self.folder.open_file(&name);
+        let opened = self.folder.open_file(&name)?;
         if let (Some(_), Err(flaw)) = (&revision, &opened) {
             self.note(&name, flaw);
         } else if let (Some(_), Ok(None)) = (&revision, &opened) {
@@ -338,18 +338,18 @@ fn names(folder: &OldFolder) -> Result<Names> {
 }
 
 /// A config that cannot be used costs nothing that the MD5s could not tell.
-fn read_config(folder: &OldFolder, notes: &mut Vec<String>) -> OldConfig {
-    let read = folder.read_whole("config", CONFIG_LIMIT_BYTES).and_then(|content| {
+fn read_config(folder: &OldFolder, notes: &mut Vec<String>) -> Result<OldConfig> {
+    let read = folder.read_whole("config", CONFIG_LIMIT_BYTES)?.and_then(|content| {
         OldConfig::parse(&content.ok_or_else(|| "the file is missing".to_owned())?)
     });
     let (config, why) = match read {
-        Ok(config) if config.block_bytes.is_some() => return config,
+        Ok(config) if config.block_bytes.is_some() => return Ok(config),
         Ok(config) => (config, "it gives no chunksize".to_owned()),
         Err(why) => (OldConfig::default(), why),
     };
     let path = folder.file_path("config");
     notes.push(format!("{}: {why}; {DEFAULT_OLD_BLOCK_BYTES} is tried", path.display()));
-    config
+    Ok(config)
 }
 
 /// Reads each `.rev`, naming those that cannot be used.
@@ -361,7 +361,7 @@ fn read_revisions(
     let mut revisions = BTreeMap::new();
     let mut sums = Slots::default();
     for name in names {
-        let read = folder.read_whole(name, REV_LIMIT_BYTES).and_then(|content| {
+        let read = folder.read_whole(name, REV_LIMIT_BYTES)?.and_then(|content| {
             let revision = OldRevision::parse(&content.ok_or_else(|| "it has gone".to_owned())?)?;
             let expected = name.trim_end_matches(".rev");
             if revision.uuid.to_string() != expected {
@@ -374,7 +374,7 @@ fn read_revisions(
                 sums.take(revision.sums.len() as u64, &folder.path)?;
                 revisions.insert(revision.uuid, revision);
             }
-            Err(why) => skipped.push(Skipped { what: name.clone(), why }),
+            Err(why) => skipped.push(Skipped { what: name.as_str().into(), why }),
         }
     }
     Ok(revisions)
@@ -505,6 +505,7 @@ mod tests {
                 blocks: 0,
                 kind: OldKind::Delta,
                 sums: Vec::new(),
+                marks: Vec::new(),
             };
             (id(number), revision)
         };

@@ -3,6 +3,7 @@
 //! For programs that still have such archives. They are only read; [`crate::ArchiveWriter::import`] is the way on. An old block
 //! is given out when it has the MD5 that is recorded for it. A restore checks the image as a whole before it writes.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use md5::{Digest, Md5};
 
 use super::Skipped;
 use super::check::settle_short_blocks;
-use super::old::{OldArchive, State};
+use super::old::{OldArchive, Slot, State};
 use crate::digest::is_zero;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
@@ -47,6 +48,25 @@ pub struct OldEntry {
     pub own_blocks: Vec<u64>,
     /// Which of its files is meant.
     file: usize,
+}
+
+/// What a `.rev` has about one old block. It is shown as it is written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldRecord {
+    /// The MD5 of the block.
+    Md5(Md5Sum),
+    /// The mark of a block that is bad, with the MD5 that it should have, if one is recorded.
+    Bad(Option<Md5Sum>),
+}
+
+impl fmt::Display for OldRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OldRecord::Md5(md5) => md5.fmt(f),
+            OldRecord::Bad(Some(md5)) => write!(f, "bad:{md5}"),
+            OldRecord::Bad(None) => f.write_str("bad:"),
+        }
+    }
 }
 
 impl OldReader {
@@ -88,6 +108,28 @@ impl OldReader {
     /// What cannot be used, and why.
     pub fn skipped(&self) -> &[Skipped] {
         &self.old.skipped
+    }
+
+    /// What is recorded of the old blocks in a revision's own data file, by number, ascending.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`] when there is no such revision.
+    pub fn records(&self, uuid: RevisionId) -> Result<Vec<(u64, OldRecord)>> {
+        let entry = self.entry(uuid)?;
+        let Some(data) = self.old.files.get(entry.file) else { return Ok(Vec::new()) };
+        let marks = data.revision.as_ref().map_or(&[][..], |revision| &revision.marks);
+        let record = |slot: &Slot| match (slot.state, slot.sum.md5) {
+            // Nothing is recorded for these: an MD5 is what was found.
+            (State::Unproven, _) => None,
+            (State::Wrong, None) => {
+                let at = marks.binary_search_by_key(&slot.sum.number, |(number, _)| *number);
+                Some(OldRecord::Bad(at.ok().and_then(|at| marks.get(at)).map(|(_, md5)| *md5)))
+            }
+            (_, md5) => md5.map(OldRecord::Md5),
+        };
+        let of = |slot: &Slot| record(slot).map(|record| (slot.sum.number, record));
+        let slots = data.slots.iter().filter(|slot| slot.sum.number < entry.blocks);
+        Ok(slots.filter_map(of).collect())
     }
 
     /// The old block with this number of a revision's image.
@@ -132,7 +174,7 @@ impl OldReader {
         self.check_image(entry, observer)?;
         let target = found.map_or_else(|| FileTarget::create(path), Ok)?;
         target.prepare(size_bytes)?;
-        let counters = progress::begin(observer, Phase::Restore, size_bytes);
+        let counters = progress::begin_work(observer, Phase::Restore, size_bytes)?;
         for number in 0..entry.blocks {
             progress::check(observer)?;
             let (bytes, _) = self.read(entry, number)?;
@@ -161,7 +203,7 @@ impl OldReader {
 
     /// Reads all of an image: every old block has its MD5, and the image its own.
     fn check_image(&self, entry: &OldEntry, observer: &dyn Observer) -> Result<()> {
-        let counters = progress::begin(observer, Phase::CheckOldArchive, entry.size_bytes);
+        let counters = progress::begin_work(observer, Phase::CheckOldArchive, entry.size_bytes)?;
         let mut whole = Md5::new();
         let mut unproven = None;
         for number in 0..entry.blocks {

@@ -58,7 +58,7 @@ pub(super) fn owner(path: &Path, archive: &str) -> Result<Owner> {
     let names = names.filter_map(|rest| rest.rsplit_once("\"}").map(|(name, _)| name));
     // Earlier versions wrote the folder as it was typed.
     let is_ours = |name: &str| {
-        name == escaped(archive) || folders::label(Path::new(&unescaped(name))) == archive
+        name == escaped(archive) || folders::label(Path::new(&unescaped(name))).as_str() == archive
     };
     let other = names.map(str::to_owned).find(|name| !is_ours(name));
     Ok(other.map_or(Owner::Ours, |name| Owner::Other(unescaped(&name))))

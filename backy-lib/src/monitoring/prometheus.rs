@@ -176,7 +176,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_full_timestamp_seconds",
-        help: "When the file system will be full if the archive goes on growing like that.",
+        help: "When the file system will be full if the archive keeps growing like that.",
         of: |checked| space(checked, |space| space.full_at.map(seconds)),
     },
 ];

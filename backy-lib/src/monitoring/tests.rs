@@ -37,7 +37,7 @@ fn figures() -> StatusReport {
     (newest.size_bytes, newest.read_bytes) = (1001, 1002);
     (newest.changed_bytes, newest.stored_bytes) = (1003, 1004);
     newest.seconds = 10.5;
-    report.archive = "/srv/a \"b\"\\c\nd".to_owned();
+    report.archive = "/srv/a \"b\"\\c\nd".into();
     report.checked = at(5000);
     (report.revision_count, report.damaged_count) = (7, 3);
     (report.chain_length, report.long_chain) = (5, 55);

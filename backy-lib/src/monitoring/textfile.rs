@@ -16,7 +16,7 @@ use crate::canary::{Bug, planted};
 use crate::check::check_one;
 use crate::clock::Clock;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, judged};
 use crate::storage::dir::DirStorage;
 use crate::storage::{Storage, Trust};
 
@@ -64,10 +64,9 @@ pub fn write_textfile(folder: &Path, trust: Trust, clock: &dyn Clock) -> Result<
         let storage = storage.with_trust(trust);
         storage.check_trust().and_then(|()| trusted_config(&storage))
     });
-    let Some(wanted) = config.ok().and_then(|config| config.monitoring.textfile) else {
-        return Ok(Textfile::Unwanted);
-    };
-    let checked = check_one(folder, clock);
+    let wanted = judged(config)?.ok().and_then(|config| config.monitoring.textfile);
+    let Some(wanted) = wanted else { return Ok(Textfile::Unwanted) };
+    let checked = check_one(folder, clock)?;
     let text = prometheus([&checked]);
     let written = match owner(&wanted, &checked.archive)? {
         Owner::Ours => Textfile::Written(wanted),

@@ -30,7 +30,7 @@ impl Findings {
                 return;
             }
             if told.len() > LIMIT {
-                let more = "more errors than are told one by one; 'scrub' lists them all";
+                let more = "more errors than backy logs one by one; 'backy scrub' lists them all";
                 self.observer.event(&Event::Finding(format!("revision {revision}: {more}")));
                 return;
             }

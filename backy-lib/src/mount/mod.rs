@@ -19,6 +19,7 @@ mod view;
 mod watch;
 mod writable;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use crate::archive::Archive;
 use crate::error::{Error, Result, describe_io};
+use crate::fork::{Entry, Maker};
 use crate::progress::{Event, Observer};
 
 use place::Place;
@@ -128,18 +130,20 @@ fn start(
     place: &Arc<Place>,
     observer: &Arc<dyn Observer + Send + Sync>,
 ) -> Result<Mounted> {
-    let failed =
-        |what: &str, error: std::io::Error| place.error(format!("{what}: {}", describe_io(&error)));
+    // A child that still had it would keep the file system from ending with this process, and whoever looks there
+    // waiting.
+    let withheld = Entry::of_another(device.as_fd());
     let session = fuse::connect(Arc::clone(tree), device, options)
-        .map_err(|error| failed("the kernel does not take up the file system", error))?;
+        .map_err(|error| place.failed("get the kernel to take up the file system", error))?;
     place.read_far_ahead();
     let watch = watch::start(Arc::clone(tree))
-        .map_err(|error| failed("cannot start to watch the archive", error))?;
+        .map_err(|error| place.failed("start to watch the archive", error))?;
     let (place_of_thread, observer) = (Arc::clone(place), Arc::clone(observer));
     let (until_its_end, ended) = channel();
     let serve = move || {
         let _until_its_end = until_its_end;
         let result = session.run();
+        drop(withheld);
         drop(watch);
         if let Err(error) = &result {
             let text = format!(
@@ -155,8 +159,8 @@ fn start(
     let thread = std::thread::Builder::new()
         .name("mount".to_owned())
         .spawn(serve)
-        .map_err(|error| failed("cannot start a thread", error))?;
-    Ok(Mounted { place: Arc::clone(place), thread: Some(thread), ended })
+        .map_err(|error| place.failed("start a thread", error))?;
+    Ok(Mounted { place: Arc::clone(place), maker: Maker::this(), thread: Some(thread), ended })
 }
 
 /// A file system that hides the archive, or what is written to itself, could not work.
@@ -186,9 +190,13 @@ fn check_apart(place: &Place, archive: &Archive, writable: Option<&Path>) -> Res
 }
 
 /// A mount that is being served by threads of this process. When dropped, it is taken from its place.
+///
+/// A child that this process forks has no such threads, and the mount is not its own: dropping it there does nothing,
+/// and what would take it away is an error.
 #[derive(Debug)]
 pub struct Mounted {
     place: Arc<Place>,
+    maker: Maker,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     /// Nothing is ever sent; the other end goes with the thread.
     ended: Receiver<()>,
@@ -200,6 +208,19 @@ impl Mounted {
         self.is_served() && self.place.is_ours()
     }
 
+    /// Whether it was made by this process, and not by one that it was forked from.
+    pub fn is_own(&self) -> bool {
+        self.maker.is_this()
+    }
+
+    fn check_own(&self) -> Result<()> {
+        if self.is_own() {
+            return Ok(());
+        }
+        let message = format!("it belongs to process {}; unmount it there", self.maker);
+        Err(self.place.error(message))
+    }
+
     fn is_served(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
@@ -207,28 +228,37 @@ impl Mounted {
     /// Waits, but not longer than `limit`, until the file system has ended. After [`Mounted::detach`], or a lazy `umount`,
     /// that is when the last user has closed the last file. Whether it has.
     pub fn wait(&self, limit: Duration) -> bool {
+        if !self.is_own() {
+            return false;
+        }
         self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// Takes the mount away.
     ///
     /// # Errors
-    /// [`Error::Mount`] when it is in use; then it stays as it was.
+    /// [`Error::Mount`] when it is in use, or another process's; then it stays as it was.
     pub fn unmount(&self) -> Result<()> {
+        self.check_own()?;
         // What is in its place when nobody serves it is another's.
         if self.is_served() { self.place.unmount() } else { Ok(()) }
     }
 
     /// Takes the mount away from its place at once. Whoever uses it goes on until closing what is open.
+    ///
+    /// # Errors
+    /// [`Error::Mount`] when it is another process's.
     pub fn detach(&self) -> Result<()> {
+        self.check_own()?;
         if self.is_served() { self.place.detach() } else { Ok(()) }
     }
 
     /// Waits until the file system is gone and its threads have ended.
     ///
     /// # Errors
-    /// [`Error::Mount`] when it ended by itself.
+    /// [`Error::Mount`] when it ended by itself, or is another process's.
     pub fn join(mut self) -> Result<()> {
+        self.check_own()?;
         let Some(thread) = self.thread.take() else { return Ok(()) };
         match thread.join() {
             Ok(Ok(())) => Ok(()),
@@ -242,6 +272,11 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        if !self.is_own() {
+            // There is no such thread here; its memory may be another one's.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         // Nobody could take it away any more.
         let _ = self.detach();
     }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::findings::Findings;
 use super::holding::Hold;
 use super::writable::Layer;
+use crate::error::Error;
 use crate::extent::Extent;
 use crate::image::reader::RevisionReader;
 
@@ -31,9 +32,21 @@ impl OpenRevision {
             Ok(_) => Err(Errno::IO),
             Err(error) => {
                 findings.tell(self.reader.revision().uuid, &error);
-                Err(Errno::IO)
+                Err(errno_of(&error))
             }
         }
+    }
+}
+
+/// What a program is told that reads through the mount: what the system said when the process of the mount lacks
+/// something, so that nobody takes that for a bad disk.
+pub(super) fn errno_of(error: &Error) -> Errno {
+    let of_process = error.system_number().filter(|_| error.is_of_process());
+    match of_process.map(Errno::from_raw_os_error) {
+        // The program that reads has not too many files open.
+        Some(Errno::MFILE) => Errno::NFILE,
+        Some(errno) => errno,
+        None => Errno::IO,
     }
 }
 
@@ -84,7 +97,7 @@ impl OpenFile {
         let found = if hole { reader.next_hole(at).map(Some) } else { reader.next_data(at) };
         let found = found.map_err(|error| {
             findings.tell(reader.revision().uuid, &error);
-            Errno::IO
+            errno_of(&error)
         })?;
         match found {
             Some(found) if found < self.window.end() => Ok(found - self.window.offset),

@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{getegid, geteuid};
 
-use crate::error::{Error, Result, describe_io};
+use crate::error::{Error, Result, describe_io, is_limit};
 use crate::storage::mounts::{Mount, mounts};
 
 const DEVICE: &str = "/dev/fuse";
@@ -70,11 +70,11 @@ impl Place {
         let absolute = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
         let place = Place::at(absolute);
         let place = place.without_dead()?;
-        let metadata = std::fs::metadata(&place.path).map_err(|error| place.unusable(&error))?;
+        let metadata = std::fs::metadata(&place.path).map_err(|error| place.unusable(error))?;
         if !metadata.is_dir() {
             return Err(place.error("it is not a folder; name an empty one".to_owned()));
         }
-        let real = place.path.canonicalize().map_err(|error| place.unusable(&error))?;
+        let real = place.path.canonicalize().map_err(|error| place.unusable(error))?;
         let place = Place::at(real);
         if place.top().is_some_and(|mount| mount.kind == TYPE) {
             let message = "an archive is mounted here already; unmount it, or choose another";
@@ -97,11 +97,22 @@ impl Place {
         Error::Mount { path: self.path.clone(), message }
     }
 
-    fn unusable(&self, error: &io::Error) -> Error {
-        self.error(match error.kind() {
-            io::ErrorKind::NotFound => "there is no such folder; make it first".to_owned(),
-            _ => format!("it cannot be used: {}", describe_io(error)),
-        })
+    /// That something did not work. What this process lacks says nothing about the mountpoint.
+    pub(super) fn failed(&self, action: &str, error: io::Error) -> Error {
+        match is_limit(&error) {
+            true => Error::io(&self.path, action)(error),
+            false => self.error(format!("cannot {action}: {}", describe_io(&error))),
+        }
+    }
+
+    fn unusable(&self, error: io::Error) -> Error {
+        match error.kind() {
+            _ if is_limit(&error) => self.failed("use it", error),
+            io::ErrorKind::NotFound => {
+                self.error("there is no such folder; make it first".to_owned())
+            }
+            _ => self.error(format!("it cannot be used: {}", describe_io(&error))),
+        }
     }
 
     fn is_dead(&self) -> bool {
@@ -132,13 +143,30 @@ impl Place {
             {
                 self.path = above.join(name);
             }
-            if self.top().is_none_or(|mount| mount.kind != TYPE) {
-                let message = "a file system whose process has ended is mounted here; unmount it";
-                return Err(self.error(message.to_owned()));
-            }
+            self.check_dead(self.top().as_ref())?;
             self.remove(UnmountFlags::DETACH)?;
         }
         Ok(self)
+    }
+
+    /// Only what backy has mounted for this user may be taken away: somebody else may still want to know of his own.
+    fn check_dead(&self, mount: Option<&Mount>) -> Result<()> {
+        let user = geteuid().as_raw().to_string();
+        let what = match mount {
+            Some(mount) if mount.kind == TYPE && mount.option("user_id") == Some(&user) => {
+                return Ok(());
+            }
+            Some(mount) if mount.kind == TYPE => {
+                let other = mount.option("user_id").unwrap_or("unknown");
+                format!("an archive that user {other} has mounted")
+            }
+            Some(mount) => format!("a file system of type {}", mount.kind),
+            None => "a file system".to_owned(),
+        };
+        Err(self.error(format!(
+            "{what} is here, and the process that served it has ended; unmount it first, with \
+             'umount -l' or 'fusermount3 -u -z'"
+        )))
     }
 
     /// Mounts; the device by which the file system is to be served.
@@ -170,6 +198,10 @@ impl Place {
         let device = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
             Ok(device) => device,
             Err(Errno::ACCESS | Errno::PERM) => return Err(Refusal::NotAllowed),
+            Err(errno) if is_limit(&errno.into()) => {
+                let action = format!("open {DEVICE}");
+                return Err(Refusal::Other(self.failed(&action, errno.into())));
+            }
             Err(errno) => {
                 let why = describe_io(&errno.into());
                 return Err(Refusal::Other(self.error(format!(
@@ -195,13 +227,12 @@ impl Place {
             Err(Errno::NODEV) => Err(Refusal::Other(
                 self.error("this kernel knows no FUSE; load its module 'fuse'".to_owned()),
             )),
-            Err(errno) => Err(Refusal::Other(self.unusable(&errno.into()))),
+            Err(errno) => Err(Refusal::Other(self.unusable(errno.into()))),
         }
     }
 
     fn take_by_helper(&self, wishes: &Wishes) -> Result<OwnedFd> {
-        let failed =
-            |error: io::Error| self.error(format!("cannot run {HELPER}: {}", describe_io(&error)));
+        let failed = |error: io::Error| self.failed(&format!("run {HELPER}"), error);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut name = Vec::new();
         for byte in wishes.name.as_os_str().as_bytes() {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::findings::Findings;
 use super::holding::{Hold, Holding};
 use super::nodes::Nodes;
-use super::open::{OpenFile, OpenRevision};
+use super::open::{OpenFile, OpenRevision, errno_of};
 use super::view::{Facts, Folder, Node, View, facts};
 use super::writable::Layers;
 use crate::archive::Archive;
@@ -313,7 +313,7 @@ impl Tree {
     fn hold(&self, facts: Facts) -> Reply<Hold> {
         self.holding.hold().map_err(|error| {
             self.findings.tell(facts.id, &error);
-            Errno::IO
+            errno_of(&error)
         })
     }
 
@@ -325,7 +325,7 @@ impl Tree {
         }
         let failed = |error: &Error| {
             self.findings.tell(wanted.id, error);
-            Errno::IO
+            errno_of(error)
         };
         let view = self.view_now();
         let archive = hold.archive().map_err(|error| failed(&error))?;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::damage;
 use crate::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::format::digests::{DigestsHeader, entry_offset};
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::Cluster;
@@ -151,7 +151,7 @@ impl Verdict {
     pub(crate) fn outcome(&self) -> String {
         match self {
             Verdict::Right => "nothing had to be done".to_owned(),
-            Verdict::Repaired => "repaired: the digest of the revision comes out again".to_owned(),
+            Verdict::Repaired => "repaired: the digest of the revision is right again".to_owned(),
             Verdict::Lost(lost) => match lost.bad_block_count() {
                 1 => "1 block is lost: neither content nor digest can be proved".to_owned(),
                 count => {
@@ -191,12 +191,12 @@ impl RawTable {
         let count = count.min(self.blocks.saturating_sub(first.0)) as usize;
         let mut raw = vec![0; count * DIGEST_BYTES];
         if let Some(file) = &self.file
-            && file.read_padded_at(&mut raw, entry_offset(first)).is_err()
+            && judged(file.read_padded_at(&mut raw, entry_offset(first)))?.is_err()
         {
             // One by one: what the system cannot read is as good as zero.
             let entries = raw.as_chunks_mut::<DIGEST_BYTES>().0.iter_mut().zip(first.0..);
             for (entry, block) in entries {
-                match file.read_persistently(entry, entry_offset(BlockIndex(block))) {
+                match judged(file.read_persistently(entry, entry_offset(BlockIndex(block))))? {
                     Ok(DIGEST_BYTES) => {}
                     _ => entry.fill(0),
                 }
@@ -283,7 +283,7 @@ impl<'a> Trial<'a> {
 
     /// Compares all blocks.
     fn compare(&self, observer: &dyn Observer) -> Result<Compared> {
-        let counters = progress::begin(observer, Phase::Scrub, self.newest.size_bytes);
+        let counters = progress::begin_work(observer, Phase::Scrub, self.newest.size_bytes)?;
         let mut hasher = RevisionHasher::new(self.size, self.newest.size_bytes);
         let (mut disputed, mut count) = (Vec::new(), 0);
         let end = self.all().end();
@@ -331,7 +331,7 @@ impl<'a> Trial<'a> {
         let extent = damage::extent(blocks, self.size, self.newest.size_bytes);
         let mut bytes = vec![0; extent.len as usize];
         let image: Vec<Option<TableEntry>> =
-            match self.image.read_padded_at(&mut bytes, extent.offset) {
+            match judged(self.image.read_padded_at(&mut bytes, extent.offset))? {
                 Ok(()) => TableEntry::of_blocks(bytes.chunks(self.size.len()), &table)?
                     .into_iter()
                     .map(Some)
@@ -341,11 +341,13 @@ impl<'a> Trial<'a> {
                     let parts = bytes.chunks_mut(self.size.len()).zip(blocks.first.0..);
                     let read = |(part, block): (&mut [u8], u64)| {
                         let offset = self.size.offset(BlockIndex(block));
-                        let read = self.image.read_persistently(part, offset).ok()?;
-                        part.get_mut(read..)?.fill(0);
-                        Some(TableEntry::of_block(part))
+                        let read = judged(self.image.read_persistently(part, offset))?;
+                        let rest = read.ok().and_then(|read| part.get_mut(read..));
+                        let Some(rest) = rest else { return Ok(None) };
+                        rest.fill(0);
+                        Ok(Some(TableEntry::of_block(part)))
                     };
-                    parts.map(read).collect()
+                    parts.map(read).collect::<Result<_>>()?
                 }
             };
         let numbers = (blocks.first.0..).map(BlockIndex);

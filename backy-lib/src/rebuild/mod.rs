@@ -14,10 +14,10 @@ mod order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::format::digests::{HEADER_BYTES, Identity};
 use crate::format::manifest::{InProgress, Manifest, Operation, Revision, Statistics};
 use crate::format::qcow2::{Backing, Layout};
@@ -38,7 +38,7 @@ use newest::Newest;
 use order::Ordered;
 
 /// What the new manifest has, and what it lacks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildReport {
     /// The revisions, newest first.
     pub revisions: Vec<RevisionId>,
@@ -49,9 +49,9 @@ pub struct RebuildReport {
 /// What no file but the manifest says.
 const NEVER_KNOWN: [&str; 4] = [
     "the statistics of the backups are lost",
-    "what scrubs and test restores had found, and when, is lost",
-    "tags that were given or removed after a revision was backed up are not known; those of its backup are back",
-    "what was backed up last is not known: the next backup takes the configured source for the right one",
+    "the findings and dates of scrubs and drills are lost",
+    "tags added or removed after the backup of a revision are lost; each has the tags of its backup",
+    "the identity of the source is lost: the next backup trusts the configured source",
 ];
 
 /// That the manifest has to be made anew, or may be, and that this is an archive.
@@ -62,7 +62,7 @@ pub(crate) fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
         Ok(manifest) if !is_of_these_files(storage, &manifest)? => {}
         Ok(_) => {
             let path = storage.path(FileName::MANIFEST);
-            let message = format!("{}: reads fine; there is nothing to rebuild", path.display());
+            let message = format!("{}: is readable; nothing to rebuild", path.display());
             return Err(Error::Specification { message });
         }
         // It may be a newer program's, or be damaged just there.
@@ -112,7 +112,7 @@ pub(crate) fn rebuild(
         }
     }
     unknown.extend(manifest.set_aside.iter().map(|name| {
-        format!("{name} is set aside: copy it before the next backup if it may be needed")
+        format!("{name} is set aside: copy it before the next backup if you may need it")
     }));
     unknown.extend(NEVER_KNOWN.map(str::to_owned));
     // A manifest that would not be read again must not take the place of anything.
@@ -129,14 +129,14 @@ pub(crate) fn rebuild(
 
 /// Files that the manifest before lists as removable and that are gone. After a sync that failed they may only look so.
 fn deleted_before(storage: &dyn Storage) -> Result<Vec<FileName>> {
-    let Ok(before) = manifest::read(storage) else { return Ok(Vec::new()) };
+    let Ok(before) = judged(manifest::read(storage))? else { return Ok(Vec::new()) };
     let present = storage.list()?;
     Ok(before.removable.into_iter().filter(|name| !present.contains(name)).collect())
 }
 
 /// Puts the manifest in its place, whatever is there.
 fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    match manifest::begin_writing(storage) {
+    match judged(manifest::begin_writing(storage))? {
         // The name under which the next one is written stays the same.
         Ok(before) => {
             let token = before.staging_token();
@@ -194,7 +194,7 @@ fn with_newest(
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
-    manifest.removable.extend(left_over(&**storage, survey, &manifest));
+    manifest.removable.extend(left_over(&**storage, survey, &manifest)?);
     Ok(manifest)
 }
 
@@ -206,13 +206,13 @@ fn without_newest(
 ) -> Result<Manifest> {
     if !survey.nodes.is_empty() || !survey.images.is_empty() {
         unknown.push(format!(
-            "{} is missing, and what it was: no revision can be had without it; with a copy of it, rebuild again",
+            "{} is missing, and no revision is readable without it; bring back a copy and rebuild again",
             storage.path(FileName::IMAGE).display()
         ));
     }
     let mut manifest = Manifest::new(survey.block_size(storage, unknown)?);
     manifest.set_aside = set_aside(survey, &manifest, |_| false);
-    manifest.removable.extend(left_over(storage, survey, &manifest));
+    manifest.removable.extend(left_over(storage, survey, &manifest)?);
     Ok(manifest)
 }
 
@@ -283,17 +283,17 @@ fn set_aside(
 
 /// Files of a backup or a removal that never came to an end, by what is in them: digests of an image whose revision holds
 /// its blocks elsewhere or never got them, and the image that was to be.
-fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Vec<FileName> {
+fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Result<Vec<FileName>> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
     // With a manifest that can be read, that says whether an image was being made.
-    let is_lost = manifest::read(storage).is_err();
+    let is_lost = judged(manifest::read(storage))?.is_err();
     if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);
     }
-    left
+    Ok(left)
 }
 
 fn revision_of(name: FileName) -> Option<RevisionId> {
@@ -428,7 +428,7 @@ impl Survey {
         };
         Ok(block_size_of(&text).unwrap_or_else(|| {
             unknown.push(format!(
-                "the block size is not known and taken to be {} bytes",
+                "the block size is unknown; assuming {} bytes",
                 BlockSize::DEFAULT.bytes()
             ));
             BlockSize::DEFAULT

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::Survey;
 use crate::damage;
 use crate::digest::{Digest, RevisionHasher, TableEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::format::digests::{DigestsHeader, Identity};
 use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::{Cluster, Decompressor, Layout};
@@ -114,7 +114,7 @@ fn notes(storage: &dyn Storage, identity: &Identity, reading: &Reading) -> Vec<S
     let bad = reading.bad.bad_block_count();
     if bad > 0 {
         notes.push(format!(
-            "{}: {bad} blocks are not those of revision {}, which is the most likely to be in it",
+            "{}: {bad} blocks differ from revision {}, the closest match",
             storage.path(FileName::IMAGE).display(),
             identity.uuid
         ));
@@ -192,7 +192,7 @@ fn read(
     let length_right = length == size_bytes;
     let length_enough = length >= size_bytes;
     let compared = Compared { image, table, overlay, size, size_bytes, lenient };
-    let counters = progress::begin(observer, Phase::Scrub, size_bytes);
+    let counters = progress::begin_work(observer, Phase::Scrub, size_bytes)?;
     let workers = (0..pipeline::threads(None)).map(|_| Decompressor::new());
     let (mut bad, mut only_in_overlay) = (Findings::default(), false);
     let mut next = BlockIndex(0);
@@ -265,7 +265,7 @@ impl Compared {
                 Ok(()) => Ok(()),
                 Err(_) => self.image.read_padded_at(bytes, self.size.offset(block)),
             };
-            match read {
+            match judged(read)? {
                 Ok(()) if entry.matches(bytes) => continue,
                 Err(error) if !self.lenient => return Err(error),
                 _ => {}
@@ -313,8 +313,10 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
         return Err(Error::damaged(
             storage.path(FileName::IMAGE),
             "content",
-            format!("what may be in part another revision's, which {overlay} has the rest of"),
-            "an image whose digest file can be read",
+            format!(
+                "an image that may belong in part to another revision, with the rest in {overlay}"
+            ),
+            "an image with a readable digest file",
         ));
     }
     let mut notes = Vec::new();
@@ -365,7 +367,7 @@ fn digest_image(
     observer: &dyn Observer,
 ) -> Result<Digest> {
     let (size, size_bytes) = (identity.block_size, identity.size_bytes);
-    let counters = progress::begin(observer, Phase::Scrub, size_bytes);
+    let counters = progress::begin_work(observer, Phase::Scrub, size_bytes)?;
     let mut hasher = RevisionHasher::new(size, size_bytes);
     let end = size.count(size_bytes);
     let mut next = BlockIndex(0);

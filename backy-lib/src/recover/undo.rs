@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::LostImage;
 use crate::canary::{Bug, planted};
 use crate::digest::TableEntry;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, InProgress, Manifest, Operation, Revision};
 use crate::format::qcow2::{Backing, Cluster, Decompressor};
@@ -87,7 +87,7 @@ fn note(storage: &dyn Storage, manifest: &mut Manifest, lost: &Findings, observe
             count => format!("{count} blocks from {} on", range.first),
         };
         observer.event(&Event::Finding(format!(
-            "{}: {blocks} of revision {} cannot be restored: what {} had of that is missing or damaged",
+            "{}: {blocks} of revision {} cannot be restored: its data in {} is missing or damaged",
             image.display(),
             newest.uuid,
             overlay.display()
@@ -137,7 +137,7 @@ fn open_table(
     match DigestTable::open(storage, newest.uuid, DigestsKind::Image) {
         Err(error) if error.is_damage() => {
             observer.event(&Event::Finding(format!(
-                "{error}; the image is brought back without a look at its digests"
+                "{error}; recovering the image without its digests"
             )));
             Ok(None)
         }
@@ -279,7 +279,8 @@ impl Undo<'_> {
             let entries = self.entries(first, count)?;
             for block in (first.0..first.0 + count).map(BlockIndex) {
                 let entry = entries.get((block.0 - first.0) as usize);
-                if entry.is_none_or(|entry| self.image_holds(block, *entry).is_none()) {
+                let held = entry.map(|entry| self.image_holds(block, *entry)).transpose()?;
+                if held.flatten().is_none() {
                     wrong.add_bad_block(block);
                 }
             }
@@ -290,11 +291,11 @@ impl Undo<'_> {
     }
 
     /// The block of the image, if it is that of the newest revision.
-    fn image_holds(&self, block: BlockIndex, entry: TableEntry) -> Option<Vec<u8>> {
+    fn image_holds(&self, block: BlockIndex, entry: TableEntry) -> Result<Option<Vec<u8>>> {
         let extent = self.block_size.extent(block, self.newest.size_bytes);
         let mut bytes = vec![0; extent.len as usize];
-        self.image.read_persistently(&mut bytes, extent.offset).ok()?;
-        entry.matches(&bytes).then_some(bytes)
+        let read = judged(self.image.read_persistently(&mut bytes, extent.offset))?;
+        Ok((read.is_ok() && entry.matches(&bytes)).then_some(bytes))
     }
 }
 
@@ -349,7 +350,8 @@ impl Copying<'_> {
         let bytes = self.content.get(..extent.len as usize).unwrap_or(&self.content);
         let is_right = found && entry.is_none_or(|entry| entry.matches(bytes));
         if !is_right {
-            if let Some(right) = entry.and_then(|entry| undo.image_holds(block, entry)) {
+            let held = entry.map(|entry| undo.image_holds(block, entry)).transpose()?;
+            if let Some(right) = held.flatten() {
                 return undo.image.write_at(&right, extent.offset);
             }
             self.lost.add(BlockRange { first: block, count: 1 });

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{FileTarget, Guard, Target, TargetKind};
 use crate::digest::TableEntry;
@@ -17,6 +17,7 @@ use crate::format::partitions;
 use crate::image::chain::Chain;
 use crate::limits::limits;
 use crate::progress::{self, Observer, Phase};
+use crate::report_path::ReportPath;
 use crate::units::BlockIndex;
 
 /// A larger revision is compared in samples: nobody waits an hour for a question.
@@ -29,10 +30,10 @@ const SAMPLES: u64 = 512;
 const MAX_PARTITIONS: usize = 16;
 
 /// What a restore would overwrite. Nothing is changed by looking.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetLook {
     /// Where it is.
-    pub target: String,
+    pub target: ReportPath,
     /// What it is: a file or a block device.
     pub target_kind: TargetKind,
     /// Whether it is the configured source of an archive that can be trusted.
@@ -55,7 +56,7 @@ pub struct TargetLook {
 }
 
 /// A file system on a target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// The number of the partition that it is in; `None` when there are no partitions.
     pub partition: Option<u32>,
@@ -64,8 +65,8 @@ pub struct Content {
     pub file_system: FileSystem,
 }
 
-/// What stays the same of a target as long as nobody replaces it or writes to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What stays the same of a target as long as nobody replaces it or writes to it. The default is that of none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Mark {
     device: u64,
     inode: u64,
@@ -113,7 +114,7 @@ impl TargetLook {
         };
         let (compared_bytes, differing_bytes) = compare(target, chain, observer)?;
         Ok(TargetLook {
-            target: target.path().display().to_string(),
+            target: target.path().into(),
             target_kind: target.kind(),
             is_source,
             objection,
@@ -141,7 +142,7 @@ impl TargetLook {
         if Mark::of(target, &metadata(target)?, &head) == self.mark {
             return Ok(());
         }
-        let message = "it has changed since you were asked; nothing was written".to_owned();
+        let message = "it changed after you were asked; nothing was written".to_owned();
         Err(Error::Target { path: target.path(), message, forcible: false })
     }
 }
@@ -210,7 +211,7 @@ fn compare(target: &dyn Target, chain: &Chain, observer: &dyn Observer) -> Resul
         false => pieces.min(SAMPLES),
     };
     let counters =
-        progress::begin(observer, Phase::CompareTarget, taken * piece_blocks * size.bytes());
+        progress::begin_work(observer, Phase::CompareTarget, taken * piece_blocks * size.bytes())?;
     let (mut compared, mut differing) = (0, 0);
     let mut buffer = Vec::new();
     for number in 0..taken {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::fs::OFlags;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::digest::TableEntry;
@@ -31,6 +31,7 @@ use crate::image::chain::{Chain, Located};
 use crate::limits::limits;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Observer, Phase};
+use crate::report_path::ReportPath;
 use crate::revision::RevisionId;
 use crate::storage::Trust;
 use crate::storage::follow::Place;
@@ -71,12 +72,12 @@ pub struct RestoreOptions {
 }
 
 /// What a restore did, or a dry run would have done.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RestoreReport {
     /// The revision.
     pub revision: RevisionId,
     /// Where it was written; `-` for a stream.
-    pub target: String,
+    pub target: ReportPath,
     /// What the target was.
     pub target_kind: TargetKind,
     /// Whether nothing was written.
@@ -101,7 +102,12 @@ pub struct RestoreReport {
 }
 
 impl RestoreReport {
-    fn new(chain: &Chain, target: String, target_kind: TargetKind, digests_checked: bool) -> Self {
+    fn new(
+        chain: &Chain,
+        target: ReportPath,
+        target_kind: TargetKind,
+        digests_checked: bool,
+    ) -> Self {
         RestoreReport {
             revision: chain.revision().uuid,
             target,
@@ -255,7 +261,7 @@ pub(crate) fn to_stream(
         check_whole(chain)?;
     }
     let digests_checked = check_digests(chain, options.keep_going, observer)?;
-    let mut report = RestoreReport::new(chain, "-".to_owned(), TargetKind::Stream, digests_checked);
+    let mut report = RestoreReport::new(chain, "-".into(), TargetKind::Stream, digests_checked);
     report.dry_run = options.dry_run;
     let mut nowhere = std::io::sink();
     let stream = if options.dry_run { &mut nowhere } else { stream };
@@ -322,12 +328,12 @@ fn write(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
-    let path = target.path().display().to_string();
-    let mut report = RestoreReport::new(chain, path, target.kind(), digests_checked);
+    let mut report =
+        RestoreReport::new(chain, target.path().into(), target.kind(), digests_checked);
     if target.is_new() && !options.keep_going {
         check_whole(chain)?;
     }
-    let counters = progress::begin(observer, Phase::Restore, report.size_bytes);
+    let counters = progress::begin_work(observer, Phase::Restore, report.size_bytes)?;
     target.prepare(report.size_bytes)?;
     let buffers = BufferPool::new();
     let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };

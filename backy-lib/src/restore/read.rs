@@ -196,7 +196,7 @@ impl Reading<'_> {
         mut sink: impl FnMut(Piece<'_>) -> Result<()>,
     ) -> Result<()> {
         let chain = self.chain;
-        let counters = progress::begin(observer, self.phase, chain.revision().size_bytes);
+        let counters = progress::begin_work(observer, self.phase, chain.revision().size_bytes)?;
         let buffers = BufferPool::new();
         let mut chunks = Chunks::new(chain, self.max_void_bytes, observer);
         let threads = 0..pipeline::threads(self.threads);

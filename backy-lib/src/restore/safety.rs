@@ -179,7 +179,7 @@ impl Guard<'_> {
         len: u64,
         read: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
     ) -> Result<Option<u64>> {
-        let counters = progress::begin(self.observer, Phase::CheckTarget, len);
+        let counters = progress::begin_work(self.observer, Phase::CheckTarget, len)?;
         let mut buffer = vec![0; 1 << 20];
         let mut offset = 0;
         while offset < len {

@@ -55,8 +55,7 @@ fn naming_left_overs(error: Error, folder: &Path) -> Error {
     match left.iter().map(describe).collect::<Vec<_>>().join(", ") {
         names if names.is_empty() || error.kind() != ErrorKind::NoSpace => error,
         names => {
-            let also =
-                format!("unfinished files of other restores, exports or drills are there: {names}");
+            let also = format!("other restores, exports or drills left unfinished files: {names}");
             Error::Besides { first: error.into(), also }
         }
     }

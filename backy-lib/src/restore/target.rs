@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::unfinished::{Folder, Unfinished, name_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
+use crate::fork::Withheld;
 use crate::storage::cache::PageCache;
 use crate::storage::device::Device;
 use crate::storage::dir::{next_data, punch_hole, read_full};
 
 /// What a target is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
     /// A file that is not there yet.
@@ -71,11 +72,11 @@ pub struct FileTarget {
 enum Medium {
     /// Without a name until it is complete.
     New {
-        file: File,
+        file: Withheld<File>,
         cache: PageCache,
         unfinished: Unfinished,
     },
-    File(File),
+    File(Withheld<File>),
     /// What is compared and written is what is on the device, whatever its page cache holds.
     Device(Device),
 }
@@ -95,13 +96,14 @@ impl FileTarget {
         let cache = PageCache::new();
         // Each block is written once, in order.
         cache.bypass(&file);
+        let file = Withheld::new(file);
         let medium = Medium::New { file, cache, unfinished };
         Ok(FileTarget { path: path.to_owned(), medium, len: 0 })
     }
 
     /// A file that is there.
     pub(super) fn existing(path: &Path, file: File, len: u64) -> Self {
-        FileTarget { path: path.to_owned(), medium: Medium::File(file), len }
+        FileTarget { path: path.to_owned(), medium: Medium::File(Withheld::new(file)), len }
     }
 
     /// A block device.
@@ -132,7 +134,7 @@ impl FileTarget {
             return error;
         }
         let path = self.path.display();
-        let also = format!("{path} may be half restored: a restore that is run again completes it");
+        let also = format!("{path} may be restored in part: run the restore again to complete it");
         Error::Besides { first: error.into(), also }
     }
 

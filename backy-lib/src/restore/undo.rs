@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::read::{Window, push_joined};
 use super::{Target, TargetKind, read_target};
@@ -35,6 +35,7 @@ use crate::manifest;
 use crate::moment;
 use crate::pipeline::{self, BufferPool};
 use crate::progress::{self, Event, Observer, Phase};
+use crate::report_path::ReportPath;
 use crate::revision::{RevisionId, Tag};
 use crate::storage::dir::DirStorage;
 use crate::storage::{
@@ -59,10 +60,10 @@ the target that were not overwritten. Do not copy it to a disk.
 ";
 
 /// Where what a restore has overwritten is kept.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UndoReport {
     /// Folder of the archive.
-    pub archive: String,
+    pub archive: ReportPath,
     /// Its only revision.
     pub revision: RevisionId,
     /// Bytes in the blocks that were saved.
@@ -166,7 +167,8 @@ impl Saving<'_> {
         let limit = Layout::max_image_bytes(block_size);
         if self.target.size_bytes() > limit {
             let found = self.target.size_bytes();
-            let message = format!("its size is {found} bytes; to save it the limit is {limit}");
+            let message =
+                format!("found a size of {found} bytes, expected at most {limit} to save it");
             return Err(Error::Target { path: self.path.into(), message, forcible: false });
         }
         check_vacant(storage)?;
@@ -205,7 +207,7 @@ impl Saving<'_> {
         for extent in &copy.unreadable {
             let (path, from, to) = (self.path.display(), extent.offset, extent.end() - 1);
             self.observer.event(&Event::Finding(format!(
-                "{path}: bytes {from}-{to} cannot be read, so going back will not bring them back"
+                "{path}: bytes {from}-{to} are unreadable, so undoing will not bring them back"
             )));
         }
         let blocks = self.chain.block_size().count(size_bytes);
@@ -230,7 +232,7 @@ impl Saving<'_> {
         storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         self.publish(storage, revision, started)?;
         Ok(UndoReport {
-            archive: storage.folder().display().to_string(),
+            archive: storage.folder().into(),
             revision: uuid,
             saved_bytes: copy.saved_bytes,
             seconds: began.elapsed().as_secs_f64(),
@@ -291,7 +293,8 @@ impl Saving<'_> {
 
     /// Reads the target, digests all of it, and stores what is going to be overwritten.
     fn copy(&self, image: &dyn StorageFile, copy: &mut Copy) -> Result<()> {
-        let counters = progress::begin(self.observer, Phase::SaveTarget, self.target.size_bytes());
+        let counters =
+            progress::begin_work(self.observer, Phase::SaveTarget, self.target.size_bytes())?;
         let block_size = self.chain.block_size();
         let buffers = BufferPool::new();
         let mut pieces =

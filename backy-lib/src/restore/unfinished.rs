@@ -23,6 +23,8 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 use uuid::{NoContext, Uuid};
 
+use crate::fork::{Maker, Withheld};
+
 const PREFIX: &str = ".backy-";
 const NOTE_SUFFIX: &str = ".note";
 const NOTE_START: &str = "backy is making the file ";
@@ -128,6 +130,7 @@ pub(crate) struct Unfinished {
     folder: Folder,
     /// What it is called until then, and what says so.
     named: Option<(String, Option<Note>)>,
+    maker: Maker,
 }
 
 impl Unfinished {
@@ -138,7 +141,7 @@ impl Unfinished {
             Ok(fd) => {
                 let file = File::from(fd);
                 if is_reachable(&file) {
-                    return Ok((file, Unfinished { folder, named: None }));
+                    return Ok((file, Unfinished { folder, named: None, maker: Maker::this() }));
                 }
             }
             // The file system has no files without names, or the kernel does not know of them.
@@ -150,7 +153,7 @@ impl Unfinished {
         let name = format!("{PREFIX}{token}.part");
         let note = Note::write(&folder, &token, &name)?;
         let file = folder.make(&name)?;
-        Ok((file, Unfinished { folder, named: Some((name, note)) }))
+        Ok((file, Unfinished { folder, named: Some((name, note)), maker: Maker::this() }))
     }
 
     /// Gives the file, which is complete and durable, its name in the folder, unless somebody has taken that.
@@ -179,7 +182,8 @@ impl Unfinished {
 impl Drop for Unfinished {
     /// A file that never became complete is of no use to anybody.
     fn drop(&mut self) {
-        if let Some((name, _)) = &self.named {
+        // A child that drops its copy takes nothing from its parent.
+        if let Some((name, _)) = self.named.as_ref().filter(|_| self.maker.is_this()) {
             // With its final name it is no longer there.
             let _ = self.folder.remove(name);
         }
@@ -218,7 +222,8 @@ impl std::fmt::Display for Token {
 pub(crate) struct Note {
     folder: Folder,
     name: String,
-    _file: File,
+    maker: Maker,
+    _file: Withheld<File>,
 }
 
 impl Note {
@@ -226,20 +231,22 @@ impl Note {
     /// file system has no locks: there nobody could tell whether its maker lives.
     pub(crate) fn write(folder: &Folder, token: &Token, about: &str) -> io::Result<Option<Self>> {
         let name = token.note();
-        let mut file = folder.make(&name)?;
+        let file = Withheld::new(folder.make(&name)?);
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        let note = Note { folder: folder.clone(), name, _file: file.try_clone()? };
+        let written = locked.map_or(Ok(()), |()| (&*file).write_all(text(about).as_bytes()));
+        let note = Note { folder: folder.clone(), name, maker: Maker::this(), _file: file };
         if locked.is_err() {
             return Ok(None);
         }
-        file.write_all(text(about).as_bytes())?;
-        Ok(Some(note))
+        written.map(|()| Some(note))
     }
 }
 
 impl Drop for Note {
     fn drop(&mut self) {
-        let _ = self.folder.remove(&self.name);
+        if self.maker.is_this() {
+            let _ = self.folder.remove(&self.name);
+        }
     }
 }
 
@@ -272,6 +279,7 @@ fn link_of(file: &File) -> String {
 #[expect(clippy::disallowed_methods, reason = "looks at what is left in a folder")]
 pub(super) mod tests {
     use super::*;
+    use crate::fork::tests::in_child;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries =
@@ -360,5 +368,18 @@ pub(super) mod tests {
         for (path, name) in [("a/b", "b"), ("b", "b"), ("/b", "b"), ("a/", ""), ("/", "")] {
             assert_eq!(name_of(Path::new(path)), name, "{path}");
         }
+    }
+
+    /// A note about a file that the parent is making, and thereby that file, is not taken away by a child.
+    #[test]
+    fn a_child_leaves_temporary_files_to_its_parent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let opened = Folder::open(folder.path()).expect("open");
+        let count = || folder.path().read_dir().expect("list").count();
+        let mut note = Note::write(&opened, &Token::new(), "file").expect("write");
+        assert!(in_child(|| note.take().is_some()));
+        assert_eq!(count(), 1);
+        drop(note);
+        assert_eq!(count(), 0);
     }
 }

@@ -149,7 +149,10 @@ impl Reasons {
         let (count, names) = tagged(&self.unscheduled);
         say(count, format!("@have a tag that is no longer in the schedule ({names})"));
         say(self.wrong_clock as u64, "@were made while the clock was ahead".to_owned());
-        say(self.crowded, "@were made so close to others that they do not count, as after outages or a clock that jumps".to_owned());
+        say(
+            self.crowded,
+            "@were made too close to others to count, for instance after an outage".to_owned(),
+        );
         say(self.untagged as u64, "@have no tag, as 'backup --force' makes them".to_owned());
         all
     }
@@ -208,7 +211,7 @@ mod tests {
             (made(9, 24, "", "daily"), "9 are pinned by hand with a tag of the schedule (daily)"),
             (made(9, 24, "daily", "mine"), "9 are pinned by hand (mine)"),
             (made(9, 24, "hourly", ""), "9 have a tag that is no longer in the schedule (hourly)"),
-            (made(30, 1, "daily", ""), "26 were made so close to others"),
+            (made(30, 1, "daily", ""), "26 were made too close to others"),
             (made(30, 1, "", ""), "30 have no tag"),
             (wrong_clock, "made while the clock was ahead"),
         ] {

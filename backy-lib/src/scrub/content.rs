@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::budget::Group;
 use super::{Finding, Scrub};
 use crate::damage;
 use crate::digest::TableEntry;
-use crate::error::Result;
+use crate::error::{Result, judged};
 use crate::extent::Extent;
 use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
@@ -25,7 +25,7 @@ use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 use crate::units::{BlockIndex, BlockSize};
 
 /// How much of what is stored has been read and found right, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
     /// The longest time ago that the place of a block was last read; null when some never were.
     pub oldest: Option<Timestamp>,
@@ -273,7 +273,7 @@ impl StoredFile {
     ) -> Result<(Vec<BlockIndex>, u64)> {
         let extent = damage::extent(blocks, self.block_size, self.size_bytes);
         bytes.resize(extent.len as usize, 0);
-        if image.read_padded_at(bytes, extent.offset).is_err() {
+        if judged(image.read_padded_at(bytes, extent.offset))?.is_err() {
             if blocks.count == 1 {
                 return Ok((vec![blocks.first], extent.len));
             }
@@ -317,7 +317,7 @@ impl StoredFile {
                 read_bytes += extent.len;
                 let read = read_cut(delta, *cluster, self.block_size, decompressor, part);
                 // No content matches the other one.
-                let entry = read.map_or(TableEntry::LOST, |()| **entry);
+                let entry = judged(read)?.map_or(TableEntry::LOST, |()| **entry);
                 pairs.push((entry, &*part));
             }
             let right = TableEntry::matching(pairs)?.into_iter().zip(group);
@@ -336,7 +336,7 @@ impl Scrub<'_> {
         let left_bytes = self.allow(&groups);
         let total: u64 = groups.iter().map(|group| group.blocks.count).sum();
         let total_bytes = total.saturating_mul(self.manifest.block_size.bytes());
-        let counters = progress::begin(self.observer, Phase::Scrub, total_bytes);
+        let counters = progress::begin_work(self.observer, Phase::Scrub, total_bytes)?;
         let threads = pipeline::threads(self.options.threads);
         let workers = (0..threads).map(|_| Tools::new()).collect::<Result<Vec<_>>>()?;
         let storage = Arc::clone(self.storage);
@@ -520,7 +520,7 @@ pub(super) fn is_unreadable(
                 let located = chain.locate(block, 1)?;
                 let mut bytes =
                     vec![0; size.extent(block, chain.revision().size_bytes).len as usize];
-                if chain.read(block, &located, &mut decompressor, &mut bytes).is_err() {
+                if judged(chain.read(block, &located, &mut decompressor, &mut bytes))?.is_err() {
                     return Ok(true);
                 }
             }

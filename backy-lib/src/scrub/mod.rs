@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::config::parse_interval;
@@ -84,7 +84,7 @@ impl FromStr for Budget {
 }
 
 /// What was found and done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScrubReport {
     /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
     pub findings: Vec<Finding>,
@@ -101,7 +101,7 @@ pub struct ScrubReport {
 }
 
 /// Something that is not as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The file within the archive's folder.
     pub file: String,
@@ -116,7 +116,7 @@ pub struct Finding {
 }
 
 /// A revision that a finding costs something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affected {
     /// The revision.
     pub revision: RevisionId,
@@ -279,7 +279,7 @@ fn report(
     observer: &dyn Observer,
 ) -> ScrubReport {
     for finding in &findings {
-        let done = if finding.repaired { "; mended" } else { "" };
+        let done = if finding.repaired { "; repaired" } else { "" };
         observer.event(&Event::Finding(format!("{}: {}{done}", finding.file, finding.message)));
     }
     for name in &unknown_files {
@@ -345,7 +345,7 @@ impl Scrub<'_> {
         // Known to be lost from here on, whether or not this scrub comes to read it.
         let lost = self.cut_off(&newest, 0, 0)?;
         self.note_lost(0, &lost);
-        let message = "missing: made anew, without what it held".to_owned();
+        let message = "missing: created again, without its former contents".to_owned();
         self.find(FileName::IMAGE, message, None, true)
     }
 

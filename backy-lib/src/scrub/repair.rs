@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Finding, Scrub, describe};
 use crate::digest::{Digest, TableEntry};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, judged};
 use crate::format::manifest::{BlockRange, Findings};
 use crate::format::qcow2::{Compressor, Decompressor};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
@@ -89,11 +89,12 @@ impl Scrub<'_> {
         let all = self.all(revision);
         let mut decompressor = Decompressor::new()?;
         let mut next = all.first;
-        while let Ok(Some(first)) = file.next_stored_block(next, all.end()) {
+        while let Ok(Some(first)) = judged(file.next_stored_block(next, all.end()))? {
             progress::check(self.observer)?;
             let end = BlockIndex(first.plus(limits().window_blocks).0.min(all.end().0));
             next = end;
-            let Ok(entries) = file.held_entries(BlockRange::between(first, end)) else { continue };
+            let held = file.held_entries(BlockRange::between(first, end));
+            let Ok(entries) = judged(held)? else { continue };
             for (entry, block) in entries.into_iter().zip(first.0..) {
                 let block = BlockIndex(block);
                 let Some(entry) = entry.filter(|entry| wanted.contains_key(&entry.0)) else {
@@ -102,7 +103,8 @@ impl Scrub<'_> {
                 if revision.findings.is_bad(block) {
                     continue;
                 }
-                let Ok(bytes) = file.read_block(block, &mut decompressor) else { continue };
+                let read = file.read_block(block, &mut decompressor);
+                let Ok(bytes) = judged(read)? else { continue };
                 if entry.matches(&bytes) {
                     for (number, block) in wanted.remove(&entry.0).unwrap_or_default() {
                         found.push((number, block, bytes.clone()));

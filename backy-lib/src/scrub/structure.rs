@@ -24,7 +24,7 @@ impl Scrub<'_> {
             }
         }
         if !present.contains(&FileName::CONFIG) {
-            let message = "missing: without it no backup is made; write it again".to_owned();
+            let message = "missing: backups fail without it; write it again".to_owned();
             self.find(FileName::CONFIG, message, None, false)?;
         }
         for number in self.numbers() {

@@ -8,17 +8,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, FileType, OFlags, SeekFrom, fadvise, seek};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::Source;
 use super::identity::identify;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_limit};
 use crate::extent::Extent;
+use crate::fork::Withheld;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
 use crate::storage::device::Device;
 use crate::storage::dir::next_data;
-use crate::storage::follow::{Place, describe_open};
+use crate::storage::follow::{Place, Refusal, describe_open};
 use crate::storage::image_lock::{self, Use};
 
 /// An open file or block device.
@@ -32,7 +33,7 @@ pub struct DeviceSource {
 
 #[derive(Debug)]
 enum Medium {
-    File { file: File, cache: PageCache },
+    File { file: Withheld<File>, cache: PageCache },
     Device(Device),
 }
 
@@ -43,8 +44,12 @@ impl DeviceSource {
     /// [`Error::Source`] when it is missing, unreadable, behind a link of somebody else, or something else than a file or a block device.
     pub fn open(path: &Path) -> Result<Self> {
         let error = |message: String| Error::Source { path: path.to_owned(), message };
-        let place =
-            Place::find_by_own_links(path).map_err(|refusal| error(refusal.sentence("open it")))?;
+        // That this process may not open another file says nothing about the source.
+        let limited = |errno: io::Error| Error::io(path, "open it")(errno);
+        let place = Place::find_by_own_links(path).map_err(|refusal| match refusal {
+            Refusal::Io(found) if is_limit(&found) => limited(found),
+            refusal => error(refusal.sentence("open it")),
+        })?;
         // Opening a FIFO would wait for a writer, and some devices do something as soon as they are opened.
         let is_file = match place.kind() {
             FileType::RegularFile => true,
@@ -55,9 +60,10 @@ impl DeviceSource {
                 return Err(error(format!("{expected}, found {found}")));
             }
         };
-        let file = place
-            .open(OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(|errno| error(format!("cannot open it: {}", describe_open(errno))))?;
+        let file = place.open(OFlags::RDONLY | OFlags::NONBLOCK).map_err(|errno| match errno {
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => limited(errno.into()),
+            errno => error(format!("cannot open it: {}", describe_open(errno))),
+        })?;
         image_lock::take(&file, Use::Read).map_err(|user| {
             error(format!(
                 "{user} has it open and is changing it; run it again when that has ended"
@@ -65,7 +71,7 @@ impl DeviceSource {
         })?;
         let size_bytes = size_of(&file).map_err(|e| error(describe(e)))?;
         if size_bytes == 0 && !is_file {
-            let message = "the device has no size; is it attached, and is there a medium in it?";
+            let message = "the device has no size; check that it is attached and has a medium";
             return Err(error(message.to_owned()));
         }
         let medium = match is_file {
@@ -101,7 +107,7 @@ impl Medium {
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         let cache = PageCache::new();
         cache.bypass(&file);
-        Medium::File { file, cache }
+        Medium::File { file: Withheld::new(file), cache }
     }
 
     fn device(file: File) -> io::Result<Self> {

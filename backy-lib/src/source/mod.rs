@@ -93,8 +93,7 @@ pub fn check_not_empty(source: &dyn Source) -> Result<()> {
     if source.size_bytes() > 0 {
         return Ok(());
     }
-    let message =
-        "it is empty: found 0 bytes; no backup was made, all revisions are kept".to_owned();
+    let message = "it is empty: found 0 bytes; no backup was made, all revisions stay".to_owned();
     Err(Error::Source { path: PathBuf::from(source.identity().path), message })
 }
 

@@ -20,6 +20,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::dir::read_full;
 use crate::extent::Extent;
+use crate::fork::Withheld;
 
 /// Where buffers begin in memory: what every device takes.
 const ALIGNMENT: usize = 4096;
@@ -29,7 +30,7 @@ const STEP_BYTES: u64 = 1 << 20;
 /// An open block device.
 #[derive(Debug)]
 pub(crate) struct Device {
-    direct: File,
+    direct: Withheld<File>,
     sector_bytes: u64,
     len: u64,
     buffers: Mutex<Vec<Aligned>>,
@@ -50,7 +51,12 @@ impl Device {
             return Err(io::Error::other(message));
         }
         fcntl_setfl(&file, flags | OFlags::DIRECT)?;
-        Ok(Device { direct: file, sector_bytes, len, buffers: Mutex::new(Vec::new()) })
+        Ok(Device {
+            direct: Withheld::new(file),
+            sector_bytes,
+            len,
+            buffers: Mutex::new(Vec::new()),
+        })
     }
 
     /// The size of its sectors in bytes.

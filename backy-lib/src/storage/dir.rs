@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,9 @@ use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, judged};
 use crate::extent::Extent;
+use crate::fork::{Maker, Withheld};
 
 /// How long an opening waits until another program has given back its lease. The system takes it away after
 /// `/proc/sys/fs/lease-break-time`, which is 45 seconds unless somebody has changed it.
@@ -46,6 +48,8 @@ pub struct DirStorage {
     file_mode: AtomicU32,
     trust: Trust,
     seen: Seen,
+    /// The process that has last taken the lock by this handle; 0 when none has.
+    locked_by: AtomicI32,
 }
 
 impl DirStorage {
@@ -62,7 +66,7 @@ impl DirStorage {
         };
         let file_mode = AtomicU32::new(0o600);
         let (folder, trust, seen) = (folder.to_owned(), Trust::default(), Seen::default());
-        Ok(DirStorage { folder, fd, file_mode, trust, seen })
+        Ok(DirStorage { folder, fd, file_mode, trust, seen, locked_by: AtomicI32::new(0) })
     }
 
     /// Makes the folder (mode 0700) and those above it as needed, then opens it.
@@ -106,7 +110,7 @@ impl DirStorage {
     }
 
     /// The image, when nobody relies on it as it is. Strangers keep what they have, and the archive gets a copy.
-    fn take_image(&self, image: File) -> Result<File> {
+    fn take_image(&self, image: Withheld<File>) -> Result<Withheld<File>> {
         let (name, path) = (FileName::IMAGE, self.path(FileName::IMAGE));
         let held = |user| Error::Locked { path: path.clone(), holder: user };
         let Err(user) = image_lock::take(&image, Use::Overwrite) else { return Ok(image) };
@@ -116,8 +120,21 @@ impl DirStorage {
         let found = fstat(&image).map_err(|errno| self.error(name, "look up", errno))?;
         let why = format!("{user} of a user who may only read the archive uses it");
         let copy = links::own_copy(&self.fd, &path, name, (&image, &found), &why)?;
+        let copy = Withheld::new(copy);
         image_lock::take(&copy, Use::Overwrite).map_err(held)?;
         Ok(copy)
+    }
+
+    /// A writer that was copied into a child has no lock there.
+    fn check_process(&self) -> Result<()> {
+        let locked_by = self.locked_by.load(Ordering::Relaxed);
+        if locked_by == 0 || locked_by == Maker::this().number() {
+            return Ok(());
+        }
+        let holder = format!(
+            "process {locked_by}, of which this one is a child; open the archive anew here"
+        );
+        Err(Error::Locked { path: self.folder.clone(), holder })
     }
 
     /// Whether whoever has locked the image may only read the archive.
@@ -152,19 +169,23 @@ impl Storage for DirStorage {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
         };
-        let mut file = open_regular(&self.fd, self.path(name), name, flags, Mode::empty())?;
-        if access == Access::Write {
-            let found = fstat(&file).map_err(|errno| self.error(name, "look up", errno))?;
-            if found.st_nlink > 1 {
-                let names = found.st_nlink;
-                let why = format!("it has {names} names (hard links) and all would change");
-                file = links::own_copy(&self.fd, &self.path(name), name, (&file, &found), &why)?;
-            }
+        let file = open_regular(&self.fd, self.path(name), name, flags, Mode::empty())?;
+        if access == Access::Read {
+            return Ok(Box::new(DirFile::over(self.path(name), file)));
         }
-        if (name, access) == (FileName::IMAGE, Access::Write) {
+        self.check_process()?;
+        let mut file = Withheld::new(file);
+        let found = fstat(&file).map_err(|errno| self.error(name, "look up", errno))?;
+        if found.st_nlink > 1 {
+            let names = found.st_nlink;
+            let why = format!("it has {names} names (hard links) and all would change");
+            let copy = links::own_copy(&self.fd, &self.path(name), name, (&file, &found), &why)?;
+            file = Withheld::new(copy);
+        }
+        if name == FileName::IMAGE {
             file = self.take_image(file)?;
         }
-        Ok(Box::new(DirFile::over(self.path(name), file)))
+        Ok(Box::new(DirFile::of_writer(self.path(name), file)))
     }
 
     fn open_among_many(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
@@ -172,21 +193,24 @@ impl Storage for DirStorage {
     }
 
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
+        self.check_process()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| openat(&self.fd, name.to_string(), flags, self.file_mode()))
             .map_err(|errno| self.error(name, "create", errno))?;
         give_to_owner(&self.fd, &fd);
-        Ok(Box::new(DirFile::over(self.path(name), File::from(fd))))
+        Ok(Box::new(DirFile::of_writer(self.path(name), Withheld::new(File::from(fd)))))
     }
 
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>> {
+        self.check_process()?;
         let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let copy = retry_on_intr(|| openat(&self.fd, to.to_string(), flags, self.file_mode()))
             .map_err(|errno| self.error(to, "create", errno))?;
         give_to_owner(&self.fd, &copy);
+        let copy = Withheld::new(File::from(copy));
         match retry_on_intr(|| ioctl_ficlone(&copy, &source)) {
-            Ok(()) => Ok(Some(Box::new(DirFile::over(self.path(to), File::from(copy))))),
+            Ok(()) => Ok(Some(Box::new(DirFile::of_writer(self.path(to), copy)))),
             // What a file system without clones answers; NOTTY and NOSYS come from old or stacked ones.
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
                 self.remove(to)?;
@@ -221,11 +245,13 @@ impl Storage for DirStorage {
     }
 
     fn rename(&self, from: FileName, to: FileName) -> Result<()> {
+        self.check_process()?;
         retry_on_intr(|| renameat(&self.fd, from.to_string(), &self.fd, to.to_string()))
             .map_err(|errno| self.error(from, &format!("rename to {to}"), errno))
     }
 
     fn remove(&self, name: FileName) -> Result<()> {
+        self.check_process()?;
         match retry_on_intr(|| unlinkat(&self.fd, name.to_string(), AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.error(name, "remove", errno)),
@@ -283,11 +309,14 @@ impl Storage for DirStorage {
     }
 
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>> {
-        lock::take(&self.fd, &self.folder, holder)
+        let lock = lock::take(&self.fd, &self.folder, holder)?;
+        self.locked_by.store(Maker::this().number(), Ordering::Relaxed);
+        Ok(lock)
     }
 
     fn lock_holder(&self) -> Result<Option<String>> {
-        Ok(lock::holder(&self.fd))
+        let unknown = Error::io(&self.folder, "find out who uses the archive");
+        lock::holder(&self.fd).map_err(unknown)
     }
 
     fn is_backup_at_work(&self) -> bool {
@@ -320,9 +349,10 @@ impl Storage for DirStorage {
         Ok(Box::new(DirFile::over(path, file)))
     }
 
-    fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
+    fn exposed(&self, accepts_no_permissions: bool) -> Result<Option<Error>> {
         // What cannot be looked up is reported by whoever needs it.
-        let keepers = Keepers::of(retry_on_intr(|| fstat(&self.fd)).ok()?.st_uid);
+        let Ok(found) = retry_on_intr(|| fstat(&self.fd)) else { return Ok(None) };
+        let keepers = Keepers::of(found.st_uid);
         let keepers = match accepts_no_permissions {
             true => keepers.on(WithoutPermissions::Accepted),
             false => keepers,
@@ -335,7 +365,7 @@ impl Storage for DirStorage {
         let checked = keepers
             .check_folder(&self.folder, &self.fd)
             .and_then(|()| config().and_then(|file| keepers.check_file(&path, &file)));
-        checked.err().filter(|error| error.kind() == ErrorKind::Untrusted)
+        Ok(judged(checked)?.err().filter(|error| error.kind() == ErrorKind::Untrusted))
     }
 
     fn set_file_mode(&self, mode: u32) {
@@ -354,7 +384,13 @@ pub(super) fn open_regular(
 ) -> Result<File> {
     let refused = |found: &str| Err(Error::damaged(&path, "type", found, "a regular file"));
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match open_in_time(|| openat(&folder, name.to_string(), flags, mode)) {
+    let open = || open_in_time(|| openat(&folder, name.to_string(), flags, mode));
+    let opened = match open() {
+        // What is only open because it may be needed again is in the way of what is needed now.
+        Err(Errno::MFILE | Errno::NFILE) if ManyFiles::of_this_process().close_all() => open(),
+        opened => opened,
+    };
+    let file = match opened {
         Ok(fd) => File::from(fd),
         Err(Errno::LOOP) => return refused("a symbolic link"),
         Err(Errno::ISDIR) => return refused("a folder"),
@@ -411,10 +447,33 @@ pub(crate) fn not_in_time(errno: Errno) -> io::Error {
     }
 }
 
+/// A file, and whether children of this process get it.
+enum Opened {
+    Handed(File),
+    Withheld(Withheld<File>),
+}
+
+impl Deref for Opened {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Opened::Handed(file) => file,
+            Opened::Withheld(file) => file,
+        }
+    }
+}
+
+impl AsFd for Opened {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
+    }
+}
+
 /// An open file.
 pub(crate) struct DirFile {
     path: PathBuf,
-    file: File,
+    file: Opened,
     cache: PageCache,
     is_local: OnceLock<bool>,
 }
@@ -422,7 +481,20 @@ pub(crate) struct DirFile {
 impl DirFile {
     /// One that has been opened, be it an archive's or not.
     pub(crate) fn over(path: PathBuf, file: File) -> Self {
+        Self::with(path, Opened::Handed(file))
+    }
+
+    /// One that is written to.
+    fn of_writer(path: PathBuf, file: Withheld<File>) -> Self {
+        Self::with(path, Opened::Withheld(file))
+    }
+
+    fn with(path: PathBuf, file: Opened) -> Self {
         DirFile { path, file, cache: PageCache::new(), is_local: OnceLock::new() }
+    }
+
+    pub(super) fn descriptor(&self) -> &File {
+        &self.file
     }
 
     fn metadata(&self) -> Result<std::fs::Metadata> {

@@ -44,7 +44,7 @@ impl Refusal {
         match self {
             Refusal::Io(error) => format!("cannot {action}: {}", describe_io(error)),
             Refusal::Foreign { part, found } => format!(
-                "{found}: {}; others could make it lead elsewhere, so it is not followed: name what it leads to",
+                "{found}: {}; others could point it elsewhere, so backy does not follow it: name its target",
                 part.display()
             ),
         }
@@ -54,7 +54,7 @@ impl Refusal {
 /// What [`Place::open`] found in the place of what it was to open.
 pub(crate) fn describe_open(errno: Errno) -> String {
     match errno {
-        Errno::STALE => "something else has taken its place meanwhile; run it again".to_owned(),
+        Errno::STALE => "it was replaced meanwhile; run it again".to_owned(),
         errno => describe_io(&not_in_time(errno)),
     }
 }

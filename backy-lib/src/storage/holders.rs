@@ -3,6 +3,7 @@
 //! `flock` and read locks ask for no more than that a file or folder can be opened for reading. So whoever may only read an archive can
 //! lock what is in it, and its writers have to be able to tell such a one from each other. Source: `proc(5)`.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -110,8 +111,16 @@ pub(super) struct Taker {
 /// Who has taken locks on the file with this number. By the number alone: the device there is that of the file system, which is not
 /// always that of the file.
 pub(super) fn takers(inode: u64, kind: Kind) -> Vec<Taker> {
-    let table = system::read(Path::new("/proc/locks")).unwrap_or_default();
-    table.lines().filter_map(|line| taker(line, inode, kind)).collect()
+    takers_within_limits(inode, kind).unwrap_or_default()
+}
+
+/// The same.
+///
+/// # Errors
+/// When this process lacks descriptors or memory to find that out.
+pub(super) fn takers_within_limits(inode: u64, kind: Kind) -> io::Result<Vec<Taker>> {
+    let table = system::read_within_limits(Path::new("/proc/locks"))?.unwrap_or_default();
+    Ok(table.lines().filter_map(|line| taker(line, inode, kind)).collect())
 }
 
 /// A line such as `1: FLOCK ADVISORY WRITE 4711 08:02:1234 0 EOF`; an arrow in it means that the lock is waited for.

@@ -26,7 +26,7 @@ pub(super) fn kind(file: impl AsFd) -> Option<u32> {
 }
 
 /// What no two files have in common, however soon one takes the name and the number of another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     device: (u32, u32),
     inode: u64,
@@ -36,10 +36,20 @@ pub(super) struct Identity {
 impl Identity {
     /// `None` where there is nothing that can be relied on.
     pub(super) fn of(file: impl AsFd) -> Option<Self> {
+        Self::found(&file).filter(|_| is_local(&file))
+    }
+
+    /// Whether another opened file is this one.
+    pub(super) fn is_of(self, file: impl AsFd) -> bool {
+        // One on the same device is on the same file system.
+        Self::found(file) == Some(self)
+    }
+
+    fn found(file: impl AsFd) -> Option<Self> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME;
         let found = retry_on_intr(|| statx(&file, "", AtFlags::EMPTY_PATH, wanted)).ok()?;
         let told = StatxFlags::from_bits_retain(found.stx_mask).contains(wanted);
-        (told && is_local(&file)).then_some(Identity {
+        told.then_some(Identity {
             device: (found.stx_dev_major, found.stx_dev_minor),
             inode: found.stx_ino,
             born: (found.stx_btime.tv_sec, found.stx_btime.tv_nsec),

@@ -1,9 +1,10 @@
 //! The archive's exclusive lock: `flock` on the file `lock`, and on the folder itself.
 //!
-//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be
-//! deleted at any time, even while held, which would let a second writer lock a new one; therefore the folder, which
-//! cannot be deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
-//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends.
+//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be deleted at
+//! any time, even while held, which would let a second writer lock a new one; therefore the folder, which cannot be
+//! deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
+//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends. A child
+//! that the process forks does not get them.
 //!
 //! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone ([`file`]), and what others
 //! have locked where the folder can be opened by them keeps nobody out.
@@ -20,6 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -28,8 +30,9 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::StorageLock;
 use super::dir::read_full;
-use super::holders::{Kind, Who, takers, who};
-use crate::error::{Error, Result};
+use super::holders::{Kind, Who, takers, takers_within_limits, who};
+use crate::error::{Error, Result, is_limit};
+use crate::fork::{Maker, Withheld};
 
 pub use note::is_note;
 use note::{Note, is_local};
@@ -49,26 +52,42 @@ const TABLE_ATTEMPTS: u32 = 3;
 
 /// At least one of the two is held.
 struct HeldLock {
-    file: Option<File>,
+    file: Option<Withheld<File>>,
     // Held open: closing would drop the folder's lock.
-    folder: Option<OwnedFd>,
+    folder: Option<Withheld<OwnedFd>>,
     /// Held as well, by whoever else wants to have it under another name.
-    _replaced: Option<File>,
+    replaced: Option<Withheld<File>>,
+    maker: Maker,
+    is_shared: AtomicBool,
 }
 
 impl StorageLock for HeldLock {
     fn share(&self) -> Option<OwnedFd> {
         let file = self.file.as_ref().map(AsFd::as_fd);
-        file.or(self.folder.as_ref().map(AsFd::as_fd))?.try_clone_to_owned().ok()
+        let shared = file.or(self.folder.as_ref().map(AsFd::as_fd))?.try_clone_to_owned().ok();
+        self.is_shared.fetch_or(shared.is_some(), Relaxed);
+        shared
     }
 }
 
 impl Drop for HeldLock {
-    /// Takes the note away, so that nobody reads of a holder that has gone.
+    /// Takes the note away, so that nobody reads of a holder that has gone, and gives up the locks.
     fn drop(&mut self) {
+        if !self.maker.is_this() {
+            return;
+        }
         // Failing to tidy up a note is no reason to fail the operation that has succeeded.
         if let Some(file) = &self.file {
             let _ = file.set_len(0);
+        }
+        if self.is_shared.load(Relaxed) {
+            return;
+        }
+        // Closing is not enough where somebody else has a copy, such as a child that was made at the very moment of
+        // opening.
+        let files = [&self.file, &self.replaced].into_iter().flatten().map(AsFd::as_fd);
+        for held in files.chain(self.folder.as_ref().map(AsFd::as_fd)) {
+            let _ = flock(held, FlockOperation::Unlock);
         }
     }
 }
@@ -150,7 +169,8 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
         }
         None => {}
     }
-    Ok(Taken::Held(HeldLock { file, folder: folder_lock, _replaced: replaced }))
+    let (maker, is_shared) = (Maker::this(), AtomicBool::new(false));
+    Ok(Taken::Held(HeldLock { file, folder: folder_lock, replaced, maker, is_shared }))
 }
 
 impl Place<'_> {
@@ -183,16 +203,26 @@ fn is_held_by_readers(place: &Place<'_>) -> bool {
 }
 
 /// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
-pub(super) fn holder(folder_fd: impl AsFd) -> Option<String> {
+///
+/// # Errors
+/// When this process lacks descriptors or memory to find that out. What else cannot be looked up is held by nobody.
+pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(openat(&folder_fd, NAME, flags, Mode::empty()).ok()?);
-    let inode = fstat(&file).ok()?.st_ino;
-    let is_locked = || takers(inode, Kind::Flock).iter().any(|taker| taker.is_exclusive);
+    let file = match openat(&folder_fd, NAME, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(errno) if is_limit(&errno.into()) => return Err(errno.into()),
+        Err(_) => return Ok(None),
+    };
+    let Ok(found) = fstat(&file) else { return Ok(None) };
     // The table is read in pieces, and an entry may be passed over while others come and go.
-    if (0..TABLE_ATTEMPTS).any(|_| is_locked()) {
-        return Some(wait_for_holder(&file));
+    for _ in 0..TABLE_ATTEMPTS {
+        let takers = takers_within_limits(found.st_ino, Kind::Flock)?;
+        if takers.iter().any(|taker| taker.is_exclusive) {
+            return Ok(Some(wait_for_holder(&file)));
+        }
     }
-    Note::parse(&read_note(&file).ok()?).held_by(is_local(folder_fd))
+    let note = read_note(&file).map(|note| Note::parse(&note));
+    Ok(note.ok().and_then(|note| note.held_by(is_local(folder_fd))))
 }
 
 /// Whether a backup holds the lock now: the note says so, and the process that it names has taken the kernel's
@@ -214,10 +244,10 @@ pub(super) fn is_held_by_backup(folder_fd: impl AsFd) -> bool {
 }
 
 /// `None` where the file system cannot lock a folder.
-fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<OwnedFd>> {
+fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<Withheld<OwnedFd>>> {
     // A new open file description: `flock` belongs to it, not to the process.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = retry_on_intr(|| openat(&folder_fd, ".", flags, Mode::empty()))?;
+    let fd = Withheld::new(retry_on_intr(|| openat(&folder_fd, ".", flags, Mode::empty()))?);
     match retry_on_intr(|| flock(&fd, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => Ok(Some(fd)),
         Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL) => Ok(None),
@@ -259,5 +289,99 @@ fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
         // The note is a courtesy; a full disk must not keep maintenance from making room.
         Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dir::DirStorage;
+    use super::super::{FileName, Storage};
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::fork::tests::{beside_a_child, in_child};
+
+    fn lock(folder: &Path) -> Result<Box<dyn StorageLock>> {
+        take(File::open(folder).expect("open it"), folder, "somebody")
+    }
+
+    fn held(folder: &Path) -> HeldLock {
+        match try_take(File::open(folder).expect("open it"), folder, "somebody").expect("try") {
+            Taken::Held(lock) => lock,
+            Taken::Busy(_) => panic!("nobody else has it"),
+        }
+    }
+
+    /// A copy that somebody has got by chance, such as a child that was made before anything could be done about it,
+    /// locks nothing once the writer has ended.
+    #[test]
+    fn a_copy_of_the_open_files_does_not_outlive_the_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lock_of_writer = held(folder.path());
+        let file = lock_of_writer.file.as_ref().expect("locked").try_clone().expect("copy it");
+        let copied = lock_of_writer.folder.as_ref().expect("locked").try_clone().expect("copy it");
+        drop(lock_of_writer);
+        assert!(lock(folder.path()).is_ok());
+        drop((file, copied));
+    }
+
+    /// One that was handed on keeps the archive locked, as the guard of the hooks wants it.
+    #[test]
+    fn a_lock_that_is_shared_lasts_as_long_as_the_copy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lock_of_writer = held(folder.path());
+        let shared = lock_of_writer.share().expect("share it");
+        drop(lock_of_writer);
+        assert!(lock(folder.path()).is_err());
+        drop(shared);
+        assert!(lock(folder.path()).is_ok());
+    }
+
+    /// An archive is free as soon as its writer is, though a child that was made meanwhile lives on.
+    #[test]
+    fn a_child_does_not_keep_the_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = DirStorage::open(folder.path()).expect("open");
+        let lock = storage.lock("the parent").expect("lock");
+        let again = beside_a_child(|| {
+            drop(lock);
+            storage.lock("the parent again").map(drop)
+        });
+        assert!(again.is_ok(), "{again:?}");
+    }
+
+    /// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note says by
+    /// whom.
+    #[test]
+    fn a_child_does_not_give_up_the_lock_of_its_parent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = DirStorage::open(folder.path()).expect("open");
+        let mut lock = storage.lock("the parent").ok();
+        assert!(in_child(|| lock.take().is_some()));
+        let another = DirStorage::open(folder.path()).expect("open").lock("another");
+        let error = another.err().expect("the parent's copy is still there");
+        assert!(error.to_string().contains("the parent"), "{error}");
+    }
+
+    /// A writer that was copied into a child writes nothing there. With an archive that it has opened by itself, the
+    /// child can.
+    #[test]
+    fn a_child_does_not_write_without_a_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = DirStorage::open(folder.path()).expect("open");
+        let lock = storage.lock("the parent").expect("lock");
+        let made = storage.create(FileName::History).expect("make a file");
+        assert!(in_child(|| {
+            let kinds = [
+                storage.create(FileName::README).err().map(|error| error.kind()),
+                storage.remove(FileName::History).err().map(|error| error.kind()),
+                storage.rename(FileName::History, FileName::README).err().map(|error| error.kind()),
+            ];
+            kinds == [Some(ErrorKind::Locked); 3] && made.write_at(b"!", 0).is_err()
+        }));
+        drop((made, lock));
+        assert!(in_child(|| {
+            let own = DirStorage::open(folder.path()).expect("open");
+            own.lock("the child").is_ok() && own.create(FileName::README).is_ok()
+        }));
     }
 }

@@ -1,47 +1,64 @@
 //! Files of which there may be more than a process may have open: the deltas and digests of a chain of thousands.
 //!
-//! Half of what the process may have open is for them, and those that come first stay open. Of the others only the few that were
-//! used last are open; one is opened again when it is read. It has to be the very file then that it was before: in
-//! another one under the same name, made meanwhile, a delta could seem not to hold what it does, and a newer revision's block be
-//! taken for an older one's. Where the file system tells nothing that proves it, files stay open all the same, until the
-//! system says that there are too many.
+//! Only those that were opened last are open: a few dozen in the whole process, whichever archives they are of. Another
+//! one is opened again when it is read. It has to be the very file then that it was before: in another one under the
+//! same name, made meanwhile, a delta could seem not to hold what it does, and a newer revision's block be taken for an
+//! older one's. A file that was deleted or replaced meanwhile is kept without a descriptor ([`Pin`]) and read from
+//! there. So is one whose file system tells nothing that proves which file it is. Where the system keeps nothing, files
+//! stay open all the same, as far as there is room for them.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use rustix::fs::{Mode, OFlags};
+use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags, lstat, openat};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 
-use super::dir::{DirFile, open_regular};
+use super::dir::{DirFile, open_in_time, open_regular};
 use super::identity::{Identity, Stamp};
+use super::pinned::Pin;
 use super::{FileName, StorageFile};
-use jiff::Timestamp;
-
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::fork::PerProcess;
 
-/// The most files beyond those that stay open that are open at a time, when nobody is just reading them.
-const USED_LAST: usize = 16;
+/// The most files that are open at a time, when nobody is just reading them.
+const MOST_OPEN: usize = 48;
+
+/// The same, where the process has been told to take more.
+static MOST: AtomicUsize = AtomicUsize::new(MOST_OPEN);
+
+/// From now on an eighth of the files that this process may have open may be those of chains, be they more than a few
+/// dozen. For a process that does nothing else: opening a file again takes time.
+pub fn take_many_descriptors() {
+    MOST.store(usize::MAX, Relaxed);
+}
 
 /// The files of this process, whichever archives they are of: its limit is one.
 pub(super) struct ManyFiles {
+    /// How many there are that must not be closed.
     staying: AtomicUsize,
-    used_last: Mutex<VecDeque<Weak<Reopened>>>,
+    /// Those that are open, as far as they may be closed, in the order in which they were opened.
+    open: Mutex<VecDeque<Weak<Closable>>>,
 }
 
-static OF_THIS_PROCESS: ManyFiles = ManyFiles::new();
+static OF_THIS_PROCESS: PerProcess<ManyFiles> = PerProcess::new();
 
 impl ManyFiles {
-    const fn new() -> Self {
-        ManyFiles { staying: AtomicUsize::new(0), used_last: Mutex::new(VecDeque::new()) }
+    fn new() -> Self {
+        ManyFiles { staying: AtomicUsize::new(0), open: Mutex::new(VecDeque::new()) }
     }
 
     pub(super) fn of_this_process() -> &'static Self {
-        &OF_THIS_PROCESS
+        OF_THIS_PROCESS.get(ManyFiles::new)
     }
 
     /// Opens a file of the folder for reading.
@@ -51,54 +68,69 @@ impl ManyFiles {
         path: PathBuf,
         name: FileName,
     ) -> Result<Box<dyn StorageFile>> {
-        let most = most_open().map_or(usize::MAX, |most| most / 2);
-        self.open_within(most, folder, path, name)
+        self.open_kept(folder, path, name, Kept::of)
     }
 
-    fn open_within(
+    fn open_kept(
         &'static self,
-        most: usize,
         folder: &Arc<OwnedFd>,
         path: PathBuf,
         name: FileName,
+        keep: fn(&File) -> Kept,
     ) -> Result<Box<dyn StorageFile>> {
         let file = open_regular(folder, path.clone(), name, OFlags::RDONLY, Mode::empty())?;
-        let staying = Staying::new(self);
-        let identity = if staying.before < most { None } else { Identity::of(&file) };
-        let Some(identity) = identity else {
-            let file = DirFile::over(path, file);
-            return Ok(Box::new(OneOfMany::Staying { file, _staying: staying }));
-        };
-        let reopened = Arc::new(Reopened {
+        let closable = Arc::new(Closable {
             many: self,
             folder: Arc::clone(folder),
             path,
             name,
-            identity,
+            keep,
+            kept: OnceLock::new(),
+            stays: OnceLock::new(),
+            has_gone: AtomicBool::new(false),
+            known_bytes: AtomicU64::new(0),
             open: Mutex::default(),
         });
-        reopened.take(file);
-        Ok(Box::new(OneOfMany::Reopened(reopened)))
+        closable.take(file);
+        Ok(Box::new(OneOfMany(closable)))
     }
 
-    /// Closes those that were used before the last ones.
-    fn used(&self, file: &Arc<Reopened>) {
-        let most = most_open().map_or(USED_LAST, |most| (most / 8).clamp(1, USED_LAST));
-        let mut used_last = lock(&self.used_last);
-        used_last.push_back(Arc::downgrade(file));
-        let over = used_last.len().saturating_sub(most);
-        let over: Vec<_> = used_last.drain(..over).collect();
-        drop(used_last);
-        for file in over.into_iter().filter_map(|file| file.upgrade()) {
-            let closed = lock(&file.open).take();
-            drop(closed);
-        }
+    /// Closes those that were opened before the last ones.
+    fn opened(&self, file: &Arc<Closable>) {
+        let most = most_open();
+        let mut open = lock(&self.open);
+        open.push_back(Arc::downgrade(file));
+        let over = open.len().saturating_sub(most);
+        let over: Vec<_> = open.drain(..over).collect();
+        drop(open);
+        close(over);
+    }
+
+    /// Closes all that nobody is just reading, for whoever needs a descriptor; whether there was any.
+    pub(super) fn close_all(&self) -> bool {
+        let open = std::mem::take(&mut *lock(&self.open));
+        close(open)
     }
 }
 
-/// How many files this process may have open; `None` without a limit.
-fn most_open() -> Option<usize> {
-    getrlimit(Resource::Nofile).current.map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+fn close(files: impl IntoIterator<Item = Weak<Closable>>) -> bool {
+    let files = files.into_iter().filter_map(|file| file.upgrade());
+    files.filter(|file| file.close()).count() > 0
+}
+
+/// How many files this process may have open.
+fn limit() -> usize {
+    let most = getrlimit(Resource::Nofile).current;
+    most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+fn most_open() -> usize {
+    (limit() / 8).clamp(1, MOST.load(Relaxed))
+}
+
+/// Those that the system does not keep stay open while they are no more than these.
+fn most_staying() -> usize {
+    limit() / 4
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,225 +155,238 @@ impl Drop for Staying {
     }
 }
 
-/// A file that is closed when others are used, and then opened again.
-struct Reopened {
+/// What is left of a file that is closed.
+struct Kept {
+    identity: Option<Identity>,
+    pin: Option<Arc<Pin>>,
+}
+
+impl Kept {
+    fn of(file: &File) -> Self {
+        let identity = Identity::of(file);
+        Kept { identity, pin: Pin::of(file, identity) }
+    }
+}
+
+/// A file that is closed when others are opened.
+struct Closable {
     many: &'static ManyFiles,
     folder: Arc<OwnedFd>,
     path: PathBuf,
     name: FileName,
-    identity: Identity,
+    keep: fn(&File) -> Kept,
+    /// Since it was to be closed for the first time.
+    kept: OnceLock<Kept>,
+    /// That nothing could be kept of it, so that it stays open.
+    stays: OnceLock<Staying>,
+    /// Whether its name leads to it no more.
+    has_gone: AtomicBool,
+    /// Its length when it was closed; files of a chain only grow.
+    known_bytes: AtomicU64,
     open: Mutex<Option<Arc<DirFile>>>,
 }
 
-impl Reopened {
+impl Closable {
     fn take(self: &Arc<Self>, file: File) -> Arc<DirFile> {
         let file = Arc::new(DirFile::over(self.path.clone(), file));
         *lock(&self.open) = Some(Arc::clone(&file));
-        self.many.used(self);
+        self.many.opened(self);
         file
     }
 
-    /// The file, open for as long as the caller has it.
-    fn file(self: &Arc<Self>) -> Result<Arc<DirFile>> {
-        if let Some(file) = &*lock(&self.open) {
-            return Ok(Arc::clone(file));
+    /// Closes the file, if it is open and need not stay so; whether that gave back a descriptor.
+    fn close(&self) -> bool {
+        let mut open = lock(&self.open);
+        let Some(file) = open.as_ref() else { return false };
+        let kept = self.kept.get_or_init(|| (self.keep)(file.descriptor()));
+        if kept.pin.is_none() {
+            let staying = Staying::new(self.many);
+            if kept.identity.is_none() || staying.before < most_staying() {
+                let _ = self.stays.set(staying);
+                return false;
+            }
         }
-        let path = self.path.clone();
-        match open_regular(&self.folder, path, self.name, OFlags::RDONLY, Mode::empty()) {
-            Ok(file) if Identity::of(&file) == Some(self.identity) => Ok(self.take(file)),
-            Err(error) if error.kind() != crate::ErrorKind::NotFound => Err(error),
-            Ok(_) | Err(_) => Err(self.gone()),
+        if let Ok(bytes) = file.len() {
+            self.known_bytes.fetch_max(bytes, Relaxed);
+        }
+        let file = open.take();
+        drop(open);
+        // Unless somebody is reading it.
+        file.is_some_and(|file| Arc::into_inner(file).is_some())
+    }
+
+    /// The file, open for as long as the caller has it.
+    fn file(self: &Arc<Self>) -> Result<Open<'_>> {
+        if let Some(file) = &*lock(&self.open) {
+            return Ok(Open::File(Arc::clone(file)));
+        }
+        let kept = self.kept.get();
+        let opened = match kept.and_then(|kept| kept.identity) {
+            Some(identity) if !self.has_gone.load(Relaxed) => self.open_again(identity),
+            _ => Ok(None),
+        };
+        match (opened, kept.and_then(|kept| kept.pin.as_deref())) {
+            (Ok(Some(file)), _) => Ok(Open::File(self.take(file))),
+            // Whatever keeps it from being opened, there it is.
+            (_, Some(pin)) => Ok(Open::Pinned(Pinned { pin, file: self })),
+            (Ok(None), None) => Err(self.gone()),
+            (Err(error), None) => Err(error),
         }
     }
 
+    /// `None` when the file has no longer its name.
+    fn open_again(&self, identity: Identity) -> Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open =
+            || open_in_time(|| openat(&self.folder, self.name.to_string(), flags, Mode::empty()));
+        let opened = match open() {
+            Err(Errno::MFILE | Errno::NFILE) if self.many.close_all() => open(),
+            opened => opened,
+        };
+        match opened {
+            Ok(file) if identity.is_of(&file) => return Ok(Some(File::from(file))),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Error::io(&self.path, "open")(errno.into())),
+        }
+        self.has_gone.store(true, Relaxed);
+        Ok(None)
+    }
+
     fn gone(&self) -> Error {
-        let limit = most_open().map(|most| format!(" of {most}")).unwrap_or_default();
+        let limit = limit();
         let message = format!(
-            "it was deleted or replaced while it was closed, because more files are needed than the limit{limit} \
-             allows to keep open; raise the limit (ulimit -n)"
+            "it was deleted or replaced while it was closed, because more files are needed than \
+             the limit of {limit} allows to keep open; raise the limit (ulimit -n)"
         );
         Error::Limit { path: self.path.clone(), message }
     }
 }
 
-/// One of the files.
-enum OneOfMany {
-    Staying { file: DirFile, _staying: Staying },
-    Reopened(Arc<Reopened>),
+/// A file that is read without a descriptor.
+struct Pinned<'a> {
+    pin: &'a Pin,
+    file: &'a Closable,
 }
 
-/// One of the files, open.
-enum Open<'a> {
-    Staying(&'a DirFile),
-    Reopened(Arc<DirFile>),
-}
+impl Pinned<'_> {
+    fn len(&self) -> Result<u64> {
+        let known = self.file.known_bytes.load(Relaxed);
+        self.pin.len(known).map_err(Error::io(&self.file.path, "look up its length"))
+    }
 
-impl std::ops::Deref for Open<'_> {
-    type Target = DirFile;
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let action = || format!("read {} bytes at offset {offset}", buffer.len());
+        let (wanted, action) = (buffer.len(), action());
+        let path = &self.file.path;
+        let found = self.pin.read_at(buffer, offset).map_err(Error::io(path, &*action))?;
+        if found < wanted && offset.saturating_add(found as u64) < self.len()? {
+            return Err(Error::io(path, action)(Errno::IO.into()));
+        }
+        Ok(found)
+    }
 
-    fn deref(&self) -> &DirFile {
-        match self {
-            Open::Staying(file) => file,
-            Open::Reopened(file) => file,
+    /// Where its holes are cannot be asked: all of it may be data.
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        let len = self.len()?;
+        Ok((offset < len).then(|| Extent::between(offset, len)))
+    }
+
+    fn allocated_bytes(&self) -> Result<u64> {
+        let named = retry_on_intr(|| lstat(&self.file.path));
+        match named.ok().filter(|_| !self.file.has_gone.load(Relaxed)) {
+            Some(found) => Ok(u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512)),
+            None => self.len(),
         }
     }
 }
 
+/// One of the files.
+struct OneOfMany(Arc<Closable>);
+
+/// One of the files, to be read.
+enum Open<'a> {
+    File(Arc<DirFile>),
+    Pinned(Pinned<'a>),
+}
+
 impl OneOfMany {
-    fn file(&self) -> Result<Open<'_>> {
-        match self {
-            OneOfMany::Staying { file, .. } => Ok(Open::Staying(file)),
-            OneOfMany::Reopened(file) => file.file().map(Open::Reopened),
-        }
+    /// What the system says of a descriptor of that kind: it is open for reading only.
+    fn refuse(&self, action: &str) -> Error {
+        Error::io(self.path(), action)(Errno::BADF.into())
     }
 }
 
 impl StorageFile for OneOfMany {
     fn path(&self) -> PathBuf {
-        match self {
-            OneOfMany::Staying { file, .. } => file.path(),
-            OneOfMany::Reopened(file) => file.path.clone(),
-        }
+        self.0.path.clone()
     }
 
     fn is_in_place(&self) -> Result<bool> {
-        self.file()?.is_in_place()
+        match self.0.file()? {
+            Open::File(file) => file.is_in_place(),
+            Open::Pinned(_) => Ok(false),
+        }
     }
 
     fn stamp(&self) -> Result<Option<Stamp>> {
-        self.file()?.stamp()
+        match self.0.file()? {
+            Open::File(file) => file.stamp(),
+            Open::Pinned(_) => Ok(None),
+        }
     }
 
     fn len(&self) -> Result<u64> {
-        self.file()?.len()
+        match self.0.file()? {
+            Open::File(file) => file.len(),
+            Open::Pinned(pinned) => pinned.len(),
+        }
     }
 
     fn allocated_bytes(&self) -> Result<u64> {
-        self.file()?.allocated_bytes()
+        match self.0.file()? {
+            Open::File(file) => file.allocated_bytes(),
+            Open::Pinned(pinned) => pinned.allocated_bytes(),
+        }
     }
 
     fn modified(&self) -> Result<Timestamp> {
-        self.file()?.modified()
+        match self.0.file()? {
+            Open::File(file) => file.modified(),
+            Open::Pinned(_) => Err(self.refuse("look up its time")),
+        }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.file()?.read_at(buffer, offset)
+        match self.0.file()? {
+            Open::File(file) => file.read_at(buffer, offset),
+            Open::Pinned(pinned) => pinned.read_at(buffer, offset),
+        }
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        self.file()?.next_data(offset)
+        match self.0.file()? {
+            Open::File(file) => file.next_data(offset),
+            Open::Pinned(pinned) => pinned.next_data(offset),
+        }
     }
 
-    // It is open for reading only: the system refuses what follows.
-
-    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.file()?.write_at(data, offset)
+    fn write_at(&self, _data: &[u8], _offset: u64) -> Result<()> {
+        Err(self.refuse("write"))
     }
 
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file()?.set_len(len)
+    fn set_len(&self, _len: u64) -> Result<()> {
+        Err(self.refuse("set its length"))
     }
 
-    fn allocate(&self, bytes: u64) -> Result<()> {
-        self.file()?.allocate(bytes)
+    fn allocate(&self, _bytes: u64) -> Result<()> {
+        Err(self.refuse("allocate"))
     }
 
-    fn punch_hole(&self, extent: Extent) -> Result<()> {
-        self.file()?.punch_hole(extent)
+    fn punch_hole(&self, _extent: Extent) -> Result<()> {
+        Err(self.refuse("clear"))
     }
 
     fn sync(&self) -> Result<()> {
-        self.file()?.sync()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ErrorKind;
-    use crate::revision::RevisionId;
-    use crate::storage::dir::DirStorage;
-    use crate::storage::{Access, Storage};
-
-    /// Files that may not stay open, opened side by side.
-    struct Many {
-        storage: DirStorage,
-        names: Vec<FileName>,
-        files: Vec<Box<dyn StorageFile>>,
-        _folder: tempfile::TempDir,
-    }
-
-    impl Many {
-        /// `None` on a file system that tells nothing of its files.
-        fn open() -> Option<Self> {
-            let folder = tempfile::tempdir().unwrap();
-            let storage = DirStorage::create(&folder.path().join("a")).unwrap();
-            let new_name = |_| FileName::Delta(RevisionId::new(jiff::Timestamp::UNIX_EPOCH));
-            let names: Vec<_> = (0..3 * USED_LAST).map(new_name).collect();
-            let many: &'static ManyFiles = Box::leak(Box::new(ManyFiles::new()));
-            let fd = rustix::fs::open(storage.folder(), OFlags::RDONLY, Mode::empty()).unwrap();
-            Identity::of(&fd)?;
-            let fd = Arc::new(fd);
-            let open = |&name: &FileName| {
-                storage.create(name).unwrap().write_at(name.to_string().as_bytes(), 0).unwrap();
-                many.open_within(0, &fd, storage.path(name), name).unwrap()
-            };
-            let files = names.iter().map(open).collect();
-            assert_eq!(many.staying.load(Relaxed), 0);
-            assert_eq!(lock(&many.used_last).len(), USED_LAST);
-            Some(Many { storage, names, files, _folder: folder })
-        }
-
-        fn read(&self, number: usize) -> Result<String> {
-            let file = &*self.files[number];
-            let mut bytes = vec![0; file.len()? as usize];
-            file.read_exact_at(&mut bytes, 0)?;
-            Ok(String::from_utf8(bytes).unwrap())
-        }
-    }
-
-    /// A file that was closed is read as if it had stayed open, also after it was written to in its place.
-    #[test]
-    fn a_file_that_was_closed_is_opened_again() {
-        let Some(many) = Many::open() else { return };
-        for (number, name) in many.names.iter().enumerate() {
-            assert_eq!(many.read(number).unwrap(), name.to_string());
-        }
-        let first = many.storage.open(many.names[0], Access::Write).unwrap();
-        first.write_at(b"other", 0).unwrap();
-        assert!(many.read(0).unwrap().starts_with("other"));
-    }
-
-    /// One that was deleted or replaced while it was closed is an error that names the limit, and no damage; one that was open
-    /// stays readable.
-    #[test]
-    fn a_file_that_was_replaced_while_it_was_closed_is_an_error() {
-        let Some(many) = Many::open() else { return };
-        let last = many.names.len() - 1;
-        for number in [0, 1, last] {
-            many.storage.remove(many.names[number]).unwrap();
-        }
-        many.storage.create(many.names[1]).unwrap().write_at(b"another", 0).unwrap();
-        for number in [0, 1] {
-            let error = many.read(number).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
-            assert!(error.to_string().contains("ulimit -n"), "{error}");
-        }
-        assert_eq!(many.read(last).unwrap(), many.names[last].to_string());
-    }
-
-    /// No more files stay open than may; one that goes makes room for another.
-    #[test]
-    fn those_that_come_first_stay_open() {
-        let Some(many) = Many::open() else { return };
-        let pool: &'static ManyFiles = Box::leak(Box::new(ManyFiles::new()));
-        let fd = rustix::fs::open(many.storage.folder(), OFlags::RDONLY, Mode::empty()).unwrap();
-        let fd = Arc::new(fd);
-        let open =
-            |name: FileName| pool.open_within(2, &fd, many.storage.path(name), name).unwrap();
-        let mut open: Vec<_> = many.names.iter().take(3).map(|&name| open(name)).collect();
-        assert_eq!((pool.staying.load(Relaxed), lock(&pool.used_last).len()), (2, 1));
-        open.remove(0);
-        assert_eq!(pool.staying.load(Relaxed), 1);
+        Err(self.refuse("sync"))
     }
 }

@@ -22,6 +22,7 @@ mod lock;
 mod many;
 pub(crate) mod mounts;
 mod name;
+mod pinned;
 mod seen;
 #[cfg(feature = "testing")]
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
@@ -41,6 +42,7 @@ use crate::extent::Extent;
 
 pub use identity::{FolderIdentity, Stamp};
 pub use lock::{holder_note, is_note};
+pub use many::take_many_descriptors;
 pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
 pub(crate) use trust::who_can_swap;
@@ -173,9 +175,12 @@ pub trait Storage: Send + Sync {
 
     /// What others than root and the owner of the folder can change: of the folder and those above it, and of `backy.toml`. `None`
     /// when there is nothing, or no such thing as an owner. Without permissions that is everything, unless somebody accepts it.
-    fn exposed(&self, accepts_no_permissions: bool) -> Option<Error> {
+    ///
+    /// # Errors
+    /// Those of the process alone.
+    fn exposed(&self, accepts_no_permissions: bool) -> Result<Option<Error>> {
         let _ = accepts_no_permissions;
-        None
+        Ok(None)
     }
 
     /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None` where that is

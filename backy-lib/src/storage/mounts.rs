@@ -24,6 +24,12 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
+    /// The value of an option of the file system.
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        let mut options = self.options.split(',').filter_map(|option| option.split_once('='));
+        options.find_map(|(found, value)| (found == name).then_some(value))
+    }
+
     /// Whether the file system has this option, without a value.
     pub(crate) fn has_option(&self, name: &str) -> bool {
         self.options.split(',').any(|option| option == name)
@@ -87,7 +93,7 @@ mod tests {
     #[test]
     fn a_line_of_the_kernels_list_is_parsed_with_spaces_in_the_path() {
         let line =
-            br"36 35 98:1 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.backy /srv/x\0409 ro,allow_other";
+            br"36 35 98:1 / /mnt/a\040b\134c rw,nosuid shared:1 - fuse.backy /srv/x\0409 ro,user_id=7,allow_other";
         let mount = parse(line).unwrap();
         assert_eq!(mount.device, makedev(98, 1));
         assert_eq!(mount.path, Path::new(r"/mnt/a b\c"));
@@ -95,6 +101,7 @@ mod tests {
         assert_eq!(mount.kind, "fuse.backy");
         assert!(mount.has_option("allow_other") && mount.has_option("ro"));
         assert!(!mount.has_option("nosuid") && !mount.has_option("allow"));
+        assert_eq!((mount.option("user_id"), mount.option("id")), (Some("7"), None));
         assert_eq!(parse(b""), None);
     }
 

@@ -1,9 +1,24 @@
 //! What the kernel says in `/proc` and `/sys`.
 
+use std::io;
 use std::path::Path;
 
+use crate::error::is_limit;
+
 /// The text of a file there; `None` where it cannot be read.
-#[expect(clippy::disallowed_methods, reason = "kernel tables, no files of an archive")]
 pub(crate) fn read(path: &Path) -> Option<String> {
-    std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    read_within_limits(path).ok().flatten()
+}
+
+/// The same.
+///
+/// # Errors
+/// When this process lacks descriptors or memory for it: what is there is not known then.
+#[expect(clippy::disallowed_methods, reason = "kernel tables, no files of an archive")]
+pub(crate) fn read_within_limits(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if is_limit(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
 }

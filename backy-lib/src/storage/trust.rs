@@ -92,7 +92,7 @@ pub(crate) fn who_can_swap(folder: impl AsFd) -> rustix::io::Result<Option<Strin
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let found = retry_on_intr(|| fstat(&folder))?;
     let open = || openat(&folder, ".", flags, Mode::empty());
-    Ok(Keepers::caller().stranger_to_names(&found, open))
+    Keepers::caller().stranger_to_names(&found, open)
 }
 
 /// Those who may be able to change things: root, and one user with a group of his own.
@@ -139,7 +139,10 @@ impl Keepers {
     pub(super) fn check_file(&self, path: &Path, file: &File) -> Result<()> {
         let found = retry_on_intr(|| fstat(file))
             .map_err(|errno| Error::io(path, "look up its owner")(errno.into()))?;
-        match self.stranger(&found, || Ok(file)) {
+        let stranger = self.stranger(&found, || Ok(file));
+        match stranger
+            .map_err(|errno| Error::io(path, "look up who may write to it")(errno.into()))?
+        {
             None => Ok(()),
             Some(stranger) => Err(self.untrusted(path.to_owned(), &stranger)),
         }
@@ -152,11 +155,11 @@ impl Keepers {
             return refuse("the folders above what this link leads to cannot be looked at".into());
         }
         let open = || place.open(OFlags::RDONLY | OFlags::NONBLOCK);
-        match is_last || place.kind() != FileType::Directory {
+        let stranger = match is_last || place.kind() != FileType::Directory {
             true => self.stranger(place.found(), open),
             false => self.stranger_to_names(place.found(), open),
-        }
-        .map_or(Ok(()), refuse)
+        };
+        stranger?.map_or(Ok(()), refuse)
     }
 
     /// Who else can change what the names in a folder lead to. In one with the sticky bit only the owners of what they lead to can, which
@@ -165,46 +168,51 @@ impl Keepers {
         &self,
         folder: &Stat,
         open: impl FnOnce() -> rustix::io::Result<F>,
-    ) -> Option<String> {
+    ) -> rustix::io::Result<Option<String>> {
         match Mode::from_raw_mode(folder.st_mode).contains(Mode::SVTX) {
-            true => self.foreign_owner(folder),
+            true => Ok(self.foreign_owner(folder)),
             false => self.stranger(folder, open),
         }
     }
 
     /// Who else can change something, in a sentence about it. `open` opens it for reading.
+    ///
+    /// # Errors
+    /// Only when this process may not open it for want of descriptors or memory: that makes nobody a stranger.
     fn stranger<F: AsFd>(
         &self,
         found: &Stat,
         open: impl FnOnce() -> rustix::io::Result<F>,
-    ) -> Option<String> {
+    ) -> rustix::io::Result<Option<String>> {
         if let Some(owner) = self.foreign_owner(found) {
-            return Some(owner);
+            return Ok(Some(owner));
         }
         // Whoever may write to a link could only replace it, which is a matter of its folder.
         if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
-            return None;
+            return Ok(None);
         }
         let mode = Mode::from_raw_mode(found.st_mode);
         if self.without_permissions == WithoutPermissions::Accepted
             && mode.intersects(Mode::WOTH | Mode::WGRP)
             && !has_permissions(found.st_dev)
         {
-            return None;
+            return Ok(None);
         }
         if mode.contains(Mode::WOTH) {
-            return Some("every user may write to it".to_owned());
+            return Ok(Some("every user may write to it".to_owned()));
         }
         // With an access control list these are the bits of its mask: without them, nobody else has them.
         if !mode.contains(Mode::WGRP) {
-            return None;
+            return Ok(None);
         }
         let group = Writer::Group(found.st_gid);
-        let writers = open().and_then(|file| acl_writers(file, found.st_gid));
-        // What cannot be read might let somebody in.
-        let writers = writers.unwrap_or_else(|_| vec![group, Writer::Unknown]);
-        let stranger = writers.into_iter().find(|writer| !self.includes(*writer))?;
-        Some(format!("{stranger} may write to it"))
+        let writers = match open().and_then(|file| acl_writers(file, found.st_gid)) {
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
+            // What cannot be read might let somebody in.
+            writers => writers.unwrap_or_else(|_| vec![group, Writer::Unknown]),
+        };
+        let stranger = writers.into_iter().find(|writer| !self.includes(*writer));
+        Ok(stranger.map(|stranger| format!("{stranger} may write to it")))
     }
 
     fn foreign_owner(&self, found: &Stat) -> Option<String> {

@@ -4,20 +4,29 @@
 >>> archive = backy.Archive("/srv/backup/mynode")
 >>> report = archive.backup(force=True, tags=["manual"])
 >>> for revision in archive.revisions:
-...     print(revision.timestamp, revision.size, revision.tags)
+...     print(revision.started, revision.size_bytes, revision.tags)
 >>> with archive.open("tag:manual") as image:
 ...     boot_sector = image.read(512)
 
 Start with help(backy.Archive). What goes wrong is a BackyError.
 """
 
-from backy._backy import (
+__distribution__ = "backy-disk"
+
+# First: by what stands above, it refuses to work among the files of another distribution.
+from backy import _alone as _alone
+from backy import _interpreter
+
+_interpreter.check()
+
+from backy._backy import (  # noqa: E402
     Affected,
     Alarm,
     Archive,
     BackupPlan,
     BackupReport,
     BlockRange,
+    CancelToken,
     Change,
     Checked,
     Coverage,
@@ -58,7 +67,7 @@ from backy._backy import (
     __version__,
     check,
 )
-from backy.errors import (
+from backy.errors import (  # noqa: E402
     AccessDeniedError,
     ArchiveAccessError,
     ArchiveDamagedError,
@@ -66,6 +75,7 @@ from backy.errors import (
     ArchiveNotFoundError,
     ArchiveUnsupportedError,
     BackyError,
+    CancelledError,
     ConfigError,
     HookError,
     LockedError,
@@ -78,7 +88,21 @@ from backy.errors import (
     TargetError,
     UntrustedError,
 )
-from backy.io import RevisionFile
+from backy.io import RevisionFile  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from backy.protocols import Source, Writable
+
+
+def __getattr__(name: str) -> object:
+    # Not imported before somebody asks: typing takes longer to import than all of backy.
+    if name in {"Source", "Writable"}:
+        from backy import protocols
+
+        return getattr(protocols, name)
+    raise AttributeError(f"module 'backy' has no attribute {name!r}")
+
 
 __all__ = [
     "AccessDeniedError",
@@ -94,6 +118,8 @@ __all__ = [
     "BackupReport",
     "BackyError",
     "BlockRange",
+    "CancelToken",
+    "CancelledError",
     "Change",
     "Checked",
     "ConfigError",
@@ -130,6 +156,7 @@ __all__ = [
     "ScrubReport",
     "SharedSpace",
     "Skipped",
+    "Source",
     "SourceError",
     "SourceIdentity",
     "Space",
@@ -143,6 +170,7 @@ __all__ = [
     "UndoReport",
     "UntrustedError",
     "Verdict",
+    "Writable",
     "__version__",
     "check",
 ]

@@ -3,11 +3,13 @@ from datetime import date, datetime, timedelta
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol, final, overload
+from typing import Any, Literal, final, overload
+from uuid import UUID
 
-from typing_extensions import TypeAlias, disjoint_base
+from typing_extensions import Self, TypeAlias, disjoint_base
 
 from backy.io import RevisionFile
+from backy.protocols import Source, Writable
 
 __all__ = [
     "Affected",
@@ -16,6 +18,7 @@ __all__ = [
     "BackupPlan",
     "BackupReport",
     "BlockRange",
+    "CancelToken",
     "Change",
     "Checked",
     "Coverage",
@@ -57,6 +60,7 @@ __all__ = [
     "UndoReport",
     "Verdict",
     "__version__",
+    "_words",
     "check",
     "init_unseen",
     "main",
@@ -66,25 +70,113 @@ __all__ = [
 __version__: str
 
 _Path: TypeAlias = str | PathLike[str]
-_Revision: TypeAlias = str | int | date | Revision
+_Revision: TypeAlias = str | int | date | UUID | Revision | RevisionStatus
 _Revisions: TypeAlias = _Revision | Iterable[_Revision]
 _Callback: TypeAlias = Callable[[Progress], object] | None
 _Wait: TypeAlias = str | float | timedelta | None
 
-class _Source(Protocol):
-    @property
-    def size(self) -> int: ...
-    def readinto_at(self, offset: int, buffer: memoryview, /) -> int: ...
+# Words that properties can have; newer versions may add some. A test compares them with the engine's lists.
+_FreezeKind: TypeAlias = Literal["unusual-change", "damage"]
+_Level: TypeAlias = Literal["ok", "warning", "unknown", "critical"]
+_Operation: TypeAlias = Literal["backup", "remove", "merge"]
+_Phase: TypeAlias = Literal[
+    "recover",
+    "check-old-archive",
+    "backup",
+    "scrub",
+    "merge",
+    "check-target",
+    "compare-target",
+    "save-target",
+    "restore",
+    "export",
+    "drill",
+]
+_ProblemKind: TypeAlias = Literal[
+    "unreadable",
+    "config",
+    "no-source",
+    "no-backup",
+    "overdue",
+    "unwritable",
+    "clock",
+    "failed",
+    "interrupted",
+    "missing-file",
+    "replaced-image",
+    "damage",
+    "set-aside",
+    "drill",
+    "scrub",
+    "chain",
+    "space",
+    "unusual-change",
+    "exposed",
+    "mismatch",
+    "unknown-file",
+    "excess",
+]
+_RunOperation: TypeAlias = Literal["backup", "maintenance", "scrub"]
+_RunResult: TypeAlias = Literal["ok", "failed", "interrupted"]
+_StepKind: TypeAlias = Literal["remove", "merge", "roll-back", "standalone"]
+_TargetKind: TypeAlias = Literal["new-file", "file", "block-device", "stream"]
 
-class _Writable(Protocol):
-    def write(self, content: bytes, /) -> int | None: ...
+def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int:
+    """Run the command with these arguments, the first of which is its own name; the exit status.
 
-def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int: ...
+    `itself` are the words by which the command is started once more, for what goes on in the background.
+    """
+def _words() -> dict[str, list[str]]: ...
 @final
 class Archive:
+    """The folder of one source's backups.
+
+    Each call reads the archive anew; what changes it takes its lock for as long as it lasts, and raises LockedError when
+    somebody else has it. Everything else needs no lock: a backup may run meanwhile.
+
+    Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
+    "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a
+    uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where several are:
+    text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then, "0..3" or "0,2", or an
+    iterable of what names one.
+
+    What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
+    or as text such as "10m"; without it, LockedError is raised at once.
+
+    Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
+    called. Ctrl-C, an exception of `progress`, or the CancelToken that is given as `cancel` stops the operation in order;
+    then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the operation has
+    finished, never hides its report: see "Stopping a call" in doc/python.md. What is worth saying meanwhile goes to the
+    logger "backy".
+
+    What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
+    one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
+    nothing of that.
+
+    `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and copied, as for a
+    process of a pool; whoever gets it reads the folder at its first call.
+
+    Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
+    """
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    @staticmethod
+    def _at(path: str, trust: bool) -> Archive: ...
     def __new__(cls, path: _Path, *, trust: bool = False) -> Archive: ...
     @staticmethod
-    def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive: ...
+    def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive:
+        """Make an archive in a folder, which is made when it is not there.
+
+        `source` is the block device or file to back up; without it, it has to be set in backy.toml before the first backup.
+        `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
+
+        A source that is not there yet is taken with a UserWarning.
+
+        Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
+
+        `path`: the folder. `trust`: also when others than the caller and root can change it.
+        """
     @staticmethod
     def import_(
         old: _Path,
@@ -93,8 +185,20 @@ class Archive:
         block_size: int | None = None,
         trust: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> ImportReport: ...
+    ) -> ImportReport:
+        """Import an archive that backy made in 2014: bring its revisions over, oldest first, with their names and times.
+
+        `old` is only read; the archive at `path` is made if there is none. Everything is checked against the MD5s of the
+        old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
+        that was interrupted goes on where it was.
+
+        `block_size`: the unit of the new archive in bytes, if it is not to be the usual one. `trust`: also when others than
+        the caller and root can change the folder.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @staticmethod
     def rebuild(
         path: _Path,
@@ -102,48 +206,159 @@ class Archive:
         force: bool = False,
         trust: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> RebuildReport: ...
+    ) -> RebuildReport:
+        """Make a lost or damaged manifest.json anew, from the digest files and the deltas.
+
+        What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
+        the manifest can be read. Scrub the archive afterwards.
+
+        `path`: the folder of the archive. `trust`: also when others than the caller and root can change it.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The folder, absolute."""
     @property
-    def source(self) -> Path | None: ...
+    def source(self) -> Path | None:
+        """What is backed up, as configured; None when nothing is."""
     @property
-    def revisions(self) -> list[Revision]: ...
-    def select(self, revisions: _Revisions) -> list[Revision]: ...
-    def find(self, revision: _Revision = "latest") -> Path: ...
-    def status(self, revisions: _Revisions = "all") -> Status: ...
+    def revisions(self) -> list[Revision]:
+        """The revisions that there are at this moment, newest first.
+
+        Read from the archive each time, so that a backup made meanwhile shows.
+        """
+    def select(self, revisions: _Revisions) -> list[Revision]:
+        """The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
+
+        `revisions`: which ones, as help(backy.Archive) says.
+        """
+    def find(self, revision: _Revision = "latest") -> Path:
+        """The path of the file that holds a revision: the newest is a raw image, an older one a qcow2 overlay.
+
+        `revision`: which one, as help(backy.Archive) says.
+        """
+    def status(self, revisions: _Revisions = "all") -> Status:
+        """Inventory and health, from the files alone; also while a backup runs.
+
+        `revisions`: which ones the inventory has, as help(backy.Archive) says; the verdict is always on all.
+        """
     @overload
     def backup(
         self,
         *,
-        source: _Path | _Source | None = None,
+        source: _Path | Source | None = None,
         force: bool = False,
         tags: Iterable[str] = (),
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[False] = False,
         as_: Iterable[str] = (),
         wait: _Wait = None,
-    ) -> BackupReport | None: ...
+    ) -> BackupReport | None:
+        """Make a revision of the source, if one is due; None when nothing is.
+
+        What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
+        then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
+        "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
+        not begun (NoSpaceError), unless `check_space` is false.
+
+        `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
+        another one of this archive is at work, that one makes it, and None is returned.
+
+        The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+
+        `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
+        bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
+        the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
+        Revision or None, and gives pairs of offset and length in which something may have changed since that one was
+        made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
+        comes out as it is.
+
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def backup(
         self,
         *,
-        source: _Path | _Source | None = None,
+        source: _Path | Source | None = None,
         force: bool = False,
         tags: Iterable[str] = (),
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[True],
         as_: Iterable[str] = (),
         wait: _Wait = None,
-    ) -> BackupPlan: ...
+    ) -> BackupPlan:
+        """Make a revision of the source, if one is due; None when nothing is.
+
+        What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
+        then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
+        "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
+        not begun (NoSpaceError), unless `check_space` is false.
+
+        `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
+        another one of this archive is at work, that one makes it, and None is returned.
+
+        The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+
+        `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
+        bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
+        the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
+        Revision or None, and gives pairs of offset and length in which something may have changed since that one was
+        made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
+        comes out as it is.
+
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
+    @overload
+    def backup(
+        self,
+        *,
+        source: _Path | Source | None = None,
+        force: bool = False,
+        tags: Iterable[str] = (),
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: bool,
+        as_: Iterable[str] = (),
+        wait: _Wait = None,
+    ) -> BackupReport | BackupPlan | None:
+        """Make a revision of the source, if one is due; None when nothing is.
+
+        What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
+        then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
+        "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
+        not begun (NoSpaceError), unless `check_space` is false.
+
+        `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
+        another one of this archive is at work, that one makes it, and None is returned.
+
+        The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+
+        `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
+        bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
+        the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
+        Revision or None, and gives pairs of offset and length in which something may have changed since that one was
+        made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
+        comes out as it is.
+
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     def restore(
         self,
-        target: _Path | _Writable,
+        target: _Path | Writable,
         revision: _Revision = "latest",
         *,
         force: bool = False,
@@ -152,19 +367,65 @@ class Archive:
         undo: _Path | None = None,
         check_space: bool = True,
         progress: _Callback = None,
-    ) -> RestoreReport: ...
+        cancel: CancelToken | None = None,
+    ) -> RestoreReport:
+        """Restore a revision to a file, a device, or a binary file object.
+
+        To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
+        (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
+        file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
+        the one that was backed up, of a size that it had then, and no other process has it open.
+
+        backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo with
+        it. One that is closed, in text mode, or not open for writing is refused before anything begins. What its write()
+        raises comes out as it is; when it returns None that is a BlockingIOError, and when it returns anything but how many
+        bytes it has written a TargetError.
+
+        `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
+        everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
+        back. `check_space=False`: begin even if the target seems to lack the space.
+
+        `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        """
     def look_at_target(
-        self, target: _Path, revision: _Revision = "latest", *, progress: _Callback = None
-    ) -> TargetLook | None: ...
+        self,
+        target: _Path,
+        revision: _Revision = "latest",
+        *,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+    ) -> TargetLook | None:
+        """What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
+        overwrite nothing.
+
+        Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+
+        `target`: the path of the file or device. `revision`: which one, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        """
     def scrub(
         self,
         revisions: _Revisions = "all",
         *,
         check_only: bool = False,
-        budget: str | None = None,
+        budget: str | timedelta | None = None,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> ScrubReport: ...
+    ) -> ScrubReport:
+        """Check what is stored, and mend what can be mended.
+
+        Reads every stored block once and compares it with its digest; checks files, headers and tables as well. What was
+        found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
+        record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
+        bytes ("10%"); what waits longest comes first.
+        A budget of time may also be a timedelta; a number alone could mean either, and is refused.
+
+        `revisions`: which ones, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def maintenance(
         self,
@@ -173,8 +434,17 @@ class Archive:
         keep: int | None = None,
         confirm: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> MaintenanceReport: ...
+    ) -> MaintenanceReport:
+        """Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+
+        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
+        status tells of are seen to; while they are not, nothing goes.
+
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def maintenance(
         self,
@@ -183,8 +453,36 @@ class Archive:
         keep: int | None = None,
         confirm: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> MaintenancePlan: ...
+    ) -> MaintenancePlan:
+        """Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+
+        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
+        status tells of are seen to; while they are not, nothing goes.
+
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
+    @overload
+    def maintenance(
+        self,
+        *,
+        dry_run: bool,
+        keep: int | None = None,
+        confirm: bool = False,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> MaintenanceReport | MaintenancePlan:
+        """Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+
+        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
+        status tells of are seen to; while they are not, nothing goes.
+
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def rm(
         self,
@@ -193,8 +491,17 @@ class Archive:
         dry_run: Literal[False] = False,
         force: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> MaintenanceReport: ...
+    ) -> MaintenanceReport:
+        """Remove revisions by hand; a plan and nothing else with `dry_run`.
+
+        What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+
+        `revisions`: which ones, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def rm(
         self,
@@ -203,26 +510,78 @@ class Archive:
         dry_run: Literal[True],
         force: bool = False,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> MaintenancePlan: ...
+    ) -> MaintenancePlan:
+        """Remove revisions by hand; a plan and nothing else with `dry_run`.
+
+        What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+
+        `revisions`: which ones, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
+    @overload
+    def rm(
+        self,
+        revisions: _Revisions,
+        *,
+        dry_run: bool,
+        force: bool = False,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> MaintenanceReport | MaintenancePlan:
+        """Remove revisions by hand; a plan and nothing else with `dry_run`.
+
+        What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+
+        `revisions`: which ones, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     def tag(
         self,
         revision: _Revision,
         add: Iterable[str] = (),
         remove: Iterable[str] = (),
         *,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> tuple[str, ...]: ...
+    ) -> tuple[str, ...]:
+        """Add and remove tags of a revision; all that it has then, sorted.
+
+        A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
+
+        `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a CancelToken that
+        stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     def drill(
         self,
         revision: _Revision | None = None,
         *,
         command: Sequence[str] | Callable[[Path], object] | None = None,
         dir: _Path | None = None,
-        timeout: str | None = None,
+        timeout: str | float | timedelta | None = None,
         progress: _Callback = None,
+        cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> DrillReport: ...
+    ) -> DrillReport:
+        """Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
+
+        Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
+        restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
+        "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
+        callable: it is called with the path, and the drill passes if it returns None or something true. The file is removed in
+        any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
+        without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
+        time limit for a callable.
+        `timeout` may also be a number of seconds, or a timedelta.
+
+        `revision`: which one, as help(backy.Archive) says; without it one by chance.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
     def export(
         self,
         path: _Path,
@@ -230,11 +589,41 @@ class Archive:
         *,
         level: int | None = None,
         progress: _Callback = None,
-    ) -> ExportReport: ...
+        cancel: CancelToken | None = None,
+    ) -> ExportReport:
+        """Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
+
+        `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
+        `revision`: which one, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        """
     @overload
-    def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile: ...
+    def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile:
+        """Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+
+        Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
+        threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+
+        `revision`: which one, as help(backy.Archive) says.
+        """
     @overload
-    def open(self, revision: _Revision = "latest", *, buffered: Literal[True]) -> BufferedReader: ...
+    def open(self, revision: _Revision = "latest", *, buffered: Literal[True]) -> BufferedReader:
+        """Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+
+        Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
+        threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+
+        `revision`: which one, as help(backy.Archive) says.
+        """
+    @overload
+    def open(self, revision: _Revision = "latest", *, buffered: bool) -> RevisionFile | BufferedReader:
+        """Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+
+        Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
+        threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+
+        `revision`: which one, as help(backy.Archive) says.
+        """
     def mount(
         self,
         mountpoint: _Path,
@@ -244,692 +633,1347 @@ class Archive:
         gid: int | str | None = None,
         allow_other: bool = False,
         cache: int = 67108864,
-    ) -> Mount: ...
+    ) -> Mount:
+        """Show every revision as a file in the folder `mountpoint`, until it is unmounted.
+
+        For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for each
+        revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead to them.
+        Served by threads of this process. `writable`: let the files be written to; what is written goes to temporary files in the
+        folder `dir` and is thrown away. `gid`: let the members of this group, a name or a number, read it as well. `allow_other`: let
+        other users in, of whom only root may read. `cache`: how many bytes of what was read are kept in memory.
+        """
+
+@final
+class CancelToken:
+    """Stops calls of backy from any thread: give it to them as `cancel`, and call cancel().
+
+    A call that is stopped puts the archive in order and raises CancelledError. One that has finished its work by then
+    returns its report. A token stays cancelled: a call that gets a cancelled one raises at once, before it begins.
+
+    One token may stop many calls. As a context manager it cancels when an exception, such as KeyboardInterrupt, leaves
+    the block. cancel() may be called in a signal handler.
+    """
+
+    def __new__(cls) -> CancelToken: ...
+    def cancel(self) -> None:
+        """Stop every call that has this token, now and later. Returns at once; the calls end a moment later."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether cancel() has been called."""
+
+    def __enter__(self) -> CancelToken: ...
+    def __exit__(self, *exception: object) -> None: ...
 
 @final
 class Mount:
+    """An archive that is mounted: what Archive.mount() gives, for a `with` block.
+
+    When nothing refers to it any more it is taken from its place. In a child that this process forks it can be looked
+    at; the child neither takes it away when it ends, nor may it.
+    """
+
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The folder where it is mounted."""
     @property
-    def is_mounted(self) -> bool: ...
-    def unmount(self, *, lazy: bool = False) -> None: ...
+    def is_mounted(self) -> bool:
+        """Whether it is still in its place: not after unmount(), nor after `umount`."""
+    def unmount(self, *, lazy: bool = False) -> None:
+        """Take it away; nothing happens when that has been done.
+
+        Raises MountError when it is still in use after some seconds, or in a child of the process that has mounted
+        it; then it stays. `lazy`: take it from its place at once; whoever uses it goes on until closing what is open,
+        as long as this process lives.
+        """
     def __enter__(self) -> Path: ...
     def __exit__(self, *_exception: object) -> None: ...
 
 @final
 class Progress:
+    """How far an operation is: what a progress callback is given, at most ten times a second, and once at the end."""
+
+    __match_args__ = ("phase", "bytes_done", "bytes_total")
+    @staticmethod
+    def _of(phase: str, bytes_done: int, bytes_total: int) -> Progress: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     @property
-    def phase(self) -> str: ...
+    def phase(self) -> _Phase:
+        """What is being done: "backup", "scrub", "restore", "merge", "recover", "export", "drill", "save-target",
+        "check-target" or "check-old-archive". An operation may have several phases, each with bytes of its own.
+        """
     @property
-    def bytes_done(self) -> int: ...
+    def bytes_done(self) -> int:
+        """Bytes done so far in this phase."""
     @property
-    def bytes_total(self) -> int: ...
+    def bytes_total(self) -> int:
+        """Bytes that this phase has to do."""
 
 @final
 class Reader:
+    """A revision that is open for reading; see backy.io.RevisionFile, which is made of it."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Size of the revision in bytes."""
     @property
-    def uuid(self) -> str: ...
-    def read_at(self, offset: int, size: int, /) -> bytes: ...
-    def fill_memory_at(self, offset: int, address: int, size: int, /) -> int: ...
+    def uuid(self) -> str:
+        """UUID of the revision."""
+    @property
+    def position(self) -> int:
+        """Where read() and fill_memory() go on."""
+    def seek(self, offset: int, whence: int, /) -> int:
+        """Moves the position; where it is then."""
+    def read(self, size: int | None, /) -> bytes:
+        """Up to `size` bytes from the position on, all that are left if it is negative or None."""
+    def fill_memory(self, address: int, size: int, /) -> int:
+        """As fill_memory_at, from the position on."""
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        """Up to `size` bytes at `offset`; fewer only at the end of the revision."""
+    def fill_memory_at(self, offset: int, address: int, size: int, /) -> int:
+        """Fills `size` bytes of memory from `address` on, which nobody else may use meanwhile; how many bytes that were."""
 
 @disjoint_base
 class Report:
+    """What an operation found out: properties, and `to_dict()` with what the command prints with `--json`.
+
+    Cannot be changed. Two are equal when all they say is equal. Can be pickled and copied, and taken apart by `match`, with
+    its properties in their order.
+    """
+
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
-    def to_dict(self) -> dict[str, Any]: ...
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Makes a report of what `to_dict()` gave, or of what the command prints with --json.
+
+        `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed can be read.
+        Raises SpecificationError, which names the field, where one is missing or cannot be what it is. A path that is no UTF-8
+        does not come back from JSON; a pickle keeps it.
+        """
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as dicts, lists, numbers and strings: what the command prints with --json."""
 
 @final
 class Extent(Report):
+    """A stretch of bytes."""
+
+    __match_args__ = ("offset", "len")
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Position of the first byte."""
     @property
-    def len(self) -> int: ...
+    def len(self) -> int:
+        """Number of bytes."""
 
 @final
 class BlockRange(Report):
+    """A stretch of blocks of a file."""
+
+    __match_args__ = ("first", "count")
     @property
-    def first(self) -> int: ...
+    def first(self) -> int:
+        """Number of the first block."""
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """How many blocks."""
 
 @final
 class Revision(Report):
+    """The state of the source at one time. Equal to another that has the same UUID.
+
+    `started` and `size_bytes` are what `RevisionStatus` and JSON call them; `timestamp` and `size` are older names for them,
+    which both classes have as well.
+    """
+
+    __match_args__ = (
+        "uuid",
+        "started",
+        "finished",
+        "size_bytes",
+        "tags",
+        "pinned_tags",
+        "digest",
+        "base",
+        "file",
+        "read_bytes",
+        "changed_bytes",
+        "stored_bytes",
+        "seconds",
+        "bad_blocks",
+        "number",
+        "damaged",
+    )
     @property
-    def uuid(self) -> str: ...
+    def uuid(self) -> str:
+        """Its name, in lower case with hyphens."""
     @property
-    def timestamp(self) -> datetime: ...
+    def started(self) -> datetime:
+        """When its backup began, with zone UTC."""
     @property
-    def finished(self) -> datetime: ...
+    def finished(self) -> datetime:
+        """When its backup was committed, with zone UTC."""
     @property
-    def size(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Size of the image in bytes."""
     @property
-    def tags(self) -> tuple[str, ...]: ...
+    def tags(self) -> tuple[str, ...]:
+        """Why it exists, sorted: schedules that were due, and words given by hand."""
     @property
-    def pinned_tags(self) -> tuple[str, ...]: ...
+    def pinned_tags(self) -> tuple[str, ...]:
+        """Those of the tags that were given by hand, and only go by hand."""
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive says how to check it."""
     @property
-    def base(self) -> str | None: ...
+    def base(self) -> str | None:
+        """UUID of the next newer revision, which it reads through to; None for the newest and for a standalone one."""
     @property
-    def file(self) -> Path: ...
+    def file(self) -> Path:
+        """The file that holds it, within the archive's folder."""
     @property
-    def read_bytes(self) -> int: ...
+    def read_bytes(self) -> int:
+        """Bytes that its backup read from the source."""
     @property
-    def changed_bytes(self) -> int: ...
+    def changed_bytes(self) -> int:
+        """Bytes in blocks that differed from the revision before."""
     @property
-    def stored_bytes(self) -> int: ...
+    def stored_bytes(self) -> int:
+        """Bytes that its backup added on disk; may be negative."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that its backup took."""
     @property
-    def bad_blocks(self) -> tuple[BlockRange, ...]: ...
+    def bad_blocks(self) -> tuple[BlockRange, ...]:
+        """Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes."""
+    @property
+    def number(self) -> int | None:
+        """Its number when the archive was read, 0 being the newest; None when it comes from JSON."""
+    @property
+    def damaged(self) -> tuple[Extent, ...] | None:
+        """Stretches that could not be read from it when the archive was read. None when that is not known: when it comes from
+        JSON, or when the files could not be looked at.
+        """
+    @property
+    def timestamp(self) -> datetime:
+        """The older name of `started`."""
+    @property
+    def size(self) -> int:
+        """The older name of `size_bytes`."""
 
 @final
 class BackupReport(Report):
+    """What a backup did."""
+
+    __match_args__ = ("revision", "cloned", "bad_blocks", "healed_blocks")
     @property
-    def revision(self) -> Revision: ...
+    def revision(self) -> Revision:
+        """The new revision."""
     @property
-    def cloned(self) -> bool: ...
+    def cloned(self) -> bool:
+        """Whether the image was updated on a clone."""
     @property
-    def bad_blocks(self) -> int: ...
+    def bad_blocks(self) -> int:
+        """Blocks of the revision before that were found to be rotten."""
     @property
-    def healed_blocks(self) -> int: ...
+    def healed_blocks(self) -> int:
+        """Blocks that were known to be bad and that the source still had; they are right again."""
 
 @final
 class BackupPlan(Report):
+    """What a backup would do now."""
+
+    __match_args__ = ("due", "tags", "room", "next_due", "next_tag")
     @property
-    def due(self) -> bool: ...
+    def due(self) -> bool:
+        """Whether a revision would be made."""
     @property
-    def tags(self) -> tuple[str, ...]: ...
+    def tags(self) -> tuple[str, ...]:
+        """The tags that it would get, sorted."""
     @property
-    def room(self) -> Estimate | None: ...
+    def room(self) -> Estimate | None:
+        """The room that it would take; None when none is due."""
     @property
-    def next_due(self) -> datetime | None: ...
+    def next_due(self) -> datetime | None:
+        """When the next one is due, if none is made now; None without a schedule."""
     @property
-    def next_tag(self) -> str | None: ...
+    def next_tag(self) -> str | None:
+        """The tag that is due then."""
 
 @final
 class Estimate(Report):
+    """How much room a backup takes while it is made."""
+
+    __match_args__ = ("expected_bytes", "most_bytes", "free_bytes")
     @property
-    def expected_bytes(self) -> int | None: ...
+    def expected_bytes(self) -> int | None:
+        """Bytes to be expected; None when there is nothing to go by."""
     @property
-    def most_bytes(self) -> int: ...
+    def most_bytes(self) -> int:
+        """The most that it can be."""
     @property
-    def free_bytes(self) -> int | None: ...
+    def free_bytes(self) -> int | None:
+        """What is free; None where nobody can say."""
 
 @final
 class UndoReport(Report):
+    """Where what a restore has overwritten is kept."""
+
+    __match_args__ = ("archive", "revision", "saved_bytes", "seconds")
     @property
-    def archive(self) -> Path: ...
+    def archive(self) -> Path:
+        """Folder of the archive with it; restoring from that brings it back."""
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of its only revision."""
     @property
-    def saved_bytes(self) -> int: ...
+    def saved_bytes(self) -> int:
+        """Bytes in the blocks that were saved."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that it took."""
 
 @final
 class TargetContent(Report):
+    """A file system on the target of a restore."""
+
+    __match_args__ = ("partition", "kind", "label", "written")
     @property
-    def partition(self) -> int | None: ...
+    def partition(self) -> int | None:
+        """The number of the partition that it is in, or None when there are no partitions."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """What it is, such as "ext4"."""
     @property
-    def label(self) -> str | None: ...
+    def label(self) -> str | None:
+        """The name that somebody gave it, or None."""
     @property
-    def written(self) -> datetime | None: ...
+    def written(self) -> datetime | None:
+        """When it was last written to, if it notes that; else None."""
 
 @final
 class TargetLook(Report):
+    """What a restore would overwrite."""
+
+    __match_args__ = (
+        "target",
+        "target_kind",
+        "is_source",
+        "objection",
+        "size_bytes",
+        "changed",
+        "contents",
+        "compared_bytes",
+        "differing_bytes",
+    )
     @property
-    def target(self) -> Path: ...
+    def target(self) -> Path:
+        """Where it is."""
     @property
-    def target_kind(self) -> str: ...
+    def target_kind(self) -> _TargetKind:
+        """What it is: "file" or "block-device"."""
     @property
-    def is_source(self) -> bool: ...
+    def is_source(self) -> bool:
+        """Whether it is the configured source of an archive that can be trusted."""
     @property
-    def objection(self) -> str | None: ...
+    def objection(self) -> str | None:
+        """Why only `force` overwrites it; None when it is the source that was backed up, and nobody else has it open."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """How long it is, in bytes."""
     @property
-    def changed(self) -> datetime | None: ...
+    def changed(self) -> datetime | None:
+        """When a file was last written to, or the file system of a device, if that notes it; else None."""
     @property
-    def contents(self) -> tuple[TargetContent, ...]: ...
+    def contents(self) -> tuple[TargetContent, ...]:
+        """The file systems on it."""
     @property
-    def compared_bytes(self) -> int: ...
+    def compared_bytes(self) -> int:
+        """Bytes of the revision that were compared with it: all, or samples from everywhere."""
     @property
-    def differing_bytes(self) -> int: ...
+    def differing_bytes(self) -> int:
+        """Those of them that differ, in whole blocks."""
 
 @final
 class RestoreReport(Report):
+    """What a restore did, or a dry run would have done."""
+
+    __match_args__ = (
+        "revision",
+        "target",
+        "target_kind",
+        "dry_run",
+        "size_bytes",
+        "written_bytes",
+        "written_extents",
+        "unreadable",
+        "digests_checked",
+        "is_exact",
+        "is_complete",
+        "changed_since",
+        "undo",
+        "seconds",
+    )
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision."""
     @property
-    def target(self) -> Path: ...
+    def target(self) -> Path:
+        """Where it was written; Path("-") for a stream."""
     @property
-    def target_kind(self) -> str: ...
+    def target_kind(self) -> _TargetKind:
+        """What the target was: "new-file", "file", "block-device" or "stream"."""
     @property
-    def dry_run(self) -> bool: ...
+    def dry_run(self) -> bool:
+        """Whether nothing was written."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Size of the revision in bytes."""
     @property
-    def written_bytes(self) -> int: ...
+    def written_bytes(self) -> int:
+        """Bytes that were written; the others were right already."""
     @property
-    def written_extents(self) -> int: ...
+    def written_extents(self) -> int:
+        """Stretches in which they are."""
     @property
-    def unreadable(self) -> tuple[Extent, ...]: ...
+    def unreadable(self) -> tuple[Extent, ...]:
+        """Stretches that could not be read right and are zero, ascending; only with keep_going."""
     @property
-    def digests_checked(self) -> bool: ...
+    def digests_checked(self) -> bool:
+        """Whether the digests of the revision were right as a whole. If not, more than `unreadable` may be wrong."""
     @property
-    def is_exact(self) -> bool: ...
+    def is_exact(self) -> bool:
+        """Whether the target has become exactly the revision; only with keep_going, or from an undo archive, can it
+        be False.
+        """
     @property
-    def is_complete(self) -> bool: ...
+    def is_complete(self) -> bool:
+        """Whether all that the archive has of the revision is in the target now; only with keep_going can it be False."""
     @property
-    def changed_since(self) -> tuple[Extent, ...]: ...
+    def changed_since(self) -> tuple[Extent, ...]:
+        """Stretches that an undo archive does not hold and that somebody has changed since; they stay as they are.
+        Ascending.
+        """
     @property
-    def undo(self) -> UndoReport | None: ...
+    def undo(self) -> UndoReport | None:
+        """Where what was overwritten is kept, or None."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that it took."""
 
 @final
 class Affected(Report):
+    """A revision that a finding costs something."""
+
+    __match_args__ = ("revision", "number", "extents")
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision."""
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Its number, 0 being the newest."""
     @property
-    def extents(self) -> tuple[Extent, ...]: ...
+    def extents(self) -> tuple[Extent, ...]:
+        """What of it cannot be read."""
 
 @final
 class Finding(Report):
+    """Something that is not as it was written."""
+
+    __match_args__ = ("file", "blocks", "message", "affected", "repaired")
     @property
-    def file(self) -> Path: ...
+    def file(self) -> Path:
+        """The file, within the archive's folder."""
     @property
-    def blocks(self) -> BlockRange | None: ...
+    def blocks(self) -> BlockRange | None:
+        """The blocks in it that are bad, or None when it is not about blocks."""
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """What was found, and what was expected."""
     @property
-    def affected(self) -> tuple[Affected, ...]: ...
+    def affected(self) -> tuple[Affected, ...]:
+        """Which revisions cannot be read in full because of it."""
     @property
-    def repaired(self) -> bool: ...
+    def repaired(self) -> bool:
+        """Whether it has been mended."""
 
 @final
 class Coverage(Report):
+    """How much of what is stored has been verified by scrubs, and since when."""
+
+    __match_args__ = ("verified_share", "oldest")
     @property
-    def verified_share(self) -> float: ...
+    def verified_share(self) -> float:
+        """Share of the blocks of all files that were ever verified, from 0 to 1."""
     @property
-    def oldest(self) -> datetime | None: ...
+    def oldest(self) -> datetime | None:
+        """The longest time ago that a block was last verified; None when some never were."""
 
 @final
 class ScrubReport(Report):
+    """What a scrub found and did."""
+
+    __match_args__ = ("findings", "unknown_files", "is_clean", "read_bytes", "budget_bytes", "coverage", "seconds")
     @property
-    def findings(self) -> tuple[Finding, ...]: ...
+    def findings(self) -> tuple[Finding, ...]:
+        """All that is wrong or was: old findings that are still there, new ones, and those that were mended."""
     @property
-    def unknown_files(self) -> tuple[str, ...]: ...
+    def unknown_files(self) -> tuple[str, ...]:
+        """Names of files with a name that an archive uses, of which the manifest knows nothing. They are kept."""
     @property
-    def is_clean(self) -> bool: ...
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong any more."""
     @property
-    def read_bytes(self) -> int: ...
+    def read_bytes(self) -> int:
+        """Bytes of content that were read and checked."""
     @property
-    def budget_bytes(self) -> int | None: ...
+    def budget_bytes(self) -> int | None:
+        """Stored bytes that a budget which is a share allowed to be read; None without one."""
     @property
-    def coverage(self) -> Coverage: ...
+    def coverage(self) -> Coverage:
+        """How much of what is stored has been verified."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that it took."""
 
 @final
 class RebuildReport(Report):
+    """What a new manifest has, and what it lacks."""
+
+    __match_args__ = ("revisions", "unknown")
     @property
-    def revisions(self) -> tuple[str, ...]: ...
+    def revisions(self) -> tuple[str, ...]:
+        """UUIDs of the revisions in it, newest first."""
     @property
-    def unknown(self) -> tuple[str, ...]: ...
+    def unknown(self) -> tuple[str, ...]:
+        """What could not be known, in sentences."""
 
 @final
 class Verdict(Report):
+    """What is to become of one revision, and why."""
+
+    __match_args__ = ("number", "uuid", "keep", "reason", "expired_tags")
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Its number before anything is done; 0 is the newest."""
     @property
-    def uuid(self) -> str: ...
+    def uuid(self) -> str:
+        """Its name."""
     @property
-    def keep(self) -> bool: ...
+    def keep(self) -> bool:
+        """Whether it stays."""
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """What keeps it, or what has expired."""
     @property
-    def expired_tags(self) -> tuple[str, ...]: ...
+    def expired_tags(self) -> tuple[str, ...]:
+        """Tags that it loses, also when it stays."""
 
 @final
 class Step(Report):
+    """A step of a plan. What is not part of such a step is None."""
+
+    __match_args__ = ("step", "revisions", "revision", "into", "to", "reason")
     @property
-    def step(self) -> str: ...
+    def step(self) -> _StepKind:
+        """"remove", "merge", "roll-back" or "standalone"."""
     @property
-    def revisions(self) -> tuple[str, ...] | None: ...
+    def revisions(self) -> tuple[str, ...] | None:
+        """remove, merge: UUIDs of the revisions that go."""
     @property
-    def revision(self) -> str | None: ...
+    def revision(self) -> str | None:
+        """roll-back: UUID of the newest, which goes. standalone: of the one that is made independent of all others."""
     @property
-    def into(self) -> str | None: ...
+    def into(self) -> str | None:
+        """merge: UUID of the one that takes over what it reads from those that go."""
     @property
-    def to(self) -> str | None: ...
+    def to(self) -> str | None:
+        """roll-back: UUID of the one that is the newest then."""
     @property
-    def reason(self) -> str | None: ...
+    def reason(self) -> str | None:
+        """standalone: why."""
 
 @final
 class MaintenancePlan(Report):
+    """What maintenance, or the removal of revisions, would do."""
+
+    __match_args__ = ("verdicts", "steps", "frees_bytes", "frozen", "excess")
     @property
-    def frozen(self) -> tuple[Freeze, ...]: ...
+    def frozen(self) -> tuple[Freeze, ...]:
+        """Why nothing expires, although the schedule would let it."""
     @property
-    def excess(self) -> str | None: ...
+    def excess(self) -> str | None:
+        """Why far more revisions stay than the schedule keeps, as a sentence; None when they do not."""
     @property
-    def verdicts(self) -> tuple[Verdict, ...]: ...
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """For each revision, newest first, whether it stays, and why."""
     @property
-    def steps(self) -> tuple[Step, ...]: ...
+    def steps(self) -> tuple[Step, ...]:
+        """What is done, in order."""
     @property
-    def frees_bytes(self) -> int: ...
+    def frees_bytes(self) -> int:
+        """Estimate of the bytes on disk that come free; negative when more are needed."""
 
 @final
 class MaintenanceReport(Report):
+    """What maintenance, or the removal of revisions, did."""
+
+    __match_args__ = ("verdicts", "steps", "frees_bytes", "freed_bytes", "frozen", "excess", "confirmed", "seconds")
     @property
-    def frozen(self) -> tuple[Freeze, ...]: ...
+    def frozen(self) -> tuple[Freeze, ...]:
+        """Why nothing expired, although the schedule would let it."""
     @property
-    def excess(self) -> str | None: ...
+    def excess(self) -> str | None:
+        """Why far more revisions stay than the schedule keeps, as a sentence; None when they do not."""
     @property
-    def confirmed(self) -> tuple[Freeze, ...]: ...
+    def confirmed(self) -> tuple[Freeze, ...]:
+        """What was confirmed before."""
     @property
-    def verdicts(self) -> tuple[Verdict, ...]: ...
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """For each revision that there was, newest first, whether it stayed, and why."""
     @property
-    def steps(self) -> tuple[Step, ...]: ...
+    def steps(self) -> tuple[Step, ...]:
+        """What was done, in order."""
     @property
-    def frees_bytes(self) -> int: ...
+    def frees_bytes(self) -> int:
+        """What the plan said of the bytes that come free."""
     @property
-    def freed_bytes(self) -> int: ...
+    def freed_bytes(self) -> int:
+        """Bytes on disk that came free."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that it took."""
 
 @final
 class DrillReport(Report):
+    """What a test restore found."""
+
+    __match_args__ = (
+        "revision",
+        "started",
+        "seconds",
+        "size_bytes",
+        "read_bytes",
+        "bytes_per_second",
+        "command",
+        "passed",
+        "message",
+    )
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision."""
     @property
-    def started(self) -> datetime: ...
+    def started(self) -> datetime:
+        """When it began, with zone UTC."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that reading or restoring took, without the command."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Size of the revision in bytes."""
     @property
-    def read_bytes(self) -> int: ...
+    def read_bytes(self) -> int:
+        """Bytes that were read and checked; zero blocks are not read."""
     @property
-    def bytes_per_second(self) -> int: ...
+    def bytes_per_second(self) -> int:
+        """Those a second."""
     @property
-    def command(self) -> str | None: ...
+    def command(self) -> str | None:
+        """What was run on the restored revision, or None."""
     @property
-    def passed(self) -> bool: ...
+    def passed(self) -> bool:
+        """Whether every byte came out right, and the command was content."""
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """One sentence."""
 
 @final
 class ExportReport(Report):
+    """What an export did."""
+
+    __match_args__ = ("revision", "file", "size_bytes", "stored_bytes", "seconds")
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision."""
     @property
-    def file(self) -> Path: ...
+    def file(self) -> Path:
+        """The file that was made."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Size of the revision in bytes."""
     @property
-    def stored_bytes(self) -> int: ...
+    def stored_bytes(self) -> int:
+        """Bytes that the file takes on disk."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that it took."""
 
 @final
 class Imported(Report):
+    """A revision that was imported."""
+
+    __match_args__ = ("uuid", "started", "size_bytes", "damaged")
     @property
-    def uuid(self) -> str: ...
+    def uuid(self) -> str:
+        """Its name, the old one."""
     @property
-    def started(self) -> datetime: ...
+    def started(self) -> datetime:
+        """When it was made, with zone UTC."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Exact size of its image in bytes."""
     @property
-    def damaged(self) -> tuple[Extent, ...]: ...
+    def damaged(self) -> tuple[Extent, ...]:
+        """Stretches of the image whose right content is not known."""
 
 @final
 class Skipped(Report):
+    """Something of an archive of 2014 that was not imported."""
+
+    __match_args__ = ("what", "why")
     @property
-    def what(self) -> Path: ...
+    def what(self) -> Path:
+        """A file of the old archive."""
     @property
-    def why(self) -> str: ...
+    def why(self) -> str:
+        """The reason."""
 
 @final
 class ImportReport(Report):
+    """What an import did."""
+
+    __match_args__ = ("imported", "present", "skipped", "notes", "is_complete")
     @property
-    def imported(self) -> tuple[Imported, ...]: ...
+    def imported(self) -> tuple[Imported, ...]:
+        """The revisions that were brought over, oldest first."""
     @property
-    def present(self) -> tuple[Imported, ...]: ...
+    def present(self) -> tuple[Imported, ...]:
+        """Those that an earlier import had brought over already, oldest first."""
     @property
-    def skipped(self) -> tuple[Skipped, ...]: ...
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was left out."""
     @property
-    def notes(self) -> tuple[str, ...]: ...
+    def notes(self) -> tuple[str, ...]:
+        """What else was found, as sentences."""
     @property
-    def is_complete(self) -> bool: ...
+    def is_complete(self) -> bool:
+        """Whether all that there was is in the archive now, and right."""
 
 @final
 class SourceIdentity(Report):
+    """What was backed up."""
+
+    __match_args__ = (
+        "path",
+        "kind",
+        "wwid",
+        "serial",
+        "dm_uuid",
+        "loop_file",
+        "partition_uuid",
+        "partition_table_uuid",
+        "file_system_uuid",
+        "inode",
+        "born",
+        "container",
+        "backing_file",
+    )
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Its path, or its name when it has no path."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """"file", "block device" or "Python object"."""
     @property
-    def wwid(self) -> str | None: ...
+    def wwid(self) -> str | None:
+        """World wide name of the disk, if it is known."""
     @property
-    def serial(self) -> str | None: ...
+    def serial(self) -> str | None:
+        """Serial number of the disk, if it is known."""
     @property
-    def dm_uuid(self) -> str | None: ...
+    def dm_uuid(self) -> str | None:
+        """What the device mapper calls the volume, if it is one."""
     @property
-    def loop_file(self) -> str | None: ...
+    def loop_file(self) -> str | None:
+        """The file that a loop device shows."""
     @property
-    def partition_uuid(self) -> str | None: ...
+    def partition_uuid(self) -> str | None:
+        """Of the partition, if it is one."""
     @property
-    def partition_table_uuid(self) -> str | None: ...
+    def partition_table_uuid(self) -> str | None:
+        """Of the partition table that it begins with."""
     @property
-    def file_system_uuid(self) -> str | None: ...
+    def file_system_uuid(self) -> str | None:
+        """Of the file system, encrypted volume or physical volume that it begins with."""
     @property
-    def inode(self) -> int | None: ...
+    def inode(self) -> int | None:
+        """Inode number of a file."""
     @property
-    def born(self) -> datetime | None: ...
+    def born(self) -> datetime | None:
+        """When the file was made, with zone UTC."""
     @property
-    def container(self) -> str | None: ...
+    def container(self) -> str | None:
+        """The format of a disk image that it is, such as "qcow2"."""
     @property
-    def backing_file(self) -> str | None: ...
+    def backing_file(self) -> str | None:
+        """The file that this image needs, which is not backed up with it."""
 
 @final
 class InProgress(Report):
+    """An operation that is under way, or was interrupted."""
+
+    __match_args__ = ("operation", "revision", "started")
     @property
-    def operation(self) -> str: ...
+    def operation(self) -> _Operation:
+        """"backup", "remove" or "merge"."""
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision that is made, removed or appended to."""
     @property
-    def started(self) -> datetime: ...
+    def started(self) -> datetime:
+        """When it began, with zone UTC."""
 
 @final
 class RevisionStatus(Report):
+    """One revision, as status sees it. Has every name that a `Revision` has."""
+
+    __match_args__ = (
+        "number",
+        "uuid",
+        "started",
+        "finished",
+        "size_bytes",
+        "digest",
+        "file",
+        "base",
+        "tags",
+        "pinned_tags",
+        "read_bytes",
+        "changed_bytes",
+        "stored_bytes",
+        "seconds",
+        "damaged",
+        "bad_blocks",
+    )
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """0 is the newest."""
     @property
-    def uuid(self) -> str: ...
+    def uuid(self) -> str:
+        """Its name."""
     @property
-    def started(self) -> datetime: ...
+    def started(self) -> datetime:
+        """When its backup began, with zone UTC."""
     @property
-    def finished(self) -> datetime: ...
+    def finished(self) -> datetime:
+        """When its backup was committed, with zone UTC."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Exact size of the image in bytes."""
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Digest of the revision, 64 hex digits."""
     @property
-    def file(self) -> Path: ...
+    def file(self) -> Path:
+        """The file that holds it, within the archive's folder."""
     @property
-    def base(self) -> str | None: ...
+    def base(self) -> str | None:
+        """UUID of the next newer revision, which it reads through to, or None."""
     @property
-    def tags(self) -> tuple[str, ...]: ...
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, sorted."""
     @property
-    def pinned_tags(self) -> tuple[str, ...]: ...
+    def pinned_tags(self) -> tuple[str, ...]:
+        """Those that were given by hand, sorted."""
     @property
-    def read_bytes(self) -> int: ...
+    def read_bytes(self) -> int:
+        """Bytes that its backup read from the source."""
     @property
-    def changed_bytes(self) -> int: ...
+    def changed_bytes(self) -> int:
+        """Bytes in blocks that differed from the revision before."""
     @property
-    def stored_bytes(self) -> int: ...
+    def stored_bytes(self) -> int:
+        """Bytes that its backup added on disk; may be negative."""
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Seconds that its backup took."""
     @property
-    def damaged(self) -> tuple[Extent, ...]: ...
+    def damaged(self) -> tuple[Extent, ...]:
+        """Stretches that cannot be read from it."""
+    @property
+    def bad_blocks(self) -> tuple[BlockRange, ...]:
+        """Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes."""
+    @property
+    def timestamp(self) -> datetime:
+        """The same as `started`, as an older name of `Revision`."""
+    @property
+    def size(self) -> int:
+        """The same as `size_bytes`, as an older name of `Revision`."""
 
 @final
 class Problem(Report):
+    """Something that is wrong, and what to do about it."""
+
+    __match_args__ = ("kind", "level", "message", "advice")
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> _ProblemKind:
+        """What it is about, a word that does not change: "overdue", "damage", "space" and so on."""
     @property
-    def level(self) -> str: ...
+    def level(self) -> _Level:
+        """"warning" or "critical"; of an archive that cannot be opened "unknown"."""
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """What is wrong."""
     @property
-    def advice(self) -> str: ...
+    def advice(self) -> str:
+        """What to do."""
 
 @final
 class Health(Report):
+    """The verdict on the backups, with what is behind it."""
+
+    __match_args__ = ("level", "summary", "problems")
     @property
-    def level(self) -> str: ...
+    def level(self) -> _Level:
+        """"ok", "warning" or "critical": the worst of the problems. Of an archive that cannot be opened "unknown"."""
     @property
-    def summary(self) -> str: ...
+    def summary(self) -> str:
+        """One line: the verdict and the most important reason."""
     @property
-    def problems(self) -> tuple[Problem, ...]: ...
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong, worst first."""
 
 @final
 class TagStatus(Report):
+    """How a tag of the schedule stands."""
+
+    __match_args__ = (
+        "tag",
+        "interval_seconds",
+        "keep",
+        "revisions",
+        "last",
+        "due_at",
+        "overdue_at",
+        "critical_at",
+        "level",
+    )
     @property
-    def tag(self) -> str: ...
+    def tag(self) -> str:
+        """The tag."""
     @property
-    def interval_seconds(self) -> int: ...
+    def interval_seconds(self) -> int:
+        """Seconds from one revision with it to the next."""
     @property
-    def keep(self) -> int: ...
+    def keep(self) -> int:
+        """How many revisions keep it."""
     @property
-    def revisions(self) -> int: ...
+    def revisions(self) -> int:
+        """How many have it."""
     @property
-    def last(self) -> datetime | None: ...
+    def last(self) -> datetime | None:
+        """When the last one with it began, or None."""
     @property
-    def due_at(self) -> datetime | None: ...
+    def due_at(self) -> datetime | None:
+        """From when on it is due; None when it is due because no revision has it."""
     @property
-    def overdue_at(self) -> datetime | None: ...
+    def overdue_at(self) -> datetime | None:
+        """From when on it is overdue, or None."""
     @property
-    def critical_at(self) -> datetime | None: ...
+    def critical_at(self) -> datetime | None:
+        """From when on that is critical, or None."""
     @property
-    def level(self) -> str: ...
+    def level(self) -> _Level:
+        """"ok", "warning" or "critical"."""
 
 @final
 class Run(Report):
+    """A command that has ended, from the history."""
+
+    __match_args__ = ("operation", "started", "finished", "result", "error")
     @property
-    def operation(self) -> str: ...
+    def operation(self) -> _RunOperation:
+        """"backup", "maintenance" or "scrub"."""
     @property
-    def started(self) -> datetime: ...
+    def started(self) -> datetime:
+        """When it began, with zone UTC."""
     @property
-    def finished(self) -> datetime: ...
+    def finished(self) -> datetime:
+        """When it ended, with zone UTC."""
     @property
-    def result(self) -> str: ...
+    def result(self) -> _RunResult:
+        """"ok", "failed" or "interrupted"."""
     @property
-    def error(self) -> str | None: ...
+    def error(self) -> str | None:
+        """Why it failed, or None."""
 
 @final
 class Space(Report):
+    """Room on the archive's file system."""
+
+    __match_args__ = ("used_bytes", "free_bytes", "size_bytes", "growth_bytes_per_day", "full_at")
     @property
-    def used_bytes(self) -> int: ...
+    def used_bytes(self) -> int:
+        """Bytes that the archive's files take on disk."""
     @property
-    def free_bytes(self) -> int: ...
+    def free_bytes(self) -> int:
+        """Bytes that may still be written there."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """All that fits into the file system."""
     @property
-    def growth_bytes_per_day(self) -> int | None: ...
+    def growth_bytes_per_day(self) -> int | None:
+        """Bytes by which the archive grows a day; None when too little is known."""
     @property
-    def full_at(self) -> datetime | None: ...
+    def full_at(self) -> datetime | None:
+        """When the file system will be full if that goes on, or None."""
 
 @final
 class Change(Report):
+    """How much had changed in the newest revision, and how much is usual."""
+
+    __match_args__ = ("share", "usual_share", "limit_share")
     @property
-    def share(self) -> float: ...
+    def share(self) -> float:
+        """Share of the image, from 0 to 1."""
     @property
-    def usual_share(self) -> float: ...
+    def usual_share(self) -> float:
+        """The median of the earlier ones."""
     @property
-    def limit_share(self) -> float: ...
+    def limit_share(self) -> float:
+        """Above this it is unusual."""
 
 @final
 class Alarm(Report):
+    """A revision of which far more had changed than usual."""
+
+    __match_args__ = (
+        "revision",
+        "raised",
+        "changed_bytes",
+        "usual_bytes",
+        "confirmed",
+        "lost_bytes",
+        "had_bytes",
+        "other_source",
+        "shrunk_from_bytes",
+    )
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision."""
     @property
-    def raised(self) -> datetime: ...
+    def raised(self) -> datetime:
+        """When it was noticed, with zone UTC."""
     @property
-    def changed_bytes(self) -> int: ...
+    def changed_bytes(self) -> int:
+        """Bytes in blocks that differed from the revision before."""
     @property
-    def usual_bytes(self) -> int: ...
+    def usual_bytes(self) -> int:
+        """As many would have been usual."""
     @property
-    def confirmed(self) -> datetime | None: ...
+    def confirmed(self) -> datetime | None:
+        """When somebody confirmed that it is in order, or None."""
     @property
-    def lost_bytes(self) -> int | None: ...
+    def lost_bytes(self) -> int | None:
+        """Bytes of data of the revision before that are gone, where these are most of it."""
     @property
-    def had_bytes(self) -> int | None: ...
+    def had_bytes(self) -> int | None:
+        """Bytes of data that the revision before had, where lost_bytes is known."""
     @property
-    def other_source(self) -> str | None: ...
+    def other_source(self) -> str | None:
+        """How the source differs from the one that was backed up before, where it is another one."""
     @property
-    def shrunk_from_bytes(self) -> int | None: ...
+    def shrunk_from_bytes(self) -> int | None:
+        """Size in bytes of the revision before, where the source has become shorter."""
 
 @final
 class Freeze(Report):
+    """What keeps anything from expiring."""
+
+    __match_args__ = ("kind", "revision", "message")
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> _FreezeKind:
+        """"unusual-change" or "damage"."""
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """UUID of the revision that it is about."""
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """One sentence."""
 
 @final
 class Status(Report):
+    """Inventory and health of an archive."""
+
+    __match_args__ = (
+        "schema",
+        "archive",
+        "source",
+        "last_source",
+        "block_size",
+        "in_progress",
+        "lock_holder",
+        "coverage",
+        "drill",
+        "revisions",
+        "health",
+        "healthy",
+        "checked",
+        "revision_count",
+        "damaged_count",
+        "newest",
+        "schedule",
+        "last_runs",
+        "last_scrub",
+        "unchecked_since",
+        "chain_length",
+        "long_chain",
+        "space",
+        "change",
+        "alarms",
+        "frozen",
+        "nagios",
+        "prometheus",
+    )
     @property
-    def schema(self) -> int: ...
+    def schema(self) -> int:
+        """Version of to_dict(): fields may be added within a version, never removed or changed."""
     @property
-    def archive(self) -> Path: ...
+    def archive(self) -> Path:
+        """The archive's folder."""
     @property
-    def source(self) -> Path | None: ...
+    def source(self) -> Path | None:
+        """What is backed up, as configured; None when the config cannot be read or names none."""
     @property
-    def last_source(self) -> SourceIdentity | None: ...
+    def last_source(self) -> SourceIdentity | None:
+        """What was backed up last, or None."""
     @property
-    def block_size(self) -> int: ...
+    def block_size(self) -> int:
+        """Block size in bytes."""
     @property
-    def in_progress(self) -> InProgress | None: ...
+    def in_progress(self) -> InProgress | None:
+        """The operation that is under way, or was interrupted if there is no lock_holder; or None."""
     @property
-    def lock_holder(self) -> str | None: ...
+    def lock_holder(self) -> str | None:
+        """Who changes the archive at this moment, or None."""
     @property
-    def coverage(self) -> Coverage: ...
+    def coverage(self) -> Coverage:
+        """What scrubs have checked."""
     @property
-    def drill(self) -> DrillReport | None: ...
+    def drill(self) -> DrillReport | None:
+        """The last test restore, or None."""
     @property
-    def revisions(self) -> tuple[RevisionStatus, ...]: ...
+    def revisions(self) -> tuple[RevisionStatus, ...]:
+        """The revisions that were asked for, newest first."""
     @property
-    def health(self) -> Health: ...
+    def health(self) -> Health:
+        """Whether the backups are well, and why not."""
     @property
-    def healthy(self) -> bool: ...
+    def healthy(self) -> bool:
+        """Whether nothing at all is wrong: the health's level is "ok"."""
     @property
-    def checked(self) -> datetime: ...
+    def checked(self) -> datetime:
+        """When all this was so, with zone UTC."""
     @property
-    def revision_count(self) -> int: ...
+    def revision_count(self) -> int:
+        """How many revisions there are, whichever were asked for."""
     @property
-    def damaged_count(self) -> int: ...
+    def damaged_count(self) -> int:
+        """How many of them cannot be read in full."""
     @property
-    def newest(self) -> RevisionStatus | None: ...
+    def newest(self) -> RevisionStatus | None:
+        """The newest of them, or None."""
     @property
-    def schedule(self) -> tuple[TagStatus, ...]: ...
+    def schedule(self) -> tuple[TagStatus, ...]:
+        """How each tag of the schedule stands, that with the shortest interval first."""
     @property
-    def last_runs(self) -> tuple[Run, ...]: ...
+    def last_runs(self) -> tuple[Run, ...]:
+        """The last run of backup, of maintenance and of scrub, as far as the history knows."""
     @property
-    def last_scrub(self) -> datetime | None: ...
+    def last_scrub(self) -> datetime | None:
+        """When a scrub last read anything of what there is now, or None."""
     @property
-    def unchecked_since(self) -> datetime | None: ...
+    def unchecked_since(self) -> datetime | None:
+        """Since when something stored has not been checked, or None."""
     @property
-    def chain_length(self) -> int: ...
+    def chain_length(self) -> int:
+        """The most deltas on each other that a revision is read through."""
     @property
-    def long_chain(self) -> int: ...
+    def long_chain(self) -> int:
+        """As many are not too many."""
     @property
-    def space(self) -> Space | None: ...
+    def space(self) -> Space | None:
+        """Room on the file system, or None."""
     @property
-    def change(self) -> Change | None: ...
+    def change(self) -> Change | None:
+        """How much had changed in the newest revision; None when too little is known of what is usual."""
     @property
-    def alarms(self) -> tuple[Alarm, ...]: ...
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Revisions of which unusually much had changed, confirmed or not."""
     @property
-    def frozen(self) -> tuple[Freeze, ...]: ...
+    def frozen(self) -> tuple[Freeze, ...]:
+        """What keeps anything from expiring."""
     @property
-    def nagios(self) -> str: ...
+    def nagios(self) -> str:
+        """The line of a Nagios plugin, as status --check prints it."""
     @property
-    def prometheus(self) -> str: ...
+    def prometheus(self) -> str:
+        """The figures in the text format of Prometheus, as status --prometheus prints them."""
 
 @final
 class SharedSpace(Report):
+    """A file system with all archives on it that were looked at."""
+
+    __match_args__ = ("archives", "used_bytes", "free_bytes", "size_bytes", "growth_bytes_per_day", "full_at")
     @property
-    def archives(self) -> int: ...
+    def archives(self) -> int:
+        """How many they are."""
     @property
-    def used_bytes(self) -> int: ...
+    def used_bytes(self) -> int:
+        """Bytes that their files take on disk."""
     @property
-    def free_bytes(self) -> int: ...
+    def free_bytes(self) -> int:
+        """Bytes that may still be written there."""
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """All that fits into it."""
     @property
-    def growth_bytes_per_day(self) -> int | None: ...
+    def growth_bytes_per_day(self) -> int | None:
+        """Bytes by which they grow a day; None when that is known of none."""
     @property
-    def full_at(self) -> datetime | None: ...
+    def full_at(self) -> datetime | None:
+        """When it will be full if that goes on, or None."""
 
 @final
 class Checked(Report):
+    """The verdict on one of many archives."""
+
+    __match_args__ = ("archive", "health", "status")
     @property
-    def archive(self) -> Path: ...
+    def archive(self) -> Path:
+        """Its folder."""
     @property
-    def health(self) -> Health: ...
+    def health(self) -> Health:
+        """The verdict; its level is "unknown" when the archive cannot be opened."""
     @property
-    def status(self) -> Status | None: ...
+    def status(self) -> Status | None:
+        """What is behind it, without the revisions; None when the archive cannot be opened."""
 
 @final
 class HostReport(Report):
-    @property
-    def schema(self) -> int: ...
-    @property
-    def checked(self) -> datetime: ...
-    @property
-    def level(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def archives(self) -> tuple[Checked, ...]: ...
-    @property
-    def file_systems(self) -> tuple[SharedSpace, ...]: ...
-    @property
-    def problems(self) -> tuple[Problem, ...]: ...
-    @property
-    def healthy(self) -> bool: ...
-    @property
-    def nagios(self) -> str: ...
-    @property
-    def prometheus(self) -> str: ...
+    """The verdicts on many archives."""
 
-def check(*folders: _Path) -> HostReport: ...
+    __match_args__ = (
+        "schema",
+        "checked",
+        "level",
+        "summary",
+        "archives",
+        "file_systems",
+        "problems",
+        "healthy",
+        "nagios",
+        "prometheus",
+    )
+    @property
+    def schema(self) -> int:
+        """Version of to_dict(): fields may be added within a version, never removed or changed."""
+    @property
+    def checked(self) -> datetime:
+        """When all this was so, with zone UTC."""
+    @property
+    def level(self) -> _Level:
+        """"ok", "warning", "unknown" or "critical": the worst there is."""
+    @property
+    def summary(self) -> str:
+        """One line."""
+    @property
+    def archives(self) -> tuple[Checked, ...]:
+        """The archives, worst first, then by folder."""
+    @property
+    def file_systems(self) -> tuple[SharedSpace, ...]:
+        """The file systems that they are on."""
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with several of them together."""
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing at all is wrong: the level is "ok"."""
+    @property
+    def nagios(self) -> str:
+        """The line of a Nagios plugin, as check --nagios prints it."""
+    @property
+    def prometheus(self) -> str:
+        """The figures in the text format of Prometheus, as check --prometheus prints them."""
+
+def check(*folders: _Path, cancel: CancelToken | None = None) -> HostReport:
+    """The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
+
+    Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
+    patterns. `cancel`: a CancelToken that stops it.
+    """
 
 # For the modules of 2014, backy.backup and backy.revision.
 
-def init_unseen(path: _Path, source: _Path) -> None: ...
-def own_chunks(path: _Path, revision: str, chunk_size: int) -> list[int]: ...
+def init_unseen(path: _Path, source: _Path) -> None:
+    """Makes an archive of a source that need not be there yet, as was possible in 2014."""
+def own_chunks(path: _Path, revision: str, chunk_size: int) -> list[int]:
+    """Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older one those
+    with what has changed since.
+    """
 @final
 class OldArchive:
+    """An archive of 2014, which is only read.
+
+    Raises BackyError where none is.
+    """
+
     def __new__(cls, path: _Path) -> OldArchive: ...
     @property
-    def source(self) -> str | None: ...
+    def source(self) -> str | None:
+        """What was backed up, as it was written."""
     @property
-    def block_size(self) -> int: ...
+    def block_size(self) -> int:
+        """Size of a block in bytes."""
     @property
-    def revisions(self) -> list[OldRevision]: ...
+    def revisions(self) -> list[OldRevision]:
+        """The revisions, oldest first."""
     @property
-    def skipped(self) -> list[tuple[str, str]]: ...
-    def read_block(self, revision: str, number: int) -> bytes: ...
-    def restore(self, revision: str, target: _Path, *, force: bool = False, progress: _Callback = None) -> int: ...
+    def skipped(self) -> list[tuple[str, str]]:
+        """Files that cannot be used, each with the reason."""
+    def blocksums(self, revision: str) -> dict[int, str]:
+        """What is recorded of the blocks in the revision's own file, by number, as it is written there."""
+    def read_block(self, revision: str, number: int) -> bytes:
+        """The block of a revision with this number; it has the MD5 that is recorded for it."""
+    def restore(self, revision: str, target: _Path, *, force: bool = False, progress: _Callback = None) -> int:
+        """Writes a revision to a file or device, after all of it has been checked; its size in bytes."""
 
 @final
 class OldRevision:
+    """A revision of 2014."""
+
     @property
-    def uuid(self) -> str: ...
+    def uuid(self) -> str:
+        """Its name."""
     @property
-    def timestamp(self) -> datetime: ...
+    def timestamp(self) -> datetime:
+        """When it was made, with zone UTC."""
     @property
-    def checksum(self) -> str | None: ...
+    def checksum(self) -> str | None:
+        """MD5 of its image in hex digits, where one is recorded."""
     @property
-    def parent(self) -> str | None: ...
+    def parent(self) -> str | None:
+        """The newer revision that a delta reads through to."""
     @property
-    def full(self) -> bool: ...
+    def full(self) -> bool:
+        """Whether its data file is its image."""
     @property
-    def blocks(self) -> int: ...
+    def blocks(self) -> int:
+        """How many blocks its image has."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Size of its image in bytes."""
     @property
-    def own_blocks(self) -> list[int]: ...
+    def own_blocks(self) -> list[int]:
+        """Numbers of the blocks in its own data file, ascending."""

@@ -18,6 +18,7 @@ from typing import cast
 
 import backy
 from backy import _backy
+from backy._blocksums import Blocksums, md5
 
 CHUNK_SIZE = 4 << 20
 """Bytes of a chunk, but for the last one of an image. An archive of 2014 may have another size."""
@@ -48,6 +49,22 @@ class NoSuchRevision(backy.NoSuchRevisionError, KeyError, IndexError):
         return str(self.args[0])
 
 
+class ArchiveExists(backy.ArchiveExistsError, RuntimeError):
+    """What `init` raises for an archive that is there already: in 2014 a RuntimeError."""
+
+
+class OldArchiveExists(ArchiveExists, backy.ArchiveUnsupportedError):
+    """The same for an archive of 2014."""
+
+
+def alike(kind: type[backy.BackyError], error: backy.BackyError) -> backy.BackyError:
+    """The same error as one of another class."""
+    made = kind(str(error))
+    for name in ("kind", "path", "offset", "revision", "errno", "filename"):
+        setattr(made, name, getattr(error, name, None))
+    return made
+
+
 @dataclass(frozen=True)
 class Facts:
     """What there is to know of a revision."""
@@ -76,6 +93,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def own_chunks(self, uuid: str) -> list[int]:
         """Numbers of the chunks in the revision's own file."""
+
+    @abc.abstractmethod
+    def blocksums(self, uuid: str) -> dict[int, str]:
+        """The MD5 of each chunk in the revision's own file, by number; `bad:` before that of one that is bad."""
 
     @abc.abstractmethod
     def chunks(self, uuid: str, numbers: list[int]) -> Iterator[bytes]:
@@ -125,6 +146,17 @@ class TodaysStore(Store):
 
     def own_chunks(self, uuid: str) -> list[int]:
         return _backy.own_chunks(self.path, uuid, CHUNK_SIZE)
+
+    def blocksums(self, uuid: str) -> dict[int, str]:
+        return Blocksums(self.own_chunks(uuid), functools.partial(self._md5, uuid))
+
+    def _md5(self, uuid: str, number: int) -> str:
+        try:
+            (chunk,) = self.chunks(uuid, [number])
+        except backy.ArchiveDamagedError:
+            # What it should have is not known: today's digests are not MD5.
+            return "bad:"
+        return md5(chunk)
 
     def chunks(self, uuid: str, numbers: list[int]) -> Iterator[bytes]:
         with self.archive.open(uuid) as image:
@@ -181,6 +213,9 @@ class StoreOf2014(Store):
 
     def own_chunks(self, uuid: str) -> list[int]:
         return next(revision.own_blocks for revision in self.archive.revisions if revision.uuid == uuid)
+
+    def blocksums(self, uuid: str) -> dict[int, str]:
+        return self.archive.blocksums(uuid)
 
     def chunks(self, uuid: str, numbers: list[int]) -> Iterator[bytes]:
         return (self.archive.read_block(uuid, number) for number in numbers)

@@ -13,8 +13,20 @@ import time
 
 import backy
 from backy import _backy
-from backy._then import CHUNK_SIZE, NoSuchRevision, Store, deprecated, open_store
-from backy.revision import Revision, described
+from backy._then import (
+    CHUNK_SIZE,
+    ArchiveExists,
+    NoSuchRevision,
+    OldArchiveExists,
+    Store,
+    alike,
+    deprecated,
+    open_store,
+)
+from backy.revision import DeltaRevision as DeltaRevision
+from backy.revision import FullRevision as FullRevision
+from backy.revision import Revision as Revision
+from backy.revision import described
 
 __all__ = ["Backup", "format_timestamp"]
 
@@ -71,10 +83,18 @@ class Backup:
 
     @deprecated("backy.Archive.init")
     def init(self, source: str) -> None:
-        """Makes the archive. The source need not be there yet; a relative path is one from the archive's folder."""
-        with contextlib.suppress(backy.ArchiveNotFoundError):
-            self._store().to_write()
-        _backy.init_unseen(self._path, os.path.realpath(os.path.join(self._path, source)))
+        """Makes the archive. The source need not be there yet; a relative path is one from the archive's folder.
+
+        Raises an ArchiveExistsError that is a RuntimeError, too, when there is one already.
+        """
+        try:
+            with contextlib.suppress(backy.ArchiveNotFoundError):
+                self._store().to_write()
+            _backy.init_unseen(self._path, os.path.realpath(os.path.join(self._path, source)))
+        except backy.ArchiveUnsupportedError as error:
+            raise alike(OldArchiveExists, error) from error
+        except backy.ArchiveExistsError as error:
+            raise alike(ArchiveExists, error) from error
 
     @deprecated("backy.Archive.backup(force=True)")
     def backup(self, source: str | None = None) -> None:

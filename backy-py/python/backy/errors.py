@@ -6,10 +6,41 @@ Those with a counterpart among Python's own exceptions are of that class, too.
 from __future__ import annotations
 
 import errno
+import os
+import sys
+
+from backy import _alone as _alone  # refuses to be part of another program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path as _Path
+    from typing import Any as _Any
+    from typing import Literal as _Literal
+
+    _ErrorKind = _Literal[
+        "error",
+        "not-found",
+        "no-space",
+        "permission",
+        "untrusted",
+        "io",
+        "no-archive",
+        "archive-exists",
+        "locked",
+        "config",
+        "specification",
+        "no-such-revision",
+        "source",
+        "target",
+        "mount",
+        "damaged",
+        "unsupported",
+        "hook",
+        "interrupted",
+    ]
+
+# Attributes of an OSError, which are not in its __dict__.
+_OF_SYSTEM = ("errno", "strerror", "filename", "filename2")
 
 
 class BackyError(Exception):
@@ -18,7 +49,7 @@ class BackyError(Exception):
     What a source, a target or a callback of yours raises comes out as it is.
     """
 
-    kind: str = "error"
+    kind: _ErrorKind = "error"
     """The kind, as a word: see doc/scripting.md."""
     path: _Path | None = None
     """The file or folder that it is about, if it is about one."""
@@ -30,6 +61,26 @@ class BackyError(Exception):
     def __str__(self) -> str:
         # OSError would show its number instead.
         return str(self.args[0]) if self.args else self.__class__.__name__
+
+    def __reduce__(self) -> tuple[_Any, ...]:
+        """All attributes, which OSError would lose; of causes only those of backy: others may fit into no pickle."""
+        state = dict(self.__dict__)
+        # A pickle of a Path can be read by few other versions of Python.
+        if self.path is not None:
+            state["path"] = os.fspath(self.path)
+        values = {name: getattr(self, name, None) for name in _OF_SYSTEM}
+        state.update({name: value for name, value in values.items() if value is not None})
+        if isinstance(self.__cause__, BackyError):
+            state["__cause__"] = self.__cause__
+        return type(self), self.args, state
+
+    def __setstate__(self, state: dict[str, _Any] | None) -> None:
+        # Here, because it takes longer to import than all of backy.
+        from pathlib import Path
+
+        for name, value in (state or {}).items():
+            is_path = name == "path" and value is not None
+            setattr(self, name, Path(value) if is_path else value)
 
 
 class ArchiveNotFoundError(BackyError, FileNotFoundError):
@@ -100,6 +151,13 @@ class HookError(BackyError):
     """A hook of backy.toml failed or took too long; the text says which, and whether there is a revision."""
 
 
+class CancelledError(BackyError):
+    """A CancelToken stopped the call, or Ctrl-C did while it was not in the main thread; the archive is in order.
+
+    Not a CancelledError of asyncio or concurrent.futures: the operation was stopped, its task or future was not.
+    """
+
+
 _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "no-archive": (ArchiveNotFoundError, errno.ENOENT),
     "archive-exists": (ArchiveExistsError, errno.EEXIST),
@@ -118,11 +176,12 @@ _CLASSES: dict[str, tuple[type[BackyError], int | None]] = {
     "target": (TargetError, errno.EPERM),
     "mount": (MountError, errno.EBUSY),
     "hook": (HookError, None),
+    "interrupted": (CancelledError, None),
 }
 
 
 def _make(
-    kind: str,
+    kind: _ErrorKind,
     text: str,
     path: _Path | None,
     offset: int | None,
@@ -138,7 +197,23 @@ def _make(
     made.revision = revision
     is_of_system = issubclass(exception, OSError)
     if is_of_system:
+        number = number or usual_number
+        why = None if number is None else os.strerror(number)
         name = None if path is None else str(path)
-        for attribute, value in (("errno", number or usual_number), ("filename", name)):
+        for attribute, value in (("errno", number), ("strerror", why), ("filename", name)):
             setattr(made, attribute, value)
+    _in_context(made)
     return made
+
+
+def _in_context(made: BaseException) -> None:
+    """Gives an exception that native code raises the context that `raise` would give it: what is handled now."""
+    handled = sys.exc_info()[1]
+    if handled is None or made.__context__ is not None:
+        return
+    link: BaseException | None = handled
+    while link is not None:
+        if link is made:
+            return
+        link = link.__context__
+    made.__context__ = handled

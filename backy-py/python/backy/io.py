@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import io
-import threading
+import warnings
+
+from backy import _alone as _alone  # refuses to be part of another program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable as _Callable
     from pathlib import Path as _Path
+    from typing import BinaryIO as _BinaryIO
+    from typing import NoReturn as _NoReturn
 
     from _typeshed import WriteableBuffer as _WriteableBuffer
 
     from backy._backy import Reader as _Reader
+
+    # As io.FileIO is declared: it has all that BinaryIO has, and is no subclass of it when it runs.
+    class _Raw(io.RawIOBase, _BinaryIO): ...
+
+else:
+    _Raw = io.RawIOBase
 
 __all__ = ["RevisionFile"]
 
 _BUFFER_BYTES = 1 << 20
 
 
-class RevisionFile(io.RawIOBase):
+class RevisionFile(_Raw):
     """A revision that is open for reading; what backy.Archive.open() gives.
 
     Every byte is checked against its digest before it is given out: what is not right raises ArchiveDamagedError, whose
     `offset` says where. A read is short only at the end. It stays readable while backups are made.
 
-    Several threads may use it: read_at() and readinto_at() have no position, and the others take turns.
+    Several threads may use it, and so may a signal handler that comes in the middle of a read: read_at() and
+    readinto_at() have no position, and a read moves the position before it begins, so that each gets bytes of its own.
+    One that is dropped without close() warns with a ResourceWarning.
+    In a child that this process forks, it is opened anew by the first read.
     """
 
     def __init__(self, reader: _Reader, folder: _Path) -> None:
         """Made by backy.Archive.open()."""
         super().__init__()
+        # For readinto(). Not at the top, because it takes longer to import than all of backy; and not there, because a
+        # signal handler that comes while it is being imported could not read.
+        import ctypes  # noqa: F401
+
         self._reader: _Reader | None = reader
         self._folder = folder
         self._size = reader.size
         self._revision = reader.uuid
-        self._position = 0
-        self._turn = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -63,40 +79,16 @@ class RevisionFile(io.RawIOBase):
 
     def readinto_at(self, offset: int, buffer: _WriteableBuffer) -> int:
         """Fills the buffer from `offset` on; how many bytes that were, fewer only at the end. The position stays."""
-        # Here, because it takes longer to import than all of backy.
-        from ctypes import addressof, c_char
-
         reader = self._open()
-        with memoryview(buffer) as view:
-            if view.readonly:
-                raise TypeError("the buffer cannot be written to")
-            if not view.c_contiguous:
-                raise BufferError("the buffer is not in one piece")
-            if view.nbytes == 0:
-                return 0
-            with view.cast("B") as flat:
-                # Holds the memory where it is for as long as it lives.
-                memory = (c_char * flat.nbytes).from_buffer(flat)
-                try:
-                    return reader.fill_memory_at(offset, addressof(memory), flat.nbytes)
-                finally:
-                    del memory
+        return _fill(buffer, lambda address, size: reader.fill_memory_at(offset, address, size))
 
     def readinto(self, buffer: _WriteableBuffer, /) -> int:
         """Fills the buffer from the position on; how many bytes that were, 0 at the end."""
-        with self._turn:
-            count = self.readinto_at(self._position, buffer)
-            self._position += count
-            return count
+        return _fill(buffer, self._open().fill_memory)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes from the position on, all that are left if it is negative or None; none at the end."""
-        with self._turn:
-            left = max(self._size - self._position, 0)
-            wanted = left if size is None or size < 0 else min(size, left)
-            content = self.read_at(self._position, wanted)
-            self._position += len(content)
-            return content
+        return self._open().read(size)
 
     def readall(self) -> bytes:
         """All that is left from the position on."""
@@ -108,25 +100,11 @@ class RevisionFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Moves the position; where it is then. It may be past the end."""
-        self._open()
-        with self._turn:
-            if whence == io.SEEK_SET:
-                start = 0
-            elif whence == io.SEEK_CUR:
-                start = self._position
-            elif whence == io.SEEK_END:
-                start = self._size
-            else:
-                raise ValueError(f"whence is {whence}; expected 0, 1 or 2")
-            if start + offset < 0:
-                raise ValueError(f"the position would be {start + offset}, before the beginning")
-            self._position = start + offset
-            return self._position
+        return self._open().seek(offset, whence)
 
     def tell(self) -> int:
         """The position."""
-        self._open()
-        return self._position
+        return self._open().position
 
     def readable(self) -> bool:
         """True."""
@@ -143,15 +121,48 @@ class RevisionFile(io.RawIOBase):
         self._reader = None
         super().close()
 
+    def __del__(self) -> None:
+        self._dealloc_warn(self)
+        super().__del__()
+
+    def _dealloc_warn(self, source: object) -> None:
+        """Also called by an io.BufferedReader over it that is dropped, as of files of the standard library."""
+        # One whose __init__ has failed has no reader.
+        if getattr(self, "_reader", None) is not None:
+            warnings.warn(f"unclosed file {source!r}", ResourceWarning, stacklevel=2, source=source)
+
     def _open(self) -> _Reader:
         reader = self._reader
         if reader is None:
             raise ValueError("I/O operation on closed file.")
         return reader
 
+    def __reduce_ex__(self, _protocol: object, /) -> _NoReturn:
+        raise TypeError("a backy.RevisionFile cannot be pickled or copied; call Archive.open() once more")
+
     def __repr__(self) -> str:
         closed = " closed" if self.closed else ""
         return f"<backy.io.RevisionFile{closed} {self.name!r}, {self._size} bytes>"
+
+
+def _fill(buffer: _WriteableBuffer, fill: _Callable[[int, int], int]) -> int:
+    """Calls `fill` with the address and the size of the buffer."""
+    from ctypes import addressof, c_char
+
+    with memoryview(buffer) as view:
+        if view.readonly:
+            raise TypeError("the buffer cannot be written to")
+        if not view.c_contiguous:
+            raise BufferError("the buffer is not in one piece")
+        if view.nbytes == 0:
+            return 0
+        with view.cast("B") as flat:
+            # Holds the memory where it is for as long as it lives.
+            memory = (c_char * flat.nbytes).from_buffer(flat)
+            try:
+                return fill(addressof(memory), flat.nbytes)
+            finally:
+                del memory
 
 
 def _buffered(file: RevisionFile) -> io.BufferedReader:

@@ -6,6 +6,7 @@ doc/python.md.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,15 @@ class Revision:
         self.backup = backup
         self._store = store
         self._facts = facts
+
+    @classmethod
+    @deprecated("backy.Revision")
+    def select_type(cls, type: str) -> builtins.type[Revision]:
+        """The class of a type: 'full' or 'delta'."""
+        for kind in (FullRevision, DeltaRevision):
+            if kind.type == type:
+                return kind
+        raise ValueError(f"type: found {type!r}, expected 'full' or 'delta'")
 
     def __repr__(self) -> str:
         return f"<{self.__class__.__module__}.{self.__class__.__name__} {self._facts.uuid}>"
@@ -63,6 +73,16 @@ class Revision:
     def blocks(self) -> int:
         """How many chunks its image has: of 4 MiB, or what an archive of 2014 says. The last one may be short."""
         return self._facts.blocks
+
+    @property
+    @deprecated("backy.Archive.open")
+    def blocksums(self) -> dict[int, str]:
+        """The MD5 of each chunk in its own file, by number. One that is bad has `bad:` before it.
+
+        In an archive of today an MD5 is computed when it is looked at, which reads the chunk; `len` reads none. Which
+        one a bad chunk should have is not known there: it is `bad:` alone. In an archive of 2014 they are as recorded.
+        """
+        return self._store.blocksums(self._facts.uuid)
 
     @property
     @deprecated("backy.Archive.find")

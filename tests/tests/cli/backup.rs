@@ -28,7 +28,7 @@ fn verbose_tells_in_a_line() {
     }
     let not_due = scene.works(&["-v", "-b", "a", "backup"]);
     assert_eq!(not_due.stderr.lines().count(), 1, "{}", not_due.stderr);
-    assert!(not_due.stderr.contains("next is daily, at 20"), "{}", not_due.stderr);
+    assert!(not_due.stderr.contains("next is daily at 20"), "{}", not_due.stderr);
 }
 
 /// --force and --tag make a revision whatever the schedule says; the tags are on it.
@@ -72,7 +72,7 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(scene.listing(), before);
     scene.works(&["-b", "a", "backup"]);
     let run = scene.works(&["-b", "a", "backup", "--dry-run"]);
-    assert!(run.text().starts_with("No backup is due; next is daily"), "{}", run.text());
+    assert!(run.text().starts_with("No backup is due; the next is daily"), "{}", run.text());
 }
 
 /// --json is the revision that was made, or null.

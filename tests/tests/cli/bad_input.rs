@@ -43,13 +43,13 @@ fn archive_already_there() {
     let (scene, _) = Scene::with_revisions(1);
     let init = ["-b", "a", "init", "source.img"];
     let path = scene.text_path("a");
-    scene.refuses(&init, &[&path, "archive here already", "-b"]);
+    scene.refuses(&init, &[&path, "already holds an archive", "-b"]);
     fs::remove_file(scene.path("a/lock")).unwrap();
-    scene.refuses(&init, &[&path, "archive here already"]);
+    scene.refuses(&init, &[&path, "already holds an archive"]);
     scene.write("a/manifest.json", b"rubbish");
-    scene.refuses(&init, &[&path, "archive here already"]);
+    scene.refuses(&init, &[&path, "already holds an archive"]);
     fs::remove_file(scene.path("a/manifest.json")).unwrap();
-    scene.refuses(&init, &[&path, "archive here already"]);
+    scene.refuses(&init, &[&path, "already holds an archive"]);
 }
 
 /// A source that is a folder, something else or in the archive is told when the archive is made.
@@ -59,7 +59,7 @@ fn init_with_a_bad_source() {
     fs::create_dir(scene.path("folder")).unwrap();
     scene.refuses(&["-b", "a", "init", "folder"], &["folder", "found a folder", "SOURCE"]);
     scene.refuses(&["-b", "a", "init", "/dev/null"], &["/dev/null", "block device"]);
-    scene.refuses(&["init", "source.img"], &["source.img", "archive itself", "-b"]);
+    scene.refuses(&["init", "source.img"], &["source.img", "inside the archive", "-b"]);
 }
 
 /// A source that is missing, a folder, or something else is told at each backup, without a trace in the archive.
@@ -78,7 +78,7 @@ fn backup_of_a_bad_source() {
     scene.refuses(&backup, &[&source, "block device"]);
     fs::remove_file(&source).unwrap();
     symlink("a/last.raw", &source).unwrap();
-    scene.refuses(&backup, &[&source, "archive itself"]);
+    scene.refuses(&backup, &[&source, "inside the archive"]);
 }
 
 /// A source that may not be read is told so.
@@ -207,7 +207,7 @@ fn every_writer_asks_for_the_lock() {
     // A drill reads, and says that it cannot be recorded.
     let before = scene.state();
     let run = scene.works(&["-b", "a", "drill"]);
-    assert!(run.stderr.contains("will not know of this drill"), "{run:?}");
+    assert!(run.stderr.contains("cannot record this drill"), "{run:?}");
     assert_eq!(scene.state(), before, "a drill without the lock changed something");
     drop(held);
     scene.works(&["-b", "a", "tag", "0", "+x"]);
@@ -249,7 +249,7 @@ fn held_by_another_backup() {
         assert!(second.stderr.contains(word), "{word}: {}", second.stderr);
     }
     let status = scene.works(&["-b", "a", "status"]);
-    assert!(status.text().contains("A backup runs since 20"), "{}", status.text());
+    assert!(status.text().contains("A backup has been running since 20"), "{}", status.text());
     assert!(status.text().contains(&process), "{}", status.text());
     // A reader gets the revision that was the newest, while the next one is made.
     let read = scene.works(&["-b", "a", "restore", "-r", "tag:daily", "-"]);
@@ -291,7 +291,7 @@ fn targets_that_would_destroy_something() {
             scene.refuses(&args, &[target, word]);
         }
     }
-    let words = ["gone: cannot look up the folder", "No such file", "path is right"];
+    let words = ["gone: cannot look up the folder", "No such file", "check the path"];
     scene.refuses(&["-b", "a", "restore", "gone/new.img"], &words);
 }
 

@@ -30,7 +30,7 @@ fn a_drill_reads_a_revision() {
         assert!(report["bytes_per_second"].as_u64() > Some(0));
     }
     let run = scene.works(&["-b", "a", "drill"]);
-    assert!(run.text().contains("1.4 MiB") && run.text().contains("every block is right"));
+    assert!(run.text().contains("1.4 MiB") && run.text().contains("all blocks verified"));
     assert_eq!(stored(), before);
     let status = scene.works(&["-b", "a", "status", "--json"]).json();
     assert_eq!(status["drill"]["passed"], true);
@@ -43,13 +43,13 @@ fn a_drill_finds_damage() {
     let mut image = scene.read("a/last.raw");
     image[70_000] ^= 1;
     scene.write("a/last.raw", &image);
-    scene.fails(&["-b", "a", "drill"], &["did not pass", "block 1", "--keep-going"]);
+    scene.fails(&["-b", "a", "drill"], &["failed", "block 1", "--keep-going"]);
     let status = scene.works(&["-b", "a", "status", "--json"]).json();
     assert_eq!(
         (&status["drill"]["passed"], &status["health"]["level"]),
         (&false.into(), &"critical".into())
     );
-    scene.fails(&["-b", "a", "drill", "--", "true"], &["did not pass", "block 1"]);
+    scene.fails(&["-b", "a", "drill", "--", "true"], &["failed", "block 1"]);
     let run = scene.run(&["-b", "a", "drill", "--json"]);
     assert_eq!((run.status, &run.json()["passed"]), (Some(1), &false.into()));
     scene.refuses(&["-b", "a", "drill", "-r", "7"], &["7"]);
@@ -77,7 +77,7 @@ fn a_command_looks_into_the_revision() {
     }
     let run = drill(&[], &["sh", "-c", "stat -c %a {}; echo said"]);
     assert_eq!((run.status, run.stderr.as_str()), (Some(0), "400\nsaid\n"));
-    assert!(run.text().contains("the command was content"), "{}", run.text());
+    assert!(run.text().contains("the command succeeded"), "{}", run.text());
     let run = drill(&["--json"], &["cmp", "source.img"]);
     assert_eq!((run.status, &run.json()["passed"]), (Some(1), &false.into()));
     assert_eq!(run.json()["command"], "cmp");
@@ -103,7 +103,7 @@ fn a_command_that_is_killed_does_not_pass() {
         };
         let mut plain = args(&["--", "sh", "-c"]);
         plain.push(&line);
-        scene.fails(&plain, &["did not pass", "sh", "signal", number]);
+        scene.fails(&plain, &["failed", "sh", "signal", number]);
         let status = scene.works(&["-b", "a", "status", "--json"]).json();
         assert_eq!(status["drill"]["passed"], false, "{signal}: {status}");
         let said = status["drill"]["message"].as_str().unwrap();
@@ -158,7 +158,7 @@ fn a_command_has_a_time_limit() {
         let start = ["-b", "a", "drill", "--dir", "tmp"];
         let args: Vec<&str> =
             start.iter().chain(options).chain(&["--", "sh", "-c", &line]).copied().collect();
-        scene.fails(&args, &["did not pass", "'sh' did not end within 1 s"]);
+        scene.fails(&args, &["failed", "'sh' did not end within 1 s"]);
         assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
         for process in background(&scene) {
             assert!(!is_alive(&process), "{process} goes on");
@@ -231,7 +231,7 @@ fn ctrl_c_during_a_command() {
         }
         let run: Run = child.wait_with_output().unwrap().into();
         assert_eq!(run.status, Some(130), "{run:?}");
-        assert_eq!(run.stderr, "backy: error: interrupted; the temporary file is removed\n");
+        assert_eq!(run.stderr, "backy: error: interrupted; the temporary file was deleted\n");
         assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
         fs::remove_file(scene.path("began")).unwrap();
     }

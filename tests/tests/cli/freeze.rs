@@ -52,7 +52,7 @@ fn an_unusual_backup_freezes_expiry_until_it_is_confirmed() {
         })
         .collect();
     assert_eq!(reasons[2], "one of the 3 newest");
-    assert_eq!(reasons[4], "frozen; it would go: not one of the 3 newest");
+    assert_eq!(reasons[4], "frozen; it would expire: not one of the 3 newest");
     // The next usual backup does not end it.
     scene.change_source(3);
     scene.works(&["-b", "a", "backup", "--force"]);

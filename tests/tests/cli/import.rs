@@ -22,7 +22,7 @@ fn scene() -> (Scene, OldArchive) {
 fn makes_the_archive_and_says_what_was_imported() {
     let (scene, old) = scene();
     let run = scene.works(&["-b", "a", "import", "old"]);
-    let line = "Imported 2 revisions of old, from 2014-03-31 12:45 to 2014-04-01 12:45.\n";
+    let line = "Imported 2 revisions from old, made 2014-03-31 12:45 to 2014-04-01 12:45.\n";
     assert_eq!((run.text(), run.stderr.as_str()), (line, ""));
     assert!(scene.read_text("a/backy.toml").contains("source = \"/dev/vg0/old\""));
     assert_eq!(scene.read("a/last.raw"), old.revisions[1].1);
@@ -30,7 +30,7 @@ fn makes_the_archive_and_says_what_was_imported() {
     assert_eq!(scene.read("out"), old.revisions[0].1);
     let before = scene.state();
     let run = scene.works(&["-b", "a", "import", "old"]);
-    assert_eq!(run.text(), "Imported nothing of old; 2 there before.\n");
+    assert_eq!(run.text(), "Imported nothing from old; 2 already imported.\n");
     let changed: Vec<_> =
         scene.state().into_iter().filter(|(path, what)| before.get(path) != Some(what)).collect();
     assert!(changed.iter().all(|(path, _)| path.ends_with("lock")), "{changed:?}");
@@ -66,15 +66,15 @@ fn what_cannot_be_imported_is_told() {
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[0].starts_with("backy: warning: old/") && lines[0].contains("block 1:"));
     assert!(lines[1].starts_with("backy: warning: old/extra.rev: not imported: "), "{lines:?}");
-    assert!(lines[2].starts_with("backy: error: old: not all of it"), "{lines:?}");
+    assert!(lines[2].starts_with("backy: error: old: imported in part"), "{lines:?}");
     let report = scene.run(&["-b", "a", "import", "--json", "old"]);
     assert_eq!(report.status, Some(1));
     let report = report.json();
     assert_eq!(report["skipped"][0]["what"], "extra.rev");
     assert_eq!(report["present"][0]["damaged"], serde_json::json!([{"offset": 4096, "len": 4096}]));
     let run = scene.run(&["-v", "-b", "b", "import", "old"]);
-    assert!(run.text().ends_with("; 1 damaged; 1 left out.\n"), "{run:?}");
-    assert!(run.stderr.contains("no schedule removes them"), "{run:?}");
+    assert!(run.text().ends_with("; 1 damaged; 1 skipped.\n"), "{run:?}");
+    assert!(run.stderr.contains("they never expire"), "{run:?}");
     scene.works(&["-b", "a", "restore", "-r", "0", "out"]);
     assert_eq!(scene.read("out"), old.revisions[1].1);
     let args = ["-b", "a", "restore", "-r", "1", "out2"];

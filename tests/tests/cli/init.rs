@@ -60,7 +60,7 @@ fn without_a_source_it_says_where_to_put_it() {
 fn a_source_that_is_not_there_yet_is_a_warning() {
     let scene = Scene::new();
     let run = scene.works(&["-b", "a", "init", "later.img"]);
-    assert!(run.stderr.contains("later.img: it is not there yet; backups fail"), "{run:?}");
+    assert!(run.stderr.contains("later.img: does not exist yet; backups fail"), "{run:?}");
     assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
     let config = scene.read_text("a/backy.toml");
     let source = format!("source = \"{}\"", scene.text_path("later.img"));
@@ -70,10 +70,10 @@ fn a_source_that_is_not_there_yet_is_a_warning() {
     scene.works(&["-b", "a", "backup"]);
     symlink("nowhere", scene.path("dangling")).unwrap();
     let run = scene.works(&["-b", "b", "init", "dangling"]);
-    assert!(run.stderr.contains("not there yet"), "{run:?}");
+    assert!(run.stderr.contains("does not exist yet"), "{run:?}");
     // One that would be in the archive will never do.
     std::fs::create_dir(scene.path("c")).unwrap();
-    scene.refuses(&["-b", "c", "init", "c/later.img"], &["archive itself", "-b"]);
+    scene.refuses(&["-b", "c", "init", "c/later.img"], &["inside the archive", "-b"]);
 }
 
 /// In a line for cron a '%' would end the command.

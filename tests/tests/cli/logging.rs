@@ -128,7 +128,7 @@ fn the_service_manager_is_told() {
         assert!(
             progress.starts_with("STATUS=backing up: ") && progress.contains(" % of 1.4 MiB, ")
         );
-        assert_eq!(told.last().unwrap(), "STATUS=backup has ended well");
+        assert_eq!(told.last().unwrap(), "STATUS=backup finished");
     }
     // One that does not listen is no reason to fail, and an error is told.
     drop(in_none);

@@ -109,11 +109,8 @@ fn a_snapshot_that_no_hook_made_is_told() {
     let snapshot = scene.text_path("snapshot");
     let hooks = format!("{config}\n[hooks]\nbefore = \"true\"\nsnapshot = {snapshot:?}\n");
     scene.write("a/backy.toml", hooks.as_bytes());
-    let words = [
-        &snapshot,
-        "No such file",
-        "the snapshot that the hook 'before' of backy.toml has to make",
-    ];
+    let words =
+        [&snapshot, "No such file", "the hook 'before' of backy.toml must create this snapshot"];
     scene.fails(&["-b", "a", "backup"], &words.map(|word: &str| word));
 }
 
@@ -136,7 +133,7 @@ fn a_read_only_archive_is_told_and_judged() {
     for args in [&["backup", "--force"][..], &["tag", "0", "+x"]] {
         let line = scene.refuses(
             &[&["-b", "ro"], args].concat(),
-            &["Read-only", "mounted read-only: see the kernel's log"],
+            &["Read-only", "mounted read-only: look for the reason in the kernel log"],
         );
         assert!(!line.contains("such as root"), "{line}");
     }
@@ -160,7 +157,7 @@ fn an_immutable_archive_is_told_and_judged() {
     assert!(!line.contains("such as root"), "{line}");
     let status = scene.works(&["-b", "a", "status"]);
     assert!(
-        status.text().contains("WARNING: no backup can be made")
+        status.text().contains("WARNING: the archive is not writable")
             && status.text().contains("immutable"),
         "{status:?}"
     );

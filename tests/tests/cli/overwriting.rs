@@ -170,8 +170,8 @@ fn a_person_is_asked_and_may_say_no() {
     for line in ["-b a restore other", "-b a restore --force other"] {
         let run = answering(&scene, line, "no\n").unwrap();
         assert_eq!(run.status, Some(1), "{run:?}");
-        assert!(run.text().contains("careful: it is not the source"), "{run:?}");
-        assert!(run.text().contains("its size becomes 1.4 MiB"), "{run:?}");
+        assert!(run.text().contains("warning: it is not the source"), "{run:?}");
+        assert!(run.text().contains("its size changes to 1.4 MiB"), "{run:?}");
         assert!(scene.read("other") == b"precious");
     }
     let run = on_terminal(&scene, &PLAIN, "-b a restore --dry-run other").unwrap();
@@ -214,7 +214,7 @@ fn what_changed_since_the_question_is_not_overwritten() {
         shown.read_to_end(&mut text).unwrap();
         let text = String::from_utf8_lossy(&text);
         assert_eq!(child.0.wait().unwrap().code(), Some(1), "{what}: {text}");
-        assert!(text.contains("has changed since you were asked"), "{what}: {text}");
+        assert!(text.contains("changed after you were asked"), "{what}: {text}");
         assert!(scene.read("source.img") == now, "{what}");
     }
 }
@@ -238,7 +238,7 @@ fn the_file_systems_of_a_disk_are_shown() {
     let Some(device) = Loop::over(&scene, "disk") else { return };
     let Some(run) = answering(&scene, &format!("-b a restore {}", device.0), "n\n") else { return };
     for word in [
-        "a block device of 24.0 MiB; careful: it is not the source",
+        "a block device of 24.0 MiB; warning: it is not the source",
         "partition 1: ext2 'root'",
         "partition 2: xfs 'data'",
     ] {
@@ -283,7 +283,9 @@ fn a_restore_that_fails_in_the_middle_says_so() {
     let mut command = scene.command_under(&["prlimit", "--fsize=600000"], &args);
     let run = Run::from(command.output().expect("prlimit"));
     assert_eq!(run.status, Some(1), "{run:?}");
-    for word in ["there: cannot", "there may be half restored", "run again completes it"] {
+    for word in
+        ["there: cannot", "there may be restored in part", "run the restore again to complete it"]
+    {
         assert!(run.stderr.contains(word), "{word}: {run:?}");
     }
     scene.works(&args);

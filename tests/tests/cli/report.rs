@@ -35,8 +35,8 @@ fn a_page_is_written() {
     scene.fails(&["report", "a"], &["--output"]);
     // Nothing of an archive is replaced, nor anything that is no file.
     scene.refuses(&["report", "a", "-o", "a/last.raw"], &["a/last.raw", "is an archive"]);
-    scene.refuses(&["report", "a", "-o", "a"], &["no regular file"]);
-    scene.refuses(&["report", "a", "-o", "/dev/null"], &["/dev/null", "no regular file"]);
+    scene.refuses(&["report", "a", "-o", "a"], &["not a regular file"]);
+    scene.refuses(&["report", "a", "-o", "/dev/null"], &["/dev/null", "not a regular file"]);
 }
 
 /// The commands of the page do in a shell what the advice says, whatever the path of the archive is.

@@ -33,7 +33,7 @@ fn a_reader_that_goes_away_is_an_error() {
     drop(reader);
     let mut command = scene.command(&["-b", "a", "restore", "-"]);
     command.stdout(writer);
-    scene.refuses_run(command, &["standard output", "Broken pipe", "whoever read it"]);
+    scene.refuses_run(command, &["standard output", "Broken pipe", "the reader ended"]);
 }
 
 /// A full standard output is an error, too.
@@ -100,7 +100,7 @@ fn links_are_followed() {
 fn standard_output_takes_no_report_and_no_force() {
     let (scene, _) = Scene::with_revisions(1);
     scene.refuses(&["-b", "a", "restore", "--json", "-"], &["--json", "standard output"]);
-    scene.refuses(&["-b", "a", "restore", "--force", "-"], &["--force", "leave"]);
+    scene.refuses(&["-b", "a", "restore", "--force", "-"], &["--force", "omit"]);
 }
 
 /// `find` prints where the file of a revision is.

@@ -38,9 +38,9 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(
         steps[4..],
         [
-            "1. Remove revision 3, which nothing that stays reads through.",
-            "2. Merge revision 1 into revision 2, which reads through.",
-            "3. Remove revision 0: the image becomes that of revision 2.",
+            "1. Delete revision 3: no other revision needs it.",
+            "2. Merge revision 1 into revision 2, then delete it.",
+            "3. Delete revision 0: revision 2 becomes the newest.",
         ]
     );
     let json = scene.works(&["-b", "a", "rm", "--dry-run", "--json", "0..1,3"]).json();
@@ -57,7 +57,7 @@ fn verbose_tells_in_a_line() {
     let (scene, _) = Scene::with_revisions(3);
     let run = scene.works(&["-v", "-b", "a", "rm", "1,2"]);
     assert_eq!((run.text(), run.stderr.lines().count()), ("", 1), "{}", run.stderr);
-    assert!(run.stderr.starts_with("backy: removed 2 revisions in "), "{}", run.stderr);
+    assert!(run.stderr.starts_with("backy: deleted 2 revisions in "), "{}", run.stderr);
     assert!(run.stderr.ends_with(" freed; 1 left\n"), "{}", run.stderr);
 }
 

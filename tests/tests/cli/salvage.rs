@@ -45,7 +45,7 @@ fn a_dry_run_writes_nothing() {
     scene.refuses(&["-b", "a", "restore", "--dry-run", "other"], &["other", "exists", "--force"]);
     scene.refuses(&["-b", "a", "restore", "--dry-run", "a/x"], &["in the archive"]);
     scene.refuses(&["-b", "a", "restore", "--dry-run", "gone/x"], &["gone", "No such file"]);
-    scene.refuses(&["-b", "a", "restore", "--dry-run", "-"], &["--dry-run", "leave"]);
+    scene.refuses(&["-b", "a", "restore", "--dry-run", "-"], &["--dry-run", "omit"]);
 }
 
 /// Damage ends a restore; with --keep-going it costs its block, which is named, with exit status 1.
@@ -141,7 +141,7 @@ fn what_was_changed_before_undoing_is_named() {
     scene.write("source.img", &now);
     let run = scene.works(&["-b", "u", "restore", "--json"]);
     assert_eq!(run.json()["changed_since"].as_array().map(Vec::len), Some(1));
-    assert!(run.stderr.contains("have changed since the restore"), "{}", run.stderr);
+    assert!(run.stderr.contains("changed after the restore"), "{}", run.stderr);
     let mut expected = former;
     expected[SOURCE_BYTES - 9..].copy_from_slice(&now[SOURCE_BYTES - 9..]);
     assert!(scene.read("source.img") == expected);
@@ -184,7 +184,7 @@ fn undo_in_the_wrong_place() {
             scene.refuses(&args, &[word, "--undo"]);
         }
     }
-    scene.refuses(&["-b", "a", "restore", "--undo", "u", "-"], &["--undo", "leave"]);
+    scene.refuses(&["-b", "a", "restore", "--undo", "u", "-"], &["--undo", "omit"]);
     scene.works(&["-b", "a", "restore", "-r", "1", "--undo", "u"]);
-    scene.refuses(&["-b", "a", "restore", "--undo", "u"], &["archive here already", "--undo"]);
+    scene.refuses(&["-b", "a", "restore", "--undo", "u"], &["already holds an archive", "--undo"]);
 }

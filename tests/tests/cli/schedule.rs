@@ -46,13 +46,13 @@ fn a_due_backup_beside_another_one_is_silent() {
     assert_eq!((run.text(), run.stderr.as_str()), ("", ""));
     assert!(scene.works(&["-b", "a", "backup", "--json"]).json().is_null());
     let told = scene.works(&["-v", "-b", "a", "backup"]);
-    assert!(told.stderr.contains("another backup of this archive is at work"), "{told:?}");
+    assert!(told.stderr.contains("another backup of this archive is running"), "{told:?}");
     for wanted in [["--force", "-q"], ["--tag", "mine"], ["--as", "daily"]] {
         scene.fails(&[&["-b", "a", "backup"], &wanted[..]].concat(), &["in use by 'backup'"]);
     }
     // Waiting goes on to the end of the first, which has made what was due.
     let waited = scene.works(&["-v", "-b", "a", "backup", "--wait", "1m"]);
-    assert!(waited.stderr.contains("another backup has just been made"), "{waited:?}");
+    assert!(waited.stderr.contains("another backup has just finished"), "{waited:?}");
     assert_eq!(ended(first).status, Some(0));
     assert_eq!(count(&scene), 1);
 }
@@ -116,7 +116,7 @@ fn a_scheduled_tag_is_made_now() {
     assert_eq!(status["revisions"][0]["pinned_tags"], serde_json::json!([]));
     let unknown = ["hourly", "expected one of daily, monthly, weekly"];
     scene.refuses(&["-b", "a", "backup", "--as", "hourly"], &unknown);
-    scene.refuses(&["-b", "a", "backup", "--as", "daily", "--tag", "daily"], &["daily", "by hand"]);
+    scene.refuses(&["-b", "a", "backup", "--as", "daily", "--tag", "daily"], &["daily", "pinned"]);
     let plan = scene.works(&["-b", "a", "backup", "--dry-run", "--as", "daily", "--json"]).json();
     assert_eq!((plan["due"].clone(), plan["tags"].clone()), (true.into(), ["daily"].into()));
 }
@@ -147,7 +147,7 @@ fn the_next_due_time_is_shown() {
     let status = scene.works(&["-b", "a", "status", "--json"]).json();
     assert_eq!(plan["next_due"], status["schedule"][0]["due_at"]);
     let shown = scene.works(&["-b", "a", "backup", "--dry-run"]);
-    assert!(shown.text().starts_with("No backup is due; next is daily, at 20"), "{shown:?}");
+    assert!(shown.text().starts_with("No backup is due; the next is daily at 20"), "{shown:?}");
 }
 
 /// Maintenance that keeps far more than the schedule says why; so does the verdict, but for what is pinned with

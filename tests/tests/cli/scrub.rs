@@ -49,11 +49,11 @@ fn a_backup_says_what_it_has_healed() {
             assert_eq!(report["healed_blocks"], 1);
         } else {
             let run = scene.works(&["-b", "a", "-v", "backup", "--force"]);
-            assert!(run.stderr.contains(", 1 bad block healed"), "{}", run.stderr);
+            assert!(run.stderr.contains(", 1 bad block repaired"), "{}", run.stderr);
         }
         assert_eq!(scene.works(&["-b", "a", "scrub"]).text(), "");
         let again = scene.works(&["-b", "a", "-v", "backup", "--force"]);
-        assert!(!again.stderr.contains("healed"), "{}", again.stderr);
+        assert!(!again.stderr.contains("repaired"), "{}", again.stderr);
     }
 }
 
@@ -77,7 +77,7 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
         let found =
             finds(&scene, &["-b", "a", "scrub", "-n"], &[&name[2..], " is not what was backed up"]);
         for number in 0..3 {
-            let line = format!("  revision {number} ({}) cannot be read at bytes ", uuid(number));
+            let line = format!("  revision {number} ({}): bytes ", uuid(number));
             assert_eq!(found.text().contains(&line), damaged.contains(&number), "{}", found.text());
         }
         assert!(found.stderr.contains("1 finding; 'backy scrub' without -n"), "{}", found.stderr);
@@ -88,8 +88,8 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
 
         let recorded = finds(&scene, &["-b", "a", "scrub"], &[found.text()]);
         let advice = match suffix {
-            ".qcow2" => "1 finding; get the files back",
-            _ => "1 finding; the next backup heals what the source still has",
+            ".qcow2" => "1 finding; bring the files back",
+            _ => "1 finding; the next backup repairs what the source still has",
         };
         assert!(recorded.stderr.contains(advice), "{}", recorded.stderr);
         let json = finds(&scene, &["-b", "a", "scrub", "--json"], &[]).json();
@@ -106,7 +106,7 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
             assert_eq!(now["revisions"][number]["damaged"], extents, "{number}");
         }
         let shown = scene.works(&["-v", "-b", "a", "status"]);
-        let ranges = format!("\nRevision {} cannot be read at bytes ", damaged[0]);
+        let ranges = format!("\nRevision {}: bytes ", damaged[0]);
         assert!(shown.text().contains(&ranges), "{}", shown.text());
 
         scene.write(&name, &good);
@@ -127,8 +127,8 @@ fn what_is_elsewhere_is_mended() {
     scene.works(&["-b", "a", "init", "source.img"]);
     scene.works(&["-b", "a", "backup"]);
     let good = flip(&scene, "a/last.raw", 700_000);
-    let run = finds(&scene, &["-b", "a", "scrub"], &["last.raw: block 10 ", "; mended\n"]);
-    assert!(run.stderr.contains("1 finding, mended; "), "{}", run.stderr);
+    let run = finds(&scene, &["-b", "a", "scrub"], &["last.raw: block 10 ", "; repaired\n"]);
+    assert!(run.stderr.contains("1 finding, repaired; "), "{}", run.stderr);
     assert!(scene.read("a/last.raw") == good);
     scene.works(&["-b", "a", "scrub"]);
     let history = scene.read_text("a/history.jsonl");
@@ -143,25 +143,17 @@ fn what_is_elsewhere_is_mended() {
 fn a_clean_scrub() {
     let (scene, _) = Scene::with_revisions(2);
     let run = scene.works(&["-b", "a", "status"]);
-    assert!(
-        run.text().contains("Nothing of what is stored has been checked yet.\n"),
-        "{}",
-        run.text()
-    );
+    assert!(run.text().contains("No stored block verified yet.\n"), "{}", run.text());
     let before = scene.listing();
     scene.works(&["-b", "a", "scrub", "-n", "1"]);
     assert_eq!(scene.listing(), before);
     let run = scene.works(&["-v", "-b", "a", "scrub", "0"]);
     assert_eq!((run.text(), run.stderr.lines().count()), ("", 1), "{}", run.stderr);
     assert!(run.stderr.starts_with("backy: read 1.4 MiB in "), "{}", run.stderr);
-    assert!(run.stderr.ends_with("; 50 % of what is stored has been checked, the rest never\n"));
+    assert!(run.stderr.ends_with("; 50 % of the stored blocks verified, the rest never\n"));
     scene.works(&["-b", "a", "scrub", "--budget", "50%"]);
     let run = scene.works(&["-b", "a", "status"]);
-    assert!(
-        run.text().contains("\nEvery stored block was checked within the last "),
-        "{}",
-        run.text()
-    );
+    assert!(run.text().contains("\nAll stored blocks verified within the last "), "{}", run.text());
 }
 
 /// A budget is a time or a share; what it is not is told.
@@ -193,7 +185,7 @@ fn a_lost_manifest_is_made_anew() {
     let (scene, states) = Scene::with_revisions(3);
     let before = status(&scene);
     let rebuild = &["-b", "a", "scrub", "--rebuild"][..];
-    let words = ["manifest.json: reads fine", "--force makes it anew"];
+    let words = ["manifest.json: is readable", "--force rebuilds it"];
     scene.refuses(rebuild, &words);
     std::fs::remove_file(scene.path("a/manifest.json")).unwrap();
     scene.refuses(&["-b", "a", "scrub"], &["manifest.json", "backy scrub --rebuild"]);

@@ -5,24 +5,30 @@ use backy_lib::{Archive, ArchiveWriter, DrillReport, SystemClock};
 
 use super::harness::Scene;
 
-/// The table has the facts of each revision, the UUID whole, all but the tags in 100 columns, and then the verdict.
+/// The table has the facts of each revision and fits 80 columns; with -v it has all of them and the whole UUID. The verdict follows.
 #[test]
 fn the_table_and_the_verdict() {
     let (scene, _) = Scene::with_revisions(3);
     let json = scene.works(&["-b", "a", "status", "--json"]).json();
     let run = scene.works(&["-b", "a", "status"]);
     let lines: Vec<&str> = run.text().lines().collect();
-    assert!(lines[0].contains("source.img") && lines[0].contains("64 KiB"), "{}", run.text());
-    for heading in ["#", "started", "UUID", "size", "changed", "stored", "took", "tags"] {
-        assert!(lines[2].contains(heading), "{heading}: {}", run.text());
+    for word in ["source.img", "1.4 MiB", "64 KiB"] {
+        assert!(lines[0].contains(word), "{word}: {}", run.text());
     }
+    let whole = scene.works(&["-v", "-b", "a", "status"]);
+    let whole: Vec<&str> = whole.text().lines().collect();
+    for heading in ["#", "started", "revision", "changed", "stored", "tags"] {
+        assert!(lines[2].contains(heading) && whole[2].contains(heading), "{heading}");
+    }
+    assert!(whole[2].contains("size") && whole[2].contains("took"), "{}", whole[2]);
     for number in 0..3 {
         let uuid = json["revisions"][number]["uuid"].as_str().unwrap();
         let line = lines[3 + number];
-        assert!(line.starts_with(&number.to_string()) && line.contains(uuid), "{line}");
-        // Only the tags may take it further.
-        let (facts, _) = line.rsplit_once(" s").unwrap();
-        assert!(line.contains("1.4 MiB") && facts.len() <= 98, "{line}");
+        assert!(line.starts_with(&number.to_string()) && line.len() <= 80, "{line}");
+        let short = line.split_whitespace().nth(3).unwrap();
+        let found = scene.works(&["-b", "a", "status", "--json", short]).json();
+        assert!(uuid.starts_with(short) && found["revisions"][0]["uuid"] == *uuid, "{line}");
+        assert!(whole[3 + number].contains(uuid) && whole[3 + number].contains("1.4 MiB"));
     }
     let started = json["revisions"][0]["started"].as_str().unwrap();
     assert!(lines[3].contains(&started[..16].replace('T', " ")), "{}", lines[3]);
@@ -32,6 +38,23 @@ fn the_table_and_the_verdict() {
         format!("OK: {}", json["health"]["summary"].as_str().unwrap())
     );
     assert_eq!(run.stderr, "");
+}
+
+/// Revisions of several sizes have a column for the size; many tags are wrapped, not cut off.
+#[test]
+fn many_tags_fit_80_columns() {
+    let (scene, _) = Scene::with_revisions(2);
+    let tags = ["+before-the-upgrade", "+keep-this-one", "+the-last-good-one", "+for-the-auditor"];
+    scene.works(&[&["-b", "a", "tag", "1"][..], &tags].concat());
+    scene.write("source.img", &vec![5; 5_000_000]);
+    scene.works(&["-b", "a", "backup", "-f"]);
+    let run = scene.works(&["-b", "a", "status"]);
+    for line in run.text().lines().skip(2).take_while(|line| !line.is_empty()) {
+        assert!(line.len() <= 80, "{line}");
+    }
+    for word in tags.iter().map(|tag| &tag[1..]).chain(["4.8 MiB", "1.4 MiB"]) {
+        assert!(run.text().contains(word), "{word}: {}", run.text());
+    }
 }
 
 /// The times are those of the reader's zone.
@@ -128,7 +151,7 @@ fn problems_come_with_advice() {
         run.text().lines().filter(|line| line.starts_with("CRITICAL: ")).collect();
     assert_eq!(problems.len(), 3, "{}", run.text());
     assert!(problems.iter().any(|line| line.contains("backy.toml:1:1: ")), "{}", run.text());
-    assert!(problems.iter().any(|line| line.contains(&delta) && line.contains("; get it back")));
+    assert!(problems.iter().any(|line| line.contains(&delta) && line.contains("; bring it back")));
     assert!(problems.iter().any(|line| line.contains("1 of 2 revisions have damaged blocks; run")));
     assert!(problems.iter().all(|line| line.contains("; ")), "{}", run.text());
 }

@@ -40,7 +40,7 @@ fn tags_are_shown() {
     assert_eq!(json["tags"], json!(["daily", "mine", "monthly"]));
     let run = scene.works(&["-v", "-b", "a", "tag", "1", "+mine"]);
     assert!(run.stderr.ends_with(" has now: daily, mine (pinned), monthly\n"), "{}", run.stderr);
-    let status = scene.works(&["-b", "a", "status"]);
+    let status = scene.works(&["-v", "-b", "a", "status"]);
     assert!(status.text().contains("daily, mine (pinned), monthly\n"), "{}", status.text());
 }
 
@@ -101,7 +101,7 @@ fn refusals() {
     scene.refuses(&tag(&["1", "weekly"]), &["+weekly", "-weekly", "backy tag --help"]);
     scene.refuses(&tag(&["1", "+a", "weekly"]), &["+weekly", "-weekly"]);
     scene.refuses(&tag(&["1", "+a", "--json"]), &["'--json'", "before the revision"]);
-    scene.refuses(&tag(&["1", "+a", "-a"]), &["'a'", "both", "leave one"]);
+    scene.refuses(&tag(&["1", "+a", "-a"]), &["'a'", "at once", "omit one"]);
     scene.refuses(&tag(&["1", "+a/b"]), &["'a/b'", "letters"]);
     scene.refuses(&tag(&["7", "+a"]), &["no revision 7"]);
     scene.refuses(&tag(&[]), &["REV", "backy tag --help"]);

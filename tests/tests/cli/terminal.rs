@@ -67,11 +67,11 @@ fn what_was_done_is_told() {
         assert_eq!(run.text(), "");
     }
     for (line, word) in [
-        ("-b a backup", "backy: No backup is due; next is daily"),
+        ("-b a backup", "backy: No backup is due; the next is daily"),
         ("-b a scrub", "backy: read 1.6 MiB in "),
         ("-b a tag 0 +mine", " has now: mine (pinned)"),
-        ("-b a maintenance", "backy: nothing goes of 2 revisions"),
-        ("-b a rm 1", "backy: removed 1 revision in "),
+        ("-b a maintenance", "backy: nothing to delete (2 revisions)"),
+        ("-b a rm 1", "backy: deleted 1 revision in "),
     ] {
         let Some(run) = on_terminal(&scene, &[], line) else { return };
         assert_eq!((run.status, run.text().lines().count()), (Some(0), 1), "{run:?}");
@@ -107,7 +107,7 @@ fn what_failed_is_not_called_right() {
         let said = run.text();
         assert!(said.contains("backy: error: "), "{line}: {said}");
         for word in [
-            "every block is right",
+            "all blocks verified",
             "was content",
             "every block has",
             "removed ",

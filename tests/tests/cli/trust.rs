@@ -247,7 +247,7 @@ fn a_dry_run_opens_no_source_of_another_users_config() {
     let dry_run = ["-b", "a", "backup", "--force", "--dry-run"];
     scene.refuses(&dry_run, &["source.img: cannot open it: No such file"]);
     give_away(&scene.path("a/backy.toml"));
-    assert!(scene.works(&dry_run).text().contains("A backup would be made"));
+    assert!(scene.works(&dry_run).text().contains("A backup is due"));
 }
 
 /// No archive is made where others could change it: not in their folder, nor below one that they can write to. A sticky folder such as
@@ -332,7 +332,7 @@ fn links_of_others_lead_to_no_source_and_no_target() {
         let own = format!("source = \"{}\"", scene.text_path("source.img"));
         scene.write("a/backy.toml", config.replace(&own, &source).as_bytes());
         give_away(&scene.path(link));
-        let words = ["this symbolic link belongs to user 4711", link, "name what it leads to"];
+        let words = ["this symbolic link belongs to user 4711", link, "name its target"];
         scene.refuses(&["-b", "a", "backup", "--force"], &words);
         scene.refuses(&["-b", "a", "restore", "--force"], &words);
         scene.refuses(&["-b", "b", "init", path], &words);

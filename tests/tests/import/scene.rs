@@ -124,7 +124,7 @@ pub(crate) fn listing(folder: &Path) -> BTreeMap<PathBuf, (u64, String)> {
 }
 
 pub(crate) fn reason<'a>(report: &'a ImportReport, what: &str) -> &'a str {
-    let found: Vec<_> = report.skipped.iter().filter(|skipped| skipped.what == what).collect();
+    let found: Vec<_> = report.skipped.iter().filter(|skipped| *skipped.what == *what).collect();
     assert_eq!(found.len(), 1, "{what}: {:?}", report.skipped);
     &found[0].why
 }

@@ -331,7 +331,7 @@ fn the_readmes_commands_mount() {
 
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let readme = fs::read_to_string(readme).expect("read the README");
-    let (_, section) = readme.split_once("## Mount it").expect("its section");
+    let (_, section) = readme.split_once("## Mount\n").expect("its section");
     let (_, commands) = section.split_once("```sh\n").expect("commands");
     let (commands, _) = commands.split_once("```").expect("their end");
     let (outer, inner) = (Mountpoint::new(), Mountpoint::new());

@@ -1,11 +1,14 @@
 //! How a mount begins and ends, and what it is to others.
 
+use std::ffi::CString;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use backy_tests::qemu::skipped;
+use rustix::mount::MountFlags;
 
 use crate::mounted::{Front, Mount, Mountpoint, fuse_available, signal, until};
 use crate::namespace::Namespace;
@@ -190,6 +193,34 @@ fn killed_it_leaves_nothing_in_the_way() {
     let mut site = site;
     site.backup(&noise(703, BLOCK_BYTES));
     site.check_at_rest();
+}
+
+/// A dead mount of another program, or of another user, stays in its place, and the message says what to do.
+#[test]
+fn a_dead_mount_of_somebody_else_is_left_alone() {
+    if !fuse_available() || !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let site = site(temp.path());
+    for (kind, user, said) in [
+        ("fuse.other", 0, "a file system of type fuse.other is here"),
+        ("fuse.backy", 65534, "an archive that user 65534 has mounted is here"),
+    ] {
+        let on = Mountpoint::new();
+        let device = File::options().read(true).write(true).open("/dev/fuse").expect("open it");
+        let options = format!(
+            "fd={},rootmode=40000,user_id={user},group_id=0,allow_other",
+            device.as_raw_fd()
+        );
+        let options = CString::new(options).expect("no zeros");
+        rustix::mount::mount("who", &on.path, kind, MountFlags::empty(), &*options).expect("mount");
+        drop(device);
+        let message = fails(&mut site.backy(&["mount", text(&on.path)]));
+        assert!(message.contains(said) && message.contains("'umount -l'"), "{message}");
+        assert!(on.is_mounted());
+        works(Command::new("umount").arg("-l").arg(&on.path));
+    }
 }
 
 /// Runs a command as a user who is nobody.

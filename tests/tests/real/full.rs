@@ -24,7 +24,7 @@ fn small_disk() -> Option<(Disk, TempDir, PathBuf)> {
 fn check_message(message: &str, disk: &Disk) {
     assert!(message.contains("No space left on device"), "{message}");
     assert!(message.contains(text(disk.path())), "{message}");
-    assert!(message.contains("make room"), "{message}");
+    assert!(message.contains("free some space"), "{message}");
 }
 
 /// However much or little room there is for the next backup: if it does not suffice that is said, with the file, and the

@@ -197,7 +197,7 @@ fn a_file_that_becomes_too_long() {
     site.write_source(&crate::site::noise(944, 20 * BLOCK_BYTES));
     let message = fails(&mut site.backy(&["backup", "--force"]));
     assert!(message.contains(text(&site.folder)), "{message}");
-    assert!(message.contains("File too large; the file system there, or a limit"), "{message}");
+    assert!(message.contains("File too large; the file system or a limit"), "{message}");
     site.check_at_rest();
     site.backup(&crate::site::noise(945, 5 * BLOCK_BYTES));
     site.check_at_rest();

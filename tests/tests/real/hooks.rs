@@ -163,7 +163,7 @@ fn a_before_that_fails() {
         let message = fails(&mut noted.site.backy(&["backup", "--force"]));
         assert!(message.starts_with("backy: error: hook before: '"), "{message}");
         assert!(message.contains(said), "{message}");
-        assert!(message.contains("; see why the hook does that"), "{message}");
+        assert!(message.contains("; find out why the hook fails"), "{message}");
         assert_eq!(noted.log(), after, "{before}");
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
         noted.site.check_at_rest();
@@ -207,7 +207,7 @@ fn an_after_that_fails() {
         assert!(message.contains(said), "{message}");
         let made = noted.site.committed()[0].clone();
         assert!(
-            message.contains(&format!("; revision {made} was made all the same;")),
+            message.contains(&format!("; revision {made} was made nevertheless;")),
             "{message}"
         );
         noted.site.push(&made, &state);

@@ -106,7 +106,7 @@ fn a_merge_that_does_not_fit() {
         let message = fails(&mut small.site.backy(&["rm", numbers]));
         let into = format!("{}.qcow2: cannot append about 6.0 MiB", small.site.expected[into].uuid);
         assert!(message.contains(&into), "{message}");
-        assert!(message.contains("No space left on device; make room there"), "{message}");
+        assert!(message.contains("No space left on device; free some space"), "{message}");
     };
     refused(&small, "1,2,3", 4);
     small.site.check_at_rest();

@@ -120,7 +120,7 @@ fn the_reasons_are_those_in_the_document() {
             [goes, verdict]
         })
         .flat_map(|verdict| {
-            let fate = if verdict.keep { "stays" } else { "goes" };
+            let fate = if verdict.keep { "keep" } else { "delete" };
             verdict.reason.split(", ").map(|each| format!("{fate}: {each}")).collect::<Vec<_>>()
         })
         .collect();

@@ -242,7 +242,7 @@ fn what_fails_is_told_to_after() {
         run(&|hooks| hooks.after = Some(Ended::Failed(hook_error("after"))), whole());
     let error = done.expect_err("after failed");
     assert_eq!((error.kind(), committed), (ErrorKind::Hook, true));
-    assert!(error.to_string().ends_with("was made all the same"), "{error}");
+    assert!(error.to_string().ends_with("was made nevertheless"), "{error}");
 
     let (done, committed, _) =
         run(&|hooks| hooks.after = Some(Ended::TooEarly(hook_error("after"))), whole());

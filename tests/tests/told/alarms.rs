@@ -102,7 +102,7 @@ fn what_failed_is_not_called_right() {
     let archive = world::open(&world.disk).expect("open");
     let passed = drill::read(&archive, 0, None, &world::clock(), &Silent).expect("a drill");
     let right = passed.message.clone();
-    assert!(passed.passed && right.contains("every block"), "{right}");
+    assert!(passed.passed && right.contains("all blocks"), "{right}");
     let judged = passed.clone().judged("look".to_owned(), Err("it is empty".to_owned()));
     assert!(!judged.passed && judged.message == "it is empty", "{}", judged.message);
     assert_eq!(judged.command.as_deref(), Some("look"));

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use super::{Chain, Image, Place};
 use crate::canary::{Bug, planted};
 use crate::digest::TableEntry;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, judged};
 use crate::format::manifest::Manifest;
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
@@ -83,7 +83,7 @@ impl Chain {
                 let cluster = cluster.filter(|cluster| *cluster != Cluster::Unallocated);
                 if let Some(cluster) = cluster {
                     let read = read_cut(&overlay, cluster, self.block_size, decompressor, bytes);
-                    if read.is_ok() && entry.matches(bytes) {
+                    if judged(read)?.is_ok() && entry.matches(bytes) {
                         return Ok(true);
                     }
                 }
@@ -154,7 +154,7 @@ impl Chain {
             (Place::Layer(layer, cluster), _) => {
                 let Some(layer) = self.layers.get(layer) else { return Ok(false) };
                 let read = read_cut(&layer.delta, cluster, self.block_size, decompressor, bytes);
-                if read.is_err() {
+                if judged(read)?.is_err() {
                     return Ok(false);
                 }
             }

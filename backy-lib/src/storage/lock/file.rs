@@ -18,6 +18,7 @@ use rustix::process::geteuid;
 use super::note::Note;
 use super::{Busy, NAME, Place, read_note};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fork::{PerProcess, Withheld};
 use crate::storage::FileName;
 use crate::storage::dir::{give_to_owner, open_regular};
 use crate::storage::holders::{Kind, Who, who};
@@ -26,9 +27,9 @@ use crate::storage::holders::{Kind, Who, who};
 pub(super) enum Taken {
     Held {
         /// `None` where there is no space to make it.
-        file: Option<File>,
+        file: Option<Withheld<File>>,
         /// What it has replaced; to be held as long.
-        replaced: Option<File>,
+        replaced: Option<Withheld<File>>,
     },
     Busy(Busy),
 }
@@ -53,12 +54,12 @@ pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     let text = read_note(&file).map_err(Error::io(&path, "read"))?;
     if let Some(holder) = Note::parse(&text).held_by(place.is_local) {
         let holder = format!(
-            "{holder}, as {} says, which may be another machine's; if nothing runs there any more, delete that file",
+            "{holder}, says {}, perhaps of another machine; if nothing runs there any more, delete that file",
             path.display()
         );
         return Ok(Taken::Busy(Busy { holder: Some(holder), may_be_ending: false }));
     }
-    let failed = |errno: Errno| Error::io(&path, "make it anew")(errno.into());
+    let failed = |errno: Errno| Error::io(&path, "create it again")(errno.into());
     if is_held && place.is_local && !has_name(place, NAME, &file).map_err(failed)? {
         // Somebody has replaced it since it was opened: the next attempt finds the other one.
         return Ok(Taken::Busy(Busy::default()));
@@ -77,23 +78,23 @@ pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     }
 }
 
-fn open(place: &Place<'_>) -> Result<Option<File>> {
+fn open(place: &Place<'_>) -> Result<Option<Withheld<File>>> {
     if let Ok(made) = make(place, NAME) {
         return Ok(Some(made));
     }
     let (path, mode) = (place.path.join(NAME), Mode::RUSR | Mode::WUSR);
     match open_regular(place.fd, path, FileName::Lock, OFlags::RDWR | OFlags::CREATE, mode) {
         Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
-        opened => opened.map(Some),
+        opened => opened.map(Withheld::new).map(Some),
     }
 }
 
 /// A new file, for the archive's owner alone.
-fn make(place: &Place<'_>, name: &str) -> rustix::io::Result<File> {
+fn make(place: &Place<'_>, name: &str) -> rustix::io::Result<Withheld<File>> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = retry_on_intr(|| openat(place.fd, name, flags, Mode::RUSR | Mode::WUSR))?;
     give_to_owner(place.fd, &made);
-    Ok(File::from(made))
+    Ok(Withheld::new(File::from(made)))
 }
 
 /// Whether nobody else could have opened the file, which is locked, nor would see it changed.
@@ -114,10 +115,14 @@ fn is_ours_alone(place: &Place<'_>, file: &File) -> rustix::io::Result<bool> {
 }
 
 /// Puts a new file, which is locked, in the place of `old`; `None` when somebody else was faster. `is_held`: `old` is locked by us.
-fn replace(place: &Place<'_>, old: &File, is_held: bool) -> rustix::io::Result<Option<File>> {
+fn replace(
+    place: &Place<'_>,
+    old: &File,
+    is_held: bool,
+) -> rustix::io::Result<Option<Withheld<File>>> {
     // Threads would take the same name.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    static ONE_AT_A_TIME: PerProcess<Mutex<()>> = PerProcess::new();
+    let _one = ONE_AT_A_TIME.get(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let aside = format!(".{NAME}.{}.own", rustix::process::getpid());
     let aside = aside.as_str();
     let remove = || unlinkat(place.fd, aside, AtFlags::empty());

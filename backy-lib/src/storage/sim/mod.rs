@@ -52,6 +52,10 @@ pub enum Failure {
     Io,
     /// `ENOSPC`, calls that may need space; others work.
     NoSpace,
+    /// `EMFILE`, calls that open a file; others work.
+    TooManyFiles,
+    /// `ENOMEM`, any call.
+    NoMemory,
 }
 
 /// What is left of the changes that were not synced.
@@ -220,7 +224,8 @@ impl SimStorage {
         }
         let line = format!("{}: {action} {}", state.calls, path.display());
         state.log.push(line);
-        match state.failure(needs_space) {
+        let opens = matches!(action, "open" | "create" | "clone" | "list" | "lock");
+        match state.failure(needs_space, opens) {
             None => Ok(state),
             Some(code) => Err(Error::io(path, action)(io::Error::from_raw_os_error(code))),
         }

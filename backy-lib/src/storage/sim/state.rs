@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rustix::io::Errno;
+
 use super::{Failure, Fault, Random};
 use crate::storage::FileName;
 
@@ -46,7 +48,7 @@ pub(super) enum NameChange {
 }
 
 impl State {
-    pub(super) fn failure(&self, needs_space: bool) -> Option<i32> {
+    pub(super) fn failure(&self, needs_space: bool, opens: bool) -> Option<i32> {
         let (at, fault) = self.fault?;
         let failure = match fault {
             Fault::Once(failure) if self.calls == at => failure,
@@ -54,10 +56,13 @@ impl State {
             Fault::Crash if self.calls >= at => Failure::Io,
             _ => return None,
         };
-        match failure {
-            Failure::Io => Some(rustix::io::Errno::IO.raw_os_error()),
-            Failure::NoSpace => needs_space.then_some(rustix::io::Errno::NOSPC.raw_os_error()),
-        }
+        let errno = match failure {
+            Failure::Io => Some(Errno::IO),
+            Failure::NoSpace => needs_space.then_some(Errno::NOSPC),
+            Failure::TooManyFiles => opens.then_some(Errno::MFILE),
+            Failure::NoMemory => Some(Errno::NOMEM),
+        };
+        errno.map(Errno::raw_os_error)
     }
 
     /// Whether the machine has stopped.

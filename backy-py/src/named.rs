@@ -1,0 +1,78 @@
+//! Arguments by their names: an error about one says which it is.
+//!
+//! PyO3 adds the name as a note, which `str()` of the error does not have, nor Python before 3.11.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::wrong;
+
+/// An argument as `T`.
+pub(crate) fn extract<'a, 'py, T>(name: &str, given: &'a Bound<'py, PyAny>) -> PyResult<T>
+where
+    T: FromPyObject<'a, 'py>,
+{
+    given.extract::<T>().map_err(|error| about(given.py(), name, error.into()))
+}
+
+/// The same error, with the name in its text.
+fn about(py: Python<'_>, name: &str, error: PyErr) -> PyErr {
+    let is_value = error.is_instance_of::<PyValueError>(py);
+    let is_value = is_value || error.is_instance_of::<PyOverflowError>(py);
+    let is_type = error.is_instance_of::<PyTypeError>(py);
+    // What code of the caller raised, such as an iterator of tags, comes out as it is.
+    if error.traceback(py).is_some() || !(is_value || is_type) {
+        return error;
+    }
+    let text = error.value(py).to_string();
+    let is_named = text.strip_prefix(name).is_some_and(|rest| rest.starts_with([':', ' ']));
+    let text = if is_named { text } else { format!("{name}: {text}") };
+    if is_type { PyTypeError::new_err(text) } else { wrong(text) }
+}
+
+macro_rules! arguments {
+    ($($name:ident)*) => { $(
+        /// For `from_py_with`.
+        pub(crate) fn $name<'a, 'py, T>(given: &'a Bound<'py, PyAny>) -> PyResult<T>
+        where
+            T: FromPyObject<'a, 'py>,
+        {
+            extract(stringify!($name), given)
+        }
+    )* };
+}
+
+arguments! {
+    add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
+    force gid keep keep_going lazy level limit_rate mountpoint old path remove revision revisions
+    source tags target timeout trust undo wait writable
+}
+
+/// A path as `pathlib` takes it: `str`, or an `os.PathLike` of `str`.
+#[derive(Debug, Clone)]
+pub(crate) struct GivenPath(pub(crate) PathBuf);
+
+impl<'py> FromPyObject<'_, 'py> for GivenPath {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let given = object.py().import("os")?.call_method1("fspath", (object,))?;
+        if given.is_instance_of::<PyBytes>() {
+            let message = "a path is a str or an os.PathLike of str, not bytes; see os.fsdecode()";
+            return Err(PyTypeError::new_err(message));
+        }
+        let path: OsString = given.extract()?;
+        if path.is_empty() {
+            return Err(wrong("the path is empty".to_owned()));
+        }
+        if path.as_bytes().contains(&0) {
+            return Err(wrong("the path has a NUL character in it, as no file has".to_owned()));
+        }
+        Ok(GivenPath(path.into()))
+    }
+}
