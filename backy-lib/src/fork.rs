@@ -4,12 +4,12 @@
 //! work with them. Three things keep the two apart:
 //!
 //! - A lock of the kernel belongs to an open file, and lasts until its last copy is closed. So do the exclusive use
-//!   of a device and a FUSE file system that nobody serves. Such files are [`Withheld`]: in a child, their
+//!   of a device and a FUSE file system that nobody serves. Such files are `Withheld`: in a child, their
 //!   descriptors lead nowhere.
 //! - What acts on the world when it is dropped, such as a mount or a temporary file, knows its [`Maker`], and does
 //!   nothing elsewhere.
 //! - A lock among threads may be held by one that the child does not have. Those that everybody uses are
-//!   [`PerProcess`].
+//!   `PerProcess`.
 //!
 //! A program that is started instead of forked inherits nothing, because every file is opened with `O_CLOEXEC`.
 
