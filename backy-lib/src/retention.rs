@@ -373,7 +373,10 @@ mod tests {
     fn a_tag_whose_schedule_is_gone_keeps_its_revision() {
         let revisions = [revision(DAY, "daily", ""), revision(0, "daily hourly", "")];
         let found = by_schedule(&revisions, &[("daily", "1d", 1)]);
-        assert_eq!(found[1], "keep hourly: no schedule any more (only goes by hand) -daily");
+        assert_eq!(
+            found[1],
+            "keep hourly: not in the schedule any more; remove the tag to let it expire -daily"
+        );
     }
 
     #[test]

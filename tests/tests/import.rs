@@ -56,7 +56,7 @@ fn the_sample_comes_over() {
     }
     let source = archive.manifest().source.clone().expect("a source");
     assert_eq!(source.kind, "archive of 2014");
-    said(&report.notes, &["'imported'", "no schedule removes"]);
+    said(&report.notes, &["'imported'", "they never expire"]);
 }
 
 /// What was imported just now has not been lying about unchecked for years, whenever it was backed up.

@@ -3,13 +3,28 @@
 use std::fs::File;
 use std::io::{Read, Write, pipe};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::libc;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{WaitOptions, waitpid};
 
 use super::*;
+
+/// A child has whatever file any other test has open at that moment, with its locks.
+static FORKING: RwLock<()> = RwLock::new(());
+
+/// Of this process only: a child that forks is in a copy of it, which nobody gives back.
+fn alone() -> Option<RwLockWriteGuard<'static, ()>> {
+    static TESTS: OnceLock<Maker> = OnceLock::new();
+    let is_own = TESTS.get_or_init(Maker::this).is_this();
+    is_own.then(|| FORKING.write().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// For tests of locks on files that are not withheld from children: as long as it lives, no test has one.
+pub(crate) fn without_children() -> RwLockReadGuard<'static, ()> {
+    FORKING.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Forks. The child does what it is given, and ends with whether that was true.
 #[expect(unsafe_code, reason = "whoever tests children has to make some")]
@@ -27,12 +42,14 @@ fn fork(what: impl FnOnce() -> bool) -> Pid {
 
 /// Whether something is true in a child.
 pub(crate) fn in_child(what: impl FnOnce() -> bool) -> bool {
+    let _alone = alone();
     let (_, status) = waitpid(Some(fork(what)), WaitOptions::empty()).expect("wait").expect("one");
     status.exit_status() == Some(0)
 }
 
 /// Does something while a child lives.
 pub(crate) fn beside_a_child<T>(what: impl FnOnce() -> T) -> T {
+    let _alone = alone();
     let (mut end, alive) = pipe().expect("a pipe");
     let (mut there, mut ready) = pipe().expect("a pipe");
     let child = fork(|| {

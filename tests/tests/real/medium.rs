@@ -202,7 +202,7 @@ fn a_restore_to_a_device_that_somebody_has_open_is_what_is_on_it() {
     other.sync_all().expect("sync it");
     other.write_all_at(&noise(3, MIB), 5 * MIB as u64).expect("write and do not sync");
     let said = fails(&mut site.backy(&["restore", text(&device.path)]));
-    assert!(said.contains("has it open for writing; give --force"), "{said}");
+    assert!(said.contains("has it open for writing; use --force"), "{said}");
     works(&mut site.backy(&["restore", "--force", text(&device.path)]));
     other.sync_all().expect("sync what is left");
     assert!(fs::read(&disk).expect("read the disk") == state, "the disk is not the revision");

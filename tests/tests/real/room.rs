@@ -187,10 +187,10 @@ fn an_export_and_a_drill_to_a_full_disk() {
     for left in [0, MIB as u64] {
         let ballast = disk.fill(left);
         let message = fails(&mut site.backy(&["export", "-r", "1", text(&target)]));
-        assert!(message.contains("No space left on device; make room"), "{message}");
+        assert!(message.contains("No space left on device; free some space"), "{message}");
         let folder = text(disk.path());
         let message = fails(&mut site.backy(&["drill", "-r", "1", "--dir", folder, "--", "true"]));
-        assert!(message.contains("make room"), "{message}");
+        assert!(message.contains("free some space"), "{message}");
         ballast.remove();
         let entries = fs::read_dir(disk.path()).expect("list the folder");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
