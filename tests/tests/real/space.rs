@@ -93,7 +93,7 @@ fn what_is_not_expected_to_fit_is_not_begun() {
     assert!(text.contains("It would take about 2.") && text.contains("more needed."), "{text}");
 
     let message = fails(&mut small.site.backy(&["backup", "--force", "--no-space-check"]));
-    assert!(message.contains("No space left on device; about"), "{message}");
+    assert!(message.contains("No space left on device; it needs about"), "{message}");
     assert!(message.contains("more; 'backy rm"), "{message}");
     small.site.check_at_rest();
 
