@@ -11,56 +11,26 @@
 )]
 
 pub mod archive;
-pub mod backup;
-pub mod canary;
-pub mod check;
-pub mod clock;
-pub mod config;
-mod damage;
-pub mod digest;
-pub mod drill;
-pub mod error;
-pub mod escape;
-pub mod export;
-pub mod extent;
-mod folders;
-pub mod fork;
+mod base;
 pub mod format;
-pub mod health;
-mod history;
-pub mod hooks;
 pub mod image;
-pub mod import;
-mod left_overs;
-#[cfg(feature = "testing")]
-pub mod limits;
-#[cfg(not(feature = "testing"))]
-mod limits;
-pub mod maintenance;
-mod manifest;
-mod merge;
-mod moment;
-pub mod monitoring;
 pub mod mount;
-mod pipeline;
-pub mod plan;
-pub mod progress;
-mod proof;
-mod rebuild;
-mod recover;
-pub mod report_path;
-mod reserve;
-pub mod restore;
-pub mod retention;
-pub mod revision;
-pub mod room;
-pub mod schedule;
-pub mod scrub;
-pub mod select;
+mod policy;
 pub mod source;
-pub mod status;
 pub mod storage;
-pub mod units;
+mod target;
+mod verb;
+mod verdict;
+
+#[cfg(feature = "testing")]
+pub use base::limits;
+pub use base::{
+    canary, clock, digest, error, escape, extent, fork, progress, report_path, revision, units,
+};
+pub use policy::{config, health, plan, retention, room, schedule, select};
+pub use source::hooks;
+pub use verb::{backup, drill, export, import, maintenance, restore, scrub};
+pub use verdict::{check, monitoring, status};
 
 pub use archive::{Archive, ArchiveWriter, archives_below};
 pub use backup::{BackupOptions, BackupPlan, BackupReport, ImageUpdate, SpaceCheck};
@@ -75,7 +45,6 @@ pub use health::{Health, Level, Problem, ProblemKind};
 pub use import::ImportReport;
 pub use maintenance::{MaintenanceOptions, MaintenancePlan, MaintenanceReport};
 pub use mount::{MountOptions, Mounted};
-pub use rebuild::RebuildReport;
 pub use report_path::ReportPath;
 pub use restore::{RestoreOptions, RestoreReport};
 pub use revision::{OperationId, RevisionId, Tag};
@@ -84,3 +53,4 @@ pub use select::{Here, RevisionSpec, RevisionsSpec};
 pub use status::StatusReport;
 pub use storage::Trust;
 pub use units::BlockSize;
+pub use verb::rebuild::RebuildReport;

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::Archive;
-use crate::config::{CONFIG_LIMIT_BYTES, Config};
-use crate::error::{Error, ErrorKind, Result, judged};
+use crate::base::error::{Error, ErrorKind, Result, judged};
+use crate::policy::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::storage::{Access, FileName, Storage, StorageFile, staged};
 
 /// What a config said when it was first asked for.
@@ -83,8 +83,8 @@ fn parse(file: &dyn StorageFile) -> Result<Config> {
 mod tests {
     use super::*;
     use crate::archive::ArchiveWriter;
-    use crate::progress::Silent;
-    use crate::units::BlockSize;
+    use crate::base::progress::Silent;
+    use crate::base::units::BlockSize;
 
     /// A writer works by the config as it was under its lock: not as it was before, and not as it becomes while it works.
     #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Archive, ArchiveWriter};
-use crate::error::{Error, Result};
-use crate::progress::{self, Event, Observer};
+use crate::base::error::{Error, Result};
+use crate::base::progress::{self, Event, Observer};
 use crate::storage::{Storage, StorageLock};
 
 /// How long is waited before the lock is tried again.

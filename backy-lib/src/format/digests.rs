@@ -18,11 +18,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{DIGEST_BYTES, Digest};
+use crate::base::digest::{DIGEST_BYTES, Digest};
+use crate::base::revision::{RevisionId, Tag};
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::Revision;
-use crate::revision::{RevisionId, Tag};
-use crate::storage::DigestsKind;
-use crate::units::{BlockIndex, BlockSize};
+use crate::format::name::DigestsKind;
 
 /// Length of the header; the table follows.
 pub const HEADER_BYTES: usize = 4096;

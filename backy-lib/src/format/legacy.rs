@@ -11,7 +11,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::revision::RevisionId;
+use crate::base::revision::RevisionId;
 
 /// A `config` that is longer is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;

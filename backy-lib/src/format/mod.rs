@@ -8,6 +8,7 @@ pub mod disk;
 pub mod file_system;
 pub mod legacy;
 pub mod manifest;
+pub(crate) mod name;
 pub mod partitions;
 pub mod qcow2;
 pub mod readme;

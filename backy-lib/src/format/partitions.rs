@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use flate2::Crc;
 
-use crate::extent::Extent;
+use crate::base::extent::Extent;
 
 /// The size of a GPT entry that everybody uses, and the only one that Linux takes.
 const GPT_ENTRY_BYTES: usize = 128;

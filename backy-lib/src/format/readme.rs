@@ -1,6 +1,6 @@
 //! The `README` of an archive: how to get the data back without backy.
 
-use crate::units::BlockSize;
+use crate::base::units::BlockSize;
 
 /// The text of the file, for an archive with this block size.
 pub fn readme(block_size: BlockSize) -> String {

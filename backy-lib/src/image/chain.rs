@@ -20,18 +20,18 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use crate::canary::{Bug, planted};
-use crate::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry, is_zero};
-use crate::error::{Error, Result};
+use crate::base::canary::{Bug, planted};
+use crate::base::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry, is_zero};
+use crate::base::error::{Error, Result};
+use crate::base::limits::limits;
+use crate::base::progress::{self, Observer};
+use crate::base::revision::RevisionId;
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::{Findings, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
-use crate::limits::limits;
-use crate::progress::{self, Observer};
-use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Stamp, Storage, StorageFile};
-use crate::units::{BlockIndex, BlockSize};
 
 /// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
 const NEAR_BLOCKS: u64 = 64;

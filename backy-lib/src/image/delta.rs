@@ -7,17 +7,17 @@
 #[cfg(test)]
 mod tests;
 
-use crate::error::{Error, ErrorKind, Result, judged};
-use crate::extent::Extent;
+use crate::base::error::{Error, ErrorKind, Result, judged};
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::revision::RevisionId;
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::qcow2::{
     Backing, Cluster, Compression, Compressor, Decompressor, ENTRY_BYTES, Header, L1Entry, Layout,
     MAX_HEADER_BYTES, MAX_STORED_CLUSTERS, decode_entry, encode_entry, frame_bytes,
 };
 use crate::image::refcounts::{self, NewCounts};
-use crate::limits::limits;
-use crate::revision::RevisionId;
 use crate::storage::{Access, FileName, READ_ATTEMPTS, Storage, StorageFile};
-use crate::units::{BlockIndex, BlockSize};
 
 pub use crate::image::refcounts::Unreferenced;
 

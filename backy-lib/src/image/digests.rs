@@ -1,12 +1,12 @@
 //! Digest files: a table that is read and written in runs, never held as a whole.
 
-use crate::digest::{DIGEST_BYTES, TableEntry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::digest::{DIGEST_BYTES, TableEntry};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::limits;
+use crate::base::revision::RevisionId;
+use crate::base::units::BlockIndex;
 use crate::format::digests::{DigestsHeader, HEADER_BYTES, Identity, entry_offset};
-use crate::limits::limits;
-use crate::revision::RevisionId;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
-use crate::units::BlockIndex;
 
 /// A digest file that is open for reading.
 pub struct DigestTable {

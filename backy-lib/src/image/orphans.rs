@@ -7,13 +7,13 @@
 use std::collections::{HashMap, HashSet};
 
 use super::delta::Delta;
-use crate::digest::{Digest, is_zero};
-use crate::error::Result;
+use crate::base::digest::{Digest, is_zero};
+use crate::base::error::Result;
+use crate::base::progress::{self, Observer};
+use crate::base::units::BlockIndex;
 use crate::format::qcow2::{
     Cluster, Decompressor, Layout, MAX_STORED_CLUSTERS, decode_entry, frame_bytes, kept_offset,
 };
-use crate::progress::{self, Observer};
-use crate::units::BlockIndex;
 
 /// Bytes looked through at a time, at least.
 const STEP_BYTES: u64 = 1 << 20;

@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::sync::OnceLock;
 
-use crate::digest;
-use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::base::digest;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::units::BlockIndex;
 use crate::image::chain::{Chain, Place};
-use crate::limits::limits;
 use crate::storage::dir::DirFile;
 use crate::storage::{FileName, Storage, StorageFile};
-use crate::units::BlockIndex;
 
 /// Bytes looked through at a time.
 const STEP_BYTES: u64 = 1 << 20;

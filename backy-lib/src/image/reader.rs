@@ -20,17 +20,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::digest::{DIGEST_BYTES, TableEntry};
-use crate::error::{Error, Result};
+use crate::base::digest::{DIGEST_BYTES, TableEntry};
+use crate::base::error::{Error, Result};
+use crate::base::limits::limits;
+use crate::base::progress::Silent;
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::Revision;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
-use crate::limits::limits;
-use crate::manifest::{self, ManifestFile};
-use crate::progress::Silent;
+use crate::storage::manifest::{self, ManifestFile};
 use crate::storage::{Stamp, Storage};
-use crate::units::{BlockIndex, BlockSize};
 
 /// How often a chain is opened anew when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;

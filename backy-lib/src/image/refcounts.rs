@@ -11,11 +11,11 @@
 use std::collections::BTreeSet;
 
 use super::delta::Delta;
-use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
+use crate::base::progress::{self, Observer, Silent};
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout, kept_offset};
-use crate::progress::{self, Observer, Silent};
-use crate::units::{BlockIndex, BlockSize};
 
 const REFCOUNT_BYTES: u64 = 2;
 /// Counts held in memory at a time, 8 MiB: enough for 256 GiB of delta with clusters of 64 KiB.

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::Error;
-use crate::progress::{Event, Observer};
-use crate::revision::RevisionId;
+use crate::base::error::Error;
+use crate::base::progress::{Event, Observer};
+use crate::base::revision::RevisionId;
 
 /// So many different things are told; then only that there are more.
 const LIMIT: usize = 1000;

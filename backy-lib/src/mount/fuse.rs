@@ -25,8 +25,8 @@ use rustix::process::{getegid, geteuid};
 use super::MountOptions;
 use super::closing::Closing;
 use super::tree::{Attributes, Kind, Reply, Tree};
-use crate::extent::Extent;
-use crate::pipeline;
+use crate::base::extent::Extent;
+use crate::base::pipeline;
 
 /// How long the kernel may take the attributes of a file for granted.
 const FILE_TTL: Duration = Duration::from_secs(24 * 60 * 60);

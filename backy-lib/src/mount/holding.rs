@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::open::OpenRevision;
 use crate::archive::Archive;
-use crate::error::{Error, Result};
-use crate::manifest::{self, ManifestFile};
+use crate::base::error::{Error, Result};
 use crate::storage::dir::DirStorage;
+use crate::storage::manifest::{self, ManifestFile};
 use crate::storage::{FolderIdentity, Storage};
 
 /// So many revisions stay open after they were closed, as long as any file is open.

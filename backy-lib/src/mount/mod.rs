@@ -27,9 +27,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::archive::Archive;
-use crate::error::{Error, Result, describe_io};
-use crate::fork::{Entry, Maker};
-use crate::progress::{Event, Observer};
+use crate::base::error::{Error, Result, describe_io};
+use crate::base::fork::{Entry, Maker};
+use crate::base::progress::{Event, Observer};
 
 use place::Place;
 use tree::Tree;

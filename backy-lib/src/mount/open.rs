@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use super::findings::Findings;
 use super::holding::Hold;
 use super::writable::Layer;
-use crate::error::Error;
-use crate::extent::Extent;
+use crate::base::error::Error;
+use crate::base::extent::Extent;
 use crate::image::reader::RevisionReader;
 
 /// A revision that is open, once for all who have it open.

@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{getegid, geteuid};
 
-use crate::error::{Error, Result, describe_io, is_limit};
+use crate::base::error::{Error, Result, describe_io, is_limit};
 use crate::storage::mounts::{Mount, mounts};
 
 const DEVICE: &str = "/dev/fuse";

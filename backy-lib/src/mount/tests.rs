@@ -16,13 +16,13 @@ use super::nodes::ROOT;
 use super::tree::{Attributes, Kind, Reply, Tree};
 use super::watch;
 use crate::archive::{Archive, ArchiveWriter};
-use crate::backup::BackupOptions;
-use crate::clock::FixedClock;
-use crate::extent::Extent;
+use crate::base::clock::FixedClock;
+use crate::base::extent::Extent;
+use crate::base::progress::{Event, Observer, Silent};
+use crate::base::units::BlockSize;
 use crate::format::manifest::Revision;
-use crate::progress::{Event, Observer, Silent};
 use crate::source::DeviceSource;
-use crate::units::BlockSize;
+use crate::verb::backup::BackupOptions;
 
 const BLOCK: usize = 4096;
 

@@ -21,13 +21,13 @@ use super::open::{OpenFile, OpenRevision, errno_of};
 use super::view::{Facts, Folder, Node, View, facts};
 use super::writable::Layers;
 use crate::archive::Archive;
-use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
+use crate::base::progress::Observer;
+use crate::base::revision::RevisionId;
 use crate::format::manifest::Revision;
 use crate::format::partitions::{self, Partition};
 use crate::image::reader::ReadCache;
-use crate::progress::Observer;
-use crate::revision::RevisionId;
 
 /// The answer to somebody who knows only error numbers.
 pub(super) type Reply<T> = std::result::Result<T, Errno>;

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::base::revision::{RevisionId, Tag};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::partitions::Partition;
-use crate::revision::{RevisionId, Tag};
 
 /// What the folder with a revision's partitions is called: the revision's name and this.
 const PARTITIONS: &str = ".partitions";

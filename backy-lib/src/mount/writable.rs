@@ -15,8 +15,8 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 use uuid::{NoContext, Uuid};
 
-use crate::extent::Extent;
-use crate::revision::RevisionId;
+use crate::base::extent::Extent;
+use crate::base::revision::RevisionId;
 
 /// The unit of what is taken over from the revision.
 const PAGE_BYTES: u64 = 4096;

@@ -12,9 +12,9 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::Source;
 use super::identity::identify;
-use crate::error::{Error, Result, is_limit};
-use crate::extent::Extent;
-use crate::fork::Withheld;
+use crate::base::error::{Error, Result, is_limit};
+use crate::base::extent::Extent;
+use crate::base::fork::Withheld;
 use crate::format::manifest::SourceIdentity;
 use crate::storage::cache::PageCache;
 use crate::storage::device::Device;
@@ -174,5 +174,5 @@ fn size_of(file: &File) -> io::Result<u64> {
 }
 
 fn describe(error: io::Error) -> String {
-    crate::error::describe_io(&error)
+    crate::base::error::describe_io(&error)
 }

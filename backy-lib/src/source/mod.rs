@@ -1,12 +1,13 @@
 //! What is backed up: a regular file, a block device, or anything that gives bytes at offsets.
 
 mod device;
+pub mod hooks;
 mod identity;
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 
 pub use device::DeviceSource;

@@ -9,7 +9,7 @@ use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
 use super::dir::read_all;
-use crate::canary::{Bug, planted};
+use crate::base::canary::{Bug, planted};
 
 /// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache leave it when they
 /// have been copied, or written to the disk, which begins at once.

@@ -19,8 +19,8 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 
 use super::dir::read_full;
-use crate::extent::Extent;
-use crate::fork::Withheld;
+use crate::base::extent::Extent;
+use crate::base::fork::Withheld;
 
 /// Where buffers begin in memory: what every device takes.
 const ALIGNMENT: usize = 4096;

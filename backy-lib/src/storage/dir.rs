@@ -30,9 +30,9 @@ use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
-use crate::error::{Error, ErrorKind, Result, judged};
-use crate::extent::Extent;
-use crate::fork::{Maker, Withheld};
+use crate::base::error::{Error, ErrorKind, Result, judged};
+use crate::base::extent::Extent;
+use crate::base::fork::{Maker, Withheld};
 
 /// How long an opening waits until another program has given back its lease. The system takes it away after
 /// `/proc/sys/fs/lease-break-time`, which is 45 seconds unless somebody has changed it.

@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 
 use super::dir::{metadata, not_in_time, open_in_time};
 use super::identity::{is_local, kind};
-use crate::error::describe_io;
+use crate::base::error::describe_io;
 
 /// As many symbolic links as the kernel follows in one path.
 const MAX_LINKS: u32 = 40;

@@ -53,7 +53,7 @@ impl Holder {
     pub(super) fn name(&self) -> String {
         let name = system::read(&self.folder.join("comm")).unwrap_or_default();
         let name: String =
-            name.trim_end().chars().filter(|c| !crate::escape::is_unsafe(*c)).collect();
+            name.trim_end().chars().filter(|c| !crate::base::escape::is_unsafe(*c)).collect();
         if name.is_empty() { "a program".to_owned() } else { name }
     }
 }

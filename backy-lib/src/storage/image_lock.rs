@@ -154,7 +154,7 @@ mod tests {
     /// Readers go together, a writer with nobody, and what is closed holds nothing.
     #[test]
     fn readers_share_an_image_and_a_writer_does_not() {
-        let _alone = crate::fork::tests::without_children();
+        let _alone = crate::base::fork::tests::without_children();
         let file = tempfile::NamedTempFile::new().expect("a file");
         let (first, second, third) = (open(file.path()), open(file.path()), open(file.path()));
         assert_eq!(take(&first, Use::Read), Ok(()));
@@ -173,7 +173,7 @@ mod tests {
     /// A running machine uses all and shares no writing: it can be backed up, and not be overwritten.
     #[test]
     fn a_running_machine_is_no_obstacle_to_reading() {
-        let _alone = crate::fork::tests::without_children();
+        let _alone = crate::base::fork::tests::without_children();
         let file = tempfile::NamedTempFile::new().expect("a file");
         let machine = open(file.path());
         for at in [100, 101, 103, 201, 203] {
@@ -187,7 +187,7 @@ mod tests {
     /// Whoever has locked the whole file in the old way has it, too.
     #[test]
     fn a_lock_on_the_whole_file_is_in_the_way() {
-        let _alone = crate::fork::tests::without_children();
+        let _alone = crate::base::fork::tests::without_children();
         let file = tempfile::NamedTempFile::new().expect("a file");
         let other = open(file.path());
         let whole = libc::flock { l_len: 0, ..byte(libc::F_WRLCK, 0) };

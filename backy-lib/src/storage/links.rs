@@ -16,8 +16,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::FileName;
 use super::dir::{give_to_owner, next_data, read_full};
-use crate::error::{Error, Result};
-use crate::units::display_size;
+use crate::base::error::{Error, Result};
+use crate::base::units::display_size;
 
 /// Bytes copied at a time.
 const STEP_BYTES: u64 = 1 << 20;

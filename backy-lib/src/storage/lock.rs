@@ -31,8 +31,8 @@ use rustix::io::{Errno, retry_on_intr};
 use super::StorageLock;
 use super::dir::read_full;
 use super::holders::{Kind, Who, takers, takers_within_limits, who};
-use crate::error::{Error, Result, is_limit};
-use crate::fork::{Maker, Withheld};
+use crate::base::error::{Error, Result, is_limit};
+use crate::base::fork::{Maker, Withheld};
 
 pub use note::is_note;
 use note::{Note, is_local};
@@ -297,8 +297,8 @@ mod tests {
     use super::super::dir::DirStorage;
     use super::super::{FileName, Storage};
     use super::*;
-    use crate::error::ErrorKind;
-    use crate::fork::tests::{beside_a_child, in_child};
+    use crate::base::error::ErrorKind;
+    use crate::base::fork::tests::{beside_a_child, in_child};
 
     fn lock(folder: &Path) -> Result<Box<dyn StorageLock>> {
         take(File::open(folder).expect("open it"), folder, "somebody")

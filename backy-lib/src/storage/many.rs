@@ -26,9 +26,9 @@ use super::dir::{DirFile, open_in_time, open_regular};
 use super::identity::{Identity, Stamp};
 use super::pinned::Pin;
 use super::{FileName, StorageFile};
-use crate::error::{Error, Result};
-use crate::extent::Extent;
-use crate::fork::PerProcess;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
+use crate::base::fork::PerProcess;
 
 /// The most files that are open at a time, when nobody is just reading them.
 const MOST_OPEN: usize = 48;

@@ -19,9 +19,9 @@ mod identity;
 pub(crate) mod image_lock;
 mod links;
 mod lock;
+pub(crate) mod manifest;
 mod many;
 pub(crate) mod mounts;
-mod name;
 mod pinned;
 mod seen;
 #[cfg(feature = "testing")]
@@ -37,13 +37,13 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
 
+pub use crate::format::name::{DigestsKind, FileName, Published, StagingToken};
 pub use identity::{FolderIdentity, Stamp};
 pub use lock::{holder_note, is_note};
 pub use many::take_many_descriptors;
-pub use name::{DigestsKind, FileName, Published, StagingToken};
 pub use seen::Seen;
 pub(crate) use trust::who_can_swap;
 pub use trust::{Trust, other_owner};

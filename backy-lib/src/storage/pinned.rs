@@ -21,7 +21,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use super::identity::Identity;
-use crate::fork::PerProcess;
+use crate::base::fork::PerProcess;
 
 /// The most files that are kept like this at a time: a quarter of the mappings that Linux allows a process.
 const MOST: usize = 16_384;

@@ -1,8 +1,8 @@
 //! Replacing a small file so that a reader finds the old or the new content, whatever happens.
 
 use super::{Access, FileName, Published, StagingToken, Storage, StorageFile};
-use crate::canary::{Bug, planted};
-use crate::error::Result;
+use crate::base::canary::{Bug, planted};
+use crate::base::error::Result;
 
 /// Writes `content` aside, syncs it, renames it over `file` and syncs the folder. What an earlier attempt has left aside
 /// goes: its name has the archive's token, so nobody else has made it.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::error::is_limit;
+use crate::base::error::is_limit;
 
 /// The text of a file there; `None` where it cannot be read.
 pub(crate) fn read(path: &Path) -> Option<String> {

@@ -19,7 +19,7 @@ use rustix::process::{getegid, geteuid};
 use super::FileName;
 use super::follow::{Place, Refusal};
 use super::mounts::{Mount, mounts};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Whether an archive that others can change is acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::unknown::keeps_unknown;
 use super::{Manifest, Unknown};
-use crate::revision::RevisionId;
+use crate::base::revision::RevisionId;
 
 /// A revision of which far more had changed than usual.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,9 +151,9 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
+    use crate::base::digest::Digest;
+    use crate::base::units::BlockSize;
     use crate::format::manifest::{Revision, Statistics};
-    use crate::units::BlockSize;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
 use super::{Flaw, MAX_TAGS};
-use crate::revision::Tag;
+use crate::base::revision::Tag;
 
 /// More features are refused; there have been few.
 const MAX_FEATURES: usize = 256;

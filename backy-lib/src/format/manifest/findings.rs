@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Unknown;
 use super::unknown::keeps_unknown;
-use crate::units::BlockIndex;
+use crate::base::units::BlockIndex;
 
 /// What is known to be wrong with the blocks of a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::unknown::keeps_unknown;
 use super::{Revision, Unknown};
-use crate::storage::FileName;
+use crate::format::name::FileName;
 
 /// A revision remembers no more of them: one is enough to make somebody look.
 const MAX_FLAWS: usize = 8;
@@ -70,10 +70,10 @@ impl Revision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
+    use crate::base::digest::Digest;
+    use crate::base::revision::RevisionId;
+    use crate::base::units::BlockSize;
     use crate::format::manifest::{Manifest, Statistics};
-    use crate::revision::RevisionId;
-    use crate::units::BlockSize;
 
     /// A flaw is open until it is confirmed or found no more, and keeps its dates as long as it stays the same.
     #[test]

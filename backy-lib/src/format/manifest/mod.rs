@@ -23,10 +23,10 @@ mod source;
 mod text;
 mod unknown;
 
-use crate::digest::Digest;
-use crate::revision::{RevisionId, Tag};
-use crate::storage::{FileName, StagingToken};
-use crate::units::{BlockIndex, BlockSize};
+use crate::base::digest::Digest;
+use crate::base::revision::{RevisionId, Tag};
+use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::name::{FileName, StagingToken};
 
 pub use alarm::{Alarm, KnownDamage};
 pub use findings::{BlockRange, Findings, within};

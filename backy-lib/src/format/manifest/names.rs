@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserializer, Serializer};
 
-use crate::storage::FileName;
+use crate::format::name::FileName;
 
 fn serialize<S: Serializer>(names: &[FileName], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(names.iter().map(FileName::to_string))

@@ -46,7 +46,7 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::BlockIndex;
+    use crate::base::units::BlockIndex;
 
     /// Every block that was added is in one of the ranges, which are no more than allowed, and the closest have grown together.
     #[test]

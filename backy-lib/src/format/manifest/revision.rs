@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::unknown::keeps_unknown;
 use super::{BlockRange, Findings, Flaw, Ranges, Unknown, bounded};
-use crate::digest::Digest;
+use crate::base::digest::Digest;
+use crate::base::revision::{RevisionId, Tag};
+use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::name::{DigestsKind, FileName};
 use crate::format::qcow2::Backing;
-use crate::revision::{RevisionId, Tag};
-use crate::storage::{DigestsKind, FileName};
-use crate::units::{BlockIndex, BlockSize};
 
 /// Ranges that are told apart in what has been rewritten, at most, so that the manifest stays small.
 const MAX_REWRITTEN: usize = 1024;

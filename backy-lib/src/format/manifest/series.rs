@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Unknown;
 use super::unknown::keeps_unknown;
-use crate::revision::Tag;
+use crate::base::revision::Tag;
 
 /// The series of a scheduled tag. Revisions expire, so that none of those that are there may tell when it began.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use flate2::{Decompress, FlushDecompress};
 use zstd::bulk;
 use zstd::zstd_safe::{CParameter, DParameter};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Compresses clusters, one after the other, with one working memory.
 pub struct Compressor {

@@ -2,7 +2,7 @@
 //!
 //! Source: qcow2 specification, "Cluster mapping".
 
-use crate::units::BlockSize;
+use crate::base::units::BlockSize;
 
 /// Length of an L1 or L2 entry in bytes.
 pub const ENTRY_BYTES: usize = 8;

@@ -5,8 +5,8 @@
 //! Source: qcow2 specification, "Header", "Header extensions". All numbers are big-endian.
 
 use super::layout::Layout;
-use crate::storage::FileName;
-use crate::units::BlockSize;
+use crate::base::units::BlockSize;
+use crate::format::name::FileName;
 
 /// A header fits into this many bytes, one sector, so that writing it anew is atomic.
 pub const HEADER_BYTES: usize = 512;
@@ -64,7 +64,7 @@ impl Backing {
     pub const IMAGE: Backing = Backing { file: FileName::IMAGE, format: BackingFormat::Raw };
 
     /// The delta of a revision.
-    pub fn delta(revision: crate::revision::RevisionId) -> Self {
+    pub fn delta(revision: crate::base::revision::RevisionId) -> Self {
         Backing { file: FileName::Delta(revision), format: BackingFormat::Qcow2 }
     }
 
@@ -384,7 +384,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::revision::RevisionId;
+    use crate::base::revision::RevisionId;
 
     fn header() -> Header {
         let id = RevisionId::new(jiff::Timestamp::UNIX_EPOCH);

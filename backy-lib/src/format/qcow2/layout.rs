@@ -2,7 +2,7 @@
 
 use super::entry::compressed_end;
 use super::{ENTRY_BYTES, L1Entry};
-use crate::units::BlockSize;
+use crate::base::units::BlockSize;
 
 /// QEMU's limit for the L1 table, 32 MiB.
 const MAX_L1_BYTES: u64 = 32 << 20;

@@ -3,15 +3,15 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{Chain, Image, Place};
-use crate::canary::{Bug, planted};
-use crate::digest::TableEntry;
-use crate::error::{ErrorKind, Result, judged};
+use crate::base::canary::{Bug, planted};
+use crate::base::digest::TableEntry;
+use crate::base::error::{ErrorKind, Result, judged};
+use crate::base::units::BlockIndex;
 use crate::format::manifest::Manifest;
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
-use crate::manifest;
+use crate::storage::manifest;
 use crate::storage::{Access, FileName};
-use crate::units::BlockIndex;
 
 /// How often a block that another process keeps moving is looked for.
 const ATTEMPTS: u32 = 8;

@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::{Chain, Located, Place};
-use crate::digest::{RevisionHasher, TableEntry, is_zero};
-use crate::error::{Error, ErrorKind, Result};
+use crate::base::digest::{RevisionHasher, TableEntry, is_zero};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::progress::Silent;
+use crate::base::revision::RevisionId;
+use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::digests::{DigestsHeader, entry_offset};
 use crate::format::manifest::{Manifest, Revision, Statistics};
 use crate::format::qcow2::{Compressor, Decompressor, Layout};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::image::digests::DigestWriter;
-use crate::manifest;
-use crate::progress::Silent;
-use crate::revision::RevisionId;
 use crate::storage::dir::DirStorage;
+use crate::storage::manifest;
 use crate::storage::{Access, DigestsKind, FileName, Storage};
-use crate::units::{BlockIndex, BlockSize};
 
 const SIZE: BlockSize = BlockSize::MIN;
 const BLOCK: usize = 4096;

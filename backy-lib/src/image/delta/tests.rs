@@ -1,7 +1,7 @@
 //! Appending to a delta.
 
 use super::*;
-use crate::error::ErrorKind;
+use crate::base::error::ErrorKind;
 use crate::storage::dir::DirStorage;
 
 /// With every size of blocks, what would be past the last place that can be named is not appended: an error, and the file

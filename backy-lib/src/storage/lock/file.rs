@@ -17,8 +17,8 @@ use rustix::process::geteuid;
 
 use super::note::Note;
 use super::{Busy, NAME, Place, read_note};
-use crate::error::{Error, ErrorKind, Result};
-use crate::fork::{PerProcess, Withheld};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::fork::{PerProcess, Withheld};
 use crate::storage::FileName;
 use crate::storage::dir::{give_to_owner, open_regular};
 use crate::storage::holders::{Kind, Who, who};

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::process::{Pid, test_kill_process};
 
-use crate::digest::Digest;
-use crate::escape::is_unsafe;
+use crate::base::digest::Digest;
+use crate::base::escape::is_unsafe;
 use crate::storage::{identity, system};
 
 /// What the second line begins with.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ErrorKind;
-use crate::revision::RevisionId;
+use crate::base::revision::RevisionId;
 use crate::storage::dir::DirStorage;
 use crate::storage::{Access, Storage};
 

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Access, FileName, Seen, Stamp, Storage, StorageFile, StorageLock};
 use jiff::Timestamp;
 
-use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
 
 pub use random::Random;
 pub use schedule::Schedule;

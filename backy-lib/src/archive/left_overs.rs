@@ -1,0 +1,124 @@
+//! Files of an archive that no revision needs: those that are ours, which are deleted, and others, which are kept.
+//!
+//! That the manifest does not name a file is no reason to delete it: somebody may have put it there, or the manifest may be
+//! an older one than the files. A file is ours when the manifest says so: in `removable`, where it is entered before it is made
+//! or with the manifest that no longer needs it, or as one of those that the operation makes that is under way. Before an
+//! operation is entered as such, nothing may have these names ([`check_vacant`]).
+
+use std::collections::BTreeSet;
+
+use crate::base::error::{Error, Result};
+use crate::format::manifest::{InProgress, Manifest, Operation};
+use crate::storage::manifest;
+use crate::storage::{DigestsKind, FileName, Published, Storage};
+
+/// The files that an operation makes, beginning with this manifest.
+pub(crate) fn made_by(manifest: &Manifest, operation: &InProgress) -> Vec<FileName> {
+    if operation.operation == Operation::Merge {
+        return Vec::new();
+    }
+    let mut names =
+        vec![FileName::STAGED_IMAGE, FileName::Digests(operation.revision, DigestsKind::Image)];
+    match manifest.revisions.first() {
+        Some(newest) => {
+            let digests = FileName::Digests(newest.uuid, DigestsKind::Delta);
+            names.extend([FileName::Delta(newest.uuid), digests]);
+        }
+        None => names.push(FileName::IMAGE),
+    }
+    names
+}
+
+/// Enters an operation and the files that it makes.
+pub(crate) fn enter(manifest: &mut Manifest, operation: InProgress) {
+    manifest.removable.extend(made_by(manifest, &operation));
+    manifest.in_progress = Some(operation);
+}
+
+/// That no file has a name that an operation is going to give. The archive has been tidied up.
+///
+/// # Errors
+/// [`Error::InTheWay`] with the names.
+pub(crate) fn check_vacant(storage: &dyn Storage, names: &[FileName]) -> Result<()> {
+    let present = storage.list()?;
+    let taken: Vec<String> =
+        names.iter().filter(|name| present.contains(name)).map(FileName::to_string).collect();
+    match taken.is_empty() {
+        true => Ok(()),
+        false => Err(Error::InTheWay { path: storage.folder(), names: taken.join(", ") }),
+    }
+}
+
+/// The files that may be deleted when nothing is left to be undone.
+fn removable(manifest: &Manifest) -> BTreeSet<FileName> {
+    let mut names = BTreeSet::from_iter(manifest.removable.iter().copied());
+    // An older program's manifest has no list.
+    names.extend(manifest.in_progress.iter().flat_map(|operation| made_by(manifest, operation)));
+    names.insert(FileName::Aside(Published::Manifest, manifest.staging_token()));
+    let named = manifest.named_files();
+    names.retain(|name| !named.contains(name));
+    names
+}
+
+/// Files with a name that an archive uses, of which the manifest knows nothing.
+pub(crate) fn unknown(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
+    let (named, ours) = (manifest.named_files(), removable(manifest));
+    let mut present = storage.list()?;
+    present.retain(|name| !named.contains(name) && !ours.contains(name));
+    Ok(present)
+}
+
+/// Whether anything that is ours and needed by no revision is there.
+pub(crate) fn has_any(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
+    let ours = removable(manifest);
+    Ok(storage.list()?.iter().any(|name| ours.contains(name)))
+}
+
+/// Deletes what is ours and needed by no revision; what has to be undone has been. Whether there was anything.
+///
+/// # Errors
+/// [`Error::Overtaken`] when somebody else writes to the archive.
+pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
+    let ours = removable(manifest);
+    let mut present = storage.list()?;
+    present.retain(|name| ours.contains(name));
+    if present.is_empty() {
+        return Ok(false);
+    }
+    manifest::check_ours(storage)?;
+    for name in &present {
+        storage.remove(*name)?;
+    }
+    Ok(true)
+}
+
+/// Deletes what an operation that has ended has left, and forgets it: the next manifest does not list it any more. Until then
+/// the list stays on disk, because a deletion that is not durable may be undone by a crash.
+pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
+    let gone = gone(storage, manifest)?;
+    let swept = sweep(storage, manifest)?;
+    if !swept && manifest.removable.is_empty() {
+        return Ok(());
+    }
+    // After a sync that failed they may only look as if they were deleted.
+    let deleted = gone.into_iter().try_for_each(|name| {
+        storage.create(name).map(drop)?;
+        storage.remove(name)
+    });
+    storage.sync_folder()?;
+    // Without room for that the list stays.
+    if deleted.is_ok() {
+        manifest.removable.clear();
+    }
+    Ok(())
+}
+
+/// Files that are listed as removable and not there. An image would be taken for that of another
+/// moment.
+fn gone(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
+    let (present, named) = (storage.list()?, manifest.named_files());
+    let mut gone = manifest.removable.clone();
+    gone.retain(|name| !present.contains(name) && !named.contains(name));
+    gone.retain(|name| *name != FileName::IMAGE);
+    Ok(gone)
+}

@@ -1,0 +1,185 @@
+//! Undoing an operation that was interrupted.
+//!
+//! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: the overlay is only removed when the
+//! image is durable as it was, and until then overlay over image reads as the newest revision. Removing the newest revision is the
+//! undoing of its backup: the manifest says that the backup is under way, and the rest is done there. `tidy.rs` gives back
+//! what a committed backup no longer needs of the image.
+
+pub(crate) mod room;
+pub(crate) mod tidy;
+mod undo;
+
+use std::sync::Arc;
+
+use crate::archive::left_overs::{self, has_any, made_by, sweep};
+use crate::archive::moment;
+use crate::archive::reserve;
+use crate::base::error::{ErrorKind, Result};
+use crate::base::limits::limits;
+use crate::base::progress::{Event, Observer};
+use crate::base::units::BlockIndex;
+use crate::format::manifest::{BlockRange, InProgress, Manifest, Operation, Ranges};
+use crate::format::qcow2::Cluster;
+use crate::image::chain::Chain;
+use crate::image::delta::{self, Delta};
+use crate::image::refcounts::Unreferenced;
+use crate::storage::manifest;
+use crate::storage::{FileName, Storage};
+
+pub(crate) use undo::{image_is_missing, make_image};
+
+/// What is done about an image that is gone when something has to be brought back into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LostImage {
+    /// Nothing: it may be somewhere else, and come back.
+    Refuse,
+    /// It is made anew, and what only it held is lost.
+    MakeAnew,
+}
+
+/// Stretches of blocks that are told apart, at most.
+const MAX_RANGES: usize = 1024;
+
+const ALL_BLOCKS: BlockRange = BlockRange { first: BlockIndex(0), count: u64::MAX };
+
+/// Brings the archive to the state that its manifest describes.
+pub(crate) fn recover(
+    storage: &Arc<dyn Storage>,
+    manifest: &mut Manifest,
+    observer: &dyn Observer,
+) -> Result<()> {
+    recover_with(storage, manifest, LostImage::Refuse, observer)
+}
+
+/// The same, and says what is done about an image that is gone.
+pub(crate) fn recover_with(
+    storage: &Arc<dyn Storage>,
+    manifest: &mut Manifest,
+    lost_image: LostImage,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let shared = storage;
+    let storage = &**storage;
+    manifest::check_ours(storage)?;
+    let Some(operation) = manifest.in_progress.clone() else {
+        if has_any(storage, manifest)? {
+            make_durable(storage, manifest)?;
+        }
+        return left_overs::tidy(storage, manifest);
+    };
+    // An older program has not listed them.
+    let made = made_by(manifest, &operation);
+    manifest.removable.extend(made);
+    make_durable(storage, manifest)?;
+    match operation.operation {
+        Operation::Backup => observer.event(&Event::Note(format!(
+            "undoing the backup {} that was interrupted; it began at {}",
+            operation.revision, operation.started
+        ))),
+        Operation::Remove | Operation::Merge => {}
+    }
+    let known = manifest.clone();
+    match operation.operation {
+        Operation::Backup | Operation::Remove => {
+            let written = written_back(storage, manifest)?;
+            undo::roll_back(storage, manifest, &operation, lost_image, observer)?;
+            if let Some(newest) = manifest.revisions.first_mut() {
+                newest.note_rewritten(written);
+            }
+        }
+        Operation::Merge => {
+            repair_delta(shared, manifest, &operation, observer)?;
+            tidy::finish_image(storage, manifest)?;
+            // What has been appended is not told from what was there.
+            let mut revisions = manifest.revisions.iter_mut();
+            if let Some(into) = revisions.find(|revision| revision.uuid == operation.revision) {
+                into.note_rewritten([ALL_BLOCKS]);
+            }
+        }
+    }
+    if *manifest != known {
+        // What was found must not be forgotten when the files go that would show it again.
+        make_durable(storage, manifest)?;
+    }
+    // First, because publishing may need the room.
+    sweep(storage, manifest)?;
+    if operation.operation != Operation::Merge {
+        manifest.image_file = moment::image_file(storage)?;
+    }
+    manifest.in_progress = None;
+    reserve::publish(storage, manifest)
+}
+
+/// The blocks of the image that the undoing is going to write: those that the overlay holds, as few ranges, or all when it cannot be read.
+fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockRange>> {
+    let Some(newest) = manifest.revisions.first() else { return Ok(Vec::new()) };
+    if storage.list()?.contains(&FileName::STAGED_IMAGE) {
+        return Ok(Vec::new());
+    }
+    let held = || -> Result<Vec<BlockRange>> {
+        let (size, size_bytes) = (manifest.block_size, newest.size_bytes);
+        let overlay = Delta::open(storage, newest.uuid, size, size_bytes)?;
+        let end = BlockIndex(size.count(size_bytes));
+        let mut ranges = Ranges::with_limit(MAX_RANGES);
+        let mut next = BlockIndex(0);
+        while let Some(first) = overlay.next_held_block(next, end)? {
+            let count = limits().walk_blocks.min(end.0 - first.0);
+            for (cluster, at) in overlay.clusters(first, count)?.into_iter().zip(first.0..) {
+                if cluster != Cluster::Unallocated {
+                    ranges.push(BlockRange { first: BlockIndex(at), count: 1 });
+                }
+            }
+            next = first.plus(count);
+        }
+        Ok(ranges.finish())
+    };
+    match held() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.is_unreadable() => Ok(vec![ALL_BLOCKS]),
+        held => held,
+    }
+}
+
+/// Brings a delta to which blocks were being appended into order. What was entered stays: it changed nothing. What was
+/// appended and not entered is given back if the delta's digest comes out without it: otherwise it may be what is missing.
+fn repair_delta(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    operation: &InProgress,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let number = manifest.revisions.iter().position(|r| r.uuid == operation.revision);
+    let Some((number, revision)) =
+        number.and_then(|number| Some((number, manifest.revisions.get(number)?)))
+    else {
+        return Ok(());
+    };
+    let backing = revision.backing(manifest.newer(number));
+    let (block_size, size_bytes) = (manifest.block_size, revision.size_bytes);
+    let verified =
+        Chain::open(storage, manifest, number).and_then(|chain| chain.verify_digests(observer));
+    let unreferenced = match verified {
+        Ok(()) => Unreferenced::Free,
+        Err(error) if error.is_damage() => Unreferenced::Keep,
+        Err(error) => return Err(error),
+    };
+    let storage = &**storage;
+    match delta::repair(storage, revision.uuid, block_size, size_bytes, backing, unreferenced) {
+        // It was damaged by something else; what is left of it can still be read, and scrub says how much.
+        Err(error) if error.is_damage() => {
+            observer.event(&Event::Finding(error.to_string()));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Publishes the manifest as it was read: after a sync that failed it may be what programs see and not what is durable, and
+/// what the durable one names must not be removed.
+fn make_durable(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    match manifest::publish(storage, manifest) {
+        // What is going to be removed makes room; that both happen, a failed sync and a full disk, is left to chance.
+        Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,105 @@
+//! Room in the image for bringing it back to the revision before: where that has data and the newest has holes.
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::units::{BlockIndex, display_size};
+use crate::format::manifest::Manifest;
+use crate::format::qcow2::Cluster;
+use crate::image::delta::Delta;
+use crate::storage::{Access, FileName, Storage, StorageFile};
+
+/// Room that the image has been given.
+pub(crate) struct Room {
+    extents: Vec<Extent>,
+}
+
+impl Room {
+    /// Takes it away again, as far as that works: it only costs room.
+    pub(crate) fn give_back(&self, storage: &dyn Storage) {
+        let Ok(image) = storage.open(FileName::IMAGE, Access::Write) else { return };
+        for extent in &self.extents {
+            let _ = image.punch_hole(*extent);
+        }
+    }
+}
+
+/// Gives the image the room that it needs to become the revision before the newest. Where the file system cannot, nothing is
+/// promised.
+///
+/// # Errors
+/// [`ErrorKind::NoSpace`] when there is none. Then the image has none of it.
+pub(crate) fn make(storage: &dyn Storage, manifest: &Manifest) -> Result<Room> {
+    let Some((image, extents)) = holes(storage, manifest, Access::Write)? else {
+        return Ok(Room { extents: Vec::new() });
+    };
+    let mut room = Room { extents: Vec::new() };
+    for extent in &extents {
+        room.extents.push(*extent);
+        if let Err(error) = image.make_room(*extent) {
+            // Nobody may have it open twice for writing.
+            drop(image);
+            room.give_back(storage);
+            return Err(explained(error, &extents));
+        }
+    }
+    if !extents.is_empty() {
+        image.sync()?;
+    }
+    Ok(room)
+}
+
+/// How many bytes that is.
+pub(crate) fn needed_bytes(storage: &dyn Storage, manifest: &Manifest) -> Result<u64> {
+    let holes = holes(storage, manifest, Access::Read)?;
+    Ok(holes.map_or(0, |(_, extents)| extents.iter().map(|extent| extent.len).sum()))
+}
+
+/// That there is no room, with what would have to fit.
+fn explained(error: Error, extents: &[Extent]) -> Error {
+    if error.kind() != ErrorKind::NoSpace {
+        return error;
+    }
+    let Error::Io { path, source, .. } = error else { return error };
+    let bytes = display_size(extents.iter().map(|extent| extent.len).sum());
+    let action = format!("allocate about {bytes} that the revision before has more data");
+    Error::io(path, action)(source)
+}
+
+type Holes = Option<(Box<dyn StorageFile>, Vec<Extent>)>;
+
+/// The image, and its holes where the revision before the newest holds data.
+fn holes(storage: &dyn Storage, manifest: &Manifest, access: Access) -> Result<Holes> {
+    let Some(older) = manifest.revisions.get(1) else { return Ok(None) };
+    let (size, size_bytes) = (manifest.block_size, older.size_bytes);
+    let delta = Delta::open(storage, older.uuid, size, size_bytes)?;
+    let image = storage.open(FileName::IMAGE, access)?;
+    let mut extents: Vec<Extent> = Vec::new();
+    let end = BlockIndex(size.count(size_bytes));
+    let mut next = BlockIndex(0);
+    while let Some(first) = delta.next_held_block(next, end)? {
+        let count = limits().walk_blocks.min(end.0 - first.0);
+        for (block, cluster) in delta.held(first, count)? {
+            if cluster != Cluster::Zero {
+                add_holes(&*image, size.extent(block, size_bytes), &mut extents)?;
+            }
+        }
+        next = first.plus(count);
+    }
+    Ok(Some((image, extents)))
+}
+
+fn add_holes(image: &dyn StorageFile, extent: Extent, extents: &mut Vec<Extent>) -> Result<()> {
+    let mut offset = extent.offset;
+    while offset < extent.end() {
+        let data = image.next_data(offset)?.filter(|data| data.offset < extent.end());
+        let hole_end = data.map_or(extent.end(), |data| data.offset.max(offset));
+        match extents.last_mut() {
+            _ if hole_end == offset => {}
+            Some(last) if last.end() == offset => last.len += hole_end - offset,
+            _ => extents.push(Extent::between(offset, hole_end)),
+        }
+        offset = data.map_or(extent.end(), |data| data.end().max(offset + 1));
+    }
+    Ok(())
+}

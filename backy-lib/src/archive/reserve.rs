@@ -1,0 +1,82 @@
+//! Room kept for a full disk: a file that is given up when there is none left even for a manifest.
+
+use crate::base::error::{ErrorKind, Result};
+use crate::format::manifest::Manifest;
+use crate::storage::manifest;
+use crate::storage::{Access, FileName, Storage, StorageFile};
+
+/// Room for the manifest of some thousand revisions.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Room for reference counts and a manifest, beside what is to be stored.
+const MARGIN_BYTES: u64 = 1 << 20;
+
+/// Sees to it that the reserve is there, if there is room for it.
+pub(crate) fn keep(storage: &dyn Storage) {
+    // A reserve that cannot be had is not worth an error: what was to be done is done.
+    let _ = try_keep(storage);
+}
+
+fn try_keep(storage: &dyn Storage) -> Result<()> {
+    let file = open(storage)?;
+    if file.allocated_bytes()? < RESERVE_BYTES {
+        file.allocate(RESERVE_BYTES)?;
+    }
+    Ok(())
+}
+
+fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
+    match storage.open(FileName::Reserve, Access::Write) {
+        Err(error) if error.kind() == ErrorKind::NotFound => storage.create(FileName::Reserve),
+        other => other,
+    }
+}
+
+/// Publishes a manifest; on a full disk the reserve gives it room.
+pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
+    match manifest::publish(storage, manifest) {
+        Err(error) if error.kind() == ErrorKind::NoSpace && release(storage)? => {
+            manifest::publish(storage, manifest)
+        }
+        done => done,
+    }
+}
+
+/// Gives the reserve up if with it there is room for this many bytes and a manifest. Where nobody can say, it counts as if
+/// there were.
+///
+/// # Errors
+/// [`ErrorKind::NoSpace`] when there is not.
+pub(crate) fn claim(storage: &dyn Storage, bytes: u64) -> Result<()> {
+    // Tables, reference counts and digests take room as well.
+    let wanted = bytes.saturating_add(bytes / 16).saturating_add(MARGIN_BYTES);
+    let fits = open(storage).and_then(|file| match file.allocated_bytes()? < wanted {
+        true => file.allocate(wanted),
+        false => Ok(()),
+    });
+    // Also what a failed attempt has taken.
+    release(storage)?;
+    match fits {
+        Err(error) if error.kind() == ErrorKind::NoSpace => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Gives the reserve up; whether there was one.
+pub(crate) fn release(storage: &dyn Storage) -> Result<bool> {
+    if !storage.list()?.contains(&FileName::Reserve) {
+        return Ok(false);
+    }
+    storage.remove(FileName::Reserve)?;
+    storage.sync_folder()?;
+    Ok(true)
+}
+
+/// Bytes that a file takes on disk; none when it is not there.
+pub(crate) fn allocated_bytes(storage: &dyn Storage, name: FileName) -> Result<u64> {
+    match storage.open(name, Access::Read) {
+        Ok(file) => file.allocated_bytes(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}

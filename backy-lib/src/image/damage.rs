@@ -1,0 +1,204 @@
+//! Which blocks of which revisions cannot be read, from what is known of the files.
+//!
+//! A bad block in a file costs the revision that the file is of and every older one that reads through to it there; one that
+//! holds its own copy shields those behind it.
+
+use crate::base::error::Result;
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::progress::{self, Observer};
+use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
+use crate::format::qcow2::Cluster;
+use crate::image::delta::Delta;
+use crate::image::digests::DigestTable;
+use crate::storage::{Access, DigestsKind, FileName, Storage};
+
+/// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every older revision.
+const MAX_RANGES: usize = 4 << 20;
+
+/// As many a revision may have in any case.
+const FEW_RANGES: usize = 16;
+
+/// For each revision, newest first, the blocks that cannot be read right; where they would be in too many ranges, with those
+/// between the closest. Reads tables only where something is known to be wrong.
+pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Findings>> {
+    let present = storage.list()?;
+    let mut all: Vec<Findings> = Vec::with_capacity(manifest.revisions.len());
+    let mut left = MAX_RANGES;
+    for revision in &manifest.revisions {
+        let blocks = manifest.block_size.count(revision.size_bytes);
+        let there = |name| present.binary_search(&name).is_ok();
+        let mut findings = revision.findings.clone();
+        let is_flawed = !revision.flaws.is_empty();
+        if !there(revision.file())
+            || !there(revision.digests_file())
+            || is_flawed && !can_be_opened(storage, manifest, revision)?
+        {
+            findings = whole(blocks);
+        } else if let Some(newer) = all.last().filter(|_| !revision.is_standalone()) {
+            read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
+        }
+        findings.join_to(left.max(FEW_RANGES));
+        left = left.saturating_sub(findings.bad_blocks.len());
+        all.push(findings);
+    }
+    Ok(all)
+}
+
+/// Which of the bad blocks of the image are damage: in an undo archive those of which there is something, if there
+/// are more than it left out when it was made; in any other archive all.
+pub(crate) fn besides_left_out(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    bad: &Findings,
+) -> Result<Findings> {
+    let Some(revision) = manifest.revisions.first().filter(|_| manifest.is_undo()) else {
+        return Ok(bad.clone());
+    };
+    let left_out = manifest.confirmed_damage().get(&revision.uuid).copied().unwrap_or(0);
+    if bad.bad_block_count() <= left_out {
+        return Ok(Findings::default());
+    }
+    let image = match storage.open(FileName::IMAGE, Access::Read) {
+        Err(error) if error.is_damage() => return Ok(bad.clone()),
+        image => image?,
+    };
+    let (size, mut damaged) = (manifest.block_size, Findings::default());
+    for range in &bad.bad_blocks {
+        let all = extent(*range, size, revision.size_bytes);
+        let mut next = all.offset;
+        while let Some(data) = image.next_data(next)?.filter(|data| data.offset < all.end()) {
+            let first = size.index(data.offset.max(next));
+            let end = BlockIndex(size.count(data.end().min(all.end())));
+            damaged.add(BlockRange::between(first, end));
+            next = data.end().max(next + 1);
+        }
+    }
+    Ok(damaged)
+}
+
+/// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where; `most` of them.
+pub(crate) fn costs(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    number: usize,
+    bad: &Findings,
+    most: usize,
+    observer: &dyn Observer,
+) -> Result<Vec<(usize, Findings)>> {
+    let mut costs = vec![(number, bad.clone())];
+    for (number, revision) in manifest.revisions.iter().enumerate().skip(number + 1) {
+        progress::check(observer)?;
+        let reads_through = costs.len() < most && !revision.is_standalone();
+        let Some((_, newer)) = costs.last().filter(|_| reads_through) else { break };
+        let mut findings = Findings::default();
+        read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
+        if findings.bad_blocks.is_empty() {
+            break;
+        }
+        costs.push((number, findings));
+    }
+    Ok(costs)
+}
+
+/// The bytes of a revision that a range of blocks stands for.
+pub(crate) fn extent(range: BlockRange, block_size: BlockSize, size_bytes: u64) -> Extent {
+    let offset = |block| block_size.offset(block).min(size_bytes);
+    Extent::between(offset(range.first), offset(range.end()))
+}
+
+/// Ranges of a file that are listed one by one.
+const MAX_LISTED: usize = 1000;
+
+/// The first of the ranges; how many blocks there are in the others, and how many of those.
+pub(crate) fn listed(bad: &Findings) -> (&[BlockRange], (u64, usize)) {
+    let all = bad.bad_blocks.as_slice();
+    let (listed, others) = all.split_at_checked(MAX_LISTED).unwrap_or((all, &[]));
+    let blocks = others.iter().fold(0, |sum: u64, range| sum.saturating_add(range.count));
+    (listed, (blocks, others.len()))
+}
+
+/// `block 3` or `blocks 3 to 5`.
+pub(crate) fn name(range: BlockRange) -> String {
+    match range.count {
+        1 => format!("block {}", range.first),
+        _ => format!("blocks {} to {}", range.first, range.end().0.saturating_sub(1)),
+    }
+}
+
+/// Whether the headers of a revision's files are whole, so that some of it may be read.
+fn can_be_opened(storage: &dyn Storage, manifest: &Manifest, revision: &Revision) -> Result<bool> {
+    let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
+    let opened =
+        DigestTable::open(storage, revision.uuid, kind).and_then(|_| match revision.is_image() {
+            true => Ok(()),
+            false => Delta::open(storage, revision.uuid, manifest.block_size, revision.size_bytes)
+                .map(|_| ()),
+        });
+    match opened {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn whole(blocks: u64) -> Findings {
+    let mut findings = Findings::default();
+    findings.add(BlockRange { first: BlockIndex(0), count: blocks });
+    findings
+}
+
+/// Adds what is bad in the next newer revision and not held by this one.
+fn read_through(
+    storage: &dyn Storage,
+    block_size: BlockSize,
+    revision: &Revision,
+    newer: &Findings,
+    findings: &mut Findings,
+) -> Result<()> {
+    let blocks = block_size.count(revision.size_bytes);
+    let all = BlockRange { first: BlockIndex(0), count: blocks };
+    let mut inherited = Findings::new(within(&newer.bad_blocks, all).collect());
+    if inherited.bad_blocks.is_empty() {
+        return Ok(());
+    }
+    let held = match held_blocks(storage, block_size, revision, &inherited) {
+        Ok(held) => held,
+        Err(error) if error.is_damage() => {
+            *findings = whole(blocks);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    inherited.clear_all(&held);
+    findings.add_all(inherited.bad_blocks);
+    Ok(())
+}
+
+/// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges there are.
+fn held_blocks(
+    storage: &dyn Storage,
+    block_size: BlockSize,
+    revision: &Revision,
+    among: &Findings,
+) -> Result<Vec<BlockRange>> {
+    let delta = Delta::open(storage, revision.uuid, block_size, revision.size_bytes)?;
+    let mut held = Findings::default();
+    let end = BlockIndex(block_size.count(revision.size_bytes));
+    let mut next = BlockIndex(0);
+    while let Some(range) = among.next_bad(next) {
+        let Some(from) = delta.next_held_block(range.first, end)? else { break };
+        let Some(BlockRange { first, .. }) = among.next_bad(from) else { break };
+        let window = BlockRange { first, count: limits().walk_blocks };
+        let last = within(&among.bad_blocks, window).last().map_or(first, BlockRange::end);
+        let window = BlockRange::between(first, last);
+        for (cluster, block) in delta.clusters(first, window.count)?.into_iter().zip(first.0..) {
+            if cluster != Cluster::Unallocated && among.is_bad(BlockIndex(block)) {
+                held.add_bad_block(BlockIndex(block));
+            }
+        }
+        next = window.end();
+    }
+    Ok(held.bad_blocks)
+}

@@ -1,0 +1,320 @@
+//! What may stand in `backy.toml`: every key with its default and meaning. The manual page backy.toml(5) is made of
+//! this, and a test compares it with what the reader of the config knows.
+
+/// A key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// The table that it stands in, as it is written; empty above all tables.
+    pub table: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// A value as it may be written.
+    pub example: &'static str,
+    /// The value that it has where it is not written, as it would be written; `None` where there is none.
+    pub default: Option<&'static str>,
+    /// What it does: sentences.
+    pub text: &'static str,
+}
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// As it is written; empty for what stands above all tables.
+    pub name: &'static str,
+    /// What it is for: sentences.
+    pub text: &'static str,
+}
+
+/// The tag that stands for any in the names of tables.
+const SCHEDULE: &str = "schedule.TAG";
+
+/// The tables, in the order in which they are described.
+pub const TABLES: [Table; 5] = [
+    Table { name: "", text: "These stand above all tables." },
+    Table {
+        name: SCHEDULE,
+        text: "When a backup is due, and how many revisions are kept: one table for each tag, such as \
+               [schedule.daily]. A tag is 1 to 64 letters, \
+               digits, '_', '-' and '.', and begins with a letter or a digit; there may be 24 of them. Without \
+               any, a backup is always due, \
+               and nothing expires.",
+    },
+    Table {
+        name: "hooks",
+        text: "Programs that are run around the reading of the source. Each is a list of a program and its \
+               arguments, or one line for /bin/sh.",
+    },
+    Table { name: "drill", text: "How 'backy drill' restores a revision for trial." },
+    Table {
+        name: "monitoring",
+        text: "From when on 'backy status' and 'backy check' call something a problem.",
+    },
+];
+
+const fn key(
+    table: &'static str,
+    name: &'static str,
+    example: &'static str,
+    default: Option<&'static str>,
+    text: &'static str,
+) -> Key {
+    Key { table, name, example, default, text }
+}
+
+/// The keys, those of a table together.
+pub const KEYS: [Key; 26] = [
+    key(
+        "",
+        "source",
+        "\"/dev/vg0/mynode\"",
+        None,
+        "What is backed up: a block device or a file, by its absolute path. A symbolic link is followed at each \
+         backup.",
+    ),
+    key(
+        "",
+        "compression_level",
+        "19",
+        Some("1"),
+        "The zstd level of the blocks of deltas, from 1, which is fast, to 19, which is small.",
+    ),
+    key(
+        "",
+        "file_mode",
+        "\"0640\"",
+        Some("\"0600\""),
+        "The permissions of new files in the archive: \"0600\", \"0640\" or \"0644\".",
+    ),
+    key(
+        "",
+        "max_chain",
+        "50",
+        None,
+        "At most so many deltas on each other: 'backy maintenance' makes one an image of its own where there are more.",
+    ),
+    key(
+        SCHEDULE,
+        "interval",
+        "\"1d\"",
+        None,
+        "The time from one revision with the tag to the next. Required.",
+    ),
+    key(SCHEDULE, "keep", "9", None, "How many revisions keep the tag. Required."),
+    key(
+        SCHEDULE,
+        "full",
+        "true",
+        Some("false"),
+        "Whether each revision with the tag becomes an image of its own, which needs no other file.",
+    ),
+    key(
+        SCHEDULE,
+        "at",
+        "\"02:00\"",
+        None,
+        "The time of the day at which it is due; without it, that at which the first revision with the tag was made. \
+         Needs an interval of whole days, or one that divides a day.",
+    ),
+    key(
+        SCHEDULE,
+        "window",
+        "\"22:00-04:00\"",
+        None,
+        "The part of the day in which revisions with the tag are made. It may go beyond midnight.",
+    ),
+    key(
+        SCHEDULE,
+        "timezone",
+        "\"Europe/Berlin\"",
+        None,
+        "The time zone of 'at' and 'window'; without it, that of the system.",
+    ),
+    key(
+        "hooks",
+        "before",
+        "[\"true\"]",
+        None,
+        "Run before the source is opened. When it fails there is no backup.",
+    ),
+    key(
+        "hooks",
+        "after",
+        "\"true\"",
+        None,
+        "Run when the source has been read, or could not be, also when backy is killed.",
+    ),
+    key(
+        "hooks",
+        "timeout",
+        "\"90s\"",
+        Some("\"5m\""),
+        "The longest time that each of them may take.",
+    ),
+    key(
+        "hooks",
+        "max_hold",
+        "\"10m\"",
+        None,
+        "The longest time from the start of 'before' until 'after' is run, whatever the backup does; it fails \
+         then. Without it 1h, with a \
+         snapshot 24h; \"none\" for no limit.",
+    ),
+    key(
+        "hooks",
+        "snapshot",
+        "\"/dev/vg0/snap\"",
+        None,
+        "What is read in place of the source, when 'before' makes it.",
+    ),
+    key(
+        "drill",
+        "timeout",
+        "\"1h\"",
+        Some("\"1d\""),
+        "The longest time that the command of a drill may take; it is ended then, with all that it has started, \
+         and the drill has not passed. \
+         \"none\" for no limit.",
+    ),
+    key(
+        "monitoring",
+        "textfile",
+        "\"/var/lib/node-exporter/mynode.prom\"",
+        None,
+        "A file for Prometheus, written by every command that may change the archive: an absolute path that \
+         ends with .prom.",
+    ),
+    key(
+        "monitoring",
+        "max_age",
+        "\"36h\"",
+        None,
+        "The oldest that the newest revision may be, beside what the schedule says.",
+    ),
+    key(
+        "monitoring",
+        "scrub_within",
+        "\"30d\"",
+        Some("\"60d\""),
+        "The longest that anything stored may go without being verified by a scrub.",
+    ),
+    key(
+        "monitoring",
+        "drill_within",
+        "\"90d\"",
+        None,
+        "The longest that an archive may go without a drill.",
+    ),
+    key(
+        "monitoring",
+        "long_chain",
+        "100",
+        None,
+        "More deltas on each other are too many. Without it 10 more than max_chain, or 200.",
+    ),
+    key(
+        "monitoring",
+        "min_free_percent",
+        "10",
+        Some("5"),
+        "Less free space than this share of the file system is too little; 0 to 99.",
+    ),
+    key(
+        "monitoring",
+        "full_within",
+        "\"30d\"",
+        Some("\"14d\""),
+        "A file system that will be full within this time is a problem.",
+    ),
+    key(
+        "monitoring",
+        "change_factor",
+        "10",
+        Some("5"),
+        "A backup is unusual when this many times more has changed than usual; at least 2.",
+    ),
+    key(
+        "monitoring",
+        "freeze",
+        "false",
+        Some("true"),
+        "Whether nothing expires until alarms and damage are confirmed.",
+    ),
+    key(
+        "monitoring",
+        "accept_no_permissions",
+        "true",
+        Some("false"),
+        "Whether it is known that the file system of the archive has no permissions (FAT, exFAT, NTFS), so that \
+         everybody on the host may write to it.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::error::Result;
+    use crate::policy::config::Config;
+
+    /// What a key needs beside it.
+    fn companions(key: &Key) -> &'static str {
+        match (key.table, key.name) {
+            (SCHEDULE, "interval") => "keep = 1\n",
+            (SCHEDULE, "keep") => "interval = \"1d\"\n",
+            (SCHEDULE, _) => "interval = \"1d\"\nkeep = 1\n",
+            ("hooks", "max_hold") => "after = \"true\"\n",
+            ("hooks", "snapshot") => "before = \"true\"\n",
+            _ => "",
+        }
+    }
+
+    fn parse(key: &Key, line: &str) -> Result<Config> {
+        let header = match key.table.replace("TAG", "daily") {
+            table if table.is_empty() => String::new(),
+            table => format!("[{table}]\n"),
+        };
+        Config::parse(&format!("{header}{}{line}", companions(key)), Path::new("backy.toml"))
+    }
+
+    /// Every key can be written as the example has it and does something; its default written out changes nothing.
+    #[test]
+    fn examples_and_defaults_are_right() {
+        for key in &KEYS {
+            let written = parse(key, &format!("{} = {}\n", key.name, key.example));
+            let written = written.unwrap_or_else(|error| panic!("{}: {error}", key.name));
+            let Some(default) = key.default else { continue };
+            assert_ne!(default, key.example, "{}", key.name);
+            let absent = parse(key, "").unwrap();
+            assert_ne!(written, absent, "{} does nothing", key.name);
+            let as_default = parse(key, &format!("{} = {default}\n", key.name)).unwrap();
+            assert_eq!(as_default, absent, "{}", key.name);
+        }
+    }
+
+    /// The tables and keys here are those that the reader of the config knows: it lists them when it finds another one.
+    #[test]
+    fn every_key_that_is_known_is_described() {
+        for table in &TABLES {
+            let named = KEYS.iter().filter(|key| key.table == table.name).map(|key| key.name);
+            let mut described: BTreeSet<&str> = named.collect();
+            if table.name.is_empty() {
+                let tables = TABLES.iter().filter_map(|table| table.name.split('.').next());
+                described.extend(tables.filter(|name| !name.is_empty()));
+            }
+            let unknown =
+                Key { table: table.name, name: "unknown", example: "1", default: None, text: "" };
+            let error = parse(&unknown, "unknown = 1\n").expect_err("it is unknown").to_string();
+            let (_, listed) = error.split_once("expected").unwrap_or_else(|| panic!("{error}"));
+            let known: BTreeSet<&str> = listed.split('`').skip(1).step_by(2).collect();
+            assert_eq!(known, described, "[{}]: {error}", table.name);
+        }
+        let texts = KEYS.iter().map(|key| key.text).chain(TABLES.iter().map(|table| table.text));
+        assert!(
+            texts.clone().all(|text| text.ends_with('.') && !text.contains("  ")),
+            "{:?}",
+            texts.collect::<Vec<_>>()
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! Since when something stored has not been checked.
+
+use jiff::Timestamp;
+
+use crate::format::manifest::{Manifest, Revision};
+
+/// The longest time ago that anything stored was checked by a scrub or, where it never was, written. `None` without revisions.
+///
+/// What a backup has replaced since it was checked counts from that check.
+/// What was never checked counts from the latest time at which it can have been written: a delta from the backup of the next
+/// newer revision that is still there; the image from the oldest revision since which it has been as long as that, for the
+/// manifest does not say which of its blocks later backups have replaced. So a scrub that is asked for is never needless.
+pub fn unchecked_since(manifest: &Manifest) -> Option<Timestamp> {
+    let revisions = &manifest.revisions;
+    let since = |(number, revision): (usize, &Revision)| {
+        let oldest = revision.read_at().map(|range| range.at).min();
+        let written = first_unverified(manifest, revision).map(|block| {
+            match number.checked_sub(1).and_then(|newer| revisions.get(newer)) {
+                Some(newer) => newer.finished,
+                None => long_as(manifest, block).unwrap_or(revision.finished),
+            }
+        });
+        oldest.into_iter().chain(written).min()
+    };
+    revisions.iter().enumerate().filter_map(since).min()
+}
+
+/// The first block that no verification covers.
+fn first_unverified(manifest: &Manifest, revision: &Revision) -> Option<u64> {
+    let blocks = manifest.block_size.count(revision.size_bytes);
+    let mut next = 0;
+    for range in revision.read_at() {
+        if range.blocks.first.0 > next {
+            break;
+        }
+        next = next.max(range.blocks.end().0);
+    }
+    (next < blocks).then_some(next)
+}
+
+/// Since when, without interruption, all revisions have had this block.
+pub(crate) fn long_as(manifest: &Manifest, block: u64) -> Option<Timestamp> {
+    let has = |revision: &&Revision| manifest.block_size.count(revision.size_bytes) > block;
+    manifest.revisions.iter().take_while(has).last().map(|revision| revision.finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::Digest;
+    use crate::base::revision::RevisionId;
+    use crate::base::units::{BlockIndex, BlockSize};
+    use crate::format::manifest::{BlockRange, Statistics};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// One revision for each size in blocks, made at the seconds 1, 2 and so on.
+    fn manifest(sizes: &[u64]) -> Manifest {
+        let mut manifest = Manifest::new(BlockSize::MIN);
+        for (&blocks, second) in sizes.iter().zip(1..) {
+            let (time, size) = (at(second), blocks * BlockSize::MIN.bytes());
+            let (id, digest) = (RevisionId::new(time), Digest::of(b""));
+            let statistics = Statistics::default();
+            manifest.push_newest(Revision::newest(id, time, time, size, digest, statistics));
+        }
+        manifest
+    }
+
+    fn verify(manifest: &mut Manifest, number: usize, count: u64, second: i64) {
+        let blocks = BlockRange { first: BlockIndex(0), count };
+        manifest.revisions[number].set_verified(blocks, at(second));
+    }
+
+    #[test]
+    fn what_was_never_checked_counts_from_when_it_was_written() {
+        assert_eq!(unchecked_since(&manifest(&[])), None);
+        assert_eq!(unchecked_since(&manifest(&[5])), Some(at(1)));
+        let mut manifest = manifest(&[5, 5, 5]);
+        assert_eq!(unchecked_since(&manifest), Some(at(1)));
+        // The image is checked; the older delta was written by the second backup.
+        verify(&mut manifest, 0, 5, 100);
+        assert_eq!(unchecked_since(&manifest), Some(at(2)));
+        verify(&mut manifest, 2, 5, 90);
+        assert_eq!(unchecked_since(&manifest), Some(at(3)));
+        verify(&mut manifest, 1, 5, 95);
+        assert_eq!(unchecked_since(&manifest), Some(at(90)));
+    }
+
+    #[test]
+    fn a_part_that_was_left_out_counts_and_one_that_has_grown_is_new() {
+        let mut part = manifest(&[5]);
+        verify(&mut part, 0, 4, 100);
+        assert_eq!(unchecked_since(&part), Some(at(1)));
+        let mut grown = manifest(&[5, 5, 8, 9]);
+        for (number, blocks) in [(3, 5), (2, 5), (1, 8), (0, 8)] {
+            verify(&mut grown, number, blocks, 100);
+        }
+        assert_eq!(unchecked_since(&grown), Some(at(4)));
+        grown.revisions[0].verified[0].blocks.count = 6;
+        assert_eq!(unchecked_since(&grown), Some(at(3)));
+    }
+}

@@ -1,0 +1,453 @@
+//! What has to be done so that revisions can go: steps in the order in which they are safe and need the least room.
+//!
+//! A plan is a value: `--dry-run` prints what would be executed, word for word.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::error::{Error, Result};
+use crate::base::revision::RevisionId;
+use crate::format::manifest::Revision;
+use crate::policy::config::Config;
+
+/// A step that is committed by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Files are removed that nothing which stays reads through to. Needs no room.
+    Remove {
+        /// The revisions that go.
+        revisions: Vec<RevisionId>,
+    },
+    /// What the next older revision reads from them is appended to its delta, then they go.
+    Merge {
+        /// The revisions that go, neighbours, newest first.
+        revisions: Vec<RevisionId>,
+        /// The one that takes over their blocks.
+        into: RevisionId,
+    },
+    /// The newest revision goes: the image becomes that of an older one.
+    RollBack {
+        /// The one that goes.
+        revision: RevisionId,
+        /// The one that is the newest afterwards.
+        to: RevisionId,
+    },
+    /// A revision is made independent of all others.
+    Standalone {
+        /// Which.
+        revision: RevisionId,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// The steps by which the revisions in `goes` go: first what frees room without needing any, then merges, last what changes
+/// the image. Empty when nobody would be left; that is for the caller to refuse.
+pub fn removal(revisions: &[Revision], goes: &HashSet<RevisionId>) -> Vec<Step> {
+    let mut removed = Vec::new();
+    let mut merges = Vec::new();
+    let mut roll_back = None;
+    let mut run: Vec<RevisionId> = Vec::new();
+    for revision in revisions {
+        if goes.contains(&revision.uuid) {
+            run.push(revision.uuid);
+            continue;
+        }
+        let mut run = std::mem::take(&mut run);
+        if revisions.first().map(|newest| newest.uuid) == run.first().copied() && !run.is_empty() {
+            let newest = run.remove(0);
+            roll_back = Some(Step::RollBack { revision: newest, to: revision.uuid });
+        }
+        match revision.is_standalone() {
+            true => removed.extend(run),
+            false if run.is_empty() => {}
+            false => merges.push(Step::Merge { revisions: run, into: revision.uuid }),
+        }
+    }
+    if run.len() == revisions.len() {
+        return Vec::new();
+    }
+    // The oldest ones: nothing reads through to them.
+    removed.extend(run);
+    let remove = (!removed.is_empty()).then_some(Step::Remove { revisions: removed });
+    remove.into_iter().chain(merges).chain(roll_back).collect()
+}
+
+/// A run of revisions that are to be merged, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The one that takes over their blocks. They are those between it and `base`.
+    pub(crate) into: usize,
+    /// The one that it reads through to afterwards.
+    pub(crate) base: usize,
+}
+
+/// Where in the chain a run of revisions is, newest first, that are to be merged into the one right behind them.
+///
+/// # Errors
+/// [`Error::Plan`] when they are not such a run: merging would lose what the others hold.
+pub(crate) fn run(revisions: &[Revision], gone: &[RevisionId], into: RevisionId) -> Result<Run> {
+    let number = revisions.iter().position(|revision| revision.uuid == into);
+    let base = number.and_then(|number| number.checked_sub(gone.len() + 1));
+    let (Some(number), Some(base), Some(last)) = (number, base, gone.last()) else {
+        return refuse(
+            into,
+            "no such run of revisions before it",
+            "those to merge, and a newer one",
+        );
+    };
+    let between = revisions.get(base + 1..number).unwrap_or_default();
+    if !between.iter().map(|revision| revision.uuid).eq(gone.iter().copied()) {
+        return refuse(into, "other revisions before it", "those to merge");
+    }
+    match revisions.get(number).and_then(|revision| revision.base) {
+        Some(next) if next == *last => Ok(Run { into: number, base }),
+        _ => refuse(into, "one that does not read through to the last of them", "one that does"),
+    }
+}
+
+fn refuse<T>(id: RevisionId, found: &str, expected: &str) -> Result<T> {
+    let message = format!("revision {id}: found {found}, expected {expected}");
+    Err(Error::Plan { message })
+}
+
+/// Whether a step keeps every revision that stays readable, in an archive with these revisions.
+///
+/// Asked again right before each step is executed: a plan may have been made of another manifest.
+///
+/// # Errors
+/// [`Error::Plan`], which names the revision.
+pub(crate) fn check(step: &Step, revisions: &[Revision]) -> Result<()> {
+    let number_of = |id: RevisionId| revisions.iter().position(|revision| revision.uuid == id);
+    match step {
+        Step::Remove { revisions: gone } => {
+            for &id in gone {
+                match number_of(id) {
+                    Some(0) => return refuse(id, "the newest", "an older one to remove"),
+                    Some(_) => {}
+                    None => return refuse(id, "none such", "one to remove"),
+                }
+            }
+            let reads_through = |revision: &&Revision| {
+                !gone.contains(&revision.uuid)
+                    && revision.base.is_some_and(|base| gone.contains(&base))
+            };
+            match revisions.iter().find(reads_through) {
+                Some(left) => {
+                    refuse(left.uuid, "one that reads through to what is removed", "none")
+                }
+                None => Ok(()),
+            }
+        }
+        Step::Merge { revisions: gone, into } => run(revisions, gone, *into).map(|_| ()),
+        Step::RollBack { revision, to } => {
+            let found: Vec<RevisionId> = revisions.iter().take(2).map(|each| each.uuid).collect();
+            match found == [*revision, *to] {
+                true => Ok(()),
+                false => {
+                    refuse(*revision, "other revisions as the newest two", "it and the one before")
+                }
+            }
+        }
+        Step::Standalone { revision, .. } => match number_of(*revision) {
+            None | Some(0) => refuse(*revision, "the newest or none such", "an older one"),
+            Some(number) if revisions.get(number).is_some_and(Revision::is_standalone) => {
+                refuse(*revision, "a standalone one", "one that reads through to another")
+            }
+            Some(_) => Ok(()),
+        },
+    }
+}
+
+/// Which of the revisions that stay have to be made standalone: those with a tag whose schedule says `full`, and as many as
+/// it takes for no more deltas to lie on each other than are wanted.
+pub fn standalone(stay: &[Revision], config: &Config) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut piece: Vec<&Revision> = Vec::new();
+    let mut on_image = true;
+    for revision in stay.iter().skip(1) {
+        let full =
+            revision.tags.iter().find(|tag| config.schedule.get(*tag).is_some_and(|i| i.full));
+        if !revision.is_standalone() && full.is_none() {
+            piece.push(revision);
+            continue;
+        }
+        steps.extend(cuts(&piece, on_image, config));
+        if let Some(tag) = full.filter(|_| !revision.is_standalone()) {
+            let reason = format!("revisions with the tag {tag} are kept in full");
+            steps.push(Step::Standalone { revision: revision.uuid, reason });
+        }
+        piece.clear();
+        on_image = false;
+    }
+    steps.extend(cuts(&piece, on_image, config));
+    steps
+}
+
+/// Where a piece of the chain, deltas on each other with the newest first, is cut so that none is too long.
+///
+/// The one on the image grows with every backup: its newest delta is made standalone, so that the next ones can lean on that
+/// for as long again. Any other only has to be cut when two have become one, or the limit another: from its old end, so that
+/// all that is behind the new end stays as it is.
+fn cuts(piece: &[&Revision], on_image: bool, config: &Config) -> Vec<Step> {
+    let Some(limit) = config.max_chain else { return Vec::new() };
+    let mut rest = piece;
+    let mut cut = Vec::new();
+    if let Some((newest, behind)) = rest.split_first().filter(|_| on_image && too_long(rest, limit))
+    {
+        cut.push(*newest);
+        rest = behind;
+    }
+    while too_long(rest, limit) {
+        let at = rest.len().saturating_sub(limit as usize + 1);
+        cut.extend(rest.get(at));
+        rest = rest.get(..at).unwrap_or_default();
+    }
+    let reason = format!("{} deltas on each other, at most {limit} are wanted", piece.len());
+    let step =
+        |revision: &Revision| Step::Standalone { revision: revision.uuid, reason: reason.clone() };
+    cut.into_iter().map(step).collect()
+}
+
+fn too_long(piece: &[&Revision], limit: u32) -> bool {
+    piece.len() > limit as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::base::digest::Digest;
+    use crate::base::units::BlockSize;
+    use crate::format::manifest::{Manifest, Statistics};
+
+    /// Revisions, newest first: `s` for one that is standalone.
+    fn revisions(kinds: &str) -> Vec<Revision> {
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        for number in (0..kinds.len()).rev() {
+            let time = Timestamp::from_second(1_000_000 - number as i64).unwrap();
+            let (id, digest) = (RevisionId::new(time), Digest::of(b""));
+            let statistics = Statistics::default();
+            manifest.push_newest(Revision::newest(id, time, time, 0, digest, statistics));
+        }
+        for (revision, kind) in manifest.revisions.iter_mut().zip(kinds.chars()) {
+            revision.base = revision.base.filter(|_| kind != 's');
+        }
+        manifest.revisions
+    }
+
+    /// `remove 1 2` and so on, by numbers.
+    fn said(revisions: &[Revision], steps: &[Step]) -> Vec<String> {
+        let number = |id: &RevisionId| revisions.iter().position(|r| r.uuid == *id).unwrap();
+        let numbers = |ids: &[RevisionId]| -> String {
+            ids.iter().map(|id| format!(" {}", number(id))).collect()
+        };
+        let say = |step: &Step| match step {
+            Step::Remove { revisions } => format!("remove{}", numbers(revisions)),
+            Step::Merge { revisions, into } => {
+                format!("merge{} into {}", numbers(revisions), number(into))
+            }
+            Step::RollBack { revision, to } => {
+                format!("roll back {} to {}", number(revision), number(to))
+            }
+            Step::Standalone { revision, reason } => {
+                format!("standalone {}: {reason}", number(revision))
+            }
+        };
+        steps.iter().map(say).collect()
+    }
+
+    /// What frees room comes first, what needs room then, what changes the image last; neighbours go together; what is before a
+    /// standalone revision needs no merge, and neither does what is behind all that stay.
+    #[test]
+    fn revisions_go_in_the_safe_order() {
+        for (kinds, goes, steps) in [
+            ("dddd", &[][..], &[][..]),
+            ("dddd", &[3], &["remove 3"]),
+            ("dddd", &[1], &["merge 1 into 2"]),
+            ("dddddd", &[1, 2, 4], &["merge 1 2 into 3", "merge 4 into 5"]),
+            ("dddd", &[0], &["roll back 0 to 1"]),
+            ("ddddd", &[0, 1, 3, 4], &["remove 3 4", "merge 1 into 2", "roll back 0 to 2"]),
+            ("ddsdd", &[1, 3], &["remove 1", "merge 3 into 4"]),
+            ("ddsd", &[0, 1], &["remove 1", "roll back 0 to 2"]),
+            ("dsdd", &[1], &["merge 1 into 2"]),
+            ("ddd", &[0, 1, 2], &[]),
+        ] {
+            let all = revisions(kinds);
+            let goes: HashSet<RevisionId> = goes.iter().map(|&n: &usize| all[n].uuid).collect();
+            assert_eq!(said(&all, &removal(&all, &goes)), *steps, "{kinds} {goes:?}");
+        }
+    }
+
+    /// What the manifest is after a step.
+    fn after(revisions: &[Revision], step: &Step) -> Vec<Revision> {
+        let mut manifest = Manifest::new(BlockSize::DEFAULT);
+        manifest.revisions = revisions.to_vec();
+        let gone: Vec<RevisionId> = match step {
+            Step::Remove { revisions } | Step::Merge { revisions, .. } => revisions.clone(),
+            Step::RollBack { revision, .. } => vec![*revision],
+            Step::Standalone { revision, .. } => {
+                manifest.revisions.iter_mut().find(|r| r.uuid == *revision).unwrap().base = None;
+                Vec::new()
+            }
+        };
+        for id in gone {
+            let number = manifest.revisions.iter().position(|r| r.uuid == id).unwrap();
+            manifest.remove(number);
+        }
+        manifest.revisions
+    }
+
+    /// Every step of every plan is accepted when its turn comes; of another archive, or with another run of revisions, none is.
+    #[test]
+    fn only_steps_that_fit_the_chain_are_executed() {
+        let kinds = ["dddd", "ddsdd", "dsddsd", "dddddd", "dss"];
+        for kinds in kinds {
+            let all = revisions(kinds);
+            for gone in 1..(1_u32 << kinds.len()) - 1 {
+                let is_gone = |number: usize| gone & (1 << number) != 0;
+                let goes = all.iter().enumerate().filter(|(number, _)| is_gone(*number));
+                let goes: HashSet<RevisionId> = goes.map(|(_, revision)| revision.uuid).collect();
+                let mut now = all.clone();
+                for step in removal(&all, &goes) {
+                    check(&step, &now).unwrap_or_else(|error| panic!("{kinds} {gone:b}: {error}"));
+                    for wrong in altered(&step) {
+                        assert!(check(&wrong, &now).is_err(), "{kinds} {gone:b}: {wrong:?}");
+                    }
+                    let then = after(&now, &step);
+                    assert!(check(&step, &then).is_err(), "{kinds} {gone:b}: twice {step:?}");
+                    now = then;
+                }
+            }
+        }
+    }
+
+    /// The same step with revisions left out, in another order, or besides.
+    fn altered(step: &Step) -> Vec<Step> {
+        let other = RevisionId::new(Timestamp::from_second(5).unwrap());
+        match step {
+            Step::Remove { revisions } => {
+                let besides = revisions.iter().copied().chain([other]).collect();
+                vec![Step::Remove { revisions: besides }]
+            }
+            Step::Merge { revisions, into } => {
+                let into = *into;
+                let merge = |revisions: Vec<RevisionId>, into| Step::Merge { revisions, into };
+                let besides = revisions.iter().copied().chain([other]).collect();
+                let mut wrong = vec![
+                    merge(revisions.clone(), other),
+                    merge(besides, into),
+                    merge(Vec::new(), into),
+                    merge(revisions.clone(), revisions[0]),
+                    Step::Remove { revisions: revisions.clone() },
+                ];
+                if revisions.len() > 1 {
+                    wrong.push(merge(revisions.iter().rev().copied().collect(), into));
+                    wrong.push(merge(revisions[..revisions.len() - 1].to_vec(), into));
+                }
+                wrong
+            }
+            Step::RollBack { revision, to } => vec![
+                Step::RollBack { revision: *to, to: *revision },
+                Step::RollBack { revision: *revision, to: other },
+            ],
+            Step::Standalone { reason, .. } => {
+                vec![Step::Standalone { revision: other, reason: reason.clone() }]
+            }
+        }
+    }
+
+    const LIMIT: usize = 3;
+
+    fn config(limit: usize) -> Config {
+        let text = format!(
+            "max_chain = {limit}\n[schedule.full]\ninterval = \"1d\"\nkeep = 1\nfull = true\n\
+             [schedule.part]\ninterval = \"1d\"\nkeep = 1"
+        );
+        Config::parse(&text, Path::new("x")).unwrap()
+    }
+
+    /// Revisions with a tag that is kept in full become standalone, and where they do the chain is cut; the newest stays the image.
+    #[test]
+    fn tags_that_are_kept_in_full_make_revisions_standalone() {
+        let reason = "revisions with the tag full are kept in full";
+        for (kinds, full, steps) in [
+            ("dddd", 2, vec![format!("standalone 2: {reason}")]),
+            ("ddddddd", 4, vec![format!("standalone 4: {reason}")]),
+            ("dddd", 0, vec![]),
+            ("ddsd", 2, vec![]),
+        ] {
+            let mut stay = revisions(kinds);
+            stay.iter_mut().for_each(|r| r.tags = ["part".parse().unwrap()].into());
+            stay[full].tags.insert("full".parse().unwrap());
+            assert_eq!(said(&stay, &standalone(&stay, &config(LIMIT))), steps, "{kinds} {full}");
+        }
+    }
+
+    /// A chain of just the length that is wanted is left alone; the newest delta of the one on the image is cut off, and others
+    /// at their old ends.
+    #[test]
+    fn chains_are_cut_where_they_are_too_long() {
+        for (kinds, cut) in [
+            ("d", &[][..]),
+            ("dddd", &[]),
+            ("ddddd", &[1]),
+            ("dddddddddddd", &[1, 8, 4]),
+            ("dddsddd", &[]),
+            ("ddsdddd", &[3]),
+            ("dsdddddd", &[4]),
+        ] {
+            let stay = revisions(kinds);
+            let steps = standalone(&stay, &config(LIMIT));
+            let found = steps.iter().map(|step| {
+                let Step::Standalone { revision, .. } = step else { panic!("{step:?}") };
+                stay.iter().position(|r| r.uuid == *revision).unwrap()
+            });
+            assert_eq!(found.collect::<Vec<usize>>(), cut, "{kinds}");
+        }
+        let unlimited = Config::parse("", Path::new("x")).unwrap();
+        assert_eq!(standalone(&revisions("ddddd"), &unlimited), []);
+    }
+
+    /// Whatever the chain is like, one round of cuts is enough for as long as nothing else happens, and with a backup before each
+    /// round there is one more standalone revision after as many backups as the limit says.
+    #[test]
+    fn no_more_revisions_become_standalone_than_have_to() {
+        let execute = |stay: &mut Vec<Revision>| {
+            let steps = standalone(stay, &config(LIMIT));
+            for step in &steps {
+                let Step::Standalone { revision, .. } = step else { panic!("{step:?}") };
+                stay.iter_mut().find(|r| r.uuid == *revision).unwrap().base = None;
+            }
+            steps.len()
+        };
+        for length in 1..60 {
+            for standalone_at in [0, length / 3, length / 2] {
+                let mut kinds = "d".repeat(length);
+                kinds.replace_range(standalone_at..=standalone_at, "s");
+                let mut stay = revisions(&kinds);
+                execute(&mut stay);
+                let pieces: Vec<_> = stay[1..].split(|r| r.is_standalone()).collect();
+                assert!(pieces.iter().all(|piece| piece.len() <= LIMIT), "{kinds}");
+                assert_eq!(execute(&mut stay), 0, "{kinds}: a second round");
+                let mut made = 0;
+                for backup in 0..4 * (LIMIT + 1) {
+                    let time = Timestamp::from_second(2_000_000 + backup as i64).unwrap();
+                    let mut manifest = Manifest::new(BlockSize::DEFAULT);
+                    manifest.revisions = stay;
+                    let (id, statistics) = (RevisionId::new(time), Statistics::default());
+                    let digest = Digest::of(b"");
+                    manifest.push_newest(Revision::newest(id, time, time, 0, digest, statistics));
+                    stay = manifest.revisions;
+                    made += execute(&mut stay);
+                }
+                assert!(made <= 4, "{kinds}: {made} in {} backups", 4 * (LIMIT + 1));
+            }
+        }
+    }
+}

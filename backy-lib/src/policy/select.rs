@@ -1,0 +1,482 @@
+//! Revision specifications: what a person types to name one revision, or several.
+//!
+//! What was typed is parsed first ([`RevisionSpec`], [`RevisionsSpec`]), apart from what it means in an archive. Text that can be read in
+//! several ways, which mean several revisions, is an error that lists them.
+
+mod when;
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::base::error::{Error, Result};
+use crate::base::revision::{RevisionId, Tag};
+use crate::format::manifest::Revision;
+
+pub use when::{Here, When};
+
+/// Names one revision: `latest`, `last`, `first`, a number from 0 (the newest), `tag:NAME`, a UUID or its beginning, or a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevisionSpec {
+    /// The newest.
+    Latest,
+    /// The oldest.
+    First,
+    /// Counted from the newest, which is 0.
+    Number(usize),
+    /// The newest that has the tag.
+    Tag(Tag),
+    /// Lower-case hex digits and hyphens that the UUID begins with.
+    Uuid(String),
+    /// The newest that was not made after that time.
+    NotAfter(When),
+}
+
+/// Names several revisions: `all`, `A..B`, `tag:NAME` (all that have it), a time (all that were made then), one revision, or a comma
+/// list of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionsSpec(Vec<Part>);
+
+impl From<When> for RevisionsSpec {
+    /// All revisions that were made in that time.
+    fn from(when: When) -> Self {
+        RevisionsSpec(vec![Part::Made(when)])
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    All,
+    Tagged(Tag),
+    Made(When),
+    One(RevisionSpec),
+    Between(RevisionSpec, RevisionSpec),
+    /// The name of a tag with `..` in it, which may also mean one of these ranges: the tag, if a revision has it.
+    TaggedOrBetween(Tag, Vec<(RevisionSpec, RevisionSpec)>),
+}
+
+/// Shortest beginning of a UUID that is taken.
+const MIN_PREFIX_DIGITS: usize = 4;
+
+impl RevisionSpec {
+    /// Reads what was typed `here`.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] says what would be right.
+    pub fn parse(text: &str, here: &Here) -> Result<Self> {
+        if let Some(tag) = text.strip_prefix("tag:") {
+            return Ok(RevisionSpec::Tag(parse_tag(tag)?));
+        }
+        match text {
+            "latest" | "last" => return Ok(RevisionSpec::Latest),
+            "first" => return Ok(RevisionSpec::First),
+            _ => {}
+        }
+        // Up to three digits are always a number; longer ones are when a UUID could not begin so.
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if digits && text.len() < MIN_PREFIX_DIGITS {
+            return text.parse().map(RevisionSpec::Number).map_err(|_| malformed(text));
+        }
+        if let Some(when) = When::parse(text, here) {
+            return when.map(RevisionSpec::NotAfter);
+        }
+        let lower = text.to_ascii_lowercase();
+        let hex_digits = lower.bytes().filter(u8::is_ascii_hexdigit).count();
+        let only_hex = lower.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        if only_hex && (MIN_PREFIX_DIGITS..=32).contains(&hex_digits) && lower.len() <= 36 {
+            return Ok(RevisionSpec::Uuid(lower));
+        }
+        Err(malformed(text))
+    }
+
+    /// Number of the revision that is meant, counted from the newest.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`] when there is none, or more than one; says what there is.
+    pub fn resolve(&self, revisions: &[Revision]) -> Result<usize> {
+        let Some(last) = revisions.len().checked_sub(1) else {
+            return Err(no_such("there are no revisions yet".to_owned()));
+        };
+        match self {
+            RevisionSpec::Latest => Ok(0),
+            RevisionSpec::First => Ok(last),
+            RevisionSpec::Number(number) if *number <= last => Ok(*number),
+            RevisionSpec::Number(number) => {
+                Err(no_such(format!("there is no revision {number}; there are 0 to {last}")))
+            }
+            RevisionSpec::Tag(tag) => revisions
+                .iter()
+                .position(|revision| revision.tags.contains(tag))
+                .ok_or_else(|| no_tag(tag, revisions)),
+            RevisionSpec::Uuid(prefix) => resolve_prefix(prefix, revisions),
+            RevisionSpec::NotAfter(when) => when.newest_not_after(revisions),
+        }
+    }
+}
+
+fn resolve_prefix(prefix: &str, revisions: &[Revision]) -> Result<usize> {
+    // Four or more digits may also be a number, when there is one.
+    let number = prefix.parse::<usize>().ok();
+    let there = number.filter(|number| *number < revisions.len());
+    let matches = with_prefix(prefix, revisions);
+    let uuids = || {
+        let uuid = |&number: &usize| revisions.get(number).map(|found| found.uuid.to_string());
+        matches.iter().filter_map(uuid)
+    };
+    match (matches.as_slice(), there) {
+        ([one], None) => Ok(*one),
+        ([one], Some(number)) if *one == number => Ok(number),
+        ([], _) => match number {
+            Some(number) => RevisionSpec::Number(number).resolve(revisions),
+            None => Err(no_such(format!(
+                "no revision's UUID begins with '{prefix}'; there are {} revisions, see 'status'",
+                revisions.len()
+            ))),
+        },
+        (several, None) => {
+            let shown: Vec<String> = uuids().take(5).collect();
+            Err(no_such(format!(
+                "'{prefix}' is ambiguous: {} revisions begin with it: {}{}",
+                several.len(),
+                shown.join(", "),
+                if several.len() > shown.len() { ", …" } else { "" }
+            )))
+        }
+        (_, Some(number)) => {
+            let begins = uuids().take(5).map(|uuid| format!("the UUID {uuid}"));
+            let ways = std::iter::once(format!("revision {number}")).chain(begins);
+            Err(ambiguous(prefix, ways.collect(), "give more of the UUID, or another name"))
+        }
+    }
+}
+
+/// The numbers of the revisions whose UUID begins so, hyphens or not.
+fn with_prefix(prefix: &str, revisions: &[Revision]) -> Vec<usize> {
+    let plain = |text: &str| text.replace('-', "");
+    let wanted = plain(prefix);
+    let begins = |revision: &Revision| plain(&revision.uuid.to_string()).starts_with(&wanted);
+    let numbered = revisions.iter().enumerate().filter(|(_, revision)| begins(revision));
+    numbered.map(|(number, _)| number).collect()
+}
+
+impl RevisionsSpec {
+    /// Reads what was typed `here`.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] says what would be right.
+    pub fn parse(text: &str, here: &Here) -> Result<Self> {
+        let parts = text.split(',').map(|part| parse_part(part.trim(), here));
+        parts.collect::<Result<_>>().map(RevisionsSpec)
+    }
+
+    /// All revisions.
+    pub fn all() -> Self {
+        RevisionsSpec(vec![Part::All])
+    }
+
+    /// Numbers of the revisions that are meant, ascending and each once. `all` of an empty archive is no error.
+    pub fn resolve(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
+        let mut numbers = Vec::new();
+        for part in &self.0 {
+            match part {
+                Part::All => numbers.extend(0..revisions.len()),
+                Part::One(spec) => numbers.push(spec.resolve(revisions)?),
+                Part::Made(when) => numbers.extend(when.all_made(revisions)?),
+                Part::Between(a, b) => numbers.extend(between(a, b, revisions)?),
+                Part::Tagged(tag) => match with_tag(tag, revisions) {
+                    tagged if tagged.is_empty() => return Err(no_tag(tag, revisions)),
+                    tagged => numbers.extend(tagged),
+                },
+                Part::TaggedOrBetween(tag, ranges) => match with_tag(tag, revisions) {
+                    tagged if tagged.is_empty() => {
+                        let mut found = ranges.iter().map(|(a, b)| between(a, b, revisions));
+                        let first = found.next().unwrap_or_else(|| Err(no_tag(tag, revisions)));
+                        numbers.extend(first.or_else(|error| found.flatten().next().ok_or(error))?);
+                    }
+                    tagged => numbers.extend(tagged),
+                },
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
+}
+
+/// The numbers of all revisions that have a tag.
+fn with_tag(tag: &Tag, revisions: &[Revision]) -> Vec<usize> {
+    let tagged = revisions.iter().enumerate().filter(|(_, revision)| revision.tags.contains(tag));
+    tagged.map(|(number, _)| number).collect()
+}
+
+/// The revisions from one end to another, whichever of them comes first. A time bounds them: nothing that was made before or after it is
+/// among them.
+fn between(a: &RevisionSpec, b: &RevisionSpec, revisions: &[Revision]) -> Result<Vec<usize>> {
+    let made = |wanted: &dyn Fn(usize, Timestamp) -> bool| -> Result<Vec<usize>> {
+        let numbered = revisions.iter().enumerate();
+        let made = numbered.filter(|(number, revision)| wanted(*number, revision.started));
+        let made: Vec<usize> = made.map(|(number, _)| number).collect();
+        let none = "no revision was made between the ends of the range".to_owned();
+        if made.is_empty() { Err(no_such(none)) } else { Ok(made) }
+    };
+    match (a, b) {
+        (RevisionSpec::NotAfter(a), RevisionSpec::NotAfter(b)) => {
+            let (a, b) = (a.only_reading()?, b.only_reading()?);
+            let (start, end) = (a.start.min(b.start), a.end.max(b.end));
+            made(&|_, time| start <= time && time < end)
+        }
+        (RevisionSpec::NotAfter(when), other) | (other, RevisionSpec::NotAfter(when)) => {
+            let (stretch, end) = (when.only_reading()?, other.resolve(revisions)?);
+            let of_end = revisions.get(end).map_or(stretch.start, |found| found.started);
+            match of_end {
+                of_end if of_end < stretch.start => {
+                    made(&|number, time| number <= end && time < stretch.end)
+                }
+                of_end if of_end >= stretch.end => {
+                    made(&|number, time| number >= end && time >= stretch.start)
+                }
+                _ => made(&|_, time| stretch.start <= time && time < stretch.end),
+            }
+        }
+        (a, b) => {
+            let (a, b) = (a.resolve(revisions)?, b.resolve(revisions)?);
+            Ok((a.min(b)..=a.max(b)).collect())
+        }
+    }
+}
+
+/// What the revisions with these numbers are called. Numbers mean others once somebody else has made a revision; so
+/// whoever changes an archive takes the names before the lock, and the numbers after.
+pub fn names(revisions: &[Revision], numbers: &[usize]) -> Vec<RevisionId> {
+    let chosen = numbers.iter().filter_map(|&number| revisions.get(number));
+    chosen.map(|revision| revision.uuid).collect()
+}
+
+/// The numbers of the revisions that are called so.
+///
+/// # Errors
+/// [`Error::NoSuchRevision`] when one has gone.
+pub fn numbers(revisions: &[Revision], names: &[RevisionId]) -> Result<Vec<usize>> {
+    let number = |name: &RevisionId| {
+        let number = revisions.iter().position(|revision| revision.uuid == *name);
+        number.ok_or_else(|| no_such(format!("revision {name} has gone meanwhile")))
+    };
+    names.iter().map(number).collect()
+}
+
+/// That none of these revisions is pinned: whoever has pinned one wants it kept.
+///
+/// # Errors
+/// [`Error::Specification`] names those that are.
+pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
+    let pinned = numbers.iter().filter_map(|&number| {
+        let tags: Vec<&str> = revisions.get(number)?.pinned_tags.iter().map(Tag::as_str).collect();
+        (!tags.is_empty()).then(|| format!("revision {number} ({})", tags.join(", ")))
+    });
+    let pinned: Vec<String> = pinned.collect();
+    match pinned.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Specification { message: format!("pinned: {}", pinned.join(", ")) }),
+    }
+}
+
+/// That a revision has these tags: whoever removes one that is not there means another revision, or another tag.
+///
+/// # Errors
+/// [`Error::Specification`] says which it has; [`Error::NoSuchRevision`] when there is no such number.
+pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>) -> Result<()> {
+    let Some(revision) = revisions.get(number) else {
+        return Err(no_such(format!("there is no revision {number}")));
+    };
+    let Some(tag) = tags.difference(&revision.tags).next() else { return Ok(()) };
+    let mark = |tag: &Tag| match revision.pinned_tags.contains(tag) {
+        true => format!("{tag} (pinned)"),
+        false => tag.to_string(),
+    };
+    let has = match revision.tags.iter().map(mark).collect::<Vec<_>>().join(", ") {
+        tags if tags.is_empty() => "none".to_owned(),
+        tags => tags,
+    };
+    let message = format!(
+        "revision {number} ({}) has no tag '{tag}' to be removed; it has {has}",
+        revision.uuid
+    );
+    Err(Error::Specification { message })
+}
+
+fn parse_part(text: &str, here: &Here) -> Result<Part> {
+    if text == "all" {
+        return Ok(Part::All);
+    }
+    if let Some(name) = text.strip_prefix("tag:") {
+        // Tags of older archives may have `..` in their names.
+        match name.parse() {
+            Ok(tag) if name.contains("..") => {
+                let ranges = ranges(text, here).collect();
+                return Ok(Part::TaggedOrBetween(tag, ranges));
+            }
+            Ok(tag) => return Ok(Part::Tagged(tag)),
+            Err(_) => {}
+        }
+    }
+    match text.split_once("..") {
+        Some((from, to)) => match ranges(text, here).next() {
+            Some((from, to)) => Ok(Part::Between(from, to)),
+            None => {
+                let end = |text: &str| RevisionSpec::parse(text.trim(), here);
+                Ok(Part::Between(end(from)?, end(to)?))
+            }
+        },
+        None => Ok(match RevisionSpec::parse(text, here)? {
+            RevisionSpec::NotAfter(when) => Part::Made(when),
+            one => Part::One(one),
+        }),
+    }
+}
+
+/// The ranges that a text can mean, wherever in it two dots are.
+fn ranges(text: &str, here: &Here) -> impl Iterator<Item = (RevisionSpec, RevisionSpec)> {
+    let end = |text: &str| RevisionSpec::parse(text.trim(), here).ok();
+    let places = text.char_indices().map(|(at, _)| text.split_at(at));
+    places.filter_map(move |(from, to)| Some((end(from)?, end(to.strip_prefix("..")?)?)))
+}
+
+fn parse_tag(text: &str) -> Result<Tag> {
+    text.parse().map_err(|message| Error::Specification { message })
+}
+
+fn malformed(text: &str) -> Error {
+    Error::Specification {
+        message: format!(
+            "'{}' names no revision; expected a number (0 is the newest), latest, last, first, tag:NAME, \
+             a UUID or at least {MIN_PREFIX_DIGITS} hex digits of its beginning, or a time such as '2026-11-28', \
+             '2026-11-28 02:00', yesterday or '3 days ago'",
+            text.escape_default()
+        ),
+    }
+}
+
+fn no_such(message: String) -> Error {
+    Error::NoSuchRevision { message }
+}
+
+/// Text that can be read in several ways, and how to say which one is meant.
+fn ambiguous(text: &str, ways: Vec<String>, advice: &str) -> Error {
+    let text = text.escape_default();
+    no_such(format!("'{text}' is ambiguous; it can mean {}; {advice}", ways.join(", or ")))
+}
+
+fn no_tag(tag: &Tag, revisions: &[Revision]) -> Error {
+    let tags: std::collections::BTreeSet<&str> =
+        revisions.iter().flat_map(|revision| &revision.tags).map(Tag::as_str).collect();
+    let there_is = match tags.is_empty() {
+        true => "no revision has a tag".to_owned(),
+        false => format!("there are {}", tags.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    no_such(format!("no revision has the tag '{tag}'; {there_is}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::Digest;
+    use crate::format::manifest::Statistics;
+    use jiff::tz::TimeZone;
+
+    fn here() -> Here {
+        Here { now: Timestamp::UNIX_EPOCH, zone: TimeZone::UTC }
+    }
+
+    fn one(text: &str) -> Result<RevisionSpec> {
+        RevisionSpec::parse(text, &here())
+    }
+
+    fn several(text: &str) -> Result<RevisionsSpec> {
+        RevisionsSpec::parse(text, &here())
+    }
+
+    fn revisions() -> Vec<Revision> {
+        [
+            ("01935470-2f5e-7cc0-9d1a-3f0c5a3be003", &["daily"][..]),
+            ("01935470-2f5e-7cc0-9d1a-3f0c5a3be002", &["daily", "weekly"]),
+            ("12345470-2f5e-7cc0-9d1a-3f0c5a3be001", &["a..b"]),
+        ]
+        .map(|(uuid, tags)| {
+            let time = Timestamp::UNIX_EPOCH;
+            let statistics = Statistics::default();
+            let mut revision =
+                Revision::newest(uuid.parse().unwrap(), time, time, 0, Digest::of(b""), statistics);
+            revision.tags = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+            revision
+        })
+        .to_vec()
+    }
+
+    #[test]
+    fn every_way_to_name_one_revision() {
+        for (text, number) in [
+            ("0", 0),
+            ("2", 2),
+            ("latest", 0),
+            ("last", 0),
+            ("first", 2),
+            ("tag:weekly", 1),
+            ("tag:daily", 0),
+            ("1234", 2),
+            ("12345470-2F5E", 2),
+            ("01935470-2f5e-7cc0-9d1a-3f0c5a3be002", 1),
+            ("019354702f5e7cc09d1a3f0c5a3be003", 0),
+            ("0002", 2),
+        ] {
+            let spec = one(text).unwrap();
+            assert_eq!(spec.resolve(&revisions()).unwrap(), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_revision_is_an_error_that_says_what_there_is() {
+        for (text, word) in [
+            ("3", "0 to 2"),
+            ("tag:yearly", "daily"),
+            ("abcd", "3 revisions"),
+            ("0193", "ambiguous"),
+            ("9999", "0 to 2"),
+        ] {
+            let spec = one(text).unwrap();
+            let error = spec.resolve(&revisions()).expect_err(text).to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        for text in ["", "abc", "-1", "x", "tag:", "tag:a b", "latest ", "..", "1..2", "g1234567"] {
+            assert!(one(text).is_err(), "{text}");
+        }
+        assert!(RevisionSpec::Latest.resolve(&[]).is_err());
+    }
+
+    #[test]
+    fn every_way_to_name_several_revisions() {
+        for (text, numbers) in [
+            ("all", vec![0, 1, 2]),
+            ("1", vec![1]),
+            ("2,0,2", vec![0, 2]),
+            ("0..1", vec![0, 1]),
+            ("first..1", vec![1, 2]),
+            ("tag:daily", vec![0, 1]),
+            ("tag:weekly..first", vec![1, 2]),
+            ("tag:weekly, 1234", vec![1, 2]),
+        ] {
+            let spec = several(text).unwrap();
+            assert_eq!(spec.resolve(&revisions()).unwrap(), numbers, "{text}");
+        }
+        let numbers = |text: &str| several(text).unwrap().resolve(&revisions());
+        // A tag with dots in its name is meant where a revision has it; else the dots are a range.
+        assert_eq!(numbers("tag:a..b").unwrap(), [2]);
+        assert_eq!(numbers("tag:a..b..1").unwrap(), [1, 2]);
+        assert_eq!(numbers("0..tag:a..b").unwrap(), [0, 1, 2]);
+        assert_eq!(numbers("tag:weekly..0").unwrap(), [0, 1]);
+        assert!(numbers("tag:x..y").unwrap_err().to_string().contains("'x..y'"));
+        for text in ["", "0,", "0..", "..", "everything"] {
+            assert!(several(text).is_err(), "{text}");
+        }
+        assert_eq!(RevisionsSpec::all().resolve(&[]).unwrap(), Vec::<usize>::new());
+    }
+}

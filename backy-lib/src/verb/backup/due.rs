@@ -1,0 +1,65 @@
+//! Asking whether a backup is due. Who asks often gets one at its hour; that somebody does is known from the history.
+
+use jiff::Timestamp;
+
+use crate::archive::Archive;
+use crate::archive::history;
+use crate::base::clock::Clock;
+use crate::base::error::{Error, Result};
+use crate::base::progress::Silent;
+use crate::policy::config::Config;
+use crate::policy::schedule::{self, Past};
+use crate::verb::backup::{self, BackupOptions, BackupPlan};
+
+/// What the history calls it.
+const ASKED: &str = "asked";
+
+impl Archive {
+    /// What a backup would do now.
+    ///
+    /// # Errors
+    /// Also [`Error::Specification`], when a tag is to be given as scheduled that is not in the schedule, when a backup would be made and
+    /// its tags would be refused, and for an undo archive.
+    pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
+        self.plan_backup_by(&self.config()?, options, clock)
+    }
+
+    /// The same by a config that was read already.
+    pub(crate) fn plan_backup_by(
+        &self,
+        config: &Config,
+        options: &BackupOptions,
+        clock: &dyn Clock,
+    ) -> Result<BackupPlan> {
+        self.check_no_undo()?;
+        let now = clock.now();
+        let plan = backup::plan(&self.past(config, now, clock), config, options, now)?;
+        if plan.due {
+            backup::tags::check(options, &plan.tags)?;
+        }
+        Ok(plan)
+    }
+
+    /// Notes that a backup was asked for when none was due, where that decides when the next one is made: once
+    /// before each, in the history. Where that cannot be written down, the next one may be made a little early.
+    pub fn note_asked(&self, holder: &str, clock: &dyn Clock) {
+        let Ok(config) = self.config() else { return };
+        let now = clock.now();
+        if !schedule::notes_asking(&self.past(&config, now, clock), &config, now) {
+            return;
+        }
+        let Ok(_lock) = self.trusted().and_then(|own| own.storage().lock(holder)) else { return };
+        let outcome: std::result::Result<&(), &Error> = Ok(&());
+        history::record(self.storage(), ASKED, (now, now), outcome, &Silent);
+    }
+
+    /// What the next due time follows from. The history is only read where it makes a difference.
+    fn past(&self, config: &Config, now: Timestamp, clock: &dyn Clock) -> Past<'_> {
+        let past = Past::of_manifest(self.manifest(), clock.zone());
+        let asked = match schedule::minds_asking(&past, config, now) {
+            true => history::last(self.storage(), ASKED).unwrap_or_default(),
+            false => None,
+        };
+        Past { asked, ..past }
+    }
+}

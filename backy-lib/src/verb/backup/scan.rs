@@ -1,0 +1,532 @@
+//! Reading the source, and finding out what has changed: the part of a backup that all cores share.
+//!
+//! The image is cut into chunks. A chunk is read, its blocks are digested and compared with the digests of the
+//! newest revision; for each that differs the old content is fetched, checked and compressed, ready to be stored.
+//! What the source says cannot have changed is not read: its digests are those of the newest revision.
+
+mod chunks;
+
+use crate::base::canary::{Bug, planted};
+use crate::base::digest::{Digest, RevisionHasher, TableEntry};
+use crate::base::error::{Error, Result, judged};
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::pipeline::BufferPool;
+use crate::base::progress::Observer;
+use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::manifest::{BlockRange, Findings, Revision, within};
+use crate::format::qcow2::Compressor;
+use crate::image::delta::{OldBlock, StoredBlock};
+use crate::image::digests::DigestTable;
+use crate::source::{self, Source};
+use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
+
+use chunks::{Chunks, Stretch, next_lost};
+
+pub(crate) use chunks::RateLimit;
+
+/// The newest revision as it was before this backup.
+pub(super) struct OldImage {
+    image: Box<dyn StorageFile>,
+    digests: DigestTable,
+    size_bytes: u64,
+    blocks: u64,
+    /// What is known to be bad: if the source still has the right content, it heals.
+    known: Findings,
+}
+
+impl OldImage {
+    pub(super) fn open(
+        storage: &dyn Storage,
+        newest: &Revision,
+        block_size: BlockSize,
+    ) -> Result<Self> {
+        let image = storage.open(FileName::IMAGE, Access::Read)?;
+        let len = image.len()?;
+        if len != newest.size_bytes {
+            let expected = format!("the {} of revision {}", newest.size_bytes, newest.uuid);
+            return Err(Error::damaged(image.path(), "length", format!("{len} bytes"), expected));
+        }
+        Ok(OldImage {
+            image,
+            digests: DigestTable::open(storage, newest.uuid, DigestsKind::Image)?,
+            size_bytes: newest.size_bytes,
+            blocks: block_size.count(newest.size_bytes),
+            known: newest.findings.clone(),
+        })
+    }
+
+    /// Bytes on disk of the image and its digests.
+    pub(super) fn allocated_bytes(&self) -> Result<u64> {
+        Ok(self.image.allocated_bytes()? + self.digests.allocated_bytes()?)
+    }
+}
+
+/// Everything that the workers share.
+pub(super) struct Scan<'a> {
+    block_size: BlockSize,
+    chunk_blocks: u64,
+    source: &'a dyn Source,
+    new_blocks: u64,
+    old: Option<&'a OldImage>,
+    buffers: &'a BufferPool,
+}
+
+/// A stretch of blocks to work on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunk {
+    first: BlockIndex,
+    blocks: u64,
+    kind: ChunkKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChunkKind {
+    /// May hold data in the source.
+    Data,
+    /// A hole of the source, or past its end, where the newest revision may have data.
+    Hole,
+    /// Zero in both; may be of any length.
+    Void,
+    /// The same in both, as the source says.
+    Unchanged,
+}
+
+/// What was found out about a chunk.
+pub(super) struct Outcome {
+    chunk: Chunk,
+    /// Entries of the new revision's blocks; none for a void.
+    pub entries: Vec<TableEntry>,
+    /// Entries of the newest revision's blocks so far.
+    old_entries: Vec<TableEntry>,
+    /// Blocks that differ, ascending.
+    pub changed: Vec<Changed>,
+    /// The chunk's bytes, when some of them have to be written.
+    pub bytes: Option<Vec<u8>>,
+    read_bytes: u64,
+    changed_bytes: u64,
+    replaced_bytes: u64,
+    lost_bytes: u64,
+    data_bytes: u64,
+}
+
+/// A block that differs from the newest revision's.
+pub(super) struct Changed {
+    /// Which block.
+    pub block: BlockIndex,
+    /// Its old content; `None` when the newest revision ends before it.
+    pub old: Option<Old>,
+    /// Where its new content is within the chunk's bytes; `None` when it is zero or cut off.
+    pub new: Option<Extent>,
+    /// It has not changed, but is written again because the image is known to have something else.
+    pub heals: bool,
+}
+
+/// The content that is going to be replaced.
+pub(super) struct Old {
+    /// In the form in which it is stored.
+    pub stored: OldBlock,
+    /// Its digest.
+    pub entry: TableEntry,
+    /// Whether it is not what was backed up.
+    pub bad: bool,
+}
+
+/// One thread's tools.
+pub(super) struct Worker {
+    compressor: Compressor,
+    old_blocks: Vec<u8>,
+}
+
+/// A block of the newest revision whose content has to be kept.
+struct Wanted {
+    /// Its place among the changed blocks.
+    at: usize,
+    block: BlockIndex,
+    entry: TableEntry,
+    extent: Extent,
+}
+
+/// Tools for each of `threads`.
+pub(super) fn workers(threads: usize, level: i32) -> Result<Vec<Worker>> {
+    (0..threads)
+        .map(|_| {
+            let compressor = Compressor::new(level)?;
+            Ok(Worker { compressor, old_blocks: Vec::new() })
+        })
+        .collect()
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(
+        block_size: BlockSize,
+        source: &'a dyn Source,
+        old: Option<&'a OldImage>,
+        buffers: &'a BufferPool,
+    ) -> Self {
+        Scan {
+            block_size,
+            chunk_blocks: (limits().chunk_bytes / block_size.bytes()).max(1),
+            source,
+            new_blocks: block_size.count(source.size_bytes()),
+            old,
+            buffers,
+        }
+    }
+
+    /// The chunks of the source, in order, and after its end those of what the newest revision had there.
+    pub(super) fn chunks(&'a self, observer: &'a dyn Observer) -> Chunks<'a> {
+        Chunks::new(self, observer)
+    }
+
+    /// Reads and compares a chunk.
+    pub(super) fn work(&self, worker: &mut Worker, chunk: Chunk) -> Result<Outcome> {
+        let mut outcome = Outcome {
+            chunk,
+            entries: Vec::new(),
+            old_entries: Vec::new(),
+            changed: Vec::new(),
+            bytes: None,
+            read_bytes: 0,
+            changed_bytes: 0,
+            replaced_bytes: 0,
+            lost_bytes: 0,
+            data_bytes: self.source_extent(chunk).len,
+        };
+        if chunk.kind == ChunkKind::Void {
+            return Ok(outcome);
+        }
+        if let Some(old) = self.old {
+            outcome.old_entries = old.digests.read(chunk.first, chunk.blocks)?;
+        }
+        match chunk.kind {
+            ChunkKind::Data => self.read(chunk, &mut outcome)?,
+            ChunkKind::Unchanged => outcome.entries.clone_from(&outcome.old_entries),
+            ChunkKind::Hole | ChunkKind::Void => {
+                let blocks = self.new_blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
+                outcome.entries = vec![TableEntry::ZERO_BLOCK; blocks as usize];
+            }
+        }
+        self.compare(worker, &mut outcome)?;
+        if outcome.changed.iter().all(|changed| changed.new.is_none()) {
+            // Nobody is going to write them, and the next chunk finds the buffer in the cache of this core.
+            outcome.bytes.take().into_iter().for_each(|bytes| self.buffers.give(bytes));
+        }
+        Ok(outcome)
+    }
+
+    fn source_extent(&self, chunk: Chunk) -> Extent {
+        let size = self.source.size_bytes();
+        let start = self.block_size.offset(chunk.first).min(size);
+        Extent::between(start, self.block_size.offset(chunk.first.plus(chunk.blocks)).min(size))
+    }
+
+    fn read(&self, chunk: Chunk, outcome: &mut Outcome) -> Result<()> {
+        let extent = self.source_extent(chunk);
+        let mut bytes = self.buffers.take(extent.len as usize);
+        source::read_exact(self.source, &mut bytes, extent.offset)?;
+        let blocks = bytes.chunks(self.block_size.len());
+        outcome.entries = TableEntry::of_blocks(blocks, &outcome.old_entries)?;
+        for (entry, at) in outcome.entries.iter_mut().zip(chunk.first.0..) {
+            if self.is_lost(BlockIndex(at)) {
+                *entry = TableEntry::LOST;
+            }
+        }
+        outcome.read_bytes = extent.len;
+        outcome.bytes = Some(bytes);
+        Ok(())
+    }
+
+    /// Whether the source does not know what is in a block.
+    fn is_lost(&self, block: BlockIndex) -> bool {
+        let extent = self.block_size.extent(block, self.source.size_bytes());
+        next_lost(self.source, extent.offset).is_some_and(|lost| lost.offset < extent.end())
+    }
+
+    /// Where the blocks end that have the same length in the source and in the newest revision.
+    fn same_end(&self) -> BlockIndex {
+        let new_bytes = self.source.size_bytes();
+        match self.old {
+            None => BlockIndex(0),
+            Some(old) if old.size_bytes == new_bytes => BlockIndex(self.new_blocks),
+            Some(old) => self.block_size.index(old.size_bytes.min(new_bytes)),
+        }
+    }
+
+    /// The blocks that an extent touches, from `from` on.
+    fn touched(&self, extent: Extent, from: BlockIndex) -> Stretch {
+        let first = self.block_size.index(extent.offset).max(from);
+        let end = BlockIndex(self.block_size.count(extent.end())).max(first.plus(1));
+        Stretch { first, end }
+    }
+
+    fn compare(&self, worker: &mut Worker, outcome: &mut Outcome) -> Result<()> {
+        let chunk = outcome.chunk;
+        let mut wanted = Vec::new();
+        for at in 0..chunk.blocks {
+            let block = chunk.first.plus(at);
+            let new = outcome.entries.get(at as usize).copied();
+            let old = outcome.old_entries.get(at as usize).copied();
+            let new_extent = self.block_size.extent(block, self.source.size_bytes());
+            let old_extent =
+                self.block_size.extent(block, self.old.map_or(0, |old| old.size_bytes));
+            // The digest of a last block is that of its true length, so a block that grew has changed.
+            let is_data = new.is_some_and(|entry| !entry.is_zero_block());
+            let new_place =
+                is_data.then(|| Extent::new(at * self.block_size.bytes(), new_extent.len));
+            if new == old && new_extent.len == old_extent.len {
+                if new != Some(TableEntry::LOST) && self.is_bad(block) {
+                    let heals = Changed { block, old: None, new: new_place, heals: true };
+                    outcome.changed.push(heals);
+                }
+                continue;
+            }
+            let had_bytes = match old {
+                Some(entry) if !entry.is_zero_block() => old_extent.len,
+                _ => 0,
+            };
+            let has_bytes = if is_data { new_extent.len } else { 0 };
+            let old = match old {
+                // Past the end of its backing file a delta reads as zeros anyway.
+                Some(entry) if new.is_none() && entry.is_zero_block() => continue,
+                Some(entry) if entry.is_zero_block() => {
+                    let stored = OldBlock { block, content: StoredBlock::Zero };
+                    Some(Old { stored, entry, bad: false })
+                }
+                Some(entry) => {
+                    let at = outcome.changed.len();
+                    wanted.push(Wanted { at, block, entry, extent: old_extent });
+                    None
+                }
+                None => None,
+            };
+            outcome.changed_bytes += new_extent.len.max(had_bytes);
+            outcome.replaced_bytes += had_bytes;
+            outcome.lost_bytes += had_bytes.saturating_sub(has_bytes);
+            outcome.changed.push(Changed { block, old, new: new_place, heals: false });
+        }
+        self.fetch_old(worker, &wanted, &mut outcome.changed)
+    }
+
+    fn is_bad(&self, block: BlockIndex) -> bool {
+        self.old.is_some_and(|old| old.known.is_bad(block))
+    }
+
+    /// Reads, checks and compresses the old blocks that are wanted, and puts them where they belong.
+    fn fetch_old(
+        &self,
+        worker: &mut Worker,
+        wanted: &[Wanted],
+        changed: &mut [Changed],
+    ) -> Result<()> {
+        let Some(old) = self.old.filter(|_| !wanted.is_empty()) else { return Ok(()) };
+        let Worker { compressor, old_blocks } = worker;
+        let block_bytes = self.block_size.len();
+        old_blocks.resize(wanted.len() * block_bytes, 0);
+        for (wanted, cluster) in wanted.iter().zip(old_blocks.chunks_mut(block_bytes)) {
+            let len = (wanted.extent.len as usize).min(block_bytes);
+            let (bytes, padding) = cluster.split_at_mut(len);
+            // A cluster is stored whole: a short last block is padded with zeros.
+            padding.fill(0);
+            match judged(old.image.read_padded_at(bytes, wanted.extent.offset))? {
+                // What is known to be bad may be so bad that it cannot be read at all.
+                Err(_) if old.known.is_bad(wanted.block) => bytes.fill(0),
+                read => read?,
+            }
+        }
+        let clusters = || wanted.iter().zip(old_blocks.chunks(block_bytes));
+        let right = TableEntry::matching(clusters().map(|(wanted, cluster)| {
+            (wanted.entry, cluster.get(..wanted.extent.len as usize).unwrap_or_default())
+        }))?;
+        for ((wanted, cluster), right) in clusters().zip(right) {
+            let bad = !right && !planted(Bug::UncheckedOldBlock);
+            let content = if bad {
+                StoredBlock::Compressed(compressor.compress_as_bad(cluster)?)
+            } else {
+                compressor.store(cluster)
+            };
+            if let Some(changed) = changed.get_mut(wanted.at) {
+                let stored = OldBlock { block: wanted.block, content };
+                changed.old = Some(Old { stored, entry: wanted.entry, bad });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changed blocks that follow each other and are all data, or all not.
+pub(super) struct Run {
+    /// The first block.
+    pub first: BlockIndex,
+    /// How many.
+    pub blocks: u64,
+    /// They have not changed, see [`Changed::heals`].
+    pub heals: bool,
+    new: Option<Extent>,
+}
+
+impl Outcome {
+    /// Bytes of the source that the chunk stands for.
+    pub(super) fn source_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// The changed blocks, neighbours of one kind together.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run> {
+        let together = |a: &Changed, b: &Changed| {
+            a.block.plus(1) == b.block && a.new.is_some() == b.new.is_some() && a.heals == b.heals
+        };
+        self.changed.chunk_by(together).filter_map(|run| {
+            let (first, last) = (run.first()?, run.last()?);
+            let new = first.new.zip(last.new).map(|(a, b)| Extent::between(a.offset, b.end()));
+            Some(Run { first: first.block, blocks: run.len() as u64, new, heals: first.heals })
+        })
+    }
+
+    /// The new content of a run of data.
+    pub(super) fn run_bytes(&self, run: &Run) -> Option<&[u8]> {
+        let new = run.new?;
+        self.bytes.as_ref()?.get(new.offset as usize..new.end() as usize)
+    }
+
+    /// The first block that the outcome has an entry for.
+    pub(super) fn first(&self) -> BlockIndex {
+        self.chunk.first
+    }
+}
+
+/// What a scan found out, all in all.
+pub(super) struct Scanned {
+    /// Digest of the new revision.
+    pub digest: Digest,
+    /// Bytes read from the source.
+    pub read_bytes: u64,
+    /// Bytes in changed blocks, those that were cut off among them.
+    pub changed_bytes: u64,
+    /// What became of the data of the newest revision.
+    pub fate: Fate,
+    /// What is wrong with the new image: blocks whose right content the source does not know, and those that were known to
+    /// be bad in the newest revision and are not replaced.
+    pub findings: Findings,
+}
+
+/// What became of the data of a revision in the one that follows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fate {
+    /// Bytes in blocks that were not zero.
+    pub had_bytes: u64,
+    /// Those of them whose blocks have another content now.
+    pub replaced_bytes: u64,
+    /// Those of them that are zero now, or lie behind the new end.
+    pub lost_bytes: u64,
+}
+
+/// Adds up the outcomes, in order. Checks on the way that the digests of the newest revision are those recorded: they
+/// decide what counts as changed.
+pub(super) struct Tally {
+    new: RevisionHasher,
+    /// The newest revision's digest so far, from the first entry on in which it differs.
+    old: Option<RevisionHasher>,
+    has_old: bool,
+    new_blocks: u64,
+    old_blocks: u64,
+    read_bytes: u64,
+    changed_bytes: u64,
+    block_size: BlockSize,
+    fate: Fate,
+    known_bad: Vec<BlockRange>,
+    findings: Findings,
+}
+
+impl Tally {
+    pub(super) fn new(scan: &Scan<'_>) -> Self {
+        let new_bytes = scan.source.size_bytes();
+        let old_bytes = scan.old.map(|old| old.size_bytes);
+        let same_size = old_bytes == Some(new_bytes);
+        Tally {
+            new: RevisionHasher::new(scan.block_size, new_bytes),
+            old: old_bytes
+                .filter(|_| !same_size)
+                .map(|bytes| RevisionHasher::new(scan.block_size, bytes)),
+            has_old: old_bytes.is_some(),
+            new_blocks: scan.new_blocks,
+            old_blocks: scan.old.map_or(0, |old| old.blocks),
+            read_bytes: 0,
+            changed_bytes: 0,
+            block_size: scan.block_size,
+            fate: Fate::default(),
+            known_bad: scan.old.map_or_else(Vec::new, |old| old.known.bad_blocks.clone()),
+            findings: Findings::default(),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(super) fn take(&mut self, outcome: &Outcome, observer: &dyn Observer) -> Result<()> {
+        self.read_bytes += outcome.read_bytes;
+        self.changed_bytes += outcome.changed_bytes;
+        let had = outcome.old_entries.iter().filter(|entry| !entry.is_zero_block()).count();
+        self.fate.had_bytes += had as u64 * self.block_size.bytes();
+        self.fate.replaced_bytes += outcome.replaced_bytes;
+        self.fate.lost_bytes += outcome.lost_bytes;
+        let chunk = outcome.chunk;
+        if chunk.kind == ChunkKind::Void {
+            let within = |blocks: u64| blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
+            self.new.push_zero_blocks(within(self.new_blocks), observer)?;
+            if let Some(old) = &mut self.old {
+                old.push_zero_blocks(within(self.old_blocks), observer)?;
+            }
+            return Ok(());
+        }
+        if self.has_old && self.old.is_none() && outcome.entries != outcome.old_entries {
+            // Up to here both are the same.
+            self.old = Some(self.new.clone());
+        }
+        outcome.entries.iter().for_each(|entry| self.new.push(*entry));
+        self.take_findings(outcome);
+        if let Some(old) = &mut self.old {
+            outcome.old_entries.iter().for_each(|entry| old.push(*entry));
+        }
+        Ok(())
+    }
+
+    fn take_findings(&mut self, outcome: &Outcome) {
+        let chunk = outcome.chunk;
+        let end = chunk.first.plus(chunk.blocks);
+        let near = within(&self.known_bad, BlockRange::between(chunk.first, end));
+        let known = Findings::new(near.collect());
+        for (entry, at) in outcome.entries.iter().zip(chunk.first.0..) {
+            let block = BlockIndex(at);
+            let replaced = || outcome.changed.binary_search_by_key(&block, |c| c.block).is_ok();
+            if *entry == TableEntry::LOST || known.is_bad(block) && !replaced() {
+                self.findings.add_bad_block(block);
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Damaged`] when the digests of the newest revision are not those that were recorded.
+    pub(super) fn finish(
+        self,
+        storage: &dyn Storage,
+        newest: Option<&Revision>,
+    ) -> Result<Scanned> {
+        let digest = self.new.finish();
+        if let Some(newest) = newest {
+            let found = self.old.map_or(digest, RevisionHasher::finish);
+            let expected = newest.expected_digest();
+            if found != expected {
+                let name = FileName::Digests(newest.uuid, DigestsKind::Image);
+                let place = format!("digest of revision {} from this file", newest.uuid);
+                return Err(Error::damaged(storage.path(name), place, found, expected));
+            }
+        }
+        Ok(Scanned {
+            digest,
+            read_bytes: self.read_bytes,
+            changed_bytes: self.changed_bytes,
+            fate: self.fate,
+            findings: self.findings,
+        })
+    }
+}

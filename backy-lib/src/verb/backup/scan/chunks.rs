@@ -1,0 +1,181 @@
+//! Cutting the source into chunks: what has to be read, what is a hole, and what cannot have changed.
+//!
+//! Blocks that are known to be bad in the newest revision are read whatever the source says of changes, and lost ones whatever it
+//! says of holes.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Chunk, ChunkKind, Scan};
+use crate::base::error::Result;
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::progress::{self, Observer};
+use crate::base::units::BlockIndex;
+use crate::source::Source;
+
+/// The first lost stretch of the source that ends after `offset`.
+pub(super) fn next_lost(source: &dyn Source, offset: u64) -> Option<Extent> {
+    let lost = source.lost();
+    lost.get(lost.partition_point(|extent| extent.end() <= offset)).copied()
+}
+
+/// Blocks from `first` up to, not including, `end`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub first: BlockIndex,
+    pub end: BlockIndex,
+}
+
+impl Stretch {
+    /// Past every block.
+    const NONE: Stretch = Stretch { first: BlockIndex(u64::MAX), end: BlockIndex(u64::MAX) };
+}
+
+/// Cuts the source into chunks.
+pub(in crate::verb::backup) struct Chunks<'a> {
+    scan: &'a Scan<'a>,
+    observer: &'a dyn Observer,
+    next: BlockIndex,
+    /// The blocks at or after `next` that may have changed, once they have been looked for.
+    changed: Option<Stretch>,
+    /// The same for the source's data.
+    data: Option<Stretch>,
+}
+
+impl<'a> Chunks<'a> {
+    pub(super) fn new(scan: &'a Scan<'a>, observer: &'a dyn Observer) -> Self {
+        Chunks { scan, observer, next: BlockIndex(0), changed: None, data: None }
+    }
+
+    /// The next chunk; asks before whether to go on, and waits for the rate limit.
+    pub(in crate::verb::backup) fn next_chunk(
+        &mut self,
+        rate: Option<&RateLimit>,
+    ) -> Result<Option<Chunk>> {
+        progress::check(self.observer)?;
+        let chunk = self.cut()?;
+        if let (Some(rate), Some(chunk)) = (rate, chunk.filter(|c| c.kind == ChunkKind::Data)) {
+            rate.wait(self.scan.source_extent(chunk).len, self.observer)?;
+        }
+        Ok(chunk)
+    }
+
+    fn cut(&mut self) -> Result<Option<Chunk>> {
+        let scan = self.scan;
+        let end = BlockIndex(scan.new_blocks.max(scan.old.map_or(0, |old| old.blocks)));
+        let first = self.next;
+        if first >= end {
+            return Ok(None);
+        }
+        let changed = self.next_changed()?;
+        let (to, kind) = if first < changed.first {
+            self.cut_old(changed.first.min(end), ChunkKind::Unchanged, limits().unchanged_blocks)?
+        } else {
+            let data = self.next_data()?;
+            let to = changed.end.min(end);
+            if first >= data.first {
+                (data.end.min(to).min(first.plus(scan.chunk_blocks)), ChunkKind::Data)
+            } else {
+                self.cut_old(data.first.min(to), ChunkKind::Hole, scan.chunk_blocks)?
+            }
+        };
+        // A chunk lies within the source or past its end, never both.
+        let source_end = BlockIndex(scan.new_blocks);
+        let to = if first < source_end { to.min(source_end) } else { to };
+        self.next = to;
+        Ok(Some(Chunk { first, blocks: to.0 - first.0, kind }))
+    }
+
+    /// A chunk up to `end` at most of which the source need not be read: void as far as the newest revision is zero.
+    fn cut_old(
+        &self,
+        end: BlockIndex,
+        kind: ChunkKind,
+        max_blocks: u64,
+    ) -> Result<(BlockIndex, ChunkKind)> {
+        let first = self.next;
+        let old_data = match self.scan.old {
+            Some(old) => {
+                let bad = old.known.next_bad_block(first);
+                let data = old.digests.next_data_block(first)?;
+                data.into_iter().chain(bad).min()
+            }
+            None => None,
+        };
+        Ok(match old_data.filter(|&old_data| old_data < end) {
+            None => (end, ChunkKind::Void),
+            Some(at) if at > first => (at, ChunkKind::Void),
+            Some(_) => (end.min(first.plus(max_blocks)), kind),
+        })
+    }
+
+    /// The next blocks that may differ from the newest revision, or whose content there is not known.
+    fn next_changed(&mut self) -> Result<Stretch> {
+        let (scan, next) = (self.scan, self.next);
+        if let Some(changed) = self.changed.filter(|changed| next < changed.end) {
+            return Ok(changed);
+        }
+        let same_end = scan.same_end();
+        let rest = Stretch { first: same_end.max(next), end: Stretch::NONE.end };
+        let mut earliest = rest;
+        if next < same_end {
+            let offset = scan.block_size.offset(next);
+            let bad = scan.old.and_then(|old| old.known.next_bad(next));
+            let bad = bad.map(|bad| Stretch { first: bad.first, end: bad.end() });
+            let changed = scan.source.next_changed(offset)?.map(|e| scan.touched(e, next));
+            let lost = next_lost(scan.source, offset).map(|e| scan.touched(e, next));
+            let all = [bad, changed, lost, Some(rest)].into_iter().flatten();
+            earliest = all.min_by_key(|stretch| stretch.first).unwrap_or(rest);
+        }
+        self.changed = Some(earliest);
+        Ok(earliest)
+    }
+
+    /// The source's next stretch of data, or of what is lost there: that is stored as it is found.
+    fn next_data(&mut self) -> Result<Stretch> {
+        let (scan, next) = (self.scan, self.next);
+        if let Some(data) = self.data.filter(|data| next < data.end) {
+            return Ok(data);
+        }
+        let mut earliest = Stretch::NONE;
+        if next.0 < scan.new_blocks {
+            let offset = scan.block_size.offset(next);
+            let data = scan.source.next_data(offset)?.map(|e| scan.touched(e, next));
+            let lost = next_lost(scan.source, offset).map(|e| scan.touched(e, next));
+            let all = [data, lost].into_iter().flatten();
+            earliest = all.min_by_key(|stretch| stretch.first).unwrap_or(earliest);
+        }
+        self.data = Some(earliest);
+        Ok(earliest)
+    }
+}
+
+/// Keeps the reading of the source below a number of bytes a second.
+pub(crate) struct RateLimit {
+    bytes_per_second: u64,
+    next: Mutex<Option<Instant>>,
+}
+
+/// Longest sleep at a time, so that Ctrl-C is noticed soon.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+
+impl RateLimit {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        RateLimit { bytes_per_second: bytes_per_second.max(1), next: Mutex::new(None) }
+    }
+
+    /// Waits until `bytes` more may be read.
+    fn wait(&self, bytes: u64, observer: &dyn Observer) -> Result<()> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let until = next.unwrap_or(now).max(now);
+        *next = Some(until + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64));
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())
+        {
+            progress::check(observer)?;
+            std::thread::sleep(left.min(MAX_SLEEP));
+        }
+        Ok(())
+    }
+}

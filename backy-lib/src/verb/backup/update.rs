@@ -1,0 +1,252 @@
+//! Bringing the image up to date without ever losing what it held.
+//!
+//! *In place*: a block of `last.raw` is overwritten only when its old content is durable in the overlay. *Staged*: the new
+//! blocks go to a file of their own, a clone of the image or, at the first backup, an empty one, which is renamed over it
+//! when all is durable. In both, overlay over `last.raw` reads as the revision that was newest, at every moment.
+
+use super::ImageUpdate;
+use super::scan::Outcome;
+use crate::archive::recover::tidy;
+use crate::base::canary::{Bug, planted};
+use crate::base::error::{Error, Result};
+use crate::base::extent::Extent;
+use crate::base::limits::limits;
+use crate::base::pipeline::BufferPool;
+use crate::base::revision::RevisionId;
+use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::digests::DigestsHeader;
+use crate::format::manifest::Revision;
+use crate::image::delta::{Delta, DeltaWriter, OldBlock};
+use crate::image::digests::{DigestTable, DigestWriter};
+use crate::storage::manifest;
+use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
+
+/// An image being brought up to date.
+pub(super) struct Update<'a> {
+    storage: &'a dyn Storage,
+    block_size: BlockSize,
+    new_bytes: u64,
+    revision: RevisionId,
+    image: Box<dyn StorageFile>,
+    staged: Option<Staged>,
+    overlay: Option<Overlay>,
+    digests: DigestWriter,
+    batch: Batch,
+    healed_blocks: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Staged {
+    Empty,
+    Clone,
+}
+
+/// Where the old blocks go.
+struct Overlay {
+    writer: DeltaWriter,
+    digests: DigestWriter,
+    bad_blocks: Vec<BlockIndex>,
+}
+
+#[derive(Default)]
+struct Batch {
+    old: Vec<OldBlock>,
+    new: Vec<(u64, Vec<u8>)>,
+    bytes: usize,
+}
+
+/// An update of which everything but the manifest is durable.
+pub(super) struct Finished {
+    /// Whether a clone took the image's place.
+    pub cloned: bool,
+    /// Bytes on disk of the files that were made and of the image.
+    pub stored_bytes: u64,
+    /// Old blocks that were not what was backed up.
+    pub bad_blocks: Vec<BlockIndex>,
+    /// Blocks of the image that were bad and are right again.
+    pub healed_blocks: u64,
+    /// Whether the image has no room that it does not need.
+    pub is_tidy: bool,
+}
+
+impl<'a> Update<'a> {
+    /// Makes the overlay and the files that the new revision needs. Their names are durable when this returns.
+    pub(super) fn begin(
+        storage: &'a dyn Storage,
+        newest: Option<&Revision>,
+        block_size: BlockSize,
+        new_bytes: u64,
+        revision: RevisionId,
+        policy: ImageUpdate,
+    ) -> Result<Self> {
+        let overlay = newest
+            .map(|newest| {
+                let (id, bytes) = (newest.uuid, newest.size_bytes);
+                Ok::<_, Error>(Overlay {
+                    writer: DeltaWriter::create(storage, id, block_size, bytes)?,
+                    digests: DigestWriter::create(storage, id, DigestsKind::Delta)?,
+                    bad_blocks: Vec::new(),
+                })
+            })
+            .transpose()?;
+        let digests = DigestWriter::create(storage, revision, DigestsKind::Image)?;
+        let (image, staged) = match (newest, policy) {
+            (None, _) => {
+                let image = storage.create(FileName::STAGED_IMAGE)?;
+                // First, or XFS allocates ahead of what grows, and what is skipped then is no hole.
+                image.set_len(new_bytes)?;
+                // Each block is written once, in order.
+                image.bypass_cache();
+                (image, Some(Staged::Empty))
+            }
+            (Some(_), ImageUpdate::InPlace) => {
+                (storage.open(FileName::IMAGE, Access::Write)?, None)
+            }
+            (Some(_), ImageUpdate::Auto) => {
+                match storage.clone_file(FileName::IMAGE, FileName::STAGED_IMAGE)? {
+                    Some(clone) => (clone, Some(Staged::Clone)),
+                    None => (storage.open(FileName::IMAGE, Access::Write)?, None),
+                }
+            }
+        };
+        storage.sync_folder()?;
+        let batch = Batch::default();
+        Ok(Update {
+            storage,
+            block_size,
+            new_bytes,
+            revision,
+            image,
+            staged,
+            overlay,
+            digests,
+            batch,
+            healed_blocks: 0,
+        })
+    }
+
+    /// Takes the outcome of the next chunk, in order.
+    pub(super) fn take(&mut self, mut outcome: Outcome, buffers: &BufferPool) -> Result<()> {
+        for (number, entry) in outcome.entries.iter().enumerate() {
+            self.digests.push(outcome.first().plus(number as u64), *entry)?;
+        }
+        for run in outcome.runs() {
+            let offset = self.block_size.offset(run.first);
+            if run.heals {
+                self.healed_blocks += run.blocks;
+            }
+            match (self.staged, outcome.run_bytes(&run)) {
+                (None, Some(bytes)) => {
+                    self.batch.bytes += bytes.len();
+                    self.batch.new.push((offset, bytes.to_vec()));
+                }
+                (Some(_), Some(bytes)) => self.image.write_at(bytes, offset)?,
+                (staged, None) if run.heals || staged == Some(Staged::Clone) => {
+                    let end = self.block_size.offset(run.first.plus(run.blocks));
+                    let end = end.min(self.new_bytes);
+                    self.image.punch_hole(Extent::between(offset.min(end), end))?;
+                }
+                // A new file is zero; in place, holes are made at the end.
+                (_, None) => {}
+            }
+        }
+        if let Some(bytes) = outcome.bytes.take() {
+            buffers.give(bytes);
+        }
+        for changed in outcome.changed {
+            let (Some(old), Some(overlay)) = (changed.old, &mut self.overlay) else { continue };
+            overlay.digests.push(changed.block, old.entry)?;
+            if old.bad {
+                overlay.bad_blocks.push(changed.block);
+            }
+            self.batch.bytes += old.stored.content.bytes();
+            self.batch.old.push(old.stored);
+        }
+        if self.batch.bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
+    }
+
+    /// Old blocks first, durable; then their entries, durable; then the new blocks.
+    fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        if planted(Bug::SwappedOrder) {
+            self.write_new(&batch)?;
+        }
+        if let Some(overlay) = self.overlay.as_mut().filter(|_| !batch.old.is_empty()) {
+            overlay.writer.append(&batch.old)?;
+            overlay.writer.sync()?;
+            overlay.writer.enter()?;
+            if !planted(Bug::SkippedSync) {
+                overlay.writer.sync()?;
+            }
+        }
+        // Where the lock does not keep writers apart, the image may be another's by now.
+        manifest::check_ours(self.storage)?;
+        self.write_new(&batch)
+    }
+
+    fn write_new(&self, batch: &Batch) -> Result<()> {
+        for (offset, bytes) in &batch.new {
+            self.image.write_at(bytes, *offset)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable and puts the image in its place.
+    pub(super) fn finish(
+        mut self,
+        header: &DigestsHeader,
+        old_header: Option<&DigestsHeader>,
+    ) -> Result<Finished> {
+        self.flush()?;
+        let mut stored_bytes = self.digests.finish(header)?;
+        let mut bad_blocks = Vec::new();
+        let mut room_bytes = None;
+        if let (Some(overlay), Some(old_header)) = (self.overlay.take(), old_header) {
+            stored_bytes += overlay.digests.finish(old_header)?;
+            let delta = overlay.writer.finish()?;
+            stored_bytes += delta.allocated_bytes()?;
+            bad_blocks = overlay.bad_blocks;
+            if self.staged.is_none() {
+                let table = DigestTable::open(self.storage, self.revision, DigestsKind::Image)?;
+                let (size, bytes) = (self.block_size, self.new_bytes);
+                room_bytes = clear_zero_blocks(&*self.image, size, bytes, &delta, &table)?;
+            }
+        }
+        if self.staged.is_none() && self.image.len()? > self.new_bytes {
+            let end = Extent::between(self.new_bytes, self.image.len()?);
+            room_bytes = Some(room_bytes.unwrap_or(0) + tidy::data_bytes(&*self.image, end)?);
+        } else {
+            self.image.set_len(self.new_bytes)?;
+        }
+        if !planted(Bug::EarlyCommit) {
+            self.image.sync()?;
+        }
+        manifest::check_ours(self.storage)?;
+        if self.staged.is_some() {
+            self.storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
+        }
+        self.storage.sync_folder()?;
+        let kept = self.image.allocated_bytes()?.saturating_sub(room_bytes.unwrap_or(0));
+        stored_bytes += kept;
+        let (cloned, healed_blocks) = (self.staged == Some(Staged::Clone), self.healed_blocks);
+        let is_tidy = room_bytes.is_none();
+        Ok(Finished { cloned, stored_bytes, bad_blocks, healed_blocks, is_tidy })
+    }
+}
+
+/// Clears the blocks that the overlay holds and that are zero now. They keep their room, which undoing would need. Gives how much of
+/// it can be given back when the revision is committed, if there are such blocks.
+fn clear_zero_blocks(
+    image: &dyn StorageFile,
+    block_size: BlockSize,
+    size_bytes: u64,
+    overlay: &Delta,
+    table: &DigestTable,
+) -> Result<Option<u64>> {
+    let mut room_bytes = None;
+    tidy::for_each_emptied(size_bytes, block_size, overlay, table, |extent| {
+        room_bytes = Some(room_bytes.unwrap_or(0) + tidy::data_bytes(image, extent)?);
+        image.zero(extent)
+    })?;
+    Ok(room_bytes)
+}

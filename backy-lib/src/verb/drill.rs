@@ -1,0 +1,250 @@
+//! `drill`: a timed restore for trial. Proves that a revision can be had back, and how fast.
+//!
+//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program
+//! that looks into it, and [`run_command`] runs one. Which revision, where the file is, and what is done with it, is
+//! for the caller to say. An archive that does not give the right bytes is a drill that has not passed, not an error;
+//! an error is what kept the drill from being made.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+
+use crate::archive::Archive;
+use crate::base::clock::Clock;
+use crate::base::error::{Error, Result};
+use crate::base::fork::Maker;
+use crate::base::progress::{Observer, Phase};
+use crate::format::manifest::{DrillReport, Revision, Unknown};
+use crate::image::sequential::{Reading, check_digests};
+use crate::policy::config::TimeLimit;
+use crate::storage::who_can_swap;
+use crate::target::unfinished::{Folder, Note, Token};
+use crate::target::{FileTarget, Target, space};
+use crate::verb::restore::{self, RestoreOptions};
+
+pub use crate::source::hooks::{run_command, words_on};
+
+impl DrillReport {
+    /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
+    /// in the manifest and shown to others, and arguments may be secret.
+    pub fn judged(mut self, program: String, verdict: std::result::Result<(), String>) -> Self {
+        self.command = Some(program);
+        if let Err(why) = verdict {
+            self.passed = false;
+            self.message = why;
+        }
+        self
+    }
+}
+
+/// A revision in a temporary file that can only be read. Deleted when dropped; when this process is killed, by the next one in that folder.
+#[derive(Debug)]
+pub struct Assembled {
+    path: PathBuf,
+    folder: Folder,
+    name: String,
+    maker: Maker,
+    // Dropped after the file is gone.
+    _note: Option<Note>,
+}
+
+impl Assembled {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Assembled {
+    fn drop(&mut self) {
+        // A callable that judges it may have forked, and its child ends first.
+        if self.maker.is_this() {
+            // Somebody may have removed it; there is nobody to tell of anything else.
+            let _ = self.folder.remove(&self.name);
+        }
+    }
+}
+
+/// How long the command of a drill in this archive may take: what its config says, and the usual time where that
+/// cannot be read.
+pub fn timeout(archive: &Archive) -> TimeLimit {
+    archive.config().map_or_else(|_| TimeLimit::default(), |config| config.drill_timeout)
+}
+
+/// Which of `revisions` revisions a drill takes, by any number such as a random one; `None` when there are none.
+pub fn pick(revisions: usize, seed: u64) -> Option<usize> {
+    seed.checked_rem(revisions as u64).map(|number| number as usize)
+}
+
+/// Reads a revision, by its number from the newest, through its chain, and checks every block.
+pub fn read(
+    archive: &Archive,
+    number: usize,
+    threads: Option<usize>,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<DrillReport> {
+    let drill = Drill::begin(archive, number, clock)?;
+    let mut read_bytes = 0;
+    let outcome = archive.open_revision(number).and_then(|chain| {
+        check_digests(&chain, false, observer)?;
+        let (phase, keep_going) = (Phase::Drill, false);
+        let reading =
+            Reading { chain: &chain, phase, max_void_bytes: u64::MAX, keep_going, threads };
+        reading.run(observer, |piece| {
+            read_bytes += piece.data_bytes;
+            Ok(())
+        })
+    });
+    match outcome {
+        Err(error) if !error.is_loss() => Err(error),
+        outcome => Ok(drill.end(outcome.err(), read_bytes)),
+    }
+}
+
+/// Restores a revision to a temporary file in the folder `place`, of mode 0400 where there are permissions. There is none when the drill
+/// has not passed.
+///
+/// # Errors
+/// [`Error::Target`] when others could put another file in its place there.
+/// [`crate::ErrorKind::NoSpace`] also when there is less room in the folder than the revision has data.
+pub fn assemble(
+    archive: &Archive,
+    number: usize,
+    place: &Path,
+    threads: Option<usize>,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<(DrillReport, Option<Assembled>)> {
+    let drill = Drill::begin(archive, number, clock)?;
+    let folder = open_private(place)?;
+    folder.sweep();
+    let token = Token::new();
+    let name = format!("backy-drill-{}-{token}.img", drill.revision.uuid);
+    let path = place.join(&name);
+    let options = RestoreOptions { threads, ..RestoreOptions::default() };
+    let (mut read_bytes, mut assembled) = (0, None);
+    let outcome = archive.open_revision(number).and_then(|chain| {
+        let needed = space::needed_bytes(&chain, None, observer)?;
+        space::check(place, needed)?;
+        let note = Note::write(&folder, &token, &name).map_err(Error::io(&path, "create"))?;
+        let target = FileTarget::create_in(folder.clone(), &path)?;
+        restore::to_target(&chain, &target, &options, observer)?;
+        let maker = Maker::this();
+        let made = Assembled { path: path.clone(), folder, name, maker, _note: note };
+        make_read_only(&target)?;
+        assembled = Some(made);
+        read_bytes = needed;
+        Ok(())
+    });
+    // The target's errors say nothing of the archive.
+    let of_target = |error: &Error| error.path().is_some_and(|at| at == path || at == place);
+    match outcome {
+        Err(error) if !error.is_loss() || of_target(&error) => Err(error),
+        Err(error) => Ok((drill.end(Some(error), read_bytes), None)),
+        Ok(()) => Ok((drill.end(None, read_bytes), assembled)),
+    }
+}
+
+/// The folder of a temporary file whose path a command is given: what is found there has to be that file.
+fn open_private(place: &Path) -> Result<Folder> {
+    let folder = Folder::open(place).map_err(Error::io(place, "open the folder"))?;
+    let others = who_can_swap(&folder)
+        .map_err(|errno| Error::io(place, "look up the folder")(errno.into()))?;
+    match others {
+        None => Ok(folder),
+        Some(found) => {
+            let message = format!(
+                "{found}, so another file could be put in the place of the one that is restored there; choose a folder that only \
+                 you may write to, or one with the sticky bit such as /tmp"
+            );
+            Err(Error::Target { path: place.to_owned(), message, forcible: false })
+        }
+    }
+}
+
+fn make_read_only(target: &FileTarget) -> Result<()> {
+    match fchmod(target.file(), Mode::RUSR) {
+        // A file system without permissions, such as FAT: what is written to the file goes with it anyway.
+        Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(Error::io(target.path(), "make it read-only")(errno.into())),
+    }
+}
+
+/// A drill that has begun.
+struct Drill<'a> {
+    revision: &'a Revision,
+    started: Timestamp,
+    began: Instant,
+}
+
+impl<'a> Drill<'a> {
+    fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
+        if archive.manifest().is_undo() {
+            let message =
+                "an undo archive holds only what a restore has overwritten; there is nothing to \
+                           restore for trial"
+                    .to_owned();
+            return Err(Error::Specification { message });
+        }
+        let message = || format!("there is no revision {number}");
+        let revision = archive.revisions().get(number);
+        let revision = revision.ok_or_else(|| Error::NoSuchRevision { message: message() })?;
+        Ok(Drill { revision, started: clock.now(), began: Instant::now() })
+    }
+
+    fn end(&self, error: Option<Error>, read_bytes: u64) -> DrillReport {
+        let seconds = self.began.elapsed().as_secs_f64();
+        DrillReport {
+            revision: self.revision.uuid,
+            started: self.started,
+            seconds,
+            size_bytes: self.revision.size_bytes,
+            read_bytes,
+            bytes_per_second: (read_bytes as f64 / seconds.max(1e-9)) as u64,
+            command: None,
+            passed: error.is_none(),
+            message: match error {
+                None => "all blocks verified".to_owned(),
+                Some(error) => error.to_string(),
+            },
+            unknown: Unknown::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any number picks a revision that there is, and every revision can be picked.
+    #[test]
+    fn every_revision_is_picked_by_some_number() {
+        assert_eq!(pick(0, 7), None);
+        let picked: Vec<_> = (0..3).filter_map(|seed| pick(3, seed)).collect();
+        assert_eq!(picked, [0, 1, 2]);
+        assert_eq!(pick(3, u64::MAX), Some(0));
+    }
+
+    /// Earlier versions kept the whole command of a drill, which may have a secret in it: only the program is ever seen again.
+    #[test]
+    fn the_arguments_of_earlier_drills_are_forgotten() {
+        let mut report = serde_json::json!({
+            "revision": "019b0e2c-7c00-7000-8000-000000000001", "started": "2026-11-28T02:00:00Z", "seconds": 1.5, "size_bytes": 4,
+            "read_bytes": 4, "bytes_per_second": 2, "command": "sh -c true --password=hunter2", "passed": true, "message": "right"
+        });
+        let read = |report: &serde_json::Value| {
+            serde_json::from_value::<DrillReport>(report.clone()).expect("a report")
+        };
+        let written = serde_json::to_value(read(&report)).expect("JSON");
+        report["command"] = "sh".into();
+        assert_eq!(written, report);
+        for none in [serde_json::Value::Null, "".into()] {
+            report["command"] = none.clone();
+            assert_eq!(serde_json::to_value(read(&report)).expect("JSON"), report, "{none}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What backy does: one module for each operation.
+
+pub mod backup;
+pub mod drill;
+pub mod export;
+pub mod import;
+pub mod maintenance;
+pub(crate) mod merge;
+pub(crate) mod rebuild;
+pub mod restore;
+pub mod scrub;

@@ -1,0 +1,148 @@
+//! What a scrub with a budget reads, and in which order.
+//!
+//! What is stored is cut into groups: stretches of the image, and whole deltas. Each has a time: when it was last
+//! read, or since when it has been there if it never was. The oldest are read first. Whatever is written later gets a
+//! later time, so nothing that waits is overtaken for long, however small the budget is and however many deltas are
+//! new.
+//!
+//! A budget counts the stored bytes that have to be read: holes cost nothing, nor do the blocks that a delta does not
+//! hold.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::content::StoredFile;
+use super::{Budget, Scrub};
+use crate::base::error::Result;
+use crate::base::limits::limits;
+use crate::base::progress;
+use crate::base::units::BlockIndex;
+use crate::format::manifest::{BlockRange, Manifest, Revision};
+use crate::policy::health::long_as;
+
+/// Parts of an image that verification is remembered for, at most. A delta is one.
+const MAX_GROUPS: u64 = 1024;
+
+/// A stretch of one revision's own file: what a budget is spent on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Group {
+    pub(super) number: usize,
+    pub(super) blocks: BlockRange,
+    /// What reading it costs; only known where a budget is a share.
+    pub(super) stored_bytes: u64,
+}
+
+impl Scrub<'_> {
+    /// What there is to read, in order; with a budget what waits longest first.
+    pub(super) fn groups(&self) -> Result<Vec<Group>> {
+        let size = self.manifest.block_size;
+        let mut groups = Vec::new();
+        for number in self.numbers() {
+            let Some(revision) = self.manifest.revisions.get(number) else { continue };
+            let blocks = size.count(revision.size_bytes);
+            let group_blocks = match revision.is_image() {
+                true => {
+                    (limits().group_bytes / size.bytes()).max(blocks.div_ceil(MAX_GROUPS)).max(1)
+                }
+                false => blocks.max(1),
+            };
+            let file = self.file_to_measure(revision)?;
+            for first in (0..blocks).step_by(group_blocks as usize) {
+                progress::check(self.observer)?;
+                let first = BlockIndex(first);
+                let end = BlockIndex(first.plus(group_blocks).0.min(blocks));
+                let blocks = BlockRange::between(first, end);
+                let stored_bytes = file.as_ref().map_or(Ok(0), |file| stored_in(file, blocks))?;
+                groups.push(Group { number, blocks, stored_bytes });
+            }
+        }
+        if self.options.budget.is_some() {
+            // Stable: those of one time stay in order.
+            groups.sort_by_cached_key(|group| {
+                waiting_since(self.manifest, group.number, group.blocks, self.now)
+            });
+        }
+        Ok(groups)
+    }
+
+    /// The file of a revision where its bytes have to be counted; none when it cannot be opened, and then none of it
+    /// is read.
+    fn file_to_measure(&self, revision: &Revision) -> Result<Option<StoredFile>> {
+        match self.options.budget {
+            Some(Budget::Share(_)) => {
+                let size = self.manifest.block_size;
+                StoredFile::without_digests(&**self.storage, revision, size)
+            }
+            Some(Budget::Time(_)) | None => Ok(None),
+        }
+    }
+
+    /// How many stored bytes of the groups may be read. Noted in the report where it is a share.
+    pub(super) fn allow(&mut self, groups: &[Group]) -> u64 {
+        let Some(Budget::Share(share)) = self.options.budget else { return u64::MAX };
+        let stored: u64 = groups.iter().map(|group| group.stored_bytes).sum();
+        let budget_bytes = (stored as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+        self.budget_bytes = Some(budget_bytes);
+        budget_bytes
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.options.budget {
+            Some(Budget::Time(time)) => Instant::now().checked_add(time),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes that have to be read of blocks. Tables that cannot be read say of none that it has to be.
+fn stored_in(file: &StoredFile, blocks: BlockRange) -> Result<u64> {
+    match file.stored_bytes(blocks) {
+        Err(error) if error.is_unreadable() || error.is_damage() => Ok(0),
+        counted => counted,
+    }
+}
+
+/// Since when blocks of a revision's own file wait to be read: the longest time ago that one was read or, where one
+/// never was, that it may have been written. `None`, before all others, where a clock was wrong: a time in the future
+/// says nothing. And whether all was read: of what waits since the same moment, what never was comes first, so that a
+/// clock that stands still holds nothing up.
+///
+/// A delta that was never read counts from the commit of its own revision, just before it was written: that time
+/// stays the same whatever newer revisions are merged into it.
+fn waiting_since(
+    manifest: &Manifest,
+    number: usize,
+    blocks: BlockRange,
+    now: Timestamp,
+) -> (Option<Timestamp>, bool) {
+    let Some(revision) = manifest.revisions.get(number) else { return (None, false) };
+    let mut next = blocks.first;
+    let mut unread = None;
+    let mut oldest: Option<Timestamp> = None;
+    let mut wait = |at: Timestamp| oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
+    let mut is_future = false;
+    for range in revision.read_at() {
+        if range.blocks.end() <= blocks.first || range.blocks.first >= blocks.end() {
+            continue;
+        }
+        if range.blocks.first > next {
+            unread = unread.or(Some(next));
+        }
+        next = range.blocks.end();
+        is_future |= range.at > now;
+        wait(range.at);
+    }
+    if next < blocks.end() {
+        unread = unread.or(Some(next));
+    }
+    if let Some(block) = unread {
+        let written = match revision.is_image() {
+            true => long_as(manifest, block.0).unwrap_or(revision.finished),
+            false => revision.finished,
+        };
+        is_future |= written > now;
+        wait(written);
+    }
+    (oldest.filter(|_| !is_future), unread.is_none())
+}

@@ -1,0 +1,300 @@
+//! The digests of all revisions, from their digest files: one walk over the tables, however many revisions there are.
+
+use std::collections::HashMap;
+
+use super::Scrub;
+use super::content::StoredFile;
+use super::structure::flaw_of;
+use crate::archive::proof;
+use crate::base::digest::{RevisionHasher, TableEntry};
+use crate::base::error::{Error, Result};
+use crate::base::limits::limits;
+use crate::base::progress::{self, Observer};
+use crate::base::units::BlockIndex;
+use crate::format::digests::DigestsHeader;
+use crate::format::manifest::{BlockRange, Revision};
+use crate::format::qcow2::Decompressor;
+use crate::image::chain::Chain;
+use crate::image::digests::rewrite;
+use crate::storage::{DigestsKind, FileName};
+
+impl Scrub<'_> {
+    /// Checks that each revision's digest comes out of its digest files. One that is wrong is made anew from the data, if that is
+    /// then right.
+    pub(super) fn check_digests(&mut self) -> Result<()> {
+        let wrong = self.wrong_digests()?;
+        let numbers = self.numbers().into_iter();
+        self.vouched = numbers.filter(|number| wrong.binary_search(number).is_err()).collect();
+        let mut places = Places::default();
+        for number in wrong {
+            progress::check(self.observer)?;
+            // An older one may have come right with a newer one.
+            let Some(error) = self.digest_error(number)? else {
+                self.vouched.insert(number);
+                continue;
+            };
+            let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
+            let error = match self.repairs() && self.enter_lost_blocks(number, &revision)? {
+                true => match self.digest_error(number)? {
+                    Some(error) => error,
+                    None => {
+                        self.vouched.insert(number);
+                        continue;
+                    }
+                },
+                false => error,
+            };
+            if self.is_about_another(&error, revision.digests_file(), &mut places) {
+                continue;
+            }
+            let flaw = flaw_of(error);
+            let repaired = self.repairs() && self.rebuild_digests(number, &revision)?;
+            if repaired {
+                self.vouched.insert(number);
+            }
+            let costs = (number, self.all(&revision));
+            let costs = Some(costs).filter(|_| !repaired);
+            self.find(revision.digests_file(), flaw, costs, repaired)?;
+        }
+        Ok(())
+    }
+
+    /// Numbers of the revisions whose digest does not come out, ascending.
+    fn wrong_digests(&self) -> Result<Vec<usize>> {
+        let mut wrong = Vec::new();
+        let revisions = self.manifest.revisions.as_slice();
+        let mut first = 0;
+        while first < revisions.len() {
+            let rest = revisions.iter().enumerate().skip(first + 1);
+            let end = rest.into_iter().find(|(_, revision)| revision.is_standalone());
+            let end = end.map_or(revisions.len(), |(number, _)| number);
+            self.walk(first, end, &mut wrong)?;
+            first = end;
+        }
+        // Ascending.
+        let numbers = self.numbers();
+        wrong.retain(|number| numbers.binary_search(number).is_ok());
+        Ok(wrong)
+    }
+
+    /// Walks the tables of revisions `first` to `end`, each of which reads through to the one before, side by side.
+    fn walk(&self, first: usize, end: usize, wrong: &mut Vec<usize>) -> Result<()> {
+        let size = self.manifest.block_size;
+        let revisions = self.manifest.revisions.get(first..end).unwrap_or_default();
+        let mut files: Vec<Walked> = Vec::new();
+        for (number, revision) in (first..end).zip(revisions) {
+            let Some(file) = self.stored_file(number)? else {
+                // Neither this one nor those behind it can come out.
+                wrong.extend(number..end);
+                break;
+            };
+            // As a rule all have one size, and nothing has been digested yet.
+            let same = files.last().filter(|last| last.size_bytes == revision.size_bytes);
+            let hasher = match same {
+                Some(last) => last.hasher.clone(),
+                None => RevisionHasher::new(size, revision.size_bytes),
+            };
+            files.push(Walked {
+                file,
+                size_bytes: revision.size_bytes,
+                blocks: size.count(revision.size_bytes),
+                standalone: revision.is_standalone(),
+                hasher,
+                broken: false,
+            });
+        }
+        let blocks = files.iter().map(|file| file.blocks).max().unwrap_or(0);
+        let mut next = BlockIndex(0);
+        while next.0 < blocks {
+            progress::check(self.observer)?;
+            let data = next_data(&files, next, BlockIndex(blocks));
+            for walked in &mut files {
+                let end = data.0.min(walked.blocks);
+                let zeros = end.saturating_sub(next.0);
+                walked.hasher.push_zero_blocks(zeros, self.observer)?;
+            }
+            let count = limits().window_blocks.min(blocks - data.0);
+            walk_window(&mut files, BlockRange { first: data, count }, self.observer)?;
+            next = data.plus(count);
+        }
+        for ((number, revision), walked) in (first..end).zip(revisions).zip(files) {
+            if walked.broken || walked.hasher.finish() != revision.expected_digest() {
+                wrong.push(number);
+            }
+        }
+        wrong.sort_unstable();
+        wrong.dedup();
+        Ok(())
+    }
+
+    /// Whether the digests cannot be looked at for a file that is among the findings already, with what that costs.
+    fn is_about_another(&self, error: &Error, own: FileName, places: &mut Places) -> bool {
+        for (finding, place) in self.findings.iter().zip(0..).skip(places.known) {
+            places.last.insert(finding.file.clone(), place);
+        }
+        places.known = self.findings.len();
+        let name = error.path().and_then(|path| path.file_name()).and_then(|name| name.to_str());
+        name.is_some_and(|name| {
+            let found = places.last.get(name).and_then(|place| self.findings.get(*place));
+            found.is_some_and(|finding| !finding.repaired) && name != own.to_string()
+        })
+    }
+
+    /// What is wrong with the digests of one revision.
+    fn digest_error(&self, number: usize) -> Result<Option<Error>> {
+        let checked = Chain::open(self.storage, self.manifest, number)
+            .and_then(|chain| chain.verify_digests(self.observer));
+        match checked {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_damage() => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the digest file of a revision anew from its data; whether its digest comes out then. If not, nothing is changed.
+    fn rebuild_digests(&mut self, number: usize, revision: &Revision) -> Result<bool> {
+        if revision.is_image() {
+            // What is lost of it is among the bad blocks then.
+            return match proof::prove_newest(self.storage, self.manifest, self.observer) {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_damage() => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
+        let base = match number.checked_sub(1).filter(|_| revision.base.is_some()) {
+            Some(base) => match Chain::open(self.storage, self.manifest, base) {
+                Ok(chain) => Some(chain),
+                Err(error) if error.is_damage() => return Ok(false),
+                Err(error) => return Err(error),
+            },
+            None => None,
+        };
+        let size = self.manifest.block_size;
+        let Some(data) = StoredFile::without_digests(&**self.storage, revision, size)? else {
+            return Ok(false);
+        };
+        let mut hasher = RevisionHasher::new(size, revision.size_bytes);
+        let all = self.all(revision);
+        let walked = for_each_entry(&data, base.as_ref(), all, self.observer, |_, entry, _| {
+            hasher.push(entry);
+            Ok(())
+        });
+        match walked {
+            Ok(()) if hasher.finish() == revision.digest => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.is_damage() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let header = DigestsHeader::new(DigestsKind::Delta, revision, size);
+        let mut file = rewrite(&**self.storage, &header)?;
+        for_each_entry(&data, base.as_ref(), all, self.observer, |block, entry, held| {
+            // A zero entry has to be written, too: there may be another one.
+            if held { file.set(block, entry) } else { Ok(()) }
+        })?;
+        file.finish()?;
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            revision.table_digest = None;
+        }
+        Ok(true)
+    }
+}
+
+/// Where the findings about files are: of each the last one. What is repaired of a file is so in all of them.
+#[derive(Default)]
+struct Places {
+    last: HashMap<String, usize>,
+    /// So many findings have been looked at.
+    known: usize,
+}
+
+/// A revision on the walk.
+struct Walked {
+    file: StoredFile,
+    size_bytes: u64,
+    blocks: u64,
+    standalone: bool,
+    hasher: RevisionHasher,
+    broken: bool,
+}
+
+/// Takes the entries of a window from the newest revision to the oldest, each on top of the one before.
+fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer) -> Result<()> {
+    let mut entries: Vec<TableEntry> = Vec::new();
+    for walked in files {
+        progress::check(observer)?;
+        let inside = walked.blocks.saturating_sub(window.first.0).min(window.count);
+        if walked.standalone {
+            entries.clear();
+        }
+        // Past the end of the base everything is zero.
+        entries.resize(inside as usize, TableEntry::ZERO_BLOCK);
+        let end = window.first.plus(inside);
+        let held = walked.file.next_stored_block(window.first, end).and_then(|next| match next {
+            Some(first) => {
+                let blocks = BlockRange::between(first, end);
+                Ok(Some((first, walked.file.held_entries(blocks)?)))
+            }
+            None => Ok(None),
+        });
+        match held {
+            Ok(Some((first, held))) => {
+                let at = (first.0 - window.first.0) as usize;
+                let slots = entries.get_mut(at..).unwrap_or_default();
+                for (slot, entry) in slots.iter_mut().zip(held) {
+                    *slot = entry.unwrap_or(*slot);
+                }
+            }
+            Ok(None) => {}
+            Err(error) if error.is_damage() => walked.broken = true,
+            Err(error) => return Err(error),
+        }
+        for run in entries.chunk_by(|a, b| a.is_zero_block() && b.is_zero_block()) {
+            match run {
+                [entry] => walked.hasher.push(*entry),
+                zeros => walked.hasher.push_zero_blocks(zeros.len() as u64, observer)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first block at or after `from` that any of the files holds, or `end`.
+fn next_data(files: &[Walked], from: BlockIndex, end: BlockIndex) -> BlockIndex {
+    files.iter().fold(end, |next, walked| match walked.file.next_stored_block(from, next) {
+        Ok(found) => found.unwrap_or(next),
+        // What is wrong with the tables shows when they are read.
+        Err(_) => from,
+    })
+}
+
+/// Hands out the entries of all blocks: of those that the file holds from the data, of the others from the base; and
+/// whether the file holds it.
+fn for_each_entry(
+    data: &StoredFile,
+    base: Option<&Chain>,
+    all: BlockRange,
+    observer: &dyn Observer,
+    mut take: impl FnMut(BlockIndex, TableEntry, bool) -> Result<()>,
+) -> Result<()> {
+    let mut decompressor = Decompressor::new()?;
+    let mut next = all.first;
+    while next < all.end() {
+        progress::check(observer)?;
+        let count = limits().window_blocks.min(all.end().0 - next.0);
+        let inherited = match base {
+            Some(base) => base.locate(next, count)?,
+            None => Vec::new(),
+        };
+        let held = data.holds(BlockRange { first: next, count })?;
+        for (at, held) in held.into_iter().enumerate() {
+            let block = next.plus(at as u64);
+            let entry = match held {
+                true => TableEntry::of_block(&data.read_block(block, &mut decompressor)?),
+                false => inherited.get(at).map_or(TableEntry::ZERO_BLOCK, |located| located.entry),
+            };
+            take(block, entry, held)?;
+        }
+        next = next.plus(count);
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Blocks of a delta whose entries are lost, found again by their digests.
+//!
+//! Eight bytes of an L2 table that become zero make a block look as if the delta did not hold it. Its content is still in the
+//! file, and its digest in the digest file. Which blocks these are is only believed when the digest of the revision comes out
+//! with them; then their content is looked for in what nothing refers to ([`orphans`]) and entered again, the digests and the data
+//! being durable already. A block whose content is not found is entered as one that cannot be read: that costs this block and not
+//! the whole revision.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Scrub;
+use super::content::StoredFile;
+use crate::base::digest::{RevisionHasher, TableEntry};
+use crate::base::error::Result;
+use crate::base::limits::limits;
+use crate::base::progress;
+use crate::base::units::BlockIndex;
+use crate::format::manifest::Revision;
+use crate::format::qcow2::{Cluster, Compressor, Decompressor, Layout};
+use crate::image::chain::Chain;
+use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
+use crate::image::digests::DigestTable;
+use crate::image::orphans;
+use crate::storage::DigestsKind;
+
+/// More entries of one delta are not looked for.
+const MAX_LOST: usize = 1 << 20;
+/// Entries digested at most to find out which one block was all zero: a second or so.
+const MAX_TRIED_ENTRIES: u64 = 1 << 25;
+/// A revision with more blocks is not held in memory for that.
+const MAX_TRIED_BLOCKS: u64 = 1 << 18;
+
+/// A block whose entry is lost, and its digest.
+#[derive(Clone, Copy)]
+struct Lost {
+    block: BlockIndex,
+    entry: TableEntry,
+}
+
+/// Where blocks are, by their digests.
+type Places = HashMap<[u8; 32], Vec<Cluster>>;
+
+/// What the files say of one block of a delta.
+struct Said {
+    block: BlockIndex,
+    /// Its digest, if what the delta's tables say is right.
+    entry: TableEntry,
+    /// Whether the tables say something else than the digests, or nothing.
+    is_lost: bool,
+    /// Whether it may be a zero block whose entry is lost: of that the digest file knows nothing.
+    may_be_zero: bool,
+}
+
+/// What there is to go by: the delta, its digests, and what it reads through to.
+struct Evidence {
+    delta: Delta,
+    table: DigestTable,
+    base: Option<Chain>,
+    /// The same delta again, when the digests of what it holds are taken from the data.
+    data: Option<StoredFile>,
+}
+
+impl Scrub<'_> {
+    /// Enters the blocks of a delta again whose entries are lost; whether there were any. The digest of the revision comes out
+    /// then, as far as it is for its entries.
+    pub(super) fn enter_lost_blocks(&mut self, number: usize, revision: &Revision) -> Result<bool> {
+        let lost = match self.lost_blocks(number, revision) {
+            Ok(lost) => lost,
+            // Then there is nothing to go by.
+            Err(error) if error.is_damage() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        let wanted = lost.iter().map(|lost| lost.entry);
+        let wanted = wanted.filter(|entry| !entry.is_zero_block() && *entry != TableEntry::LOST);
+        let places = self.find_places(revision, &wanted.map(|entry| entry.0).collect())?;
+        self.begin_repair(revision)?;
+        let entered = self.enter(revision, &lost, places).and_then(|missing| {
+            self.repair_delta(number, revision)?;
+            Ok(missing)
+        });
+        let missing = match entered {
+            Ok(missing) => missing,
+            // One that QEMU has laid out is not written to.
+            Err(error) if error.is_damage() => {
+                self.end_repair()?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(revision) = self.manifest.revisions.get_mut(number) {
+            missing.iter().for_each(|block| revision.findings.add_bad_block(*block));
+        }
+        self.end_repair()?;
+        let name = revision.file().to_string();
+        // What was wrong with its entries has been told already, as far as they said something.
+        for finding in self.findings.iter_mut().filter(|finding| finding.file == name) {
+            finding.repaired = true;
+            finding.affected.clear();
+        }
+        let (all, found) = (lost.len(), lost.len() - missing.len());
+        let blocks = if all == 1 { "block" } else { "blocks" };
+        let message = format!(
+            "L2 table: found no entries of {all} {blocks} that the digests name; entered {found} again by their digests"
+        );
+        self.find(revision.file(), message, None, true)?;
+        Ok(true)
+    }
+
+    /// The blocks whose entries are lost; none when the digest of the revision does not come out with them.
+    fn lost_blocks(&self, number: usize, revision: &Revision) -> Result<Vec<Lost>> {
+        let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
+        if revision.is_image() {
+            return Ok(Vec::new());
+        }
+        let base = number.checked_sub(1).filter(|_| revision.base.is_some());
+        let mut evidence = Evidence {
+            delta: Delta::open(&**self.storage, revision.uuid, size, bytes)?,
+            table: DigestTable::open(&**self.storage, revision.uuid, DigestsKind::Delta)?,
+            base: base.map(|base| Chain::open(self.storage, self.manifest, base)).transpose()?,
+            data: None,
+        };
+        for from_data in [false, true] {
+            if from_data {
+                evidence.data = StoredFile::without_digests(&**self.storage, revision, size)?;
+            }
+            let mut lost = Vec::new();
+            let mut hasher = RevisionHasher::new(size, bytes);
+            let read = self.for_each_said(&evidence, revision, |said| {
+                hasher.push(said.entry);
+                if said.is_lost && lost.len() <= MAX_LOST {
+                    lost.push(Lost { block: said.block, entry: said.entry });
+                }
+            });
+            match read {
+                // A block that cannot be read has no digest to try.
+                Err(error) if from_data && error.is_damage() => break,
+                read => read?,
+            }
+            if lost.len() > MAX_LOST {
+                return Ok(Vec::new());
+            }
+            if hasher.finish() == revision.digest {
+                return Ok(lost);
+            }
+        }
+        evidence.data = None;
+        self.lost_zero_block(&evidence, revision)
+    }
+
+    /// The same for a single entry of a zero block, of which the digest file knows nothing: each block that it can be is tried,
+    /// unless they are too many.
+    fn lost_zero_block(&self, evidence: &Evidence, revision: &Revision) -> Result<Vec<Lost>> {
+        let size = self.manifest.block_size;
+        let blocks = size.count(revision.size_bytes);
+        if blocks > MAX_TRIED_BLOCKS {
+            return Ok(Vec::new());
+        }
+        let mut all = Vec::with_capacity(blocks as usize);
+        self.for_each_said(evidence, revision, |said| all.push(said))?;
+        let mut left = MAX_TRIED_ENTRIES;
+        let mut before = RevisionHasher::new(size, revision.size_bytes);
+        for (at, said) in all.iter().enumerate() {
+            if said.may_be_zero {
+                let rest = all.get(at + 1..).unwrap_or_default();
+                let Some(less) = left.checked_sub(rest.len() as u64) else { break };
+                left = less;
+                progress::check(self.observer)?;
+                let mut hasher = before.clone();
+                hasher.push(TableEntry::ZERO_BLOCK);
+                rest.iter().for_each(|said| hasher.push(said.entry));
+                if hasher.finish() == revision.digest {
+                    let zero = Lost { block: said.block, entry: TableEntry::ZERO_BLOCK };
+                    let lost = all.iter().filter(|said| said.is_lost);
+                    let lost = lost.map(|said| Lost { block: said.block, entry: said.entry });
+                    let mut lost: Vec<Lost> = lost.chain([zero]).collect();
+                    lost.sort_unstable_by_key(|lost| lost.block);
+                    return Ok(lost);
+                }
+            }
+            before.push(said.entry);
+        }
+        Ok(Vec::new())
+    }
+
+    fn for_each_said(
+        &self,
+        evidence: &Evidence,
+        revision: &Revision,
+        mut take: impl FnMut(Said),
+    ) -> Result<()> {
+        let all = self.all(revision);
+        let mut decompressor = Decompressor::new()?;
+        let mut next = all.first;
+        while next < all.end() {
+            progress::check(self.observer)?;
+            let count = limits().window_blocks.min(all.end().0 - next.0);
+            let inherited = match &evidence.base {
+                Some(base) => base.locate(next, count)?,
+                None => Vec::new(),
+            };
+            let entries = evidence.table.read(next, count)?;
+            let clusters = evidence.delta.each_entry(next, count)?;
+            for ((at, cluster), own) in clusters.into_iter().enumerate().zip(entries) {
+                let block = next.plus(at as u64);
+                let inherited =
+                    inherited.get(at).map_or(TableEntry::ZERO_BLOCK, |located| located.entry);
+                let is_open = cluster == Ok(Cluster::Unallocated);
+                // What an interrupted merge has left in the digest file is what the delta reads anyway.
+                let is_lost = match is_open {
+                    true => !own.is_zero_block() && own != inherited,
+                    false => cluster.is_err(),
+                };
+                let entry = match (is_open && !is_lost, &evidence.data) {
+                    (true, _) => inherited,
+                    (false, Some(data)) if !is_lost => {
+                        TableEntry::of_block(&data.read_block(block, &mut decompressor)?)
+                    }
+                    (false, _) => own,
+                };
+                let may_be_zero = is_open && !is_lost && !inherited.is_zero_block();
+                take(Said { block, entry, is_lost, may_be_zero });
+            }
+            next = next.plus(count);
+        }
+        Ok(())
+    }
+
+    /// Where in the delta's file, in what nothing refers to, blocks with these digests are.
+    fn find_places(&self, revision: &Revision, wanted: &HashSet<[u8; 32]>) -> Result<Places> {
+        let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
+        let delta = Delta::open(&**self.storage, revision.uuid, size, bytes)?;
+        let is_ours = delta.header().is_laid_out_as(&Layout::new(size, bytes));
+        if wanted.is_empty() || !is_ours {
+            return Ok(Places::new());
+        }
+        let last = BlockIndex(size.count(bytes).saturating_sub(1));
+        let last_bytes = size.extent(last, bytes).len as usize;
+        orphans::find(&delta, wanted, last_bytes, self.observer)
+    }
+
+    /// The content of blocks with these digests that lies in the delta of a revision and that nothing refers to.
+    pub(super) fn unreferenced_blocks(
+        &self,
+        revision: &Revision,
+        wanted: &HashSet<[u8; 32]>,
+    ) -> Result<Vec<([u8; 32], Vec<u8>)>> {
+        let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
+        let mut decompressor = Decompressor::new()?;
+        let mut found = Vec::new();
+        let delta = Delta::open(&**self.storage, revision.uuid, size, bytes)?;
+        for (digest, places) in self.find_places(revision, wanted)? {
+            let Some(place) = places.first() else { continue };
+            let mut content = vec![0; size.len()];
+            delta.read_cluster(*place, &mut decompressor, &mut content)?;
+            found.push((digest, content));
+        }
+        Ok(found)
+    }
+
+    /// Enters lost blocks where they are. Gives those that were found nowhere, which are entered as bad ones.
+    fn enter(
+        &self,
+        revision: &Revision,
+        lost: &[Lost],
+        mut places: Places,
+    ) -> Result<Vec<BlockIndex>> {
+        let size = self.manifest.block_size;
+        let mut writer =
+            DeltaWriter::reopen(&**self.storage, revision.uuid, size, revision.size_bytes)?;
+        let mut missing = Vec::new();
+        for Lost { block, entry } in lost {
+            let place = match entry.is_zero_block() {
+                true => Some(Cluster::Zero),
+                false => places.get_mut(&entry.0).and_then(Vec::pop),
+            };
+            match place {
+                Some(place) => writer.adopt(*block, place),
+                None => missing.push(*block),
+            }
+        }
+        if !missing.is_empty() {
+            let bad = Compressor::new(1)?.compress_as_bad(&vec![0; size.len()])?;
+            let old = |block: &BlockIndex| OldBlock {
+                block: *block,
+                content: StoredBlock::Compressed(bad.clone()),
+            };
+            writer.append(&missing.iter().map(old).collect::<Vec<_>>())?;
+        }
+        writer.sync()?;
+        writer.enter()?;
+        writer.sync()?;
+        Ok(missing)
+    }
+}

@@ -1,0 +1,380 @@
+//! `status`: what there is, and whether the backups are well. From the files alone, without a lock.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::archive::Archive;
+use crate::archive::folders;
+use crate::archive::history;
+use crate::archive::moment;
+use crate::base::clock::{Clock, latest};
+use crate::base::error::{ErrorKind, Result, judged};
+use crate::base::extent::Extent;
+use crate::base::report_path::ReportPath;
+use crate::base::revision::{RevisionId, Tag};
+use crate::base::units::BlockSize;
+use crate::format::manifest::{
+    Alarm, BlockRange, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
+};
+use crate::image::damage;
+use crate::policy::health::{
+    self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
+};
+use crate::policy::schedule::Past;
+use crate::storage::{Access, FileName, FileSystem};
+use crate::verb::scrub::{self, Coverage};
+
+/// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
+pub const STATUS_SCHEMA: u32 = 1;
+
+/// Inventory and health of an archive.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of this structure: fields may be added within a version, never removed or changed.
+    pub schema: u32,
+    /// The archive's folder, without symbolic links, however it was named.
+    pub archive: ReportPath,
+    /// What is backed up, as configured; `null` when that is not known.
+    pub source: Option<ReportPath>,
+    /// What was backed up last.
+    pub last_source: Option<SourceIdentity>,
+    /// Block size in bytes.
+    pub block_size: BlockSize,
+    /// The operation that is under way or was interrupted.
+    pub in_progress: Option<InProgress>,
+    /// Who holds the archive's lock.
+    pub lock_holder: Option<String>,
+    /// How much of what is stored has been verified by scrubs, and since when.
+    pub coverage: Coverage,
+    /// The last test restore.
+    pub drill: Option<DrillReport>,
+    /// Revisions, newest first; only those that were asked for.
+    pub revisions: Vec<RevisionStatus>,
+    /// Whether the backups are well.
+    pub health: Health,
+    /// When all this was so.
+    pub checked: Timestamp,
+    /// How many revisions there are, whichever were asked for.
+    pub revision_count: usize,
+    /// How many of them cannot be read in full, or have damaged files.
+    pub damaged_count: usize,
+    /// The newest of them.
+    pub newest: Option<RevisionStatus>,
+    /// How each tag of the schedule stands, that with the shortest interval first.
+    pub schedule: Vec<TagStatus>,
+    /// The last run of `backup`, of `maintenance` and of `scrub`, as far as the history knows.
+    pub last_runs: Vec<Run>,
+    /// When a scrub last read anything of what there is now.
+    pub last_scrub: Option<Timestamp>,
+    /// Since when something stored has not been checked.
+    pub unchecked_since: Option<Timestamp>,
+    /// The most deltas on each other that a revision is read through.
+    pub chain_length: u32,
+    /// As many are not too many.
+    pub long_chain: u32,
+    /// Room on the file system.
+    pub space: Option<Space>,
+    /// How much had changed in the newest revision, and how much is usual; null when too little is known.
+    pub change: Option<Change>,
+    /// Revisions of which unusually much had changed, confirmed or not.
+    pub alarms: Vec<Alarm>,
+    /// What keeps anything from expiring.
+    pub frozen: Vec<Freeze>,
+}
+
+/// One revision.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RevisionStatus {
+    /// Counted from the newest, which is 0.
+    pub number: usize,
+    /// Its name.
+    pub uuid: RevisionId,
+    /// When its backup began.
+    pub started: Timestamp,
+    /// When its backup was committed.
+    pub finished: Timestamp,
+    /// Exact size of the image in bytes.
+    pub size_bytes: u64,
+    /// Digest of the revision.
+    pub digest: String,
+    /// File that holds it, within the archive's folder.
+    pub file: String,
+    /// The next newer revision, which it reads through to.
+    pub base: Option<RevisionId>,
+    /// Its tags.
+    pub tags: Vec<Tag>,
+    /// Those that were given by hand.
+    pub pinned_tags: Vec<Tag>,
+    /// Bytes read from the source.
+    pub read_bytes: u64,
+    /// Bytes in blocks that differed from the revision before.
+    pub changed_bytes: u64,
+    /// Bytes on disk that its backup added.
+    pub stored_bytes: i64,
+    /// Time that its backup took.
+    pub seconds: f64,
+    /// Stretches that cannot be read from it.
+    pub damaged: Vec<Extent>,
+    /// Blocks of its own file that are known to be bad. Earlier versions did not print them.
+    #[serde(default)]
+    pub bad_blocks: Vec<BlockRange>,
+}
+
+/// How often it is looked again when a writer changes the archive meanwhile.
+const ATTEMPTS: u32 = 16;
+
+/// Inventory of the given revisions and health of the whole archive.
+///
+/// A writer may change the archive between the reading of its manifest and that of its folder. What looks wrong is told only
+/// when the manifest has stayed the same; else everything is looked at again, with the same revisions as far as they are there.
+pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
+    let (mut archive, mut numbers) = (archive.clone(), numbers.to_vec());
+    for _ in 1..ATTEMPTS {
+        let report = look(&archive, &numbers, clock);
+        if report.as_ref().is_ok_and(|report| !is_doubtful(report)) {
+            return report;
+        }
+        let (now, _) = archive.reload()?;
+        if now.manifest() == archive.manifest() {
+            return report;
+        }
+        let there = |id| now.revisions().iter().position(|revision| revision.uuid == id);
+        let wanted =
+            numbers.iter().filter_map(|&number| Some(archive.revisions().get(number)?.uuid));
+        numbers = wanted.filter_map(there).collect();
+        archive = now;
+    }
+    look(&archive, &numbers, clock)
+}
+
+/// Whether there is a problem that a writer at work could look like.
+fn is_doubtful(report: &StatusReport) -> bool {
+    use ProblemKind::{Damage, Interrupted, MissingFile, ReplacedImage};
+    let doubtful = [Interrupted, MissingFile, ReplacedImage, Damage];
+    report.health.problems.iter().any(|problem| doubtful.contains(&problem.kind))
+}
+
+fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
+    let (config, now) = (judged(archive.config())?, clock.now());
+    let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
+    let lock_holder = archive.lock_holder()?;
+    let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
+    let manifest = &*manifest;
+    let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
+    let since = now.saturating_sub(window).unwrap_or(now);
+    let recent = history::recent(archive.storage(), since, latest(now))?;
+    ahead.extend(recent.ahead);
+    let growth = health::growth(&recent.movements, now);
+    let space = space(archive, growth, now)?;
+    let missing = missing_files(archive)?;
+    let accepts_no_permissions =
+        config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
+    let exposed = archive.storage().exposed(accepts_no_permissions)?.map(|error| error.to_string());
+    let replaced = replaced_image(archive, lock_holder.is_some())?;
+    let present = archive.storage().list()?;
+    let is_there = |name: &&FileName| present.binary_search(name).is_ok();
+    let set_aside = manifest.set_aside.iter().filter(is_there);
+    let set_aside: Vec<String> = set_aside.map(FileName::to_string).collect();
+    let unwritable = unwritable(archive, space.as_ref());
+    let unreadable = unreadable(archive, manifest)?;
+    let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
+    let beside = moment::look(archive.storage())?;
+    let zone = clock.zone();
+    let past = Past::of_manifest(manifest, zone.clone());
+    let facts = Facts {
+        now,
+        zone: &zone,
+        manifest,
+        config: config.as_ref().map_err(|_| why.as_str()),
+        is_locked: lock_holder.is_some(),
+        failures: &recent.failures,
+        missing: &missing,
+        replaced: replaced.as_deref(),
+        set_aside: &set_aside,
+        ahead: &ahead,
+        unwritable: unwritable.as_deref(),
+        bad_blocks: &bad_blocks,
+        space: space.as_ref(),
+        exposed: exposed.as_deref(),
+        mismatch: beside.mismatch.as_deref(),
+        unknown: &beside.unknown,
+    };
+    let health = health::judge(&facts);
+    let all: Vec<(&Revision, &Findings)> = manifest.revisions.iter().zip(&unreadable).collect();
+    let described = |number: usize| {
+        let (revision, bad) = all.get(number)?;
+        Some(describe(number, revision, damaged(manifest.block_size, revision, bad)))
+    };
+    let config = config.ok();
+    let limits = config.as_ref().map(|c| c.monitoring.clone()).unwrap_or_default();
+    let source = config.as_ref().and_then(|config| config.source.as_ref());
+    let tags = config.as_ref().map(|config| health::tags(&past, config, now));
+    Ok(StatusReport {
+        schema: STATUS_SCHEMA,
+        archive: folders::label(&archive.folder()),
+        source: source.map(|source| source.as_path().into()),
+        last_source: manifest.source.clone(),
+        block_size: manifest.block_size,
+        in_progress: manifest.in_progress.clone(),
+        lock_holder,
+        coverage: scrub::coverage(manifest),
+        drill: manifest.drill.clone(),
+        revisions: numbers.iter().filter_map(|&number| described(number)).collect(),
+        health,
+        checked: now,
+        revision_count: manifest.revisions.len(),
+        damaged_count: all
+            .iter()
+            .filter(|(revision, bad)| !bad.bad_blocks.is_empty() || !revision.flaws.is_empty())
+            .count(),
+        newest: described(0),
+        schedule: tags.unwrap_or_default(),
+        last_runs: recent.runs,
+        last_scrub: last_scrub(manifest),
+        unchecked_since: health::unchecked_since(manifest),
+        chain_length: health::chain_length(archive.revisions()),
+        long_chain: health::long_chain(config.as_ref()),
+        space,
+        change: health::Change::of(archive.revisions(), limits.change_factor),
+        alarms: manifest.alarms.clone(),
+        frozen: if limits.freeze { health::freezes(manifest, &bad_blocks) } else { Vec::new() },
+    })
+}
+
+/// For each revision, newest first, the stretches that cannot be read from it: what [`RevisionStatus::damaged`] says. `None` where
+/// it may look like that only because somebody changes the archive meanwhile.
+pub fn damage(archive: &Archive) -> Result<Option<Vec<Vec<Extent>>>> {
+    let manifest = archive.manifest();
+    let all = unreadable(archive, manifest)?;
+    let found: Vec<Vec<Extent>> = manifest
+        .revisions
+        .iter()
+        .zip(&all)
+        .map(|(revision, bad)| damaged(manifest.block_size, revision, bad))
+        .collect();
+    let is_sure = found.iter().all(Vec::is_empty) || archive.reload()?.0.manifest() == manifest;
+    Ok(is_sure.then_some(found))
+}
+
+fn unreadable(archive: &Archive, manifest: &Manifest) -> Result<Vec<Findings>> {
+    let mut unreadable = damage::unreadable(archive.storage(), manifest)?;
+    if let Some(newest) = unreadable.first_mut() {
+        *newest = damage::besides_left_out(archive.storage(), manifest, newest)?;
+    }
+    Ok(unreadable)
+}
+
+/// When a scrub last read anything.
+fn last_scrub(manifest: &Manifest) -> Option<Timestamp> {
+    manifest.revisions.iter().flat_map(Revision::read_at).map(|range| range.at).max()
+}
+
+/// What the archive takes, and what is left.
+fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Option<Space>> {
+    let storage = archive.storage();
+    let Some(FileSystem { device, size_bytes, free_bytes }) = storage.file_system()? else {
+        return Ok(None);
+    };
+    let mut used_bytes = 0_u64;
+    for revision in archive.revisions() {
+        for name in [revision.file(), revision.digests_file()] {
+            used_bytes = used_bytes.saturating_add(match storage.stored_bytes(name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => 0,
+                bytes => bytes?,
+            });
+        }
+    }
+    let growth_bytes_per_day = growth.map(|growth| growth.bytes_per_day);
+    let full_at = growth_bytes_per_day.and_then(|growth| health::full_at(free_bytes, growth, now));
+    Ok(Some(Space { used_bytes, free_bytes, size_bytes, growth_bytes_per_day, full_at, device }))
+}
+
+/// Files that the manifest names and that are not there or too short.
+fn missing_files(archive: &Archive) -> Result<Vec<String>> {
+    let present = archive.storage().list()?;
+    let mut missing = Vec::new();
+    for revision in archive.revisions() {
+        for name in [revision.file(), revision.digests_file()] {
+            if present.binary_search(&name).is_err() {
+                missing.push(format!(
+                    "{}: the file is missing",
+                    archive.storage().path(name).display()
+                ));
+            }
+        }
+    }
+    if let (Some(newest), None) = (archive.revisions().first(), &archive.manifest().in_progress)
+        && present.binary_search(&FileName::IMAGE).is_ok()
+    {
+        let found = archive.storage().open(FileName::IMAGE, Access::Read)?.len()?;
+        if found != newest.size_bytes {
+            missing.push(format!(
+                "{}: found {found} bytes, expected {}",
+                archive.storage().path(FileName::IMAGE).display(),
+                newest.size_bytes
+            ));
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether `last.raw` is another file than backy left, though as long as it should be; while nobody is at work.
+fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> {
+    let (storage, manifest) = (archive.storage(), archive.manifest());
+    let (Some(newest), Some(_)) = (manifest.revisions.first(), &manifest.image_file) else {
+        return Ok(None);
+    };
+    // What was interrupted may have been about to record its time.
+    if is_locked || manifest.in_progress.is_some() {
+        return Ok(None);
+    }
+    let image = match storage.open(FileName::IMAGE, Access::Read) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        image => image?,
+    };
+    if image.len()? != newest.size_bytes || moment::is_as_recorded(storage, manifest)? {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{}: something other than backy changed it at {}, and nobody has compared it since",
+        storage.path(FileName::IMAGE).display(),
+        image.modified()?
+    )))
+}
+
+/// Less than this, and not even a line of the history can be written.
+const FULL_BYTES: u64 = 64 << 10;
+
+/// Why nothing can be written to the archive, whoever tries.
+fn unwritable(archive: &Archive, space: Option<&Space>) -> Option<String> {
+    let full = space.filter(|space| space.free_bytes < FULL_BYTES);
+    let full = full.map(|_| "its file system is full".to_owned());
+    archive.storage().unwritable().or(full)
+}
+
+/// What cannot be read from a revision, its own bad blocks and those that it reads through to.
+fn damaged(block_size: BlockSize, revision: &Revision, bad: &Findings) -> Vec<Extent> {
+    let ranges = bad.bad_blocks.iter();
+    ranges.map(|&range| damage::extent(range, block_size, revision.size_bytes)).collect()
+}
+
+fn describe(number: usize, revision: &Revision, damaged: Vec<Extent>) -> RevisionStatus {
+    RevisionStatus {
+        number,
+        uuid: revision.uuid,
+        started: revision.started,
+        finished: revision.finished,
+        size_bytes: revision.size_bytes,
+        digest: revision.digest.to_string(),
+        file: revision.file().to_string(),
+        base: revision.base,
+        tags: revision.tags.iter().cloned().collect(),
+        pinned_tags: revision.pinned_tags.iter().cloned().collect(),
+        read_bytes: revision.statistics.read_bytes,
+        changed_bytes: revision.statistics.changed_bytes,
+        stored_bytes: revision.statistics.stored_bytes,
+        seconds: revision.statistics.seconds,
+        damaged,
+        bad_blocks: revision.findings.bad_blocks.clone(),
+    }
+}
