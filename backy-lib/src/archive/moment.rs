@@ -12,6 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::archive::compare;
 use crate::archive::left_overs;
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::{Event, Observer};
@@ -23,7 +24,6 @@ use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
 use crate::storage::manifest;
 use crate::storage::{Access, DigestsKind, FileName, Storage};
-use crate::verb::rebuild;
 
 /// Bad blocks that are compared with older revisions.
 const SAMPLE_BLOCKS: usize = 256;
@@ -375,7 +375,7 @@ pub(crate) fn check_image(
     )));
     let size = manifest.block_size;
     // Digests that are not right say nothing; whoever needs them tells.
-    let Some(mut wrong) = rebuild::wrong_blocks(&**storage, newest, size, observer)? else {
+    let Some(mut wrong) = compare::wrong_blocks(&**storage, newest, size, observer)? else {
         return Ok(());
     };
     for range in &newest.findings.bad_blocks {

@@ -54,7 +54,7 @@ impl Archive {
 }
 
 /// Makes new files of the archive as its config says, if that can be trusted.
-pub(super) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> Result<()> {
+pub(crate) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> Result<()> {
     match judged(config)? {
         Err(error) if error.kind() == ErrorKind::Untrusted => return Err(error),
         // Where it cannot be read, the strictest mode is right.

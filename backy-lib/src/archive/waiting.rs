@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// [`Error::Locked`] when it is still held then; [`Error::Interrupted`].
-pub(super) fn lock(
+pub(crate) fn lock(
     storage: &dyn Storage,
     holder: &str,
     wait: Duration,

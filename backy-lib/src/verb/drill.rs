@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::fork::Maker;
@@ -213,6 +213,30 @@ impl<'a> Drill<'a> {
             },
             unknown: Unknown::new(),
         }
+    }
+}
+
+impl ArchiveWriter {
+    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed, with a command if
+    /// it had one: that another revision is right proves nothing of this one.
+    pub fn record_drill(
+        &mut self,
+        drill: DrillReport,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        self.recover_from_failure(observer)?;
+        let mut after = self.archive().manifest().clone();
+        let last = after.drill.as_ref().filter(|last| {
+            let is_there = after.revisions.iter().any(|revision| revision.uuid == last.revision);
+            is_there && !last.passed
+        });
+        if last.is_none_or(|last| drill.settles(last)) {
+            after.drill = Some(drill.clone());
+        }
+        self.publish(after)?;
+        self.record("drill", drill.started, &Ok(drill.clone()), clock, observer);
+        Ok(())
     }
 }
 

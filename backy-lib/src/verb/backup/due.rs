@@ -8,7 +8,9 @@ use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Silent;
 use crate::policy::config::Config;
+use crate::policy::room::Estimate;
 use crate::policy::schedule::{self, Past};
+use crate::source::Source;
 use crate::verb::backup::{self, BackupOptions, BackupPlan};
 
 /// What the history calls it.
@@ -61,5 +63,29 @@ impl Archive {
             false => None,
         };
         Past { asked, ..past }
+    }
+
+    /// Refuses to back up to an undo archive: the way back would be one revision further away, and what it left out
+    /// would be given up.
+    pub(crate) fn check_no_undo(&self) -> Result<()> {
+        if !self.manifest().is_undo() {
+            return Ok(());
+        }
+        let folder = self.folder();
+        let message = format!(
+            "{}: nothing is backed up to an undo archive, which holds only what a restore has overwritten; \
+             'restore' brings that back",
+            folder.display()
+        );
+        Err(Error::Specification { message })
+    }
+
+    /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
+    pub fn estimate_backup(
+        &self,
+        source: Option<&dyn Source>,
+        options: &BackupOptions,
+    ) -> Result<Estimate> {
+        backup::estimate_for(self.storage(), self.manifest(), source, options.update)
     }
 }

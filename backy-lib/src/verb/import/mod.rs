@@ -18,11 +18,13 @@ mod reader;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveWriter};
+use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
 use crate::base::progress::{Event, Observer};
@@ -133,8 +135,33 @@ pub fn prepare(
     }
 }
 
+impl ArchiveWriter {
+    /// Brings over what is right of an archive of 2014, oldest revision first, each with its name and time.
+    /// An import that was interrupted is continued.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] when there are revisions here that are not of that archive; [`Error::Source`] when there is no
+    /// such archive, or it changes meanwhile. The revisions that were made until then stay.
+    pub fn import(
+        &mut self,
+        old: &Path,
+        threads: Option<usize>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<ImportReport> {
+        self.recover_from_failure(observer)?;
+        let config = self.archive().config()?;
+        let storage = Arc::clone(self.archive().shared_storage());
+        let context = Context { storage: &storage, config: &config, clock, observer };
+        let started = clock.now();
+        let done = import(&context, self.manifest_mut(), old, threads);
+        self.record("import", started, &done, clock, observer);
+        done
+    }
+}
+
 /// Imports; the archive has been recovered, `manifest` is the one on disk and is kept up to date.
-pub(crate) fn import(
+fn import(
     context: &Context<'_>,
     manifest: &mut Manifest,
     path: &Path,

@@ -10,6 +10,7 @@
 
 mod newest;
 mod order;
+mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,8 +33,6 @@ use crate::image::digests::DigestTable;
 use crate::storage::manifest;
 use crate::storage::{Access, DigestsKind, FileName, Published, Storage, staged};
 
-pub(crate) use newest::wrong_blocks;
-
 use newest::Newest;
 use order::Ordered;
 
@@ -55,7 +54,7 @@ const NEVER_KNOWN: [&str; 4] = [
 ];
 
 /// That the manifest has to be made anew, or may be, and that this is an archive.
-pub(crate) fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
+fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     match manifest::read(storage) {
         Ok(_) if force => {}
         // It reads fine, but not of these files.
@@ -93,7 +92,7 @@ fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool>
 }
 
 /// Makes the manifest anew. The lock is held.
-pub(crate) fn rebuild(
+fn rebuild(
     storage: &Arc<dyn Storage>,
     force: bool,
     observer: &dyn Observer,

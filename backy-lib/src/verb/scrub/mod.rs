@@ -13,6 +13,7 @@ mod digests;
 mod lost;
 mod record;
 mod repair;
+mod run;
 mod structure;
 
 use std::collections::BTreeSet;
@@ -162,7 +163,7 @@ struct Scrub<'a> {
 
 /// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
 /// and is kept up to date.
-pub(crate) fn scrub(
+fn scrub(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
     options: &ScrubOptions,

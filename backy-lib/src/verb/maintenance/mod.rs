@@ -4,6 +4,8 @@
 //! committed by itself with a manifest of its own. What frees room without needing any comes first, and a
 //! file kept in reserve gives way when there is none left even for the manifest.
 
+mod run;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -127,7 +129,7 @@ pub(crate) fn plan(
 
 /// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that nobody
 /// had. One manifest, so that it is done or not.
-pub(crate) fn confirm(
+fn confirm(
     storage: &dyn Storage,
     manifest: &mut Manifest,
     clock: &dyn Clock,
@@ -259,13 +261,13 @@ fn files_of(id: RevisionId) -> [FileName; 2] {
 }
 
 /// Executes plans. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
-pub(crate) struct Maintainer<'a> {
-    pub(crate) storage: &'a Arc<dyn Storage>,
-    pub(crate) manifest: &'a mut Manifest,
-    pub(crate) level: i32,
-    pub(crate) threads: Option<usize>,
-    pub(crate) clock: &'a dyn Clock,
-    pub(crate) observer: &'a dyn Observer,
+struct Maintainer<'a> {
+    storage: &'a Arc<dyn Storage>,
+    manifest: &'a mut Manifest,
+    level: i32,
+    threads: Option<usize>,
+    clock: &'a dyn Clock,
+    observer: &'a dyn Observer,
 }
 
 impl Maintainer<'_> {
@@ -274,7 +276,7 @@ impl Maintainer<'_> {
     /// # Errors
     /// That of the first step that fails; those before it stay done. A step that fails because stored data is damaged does
     /// not keep the others from being done.
-    pub(crate) fn execute(&mut self, plan: MaintenancePlan) -> Result<MaintenanceReport> {
+    fn execute(&mut self, plan: MaintenancePlan) -> Result<MaintenanceReport> {
         let clock = Instant::now();
         let before = self.allocated_bytes()?;
         for verdict in &plan.verdicts {
@@ -322,7 +324,7 @@ impl Maintainer<'_> {
 
     /// The same while an operation is under way that cannot be undone for want of room: nothing reads through to these revisions,
     /// and undoing it needs none of them.
-    pub(crate) fn remove_oldest(&mut self, ids: &[RevisionId]) -> Result<()> {
+    fn remove_oldest(&mut self, ids: &[RevisionId]) -> Result<()> {
         plan::check(&Step::Remove { revisions: ids.to_vec() }, &self.manifest.revisions)?;
         let under_way = self.manifest.in_progress.clone();
         let under_way = under_way.filter(|operation| !ids.contains(&operation.revision));

@@ -1,0 +1,59 @@
+//! Which file of the archive holds a revision.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Archive;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::format::manifest::InProgress;
+use crate::image::delta::Delta;
+use crate::storage::manifest;
+use crate::storage::{Access, FileName};
+
+/// How often a file is looked for that a writer is about to make, and how long it is waited for in between.
+const FIND_ATTEMPTS: u32 = 250;
+const FIND_PAUSE: Duration = Duration::from_millis(20);
+
+impl Archive {
+    /// Where the file is that holds a revision. While `last.raw` is being changed, or was left so by an operation that was interrupted,
+    /// the newest revision is in the overlay over it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when that overlay cannot be read.
+    pub fn find(&self, number: usize) -> Result<PathBuf> {
+        let uuid = self.revisions().get(number).map(|revision| revision.uuid);
+        let mut manifest = self.manifest.clone();
+        for _ in 0..FIND_ATTEMPTS {
+            let revision = manifest.revisions.iter().find(|revision| Some(revision.uuid) == uuid);
+            let Some(revision) = revision else { break };
+            let writing = manifest.in_progress.as_ref().is_some_and(InProgress::changes_image);
+            if !writing || !revision.is_image() {
+                return Ok(self.storage.path(revision.file()));
+            }
+            let overlay = FileName::Delta(revision.uuid);
+            let size_bytes = revision.size_bytes;
+            match Delta::open(&*self.storage, revision.uuid, manifest.block_size, size_bytes) {
+                Ok(_) => return Ok(self.storage.path(overlay)),
+                Err(error) if !error.is_damage() => return Err(error),
+                // Nobody is making it. As long as it is not there, nothing of the image has been changed.
+                Err(error) if self.storage.lock_holder()?.is_none() => {
+                    if manifest::read(&*self.storage)? == manifest {
+                        let missing = error.kind() == ErrorKind::NotFound;
+                        return match missing
+                            || self.storage.open(overlay, Access::Read)?.len()? == 0
+                        {
+                            true => Ok(self.storage.path(FileName::IMAGE)),
+                            false => Err(error),
+                        };
+                    }
+                }
+                Err(_) => {}
+            }
+            std::thread::sleep(FIND_PAUSE);
+            manifest = manifest::read(&*self.storage)?;
+        }
+        Err(Error::NoSuchRevision {
+            message: format!("{}: revision {number} no longer exists", self.folder().display()),
+        })
+    }
+}

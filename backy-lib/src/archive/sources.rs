@@ -1,0 +1,56 @@
+//! Opening what is backed up: the configured source, its snapshot, or another device.
+
+use std::path::Path;
+
+use super::Archive;
+use crate::base::error::{Error, Result};
+use crate::source::{self, DeviceSource};
+use crate::storage::FileName;
+
+impl Archive {
+    /// The configured source, opened; in its place the snapshot, if the hooks make one.
+    ///
+    /// # Errors
+    /// [`Error::NoSource`] when none is configured; [`Error::Source`] also when it is one of the archive's own files.
+    pub fn open_source(&self) -> Result<DeviceSource> {
+        let config = self.config()?;
+        let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
+        let source = config.source.ok_or_else(no_source)?;
+        let opened = match &config.hooks.snapshot {
+            None => self.open_device(&source)?,
+            Some(snapshot) => self.open_device(snapshot).map_err(of_hook)?,
+        };
+        Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
+    }
+
+    /// Another file or device to back up, opened.
+    ///
+    /// # Errors
+    /// [`Error::Source`] also when it is one of the archive's own files, and when it is empty.
+    pub fn open_device(&self, path: &Path) -> Result<DeviceSource> {
+        let source = DeviceSource::open(path)?;
+        let inside = path
+            .canonicalize()
+            .ok()
+            .zip(self.folder().canonicalize().ok())
+            .is_some_and(|(source, archive)| source.starts_with(archive));
+        if inside {
+            let path = path.to_owned();
+            return Err(Error::Source { path, message: "it is inside the archive".to_owned() });
+        }
+        source::check_not_empty(&source)?;
+        Ok(source)
+    }
+}
+
+/// Says of a snapshot that cannot be read whose work it is.
+fn of_hook(error: Error) -> Error {
+    match error {
+        Error::Source { path, message } => {
+            let message =
+                format!("{message}; the hook 'before' of backy.toml must create this snapshot");
+            Error::Source { path, message }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,150 @@
+//! The writer of an archive: it takes the lock, undoes what an interrupted operation left, and records what was done.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::recover::{self, LostImage};
+use super::{Archive, history, left_overs, moment, waiting};
+use crate::base::clock::Clock;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::progress::Observer;
+use crate::format::manifest::Manifest;
+use crate::storage::manifest;
+use crate::storage::{Storage, StorageLock};
+
+/// An archive that nobody else can change: holds the exclusive lock until dropped.
+pub struct ArchiveWriter {
+    archive: Archive,
+    lock: Box<dyn StorageLock>,
+}
+
+impl ArchiveWriter {
+    /// Takes the lock, saying who holds it, and undoes what an interrupted operation left behind. The archive is
+    /// [`trusted`](Archive::trusted), and its config as it is under the lock.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another writer is at work; [`Error::Untrusted`].
+    pub fn open(archive: Archive, holder: &str, observer: &dyn Observer) -> Result<Self> {
+        Self::open_within(archive, holder, Duration::ZERO, observer)
+    }
+
+    /// The same; another writer is waited for so long.
+    pub fn open_within(
+        archive: Archive,
+        holder: &str,
+        wait: Duration,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        // Before the lock, whose file is written to.
+        let storage = Arc::clone(&archive.trusted()?.storage);
+        let lock = waiting::lock(&*storage, holder, wait, observer)?;
+        Self::begin(archive, lock, observer)
+    }
+
+    /// With the lock that was taken.
+    fn begin(
+        archive: Archive,
+        lock: Box<dyn StorageLock>,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let archive = archive.trusted()?;
+        manifest::begin_writing(&*archive.storage)?;
+        let mut writer = ArchiveWriter { archive, lock };
+        match writer.recover(observer) {
+            // Whatever is done with it tries again, but for what makes room, or gets out of it.
+            Err(error) if waits(&error) && writer.is_under_way() => Ok(writer),
+            recovered => recovered.map(|()| writer),
+        }
+    }
+
+    /// The archive, for reading.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.archive.manifest.in_progress.is_some()
+    }
+
+    /// See [`StorageLock::share`].
+    pub(crate) fn share_lock(&self) -> Option<OwnedFd> {
+        self.lock.share()
+    }
+
+    /// The storage, and the manifest as it is on disk, to be kept up to date.
+    pub(crate) fn parts(&mut self) -> (&Arc<dyn Storage>, &mut Manifest) {
+        (&self.archive.storage, &mut self.archive.manifest)
+    }
+
+    /// The manifest as it is on disk, to be kept up to date.
+    pub(crate) fn manifest_mut(&mut self) -> &mut Manifest {
+        &mut self.archive.manifest
+    }
+
+    /// Publishes a manifest and takes it for the one on disk.
+    pub(crate) fn publish(&mut self, after: Manifest) -> Result<()> {
+        manifest::publish(&*self.archive.storage, &after)?;
+        self.archive.manifest = after;
+        Ok(())
+    }
+
+    /// Reads the manifest again and undoes what it says is under way.
+    fn recover(&mut self, observer: &dyn Observer) -> Result<()> {
+        self.read_again()?;
+        recover::recover(&self.archive.storage, &mut self.archive.manifest, observer)
+    }
+
+    /// Reads the manifest again, which has to be one that belongs to the files.
+    fn read_again(&mut self) -> Result<()> {
+        let archive = &mut self.archive;
+        archive.manifest = manifest::read_again(&*archive.storage)?;
+        moment::check(&*archive.storage, &archive.manifest)
+    }
+
+    /// After an operation of this writer has failed, the manifest on disk may be another one.
+    pub(crate) fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
+        let archive = &mut self.archive;
+        match archive.manifest.in_progress {
+            Some(_) => self.recover(observer),
+            None => left_overs::tidy(&*archive.storage, &mut archive.manifest),
+        }
+    }
+
+    /// The same before a scrub: what only an image that is gone held is taken for lost.
+    pub(crate) fn recover_by_all_means(
+        &mut self,
+        lost_image: LostImage,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        if !self.is_under_way() {
+            return Ok(());
+        }
+        self.read_again()?;
+        let archive = &mut self.archive;
+        recover::recover_with(&archive.storage, &mut archive.manifest, lost_image, observer)
+    }
+
+    /// Adds an operation that has ended to the history.
+    pub(crate) fn record<T: Serialize>(
+        &self,
+        operation: &str,
+        started: Timestamp,
+        done: &Result<T>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) {
+        let times = (started, clock.now());
+        history::record(&*self.archive.storage, operation, times, done.as_ref(), observer);
+    }
+}
+
+/// Whether an operation that cannot be undone now may be undone when something else has been done. Where manifest and files do not
+/// belong together, nothing may be done.
+pub(crate) fn waits(error: &Error) -> bool {
+    let belongs_together = !matches!(error, Error::OtherMoment { .. } | Error::InTheWay { .. });
+    error.kind() == ErrorKind::NoSpace || error.is_damage() && belongs_together
+}
