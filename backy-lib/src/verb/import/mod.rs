@@ -15,6 +15,7 @@ mod image;
 mod old;
 mod order;
 mod reader;
+mod unplaced;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

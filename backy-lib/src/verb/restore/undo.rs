@@ -16,7 +16,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Target, TargetKind, read_target};
+use super::write::read_target;
+use super::{Target, TargetKind};
 use crate::archive::moment;
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, RevisionHasher, TableEntry};

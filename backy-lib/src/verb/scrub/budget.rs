@@ -8,17 +8,19 @@
 //! A budget counts the stored bytes that have to be read: holes cost nothing, nor do the blocks that a delta does not
 //! hold.
 
-use std::time::Instant;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::content::StoredFile;
+use super::stored::StoredFile;
 use super::{Budget, Scrub};
 use crate::base::error::Result;
 use crate::base::limits::limits;
 use crate::base::progress;
 use crate::base::units::BlockIndex;
 use crate::format::manifest::{BlockRange, Manifest, Revision};
+use crate::policy::config::parse_interval;
 use crate::policy::health::long_as;
 
 /// Parts of an image that verification is remembered for, at most. A delta is one.
@@ -31,6 +33,24 @@ pub(super) struct Group {
     pub(super) blocks: BlockRange,
     /// What reading it costs; only known where a budget is a share.
     pub(super) stored_bytes: u64,
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    /// `90s`, `30m`, `4h`, or a share such as `10%`.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || {
+            format!("'{text}' is neither a time, such as 90s, 30m or 4h, nor a share, such as 10%")
+        };
+        if let Some(number) = text.strip_suffix('%') {
+            let percent: f64 = number.parse().map_err(|_| wrong())?;
+            let some = percent > 0.0 && percent <= 100.0;
+            return some.then_some(Budget::Share(percent / 100.0)).ok_or_else(wrong);
+        }
+        let time = parse_interval(text).map_err(|_| wrong())?;
+        Duration::try_from(time).map(Budget::Time).map_err(|_| wrong())
+    }
 }
 
 impl Scrub<'_> {
@@ -145,4 +165,26 @@ fn waiting_since(
         wait(written);
     }
     (oldest.filter(|_| !is_future), unread.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_time_or_a_share() {
+        for (text, expected) in [
+            ("90s", Budget::Time(Duration::from_secs(90))),
+            ("30m", Budget::Time(Duration::from_secs(1800))),
+            ("2d", Budget::Time(Duration::from_secs(172_800))),
+            ("10%", Budget::Share(0.1)),
+            ("100%", Budget::Share(1.0)),
+            ("2.5%", Budget::Share(0.025)),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for bad in ["", "%", "0%", "101%", "-5%", "NaN%", "30", "m", "30 m", "1h30m", "0s", "-1m"] {
+            assert!(bad.parse::<Budget>().expect_err(bad).contains("10%"), "{bad}");
+        }
+    }
 }

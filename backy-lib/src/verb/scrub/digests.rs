@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Scrub;
-use super::content::StoredFile;
+use super::stored::StoredFile;
 use super::structure::flaw_of;
 use crate::archive::proof;
 use crate::base::digest::{RevisionHasher, TableEntry};

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Scrub;
-use super::content::StoredFile;
+use super::stored::StoredFile;
 use crate::base::digest::{RevisionHasher, TableEntry};
 use crate::base::error::Result;
 use crate::base::limits::limits;

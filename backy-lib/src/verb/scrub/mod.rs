@@ -13,11 +13,12 @@ mod digests;
 mod lost;
 mod record;
 mod repair;
+mod report;
 mod run;
+mod stored;
 mod structure;
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,14 +31,13 @@ use crate::archive::recover;
 use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
-use crate::base::progress::{self, Event, Observer};
+use crate::base::progress::{self, Observer};
 use crate::base::revision::RevisionId;
-use crate::base::units::BlockIndex;
-use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
-use crate::image::damage;
-use crate::policy::config::parse_interval;
+use crate::format::manifest::{BlockRange, Manifest, Revision};
 use crate::storage::manifest;
 use crate::storage::{Access, FileName, Storage};
+
+use report::{Read, confirmed, report};
 
 pub use content::Coverage;
 pub(crate) use content::coverage;
@@ -64,24 +64,6 @@ pub enum Budget {
     /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to
     /// its end.
     Share(f64),
-}
-
-impl FromStr for Budget {
-    type Err = String;
-
-    /// `90s`, `30m`, `4h`, or a share such as `10%`.
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let wrong = || {
-            format!("'{text}' is neither a time, such as 90s, 30m or 4h, nor a share, such as 10%")
-        };
-        if let Some(number) = text.strip_suffix('%') {
-            let percent: f64 = number.parse().map_err(|_| wrong())?;
-            let some = percent > 0.0 && percent <= 100.0;
-            return some.then_some(Budget::Share(percent / 100.0)).ok_or_else(wrong);
-        }
-        let time = parse_interval(text).map_err(|_| wrong())?;
-        Duration::try_from(time).map(Budget::Time).map_err(|_| wrong())
-    }
 }
 
 /// What was found and done.
@@ -134,16 +116,9 @@ impl ScrubReport {
     }
 }
 
-/// Stretches of a revision that a finding about very many blocks names. Where there are more, what lies between the closest is
-/// among them.
-const MAX_EXTENTS: usize = 1000;
-
 /// Revisions that are named as affected, all findings together: one file that is missing may cost every older revision, and so may
 /// the next one.
 const MAX_COSTS: usize = 1 << 18;
-
-/// As many each finding names in any case.
-const FEW_COSTS: usize = 8;
 
 /// What every part needs.
 struct Scrub<'a> {
@@ -264,73 +239,6 @@ fn scrub_once(
     Ok(report(findings, unknown, read, manifest, stopwatch, observer))
 }
 
-/// How much was read, and might have been.
-struct Read {
-    read_bytes: u64,
-    budget_bytes: Option<u64>,
-}
-
-/// Tells what was found.
-fn report(
-    findings: Vec<Finding>,
-    unknown_files: Vec<String>,
-    read: Read,
-    manifest: &Manifest,
-    stopwatch: Instant,
-    observer: &dyn Observer,
-) -> ScrubReport {
-    for finding in &findings {
-        let done = if finding.repaired { "; repaired" } else { "" };
-        observer.event(&Event::Finding(format!("{}: {}{done}", finding.file, finding.message)));
-    }
-    for name in &unknown_files {
-        observer.event(&Event::Note(format!("{name}: {}", moment::UNKNOWN)));
-    }
-    ScrubReport {
-        findings,
-        unknown_files,
-        read_bytes: read.read_bytes,
-        budget_bytes: read.budget_bytes,
-        coverage: coverage(manifest),
-        seconds: stopwatch.elapsed().as_secs_f64(),
-    }
-}
-
-/// Without the lock a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
-fn confirmed(
-    storage: &Arc<dyn Storage>,
-    before: &Manifest,
-    findings: Vec<Finding>,
-    observer: &dyn Observer,
-) -> Result<Vec<Finding>> {
-    if findings.is_empty() {
-        return Ok(findings);
-    }
-    let mut findings = findings;
-    let mut now = manifest::read(&**storage)?;
-    if now == *before && now.in_progress.is_none() {
-        return Ok(findings);
-    }
-    loop {
-        progress::check(observer)?;
-        let mut confirmed = Vec::new();
-        for finding in findings {
-            match content::is_unreadable(storage, &now, &finding, observer) {
-                Ok(false) => {}
-                // For a file that has gone there is another manifest.
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                Ok(true) | Err(_) => confirmed.push(finding),
-            }
-        }
-        // As long as this manifest stands, so do its files.
-        let after = manifest::read(&**storage)?;
-        if after == now {
-            return Ok(confirmed);
-        }
-        (findings, now) = (confirmed, after);
-    }
-}
-
 impl Scrub<'_> {
     /// Makes an image without data in the place of one that is gone, so that the next backup can be made; it has what the source
     /// still has. What only the old one held is found to be bad.
@@ -368,108 +276,6 @@ impl Scrub<'_> {
         !self.options.check_only
     }
 
-    /// Takes note of something that is not about single blocks. `ranges` is what it costs the revision itself.
-    fn find(
-        &mut self,
-        file: FileName,
-        message: String,
-        costs: Option<(usize, BlockRange)>,
-        repaired: bool,
-    ) -> Result<()> {
-        let affected = match costs {
-            Some((number, blocks)) => {
-                let bad = Findings::new(vec![blocks]);
-                self.affected(number, &bad)?
-            }
-            None => Vec::new(),
-        };
-        let file = file.to_string();
-        self.findings.push(Finding { file, blocks: None, message, affected, repaired });
-        Ok(())
-    }
-
-    /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
-    fn affected(&mut self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
-        let costs = self.costs(number, bad)?;
-        let affected = costs.iter().map(|(number, bad)| (*number, bad.bad_blocks.iter().copied()));
-        Ok(affected.filter_map(|(number, bad)| self.affected_one(number, bad)).collect())
-    }
-
-    /// The same as blocks; of fewer revisions when others have cost very many already.
-    fn costs(&mut self, number: usize, bad: &Findings) -> Result<Vec<(usize, Findings)>> {
-        let most = self.left_costs.max(FEW_COSTS);
-        let costs =
-            damage::costs(&**self.storage, self.manifest, number, bad, most, self.observer)?;
-        self.left_costs = self.left_costs.saturating_sub(costs.len());
-        Ok(costs)
-    }
-
-    fn affected_one(
-        &self,
-        number: usize,
-        bad: impl Iterator<Item = BlockRange>,
-    ) -> Option<Affected> {
-        let revision = self.manifest.revisions.get(number)?;
-        let block_size = self.manifest.block_size;
-        let extents = bad.map(|range| damage::extent(range, block_size, revision.size_bytes));
-        Some(Affected { revision: revision.uuid, number, extents: extents.collect() })
-    }
-
-    /// One finding for each range of blocks that is known to be bad now. Where there are very many in a file, the last one is about
-    /// all further ones.
-    fn report_bad_blocks(&mut self) -> Result<()> {
-        for number in 0..self.manifest.revisions.len() {
-            let Some(revision) = self.manifest.revisions.get(number) else { break };
-            if revision.findings.bad_blocks.is_empty() {
-                continue;
-            }
-            let file = revision.file().to_string();
-            let bad = match number {
-                0 => damage::besides_left_out(&**self.storage, self.manifest, &revision.findings)?,
-                _ => revision.findings.clone(),
-            };
-            let costs = self.costs(number, &bad)?;
-            let (listed, (more_blocks, more)) = damage::listed(&bad);
-            for range in listed {
-                let affected = costs.iter().filter_map(|(number, bad)| {
-                    self.affected_one(*number, within(&bad.bad_blocks, *range))
-                });
-                let affected = affected.filter(|affected| !affected.extents.is_empty()).collect();
-                self.findings.push(Finding {
-                    file: file.clone(),
-                    blocks: Some(*range),
-                    message: describe(*range),
-                    affected,
-                    repaired: false,
-                });
-            }
-            if more > 0 {
-                let message = format!(
-                    "{more_blocks} more blocks in {more} places are not what was backed up; 'backy status --json' \
-                     lists all of them"
-                );
-                let rest = BlockRange::between(
-                    listed.last().map_or(BlockIndex(0), |l| l.end()),
-                    BlockIndex(u64::MAX),
-                );
-                let affected = costs.iter().filter_map(|(number, bad)| {
-                    let mut bad = Findings::new(within(&bad.bad_blocks, rest).collect());
-                    bad.join_to(MAX_EXTENTS);
-                    self.affected_one(*number, bad.bad_blocks.into_iter())
-                });
-                let affected = affected.filter(|affected| !affected.extents.is_empty()).collect();
-                self.findings.push(Finding {
-                    file,
-                    blocks: None,
-                    message,
-                    affected,
-                    repaired: false,
-                });
-            }
-        }
-        Ok(())
-    }
-
     /// The numbers of the revisions whose files are to be read: those that were named and all that they read through to.
     fn numbers(&self) -> Vec<usize> {
         let count = self.manifest.revisions.len();
@@ -486,32 +292,5 @@ impl Scrub<'_> {
             }
         }
         numbers.into_iter().collect()
-    }
-}
-
-fn describe(range: BlockRange) -> String {
-    let are = if range.count == 1 { "is" } else { "are" };
-    format!("{} {are} not what was backed up", damage::name(range))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_is_a_time_or_a_share() {
-        for (text, expected) in [
-            ("90s", Budget::Time(Duration::from_secs(90))),
-            ("30m", Budget::Time(Duration::from_secs(1800))),
-            ("2d", Budget::Time(Duration::from_secs(172_800))),
-            ("10%", Budget::Share(0.1)),
-            ("100%", Budget::Share(1.0)),
-            ("2.5%", Budget::Share(0.025)),
-        ] {
-            assert_eq!(text.parse(), Ok(expected), "{text}");
-        }
-        for bad in ["", "%", "0%", "101%", "-5%", "NaN%", "30", "m", "30 m", "1h30m", "0s", "-1m"] {
-            assert!(bad.parse::<Budget>().expect_err(bad).contains("10%"), "{bad}");
-        }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Finding, Scrub, describe};
+use super::report::describe;
+use super::{Finding, Scrub};
 use crate::base::digest::{Digest, TableEntry};
 use crate::base::error::{Error, Result, judged};
 use crate::base::limits::limits;

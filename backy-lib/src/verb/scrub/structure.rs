@@ -1,6 +1,6 @@
 //! Files, lengths, headers, tables and reference counts: all that follows from the manifest.
 
-use super::content::StoredFile;
+use super::stored::StoredFile;
 use super::{Finding, Scrub};
 use crate::base::error::{Error, Result};
 use crate::base::limits::limits;

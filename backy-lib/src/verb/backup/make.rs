@@ -1,0 +1,304 @@
+//! Makes the revision: the files that it needs, the blocks that have changed, the manifest that commits it.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::{BackupReport, Context, Order, RateLimit, scan, update};
+use crate::archive::left_overs::sweep;
+use crate::archive::moment;
+use crate::archive::recover::tidy;
+use crate::base::error::{Error, Result};
+use crate::base::pipeline::{self, BufferPool};
+use crate::base::progress::{self, Event, Phase};
+use crate::base::units::BlockIndex;
+use crate::format::digests::DigestsHeader;
+use crate::format::manifest::{
+    BlockRange, InProgress, Manifest, Operation, Ranges, Revision, Sameness, Series,
+    SourceIdentity, Statistics,
+};
+use crate::format::qcow2::Backing;
+use crate::image::delta;
+use crate::policy::health;
+use crate::policy::schedule::{self, Past};
+use crate::source::hooks::Held;
+use crate::source::{self, Source};
+use crate::storage::manifest::{self, publish};
+use crate::storage::{DigestsKind, FileName, Storage};
+
+/// Stretches of written blocks that are told apart, at most.
+const MAX_WRITTEN_RANGES: usize = 1024;
+
+pub(super) enum Failed {
+    /// Before the commit: what was done has to be undone.
+    Making(Error),
+    /// The new manifest may be in place: nothing may be undone.
+    Committing(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Making(error)
+    }
+}
+
+/// A revision being made.
+pub(super) struct Making<'a> {
+    pub(super) context: &'a Context<'a>,
+    pub(super) order: Order<'a>,
+    pub(super) clock: Instant,
+    /// How much of the source has been read, of how much.
+    pub(super) read_bytes: Cell<(u64, u64)>,
+}
+
+/// A source as it was, for when it has been let go of.
+struct Described {
+    identity: SourceIdentity,
+    size_bytes: u64,
+}
+
+impl Described {
+    fn of(source: &dyn Source) -> Self {
+        Described { identity: source.identity(), size_bytes: source.size_bytes() }
+    }
+}
+
+/// A revision that only lacks its place in the manifest.
+pub(super) struct Made {
+    manifest: Manifest,
+    report: BackupReport,
+}
+
+/// What there is to be said of a source beside how much has changed.
+fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> health::Observed {
+    let scan::Fate { had_bytes, replaced_bytes, lost_bytes } = fate;
+    let known = manifest.source.as_ref().filter(|known| known.path == source.path);
+    let other_source = match known.map_or(Sameness::Same, |known| known.compare(source)) {
+        Sameness::Other(how) => Some(how),
+        // The same data in another place has most of what there was.
+        Sameness::Doubtful(how) => Some(how).filter(|_| replaced_bytes > had_bytes / 2),
+        Sameness::Same => None,
+    };
+    let old_size_bytes = manifest.revisions.first().map_or(0, |newest| newest.size_bytes);
+    let is_device = source.kind == "block device";
+    health::Observed { had_bytes, lost_bytes, other_source, old_size_bytes, is_device }
+}
+
+impl Making<'_> {
+    /// Everything up to the commit. Also gives what was wrong with letting go of the source.
+    pub(super) fn make(
+        &self,
+        manifest: &Manifest,
+        held: Held<'_>,
+        old: Option<scan::OldImage>,
+    ) -> std::result::Result<(Made, Option<Error>), Failed> {
+        let source = Described::of(held.source());
+        let begun = self.begin(manifest, &source, old.as_ref());
+        let (held, (mut update, stored_before)) = held.checked(begun)?;
+        let scanned = self.scan(manifest, &held, old.as_ref(), &mut update);
+        let ((scanned, written), untold) = held.finish(scanned)?;
+        let mut made = self.finish(manifest, source, update, scanned, stored_before)?;
+        if let Some(newest) = made.manifest.revisions.first_mut() {
+            newest.note_rewritten(written);
+            made.report.revision = newest.clone();
+        }
+        Ok((made, untold))
+    }
+
+    /// Makes the files that the revision needs; and what the image takes on disk before it is changed.
+    fn begin(
+        &self,
+        manifest: &Manifest,
+        source: &Described,
+        old: Option<&scan::OldImage>,
+    ) -> Result<(update::Update<'_>, u64)> {
+        let storage = self.context.storage;
+        let newest = manifest.revisions.first();
+        let stored_before = old.map_or(Ok(0), scan::OldImage::allocated_bytes)?;
+        let update = update::Update::begin(
+            &**storage,
+            newest,
+            manifest.block_size,
+            source.size_bytes,
+            self.order.uuid,
+            self.order.options.update,
+        )?;
+        if let Some(newest) = newest
+            && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())
+        {
+            match delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid))) {
+                // It has been told of, and is lost with or without this backup.
+                Err(error) if error.is_damage() => {}
+                done => done?,
+            }
+        }
+        Ok((update, stored_before))
+    }
+
+    /// Reads the source to its end and stores what has changed; which blocks of the image that were.
+    fn scan(
+        &self,
+        manifest: &Manifest,
+        held: &Held<'_>,
+        old: Option<&scan::OldImage>,
+        update: &mut update::Update<'_>,
+    ) -> Result<(scan::Scanned, Vec<BlockRange>)> {
+        let (source, observer) = (held.source(), held.observer());
+        let level = self.context.config.compression_level;
+        let threads = pipeline::threads(self.order.options.threads);
+        // Nobody reads ahead on a device: while one reads, another digests, also on a single core.
+        let is_waited_for = source.identity().kind == "block device";
+        let threads = match self.order.options.threads {
+            None if is_waited_for => threads.max(2),
+            _ => threads,
+        };
+        let workers = scan::workers(threads, level)?;
+        let counters = progress::begin_work(&observer, Phase::Backup, source.size_bytes())?;
+        let buffers = BufferPool::new();
+        let scan = scan::Scan::new(manifest.block_size, source, old, &buffers);
+        let rate = self.order.options.limit_rate.map(RateLimit::new);
+        let mut chunks = scan.chunks(&observer);
+        let mut tally = scan::Tally::new(&scan);
+        let mut written = Ranges::with_limit(MAX_WRITTEN_RANGES);
+        let read = pipeline::run(
+            workers,
+            || chunks.next_chunk(rate.as_ref()),
+            |worker, chunk| scan.work(worker, chunk),
+            |outcome| {
+                counters.add(outcome.source_bytes());
+                tally.take(&outcome, &observer)?;
+                for run in outcome.runs() {
+                    written.push(BlockRange { first: run.first, count: run.blocks });
+                }
+                update.take(outcome, &buffers)
+            },
+        );
+        self.read_bytes.set((counters.done_bytes(), counters.total_bytes()));
+        read?;
+        let scanned = tally.finish(&**self.context.storage, manifest.revisions.first())?;
+        source::check_size(source)?;
+        progress::check(&observer)?;
+        Ok((scanned, written.finish()))
+    }
+
+    fn finish(
+        &self,
+        manifest: &Manifest,
+        source: Described,
+        update: update::Update<'_>,
+        scanned: scan::Scanned,
+        stored_before: u64,
+    ) -> Result<Made> {
+        let mut after = manifest.clone();
+        after.in_progress = None;
+        let seen = observed(manifest, &source.identity, scanned.fate);
+        self.tell_container(manifest, &source.identity);
+        after.source = Some(source.identity.following(manifest.source.as_ref()));
+        let mut revision = Revision::newest(
+            self.order.uuid,
+            self.order.started,
+            self.context.clock.now(),
+            source.size_bytes,
+            scanned.digest,
+            Statistics {
+                read_bytes: scanned.read_bytes,
+                changed_bytes: scanned.changed_bytes,
+                lost_bytes: scanned.fate.lost_bytes,
+                ..Statistics::default()
+            },
+        );
+        revision.tags = self.order.tags.clone();
+        revision.pinned_tags = self.order.options.tags.clone();
+        revision.findings = scanned.findings;
+        let block_size = manifest.block_size;
+        let header = |revision: &Revision, kind| DigestsHeader::new(kind, revision, block_size);
+        let old_header =
+            manifest.revisions.first().map(|newest| header(newest, DigestsKind::Delta));
+        let finished =
+            update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
+        revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
+        revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
+        // It has another name by now, and the next one is not ours.
+        after.removable.retain(|name| *name != FileName::STAGED_IMAGE);
+        after.image_file = moment::image_file(&**self.context.storage)?;
+        let mut found_bad = 0;
+        if let Some(newest) = after.revisions.first_mut() {
+            after.removable.push(newest.digests_file());
+            // Its own file now is the delta; what did not move there is with the new revision.
+            let known = newest.findings.clone();
+            revision.findings.inherit(&known);
+            let moved = finished.bad_blocks.iter();
+            let moved = moved.map(|&first| BlockRange { first, count: 1 });
+            let all = BlockRange { first: BlockIndex(0), count: u64::MAX };
+            newest.findings.replace(&[all], moved);
+            let mut news = newest.findings.clone();
+            news.clear_all(&known.bad_blocks);
+            found_bad = news.bad_block_count();
+            self.tell_rotten(&news, newest.uuid);
+        }
+        // What is imported was due long ago, if ever.
+        if self.order.stamp.is_none() {
+            after.series = self.series(manifest);
+        }
+        after.push_newest(revision.clone());
+        if let (false, Some(before)) = (finished.is_tidy, after.revisions.get(1)) {
+            // Its delta is complete; what is still to be done is about the image that it reads through to.
+            let (operation, started) = (Operation::Merge, self.order.started);
+            after.in_progress = Some(InProgress { operation, revision: before.uuid, started });
+        }
+        let factor = self.context.config.monitoring.change_factor;
+        // What is imported changed long ago.
+        if self.order.stamp.is_none() {
+            after.alarms.extend(health::unusual(&after.revisions, factor, seen));
+        }
+        let report = BackupReport {
+            revision,
+            cloned: finished.cloned,
+            bad_blocks: found_bad,
+            healed_blocks: finished.healed_blocks,
+        };
+        Ok(Made { manifest: after, report })
+    }
+
+    /// When the series of scheduled tags began, with this revision.
+    fn series(&self, manifest: &Manifest) -> Vec<Series> {
+        let past = Past::of_manifest(manifest, self.context.clock.zone());
+        let scheduled = &self.order.tags - &self.order.options.tags;
+        schedule::series_after(&past, self.context.config, &scheduled, self.order.started)
+    }
+
+    pub(super) fn commit(
+        &self,
+        manifest: &mut Manifest,
+        made: Made,
+    ) -> std::result::Result<BackupReport, Failed> {
+        let storage = &**self.context.storage;
+        if let Err(error) = publish(storage, &made.manifest) {
+            // Undoing is only right if the new manifest is certainly not in place.
+            return match manifest::read(storage) {
+                Ok(found) if found.revisions.first().map(|r| r.uuid) != Some(self.order.uuid) => {
+                    Err(Failed::Making(error))
+                }
+                _ => Err(Failed::Committing(error)),
+            };
+        }
+        *manifest = made.manifest;
+        self.tell_unusual(manifest);
+        // What is left over does no harm; the next writer does it again.
+        if let Err(error) = tidy_up(storage, manifest) {
+            self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
+        }
+        Ok(made.report)
+    }
+}
+
+/// Gives back the room that a committed backup does not need, and removes the files.
+fn tidy_up(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
+    if manifest.in_progress.is_some() {
+        let mut after = manifest.clone();
+        tidy::finish_image(storage, &mut after)?;
+        after.in_progress = None;
+        publish(storage, &after)?;
+        *manifest = after;
+    }
+    sweep(storage, manifest).map(drop)
+}

@@ -1,0 +1,149 @@
+//! Adds up what the workers found, in the order of the image.
+
+use super::{ChunkKind, Outcome, Scan};
+use crate::base::digest::{Digest, RevisionHasher, TableEntry};
+use crate::base::error::{Error, Result};
+use crate::base::progress::Observer;
+use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::manifest::{BlockRange, Findings, Revision, within};
+use crate::storage::{DigestsKind, FileName, Storage};
+
+/// What a scan found out, all in all.
+pub(in crate::verb::backup) struct Scanned {
+    /// Digest of the new revision.
+    pub digest: Digest,
+    /// Bytes read from the source.
+    pub read_bytes: u64,
+    /// Bytes in changed blocks, those that were cut off among them.
+    pub changed_bytes: u64,
+    /// What became of the data of the newest revision.
+    pub fate: Fate,
+    /// What is wrong with the new image: blocks whose right content the source does not know, and those that were known to
+    /// be bad in the newest revision and are not replaced.
+    pub findings: Findings,
+}
+
+/// What became of the data of a revision in the one that follows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::verb::backup) struct Fate {
+    /// Bytes in blocks that were not zero.
+    pub had_bytes: u64,
+    /// Those of them whose blocks have another content now.
+    pub replaced_bytes: u64,
+    /// Those of them that are zero now, or lie behind the new end.
+    pub lost_bytes: u64,
+}
+
+/// Adds up the outcomes, in order. Checks on the way that the digests of the newest revision are those recorded: they
+/// decide what counts as changed.
+pub(in crate::verb::backup) struct Tally {
+    new: RevisionHasher,
+    /// The newest revision's digest so far, from the first entry on in which it differs.
+    old: Option<RevisionHasher>,
+    has_old: bool,
+    new_blocks: u64,
+    old_blocks: u64,
+    read_bytes: u64,
+    changed_bytes: u64,
+    block_size: BlockSize,
+    fate: Fate,
+    known_bad: Vec<BlockRange>,
+    findings: Findings,
+}
+
+impl Tally {
+    pub(in crate::verb::backup) fn new(scan: &Scan<'_>) -> Self {
+        let new_bytes = scan.source.size_bytes();
+        let old_bytes = scan.old.map(|old| old.size_bytes);
+        let same_size = old_bytes == Some(new_bytes);
+        Tally {
+            new: RevisionHasher::new(scan.block_size, new_bytes),
+            old: old_bytes
+                .filter(|_| !same_size)
+                .map(|bytes| RevisionHasher::new(scan.block_size, bytes)),
+            has_old: old_bytes.is_some(),
+            new_blocks: scan.new_blocks,
+            old_blocks: scan.old.map_or(0, |old| old.blocks),
+            read_bytes: 0,
+            changed_bytes: 0,
+            block_size: scan.block_size,
+            fate: Fate::default(),
+            known_bad: scan.old.map_or_else(Vec::new, |old| old.known.bad_blocks.clone()),
+            findings: Findings::default(),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(in crate::verb::backup) fn take(
+        &mut self,
+        outcome: &Outcome,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        self.read_bytes += outcome.read_bytes;
+        self.changed_bytes += outcome.changed_bytes;
+        let had = outcome.old_entries.iter().filter(|entry| !entry.is_zero_block()).count();
+        self.fate.had_bytes += had as u64 * self.block_size.bytes();
+        self.fate.replaced_bytes += outcome.replaced_bytes;
+        self.fate.lost_bytes += outcome.lost_bytes;
+        let chunk = outcome.chunk;
+        if chunk.kind == ChunkKind::Void {
+            let within = |blocks: u64| blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
+            self.new.push_zero_blocks(within(self.new_blocks), observer)?;
+            if let Some(old) = &mut self.old {
+                old.push_zero_blocks(within(self.old_blocks), observer)?;
+            }
+            return Ok(());
+        }
+        if self.has_old && self.old.is_none() && outcome.entries != outcome.old_entries {
+            // Up to here both are the same.
+            self.old = Some(self.new.clone());
+        }
+        outcome.entries.iter().for_each(|entry| self.new.push(*entry));
+        self.take_findings(outcome);
+        if let Some(old) = &mut self.old {
+            outcome.old_entries.iter().for_each(|entry| old.push(*entry));
+        }
+        Ok(())
+    }
+
+    fn take_findings(&mut self, outcome: &Outcome) {
+        let chunk = outcome.chunk;
+        let end = chunk.first.plus(chunk.blocks);
+        let near = within(&self.known_bad, BlockRange::between(chunk.first, end));
+        let known = Findings::new(near.collect());
+        for (entry, at) in outcome.entries.iter().zip(chunk.first.0..) {
+            let block = BlockIndex(at);
+            let replaced = || outcome.changed.binary_search_by_key(&block, |c| c.block).is_ok();
+            if *entry == TableEntry::LOST || known.is_bad(block) && !replaced() {
+                self.findings.add_bad_block(block);
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Damaged`] when the digests of the newest revision are not those that were recorded.
+    pub(in crate::verb::backup) fn finish(
+        self,
+        storage: &dyn Storage,
+        newest: Option<&Revision>,
+    ) -> Result<Scanned> {
+        let digest = self.new.finish();
+        if let Some(newest) = newest {
+            let found = self.old.map_or(digest, RevisionHasher::finish);
+            let expected = newest.expected_digest();
+            if found != expected {
+                let name = FileName::Digests(newest.uuid, DigestsKind::Image);
+                let place = format!("digest of revision {} from this file", newest.uuid);
+                return Err(Error::damaged(storage.path(name), place, found, expected));
+            }
+        }
+        Ok(Scanned {
+            digest,
+            read_bytes: self.read_bytes,
+            changed_bytes: self.changed_bytes,
+            fate: self.fate,
+            findings: self.findings,
+        })
+    }
+}

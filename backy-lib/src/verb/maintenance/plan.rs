@@ -1,0 +1,172 @@
+//! What maintenance, or the removal of revisions by hand, would do: the steps, and what they free and need.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{MaintenanceOptions, MaintenancePlan};
+use crate::archive::recover::room;
+use crate::archive::reserve;
+use crate::base::error::{Error, Result};
+use crate::base::progress::{self, Observer};
+use crate::base::revision::RevisionId;
+use crate::format::manifest::{Findings, Manifest, Revision};
+use crate::image::damage;
+use crate::policy::config::Config;
+use crate::policy::health;
+use crate::policy::plan::{self, Step};
+use crate::policy::retention::{Pins, Rule, Verdict, excess, retention};
+use crate::storage::{FileName, Storage};
+use crate::verb::merge;
+
+/// What the schedule, or a number of revisions to keep, says now.
+pub(crate) fn plan(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    config: &Config,
+    options: &MaintenanceOptions,
+    now: Timestamp,
+    observer: &dyn Observer,
+) -> Result<MaintenancePlan> {
+    let unreadable = damage::unreadable(&**storage, manifest)?;
+    let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
+    let revisions = manifest.revisions.iter().zip(&bad_blocks);
+    let damaged = revisions.filter(|&(revision, &bad)| bad > 0 || !revision.flaws.is_empty());
+    let damaged = damaged.map(|(revision, _)| revision.uuid);
+    let damaged: HashSet<RevisionId> = damaged.collect();
+    let frozen = match config.monitoring.freeze && !options.confirm {
+        true => health::freezes(&health::as_of(manifest, now).0, &bad_blocks),
+        false => Vec::new(),
+    };
+    let rule = match options.keep {
+        Some(keep) => Rule::Newest(keep),
+        None => Rule::Schedule(&config.schedule),
+    };
+    let mut verdicts = retention(&manifest.revisions, &damaged, &rule);
+    if !frozen.is_empty() {
+        verdicts.iter_mut().for_each(Verdict::freeze);
+    }
+    let goes = verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid);
+    let goes: HashSet<RevisionId> = goes.collect();
+    let mut steps = plan::removal(&manifest.revisions, &goes);
+    let stay: Vec<Revision> = verdicts
+        .iter()
+        .zip(&manifest.revisions)
+        .filter(|(verdict, _)| verdict.keep)
+        .map(|(verdict, revision)| {
+            let mut revision = revision.clone();
+            revision.tags.retain(|tag| !verdict.expired_tags.contains(tag));
+            revision
+        })
+        .collect();
+    steps.extend(plan::standalone(&stay, config));
+    let excess = match options.keep {
+        Some(_) => None,
+        None => excess(&manifest.revisions, &config.schedule, Pins::All),
+    };
+    let estimated = estimate(storage, manifest, verdicts, steps, observer)?;
+    Ok(MaintenancePlan { frozen, excess, ..estimated })
+}
+
+/// The removal of the revisions with these numbers, whatever the schedule says.
+///
+/// # Errors
+/// [`Error::Specification`] when none would be left.
+pub(crate) fn plan_removal(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    numbers: &[usize],
+    observer: &dyn Observer,
+) -> Result<MaintenancePlan> {
+    let numbers: HashSet<usize> = numbers.iter().copied().collect();
+    let goes = |number: usize| numbers.contains(&number);
+    if !manifest.revisions.is_empty() && (0..manifest.revisions.len()).all(goes) {
+        let all = match manifest.revisions.len() {
+            1 => "this is the only revision".to_owned(),
+            count => format!("these are all {count} revisions"),
+        };
+        let message = format!(
+            "{}: {all}, and one has to stay; to be rid of all, remove the folder",
+            storage.folder().display()
+        );
+        return Err(Error::Specification { message });
+    }
+    let verdict = |(number, revision): (usize, &Revision)| Verdict {
+        number,
+        uuid: revision.uuid,
+        keep: !goes(number),
+        reason: if goes(number) { "removed by hand" } else { "not named" }.to_owned(),
+        expired_tags: Default::default(),
+    };
+    let verdicts: Vec<Verdict> = manifest.revisions.iter().enumerate().map(verdict).collect();
+    let going = verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid);
+    let steps = plan::removal(&manifest.revisions, &going.collect());
+    estimate(storage, manifest, verdicts, steps, observer)
+}
+
+/// Adds what comes free, and puts the merges that need the least room first.
+fn estimate(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    verdicts: Vec<Verdict>,
+    steps: Vec<Step>,
+    observer: &dyn Observer,
+) -> Result<MaintenancePlan> {
+    let mut weighed = Vec::new();
+    for step in steps {
+        progress::check(observer)?;
+        let (frees, needs) = weigh(storage, manifest, &step, observer)?;
+        let order = match step {
+            Step::Remove { .. } => 0,
+            Step::Merge { .. } => 1,
+            Step::RollBack { .. } => 2,
+            Step::Standalone { .. } => 3,
+        };
+        weighed.push((order, needs, frees - needs, step));
+    }
+    weighed.sort_by_key(|(order, needs, _, _)| (*order, *needs));
+    let frees_bytes = weighed.iter().map(|(_, _, frees, _)| frees).sum();
+    let steps = weighed.into_iter().map(|(_, _, _, step)| step).collect();
+    Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new(), excess: None })
+}
+
+/// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.
+fn weigh(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    step: &Step,
+    observer: &dyn Observer,
+) -> Result<(i64, i64)> {
+    let size_of = |ids: &[RevisionId]| {
+        let ids: HashSet<&RevisionId> = ids.iter().collect();
+        let named = manifest.revisions.iter().filter(|revision| ids.contains(&revision.uuid));
+        let files =
+            named.flat_map(|revision| [FileName::Delta(revision.uuid), revision.digests_file()]);
+        files.map(|file| reserve::allocated_bytes(&**storage, file)).sum::<Result<u64>>()
+    };
+    let zero_if_damaged = |result: Result<u64>| match result {
+        Err(error) if error.is_damage() => Ok(0),
+        other => other.map(|bytes| bytes as i64),
+    };
+    let number = |id: &RevisionId| manifest.revisions.iter().position(|r| r.uuid == *id);
+    Ok(match step {
+        Step::Remove { revisions } => (zero_if_damaged(size_of(revisions))?, 0),
+        Step::Merge { revisions, into } => {
+            let needs = merge::needed_bytes(storage, manifest, revisions, *into, observer);
+            (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)
+        }
+        // The delta of the one that becomes the newest goes; what it holds has to have room in the image.
+        Step::RollBack { to, .. } => {
+            let needs = room::needed_bytes(&**storage, manifest);
+            (zero_if_damaged(size_of(std::slice::from_ref(to)))?, zero_if_damaged(needs)?)
+        }
+        Step::Standalone { revision, .. } => {
+            let needs = match number(revision) {
+                Some(number) => merge::standalone_bytes(storage, manifest, number, observer),
+                None => Ok(0),
+            };
+            (0, zero_if_damaged(needs)?)
+        }
+    })
+}

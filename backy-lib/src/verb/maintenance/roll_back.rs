@@ -1,0 +1,123 @@
+//! Removing the newest revision: the next older one becomes the image.
+
+use super::Maintainer;
+use crate::archive::left_overs::{self, sweep};
+use crate::archive::moment;
+use crate::archive::proof;
+use crate::archive::recover::{recover, room};
+use crate::archive::reserve;
+use crate::base::error::{ErrorKind, Result};
+use crate::base::limits::limits;
+use crate::base::progress::{self, Event};
+use crate::base::units::BlockIndex;
+use crate::format::digests::DigestsHeader;
+use crate::format::manifest::{BlockRange, InProgress, Manifest, Operation};
+use crate::image::chain::Chain;
+use crate::image::damage;
+use crate::image::digests::DigestWriter;
+use crate::storage::manifest;
+use crate::storage::{DigestsKind, FileName};
+
+impl Maintainer<'_> {
+    /// Makes the next older revision the newest. From the manifest's publishing on this is the undoing of a backup: it goes
+    /// on by itself, here or in the next writer.
+    pub(super) fn roll_back(&mut self) -> Result<()> {
+        let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
+            return Ok(());
+        };
+        moment::check_image(self.storage, self.manifest, self.observer)?;
+        // Undoing writes to holes of the image, and must find room there when it can no longer be called off.
+        let room = self.with_reserve(|this| room::make(&**this.storage, this.manifest))?;
+        let entered = self.with_reserve(|this| this.enter_digests());
+        let after = entered.and_then(|()| self.with_reserve(|this| this.rolled_back()));
+        let after = after.inspect_err(|_| {
+            // Half of the digests, and the room; what cannot be removed now is removed by the next writer.
+            let _ = sweep(&**self.storage, self.manifest);
+            room.give_back(&**self.storage);
+        })?;
+        // When this fails either manifest may be in place, and what the new one needs stays.
+        reserve::publish(&**self.storage, &after)?;
+        *self.manifest = after;
+        self.with_reserve(|this| recover(this.storage, this.manifest, this.observer)).inspect_err(
+            |_| {
+                let note = format!(
+                    "revision {newest} is gone; the image is brought back by the next backup"
+                );
+                self.observer.event(&Event::Note(note));
+            },
+        )
+    }
+
+    /// Does something that needs little room; on a full disk once more without the reserve.
+    pub(super) fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
+        match act(self) {
+            Err(error)
+                if error.kind() == ErrorKind::NoSpace && reserve::release(&**self.storage)? =>
+            {
+                act(self)
+            }
+            done => done,
+        }
+    }
+
+    /// Enters the digest file of the image to be as one that goes if nothing comes of it.
+    pub(super) fn enter_digests(&mut self) -> Result<()> {
+        let mut after = self.manifest.clone();
+        let Some(older) = self.manifest.revisions.get(1) else { return Ok(()) };
+        let name = FileName::Digests(older.uuid, DigestsKind::Image);
+        if !after.removable.contains(&name) {
+            left_overs::check_vacant(&**self.storage, &[name])?;
+            after.removable.push(name);
+        }
+        manifest::publish(&**self.storage, &after)?;
+        *self.manifest = after;
+        Ok(())
+    }
+
+    /// Writes the digests of the image to be; gives the manifest to be.
+    pub(super) fn rolled_back(&mut self) -> Result<Manifest> {
+        let storage = &**self.storage;
+        // What it reads from the image can only be told by digests that are right.
+        proof::prove_newest(self.storage, self.manifest, self.observer)?;
+        let mut after = self.manifest.clone();
+        let (Some(newest), Some(older)) =
+            (self.manifest.revisions.first(), self.manifest.revisions.get(1))
+        else {
+            return Ok(after);
+        };
+        let chain = Chain::open(self.storage, self.manifest, 1)?;
+        chain.verify_digests(self.observer)?;
+        let kind = DigestsKind::Image;
+        storage.remove(FileName::Digests(older.uuid, kind))?;
+        let mut digests = DigestWriter::create(storage, older.uuid, kind)?;
+        let mut next = BlockIndex(0);
+        while let Some(first) = chain.next_data_block(next)? {
+            progress::check(self.observer)?;
+            let located = chain.locate(first, limits().window_blocks)?;
+            next = first.plus(located.len() as u64);
+            for (located, block) in located.iter().zip(first.0..) {
+                digests.push(BlockIndex(block), located.entry)?;
+            }
+        }
+        digests.finish(&DigestsHeader::new(kind, older, self.manifest.block_size))?;
+        storage.sync_folder()?;
+        // What is bad in the image stays so where the older revision reads through to it.
+        let unreadable = damage::unreadable(storage, self.manifest)?;
+        after.remove(0);
+        if let (Some(revision), Some(bad)) =
+            (after.revisions.first_mut(), unreadable.into_iter().nth(1))
+        {
+            let count = self.manifest.block_size.count(revision.size_bytes);
+            let all = BlockRange { first: BlockIndex(0), count };
+            revision.findings.replace(&[all], bad.bad_blocks);
+            revision.findings.inherit(&newest.findings);
+            revision.forget_verified();
+        }
+        let (operation, revision) = (Operation::Remove, newest.uuid);
+        left_overs::enter(
+            &mut after,
+            InProgress { operation, revision, started: self.clock.now() },
+        );
+        Ok(after)
+    }
+}
