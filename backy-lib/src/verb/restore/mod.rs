@@ -30,6 +30,7 @@ use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
 use crate::image::sequential::{Chunk, Chunks, Reading, check_digests, push_joined, read_blocks};
+use crate::image::walk;
 use crate::storage::Trust;
 use crate::storage::follow::Place;
 use crate::target::DryRun;
@@ -347,7 +348,7 @@ fn write(
                 Chunk::Void { extent } => {
                     Work { rewrites: find_data(target, extent)?, ..Work::default() }
                 }
-                Chunk::Data { first, located } => {
+                Chunk::Data(walk::Blocks { first, located }) => {
                     let buffer = buffers.take(bytes as usize);
                     let compare = Compare { chain, target, keep_going: options.keep_going };
                     compare.run(worker, first, &located, buffer)?

@@ -16,7 +16,7 @@ use crate::base::limits::limits;
 use crate::base::pipeline;
 use crate::base::progress::{self, Observer, Phase};
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, Findings, Manifest, Revision};
+use crate::format::manifest::{BlockRange, BlockRanges, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::chain::Chain;
 use crate::image::damage;
@@ -374,10 +374,10 @@ impl Scrub<'_> {
     }
 
     fn note(&mut self, found: Vec<Checked>) {
-        let mut noted: BTreeMap<usize, (Findings, Vec<BlockRange>)> = BTreeMap::new();
+        let mut noted: BTreeMap<usize, (BlockRanges, Vec<BlockRange>)> = BTreeMap::new();
         for checked in found {
             let (complete, bad) = noted.entry(checked.number).or_default();
-            bad.extend(checked.bad.into_iter().map(|first| BlockRange { first, count: 1 }));
+            bad.extend(checked.bad.into_iter().map(BlockRange::one));
             let Some(group) = checked.completes else { continue };
             complete.add(group.blocks);
             if let Some(revision) = self.manifest.revisions.get_mut(group.number) {
@@ -387,7 +387,7 @@ impl Scrub<'_> {
         for (number, (complete, bad)) in noted {
             if let Some(revision) = self.manifest.revisions.get_mut(number) {
                 // What was bad and is right now has been mended by somebody.
-                revision.findings.replace(&complete.bad_blocks, bad);
+                revision.findings.replace(&complete, bad);
             }
         }
     }
