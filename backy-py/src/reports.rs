@@ -61,7 +61,7 @@ report! {
         /// Seconds that its backup took.
         seconds(r) = r.revision.statistics.seconds;
         /// Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes.
-        bad_blocks(r) = r.revision.findings.bad_blocks;
+        bad_blocks(r) = r.revision.findings.bad_blocks.to_vec();
         /// Its number when the archive was read, 0 being the newest; None when it comes from JSON.
         number(r) = r.number;
         /// Stretches that could not be read from it when the archive was read. None when that is not known: when it comes from

@@ -1,5 +1,6 @@
 //! Vocabulary that every other part uses: errors, units, digests, clocks, limits.
 
+pub(crate) mod block_ranges;
 pub mod canary;
 pub mod clock;
 pub mod digest;

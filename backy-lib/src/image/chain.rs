@@ -31,6 +31,7 @@ use crate::format::manifest::{Findings, Manifest, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
+use crate::image::walk::Walk;
 use crate::storage::{Access, DigestsKind, FileName, Stamp, Storage, StorageFile};
 
 /// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
@@ -418,12 +419,12 @@ impl Chain {
     pub(crate) fn table_digest(&self, observer: &dyn Observer) -> Result<Digest> {
         let mut hasher = RevisionHasher::new(self.block_size, self.revision.size_bytes);
         let mut next = BlockIndex(0);
-        while let Some(data) = self.next_data_block(next)? {
+        let mut walk = Walk::new(self);
+        while let Some(piece) = walk.next_window()? {
             progress::check(observer)?;
-            hasher.push_zero_blocks(data.0 - next.0, observer)?;
-            let located = self.locate(data, limits().window_blocks)?;
-            next = data.plus(located.len() as u64);
-            located.iter().for_each(|block| hasher.push(block.entry));
+            hasher.push_zero_blocks(piece.first.0 - next.0, observer)?;
+            next = piece.end();
+            piece.located.iter().for_each(|block| hasher.push(block.entry));
         }
         hasher.push_zero_blocks(self.blocks() - next.0, observer)?;
         Ok(hasher.finish())

@@ -3,12 +3,13 @@
 //! A bad block in a file costs the revision that the file is of and every older one that reads through to it there; one that
 //! holds its own copy shields those behind it.
 
+use crate::base::block_ranges::{BlockRange, BlockRanges};
 use crate::base::error::Result;
 use crate::base::extent::Extent;
 use crate::base::limits::limits;
 use crate::base::progress::{self, Observer};
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
+use crate::format::manifest::{Findings, Manifest, Revision};
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
@@ -39,7 +40,7 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
         } else if let Some(newer) = all.last().filter(|_| !revision.is_standalone()) {
             read_through(storage, manifest.block_size, revision, newer, &mut findings)?;
         }
-        findings.join_to(left.max(FEW_RANGES));
+        findings.bad_blocks.join_to(left.max(FEW_RANGES));
         left = left.saturating_sub(findings.bad_blocks.len());
         all.push(findings);
     }
@@ -113,7 +114,7 @@ const MAX_LISTED: usize = 1000;
 
 /// The first of the ranges; how many blocks there are in the others, and how many of those.
 pub(crate) fn listed(bad: &Findings) -> (&[BlockRange], (u64, usize)) {
-    let all = bad.bad_blocks.as_slice();
+    let all: &[BlockRange] = &bad.bad_blocks;
     let (listed, others) = all.split_at_checked(MAX_LISTED).unwrap_or((all, &[]));
     let blocks = others.iter().fold(0, |sum: u64, range| sum.saturating_add(range.count));
     (listed, (blocks, others.len()))
@@ -159,8 +160,8 @@ fn read_through(
 ) -> Result<()> {
     let blocks = block_size.count(revision.size_bytes);
     let all = BlockRange { first: BlockIndex(0), count: blocks };
-    let mut inherited = Findings::new(within(&newer.bad_blocks, all).collect());
-    if inherited.bad_blocks.is_empty() {
+    let mut inherited: BlockRanges = newer.bad_blocks.within(all).collect();
+    if inherited.is_empty() {
         return Ok(());
     }
     let held = match held_blocks(storage, block_size, revision, &inherited) {
@@ -171,8 +172,8 @@ fn read_through(
         }
         Err(error) => return Err(error),
     };
-    inherited.clear_all(&held);
-    findings.add_all(inherited.bad_blocks);
+    inherited.subtract(&held);
+    findings.add_all(inherited);
     Ok(())
 }
 
@@ -181,24 +182,24 @@ fn held_blocks(
     storage: &dyn Storage,
     block_size: BlockSize,
     revision: &Revision,
-    among: &Findings,
-) -> Result<Vec<BlockRange>> {
+    among: &BlockRanges,
+) -> Result<BlockRanges> {
     let delta = Delta::open(storage, revision.uuid, block_size, revision.size_bytes)?;
-    let mut held = Findings::default();
+    let mut held = BlockRanges::default();
     let end = BlockIndex(block_size.count(revision.size_bytes));
     let mut next = BlockIndex(0);
-    while let Some(range) = among.next_bad(next) {
+    while let Some(range) = among.next(next) {
         let Some(from) = delta.next_held_block(range.first, end)? else { break };
-        let Some(BlockRange { first, .. }) = among.next_bad(from) else { break };
+        let Some(BlockRange { first, .. }) = among.next(from) else { break };
         let window = BlockRange { first, count: limits().walk_blocks };
-        let last = within(&among.bad_blocks, window).last().map_or(first, BlockRange::end);
+        let last = among.within(window).last().map_or(first, BlockRange::end);
         let window = BlockRange::between(first, last);
         for (cluster, block) in delta.clusters(first, window.count)?.into_iter().zip(first.0..) {
-            if cluster != Cluster::Unallocated && among.is_bad(BlockIndex(block)) {
-                held.add_bad_block(BlockIndex(block));
+            if cluster != Cluster::Unallocated && among.contains(BlockIndex(block)) {
+                held.add(BlockRange::one(BlockIndex(block)));
             }
         }
         next = window.end();
     }
-    Ok(held.bad_blocks)
+    Ok(held)
 }

@@ -1,5 +1,6 @@
 //! Revisions as bytes: the raw image, deltas, digest tables, and the chain that makes any revision of them.
 
+pub(crate) mod append;
 pub mod chain;
 pub(crate) mod damage;
 pub mod delta;
@@ -9,3 +10,4 @@ mod private;
 pub mod reader;
 pub(crate) mod refcounts;
 pub(crate) mod sequential;
+pub(crate) mod walk;

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 use crate::base::digest;
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
-use crate::base::limits::limits;
 use crate::base::units::BlockIndex;
 use crate::image::chain::{Chain, Place};
+use crate::image::walk::Walk;
 use crate::storage::dir::DirFile;
 use crate::storage::{FileName, Storage, StorageFile};
 
@@ -102,11 +102,9 @@ impl PrivateImage {
 
 fn count_data_blocks(chain: &Chain) -> Result<u64> {
     let mut count = 0;
-    let mut next = BlockIndex(0);
-    while let Some(data) = chain.next_data_block(next)? {
-        let located = chain.locate(data, limits().window_blocks)?;
-        next = data.plus(located.len() as u64);
-        count += located.iter().filter(|block| block.place != Place::Zero).count() as u64;
+    let mut walk = Walk::new(chain);
+    while let Some(piece) = walk.next_window()? {
+        count += piece.located.iter().filter(|block| block.place != Place::Zero).count() as u64;
     }
     Ok(count)
 }

@@ -8,6 +8,7 @@ use crate::base::progress::{self, Event, Observer, Phase};
 use crate::base::units::BlockIndex;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
+use crate::image::walk::{Blocks, Walk};
 
 /// Checks the digests of a revision as a whole; whether they are right. When they are not it is an error, or, when the
 /// chain was opened such that losses are tolerated, a finding.
@@ -35,12 +36,7 @@ pub(crate) fn check_digests(
 /// A piece of a revision.
 pub(crate) enum Chunk {
     /// Blocks that may hold data.
-    Data {
-        /// The first of them.
-        first: BlockIndex,
-        /// Where they are.
-        located: Vec<Located>,
-    },
+    Data(Blocks),
     /// All zero.
     Void {
         /// Where in the revision.
@@ -53,10 +49,10 @@ impl Chunk {
     pub(crate) fn extent(&self, chain: &Chain) -> Extent {
         match self {
             Chunk::Void { extent } => *extent,
-            Chunk::Data { first, located } => {
+            Chunk::Data(piece) => {
                 let size = chain.block_size();
-                let end = size.offset(first.plus(located.len() as u64));
-                Extent::between(size.offset(*first), end.min(chain.revision().size_bytes))
+                let end = size.offset(piece.end()).min(chain.revision().size_bytes);
+                Extent::between(size.offset(piece.first), end)
             }
         }
     }
@@ -69,36 +65,6 @@ pub(crate) fn data_bytes(chain: &Chain, first: BlockIndex, located: &[Located]) 
     blocks.map(|(_, at)| chain.block_size().extent(BlockIndex(at), size_bytes).len).sum()
 }
 
-/// Where the blocks of a revision are, looked up a window at a time: the tables of a long chain are read once for all of
-/// them.
-pub(crate) struct Window<'a> {
-    chain: &'a Chain,
-    first: BlockIndex,
-    located: Vec<Located>,
-}
-
-impl<'a> Window<'a> {
-    pub(crate) fn new(chain: &'a Chain) -> Self {
-        Window { chain, first: BlockIndex(0), located: Vec::new() }
-    }
-
-    /// Whether a block has been looked up.
-    fn covers(&self, block: BlockIndex) -> bool {
-        (self.first..self.first.plus(self.located.len() as u64)).contains(&block)
-    }
-
-    /// Up to `count` blocks from `first` on; none past the end of the revision, and at least one before it.
-    pub(crate) fn blocks(&mut self, first: BlockIndex, count: usize) -> Result<&[Located]> {
-        if !self.covers(first) {
-            self.located = self.chain.locate(first, limits().window_blocks)?;
-            self.first = first;
-        }
-        let from = (first.0 - self.first.0) as usize;
-        let to = (from + count).min(self.located.len());
-        Ok(self.located.get(from..to).unwrap_or_default())
-    }
-}
-
 /// Cuts a revision into chunks.
 pub(crate) struct Chunks<'a> {
     chain: &'a Chain,
@@ -106,7 +72,7 @@ pub(crate) struct Chunks<'a> {
     max_void_blocks: u64,
     chunk_blocks: usize,
     next: BlockIndex,
-    window: Window<'a>,
+    walk: Walk<'a>,
 }
 
 impl<'a> Chunks<'a> {
@@ -119,7 +85,7 @@ impl<'a> Chunks<'a> {
             max_void_blocks: (max_void_bytes / block_bytes).max(1),
             chunk_blocks: (limits().chunk_bytes / block_bytes).max(1) as usize,
             next: BlockIndex(0),
-            window: Window::new(chain),
+            walk: Walk::new(chain),
         }
     }
 
@@ -131,18 +97,16 @@ impl<'a> Chunks<'a> {
         if first >= end {
             return Ok(None);
         }
-        if !self.window.covers(first) {
-            let data = self.chain.next_data_block(first)?.unwrap_or(end);
-            if data > first {
-                self.next = data.min(first.plus(self.max_void_blocks));
-                let size = self.chain.block_size();
-                let end = size.offset(self.next).min(self.chain.revision().size_bytes);
-                return Ok(Some(Chunk::Void { extent: Extent::between(size.offset(first), end) }));
-            }
+        let data = self.walk.next_data()?.unwrap_or(end);
+        if data > first {
+            self.next = data.min(first.plus(self.max_void_blocks));
+            let size = self.chain.block_size();
+            let end = size.offset(self.next).min(self.chain.revision().size_bytes);
+            return Ok(Some(Chunk::Void { extent: Extent::between(size.offset(first), end) }));
         }
-        let located = self.window.blocks(first, self.chunk_blocks)?.to_vec();
-        self.next = first.plus(located.len() as u64);
-        Ok(Some(Chunk::Data { first, located }))
+        let Some(piece) = self.walk.next_piece(self.chunk_blocks)? else { return Ok(None) };
+        self.next = piece.end();
+        Ok(Some(Chunk::Data(piece)))
     }
 }
 
@@ -205,7 +169,7 @@ impl Reading<'_> {
             || chunks.next_chunk(),
             |decompressor, chunk| {
                 let extent = chunk.extent(chain);
-                let Chunk::Data { first, located } = chunk else {
+                let Chunk::Data(Blocks { first, located }) = chunk else {
                     return Ok((extent, None, 0, Vec::new()));
                 };
                 let data_bytes = data_bytes(chain, first, &located);

@@ -11,6 +11,7 @@ use crate::base::progress::Observer;
 use crate::base::units::{BlockIndex, display_size};
 use crate::image::chain::{Chain, Located};
 use crate::image::sequential::{Chunk, Chunks};
+use crate::image::walk::Blocks;
 use crate::target::Target;
 use crate::target::unfinished::Folder;
 use crate::target::{TargetKind, folder_of};
@@ -91,7 +92,7 @@ pub(crate) fn needed_bytes(
     while let Some(chunk) = chunks.next_chunk()? {
         match chunk {
             Chunk::Void { extent } => balance.free(extent)?,
-            Chunk::Data { first, located } => {
+            Chunk::Data(Blocks { first, located }) => {
                 for (extent, is_data) in runs(chain, first, &located) {
                     if is_data { balance.fill(extent)? } else { balance.free(extent)? }
                 }

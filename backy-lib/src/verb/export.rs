@@ -19,6 +19,7 @@ use crate::format::qcow2::{Compressor, Decompressor};
 use crate::image::chain::{Chain, Located};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::image::sequential::{Chunk, Chunks, check_digests};
+use crate::image::walk::Blocks;
 use crate::policy::config::DEFAULT_LEVEL;
 use crate::storage::dir::DirFile;
 use crate::target::safety::Guard;
@@ -140,7 +141,9 @@ impl Export<'_> {
             || chunks.next_chunk(),
             |worker, chunk| {
                 let len = chunk.extent(chain).len;
-                let Chunk::Data { first, located } = chunk else { return Ok((len, Vec::new())) };
+                let Chunk::Data(Blocks { first, located }) = chunk else {
+                    return Ok((len, Vec::new()));
+                };
                 let mut buffer = buffers.take(len as usize);
                 chain.read(first, &located, &mut worker.decompressor, &mut buffer)?;
                 let blocks = self.store(worker, first, &located, &buffer);

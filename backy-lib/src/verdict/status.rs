@@ -375,6 +375,6 @@ fn describe(number: usize, revision: &Revision, damaged: Vec<Extent>) -> Revisio
         stored_bytes: revision.statistics.stored_bytes,
         seconds: revision.statistics.seconds,
         damaged,
-        bad_blocks: revision.findings.bad_blocks.clone(),
+        bad_blocks: revision.findings.bad_blocks.to_vec(),
     }
 }

@@ -129,7 +129,7 @@ fn exercise(mut manifest: Manifest) {
         newest.image = backy_lib::storage::FileName::IMAGE.to_string();
         if added.revisions.iter().all(|revision| revision.uuid != newest.uuid) {
             newest.forget_verified();
-            newest.findings.bad_blocks.clear();
+            newest.findings.bad_blocks = Default::default();
             newest.size_bytes /= 2;
             added.push_newest(newest);
             Manifest::parse(&added.encode().expect("a JSON form")).expect("one more");

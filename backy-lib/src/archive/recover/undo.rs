@@ -79,9 +79,9 @@ fn note(storage: &dyn Storage, manifest: &mut Manifest, lost: &Findings, observe
     let Some(newest) = manifest.revisions.first_mut() else { return };
     let (image, overlay) =
         (storage.path(FileName::IMAGE), storage.path(FileName::Delta(newest.uuid)));
-    let mut added = Findings::new(lost.bad_blocks.clone());
-    added.clear_all(&newest.findings.bad_blocks);
-    for range in &added.bad_blocks {
+    let mut added = lost.bad_blocks.clone();
+    added.subtract(&newest.findings.bad_blocks);
+    for range in &added {
         let blocks = match range.count {
             1 => format!("block {}", range.first),
             count => format!("{count} blocks from {} on", range.first),
@@ -93,7 +93,7 @@ fn note(storage: &dyn Storage, manifest: &mut Manifest, lost: &Findings, observe
             overlay.display()
         )));
     }
-    newest.findings.add_all(added.bad_blocks);
+    newest.findings.add_all(added);
 }
 
 /// Opens the image for bringing it back; and whether it had to be made.

@@ -1,12 +1,11 @@
-//! Which blocks of a file are known to be bad.
-//!
-//! Ranges in ascending order. What is added or cleared in ascending order costs constant time, a single change anywhere else a
-//! binary search and a move in memory; many changes at a time ([`Findings::add_all`], [`Findings::clear_all`]) are one pass.
+//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs have added to
+//! some of them.
 
 use serde::{Deserialize, Serialize};
 
 use super::Unknown;
 use super::unknown::keeps_unknown;
+use crate::base::block_ranges::{BlockRange, BlockRanges, without};
 use crate::base::units::BlockIndex;
 
 /// What is known to be wrong with the blocks of a revision.
@@ -14,67 +13,26 @@ use crate::base::units::BlockIndex;
 #[serde(from = "Stored", into = "Stored")]
 pub struct Findings {
     /// Blocks that its own file holds with a content that is not what was backed up.
-    pub bad_blocks: Vec<BlockRange>,
-    /// What newer programs say of blocks, ascending: it stays with a block for as long as the block is bad.
+    pub bad_blocks: BlockRanges,
+    /// What newer programs have recorded about blocks, ascending. It stays with a block for as long as the block is bad.
     fields: Vec<(BlockRange, Unknown)>,
     unknown: Unknown,
 }
 
-/// `count` blocks from `first` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockRange {
-    /// The first block.
-    pub first: BlockIndex,
-    /// How many blocks.
-    pub count: u64,
-}
-
-impl BlockRange {
-    /// From `first` up to, not including, `end`; empty when `end` is not after it.
-    pub fn between(first: BlockIndex, end: BlockIndex) -> Self {
-        BlockRange { first, count: end.0.saturating_sub(first.0) }
-    }
-
-    /// The block after the last one.
-    pub fn end(self) -> BlockIndex {
-        self.first.plus(self.count)
-    }
-
-    /// Whether it has this block.
-    pub fn contains(self, block: BlockIndex) -> bool {
-        self.first <= block && block < self.end()
-    }
-
-    /// The blocks that are in both; may be empty.
-    fn overlap(self, other: BlockRange) -> Self {
-        BlockRange::between(self.first.max(other.first), self.end().min(other.end()))
-    }
-}
-
-/// Those of ascending `ranges` that have a block in `window`, cut to it.
-pub fn within(ranges: &[BlockRange], window: BlockRange) -> impl Iterator<Item = BlockRange> {
-    let from = ranges.partition_point(|range| range.end() <= window.first);
-    let near = ranges.iter().skip(from).take_while(move |range| range.first < window.end());
-    near.map(move |range| range.overlap(window)).filter(|range| range.count > 0)
-}
-
 impl Findings {
-    /// These blocks; the ranges ascend.
-    pub fn new(bad_blocks: Vec<BlockRange>) -> Self {
-        Findings { bad_blocks, ..Findings::default() }
+    /// These blocks.
+    pub fn new(bad_blocks: impl IntoIterator<Item = BlockRange>) -> Self {
+        Findings { bad_blocks: bad_blocks.into_iter().collect(), ..Findings::default() }
     }
 
     /// Whether this block of the revision's own file is known to be bad.
     pub fn is_bad(&self, block: BlockIndex) -> bool {
-        let at = self.bad_blocks.partition_point(|range| range.end() <= block);
-        self.bad_blocks.get(at).is_some_and(|range| range.contains(block))
+        self.bad_blocks.contains(block)
     }
 
     /// The first blocks at or after `from` that are known to be bad, as far as they follow each other.
     pub fn next_bad(&self, from: BlockIndex) -> Option<BlockRange> {
-        let at = self.bad_blocks.partition_point(|range| range.end() <= from);
-        let range = self.bad_blocks.get(at)?;
-        Some(BlockRange::between(range.first.max(from), range.end()))
+        self.bad_blocks.next(from)
     }
 
     /// The first block at or after `from` that is known to be bad.
@@ -84,71 +42,41 @@ impl Findings {
 
     /// Adds a block, if it is not there.
     pub fn add_bad_block(&mut self, block: BlockIndex) {
-        self.add(BlockRange { first: block, count: 1 });
+        self.add(BlockRange::one(block));
     }
 
     /// Adds a range of blocks.
     pub fn add(&mut self, added: BlockRange) {
-        if added.count == 0 {
-            return;
-        }
-        // As a rule blocks come in ascending order.
-        if self.bad_blocks.last().is_none_or(|last| last.end() < added.first) {
-            return self.bad_blocks.push(added);
-        }
-        let from = self.bad_blocks.partition_point(|range| range.end() < added.first);
-        let to = self.bad_blocks.partition_point(|range| range.first <= added.end()).max(from);
-        let touched = self.bad_blocks.get(from..to).unwrap_or_default();
-        let first = touched.first().map_or(added.first, |range| range.first.min(added.first));
-        let end = touched.last().map_or(added.end(), |range| range.end().max(added.end()));
-        drop(self.bad_blocks.splice(from..to, [BlockRange::between(first, end)]));
+        self.bad_blocks.add(added);
     }
 
     /// Adds many ranges, in any order.
     pub fn add_all(&mut self, added: impl IntoIterator<Item = BlockRange>) {
-        let mut all = std::mem::take(&mut self.bad_blocks);
-        all.extend(added);
-        // Sorting finds out what is in order already.
-        all.sort_by_key(|range| range.first);
-        self.bad_blocks = Vec::with_capacity(all.len());
-        for range in all.into_iter().filter(|range| range.count > 0) {
-            match self.bad_blocks.last_mut() {
-                Some(last) if range.first <= last.end() => {
-                    *last = BlockRange::between(last.first, last.end().max(range.end()));
-                }
-                _ => self.bad_blocks.push(range),
-            }
-        }
+        self.bad_blocks.add_all(added);
     }
 
     /// Forgets what was known of a range of blocks.
     pub fn clear(&mut self, cleared: BlockRange) {
-        let from = self.bad_blocks.partition_point(|range| range.end() <= cleared.first);
-        let to = self.bad_blocks.partition_point(|range| range.first < cleared.end());
-        let Some(touched) = self.bad_blocks.get(from..to).filter(|_| cleared.count > 0) else {
-            return;
-        };
-        let left = without(touched, &[cleared]);
-        drop(self.bad_blocks.splice(from..to, left));
+        self.bad_blocks.remove(cleared);
         self.forget_fields();
     }
 
     /// Forgets what was known of many ranges of blocks, which ascend.
     pub fn clear_all(&mut self, cleared: &[BlockRange]) {
         if !cleared.is_empty() && !self.bad_blocks.is_empty() {
-            self.bad_blocks = without(&self.bad_blocks, cleared);
+            self.bad_blocks.subtract(cleared);
             self.forget_fields();
         }
     }
 
-    /// Takes note of what a check of `checked`, ascending, has found: these blocks are `bad`, and no others there.
+    /// Records what a check of `checked`, ascending, has found: these blocks are `bad`, and no others there.
     pub fn replace(&mut self, checked: &[BlockRange], bad: impl IntoIterator<Item = BlockRange>) {
-        self.bad_blocks = without(&self.bad_blocks, checked);
+        self.bad_blocks.subtract(checked);
         self.add_all(bad);
         self.forget_fields();
     }
 
-    /// What newer programs say of the same blocks in other findings is said of them here.
+    /// Takes over what newer programs have recorded about the same blocks in other findings.
     pub fn inherit(&mut self, other: &Findings) {
         let own: Vec<BlockRange> = self.fields.iter().map(|(range, _)| *range).collect();
         for (range, unknown) in &other.fields {
@@ -161,65 +89,16 @@ impl Findings {
 
     /// How many blocks are bad.
     pub fn bad_block_count(&self) -> u64 {
-        self.bad_blocks.iter().fold(0, |sum, blocks| sum.saturating_add(blocks.count))
-    }
-
-    /// Joins ranges that have at most `gap` blocks between them, until `many` fewer are left or there are no more of them; how
-    /// many fewer there are.
-    pub(super) fn join(&mut self, gap: u64, many: usize) -> usize {
-        let mut joined = 0;
-        let mut ranges: Vec<BlockRange> = Vec::with_capacity(self.bad_blocks.len());
-        for range in std::mem::take(&mut self.bad_blocks) {
-            match ranges.last_mut() {
-                Some(last)
-                    if joined < many && range.first.0.saturating_sub(last.end().0) <= gap =>
-                {
-                    *last = BlockRange::between(last.first, range.end());
-                    joined += 1;
-                }
-                _ => ranges.push(range),
-            }
-        }
-        self.bad_blocks = ranges;
-        joined
-    }
-
-    /// Joins the closest ranges, with the blocks between them, until there are at most `max`, which is one or more.
-    pub(crate) fn join_to(&mut self, max: usize) {
-        let mut gap = 1;
-        while self.bad_blocks.len() > max.max(1) {
-            self.join(gap, self.bad_blocks.len() - max.max(1));
-            gap = gap.saturating_mul(2);
-        }
+        self.bad_blocks.block_count()
     }
 
     /// Only what is bad has fields.
     fn forget_fields(&mut self) {
         for (range, unknown) in std::mem::take(&mut self.fields) {
-            let left = within(&self.bad_blocks, range);
+            let left = self.bad_blocks.within(range);
             self.fields.extend(left.map(|range| (range, unknown.clone())));
         }
     }
-}
-
-/// `ranges` without the blocks of `cleared`; both ascend.
-fn without(ranges: &[BlockRange], cleared: &[BlockRange]) -> Vec<BlockRange> {
-    let mut left = Vec::with_capacity(ranges.len());
-    let mut cleared = cleared.iter().peekable();
-    for range in ranges {
-        let mut next = range.first;
-        while let Some(hole) = cleared.peek().filter(|hole| hole.first < range.end()) {
-            left.push(BlockRange::between(next, hole.first.min(range.end())));
-            next = next.max(hole.end());
-            if hole.end() > range.end() {
-                break;
-            }
-            cleared.next();
-        }
-        left.push(BlockRange::between(next, range.end()));
-    }
-    left.retain(|range| range.count > 0);
-    left
 }
 
 /// Findings as the file has them: a range with fields of its own stands alone.
@@ -245,16 +124,18 @@ keeps_unknown!(Stored, StoredRange);
 
 impl From<Stored> for Findings {
     fn from(stored: Stored) -> Self {
-        let mut findings = Findings { unknown: stored.unknown, ..Findings::default() };
-        findings.bad_blocks.reserve_exact(stored.bad_blocks.len());
+        let mut bad_blocks = Vec::with_capacity(stored.bad_blocks.len());
+        let mut fields = Vec::new();
         for StoredRange { first, count, unknown } in stored.bad_blocks {
             let range = BlockRange { first, count };
-            findings.bad_blocks.push(range);
+            bad_blocks.push(range);
             if !unknown.is_empty() {
-                findings.fields.push((range, unknown));
+                fields.push((range, unknown));
             }
         }
-        findings
+        // `Revision::check_ranges` refuses those that do not ascend.
+        let bad_blocks = BlockRanges::as_written(bad_blocks);
+        Findings { bad_blocks, fields, unknown: stored.unknown }
     }
 }
 
@@ -297,21 +178,6 @@ impl From<Findings> for Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn neighbouring_bad_blocks_become_one_range() {
-        let mut findings = Findings::default();
-        [9, 4, 3, 5, 3, 7].into_iter().for_each(|n| findings.add_bad_block(BlockIndex(n)));
-        assert_eq!(findings.bad_blocks.len(), 3);
-        assert_eq!(findings.bad_block_count(), 5);
-        assert!(findings.is_bad(BlockIndex(5)) && !findings.is_bad(BlockIndex(6)));
-        assert_eq!(findings.next_bad_block(BlockIndex(6)), Some(BlockIndex(7)));
-        findings.add_bad_block(BlockIndex(6));
-        assert_eq!(findings.bad_blocks.len(), 2);
-        findings.clear(BlockRange { first: BlockIndex(4), count: 2 });
-        assert_eq!(findings.bad_block_count(), 4);
-        assert!(findings.is_bad(BlockIndex(3)) && !findings.is_bad(BlockIndex(5)));
-    }
 
     /// Whatever is added and cleared, in any order: the same blocks are bad as in a plain list, the ranges are ascending with good
     /// blocks between them, and every question is answered as the list would.
@@ -356,7 +222,7 @@ mod tests {
                 let next = (block..BLOCKS).find(bad).map(BlockIndex);
                 assert_eq!(findings.next_bad_block(BlockIndex(block)), next);
                 let window = BlockRange { first: BlockIndex(block), count: 5 };
-                let inside = within(&findings.bad_blocks, window);
+                let inside = findings.bad_blocks.within(window);
                 let inside: Vec<u64> = inside.flat_map(|r| r.first.0..r.end().0).collect();
                 let expected = (block..(block + 5).min(BLOCKS)).filter(bad);
                 assert_eq!(inside, expected.collect::<Vec<_>>());
@@ -383,31 +249,15 @@ mod tests {
         assert_eq!(ascending, descending);
         let windows = (0..2 * BLOCKS).step_by(16);
         let window = |first| BlockRange { first: BlockIndex(first), count: 16 };
-        let found = windows.map(|first| within(&ascending.bad_blocks, window(first)).count());
+        let found = windows.map(|first| ascending.bad_blocks.within(window(first)).count());
         assert_eq!(found.sum::<usize>() as u64, BLOCKS);
-        let all: Vec<BlockRange> = ascending.bad_blocks.clone();
+        let all: Vec<BlockRange> = ascending.bad_blocks.to_vec();
         descending.replace(&all, all.iter().copied().step_by(2));
         assert_eq!(descending.bad_block_count(), BLOCKS / 2);
         ascending.clear_all(&all);
         assert_eq!(ascending, Findings::default());
         // With a pass over all ranges for each block it would be hours.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
-    }
-
-    /// Joined until there are few enough, all that was bad still is, and ranges are not joined over more than is needed.
-    #[test]
-    fn the_closest_ranges_are_joined() {
-        let range = |(first, count)| BlockRange { first: BlockIndex(first), count };
-        let all = [(0, 1), (2, 1), (10, 1), (13, 2), (40, 1)].map(range);
-        let join = |max| {
-            let mut findings = Findings::new(all.to_vec());
-            findings.join_to(max);
-            findings.bad_blocks
-        };
-        assert_eq!(join(9), all);
-        assert_eq!(join(4), [(0, 3), (10, 1), (13, 2), (40, 1)].map(range));
-        assert_eq!(join(3), [(0, 3), (10, 5), (40, 1)].map(range));
-        assert_eq!(join(0), [(0, 41)].map(range));
     }
 
     /// What a newer program says of blocks is written again for those of them that are still bad, and for no others.

@@ -16,22 +16,22 @@ mod bounded;
 mod findings;
 mod flaw;
 mod names;
-mod ranges;
 mod revision;
 mod series;
 mod source;
 mod text;
 mod unknown;
 
+pub(crate) use crate::base::block_ranges::Ranges;
 use crate::base::digest::Digest;
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::name::{FileName, StagingToken};
 
+pub use crate::base::block_ranges::{BlockRange, BlockRanges};
 pub use alarm::{Alarm, KnownDamage};
-pub use findings::{BlockRange, Findings, within};
+pub use findings::Findings;
 pub use flaw::Flaw;
-pub(crate) use ranges::Ranges;
 pub use revision::{Revision, Statistics, Verified};
 pub use series::Series;
 pub use source::{Sameness, SourceIdentity};
@@ -294,7 +294,7 @@ impl Manifest {
         let mut left = gaps.div_ceil(2);
         while left > 0 {
             for revision in &mut self.revisions {
-                left -= revision.findings.join(gap, left);
+                left -= revision.findings.bad_blocks.join(gap, left);
             }
             gap = gap.saturating_mul(2);
         }
@@ -692,7 +692,7 @@ mod tests {
             ("image", |m| m.revisions[1].image = "last.raw".to_owned()),
             ("findings", |m| {
                 let range = BlockRange { first: BlockIndex(u64::MAX), count: 7 };
-                m.revisions[1].findings.bad_blocks = vec![range];
+                m.revisions[1].findings.bad_blocks = BlockRanges::as_written(vec![range]);
             }),
             ("in_progress", |m| {
                 let (operation, started) = (Operation::Backup, Timestamp::UNIX_EPOCH);

@@ -337,6 +337,7 @@ fn joined(mut ranges: Vec<Verified>) -> Vec<Verified> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::block_ranges::BlockRanges;
 
     /// A tag of the schedule that was pinned is the schedule's again when it is no longer pinned, and goes when it is
     /// removed once more; one that was only pinned goes at once.
@@ -395,7 +396,7 @@ mod tests {
         let mut is_right = |ranges: &[(u64, u64)]| {
             let range = |&(first, count)| BlockRange { first: BlockIndex(first), count };
             let ranges: Vec<_> = ranges.iter().map(range).collect();
-            revision.findings.bad_blocks.clone_from(&ranges);
+            revision.findings.bad_blocks = BlockRanges::as_written(ranges.clone());
             let bad = revision.check_ranges(BlockSize::DEFAULT).is_ok();
             revision.findings = Findings::default();
             revision.verified = ranges

@@ -8,7 +8,7 @@ use super::ImageUpdate;
 use super::scan::Outcome;
 use crate::archive::recover::tidy;
 use crate::base::canary::{Bug, planted};
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::extent::Extent;
 use crate::base::limits::limits;
 use crate::base::pipeline::BufferPool;
@@ -16,7 +16,8 @@ use crate::base::revision::RevisionId;
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::digests::DigestsHeader;
 use crate::format::manifest::Revision;
-use crate::image::delta::{Delta, DeltaWriter, OldBlock};
+use crate::image::append::NewDelta;
+use crate::image::delta::Delta;
 use crate::image::digests::{DigestTable, DigestWriter};
 use crate::storage::manifest;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
@@ -29,7 +30,8 @@ pub(super) struct Update<'a> {
     revision: RevisionId,
     image: Box<dyn StorageFile>,
     staged: Option<Staged>,
-    overlay: Option<Overlay>,
+    /// Where the old blocks go.
+    overlay: Option<NewDelta>,
     digests: DigestWriter,
     batch: Batch,
     healed_blocks: u64,
@@ -41,17 +43,10 @@ enum Staged {
     Clone,
 }
 
-/// Where the old blocks go.
-struct Overlay {
-    writer: DeltaWriter,
-    digests: DigestWriter,
-    bad_blocks: Vec<BlockIndex>,
-}
-
+/// New blocks of the image that wait until the old ones are durable.
 #[derive(Default)]
 struct Batch {
-    old: Vec<OldBlock>,
-    new: Vec<(u64, Vec<u8>)>,
+    blocks: Vec<(u64, Vec<u8>)>,
     bytes: usize,
 }
 
@@ -79,16 +74,10 @@ impl<'a> Update<'a> {
         revision: RevisionId,
         policy: ImageUpdate,
     ) -> Result<Self> {
-        let overlay = newest
-            .map(|newest| {
-                let (id, bytes) = (newest.uuid, newest.size_bytes);
-                Ok::<_, Error>(Overlay {
-                    writer: DeltaWriter::create(storage, id, block_size, bytes)?,
-                    digests: DigestWriter::create(storage, id, DigestsKind::Delta)?,
-                    bad_blocks: Vec::new(),
-                })
-            })
-            .transpose()?;
+        let overlay = match newest {
+            Some(newest) => Some(NewDelta::create(storage, newest, block_size)?),
+            None => None,
+        };
         let digests = DigestWriter::create(storage, revision, DigestsKind::Image)?;
         let (image, staged) = match (newest, policy) {
             (None, _) => {
@@ -138,7 +127,7 @@ impl<'a> Update<'a> {
             match (self.staged, outcome.run_bytes(&run)) {
                 (None, Some(bytes)) => {
                     self.batch.bytes += bytes.len();
-                    self.batch.new.push((offset, bytes.to_vec()));
+                    self.batch.blocks.push((offset, bytes.to_vec()));
                 }
                 (Some(_), Some(bytes)) => self.image.write_at(bytes, offset)?,
                 (staged, None) if run.heals || staged == Some(Staged::Clone) => {
@@ -155,14 +144,10 @@ impl<'a> Update<'a> {
         }
         for changed in outcome.changed {
             let (Some(old), Some(overlay)) = (changed.old, &mut self.overlay) else { continue };
-            overlay.digests.push(changed.block, old.entry)?;
-            if old.bad {
-                overlay.bad_blocks.push(changed.block);
-            }
-            self.batch.bytes += old.stored.content.bytes();
-            self.batch.old.push(old.stored);
+            overlay.push(old.stored, old.entry, old.bad)?;
         }
-        if self.batch.bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
+        let old_bytes = self.overlay.as_ref().map_or(0, NewDelta::batch_bytes);
+        if self.batch.bytes + old_bytes >= limits().batch_bytes { self.flush() } else { Ok(()) }
     }
 
     /// Old blocks first, durable; then their entries, durable; then the new blocks.
@@ -171,13 +156,8 @@ impl<'a> Update<'a> {
         if planted(Bug::SwappedOrder) {
             self.write_new(&batch)?;
         }
-        if let Some(overlay) = self.overlay.as_mut().filter(|_| !batch.old.is_empty()) {
-            overlay.writer.append(&batch.old)?;
-            overlay.writer.sync()?;
-            overlay.writer.enter()?;
-            if !planted(Bug::SkippedSync) {
-                overlay.writer.sync()?;
-            }
+        if let Some(overlay) = &mut self.overlay {
+            overlay.flush()?;
         }
         // Where the lock does not keep writers apart, the image may be another's by now.
         manifest::check_ours(self.storage)?;
@@ -185,7 +165,7 @@ impl<'a> Update<'a> {
     }
 
     fn write_new(&self, batch: &Batch) -> Result<()> {
-        for (offset, bytes) in &batch.new {
+        for (offset, bytes) in &batch.blocks {
             self.image.write_at(bytes, *offset)?;
         }
         Ok(())
@@ -202,10 +182,9 @@ impl<'a> Update<'a> {
         let mut bad_blocks = Vec::new();
         let mut room_bytes = None;
         if let (Some(overlay), Some(old_header)) = (self.overlay.take(), old_header) {
-            stored_bytes += overlay.digests.finish(old_header)?;
-            let delta = overlay.writer.finish()?;
-            stored_bytes += delta.allocated_bytes()?;
-            bad_blocks = overlay.bad_blocks;
+            let (delta, overlay_bytes, bad) = overlay.finish(old_header)?;
+            stored_bytes += overlay_bytes;
+            bad_blocks = bad;
             if self.staged.is_none() {
                 let table = DigestTable::open(self.storage, self.revision, DigestsKind::Image)?;
                 let (size, bytes) = (self.block_size, self.new_bytes);

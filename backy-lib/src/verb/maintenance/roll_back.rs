@@ -7,7 +7,6 @@ use crate::archive::proof;
 use crate::archive::recover::{recover, room};
 use crate::archive::reserve;
 use crate::base::error::{ErrorKind, Result};
-use crate::base::limits::limits;
 use crate::base::progress::{self, Event};
 use crate::base::units::BlockIndex;
 use crate::format::digests::DigestsHeader;
@@ -15,6 +14,7 @@ use crate::format::manifest::{BlockRange, InProgress, Manifest, Operation};
 use crate::image::chain::Chain;
 use crate::image::damage;
 use crate::image::digests::DigestWriter;
+use crate::image::walk::Walk;
 use crate::storage::manifest;
 use crate::storage::{DigestsKind, FileName};
 
@@ -90,14 +90,10 @@ impl Maintainer<'_> {
         let kind = DigestsKind::Image;
         storage.remove(FileName::Digests(older.uuid, kind))?;
         let mut digests = DigestWriter::create(storage, older.uuid, kind)?;
-        let mut next = BlockIndex(0);
-        while let Some(first) = chain.next_data_block(next)? {
+        let mut walk = Walk::new(&chain);
+        while let Some(piece) = walk.next_window()? {
             progress::check(self.observer)?;
-            let located = chain.locate(first, limits().window_blocks)?;
-            next = first.plus(located.len() as u64);
-            for (located, block) in located.iter().zip(first.0..) {
-                digests.push(BlockIndex(block), located.entry)?;
-            }
+            piece.iter().try_for_each(|(block, located)| digests.push(block, located.entry))?;
         }
         digests.finish(&DigestsHeader::new(kind, older, self.manifest.block_size))?;
         storage.sync_folder()?;

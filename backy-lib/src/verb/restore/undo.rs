@@ -36,7 +36,8 @@ use crate::format::manifest::{
 use crate::format::qcow2::Layout;
 use crate::image::chain::{Chain, Located};
 use crate::image::digests::DigestWriter;
-use crate::image::sequential::{Window, push_joined};
+use crate::image::sequential::push_joined;
+use crate::image::walk::Window;
 use crate::policy::config::Config;
 use crate::storage::dir::DirStorage;
 use crate::storage::manifest;

@@ -11,6 +11,7 @@ use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
 use crate::image::sequential::{Chunk, Chunks, read_blocks};
+use crate::image::walk;
 
 /// Bytes of a target that are looked through at a time where the revision is zero.
 const VOID_BYTES: u64 = 64 << 20;
@@ -68,7 +69,7 @@ pub(super) fn write(
                 Chunk::Void { extent } => {
                     Work { rewrites: find_data(target, extent)?, ..Work::default() }
                 }
-                Chunk::Data { first, located } => {
+                Chunk::Data(walk::Blocks { first, located }) => {
                     let buffer = buffers.take(bytes as usize);
                     let compare = Compare { chain, target, keep_going: options.keep_going };
                     compare.run(worker, first, &located, buffer)?

@@ -14,7 +14,7 @@ use crate::base::error::{Result, judged};
 use crate::base::pipeline;
 use crate::base::progress::{self, Observer, Phase};
 use crate::base::units::BlockIndex;
-use crate::format::manifest::{BlockRange, Findings, Manifest};
+use crate::format::manifest::{BlockRange, BlockRanges, Manifest};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
 use crate::image::damage;
@@ -110,10 +110,10 @@ impl Scrub<'_> {
     }
 
     fn note(&mut self, found: Vec<Checked>) {
-        let mut noted: BTreeMap<usize, (Findings, Vec<BlockRange>)> = BTreeMap::new();
+        let mut noted: BTreeMap<usize, (BlockRanges, Vec<BlockRange>)> = BTreeMap::new();
         for checked in found {
             let (complete, bad) = noted.entry(checked.number).or_default();
-            bad.extend(checked.bad.into_iter().map(|first| BlockRange { first, count: 1 }));
+            bad.extend(checked.bad.into_iter().map(BlockRange::one));
             let Some(group) = checked.completes else { continue };
             complete.add(group.blocks);
             if let Some(revision) = self.manifest.revisions.get_mut(group.number) {
@@ -123,7 +123,7 @@ impl Scrub<'_> {
         for (number, (complete, bad)) in noted {
             if let Some(revision) = self.manifest.revisions.get_mut(number) {
                 // What was bad and is right now has been mended by somebody.
-                revision.findings.replace(&complete.bad_blocks, bad);
+                revision.findings.replace(&complete, bad);
             }
         }
     }

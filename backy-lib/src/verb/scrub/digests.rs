@@ -16,6 +16,7 @@ use crate::format::manifest::{BlockRange, Revision};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
 use crate::image::digests::rewrite;
+use crate::image::walk;
 use crate::storage::{DigestsKind, FileName};
 
 impl Scrub<'_> {
@@ -277,24 +278,18 @@ fn for_each_entry(
     mut take: impl FnMut(BlockIndex, TableEntry, bool) -> Result<()>,
 ) -> Result<()> {
     let mut decompressor = Decompressor::new()?;
-    let mut next = all.first;
-    while next < all.end() {
+    for window in all.steps(limits().window_blocks) {
         progress::check(observer)?;
-        let count = limits().window_blocks.min(all.end().0 - next.0);
-        let inherited = match base {
-            Some(base) => base.locate(next, count)?,
-            None => Vec::new(),
-        };
-        let held = data.holds(BlockRange { first: next, count })?;
-        for (at, held) in held.into_iter().enumerate() {
-            let block = next.plus(at as u64);
+        let inherited = walk::entries_behind(base, window)?;
+        let held = data.holds(window)?;
+        for ((block, held), inherited) in (window.first.0..).zip(held).zip(inherited) {
+            let block = BlockIndex(block);
             let entry = match held {
                 true => TableEntry::of_block(&data.read_block(block, &mut decompressor)?),
-                false => inherited.get(at).map_or(TableEntry::ZERO_BLOCK, |located| located.entry),
+                false => inherited,
             };
             take(block, entry, held)?;
         }
-        next = next.plus(count);
     }
     Ok(())
 }

@@ -15,12 +15,13 @@ use crate::base::error::Result;
 use crate::base::limits::limits;
 use crate::base::progress;
 use crate::base::units::BlockIndex;
-use crate::format::manifest::Revision;
+use crate::format::manifest::{BlockRange, Revision};
 use crate::format::qcow2::{Cluster, Compressor, Decompressor, Layout};
 use crate::image::chain::Chain;
 use crate::image::delta::{Delta, DeltaWriter, OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
 use crate::image::orphans;
+use crate::image::walk;
 use crate::storage::DigestsKind;
 
 /// More entries of one delta are not looked for.
@@ -193,20 +194,15 @@ impl Scrub<'_> {
     ) -> Result<()> {
         let all = self.all(revision);
         let mut decompressor = Decompressor::new()?;
-        let mut next = all.first;
-        while next < all.end() {
+        for window in all.steps(limits().window_blocks) {
             progress::check(self.observer)?;
-            let count = limits().window_blocks.min(all.end().0 - next.0);
-            let inherited = match &evidence.base {
-                Some(base) => base.locate(next, count)?,
-                None => Vec::new(),
-            };
+            let BlockRange { first: next, count } = window;
+            let inherited = walk::entries_behind(evidence.base.as_ref(), window)?;
             let entries = evidence.table.read(next, count)?;
             let clusters = evidence.delta.each_entry(next, count)?;
             for ((at, cluster), own) in clusters.into_iter().enumerate().zip(entries) {
                 let block = next.plus(at as u64);
-                let inherited =
-                    inherited.get(at).map_or(TableEntry::ZERO_BLOCK, |located| located.entry);
+                let inherited = inherited.get(at).copied().unwrap_or(TableEntry::ZERO_BLOCK);
                 let is_open = cluster == Ok(Cluster::Unallocated);
                 // What an interrupted merge has left in the digest file is what the delta reads anyway.
                 let is_lost = match is_open {
@@ -223,7 +219,6 @@ impl Scrub<'_> {
                 let may_be_zero = is_open && !is_lost && !inherited.is_zero_block();
                 take(Said { block, entry, is_lost, may_be_zero });
             }
-            next = next.plus(count);
         }
         Ok(())
     }

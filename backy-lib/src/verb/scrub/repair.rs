@@ -10,7 +10,7 @@ use crate::base::error::{Error, Result, judged};
 use crate::base::limits::limits;
 use crate::base::progress::{self, Event};
 use crate::base::units::BlockIndex;
-use crate::format::manifest::{BlockRange, Findings};
+use crate::format::manifest::{BlockRange, BlockRanges};
 use crate::format::qcow2::{Compressor, Decompressor};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::storage::{Access, FileName};
@@ -167,17 +167,17 @@ impl Scrub<'_> {
                 }
             }
         }
-        let mut ranges = Findings::default();
-        mended.iter().for_each(|(_, block, _)| ranges.add_bad_block(*block));
+        let repaired: BlockRanges =
+            mended.iter().map(|(_, block, _)| BlockRange::one(*block)).collect();
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
-            revision.findings.clear_all(&ranges.bad_blocks);
-            revision.note_rewritten(ranges.bad_blocks.iter().copied());
+            revision.findings.clear_all(&repaired);
+            revision.note_rewritten(repaired.iter().copied());
         }
         if !revision.is_image() {
             // The clusters that were bad are nobody's now.
             self.recount(number, &revision)?;
         }
-        for range in ranges.bad_blocks {
+        for range in repaired {
             self.findings.push(Finding {
                 file: revision.file().to_string(),
                 blocks: Some(range),

@@ -8,7 +8,7 @@ use crate::archive::moment;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::progress::{self, Event, Observer};
 use crate::base::units::BlockIndex;
-use crate::format::manifest::{BlockRange, Findings, Manifest, within};
+use crate::format::manifest::{BlockRange, BlockRanges, Findings, Manifest};
 use crate::image::damage;
 use crate::storage::manifest;
 use crate::storage::{FileName, Storage};
@@ -156,7 +156,7 @@ impl Scrub<'_> {
             let (listed, (more_blocks, more)) = damage::listed(&bad);
             for range in listed {
                 let affected = costs.iter().filter_map(|(number, bad)| {
-                    self.affected_one(*number, within(&bad.bad_blocks, *range))
+                    self.affected_one(*number, bad.bad_blocks.within(*range))
                 });
                 let affected = affected.filter(|affected| !affected.extents.is_empty()).collect();
                 self.findings.push(Finding {
@@ -177,9 +177,9 @@ impl Scrub<'_> {
                     BlockIndex(u64::MAX),
                 );
                 let affected = costs.iter().filter_map(|(number, bad)| {
-                    let mut bad = Findings::new(within(&bad.bad_blocks, rest).collect());
+                    let mut bad: BlockRanges = bad.bad_blocks.within(rest).collect();
                     bad.join_to(MAX_EXTENTS);
-                    self.affected_one(*number, bad.bad_blocks.into_iter())
+                    self.affected_one(*number, bad.into_iter())
                 });
                 let affected = affected.filter(|affected| !affected.extents.is_empty()).collect();
                 self.findings.push(Finding {

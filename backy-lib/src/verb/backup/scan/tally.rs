@@ -5,7 +5,7 @@ use crate::base::digest::{Digest, RevisionHasher, TableEntry};
 use crate::base::error::{Error, Result};
 use crate::base::progress::Observer;
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, Findings, Revision, within};
+use crate::format::manifest::{BlockRange, BlockRanges, Findings, Revision};
 use crate::storage::{DigestsKind, FileName, Storage};
 
 /// What a scan found out, all in all.
@@ -47,7 +47,7 @@ pub(in crate::verb::backup) struct Tally {
     changed_bytes: u64,
     block_size: BlockSize,
     fate: Fate,
-    known_bad: Vec<BlockRange>,
+    known_bad: BlockRanges,
     findings: Findings,
 }
 
@@ -68,7 +68,7 @@ impl Tally {
             changed_bytes: 0,
             block_size: scan.block_size,
             fate: Fate::default(),
-            known_bad: scan.old.map_or_else(Vec::new, |old| old.known.bad_blocks.clone()),
+            known_bad: scan.old.map(|old| old.known.bad_blocks.clone()).unwrap_or_default(),
             findings: Findings::default(),
         }
     }
@@ -110,12 +110,12 @@ impl Tally {
     fn take_findings(&mut self, outcome: &Outcome) {
         let chunk = outcome.chunk;
         let end = chunk.first.plus(chunk.blocks);
-        let near = within(&self.known_bad, BlockRange::between(chunk.first, end));
-        let known = Findings::new(near.collect());
+        let near = self.known_bad.within(BlockRange::between(chunk.first, end));
+        let known: BlockRanges = near.collect();
         for (entry, at) in outcome.entries.iter().zip(chunk.first.0..) {
             let block = BlockIndex(at);
             let replaced = || outcome.changed.binary_search_by_key(&block, |c| c.block).is_ok();
-            if *entry == TableEntry::LOST || known.is_bad(block) && !replaced() {
+            if *entry == TableEntry::LOST || known.contains(block) && !replaced() {
                 self.findings.add_bad_block(block);
             }
         }
