@@ -1,59 +1,61 @@
-//! Bugs planted on purpose, one of each kind that the tests are there to find; `doc/safety.md` says which test finds which.
+//! Bugs planted on purpose, one of each kind that the tests must catch; `doc/safety.md` says which test catches which.
 //!
-//! Read `if !planted(…)` as if the question were not there: it is answered at compile time, always with no. Only with the
-//! feature `canary` are the bugs compiled in, all of them and asleep, and a test program wakes one of them with `plant`. Without
-//! debug assertions the feature does not compile, so no release can have it.
+//! Read `if !planted(…)` as if the condition were absent: it is always false, and known at compile time. Only
+//! the feature `canary` compiles the bugs in. They stay inactive until a test program activates one of them
+//! with `plant`. The feature does not compile without debug assertions, so no release can contain it.
 //!
-//! A bug is planted in exactly one place. Planting is for the whole process and for good.
+//! Each bug is planted in exactly one place. `plant` acts on the whole process and cannot be undone.
 
 #[cfg(all(feature = "canary", not(debug_assertions)))]
-compile_error!("the feature `canary` plants bugs; it is for tests, and no release may have it");
+compile_error!(
+    "the feature `canary` plants bugs; it is for tests only and must not be in a release"
+);
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// A backup overwrites the image when the entries of the old blocks may not be durable yet.
+    /// A backup overwrites the image while the entries of the old blocks may not be durable yet.
     SkippedSync,
     /// A backup overwrites the image before the old blocks are in the overlay.
     SwappedOrder,
-    /// A backup is committed when the image may not be durable yet.
+    /// A backup is committed while the image may not be durable yet.
     EarlyCommit,
-    /// A manifest has been renamed into its place, which may not be durable yet.
+    /// A writer continues while the rename that published a manifest may not be durable yet.
     UnsyncedFolder,
-    /// What was undone may not be durable when the overlay goes.
+    /// The overlay is deleted while what was undone may not be durable yet.
     UnsyncedUndo,
-    /// A merge enters blocks whose data and digests may not be durable yet.
+    /// A merge writes entries of blocks whose data and digests may not be durable yet.
     EntriesFirst,
-    /// A removal removes files before the manifest that no longer names them is durable.
+    /// Files are deleted before the manifest that no longer names them is durable.
     FilesFirst,
     /// A merge leaves out what a shorter revision hid.
     ForgottenEnd,
     /// A delta reads one block past the end of a shorter backing file.
     PastTheEnd,
-    /// A reader does not look for a block in the manifest of today.
+    /// A reader does not look a block up in the current manifest.
     StaleManifest,
-    /// A block of a delta is given out without a look at its digest.
+    /// A reader returns a block of a delta without checking its digest.
     UncheckedBlock,
-    /// A digest that is not the expected one is not computed again.
+    /// A digest that differs from the expected one is not computed again.
     UnaskedDigest,
-    /// The digests of a revision are taken as they are.
+    /// The digests of a revision are not checked.
     UncheckedDigests,
     /// A backup does not check the old block that it moves to the overlay.
     UncheckedOldBlock,
-    /// The offset of a write to a file or a target has only its lower 32 bits.
+    /// The offset of a write to a file or a target is cut to 32 bits.
     CutWrite,
-    /// So has that of a read.
+    /// The offset of a read is cut to 32 bits.
     CutRead,
-    /// A merge forgets which of the blocks that it takes over are bad.
+    /// A merge forgets which of the blocks that it copies are bad.
     LostFindings,
-    /// A history that has become too long is begun anew without the old one being put aside.
+    /// A history that has grown too long is started anew, and the old one is not kept.
     LostHistory,
-    /// A textfile gets its name when its figures may not be durable yet.
+    /// A textfile is renamed into place while its figures may not be durable yet.
     UnsyncedTextfile,
 }
 
 impl Bug {
-    /// All that there are.
+    /// All bugs.
     pub const ALL: [Bug; 19] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
@@ -102,7 +104,7 @@ impl Bug {
     }
 }
 
-/// Whether the bug is to happen here.
+/// Whether the bug should happen here.
 #[cfg(not(feature = "canary"))]
 pub(crate) const fn planted(_bug: Bug) -> bool {
     false
@@ -111,13 +113,14 @@ pub(crate) const fn planted(_bug: Bug) -> bool {
 #[cfg(feature = "canary")]
 static PLANTED: std::sync::OnceLock<Bug> = std::sync::OnceLock::new();
 
-/// Whether the bug is to happen here.
+/// Whether the bug should happen here.
 #[cfg(feature = "canary")]
 pub(crate) fn planted(bug: Bug) -> bool {
     PLANTED.get() == Some(&bug)
 }
 
-/// Plants a bug in this process, for as long as it lives. Whether it did: only the first one is planted.
+/// Plants a bug in this process for as long as it lives. False if another one is planted already: only the
+/// first counts.
 #[cfg(feature = "canary")]
 pub fn plant(bug: Bug) -> bool {
     PLANTED.set(bug).is_ok()

@@ -1,29 +1,29 @@
-//! The time and the time zone, as something that is handed in: the library never looks at the wall clock by itself.
+//! The time and the time zone, passed in by the caller: the library never reads the wall clock itself.
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// What is dated at most so far ahead has happened already: the clocks of two machines that share an archive differ, and time servers set
-/// clocks back a little.
+/// A date at most this far ahead counts as past: the clocks of machines that share an archive differ, and
+/// time servers set clocks back a little.
 const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// The latest time that does not lie in the future.
+/// The latest time that does not count as future.
 pub(crate) fn latest(now: Timestamp) -> Timestamp {
     now.saturating_add(MAX_AHEAD).unwrap_or(Timestamp::MAX)
 }
 
-/// Tells what time it is.
+/// Source of the current time.
 pub trait Clock: Send + Sync {
-    /// The present moment.
+    /// The current time.
     fn now(&self) -> Timestamp;
 
-    /// The time zone that local times are in where nobody names one.
+    /// The zone of local times for which the config names no zone.
     fn zone(&self) -> TimeZone {
         TimeZone::UTC
     }
 }
 
-/// The computer's clock: what the command and the Python module use.
+/// The computer's clock, which the command and the Python module use.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -38,7 +38,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still, for tests and for questions about another time.
+/// A clock that stands still, for tests and for asking about another time.
 #[derive(Debug, Clone, Copy)]
 pub struct FixedClock(pub Timestamp);
 

@@ -29,7 +29,7 @@ pub const DIGEST_BYTES: usize = 32;
 pub struct Digest(pub [u8; DIGEST_BYTES]);
 
 impl Digest {
-    /// SHA-256 of `bytes`, whatever they are.
+    /// SHA-256 of `bytes`, which need not be a block.
     pub fn of(bytes: &[u8]) -> Self {
         Digest(Sha256::digest(bytes).into())
     }
@@ -89,12 +89,12 @@ impl TableEntry {
     /// The entry of a block whose right content was not known when it was backed up: no bytes match it.
     pub const LOST: TableEntry = TableEntry([0xff; DIGEST_BYTES]);
 
-    /// The entry for a block with these bytes. A zero block is recognised before anything is digested.
+    /// The entry for a block with these bytes. It recognises a zero block without computing a digest.
     pub fn of_block(bytes: &[u8]) -> Self {
         if is_zero(bytes) { Self::ZERO_BLOCK } else { TableEntry(Sha256::digest(bytes).into()) }
     }
 
-    /// The entry of each of the blocks, computed twice where it is not the one that is expected there.
+    /// The entry of each block, computed twice where it differs from the expected one.
     ///
     /// # Errors
     /// [`Error::Miscomputed`](crate::Error::Miscomputed).
@@ -118,7 +118,8 @@ impl TableEntry {
         Ok(entries)
     }
 
-    /// For each entry and block, whether the entry [matches](Self::matches) it. Where it does not, two computations agree on that.
+    /// For each entry and block, whether the entry [matches](Self::matches) the block. Two computations agree
+    /// on every mismatch.
     ///
     /// # Errors
     /// [`Error::Miscomputed`](crate::Error::Miscomputed).
@@ -149,7 +150,7 @@ impl TableEntry {
         self == Self::ZERO_BLOCK
     }
 
-    /// Whether `bytes` are the block that this entry was made from.
+    /// Whether `bytes` is the block that this entry was made from.
     pub fn matches(self, bytes: &[u8]) -> bool {
         match self {
             Self::ZERO_BLOCK => is_zero(bytes),
@@ -212,7 +213,8 @@ impl RevisionHasher {
         }
     }
 
-    /// The next `count` blocks, all zero. Costs 32 bytes of digesting a block, not a block: of a hole that a file only claims, hours.
+    /// Adds `count` zero blocks. This costs 32 bytes of digesting per block rather than a whole block, yet
+    /// takes hours for a huge hole that a damaged file claims to have; so the observer may stop it.
     ///
     /// # Errors
     /// [`Error::Interrupted`](crate::Error::Interrupted).
@@ -234,7 +236,7 @@ impl RevisionHasher {
         Ok(())
     }
 
-    /// How many blocks have been pushed.
+    /// How many blocks were pushed.
     pub fn blocks(&self) -> u64 {
         self.next_block
     }
@@ -253,7 +255,7 @@ mod tests {
     use crate::base::error::ErrorKind;
     use crate::base::progress::{Event, Silent};
 
-    /// Asks to stop when it has been asked a few times.
+    /// Asks to stop once it has been polled a few times.
     struct Impatient(AtomicU32);
 
     impl Observer for Impatient {
@@ -264,18 +266,18 @@ mod tests {
         }
     }
 
-    /// A hole of more blocks than anybody waits for is given up soon after somebody asked to.
+    /// Digesting a hole of any size stops soon after the observer asks for it.
     #[test]
     fn the_digest_of_a_hole_can_be_stopped() {
         let observer = Impatient(AtomicU32::new(0));
         let mut hasher = RevisionHasher::new(BlockSize::MIN, u64::MAX);
         let stopped = hasher.push_zero_blocks(1 << 51, &observer).unwrap_err();
         assert_eq!(stopped.kind(), ErrorKind::Interrupted);
-        assert_eq!(observer.0.into_inner(), 4, "it is asked in steps, and no more afterwards");
+        assert_eq!(observer.0.into_inner(), 4, "polled in steps, and not again afterwards");
     }
 
     #[test]
-    fn digests_read_back_from_text_and_bad_text_is_refused() {
+    fn digests_round_trip_through_text_and_bad_text_is_refused() {
         let digest = Digest::of(b"abc");
         assert_eq!(
             digest.to_string(),
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_test_sees_every_single_byte() {
+    fn is_zero_checks_every_byte() {
         for len in [0, 1, 7, 8, 9, 63, 512, 4096, 4099] {
             let mut bytes = vec![0; len];
             assert!(is_zero(&bytes));
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn revision_digest_is_the_digest_of_the_digests_with_zero_blocks_real() {
+    fn a_revision_digest_covers_the_real_digests_of_zero_blocks() {
         let block_size = BlockSize::MIN;
         for size_bytes in [0u64, 1, 4096, 4097, 3 * 4096, 700 * 4096 + 5] {
             let image: Vec<u8> = (0..size_bytes)

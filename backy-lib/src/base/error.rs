@@ -1,7 +1,7 @@
-//! What can go wrong. Every error names the thing and the place, and what was found and expected.
+//! Everything that can fail. Each error names the thing, the place, what was found and what was expected.
 //!
-//! One enum for the whole library; [`Error::kind`] alone decides the exit status of the command and the
-//! class of the Python exception. Advice on what to do next is added at the edge, by kind.
+//! One enum for the whole library. [`Error::kind`] alone decides the exit status of the command and the class
+//! of the Python exception. The CLI and the Python module add advice on what to do next, by kind.
 
 mod process;
 
@@ -17,10 +17,10 @@ use crate::base::revision::RevisionId;
 
 pub(crate) use process::{is_limit, judged};
 
-/// The library's result.
+/// A result of the library.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Bytes of a revision that cannot be read right.
+/// Bytes of a revision that cannot be read correctly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable {
     /// The revision.
@@ -40,7 +40,7 @@ pub enum Error {
         path: PathBuf,
         /// What was tried, such as `read 65536 bytes at offset 0`.
         action: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// There is no archive in the folder.
@@ -49,13 +49,13 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// `init` where an archive is already.
+    /// `init` found an existing archive.
     #[error("{}: this folder already holds an archive; nothing was changed", .path.display())]
     ArchiveExists {
         /// The folder.
         path: PathBuf,
     },
-    /// A new archive is to be made where files have names that an archive uses.
+    /// `init` found files with names that an archive uses.
     #[error(
         "{}: found {names}, which a new archive would replace or take for its own; choose an empty folder, or move them \
          away; nothing was changed",
@@ -67,14 +67,14 @@ pub enum Error {
         /// The files.
         names: String,
     },
-    /// Somebody else could change what would be acted on. Nothing has been done.
+    /// Somebody else could change what the operation would act on. Nothing was done.
     #[error("{}: not trusted: {found}; expected {expected} to be able to change it", .path.display())]
     Untrusted {
         /// What they could change: the archive's folder, one above it, a symbolic link to it, or a file.
         path: PathBuf,
-        /// Who, as a sentence such as `it belongs to user 1000`.
+        /// Who could, as a sentence such as `it belongs to user 1000`.
         found: String,
-        /// Those who may.
+        /// Who should be able to.
         expected: String,
     },
     /// Another writer holds the archive.
@@ -82,18 +82,19 @@ pub enum Error {
     Locked {
         /// The archive.
         path: PathBuf,
-        /// Who holds it, as the holder wrote it down.
+        /// The holder, as it described itself in the lock file.
         holder: String,
     },
-    /// The manifest and the files beside it are of different times: one of them was brought back, or copied in part.
+    /// The manifest and the files beside it are from different times: one of them was restored or copied
+    /// without the other.
     #[error("{}: {message}; nothing was changed", .path.display())]
     OtherMoment {
         /// The archive.
         path: PathBuf,
-        /// Which revisions the files hold, which the manifest names, and what to do.
+        /// Which revisions are in the files, which the manifest names, and what to do.
         message: String,
     },
-    /// A file of which the manifest knows nothing has a name that is needed now.
+    /// A file that the manifest does not know has a name that backy needs now.
     #[error(
         "{}: {names}: backy needs this name, and cannot prove that it made the file; move it away; nothing was changed",
         .path.display()
@@ -104,7 +105,8 @@ pub enum Error {
         /// The files.
         names: String,
     },
-    /// Somebody else has replaced the manifest while this writer was at work. Nothing is changed any more, and nothing undone.
+    /// Another writer replaced the manifest while this one was at work. This one changes nothing more and
+    /// undoes nothing.
     #[error(
         "{}: another writer replaced it meanwhile; this one stops and leaves the archive as it is; find out which \
          machines write to it: the lock does not keep them apart on this file system",
@@ -132,10 +134,10 @@ pub enum Error {
         /// `backy.toml`.
         path: PathBuf,
     },
-    /// A specification of revisions, a tag or a size that means nothing.
+    /// A malformed specification of revisions, tag or size.
     #[error("{message}")]
     Specification {
-        /// What was given and what would be right.
+        /// What was given and what is expected.
         message: String,
     },
     /// No such revision, or more than one.
@@ -144,7 +146,7 @@ pub enum Error {
         /// What was asked for and what there is.
         message: String,
     },
-    /// The source cannot be backed up, or changed its size meanwhile.
+    /// The source cannot be backed up, or its size changed during the backup.
     #[error("source {}: {message}", .path.display())]
     Source {
         /// The source.
@@ -162,7 +164,7 @@ pub enum Error {
         /// Whether `--force` would allow it.
         forcible: bool,
     },
-    /// The mountpoint cannot be used, or not be given back.
+    /// The mountpoint cannot be used or cannot be unmounted.
     #[error("mountpoint {}: {message}", .path.display())]
     Mount {
         /// The mountpoint.
@@ -177,86 +179,86 @@ pub enum Error {
         path: PathBuf,
         /// Where in it, what was found there and what was expected.
         flaw: String,
-        /// What that costs, where it is a block of a revision.
+        /// Which bytes of a revision are lost with it, if it is a block of a revision.
         costs: Option<Unreadable>,
     },
-    /// The archive needs abilities that this program does not have.
+    /// The archive needs features that this version does not have.
     #[error("{}: {what}", .path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// What it needs, by name.
+        /// The missing features, by name.
         what: String,
     },
     /// A hook of `backy.toml` failed.
     #[error("hook {hook}: {message}")]
     Hook {
-        /// Which: `before` or `after`.
+        /// `before` or `after`.
         hook: &'static str,
-        /// What became of it.
+        /// How it failed.
         message: String,
     },
-    /// There is not enough room for what is to be done; nothing has been begun.
+    /// Not enough free space for the operation, which has not started.
     #[error("{}: {message}", .path.display())]
     Room {
         /// The archive.
         path: PathBuf,
-        /// How much is missing, and what would free it.
+        /// How much is missing, and how to free it.
         message: String,
     },
-    /// The system gives this process no more of something that it needs.
+    /// The process or the system has reached a limit, such as that of open files.
     #[error("{}: {message}", .path.display())]
     Limit {
-        /// What it was needed for.
+        /// What needed it.
         path: PathBuf,
-        /// What there is not enough of, and how to get more.
+        /// Which limit, and how to raise it.
         message: String,
     },
     /// Two computations of one digest gave different results.
     #[error("{message}")]
     Miscomputed {
-        /// Which, and whose fault that may be.
+        /// Which digest, and the possible causes.
         message: String,
     },
-    /// A bug: a thread has failed in a way that nobody expected.
+    /// A bug: a thread panicked.
     #[error("a thread of this process failed: {message}")]
     Panic {
-        /// What it said.
+        /// The message of the panic.
         message: String,
     },
-    /// A bug, or a plan that was made of another state of the archive: executing it would lose something. Nothing was changed.
+    /// A bug, or a plan made for another state of the archive: executing it would lose data. Nothing was changed.
     #[error("{message}; nothing was changed")]
     Plan {
         /// Which revision, what was found and what was expected.
         message: String,
     },
-    /// Something stored was not right. It was put in order, and what was asked for was not done.
+    /// Stored data had a problem. It was put in order, but the operation itself was not done.
     #[error("{flaw}; {outcome}; {undone}")]
     PutInOrder {
-        /// What was wrong.
+        /// The problem.
         flaw: Box<Error>,
-        /// What was done about it.
+        /// How it was put in order.
         outcome: String,
         /// What was not done.
         undone: &'static str,
     },
-    /// An error, and what is to be said besides.
+    /// An error with a second message.
     #[error("{first}; {also}")]
     Besides {
         /// What went wrong.
         first: Box<Error>,
-        /// What else did, or what is known about it.
+        /// The second failure, or what else is known about this one.
         also: String,
     },
     /// The observer asked to stop.
     #[error("interrupted; the archive is as it was before")]
     Interrupted,
-    /// An error, and then another while its traces were being removed.
+    /// An operation failed, and undoing it failed as well.
     #[error("{}", undo_failed(first, second))]
     UndoFailed {
-        /// What went wrong in the operation itself.
+        /// The error of the operation.
         first: Box<Error>,
-        /// What went wrong while undoing.
+        /// The error of undoing it.
         second: Box<Error>,
     },
 }
@@ -272,25 +274,25 @@ fn undo_failed(first: &Error, second: &Error) -> String {
     }
 }
 
-/// The class of an error: stable, few, and all that a caller should decide by.
+/// The class of an error: a short, stable list on which callers base decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A file is not there.
+    /// A file does not exist.
     NotFound,
     /// The file system is full, or a quota or size limit is reached.
     NoSpace,
-    /// The system does not permit it.
+    /// Permission denied.
     Permission,
-    /// Others than the caller and root could change what would be acted on.
+    /// Users other than the caller and root could change what the operation would act on.
     Untrusted,
-    /// Another failure of a system call.
+    /// Another system call failed.
     Io,
     /// No archive in the folder.
     NoArchive,
-    /// An archive is there already.
+    /// There is an archive already.
     ArchiveExists,
-    /// Another writer is at work.
+    /// Another writer holds the archive.
     Locked,
     /// `backy.toml` is wrong or names no source.
     Config,
@@ -302,26 +304,26 @@ pub enum ErrorKind {
     Source,
     /// The target is refused for safety.
     Target,
-    /// A mountpoint cannot be used or given back.
+    /// A mountpoint cannot be used or unmounted.
     Mount,
     /// Stored data is damaged.
     Damaged,
-    /// A newer format or feature.
+    /// The archive needs a newer format or feature.
     Unsupported,
     /// A hook failed.
     Hook,
-    /// The system gives this process no more open files, threads or memory. Says nothing about what is stored.
+    /// The process cannot get more open files, threads or memory. Not a verdict on stored data.
     Limit,
-    /// This machine computes wrong. Says nothing about what is stored.
+    /// This machine computes digests wrong. Not a verdict on stored data.
     Miscomputed,
-    /// A bug in this program. Says nothing about what is stored.
+    /// A bug in this program. Not a verdict on stored data.
     Panic,
     /// Stopped on request.
     Interrupted,
 }
 
 impl ErrorKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [ErrorKind; 21] = [
         ErrorKind::NotFound,
         ErrorKind::NoSpace,
@@ -391,17 +393,17 @@ impl Error {
         matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
-    /// Whether a file of the archive is gone or not as it was written.
+    /// Whether a file of the archive is missing or not as it was written.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self.kind(), ErrorKind::Damaged | ErrorKind::NotFound)
     }
 
-    /// Whether stored data cannot be read: damage, or a disk that does not give it.
+    /// Whether stored data cannot be read: it is damaged, or the disk fails to deliver it.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.is_damage() || self.kind() == ErrorKind::Io && !self.is_of_process()
     }
 
-    /// Whether stored data cannot be had for any reason, as opposed to a wish to stop or a want of memory.
+    /// Whether stored data is out of reach for any reason, as opposed to an interruption or a limit of the process.
     pub(crate) fn is_loss(&self) -> bool {
         self.is_unreadable()
             || matches!(self.kind(), ErrorKind::Unsupported | ErrorKind::Permission)
@@ -440,7 +442,7 @@ impl Error {
         }
     }
 
-    /// The bytes of a revision that the error is about, if it is about such.
+    /// The bytes of a revision that are lost with this error, if any.
     pub fn unreadable(&self) -> Option<Unreadable> {
         match self {
             Error::Damaged { costs, .. } => *costs,
@@ -449,7 +451,7 @@ impl Error {
         }
     }
 
-    /// Adds which bytes of a revision that costs.
+    /// Adds which bytes of a revision are lost with this error.
     pub(crate) fn costing(mut self, revision: RevisionId, extent: Extent) -> Self {
         if let Error::Damaged { costs, .. } = &mut self {
             *costs = Some(Unreadable { revision, extent });
@@ -457,7 +459,7 @@ impl Error {
         self
     }
 
-    /// For `map_err`: the system failed to do `action` with `path`.
+    /// For `map_err`: the system failed to do `action` on `path`.
     pub fn io(
         path: impl Into<PathBuf>,
         action: impl Into<String>,
@@ -466,7 +468,7 @@ impl Error {
         move |source| Error::Io { path, action, source }
     }
 
-    /// A file of the archive is wrong at `place` (a field, an offset, a block).
+    /// A file of the archive is damaged at `place` (a field, an offset, a block).
     pub fn damaged(
         path: impl Into<PathBuf>,
         place: impl Display,
@@ -484,19 +486,19 @@ impl Error {
     }
 }
 
-/// Where more can be had of what the system gives a process no more of; `None` for any other error.
+/// How to raise the limit that caused this error; `None` for an error that is not about a limit.
 fn limit(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error().map(Errno::from_raw_os_error)? {
         Errno::MFILE => Some("raise the limit of open files (ulimit -n)"),
         Errno::NFILE => Some("raise the limit of open files of the whole system (fs.file-max)"),
-        // Of opening a file there is another reason, which never comes here: `storage::dir` waits for that.
+        // `storage::dir` waits when opening a file returns this, so it never gets here.
         Errno::AGAIN => Some("raise the limit of processes and threads (ulimit -u, TasksMax)"),
         Errno::NOMEM => Some("free some memory"),
         _ => None,
     }
 }
 
-/// The system's message without Rust's `(os error N)`, which tells an operator nothing.
+/// The system's message without Rust's `(os error N)`, which does not help an operator.
 pub(crate) fn describe_io(error: &io::Error) -> String {
     let mut text = error.to_string();
     if let Some(end) = text.find(" (os error") {
@@ -514,7 +516,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_io_error_says_what_was_tried_with_which_file() {
+    fn an_io_error_names_the_file_and_the_action() {
         let error = Error::io("/x", "read 10 bytes at offset 5")(io::Error::from_raw_os_error(28));
         assert_eq!(
             error.to_string(),
@@ -523,9 +525,9 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
 
-    /// That a process may have no more files, threads or memory says which limit that is, and is no damage to what is stored.
+    /// An error about open files, threads or memory names the limit and does not count as damage.
     #[test]
-    fn a_limit_of_the_process_is_no_damage() {
+    fn a_limit_of_the_process_is_not_damage() {
         for (errno, advice) in [
             (Errno::MFILE, "ulimit -n"),
             (Errno::NFILE, "fs.file-max"),

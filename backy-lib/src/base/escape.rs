@@ -1,14 +1,15 @@
-//! Characters that must not reach a terminal, a log, a monitoring system or a browser as they are.
+//! Escapes characters that must not reach a terminal, a log, a monitoring system or a browser unchanged.
 //!
-//! Names of files, and what files say, may hold anything: sequences that steer a terminal, ends of lines, marks that reverse
-//! the order in which the rest of a line is shown. Every output goes through one of these functions; the library's values
-//! and errors have the text as it is.
+//! File names and file contents may hold anything: terminal control sequences, line ends, marks that reverse
+//! the rest of a line. Every output passes through one of these functions. The library's values and errors
+//! keep the original text.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a character steers what shows it instead of being shown: the controls C0 and C1, the ends of lines and paragraphs, and
-/// all that Unicode calls `Bidi_Control`. Source: Unicode 16, `PropList.txt`.
+/// Whether a character controls the display instead of being shown: the C0 and C1 controls, line and
+/// paragraph separators, and everything that Unicode calls `Bidi_Control`. Source: Unicode 16,
+/// `PropList.txt`.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
@@ -30,8 +31,8 @@ pub fn line(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A JSON text with the same values: what may stand in a string of JSON and is unsafe is written as `\u009b`. The controls
-/// of ASCII cannot stand in one, and are left alone between the values.
+/// The same JSON values, with unsafe characters inside strings written as `\u009b`. Valid JSON strings
+/// contain no raw ASCII controls, so those between values stay.
 pub fn json(text: String) -> String {
     let is_foreign = |c: char| c >= '\u{7f}' && is_unsafe(c);
     if !text.contains(is_foreign) {
@@ -56,9 +57,9 @@ mod tests {
     const UNSAFE: &str = "\0\u{7}\n\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\
          \u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
 
-    /// What steers a terminal or a browser is written in letters; what is only unusual stays.
+    /// Control characters are escaped; merely unusual characters stay.
     #[test]
-    fn what_steers_a_terminal_is_written_in_letters() {
+    fn control_characters_are_escaped() {
         let shown = line(UNSAFE);
         assert!(shown.bytes().all(|byte| byte.is_ascii_graphic()), "{shown}");
         assert_eq!(line("/a\nb\u{1b}[31m\u{202e}c\u{9b}"), "/a\\nb\\u{1b}[31m\\u{202e}c\\u{9b}");
@@ -66,9 +67,9 @@ mod tests {
         assert!(matches!(line(unusual), Cow::Borrowed(same) if same == unusual));
     }
 
-    /// Whatever the strings in it hold, a JSON text shows none of it, and has the same values.
+    /// Escaped JSON contains no unsafe character and has the same values.
     #[test]
-    fn json_shows_nothing_unsafe_and_says_the_same() {
+    fn escaped_json_is_safe_and_has_the_same_values() {
         let value = serde_json::json!({ UNSAFE: [UNSAFE, "ü\\u202e\u{1f642}"], "b": 1.5 });
         for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
             let escaped = json(text);

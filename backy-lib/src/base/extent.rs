@@ -1,8 +1,8 @@
-//! A stretch of bytes: `(offset, length)`.
+//! A run of bytes: `(offset, length)`.
 
 use serde::{Deserialize, Serialize};
 
-/// `len` bytes from `offset` on. The end never passes `u64::MAX`.
+/// `len` bytes starting at `offset`. The end never passes `u64::MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Extent {
     /// Position of the first byte.
@@ -12,17 +12,17 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// `len` is cut where the end would pass `u64::MAX`.
+    /// Shortens `len` if the end would pass `u64::MAX`.
     pub fn new(offset: u64, len: u64) -> Self {
         Extent { offset, len: len.min(u64::MAX - offset) }
     }
 
-    /// From `start` up to, not including, `end`; of length 0 when `end` is before `start`.
+    /// From `start` to `end`, exclusive; empty if `end` is before `start`.
     pub fn between(start: u64, end: u64) -> Self {
         Extent { offset: start, len: end.saturating_sub(start) }
     }
 
-    /// Position after the last byte.
+    /// Offset after the last byte.
     pub fn end(self) -> u64 {
         self.offset + self.len
     }

@@ -1,17 +1,17 @@
-//! Children of this process: what `fork` must not hand on to them, and what they must not undo.
+//! Forked children: what they must not inherit, and what they must not undo.
 //!
-//! A child begins as a copy of its parent, with all open files and all objects, but with none of the threads that
-//! work with them. Three things keep the two apart:
+//! A child starts as a copy of its parent, with all open files and objects but none of the threads that use
+//! them. Three things keep the two apart:
 //!
-//! - A lock of the kernel belongs to an open file, and lasts until its last copy is closed. So do the exclusive use
-//!   of a device and a FUSE file system that nobody serves. Such files are `Withheld`: in a child, their
-//!   descriptors lead nowhere.
-//! - What acts on the world when it is dropped, such as a mount or a temporary file, knows its [`Maker`], and does
-//!   nothing elsewhere.
-//! - A lock among threads may be held by one that the child does not have. Those that everybody uses are
-//!   `PerProcess`.
+//! - A kernel lock belongs to an open file and lasts until its last copy is closed. The same holds for
+//!   exclusive use of a device, and for a FUSE file system that nobody serves. Such files are `Withheld`: in
+//!   a child, their descriptors lead nowhere.
+//! - An object with an effect on drop, such as a mount or a temporary file, knows its [`Maker`] and does
+//!   nothing in other processes.
+//! - A lock between threads may be held by a thread that the child does not have. Process-wide locks are
+//!   therefore `PerProcess`.
 //!
-//! A program that is started instead of forked inherits nothing, because every file is opened with `O_CLOEXEC`.
+//! A program started with `exec` inherits nothing, because every file is opened with `O_CLOEXEC`.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,7 +28,7 @@ use rustix::fs::{Mode, OFlags, fstat};
 use rustix::io::DupFlags;
 use rustix::process::{Pid, getpid};
 
-/// The process that made something.
+/// The process that made an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maker(Pid);
 
@@ -38,12 +38,12 @@ impl Maker {
         Maker(getpid())
     }
 
-    /// Whether that is this process, and not one that it was forked from.
+    /// Whether this process is the maker, and not a child of it.
     pub fn is_this(self) -> bool {
         self == Self::this()
     }
 
-    /// What `/proc` and `kill` call it.
+    /// The process ID.
     pub fn number(self) -> i32 {
         self.0.as_raw_nonzero().get()
     }
@@ -55,8 +55,7 @@ impl fmt::Display for Maker {
     }
 }
 
-/// Something that each process has one of, such as a lock: that of the parent may be held by a thread that a child
-/// does not have.
+/// One value per process, such as a lock: a thread that the child does not have may hold the parent's.
 pub(crate) struct PerProcess<T: 'static> {
     own: OnceLock<(Maker, T)>,
     of_child: OnceLock<Box<PerProcess<T>>>,
@@ -67,7 +66,7 @@ impl<T> PerProcess<T> {
         PerProcess { own: OnceLock::new(), of_child: OnceLock::new() }
     }
 
-    /// That of this process.
+    /// The value of this process.
     pub(crate) fn get(&'static self, make: fn() -> T) -> &'static T {
         let mut one = self;
         loop {
@@ -80,11 +79,11 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// An open file that children do not get. In a child, whatever is done with it fails with `EBADF`; there is nothing
-/// to take care of when it is dropped there.
+/// An open file that children do not inherit. In a child, every use of it fails with `EBADF`, and dropping it
+/// is harmless.
 #[derive(Debug)]
 pub(crate) struct Withheld<T> {
-    // Dropped first: the number may be another file's as soon as this one is closed.
+    // Drop the entry first: once the file is closed, another file may get its number.
     _entry: Entry,
     file: T,
 }
@@ -109,17 +108,17 @@ impl<T: AsFd> AsFd for Withheld<T> {
     }
 }
 
-/// Has a descriptor withheld until it is dropped.
+/// Withholds a descriptor until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Entry(&'static Place);
 
 impl Entry {
-    /// Of a file that is still open when this is dropped.
+    /// For a file that stays open until the entry is dropped.
     fn of(file: BorrowedFd<'_>) -> Self {
         Self::new(file, ANY_INODE)
     }
 
-    /// Of a file whose owner may close it earlier. Once its number is another file's, nothing happens to that.
+    /// For a file whose owner may close it earlier. Once another file has its number, that file is left alone.
     pub(crate) fn of_another(file: BorrowedFd<'_>) -> Self {
         Self::new(file, fstat(file).map_or(ANY_INODE, |found| found.st_ino))
     }
@@ -140,18 +139,19 @@ impl Drop for Entry {
 
 static HAS_HANDLER: AtomicBool = AtomicBool::new(false);
 
-/// What is withheld. A child reads it without any lock, which a thread may have had that it does not have.
+/// The withheld descriptors. A child reads the table without a lock, because a thread that it does not have
+/// may hold one.
 static WITHHELD: Table = Table::new();
 
-/// What no descriptor is.
+/// A slot without a descriptor.
 const FREE: i32 = -1;
-/// What a descriptor is until all about it is written down.
+/// A slot that is being filled.
 const TAKEN: i32 = -2;
 
-/// Whatever file has the number.
+/// Stands for any file with that number.
 const ANY_INODE: u64 = 0;
 
-/// More than an operation has open at a time.
+/// More than one operation has open at a time.
 const TABLE_LEN: usize = 64;
 
 #[derive(Debug)]
@@ -189,7 +189,7 @@ impl Table {
         place
     }
 
-    /// Numbers of descriptors that are to lead nowhere.
+    /// The descriptors that must lead nowhere.
     fn numbers(&'static self) -> impl Iterator<Item = i32> {
         let tables =
             std::iter::successors(Some(self), |table| table.more.get().map(|more| &**more));
@@ -202,24 +202,27 @@ impl Table {
     }
 }
 
-/// Has the C library call [`in_child`] in every child, whoever forks.
-#[expect(unsafe_code, reason = "nobody else is told of a fork; no crate has a safe form of it")]
+/// Registers [`in_child`] with the C library, which calls it in every child, whichever code forks.
+#[expect(
+    unsafe_code,
+    reason = "only this handler learns of a fork; no crate offers it in a safe form"
+)]
 fn arrange_for_children() {
-    // SAFETY: the handler does only what is allowed between `fork` and `exec`, see there. Without memory for it,
-    // which is the one error there is, children get what they got before.
+    // SAFETY: the handler does only what is allowed between `fork` and `exec`, see there. The only possible
+    // error is lack of memory; children then inherit the files.
     let _ = unsafe { pthread_atfork(None, None, Some(in_child)) };
 }
 
-/// Replaces what is withheld, before `fork` returns in the child. Only system calls and reads of atomics: other
-/// threads of the parent may have been anywhere, even in the middle of an allocation.
+/// Replaces the withheld files before `fork` returns in the child. It only makes system calls and reads
+/// atomics: other threads of the parent may have been anywhere, even in the middle of an allocation.
 ///
-/// The numbers stay taken. So whoever still has such a file, and uses or closes it, meets no other file.
+/// The numbers stay taken, so that code which still uses or closes such a file does not hit another one.
 extern "C" fn in_child() {
     let mut nothing: Option<ManuallyDrop<OwnedFd>> = None;
     let mut is_withheld = false;
     for number in WITHHELD.numbers() {
         let Some(nothing) = &nothing else {
-            // Makes room for the new one, which a process at its limit has not.
+            // Makes space for the new one; a process at its limit has none.
             let _ = nix::unistd::close(number);
             let Ok(opened) = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             else {
@@ -241,14 +244,14 @@ extern "C" fn in_child() {
 
 #[expect(unsafe_code, reason = "a number of the table has to become a descriptor")]
 fn inode_of(number: i32) -> Option<u64> {
-    // SAFETY: nothing else runs in this process now, so that what has the number keeps it, if anything has.
+    // SAFETY: nothing else runs in this process now, so whatever file has the number keeps it.
     fstat(unsafe { BorrowedFd::borrow_raw(number) }).ok().map(|found| found.st_ino)
 }
 
 #[expect(unsafe_code, reason = "a number of the table has to become a descriptor")]
 fn replace(number: i32, nothing: &OwnedFd) {
-    // SAFETY: its owner is a copy in this process, or was on the stack of a thread that this one does not have. It
-    // stays the owner: nothing is closed here, and the number goes on to be a descriptor.
+    // SAFETY: its owner is a copy in this process, or was on the stack of a thread that this process does not
+    // have. It stays the owner: nothing is closed here, and the number stays a descriptor.
     let mut file = unsafe { ManuallyDrop::new(OwnedFd::from_raw_fd(number)) };
     let _ = rustix::io::dup3(nothing, &mut file, DupFlags::CLOEXEC);
 }

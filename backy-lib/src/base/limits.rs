@@ -1,53 +1,54 @@
-//! How much is worked on together: batches, windows, pieces.
+//! Sizes of the units of work: batches, windows, pieces.
 //!
-//! None of these numbers shows in what is stored. In a normal build they are constants. With the feature `testing` a test program
-//! can make all of them so small that an image of a few blocks has many batches, windows and pieces: [`use_small`].
+//! None of these numbers affects what is stored. In a normal build they are constants. With the feature
+//! `testing`, [`use_small`] makes them so small that an image of a few blocks has many batches, windows and
+//! pieces.
 
 use std::time::Duration;
 
-/// The numbers. Bytes, blocks and entries, as the names say.
+/// The sizes. Names end in the unit: bytes, blocks or entries.
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for tests"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Old and new blocks that a backup or a merge gathers before it makes them durable.
+    /// Old and new blocks that a backup or a merge collects before it makes them durable.
     pub batch_bytes: usize,
-    /// Blocks of a table that a backup, or the undoing of one, looks at together.
+    /// Blocks of a table that a backup, or undoing one, handles together.
     pub walk_blocks: u64,
-    /// Blocks of a table that a merge looks at together: entries of one page.
+    /// Blocks of a table that a merge handles together: the entries of one page.
     pub step_blocks: u64,
     /// Blocks that one thread stores when a revision becomes standalone.
     pub piece_blocks: usize,
-    /// Blocks that a chain locates at a time: the tables of a long chain are read once for all of them.
+    /// Blocks that a chain locates at a time, so that it reads the tables of a long chain once for all of them.
     pub window_blocks: u64,
-    /// The same for a reader that reads here and there.
+    /// The same for a reader with random access.
     pub reader_window_blocks: u64,
-    /// Blocks of the image that such a reader reads at a time.
+    /// Bytes of the image that such a reader reads at a time.
     pub reader_run_bytes: u64,
-    /// Bytes of the source, or of a revision, that one thread works on. A multiple of every block size up to it.
+    /// Bytes of the source or of a revision that one thread handles at a time. A multiple of every block size up to it.
     pub chunk_bytes: u64,
-    /// Blocks that have not changed and are passed on together: 1 MiB of digests.
+    /// Unchanged blocks that are passed on together: 1 MiB of digests.
     pub unchanged_blocks: u64,
-    /// Digests that are gathered before they are written.
+    /// Digests collected before they are written.
     pub run_entries: usize,
-    /// Digests that are looked through at a time: those of a page.
+    /// Digests searched at a time: those of a page.
     pub search_entries: u64,
-    /// L1 entries that are read at a time.
+    /// L1 entries read at a time.
     pub l1_read_entries: u64,
-    /// Compressed clusters that are gathered before they are written.
+    /// Compressed clusters collected before they are written.
     pub append_bytes: usize,
-    /// Parts of an image that verification is remembered for together, at least.
+    /// Smallest part of an image whose verification is recorded as one.
     pub group_bytes: u64,
-    /// Bytes of an image that a scrub works on at a time.
+    /// Bytes of an image that a scrub handles at a time.
     pub scrub_piece_bytes: u64,
-    /// The same of a delta, which holds few of them: so many that some can be digested together.
+    /// The same for a delta. A delta holds few of them, and this many allow some digests to be computed together.
     pub scrub_delta_piece_bytes: u64,
-    /// A block that is said to be zero is not believed this near to one whose digest and content are both wrong.
+    /// A block that claims to be zero is not believed this close to one whose digest and content are both wrong.
     pub doubt_blocks: u64,
-    /// How long the undoing of an operation that was stopped may take. Then it is left to the next writer.
+    /// How long undoing a stopped operation may take before it is left to the next writer.
     pub undo_patience: Duration,
 }
 
-/// The numbers of a normal build.
+/// The sizes in a normal build.
 const NORMAL: Limits = Limits {
     batch_bytes: 16 << 20,
     walk_blocks: 4096,
@@ -69,7 +70,8 @@ const NORMAL: Limits = Limits {
     undo_patience: Duration::from_millis(500),
 };
 
-/// For blocks of 4 KiB and images of some ten blocks: hardly any of the numbers divides another, so that their ends do not coincide.
+/// For blocks of 4 KiB and images of a few dozen blocks. Hardly any of the numbers divides another, so that
+/// their ends do not coincide.
 #[cfg(feature = "testing")]
 const SMALL: Limits = Limits {
     batch_bytes: 2 * 4096,
@@ -92,7 +94,7 @@ const SMALL: Limits = Limits {
     undo_patience: Duration::ZERO,
 };
 
-/// The numbers of this process.
+/// The sizes in this process.
 #[cfg(not(feature = "testing"))]
 pub(crate) const fn limits() -> Limits {
     NORMAL
@@ -101,7 +103,7 @@ pub(crate) const fn limits() -> Limits {
 #[cfg(feature = "testing")]
 static SMALL_ONES: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
-/// The numbers of this process.
+/// The sizes in this process.
 #[cfg(feature = "testing")]
 pub fn limits() -> Limits {
     match SMALL_ONES.load(std::sync::atomic::Ordering::Relaxed) {
@@ -110,7 +112,7 @@ pub fn limits() -> Limits {
     }
 }
 
-/// From now on, in this process and for good, next to nothing is worked on together.
+/// Switches this process to the small sizes for good.
 #[cfg(feature = "testing")]
 pub fn use_small() {
     SMALL_ONES.store(true, std::sync::atomic::Ordering::Relaxed);

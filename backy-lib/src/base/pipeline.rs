@@ -1,12 +1,13 @@
-//! Work on many items in order, on several cores, with bounded memory.
+//! Ordered work on many items, on several cores, with bounded memory.
 //!
-//! Items are made one at a time, worked on by any thread, and their outcomes are taken in the order of the items by
-//! the calling thread, which works on items itself when there is nothing to take: there are no more threads than workers. No more
-//! than a given number of items are under way: one is only made when there is room for its outcome, so the one that everybody waits
-//! for always has room. With one worker everything happens in a fixed order, which is what the tests with simulated disks need.
+//! Items are made one at a time, and any thread works on them. The calling thread takes the outcomes in the
+//! order of the items, and works on items itself when there is none to take: there are no more threads than
+//! workers. The number of items in flight is bounded. An item is only made when there is a free slot for its
+//! outcome, so the one that everybody waits for always has one. With one worker, everything happens in a
+//! fixed order, which the tests with simulated disks need.
 //!
-//! When the system starts no more threads, those that there are do the work; when it does not start a single one, that is an
-//! error. A panic is an error like any other, so that nobody waits for an outcome that never comes.
+//! If the system starts no more threads, the existing ones do the work; if it does not start a single one,
+//! that is an error. A panic becomes an error too, so that nobody waits for an outcome that never comes.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -19,11 +20,11 @@ use crossbeam_channel::bounded;
 
 use crate::base::error::{Error, Result};
 
-/// Items under way for each thread.
+/// Items in flight per thread.
 const ITEMS_PER_THREAD: usize = 4;
 
-/// Runs `work` on everything that `next` gives, with one of `workers` on each thread, and hands the outcomes to `sink`.
-/// The first error, in the order of the items, ends it.
+/// Runs `work` on every item of `next`, with one of `workers` on each thread, and hands the outcomes to
+/// `sink`. The first error, in the order of the items, ends the run.
 pub(crate) fn run<Item, Outcome, Worker>(
     mut workers: Vec<Worker>,
     mut next: impl FnMut() -> Result<Option<Item>> + Send,
@@ -46,21 +47,21 @@ where
         return Ok(());
     }
     let limit = (workers.len() + 1) * ITEMS_PER_THREAD;
-    let (give_room, take_room) = bounded(limit);
+    let (give_slot, take_slot) = bounded(limit);
     for _ in 0..limit {
-        // The channel has room for all of them.
-        let _ = give_room.send(());
+        // The channel has space for all of them.
+        let _ = give_slot.send(());
     }
     let (give_outcome, take_outcome) = bounded(limit);
     let feed = Mutex::new((0u64, Some(&mut next)));
     thread::scope(|scope| {
-        // Of this closure, so that it is gone when an error ends it: the threads that wait for room then end, too.
-        let give_room = give_room;
+        // Moves it into this closure, so that an error drops it: the threads that wait for a slot then end, too.
+        let give_slot = give_slot;
         let (feed, work) = (&feed, &work);
         for (started, mut worker) in workers.into_iter().enumerate() {
-            let (take_room, give_outcome) = (take_room.clone(), give_outcome.clone());
+            let (take_slot, give_outcome) = (take_slot.clone(), give_outcome.clone());
             let run = move || {
-                while take_room.recv().is_ok() {
+                while take_slot.recv().is_ok() {
                     let Some((number, item)) = take_item(feed) else { break };
                     let outcome = item.and_then(|item| work(&mut worker, item));
                     if give_outcome.send((number, outcome)).is_err() {
@@ -83,22 +84,22 @@ where
             while let Some(outcome) = early.remove(&expected) {
                 sink(outcome?)?;
                 expected += 1;
-                // Nobody takes it when all threads have finished.
-                let _ = give_room.try_send(());
+                // Nobody takes it once all threads have finished.
+                let _ = give_slot.try_send(());
             }
             let mut arrived = take_outcome.try_recv().ok();
-            if arrived.is_none() && take_room.try_recv().is_ok() {
+            if arrived.is_none() && take_slot.try_recv().is_ok() {
                 match take_item(feed) {
                     Some((number, item)) => {
                         arrived = Some((number, item.and_then(|item| work(&mut own, item))));
                     }
-                    // A thread that waits for it learns in its turn that there is nothing left.
+                    // A thread that waits for a slot finds out in its turn that nothing is left.
                     None => {
-                        let _ = give_room.try_send(());
+                        let _ = give_slot.try_send(());
                     }
                 }
             }
-            // There is nothing to do until a thread has finished with what it is at, and at the end nothing at all.
+            // There is nothing to do until a thread finishes its item; at the end there is nothing to wait for.
             let arrived = arrived.or_else(|| take_outcome.recv().ok());
             let Some((number, outcome)) = arrived else { return Ok(()) };
             early.insert(number, outcome);
@@ -106,22 +107,22 @@ where
     })
 }
 
-/// A panic as an error. What it leaves behind is not used any more, since the error ends everything.
+/// Turns a panic into an error. Nothing uses what it leaves behind, because the error ends the whole run.
 fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|panic| Err(Error::Panic { message: words_of(&*panic) }))
+        .unwrap_or_else(|panic| Err(Error::Panic { message: panic_message(&*panic) }))
 }
 
-/// What somebody who panicked had to say.
-fn words_of(panic: &(dyn Any + Send)) -> String {
+/// The message of a panic.
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "it did not say why".to_owned())
+    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 type Feed<'a, F> = Mutex<(u64, Option<&'a mut F>)>;
 
-/// The next item with its number; an error is the last one.
+/// The next item with its number; nothing follows an error.
 fn take_item<Item>(
     feed: &Feed<'_, impl FnMut() -> Result<Option<Item>>>,
 ) -> Option<(u64, Result<Item>)> {
@@ -136,7 +137,7 @@ fn take_item<Item>(
     item.map(|item| (taken, item))
 }
 
-/// Buffers that are used again instead of being allocated anew.
+/// Buffers for reuse.
 pub(crate) struct BufferPool {
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -146,7 +147,7 @@ impl BufferPool {
         BufferPool { buffers: Mutex::new(Vec::new()) }
     }
 
-    /// A buffer of `len` bytes with any content.
+    /// A buffer of `len` bytes with arbitrary content.
     pub(crate) fn take(&self, len: usize) -> Vec<u8> {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = buffers.pop().unwrap_or_default();
@@ -155,7 +156,7 @@ impl BufferPool {
         buffer
     }
 
-    /// Takes a buffer back; one that never held anything is not worth keeping.
+    /// Takes a buffer back, unless it never held anything.
     pub(crate) fn give(&self, buffer: Vec<u8>) {
         if buffer.capacity() == 0 {
             return;
@@ -164,13 +165,13 @@ impl BufferPool {
     }
 }
 
-/// How many threads the system starts at this moment, up to `wanted`.
+/// How many threads the system starts right now, up to `wanted`.
 ///
 /// # Errors
-/// When it starts none.
+/// If it starts none.
 pub(crate) fn startable(wanted: usize) -> io::Result<usize> {
     thread::scope(|scope| {
-        // They wait until all of them are there.
+        // They wait until all of them have started.
         let (until_all, all) = bounded::<()>(0);
         let mut started = 0;
         while started < wanted {
@@ -186,7 +187,7 @@ pub(crate) fn startable(wanted: usize) -> io::Result<usize> {
     })
 }
 
-/// As many threads as were asked for, or as there are cores.
+/// The number of threads asked for, or else the number of cores.
 pub(crate) fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
 }
@@ -206,7 +207,7 @@ mod tests {
             vec![(); threads],
             || Ok(given.next()),
             |(), item| {
-                // The later, the faster: outcomes arrive out of order.
+                // Later items finish faster, so that outcomes arrive out of order.
                 thread::sleep(std::time::Duration::from_micros((items - item) % 7 * 50));
                 if Some(item) == fail_at { Err(Error::Interrupted) } else { Ok(item * item) }
             },
@@ -227,7 +228,7 @@ mod tests {
         }
     }
 
-    /// The calling thread is one of them, and all are at work at the same time.
+    /// The calling thread is one of the workers, and all of them work at the same time.
     #[test]
     fn there_are_as_many_threads_as_workers() {
         for threads in [1, 2, 5] {
@@ -237,7 +238,7 @@ mod tests {
             let began = Instant::now();
             let work = |(): &mut (), _| {
                 see();
-                // Nobody finishes anything before everybody has begun.
+                // No thread finishes before every thread has begun.
                 while seen.lock().unwrap().len() < threads {
                     assert!(began.elapsed() < Duration::from_secs(60), "not all of them work");
                     thread::yield_now();
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_ends_it_after_all_outcomes_before_it() {
+    fn the_first_error_ends_the_run_after_all_earlier_outcomes() {
         for threads in [1, 2, 5] {
             let (taken, result) = squares(threads, 300, Some(120));
             assert!(matches!(result, Err(Error::Interrupted)));
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_sink_or_the_feed_ends_it_without_hanging() {
+    fn an_error_of_the_sink_or_the_feed_ends_the_run_without_hanging() {
         for threads in [1, 3] {
             let mut left = 50;
             let feed = || {
@@ -280,13 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn as_many_threads_can_be_started_as_are_wanted() {
+    fn startable_counts_the_wanted_threads() {
         assert_eq!([1, 5].map(|wanted| startable(wanted).unwrap()), [1, 5]);
     }
 
-    /// A panic, wherever it is, is an error with what was said, and nobody waits for an outcome that does not come.
+    /// A panic anywhere becomes an error with its message, and nobody waits for an outcome that never comes.
     #[test]
-    fn a_panic_is_an_error_and_no_hang() {
+    fn a_panic_becomes_an_error_without_hanging() {
         let unlucky = |place: &str, panics: &str, item: i32| {
             assert!(place != panics || item != 7, "not seven");
             Ok(item)
@@ -308,9 +309,9 @@ mod tests {
         }
     }
 
-    /// An error ends it also when every thread waits for room, as all do while the sink is slow.
+    /// An error also ends the run while every thread waits for a slot, as happens when the sink is slow.
     #[test]
-    fn an_error_of_a_slow_sink_ends_it_without_hanging() {
+    fn an_error_of_a_slow_sink_ends_the_run_without_hanging() {
         let (give_result, take_result) = mpsc::channel();
         thread::spawn(move || {
             let sink = |()| {

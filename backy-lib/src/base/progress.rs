@@ -1,7 +1,7 @@
-//! How a long operation tells what it is doing, and how it is told to stop.
+//! How a long operation reports what it is doing, and how a caller stops it.
 //!
-//! The library never prints. It announces phases and findings as events; the bytes done are two
-//! atomics that the observer reads as often as it likes, so that counting costs nothing.
+//! The library never prints. It reports phases and findings as events. The bytes done are two atomics that
+//! the observer polls as often as it likes, so that counting costs nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,30 +14,30 @@ use crate::base::revision::OperationId;
 pub enum Phase {
     /// Undoing what an interrupted operation left behind.
     Recover,
-    /// Checking an archive of 2014 before anything of it is imported.
+    /// Checking an archive of 2014 before importing anything.
     CheckOldArchive,
-    /// Reading the source, comparing, storing.
+    /// Reading and comparing the source, storing changes.
     Backup,
-    /// Checking what is stored.
+    /// Verifying stored data.
     Scrub,
     /// Copying blocks from one delta to another.
     Merge,
-    /// Making sure that a target holds nothing.
+    /// Checking that a target is blank.
     CheckTarget,
-    /// Finding out how much of a target differs.
+    /// Finding how much of a target differs.
     CompareTarget,
-    /// Saving what a restore is going to overwrite.
+    /// Saving the data that a restore will overwrite.
     SaveTarget,
     /// Writing a revision to a target.
     Restore,
     /// Writing a revision to a file of its own.
     Export,
-    /// Reading a revision, or restoring it for trial.
+    /// Reading a revision, or restoring it as a test.
     Drill,
 }
 
 impl Phase {
-    /// All of them.
+    /// All phases.
     pub const ALL: [Phase; 11] = [
         Phase::Recover,
         Phase::CheckOldArchive,
@@ -70,7 +70,7 @@ impl Phase {
     }
 }
 
-/// Bytes done and bytes to do in the present phase.
+/// Bytes done and bytes to do in the current phase.
 #[derive(Debug, Default)]
 pub struct Counters {
     done_bytes: AtomicU64,
@@ -92,25 +92,25 @@ impl Counters {
         self.done_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// The phase has ended, and there was nothing to do in what is left.
+    /// Marks the phase as complete: the rest needed no work.
     pub(crate) fn finish(&self) {
         self.done_bytes.store(self.total_bytes(), Relaxed);
     }
 }
 
-/// What an observer is told.
+/// An event for an observer.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A phase begins; poll `counters` for its progress.
     Begin {
-        /// What is being done now.
+        /// The phase.
         phase: Phase,
         /// Grows until the phase ends.
         counters: Arc<Counters>,
     },
-    /// Something worth a line in a log, as a full sentence.
+    /// A full sentence worth a line in a log.
     Note(String),
-    /// Something is wrong with stored data, or with how it is kept, as a full sentence. The operation goes on.
+    /// A full sentence about a problem with stored data or with how it is kept. The operation continues.
     Finding(String),
 }
 
@@ -119,23 +119,24 @@ pub trait Observer: Sync {
     /// Something happened.
     fn event(&self, event: &Event);
 
-    /// Asked between chunks of work; `true` ends the operation with [`Error::Interrupted`],
-    /// with the archive as it was before; what takes longer than half a second to undo is left to the next writer.
+    /// Polled between chunks of work. `true` ends the operation with [`Error::Interrupted`] and leaves the
+    /// archive as it was before; if undoing takes longer than half a second, the next writer finishes it.
     fn cancelled(&self) -> bool {
         false
     }
 
-    /// From now on nothing must be written that could wait for a file system that a hook has frozen, such as a log on it: what there
-    /// is to tell has to be kept. With `false` that is over.
+    /// From now on the observer must not write to anything that could block on a file system frozen by a
+    /// hook, such as a log; it has to keep its messages. `false` ends that.
     fn hold_back(&self, _held: bool) {}
 
-    /// How the operation is called in the history, for an observer that has a log of its own. Without, it gets a new name.
+    /// The name of the operation in the history, for an observer that has a log of its own. Without one, the
+    /// operation gets a new name.
     fn operation(&self) -> Option<OperationId> {
         None
     }
 }
 
-/// Watches nothing and never stops anything.
+/// Ignores all events and never stops anything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -143,7 +144,7 @@ impl Observer for Silent {
     fn event(&self, _event: &Event) {}
 }
 
-/// Announces a phase of `total_bytes`.
+/// Reports the start of a phase of `total_bytes`.
 pub(crate) fn begin(observer: &dyn Observer, phase: Phase, total_bytes: u64) -> Arc<Counters> {
     let counters = Arc::new(Counters::default());
     counters.total_bytes.store(total_bytes, Relaxed);
@@ -151,8 +152,8 @@ pub(crate) fn begin(observer: &dyn Observer, phase: Phase, total_bytes: u64) -> 
     counters
 }
 
-/// As [`begin`], unless the observer wants to stop when it is told of the phase: what has little to do would be done before it is
-/// asked again. Not for undoing, which goes on when an operation is stopped.
+/// As [`begin`], and stops if the observer wants to stop when it hears of the phase: a short phase would
+/// finish before the next poll. Not for undoing, which continues when an operation is stopped.
 pub(crate) fn begin_work(
     observer: &dyn Observer,
     phase: Phase,

@@ -1,7 +1,8 @@
-//! A path in a report: text for people and JSON, and the path itself for programs that open it.
+//! A path in a report: text for people and JSON, the exact path for programs that open it.
 //!
-//! A path on Linux is any bytes, JSON is UTF-8. In JSON, bytes that are no UTF-8 are U+FFFD, and no other way back exists; in
-//! this process, and in what [`exactly`] writes for another one of the same kind, the path stays what it is.
+//! A path on Linux is any sequence of bytes, JSON is UTF-8. Bytes that are not UTF-8 become U+FFFD in JSON,
+//! and nothing can restore them. In this process, and in what [`exactly`] writes for another process of the
+//! same program, the path stays exact.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -13,14 +14,14 @@ use std::path::{Path, PathBuf};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Longest path that is read: far more than any system call takes.
+/// Longest path that is accepted: far more than any system call takes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// A path as a report has it. Behaves like its text; [`ReportPath::as_path`] is the path that exists.
+/// A path in a report. Behaves like its text; [`ReportPath::as_path`] is the exact path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReportPath {
     text: String,
-    /// Only of a path that is no UTF-8, which the text does not name.
+    /// Only for a path that is not UTF-8, whose text does not name the file.
     exact: Option<PathBuf>,
 }
 
@@ -30,7 +31,7 @@ impl ReportPath {
         self.exact.as_deref().unwrap_or(Path::new(&self.text))
     }
 
-    /// As text, with U+FFFD for what is no UTF-8.
+    /// The text, with U+FFFD in place of bytes that are not UTF-8.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -90,10 +91,10 @@ thread_local! {
     static EXACTLY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Writes and reads for this program itself, as when a process hands a report to another one: a path that is no UTF-8 is the list of
-/// its bytes, so that it comes back as it was. Not for JSON that is promised to anybody.
+/// Writes and reads for another process of this program: a path that is not UTF-8 is the list of its bytes,
+/// so that it survives unchanged. Not for JSON with a documented format.
 pub fn exactly<T>(write_or_read: impl FnOnce() -> T) -> T {
-    /// Also when something panics.
+    /// Restores the setting even after a panic.
     struct Before(bool);
 
     impl Drop for Before {
@@ -106,7 +107,7 @@ pub fn exactly<T>(write_or_read: impl FnOnce() -> T) -> T {
     write_or_read()
 }
 
-/// Whether that is being done by this thread.
+/// Whether this thread runs inside [`exactly`].
 pub fn is_exact() -> bool {
     EXACTLY.get()
 }
@@ -165,17 +166,17 @@ mod tests {
         PathBuf::from(OsString::from_vec(b"/srv/arch\xff".to_vec())).into()
     }
 
-    /// JSON is UTF-8 whatever the path is, and the path stays what it is.
+    /// JSON is UTF-8 whatever the path, and the path itself stays exact.
     #[test]
-    fn a_path_that_is_no_utf_8_is_text_in_json_and_itself_in_the_process() {
+    fn a_path_that_is_not_utf_8_is_text_in_json_and_exact_in_the_process() {
         assert_eq!(serde_json::to_string(&odd()).unwrap(), "\"/srv/arch\u{fffd}\"");
         assert_eq!(odd().as_path().as_os_str().as_bytes(), b"/srv/arch\xff");
         assert_ne!(odd(), ReportPath::from(odd().as_str()));
     }
 
-    /// What is written exactly is read exactly, and the next JSON is the usual one again, also after a panic.
+    /// Exact text reads back exactly, and JSON is normal again afterwards, even after a panic.
     #[test]
-    fn exact_text_brings_the_path_back() {
+    fn exact_text_round_trips_the_path() {
         for path in [odd(), "/srv/ü".into()] {
             let text = exactly(|| serde_json::to_string(&path)).unwrap();
             assert_eq!(exactly(|| serde_json::from_str::<ReportPath>(&text)).unwrap(), path);

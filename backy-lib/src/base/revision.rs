@@ -1,4 +1,4 @@
-//! What a revision is called: its UUID, and the tags that say why it exists. And what an operation is called.
+//! Names of revisions (a UUID, and tags that say why it exists) and of operations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::{NoContext, Uuid};
 
-/// Name of a revision: a UUID, of version 7 for those made here, so that names sort by time.
+/// Name of a revision: a UUID. backy makes version 7, so that names sort by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RevisionId(Uuid);
@@ -18,7 +18,7 @@ impl RevisionId {
         RevisionId(version_7(time))
     }
 
-    /// The time that the name was made of, to the millisecond; none in a UUID of another version.
+    /// The time in the name, to the millisecond; `None` for a UUID of another version.
     pub fn time(self) -> Option<Timestamp> {
         let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
         Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
@@ -46,7 +46,7 @@ impl fmt::Display for RevisionId {
 impl FromStr for RevisionId {
     type Err = String;
 
-    /// Takes the hyphenated lower-case form only, since that is what file names use.
+    /// Accepts only lower case with hyphens, the form that file names use.
     fn from_str(text: &str) -> Result<Self, String> {
         match Uuid::try_parse(text) {
             Ok(uuid) if uuid.hyphenated().to_string() == text => Ok(RevisionId(uuid)),
@@ -58,7 +58,7 @@ impl FromStr for RevisionId {
     }
 }
 
-/// Name of one operation: a UUID of version 7. What is logged of it and its line in the history have the same.
+/// Name of one operation: a UUID of version 7, shared by its log messages and its line in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct OperationId(Uuid);
@@ -84,9 +84,9 @@ impl FromStr for OperationId {
     }
 }
 
-/// Why a revision exists: the name of a schedule, or a word given by hand.
+/// Why a revision exists: the name of a schedule, or a word given by a person.
 ///
-/// 1 to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or a digit.
+/// 1 to 64 letters, digits, `_`, `-` and `.`, starting with a letter or a digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(String);
@@ -97,7 +97,7 @@ impl Tag {
         &self.0
     }
 
-    /// Refuses what no new tag may be called, although older archives may have such tags.
+    /// Refuses names that no new tag may have, although older archives may contain such tags.
     ///
     /// # Errors
     /// A sentence: `..` stands for the revisions from one to another.
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_canonical_form_of_a_uuid_is_a_name() {
+    fn only_the_canonical_form_of_a_uuid_is_accepted() {
         let text = "01935470-2f5e-7cc0-9d1a-3f0c5a3be001";
         assert_eq!(text.parse::<RevisionId>().unwrap().to_string(), text);
         for bad in ["", "..", &text.to_uppercase(), &text.replace('-', ""), "{x}"] {

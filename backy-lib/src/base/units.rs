@@ -15,7 +15,7 @@ use crate::base::extent::Extent;
 pub struct BlockIndex(pub u64);
 
 impl BlockIndex {
-    /// The block `count` further on; saturates, so that a hostile number cannot wrap around.
+    /// The block `count` blocks later; saturates, so that a hostile number cannot wrap around.
     pub fn plus(self, count: u64) -> Self {
         BlockIndex(self.0.saturating_add(count))
     }
@@ -27,7 +27,7 @@ impl fmt::Display for BlockIndex {
     }
 }
 
-/// Size of a block in bytes: a power of two from 4 KiB to 2 MiB, the qcow2 cluster size as well.
+/// Size of a block in bytes: a power of two from 4 KiB to 2 MiB. Also the qcow2 cluster size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct BlockSize {
@@ -35,7 +35,7 @@ pub struct BlockSize {
 }
 
 impl BlockSize {
-    /// 64 KiB, what `init` uses unless told otherwise.
+    /// 64 KiB, the default of `init`.
     pub const DEFAULT: BlockSize = BlockSize { bits: 16 };
     /// Smallest block size, 4 KiB.
     pub const MIN: BlockSize = BlockSize { bits: 12 };
@@ -105,7 +105,7 @@ impl From<BlockSize> for u64 {
 /// A size as people write it (`65536`, `64K`, `64KiB`, `1.5G`): binary units, upper or lower case.
 ///
 /// # Errors
-/// A sentence that says what was found and what is expected.
+/// A sentence with what was found and what is expected.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a size; expected a number with K, M, G or T, like 64K");
     let lower = text.trim().to_ascii_lowercase();
@@ -126,10 +126,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if (0.0..9e15).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
-/// Bytes a second, as people write it (`100M`, `100M/s`); not zero, which would let nothing through.
+/// Bytes per second, as people write it (`100M`, `100M/s`). Zero is an error, because nothing could be read.
 ///
 /// # Errors
-/// A sentence that says what was found and what is expected.
+/// A sentence with what was found and what is expected.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     match parse_size(text.trim_end_matches("/s"))? {
         0 => {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_to_let_something_through() {
+    fn a_rate_must_not_be_zero() {
         assert_eq!(parse_rate("100M"), Ok(100 << 20));
         assert_eq!(parse_rate("1.5M/s"), Ok(3 << 19));
         for bad in ["0", "fast", "", "-1"] {

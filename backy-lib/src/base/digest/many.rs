@@ -1,12 +1,13 @@
 //! SHA-256 of many blocks at once.
 //!
-//! The rounds of one SHA-256 wait for each other; those of several do not, so a processor with wide vectors computes up to 32 side
-//! by side in about half the time that its SHA instructions take for one after the other (`doc/decisions/14-many-digests.md`).
+//! The rounds of one SHA-256 depend on each other, those of several do not. So a processor with wide vectors
+//! computes up to 32 in parallel, in about half the time that its SHA instructions need one after the other
+//! (`doc/decisions/14-many-digests.md`).
 //!
-//! What computes them side by side is young, and uses parts of the processor that little else does. So `sha2` has the last word
-//! (`doc/decisions/20-digests-checked.md`): it computes every digest again that is not the one that was expected, and one in [`SAMPLE`] of
-//! the others. A block counts as wrong or changed only when both agree. When they do not, that is an error, and
-//! no verdict on what is stored.
+//! The parallel code is young and uses rarely used parts of the processor. So `sha2` has the last word
+//! (`doc/decisions/20-digests-checked.md`): it recomputes every digest that differs from the expected one,
+//! and one in [`SAMPLE`] of the others. A block counts as damaged or changed only if both agree. If they
+//! disagree, that is an error and no verdict on stored data.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +22,14 @@ use crate::base::units::BlockSize;
 
 type Bytes = [u8; DIGEST_BYTES];
 
-/// One of so many digests that are expected, or of which nothing is, is computed again. A prime, so that every lane has its turn, whatever the number of lanes.
+/// `sha2` recomputes one in this many digests that are as expected or have no expected value. It is prime, so
+/// that every lane gets checked, whatever the number of lanes.
 const SAMPLE: u64 = 97;
 
-/// How many digests have been computed side by side in this process.
+/// How many digests this process has computed in parallel.
 static COMPUTED: AtomicU64 = AtomicU64::new(0);
 
-/// The digest of each of the messages. Those that differ from what is `expected` at their place have been computed twice.
+/// The digest of each message. Those that differ from the `expected` one at their index are computed twice.
 ///
 /// # Errors
 /// When two computations of one digest differ.
@@ -49,7 +51,7 @@ pub(super) fn digests(messages: &[&[u8]], expected: &[Option<Bytes>]) -> Result<
     Ok(digests)
 }
 
-/// Lets `sha2` compute a digest again.
+/// Has `sha2` compute a digest again.
 fn confirm(message: &[u8], digest: &Bytes) -> Result<()> {
     if Bytes::from(Sha256::digest(message)) == *digest {
         return Ok(());
@@ -63,24 +65,25 @@ fn confirm(message: &[u8], digest: &Bytes) -> Result<()> {
     Err(Error::Miscomputed { message })
 }
 
-/// Whether what computes digests side by side has proved itself in this process, on blocks as long as the longest message.
+/// Whether the parallel code has proved itself in this process, on blocks as long as the longest message.
 fn is_right(messages: &[&[u8]]) -> bool {
     const SIZES: usize = (BlockSize::MAX.bytes() / BlockSize::MIN.bytes()).ilog2() as usize + 1;
     static PROVED: PerProcess<[OnceLock<bool>; SIZES]> = PerProcess::new();
     let proved = PROVED.get(|| [const { OnceLock::new() }; SIZES]);
     let longest = messages.iter().map(|message| message.len()).max().unwrap_or_default();
-    // Of the sizes that blocks can have, the one that is at least as long.
+    // The smallest block size that is at least as long.
     let size = |number: usize| BlockSize::MIN.len() << number;
     let number = (0..SIZES).find(|&number| size(number) >= longest);
     let proved = number.and_then(|number| Some((proved.get(number)?, size(number))));
     proved.is_some_and(|(proved, bytes)| *proved.get_or_init(|| agrees(side_by_side, bytes)))
 }
 
-/// Whether `compute` gives the digests that `sha2` gives: for every number of messages up to more than two rounds of lanes, for all lengths
-/// around the steps of the padding, and for full, half-full and overfull lanes of blocks of `block_bytes`, the last of them shorter.
+/// Whether `compute` agrees with `sha2`: for every number of messages up to more than two rounds of lanes,
+/// for all lengths around the padding steps, and for full, half-full and overfull lanes of blocks of
+/// `block_bytes`, with a shorter last one.
 fn agrees(compute: impl Fn(&[&[u8]]) -> Vec<Bytes>, block_bytes: usize) -> bool {
     let lanes = tape_sha256::lane_width();
-    // Every message begins 64 bytes after the one before, which makes them different, and aligned as blocks are.
+    // Each message starts 64 bytes after the previous one: all of them differ, and they are aligned as blocks are.
     let content: Vec<u8> = noise(block_bytes + 64 * 3 * lanes);
     let messages = |count: usize, len: usize| -> Vec<&[u8]> {
         (0..count).filter_map(|at| content.get(64 * at..64 * at + len)).collect()
@@ -96,7 +99,7 @@ fn agrees(compute: impl Fn(&[&[u8]]) -> Vec<Bytes>, block_bytes: usize) -> bool 
     all.into_iter().all(|messages| compute(&messages) == one_by_one(&messages))
 }
 
-/// Bytes without a pattern, always the same.
+/// Bytes without a pattern, the same in every run.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -121,7 +124,7 @@ fn one_by_one(messages: &[&[u8]]) -> Vec<Bytes> {
     messages.iter().map(|message| Sha256::digest(message).into()).collect()
 }
 
-/// For tests: a machine that computes wrong.
+/// For tests: a machine that computes digests wrong.
 #[cfg(any(test, feature = "testing"))]
 pub mod lies {
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -129,18 +132,18 @@ pub mod lies {
 
     use super::{Bytes, DIGEST_BYTES};
 
-    /// What is computed wrong.
+    /// A digest to be computed wrong.
     #[derive(Debug, Clone)]
     pub struct Lie {
-        /// The blocks that begin with this,
+        /// Applies to blocks that begin with these bytes.
         pub about: Vec<u8>,
-        /// and what is given as their digest.
+        /// The wrong digest that they get.
         pub digest: [u8; DIGEST_BYTES],
     }
 
     static LIE: Mutex<Option<Lie>> = Mutex::new(None);
 
-    /// Computes this wrong, in the whole process, while `run` runs. Other callers wait until it has ended.
+    /// Makes the whole process compute this digest wrong while `run` runs. Other callers wait until it has finished.
     pub fn during<T>(lie: Lie, run: impl FnOnce() -> T) -> T {
         static ALONE: Mutex<()> = Mutex::new(());
         let _alone = lock(&ALONE);
@@ -168,22 +171,23 @@ mod tests {
     use super::lies::Lie;
     use super::*;
 
-    /// Blocks that begin with `word`, all of them different.
+    /// Blocks that begin with `word` and all differ.
     fn blocks(word: &str, seed: u8) -> Vec<Vec<u8>> {
         (0..120).map(|at| [word.as_bytes(), &[seed, at, 1, 2, 3][..]].concat()).collect()
     }
 
-    /// A library that is right on this processor proves itself with every size of blocks.
+    /// A library that works on this processor proves itself with every block size.
     #[test]
-    fn this_processor_computes_many_as_it_computes_one() {
+    fn this_processor_computes_the_same_digests_in_parallel() {
         for block_bytes in [4096, 65536, 2 << 20] {
             assert!(agrees(side_by_side, block_bytes));
         }
     }
 
-    /// One that is wrong does not: in one lane of a full round, in a round that is not full, only for whole blocks, or only behind the first round.
+    /// A broken library does not prove itself, whether it fails in one lane of a full round, in a partial
+    /// round, only for whole blocks, or only after the first round.
     #[test]
-    fn whoever_computes_wrong_does_not_prove_itself() {
+    fn a_library_that_computes_wrong_does_not_prove_itself() {
         let lanes = tape_sha256::lane_width();
         let broken = |is_wrong: &dyn Fn(usize, usize, &[u8]) -> bool| {
             let compute = |messages: &[&[u8]]| {
@@ -208,9 +212,9 @@ mod tests {
         assert!(!broken(&|_, _, message| message.len() == 64));
     }
 
-    /// A digest that is not the expected one is computed again before it is given out.
+    /// A digest that differs from the expected one is recomputed before it is returned.
     #[test]
-    fn a_wrong_digest_that_was_not_expected_is_an_error() {
+    fn a_wrong_unexpected_digest_is_an_error() {
         let blocks = blocks("unexpected", 1);
         let messages: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
         let right = one_by_one(&messages);
@@ -220,21 +224,21 @@ mod tests {
         others[70] = Some(right[4]);
         for expected in [&expected, &others] {
             let result = lies::during(lie.clone(), || digests(&messages, expected));
-            let error = result.expect_err("sha2 computes another").to_string();
+            let error = result.expect_err("sha2 computes a different one").to_string();
             assert!(error.contains(tape_sha256::backend()) && !error.contains('\n'), "{error}");
         }
         assert_eq!(digests(&messages, &expected).ok(), Some(right));
     }
 
-    /// Of digests that are the expected ones, or of which nothing is expected, one in a hundred is computed again: what is wrong for long is
-    /// noticed.
+    /// One in a hundred of the digests that are as expected, or have no expected value, is recomputed: a
+    /// lasting fault is noticed.
     #[test]
-    fn a_wrong_digest_that_nothing_contradicts_is_noticed_by_the_sample() {
+    fn sampling_notices_a_wrong_digest_that_nothing_contradicts() {
         let blocks = blocks("sampled", 2);
         let messages: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
         let old = [7; DIGEST_BYTES];
         let lie = Lie { about: b"sampled".to_vec(), digest: old };
-        // More of them than lie between two samples.
+        // More blocks than lie between two samples.
         for expected in [vec![Some(old); messages.len()], vec![None; messages.len()], Vec::new()] {
             assert!(lies::during(lie.clone(), || digests(&messages, &expected)).is_err());
         }
@@ -242,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn many_are_computed_as_one(
+        fn parallel_digests_equal_single_ones(
             messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..70),
         ) {
             let messages: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
@@ -250,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn blocks_of_one_length_are_computed_as_one(
+        fn digests_of_blocks_of_equal_length_equal_single_ones(
             seed in any::<u8>(), count in 0usize..40, len in prop::sample::select(vec![4096usize, 65536, 65535]),
         ) {
             let bytes: Vec<u8> = (0..count * len).map(|at| (at % 251) as u8 ^ (at / len) as u8 ^ seed).collect();

@@ -1,8 +1,8 @@
-//! Errors of this process, apart from those of what is stored.
+//! Errors of this process, as opposed to those of stored data.
 //!
-//! A process that may not open another file, or gets no memory, has found out nothing about the file that it wanted. So
-//! such an error is always an error, and never a finding, a failed drill, a lost block or a file that is left out.
-//! Whoever turns errors into an answer asks [`judged`] first.
+//! A process that cannot open another file or get more memory has learned nothing about the file it needed.
+//! Such an error stays an error: it never becomes a finding, a failed drill, a lost block or a skipped file.
+//! Code that turns errors into answers calls [`judged`] first.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::{Error, ErrorKind, Result};
 
 impl Error {
-    /// Whether the process is what failed, or was stopped, and not what it worked on.
+    /// Whether the process itself failed or was stopped, rather than the data it worked on.
     pub fn is_of_process(&self) -> bool {
         use ErrorKind::{Interrupted, Limit, Miscomputed, Panic};
         let is_interrupted_call = match self {
@@ -21,7 +21,7 @@ impl Error {
         is_interrupted_call || matches!(self.kind(), Limit | Miscomputed | Panic | Interrupted)
     }
 
-    /// The system's number of the error, such as that of `EMFILE`, where the system is what said no.
+    /// The system's error number, such as `EMFILE`, if the system reported the error.
     pub fn system_number(&self) -> Option<i32> {
         match self {
             Error::Io { source, .. } => source.raw_os_error(),
@@ -32,10 +32,10 @@ impl Error {
     }
 }
 
-/// A result that may be taken for an answer: an error of it is about the file.
+/// The result as an answer about the file: the inner error is about the file.
 ///
 /// # Errors
-/// Those of the process.
+/// Errors of the process itself.
 pub(crate) fn judged<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(error) if error.is_of_process() => Err(error),
@@ -43,7 +43,7 @@ pub(crate) fn judged<T>(result: Result<T>) -> Result<Result<T>> {
     }
 }
 
-/// Whether a call of the system failed because of a limit of this process or of the system.
+/// Whether a system call failed because of a limit of this process or of the system.
 pub(crate) fn is_limit(error: &io::Error) -> bool {
     super::limit(error).is_some()
 }
@@ -52,9 +52,9 @@ pub(crate) fn is_limit(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// That the process has too little of something, or was interrupted, answers nothing; that a disk fails, does.
+    /// An interruption or a limit of the process answers nothing about stored data; a failing disk does.
     #[test]
-    fn errors_of_the_process_are_no_answers() {
+    fn errors_of_the_process_say_nothing_about_stored_data() {
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR] {
             let error = Error::io("/x", "read")(errno.into());
             assert!(error.is_of_process() && !error.is_unreadable() && !error.is_loss());

@@ -1,4 +1,4 @@
-//! What a child gets of its parent, and what it leaves alone.
+//! What a child inherits from its parent, and what it leaves alone.
 
 use std::fs::File;
 use std::io::{Read, Write, pipe};
@@ -11,26 +11,25 @@ use rustix::process::{WaitOptions, waitpid};
 
 use super::*;
 
-/// A child has whatever file any other test has open at that moment, with its locks.
+/// A child inherits whatever file other tests have open at that moment, and its locks.
 static FORKING: RwLock<()> = RwLock::new(());
 
-/// Of this process only: a child that forks is in a copy of it, which nobody gives back.
+/// Exclusive use in this process. A child that forks skips it, because it holds a copy that nobody releases.
 fn alone() -> Option<RwLockWriteGuard<'static, ()>> {
     static TESTS: OnceLock<Maker> = OnceLock::new();
     let is_own = TESTS.get_or_init(Maker::this).is_this();
     is_own.then(|| FORKING.write().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// For tests of locks on files that are not withheld from children: as long as it lives, no test has one.
+/// For tests of locks on files that are not withheld from children: while it lives, no test has a child.
 pub(crate) fn without_children() -> RwLockReadGuard<'static, ()> {
     FORKING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Forks. The child does what it is given, and ends with whether that was true.
-#[expect(unsafe_code, reason = "whoever tests children has to make some")]
+/// Forks. The child runs `what` and reports the result as its exit status.
+#[expect(unsafe_code, reason = "tests of children have to fork")]
 fn fork(what: impl FnOnce() -> bool) -> Pid {
-    // SAFETY: the child does nothing that another thread would be needed for, and ends without anything of the test
-    // program.
+    // SAFETY: the child does nothing that needs another thread, and exits without running anything of the test program.
     match unsafe { libc::fork() } {
         0 => {
             let is_right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
@@ -40,20 +39,20 @@ fn fork(what: impl FnOnce() -> bool) -> Pid {
     }
 }
 
-/// Whether something is true in a child.
+/// Whether `what` is true in a child.
 pub(crate) fn in_child(what: impl FnOnce() -> bool) -> bool {
     let _alone = alone();
     let (_, status) = waitpid(Some(fork(what)), WaitOptions::empty()).expect("wait").expect("one");
     status.exit_status() == Some(0)
 }
 
-/// Does something while a child lives.
+/// Runs `what` while a child lives.
 pub(crate) fn beside_a_child<T>(what: impl FnOnce() -> T) -> T {
     let _alone = alone();
     let (mut end, alive) = pipe().expect("a pipe");
     let (mut there, mut ready) = pipe().expect("a pipe");
     let child = fork(|| {
-        // Else it would wait for itself.
+        // Otherwise the child would wait for itself.
         let _ = nix::unistd::close(alive.as_raw_fd());
         ready.write_all(b"!").is_ok() && end.read(&mut [0]).is_ok()
     });
@@ -80,10 +79,10 @@ fn leads_nowhere(file: &File) -> bool {
     error.raw_os_error() == Some(libc::EBADF)
 }
 
-/// A child cannot use what is withheld, and its number is no other file's; everything else it can use. The parent
-/// notices nothing.
+/// A child cannot use a withheld file, and no other file gets its number. It can use every other file. The
+/// parent notices nothing.
 #[test]
-fn a_withheld_file_leads_nowhere_in_a_child() {
+fn a_child_cannot_use_a_withheld_file() {
     let (withheld, other) = (Withheld::new(file("lock")), file("other"));
     assert!(in_child(|| {
         let number = withheld.as_raw_fd();
@@ -97,17 +96,17 @@ fn a_withheld_file_leads_nowhere_in_a_child() {
     assert!(in_child(|| leads_nowhere(&withheld)) && reads(&withheld, "lock"));
 }
 
-/// There may be any number of such files, and a child of a child has none of them either.
+/// Any number of files can be withheld, and a child of a child does not get them either.
 #[test]
-fn any_number_of_files_is_withheld_from_all_that_come_after() {
+fn any_number_of_files_is_withheld_from_children_and_their_children() {
     let withheld: Vec<_> = (0..3 * TABLE_LEN).map(|_| Withheld::new(file("lock"))).collect();
     let is_right = || withheld.iter().all(|file| leads_nowhere(file));
     assert!(in_child(|| is_right() && in_child(is_right)));
 }
 
-/// A child gets the file that has the number of one that was withheld and has been closed.
+/// A child inherits a file that reuses the number of a withheld file that was closed.
 #[test]
-fn a_number_that_is_used_again_is_another_file() {
+fn a_reused_descriptor_number_is_inherited() {
     let first = file("first");
     let other = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).expect("open");
     let entry = Entry::of_another(other.as_fd());
@@ -125,10 +124,9 @@ fn a_number_that_is_used_again_is_another_file() {
     assert!(in_child(|| reads(&file, "first")));
 }
 
-/// The child has a lock of its own, whoever holds that of the parent; a thread of the parent finds the same one each
-/// time.
+/// A child has a lock of its own, whoever holds the parent's; all threads of the parent share one.
 #[test]
-fn a_lock_of_each_process_is_free_in_a_child() {
+fn a_per_process_lock_is_free_in_a_child() {
     static LOCK: PerProcess<Mutex<()>> = PerProcess::new();
     let held = LOCK.get(Mutex::default).lock().expect("lock");
     assert!(LOCK.get(Mutex::default).try_lock().is_err());
@@ -137,9 +135,9 @@ fn a_lock_of_each_process_is_free_in_a_child() {
     drop(held);
 }
 
-/// What is not withheld stays locked for as long as a child lives: that is what all this is for.
+/// A file that is not withheld stays locked while a child lives, which is why files are withheld.
 #[test]
-fn a_lock_that_is_not_withheld_lasts_as_long_as_a_child() {
+fn a_lock_that_is_not_withheld_lasts_while_a_child_lives() {
     let locked = tempfile::NamedTempFile::new().expect("a file");
     let is_free = || {
         let again = File::open(locked.path()).expect("open");
