@@ -64,7 +64,7 @@ torture: ## Kill commands over and over beside readers, and let every system cal
 		$(CARGO) test --workspace --test real -- torture:: calls:: planted:: large::an_import --nocapture
 
 powercut: ## Power cuts at COUNT moments on ext4 and on XFS (root; COUNT=200 SEED=)
-	POWERCUT_COUNT=$(COUNT) $(if $(SEED),POWERCUT_SEED=$(SEED)) $(CARGO) test -p backy-tests --test powercut -- --nocapture
+	POWERCUT_COUNT=$(COUNT) $(if $(SEED),POWERCUT_SEED=$(SEED)) $(CARGO) test -p backy-tests --test real -- powercut:: --nocapture
 
 # Debian packs venv apart from Python, and without root it cannot be had.
 ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)

@@ -88,8 +88,8 @@ pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport>
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.remove(numbers, &clock(), &Silent)
 }
 
-/// Takes the lock and maintains, as somebody does who has seen to all alarms and damage. With one thread, so that calls come in
-/// a fixed order.
+/// Takes the lock and maintains, as somebody does who has seen to all alarms and damage. With one thread, so
+/// that calls come in a fixed order.
 pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
     let options = MaintenanceOptions { keep, confirm: true, threads: Some(1) };
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
@@ -154,7 +154,8 @@ impl World {
         });
     }
 
-    /// Checks what is there when the revisions with these numbers may have gone, some or all of them. Says whether all have.
+    /// Checks what is there when the revisions with these numbers may have gone, some or all of them. Says
+    /// whether all have.
     pub fn check_removing(&mut self, numbers: &[usize]) -> std::result::Result<bool, String> {
         let archive = open(&self.disk).map_err(|error| format!("open: {error}"))?;
         let there: Vec<RevisionId> = archive.revisions().iter().map(|r| r.uuid).collect();

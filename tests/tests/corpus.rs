@@ -1,4 +1,7 @@
 //! The inputs that the fuzzers are seeded with, and those that once found something, on a stable compiler.
+//!
+//! A binary of its own because it counts what the whole process allocates.
+
 #![expect(clippy::disallowed_methods, reason = "reads the inputs and writes for QEMU")]
 
 use std::collections::BTreeSet;
@@ -20,7 +23,8 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// Whoever measures memory or uses much of it is alone.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What an input may take besides a multiple of its length; the same in a fuzzer, with all that it needs itself, is 512 MiB.
+/// What an input may take besides a multiple of its length; the same in a fuzzer, with all that it needs
+/// itself, is 512 MiB.
 const MEMORY_BYTES: usize = 96 << 20;
 const MEMORY_TIMES: usize = 64;
 

@@ -106,7 +106,8 @@ fn each_rule_of_the_manifest_is_checked() {
         ("\"series\": [", "\"series\": [{\"tag\": 7}, ", "series"),
         (
             "\"series\": [",
-            "\"series\": [{\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, {\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, ",
+            "\"series\": [{\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, \
+             {\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, ",
             "series has \"x\" twice",
         ),
         ("\"revisions\": [", "\"drill\": {}, \"revisions\": [", "drill: no field"),
@@ -300,7 +301,8 @@ fn a_flaw_that_is_recorded_is_no_problem() {
     files.get_mut(&name).unwrap()[3 * BLOCK..3 * BLOCK + 8].fill(0);
     assert!(!check(&files).is_empty());
     let flaw = format!(
-        "\"flaws\": [{{\"file\": \"{name}\", \"message\": \"x\", \"found\": \"2026-01-01T00:00:00Z\", \"confirmed\": null}}],\n      "
+        "\"flaws\": [{{\"file\": \"{name}\", \"message\": \"x\", \
+         \"found\": \"2026-01-01T00:00:00Z\", \"confirmed\": null}}],\n      "
     );
     let text = String::from_utf8(files["manifest.json"].clone()).unwrap();
     let at = text.match_indices("\"uuid\"").nth(1).unwrap().0;

@@ -182,7 +182,8 @@ fn ambiguous_beginnings() {
     scene.refuses(&["-b", "a", "find", "-r", &a[..3]], &[&a[..3]]);
 }
 
-/// While somebody else holds the lock, nothing that changes an archive begins: each says who, and no file is another one.
+/// While somebody else holds the lock, nothing that changes an archive begins: each says who, and no file is
+/// another one.
 #[test]
 fn every_writer_asks_for_the_lock() {
     let (scene, _) = Scene::with_revisions(3);

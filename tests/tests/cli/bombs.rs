@@ -16,13 +16,15 @@ use jiff::Timestamp;
 
 use super::harness::{Run, Scene, tool};
 
-/// How long a command may take to end on a machine that has other things to do. What is not looked for takes far longer.
+/// How long a command may take to end on a machine that has other things to do. What is not looked for takes
+/// far longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is started with this has as much address space as the number says, in KiB.
 const LIMITED: [&str; 4] = ["sh", "-c", "ulimit -v $0 && exec \"$@\"", "1048576"];
 
-/// A scene whose archive is one revision of nothing but holes, as large as can be in blocks of 4 KiB, that take no room on disk.
+/// A scene whose archive is one revision of nothing but holes, as large as can be in blocks of 4 KiB, that take
+/// no room on disk.
 fn holes() -> Scene {
     let scene = Scene::new();
     let (size, now) = (BlockSize::MIN, Timestamp::UNIX_EPOCH);
@@ -165,7 +167,8 @@ fn write_manifest(scene: &Scene, change: impl Fn(String) -> String) {
     scene.write("a/manifest.json", blank.replacen(&zeros, &checksum, 1).as_bytes());
 }
 
-/// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1 GiB of address space.
+/// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1
+/// GiB of address space.
 #[test]
 fn a_manifest_of_claims_is_refused_in_little_memory() {
     const LEN: usize = 60 << 20;
@@ -193,8 +196,8 @@ fn a_manifest_of_claims_is_refused_in_little_memory() {
     }
 }
 
-/// Very many revisions whose files are all missing are seconds to a scrub, though each of them costs all older ones, and what it names
-/// is bounded.
+/// Very many revisions whose files are all missing are seconds to a scrub, though each of them costs all older
+/// ones, and what it names is bounded.
 #[test]
 fn very_many_missing_revisions_are_seconds_to_a_scrub() {
     const REVISIONS: i64 = 10_000;
@@ -242,8 +245,8 @@ fn is_hostile(c: char) -> bool {
         || ('\u{2066}'..='\u{2069}').contains(&c)
 }
 
-/// No output has characters that steer what shows it, whatever the names and files say: no text, JSON, log, page or line for
-/// monitoring, and not the history.
+/// No output has characters that steer what shows it, whatever the names and files say: no text, JSON, log,
+/// page or line for monitoring, and not the history.
 #[test]
 fn nothing_hostile_reaches_an_output() {
     let (scene, _) = Scene::with_revisions(1);

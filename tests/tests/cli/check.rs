@@ -154,8 +154,8 @@ fn many_archives_are_one_line() {
     assert_eq!(Plugin::parse(run.text()).figures["ok"].value, 200.0);
 }
 
-/// Nothing that cannot be looked at is left out, given as it is, by a folder or by a pattern; each has its reason, its series and its
-/// place on the page.
+/// Nothing that cannot be looked at is left out, given as it is, by a folder or by a pattern; each has its
+/// reason, its series and its place on the page.
 #[test]
 fn what_cannot_be_looked_at_is_unknown_and_named() {
     let (scene, _) = Scene::with_revisions(1);

@@ -7,7 +7,8 @@ use backy_tests::qemu;
 
 use super::harness::{Run, SOURCE_BYTES, Scene, tool};
 
-/// A drill of any revision passes and says how much was read in which time; one by chance is one of those that there are.
+/// A drill of any revision passes and says how much was read in which time; one by chance is one of those that
+/// there are.
 #[test]
 fn a_drill_reads_a_revision() {
     let (scene, _) = Scene::with_revisions(2);

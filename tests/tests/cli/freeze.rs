@@ -28,8 +28,8 @@ fn kinds(scene: &Scene) -> Vec<String> {
     scene.problems().into_iter().map(|(kind, _)| kind).collect()
 }
 
-/// Nothing goes, that is said each time, and the plan says what would; confirming lets it go, and the next alarm holds it back
-/// again.
+/// Nothing goes, that is said each time, and the plan says what would; confirming lets it go, and the next
+/// alarm holds it back again.
 #[test]
 fn an_unusual_backup_freezes_expiry_until_it_is_confirmed() {
     let scene = with_alarm();

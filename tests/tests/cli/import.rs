@@ -36,7 +36,8 @@ fn makes_the_archive_and_says_what_was_imported() {
     assert!(changed.iter().all(|(path, _)| path.ends_with("lock")), "{changed:?}");
 }
 
-/// The block size is chosen for an archive that is made, and has to be that of one that is there. A config that is there stays.
+/// The block size is chosen for an archive that is made, and has to be that of one that is there. A config that
+/// is there stays.
 #[test]
 fn the_block_size_and_the_config_of_the_archive() {
     let (scene, _) = scene();

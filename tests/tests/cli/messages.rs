@@ -82,7 +82,8 @@ fn a_tilde_makes_no_folder() {
     assert!(scene.path("~/a/manifest.json").exists());
 }
 
-/// A config in another encoding, or with a value of the wrong type, is told with line and column and without words of programs.
+/// A config in another encoding, or with a value of the wrong type, is told with line and column and without
+/// words of programs.
 #[test]
 fn a_config_of_another_encoding_is_told_with_its_place() {
     let scene = Scene::with_archive();

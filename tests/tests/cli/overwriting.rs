@@ -42,7 +42,8 @@ fn labelled(label: &str, bytes: usize) -> Vec<u8> {
     disk
 }
 
-/// The path alone does not make it the source: a disk of another size or kind is another one, also with the same file system on it.
+/// The path alone does not make it the source: a disk of another size or kind is another one, also with the
+/// same file system on it.
 #[test]
 fn the_source_of_another_size_or_kind_needs_force() {
     let scene = Scene::new();
@@ -185,7 +186,8 @@ fn a_person_is_asked_and_may_say_no() {
     scene.refuses(&["-b", "a", "restore", "--yes", "other"], &["--force"]);
 }
 
-/// The answer is about what was shown: a target that was written to or replaced while the question was open stays as it is.
+/// The answer is about what was shown: a target that was written to or replaced while the question was open
+/// stays as it is.
 #[test]
 fn what_changed_since_the_question_is_not_overwritten() {
     let (scene, _) = Scene::with_revisions(2);

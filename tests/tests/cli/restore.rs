@@ -114,7 +114,8 @@ fn find_prints_a_path() {
     assert_eq!(scene.works(&["-b", "a", "find", "-r", "1"]).text(), format!("{delta}\n"));
 }
 
-/// A restore that is made again finds its file complete, writes nothing and needs no --force; with one other byte it does.
+/// A restore that is made again finds its file complete, writes nothing and needs no --force; with one other
+/// byte it does.
 #[test]
 fn a_file_that_is_the_revision_already_is_left_as_it_is() {
     let (scene, states) = Scene::with_revisions(1);

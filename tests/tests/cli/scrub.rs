@@ -57,8 +57,8 @@ fn a_backup_says_what_it_has_healed() {
     }
 }
 
-/// A flipped bit in the image or in a delta is found by 'scrub -n', which records nothing, and by 'scrub', which does; when the
-/// right bytes are back, the next scrub sees that all is well.
+/// A flipped bit in the image or in a delta is found by 'scrub -n', which records nothing, and by 'scrub',
+/// which does; when the right bytes are back, the next scrub sees that all is well.
 #[test]
 fn a_flipped_bit_is_found_recorded_and_healed() {
     for (suffix, at, damaged) in [("last.raw", 1_000_000, &[0, 1, 2][..]), (".qcow2", 0, &[2])] {
@@ -178,8 +178,8 @@ fn findings_that_cost_nothing() {
     scene.holds(&states);
 }
 
-/// A manifest that is lost or damaged is made anew; what could not be known is told, and the revisions are what they were. One
-/// that can be read is only made anew with --force.
+/// A manifest that is lost or damaged is made anew; what could not be known is told, and the revisions are what
+/// they were. One that can be read is only made anew with --force.
 #[test]
 fn a_lost_manifest_is_made_anew() {
     let (scene, states) = Scene::with_revisions(3);

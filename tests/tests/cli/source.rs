@@ -36,8 +36,8 @@ fn an_empty_source_is_not_backed_up() {
     scene.refuses(&["-b", "b", "backup"], &["it is empty"]);
 }
 
-/// Most of the data gone, behind the new end or zero now, is told, and nothing expires until somebody has confirmed it: also
-/// with two revisions, of which nobody knows what is usual.
+/// Most of the data gone, behind the new end or zero now, is told, and nothing expires until somebody has
+/// confirmed it: also with two revisions, of which nobody knows what is usual.
 #[test]
 fn a_source_that_lost_most_of_its_data_keeps_what_there_is() {
     let cut = |mut state: Vec<u8>| {

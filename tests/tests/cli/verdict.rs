@@ -1,5 +1,5 @@
-//! The verdict on one archive: every kind of problem is produced for real, and told by the exit status, the line for Nagios, the
-//! JSON and the figures for Prometheus alike.
+//! The verdict on one archive: every kind of problem is produced for real, and told by the exit status, the
+//! line for Nagios, the JSON and the figures for Prometheus alike.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -83,7 +83,8 @@ impl Scene {
     }
 }
 
-/// The first words of a verdict, without figures: what is free, for instance, is another share of a disk a moment later.
+/// The first words of a verdict, without figures: what is free, for instance, is another share of a disk a
+/// moment later.
 fn words(verdict: &str) -> Vec<&str> {
     let is_figure = |word: &&str| word.contains(|c: char| c.is_ascii_digit());
     verdict.split_whitespace().filter(|word| !is_figure(word)).take(3).collect()
@@ -345,8 +346,8 @@ fn while_the_archive_is_locked() {
     drop(writer);
 }
 
-/// The textfile is written after each command that may change the archive, also when nothing was due and when it failed; it can be
-/// read by everybody, and nothing else is left beside it.
+/// The textfile is written after each command that may change the archive, also when nothing was due and when
+/// it failed; it can be read by everybody, and nothing else is left beside it.
 #[test]
 fn the_textfile_follows_every_command() {
     let (scene, _) = Scene::with_revisions(2);

@@ -45,8 +45,9 @@ impl Drop for Ntfs {
     }
 }
 
-/// On a file system without permissions backups are made, without a word in cron's mail. The verdict is a warning, until that is
-/// accepted or the mount lets nobody else in. Nothing outside of the archive is run or written by its word.
+/// On a file system without permissions backups are made, without a word in cron's mail. The verdict is a
+/// warning, until that is accepted or the mount lets nobody else in. Nothing outside of the archive is run or
+/// written by its word.
 #[test]
 fn without_permissions_backups_are_made_and_nothing_else() {
     let (scene, disk) = (Scene::new(), TempDir::new().unwrap());

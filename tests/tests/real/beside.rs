@@ -105,8 +105,8 @@ fn readers_beside_maintenance(place: &Path) {
     site.check_at_rest();
 }
 
-/// Whoever restores a revision that stays gets its bytes while others around it are made, merged away and removed; a scrub
-/// that changes nothing finds nothing, and the status can be had at any time.
+/// Whoever restores a revision that stays gets its bytes while others around it are made, merged away and
+/// removed; a scrub that changes nothing finds nothing, and the status can be had at any time.
 #[test]
 fn readers_beside_maintenance_in_place() {
     let temp = tempfile::tempdir().expect("a temporary folder");

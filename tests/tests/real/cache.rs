@@ -1,5 +1,5 @@
-//! The page cache belongs to those who work with their data: what a backup, a scrub and a restore read or write from one end to
-//! the other leaves it as it was.
+//! The page cache belongs to those who work with their data: what a backup, a scrub and a restore read or write
+//! from one end to the other leaves it as it was.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Every command with each of its system calls failing in turn: no space at a write, an error of the disk at a read, a write or
-//! a sync. Backups have their own tests, in `kill.rs`.
+//! Every command with each of its system calls failing in turn: no space at a write, an error of the disk at a
+//! read, a write or a sync. Backups have their own tests, in `kill.rs`.
 //!
 //! The first calls are tried, and later ones more and more sparsely; `make torture` tries every one.
 
@@ -74,8 +74,8 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Makes each of the calls fail once, and once from then on. Hands out the archive and what came of the command, which is
-    /// success, or exit status 1 and a line that names a file.
+    /// Makes each of the calls fail once, and once from then on. Hands out the archive and what came of the
+    /// command, which is success, or exit status 1 and a line that names a file.
     fn at_each(
         &self,
         calls: &[(&str, &str)],
@@ -126,7 +126,8 @@ impl Trial<'_> {
     }
 }
 
-/// Success, or exit status 1 with a last line that says which file. A program that the loader cannot start is no matter.
+/// Success, or exit status 1 with a last line that says which file. A program that the loader cannot start is
+/// no matter.
 fn judge(outcome: &Injected, place: &Path) {
     let output = &outcome.output;
     if output.status.success() || is_not_loaded(outcome) {
@@ -277,8 +278,8 @@ fn a_restore_whose_target_fails() {
     site.check_at_rest();
 }
 
-/// A new image and a new target are written past the page cache, by calls of their own. When one fails there is no revision, or no
-/// target, and the next attempt works; later ones are made only where the file system can.
+/// A new image and a new target are written past the page cache, by calls of their own. When one fails there is
+/// no revision, or no target, and the next attempt works; later ones are made only where the file system can.
 #[test]
 fn a_first_backup_and_a_restore_in_which_a_write_fails() {
     if !strace::available() {
@@ -314,8 +315,8 @@ fn a_first_backup_and_a_restore_in_which_a_write_fails() {
     }
 }
 
-/// A source that cannot be read at some place: the error names it and the place, the archive is as it was, and the next backup
-/// works.
+/// A source that cannot be read at some place: the error names it and the place, the archive is as it was, and
+/// the next backup works.
 #[test]
 fn a_source_that_cannot_be_read() {
     if !strace::available() {
@@ -356,8 +357,8 @@ fn a_source_that_cannot_be_read() {
     site.check_at_rest();
 }
 
-/// An import whose old archive cannot be read, or whose disk fails: what has come over is right, nothing else is there, the old
-/// archive is as it was, and another import does the rest.
+/// An import whose old archive cannot be read, or whose disk fails: what has come over is right, nothing else
+/// is there, the old archive is as it was, and another import does the rest.
 #[test]
 fn an_import_in_which_a_call_fails() {
     if !strace::available() {

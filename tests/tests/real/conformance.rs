@@ -1,5 +1,5 @@
-//! The simulated disk against real ones: the same calls in the same order have the same results. What the other tests conclude
-//! from the simulation holds as far as this does.
+//! The simulated disk against real ones: the same calls in the same order have the same results. What the other
+//! tests conclude from the simulation holds as far as this does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -114,7 +114,8 @@ impl Hand<'_> {
             }
             Call::Lock | Call::LockAgain => {
                 let mut locked = self.storage.lock("a test");
-                // A command that another test is starting has a copy of the open files until it runs, also of those closed since.
+                // A command that another test is starting has a copy of the open files until it runs, also
+                // of those closed since.
                 for _ in 0..100 {
                     if locked.is_ok() || self.lock.is_some() {
                         break;
@@ -262,7 +263,8 @@ fn live(seed: u64, folder: &Path, clones: bool, may_lack: fn(&Call) -> bool) {
     for _ in 0..CALLS {
         let call = next_call(&mut random, &open, simulated.lock.is_some());
         made.push(format!("{call:?}").chars().take(120).collect());
-        // Whether somebody else has the lock cannot be told from the inode number alone, which is what the real one asks for.
+        // Whether somebody else has the lock cannot be told from the inode number alone, which is what the
+        // real one asks for.
         let nobody = matches!(call, Call::LockHolder) && simulated.lock.is_none();
         if may_lack(&call) || nobody {
             continue;
@@ -302,7 +304,8 @@ fn can_all(_: &Call) -> bool {
     false
 }
 
-/// Every call of a file works behind 4 GiB, past the page cache and through it, and leaves what is 4 GiB before as it is.
+/// Every call of a file works behind 4 GiB, past the page cache and through it, and leaves what is 4 GiB before
+/// as it is.
 #[test]
 fn a_file_may_be_longer_than_4_gib() {
     backy_tests::canary::plant();

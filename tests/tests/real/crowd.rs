@@ -22,8 +22,8 @@ fn worked(output: &Output) -> bool {
     output.status.success()
 }
 
-/// Starts two backups of the source, which holds `state`, and maintenance at once. Takes note of what has become of it; how
-/// many of the three have worked.
+/// Starts two backups of the source, which holds `state`, and maintenance at once. Takes note of what has
+/// become of it; how many of the three have worked.
 fn all_at_once(site: &mut Site, state: &[u8]) -> usize {
     site.write_source(state);
     let keep = KEEP.to_string();

@@ -1,4 +1,5 @@
-//! What is outside the archive is durable when a command says that it worked: data first, then the name, then the folder of it.
+//! What is outside the archive is durable when a command says that it worked: data first, then the name, then
+//! the folder of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,8 +54,8 @@ fn call(line: &str) -> Option<Call> {
     }
 }
 
-/// Checks what a command does to the files in a folder outside the archive: each is synced after its last change, and before
-/// anything gets a name; and the folder is synced after the last name.
+/// Checks what a command does to the files in a folder outside the archive: each is synced after its last
+/// change, and before anything gets a name; and the folder is synced after the last name.
 fn is_durable(what: &str, command: &Command, place: &Path, out: &Path) {
     let calls = calls(command, place);
     // What is in the lock is for people, and goes again.
@@ -93,8 +94,8 @@ fn is_in(folder: &Path, name: &Path) -> bool {
     folder.join(name).exists()
 }
 
-/// A new target and one that is there, an export, an undo archive and a textfile are durable, with their names, before the
-/// command ends.
+/// A new target and one that is there, an export, an undo archive and a textfile are durable, with their names,
+/// before the command ends.
 #[test]
 fn what_comes_out_is_durable() {
     if !strace::available() {

@@ -1,5 +1,5 @@
-//! An archive on a file system without holes, on which everything that is zero takes room as well, and nothing can be punched,
-//! cloned, allocated in advance or given permissions. It costs room, and nothing else.
+//! An archive on a file system without holes, on which everything that is zero takes room as well, and nothing
+//! can be punched, cloned, allocated in advance or given permissions. It costs room, and nothing else.
 
 use std::fs;
 use std::io::Read;

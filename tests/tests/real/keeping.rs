@@ -49,9 +49,9 @@ impl<'a> Trial<'a> {
         trial
     }
 
-    /// Kills it at each call of this name until there is none so late. At each: every revision reads right before anything
-    /// is repaired, those that go are all there or all gone, and what comes next leaves an archive at rest. Says how many
-    /// calls there were.
+    /// Kills it at each call of this name until there is none so late. At each: every revision reads right
+    /// before anything is repaired, those that go are all there or all gone, and what comes next leaves an
+    /// archive at rest. Says how many calls there were.
     fn killed_at_each(&self, call: &str) -> u32 {
         for number in 1.. {
             let place = self.place.join(format!("{call}-{number}"));

@@ -99,7 +99,8 @@ fn file_mode_is_that_of_all_new_files() {
     }
 }
 
-/// A restored image, an export and an undo archive are their owner's alone, too; a target that was there keeps its permissions.
+/// A restored image, an export and an undo archive are their owner's alone, too; a target that was there keeps
+/// its permissions.
 #[test]
 fn what_comes_out_is_its_owners_alone() {
     let temp = tempfile::tempdir().expect("a temporary folder");

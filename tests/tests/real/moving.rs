@@ -1,5 +1,6 @@
-//! A source that others change while it is backed up. The revision has at each place what the source had there at some time
-//! during the backup, is whole in itself, and costs no older one anything; a source whose size changes is an error.
+//! A source that others change while it is backed up. The revision has at each place what the source had there
+//! at some time during the backup, is whole in itself, and costs no older one anything; a source whose size
+//! changes is an error.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -118,8 +119,8 @@ fn meanwhile(site: &Site, change: impl FnOnce(&Path)) -> (bool, String) {
     (status.success(), said)
 }
 
-/// A source that becomes shorter or longer during the backup is an error that says so with both sizes; the archive is as it
-/// was, and the next backup works.
+/// A source that becomes shorter or longer during the backup is an error that says so with both sizes; the
+/// archive is as it was, and the next backup works.
 #[test]
 fn a_source_that_changes_its_size() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -144,7 +145,8 @@ fn a_source_that_changes_its_size() {
     site.check_at_rest();
 }
 
-/// A source in whose place another file is put, or that is removed, during the backup is backed up as it was when that began.
+/// A source in whose place another file is put, or that is removed, during the backup is backed up as it was
+/// when that began.
 #[test]
 fn a_source_that_is_replaced() {
     let temp = tempfile::tempdir().expect("a temporary folder");

@@ -102,7 +102,8 @@ fn readers_beside_a_writer(place: &Path) {
     site.check_at_rest();
 }
 
-/// A process that restores a revision while another one makes a backup in place gets the bytes of that revision, always.
+/// A process that restores a revision while another one makes a backup in place gets the bytes of that
+/// revision, always.
 #[test]
 fn readers_beside_a_writer_in_place() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -155,7 +156,8 @@ fn a_reader_that_stands_still_on_clones() {
     a_reader_that_stands_still(disk.path());
 }
 
-/// A restore whose reader goes away after a while ends with an error, also when all its threads have run ahead and wait.
+/// A restore whose reader goes away after a while ends with an error, also when all its threads have run ahead
+/// and wait.
 #[test]
 fn a_reader_that_goes_away() {
     let temp = tempfile::tempdir().expect("a temporary folder");

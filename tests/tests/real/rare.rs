@@ -1,5 +1,5 @@
-//! What system calls may answer and next to never do: they are interrupted, or do only a part of what they were asked to. None of
-//! that is an error, and no byte is lost or put elsewhere.
+//! What system calls may answer and next to never do: they are interrupted, or do only a part of what they were
+//! asked to. None of that is an error, and no byte is lost or put elsewhere.
 
 use std::fs;
 use std::path::Path;
@@ -90,8 +90,8 @@ fn any_call_may_be_interrupted_on_clones() {
     interrupted_everywhere(disk.path(), 971);
 }
 
-/// On a file system whose reads and writes end early, all commands do what they do elsewhere: archive, source, target and export are
-/// there.
+/// On a file system whose reads and writes end early, all commands do what they do elsewhere: archive, source,
+/// target and export are there.
 #[test]
 fn reads_and_writes_may_be_short() {
     if let Some(disk) = HoleLess::make_short() {

@@ -1,5 +1,5 @@
-//! The recipes of `doc/hooks.md`, as they stand there but for their paths: freezing and btrfs for real; LVM, ZFS and libvirt with
-//! programs in their place that keep book and do with files what those do with devices.
+//! The recipes of `doc/hooks.md`, as they stand there but for their paths: freezing and btrfs for real; LVM,
+//! ZFS and libvirt with programs in their place that keep book and do with files what those do with devices.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,8 @@ use crate::site::{Site, fails, noise, run, text, words};
 
 const MIB: usize = 1 << 20;
 
-/// What the stand-ins share: where they write, and whether somebody has a file open, which the real ones refuse to remove.
+/// What the stand-ins share: where they write, and whether somebody has a file open, which the real ones refuse
+/// to remove.
 const COMMON: &str = r#"#!/bin/sh
 say() { echo "${0##*/} $*" >> "$BOOK"; }
 in_use() { find /proc/[0-9]*/fd -lname "$1" 2>/dev/null | grep -q .; }
@@ -190,8 +191,8 @@ fn every_recipe_is_a_config() {
     }
 }
 
-/// LVM: the snapshot is read and not the volume, one that was left over goes first, and nothing is left; what only has the name
-/// of a snapshot is left alone.
+/// LVM: the snapshot is read and not the volume, one that was left over goes first, and nothing is left; what
+/// only has the name of a snapshot is left alone.
 #[test]
 fn lvm() {
     let machine = Machine::make("lvm", &[]);

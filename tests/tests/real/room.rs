@@ -39,7 +39,8 @@ impl Small {
         Some(Small { disk, site, _elsewhere: elsewhere })
     }
 
-    /// Runs a command that has to work without a word on the full disk; `goes` are the numbers of the revisions that it removes.
+    /// Runs a command that has to work without a word on the full disk; `goes` are the numbers of the
+    /// revisions that it removes.
     fn works(&mut self, args: &[&str], goes: &[usize]) {
         let output = run(&mut self.site.backy(args));
         let said = words(&output);
@@ -73,8 +74,8 @@ fn the_oldest_goes_on_a_full_disk() {
     assert!(small.disk.free_bytes() > MIB as u64, "it has made no room");
 }
 
-/// With 0 bytes free maintenance lets go what it wants to let go; without the reserve, too, as soon as there is room for a
-/// manifest.
+/// With 0 bytes free maintenance lets go what it wants to let go; without the reserve, too, as soon as there is
+/// room for a manifest.
 #[test]
 fn maintenance_on_a_full_disk() {
     let Some(mut small) = Small::make(5) else { return };
@@ -96,8 +97,8 @@ fn a_merge_that_fits_into_the_reserve() {
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
-/// A merge that fits nowhere is refused with what it needs, and changes nothing; the steps before it stay done; with room
-/// it works.
+/// A merge that fits nowhere is refused with what it needs, and changes nothing; the steps before it stay done;
+/// with room it works.
 #[test]
 fn a_merge_that_does_not_fit() {
     let Some(mut small) = Small::make(6) else { return };
@@ -133,8 +134,8 @@ fn the_newest_goes_on_a_full_disk() {
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
-/// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is said before anything
-/// is begun. The oldest goes all the same, and with room so does the newest.
+/// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is
+/// said before anything is begun. The oldest goes all the same, and with room so does the newest.
 #[test]
 fn the_newest_stays_without_room_for_the_one_before() {
     let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
@@ -201,8 +202,8 @@ fn an_export_and_a_drill_to_a_full_disk() {
     compare(&target, "qcow2", &site.expected[1].bytes);
 }
 
-/// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has already and what
-/// becomes free in it count, and with `--no-space-check` it is begun.
+/// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has
+/// already and what becomes free in it count, and with `--no-space-check` it is begun.
 #[test]
 fn a_restore_that_does_not_fit_is_not_begun() {
     let Some(disk) = Disk::make("ext4", 32 << 20) else { return };

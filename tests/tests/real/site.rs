@@ -157,8 +157,8 @@ impl Site {
         }
     }
 
-    /// Takes note of what a command may have done that was cut short: of the revisions with these numbers, any may have gone,
-    /// and one with the content `maybe` may be there.
+    /// Takes note of what a command may have done that was cut short: of the revisions with these numbers,
+    /// any may have gone, and one with the content `maybe` may be there.
     pub(crate) fn reconcile(&mut self, may_go: &[usize], maybe: Option<&[u8]>) {
         let committed = self.committed();
         let mut numbers = 0..;

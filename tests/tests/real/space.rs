@@ -1,5 +1,5 @@
-//! Room on the disk before and during a backup: what is not expected to fit is not begun, what may not fit is, and the message
-//! says how much is missing and what frees it.
+//! Room on the disk before and during a backup: what is not expected to fit is not begun, what may not fit is,
+//! and the message says how much is missing and what frees it.
 
 use std::fs;
 
@@ -65,8 +65,9 @@ fn advised(message: &str) -> String {
     rest.split_once('\'').expect("its end").0.to_owned()
 }
 
-/// A backup that is not expected to fit is refused before anything is written: the message says how much is missing and which
-/// revisions would free it; after that removal it works. With --no-space-check it is begun all the same.
+/// A backup that is not expected to fit is refused before anything is written: the message says how much is
+/// missing and which revisions would free it; after that removal it works. With --no-space-check it is begun
+/// all the same.
 #[test]
 fn what_is_not_expected_to_fit_is_not_begun() {
     let Some(mut small) = Small::make("ext4", 48 << 20, 5) else { return };
@@ -138,8 +139,8 @@ fn pinned_revisions_are_not_proposed() {
     assert!(message.contains("nothing can be deleted"), "{message}");
 }
 
-/// With as much room as the estimate says at most, a backup of which every block has changed to something that does not compress
-/// fits: in place and on a clone, into holes, grown and shrunk.
+/// With as much room as the estimate says at most, a backup of which every block has changed to something that
+/// does not compress fits: in place and on a clone, into holes, grown and shrunk.
 #[test]
 fn the_most_that_it_can_be_is_enough() {
     for (kind, bytes) in [("ext4", 96 << 20), ("xfs", 400 << 20)] {
@@ -171,8 +172,8 @@ fn the_most_that_it_can_be_is_enough() {
     }
 }
 
-/// A first backup of a file that is larger than the disk is not begun; one of a file with holes is. When only the most that a
-/// later one could be does not fit, it is made, and -v says so.
+/// A first backup of a file that is larger than the disk is not begun; one of a file with holes is. When only
+/// the most that a later one could be does not fit, it is made, and -v says so.
 #[test]
 fn holes_and_the_unlikely_count_for_nothing() {
     let Some(mut small) = Small::make("ext4", 24 << 20, 0) else { return };

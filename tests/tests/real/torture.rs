@@ -1,7 +1,7 @@
 //! Commands killed at random times and at random syncs, over and over, beside a reader and a mount that never stop.
 //!
-//! `make torture ROUNDS=1000` does it for long; the seed is printed, and `SEED=` repeats the commands of a run, though not the
-//! moments at which the kernel lets them be killed.
+//! `make torture ROUNDS=1000` does it for long; the seed is printed, and `SEED=` repeats the commands of a run,
+//! though not the moments at which the kernel lets them be killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,7 +29,8 @@ use crate::strace;
 const ROUNDS: u64 = 20;
 /// Revisions beyond which some go.
 const MAX_REVISIONS: usize = 8;
-/// Calls at which a command is killed, and up to which of them: about as many as most commands make. Syncs are the most.
+/// Calls at which a command is killed, and up to which of them: about as many as most commands make. Syncs are
+/// the most.
 const CALLS: [(&str, u64); 7] = [
     ("fdatasync", 9),
     ("fdatasync", 4),
@@ -283,8 +284,8 @@ fn torture(what: &str, place: &Path) {
     mount.unmount();
 }
 
-/// Whatever is killed whenever: every committed revision reads right, a reader and a mount beside it never see a wrong byte,
-/// and the next command works.
+/// Whatever is killed whenever: every committed revision reads right, a reader and a mount beside it never see
+/// a wrong byte, and the next command works.
 #[test]
 fn killed_again_and_again_in_place() {
     let temp = tempfile::tempdir().expect("a temporary folder");
