@@ -1,5 +1,6 @@
 //! An archive on a simulated disk, and beside it what it has to hold.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -190,6 +191,14 @@ impl World {
         Ok(extra)
     }
 
+    /// Panics unless the archive holds what is expected and nothing else: [`Self::check_committed`] and
+    /// [`Self::check_tidy`].
+    #[track_caller]
+    pub fn assert_tidy(&mut self, place: impl Display) {
+        let checked = self.check_committed(None).and_then(|_| self.check_tidy());
+        checked.unwrap_or_else(|error| panic!("{place}: {error}"));
+    }
+
     /// Checks that the files are what the document of the format says, also while something is under way.
     pub fn check_format(&self) -> std::result::Result<(), String> {
         let files = self.disk.files().into_iter();
@@ -240,6 +249,13 @@ pub const UNNAMED: [FileName; 3] = [FileName::Reserve, FileName::History, FileNa
 /// How image updates are to be tested.
 pub const UPDATES: [(bool, ImageUpdate); 2] =
     [(false, ImageUpdate::InPlace), (true, ImageUpdate::Auto)];
+
+/// Bytes that no compression makes smaller.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    let words = (0..len.div_ceil(8)).flat_map(|_| random.number().to_le_bytes());
+    words.take(len).collect()
+}
 
 /// A state of a source: some blocks zero, some compressible, some not, with a length that need not be whole blocks.
 pub fn random_state(random: &mut Random, size_bytes: usize) -> Vec<u8> {

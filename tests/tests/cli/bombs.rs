@@ -140,7 +140,7 @@ fn an_old_archive_of_holes_is_refused() {
 
 /// A command that nobody reads on from is not kept by that, whether it prints a result or an image.
 #[test]
-fn a_signal_ends_what_waits_for_a_reader() {
+fn a_signal_ends_a_command_that_waits_for_a_reader() {
     let (scene, _) = Scene::with_revisions(1);
     for line in ["-b a restore -", "-b a status", "-b a scrub -n --json", "report -o - a", "man"] {
         let args: Vec<&str> = line.split(' ').collect();
@@ -170,7 +170,7 @@ fn write_manifest(scene: &Scene, change: impl Fn(String) -> String) {
 /// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1
 /// GiB of address space.
 #[test]
-fn a_manifest_of_claims_is_refused_in_little_memory() {
+fn a_manifest_of_huge_claims_is_refused_in_little_memory() {
     const LEN: usize = 60 << 20;
     let scene = Scene::with_archive();
     let list = |value: &str| format!("[{}0]", format!("{value},").repeat(LEN / (value.len() + 1)));
@@ -199,7 +199,7 @@ fn a_manifest_of_claims_is_refused_in_little_memory() {
 /// Very many revisions whose files are all missing are seconds to a scrub, though each of them costs all older
 /// ones, and what it names is bounded.
 #[test]
-fn very_many_missing_revisions_are_seconds_to_a_scrub() {
+fn scrub_of_many_missing_revisions_takes_seconds() {
     const REVISIONS: i64 = 10_000;
     let scene = Scene::with_archive();
     let mut manifest = Manifest::new(BlockSize::MIN);
@@ -248,7 +248,7 @@ fn is_hostile(c: char) -> bool {
 /// No output has characters that steer what shows it, whatever the names and files say: no text, JSON, log,
 /// page or line for monitoring, and not the history.
 #[test]
-fn nothing_hostile_reaches_an_output() {
+fn control_characters_reach_no_output() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = format!("top/{HOSTILE}");
     std::fs::create_dir(scene.path("top")).unwrap();

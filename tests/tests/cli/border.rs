@@ -53,7 +53,7 @@ fn said_of(scene: &Scene) -> String {
 
 /// A password among the arguments of a hook or a drill stays in `backy.toml`, however that ends and whoever is told.
 #[test]
-fn secrets_of_hooks_and_drills_are_told_nobody() {
+fn secrets_of_hooks_and_drills_stay_secret() {
     let (scene, _) = Scene::with_revisions(1);
     let settings = scene.read_text("a/backy.toml");
     let textfile = scene.text_path("figures.prom");
@@ -155,7 +155,7 @@ time.sleep(60)
 /// Who may read an archive can lock its folder, its image, and the lock file if that was left open to all; he
 /// keeps nobody from writing.
 #[test]
-fn a_reader_keeps_no_writer_out() {
+fn a_reader_does_not_block_writers() {
     if !is_root() {
         return skipped("only root can be another user");
     }
@@ -206,7 +206,7 @@ fn a_reader_keeps_no_writer_out() {
 /// Where others may read the archive, those who may write to it still keep each other out, also when somebody
 /// deletes the file that they have locked.
 #[test]
-fn writers_keep_each_other_out_where_others_may_read() {
+fn writers_exclude_each_other_where_others_may_read() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = scene.path("a");
     set_mode(&folder, 0o755);
@@ -237,7 +237,7 @@ fn writers_keep_each_other_out_where_others_may_read() {
 
 /// What the lock file shares with other names, or with another user, is not written to: it is replaced.
 #[test]
-fn a_lock_file_that_is_not_the_archives_own_is_replaced() {
+fn a_foreign_lock_file_is_replaced() {
     let (scene, states) = Scene::with_revisions(1);
     let lock = scene.path("a/lock");
     let precious = scene.path("precious");
@@ -271,7 +271,7 @@ fn a_lock_file_that_is_not_the_archives_own_is_replaced() {
 /// A drill with a command is refused where others could put another file in the place of the restored one, and
 /// leaves nothing.
 #[test]
-fn a_drill_is_made_where_nobody_can_swap_the_file() {
+fn drill_file_cannot_be_swapped_by_other_users() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = scene.path("trial");
     fs::create_dir(&folder).unwrap();
@@ -303,7 +303,7 @@ fn a_drill_is_made_where_nobody_can_swap_the_file() {
 /// The log of a mount is a regular file of one's own: no link is followed, and what somebody else has put there
 /// is not written to.
 #[test]
-fn a_log_is_no_link_of_somebody_else() {
+fn mount_log_follows_no_links() {
     let (scene, _) = Scene::with_revisions(1);
     fs::create_dir(scene.path("mnt")).unwrap();
     scene.write("precious", b"precious");

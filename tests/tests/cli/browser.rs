@@ -175,7 +175,7 @@ onload = () => {
 /// Pictures of the page have the ground alone at their right edge, so nothing is drawn over it, and light ones are
 /// light.
 #[test]
-fn pictures_of_the_page_have_nothing_at_their_edge() {
+fn screenshots_of_the_page_are_not_cut_off() {
     let scene = host();
     let mut names = Vec::new();
     for (scheme, setting) in SCHEMES {

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use backy_lib::Level;
 use backy_lib::health::Cause;
+use backy_tests::command::{checkout, program};
 use backy_tests::qemu::skipped;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -15,17 +16,13 @@ use yaml_rust2::{Yaml, YamlLoader};
 const INSTANCE: (&str, &str) = ("srv-backup-mynode", "/srv/backup/mynode");
 const PROGRAM: &str = "/usr/bin/backy";
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned()
-}
-
 fn text(name: &str) -> String {
-    let path = root().join("dist").join(name);
+    let path = checkout().join("dist").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn units() -> Vec<String> {
-    let entries = root().join("dist/systemd").read_dir().expect("the units").flatten();
+    let entries = checkout().join("dist/systemd").read_dir().expect("the units").flatten();
     let names = entries.map(|entry| entry.file_name().into_string().expect("text"));
     let mut units: Vec<String> = names.filter(|name| name.starts_with("backy-")).collect();
     units.sort();
@@ -38,7 +35,7 @@ fn instances() -> (tempfile::TempDir, Vec<PathBuf>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let paths = units().into_iter().map(|name| {
         let unit = text(&format!("systemd/{name}"));
-        let unit = unit.replace(PROGRAM, env!("CARGO_BIN_EXE_backy-under-test"));
+        let unit = unit.replace(PROGRAM, program());
         // An instance's own file comes before the template.
         let path = folder.path().join(name.replace('@', &format!("@{}", INSTANCE.0)));
         fs::write(&path, unit).expect("write a unit");
@@ -68,7 +65,7 @@ fn said(output: &Output) -> String {
 
 /// systemd has nothing to say against the units; and it would have, if a setting was misspelled.
 #[test]
-fn the_units_are_right() {
+fn systemd_accepts_the_units() {
     let (_folder, mut units) = instances();
     let Some(output) = analyze(&["verify", "--man=no"], &units) else { return };
     assert!(output.status.success() && said(&output).is_empty(), "{}", said(&output));
@@ -81,7 +78,7 @@ fn the_units_are_right() {
 
 /// A service can do little but its work: systemd's own measure of exposure, from 0 to 10, is at most 3.
 #[test]
-fn the_services_are_locked_in() {
+fn the_services_are_sandboxed() {
     let (_folder, mut units) = instances();
     units.retain(|unit| unit.extension().is_some_and(|extension| extension == "service"));
     let arguments = ["security", "--no-pager", "--offline=true", "--threshold=30"];
@@ -167,7 +164,7 @@ fn the_commands_run() {
     let archive = archive.to_str().expect("text");
     fs::write(folder.path().join("source"), vec![7; 100_000]).expect("a source");
     let run = |arguments: &[String]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backy-under-test"));
+        let mut command = Command::new(program());
         command.args(arguments).current_dir(folder.path()).output().expect("run backy")
     };
     let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -192,7 +189,7 @@ fn the_commands_run() {
 /// The alerts are YAML with what Prometheus wants of a rule, and every figure in them is one that backy gives.
 /// Prometheus's own tool is asked where it is here.
 #[test]
-fn the_alerts_are_right() {
+fn prometheus_accepts_the_alerts() {
     let file = text("prometheus/backy-alerts.yml");
     let documents = YamlLoader::load_from_str(&file).expect("YAML");
     let rules = documents[0]["groups"][0]["rules"].as_vec().expect("rules");
@@ -219,7 +216,7 @@ fn the_alerts_are_right() {
     }
     assert!(names.len() >= 5, "{names:?}");
     severities_are_levels(rules);
-    let path = root().join("dist/prometheus/backy-alerts.yml");
+    let path = checkout().join("dist/prometheus/backy-alerts.yml");
     // A large package that nothing else needs; so its absence is no reason to fail.
     if let Ok(output) = Command::new("promtool").args(["check", "rules"]).arg(path).output() {
         assert!(output.status.success(), "{}", said(&output));
@@ -268,7 +265,7 @@ fn severities_are_levels(rules: &[Yaml]) {
 /// What the Debian package is made of is there, but for what is built for it; its scripts are right for the shell.
 #[test]
 fn the_package_is_made_of_files_that_are_there() {
-    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let manifest = fs::read_to_string(checkout().join("backy-cli/Cargo.toml")).expect("a manifest");
     let (_, assets) = manifest.split_once("assets = [\n").expect("assets");
     let (assets, _) = assets.split_once("\n]").expect("their end");
     let sources: Vec<&str> = assets.lines().filter_map(|line| line.split('"').nth(1)).collect();
@@ -278,7 +275,7 @@ fn the_package_is_made_of_files_that_are_there() {
         else {
             continue;
         };
-        let path = root().join(source);
+        let path = checkout().join(source);
         let (folder, name) = (path.parent().expect("a folder"), path.file_name().expect("a name"));
         let name = name.to_str().expect("text");
         let found = folder.read_dir().expect("list the folder").flatten().any(|entry| {
@@ -291,7 +288,7 @@ fn the_package_is_made_of_files_that_are_there() {
         assert!(found, "{source}");
     }
     for script in ["prerm", "postrm", "postinst"] {
-        let path = root().join("dist/debian").join(script);
+        let path = checkout().join("dist/debian").join(script);
         let output = Command::new("sh").arg("-n").arg(&path).output().expect("run sh");
         assert!(output.status.success(), "{script}: {}", said(&output));
     }
@@ -299,13 +296,13 @@ fn the_package_is_made_of_files_that_are_there() {
 
 /// The command as the tests call it, in the project's folder.
 fn ran(command: &mut Command) -> String {
-    let output = command.current_dir(root()).output().expect("run a program");
+    let output = command.current_dir(checkout()).output().expect("run a program");
     assert!(output.status.success(), "{command:?}: {}", said(&output));
     String::from_utf8(output.stdout).expect("text")
 }
 
 fn generated(arguments: &[&str]) -> String {
-    ran(Command::new("python3").arg(root().join("dist/debian/generate")).args(arguments))
+    ran(Command::new("python3").arg(checkout().join("dist/debian/generate")).args(arguments))
 }
 
 /// Whoever gets the package reads whose work is in it and under which terms: of everything that cargo links into the
@@ -357,7 +354,7 @@ fn the_package_has_a_changelog() {
 /// Whoever maintains the package can be written to, as far as the address says; what its scripts need is named.
 #[test]
 fn the_package_names_a_maintainer_and_what_its_scripts_need() {
-    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let manifest = fs::read_to_string(checkout().join("backy-cli/Cargo.toml")).expect("a manifest");
     let setting = |name: &str| {
         let line = manifest.lines().find_map(|line| line.strip_prefix(&format!("{name} = \"")));
         line.unwrap_or_else(|| panic!("no {name}")).trim_end_matches('"').to_owned()
@@ -365,10 +362,10 @@ fn the_package_names_a_maintainer_and_what_its_scripts_need() {
     let maintainer = setting("maintainer");
     let (_, host) = maintainer.trim_end_matches('>').split_once('@').expect("an address");
     assert!(host.contains('.') && !host.contains("localhost"), "{maintainer}");
-    let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");
+    let makefile = fs::read_to_string(checkout().join("Makefile")).expect("the Makefile");
     assert!(makefile.contains(host), "another address than {host}");
     let scripts =
-        fs::read_to_string(root().join("dist/rescue/backy-rescue.py")).expect("the script");
+        fs::read_to_string(checkout().join("dist/rescue/backy-rescue.py")).expect("the script");
     assert!(scripts.starts_with("#!/usr/bin/env python3\n"));
     let needs = format!("{}, {}", setting("depends"), setting("recommends"));
     assert!(needs.split(", ").any(|package| package == "python3"), "{needs}");
@@ -389,7 +386,7 @@ fn the_package_is_made_where_cargo_builds() {
         commands.split_whitespace().find(|word| word.trim_matches('\'').starts_with("target/"));
     assert_eq!(here, None, "{commands}");
     // cargo-deb looks for these where cargo builds, and for nothing else.
-    let manifest = fs::read_to_string(root().join("backy-cli/Cargo.toml")).expect("a manifest");
+    let manifest = fs::read_to_string(checkout().join("backy-cli/Cargo.toml")).expect("a manifest");
     let built = manifest.lines().filter(|line| line.contains("/package/"));
     let is_found = |line: &str| line.contains("\"target/release/package/");
     assert!(

@@ -93,7 +93,7 @@ fn root_changes_a_users_archive_as_that_user() {
 /// With root's rights, a hard link in the place of a file of the archive would be copied, and the copy be given
 /// to the owner.
 #[test]
-fn root_is_no_way_to_files_of_others() {
+fn root_copies_no_hard_links_of_other_users() {
     let Some(archive) = UsersArchive::make() else { return };
     let secret = archive.scene.path("secret");
     fs::write(&secret, noise(9, 100_000)).unwrap();
@@ -116,7 +116,7 @@ fn root_is_no_way_to_files_of_others() {
 /// Root is the caller, and the archive is root's: nothing is given up, and a folder above that is a user's is
 /// refused as ever.
 #[test]
-fn an_archive_of_which_only_a_part_is_a_users_is_refused_to_root() {
+fn root_refuses_an_archive_with_mixed_owners() {
     let Some(archive) = UsersArchive::make() else { return };
     lchown(archive.scene.path("home/a/manifest.json"), Some(0), Some(0)).unwrap();
     let run = archive.root_does(&["tag", "0", "+x"]);

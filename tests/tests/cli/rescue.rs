@@ -2,6 +2,8 @@
 //! came from elsewhere: whatever is in the files, it ends, says so in one line, and gives right bytes or names
 //! them as lost.
 
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -15,6 +17,7 @@ use backy_lib::extent::Extent;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::Random;
 use backy_lib::{Manifest, RestoreOptions};
+use backy_tests::command::checkout;
 use backy_tests::memory::MemoryTarget;
 use backy_tests::world;
 use serde_json::{Value, json};
@@ -28,16 +31,12 @@ const ROUNDS: u64 = 300;
 /// No run takes longer, whatever is in the archive. In truth they take some hundredths of a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn program() -> PathBuf {
-    root().join("dist/rescue/backy-rescue.py")
+    checkout().join("dist/rescue/backy-rescue.py")
 }
 
 fn golden_folder(name: &str) -> PathBuf {
-    root().join("tests/golden").join(name)
+    checkout().join("tests/golden").join(name)
 }
 
 /// What came of a run.
@@ -51,7 +50,7 @@ struct Run {
 /// Does the jobs in one process; see `rescue/runs.py`. None of them ends in a traceback, or not at all.
 fn run_all(jobs: &[Value]) -> Vec<Run> {
     let mut child = Command::new("python3")
-        .arg(root().join("tests/tests/cli/rescue/runs.py"))
+        .arg(checkout().join("tests/tests/cli/rescue/runs.py"))
         .arg(program())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -238,7 +237,7 @@ fn any_damage_gives_right_bytes_or_names_what_is_lost() {
 
 /// A frame of zstd that is cut, spoilt, or claims what it likes is unpacked to what it was made of or to nothing, soon.
 #[test]
-fn any_frame_ends() {
+fn any_zstd_frame_ends() {
     let content: Vec<u8> = (0..BLOCK).map(|at| (at / 50) as u8).collect();
     let frame = {
         let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).expect("an encoder");
@@ -292,160 +291,6 @@ fn manifest(archive: &Path) -> Value {
     let mut value: Value = serde_json::from_slice(&text).expect("JSON");
     value.as_object_mut().expect("an object").remove("checksum");
     value
-}
-
-/// A manifest whose checksum is right may say what it likes: what makes no sense is not believed, and leads nowhere.
-#[test]
-fn no_claim_is_believed() {
-    let base = copy_of(&golden_folder("format-1"));
-    let archive = base.path();
-    let target = base.path().with_extension("img");
-    let good = manifest(archive);
-    let restore = |number: &str| run(&[text(archive), number, text(&target)]);
-
-    let claims: [(&str, Value); 14] = [
-        ("uuid", json!("../../../../etc/passwd")),
-        ("uuid", json!("01A20621-AD00-7818-87B4-910C4D73C5DB")),
-        ("uuid", json!("01a20621-ad00-7818-87b4-910c4d73c5db\n")),
-        ("uuid", json!(7)),
-        ("size_bytes", json!(u64::MAX)),
-        ("size_bytes", json!(1_u64 << 60)),
-        ("size_bytes", json!(-1)),
-        ("size_bytes", json!(true)),
-        ("size_bytes", json!(1e300)),
-        ("digest", json!("00")),
-        ("tags", json!([{}])),
-        ("tags", json!("daily")),
-        ("started", json!("x".repeat(1 << 20))),
-        ("table_digest", json!([])),
-    ];
-    for (field, claim) in claims {
-        let mut forged = good.clone();
-        forged["revisions"][0][field] = claim.clone();
-        put_manifest(archive, &forged);
-        let output = restore("0");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("manifest.json cannot be used") && said.len() < 500, "{said}");
-        assert!(output.status.success(), "{field} {claim}: {said}");
-        fs::remove_file(&target).expect("what it wrote");
-    }
-
-    // One that would take hours is compared with what other files say.
-    let mut long = good.clone();
-    long["revisions"][0]["size_bytes"] = json!(1_u64 << 40);
-    put_manifest(archive, &long);
-    is_error(&restore("0"), "is said to have 1099511627776 bytes, and in another place");
-
-    for block_size in [json!(0), json!(3), json!(1_u64 << 40), json!([]), json!("4096")] {
-        let mut forged = good.clone();
-        forged["block_size"] = block_size;
-        put_manifest(archive, &forged);
-        assert!(restore("0").status.success());
-        fs::remove_file(&target).expect("what it wrote");
-    }
-    for (field, value) in [("format", json!(2)), ("incompatible", json!(["next"]))] {
-        let mut newer = good.clone();
-        newer[field] = value;
-        put_manifest(archive, &newer);
-        is_error(&restore("0"), "manifest.json: ");
-    }
-    let deep = format!("{{\"checksum\": \"{}\", \"x\": {}", "0".repeat(64), "[".repeat(1 << 20));
-    put_raw_manifest(archive, &deep);
-    assert!(restore("0").status.success());
-    fs::remove_file(&target).expect("what it wrote");
-}
-
-/// What would move the cursor of a terminal, or turn text around, is written in another way.
-#[test]
-fn words_of_an_archive_do_nothing_to_a_terminal() {
-    let base = copy_of(&golden_folder("format-1"));
-    let mut forged = manifest(base.path());
-    forged["revisions"][0]["tags"] = json!(["\u{1b}[2J", "\u{202e}txt", "a\nb", "\u{9b}1m"]);
-    put_manifest(base.path(), &forged);
-    let output = run(&[text(base.path())]);
-    let said = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(
-        output.status.success() && said.contains("\\x1b[2J") && said.contains("a\\nb"),
-        "{said}"
-    );
-    assert!(
-        !said.contains(['\u{1b}', '\u{202e}', '\u{9b}']) && said.lines().count() == 4,
-        "{said}"
-    );
-}
-
-/// Files of the archive that are links, FIFOs or devices are not read, and nothing waits for them.
-#[test]
-fn only_regular_files_are_read() {
-    let base = copy_of(&golden_folder("format-1"));
-    let outside = backy_tests::fuzz::scratch_folder();
-    let target = outside.path().join("out.img");
-    let text_of = fs::read(base.path().join("manifest.json")).expect("a manifest");
-    let manifest = Manifest::parse(&text_of).expect("a manifest");
-    let oldest = manifest.revisions.last().expect("a revision");
-    let delta = format!("{}", oldest.file());
-    for name in ["manifest.json", "last.raw", &delta] {
-        let path = base.path().join(name);
-        let kept = outside.path().join("kept");
-        fs::rename(&path, &kept).expect("move it");
-        for kind in ["link", "fifo", "folder"] {
-            match kind {
-                "link" => symlink(&kept, &path).expect("a link"),
-                "fifo" => {
-                    let made = Command::new("mkfifo").arg(&path).status();
-                    assert!(made.expect("run mkfifo").success());
-                }
-                _ => fs::create_dir(&path).expect("a folder"),
-            }
-            let output = run(&[text(base.path()), &oldest.uuid.to_string(), text(&target)]);
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(
-                said.contains("link") || said.contains("no regular file"),
-                "{name} {kind}: {said}"
-            );
-            // Without a manifest there are the digest files; without the image, what the delta holds itself.
-            assert_eq!(output.status.success(), name == "manifest.json", "{name} {kind}: {said}");
-            assert!(
-                name != "last.raw" || said.contains("what only last.raw has is lost"),
-                "{said}"
-            );
-            drop(fs::remove_file(&target));
-            drop(fs::remove_file(&path));
-            drop(fs::remove_dir(&path));
-        }
-        fs::rename(&kept, &path).expect("move it back");
-    }
-}
-
-/// Deltas that read through each other end, and cost what they would have to hold.
-#[test]
-fn a_circle_of_deltas_ends() {
-    let base = copy_of(&golden_folder("format-1"));
-    let text_of = fs::read(base.path().join("manifest.json")).expect("a manifest");
-    let manifest = Manifest::parse(&text_of).expect("a manifest");
-    let [.., newer, older] = &manifest.revisions[..] else { panic!("two revisions") };
-    let path = base.path().join(newer.file().to_string());
-    let mut delta = fs::read(&path).expect("a delta");
-    let at = usize::try_from(u64::from_be_bytes(delta[8..16].try_into().expect("8 bytes")));
-    let at = at.expect("an offset");
-    let name = older.file().to_string();
-    delta[at..at + name.len()].copy_from_slice(name.as_bytes());
-    delta[16..20].copy_from_slice(&(name.len() as u32).to_be_bytes());
-    fs::write(&path, &delta).expect("a circle");
-    let target = base.path().with_extension("img");
-    let output = run(&[text(base.path()), &older.uuid.to_string(), text(&target)]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("is its own backing file") && said.contains("lost: bytes"), "{said}");
-    fs::remove_file(&target).expect("what it wrote");
-
-    // A name with a path in it is none of an archive.
-    let hostile = b"/etc/passwd";
-    delta[at..at + hostile.len()].copy_from_slice(hostile);
-    delta[16..20].copy_from_slice(&(hostile.len() as u32).to_be_bytes());
-    fs::write(&path, &delta).expect("a name");
-    let output = run(&[text(base.path()), &newer.uuid.to_string(), text(&target)]);
-    is_error(&output, "found the backing file '/etc/passwd'");
 }
 
 /// A block whose digest is damaged is right all the same when the digest of the revision is.
@@ -514,7 +359,7 @@ fn a_target_is_overwritten_only_when_asked() {
 
 /// Help is help, and a wrong call says what is right; all in a line.
 #[test]
-fn a_wrong_call_is_an_error_of_one_line() {
+fn rescue_usage_errors_are_one_line() {
     let output = run(&["--help"]);
     let said = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(output.status.success() && said.contains("Exit status: 0"), "{said}");

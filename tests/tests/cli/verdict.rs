@@ -92,7 +92,7 @@ fn words(verdict: &str) -> Vec<&str> {
 
 /// A backup that is as it should be is well, by every form; the figures are those of the archive.
 #[test]
-fn all_is_well() {
+fn healthy_archive_is_ok() {
     let (scene, _) = Scene::with_revisions(3);
     assert_eq!(scene.problems(), []);
     let line = Plugin::parse(scene.works(&["-b", "a", "status", "--check"]).text());
@@ -349,7 +349,7 @@ fn while_the_archive_is_locked() {
 /// The textfile is written after each command that may change the archive, also when nothing was due and when
 /// it failed; it can be read by everybody, and nothing else is left beside it.
 #[test]
-fn the_textfile_follows_every_command() {
+fn every_command_updates_the_textfile() {
     let (scene, _) = Scene::with_revisions(2);
     fs::create_dir(scene.path("textfiles")).unwrap();
     let file = scene.path("textfiles/node.prom");
@@ -399,7 +399,7 @@ fn the_textfile_follows_every_command() {
 
 /// A textfile that cannot be written is told and changes no exit status.
 #[test]
-fn a_textfile_that_cannot_be_written_is_told() {
+fn an_unwritable_textfile_is_reported() {
     let (scene, _) = Scene::with_revisions(1);
     scene.monitor(&format!("textfile = \"{}\"", scene.path("none/x.prom").display()));
     let run = scene.works(&["-b", "a", "backup"]);

@@ -225,7 +225,7 @@ impl Source for Moving {
 /// Of a source that changes while it is read the revision is what was read, and zero where there was a hole
 /// when it was looked for; it is right in itself, and so are those before and after it.
 #[test]
-fn what_was_read_of_a_moving_source_is_the_revision() {
+fn revision_of_a_changing_source_is_what_was_read() {
     for seed in 0..200 {
         let (clones, update) = UPDATES[seed as usize % 2];
         let mut random = Random(seed);
@@ -245,14 +245,8 @@ fn what_was_read_of_a_moving_source_is_the_revision() {
         let uuid = report.expect("a backup").expect("a forced one").revision.uuid;
         let bytes = source.given.into_inner().expect("nobody panicked");
         world.expected.insert(0, Expected { uuid, bytes });
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        world.assert_tidy(format_args!("seed {seed}"));
         world.backup(&states[3]);
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("seed {seed}: the next backup: {error}"));
+        world.assert_tidy(format_args!("seed {seed}: the next backup"));
     }
 }

@@ -137,7 +137,7 @@ fn put_back(place: &str, world: World, verb: Verb, file: (FileName, &Vec<u8>), n
 
 /// A file that is gone costs the revisions that need it, with an error that names it, and no others.
 #[test]
-fn a_missing_file_is_named_and_costs_only_those_who_need_it() {
+fn a_missing_file_costs_only_the_revisions_that_need_it() {
     let (world, _) = four_revisions(false);
     for (name, readable) in [
         (FileName::Delta(world.expected[2].uuid), 2),
@@ -157,7 +157,7 @@ fn a_missing_file_is_named_and_costs_only_those_who_need_it() {
 /// Rot in the image is found when the block moves to a delta: it is marked, told, never given out as right, not even by
 /// QEMU; the new revision and all blocks but that one stay good.
 #[test]
-fn rot_in_the_image_is_marked_and_not_made_history() {
+fn rot_in_the_image_does_not_become_history() {
     for (clones, update) in world::UPDATES {
         let mut random = Random(2);
         let mut first = random_state(&mut random, 6 * BLOCK_SIZE.len());

@@ -59,7 +59,7 @@ fn is_untouched(world: &World) {
 /// A block that is right and is digested wrong is not lost: a restore, one that goes on past what is lost, a
 /// check and a scrub all end with an error that says whose fault that is, and note nothing.
 #[test]
-fn what_is_digested_wrong_is_not_called_lost() {
+fn wrong_digests_of_the_machine_are_no_damage() {
     let (old, new) = (state("was read wrong"), state("is read wrong"));
     let world = World::with_backups(false, &[old.clone(), new.clone()]);
     for wrong in [block(&old, 40), block(&new, 40)] {
@@ -84,7 +84,7 @@ fn what_is_digested_wrong_is_not_called_lost() {
 /// A block of the source that has not changed and is digested wrong is not stored once more, and one that is
 /// new is not recorded with a digest that it does not have.
 #[test]
-fn what_is_digested_wrong_is_not_backed_up() {
+fn wrong_digests_of_the_machine_stop_a_backup() {
     let (old, new) = (state("is backed up wrong"), state("is new and wrong"));
     let mut world = World::with_backups(false, std::slice::from_ref(&old));
     for (state, wrong) in [(&old, block(&old, 77)), (&new, block(&new, 77))] {
@@ -98,7 +98,7 @@ fn what_is_digested_wrong_is_not_backed_up() {
 
 /// An old block that moves to the delta and is digested wrong is not marked as rotten there.
 #[test]
-fn what_is_digested_wrong_is_not_made_history() {
+fn wrong_digests_of_the_machine_mark_no_old_block() {
     let (old, new) = (state("is moved wrong"), state("takes its place"));
     let world = World::with_backups(false, std::slice::from_ref(&old));
     let source = MemorySource::new(&new);
@@ -109,7 +109,7 @@ fn what_is_digested_wrong_is_not_made_history() {
 /// A machine that gives every block the digest that was expected is noticed by the blocks that are digested
 /// again in any case.
 #[test]
-fn a_machine_that_sees_no_change_is_noticed() {
+fn a_machine_that_reports_no_change_is_detected() {
     // Which are digested again depends on what the other tests digest meanwhile.
     let count = 20 * BLOCKS;
     let old = vec![7; count * BLOCK];

@@ -95,7 +95,7 @@ fn foreign() -> Files {
 /// No verb deletes or changes a file that has only the name of one of ours, also when it undoes what was
 /// interrupted; `status` warns of it, and a scrub names it and is content.
 #[test]
-fn a_file_of_somebody_else_is_kept_by_every_verb() {
+fn every_verb_keeps_foreign_files() {
     let states = states(5);
     for clones in [false, true] {
         let world = World::with_backups(clones, &states[..4]);
@@ -179,7 +179,7 @@ impl Observer for Rival {
 /// Where the lock does not keep two writers apart, the one that finds the other's manifest stops: it commits
 /// nothing, undoes nothing and deletes nothing.
 #[test]
-fn a_writer_that_was_overtaken_stops() {
+fn a_writer_stops_when_the_manifest_has_changed() {
     let states = states(5);
     for clones in [false, true] {
         let world = World::with_backups(clones, &states[..4]);

@@ -31,7 +31,7 @@ fn golden_folder(name: &str) -> PathBuf {
 
 /// Every format that there ever was has a golden archive, and each that is there is read by these tests.
 #[test]
-fn there_is_one_for_every_format() {
+fn every_format_has_a_golden_archive() {
     let folder = golden_folder(GOLDEN[0]).parent().expect("a parent").to_owned();
     let entries = fs::read_dir(folder).expect("tests/golden").flatten();
     let mut found: Vec<String> =
@@ -204,7 +204,7 @@ fn a_pinned_archive_of_format_1_reads_right() {
 
 /// An undo archive: it is known as one, has nothing wrong, and brings back what a restore has overwritten.
 #[test]
-fn an_undo_archive_of_format_1_goes_back() {
+fn an_undo_archive_of_format_1_is_restored() {
     let folder = golden_folder("format-1-undo");
     let archive = Archive::open(&folder).expect("the golden archive");
     assert!(archive.manifest().is_undo() && !archive.revisions()[0].findings.bad_blocks.is_empty());

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "damages the files of another program")]
 
 mod anywhere;
+mod damage;
 mod scene;
 
 use std::fs;
@@ -27,7 +28,7 @@ use scene::{Scene, listing, reason, said};
 
 /// The sample from 2014 comes over with its names, times and bytes, oldest first, pinned.
 #[test]
-fn the_sample_comes_over() {
+fn the_sample_is_imported() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("legacy/scrub-consistent");
     let disk = SimStorage::new(false);
     world::init(&disk).expect("init");
@@ -60,7 +61,7 @@ fn the_sample_comes_over() {
 
 /// What was imported just now has not been lying about unchecked for years, whenever it was backed up.
 #[test]
-fn what_was_just_imported_counts_as_written_now() {
+fn imported_revisions_count_as_written_now() {
     let disk = SimStorage::new(false);
     world::init(&disk).expect("init");
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("legacy/scrub-consistent");
@@ -79,7 +80,7 @@ fn what_was_just_imported_counts_as_written_now() {
 /// The clock of the old machine had gone back a year before the newest revision: it is the newest here, too, since
 /// the older one reads through to it. An import that is interrupted goes on in the same order.
 #[test]
-fn the_order_is_that_of_the_parents_whatever_the_times_say() {
+fn parents_decide_the_order_not_times() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut random = Random(9);
     let first = random_state(&mut random, 3 * 4096);
@@ -107,7 +108,7 @@ fn the_order_is_that_of_the_parents_whatever_the_times_say() {
 /// Any archive of any old block size, with images of odd sizes that grow and shrink, comes over byte for byte;
 /// only what differs from one revision to the next is read.
 #[test]
-fn any_archive_comes_over_byte_for_byte() {
+fn any_archive_is_imported_byte_for_byte() {
     for (seed, block_bytes) in
         [50, 4096, 65_536, 100_000, 1 << 20, 4 << 20].into_iter().cycle().take(30).enumerate()
     {
@@ -136,181 +137,10 @@ fn any_archive_comes_over_byte_for_byte() {
     assert!(read[1..].iter().all(|bytes| *bytes < 9700), "{read:?}");
 }
 
-/// A byte that is wrong in a delta costs that block in the revisions that read it there, and it is named; all
-/// others come over.
-#[test]
-fn a_wrong_byte_in_a_delta_costs_its_block() {
-    let scene = Scene::small();
-    // Revision 2 holds its blocks 1 and 5; revisions 0 and 1 have others there but for block 5.
-    scene.old.change_data(2, |data| data[1500] ^= 1);
-    let (report, told) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3, 4], &[0, 1, 2]);
-    let damaged: Vec<_> = report.imported[2].damaged.iter().map(|e| (e.offset, e.len)).collect();
-    assert_eq!(damaged, [(5000, 1000)]);
-    said(&told, &[&uuid(2), "block 5", "another MD5"]);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(!report.is_complete());
-}
-
-/// A block that is marked as bad is lost though its bytes are there; a source that knows it heals it.
-#[test]
-fn a_block_that_is_marked_as_bad_is_lost() {
-    let scene = Scene::small();
-    scene.old.change_rev(4, |rev| {
-        let sum = rev["blocksums"]["8"].as_str().expect("an MD5").to_owned();
-        rev["blocksums"]["8"] = json!(format!("bad:{sum}"));
-    });
-    let (report, told) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4]);
-    said(&told, &[&uuid(4), "block 8", "marked as bad"]);
-    let newest = &scene.old.revisions[4].1;
-    world::backup(&scene.disk, &MemorySource::new(newest)).expect("a backup");
-    let archive = scene.archive();
-    assert!(world::read_revision(&archive, 0).expect("the new revision") == *newest);
-    assert_eq!(archive.revisions()[0].findings.bad_block_count(), 0);
-    world::read_revision(&archive, 1).expect_err("a lost block that became right by itself");
-}
-
-/// Data files that are too short, too long, or missing: what is right of them comes over.
-#[test]
-fn data_files_of_wrong_length() {
-    let scene = Scene::small();
-    scene.old.change_data(4, |data| data.truncate(7_300));
-    let (report, told) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4]);
-    let damaged: Vec<_> = report.imported[4].damaged.iter().map(|e| (e.offset, e.len)).collect();
-    assert_eq!(damaged, [(7000, 3000)]);
-    said(&told, &[&uuid(4), "blocks 8 to 9", "not in the file"]);
-    said(&report.notes, &[&uuid(4), "last block is not there"]);
-
-    let scene = Scene::small();
-    scene.old.change_data(4, |data| data.extend([7; 5000]));
-    scene.old.change_data(1, |data| data.extend([7; 5000]));
-    let (report, told) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3, 4], &[]);
-    assert!(told.is_empty(), "{told:?}");
-    said(&report.notes, &[&uuid(4), "last block of the image has 700 bytes"]);
-    said(&report.notes, &[&uuid(1), "found 7000 bytes, expected 2000"]);
-
-    let scene = Scene::small();
-    fs::remove_file(scene.old.data(2)).expect("remove a data file");
-    let (report, _) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3, 4], &[0, 1, 2]);
-    said(&report.notes, &[&uuid(2), "missing"]);
-
-    let scene = Scene::small();
-    fs::remove_file(scene.old.data(4)).expect("remove a data file");
-    let (report, _) = scene.import();
-    // The oldest holds half of its blocks itself, the others less.
-    scene.check(&report, &[0], &[0]);
-    assert!(reason(&report, &uuid(4)).contains("only 0 of its 10 blocks"), "{report:?}");
-}
-
-/// The last block of an older image that was padded with zeros when the source grew, is cut where its MD5 says.
-#[test]
-fn a_padded_last_block_is_cut_where_its_md5_says() {
-    let mut state: Vec<u8> = (0..2_300u32).map(|at| (at % 13) as u8).collect();
-    let mut states = vec![state.clone()];
-    state.extend([9; 3000]);
-    states.push(state);
-    let scene = Scene::new(1000, &states);
-    scene.old.change_data(0, |data| data.resize(1000, 0));
-    let (report, _) = scene.import();
-    scene.check(&report, &[0, 1], &[]);
-    said(&report.notes, &[&uuid(0), "300 bytes"]);
-}
-
-/// Numbers of blocks that are not in the image do no harm to those that are.
-#[test]
-fn blocks_past_the_end_are_left_out() {
-    let scene = Scene::small();
-    scene.old.change_rev(1, |rev| rev["blocksums"]["77"] = json!(md5_hex(b"x")));
-    scene.old.change_data(1, |data| data.push(b'x'));
-    let (report, _) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3, 4], &[]);
-    said(&report.notes, &[&uuid(1), "block 77", "10"]);
-}
-
-/// A number of blocks, or of one block, that is far past what is stored is named, and costs nothing but that.
-#[test]
-fn numbers_far_past_what_is_stored() {
-    let scene = Scene::small();
-    scene.old.change_rev(4, |rev| {
-        rev["blocks"] = json!(1 << 24);
-        rev["blocksums"]["16777215"] = json!(md5_hex(b"x"));
-    });
-    let (report, told) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3], &[]);
-    assert!(reason(&report, &uuid(4)).contains("only 10 of its 16777216"), "{report:?}");
-    said(&told, &[&uuid(4), "block 16777215", "not in the file"]);
-}
-
-/// An image whose blocks all seem right while it is not does not come over, nor does one of which most is not there.
-#[test]
-fn what_is_not_proven_does_not_come_over() {
-    let scene = Scene::small();
-    // As after a crash before the sums were written.
-    scene.old.change_rev(1, |rev| rev["blocksums"] = json!({}));
-    scene.old.change_rev(3, |rev| rev["blocks"] = json!(5_000_000));
-    let (report, _) = scene.import();
-    scene.check(&report, &[2, 4], &[]);
-    assert!(reason(&report, &uuid(1)).contains("expected"), "{report:?}");
-    assert!(reason(&report, &uuid(0)).contains("MD5"), "{report:?}");
-    assert!(reason(&report, &uuid(3)).contains("only 10 of its 5000000"), "{report:?}");
-
-    let scene = Scene::small();
-    scene.old.change_rev(4, |rev| rev["checksum"] = Value::Null);
-    scene.old.change_rev(3, |rev| rev["checksum"] = Value::Null);
-    scene.old.change_rev(2, |rev| rev["checksum"] = json!(md5_hex(b"another")));
-    let (report, _) = scene.import();
-    scene.check(&report, &[0, 1, 3, 4], &[]);
-}
-
-/// A delta whose parent has neither a `.rev` nor a data file does not come over, nor what hangs on it.
-#[test]
-fn a_delta_without_its_parent() {
-    let scene = Scene::small();
-    fs::remove_file(scene.old.rev(2)).expect("remove");
-    fs::remove_file(scene.old.data(2)).expect("remove");
-    let (report, told) = scene.import();
-    scene.check(&report, &[3, 4], &[]);
-    assert!(reason(&report, &uuid(1)).contains(&uuid(2)), "{report:?}");
-    assert!(reason(&report, &uuid(0)).contains(&uuid(2)), "{report:?}");
-    said(&told, &[&uuid(1), "not imported"]);
-}
-
-/// The wedge of a backup that crashed in 2014: the parent is a data file without `.rev`. What it proves by MD5
-/// comes over.
-#[test]
-fn a_parent_without_rev_proves_what_it_can() {
-    // Before anything was written: the data file is the image of the newest delta.
-    let scene = Scene::small();
-    fs::remove_file(scene.old.rev(4)).expect("remove");
-    scene.old.change_rev(3, |rev| rev["blocksums"] = json!({}));
-    fs::write(scene.old.data(4), &scene.old.revisions[3].1).expect("write");
-    fs::write(scene.old.data(3), b"").expect("write");
-    let (report, _) = scene.import();
-    scene.check(&report, &[0, 1, 2, 3], &[]);
-    assert!(reason(&report, &uuid(4)).contains("no .rev"), "{report:?}");
-
-    // After a part was written: revision 3 cannot be proven. Revisions 0 to 2 need nothing of what was
-    // overwritten but block 6.
-    let scene = Scene::small();
-    fs::remove_file(scene.old.rev(4)).expect("remove");
-    scene.old.change_rev(3, |rev| rev["blocksums"] = json!({}));
-    let mut image = scene.old.revisions[3].1.clone();
-    image[1000..2000].fill(1);
-    fs::write(scene.old.data(4), &image).expect("write");
-    let (report, _) = scene.import();
-    scene.check(&report, &[0, 1, 2], &[]);
-    let why = reason(&report, &uuid(3));
-    assert!(why.contains("MD5") && why.contains(&uuid(4)), "{why}");
-}
-
 /// A full revision that nothing refers to comes over by itself; one whose bytes are not right does not.
 /// Revisions of several chains come in the order of their times.
 #[test]
-fn several_chains_come_in_the_order_of_time() {
+fn several_chains_are_imported_in_order_of_time() {
     let scene = Scene::small();
     let mut random = Random(8);
     let orphan = vec![random_state(&mut random, 3_500)];
@@ -338,7 +168,7 @@ fn several_chains_come_in_the_order_of_time() {
 /// Parents that lead in a circle, deltas without parent, files that are no JSON or name another revision: each
 /// is named, and the rest comes over.
 #[test]
-fn files_that_mean_nothing_are_named() {
+fn unknown_files_are_named() {
     let scene = Scene::small();
     scene.old.change_rev(1, |rev| rev["parent"] = json!(uuid(0)));
     let (report, _) = scene.import();
@@ -428,7 +258,7 @@ fn the_usual_block_size_is_tried() {
 
 /// An import may be stopped anywhere: what it had made stays and is right, and another import goes on after it.
 #[test]
-fn an_interrupted_import_goes_on() {
+fn an_interrupted_import_continues() {
     let mut stopped_at = Vec::new();
     for asked in 0.. {
         let scene = Scene::small();
@@ -461,7 +291,7 @@ fn an_interrupted_import_goes_on() {
 
 /// An archive that has revisions of its own is refused, and so are folders that are no old archive or hold the new one.
 #[test]
-fn what_cannot_be_imported_is_refused() {
+fn import_refuses_archives_with_revisions_and_other_folders() {
     let scene = Scene::small();
     world::backup(&scene.disk, &MemorySource::new(b"its own")).expect("a backup");
     let own = scene.archive().revisions()[0].uuid.to_string();
@@ -511,7 +341,7 @@ impl Observer for ChangeLater<'_> {
 
 /// An old archive that changes while it is imported is noticed before wrong bytes come over.
 #[test]
-fn an_old_archive_that_changes_meanwhile_is_noticed() {
+fn an_old_archive_that_changes_during_the_import_is_detected() {
     let scene = Scene::small();
     let mut writer = ArchiveWriter::open(scene.archive(), "a test", &Silent).expect("the lock");
     let observer = ChangeLater { old: &scene.old };
@@ -523,44 +353,5 @@ fn an_old_archive_that_changes_meanwhile_is_noticed() {
     drop(writer);
     for number in 0..scene.archive().revisions().len() {
         world::read_revision(&scene.archive(), number).expect("a revision");
-    }
-}
-
-/// Any damage to any file of an old archive: each revision that comes over has the right bytes, but where it is
-/// said to be damaged and refuses to be read.
-#[test]
-fn any_damage_gives_right_bytes_or_says_so() {
-    for seed in 0..150 {
-        let mut random = Random(seed);
-        let scene = Scene::small();
-        let files: Vec<PathBuf> = listing(&scene.old.folder).into_keys().collect();
-        for _ in 0..=random.below(2) {
-            let path = &files[random.below(files.len() as u64) as usize];
-            let mut content = fs::read(path).expect("read");
-            let at = random.below(content.len().max(1) as u64) as usize;
-            match random.below(4) {
-                _ if content.is_empty() => content.push(b'7'),
-                0 => content.truncate(at),
-                1 => content[at] ^= 1 << random.below(8),
-                2 => content.extend(vec![b'7'; at]),
-                _ => content[at] = b'0' + random.below(10) as u8,
-            }
-            fs::write(path, content).expect("write");
-        }
-        let Ok(report) = scene.try_import(&Silent) else { continue };
-        let archive = scene.archive();
-        assert_eq!(report.imported.len(), archive.revisions().len());
-        for (at, revision) in report.imported.iter().rev().enumerate() {
-            let name = revision.uuid.to_string();
-            let expected = scene.old.revisions.iter().find(|(uuid, _)| *uuid == name);
-            let (_, expected) = expected.expect("a revision that there was");
-            match world::read_revision(&archive, at) {
-                Ok(bytes) => {
-                    assert!(revision.damaged.is_empty(), "seed {seed}: {name}");
-                    assert!(bytes == *expected, "seed {seed}: {name} has wrong bytes");
-                }
-                Err(error) => assert!(!revision.damaged.is_empty(), "seed {seed}: {error}"),
-            }
-        }
     }
 }

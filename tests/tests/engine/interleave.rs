@@ -61,22 +61,47 @@ fn states(seed: u64, count: usize) -> Vec<Vec<u8>> {
     states
 }
 
+/// One order of calls: an archive, the states of its source before and after, and how backups are made.
+struct Case {
+    seed: u64,
+    states: Vec<Vec<u8>>,
+    world: World,
+    options: BackupOptions,
+}
+
+impl Case {
+    /// An archive with the first `count` of `states`. Every other seed has a disk that can clone.
+    fn new(seed: u64, states: Vec<Vec<u8>>, count: usize) -> Self {
+        let (clones, update) = world::UPDATES[seed as usize % 2];
+        let world = World::with_backups(clones, &states[..count]);
+        let options = BackupOptions { update, ..world::options() };
+        Case { seed, states, world, options }
+    }
+
+    /// What the writer does, which has to work.
+    fn step<T>(&self, what: &str, done: backy_lib::Result<T>) {
+        done.unwrap_or_else(|error| panic!("seed {}: {what}: {error}", self.seed));
+    }
+
+    fn backup(&self, disk: &SimStorage, state: &[u8]) {
+        let source = MemorySource::new(state);
+        self.step("backup", world::backup_with(disk, &source, &self.options));
+    }
+}
+
 /// A revision that is read while backups are made gives its own bytes: opened before, between or while they run, the
 /// newest or an older one.
 #[test]
 fn a_revision_read_while_backups_run_gives_its_own_bytes() {
     for seed in 0..SEEDS {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed, 5);
-        let world = World::with_backups(clones, &states[..3]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed, 5), 3);
+        let Case { states, world, .. } = &case;
         interleave(
             seed,
             &world.disk,
             |disk| {
                 for state in &states[3..] {
-                    world::backup_with(disk, &MemorySource::new(state), &options)
-                        .unwrap_or_else(|error| panic!("seed {seed}: backup: {error}"));
+                    case.backup(disk, state);
                 }
             },
             |disk| {
@@ -101,17 +126,14 @@ fn a_revision_read_while_backups_run_gives_its_own_bytes() {
 #[test]
 fn an_open_revision_stays_readable() {
     for seed in 0..SEEDS / 3 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 9999, 7);
-        let world = World::with_backups(clones, &states[..2]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed + 9999, 7), 2);
+        let Case { states, world, .. } = &case;
         interleave(
             seed,
             &world.disk,
             |disk| {
                 for state in &states[2..] {
-                    world::backup_with(disk, &MemorySource::new(state), &options)
-                        .unwrap_or_else(|error| panic!("seed {seed}: backup: {error}"));
+                    case.backup(disk, state);
                 }
             },
             |disk| {
@@ -138,29 +160,22 @@ fn an_open_revision_stays_readable() {
 #[test]
 fn a_revision_read_during_maintenance_gives_its_own_bytes() {
     for seed in 0..SEEDS / 3 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 4242, 8);
-        let world = World::with_backups(clones, &states[..6]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed + 4242, 8), 6);
+        let Case { states, world, .. } = &case;
         // Numbers from the newest: 1 and 4 are read, 2 and 3 are merged into 4, 5 is the oldest.
         interleave(
             seed,
             &world.disk,
             |disk| {
-                let step = |what: &str, done: backy_lib::Result<()>| {
-                    done.unwrap_or_else(|error| panic!("seed {seed}: {what}: {error}"));
-                };
-                step("merge", world::remove(disk, &[2, 3]).map(drop));
-                step("remove", world::remove(disk, &[3]).map(drop));
-                let source = MemorySource::new(&states[6]);
-                step("backup", world::backup_with(disk, &source, &options).map(drop));
+                case.step("merge", world::remove(disk, &[2, 3]));
+                case.step("remove", world::remove(disk, &[3]));
+                case.backup(disk, &states[6]);
                 if seed % 2 == 0 {
-                    step("roll back", world::remove(disk, &[0]).map(drop));
+                    case.step("roll back", world::remove(disk, &[0]));
                 }
                 world::configure(disk, "max_chain = 1");
-                step("standalone", world::maintain(disk, None).map(drop));
-                let source = MemorySource::new(&states[7]);
-                step("backup", world::backup_with(disk, &source, &options).map(drop));
+                case.step("standalone", world::maintain(disk, None));
+                case.backup(disk, &states[7]);
             },
             |disk| {
                 let archive = world::open(disk).expect("open");
@@ -189,26 +204,19 @@ fn a_revision_read_during_maintenance_gives_its_own_bytes() {
 /// A status that is asked for while everything changes tells of no damage, no missing file and no interruption:
 /// there are none.
 #[test]
-fn a_status_beside_a_writer_tells_no_false_alarm() {
+fn status_during_a_backup_reports_no_false_problem() {
     for seed in 0..SEEDS / 3 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 2121, 8);
-        let world = World::with_backups(clones, &states[..6]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed + 2121, 8), 6);
+        let Case { states, world, .. } = &case;
         interleave(
             seed,
             &world.disk,
             |disk| {
-                let step = |what: &str, done: backy_lib::Result<()>| {
-                    done.unwrap_or_else(|error| panic!("seed {seed}: {what}: {error}"));
-                };
-                step("merge", world::remove(disk, &[2, 3]).map(drop));
-                let source = MemorySource::new(&states[6]);
-                step("backup", world::backup_with(disk, &source, &options).map(drop));
-                step("roll back", world::remove(disk, &[0]).map(drop));
-                let source = MemorySource::new(&states[7]);
-                step("backup", world::backup_with(disk, &source, &options).map(drop));
-                step("remove", world::remove(disk, &[2, 3]).map(drop));
+                case.step("merge", world::remove(disk, &[2, 3]));
+                case.backup(disk, &states[6]);
+                case.step("roll back", world::remove(disk, &[0]));
+                case.backup(disk, &states[7]);
+                case.step("remove", world::remove(disk, &[2, 3]));
             },
             |disk| {
                 for _ in 0..6 {
@@ -286,7 +294,7 @@ fn a_reader_from_afar_gives_right_bytes_or_an_error() {
 /// Whoever writes to the image without a word, such as a program that copies a newer archive over it in place,
 /// makes what was read before an error, and not wrong bytes.
 #[test]
-fn what_others_write_to_the_image_is_never_given_out() {
+fn bytes_that_others_write_to_the_image_are_an_error() {
     let states = states(99, 1);
     let world = World::with_backups(false, &states);
     let readers = open_readers(&world.disk);
@@ -316,30 +324,21 @@ fn what_others_write_to_the_image_is_never_given_out() {
 #[test]
 fn an_open_reader_outlives_its_revision() {
     for seed in 0..SEEDS / 3 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 777, 8);
-        let world = World::with_backups(clones, &states[..5]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed + 777, 8), 5);
+        let Case { states, world, .. } = &case;
         interleave(
             seed,
             &world.disk,
             |disk| {
-                let step = |what: &str, done: backy_lib::Result<()>| {
-                    done.unwrap_or_else(|error| panic!("seed {seed}: {what}: {error}"));
-                };
-                let backup = |state: usize| {
-                    let source = MemorySource::new(&states[state]);
-                    world::backup_with(disk, &source, &options).map(drop)
-                };
-                step("backup", backup(5));
+                case.backup(disk, &states[5]);
                 // All but the revision that was newest, and then one that nobody has open.
-                step("remove", world::remove(disk, &[2, 4]).map(drop));
-                step("remove", world::remove(disk, &[2, 3]).map(drop));
-                step("backup", backup(6));
-                step("remove", world::remove(disk, &[1]).map(drop));
+                case.step("remove", world::remove(disk, &[2, 4]));
+                case.step("remove", world::remove(disk, &[2, 3]));
+                case.backup(disk, &states[6]);
+                case.step("remove", world::remove(disk, &[1]));
                 world::configure(disk, "max_chain = 1");
-                step("standalone", world::maintain(disk, None).map(drop));
-                step("backup", backup(7));
+                case.step("standalone", world::maintain(disk, None));
+                case.backup(disk, &states[7]);
             },
             |disk| {
                 let readers = open_readers(disk);
@@ -362,15 +361,12 @@ fn an_open_reader_outlives_its_revision() {
 #[test]
 fn an_open_reader_that_looks_in_time_stays_readable() {
     for seed in 0..60 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 31, 14);
-        let world = World::with_backups(clones, &states[..4]);
+        let case = Case::new(seed, states(seed + 31, 14), 4);
+        let Case { states, world, .. } = &case;
         let readers = open_readers(&world.disk);
-        let options = BackupOptions { update, ..world::options() };
         let mut random = Random(seed);
         for (round, state) in states[4..].iter().enumerate() {
-            let source = MemorySource::new(state);
-            world::backup_with(&world.disk, &source, &options).expect("a backup that works");
+            case.backup(&world.disk, state);
             let refresh = || readers.iter().try_for_each(|(_, reader)| reader.refresh());
             // Half of them only look when they read.
             if seed % 4 < 2 {
@@ -398,21 +394,17 @@ fn an_open_reader_that_looks_in_time_stays_readable() {
 fn a_reader_that_looks_too_late_gives_right_bytes_or_an_error() {
     let mut errors = 0;
     for seed in 0..SEEDS / 3 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 99, 6);
-        let world = World::with_backups(clones, &states[..3]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed + 99, 6), 3);
+        let Case { states, world, .. } = &case;
         interleave(
             seed,
             &world.disk,
             |disk| {
                 for state in &states[3..] {
-                    world::backup_with(disk, &MemorySource::new(state), &options)
-                        .unwrap_or_else(|error| panic!("seed {seed}: backup: {error}"));
+                    case.backup(disk, state);
                     let count = world::open(disk).expect("open").revisions().len();
                     let older: Vec<usize> = (1..count).collect();
-                    world::remove(disk, &older)
-                        .unwrap_or_else(|error| panic!("seed {seed}: remove: {error}"));
+                    case.step("remove", world::remove(disk, &older));
                 }
             },
             |disk| {
@@ -435,13 +427,13 @@ fn a_reader_that_looks_too_late_gives_right_bytes_or_an_error() {
 fn a_revision_read_during_recovery_gives_its_own_bytes() {
     use backy_lib::storage::sim::Fault;
     for seed in 0..SEEDS / 3 {
-        let (clones, update) = world::UPDATES[seed as usize % 2];
-        let states = states(seed + 555, 4);
-        let world = World::with_backups(clones, &states[..2]);
-        let options = BackupOptions { update, ..world::options() };
+        let case = Case::new(seed, states(seed + 555, 4), 2);
+        let Case { states, world, .. } = &case;
         let interrupted = world.fork();
         interrupted.disk.set_fault(40 + seed % 60, Fault::Crash, seed);
-        if world::backup_with(&interrupted.disk, &MemorySource::new(&states[2]), &options).is_ok() {
+        if world::backup_with(&interrupted.disk, &MemorySource::new(&states[2]), &case.options)
+            .is_ok()
+        {
             continue;
         }
         let crashed = interrupted.disk.crash(Unsynced::Subset(seed));
@@ -450,8 +442,7 @@ fn a_revision_read_during_recovery_gives_its_own_bytes() {
             seed,
             &crashed,
             |disk| {
-                world::backup_with(disk, &MemorySource::new(&states[3]), &options)
-                    .unwrap_or_else(|error| panic!("seed {seed}: backup: {error}"));
+                case.backup(disk, &states[3]);
             },
             |disk| {
                 for number in 0..2 {

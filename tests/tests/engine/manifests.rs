@@ -177,7 +177,7 @@ fn fields_of_newer_programs_survive_every_verb() {
 /// A million separate bad blocks are recorded, listed and judged within seconds by each verb, and the archive
 /// stays one that every verb can be used on.
 #[test]
-fn a_million_bad_blocks_are_seconds_to_every_verb() {
+fn every_verb_handles_a_million_bad_blocks_in_seconds() {
     const BLOCKS: u64 = 2_000_000;
     let folder = TempDir::new().expect("a folder");
     let (source, archive) = (folder.path().join("disk"), folder.path().join("a"));

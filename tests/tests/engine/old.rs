@@ -162,7 +162,7 @@ fn damage_is_an_error() {
 
 /// Marked blocks, missing files, blocks and images without MD5, and an image with another: an error that says it.
 #[test]
-fn what_is_not_proven_is_an_error() {
+fn unproven_blocks_are_an_error() {
     let said = |change: &dyn Fn(&OldArchive)| {
         let scene = Scene::random(1);
         change(&scene.old);
@@ -213,7 +213,7 @@ fn targets_are_guarded() {
 
 /// Of an archive of today: what lies in a revision's own file is what has changed since, zero blocks included.
 #[test]
-fn own_blocks_are_those_that_changed() {
+fn own_blocks_are_the_changed_ones() {
     let disk = backy_lib::storage::sim::SimStorage::new(false);
     world::init(&disk).expect("init");
     let block = backy_lib::units::BlockSize::MIN.len();

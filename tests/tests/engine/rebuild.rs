@@ -114,7 +114,7 @@ fn all_revisions_and_their_tags_come_back() {
 
 /// A manifest that reads fine is not replaced unless that is asked for; a damaged one is.
 #[test]
-fn a_manifest_that_reads_fine_is_only_replaced_by_force() {
+fn rebuild_replaces_a_good_manifest_only_by_force() {
     let mut world = history(&states(3));
     let files = world.disk.files();
     let error = rebuild(&world.disk, false).expect_err("a manifest that is there");
@@ -286,7 +286,7 @@ fn lost_while_a_revision_becomes_standalone() {
 /// With any digest file or delta damaged or missing besides, what comes back reads right or gives an error, and no file
 /// with data is removed or lost, neither by the rebuild nor by the next backup.
 #[test]
-fn damage_besides_costs_only_what_it_must() {
+fn other_damage_costs_only_its_own_blocks() {
     let states = states(5);
     let world = history(&states);
     type Damage = fn(&SimStorage, FileName);
@@ -377,7 +377,7 @@ fn an_image_without_digests_is_taken_as_it_is() {
 
 /// What was set aside stays through backups, removals and scrubs, and scrub tells of it until somebody removes it.
 #[test]
-fn what_was_set_aside_stays() {
+fn set_aside_files_stay() {
     let states = states(4);
     let world = history(&states);
     let lost = world.expected[3].uuid;

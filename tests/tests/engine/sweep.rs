@@ -5,6 +5,7 @@
 
 mod alarm;
 mod asking;
+mod damages;
 mod hooks;
 mod keeping;
 mod limit;
@@ -187,10 +188,7 @@ fn recovery() {
                         .check_committed(None)
                         .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
                     world.backup(&later);
-                    world
-                        .check_committed(None)
-                        .and_then(|_| world.check_tidy())
-                        .unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));
+                    world.assert_tidy(format_args!("{place}: after recovery"));
                 });
             }
         }
@@ -215,10 +213,7 @@ fn init() {
             assert_eq!(exists.kind(), ErrorKind::ArchiveExists, "{place}");
         }
         world.backup(&state);
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("{place}: {error}"));
+        world.assert_tidy(&place);
     });
 }
 

@@ -13,22 +13,16 @@ use backy_lib::drill;
 use backy_lib::export::{ExportOptions, export};
 use backy_lib::progress::{Counters, Event, Observer, Phase, Silent};
 use backy_lib::restore::Saving;
-use backy_lib::storage::sim::{Random, SimStorage};
+use backy_lib::storage::sim::SimStorage;
 use backy_lib::storage::{FileName, Storage};
 use backy_lib::{BackupOptions, MaintenanceOptions, RestoreOptions, ScrubOptions};
 use backy_tests::legacy::OldArchive;
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
-use backy_tests::world::{self, World};
+use backy_tests::world::{self, World, noise};
 
 /// That of the archives here.
 pub(crate) const BLOCK: usize = 4096;
-
-/// Bytes that do not compress.
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random(seed);
-    (0..len).map(|_| random.number() as u8).collect()
-}
 
 /// States with holes at their beginnings, in the middle and at the end, of different lengths that are no whole
 /// blocks; several times as long as what is done at a time.
@@ -92,7 +86,7 @@ pub(crate) fn writer(disk: &SimStorage) -> ArchiveWriter {
 
 /// The progress of each verb that reads goes up to the size of what it works on, and stops there.
 #[test]
-fn what_reads_ends_at_its_total() {
+fn progress_of_reading_verbs_ends_at_its_total() {
     let states = holey(3);
     let world = World::with_backups(false, &states);
     // An export looks at the folder itself.
@@ -158,7 +152,7 @@ fn what_reads_ends_at_its_total() {
 
 /// The same of the verbs that write.
 #[test]
-fn what_writes_ends_at_its_total() {
+fn progress_of_writing_verbs_ends_at_its_total() {
     let states = holey(4);
     let world = World::with_backups(false, &states[..3]);
     let back_up = |world: &World, state: &[u8]| {
@@ -206,7 +200,7 @@ fn what_writes_ends_at_its_total() {
 
 /// An import's progress ends at its total, revision by revision.
 #[test]
-fn an_import_ends_at_its_total() {
+fn progress_of_an_import_ends_at_its_total() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let states: Vec<Vec<u8>> = (0..3).map(|seed| noise(seed, 90_000 + 7 * seed as usize)).collect();
     let old = OldArchive::write(&temp.path().join("old"), 5000, 0, &states);

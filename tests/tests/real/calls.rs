@@ -157,38 +157,38 @@ fn trial(may_go: &'static [usize], args: &[&str], seed: u64) {
 
 /// The removal of a revision in the middle, by a merge.
 #[test]
-fn a_merge_in_which_a_call_fails() {
+fn merge_survives_any_failing_call() {
     trial(&[1], &["rm", "1"], 951);
 }
 
 /// The removal of the newest, by rolling back.
 #[test]
-fn a_roll_back_in_which_a_call_fails() {
+fn roll_back_survives_any_failing_call() {
     trial(&[0], &["rm", "0"], 952);
 }
 
 /// Maintenance that lets several go.
 #[test]
-fn maintenance_in_which_a_call_fails() {
+fn maintenance_survives_any_failing_call() {
     // The source has shrunk, which keeps everything until somebody has confirmed it.
     trial(&[2, 3, 4], &["maintenance", "-k", "2", "--confirm"], 953);
 }
 
 /// A tag is there or not.
 #[test]
-fn a_tag_for_which_a_call_fails() {
+fn tag_survives_any_failing_call() {
     trial(&[], &["tag", "1", "+x"], 954);
 }
 
 /// A scrub without anything to mend records what it has read, or does not.
 #[test]
-fn a_scrub_in_which_a_call_fails() {
+fn scrub_survives_any_failing_call() {
     trial(&[], &["scrub"], 955);
 }
 
 /// Commands that only read: the right result or an error, and the archive stays as it is.
 #[test]
-fn a_reader_in_which_a_call_fails() {
+fn readers_survive_any_failing_call() {
     if !strace::available() {
         return;
     }
@@ -281,7 +281,7 @@ fn a_restore_whose_target_fails() {
 /// A new image and a new target are written past the page cache, by calls of their own. When one fails there is
 /// no revision, or no target, and the next attempt works; later ones are made only where the file system can.
 #[test]
-fn a_first_backup_and_a_restore_in_which_a_write_fails() {
+fn first_backup_and_restore_survive_any_failing_write() {
     if !strace::available() {
         return;
     }
@@ -360,7 +360,7 @@ fn a_source_that_cannot_be_read() {
 /// An import whose old archive cannot be read, or whose disk fails: what has come over is right, nothing else
 /// is there, the old archive is as it was, and another import does the rest.
 #[test]
-fn an_import_in_which_a_call_fails() {
+fn import_survives_any_failing_call() {
     if !strace::available() {
         return;
     }
@@ -421,7 +421,7 @@ fn check_imported(site: &Site, old: &OldArchive, outcome: &Injected) {
 
 /// A manifest that is made anew, or a folder that becomes an archive, while a call fails: the next time it works.
 #[test]
-fn a_rebuild_and_an_init_in_which_a_call_fails() {
+fn rebuild_and_init_survive_any_failing_call() {
     if !strace::available() {
         return;
     }

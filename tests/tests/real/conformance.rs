@@ -346,7 +346,7 @@ fn a_file_may_be_longer_than_4_gib() {
 
 /// In a temporary folder.
 #[test]
-fn a_folder_is_as_it_is_simulated() {
+fn a_temporary_folder_behaves_like_the_simulation() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     // Whatever is there may be able to clone or not.
     lives(temp.path(), 0..60, false, |call| matches!(call, Call::Clone(..)));
@@ -354,7 +354,7 @@ fn a_folder_is_as_it_is_simulated() {
 
 /// On ext4 and in memory, which cannot clone.
 #[test]
-fn what_cannot_clone_is_as_it_is_simulated() {
+fn file_systems_without_clones_behave_like_the_simulation() {
     if let Some(disk) = Disk::make("ext4", 64 << 20) {
         lives(disk.path(), 100..130, false, can_all);
     }
@@ -369,7 +369,7 @@ fn what_cannot_clone_is_as_it_is_simulated() {
 
 /// On XFS and btrfs, which can.
 #[test]
-fn what_can_clone_is_as_it_is_simulated() {
+fn file_systems_with_clones_behave_like_the_simulation() {
     for (kind, bytes, seed) in [("xfs", 320 << 20, 300), ("btrfs", 256 << 20, 400)] {
         if let Some(disk) = Disk::make(kind, bytes) {
             lives(disk.path(), seed..seed + 30, true, can_all);
@@ -379,7 +379,7 @@ fn what_can_clone_is_as_it_is_simulated() {
 
 /// On a file system that can less, and that does only a part of what it is asked to.
 #[test]
-fn what_can_less_is_as_it_is_simulated() {
+fn limited_file_systems_behave_like_the_simulation() {
     let lacks = |call: &Call| matches!(call, Call::Allocate(..));
     if let Some(disk) = HoleLess::make(1 << 30) {
         lives(disk.path(), 500..520, false, lacks);
@@ -391,7 +391,7 @@ fn what_can_less_is_as_it_is_simulated() {
 
 /// On one whose calls are interrupted.
 #[test]
-fn what_is_interrupted_is_as_it_is_simulated() {
+fn interrupted_file_systems_behave_like_the_simulation() {
     if let Some(disk) = HoleLess::make_interrupted() {
         lives(disk.path(), 700..720, false, |call| matches!(call, Call::Allocate(..)));
     }

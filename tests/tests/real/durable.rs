@@ -97,7 +97,7 @@ fn is_in(folder: &Path, name: &Path) -> bool {
 /// A new target and one that is there, an export, an undo archive and a textfile are durable, with their names,
 /// before the command ends.
 #[test]
-fn what_comes_out_is_durable() {
+fn results_are_durable() {
     if !strace::available() {
         return;
     }
@@ -124,7 +124,7 @@ fn what_comes_out_is_durable() {
 
 /// Nothing of a target is overwritten before what it was is durable in the undo archive, names and all.
 #[test]
-fn what_was_is_durable_before_it_is_overwritten() {
+fn undo_data_is_durable_before_the_target_is_overwritten() {
     if !strace::available() {
         return;
     }

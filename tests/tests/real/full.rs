@@ -60,7 +60,7 @@ fn the_disk_becomes_full_during_a_backup() {
 /// The room that a failed backup took is given back at once, also when the disk is full to the last byte: everything
 /// reads, the state is told, and a backup into the room that was made works.
 #[test]
-fn after_making_room_the_next_backup_works() {
+fn the_next_backup_works_after_space_was_freed() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
     let mut site = Site::init(disk.path(), &source);
     let states: Vec<Vec<u8>> = (0..3).map(|n| noise(20 + n, 3 * MIB)).collect();

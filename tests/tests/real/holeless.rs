@@ -49,7 +49,7 @@ impl HoleLess {
             return None;
         }
         let on = Mountpoint::new();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hole-less"));
+        let mut command = Command::new(backy_tests::command::built("hole-less"));
         command.arg(max_file_bytes.to_string()).arg(&on.path).args(options);
         let serving = command.stdin(Stdio::null()).spawn().expect("start the file system");
         until("it is mounted", || on.is_mounted());

@@ -112,7 +112,7 @@ const AFTER: &str = "echo after $BACKY_RESULT >> LOG";
 
 /// Hooks are told what is backed up; they are run for a backup that is made, and for no other; they print only for -v.
 #[test]
-fn hooks_are_told_what_is_backed_up() {
+fn hooks_receive_what_is_backed_up() {
     let dump = "echo a word; env | grep ^BACKY_ | sort >> LOG";
     let mut noted = Noted::make(dump, dump, "snapshot = \"SOURCE\"");
     let config = noted.site.folder.join("backy.toml");
@@ -313,7 +313,7 @@ fn is_frozen(mountpoint: &Path) -> bool {
 /// A file system that `before` has frozen is thawed when the backup ends, however that is: well, by Ctrl-C, two of
 /// them, SIGTERM, SIGKILL, and when it is the guard that is killed. Then it can be written to and backed up again.
 #[test]
-fn what_is_frozen_is_thawed() {
+fn the_source_is_thawed_whatever_happens() {
     let Some(mut frozen) = Frozen::make("ext4", 24 << 20) else { return };
     for signals in [&["KILL"][..], &["INT"], &["INT", "INT"], &["TERM"], &["guard"], &[]] {
         let child = start_reading(&frozen.site, "8M");

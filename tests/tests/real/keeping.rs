@@ -189,7 +189,7 @@ fn making_a_revision_standalone_killed_at_every_sync() {
 
 /// A scrub that mends a header which is lost loses nothing, and the next one mends it.
 #[test]
-fn a_scrub_that_mends_killed_at_every_sync() {
+fn a_repairing_scrub_killed_at_every_sync() {
     in_place(|place| {
         let trial = Trial::new(place, 37, &["scrub"], &[]);
         let header = format!("{}.qcow2", trial.base.expected[2].uuid);

@@ -50,3 +50,4 @@ mod sparse;
 mod strace;
 mod threads;
 mod torture;
+mod ways;

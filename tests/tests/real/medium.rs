@@ -185,7 +185,7 @@ fn a_backup_of_a_whole_disk_has_what_was_written_to_a_partition_unsynced() {
 /// device or its partition open has in the cache, synced or not; and whoever looks at the partition afterwards
 /// sees it.
 #[test]
-fn a_restore_to_a_device_that_somebody_has_open_is_what_is_on_it() {
+fn a_restore_to_an_open_device_reaches_its_readers() {
     if !loops_available() {
         return;
     }
@@ -286,7 +286,7 @@ fn a_scrub_finds_what_has_rotted_under_the_page_cache() {
 
 /// A loop device by another name of its file is the same file: a hard link, a bind mount, a name that is gone.
 #[test]
-fn a_target_in_use_by_another_name_is_refused() {
+fn restore_refuses_a_target_in_use_under_another_name() {
     if !loops_available() {
         return;
     }
@@ -314,7 +314,7 @@ fn a_target_in_use_by_another_name_is_refused() {
 /// A loop device over a file of the archive is no target, and neither is a partition or a disk of which the
 /// other is mounted.
 #[test]
-fn a_device_that_is_something_else_as_well_is_refused() {
+fn restore_refuses_a_device_that_has_another_use() {
     if !loops_available() {
         return;
     }

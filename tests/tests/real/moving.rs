@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use backy_lib::storage::sim::Random;
 
-use crate::disks::Disk;
 use crate::processes::{Running, wait_for_lock};
 use crate::readers::Done;
 use crate::site::{Site, failed, noise, run, words, works};
+use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;
@@ -51,7 +51,9 @@ fn write_on_and_on(
     versions
 }
 
-fn written_to(place: &Path) {
+/// A file may be written to during its backup: each block has its content of some moment, and older revisions
+/// keep theirs.
+fn source_may_be_written_to_during_a_backup(place: &Path) {
     let source = place.join("source");
     fs::write(&source, []).expect("make the source");
     let mut site = Site::init(place, &source);
@@ -90,20 +92,7 @@ fn written_to(place: &Path) {
     site.backup_source(&image(&versions));
     site.check_at_rest();
 }
-
-/// A file that is written to during the backup, in place.
-#[test]
-fn a_source_that_is_written_to() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    written_to(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn a_source_that_is_written_to_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    written_to(disk.path());
-}
+both_ways!(source_may_be_written_to_during_a_backup(place));
 
 /// Does something to the source in the midst of a backup. Gives what came of that, in words, and whether it worked.
 fn meanwhile(site: &Site, change: impl FnOnce(&Path)) -> (bool, String) {

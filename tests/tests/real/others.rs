@@ -74,7 +74,7 @@ fn a_restore_to_what_qemu_has_open_is_refused() {
 
 /// A running machine's disk can be backed up; only overwriting it is refused.
 #[test]
-fn what_qemu_has_open_is_a_source() {
+fn a_disk_that_qemu_has_open_can_be_backed_up() {
     if !available() {
         return;
     }

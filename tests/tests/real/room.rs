@@ -65,7 +65,7 @@ fn reserve_bytes(folder: &Path) -> u64 {
 
 /// With 0 bytes free the oldest revision goes at once, and what it frees fills the reserve again.
 #[test]
-fn the_oldest_goes_on_a_full_disk() {
+fn the_oldest_revision_can_be_deleted_on_a_full_disk() {
     let Some(mut small) = Small::make(4) else { return };
     assert!(small.reserve_bytes() >= RESERVE_BYTES, "no reserve to begin with");
     let _ballast = small.disk.fill(0);
@@ -127,7 +127,7 @@ fn a_merge_that_does_not_fit() {
 
 /// With 0 bytes free the newest revision goes, and the image becomes that of the one before.
 #[test]
-fn the_newest_goes_on_a_full_disk() {
+fn the_newest_revision_can_be_deleted_on_a_full_disk() {
     let Some(mut small) = Small::make(3) else { return };
     let _ballast = small.disk.fill(0);
     small.works(&["rm", "latest"], &[0]);
@@ -137,7 +137,7 @@ fn the_newest_goes_on_a_full_disk() {
 /// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is
 /// said before anything is begun. The oldest goes all the same, and with room so does the newest.
 #[test]
-fn the_newest_stays_without_room_for_the_one_before() {
+fn the_newest_revision_stays_without_space_for_the_previous_one() {
     let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let source = elsewhere.path().join("source");
@@ -205,7 +205,7 @@ fn an_export_and_a_drill_to_a_full_disk() {
 /// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has
 /// already and what becomes free in it count, and with `--no-space-check` it is begun.
 #[test]
-fn a_restore_that_does_not_fit_is_not_begun() {
+fn a_restore_that_does_not_fit_is_not_started() {
     let Some(disk) = Disk::make("ext4", 32 << 20) else { return };
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let site = Site::with_backups(elsewhere.path(), &[noise(74, 20 * MIB), noise(75, 40 * MIB)]);

@@ -5,7 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::{backy_in, code_blocks, document, root};
+use backy_tests::command::checkout;
+
+use super::output::backy_in;
+use super::{code_blocks, document};
 
 const BLOCK_BYTES: usize = 65536;
 
@@ -51,7 +54,7 @@ fn scene(states: &[Vec<u8>]) -> tempfile::TempDir {
     fs::rename(folder.path().join("archive"), folder.path().join("mynode")).expect("a name");
     fs::remove_file(&source).expect("the disk is dead");
     let program = "dist/rescue/backy-rescue.py";
-    fs::copy(root().join(program), folder.path().join("backy-rescue.py")).expect("the program");
+    fs::copy(checkout().join(program), folder.path().join("backy-rescue.py")).expect("the program");
     folder
 }
 
@@ -141,7 +144,7 @@ fn what_leads_out_of_an_archive_is_found() {
 #[test]
 fn the_rescue_program_reads_every_golden_archive() {
     let folder = scene(&states()[..1]);
-    let golden = root().join("tests/golden");
+    let golden = checkout().join("tests/golden");
     for archive in fs::read_dir(golden).expect("golden archives") {
         let archive = archive.expect("an archive").path();
         let text = fs::read(archive.join("manifest.json")).expect("a manifest");

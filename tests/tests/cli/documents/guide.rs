@@ -5,6 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use backy_tests::command::program;
+
 use super::{code_blocks, document};
 
 /// Every command of the guide works, from the first backup to the restored disk; those that mount need root.
@@ -39,7 +41,7 @@ pub(crate) fn folder_with_backy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bin = folder.path().join("bin");
     fs::create_dir(&bin).expect("a folder");
-    symlink(env!("CARGO_BIN_EXE_backy-under-test"), bin.join("backy")).expect("a link");
+    symlink(program(), bin.join("backy")).expect("a link");
     folder
 }
 

@@ -173,7 +173,7 @@ fn zeros_that_nothing_proves_are_lost() {
 
 /// An image that is gone is no end: a scrub makes one without data, and the next backup has what the source still has.
 #[test]
-fn an_image_that_is_gone_is_made_anew_by_a_scrub() {
+fn scrub_recreates_a_missing_image() {
     let (world, states) = three();
     let mut damaged = Damaged::new(world.fork());
     Storage::remove(&damaged.world.disk, FileName::IMAGE).expect("remove");

@@ -119,7 +119,7 @@ fn a_bad_entry_costs_its_block() {
 
 /// An overlay that is gone, or cut off, costs what only it held, which is noted. The next backup works.
 #[test]
-fn an_overlay_that_is_gone_costs_what_it_held() {
+fn a_missing_overlay_costs_only_its_blocks() {
     for revisions in [1, 3] {
         for (world, next) in killed(revisions) {
             for cut in [0, 1, 2] {

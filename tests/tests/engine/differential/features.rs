@@ -127,7 +127,7 @@ fn what_qemu_can_put_into_an_image_is_read_or_refused() {
 /// What the header says by a bit is heeded: a dirty image is read, one marked corrupt or with bits that nobody knows is
 /// refused. Unknown extensions are passed over.
 #[test]
-fn header_bits_are_heeded() {
+fn header_bits_are_respected() {
     if !backy_tests::qemu::available() {
         return;
     }

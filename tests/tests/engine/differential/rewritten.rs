@@ -234,7 +234,7 @@ fn states() -> Vec<Vec<u8>> {
 /// is right after whatever backy does next: a scrub, a backup, a merge to or from it, or making it standalone.
 /// To one that QEMU has laid out in its own way nothing is written, and that is said.
 #[test]
-fn what_qemu_has_written_to_stays_right() {
+fn revisions_stay_right_after_qemu_wrote_to_them() {
     if !qemu::available() {
         return;
     }
@@ -273,7 +273,7 @@ fn what_qemu_has_written_to_stays_right() {
 /// A scrub that finds a damaged delta which QEMU has made does not write tables over it where backy would have
 /// them: what can be read of it stays.
 #[test]
-fn a_scrub_writes_nothing_over_what_qemu_has_laid_out() {
+fn scrub_does_not_overwrite_clusters_that_qemu_allocated() {
     if !qemu::available() {
         return;
     }

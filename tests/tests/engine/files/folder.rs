@@ -9,6 +9,7 @@ use std::process::Command;
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::progress::Silent;
 use backy_lib::{BackupOptions, ErrorKind, ImageUpdate, MaintenanceOptions};
+use backy_tests::command::program;
 use backy_tests::memory::MemorySource;
 use backy_tests::world;
 
@@ -83,7 +84,7 @@ fn init_replaces_nothing() {
 
 /// What is linked as a whole by `cp -al` stays what it was, whatever is done to the archive.
 #[test]
-fn a_hard_linked_copy_stays_what_it_was() {
+fn a_hard_linked_copy_stays_unchanged() {
     let states = states(6);
     for verb in ["in place", "backup", "rm 1", "rm 0", "maintenance", "scrub", "standalone", "undo"]
     {
@@ -161,7 +162,7 @@ fn interrupt(folder: &Path, state: &[u8]) {
 /// The note of another machine counts as held until somebody deletes the file, and the error says that; one of
 /// a process of this machine that has gone does not.
 #[test]
-fn the_note_of_another_machine_keeps_the_lock() {
+fn a_lock_note_of_another_machine_is_respected() {
     let states = states(3);
     let place = tempfile::tempdir().expect("a folder");
     archive(place.path(), &states[..2]);
@@ -206,7 +207,7 @@ fn all_new_folders_are_durable() {
     let status = Command::new("strace")
         .args(["-f", "-y", "-e", "trace=fsync", "-o"])
         .arg(&trace)
-        .arg(env!("CARGO_BIN_EXE_backy-under-test"))
+        .arg(program())
         .arg("-b")
         .arg(&folder)
         .arg("init")

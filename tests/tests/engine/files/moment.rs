@@ -81,7 +81,7 @@ fn check_all(place: &str, disk: &SimStorage, expected: &[Expected]) {
 /// names a newer one, is always refused, `status` is critical, and the rebuild that the error advises gives
 /// every revision that the files hold.
 #[test]
-fn a_manifest_of_another_moment_costs_nothing() {
+fn a_manifest_of_another_moment_loses_nothing() {
     for clones in [false, true] {
         let moments = life(clones);
         for files in &moments {
@@ -136,7 +136,7 @@ fn a_manifest_of_another_moment_costs_nothing() {
 
 /// The same of a manifest that was taken in the middle of an operation, which says that it is under way.
 #[test]
-fn a_manifest_from_the_middle_of_an_operation_costs_nothing() {
+fn a_manifest_from_the_middle_of_an_operation_loses_nothing() {
     let states = states(8);
     for clones in [false, true] {
         let mut world = World::with_backups(clones, &states[..4]);
@@ -199,7 +199,7 @@ fn go_on(place: &str, disk: &SimStorage, world: &World, manifests: &[(String, Ve
 /// A copy of the archive that broke off before the manifest, at any file and within the image, loses no
 /// revision that was in the copy before.
 #[test]
-fn a_copy_that_broke_off_costs_nothing() {
+fn an_unfinished_copy_loses_nothing() {
     let moments = life(false);
     for pair in moments.windows(2) {
         let [old, new] = pair else { unreachable!() };
@@ -274,7 +274,7 @@ fn replace_image(disk: &SimStorage, content: &[u8]) {
 /// An image of an older moment, of the same length, is noticed before anything is changed; a scrub records what
 /// is lost, and then backups go on.
 #[test]
-fn an_image_of_another_moment_is_noticed() {
+fn an_image_of_another_moment_is_detected() {
     let states = states(6);
     for clones in [false, true] {
         let world = World::with_backups(clones, &states[..4]);
@@ -366,7 +366,7 @@ fn rot_in_a_copied_image_is_marked() {
 
 /// Digests of another moment are told like any other damage, and are made anew from the data.
 #[test]
-fn digests_of_another_moment_are_made_anew() {
+fn digests_of_another_moment_are_recreated() {
     let states = states(5);
     let world = World::with_backups(false, &states[..4]);
     let older = world.disk.files();

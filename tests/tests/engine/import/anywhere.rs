@@ -10,7 +10,7 @@ use super::scene::Scene;
 /// An import may fail at any call of the new archive, in any way: what has come over is right, and another
 /// import does the rest.
 #[test]
-fn an_import_that_fails_anywhere_goes_on() {
+fn an_import_that_fails_anywhere_continues() {
     let scene = Scene::small();
     let import = |disk: &SimStorage| {
         let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;

@@ -56,7 +56,7 @@ fn scrub(undo: &SimStorage) -> backy_lib::scrub::ScrubReport {
 /// Whoever mounts the disk and looks writes to it. Then all that was saved is written back, what was not saved stays
 /// as it is now, and that is listed; a dry run says the same.
 #[test]
-fn what_was_changed_after_a_restore_stays_and_is_listed() {
+fn undo_keeps_and_lists_what_changed_after_the_restore() {
     let (device, former, undo) = restored();
     // In a block that was saved, and in one that was not.
     device.write_at(&[9; 100], 5 * BLOCK as u64).expect("a write");
@@ -78,7 +78,7 @@ fn what_was_changed_after_a_restore_stays_and_is_listed() {
 /// What `--keep-going` does to a block that cannot be read, it does not do to one that the undo archive left out on
 /// purpose.
 #[test]
-fn keep_going_does_not_zero_what_was_left_out() {
+fn undo_with_keep_going_does_not_zero_skipped_blocks() {
     let (device, _, undo) = restored();
     device.write_at(&[9; 100], 7 * BLOCK as u64).expect("a write");
     let now = device.bytes.content();
@@ -108,7 +108,7 @@ fn a_saved_block_that_has_rotted_is_damage() {
 /// However old it is, status has nothing to advise that would spoil an undo archive, and a scrub finds nothing wrong
 /// with it.
 #[test]
-fn an_undo_archive_is_healthy_as_it_is() {
+fn status_of_an_undo_archive_is_healthy() {
     let (device, former, undo) = restored();
     assert_eq!(scrub(&undo).findings, []);
     for days in [0, 20, 400] {
@@ -169,7 +169,7 @@ fn an_undo_archive_is_no_image() {
 /// A sector of the target that cannot be read is no reason not to restore: it cannot be saved, which is said, and it
 /// can be written. Going back brings back the rest.
 #[test]
-fn an_unreadable_sector_of_the_target_is_restored_and_not_brought_back() {
+fn undo_leaves_out_sectors_that_were_unreadable() {
     let revision = noise(1, 8);
     let mut former = revision.clone();
     for block in [2, 5] {
@@ -192,7 +192,7 @@ fn an_unreadable_sector_of_the_target_is_restored_and_not_brought_back() {
 
 /// What an earlier version made has no mark: it is known by its tag and by what it lacks.
 #[test]
-fn an_unmarked_undo_archive_is_known() {
+fn an_undo_archive_without_its_mark_is_recognised() {
     let (device, former, undo) = restored();
     let mut manifest = world::open(&undo).expect("open").manifest().clone();
     assert!(manifest.is_undo());

@@ -234,7 +234,7 @@ fn row(machine: &Machine, made: &Made) -> String {
 
 /// The table in doc/retention.md is what three years of asking leave, in every way in which people ask.
 #[test]
-fn three_years_of_asking_make_what_the_document_shows() {
+fn three_years_of_backups_match_the_document() {
     let table: Vec<String> = RESULTS.iter().map(|(machine, made)| row(machine, made)).collect();
     let shown = table.join("\n");
     assert!(documented("## Three years") == table, "the table should be:\n\n{shown}\n");
@@ -276,7 +276,7 @@ fn at_midnight(time: Timestamp, name: &str) -> Timestamp {
 /// After an outage one is made as soon as somebody asks, and the next ones come at the old hour; in a window,
 /// when it begins, unless a whole interval was missed.
 #[test]
-fn what_an_outage_has_cost_is_made_up_for_once() {
+fn an_outage_is_made_up_for_once() {
     for (machine, made) in RESULTS.iter().filter(|(machine, _)| machine.asked.contains("outages")) {
         let daily = &made[&tag("daily")];
         let mut late = 0;
@@ -317,7 +317,7 @@ fn a_half_daily_job_skips_nothing_when_the_clocks_change() {
 
 /// Leaving out questions hours before anything is due changes nothing.
 #[test]
-fn nobody_has_to_ask_hours_before() {
+fn schedules_need_no_early_asking() {
     let often = RESULTS.iter().filter(|(machine, _)| machine.asked.starts_with("every 15"));
     for (machine, _) in often {
         let Machine { asked, zone, config, asks } = machine;

@@ -239,7 +239,7 @@ fn list(tags: &BTreeSet<Tag>) -> String {
 
 /// The table in doc/retention.md is what ten years of cron leave, with bounds that hold on each of its days.
 #[test]
-fn ten_years_leave_what_the_document_shows() {
+fn ten_years_of_retention_match_the_document() {
     let mut simulation = Simulation::new();
     simulation.run();
     let calm = (0..DAYS).filter(|&day| simulation.events.calm(day)).count();
@@ -256,7 +256,7 @@ fn ten_years_leave_what_the_document_shows() {
 
 /// What was made while the clock was wrong does not stay for ever: in the end nothing is left of it.
 #[test]
-fn what_a_wrong_clock_has_made_goes_with_its_turn() {
+fn revisions_of_a_wrong_clock_expire_in_turn() {
     let mut simulation = Simulation::new();
     simulation.run();
     let Events { years_ahead, set_back, .. } = simulation.events;

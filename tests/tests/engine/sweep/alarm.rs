@@ -54,10 +54,7 @@ fn an_alarm_comes_with_its_revision() {
         assert_eq!(open_alarms(&world), 1, "{place}: again");
         // Now it holds back what would go.
         maintain(&world.disk, false).unwrap_or_else(|error| panic!("{place}: {error}"));
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("{place}: frozen: {error}"));
+        world.assert_tidy(format_args!("{place}: frozen"));
     });
     assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
 }
@@ -65,7 +62,7 @@ fn an_alarm_comes_with_its_revision() {
 /// Confirming, with the maintenance that follows, may fail at any call: nothing has gone while the alarm is not
 /// confirmed, and the next one does the rest. The next unusual backup is an alarm of its own.
 #[test]
-fn nothing_goes_before_the_alarm_is_confirmed() {
+fn nothing_expires_before_the_alarm_is_confirmed() {
     let (mut states, unusual) = states();
     states.push(unusual);
     let world = World::with_backups(false, &states);
@@ -81,10 +78,7 @@ fn nothing_goes_before_the_alarm_is_confirmed() {
         assert!(gone || result.is_err(), "{place}: told that it worked");
         confirm(&world.disk).unwrap_or_else(|error| panic!("{place}: again: {error}"));
         world.expected.truncate(3);
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));
+        world.assert_tidy(format_args!("{place}: after recovery"));
         assert_eq!(open_alarms(&world), 0, "{place}: again");
     });
 }

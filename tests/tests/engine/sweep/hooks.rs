@@ -203,7 +203,7 @@ fn the_order_holds_at_every_fault() {
 /// A `before` that fails, and a source that cannot be opened, read or trusted afterwards: `after` is told, and
 /// the archive is as it was, without even a manifest that was written.
 #[test]
-fn what_fails_is_told_to_after() {
+fn after_hook_receives_the_failure() {
     let (_, before, new, _) = scenarios().swap_remove(2);
     let world = World::with_backups(false, &before);
     let hook_error = |hook| Error::Hook { hook, message: "a test".to_owned() };

@@ -9,6 +9,7 @@ use backy_tests::memory::MemorySource;
 use backy_tests::qemu;
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
 
+use super::damages::{self, Damage};
 use super::{scenarios, sweep, sweep_with};
 
 /// Numbers that go, of the revisions that a scenario leaves.
@@ -45,10 +46,7 @@ fn removal() {
         for numbers in all {
             let mut removed = world.fork();
             removed.remove(&numbers);
-            removed
-                .check_committed(None)
-                .and_then(|_| removed.check_tidy())
-                .unwrap_or_else(|error| panic!("{name}, removing {numbers:?}: {error}"));
+            removed.assert_tidy(format_args!("{name}, removing {numbers:?}"));
             if let Some(folder) = &qemu {
                 qemu::write_out(&removed.disk, folder.path());
                 qemu::check(folder.path(), &removed.expected, 0, true)
@@ -82,10 +80,7 @@ fn standalone() {
             assert!(result.is_err() || standalone(&world), "{name}: {place}");
             make_standalone(&world.disk).unwrap_or_else(|error| panic!("{name}: {place}: {error}"));
             assert!(standalone(&world), "{name}: {place}: again");
-            world
-                .check_committed(None)
-                .and_then(|_| world.check_tidy())
-                .unwrap_or_else(|error| panic!("{name}: {place}: after recovery: {error}"));
+            world.assert_tidy(format_args!("{name}: {place}: after recovery"));
             // The image may now be lost without that revision and those behind it.
             let storage: &dyn backy_lib::storage::Storage = &world.disk;
             storage.remove(FileName::IMAGE).expect("remove");
@@ -119,17 +114,10 @@ fn scrub() {
         [part(1), part(2), part(3), part(2), part(6)].concat(),
     );
     let third = [part(1), part(2), part(4), part(2), part(6)].concat();
-    type Damage = fn(&World);
-    let damages: [(&str, Damage); 6] = [
-        ("image", |world| world.disk.tamper(FileName::IMAGE, |image| image[4096 + 9] ^= 1)),
-        ("header", |world| {
-            let name = FileName::Delta(world.expected[1].uuid);
-            world.disk.tamper(name, |delta| delta[..512].fill(0));
-        }),
-        ("digests", |world| {
-            let name = FileName::Digests(world.expected[1].uuid, DigestsKind::Delta);
-            world.disk.tamper(name, |digests| digests[..4200].fill(0));
-        }),
+    let all: [Damage; 6] = [
+        damages::IMAGE,
+        damages::HEADER,
+        damages::DIGESTS,
         ("reference counts", |world| {
             let name = FileName::Delta(world.expected[2].uuid);
             world.disk.tamper(name, |delta| delta[4096..4104].fill(0));
@@ -146,7 +134,7 @@ fn scrub() {
             world.disk.tamper(name, |digests| digests[..4200].fill(0));
         }),
     ];
-    for (what, damage) in damages {
+    for (what, damage) in all {
         let world = World::with_backups(false, &[first.clone(), second.clone(), third.clone()]);
         let world = World { disk: world.disk.crash(Unsynced::Kept), ..world };
         damage(&world);
@@ -167,10 +155,7 @@ fn scrub() {
                 }
             }
             scrub(&world.disk).unwrap_or_else(|error| panic!("{what}: {place}: again: {error}"));
-            world
-                .check_committed(None)
-                .and_then(|_| world.check_tidy())
-                .unwrap_or_else(|error| panic!("{what}: {place}: mended: {error}"));
+            world.assert_tidy(format_args!("{what}: {place}: mended"));
             world.backup(&first);
             world
                 .check_committed(None)
@@ -205,10 +190,7 @@ fn tags() {
             tag(&world.disk, 1).unwrap_or_else(|error| panic!("{place}: again: {error}"));
             assert!(pinned(&world), "{place}: again");
             world.backup(&later);
-            world
-                .check_committed(None)
-                .and_then(|_| world.check_tidy())
-                .unwrap_or_else(|error| panic!("{place}: the next backup: {error}"));
+            world.assert_tidy(format_args!("{place}: the next backup"));
         },
     );
 }
@@ -238,10 +220,7 @@ fn maintenance() {
         maintain(&world.disk).unwrap_or_else(|error| panic!("{place}: again: {error}"));
         let keep = [0, 3, 5].map(|n: usize| states[states.len() - 1 - n].clone());
         world.expected.retain(|expected| keep.contains(&expected.bytes));
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));
+        world.assert_tidy(format_args!("{place}: after recovery"));
     });
 }
 
@@ -286,10 +265,7 @@ fn healing() {
             let uuid = world::open(&world.disk).expect(place).revisions()[0].uuid;
             world.expected.insert(0, world::Expected { uuid, bytes: newest.clone() });
             world.backup(&later);
-            world
-                .check_committed(None)
-                .and_then(|_| world.check_tidy())
-                .unwrap_or_else(|error| panic!("{place}: healed: {error}"));
+            world.assert_tidy(format_args!("{place}: healed"));
         });
     }
 }
@@ -311,18 +287,12 @@ fn check_removal(
         .filter(|&n| numbers.iter().any(|&gone| before[gone] == world.expected[n]))
         .collect();
     world.remove(&left);
-    world
-        .check_committed(None)
-        .and_then(|_| world.check_tidy())
-        .unwrap_or_else(|error| panic!("{place}: after recovery: {error}"));
+    world.assert_tidy(format_args!("{place}: after recovery"));
     // What a sync that failed has lost must not count as durable later.
     let mut crashed = World { disk: world.disk.crash(Unsynced::Lost), ..world.clone() };
     crashed
         .check_committed(None)
         .unwrap_or_else(|error| panic!("{place}: a crash after recovery: {error}"));
     world.backup(later);
-    world
-        .check_committed(None)
-        .and_then(|_| world.check_tidy())
-        .unwrap_or_else(|error| panic!("{place}: after the next backup: {error}"));
+    world.assert_tidy(format_args!("{place}: after the next backup"));
 }

@@ -9,11 +9,12 @@ use backy_lib::image::reader::ReadCache;
 use backy_lib::progress::Silent;
 use backy_lib::status::status;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
-use backy_lib::storage::{DigestsKind, FileName, Storage};
+use backy_lib::storage::{FileName, Storage};
 use backy_lib::{Digest, Result, ScrubOptions, drill};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, World};
 
+use super::damages::{self, Damage};
 use super::scenarios;
 
 const FAULTS: [Fault; 3] = [
@@ -22,20 +23,11 @@ const FAULTS: [Fault; 3] = [
     Fault::FromThenOn(Failure::NoMemory),
 ];
 
-/// What is wrong with an archive, which decides what a verb has to find out.
-type Damage = (&'static str, fn(&World));
-
 const DAMAGES: [Damage; 6] = [
     ("sound", |_| {}),
-    ("image", |world| world.disk.tamper(FileName::IMAGE, |image| image[4096 + 9] ^= 1)),
-    ("header", |world| {
-        let name = FileName::Delta(world.expected[1].uuid);
-        world.disk.tamper(name, |delta| delta[..512].fill(0));
-    }),
-    ("digests", |world| {
-        let name = FileName::Digests(world.expected[1].uuid, DigestsKind::Delta);
-        world.disk.tamper(name, |digests| digests[..4200].fill(0));
-    }),
+    damages::IMAGE,
+    damages::HEADER,
+    damages::DIGESTS,
     ("tables and counts", |world| {
         let name = FileName::Delta(world.expected[2].uuid);
         world.disk.tamper(name, |delta| delta[4096..4 * 4096].fill(0));
@@ -137,7 +129,7 @@ fn comparable(report: serde_json::Result<serde_json::Value>) -> serde_json::Valu
 
 /// A check, a status and a drill give their answers or an error.
 #[test]
-fn a_limit_is_no_answer() {
+fn a_lack_of_resources_is_an_error_not_an_answer() {
     for (what, world) in worlds() {
         let check = |disk: &SimStorage| {
             let report = world::open(disk)?.check(&check_options(), &world::clock(), &Silent)?;
@@ -163,7 +155,7 @@ fn a_limit_is_no_answer() {
 
 /// Readers, restores and restores that keep going give the same bytes, and name the same as lost, or an error.
 #[test]
-fn a_limit_loses_no_block() {
+fn a_lack_of_resources_loses_no_block() {
     for (what, world) in worlds() {
         for number in (0..world.expected.len()).step_by(2) {
             let keep_going = |disk: &SimStorage| {
@@ -199,7 +191,7 @@ fn a_limit_loses_no_block() {
 
 /// A scrub records and repairs the same, or nothing.
 #[test]
-fn a_limit_is_no_finding_of_a_scrub() {
+fn a_lack_of_resources_is_no_finding() {
     for (what, world) in worlds() {
         let scrub = |disk: &SimStorage| {
             let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
@@ -213,7 +205,7 @@ fn a_limit_is_no_finding_of_a_scrub() {
 
 /// Backups, removals and maintenance leave the same revisions, in the same state.
 #[test]
-fn a_limit_costs_no_revision() {
+fn a_lack_of_resources_costs_no_revision() {
     for (what, world) in worlds() {
         let next = scenarios().remove(1).2;
         let backup = |disk: &SimStorage| {
@@ -269,7 +261,7 @@ fn sweep_limits_of_backup(
 
 /// An interrupted backup is undone, and a lost manifest made anew, with nothing lost for want of a file.
 #[test]
-fn a_limit_stops_recovery_and_rebuilding_in_order() {
+fn a_lack_of_resources_stops_recovery_and_rebuild_cleanly() {
     for (what, world) in worlds() {
         let next = scenarios().remove(1).2;
         let trial = world.fork();

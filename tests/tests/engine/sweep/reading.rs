@@ -236,10 +236,7 @@ fn noting_a_drill() {
         let noted = archive.manifest().drill.is_some();
         assert!(noted || result.is_err(), "{place}: told that it worked");
         world.backup(&later);
-        world
-            .check_committed(None)
-            .and_then(|_| world.check_tidy())
-            .unwrap_or_else(|error| panic!("{place}: {error}"));
+        world.assert_tidy(&place);
     });
 }
 

@@ -113,10 +113,7 @@ fn a_backup_can_be_stopped_anywhere() {
                 let archive = world::open(&stopped.disk).expect("open");
                 left += u64::from(archive.manifest().in_progress.is_some());
                 stopped.backup(&new);
-                stopped
-                    .check_committed(None)
-                    .and_then(|_| stopped.check_tidy())
-                    .unwrap_or_else(|error| panic!("{place}: after the next: {error}"));
+                stopped.assert_tidy(format_args!("{place}: after the next"));
                 if !stop.has_said_so() {
                     break;
                 }
@@ -132,7 +129,7 @@ fn a_backup_can_be_stopped_anywhere() {
 /// So can everything else that changes an archive: a removal, a maintenance, making a revision standalone, a
 /// scrub that repairs, the undoing of a backup that was killed.
 #[test]
-fn whatever_changes_an_archive_can_be_stopped_anywhere() {
+fn every_writing_verb_can_be_stopped_anywhere() {
     let world = world_of_four(false);
     let maintain = |disk: &SimStorage, observer: &dyn Observer, keep| {
         let options = MaintenanceOptions { keep, confirm: true, threads: Some(1) };
@@ -227,10 +224,7 @@ fn a_rebuild_can_be_stopped_anywhere() {
             assert_eq!(error.kind(), ErrorKind::Interrupted, "{place}");
             rebuild(&stopped.disk, &Silent).unwrap_or_else(|error| panic!("{place}: {error}"));
         }
-        stopped
-            .check_committed(None)
-            .and_then(|_| stopped.check_tidy())
-            .unwrap_or_else(|error| panic!("{place}: {error}"));
+        stopped.assert_tidy(&place);
         if !stop.has_said_so() {
             break;
         }
@@ -241,7 +235,7 @@ fn a_rebuild_can_be_stopped_anywhere() {
 
 /// What only reads stops as well, and leaves the archive and what it was writing alone.
 #[test]
-fn whatever_reads_can_be_stopped_anywhere() {
+fn every_reading_verb_can_be_stopped_anywhere() {
     let world = world_of_four(false);
     let (on, folder) =
         (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));

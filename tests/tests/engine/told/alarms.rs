@@ -10,9 +10,9 @@ use backy_lib::{
     Error, ErrorKind, MaintenanceOptions, ProblemKind, RestoreOptions, ScrubOptions, drill,
 };
 use backy_tests::memory::MemoryTarget;
-use backy_tests::world::{self, World};
+use backy_tests::world::{self, World, noise};
 
-use super::{BLOCK, noise, writer};
+use super::{BLOCK, writer};
 
 /// Damages what the delta of a revision holds of a block that does not compress.
 fn spoil(world: &World, number: usize, block: usize) {
@@ -57,7 +57,7 @@ fn frozen(disk: &SimStorage) -> Vec<(ProblemKind, usize)> {
 /// Two alarms and damage at once: each is told by itself, a confirmation confirms all of them and no later one,
 /// and nothing is confirmed twice.
 #[test]
-fn each_alarm_is_told_and_confirmed() {
+fn each_alarm_is_reported_and_can_be_confirmed() {
     use ProblemKind::{Damage, UnusualChange};
     let mut world = with_alarms(2);
     let sorted = |mut found: Vec<(ProblemKind, usize)>| {
@@ -120,7 +120,7 @@ fn what_failed_is_not_called_right() {
 /// What is known to be bad stays known wherever it goes: into the delta that takes a block over, into the image
 /// when the newest revision goes, and into a revision that becomes standalone.
 #[test]
-fn what_is_bad_stays_known_to_be_bad() {
+fn bad_blocks_stay_marked() {
     let states: Vec<Vec<u8>> = (0..4)
         .map(|number| {
             let mut state = noise(1, 8 * BLOCK);

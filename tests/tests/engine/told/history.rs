@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::drill;
-use backy_lib::progress::{Event, Observer, Silent};
+use backy_lib::progress::{Observer, Silent};
 use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage};
 use backy_lib::{MaintenanceOptions, Result, ScrubOptions, Tag};
 use backy_tests::legacy::OldArchive;
 use backy_tests::memory::MemorySource;
-use backy_tests::world::{self, World};
+use backy_tests::stop::StopAt;
+use backy_tests::world::{self, World, noise};
 use serde_json::Value;
 
-use super::{BLOCK, noise, writer};
+use super::{BLOCK, writer};
 
 /// The lines of the history, the older file first.
 fn history(disk: &SimStorage) -> Vec<Value> {
@@ -51,17 +52,6 @@ const VERBS: [(&str, Verb); 6] = [
     }),
 ];
 
-/// Stops what it watches.
-struct Stopping;
-
-impl Observer for Stopping {
-    fn event(&self, _event: &Event) {}
-
-    fn cancelled(&self) -> bool {
-        true
-    }
-}
-
 /// Every verb that changes the archive adds one line to the history, with its name and result: also when it
 /// fails, and when somebody stops it.
 #[test]
@@ -89,7 +79,7 @@ fn every_verb_has_its_line_in_the_history() {
                 // Everything that needs room; but the history, which is there, has some.
                 disk.set_fault(2, Fault::Once(Failure::Io), 1);
             }
-            let observer: &dyn Observer = if stopped { &Stopping } else { &Silent };
+            let observer: &dyn Observer = if stopped { &StopAt::after(0) } else { &Silent };
             let error = verb(&mut writer, observer);
             let Err(error) = error else {
                 assert!(stopped, "{name}: it did not fail");
@@ -131,7 +121,7 @@ fn an_import_has_its_line_in_the_history() {
 /// A history that has become longer than 1 MiB goes on in a new file: no line is lost, the older file is
 /// replaced as a whole, and the new one begins with the last runs, without their reports.
 #[test]
-fn a_long_history_goes_on_in_a_new_file() {
+fn a_long_history_continues_in_a_new_file() {
     let world = World::with_backups(false, &[noise(1, 3 * BLOCK), noise(2, 3 * BLOCK)]);
     let disk = &world.disk;
     let (_, scrub) = VERBS[3];

@@ -8,9 +8,9 @@ use backy_lib::progress::{Event, Observer, Phase, Silent};
 use backy_lib::storage::sim::SimStorage;
 use backy_lib::storage::{FileName, Storage};
 use backy_lib::{Budget, Error, ProblemKind, ScrubOptions, StatusReport};
-use backy_tests::world::{self, World};
+use backy_tests::world::{self, World, noise};
 
-use super::{BLOCK, noise, writer};
+use super::{BLOCK, writer};
 
 fn status(disk: &SimStorage) -> StatusReport {
     let archive = world::open(disk).expect("open");
@@ -40,7 +40,7 @@ fn archive() -> World {
 /// A lost or truncated image is made anew or long enough again by a scrub; what that lacks is recorded, also
 /// when nothing of it is read, and stays critical until a backup finds it in the source again.
 #[test]
-fn what_a_lost_image_held_is_recorded_before_it_is_read() {
+fn blocks_of_a_lost_image_are_recorded_before_reading() {
     for (cut, lost) in [(None, 5), (Some(2 * BLOCK), 3)] {
         let mut world = archive();
         let state = world.expected[0].bytes.clone();

@@ -2,14 +2,14 @@
 
 use backy_lib::MaintenanceOptions;
 use backy_lib::plan::Step;
-use backy_tests::world::{self, World};
+use backy_tests::world::{self, World, noise};
 
-use super::{BLOCK, holey, noise};
+use super::{BLOCK, holey};
 
 /// What a plan says that comes free is what comes free, within the few pages of tables that a merge adds; and
 /// what it needs is in that.
 #[test]
-fn what_a_plan_frees_comes_free() {
+fn a_plan_frees_what_it_promises() {
     // Of the same length, so that the image stays as large when the newest goes.
     let mut states = holey(5);
     states.iter_mut().for_each(|state| state.truncate(900 * BLOCK + 77));

@@ -28,7 +28,7 @@ fn script(site: &Site, on: &Mountpoint, text: &str) -> Command {
 /// A pipe that its caller reads from ends when the command ends, also one that is no standard stream; and a
 /// lock that its caller holds is free again.
 #[test]
-fn nothing_of_the_callers_is_held() {
+fn background_mount_holds_nothing_of_the_caller() {
     if !fuse_available() {
         return;
     }
@@ -68,7 +68,7 @@ fn nothing_of_the_callers_is_held() {
 
 /// Paths that are given from the current folder mean the same in the background.
 #[test]
-fn relative_paths_are_the_callers() {
+fn relative_paths_start_at_the_callers_folder() {
     if !fuse_available() {
         return;
     }
@@ -108,7 +108,7 @@ fn script_through_env(site: &Site, on: &Mountpoint, text: &str) -> Command {
 
 /// SIGTERM to the half in the background unmounts and ends it.
 #[test]
-fn asked_to_end_it_unmounts() {
+fn a_terminated_mount_unmounts() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = site(temp.path());
     let Some(mount) = Mount::make(&site, &[]) else { return };
@@ -119,7 +119,7 @@ fn asked_to_end_it_unmounts() {
 
 /// SIGTERM while something is open waits for it, and after five seconds waits no longer; nothing is left mounted then.
 #[test]
-fn asked_to_end_while_it_is_used() {
+fn a_terminated_mount_waits_for_users() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = site(temp.path());
     let Some(mount) = Mount::make(&site, &[]) else { return };
@@ -134,7 +134,7 @@ fn asked_to_end_while_it_is_used() {
 
 /// Findings go to the system's log, as the lines of other daemons do.
 #[test]
-fn findings_go_to_the_systems_log() {
+fn mount_findings_go_to_syslog() {
     if !fuse_available() {
         return;
     }
@@ -229,7 +229,7 @@ fn ctrl_c_before_it_is_mounted() {
 
 /// When whoever waits for it is killed before it is mounted, it is unmounted again.
 #[test]
-fn nobody_waits_for_it() {
+fn background_mount_returns_to_the_caller() {
     if !fuse_available() || !strace::available() {
         return;
     }

@@ -14,6 +14,7 @@ use rustix::fs::{Advice, SeekFrom, seek};
 use crate::disks::Disk;
 use crate::mounted::{Mount, forget_pages};
 use crate::site::{BLOCK_BYTES, Site, compare, states, works};
+use crate::ways::both_ways;
 
 /// Whole blocks, no whole pages, less than before, less than a block.
 const SIZES: [usize; 6] = [
@@ -110,22 +111,9 @@ fn holes_stay_holes() {
     mount.unmount();
 }
 
-/// Eight readers at once of several revisions, here and there, get the right bytes while backups and maintenance change
-/// the archive under them.
-#[test]
-fn many_readers_beside_backups() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    many_readers(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn many_readers_beside_backups_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    many_readers(disk.path());
-}
-
-fn many_readers(place: &Path) {
+/// Eight concurrent readers of several revisions get the right bytes from any place while backups and maintenance
+/// change the archive.
+fn eight_readers_get_their_own_bytes_during_backups(place: &Path) {
     let size = 40 * BLOCK_BYTES + 777;
     let states = states(420, &[size; 14]);
     let mut site = Site::with_backups(place, &states[..4]);
@@ -162,6 +150,7 @@ fn many_readers(place: &Path) {
     assert!(reads.into_inner() > 1000);
     mount.unmount();
 }
+both_ways!(eight_readers_get_their_own_bytes_during_backups(place));
 
 /// Sets a flag at its end, also when that is a panic, for which the others would wait for ever.
 struct Done<'a>(&'a AtomicBool);

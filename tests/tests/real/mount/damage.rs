@@ -7,9 +7,9 @@ use std::path::Path;
 use backy_lib::RevisionId;
 use serde_json::Value;
 
-use crate::disks::Disk;
 use crate::mounted::{Front, Mount, fuse_available};
 use crate::site::{BLOCK_BYTES, Site, noise, run, text};
+use crate::ways::both_ways;
 
 const PAGE: usize = 4096;
 const SIZE: usize = 40 * BLOCK_BYTES + 5000;
@@ -89,22 +89,9 @@ fn check(site: &Site, mount: &Mount) -> Vec<usize> {
 
 const PAGES: usize = BLOCK_BYTES / PAGE;
 
-/// A block of the image that has changed cannot be read, in all revisions that have it, and all others can; the
-/// log names it once.
-#[test]
-fn a_rotten_block_of_the_image() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    rotten_blocks(temp.path());
-}
-
-/// The same where backups are made on clones: the kernel is not given a file to read by itself that has such a block.
-#[test]
-fn a_rotten_block_of_an_image_that_can_be_cloned() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    rotten_blocks(disk.path());
-}
-
-fn rotten_blocks(place: &Path) {
+/// A block of the image that has changed cannot be read, in all revisions that have it, and all others can. The log
+/// names it once. On clones, the kernel gets no file to read by itself that has such a block.
+fn rotten_block_of_the_image_is_an_io_error(place: &Path) {
     let site = site(place);
     // Blocks 4 and 7: one is in the image since the last backup, one since that before.
     flip(&site, "last.raw", &[4 * BLOCK_BYTES as u64 + 100, 8 * BLOCK_BYTES as u64 - 1]);
@@ -124,6 +111,7 @@ fn rotten_blocks(place: &Path) {
     assert_eq!((of_newest("block 4 "), of_newest("block 7 ")), (1, 1), "{said}");
     mount.unmount();
 }
+both_ways!(rotten_block_of_the_image_is_an_io_error(place));
 
 /// A delta that has changed in one place costs the block that is there.
 #[test]
@@ -187,7 +175,7 @@ fn a_rotten_digest() {
 
 /// With `-f` what is found is told on standard error.
 #[test]
-fn in_front_it_is_told_on_standard_error() {
+fn foreground_mount_reports_damage_on_standard_error() {
     if !fuse_available() {
         return;
     }

@@ -160,7 +160,7 @@ fn a_dirty_xfs_is_replayed() {
 
 /// `fsck -y` mends an ext4 in a writable mount, which then is whole there, and as broken as before in the archive.
 #[test]
-fn an_ext4_is_mended_for_trial() {
+fn fsck_repairs_an_overlay_of_a_revision() {
     let Some(place) = place() else { return };
     let image = ext4(place.path(), "image", 8 * MIB, &files(place.path(), 1));
     works(Command::new("debugfs").args(["-w", "-R", "clri /sub/5"]).arg(&image));

@@ -20,7 +20,7 @@ fn site(place: &Path) -> Site {
 
 /// What cannot be mounted is one line and exit status 1, with -f and without, and nothing is left mounted or running.
 #[test]
-fn what_cannot_be_mounted() {
+fn mount_refuses_what_cannot_be_mounted() {
     if !fuse_available() {
         return;
     }
@@ -55,7 +55,7 @@ fn what_cannot_be_mounted() {
 
 /// Mounting twice on the same place is refused; the first stays.
 #[test]
-fn the_same_place_twice() {
+fn mount_refuses_a_mounted_folder() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = site(temp.path());
     let Some(mount) = Mount::make(&site, &[]) else { return };
@@ -67,7 +67,7 @@ fn the_same_place_twice() {
 
 /// Two mounts of one archive, and a backup, maintenance and a status beside them, do not mind each other.
 #[test]
-fn it_takes_no_lock() {
+fn mount_takes_no_lock() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let mut site = site(temp.path());
     let Some(first) = Mount::make(&site, &[]) else { return };
@@ -91,7 +91,7 @@ fn it_takes_no_lock() {
 /// `umount` ends what runs in front, with exit status 0 and without a word; one that finds it in use fails, and nothing
 /// happens to those that use it.
 #[test]
-fn umount_ends_it() {
+fn umount_ends_the_process() {
     if !fuse_available() {
         return;
     }
@@ -150,7 +150,7 @@ fn ctrl_c_waits_for_users() {
 
 /// A second Ctrl-C takes it away from those that use it, at once.
 #[test]
-fn two_ctrl_cs_take_it_away() {
+fn two_ctrl_cs_detach_the_mount() {
     if !fuse_available() {
         return;
     }
@@ -170,7 +170,7 @@ fn two_ctrl_cs_take_it_away() {
 
 /// When its process is killed, `fusermount3 -u` takes the rest away; the next mount also works without.
 #[test]
-fn killed_it_leaves_nothing_in_the_way() {
+fn a_killed_mount_can_be_mounted_again() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = site(temp.path());
     for by_hand in [true, false] {
@@ -197,7 +197,7 @@ fn killed_it_leaves_nothing_in_the_way() {
 
 /// A dead mount of another program, or of another user, stays in its place, and the message says what to do.
 #[test]
-fn a_dead_mount_of_somebody_else_is_left_alone() {
+fn a_foreign_dead_mount_is_left_alone() {
     if !fuse_available() || !is_root() {
         return;
     }
@@ -243,7 +243,7 @@ fn is_root() -> bool {
 /// Nobody but the members of the group that `--gid` names reads or writes what root has mounted, whatever else
 /// is given.
 #[test]
-fn other_users_see_what_they_may() {
+fn allow_other_respects_permissions() {
     if !fuse_available() || !is_root() {
         return;
     }
@@ -334,7 +334,7 @@ fn without_root() {
 
 /// On a terminal, or with -v, it is said what is mounted and how it is ended.
 #[test]
-fn it_says_how_to_end_it() {
+fn foreground_mount_prints_how_to_end_it() {
     if !fuse_available() {
         return;
     }

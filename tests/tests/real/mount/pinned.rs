@@ -7,9 +7,9 @@ use std::path::Path;
 
 use backy_tests::world::Expected;
 
-use crate::disks::Disk;
 use crate::mounted::{Mount, forget_pages, read_anew, until};
 use crate::site::{BLOCK_BYTES, Site, states, works};
+use crate::ways::{Way, both_ways};
 
 const SIZES: [usize; 14] = {
     let mut sizes = [20 * BLOCK_BYTES; 14];
@@ -20,7 +20,9 @@ const SIZES: [usize; 14] = {
     sizes
 };
 
-fn stays_readable(place: &Path) {
+/// A revision that is open gives its own bytes after ten backups of a changing source that grows and shrinks, and
+/// after all of them were deleted.
+fn open_file_stays_readable(place: &Path) {
     let states = states(440, &SIZES);
     let mut site = Site::with_backups(place, &states[..4]);
     let Some(mount) = Mount::make(&site, &[]) else { return };
@@ -45,25 +47,11 @@ fn stays_readable(place: &Path) {
     drop(files);
     mount.unmount();
 }
+both_ways!(open_file_stays_readable(place));
 
-/// Revisions that were opened give their own bytes after ten backups of a changing source that grows and
-/// shrinks, and after all of them were removed, where backups change the image in place.
-#[test]
-fn an_open_file_stays_readable_in_place() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    stays_readable(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn an_open_file_stays_readable_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    stays_readable(disk.path());
-}
-
-/// The newest is removed by hand while it is open, and the image becomes that of the one before: whoever has it
-/// open gets its bytes or an error, and only where there are clones always its bytes.
-fn the_newest_goes(place: &Path, has_clones: bool) {
+/// Deleting the newest revision while it is open turns the image into the previous one: the open file gives its
+/// own bytes or an error, and always its bytes where backups are made on clones.
+fn newest_revision_is_deleted_while_open(place: &Path, way: Way) {
     let states = states(450, &[20 * BLOCK_BYTES; 3]);
     let mut site = Site::with_backups(place, &states);
     let Some(mount) = Mount::make(&site, &[]) else { return };
@@ -76,7 +64,7 @@ fn the_newest_goes(place: &Path, has_clones: bool) {
     for (number, expected) in newest.bytes.chunks(BLOCK_BYTES).enumerate() {
         match file.read_exact_at(&mut block, (number * BLOCK_BYTES) as u64) {
             Ok(()) => assert!(block == expected, "wrong bytes in block {number}"),
-            Err(error) => assert!(!has_clones, "block {number}: {error}"),
+            Err(error) => assert!(way == Way::InPlace, "block {number}: {error}"),
         }
     }
     drop(file);
@@ -85,17 +73,4 @@ fn the_newest_goes(place: &Path, has_clones: bool) {
     site.check_at_rest();
     mount.unmount();
 }
-
-/// In place.
-#[test]
-fn the_newest_goes_while_it_is_open() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    the_newest_goes(temp.path(), false);
-}
-
-/// With clones.
-#[test]
-fn the_newest_goes_while_it_is_open_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    the_newest_goes(disk.path(), true);
-}
+both_ways!(newest_revision_is_deleted_while_open(place, way));

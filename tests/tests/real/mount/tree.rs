@@ -138,7 +138,7 @@ fn nothing_can_be_changed() {
 
 /// Revisions and tags that come and go while it is mounted do so in the mount as well; also in one that was empty.
 #[test]
-fn revisions_come_and_go() {
+fn new_revisions_appear_and_deleted_ones_disappear() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let states = states(402, &[BLOCK_BYTES; 3]);
     let mut site = Site::with_backups(temp.path(), &[]);
