@@ -30,7 +30,7 @@ SECONDS ?= 60
 TARGETS ?=
 PYTHON_SOURCES := backy-py/python backy-py/make-stubs tests/python tests/bench
 
-.PHONY: help test lint lint-rust lint-python test-rust test-python torture powercut canary deny mutants mutants-sample fuzz wheel \
+.PHONY: help test lint format lint-rust lint-python msrv test-rust test-python torture powercut canary deny dependencies mutants mutants-sample fuzz wheel \
 	sdist test-package demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv stubs clean
 
 help: ## List the targets
@@ -39,6 +39,7 @@ help: ## List the targets
 # One after the other, so that -j cannot interleave their output or their builds.
 test: deps ## All checks and tests; installs what they need
 	$(MAKE) --no-print-directory lint-rust
+	$(MAKE) --no-print-directory msrv
 	$(MAKE) --no-print-directory lint-python
 	$(MAKE) --no-print-directory test-rust
 	$(MAKE) --no-print-directory test-python
@@ -46,12 +47,26 @@ test: deps ## All checks and tests; installs what they need
 
 lint: lint-rust lint-python ## Formatting, clippy, documentation, mypy, stubtest, ruff
 
-lint-rust:
+format: # Whether the code is formatted: seconds, and nothing is built
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+
+lint-rust: format
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --manifest-path fuzz/Cargo.toml -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+# What Cargo.toml promises to those who build the library, the command or the module. Into a folder of its own, and with
+# nothing optimised: it only has to compile.
+MSRV := $(shell sed -nE 's/^rust-version = "(.*)"$$/\1/p' Cargo.toml)
+
+msrv: ## Check that the oldest Rust that Cargo.toml promises compiles it (needs rustup)
+	@if cargo +$(MSRV) --version >/dev/null 2>&1 || rustup toolchain install $(MSRV) --profile minimal --no-self-update; then \
+	    cargo +$(MSRV) check --locked --target-dir target/msrv --config 'profile.dev.package."*".opt-level=0' \
+	        -p backy-lib -p backy-cli -p backy-py --lib --bins; \
+	else \
+	    echo "SKIPPED: msrv: there is no Rust $(MSRV), and rustup cannot install it"; [[ "$${CI:-}" != true ]]; \
+	fi
 
 # In CI a failure does not keep the other programs from being run: one run shows all of them.
 test-rust: ## Tests of the engine, the command and the archive format
@@ -64,7 +79,7 @@ torture: ## Kill commands over and over beside readers, and let every system cal
 		$(CARGO) test --workspace --test real -- torture:: calls:: planted:: large::an_import --nocapture
 
 powercut: ## Power cuts at COUNT moments on ext4 and on XFS (root; COUNT=200 SEED=)
-	POWERCUT_COUNT=$(COUNT) $(if $(SEED),POWERCUT_SEED=$(SEED)) $(CARGO) test -p backy-tests --test powercut -- --nocapture
+	POWERCUT_COUNT=$(COUNT) $(if $(SEED),POWERCUT_SEED=$(SEED)) $(CARGO) test -p backy-tests --test real -- powercut:: --nocapture
 
 # Debian packs venv apart from Python, and without root it cannot be had.
 ifeq ($(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo yes),yes)
@@ -119,6 +134,9 @@ deny: ## Licences, bans, sources and, where it can be had, advisories of all tha
 	else \
 	    echo "SKIPPED: advisories: the database cannot be fetched: $$(grep -m 1 -iE 'error|fail' <<<"$$why" || echo 'no answer')"; \
 	fi
+
+dependencies: deny ## The same, and which crates are there twice or have unsafe code
+	tests/dependencies
 
 mutants: ## Which changes of the library no test notices (needs cargo-mutants; SHARD=0/8 is a night on two cores)
 	tests/mutants $(if $(SHARD),--shard $(SHARD))

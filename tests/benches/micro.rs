@@ -1,5 +1,5 @@
-//! The steps that the time of an operation is made of, each by itself: `make bench-micro`. What they are worth together is for
-//! `make bench`; a change of one of these says where to look.
+//! The steps that the time of an operation is made of, each by itself: `make bench-micro`. What they are worth
+//! together is for `make bench`; a change of one of these says where to look.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -8,7 +8,8 @@ const VARIABLE: &str = "BACKY_CANARY";
 /// Plants the bug that the environment names, if it names one.
 ///
 /// # Panics
-/// When there is no such bug, or the tests were built without the feature `canary`: nothing would be planted, and nothing found.
+/// When there is no such bug, or the tests were built without the feature `canary`: nothing would be planted,
+/// and nothing found.
 pub fn plant() {
     static PLANTED: Once = Once::new();
     #[expect(

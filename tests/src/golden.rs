@@ -23,8 +23,8 @@ pub fn states() -> Vec<Vec<u8>> {
     vec![first, second, third, fourth]
 }
 
-/// Source states of which each differs from the one before in one block of twelve, but for the eighth and the last, which are all
-/// new. Never changed either.
+/// Source states of which each differs from the one before in one block of twelve, but for the eighth and the
+/// last, which are all new. Never changed either.
 pub fn unusual_states() -> Vec<Vec<u8>> {
     let block = BLOCK_SIZE.len();
     let mut random = Random(1126);
@@ -51,7 +51,8 @@ pub fn overwritten_state() -> Vec<u8> {
     state
 }
 
-/// Source states of a disk with an MBR, of which each differs from the one before in one block of twelve. Never changed either.
+/// Source states of a disk with an MBR, of which each differs from the one before in one block of twelve. Never
+/// changed either.
 pub fn partitioned_states() -> Vec<Vec<u8>> {
     let mut states: Vec<Vec<u8>> = unusual_states().into_iter().take(5).collect();
     for state in &mut states {

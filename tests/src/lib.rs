@@ -5,6 +5,7 @@
 
 pub mod canary;
 pub mod checker;
+pub mod command;
 pub mod damage;
 pub mod fuzz;
 pub mod golden;

@@ -1,5 +1,6 @@
 //! An archive on a simulated disk, and beside it what it has to hold.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,8 +89,8 @@ pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport>
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.remove(numbers, &clock(), &Silent)
 }
 
-/// Takes the lock and maintains, as somebody does who has seen to all alarms and damage. With one thread, so that calls come in
-/// a fixed order.
+/// Takes the lock and maintains, as somebody does who has seen to all alarms and damage. With one thread, so
+/// that calls come in a fixed order.
 pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
     let options = MaintenanceOptions { keep, confirm: true, threads: Some(1) };
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
@@ -154,7 +155,8 @@ impl World {
         });
     }
 
-    /// Checks what is there when the revisions with these numbers may have gone, some or all of them. Says whether all have.
+    /// Checks what is there when the revisions with these numbers may have gone, some or all of them. Says
+    /// whether all have.
     pub fn check_removing(&mut self, numbers: &[usize]) -> std::result::Result<bool, String> {
         let archive = open(&self.disk).map_err(|error| format!("open: {error}"))?;
         let there: Vec<RevisionId> = archive.revisions().iter().map(|r| r.uuid).collect();
@@ -187,6 +189,14 @@ impl World {
             }
         }
         Ok(extra)
+    }
+
+    /// Panics unless the archive holds what is expected and nothing else: [`Self::check_committed`] and
+    /// [`Self::check_tidy`].
+    #[track_caller]
+    pub fn assert_tidy(&mut self, place: impl Display) {
+        let checked = self.check_committed(None).and_then(|_| self.check_tidy());
+        checked.unwrap_or_else(|error| panic!("{place}: {error}"));
     }
 
     /// Checks that the files are what the document of the format says, also while something is under way.
@@ -239,6 +249,13 @@ pub const UNNAMED: [FileName; 3] = [FileName::Reserve, FileName::History, FileNa
 /// How image updates are to be tested.
 pub const UPDATES: [(bool, ImageUpdate); 2] =
     [(false, ImageUpdate::InPlace), (true, ImageUpdate::Auto)];
+
+/// Bytes that no compression makes smaller.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    let words = (0..len.div_ceil(8)).flat_map(|_| random.number().to_le_bytes());
+    words.take(len).collect()
+}
 
 /// A state of a source: some blocks zero, some compressible, some not, with a length that need not be whole blocks.
 pub fn random_state(random: &mut Random, size_bytes: usize) -> Vec<u8> {

@@ -1,4 +1,7 @@
 //! The inputs that the fuzzers are seeded with, and those that once found something, on a stable compiler.
+//!
+//! A binary of its own because it counts what the whole process allocates.
+
 #![expect(clippy::disallowed_methods, reason = "reads the inputs and writes for QEMU")]
 
 use std::collections::BTreeSet;
@@ -20,7 +23,8 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// Whoever measures memory or uses much of it is alone.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What an input may take besides a multiple of its length; the same in a fuzzer, with all that it needs itself, is 512 MiB.
+/// What an input may take besides a multiple of its length; the same in a fuzzer, with all that it needs
+/// itself, is 512 MiB.
 const MEMORY_BYTES: usize = 96 << 20;
 const MEMORY_TIMES: usize = 64;
 
@@ -67,7 +71,7 @@ fn flaw(target: &Target, data: &[u8]) -> Option<String> {
 
 /// No input breaks a promise, takes long, or takes memory out of proportion.
 #[test]
-fn every_input_keeps_the_promises() {
+fn every_seed_and_regression_passes() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut wrong = Vec::new();
     for target in TARGETS {
@@ -81,7 +85,7 @@ fn every_input_keeps_the_promises() {
 
 /// Nor does one that is changed a little: a fuzzer for want of a better one, the same every time.
 #[test]
-fn inputs_that_are_changed_a_little_keep_them_too() {
+fn mutated_inputs_pass() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let mut wrong = Vec::new();
@@ -159,7 +163,7 @@ fn qemu_reads_what_the_inputs_write() {
 
 /// A target is in the table, has a binary and seeds; nothing else lies about that no test would run.
 #[test]
-fn every_target_is_in_every_place() {
+fn every_fuzz_target_is_registered_everywhere() {
     let targets: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
     assert_eq!(targets.len(), TARGETS.len(), "a name twice");
     let binaries: BTreeSet<String> = names(&fuzz().join("fuzz_targets"))

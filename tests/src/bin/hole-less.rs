@@ -1,10 +1,11 @@
-//! `hole-less MAX_FILE_BYTES MOUNTPOINT [short] [interrupted]`: a file system in memory that can do no more than FAT. No holes: what a file is extended
-//! by is written out as zeros, and takes room. No punching, no looking for holes, no allocating in advance, no clones, no
-//! files without a name, no renaming that must not replace, no permissions that can be set, and an end to the length of a file.
-//! For the tests, since not every kernel has FAT. Ends with `umount`.
+//! `hole-less MAX_FILE_BYTES MOUNTPOINT [short] [interrupted]`: a file system in memory that can do no more
+//! than FAT. No holes: what a file is extended by is written out as zeros, and takes room. No punching, no
+//! looking for holes, no allocating in advance, no clones, no files without a name, no renaming that must not
+//! replace, no permissions that can be set, and an end to the length of a file. For the tests, since not every
+//! kernel has FAT. Ends with `umount`.
 //!
-//! It can do what the manual pages allow and hardly any file system does: `short`, reads and writes come to an end early;
-//! `interrupted`, every third call is.
+//! It can do what the manual pages allow and hardly any file system does: `short`, reads and writes come to an
+//! end early; `interrupted`, every third call is.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

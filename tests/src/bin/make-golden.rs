@@ -1,10 +1,11 @@
 //! Makes a golden archive of the present format in a folder that is not there yet.
 //!
 //! Run once for each addition to the format; its result is committed and never made anew:
-//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With `kept`, revisions have been
-//! removed, merged and made standalone, and the archive has been scrubbed and drilled. With `alarms`, two backups were
-//! unusual, the first of which is confirmed, and a block is lost, which is known. With `flawed`, the source is a file with a partition
-//! table, a block has neither content nor digest, and an older delta has a flaw.
+//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With
+//! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and
+//! drilled. With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost,
+//! which is known. With `flawed`, the source is a file with a partition table, a block has neither content nor
+//! digest, and an older delta has a flaw.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -107,8 +108,8 @@ fn alarms(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Four nights of a file, scrubbed after the third; then a block of the image and its digest are wrong, and an entry of a delta and its
-/// digest are, which a scrub finds; and a fifth night.
+/// Four nights of a file, scrubbed after the third; then a block of the image and its digest are wrong, and an
+/// entry of a delta and its digest are, which a scrub finds; and a fifth night.
 #[expect(
     clippy::disallowed_methods,
     reason = "writes a source, and damages files behind the library's back"

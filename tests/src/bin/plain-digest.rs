@@ -1,5 +1,6 @@
-//! `plain-digest FILE`: reads the data of a file and computes the digests of its blocks of 64 KiB, on all cores, and nothing else.
-//! What a backup of a source that has not changed cannot do without, for the benchmark to compare with.
+//! `plain-digest FILE`: reads the data of a file and computes the digests of its blocks of 64 KiB, on all
+//! cores, and nothing else. What a backup of a source that has not changed cannot do without, for the benchmark
+//! to compare with.
 
 use std::iter;
 use std::path::PathBuf;

@@ -1,8 +1,9 @@
 //! An independent checker: does an archive say and hold what `doc/format.md` promises?
 //!
-//! It shares no code with the library, so that a mistake in one is not in the other as well: a test sees to that. It gets the
-//! files as bytes and gives one sentence for each statement of the document that does not hold. Each block is digested once.
-//! Unknown fields are left alone, as the document has it. A revision with `flaws` is checked as far as the manifest goes.
+//! It shares no code with the library, so that a mistake in one is not in the other as well: a test sees to
+//! that. It gets the files as bytes and gives one sentence for each statement of the document that does not
+//! hold. Each block is digested once. Unknown fields are left alone, as the document has it. A revision with
+//! `flaws` is checked as far as the manifest goes.
 
 mod delta;
 mod digests;

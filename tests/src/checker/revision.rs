@@ -93,7 +93,8 @@ fn check_newest(
     Some(entries)
 }
 
-/// The overlay of the newest revision. One that was not complete before the interruption is none: nothing depends on it yet.
+/// The overlay of the newest revision. One that was not complete before the interruption is none: nothing
+/// depends on it yet.
 fn overlay<'a>(
     files: &'a Files,
     manifest: &Manifest,

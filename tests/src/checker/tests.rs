@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::world::World;
+use crate::world::{World, noise};
 
 const BLOCK: usize = 4096;
 
@@ -12,17 +12,13 @@ fn block(seed: u8) -> Vec<u8> {
     (0..BLOCK).map(|at| seed ^ (at / 7) as u8 ^ (at % 251) as u8).collect()
 }
 
-fn noise(seed: u64) -> Vec<u8> {
-    let mut random = backy_lib::storage::sim::Random(seed);
-    std::iter::repeat_with(|| random.number() as u8).take(BLOCK).collect()
-}
-
 /// Three revisions with packed, plain and zero blocks and lengths that are not whole blocks.
 fn archive() -> Files {
     let state = |n: u8, len: usize| {
         let zero = if n == 2 { block(61) } else { vec![0; BLOCK] };
         let mut state =
-            [block(n), block(50), noise(n.into()), noise(99), zero, block(n + 9)].concat();
+            [block(n), block(50), noise(n.into(), BLOCK), noise(99, BLOCK), zero, block(n + 9)]
+                .concat();
         state.extend(&block(n + 70)[..len]);
         state
     };
@@ -67,7 +63,7 @@ fn names(files: &Files, what: &str, words: &str) {
 }
 
 #[test]
-fn an_archive_that_is_right_has_no_problems() {
+fn a_correct_archive_has_no_problems() {
     assert_eq!(check(&archive()), Vec::<String>::new());
     let empty = World::with_backups(false, &[]);
     assert_eq!(check(&files(&empty)), Vec::<String>::new());
@@ -106,7 +102,8 @@ fn each_rule_of_the_manifest_is_checked() {
         ("\"series\": [", "\"series\": [{\"tag\": 7}, ", "series"),
         (
             "\"series\": [",
-            "\"series\": [{\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, {\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, ",
+            "\"series\": [{\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, \
+             {\"tag\": \"x\", \"began\": \"2026-01-01T02:00:00Z\"}, ",
             "series has \"x\" twice",
         ),
         ("\"revisions\": [", "\"drill\": {}, \"revisions\": [", "drill: no field"),
@@ -161,7 +158,7 @@ fn the_form_of_the_checksum_is_checked() {
 }
 
 #[test]
-fn files_that_are_missing_or_too_long_are_named() {
+fn missing_and_overlong_files_are_named() {
     let whole = archive();
     for needed in [
         "README".to_owned(),
@@ -283,7 +280,7 @@ fn each_rule_of_a_delta_is_checked() {
 
 /// What a delta has to hold because its base has another length is required.
 #[test]
-fn the_block_in_which_the_shorter_one_ends_has_to_be_held() {
+fn a_delta_holds_the_block_where_the_shorter_revision_ends() {
     for number in [1, 2] {
         let mut files = archive();
         let name = name(&files, number, "qcow2");
@@ -294,13 +291,14 @@ fn the_block_in_which_the_shorter_one_ends_has_to_be_held() {
 
 /// A revision with flaws is not held against the checker, and neither is what reads through to it.
 #[test]
-fn a_flaw_that_is_recorded_is_no_problem() {
+fn a_recorded_flaw_is_no_problem() {
     let mut files = archive();
     let name = name(&files, 1, "qcow2");
     files.get_mut(&name).unwrap()[3 * BLOCK..3 * BLOCK + 8].fill(0);
     assert!(!check(&files).is_empty());
     let flaw = format!(
-        "\"flaws\": [{{\"file\": \"{name}\", \"message\": \"x\", \"found\": \"2026-01-01T00:00:00Z\", \"confirmed\": null}}],\n      "
+        "\"flaws\": [{{\"file\": \"{name}\", \"message\": \"x\", \
+         \"found\": \"2026-01-01T00:00:00Z\", \"confirmed\": null}}],\n      "
     );
     let text = String::from_utf8(files["manifest.json"].clone()).unwrap();
     let at = text.match_indices("\"uuid\"").nth(1).unwrap().0;

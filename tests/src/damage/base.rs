@@ -112,8 +112,8 @@ fn imported() -> World {
     world
 }
 
-/// The same archive with names that are the same each time, and without the time that things took: so that an input of a fuzzer
-/// means the same in every process.
+/// The same archive with names that are the same each time, and without the time that things took: so that an
+/// input of a fuzzer means the same in every process.
 fn named_alike(world: &World) -> World {
     let disk = world.disk.fork();
     let manifest = world::open(&disk).expect("open").manifest().clone();

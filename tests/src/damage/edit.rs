@@ -222,7 +222,8 @@ fn copy_piece(bytes: &mut Vec<u8>, pieces: &[Piece], at: usize, by: usize) {
     }
 }
 
-/// Makes the checksums of the manifest and of the headers of digest files right, as somebody does who wants to be believed.
+/// Makes the checksums of the manifest and of the headers of digest files right, as somebody does who wants to
+/// be believed.
 pub(super) fn forge(disk: &SimStorage) {
     for name in disk.files().into_keys() {
         match name {

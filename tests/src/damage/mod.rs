@@ -1,7 +1,9 @@
-//! What a damaged archive may give out: the right bytes or an error. And what an archive that somebody forged may not do to us.
+//! What a damaged archive may give out: the right bytes or an error. And what an archive that somebody forged
+//! may not do to us.
 //!
-//! [`Damaged`] is an archive whose files were changed behind its back, with what its revisions hold. Its checks panic when it gives
-//! out anything else. `tests/tests/damage.rs` goes through damages and commands one by one, `fuzz::damaged_archive` tries any.
+//! [`Damaged`] is an archive whose files were changed behind its back, with what its revisions hold. Its checks
+//! panic when it gives out anything else. `tests/tests/engine/damage.rs` goes through damages and commands one
+//! by one, `fuzz::damaged_archive` tries any.
 
 mod base;
 mod edit;
@@ -35,8 +37,8 @@ pub struct Damaged {
     pub strangers: Vec<Vec<u8>>,
     /// Revisions that a rebuild has named and that nobody has read yet.
     unread: Vec<RevisionId>,
-    /// Whether checksums and digests were forged to fit what was changed. Then wrong bytes are no fault of ours; what is left is
-    /// that everything ends, with an error or without.
+    /// Whether checksums and digests were forged to fit what was changed. Then wrong bytes are no fault of
+    /// ours; what is left is that everything ends, with an error or without.
     pub forged: bool,
 }
 
@@ -57,7 +59,8 @@ impl Damaged {
         self.forged = true;
     }
 
-    /// Every revision reads right or gives an error, in every way that there is to read it; says how many can be restored.
+    /// Every revision reads right or gives an error, in every way that there is to read it; says how many
+    /// can be restored.
     ///
     /// # Panics
     /// When one reads wrong.
@@ -153,8 +156,9 @@ impl Damaged {
         Ok(())
     }
 
-    /// Restores what there is of a revision to a new target, to one that holds something else, and to a stream, and checks that
-    /// all three are the same: zero where the report says so, right everywhere else unless the digests are not.
+    /// Restores what there is of a revision to a new target, to one that holds something else, and to a
+    /// stream, and checks that all three are the same: zero where the report says so, right everywhere else
+    /// unless the digests are not.
     ///
     /// # Panics
     /// When that is not so, or when it ends early.

@@ -1,4 +1,5 @@
-//! A history of an archive: commands, things that go wrong in them, and what else happens; see [`crate::model`] for the promises.
+//! A history of an archive: commands, things that go wrong in them, and what else happens; see [`crate::model`]
+//! for the promises.
 
 use arbitrary::{Arbitrary, Unstructured};
 

@@ -164,8 +164,8 @@ fn written_string(text: &str) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
-/// A backup is due at first; after one with all tags nothing is, and everything again once it is long ago. At any time that a
-/// clock can show.
+/// A backup is due at first; after one with all tags nothing is, and everything again once it is long ago. At
+/// any time that a clock can show.
 fn check_schedule(config: &Config) {
     let tags = config.schedule.keys().cloned().collect::<std::collections::BTreeSet<Tag>>();
     for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {

@@ -1,9 +1,10 @@
-//! Any folder as an archive of 2014: what is imported, and what is read from it as it is, has the MD5s that are recorded, or
-//! it is an error. Nothing is changed in the folder, and nothing outside is looked at.
+//! Any folder as an archive of 2014: what is imported, and what is read from it as it is, has the MD5s that are
+//! recorded, or it is an error. Nothing is changed in the folder, and nothing outside is looked at.
 //!
-//! An input is a text with the files one after the other, so that a mutation of it is one of a file: `%%file NAME`, `%%link NAME`
-//! (to what follows), `%%fifo NAME` or `%%folder NAME`, each at the start of a line and with the content from the next line on to
-//! the next of these. In names and in files `.rev` a `$` and a digit stand for a UUID, and the MD5 `=` for one that is right.
+//! An input is a text with the files one after the other, so that a mutation of it is one of a file: `%%file
+//! NAME`, `%%link NAME` (to what follows), `%%fifo NAME` or `%%folder NAME`, each at the start of a line and
+//! with the content from the next line on to the next of these. In names and in files `.rev` a `$` and a digit
+//! stand for a UUID, and the MD5 `=` for one that is right.
 #![expect(clippy::disallowed_methods, reason = "writes the files of another program")]
 
 use std::collections::BTreeMap;
@@ -195,7 +196,8 @@ impl Scene {
     }
 }
 
-/// What came over whole has the MD5 of its image, or those of all its blocks; of the rest, what is not lost has the MD5 of its block.
+/// What came over whole has the MD5 of its image, or those of all its blocks; of the rest, what is not lost has
+/// the MD5 of its block.
 fn check_imported(model: &Model, archive: &Archive, number: usize, imported: &Imported) {
     let name = imported.uuid.to_string();
     let target = MemoryTarget::absent();

@@ -1,4 +1,5 @@
-//! Any bytes as a manifest: what is read comes back when it is written, with the fields that this program does not know.
+//! Any bytes as a manifest: what is read comes back when it is written, with the fields that this program does
+//! not know.
 //!
 //! The checksum would keep out nearly everything, so each input is also read with a checksum that fits.
 

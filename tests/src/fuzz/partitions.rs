@@ -1,14 +1,15 @@
-//! Any bytes as the beginning of a disk: its partitions lie within it and have numbers of their own, and looking for them takes few short reads
-//! that stay within it, whatever its tables say.
+//! Any bytes as the beginning of a disk: its partitions lie within it and have numbers of their own, and
+//! looking for them takes few short reads that stay within it, whatever its tables say.
 //!
-//! The first two bytes are how many sectors of zeros follow behind the others. The checksums of a GPT would keep out nearly everything, so each
-//! input is also read with those that fit.
+//! The first two bytes are how many sectors of zeros follow behind the others. The checksums of a GPT would
+//! keep out nearly everything, so each input is also read with those that fit.
 
 use std::cell::Cell;
 
 use backy_lib::format::partitions::{self, Partition};
 
-/// What comes of reads of tables at their largest: each with some thousand entries, or some chains of some hundred links.
+/// What comes of reads of tables at their largest: each with some thousand entries, or some chains of some
+/// hundred links.
 const MAX_READS: u64 = 2000;
 const MAX_BYTES: u64 = 4 << 20;
 /// Longer beginnings do nothing new.

@@ -1,6 +1,6 @@
 //! Any bytes as a delta: opening it, looking clusters up and reading them gives content or an error, never a panic,
-//! and never takes memory out of proportion. In an archive all ways to read it give the same, a merge into it or out of it
-//! changes nothing of what can be read, and an export is equal.
+//! and never takes memory out of proportion. In an archive all ways to read it give the same, a merge into it
+//! or out of it changes nothing of what can be read, and an export is equal.
 
 use std::ops::Range;
 
@@ -62,7 +62,8 @@ fn read_some(delta: &Delta) {
     }
 }
 
-/// Where a mutation is most likely to matter: the header or the start of a table. Most of the file is payload. `None` for anywhere.
+/// Where a mutation is most likely to matter: the header or the start of a table. Most of the file is payload.
+/// `None` for anywhere.
 pub fn interesting_part(data: &[u8], seed: u32) -> Option<Range<usize>> {
     let start = match seed % 4 {
         0 => 0,

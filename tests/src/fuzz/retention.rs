@@ -1,5 +1,6 @@
-//! Any revisions, tags, schedule and clocks: what must stay stays, the verdicts are those of the rules as the document has them,
-//! carrying them out in part changes nothing, and the plan leaves a chain after each of its steps.
+//! Any revisions, tags, schedule and clocks: what must stay stays, the verdicts are those of the rules as the
+//! document has them, carrying them out in part changes nothing, and the plan leaves a chain after each of its
+//! steps.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,5 +1,5 @@
-//! Any text as a revision specification, on any revisions: it is resolved as `doc` has it, said here a second time, or it is
-//! an error of one line.
+//! Any text as a revision specification, on any revisions: it is resolved as `doc` has it, said here a second
+//! time, or it is an error of one line.
 
 use std::collections::BTreeSet;
 
@@ -27,8 +27,8 @@ pub fn run(data: &[u8]) {
     check_several(&text, &revisions);
 }
 
-/// The first byte is how many revisions there are; each has a byte for its tags and three for its UUID, of few different digits, so
-/// that beginnings are shared. The rest is the text.
+/// The first byte is how many revisions there are; each has a byte for its tags and three for its UUID, of few
+/// different digits, so that beginnings are shared. The rest is the text.
 fn input(data: &[u8]) -> Option<(Vec<Revision>, String)> {
     let mut bytes = Unstructured::new(data);
     let count = usize::from(u8::arbitrary(&mut bytes).ok()?) % (MAX_REVISIONS + 1);

@@ -47,7 +47,8 @@ impl Model {
         }
     }
 
-    /// A command has failed, or was cut with the power, whereupon a subset of what was not synced is left that depends on `cut`.
+    /// A command has failed, or was cut with the power, whereupon a subset of what was not synced is left
+    /// that depends on `cut`.
     pub(super) fn interrupted(&mut self, verb: Verb, effects: Effects, cut: Option<u64>) {
         self.unfinished.extend(effects.comes.iter().cloned());
         self.going.extend(&effects.goes);

@@ -1,16 +1,17 @@
 //! Histories of an archive, against a plain `Vec<u8>` for each revision.
 //!
-//! [`Operation`] is what can happen. [`Model`] makes it happen to an archive on a simulated disk, and panics when the archive is not
-//! what it has to be:
+//! [`Operation`] is what can happen. [`Model`] makes it happen to an archive on a simulated disk, and panics
+//! when the archive is not what it has to be:
 //!
-//! - After a command that worked there are exactly the revisions that there should be, each with its bytes, also when the power
-//!   fails a moment later.
-//! - After one that failed, or was cut, there is what there was before or what it was to bring about, nothing in between, and
-//!   it reads right before anything is undone.
+//! - After a command that worked there are exactly the revisions that there should be, each with its bytes,
+//!   also when the power fails a moment later.
+//! - After one that failed, or was cut, there is what there was before or what it was to bring about, nothing in
+//!   between, and it reads right before anything is undone.
 //! - A reader that is open gives its own bytes, or an error once its revision has gone.
 //! - A scrub finds a damage, and nothing where there is none.
 //!
-//! `tests/tests/model.rs` makes histories with proptest, `fuzz::archive_ops` out of the bytes that a fuzzer tries.
+//! `tests/tests/engine/model.rs` makes histories with proptest, `fuzz::archive_ops` out of the bytes that a
+//! fuzzer tries.
 
 mod after;
 mod damage;
@@ -46,18 +47,20 @@ pub struct Model {
     source: Vec<u8>,
     now: Timestamp,
     readers: Vec<Held>,
-    /// All revisions that there ever were: a manifest that is made anew may bring one back whose removal was interrupted.
+    /// All revisions that there ever were: a manifest that is made anew may bring one back whose removal
+    /// was interrupted.
     known: BTreeMap<RevisionId, Vec<u8>>,
     /// What was being backed up when something went wrong: the same may happen to it.
     unfinished: Vec<Vec<u8>>,
     /// What was being removed when something went wrong, until the next command of that sort has worked.
     going: BTreeSet<RevisionId>,
-    /// What the medium may hold instead of what programs see, since a call failed and until a manifest is durable again.
+    /// What the medium may hold instead of what programs see, since a call failed and until a manifest is
+    /// durable again.
     otherwise: Vec<(Vec<Expected>, Effects)>,
     /// Whether a scrub may have noted a block to be bad that could not be read once.
     suspected: bool,
-    /// Whether a manifest was made anew while a deletion may not have been durable: no list has the file that comes back, and it is
-    /// kept.
+    /// Whether a manifest was made anew while a deletion may not have been durable: no list has the file
+    /// that comes back, and it is kept.
     unlisted: bool,
 }
 
@@ -147,7 +150,8 @@ impl Model {
         self.world.check_tidy().expect("a tidy archive");
     }
 
-    /// As an operator would who is told of a file that the archive knows nothing of: digests that no revision needs any more.
+    /// As an operator would who is told of a file that the archive knows nothing of: digests that no
+    /// revision needs any more.
     fn remove_unlisted(&self) {
         let named = world::open(&self.world.disk).expect("open").manifest().named_files();
         for name in self.world.disk.files().into_keys().filter(|_| self.unlisted) {
@@ -171,8 +175,9 @@ impl Model {
         &mut self.source[start..end]
     }
 
-    /// Whether a manifest would be lost while an operation is not undone yet, because undoing has failed as well. What a
-    /// rebuild makes of that is known to be wrong at times: it refuses the next backup, or leaves the image too long.
+    /// Whether a manifest would be lost while an operation is not undone yet, because undoing has failed as
+    /// well. What a rebuild makes of that is known to be wrong at times: it refuses the next backup, or
+    /// leaves the image too long.
     fn rebuilds_the_unfinished(&self, verb: Verb) -> bool {
         let archive = world::open(&self.world.disk).expect("open");
         let manifest = archive.manifest();

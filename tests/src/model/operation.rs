@@ -1,5 +1,5 @@
-//! What can happen to a source and its archive. Any numbers mean something: an operation that does not fit the state of the
-//! archive does as much of it as there is to do.
+//! What can happen to a source and its archive. Any numbers mean something: an operation that does not fit the
+//! state of the archive does as much of it as there is to do.
 
 use arbitrary::{Arbitrary, Unstructured};
 use backy_lib::storage::sim::{Failure, Fault};

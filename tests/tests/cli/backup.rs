@@ -6,7 +6,7 @@ use super::harness::Scene;
 
 /// A backup that worked prints nothing on a pipe, nor does one that is not due; both exit with 0.
 #[test]
-fn cron_has_nothing_to_mail() {
+fn successful_backup_prints_nothing() {
     let scene = Scene::with_archive();
     for revisions in [1, 1] {
         let run = scene.works(&["-b", "a", "backup"]);
@@ -18,7 +18,7 @@ fn cron_has_nothing_to_mail() {
 
 /// With -v it says in a line what was made, or when the next one is due.
 #[test]
-fn verbose_tells_in_a_line() {
+fn verbose_prints_one_line() {
     let scene = Scene::with_archive();
     let made = scene.works(&["-v", "-b", "a", "backup"]);
     assert_eq!(made.text(), "");
@@ -48,7 +48,7 @@ fn force_and_tags() {
 
 /// Without a schedule a backup is always due.
 #[test]
-fn without_a_schedule_it_is_always_due() {
+fn backup_without_a_schedule_is_always_due() {
     let scene = Scene::with_archive();
     let config = scene.read_text("a/backy.toml");
     let end = config.find("[schedule.").unwrap();
@@ -97,7 +97,7 @@ fn the_rate_is_limited() {
 
 /// Blocks that were found to be rotten are told even with -q; the backup itself works.
 #[test]
-fn rot_is_told_even_when_quiet() {
+fn rot_is_reported_even_when_quiet() {
     let (scene, _) = Scene::with_revisions(1);
     let mut image = scene.read("a/last.raw");
     image[100_000] ^= 1;

@@ -72,7 +72,7 @@ fn unknown_features_of_the_manifest() {
 
 /// A manifest that points out of the archive is refused.
 #[test]
-fn manifest_that_points_elsewhere() {
+fn manifest_with_paths_outside_the_archive_is_refused() {
     let (scene, _) = Scene::with_revisions(2);
     rewrite_manifest(&scene, |text| {
         text.replace("\"image\": \"last.raw\"", "\"image\": \"/etc/passwd\"")
@@ -203,7 +203,7 @@ fn a_changed_digest() {
 
 /// A backup onto a damaged archive is refused and leaves everything as it was.
 #[test]
-fn backup_onto_damage() {
+fn backup_refuses_a_damaged_archive() {
     for suffix in [".image.digests", ".qcow2", "last.raw"] {
         let (scene, _) = Scene::with_revisions(2);
         scene.change_source(7);

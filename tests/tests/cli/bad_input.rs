@@ -182,9 +182,10 @@ fn ambiguous_beginnings() {
     scene.refuses(&["-b", "a", "find", "-r", &a[..3]], &[&a[..3]]);
 }
 
-/// While somebody else holds the lock, nothing that changes an archive begins: each says who, and no file is another one.
+/// While somebody else holds the lock, nothing that changes an archive begins: each says who, and no file is
+/// another one.
 #[test]
-fn every_writer_asks_for_the_lock() {
+fn no_writer_starts_while_the_archive_is_locked() {
     let (scene, _) = Scene::with_revisions(3);
     let archive = Archive::open(&scene.path("a")).expect("the archive");
     let held = ArchiveWriter::open(archive, "'somebody'", &Silent).expect("the lock");
@@ -260,7 +261,7 @@ fn held_by_another_backup() {
 
 /// Targets in the archive, folders, pipes and links to nowhere are refused, with and without --force.
 #[test]
-fn targets_that_would_destroy_something() {
+fn restore_refuses_targets_that_would_destroy_something() {
     let (scene, _) = Scene::with_revisions(2);
     let delta = scene.file_of_archive(".qcow2");
     fs::create_dir(scene.path("folder")).unwrap();

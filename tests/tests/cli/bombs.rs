@@ -16,13 +16,15 @@ use jiff::Timestamp;
 
 use super::harness::{Run, Scene, tool};
 
-/// How long a command may take to end on a machine that has other things to do. What is not looked for takes far longer.
+/// How long a command may take to end on a machine that has other things to do. What is not looked for takes
+/// far longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is started with this has as much address space as the number says, in KiB.
 const LIMITED: [&str; 4] = ["sh", "-c", "ulimit -v $0 && exec \"$@\"", "1048576"];
 
-/// A scene whose archive is one revision of nothing but holes, as large as can be in blocks of 4 KiB, that take no room on disk.
+/// A scene whose archive is one revision of nothing but holes, as large as can be in blocks of 4 KiB, that take
+/// no room on disk.
 fn holes() -> Scene {
     let scene = Scene::new();
     let (size, now) = (BlockSize::MIN, Timestamp::UNIX_EPOCH);
@@ -138,7 +140,7 @@ fn an_old_archive_of_holes_is_refused() {
 
 /// A command that nobody reads on from is not kept by that, whether it prints a result or an image.
 #[test]
-fn a_signal_ends_what_waits_for_a_reader() {
+fn a_signal_ends_a_command_that_waits_for_a_reader() {
     let (scene, _) = Scene::with_revisions(1);
     for line in ["-b a restore -", "-b a status", "-b a scrub -n --json", "report -o - a", "man"] {
         let args: Vec<&str> = line.split(' ').collect();
@@ -165,9 +167,10 @@ fn write_manifest(scene: &Scene, change: impl Fn(String) -> String) {
     scene.write("a/manifest.json", blank.replacen(&zeros, &checksum, 1).as_bytes());
 }
 
-/// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1 GiB of address space.
+/// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1
+/// GiB of address space.
 #[test]
-fn a_manifest_of_claims_is_refused_in_little_memory() {
+fn a_manifest_of_huge_claims_is_refused_in_little_memory() {
     const LEN: usize = 60 << 20;
     let scene = Scene::with_archive();
     let list = |value: &str| format!("[{}0]", format!("{value},").repeat(LEN / (value.len() + 1)));
@@ -193,10 +196,10 @@ fn a_manifest_of_claims_is_refused_in_little_memory() {
     }
 }
 
-/// Very many revisions whose files are all missing are seconds to a scrub, though each of them costs all older ones, and what it names
-/// is bounded.
+/// Very many revisions whose files are all missing are seconds to a scrub, though each of them costs all older
+/// ones, and what it names is bounded.
 #[test]
-fn very_many_missing_revisions_are_seconds_to_a_scrub() {
+fn scrub_of_many_missing_revisions_takes_seconds() {
     const REVISIONS: i64 = 10_000;
     let scene = Scene::with_archive();
     let mut manifest = Manifest::new(BlockSize::MIN);
@@ -242,10 +245,10 @@ fn is_hostile(c: char) -> bool {
         || ('\u{2066}'..='\u{2069}').contains(&c)
 }
 
-/// No output has characters that steer what shows it, whatever the names and files say: no text, JSON, log, page or line for
-/// monitoring, and not the history.
+/// No output has characters that steer what shows it, whatever the names and files say: no text, JSON, log,
+/// page or line for monitoring, and not the history.
 #[test]
-fn nothing_hostile_reaches_an_output() {
+fn control_characters_reach_no_output() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = format!("top/{HOSTILE}");
     std::fs::create_dir(scene.path("top")).unwrap();

@@ -1,5 +1,5 @@
-//! What crosses the border of an archive: nothing secret gets out, no reader keeps a writer out, and nothing is written to what
-//! somebody else has put in the way.
+//! What crosses the border of an archive: nothing secret gets out, no reader keeps a writer out, and nothing is
+//! written to what somebody else has put in the way.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -53,7 +53,7 @@ fn said_of(scene: &Scene) -> String {
 
 /// A password among the arguments of a hook or a drill stays in `backy.toml`, however that ends and whoever is told.
 #[test]
-fn secrets_of_hooks_and_drills_are_told_nobody() {
+fn secrets_of_hooks_and_drills_stay_secret() {
     let (scene, _) = Scene::with_revisions(1);
     let settings = scene.read_text("a/backy.toml");
     let textfile = scene.text_path("figures.prom");
@@ -97,9 +97,11 @@ fn secrets_of_hooks_and_drills_are_told_nobody() {
     }
 }
 
-/// A process of a user who may do nothing but read, which has opened `what` and locked it in this way; nothing where there is no Python.
+/// A process of a user who may do nothing but read, which has opened `what` and locked it in this way; nothing
+/// where there is no Python.
 fn stranger(what: &Path, how: &str) -> Option<Ended> {
-    // Handed on: whom the kernel's table names has ended, and a child of his has the lock for as long as this process lives.
+    // Handed on: whom the kernel's table names has ended, and a child of his has the lock for as long as
+    // this process lives.
     const LOCKER: &str = "import fcntl, os, struct, sys, time
 how = sys.argv[2]
 read, write = os.pipe()
@@ -150,10 +152,10 @@ time.sleep(60)
     }
 }
 
-/// Who may read an archive can lock its folder, its image, and the lock file if that was left open to all; he keeps nobody from
-/// writing.
+/// Who may read an archive can lock its folder, its image, and the lock file if that was left open to all; he
+/// keeps nobody from writing.
 #[test]
-fn a_reader_keeps_no_writer_out() {
+fn a_reader_does_not_block_writers() {
     if !is_root() {
         return skipped("only root can be another user");
     }
@@ -201,10 +203,10 @@ fn a_reader_keeps_no_writer_out() {
     assert_eq!(hidden, 0, "{left:?}");
 }
 
-/// Where others may read the archive, those who may write to it still keep each other out, also when somebody deletes the file that they
-/// have locked.
+/// Where others may read the archive, those who may write to it still keep each other out, also when somebody
+/// deletes the file that they have locked.
 #[test]
-fn writers_keep_each_other_out_where_others_may_read() {
+fn writers_exclude_each_other_where_others_may_read() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = scene.path("a");
     set_mode(&folder, 0o755);
@@ -235,7 +237,7 @@ fn writers_keep_each_other_out_where_others_may_read() {
 
 /// What the lock file shares with other names, or with another user, is not written to: it is replaced.
 #[test]
-fn a_lock_file_that_is_not_the_archives_own_is_replaced() {
+fn a_foreign_lock_file_is_replaced() {
     let (scene, states) = Scene::with_revisions(1);
     let lock = scene.path("a/lock");
     let precious = scene.path("precious");
@@ -266,9 +268,10 @@ fn a_lock_file_that_is_not_the_archives_own_is_replaced() {
     scene.holds(&states);
 }
 
-/// A drill with a command is refused where others could put another file in the place of the restored one, and leaves nothing.
+/// A drill with a command is refused where others could put another file in the place of the restored one, and
+/// leaves nothing.
 #[test]
-fn a_drill_is_made_where_nobody_can_swap_the_file() {
+fn drill_file_cannot_be_swapped_by_other_users() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = scene.path("trial");
     fs::create_dir(&folder).unwrap();
@@ -297,9 +300,10 @@ fn a_drill_is_made_where_nobody_can_swap_the_file() {
     }
 }
 
-/// The log of a mount is a regular file of one's own: no link is followed, and what somebody else has put there is not written to.
+/// The log of a mount is a regular file of one's own: no link is followed, and what somebody else has put there
+/// is not written to.
 #[test]
-fn a_log_is_no_link_of_somebody_else() {
+fn mount_log_follows_no_links() {
     let (scene, _) = Scene::with_revisions(1);
     fs::create_dir(scene.path("mnt")).unwrap();
     scene.write("precious", b"precious");

@@ -76,20 +76,26 @@ onload = () => {
     const style = e => view.getComputedStyle(e);
     const wide = flat.filter(e => !(e.closest(".scroll")) && e.getBoundingClientRect().right > frame.clientWidth + 1);
     // Text that is longer than its box is cut off, or runs into what is beside it. A box that scrolls has all of it.
-    const long = flat.filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && style(e).overflowX !== "auto" && style(e).display !== "inline");
+    const long = flat.filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+      && style(e).overflowX !== "auto" && style(e).display !== "inline");
     const cut = flat.filter(e => style(e).textOverflow === "ellipsis" || style(e).overflowX === "hidden");
-    const small = [...page.querySelectorAll("p, td, th, dd, dt, span, a, h1, h2, h3")].filter(e => parseFloat(style(e).fontSize) < 12.5);
-    const boxes = list => [...new Set(list.map(e => { const box = e.getBoundingClientRect(); return Math.round(box.left) + "-" + Math.round(box.right); }))];
+    const small = [...page.querySelectorAll("p, td, th, dd, dt, span, a, h1, h2, h3")]
+      .filter(e => parseFloat(style(e).fontSize) < 12.5);
+    const sides = box => Math.round(box.left) + "-" + Math.round(box.right);
+    const boxes = list => [...new Set(list.map(e => sides(e.getBoundingClientRect())))];
     return {
-      width: page.documentElement.scrollWidth, wide: wide.map(name), long: long.map(name), cut: cut.map(name), small: small.length,
+      width: page.documentElement.scrollWidth, wide: wide.map(name), long: long.map(name),
+      cut: cut.map(name), small: small.length,
       fetched: view.performance.getEntriesByType("resource").length,
       marks: page.querySelectorAll("line.mark").length, bars: page.querySelectorAll("rect.bar").length,
       axes: [...page.querySelectorAll(".timeline")].map(e => boxes([...e.querySelectorAll("svg, .axis")]).length),
       markHeight: page.querySelector("line.mark").getBoundingClientRect().height,
       unnamed: page.querySelectorAll("svg:not([aria-label])").length,
       heading: page.querySelector("h1").textContent, styled: style(page.querySelector(".card")).borderTopStyle,
-      damaged: [...page.querySelectorAll(".bad")].map(e => e.textContent), red: style(page.querySelector(".verified .bad")).color,
-      plain: style(page.querySelector("h2")).color, ground: style(page.body).backgroundColor, folded: page.querySelectorAll("details.archive").length,
+      damaged: [...page.querySelectorAll(".bad")].map(e => e.textContent),
+      red: style(page.querySelector(".verified .bad")).color,
+      plain: style(page.querySelector("h2")).color, ground: style(page.body).backgroundColor,
+      folded: page.querySelectorAll("details.archive").length,
     };
   };
   document.getElementById("seen").textContent = JSON.stringify({ 390: look(w390), 1400: look(w1400) });
@@ -141,7 +147,8 @@ const PICTURES: &str = r#"<!DOCTYPE html><meta charset="utf-8"><pre id="seen"></
 IMAGES
 <script>
 const look = (image, margin) => {
-  const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
+  const canvas = Object.assign(document.createElement("canvas"),
+    { width: image.naturalWidth, height: image.naturalHeight });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
   const colours = (x, width) => {
@@ -168,7 +175,7 @@ onload = () => {
 /// Pictures of the page have the ground alone at their right edge, so nothing is drawn over it, and light ones are
 /// light.
 #[test]
-fn pictures_of_the_page_have_nothing_at_their_edge() {
+fn screenshots_of_the_page_are_not_cut_off() {
     let scene = host();
     let mut names = Vec::new();
     for (scheme, setting) in SCHEMES {

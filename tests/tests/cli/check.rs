@@ -44,7 +44,7 @@ fn check(scene: &Scene, args: &[&str]) -> Run {
 
 /// All archives of a folder have their verdict, worst first, however one of them looks; every form says the same.
 #[test]
-fn a_broken_archive_hides_no_other() {
+fn check_reports_the_others_beside_a_broken_archive() {
     let scene = host();
     let run = check(&scene, &["host"]);
     assert_eq!((run.status, run.stderr.as_str()), (Some(2), ""));
@@ -96,7 +96,7 @@ fn a_broken_archive_hides_no_other() {
 
 /// Archives, folders of archives and patterns may be given, each archive counts once; what is not there is unknown.
 #[test]
-fn what_is_given_is_found() {
+fn check_finds_archives_by_path_and_pattern() {
     let scene = host();
     let archives = |args: &[&str]| {
         let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
@@ -134,7 +134,7 @@ fn what_is_given_is_found() {
 
 /// Two hundred archives are all in one line.
 #[test]
-fn many_archives_are_one_line() {
+fn check_of_many_archives_prints_one_line() {
     let (scene, _) = Scene::with_revisions(2);
     fs::create_dir(scene.path("many")).unwrap();
     for number in 0..200 {
@@ -154,10 +154,10 @@ fn many_archives_are_one_line() {
     assert_eq!(Plugin::parse(run.text()).figures["ok"].value, 200.0);
 }
 
-/// Nothing that cannot be looked at is left out, given as it is, by a folder or by a pattern; each has its reason, its series and its
-/// place on the page.
+/// Nothing that cannot be looked at is left out, given as it is, by a folder or by a pattern; each has its
+/// reason, its series and its place on the page.
 #[test]
-fn what_cannot_be_looked_at_is_unknown_and_named() {
+fn archives_that_cannot_be_opened_are_unknown_and_named() {
     let (scene, _) = Scene::with_revisions(1);
     let folder = |name: &str| fs::create_dir_all(scene.path(name)).unwrap();
     let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, scene.path(name)).unwrap();
@@ -275,7 +275,7 @@ fn the_label_of_an_archive_is_its_real_folder() {
 
 /// The history may say that the last run failed: whoever may not read it is told that, and not that all is well.
 #[test]
-fn a_history_that_may_not_be_read_is_unknown() {
+fn an_unreadable_history_is_unknown() {
     if !is_root() {
         return;
     }

@@ -9,7 +9,7 @@ const HOUR: i64 = 3600;
 
 /// The clock goes back a little over midnight of a long weekend: nothing is overdue because of that.
 #[test]
-fn a_small_step_back_of_the_clock_raises_no_alarm() {
+fn a_clock_set_back_a_little_is_no_problem() {
     let scene = Scene::with_archive();
     scene.backup_made(60 * HOUR, &[]);
     scene.backup_made(-90, &[]);
@@ -24,7 +24,7 @@ fn a_small_step_back_of_the_clock_raises_no_alarm() {
 
 /// What a clock that was years ahead has confirmed, verified and proved counts as never, and is named.
 #[test]
-fn what_was_done_in_the_future_counts_as_never() {
+fn events_in_the_future_count_as_never() {
     let (scene, _) = Scene::with_revisions(2);
     scene.write("source.img", &vec![0; 1_500_003]);
     scene.works(&["-b", "a", "backup", "--force"]);

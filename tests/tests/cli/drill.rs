@@ -7,7 +7,8 @@ use backy_tests::qemu;
 
 use super::harness::{Run, SOURCE_BYTES, Scene, tool};
 
-/// A drill of any revision passes and says how much was read in which time; one by chance is one of those that there are.
+/// A drill of any revision passes and says how much was read in which time; one by chance is one of those that
+/// there are.
 #[test]
 fn a_drill_reads_a_revision() {
     let (scene, _) = Scene::with_revisions(2);
@@ -179,7 +180,7 @@ fn a_command_has_a_time_limit() {
 
 /// A drill that is killed takes its command with it, and the next one removes what it has left.
 #[test]
-fn a_drill_that_is_killed_takes_its_command_with_it() {
+fn a_killed_drill_ends_its_command() {
     let (scene, _) = Scene::with_revisions(1);
     fs::create_dir(scene.path("tmp")).unwrap();
     let line = format!("{BACKGROUND} touch began; sleep 100 # {{}}");
@@ -239,7 +240,7 @@ fn ctrl_c_during_a_command() {
 
 /// An exported revision is one file that QEMU finds right and equal, whatever its size, blocks and zeros.
 #[test]
-fn exported_revisions_are_right_for_qemu() {
+fn qemu_reads_exported_revisions() {
     if !qemu::available() {
         return;
     }
@@ -309,7 +310,7 @@ fn an_archive_without_a_config_can_be_read() {
 
 /// What is there is not overwritten, and what cannot be exported leaves nothing.
 #[test]
-fn what_an_export_refuses() {
+fn export_refuses_existing_and_unsafe_targets() {
     let (scene, _) = Scene::with_revisions(1);
     scene.write("there.qcow2", b"precious");
     std::os::unix::fs::symlink("nowhere", scene.path("link")).unwrap();

@@ -6,10 +6,10 @@ use std::process::Command;
 use super::harness::Scene;
 use super::monitors::{parse_prometheus, single};
 
-/// A copy of an archive has the same textfile in its config: the figures of the original stay, those of the copy are beside them, and
-/// somebody hears of it. Files of others stay as well.
+/// A copy of an archive has the same textfile in its config: the figures of the original stay, those of the
+/// copy are beside them, and somebody hears of it. Files of others stay as well.
 #[test]
-fn a_copy_leaves_the_figures_of_the_original_alone() {
+fn a_copied_archive_leaves_the_metrics_of_the_original_alone() {
     let (scene, _) = Scene::with_revisions(1);
     fs::create_dir(scene.path("p")).unwrap();
     let file = scene.path("p/node.prom");
@@ -39,9 +39,10 @@ fn a_copy_leaves_the_figures_of_the_original_alone() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "node_load1 0.5\n");
 }
 
-/// Figures of an archive that cannot be opened say that it is unknown; an empty file would end its series and their alerts.
+/// Figures of an archive that cannot be opened say that it is unknown; an empty file would end its series and
+/// their alerts.
 #[test]
-fn figures_of_an_unreadable_archive_say_unknown() {
+fn metrics_of_an_unreadable_archive_are_unknown() {
     let (scene, _) = Scene::with_revisions(1);
     scene.write("a/manifest.json", b"{}");
     for name in ["a", "nowhere"] {

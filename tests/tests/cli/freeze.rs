@@ -28,8 +28,8 @@ fn kinds(scene: &Scene) -> Vec<String> {
     scene.problems().into_iter().map(|(kind, _)| kind).collect()
 }
 
-/// Nothing goes, that is said each time, and the plan says what would; confirming lets it go, and the next alarm holds it back
-/// again.
+/// Nothing goes, that is said each time, and the plan says what would; confirming lets it go, and the next
+/// alarm holds it back again.
 #[test]
 fn an_unusual_backup_freezes_expiry_until_it_is_confirmed() {
     let scene = with_alarm();
@@ -72,7 +72,7 @@ fn an_unusual_backup_freezes_expiry_until_it_is_confirmed() {
 
 /// By hand what is named goes, also the revision that the alarm is about, and the alarm with it.
 #[test]
-fn by_hand_revisions_go_all_the_same() {
+fn rm_deletes_revisions_while_expiry_is_frozen() {
     let scene = with_alarm();
     scene.works(&["-b", "a", "rm", "5..6"]);
     assert_eq!((count(&scene), kinds(&scene)), (6, vec!["unusual-change".to_owned()]));

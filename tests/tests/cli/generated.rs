@@ -70,7 +70,7 @@ fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> 
 
 /// The help of each command names all that the contract promises, and exits with 0.
 #[test]
-fn help_has_everything() {
+fn help_lists_every_command_and_option() {
     let scene = Scene::new();
     let help = scene.works(&["--help"]);
     assert_eq!(help.stderr, "");

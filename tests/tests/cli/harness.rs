@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use backy_lib::Digest;
 use backy_tests::checker;
+pub(crate) use backy_tests::command::{Run, is_root, program, tool};
+pub(crate) use backy_tests::world::noise;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -36,43 +38,6 @@ impl Drop for Scene {
             assert_eq!(problems, Vec::<String>::new(), "the archive against the format");
         }
     }
-}
-
-/// What a command did.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) status: Option<i32>,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: String,
-}
-
-impl Run {
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.stdout).expect("standard output is text")
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.stdout).expect("standard output is JSON")
-    }
-}
-
-impl From<Output> for Run {
-    fn from(output: Output) -> Self {
-        let stderr = String::from_utf8(output.stderr).expect("standard error is text");
-        Run { status: output.status.code(), stdout: output.stdout, stderr }
-    }
-}
-
-/// Bytes that do not compress and differ for each seed.
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(len).collect()
 }
 
 impl Scene {
@@ -273,24 +238,4 @@ fn list(folder: &Path, found: &mut BTreeMap<PathBuf, String>) {
         let what = format!("{:o} {} {content}", metadata.mode(), metadata.nlink());
         found.insert(path, what);
     }
-}
-
-/// The binary under test.
-pub(crate) fn program() -> &'static str {
-    env!("CARGO_BIN_EXE_backy-under-test")
-}
-
-/// Runs another program that the test relies on; `None` when it is not there.
-pub(crate) fn tool(program: &str, args: &[&str]) -> Option<Run> {
-    let mut command = Command::new(program);
-    command.args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
-    match command.output() {
-        Ok(output) => Some(output.into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => panic!("{program}: {error}"),
-    }
-}
-
-pub(crate) fn is_root() -> bool {
-    fs::metadata("/proc/self").expect("/proc").uid() == 0
 }

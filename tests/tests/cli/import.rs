@@ -19,7 +19,7 @@ fn scene() -> (Scene, OldArchive) {
 
 /// It makes the archive with the old source, says in a line what was imported, and a second time that all is there.
 #[test]
-fn makes_the_archive_and_says_what_was_imported() {
+fn import_creates_the_archive_and_prints_what_was_imported() {
     let (scene, old) = scene();
     let run = scene.works(&["-b", "a", "import", "old"]);
     let line = "Imported 2 revisions from old, made 2014-03-31 12:45 to 2014-04-01 12:45.\n";
@@ -36,7 +36,8 @@ fn makes_the_archive_and_says_what_was_imported() {
     assert!(changed.iter().all(|(path, _)| path.ends_with("lock")), "{changed:?}");
 }
 
-/// The block size is chosen for an archive that is made, and has to be that of one that is there. A config that is there stays.
+/// The block size is chosen for an archive that is made, and has to be that of one that is there. A config that
+/// is there stays.
 #[test]
 fn the_block_size_and_the_config_of_the_archive() {
     let (scene, _) = scene();
@@ -56,7 +57,7 @@ fn the_block_size_and_the_config_of_the_archive() {
 
 /// What cannot be imported is told in warnings, also with -q, and makes the exit status 1; the rest is imported.
 #[test]
-fn what_cannot_be_imported_is_told() {
+fn import_lists_what_it_cannot_import() {
     let (scene, old) = scene();
     old.change_data(0, |data| data[10] ^= 1);
     scene.write("old/extra.rev", b"{}");
@@ -85,7 +86,7 @@ fn what_cannot_be_imported_is_told() {
 /// What is no old archive is refused before anything is made; so is one that would be written into, and an archive with
 /// revisions of its own.
 #[test]
-fn what_is_no_old_archive_is_refused() {
+fn import_refuses_folders_without_an_old_archive() {
     let (scene, _) = scene();
     fs::create_dir(scene.path("empty")).unwrap();
     scene.refuses(&["-b", "a", "import", "empty"], &["empty", "2014"]);

@@ -6,7 +6,7 @@ use super::harness::Scene;
 
 /// A new archive has its config, README and manifest, for its owner only, and says what to do next.
 #[test]
-fn makes_an_archive_and_says_so() {
+fn init_creates_an_archive_and_prints_it() {
     let scene = Scene::new();
     let run = scene.works(&["-b", "deep/er/a", "init", "source.img"]);
     assert_eq!(run.stderr, "");
@@ -48,7 +48,7 @@ fn the_current_folder_is_the_default() {
 
 /// Without a source the archive says where to put it.
 #[test]
-fn without_a_source_it_says_where_to_put_it() {
+fn init_without_a_source_prints_where_to_set_it() {
     let scene = Scene::new();
     let run = scene.works(&["-b", "a", "init"]);
     assert!(run.text().contains("a/backy.toml"), "{}", run.text());
@@ -57,7 +57,7 @@ fn without_a_source_it_says_where_to_put_it() {
 
 /// A source that is not there yet is taken with a warning, also behind a link; backups fail until it is there.
 #[test]
-fn a_source_that_is_not_there_yet_is_a_warning() {
+fn init_warns_about_a_missing_source() {
     let scene = Scene::new();
     let run = scene.works(&["-b", "a", "init", "later.img"]);
     assert!(run.stderr.contains("later.img: does not exist yet; backups fail"), "{run:?}");
@@ -101,7 +101,7 @@ fn the_block_size_is_chosen() {
 
 /// With -q it says nothing.
 #[test]
-fn quiet_is_quiet() {
+fn quiet_prints_nothing() {
     let scene = Scene::new();
     let run = scene.works(&["-q", "-b", "a", "init", "source.img"]);
     assert_eq!((run.text(), run.stderr.as_str()), ("", ""));

@@ -22,7 +22,7 @@ fn last_of_history(scene: &Scene) -> Value {
 
 /// A log has a beginning, phases and an end, each line with the name of the operation that the history has as well.
 #[test]
-fn one_name_for_one_operation() {
+fn all_log_lines_of_an_operation_have_one_id() {
     let scene = Scene::with_archive();
     for args in [&["backup"][..], &["backup", "-f"], &["scrub"], &["tag", "0", "+x"], &["drill"]] {
         let args = [&["-v", "--log-format", "json", "-b", "a"], args].concat();
@@ -50,7 +50,7 @@ fn one_name_for_one_operation() {
 
 /// In every form, what worked is not told without -v, as cron wants it.
 #[test]
-fn a_log_is_as_silent_as_cron_wants_it() {
+fn successful_commands_log_nothing() {
     let scene = Scene::with_archive();
     for format in ["text", "json", "journal"] {
         for args in [&["backup", "-f"][..], &["maintenance"], &["scrub"], &["tag", "0", "+x"]] {
@@ -88,7 +88,7 @@ fn a_failure_is_one_line() {
 
 /// Without being asked to, lines have priorities where standard error is the journal, and only there.
 #[test]
-fn the_journal_is_noticed() {
+fn journal_output_has_priorities() {
     let scene = Scene::with_archive();
     scene.works(&["-b", "a", "backup"]);
     let journal = scene.path("journal");
@@ -111,7 +111,7 @@ fn the_journal_is_noticed() {
 
 /// The service manager is told when it begins, how far it is, and how it ended; by either kind of socket.
 #[test]
-fn the_service_manager_is_told() {
+fn systemd_receives_status_notifications() {
     let scene = Scene::with_archive();
     let path = scene.text_path("notify");
     let in_folder = UnixDatagram::bind(&path).unwrap();

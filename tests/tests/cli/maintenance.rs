@@ -21,7 +21,7 @@ fn keep_two(scene: &Scene) {
 
 /// The plan has a row for each revision with its reason, then the steps and the room; it changes nothing.
 #[test]
-fn a_dry_run_says_what_and_why_and_changes_nothing() {
+fn dry_run_prints_what_and_why_and_changes_nothing() {
     let (scene, _) = Scene::with_revisions(4);
     let before = scene.listing();
     let run = scene.works(&["-b", "a", "maintenance", "-n", "-k", "2"]);
@@ -100,7 +100,7 @@ fn the_schedule_decides() {
 
 /// A config that cannot be read lets nothing go.
 #[test]
-fn without_a_config_nothing_goes() {
+fn maintenance_without_a_config_deletes_nothing() {
     let (scene, _) = Scene::with_revisions(2);
     scene.write("a/backy.toml", b"keep = 1\n");
     scene.refuses(&["-b", "a", "maintenance"], &["backy.toml:1:1: ", "keep"]);

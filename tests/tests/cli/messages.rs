@@ -51,7 +51,7 @@ fn an_archive_that_is_named_wrongly_gets_a_hint() {
 
 /// What is no number is told in words for people.
 #[test]
-fn numbers_that_are_none() {
+fn invalid_numbers_are_usage_errors() {
     let scene = Scene::with_archive();
     for args in [
         &["maintenance", "-k", "many"][..],
@@ -66,7 +66,7 @@ fn numbers_that_are_none() {
 
 /// A '~' that the shell has left as it is makes no folder of that name.
 #[test]
-fn a_tilde_makes_no_folder() {
+fn a_literal_tilde_creates_no_folder() {
     let scene = Scene::new();
     for args in [
         &["--backupdir=~/a", "init", "source.img"][..],
@@ -82,9 +82,10 @@ fn a_tilde_makes_no_folder() {
     assert!(scene.path("~/a/manifest.json").exists());
 }
 
-/// A config in another encoding, or with a value of the wrong type, is told with line and column and without words of programs.
+/// A config in another encoding, or with a value of the wrong type, is told with line and column and without
+/// words of programs.
 #[test]
-fn a_config_of_another_encoding_is_told_with_its_place() {
+fn a_config_in_another_encoding_is_an_error_with_its_place() {
     let scene = Scene::with_archive();
     let wide: Vec<u8> = "source = \"/x\"\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     for (config, place, word) in [
@@ -103,7 +104,7 @@ fn a_config_of_another_encoding_is_told_with_its_place() {
 
 /// A snapshot that a hook did not make is told as the hook's fault.
 #[test]
-fn a_snapshot_that_no_hook_made_is_told() {
+fn missing_snapshot_device_names_the_hook() {
     let scene = Scene::with_archive();
     let config = scene.read_text("a/backy.toml");
     let snapshot = scene.text_path("snapshot");
@@ -116,7 +117,7 @@ fn a_snapshot_that_no_hook_made_is_told() {
 
 /// Root, who is told that a file system is read-only, is not told to become root; the verdict knows.
 #[test]
-fn a_read_only_archive_is_told_and_judged() {
+fn a_read_only_archive_is_reported() {
     let (scene, _) = Scene::with_revisions(1);
     if !is_root() {
         return skipped("mounting needs root");
@@ -144,7 +145,7 @@ fn a_read_only_archive_is_told_and_judged() {
 
 /// An immutable file is told as such.
 #[test]
-fn an_immutable_archive_is_told_and_judged() {
+fn an_immutable_archive_is_reported() {
     let (scene, _) = Scene::with_revisions(1);
     let path = scene.text_path("a");
     let made = tool("chattr", &["+i", &path]).is_some_and(|run| run.status == Some(0));

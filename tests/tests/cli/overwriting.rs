@@ -42,7 +42,8 @@ fn labelled(label: &str, bytes: usize) -> Vec<u8> {
     disk
 }
 
-/// The path alone does not make it the source: a disk of another size or kind is another one, also with the same file system on it.
+/// The path alone does not make it the source: a disk of another size or kind is another one, also with the
+/// same file system on it.
 #[test]
 fn the_source_of_another_size_or_kind_needs_force() {
     let scene = Scene::new();
@@ -99,7 +100,7 @@ fn an_older_revision_of_another_size_and_back() {
 
 /// A program that has the source open for writing would write into what is restored. One that only reads is no matter.
 #[test]
-fn what_a_process_has_open_for_writing_needs_force() {
+fn restore_to_a_file_open_for_writing_needs_force() {
     let (scene, states) = Scene::with_revisions(2);
     let open = |name: &str, writing: bool| {
         let file = File::options().read(true).write(writing).open(scene.path(name)).unwrap();
@@ -130,7 +131,7 @@ fn what_a_process_has_open_for_writing_needs_force() {
 
 /// A person sees what is on the target and how much of it differs, and only a yes overwrites it.
 #[test]
-fn a_person_is_asked_and_may_say_no() {
+fn restore_asks_and_accepts_no() {
     let scene = Scene::new();
     let state = labelled("web", SOURCE_BYTES);
     scene.write("source.img", &state);
@@ -185,9 +186,10 @@ fn a_person_is_asked_and_may_say_no() {
     scene.refuses(&["-b", "a", "restore", "--yes", "other"], &["--force"]);
 }
 
-/// The answer is about what was shown: a target that was written to or replaced while the question was open stays as it is.
+/// The answer is about what was shown: a target that was written to or replaced while the question was open
+/// stays as it is.
 #[test]
-fn what_changed_since_the_question_is_not_overwritten() {
+fn restore_refuses_a_target_that_changed_since_the_question() {
     let (scene, _) = Scene::with_revisions(2);
     let changes: [(&str, &dyn Fn()); 2] = [
         ("written", &|| scene.write("source.img", &noise(77, SOURCE_BYTES))),
@@ -249,7 +251,7 @@ fn the_file_systems_of_a_disk_are_shown() {
 
 /// A larger disk has the backup of its partition table in the wrong place; a dry run says so as well.
 #[test]
-fn the_backup_of_a_gpt_on_a_larger_disk_is_told() {
+fn restore_of_a_gpt_to_a_larger_disk_prints_advice() {
     let scene = Scene::new();
     scene.write("source.img", &vec![0; 8 << 20]);
     let path = scene.text_path("source.img");
@@ -276,7 +278,7 @@ fn the_backup_of_a_gpt_on_a_larger_disk_is_told() {
 
 /// A restore that fails in the middle says what has become of the target, and how it is completed.
 #[test]
-fn a_restore_that_fails_in_the_middle_says_so() {
+fn failed_restore_reports_a_half_written_target() {
     let (scene, states) = Scene::with_revisions(1);
     scene.write("there", &noise(4, SOURCE_BYTES));
     let args = ["-b", "a", "restore", "--force", "there"];

@@ -64,8 +64,8 @@ impl UsersArchive {
     }
 }
 
-/// What changes the archive alone works for root in the archive of a user, who can go on afterwards. What reads the source or restores is
-/// refused, also when it would be harmless.
+/// What changes the archive alone works for root in the archive of a user, who can go on afterwards. What reads
+/// the source or restores is refused, also when it would be harmless.
 #[test]
 fn root_changes_a_users_archive_as_that_user() {
     let Some(archive) = UsersArchive::make() else { return };
@@ -90,9 +90,10 @@ fn root_changes_a_users_archive_as_that_user() {
     archive.owner_does(&["backup", "--force"]);
 }
 
-/// With root's rights, a hard link in the place of a file of the archive would be copied, and the copy be given to the owner.
+/// With root's rights, a hard link in the place of a file of the archive would be copied, and the copy be given
+/// to the owner.
 #[test]
-fn root_is_no_way_to_files_of_others() {
+fn root_copies_no_hard_links_of_other_users() {
     let Some(archive) = UsersArchive::make() else { return };
     let secret = archive.scene.path("secret");
     fs::write(&secret, noise(9, 100_000)).unwrap();
@@ -112,9 +113,10 @@ fn root_is_no_way_to_files_of_others() {
     assert_eq!(fs::read(&secret).unwrap(), noise(9, 100_000));
 }
 
-/// Root is the caller, and the archive is root's: nothing is given up, and a folder above that is a user's is refused as ever.
+/// Root is the caller, and the archive is root's: nothing is given up, and a folder above that is a user's is
+/// refused as ever.
 #[test]
-fn an_archive_of_which_only_a_part_is_a_users_is_refused_to_root() {
+fn root_refuses_an_archive_with_mixed_owners() {
     let Some(archive) = UsersArchive::make() else { return };
     lchown(archive.scene.path("home/a/manifest.json"), Some(0), Some(0)).unwrap();
     let run = archive.root_does(&["tag", "0", "+x"]);

@@ -6,7 +6,7 @@ use super::harness::{Scene, program};
 
 /// The page is written as a whole, silently, and has every archive, also one that is none.
 #[test]
-fn a_page_is_written() {
+fn report_writes_a_page() {
     let (scene, _) = Scene::with_revisions(2);
     scene.write("page.html", b"old");
     let run = scene.works(&["report", "a", "nowhere", "-o", "page.html"]);

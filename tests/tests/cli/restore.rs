@@ -7,7 +7,7 @@ use super::harness::{SOURCE_BYTES, Scene, noise};
 
 /// Every revision comes out as it went in, by number, name and UUID, to a new file and to standard output.
 #[test]
-fn every_revision_comes_out_as_it_went_in() {
+fn restore_gives_the_bytes_that_were_backed_up() {
     let (scene, states) = Scene::with_revisions(3);
     let status = scene.works(&["-b", "a", "status", "--json"]).json();
     for (number, state) in states.iter().enumerate() {
@@ -27,7 +27,7 @@ fn every_revision_comes_out_as_it_went_in() {
 
 /// A reader of standard output that goes away is an error in a line, not a crash.
 #[test]
-fn a_reader_that_goes_away_is_an_error() {
+fn a_closed_pipe_is_an_error() {
     let (scene, _) = Scene::with_revisions(1);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -67,7 +67,7 @@ fn an_existing_file_needs_force() {
 
 /// Without a target the source is restored, without --force, and only what differs is written.
 #[test]
-fn without_a_target_it_is_the_source() {
+fn restore_without_a_target_writes_the_source() {
     let (scene, states) = Scene::with_revisions(2);
     let run = scene.works(&["-v", "-b", "a", "restore", "-r", "1"]);
     assert!(scene.read("source.img") == states[1]);
@@ -114,9 +114,10 @@ fn find_prints_a_path() {
     assert_eq!(scene.works(&["-b", "a", "find", "-r", "1"]).text(), format!("{delta}\n"));
 }
 
-/// A restore that is made again finds its file complete, writes nothing and needs no --force; with one other byte it does.
+/// A restore that is made again finds its file complete, writes nothing and needs no --force; with one other
+/// byte it does.
 #[test]
-fn a_file_that_is_the_revision_already_is_left_as_it_is() {
+fn restore_writes_nothing_that_is_already_right() {
     let (scene, states) = Scene::with_revisions(1);
     scene.works(&["-b", "a", "restore", "out"]);
     let before = std::fs::metadata(scene.path("out")).unwrap().modified().unwrap();

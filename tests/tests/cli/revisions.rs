@@ -172,7 +172,8 @@ fn a_revision_is_named_with_and_without_r() {
     scene.refuses(&["-b", "a", "tag"], &["REV", "--help"]);
 }
 
-/// What a shell asks for when somebody presses Tab: names of revisions with what they are, and nothing where there is no archive.
+/// What a shell asks for when somebody presses Tab: names of revisions with what they are, and nothing where
+/// there is no archive.
 #[test]
 fn revisions_are_completed() {
     let (scene, _) = Scene::with_revisions(2);
@@ -188,7 +189,8 @@ fn revisions_are_completed() {
     assert!(!help.text().contains("complete "), "{}", help.text());
 }
 
-/// The script for bash completes revisions after -r and where a verb takes one in its place, and everything else as before.
+/// The script for bash completes revisions after -r and where a verb takes one in its place, and everything
+/// else as before.
 #[test]
 fn bash_completes_revisions() {
     let (scene, _) = Scene::with_revisions(2);
@@ -196,7 +198,8 @@ fn bash_completes_revisions() {
     let complete = |line: &str| {
         let script = format!(
             "{completions}\nCOMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
-             _backy_with_revisions \"${{COMP_WORDS[0]}}\" \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"\n\
+             _backy_with_revisions \"${{COMP_WORDS[0]}}\" \"${{COMP_WORDS[COMP_CWORD]}}\" \
+             \"${{COMP_WORDS[COMP_CWORD-1]}}\"\n\
              echo \"${{COMPREPLY[@]}}\"\n"
         );
         let mut command = Command::new("bash");

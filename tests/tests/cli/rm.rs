@@ -4,7 +4,7 @@ use super::harness::Scene;
 
 /// The newest, one in the middle, the oldest, or all of these together go; the others are what they were.
 #[test]
-fn what_stays_is_what_it_was() {
+fn rm_leaves_the_other_revisions_unchanged() {
     for (named, left) in [
         ("0", &[1, 2, 3][..]),
         ("1", &[0, 2, 3]),
@@ -53,7 +53,7 @@ fn a_dry_run_changes_nothing() {
 
 /// With -v it says in a line what went.
 #[test]
-fn verbose_tells_in_a_line() {
+fn verbose_prints_one_line() {
     let (scene, _) = Scene::with_revisions(3);
     let run = scene.works(&["-v", "-b", "a", "rm", "1,2"]);
     assert_eq!((run.text(), run.stderr.lines().count()), ("", 1), "{}", run.stderr);
@@ -63,7 +63,7 @@ fn verbose_tells_in_a_line() {
 
 /// A pinned revision goes only with --force; the refusal names the pins.
 #[test]
-fn pins_protect() {
+fn pinned_revisions_are_not_deleted() {
     let (scene, states) = Scene::with_revisions(3);
     scene.works(&["-b", "a", "tag", "1", "+before-upgrade", "+b"]);
     let words = ["revision 1 (b, before-upgrade)", "--force", "backy tag"];

@@ -100,7 +100,7 @@ fn keep_going_without_a_delta() {
 
 /// With --undo DIR there is one command that goes back; DIR is as large as what was overwritten.
 #[test]
-fn undo_brings_back_what_was_there() {
+fn undo_restores_the_former_target() {
     let (scene, states) = Scene::with_revisions(3);
     let former = scene.change_source(7);
     let run = scene.works(&["-b", "a", "restore", "-r", "2", "--undo", "u", "--json"]);
@@ -131,7 +131,7 @@ fn undo_brings_back_what_was_there() {
 /// What was changed between a restore and its undoing stays, and is named; the exit status is 0, since all that was
 /// saved is back.
 #[test]
-fn what_was_changed_before_undoing_is_named() {
+fn undo_lists_what_changed_since_the_restore() {
     let (scene, states) = Scene::with_revisions(2);
     let former = scene.read("source.img");
     scene.works(&["-b", "a", "restore", "-r", "1", "--undo", "u"]);
@@ -161,7 +161,7 @@ fn undo_of_a_file_that_is_cut_off() {
 
 /// Folders in which there can be no undo archive, and targets for which there need be none, are refused.
 #[test]
-fn undo_in_the_wrong_place() {
+fn undo_archives_in_unsuitable_folders_are_refused() {
     let (scene, _) = Scene::with_revisions(2);
     fs::create_dir(scene.path("with")).unwrap();
     scene.write("with/disk", &noise(1, 100));

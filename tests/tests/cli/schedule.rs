@@ -38,7 +38,7 @@ fn count(scene: &Scene) -> usize {
 
 /// A backup that is due while another one is at work says nothing and exits with 0; one that is wanted now is an error.
 #[test]
-fn a_due_backup_beside_another_one_is_silent() {
+fn a_due_backup_during_another_backup_prints_nothing() {
     let scene = Scene::with_archive();
     scene.write("source.img", &noise(5, 4_000_000));
     let first = slow_backup(&scene, &[]);
@@ -59,7 +59,7 @@ fn a_due_backup_beside_another_one_is_silent() {
 
 /// Whoever else holds the lock is in the way, also where the note of a backup that was killed is left.
 #[test]
-fn only_a_backup_that_is_at_work_is_let_be() {
+fn any_other_lock_holder_is_an_error() {
     let scene = Scene::with_archive();
     scene.write("source.img", &noise(5, 4_000_000));
     kill(slow_backup(&scene, &[]));
@@ -123,7 +123,7 @@ fn a_scheduled_tag_is_made_now() {
 
 /// A tag of the schedule that is given by hand pins, and backy says so, also before it is done.
 #[test]
-fn giving_a_scheduled_tag_by_hand_is_warned_of() {
+fn tagging_by_hand_with_a_scheduled_tag_warns() {
     let scene = Scene::with_archive();
     for args in [&["--dry-run", "--tag", "daily"][..], &["--tag", "daily"]] {
         let run = scene.works(&[&["-b", "a", "backup"], args].concat());
@@ -153,7 +153,7 @@ fn the_next_due_time_is_shown() {
 /// Maintenance that keeps far more than the schedule says why; so does the verdict, but for what is pinned with
 /// tags of one's own.
 #[test]
-fn maintenance_says_why_far_more_stays() {
+fn maintenance_explains_why_far_more_is_kept() {
     for (tag, level, why) in [
         ("daily", 1, "8 are pinned by hand with a tag of the schedule (daily)"),
         ("mine", 0, "8 are pinned by hand (mine)"),

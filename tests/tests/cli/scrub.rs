@@ -39,7 +39,7 @@ fn finds(scene: &Scene, args: &[&str], words: &[&str]) -> Run {
 
 /// A backup that heals a block which a scrub has found to be bad says so, and nothing is wrong any more.
 #[test]
-fn a_backup_says_what_it_has_healed() {
+fn backup_reports_healed_blocks() {
     for json in [false, true] {
         let (scene, _) = Scene::with_revisions(2);
         flip(&scene, "a/last.raw", 1_000_000);
@@ -57,8 +57,8 @@ fn a_backup_says_what_it_has_healed() {
     }
 }
 
-/// A flipped bit in the image or in a delta is found by 'scrub -n', which records nothing, and by 'scrub', which does; when the
-/// right bytes are back, the next scrub sees that all is well.
+/// A flipped bit in the image or in a delta is found by 'scrub -n', which records nothing, and by 'scrub',
+/// which does; when the right bytes are back, the next scrub sees that all is well.
 #[test]
 fn a_flipped_bit_is_found_recorded_and_healed() {
     for (suffix, at, damaged) in [("last.raw", 1_000_000, &[0, 1, 2][..]), (".qcow2", 0, &[2])] {
@@ -119,7 +119,7 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
 
 /// A block whose right bytes are elsewhere in the archive is mended; that it was wrong is said, with exit status 1.
 #[test]
-fn what_is_elsewhere_is_mended() {
+fn scrub_repairs_blocks_that_exist_elsewhere() {
     let scene = Scene::new();
     let mut source = scene.read("source.img");
     source.copy_within(0..65536, 655_360);
@@ -170,7 +170,7 @@ fn budgets() {
 
 /// Files that no revision needs, and a config that is missing, are findings that cost no revision anything.
 #[test]
-fn findings_that_cost_nothing() {
+fn unimportant_findings_cost_no_revision() {
     let (scene, states) = Scene::with_revisions(1);
     std::fs::remove_file(scene.path("a/backy.toml")).unwrap();
     let run = finds(&scene, &["-b", "a", "scrub"], &["backy.toml: missing"]);
@@ -178,10 +178,10 @@ fn findings_that_cost_nothing() {
     scene.holds(&states);
 }
 
-/// A manifest that is lost or damaged is made anew; what could not be known is told, and the revisions are what they were. One
-/// that can be read is only made anew with --force.
+/// A manifest that is lost or damaged is made anew; what could not be known is told, and the revisions are what
+/// they were. One that can be read is only made anew with --force.
 #[test]
-fn a_lost_manifest_is_made_anew() {
+fn rebuild_recreates_a_lost_manifest() {
     let (scene, states) = Scene::with_revisions(3);
     let before = status(&scene);
     let rebuild = &["-b", "a", "scrub", "--rebuild"][..];

@@ -36,10 +36,10 @@ fn an_empty_source_is_not_backed_up() {
     scene.refuses(&["-b", "b", "backup"], &["it is empty"]);
 }
 
-/// Most of the data gone, behind the new end or zero now, is told, and nothing expires until somebody has confirmed it: also
-/// with two revisions, of which nobody knows what is usual.
+/// Most of the data gone, behind the new end or zero now, is told, and nothing expires until somebody has
+/// confirmed it: also with two revisions, of which nobody knows what is usual.
 #[test]
-fn a_source_that_lost_most_of_its_data_keeps_what_there_is() {
+fn a_source_that_lost_most_of_its_data_freezes_expiry() {
     let cut = |mut state: Vec<u8>| {
         state.truncate(SOURCE_BYTES / 3);
         state
@@ -72,7 +72,7 @@ fn a_source_that_lost_most_of_its_data_keeps_what_there_is() {
 
 /// Less than half of the data may become zeros, and all of it may change, without a word.
 #[test]
-fn a_source_that_lost_some_of_its_data_is_backed_up_in_silence() {
+fn a_source_that_lost_some_of_its_data_is_backed_up_quietly() {
     let (scene, _) = Scene::with_revisions(1);
     let mut state = scene.read("source.img");
     state[SOURCE_BYTES * 2 / 3..].fill(0);
@@ -84,7 +84,7 @@ fn a_source_that_lost_some_of_its_data_is_backed_up_in_silence() {
 
 /// Another disk under the same name is told of and remembered; a restore to "the source" does not overwrite it.
 #[test]
-fn another_disk_under_the_same_name_is_noticed() {
+fn another_disk_under_the_same_name_is_reported() {
     let scene = Scene::new();
     let (web, photos) = (with_file_system(1, 7), with_file_system(2, 8));
     scene.write("source.img", &web);
@@ -110,7 +110,7 @@ fn another_disk_under_the_same_name_is_noticed() {
 
 /// A file that was replaced is another source if it has another content; a copy of the same is not.
 #[test]
-fn a_copy_in_place_of_the_file_is_the_same_source() {
+fn a_copy_of_the_source_file_is_the_same_source() {
     let scene = Scene::with_archive();
     scene.works(&["-b", "a", "backup"]);
     let replace = |content: &[u8]| {
@@ -155,7 +155,7 @@ fn an_image_in_another_format_is_named_as_such() {
 
 /// What is recorded of file systems and partition tables is what other programs say of them.
 #[test]
-fn identifiers_are_those_that_other_programs_see() {
+fn disk_identifiers_match_those_of_other_programs() {
     for (program, args, probe) in [
         ("mkfs.ext4", &["-q", "-F"][..], "UUID"),
         ("mkfs.xfs", &["-q", "-f"], "UUID"),

@@ -5,7 +5,8 @@ use backy_lib::{Archive, ArchiveWriter, DrillReport, SystemClock};
 
 use super::harness::Scene;
 
-/// The table has the facts of each revision and fits 80 columns; with -v it has all of them and the whole UUID. The verdict follows.
+/// The table has the facts of each revision and fits 80 columns; with -v it has all of them and the whole UUID.
+/// The verdict follows.
 #[test]
 fn the_table_and_the_verdict() {
     let (scene, _) = Scene::with_revisions(3);

@@ -1,5 +1,5 @@
-//! The table of problems in doc/scripting.md, row by row: each is raised for real, has its level in every form, and is cleared by what
-//! the row says and not before.
+//! The table of problems in doc/scripting.md, row by row: each is raised for real, has its level in every form,
+//! and is cleared by what the row says and not before.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -6,7 +6,7 @@ use super::harness::Scene;
 
 /// Tags come with + and go with -, also when an option stands before the command; nothing is printed.
 #[test]
-fn tags_come_and_go() {
+fn tags_are_added_and_removed() {
     let (scene, states) = Scene::with_revisions(2);
     for (args, left) in [
         (&["-b", "a", "tag", "1", "-weekly"][..], json!(["daily", "monthly"])),

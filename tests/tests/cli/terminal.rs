@@ -53,7 +53,7 @@ fn a_bar_for_anything_over_a_second() {
 
 /// A restore shows its bar, too, and where it wrote.
 #[test]
-fn a_restore_tells_where_it_wrote() {
+fn restore_prints_its_target() {
     let (scene, _) = Scene::with_revisions(1);
     let Some(run) = on_terminal(&scene, &[], "-b a restore x") else { return };
     assert!(run.text().contains("restored revision") && run.text().contains(" to x: "), "{run:?}");
@@ -61,7 +61,7 @@ fn a_restore_tells_where_it_wrote() {
 
 /// Commands that are silent on a pipe say in a line what they did, unless they are to be quiet.
 #[test]
-fn what_was_done_is_told() {
+fn terminal_prints_what_was_done() {
     let (scene, _) = Scene::with_revisions(2);
     if let Some(run) = on_terminal(&scene, &[], "-q -b a backup") {
         assert_eq!(run.text(), "");

@@ -1,4 +1,5 @@
-//! An archive, a link or a config that other users can change: nothing is done that they could decide, unless somebody says so.
+//! An archive, a link or a config that other users can change: nothing is done that they could decide, unless
+//! somebody says so.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
@@ -84,10 +85,11 @@ fn warnings(scene: &Scene) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Whoever can write to the folder, a folder above it or the config decides what is done: no command that acts on the archive does
-/// anything, `status` reports it, and reading works. In a sticky folder names are safe, but not in a sticky archive.
+/// Whoever can write to the folder, a folder above it or the config decides what is done: no command that acts
+/// on the archive does anything, `status` reports it, and reading works. In a sticky folder names are safe, but
+/// not in a sticky archive.
 #[test]
-fn what_others_can_write_to_is_not_acted_on() {
+fn archives_that_others_can_write_to_are_not_acted_on() {
     let (scene, states) = Scene::with_revisions(2);
     let above = scene.path("a").parent().unwrap().to_owned();
     is_trusted(&scene);
@@ -114,7 +116,7 @@ fn what_others_can_write_to_is_not_acted_on() {
 
 /// What belongs to another user is his to change, whatever its permissions: the folder, one above it, the config.
 #[test]
-fn what_belongs_to_another_user_is_not_acted_on() {
+fn archives_of_another_user_are_not_acted_on() {
     if !can_give() {
         return;
     }
@@ -129,9 +131,10 @@ fn what_belongs_to_another_user_is_not_acted_on() {
     is_trusted(&scene);
 }
 
-/// A symbolic link on the way to the archive counts like a folder: one of root's is followed, one of somebody else's is not.
+/// A symbolic link on the way to the archive counts like a folder: one of root's is followed, one of somebody
+/// else's is not.
 #[test]
-fn links_to_the_archive_have_an_owner() {
+fn links_to_the_archive_need_a_trusted_owner() {
     if !can_give() {
         return;
     }
@@ -149,8 +152,8 @@ fn links_to_the_archive_have_an_owner() {
     scene.works(&["-b", "links/up/a", "status"]);
 }
 
-/// A group that may write counts, unless it is that of root; so does whoever an access control list names, of which the permissions only
-/// show that somebody may write.
+/// A group that may write counts, unless it is that of root; so does whoever an access control list names, of
+/// which the permissions only show that somebody may write.
 #[test]
 fn groups_and_access_control_lists_count() {
     if !can_give() {
@@ -190,7 +193,8 @@ fn groups_and_access_control_lists_count() {
     }
 }
 
-/// Hooks of somebody else are not run, his text file is not written, and his source is not read; with --trust all three are.
+/// Hooks of somebody else are not run, his text file is not written, and his source is not read; with --trust
+/// all three are.
 #[test]
 fn a_config_of_another_user_decides_nothing() {
     if !can_give() {
@@ -250,10 +254,10 @@ fn a_dry_run_opens_no_source_of_another_users_config() {
     assert!(scene.works(&dry_run).text().contains("A backup is due"));
 }
 
-/// No archive is made where others could change it: not in their folder, nor below one that they can write to. A sticky folder such as
-/// /tmp is fine.
+/// No archive is made where others could change it: not in their folder, nor below one that they can write to.
+/// A sticky folder such as /tmp is fine.
 #[test]
-fn archives_are_not_made_in_places_of_others() {
+fn init_refuses_folders_that_others_can_write_to() {
     let scene = Scene::new();
     OldArchive::write(&scene.path("old"), 4096, 0, &[noise(4, 100_000)]);
     fs::create_dir(scene.path("place")).unwrap();
@@ -283,7 +287,7 @@ fn archives_are_not_made_in_places_of_others() {
 
 /// A restore saves what it overwrites only where nobody else can change that.
 #[test]
-fn what_is_overwritten_is_not_saved_in_places_of_others() {
+fn restore_saves_no_undo_where_others_can_write() {
     let (scene, _) = Scene::with_revisions(1);
     scene.change_source(3);
     fs::create_dir(scene.path("place")).unwrap();
@@ -315,9 +319,10 @@ fn an_import_takes_no_source_from_another_user() {
     assert!(scene.read_text("c/backy.toml").contains("\nsource = \"/dev/vg0/old\""));
 }
 
-/// A source or a target behind a symbolic link is followed if the link belongs to root or to the caller, wherever in the path it is.
+/// A source or a target behind a symbolic link is followed if the link belongs to root or to the caller,
+/// wherever in the path it is.
 #[test]
-fn links_of_others_lead_to_no_source_and_no_target() {
+fn links_of_other_users_are_not_followed_to_a_source_or_target() {
     if !can_give() {
         return;
     }

@@ -1,5 +1,5 @@
-//! The verdict on one archive: every kind of problem is produced for real, and told by the exit status, the line for Nagios, the
-//! JSON and the figures for Prometheus alike.
+//! The verdict on one archive: every kind of problem is produced for real, and told by the exit status, the
+//! line for Nagios, the JSON and the figures for Prometheus alike.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -83,7 +83,8 @@ impl Scene {
     }
 }
 
-/// The first words of a verdict, without figures: what is free, for instance, is another share of a disk a moment later.
+/// The first words of a verdict, without figures: what is free, for instance, is another share of a disk a
+/// moment later.
 fn words(verdict: &str) -> Vec<&str> {
     let is_figure = |word: &&str| word.contains(|c: char| c.is_ascii_digit());
     verdict.split_whitespace().filter(|word| !is_figure(word)).take(3).collect()
@@ -91,7 +92,7 @@ fn words(verdict: &str) -> Vec<&str> {
 
 /// A backup that is as it should be is well, by every form; the figures are those of the archive.
 #[test]
-fn all_is_well() {
+fn healthy_archive_is_ok() {
     let (scene, _) = Scene::with_revisions(3);
     assert_eq!(scene.problems(), []);
     let line = Plugin::parse(scene.works(&["-b", "a", "status", "--check"]).text());
@@ -345,10 +346,10 @@ fn while_the_archive_is_locked() {
     drop(writer);
 }
 
-/// The textfile is written after each command that may change the archive, also when nothing was due and when it failed; it can be
-/// read by everybody, and nothing else is left beside it.
+/// The textfile is written after each command that may change the archive, also when nothing was due and when
+/// it failed; it can be read by everybody, and nothing else is left beside it.
 #[test]
-fn the_textfile_follows_every_command() {
+fn every_command_updates_the_textfile() {
     let (scene, _) = Scene::with_revisions(2);
     fs::create_dir(scene.path("textfiles")).unwrap();
     let file = scene.path("textfiles/node.prom");
@@ -398,7 +399,7 @@ fn the_textfile_follows_every_command() {
 
 /// A textfile that cannot be written is told and changes no exit status.
 #[test]
-fn a_textfile_that_cannot_be_written_is_told() {
+fn an_unwritable_textfile_is_reported() {
     let (scene, _) = Scene::with_revisions(1);
     scene.monitor(&format!("textfile = \"{}\"", scene.path("none/x.prom").display()));
     let run = scene.works(&["-b", "a", "backup"]);

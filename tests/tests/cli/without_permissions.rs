@@ -45,10 +45,11 @@ impl Drop for Ntfs {
     }
 }
 
-/// On a file system without permissions backups are made, without a word in cron's mail. The verdict is a warning, until that is
-/// accepted or the mount lets nobody else in. Nothing outside of the archive is run or written by its word.
+/// On a file system without permissions backups are made, without a word in cron's mail. The verdict is a
+/// warning, until that is accepted or the mount lets nobody else in. Nothing outside of the archive is run or
+/// written by its word.
 #[test]
-fn without_permissions_backups_are_made_and_nothing_else() {
+fn without_file_permissions_backups_still_work() {
     let (scene, disk) = (Scene::new(), TempDir::new().unwrap());
     let Some(mounted) = Ntfs::mount(&scene, &disk, &[]) else { return };
     scene.works(&["-b", "ntfs/a", "init", "source.img"]);

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::disks::Disk;
 use crate::processes::{Running, wait_for_lock};
 use crate::site::{Site, fails, noise, works};
 use crate::strace;
+use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
 
@@ -66,7 +66,9 @@ fn keep_busy(site: &mut Site, states: &[Vec<u8>], log: &Path) {
     }
 }
 
-fn readers_beside_maintenance(place: &Path) {
+/// A restore gets the bytes of its revision while others around it are made, merged away and deleted; a scrub that
+/// changes nothing finds nothing, and the status is available at any time.
+fn restore_gets_its_own_bytes_during_maintenance(place: &Path) {
     let states = states(200, 14);
     let mut site = Site::with_backups(place, &states[..6]);
     let kept = [site.expected[3].clone(), site.expected[5].clone()];
@@ -104,21 +106,7 @@ fn readers_beside_maintenance(place: &Path) {
     );
     site.check_at_rest();
 }
-
-/// Whoever restores a revision that stays gets its bytes while others around it are made, merged away and removed; a scrub
-/// that changes nothing finds nothing, and the status can be had at any time.
-#[test]
-fn readers_beside_maintenance_in_place() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    readers_beside_maintenance(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn readers_beside_maintenance_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    readers_beside_maintenance(disk.path());
-}
+both_ways!(restore_gets_its_own_bytes_during_maintenance(place));
 
 /// A second maintainer, a removal and a scrub fail at once and name who is at work, who does not notice.
 #[test]

@@ -1,5 +1,5 @@
-//! The page cache belongs to those who work with their data: what a backup, a scrub and a restore read or write from one end to
-//! the other leaves it as it was.
+//! The page cache belongs to those who work with their data: what a backup, a scrub and a restore read or write
+//! from one end to the other leaves it as it was.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -45,7 +45,7 @@ fn kernel_can(path: &Path) -> bool {
 
 /// What was not in the cache before is not there afterwards, and what was is.
 #[test]
-fn what_is_gone_through_once_leaves_the_page_cache_as_it_was() {
+fn sequential_reading_leaves_the_page_cache_alone() {
     for kind in ["ext4", "xfs"] {
         let Some(disk) = Disk::make(kind, 400 << 20) else { continue };
         let site = Site::with_backups(disk.path(), &[]);

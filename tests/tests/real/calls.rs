@@ -1,5 +1,5 @@
-//! Every command with each of its system calls failing in turn: no space at a write, an error of the disk at a read, a write or
-//! a sync. Backups have their own tests, in `kill.rs`.
+//! Every command with each of its system calls failing in turn: no space at a write, an error of the disk at a
+//! read, a write or a sync. Backups have their own tests, in `kill.rs`.
 //!
 //! The first calls are tried, and later ones more and more sparsely; `make torture` tries every one.
 
@@ -74,8 +74,8 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Makes each of the calls fail once, and once from then on. Hands out the archive and what came of the command, which is
-    /// success, or exit status 1 and a line that names a file.
+    /// Makes each of the calls fail once, and once from then on. Hands out the archive and what came of the
+    /// command, which is success, or exit status 1 and a line that names a file.
     fn at_each(
         &self,
         calls: &[(&str, &str)],
@@ -126,7 +126,8 @@ impl Trial<'_> {
     }
 }
 
-/// Success, or exit status 1 with a last line that says which file. A program that the loader cannot start is no matter.
+/// Success, or exit status 1 with a last line that says which file. A program that the loader cannot start is
+/// no matter.
 fn judge(outcome: &Injected, place: &Path) {
     let output = &outcome.output;
     if output.status.success() || is_not_loaded(outcome) {
@@ -156,38 +157,38 @@ fn trial(may_go: &'static [usize], args: &[&str], seed: u64) {
 
 /// The removal of a revision in the middle, by a merge.
 #[test]
-fn a_merge_in_which_a_call_fails() {
+fn merge_survives_any_failing_call() {
     trial(&[1], &["rm", "1"], 951);
 }
 
 /// The removal of the newest, by rolling back.
 #[test]
-fn a_roll_back_in_which_a_call_fails() {
+fn roll_back_survives_any_failing_call() {
     trial(&[0], &["rm", "0"], 952);
 }
 
 /// Maintenance that lets several go.
 #[test]
-fn maintenance_in_which_a_call_fails() {
+fn maintenance_survives_any_failing_call() {
     // The source has shrunk, which keeps everything until somebody has confirmed it.
     trial(&[2, 3, 4], &["maintenance", "-k", "2", "--confirm"], 953);
 }
 
 /// A tag is there or not.
 #[test]
-fn a_tag_for_which_a_call_fails() {
+fn tag_survives_any_failing_call() {
     trial(&[], &["tag", "1", "+x"], 954);
 }
 
 /// A scrub without anything to mend records what it has read, or does not.
 #[test]
-fn a_scrub_in_which_a_call_fails() {
+fn scrub_survives_any_failing_call() {
     trial(&[], &["scrub"], 955);
 }
 
 /// Commands that only read: the right result or an error, and the archive stays as it is.
 #[test]
-fn a_reader_in_which_a_call_fails() {
+fn readers_survive_any_failing_call() {
     if !strace::available() {
         return;
     }
@@ -277,10 +278,10 @@ fn a_restore_whose_target_fails() {
     site.check_at_rest();
 }
 
-/// A new image and a new target are written past the page cache, by calls of their own. When one fails there is no revision, or no
-/// target, and the next attempt works; later ones are made only where the file system can.
+/// A new image and a new target are written past the page cache, by calls of their own. When one fails there is
+/// no revision, or no target, and the next attempt works; later ones are made only where the file system can.
 #[test]
-fn a_first_backup_and_a_restore_in_which_a_write_fails() {
+fn first_backup_and_restore_survive_any_failing_write() {
     if !strace::available() {
         return;
     }
@@ -314,8 +315,8 @@ fn a_first_backup_and_a_restore_in_which_a_write_fails() {
     }
 }
 
-/// A source that cannot be read at some place: the error names it and the place, the archive is as it was, and the next backup
-/// works.
+/// A source that cannot be read at some place: the error names it and the place, the archive is as it was, and
+/// the next backup works.
 #[test]
 fn a_source_that_cannot_be_read() {
     if !strace::available() {
@@ -356,10 +357,10 @@ fn a_source_that_cannot_be_read() {
     site.check_at_rest();
 }
 
-/// An import whose old archive cannot be read, or whose disk fails: what has come over is right, nothing else is there, the old
-/// archive is as it was, and another import does the rest.
+/// An import whose old archive cannot be read, or whose disk fails: what has come over is right, nothing else
+/// is there, the old archive is as it was, and another import does the rest.
 #[test]
-fn an_import_in_which_a_call_fails() {
+fn import_survives_any_failing_call() {
     if !strace::available() {
         return;
     }
@@ -420,7 +421,7 @@ fn check_imported(site: &Site, old: &OldArchive, outcome: &Injected) {
 
 /// A manifest that is made anew, or a folder that becomes an archive, while a call fails: the next time it works.
 #[test]
-fn a_rebuild_and_an_init_in_which_a_call_fails() {
+fn rebuild_and_init_survive_any_failing_call() {
     if !strace::available() {
         return;
     }

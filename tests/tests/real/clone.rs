@@ -43,8 +43,8 @@ fn on_btrfs_backups_are_made_on_clones() {
     backups_use_clones("btrfs");
 }
 
-/// Who holds `last.raw` open, such as `dd` or a virtual machine, reads the old revision to its end, however many backups
-/// are made meanwhile.
+/// Who holds `last.raw` open, such as `dd` or a virtual machine, reads the old revision to its end, however
+/// many backups are made meanwhile.
 #[test]
 fn whoever_has_last_raw_open_reads_the_old_bytes() {
     for kind in ["xfs", "btrfs"] {

@@ -1,5 +1,5 @@
-//! The simulated disk against real ones: the same calls in the same order have the same results. What the other tests conclude
-//! from the simulation holds as far as this does.
+//! The simulated disk against real ones: the same calls in the same order have the same results. What the other
+//! tests conclude from the simulation holds as far as this does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -114,7 +114,8 @@ impl Hand<'_> {
             }
             Call::Lock | Call::LockAgain => {
                 let mut locked = self.storage.lock("a test");
-                // A command that another test is starting has a copy of the open files until it runs, also of those closed since.
+                // A command that another test is starting has a copy of the open files until it runs, also
+                // of those closed since.
                 for _ in 0..100 {
                     if locked.is_ok() || self.lock.is_some() {
                         break;
@@ -262,7 +263,8 @@ fn live(seed: u64, folder: &Path, clones: bool, may_lack: fn(&Call) -> bool) {
     for _ in 0..CALLS {
         let call = next_call(&mut random, &open, simulated.lock.is_some());
         made.push(format!("{call:?}").chars().take(120).collect());
-        // Whether somebody else has the lock cannot be told from the inode number alone, which is what the real one asks for.
+        // Whether somebody else has the lock cannot be told from the inode number alone, which is what the
+        // real one asks for.
         let nobody = matches!(call, Call::LockHolder) && simulated.lock.is_none();
         if may_lack(&call) || nobody {
             continue;
@@ -302,7 +304,8 @@ fn can_all(_: &Call) -> bool {
     false
 }
 
-/// Every call of a file works behind 4 GiB, past the page cache and through it, and leaves what is 4 GiB before as it is.
+/// Every call of a file works behind 4 GiB, past the page cache and through it, and leaves what is 4 GiB before
+/// as it is.
 #[test]
 fn a_file_may_be_longer_than_4_gib() {
     backy_tests::canary::plant();
@@ -343,7 +346,7 @@ fn a_file_may_be_longer_than_4_gib() {
 
 /// In a temporary folder.
 #[test]
-fn a_folder_is_as_it_is_simulated() {
+fn a_temporary_folder_behaves_like_the_simulation() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     // Whatever is there may be able to clone or not.
     lives(temp.path(), 0..60, false, |call| matches!(call, Call::Clone(..)));
@@ -351,7 +354,7 @@ fn a_folder_is_as_it_is_simulated() {
 
 /// On ext4 and in memory, which cannot clone.
 #[test]
-fn what_cannot_clone_is_as_it_is_simulated() {
+fn file_systems_without_clones_behave_like_the_simulation() {
     if let Some(disk) = Disk::make("ext4", 64 << 20) {
         lives(disk.path(), 100..130, false, can_all);
     }
@@ -366,7 +369,7 @@ fn what_cannot_clone_is_as_it_is_simulated() {
 
 /// On XFS and btrfs, which can.
 #[test]
-fn what_can_clone_is_as_it_is_simulated() {
+fn file_systems_with_clones_behave_like_the_simulation() {
     for (kind, bytes, seed) in [("xfs", 320 << 20, 300), ("btrfs", 256 << 20, 400)] {
         if let Some(disk) = Disk::make(kind, bytes) {
             lives(disk.path(), seed..seed + 30, true, can_all);
@@ -376,7 +379,7 @@ fn what_can_clone_is_as_it_is_simulated() {
 
 /// On a file system that can less, and that does only a part of what it is asked to.
 #[test]
-fn what_can_less_is_as_it_is_simulated() {
+fn limited_file_systems_behave_like_the_simulation() {
     let lacks = |call: &Call| matches!(call, Call::Allocate(..));
     if let Some(disk) = HoleLess::make(1 << 30) {
         lives(disk.path(), 500..520, false, lacks);
@@ -388,7 +391,7 @@ fn what_can_less_is_as_it_is_simulated() {
 
 /// On one whose calls are interrupted.
 #[test]
-fn what_is_interrupted_is_as_it_is_simulated() {
+fn interrupted_file_systems_behave_like_the_simulation() {
     if let Some(disk) = HoleLess::make_interrupted() {
         lives(disk.path(), 700..720, false, |call| matches!(call, Call::Allocate(..)));
     }

@@ -11,6 +11,7 @@ use crate::disks::Disk;
 use crate::site::{BLOCK_BYTES, Site, noise, text, works};
 use crate::sparse::Sparse;
 use crate::strace;
+use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
 /// What a file system may need besides, for its own tables.
@@ -50,7 +51,8 @@ fn write_out(state: &Sparse, path: &Path) {
     file.sync_all().expect("sync the source");
 }
 
-fn what_is_zero_costs_nothing(place: &Path) {
+/// Zeros take no space: in the image, in a target that is new or was full, in an export, in a delta.
+fn zeros_take_no_space(place: &Path) {
     let state = mostly_zero();
     let most = state.data_bytes() + SLACK_BYTES;
     let source = place.join("source");
@@ -97,26 +99,13 @@ fn what_is_zero_costs_nothing(place: &Path) {
     state.check("rolled back", &image);
     check("rolled back", &image, most);
 }
+both_ways!(zeros_take_no_space(place));
 
-/// What is zero takes no room, where the temporary files are.
+/// The same on an ext4, whatever the file system of temporary files is.
 #[test]
-fn what_is_zero_costs_nothing_here() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    what_is_zero_costs_nothing(temp.path());
-}
-
-/// What is zero takes no room: in the image, in a target that is new or was full, in an export, in a delta, in place.
-#[test]
-fn what_is_zero_costs_nothing_in_place() {
+fn zeros_take_no_space_on_ext4() {
     let Some(disk) = Disk::make("ext4", 200 << 20) else { return };
-    what_is_zero_costs_nothing(disk.path());
-}
-
-/// The same on clones.
-#[test]
-fn what_is_zero_costs_nothing_on_clones() {
-    let Some(disk) = Disk::make("xfs", 400 << 20) else { return };
-    what_is_zero_costs_nothing(disk.path());
+    zeros_take_no_space(disk.path());
 }
 
 /// Old blocks and exports are compressed, by the level that the config or the command says: a higher one makes less.
@@ -169,7 +158,7 @@ fn written_to(command: &Command, name: &str, place: &Path) -> u64 {
 
 /// Only blocks that differ are written: to the image, in place and on a clone, and to a target that is there.
 #[test]
-fn what_is_right_is_not_written() {
+fn restore_and_backup_write_only_what_differs() {
     if !strace::available() {
         return;
     }

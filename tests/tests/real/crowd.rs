@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::disks::Disk;
 use crate::mounted::Mount;
 use crate::readers::{Done, Truth, read_a_mount_on_and_on, restore_on_and_on};
 use crate::site::{BLOCK_BYTES, Site, backy, failed, run, states, words, works};
+use crate::ways::{Way, both_ways};
 
 const ROUNDS: usize = 8;
 /// What maintenance keeps.
@@ -22,8 +22,8 @@ fn worked(output: &Output) -> bool {
     output.status.success()
 }
 
-/// Starts two backups of the source, which holds `state`, and maintenance at once. Takes note of what has become of it; how
-/// many of the three have worked.
+/// Starts two backups of the source, which holds `state`, and maintenance at once. Takes note of what has
+/// become of it; how many of the three have worked.
 fn all_at_once(site: &mut Site, state: &[u8]) -> usize {
     site.write_source(state);
     let keep = KEEP.to_string();
@@ -53,7 +53,9 @@ fn all_at_once(site: &mut Site, state: &[u8]) -> usize {
     worked.into_iter().filter(|&worked| worked).count()
 }
 
-fn crowd(place: &Path, seed: u64) {
+/// One writer at a time gets the lock, the others name the one that has it, and every reader gets the right bytes.
+fn one_writer_at_a_time_beside_ten_readers(place: &Path, way: Way) {
+    let seed = if way == Way::InPlace { 970 } else { 990 };
     let sizes = [20 * BLOCK_BYTES + 9, 24 * BLOCK_BYTES - 1, 18 * BLOCK_BYTES];
     let states = states(seed, &sizes.repeat(ROUNDS));
     let mut site = Site::with_backups(place, &states[..3]);
@@ -105,17 +107,4 @@ fn crowd(place: &Path, seed: u64) {
     site.check_at_rest();
     works(&mut site.backy(&["scrub", "-n"]));
 }
-
-/// One writer at a time gets the lock, the others say who has it, and every reader gets the right bytes.
-#[test]
-fn two_backups_a_maintenance_and_ten_readers() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    crowd(temp.path(), 970);
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn two_backups_a_maintenance_and_ten_readers_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    crowd(disk.path(), 990);
-}
+both_ways!(one_writer_at_a_time_beside_ten_readers(place, way));

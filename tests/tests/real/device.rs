@@ -98,8 +98,8 @@ fn a_restore_to_a_larger_blank_device() {
     assert!(found[state.len()..].iter().all(|&byte| byte == 0), "what is past its end");
 }
 
-/// A device that is not blank is refused without `--force`; with it, it holds the revision, and past its end what it held
-/// before. Also where blocks of the revision are zero, and the last one is not whole.
+/// A device that is not blank is refused without `--force`; with it, it holds the revision, and past its end
+/// what it held before. Also where blocks of the revision are zero, and the last one is not whole.
 #[test]
 fn a_restore_to_a_device_that_is_not_blank() {
     let Some(temp) = place() else { return };

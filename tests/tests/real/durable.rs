@@ -1,4 +1,5 @@
-//! What is outside the archive is durable when a command says that it worked: data first, then the name, then the folder of it.
+//! What is outside the archive is durable when a command says that it worked: data first, then the name, then
+//! the folder of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,8 +54,8 @@ fn call(line: &str) -> Option<Call> {
     }
 }
 
-/// Checks what a command does to the files in a folder outside the archive: each is synced after its last change, and before
-/// anything gets a name; and the folder is synced after the last name.
+/// Checks what a command does to the files in a folder outside the archive: each is synced after its last
+/// change, and before anything gets a name; and the folder is synced after the last name.
 fn is_durable(what: &str, command: &Command, place: &Path, out: &Path) {
     let calls = calls(command, place);
     // What is in the lock is for people, and goes again.
@@ -93,10 +94,10 @@ fn is_in(folder: &Path, name: &Path) -> bool {
     folder.join(name).exists()
 }
 
-/// A new target and one that is there, an export, an undo archive and a textfile are durable, with their names, before the
-/// command ends.
+/// A new target and one that is there, an export, an undo archive and a textfile are durable, with their names,
+/// before the command ends.
 #[test]
-fn what_comes_out_is_durable() {
+fn results_are_durable() {
     if !strace::available() {
         return;
     }
@@ -123,7 +124,7 @@ fn what_comes_out_is_durable() {
 
 /// Nothing of a target is overwritten before what it was is durable in the undo archive, names and all.
 #[test]
-fn what_was_is_durable_before_it_is_overwritten() {
+fn undo_data_is_durable_before_the_target_is_overwritten() {
     if !strace::available() {
         return;
     }

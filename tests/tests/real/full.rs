@@ -27,8 +27,9 @@ fn check_message(message: &str, disk: &Disk) {
     assert!(message.contains("free some space"), "{message}");
 }
 
-/// However much or little room there is for the next backup: if it does not suffice that is said, with the file, and the
-/// archive is as it was, without a file that keeps the disk full; once there is room the next backup works.
+/// However much or little room there is for the next backup: if it does not suffice that is said, with the
+/// file, and the archive is as it was, without a file that keeps the disk full; once there is room the next
+/// backup works.
 #[test]
 fn the_disk_becomes_full_during_a_backup() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
@@ -59,7 +60,7 @@ fn the_disk_becomes_full_during_a_backup() {
 /// The room that a failed backup took is given back at once, also when the disk is full to the last byte: everything
 /// reads, the state is told, and a backup into the room that was made works.
 #[test]
-fn after_making_room_the_next_backup_works() {
+fn the_next_backup_works_after_space_was_freed() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
     let mut site = Site::init(disk.path(), &source);
     let states: Vec<Vec<u8>> = (0..3).map(|n| noise(20 + n, 3 * MIB)).collect();
@@ -145,8 +146,8 @@ fn the_disk_becomes_full_during_a_restore() {
     assert!(fs::read(&target).expect("read the target") == state);
 }
 
-/// A command on a disk that has from 0 bytes of room on up to what it takes: an error that says so, or success; in both cases
-/// everything reads right, and with room the rest is done.
+/// A command on a disk that has from 0 bytes of room on up to what it takes: an error that says so, or success;
+/// in both cases everything reads right, and with room the rest is done.
 fn with_ever_more_room(args: &[&str], prepare: impl Fn(&Site), may_go: &[usize]) {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
     let mut base = Site::init(disk.path(), &source);

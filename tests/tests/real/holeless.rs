@@ -1,5 +1,5 @@
-//! An archive on a file system without holes, on which everything that is zero takes room as well, and nothing can be punched,
-//! cloned, allocated in advance or given permissions. It costs room, and nothing else.
+//! An archive on a file system without holes, on which everything that is zero takes room as well, and nothing
+//! can be punched, cloned, allocated in advance or given permissions. It costs room, and nothing else.
 
 use std::fs;
 use std::io::Read;
@@ -49,7 +49,7 @@ impl HoleLess {
             return None;
         }
         let on = Mountpoint::new();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hole-less"));
+        let mut command = Command::new(backy_tests::command::built("hole-less"));
         command.arg(max_file_bytes.to_string()).arg(&on.path).args(options);
         let serving = command.stdin(Stdio::null()).spawn().expect("start the file system");
         until("it is mounted", || on.is_mounted());

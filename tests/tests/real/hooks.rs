@@ -83,7 +83,8 @@ struct Noted {
 }
 
 impl Noted {
-    /// `before` and `after` stand in the config as lines, `LOG` for a file that is written to and shown by [`Noted::log`].
+    /// `before` and `after` stand in the config as lines, `LOG` for a file that is written to and shown by
+    /// [`Noted::log`].
     fn make(before: &str, after: &str, more: &str) -> Self {
         let place = tempfile::tempdir().expect("a temporary folder");
         let site = Site::with_backups(place.path(), &[noise(1, 2 * MIB)]);
@@ -111,7 +112,7 @@ const AFTER: &str = "echo after $BACKY_RESULT >> LOG";
 
 /// Hooks are told what is backed up; they are run for a backup that is made, and for no other; they print only for -v.
 #[test]
-fn hooks_are_told_what_is_backed_up() {
+fn hooks_receive_what_is_backed_up() {
     let dump = "echo a word; env | grep ^BACKY_ | sort >> LOG";
     let mut noted = Noted::make(dump, dump, "snapshot = \"SOURCE\"");
     let config = noted.site.folder.join("backy.toml");
@@ -141,8 +142,8 @@ fn hooks_are_told_what_is_backed_up() {
     }
 }
 
-/// A `before` that fails, cannot be run, or hangs: an error that says so in a line, `after` if it was started, no backup, and the
-/// archive as it was.
+/// A `before` that fails, cannot be run, or hangs: an error that says so in a line, `after` if it was started,
+/// no backup, and the archive as it was.
 #[test]
 fn a_before_that_fails() {
     for (before, after, said) in [
@@ -180,7 +181,8 @@ fn a_before_that_fails() {
     noted.site.check_at_rest();
 }
 
-/// Where others may write to the archive, and so say what is run, nothing is run unless somebody says that they are trusted.
+/// Where others may write to the archive, and so say what is run, nothing is run unless somebody says that they
+/// are trusted.
 #[test]
 fn hooks_of_an_archive_that_others_may_write_to() {
     let noted = Noted::make(BEFORE, AFTER, "");
@@ -242,8 +244,8 @@ fn stopped_while_before_hangs() {
     }
 }
 
-/// After a kill the archive is locked until `after` has ended, so that no hooks of two backups come between each other; and
-/// `after` is run once, also when the kill comes while it runs.
+/// After a kill the archive is locked until `after` has ended, so that no hooks of two backups come between
+/// each other; and `after` is run once, also when the kill comes while it runs.
 #[test]
 fn the_archive_is_locked_until_after_has_ended() {
     let slow = "echo begin >> LOG; sleep 3; echo end $BACKY_RESULT >> LOG";
@@ -311,7 +313,7 @@ fn is_frozen(mountpoint: &Path) -> bool {
 /// A file system that `before` has frozen is thawed when the backup ends, however that is: well, by Ctrl-C, two of
 /// them, SIGTERM, SIGKILL, and when it is the guard that is killed. Then it can be written to and backed up again.
 #[test]
-fn what_is_frozen_is_thawed() {
+fn the_source_is_thawed_whatever_happens() {
     let Some(mut frozen) = Frozen::make("ext4", 24 << 20) else { return };
     for signals in [&["KILL"][..], &["INT"], &["INT", "INT"], &["TERM"], &["guard"], &[]] {
         let child = start_reading(&frozen.site, "8M");
@@ -350,8 +352,8 @@ fn a_frozen_xfs_is_thawed() {
     assert!(!is_frozen(frozen.disk.path()), "it is still frozen");
 }
 
-/// With the archive on the frozen file system backy waits for itself, until the guard thaws because max_hold has passed; the
-/// backup fails and says why, and the archive is as it was.
+/// With the archive on the frozen file system backy waits for itself, until the guard thaws because max_hold
+/// has passed; the backup fails and says why, and the archive is as it was.
 #[test]
 fn a_backup_that_waits_for_itself() {
     let Some(frozen) = Frozen::make("ext4", 48 << 20) else { return };

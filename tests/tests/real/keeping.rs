@@ -49,9 +49,9 @@ impl<'a> Trial<'a> {
         trial
     }
 
-    /// Kills it at each call of this name until there is none so late. At each: every revision reads right before anything
-    /// is repaired, those that go are all there or all gone, and what comes next leaves an archive at rest. Says how many
-    /// calls there were.
+    /// Kills it at each call of this name until there is none so late. At each: every revision reads right
+    /// before anything is repaired, those that go are all there or all gone, and what comes next leaves an
+    /// archive at rest. Says how many calls there were.
     fn killed_at_each(&self, call: &str) -> u32 {
         for number in 1.. {
             let place = self.place.join(format!("{call}-{number}"));
@@ -189,7 +189,7 @@ fn making_a_revision_standalone_killed_at_every_sync() {
 
 /// A scrub that mends a header which is lost loses nothing, and the next one mends it.
 #[test]
-fn a_scrub_that_mends_killed_at_every_sync() {
+fn a_repairing_scrub_killed_at_every_sync() {
     in_place(|place| {
         let trial = Trial::new(place, 37, &["scrub"], &[]);
         let header = format!("{}.qcow2", trial.base.expected[2].uuid);

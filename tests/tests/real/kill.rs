@@ -37,7 +37,8 @@ impl<'a> Trial<'a> {
     }
 
     /// Disturbs a backup at the given calls until there is none so late. At each: every committed revision reads
-    /// right before anything is repaired, and the next backup leaves an archive at rest. Says how many calls there were.
+    /// right before anything is repaired, and the next backup leaves an archive at rest. Says how many
+    /// calls there were.
     fn at_each(
         &self,
         call: &str,

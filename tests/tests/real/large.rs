@@ -1,5 +1,5 @@
-//! Images longer than 4 GiB and than 16 TiB: an offset that is cut to 32 bits, anywhere between the source and what comes back,
-//! gives wrong bytes only there. The images are next to all holes, so that this takes seconds.
+//! Images longer than 4 GiB and than 16 TiB: an offset that is cut to 32 bits, anywhere between the source and
+//! what comes back, gives wrong bytes only there. The images are next to all holes, so that this takes seconds.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -180,7 +180,8 @@ impl Large {
         works(&mut self.site.backy(&["scrub", "-n"]));
     }
 
-    /// Merges, also into a delta whose own end is behind the border, a standalone revision, a lost manifest, and the newest gone.
+    /// Merges, also into a delta whose own end is behind the border, a standalone revision, a lost
+    /// manifest, and the newest gone.
     fn keep(&mut self) {
         let delta = |uuid: &str| self.site.folder.join(format!("{uuid}.qcow2"));
         // What the merge appends comes behind 4 GiB.
@@ -225,8 +226,8 @@ fn everything(place: &Path, border: u64, block: &str, clones: bool) {
     large.keep();
 }
 
-/// Behind 4 GiB, in place and with reads and writes that go through the page cache: whatever is done to a long image, every
-/// revision is what it was.
+/// Behind 4 GiB, in place and with reads and writes that go through the page cache: whatever is done to a long
+/// image, every revision is what it was.
 #[test]
 fn behind_4_gib_in_place() {
     let Some(disk) = memory() else { return };
@@ -365,8 +366,8 @@ fn sync(device: &LoopDevice) {
     File::open(&device.path).and_then(|device| device.sync_all()).expect("sync a device");
 }
 
-/// An archive of 2014 whose image is longer than 4 GiB comes over as it is. With `make torture` alone: three MD5s of all of it take half a
-/// minute of a core.
+/// An archive of 2014 whose image is longer than 4 GiB comes over as it is. With `make torture` alone: three
+/// MD5s of all of it take half a minute of a core.
 #[test]
 fn an_import_behind_4_gib() {
     if wanted("BACKY_TORTURE_ROUNDS").is_none() {

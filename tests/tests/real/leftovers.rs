@@ -1,4 +1,5 @@
-//! What a killed restore, export or drill leaves outside the archive: nothing, or what the next one recognises and deletes.
+//! What a killed restore, export or drill leaves outside the archive: nothing, or what the next one recognises
+//! and deletes.
 
 use std::fs;
 use std::path::Path;
@@ -37,8 +38,8 @@ fn commands(site: &Site, folder: &Path) -> [Command; 3] {
     ]
 }
 
-/// A killed restore or export leaves no file, and no name that would be in the way of the next one; a drill none that the next does
-/// not delete.
+/// A killed restore or export leaves no file, and no name that would be in the way of the next one; a drill
+/// none that the next does not delete.
 #[test]
 fn a_killed_restore_export_or_drill_leaves_nothing() {
     if !strace::available() {
@@ -60,10 +61,10 @@ fn a_killed_restore_export_or_drill_leaves_nothing() {
     }
 }
 
-/// Where the file system has no files without names, the next one deletes what was left, and leaves alone what others are making
-/// and what is somebody else's.
+/// Where the file system has no files without names, the next one deletes what was left, and leaves alone what
+/// others are making and what is somebody else's.
 #[test]
-fn what_a_killed_restore_has_left_is_deleted_by_the_next() {
+fn the_next_restore_deletes_what_a_killed_one_left() {
     if !strace::available() {
         return;
     }
@@ -84,9 +85,10 @@ fn what_a_killed_restore_has_left_is_deleted_by_the_next() {
     }
 }
 
-/// A drill that is killed while its command runs leaves a file, which the next drill there deletes; one that runs keeps its own.
+/// A drill that is killed while its command runs leaves a file, which the next drill there deletes; one that
+/// runs keeps its own.
 #[test]
-fn the_file_of_a_killed_drill_goes_with_the_next() {
+fn the_next_drill_deletes_the_file_of_a_killed_one() {
     let place = tempfile::tempdir().expect("a temporary folder");
     let site = Site::with_backups(place.path(), &[noise(1, MIB)]);
     let folder = place.path().join("drills");

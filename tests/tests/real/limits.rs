@@ -1,5 +1,5 @@
-//! What the system refuses, delays or interrupts: few open files, no threads, short files, leases of others, signals in the middle
-//! of a call.
+//! What the system refuses, delays or interrupts: few open files, no threads, short files, leases of others,
+//! signals in the middle of a call.
 
 use std::fs;
 use std::io::Read;
@@ -75,7 +75,8 @@ fn long_chains_need_few_open_files() {
     works(&mut few(&["scrub"]));
 }
 
-/// With so few files that nothing can be done, the error names the limit; nothing is said to be damaged, and nothing is.
+/// With so few files that nothing can be done, the error names the limit; nothing is said to be damaged, and
+/// nothing is.
 #[test]
 fn too_few_open_files_are_no_damage() {
     let temp = tempfile::tempdir().expect("a temporary folder");

@@ -51,7 +51,7 @@ fn backups(site: &Site, count: u64) {
 
 /// Everything of an archive is its owner's alone, from `init` to a manifest that was made anew, whatever the umask.
 #[test]
-fn an_archive_is_its_owners_alone() {
+fn an_archive_is_private_to_its_owner() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = open_site(temp.path());
     assert_eq!(mode(&site.folder), 0o700);
@@ -74,7 +74,7 @@ fn an_archive_is_its_owners_alone() {
 
 /// `file_mode` is that of each file made from then on: image, deltas, digests, manifest and history.
 #[test]
-fn file_mode_is_that_of_all_new_files() {
+fn file_mode_applies_to_all_new_files() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     for umask in ["0", "077"] {
         let place = temp.path().join(umask);
@@ -99,9 +99,10 @@ fn file_mode_is_that_of_all_new_files() {
     }
 }
 
-/// A restored image, an export and an undo archive are their owner's alone, too; a target that was there keeps its permissions.
+/// A restored image, an export and an undo archive are their owner's alone, too; a target that was there keeps
+/// its permissions.
 #[test]
-fn what_comes_out_is_its_owners_alone() {
+fn restored_files_are_private_to_their_owner() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = open_site(temp.path());
     // What the archive's files may be says nothing of what comes out.

@@ -1,5 +1,6 @@
-//! What is on the medium, and not what memory has of it: block devices as sources and targets while file systems, partitions and other
-//! programs write past their page caches; scrubs of files whose disk has rotted under the cache.
+//! What is on the medium, and not what memory has of it: block devices as sources and targets while file
+//! systems, partitions and other programs write past their page caches; scrubs of files whose disk has rotted
+//! under the cache.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -139,7 +140,8 @@ fn partitioned(place: &Path) -> Option<(LoopDevice, PathBuf, PathBuf)> {
     Some((device, partition, disk))
 }
 
-/// The page cache of a disk is another one than that of its partition: a backup of the disk has what is on the partition.
+/// The page cache of a disk is another one than that of its partition: a backup of the disk has what is on the
+/// partition.
 #[test]
 fn a_backup_of_a_whole_disk_has_what_a_mounted_partition_has_written() {
     if !loops_available() {
@@ -179,10 +181,11 @@ fn a_backup_of_a_whole_disk_has_what_was_written_to_a_partition_unsynced() {
     }
 }
 
-/// A restore compares with what is on the device, and what it writes is there, whatever somebody who has the device or its partition
-/// open has in the cache, synced or not; and whoever looks at the partition afterwards sees it.
+/// A restore compares with what is on the device, and what it writes is there, whatever somebody who has the
+/// device or its partition open has in the cache, synced or not; and whoever looks at the partition afterwards
+/// sees it.
 #[test]
-fn a_restore_to_a_device_that_somebody_has_open_is_what_is_on_it() {
+fn a_restore_to_an_open_device_reaches_its_readers() {
     if !loops_available() {
         return;
     }
@@ -283,7 +286,7 @@ fn a_scrub_finds_what_has_rotted_under_the_page_cache() {
 
 /// A loop device by another name of its file is the same file: a hard link, a bind mount, a name that is gone.
 #[test]
-fn a_target_in_use_by_another_name_is_refused() {
+fn restore_refuses_a_target_in_use_under_another_name() {
     if !loops_available() {
         return;
     }
@@ -308,9 +311,10 @@ fn a_target_in_use_by_another_name_is_refused() {
     works(&mut site.backy(&["restore"]));
 }
 
-/// A loop device over a file of the archive is no target, and neither is a partition or a disk of which the other is mounted.
+/// A loop device over a file of the archive is no target, and neither is a partition or a disk of which the
+/// other is mounted.
 #[test]
-fn a_device_that_is_something_else_as_well_is_refused() {
+fn restore_refuses_a_device_that_has_another_use() {
     if !loops_available() {
         return;
     }
@@ -333,8 +337,8 @@ fn a_device_that_is_something_else_as_well_is_refused() {
     }
 }
 
-/// A revision whose GPT counts in other sectors than those of the target is restored with a word about it, and with a dry run as well;
-/// with its own sectors nothing is said.
+/// A revision whose GPT counts in other sectors than those of the target is restored with a word about it, and
+/// with a dry run as well; with its own sectors nothing is said.
 #[test]
 fn a_restore_to_other_sectors_says_so() {
     if !loops_available() {

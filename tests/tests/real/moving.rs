@@ -1,5 +1,6 @@
-//! A source that others change while it is backed up. The revision has at each place what the source had there at some time
-//! during the backup, is whole in itself, and costs no older one anything; a source whose size changes is an error.
+//! A source that others change while it is backed up. The revision has at each place what the source had there
+//! at some time during the backup, is whole in itself, and costs no older one anything; a source whose size
+//! changes is an error.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -10,10 +11,10 @@ use std::time::Duration;
 
 use backy_lib::storage::sim::Random;
 
-use crate::disks::Disk;
 use crate::processes::{Running, wait_for_lock};
 use crate::readers::Done;
 use crate::site::{Site, failed, noise, run, words, works};
+use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;
@@ -50,7 +51,9 @@ fn write_on_and_on(
     versions
 }
 
-fn written_to(place: &Path) {
+/// A file may be written to during its backup: each block has its content of some moment, and older revisions
+/// keep theirs.
+fn source_may_be_written_to_during_a_backup(place: &Path) {
     let source = place.join("source");
     fs::write(&source, []).expect("make the source");
     let mut site = Site::init(place, &source);
@@ -89,20 +92,7 @@ fn written_to(place: &Path) {
     site.backup_source(&image(&versions));
     site.check_at_rest();
 }
-
-/// A file that is written to during the backup, in place.
-#[test]
-fn a_source_that_is_written_to() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    written_to(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn a_source_that_is_written_to_with_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    written_to(disk.path());
-}
+both_ways!(source_may_be_written_to_during_a_backup(place));
 
 /// Does something to the source in the midst of a backup. Gives what came of that, in words, and whether it worked.
 fn meanwhile(site: &Site, change: impl FnOnce(&Path)) -> (bool, String) {
@@ -118,8 +108,8 @@ fn meanwhile(site: &Site, change: impl FnOnce(&Path)) -> (bool, String) {
     (status.success(), said)
 }
 
-/// A source that becomes shorter or longer during the backup is an error that says so with both sizes; the archive is as it
-/// was, and the next backup works.
+/// A source that becomes shorter or longer during the backup is an error that says so with both sizes; the
+/// archive is as it was, and the next backup works.
 #[test]
 fn a_source_that_changes_its_size() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -144,7 +134,8 @@ fn a_source_that_changes_its_size() {
     site.check_at_rest();
 }
 
-/// A source in whose place another file is put, or that is removed, during the backup is backed up as it was when that began.
+/// A source in whose place another file is put, or that is removed, during the backup is backed up as it was
+/// when that began.
 #[test]
 fn a_source_that_is_replaced() {
     let temp = tempfile::tempdir().expect("a temporary folder");

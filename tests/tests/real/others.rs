@@ -47,7 +47,8 @@ fn delta(site: &Site, number: usize) -> PathBuf {
     site.folder.join(format!("{}.qcow2", site.expected[number].uuid))
 }
 
-/// A target that a program of QEMU writes to is refused, with the program's name and nothing written; afterwards it is a target again.
+/// A target that a program of QEMU writes to is refused, with the program's name and nothing written;
+/// afterwards it is a target again.
 #[test]
 fn a_restore_to_what_qemu_has_open_is_refused() {
     if !available() {
@@ -73,7 +74,7 @@ fn a_restore_to_what_qemu_has_open_is_refused() {
 
 /// A running machine's disk can be backed up; only overwriting it is refused.
 #[test]
-fn what_qemu_has_open_is_a_source() {
+fn a_disk_that_qemu_has_open_can_be_backed_up() {
     if !available() {
         return;
     }
@@ -83,8 +84,8 @@ fn what_qemu_has_open_is_a_source() {
     works(&mut site.backy(&["backup", "--force"]));
 }
 
-/// While somebody reads an older revision with QEMU, no backup overwrites in place what he reads: it fails before it begins, and says
-/// who that is. On a clone nobody waits for anybody.
+/// While somebody reads an older revision with QEMU, no backup overwrites in place what he reads: it fails
+/// before it begins, and says who that is. On a clone nobody waits for anybody.
 #[test]
 fn a_backup_does_not_overwrite_what_qemu_reads() {
     if !available() {
@@ -114,7 +115,8 @@ fn a_backup_does_not_overwrite_what_qemu_reads() {
     }
 }
 
-/// While a backup updates the image in place, QEMU refuses to read an older revision rather than to give a mixture; afterwards it reads it.
+/// While a backup updates the image in place, QEMU refuses to read an older revision rather than to give a
+/// mixture; afterwards it reads it.
 #[test]
 fn qemu_does_not_read_what_a_backup_overwrites() {
     if !available() {
@@ -141,7 +143,8 @@ fn qemu_does_not_read_what_a_backup_overwrites() {
     site.check_at_rest();
 }
 
-/// `find` names a file that holds the revision, also while a backup in place is at work on `last.raw`, and after it was killed.
+/// `find` names a file that holds the revision, also while a backup in place is at work on `last.raw`, and
+/// after it was killed.
 #[test]
 fn find_never_names_a_file_that_is_being_changed() {
     let place = tempfile::tempdir_in("/dev/shm").expect("a temporary folder");

@@ -1,5 +1,5 @@
-//! Symbolic links, FIFOs, sockets, devices and folders in the place of each file of an archive: no command follows them out of
-//! the archive, waits at them, or changes what they lead to.
+//! Symbolic links, FIFOs, sockets, devices and folders in the place of each file of an archive: no command
+//! follows them out of the archive, waits at them, or changes what they lead to.
 
 use std::fs::{self, File};
 use std::io;
@@ -130,8 +130,8 @@ fn plant(what: Planted, path: &Path, outside: &Outside) -> io::Result<()> {
     }
 }
 
-/// Runs a command, which has to end by itself, with success, or with exit status 1 and one line that names the archive. Gives
-/// the line.
+/// Runs a command, which has to end by itself, with success, or with exit status 1 and one line that names the
+/// archive. Gives the line.
 fn ends(site: &Site, args: &[&str], target: &Path) -> Option<String> {
     let args: Vec<&str> =
         args.iter().map(|&arg| if arg == "{}" { text(target) } else { arg }).collect();

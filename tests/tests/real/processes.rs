@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::disks::Disk;
 use crate::site::{Site, fails, noise, run, words, works};
 use crate::strace;
+use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
 
@@ -85,7 +85,8 @@ fn read_during_backup(site: &mut Site, next: &[u8], backup: &mut Command) -> u32
     reads
 }
 
-fn readers_beside_a_writer(place: &Path) {
+/// A process that restores a revision while another one makes a backup gets the bytes of that revision, always.
+fn restore_gets_its_own_bytes_during_a_backup(place: &Path) {
     // Several batches, so that the image is half overwritten for most of the time.
     let states = states(100, 30 * MIB, 4);
     let mut site = Site::with_backups(place, &states[..2]);
@@ -101,22 +102,11 @@ fn readers_beside_a_writer(place: &Path) {
     }
     site.check_at_rest();
 }
+both_ways!(restore_gets_its_own_bytes_during_a_backup(place));
 
-/// A process that restores a revision while another one makes a backup in place gets the bytes of that revision, always.
-#[test]
-fn readers_beside_a_writer_in_place() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    readers_beside_a_writer(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn readers_beside_a_writer_on_clones() {
-    let Some(disk) = Disk::make("xfs", 400 << 20) else { return };
-    readers_beside_a_writer(disk.path());
-}
-
-fn a_reader_that_stands_still(place: &Path) {
+/// A restore that pauses while two backups overwrite the image stops neither of them, and continues with the bytes of
+/// its revision.
+fn paused_restore_gets_its_own_bytes(place: &Path) {
     let states = states(200, 12 * MIB, 4);
     let mut site = Site::with_backups(place, &states[..2]);
     let mut readers: Vec<(Running, Vec<u8>)> = Vec::new();
@@ -139,23 +129,10 @@ fn a_reader_that_stands_still(place: &Path) {
     }
     site.check_at_rest();
 }
+both_ways!(paused_restore_gets_its_own_bytes(place));
 
-/// A restore that stands still while two backups overwrite the image stops none of them, and goes on with the bytes of
-/// its revision.
-#[test]
-fn a_reader_that_stands_still_in_place() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    a_reader_that_stands_still(temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn a_reader_that_stands_still_on_clones() {
-    let Some(disk) = Disk::make("xfs", 320 << 20) else { return };
-    a_reader_that_stands_still(disk.path());
-}
-
-/// A restore whose reader goes away after a while ends with an error, also when all its threads have run ahead and wait.
+/// A restore whose reader goes away after a while ends with an error, also when all its threads have run ahead
+/// and wait.
 #[test]
 fn a_reader_that_goes_away() {
     let temp = tempfile::tempdir().expect("a temporary folder");

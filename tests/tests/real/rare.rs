@@ -1,14 +1,14 @@
-//! What system calls may answer and next to never do: they are interrupted, or do only a part of what they were asked to. None of
-//! that is an error, and no byte is lost or put elsewhere.
+//! What system calls may answer and next to never do: they are interrupted, or do only a part of what they were
+//! asked to. None of that is an error, and no byte is lost or put elsewhere.
 
 use std::fs;
 use std::path::Path;
 
-use crate::disks::Disk;
 use crate::holeless::HoleLess;
 use crate::kill::Told;
 use crate::site::{BLOCK_BYTES, Site, noise, states, text, words, works};
 use crate::strace;
+use crate::ways::both_ways;
 
 const SIZES: [usize; 4] =
     [9 * BLOCK_BYTES - 100, 14 * BLOCK_BYTES + 5, 8 * BLOCK_BYTES - 512, 11 * BLOCK_BYTES + 1];
@@ -47,11 +47,12 @@ fn interrupted(site: &Site, args: &[&str], call: &str, place: &Path) -> bool {
     panic!("{call}: the program is never loaded");
 }
 
-fn interrupted_everywhere(place: &Path, from: u64) {
+/// A signal that interrupts any system call costs nothing.
+fn signals_during_any_call_cost_nothing(place: &Path) {
     if !strace::available() {
         return;
     }
-    let states = states(from, &SIZES);
+    let states = states(970, &SIZES);
     let mut site = Site::with_backups(place, &states[..2]);
     let target = place.join("target");
     let mut happened = 0;
@@ -75,23 +76,10 @@ fn interrupted_everywhere(place: &Path, from: u64) {
     site.check_at_rest();
     assert!(happened > 30, "only {happened} commands were interrupted");
 }
+both_ways!(signals_during_any_call_cost_nothing(place));
 
-/// A signal that interrupts any call costs nothing, in place.
-#[test]
-fn any_call_may_be_interrupted_in_place() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    interrupted_everywhere(temp.path(), 970);
-}
-
-/// The same with clones.
-#[test]
-fn any_call_may_be_interrupted_on_clones() {
-    let Some(disk) = Disk::make("xfs", 400 << 20) else { return };
-    interrupted_everywhere(disk.path(), 971);
-}
-
-/// On a file system whose reads and writes end early, all commands do what they do elsewhere: archive, source, target and export are
-/// there.
+/// On a file system whose reads and writes end early, all commands do what they do elsewhere: archive, source,
+/// target and export are there.
 #[test]
 fn reads_and_writes_may_be_short() {
     if let Some(disk) = HoleLess::make_short() {

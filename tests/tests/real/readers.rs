@@ -102,8 +102,8 @@ pub(crate) fn restore_on_and_on(truth: &Truth, seed: u64, done: &AtomicBool) -> 
     right
 }
 
-/// Reads revisions of a mount until `done`: a new one each time, and one that is held open as long as it is there. Gives how
-/// many came out right.
+/// Reads revisions of a mount until `done`: a new one each time, and one that is held open as long as it is
+/// there. Gives how many came out right.
 pub(crate) fn read_a_mount_on_and_on(
     truth: &Truth,
     mountpoint: &Path,

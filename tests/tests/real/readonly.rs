@@ -161,7 +161,7 @@ fn for_a_user_who_may_only_read() {
 
 /// What root makes in the archive of another user, whom he trusts, belongs to that user, whose next backup works.
 #[test]
-fn what_root_makes_belongs_to_the_owner_of_the_archive() {
+fn files_made_by_root_belong_to_the_owner_of_the_archive() {
     if !rustix::process::geteuid().is_root() {
         skipped("only root can make files for another user");
         return;

@@ -1,5 +1,5 @@
-//! The recipes of `doc/hooks.md`, as they stand there but for their paths: freezing and btrfs for real; LVM, ZFS and libvirt with
-//! programs in their place that keep book and do with files what those do with devices.
+//! The recipes of `doc/hooks.md`, as they stand there but for their paths: freezing and btrfs for real; LVM,
+//! ZFS and libvirt with programs in their place that keep book and do with files what those do with devices.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use backy_lib::Config;
+use backy_tests::command::checkout;
 use tempfile::TempDir;
 
 use crate::disks::Disk;
@@ -15,7 +16,8 @@ use crate::site::{Site, fails, noise, run, text, words};
 
 const MIB: usize = 1 << 20;
 
-/// What the stand-ins share: where they write, and whether somebody has a file open, which the real ones refuse to remove.
+/// What the stand-ins share: where they write, and whether somebody has a file open, which the real ones refuse
+/// to remove.
 const COMMON: &str = r#"#!/bin/sh
 say() { echo "${0##*/} $*" >> "$BOOK"; }
 in_use() { find /proc/[0-9]*/fd -lname "$1" 2>/dev/null | grep -q .; }
@@ -83,13 +85,9 @@ esac
     ),
 ];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 /// The recipes by their names.
 fn recipes() -> BTreeMap<String, String> {
-    let text = fs::read_to_string(root().join("doc/hooks.md")).expect("doc/hooks.md");
+    let text = fs::read_to_string(checkout().join("doc/hooks.md")).expect("doc/hooks.md");
     let blocks = text.split("```toml ").skip(1).map(|block| {
         let (name, rest) = block.split_once('\n').expect("a line");
         let (body, _) = rest.split_once("```").expect("its end");
@@ -120,7 +118,7 @@ impl Machine {
             fs::create_dir_all(volumes.join(folder)).expect("make a folder");
             fs::write(volumes.join(folder).join("mynode"), noise(3, MIB)).expect("a volume");
         }
-        let hooks = root().join("dist/hooks").canonicalize().expect("dist/hooks");
+        let hooks = checkout().join("dist/hooks").canonicalize().expect("dist/hooks");
         let mut config = recipes().remove(name).expect("a recipe");
         let own = [("/usr/share/backy/hooks", hooks.as_path())];
         for (path, here) in own.iter().chain(paths) {
@@ -176,7 +174,7 @@ fn every_recipe_is_a_config() {
             let programs =
                 hook.words().iter().filter_map(|word| word.strip_prefix("/usr/share/backy/hooks/"));
             for program in programs {
-                let script = root().join("dist/hooks").join(program);
+                let script = checkout().join("dist/hooks").join(program);
                 let mode = fs::metadata(&script).expect(program).permissions().mode();
                 assert!(mode & 0o111 == 0o111, "{program} cannot be run");
                 // Its own example is the recipe.
@@ -190,8 +188,8 @@ fn every_recipe_is_a_config() {
     }
 }
 
-/// LVM: the snapshot is read and not the volume, one that was left over goes first, and nothing is left; what only has the name
-/// of a snapshot is left alone.
+/// LVM: the snapshot is read and not the volume, one that was left over goes first, and nothing is left; what
+/// only has the name of a snapshot is left alone.
 #[test]
 fn lvm() {
     let machine = Machine::make("lvm", &[]);
@@ -265,7 +263,7 @@ fn btrfs() {
     // What is written after the snapshot was made is not in the revision.
     let config = machine.site.folder.join("backy.toml");
     let settings = fs::read_to_string(&config).expect("read the config");
-    let script = root().join("dist/hooks/btrfs-snapshot").canonicalize().expect("the script");
+    let script = checkout().join("dist/hooks/btrfs-snapshot").canonicalize().expect("the script");
     let line = format!(
         "before = '''{} {mnt} {mnt}/.backy && echo more >> {mnt}/mynode.img'''",
         text(&script),

@@ -39,7 +39,8 @@ impl Small {
         Some(Small { disk, site, _elsewhere: elsewhere })
     }
 
-    /// Runs a command that has to work without a word on the full disk; `goes` are the numbers of the revisions that it removes.
+    /// Runs a command that has to work without a word on the full disk; `goes` are the numbers of the
+    /// revisions that it removes.
     fn works(&mut self, args: &[&str], goes: &[usize]) {
         let output = run(&mut self.site.backy(args));
         let said = words(&output);
@@ -64,7 +65,7 @@ fn reserve_bytes(folder: &Path) -> u64 {
 
 /// With 0 bytes free the oldest revision goes at once, and what it frees fills the reserve again.
 #[test]
-fn the_oldest_goes_on_a_full_disk() {
+fn the_oldest_revision_can_be_deleted_on_a_full_disk() {
     let Some(mut small) = Small::make(4) else { return };
     assert!(small.reserve_bytes() >= RESERVE_BYTES, "no reserve to begin with");
     let _ballast = small.disk.fill(0);
@@ -73,8 +74,8 @@ fn the_oldest_goes_on_a_full_disk() {
     assert!(small.disk.free_bytes() > MIB as u64, "it has made no room");
 }
 
-/// With 0 bytes free maintenance lets go what it wants to let go; without the reserve, too, as soon as there is room for a
-/// manifest.
+/// With 0 bytes free maintenance lets go what it wants to let go; without the reserve, too, as soon as there is
+/// room for a manifest.
 #[test]
 fn maintenance_on_a_full_disk() {
     let Some(mut small) = Small::make(5) else { return };
@@ -96,8 +97,8 @@ fn a_merge_that_fits_into_the_reserve() {
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
-/// A merge that fits nowhere is refused with what it needs, and changes nothing; the steps before it stay done; with room
-/// it works.
+/// A merge that fits nowhere is refused with what it needs, and changes nothing; the steps before it stay done;
+/// with room it works.
 #[test]
 fn a_merge_that_does_not_fit() {
     let Some(mut small) = Small::make(6) else { return };
@@ -126,17 +127,17 @@ fn a_merge_that_does_not_fit() {
 
 /// With 0 bytes free the newest revision goes, and the image becomes that of the one before.
 #[test]
-fn the_newest_goes_on_a_full_disk() {
+fn the_newest_revision_can_be_deleted_on_a_full_disk() {
     let Some(mut small) = Small::make(3) else { return };
     let _ballast = small.disk.fill(0);
     small.works(&["rm", "latest"], &[0]);
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
-/// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is said before anything
-/// is begun. The oldest goes all the same, and with room so does the newest.
+/// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is
+/// said before anything is begun. The oldest goes all the same, and with room so does the newest.
 #[test]
-fn the_newest_stays_without_room_for_the_one_before() {
+fn the_newest_revision_stays_without_space_for_the_previous_one() {
     let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let source = elsewhere.path().join("source");
@@ -201,10 +202,10 @@ fn an_export_and_a_drill_to_a_full_disk() {
     compare(&target, "qcow2", &site.expected[1].bytes);
 }
 
-/// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has already and what
-/// becomes free in it count, and with `--no-space-check` it is begun.
+/// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has
+/// already and what becomes free in it count, and with `--no-space-check` it is begun.
 #[test]
-fn a_restore_that_does_not_fit_is_not_begun() {
+fn a_restore_that_does_not_fit_is_not_started() {
     let Some(disk) = Disk::make("ext4", 32 << 20) else { return };
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let site = Site::with_backups(elsewhere.path(), &[noise(74, 20 * MIB), noise(75, 40 * MIB)]);

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::process::Command;
 
 use backy_lib::storage::sim::Random;
 use backy_lib::{Archive, RevisionId};
+pub(crate) use backy_tests::command::{backy, failed, fails, run, text, words, works};
+pub(crate) use backy_tests::world::noise;
 use backy_tests::world::{self, Expected, fill_block};
 use backy_tests::{checker, qemu};
 use serde_json::Value;
@@ -157,8 +157,8 @@ impl Site {
         }
     }
 
-    /// Takes note of what a command may have done that was cut short: of the revisions with these numbers, any may have gone,
-    /// and one with the content `maybe` may be there.
+    /// Takes note of what a command may have done that was cut short: of the revisions with these numbers,
+    /// any may have gone, and one with the content `maybe` may be there.
     pub(crate) fn reconcile(&mut self, may_go: &[usize], maybe: Option<&[u8]>) {
         let committed = self.committed();
         let mut numbers = 0..;
@@ -208,64 +208,6 @@ impl Site {
     }
 }
 
-/// `backy -b FOLDER ARGS`
-pub(crate) fn backy(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_backy-under-test"));
-    command.arg("-b").arg(folder).args(args).stdin(Stdio::null());
-    command
-}
-
-/// Runs a command to its end; one that hangs is killed.
-pub(crate) fn run(command: &mut Command) -> Output {
-    let mut limited = Command::new("timeout");
-    limited.args(["--signal=KILL", "120"]).arg(command.get_program()).args(command.get_args());
-    limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |error: std::io::Error| -> Output { panic!("{command:?}: {error}") };
-    let child = match limited.spawn() {
-        Ok(child) => child,
-        Err(error) => return failed(error),
-    };
-    // What it has left in the background may hold its output for ever.
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || sender.send(child.wait_with_output()));
-    match receiver.recv_timeout(Duration::from_secs(130)) {
-        Ok(output) => output.unwrap_or_else(failed),
-        Err(_) => panic!("{command:?}: its output does not end"),
-    }
-}
-
-/// Runs a command that has to work. Gives what it prints.
-pub(crate) fn works(command: &mut Command) -> Vec<u8> {
-    let output = run(command);
-    assert!(output.status.success(), "{command:?}: {}: {}", output.status, all_words(&output));
-    output.stdout
-}
-
-/// Runs a command that has to fail with exit status 1 and one line, which this gives.
-pub(crate) fn fails(command: &mut Command) -> String {
-    let output = run(command);
-    failed(&output);
-    words(&output)
-}
-
-/// Checks that a command failed with exit status 1 and one line.
-pub(crate) fn failed(output: &Output) {
-    let words = words(output);
-    assert_eq!(output.status.code(), Some(1), "{}: {words}", output.status);
-    assert_eq!(words.lines().count(), 1, "expected one line, found: {words}");
-}
-
-/// What a command printed on standard error.
-pub(crate) fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The same, and what it printed as its result, if that is not an image.
-fn all_words(output: &Output) -> String {
-    let result = String::from_utf8_lossy(&output.stdout);
-    words(output) + if result.len() < 10_000 { &result } else { "" }
-}
-
 /// Checks with `qemu-img compare` that an image reads as `bytes`, padded to whole sectors.
 pub(crate) fn compare(file: &Path, format: &str, bytes: &[u8]) {
     let mut witness = NamedTempFile::new().expect("a temporary file");
@@ -275,20 +217,6 @@ pub(crate) fn compare(file: &Path, format: &str, bytes: &[u8]) {
     let mut command = Command::new("qemu-img");
     command.args(["compare", "-q", "-f", format, "-F", "raw"]).arg(file).arg(witness.path());
     works(&mut command);
-}
-
-/// A path as an argument.
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
-
-/// Bytes that no compression makes smaller.
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random(seed);
-    let mut bytes: Vec<u8> =
-        (0..len.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
-    bytes.truncate(len);
-    bytes
 }
 
 /// States of a source, one for each size: about half of the blocks change each time, to nothing, text, or noise.

@@ -1,5 +1,5 @@
-//! Room on the disk before and during a backup: what is not expected to fit is not begun, what may not fit is, and the message
-//! says how much is missing and what frees it.
+//! Room on the disk before and during a backup: what is not expected to fit is not begun, what may not fit is,
+//! and the message says how much is missing and what frees it.
 
 use std::fs;
 
@@ -65,10 +65,11 @@ fn advised(message: &str) -> String {
     rest.split_once('\'').expect("its end").0.to_owned()
 }
 
-/// A backup that is not expected to fit is refused before anything is written: the message says how much is missing and which
-/// revisions would free it; after that removal it works. With --no-space-check it is begun all the same.
+/// A backup that is not expected to fit is refused before anything is written: the message says how much is
+/// missing and which revisions would free it; after that removal it works. With --no-space-check it is begun
+/// all the same.
 #[test]
-fn what_is_not_expected_to_fit_is_not_begun() {
+fn a_backup_that_will_not_fit_is_not_started() {
     let Some(mut small) = Small::make("ext4", 48 << 20, 5) else { return };
     small.configure("[schedule.often]\ninterval = \"1s\"\nkeep = 1\n");
     let state = small.state.clone();
@@ -110,7 +111,7 @@ fn what_is_not_expected_to_fit_is_not_begun() {
 
 /// What takes space in the archive's folder and is no part of it is named: nobody else knows that it may be moved.
 #[test]
-fn files_that_are_no_part_of_the_archive_are_named() {
+fn foreign_files_that_take_space_are_named() {
     let Some(mut small) = Small::make("ext4", 48 << 20, 4) else { return };
     let stranger = "01935470-2f5e-7cc0-9d1a-3f0c5a3be003.qcow2";
     fs::write(small.site.folder.join(stranger), noise(9, 2 * MIB)).expect("write a file");
@@ -138,10 +139,10 @@ fn pinned_revisions_are_not_proposed() {
     assert!(message.contains("nothing can be deleted"), "{message}");
 }
 
-/// With as much room as the estimate says at most, a backup of which every block has changed to something that does not compress
-/// fits: in place and on a clone, into holes, grown and shrunk.
+/// With as much room as the estimate says at most, a backup of which every block has changed to something that
+/// does not compress fits: in place and on a clone, into holes, grown and shrunk.
 #[test]
-fn the_most_that_it_can_be_is_enough() {
+fn the_estimated_maximum_is_enough() {
     for (kind, bytes) in [("ext4", 96 << 20), ("xfs", 400 << 20)] {
         let Some(small) = Small::make(kind, bytes, 0) else { continue };
         let mut site = small.site;
@@ -171,10 +172,10 @@ fn the_most_that_it_can_be_is_enough() {
     }
 }
 
-/// A first backup of a file that is larger than the disk is not begun; one of a file with holes is. When only the most that a
-/// later one could be does not fit, it is made, and -v says so.
+/// A first backup of a file that is larger than the disk is not begun; one of a file with holes is. When only
+/// the most that a later one could be does not fit, it is made, and -v says so.
 #[test]
-fn holes_and_the_unlikely_count_for_nothing() {
+fn holes_and_unlikely_cases_need_no_space() {
     let Some(mut small) = Small::make("ext4", 24 << 20, 0) else { return };
     small.site.write_source(&noise(1, 40 * MIB));
     let message = fails(&mut small.site.backy(&["backup"]));

@@ -1,7 +1,8 @@
 //! The command under `strace`, which kills it or makes a system call fail at a chosen place.
 //!
-//! `strace` counts the calls of each name and of each thread by itself, so one name is injected at a time; syncs all come
-//! from one thread. Not with `--seccomp-bpf`, which is faster but makes strace 6.1 inject no signals.
+//! `strace` counts the calls of each name and of each thread by itself, so one name is injected at a time;
+//! syncs all come from one thread. Not with `--seccomp-bpf`, which is faster but makes strace 6.1 inject no
+//! signals.
 
 use std::fs;
 use std::path::Path;

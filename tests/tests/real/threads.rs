@@ -9,7 +9,7 @@ use crate::strace;
 
 /// As `taskset`, `AllowedCPUs=` or `CPUQuota=` say.
 #[test]
-fn there_are_no_more_threads_than_cores_to_use() {
+fn no_more_threads_than_usable_cores() {
     if !strace::available() {
         return;
     }

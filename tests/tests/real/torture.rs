@@ -1,7 +1,7 @@
 //! Commands killed at random times and at random syncs, over and over, beside a reader and a mount that never stop.
 //!
-//! `make torture ROUNDS=1000` does it for long; the seed is printed, and `SEED=` repeats the commands of a run, though not the
-//! moments at which the kernel lets them be killed.
+//! `make torture ROUNDS=1000` does it for long; the seed is printed, and `SEED=` repeats the commands of a run,
+//! though not the moments at which the kernel lets them be killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,19 +17,20 @@ use backy_lib::RevisionId;
 use backy_lib::storage::sim::Random;
 use backy_tests::world::fill_block;
 
-use crate::disks::Disk;
 use crate::kill::{KILL, Told};
 use crate::mounted::Mount;
 use crate::processes::Running;
 use crate::readers::{Done, Truth, read_a_mount_on_and_on, restore_on_and_on};
 use crate::site::{BLOCK_BYTES, Site, states, works};
 use crate::strace;
+use crate::ways::{Way, both_ways};
 
 /// Rounds of each of the two tests in a normal run.
 const ROUNDS: u64 = 20;
 /// Revisions beyond which some go.
 const MAX_REVISIONS: usize = 8;
-/// Calls at which a command is killed, and up to which of them: about as many as most commands make. Syncs are the most.
+/// Calls at which a command is killed, and up to which of them: about as many as most commands make. Syncs are
+/// the most.
 const CALLS: [(&str, u64); 7] = [
     ("fdatasync", 9),
     ("fdatasync", 4),
@@ -222,15 +223,17 @@ impl Torture<'_> {
     }
 }
 
+/// Whatever is killed at any time: every committed revision reads right, a reader and a mount beside it never see a
+/// wrong byte, and the next command works.
 #[expect(clippy::print_stderr, reason = "the seed has to be known, and the figures are the result")]
-fn torture(what: &str, place: &Path) {
+fn archive_survives_kills_at_any_time(place: &Path, way: Way) {
     if !strace::available() {
         return;
     }
     let rounds = wanted("BACKY_TORTURE_ROUNDS").map_or(ROUNDS, |all| all.div_ceil(2));
     let by_chance = || RandomState::new().build_hasher().finish() >> 12;
     let seed = wanted("BACKY_TORTURE_SEED").unwrap_or_else(by_chance);
-    eprintln!("torture {what}: BACKY_TORTURE_SEED={seed}, {rounds} rounds");
+    eprintln!("torture {way:?}: BACKY_TORTURE_SEED={seed}, {rounds} rounds");
     let states = states(seed, &[20 * BLOCK_BYTES - 100, 23 * BLOCK_BYTES, 17 * BLOCK_BYTES + 5]);
     let site = Site::with_backups(place, &states);
     let Some(mount) = Mount::make(&site, &["--cache", "2M"]) else { return };
@@ -270,7 +273,7 @@ fn torture(what: &str, place: &Path) {
         works(&mut torture.site.backy(&["scrub", "-n"]));
         let Torture { kills, syncs, .. } = torture;
         eprintln!(
-            "torture {what}: {rounds} rounds, {kills} commands killed, {syncs} of them at a chosen call; \
+            "torture {way:?}: {rounds} rounds, {kills} commands killed, {syncs} of them at a chosen call; \
              {restores} restores and {reads} reads of the mount beside them, all right"
         );
         // Most are; by how many it is fewer, in so few rounds, is chance.
@@ -282,18 +285,4 @@ fn torture(what: &str, place: &Path) {
     });
     mount.unmount();
 }
-
-/// Whatever is killed whenever: every committed revision reads right, a reader and a mount beside it never see a wrong byte,
-/// and the next command works.
-#[test]
-fn killed_again_and_again_in_place() {
-    let temp = tempfile::tempdir().expect("a temporary folder");
-    torture("in place", temp.path());
-}
-
-/// The same where backups are made on clones.
-#[test]
-fn killed_again_and_again_with_clones() {
-    let Some(disk) = Disk::make("xfs", 400 << 20) else { return };
-    torture("with clones", disk.path());
-}
+both_ways!(archive_survives_kills_at_any_time(place, way));

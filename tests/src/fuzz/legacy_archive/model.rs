@@ -43,7 +43,8 @@ impl Model {
         }
     }
 
-    /// The entries with UUIDs in place of `$0` to `$9` in each `.rev`, and right MD5s in place of `=`, newer revisions first.
+    /// The entries with UUIDs in place of `$0` to `$9` in each `.rev`, and right MD5s in place of `=`,
+    /// newer revisions first.
     pub(super) fn complete(mut entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
         for (name, entry) in &mut entries {
             if let (true, Entry::File(content)) = (name.ends_with(".rev"), entry)
@@ -161,7 +162,8 @@ impl Model {
         Some(self.revisions.get(name)?.get("checksum")?.as_str()?.to_ascii_lowercase())
     }
 
-    /// The MD5 that is recorded for a block of the image of a revision: one, or several where two keys mean the same number.
+    /// The MD5 that is recorded for a block of the image of a revision: one, or several where two keys mean
+    /// the same number.
     pub(super) fn recorded(&self, name: &str, number: u64) -> Vec<String> {
         let Some((_, revision)) = self.holder(name, number) else { return Vec::new() };
         let sums = revision["blocksums"].as_object().into_iter().flatten();

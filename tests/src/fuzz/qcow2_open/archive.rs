@@ -80,7 +80,8 @@ pub(super) fn check(delta: &Delta, data: &[u8], position: Position, folder: &Pat
     }
 }
 
-/// What the delta says of each block: not held, or held with what can be read of it. None when its tables cannot be read.
+/// What the delta says of each block: not held, or held with what can be read of it. None when its tables
+/// cannot be read.
 fn held(delta: &Delta, blocks: u64) -> Option<Vec<Option<Block>>> {
     let clusters = delta.clusters(BlockIndex(0), blocks).ok()?;
     let mut decompressor = Decompressor::new().expect("memory");
