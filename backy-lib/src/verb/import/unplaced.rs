@@ -77,6 +77,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::format::legacy::OldKind;
 
     fn id(number: u128) -> RevisionId {
         RevisionId::from(Uuid::from_u128(number))

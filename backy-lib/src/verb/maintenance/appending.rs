@@ -5,12 +5,12 @@ use crate::archive::proof;
 use crate::archive::recover::recover;
 use crate::archive::reserve;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::progress::{Event};
+use crate::base::progress::Event;
 use crate::base::revision::RevisionId;
 use crate::base::units::display_size;
 use crate::format::manifest::{BlockRange, InProgress, Operation};
+use crate::storage::FileName;
 use crate::storage::manifest;
-use crate::storage::{FileName};
 use crate::verb::merge::{self, Appended};
 
 impl Maintainer<'_> {

@@ -18,7 +18,7 @@ use crate::format::manifest::{BlockRange, Findings, Manifest};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
 use crate::image::damage;
-use crate::storage::{Storage};
+use crate::storage::Storage;
 
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
