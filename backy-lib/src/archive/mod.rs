@@ -7,6 +7,7 @@ pub(crate) mod folders;
 pub(crate) mod history;
 pub(crate) mod left_overs;
 pub(crate) mod moment;
+pub(crate) mod operation;
 pub(crate) mod proof;
 pub(crate) mod recover;
 pub(crate) mod reserve;

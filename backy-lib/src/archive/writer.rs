@@ -14,7 +14,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::progress::Observer;
 use crate::format::manifest::Manifest;
 use crate::storage::manifest;
-use crate::storage::{Storage, StorageLock};
+use crate::storage::StorageLock;
 
 /// An archive that nobody else can change: holds the exclusive lock until dropped.
 pub struct ArchiveWriter {
@@ -75,11 +75,6 @@ impl ArchiveWriter {
         self.lock.share()
     }
 
-    /// The storage, and the manifest as it is on disk, to be kept up to date.
-    pub(crate) fn parts(&mut self) -> (&Arc<dyn Storage>, &mut Manifest) {
-        (&self.archive.storage, &mut self.archive.manifest)
-    }
-
     /// The manifest as it is on disk, to be kept up to date.
     pub(crate) fn manifest_mut(&mut self) -> &mut Manifest {
         &mut self.archive.manifest
@@ -129,7 +124,7 @@ impl ArchiveWriter {
     }
 
     /// Adds an operation that has ended to the history.
-    pub(crate) fn record<T: Serialize>(
+    pub(super) fn record<T: Serialize>(
         &self,
         operation: &str,
         started: Timestamp,

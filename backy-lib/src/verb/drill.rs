@@ -12,14 +12,15 @@ use jiff::Timestamp;
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 
+use crate::archive::operation::{Context, Request};
 use crate::archive::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::fork::Maker;
 use crate::base::progress::{Observer, Phase};
-use crate::format::manifest::{DrillReport, Revision, Unknown};
+use crate::format::manifest::{DrillReport, Manifest, Revision, Unknown};
 use crate::image::sequential::{Reading, check_digests};
-use crate::policy::config::TimeLimit;
+use crate::policy::config::{Config, TimeLimit};
 use crate::storage::who_can_swap;
 use crate::target::unfinished::{Folder, Note, Token};
 use crate::target::{FileTarget, Target, space};
@@ -225,18 +226,53 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<()> {
-        self.recover_from_failure(observer)?;
-        let mut after = self.archive().manifest().clone();
+        self.operation(Record { drill }, clock, observer).map(drop)
+    }
+}
+
+struct Record {
+    drill: DrillReport,
+}
+
+impl Request for Record {
+    const NAME: &'static str = "drill";
+    type Plan = Manifest;
+    type Report = DrillReport;
+
+    /// The config has no say in what is recorded.
+    fn config(_: &Archive) -> Result<Config> {
+        Ok(Config::default())
+    }
+
+    fn plan(&self, writer: &mut ArchiveWriter, _: &Context<'_>) -> Result<Manifest> {
+        let mut after = writer.archive().manifest().clone();
         let last = after.drill.as_ref().filter(|last| {
             let is_there = after.revisions.iter().any(|revision| revision.uuid == last.revision);
             is_there && !last.passed
         });
-        if last.is_none_or(|last| drill.settles(last)) {
-            after.drill = Some(drill.clone());
+        if last.is_none_or(|last| self.drill.settles(last)) {
+            after.drill = Some(self.drill.clone());
         }
-        self.publish(after)?;
-        self.record("drill", drill.started, &Ok(drill.clone()), clock, observer);
-        Ok(())
+        Ok(after)
+    }
+
+    fn started(&self, _: &dyn Clock) -> Timestamp {
+        self.drill.started
+    }
+
+    fn run(
+        self,
+        writer: &mut ArchiveWriter,
+        _: &Context<'_>,
+        after: Manifest,
+        _: Timestamp,
+    ) -> Result<DrillReport> {
+        writer.publish(after)?;
+        Ok(self.drill)
+    }
+
+    fn is_recorded(done: &Result<DrillReport>) -> bool {
+        done.is_ok()
     }
 }
 

@@ -2,26 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::archive::ArchiveWriter;
+use crate::archive::operation::{Context, Request};
+use crate::archive::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Observer;
 use crate::base::revision::{RevisionId, Tag};
+use crate::format::manifest::Manifest;
+use crate::policy::config::Config;
 use crate::verb::backup;
 
-/// What the history says of a change of tags.
-#[derive(Serialize)]
-struct TagReport {
-    revision: RevisionId,
-    tags: BTreeSet<Tag>,
-    pinned_tags: BTreeSet<Tag>,
-}
-
 impl ArchiveWriter {
-    /// Adds tags that are kept until they are removed by hand, and removes tags; one that the schedule had given
-    /// before it was added by hand is the schedule's again. Gives all that the revision has then.
+    /// Adds tags that stay until somebody removes them, and removes tags. Removing a tag that the schedule gave before
+    /// somebody added it leaves it to the schedule again. Returns all tags that the revision has then.
     ///
     /// # Errors
     /// [`Error::Specification`] for more tags than a revision can hold, and for a new one with `..` in its name.
@@ -33,23 +29,63 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<BTreeSet<Tag>> {
-        self.recover_from_failure(observer)?;
-        let mut after = self.archive().manifest().clone();
-        let Some(revision) = after.revisions.get_mut(number) else {
-            let message = format!("there is no revision {number}");
+        self.operation(ChangeTags { number, add, remove }, clock, observer).map(|done| done.tags)
+    }
+}
+
+struct ChangeTags<'a> {
+    number: usize,
+    add: &'a BTreeSet<Tag>,
+    remove: &'a BTreeSet<Tag>,
+}
+
+/// What the history says of a change of tags.
+#[derive(Serialize)]
+struct TagReport {
+    revision: RevisionId,
+    tags: BTreeSet<Tag>,
+    pinned_tags: BTreeSet<Tag>,
+}
+
+impl Request for ChangeTags<'_> {
+    const NAME: &'static str = "tag";
+    type Plan = (Manifest, TagReport);
+    type Report = TagReport;
+
+    /// A config that cannot be read is no reason to refuse a tag.
+    fn config(_: &Archive) -> Result<Config> {
+        Ok(Config::default())
+    }
+
+    fn plan(&self, writer: &mut ArchiveWriter, _: &Context<'_>) -> Result<(Manifest, TagReport)> {
+        let mut after = writer.archive().manifest().clone();
+        let Some(revision) = after.revisions.get_mut(self.number) else {
+            let message = format!("there is no revision {}", self.number);
             return Err(Error::NoSuchRevision { message });
         };
-        for tag in add.difference(&revision.tags) {
+        for tag in self.add.difference(&revision.tags) {
             tag.check_new().map_err(|message| Error::Specification { message })?;
         }
-        remove.iter().for_each(|tag| revision.remove_tag(tag));
-        add.iter().for_each(|tag| revision.pin_tag(tag));
+        self.remove.iter().for_each(|tag| revision.remove_tag(tag));
+        self.add.iter().for_each(|tag| revision.pin_tag(tag));
         let (tags, pinned_tags) = (revision.tags.clone(), revision.pinned_tags.clone());
-        let report = TagReport { revision: revision.uuid, tags: tags.clone(), pinned_tags };
-        backup::tags::check_count(&tags)?;
-        let started = clock.now();
-        self.publish(after)?;
-        self.record("tag", started, &Ok(report), clock, observer);
-        Ok(tags)
+        let report = TagReport { revision: revision.uuid, tags, pinned_tags };
+        backup::tags::check_count(&report.tags)?;
+        Ok((after, report))
+    }
+
+    fn run(
+        self,
+        writer: &mut ArchiveWriter,
+        _: &Context<'_>,
+        (after, report): (Manifest, TagReport),
+        _: Timestamp,
+    ) -> Result<TagReport> {
+        writer.publish(after)?;
+        Ok(report)
+    }
+
+    fn is_recorded(done: &Result<TagReport>) -> bool {
+        done.is_ok()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
+mod default;
 mod drill;
 mod encoding;
 mod hooks;
@@ -114,6 +115,9 @@ const TEMPLATE: &str = include_str!("../config_template.toml");
 
 /// The zstd level where none is set.
 pub(crate) const DEFAULT_LEVEL: i32 = 1;
+
+/// Permissions where none are set.
+const OWNER_MODE: u32 = 0o600;
 
 /// A string as TOML writes it.
 fn toml_string(text: &str) -> String {
@@ -238,11 +242,10 @@ fn check_level(level: Option<Spanned<i64>>) -> std::result::Result<i32, Flaw> {
 }
 
 fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
-    const OWNER: u32 = 0o600;
-    let Some(mode) = mode else { return Ok(OWNER) };
+    let Some(mode) = mode else { return Ok(OWNER_MODE) };
     let parsed = u32::from_str_radix(mode.get_ref(), 8).ok();
     // The owner has to read and write; nobody else may write, nobody may execute.
-    parsed.filter(|bits| bits & !0o044 == OWNER).ok_or_else(|| {
+    parsed.filter(|bits| bits & !0o044 == OWNER_MODE).ok_or_else(|| {
         let found = mode.get_ref();
         flaw(&mode, format!("file_mode: found {found:?}, expected \"0600\", \"0640\" or \"0644\""))
     })

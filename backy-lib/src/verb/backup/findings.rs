@@ -1,12 +1,12 @@
 //! What a backup reports besides the revision: rotten blocks, a source in another format, unusual change.
 
 use super::make::Making;
-use crate::base::progress::{Event};
+use crate::base::progress::Event;
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{Findings, Manifest, SourceIdentity};
 use crate::image::damage;
 use crate::policy::health;
-use crate::storage::{FileName};
+use crate::storage::FileName;
 
 impl Making<'_> {
     /// Says which blocks of the revision before were found to be rotten.

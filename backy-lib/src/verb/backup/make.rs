@@ -144,10 +144,10 @@ impl Making<'_> {
     ) -> Result<(scan::Scanned, Vec<BlockRange>)> {
         let (source, observer) = (held.source(), held.observer());
         let level = self.context.config.compression_level;
-        let threads = pipeline::threads(self.order.options.threads);
+        let threads = pipeline::threads(self.context.threads);
         // Nobody reads ahead on a device: while one reads, another digests, also on a single core.
         let is_waited_for = source.identity().kind == "block device";
-        let threads = match self.order.options.threads {
+        let threads = match self.context.threads {
             None if is_waited_for => threads.max(2),
             _ => threads,
         };

@@ -25,22 +25,18 @@ mod update;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::operation::Context;
 use crate::archive::recover::recover;
-use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
-use crate::base::progress::Observer;
 use crate::base::revision::{RevisionId, Tag};
 use crate::format::manifest::{Manifest, Revision};
-use crate::policy::config::Config;
 use crate::source::Source;
 use crate::source::hooks::{Held, NoHooks, Occasion};
-use crate::storage::Storage;
 
 use make::{Failed, Making};
 use prepare::prepare;
@@ -102,14 +98,6 @@ pub struct BackupReport {
     pub bad_blocks: u64,
     /// Blocks that were known to be bad and that the source still had: they are right again, in older revisions as well.
     pub healed_blocks: u64,
-}
-
-/// What every step needs.
-pub(crate) struct Context<'a> {
-    pub storage: &'a Arc<dyn Storage>,
-    pub config: &'a Config,
-    pub clock: &'a dyn Clock,
-    pub observer: &'a dyn Observer,
 }
 
 /// What a revision is that was made elsewhere, long ago.

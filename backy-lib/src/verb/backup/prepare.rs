@@ -9,7 +9,7 @@ use crate::archive::proof;
 use crate::archive::recover;
 use crate::archive::reserve;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::progress::{Event};
+use crate::base::progress::Event;
 use crate::base::revision::Tag;
 use crate::base::units::BlockSize;
 use crate::format::manifest::{InProgress, Manifest, Operation};

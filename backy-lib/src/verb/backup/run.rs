@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{BackupOptions, BackupReport, Context, Order, backup_held, pins_scheduled};
+use jiff::Timestamp;
+
+use super::{BackupOptions, BackupPlan, BackupReport, Order, backup_held, pins_scheduled};
+use crate::archive::operation::{Context, Request};
 use crate::archive::reserve;
 use crate::archive::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
@@ -12,6 +15,7 @@ use crate::base::progress::{Event, Observer};
 use crate::policy::config::Config;
 use crate::source::Source;
 use crate::source::hooks::{CommandHooks, Held, Hooks, NoHooks, Occasion};
+use crate::storage::Storage;
 
 impl ArchiveWriter {
     /// Makes a revision of `source`, which is open already, if one is due or asked for. No hooks are run; see
@@ -54,45 +58,69 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<Option<BackupReport>> {
         self.archive().check_no_undo()?;
-        self.recover_from_failure(observer)?;
-        let config = self.archive().config()?;
-        let plan = self.archive().plan_backup_by(&config, options, clock)?;
+        self.operation(Backup { open, hooks, options }, clock, observer)
+    }
+}
+
+struct Backup<'a, F> {
+    open: F,
+    hooks: &'a mut dyn Hooks,
+    options: &'a BackupOptions,
+}
+
+impl<'s, F> Request for Backup<'_, F>
+where
+    F: FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,
+{
+    const NAME: &'static str = "backup";
+    type Plan = BackupPlan;
+    /// `None` when no backup was due.
+    type Report = Option<BackupReport>;
+
+    fn threads(&self) -> Option<usize> {
+        self.options.threads
+    }
+
+    fn plan(&self, writer: &mut ArchiveWriter, context: &Context<'_>) -> Result<BackupPlan> {
+        writer.archive().plan_backup_by(context.config, self.options, context.clock)
+    }
+
+    fn run(
+        self,
+        writer: &mut ArchiveWriter,
+        context: &Context<'_>,
+        plan: BackupPlan,
+        started: Timestamp,
+    ) -> Result<Option<BackupReport>> {
         if !plan.due {
             return Ok(None);
         }
-        if let Some(warning) = pins_scheduled(&config, options) {
-            observer.event(&Event::Finding(warning));
+        if let Some(warning) = pins_scheduled(context.config, self.options) {
+            context.observer.event(&Event::Finding(warning));
         }
-        let started = clock.now();
-        let order = Order::new(options, plan.tags, None, started);
-        let done = self.make(open, hooks, order, &config, (clock, observer));
-        self.record("backup", started, &done, clock, observer);
-        let report = done?;
-        reserve::keep(self.archive().storage());
-        Ok(Some(report))
-    }
-
-    fn make<'s>(
-        &mut self,
-        open: impl FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,
-        hooks: &mut dyn Hooks,
-        order: Order<'_>,
-        config: &Config,
-        (clock, observer): (&dyn Clock, &dyn Observer),
-    ) -> Result<BackupReport> {
-        let lock = self.share_lock();
-        let archive = self.archive().clone();
-        let (storage, manifest) = self.parts();
-        let folder = storage.folder();
+        let order = Order::new(self.options, plan.tags, None, started);
+        let lock = writer.share_lock();
+        let archive = writer.archive().clone();
+        let folder = context.storage.folder();
         let occasion = Occasion { archive: &folder, revision: order.uuid, lock };
-        let held = Held::open(hooks, occasion, observer, || open(&archive))?;
-        let context = Context { storage, config, clock, observer };
-        match backup_held(&context, manifest, held, order)? {
-            (report, None) => Ok(report),
+        let open = self.open;
+        let held = Held::open(self.hooks, occasion, context.observer, || open(&archive))?;
+        match backup_held(context, writer.manifest_mut(), held, order)? {
+            (report, None) => Ok(Some(report)),
             (report, Some(first)) => {
                 let also = format!("revision {} was made nevertheless", report.revision.uuid);
                 Err(Error::Besides { first: first.into(), also })
             }
+        }
+    }
+
+    fn is_recorded(done: &Result<Option<BackupReport>>) -> bool {
+        !matches!(done, Ok(None))
+    }
+
+    fn finish(storage: &dyn Storage, done: &Result<Option<BackupReport>>) {
+        if let Ok(Some(_)) = done {
+            reserve::keep(storage);
         }
     }
 }

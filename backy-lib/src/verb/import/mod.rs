@@ -19,11 +19,11 @@ mod unplaced;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::operation::{Context, Request};
 use crate::archive::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ use crate::base::units::BlockSize;
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::qcow2::Layout;
 use crate::storage::{FileName, Trust};
-use crate::verb::backup::{self, BackupOptions, Context, Stamp};
+use crate::verb::backup::{self, BackupOptions, Stamp};
 
 use check::Verdict;
 use image::{Before, OldImage};
@@ -150,24 +150,41 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<ImportReport> {
-        self.recover_from_failure(observer)?;
-        let config = self.archive().config()?;
-        let storage = Arc::clone(self.archive().shared_storage());
-        let context = Context { storage: &storage, config: &config, clock, observer };
-        let started = clock.now();
-        let done = import(&context, self.manifest_mut(), old, threads);
-        self.record("import", started, &done, clock, observer);
-        done
+        self.operation(Import { old, threads }, clock, observer)
+    }
+}
+
+struct Import<'a> {
+    old: &'a Path,
+    threads: Option<usize>,
+}
+
+impl Request for Import<'_> {
+    const NAME: &'static str = "import";
+    type Plan = ();
+    type Report = ImportReport;
+
+    fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+
+    fn plan(&self, _: &mut ArchiveWriter, _: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn run(
+        self,
+        writer: &mut ArchiveWriter,
+        context: &Context<'_>,
+        (): (),
+        _: Timestamp,
+    ) -> Result<ImportReport> {
+        import(context, writer.manifest_mut(), self.old)
     }
 }
 
 /// Imports; the archive has been recovered, `manifest` is the one on disk and is kept up to date.
-fn import(
-    context: &Context<'_>,
-    manifest: &mut Manifest,
-    path: &Path,
-    threads: Option<usize>,
-) -> Result<ImportReport> {
+fn import(context: &Context<'_>, manifest: &mut Manifest, path: &Path) -> Result<ImportReport> {
     check_apart(path, &context.storage.folder())?;
     let mut old = OldArchive::load(path)?;
     check_only_imported(context, manifest, &old)?;
@@ -176,7 +193,7 @@ fn import(
     name_skipped(&old, context.observer);
     let present = count_present(context, manifest, &candidates)?;
     let tags: BTreeSet<Tag> = IMPORT_TAG.parse().into_iter().collect();
-    let options = BackupOptions { tags: tags.clone(), threads, ..BackupOptions::default() };
+    let options = BackupOptions { tags: tags.clone(), ..BackupOptions::default() };
     let mut imported = Vec::new();
     // After an interruption the first one is compared as a whole: the old archive may have become another one meanwhile.
     let mut before = None;

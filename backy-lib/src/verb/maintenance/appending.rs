@@ -5,12 +5,12 @@ use crate::archive::proof;
 use crate::archive::recover::recover;
 use crate::archive::reserve;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::progress::{Event};
+use crate::base::progress::Event;
 use crate::base::revision::RevisionId;
 use crate::base::units::display_size;
 use crate::format::manifest::{BlockRange, InProgress, Operation};
+use crate::storage::FileName;
 use crate::storage::manifest;
-use crate::storage::{FileName};
 use crate::verb::merge::{self, Appended};
 
 impl Maintainer<'_> {
@@ -19,10 +19,10 @@ impl Maintainer<'_> {
         for id in ids.iter().chain([&into]) {
             self.check_flaws(*id)?;
         }
-        let (storage, observer) = (self.storage, self.observer);
+        let (storage, observer) = (self.context.storage, self.context.observer);
         let needed = merge::needed_bytes(storage, self.manifest, ids, into, observer);
         let appended = self.append(into, needed, |this| {
-            merge::absorb(this.storage, this.manifest, ids, into, this.observer)
+            merge::absorb(this.context.storage, this.manifest, ids, into, this.context.observer)
         })?;
         let (lost, is_unproved) = (appended.bad_blocks.len() as u64, appended.is_unproved);
         self.note_appended(number, appended);
@@ -30,16 +30,21 @@ impl Maintainer<'_> {
         if is_unproved {
             self.tell_unproved(into, lost);
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == into) {
-                proof::accept_older(self.storage, &mut after, number, self.observer)?;
+                proof::accept_older(
+                    self.context.storage,
+                    &mut after,
+                    number,
+                    self.context.observer,
+                )?;
             }
         }
         self.commit(after, ids)
     }
 
     pub(super) fn tell_unproved(&self, into: RevisionId, lost: u64) {
-        self.observer.event(&Event::Finding(format!(
+        self.context.observer.event(&Event::Finding(format!(
             "{}: {lost} blocks of revision {into} are lost: a file of a revision that it read through to is missing or damaged",
-            self.storage.path(FileName::Delta(into)).display()
+            self.context.storage.path(FileName::Delta(into)).display()
         )));
     }
 
@@ -50,8 +55,8 @@ impl Maintainer<'_> {
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
         match revision.open_flaws().next() {
             // Of a file that is not there, nothing can be recovered.
-            Some(flaw) if self.storage.list()?.contains(&revision.file()) => {
-                let path = self.storage.folder().join(&flaw.file);
+            Some(flaw) if self.context.storage.list()?.contains(&revision.file()) => {
+                let path = self.context.storage.folder().join(&flaw.file);
                 Err(Error::flawed(path)(format!(
                     "{}, found {}; a merge would delete what may still be recovered of revision {id}: \
                      'backy maintenance --confirm' allows it",
@@ -64,11 +69,11 @@ impl Maintainer<'_> {
 
     pub(super) fn make_standalone(&mut self, id: RevisionId) -> Result<()> {
         let number = self.number(id)?;
-        let (level, threads) = (self.level, self.threads);
-        let (storage, observer) = (self.storage, self.observer);
+        let (level, threads) = (self.context.config.compression_level, self.context.threads);
+        let (storage, observer) = (self.context.storage, self.context.observer);
         let needed = merge::standalone_bytes(storage, self.manifest, number, observer);
         let appended = self.append(id, needed, |this| {
-            let (storage, observer) = (this.storage, this.observer);
+            let (storage, observer) = (this.context.storage, this.context.observer);
             merge::make_standalone(storage, this.manifest, number, level, threads, observer)
         })?;
         self.note_appended(number, appended);
@@ -95,17 +100,17 @@ impl Maintainer<'_> {
         append: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
         let bytes = needed?;
-        reserve::claim(&**self.storage, bytes)
+        reserve::claim(&**self.context.storage, bytes)
             .map_err(|error| self.explained(error, revision, bytes))?;
-        let started = self.clock.now();
+        let started = self.context.clock.now();
         self.manifest.in_progress =
             Some(InProgress { operation: Operation::Merge, revision, started });
-        let published = manifest::publish(&**self.storage, self.manifest);
+        let published = manifest::publish(&**self.context.storage, self.manifest);
         let error = match published.and_then(|()| append(self)) {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        match recover(self.storage, self.manifest, self.observer) {
+        match recover(self.context.storage, self.manifest, self.context.observer) {
             Ok(()) => Err(error),
             Err(second) => Err(Error::UndoFailed { first: error.into(), second: second.into() }),
         }
@@ -117,7 +122,7 @@ impl Maintainer<'_> {
             return error;
         }
         let Error::Io { source, .. } = error else { return error };
-        let path = self.storage.path(FileName::Delta(revision));
+        let path = self.context.storage.path(FileName::Delta(revision));
         let bytes = display_size(bytes);
         Error::io(path, format!("append about {bytes} that it reads from newer revisions"))(source)
     }

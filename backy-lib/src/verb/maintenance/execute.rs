@@ -34,11 +34,11 @@ impl Maintainer<'_> {
         }
         let expired = plan.verdicts.iter().any(|v| v.keep && !v.expired_tags.is_empty());
         if expired && plan.steps.is_empty() {
-            reserve::publish(&**self.storage, self.manifest)?;
+            reserve::publish(&**self.context.storage, self.manifest)?;
         }
         let mut damage = None;
         for step in &plan.steps {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             match self.step(step) {
                 Err(error) if error.is_damage() && self.manifest.in_progress.is_none() => {
                     damage.get_or_insert(error);
@@ -95,7 +95,7 @@ impl Maintainer<'_> {
         if planted(Bug::FilesFirst) {
             self.remove_files(ids)?;
         }
-        reserve::publish(&**self.storage, &after)?;
+        reserve::publish(&**self.context.storage, &after)?;
         *self.manifest = after;
         self.remove_files(ids)
     }
@@ -103,7 +103,7 @@ impl Maintainer<'_> {
     pub(super) fn remove_files(&self, ids: &[RevisionId]) -> Result<()> {
         for id in ids {
             for name in files_of(*id) {
-                self.storage.remove(name)?;
+                self.context.storage.remove(name)?;
             }
         }
         Ok(())
@@ -116,6 +116,6 @@ impl Maintainer<'_> {
 
     pub(super) fn allocated_bytes(&self) -> Result<u64> {
         let files = self.manifest.revisions.iter().flat_map(|r| [r.file(), r.digests_file()]);
-        files.map(|file| reserve::allocated_bytes(&**self.storage, file)).sum()
+        files.map(|file| reserve::allocated_bytes(&**self.context.storage, file)).sum()
     }
 }

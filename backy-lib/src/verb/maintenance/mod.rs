@@ -11,17 +11,13 @@ mod plan;
 mod roll_back;
 mod run;
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
-use crate::base::clock::Clock;
-use crate::base::progress::Observer;
+use crate::archive::operation::Context;
 use crate::format::manifest::Manifest;
 use crate::policy::health::Freeze;
 use crate::policy::plan::Step;
 use crate::policy::retention::Verdict;
-use crate::storage::Storage;
 
 use confirm::confirm;
 pub(crate) use plan::{plan, plan_removal};
@@ -68,10 +64,6 @@ pub struct MaintenanceReport {
 
 /// Executes plans. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
 struct Maintainer<'a> {
-    storage: &'a Arc<dyn Storage>,
+    context: &'a Context<'a>,
     manifest: &'a mut Manifest,
-    level: i32,
-    threads: Option<usize>,
-    clock: &'a dyn Clock,
-    observer: &'a dyn Observer,
 }

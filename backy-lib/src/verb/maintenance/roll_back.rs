@@ -25,34 +25,35 @@ impl Maintainer<'_> {
         let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
             return Ok(());
         };
-        moment::check_image(self.storage, self.manifest, self.observer)?;
+        moment::check_image(self.context.storage, self.manifest, self.context.observer)?;
         // Undoing writes to holes of the image, and must find room there when it can no longer be called off.
-        let room = self.with_reserve(|this| room::make(&**this.storage, this.manifest))?;
+        let room = self.with_reserve(|this| room::make(&**this.context.storage, this.manifest))?;
         let entered = self.with_reserve(|this| this.enter_digests());
         let after = entered.and_then(|()| self.with_reserve(|this| this.rolled_back()));
         let after = after.inspect_err(|_| {
             // Half of the digests, and the room; what cannot be removed now is removed by the next writer.
-            let _ = sweep(&**self.storage, self.manifest);
-            room.give_back(&**self.storage);
+            let _ = sweep(&**self.context.storage, self.manifest);
+            room.give_back(&**self.context.storage);
         })?;
         // When this fails either manifest may be in place, and what the new one needs stays.
-        reserve::publish(&**self.storage, &after)?;
+        reserve::publish(&**self.context.storage, &after)?;
         *self.manifest = after;
-        self.with_reserve(|this| recover(this.storage, this.manifest, this.observer)).inspect_err(
-            |_| {
-                let note = format!(
-                    "revision {newest} is gone; the image is brought back by the next backup"
-                );
-                self.observer.event(&Event::Note(note));
-            },
-        )
+        self.with_reserve(|this| {
+            recover(this.context.storage, this.manifest, this.context.observer)
+        })
+        .inspect_err(|_| {
+            let note =
+                format!("revision {newest} is gone; the image is brought back by the next backup");
+            self.context.observer.event(&Event::Note(note));
+        })
     }
 
     /// Does something that needs little room; on a full disk once more without the reserve.
     pub(super) fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
         match act(self) {
             Err(error)
-                if error.kind() == ErrorKind::NoSpace && reserve::release(&**self.storage)? =>
+                if error.kind() == ErrorKind::NoSpace
+                    && reserve::release(&**self.context.storage)? =>
             {
                 act(self)
             }
@@ -66,33 +67,33 @@ impl Maintainer<'_> {
         let Some(older) = self.manifest.revisions.get(1) else { return Ok(()) };
         let name = FileName::Digests(older.uuid, DigestsKind::Image);
         if !after.removable.contains(&name) {
-            left_overs::check_vacant(&**self.storage, &[name])?;
+            left_overs::check_vacant(&**self.context.storage, &[name])?;
             after.removable.push(name);
         }
-        manifest::publish(&**self.storage, &after)?;
+        manifest::publish(&**self.context.storage, &after)?;
         *self.manifest = after;
         Ok(())
     }
 
     /// Writes the digests of the image to be; gives the manifest to be.
     pub(super) fn rolled_back(&mut self) -> Result<Manifest> {
-        let storage = &**self.storage;
+        let storage = &**self.context.storage;
         // What it reads from the image can only be told by digests that are right.
-        proof::prove_newest(self.storage, self.manifest, self.observer)?;
+        proof::prove_newest(self.context.storage, self.manifest, self.context.observer)?;
         let mut after = self.manifest.clone();
         let (Some(newest), Some(older)) =
             (self.manifest.revisions.first(), self.manifest.revisions.get(1))
         else {
             return Ok(after);
         };
-        let chain = Chain::open(self.storage, self.manifest, 1)?;
-        chain.verify_digests(self.observer)?;
+        let chain = Chain::open(self.context.storage, self.manifest, 1)?;
+        chain.verify_digests(self.context.observer)?;
         let kind = DigestsKind::Image;
         storage.remove(FileName::Digests(older.uuid, kind))?;
         let mut digests = DigestWriter::create(storage, older.uuid, kind)?;
         let mut walk = Walk::new(&chain);
         while let Some(piece) = walk.next_window()? {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             piece.iter().try_for_each(|(block, located)| digests.push(block, located.entry))?;
         }
         digests.finish(&DigestsHeader::new(kind, older, self.manifest.block_size))?;
@@ -112,7 +113,7 @@ impl Maintainer<'_> {
         let (operation, revision) = (Operation::Remove, newest.uuid);
         left_overs::enter(
             &mut after,
-            InProgress { operation, revision, started: self.clock.now() },
+            InProgress { operation, revision, started: self.context.clock.now() },
         );
         Ok(after)
     }

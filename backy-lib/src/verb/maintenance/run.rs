@@ -8,14 +8,17 @@ use jiff::Timestamp;
 use super::{
     Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport, confirm, plan, plan_removal,
 };
+use crate::archive::operation::{Context, Request};
 use crate::archive::{Archive, ArchiveWriter, reserve, waits};
 use crate::base::clock::Clock;
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::progress::{Observer, Silent};
 use crate::base::revision::RevisionId;
-use crate::policy::config::DEFAULT_LEVEL;
+use crate::format::manifest::Manifest;
+use crate::policy::config::Config;
 use crate::policy::health::Freeze;
 use crate::policy::plan::Step;
+use crate::storage::Storage;
 
 impl Archive {
     /// What maintenance would do now.
@@ -44,14 +47,14 @@ impl Archive {
     /// What the removal of revisions, by their numbers from the newest, would do.
     ///
     /// # Errors
-    /// [`Error::Specification`] when none would be left.
+    /// [`crate::Error::Specification`] when none would be left.
     pub fn plan_removal(&self, numbers: &[usize]) -> Result<MaintenancePlan> {
         plan_removal(self.shared_storage(), self.manifest(), numbers, &Silent)
     }
 }
 
 impl ArchiveWriter {
-    /// Lets go what the schedule no longer keeps.
+    /// Deletes the revisions that the schedule no longer keeps.
     pub fn maintain(
         &mut self,
         options: &MaintenanceOptions,
@@ -59,23 +62,10 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
         let started = clock.now();
-        let plan = |archive: &Archive| archive.planned(options, started, observer);
-        // What cannot be planned, as for want of a config, is not confirmed either.
-        let planned =
-            self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(self.archive()));
-        self.unless_stopped("maintenance", started, planned, clock, observer)?;
-        let confirmed = match options.confirm {
-            true => {
-                let storage = Arc::clone(self.archive().shared_storage());
-                confirm(&*storage, self.manifest_mut(), clock)?
-            }
-            false => Vec::new(),
-        };
-        let plan = self.archive().planned(options, started, observer)?;
-        self.execute("maintenance", plan, confirmed, options.threads, clock, observer)
+        self.operation(Maintain { options, started }, clock, observer)
     }
 
-    /// Removes revisions, by their numbers from the newest, whatever the schedule says.
+    /// Deletes revisions, by their numbers from the newest, whatever the schedule says.
     pub fn remove(
         &mut self,
         numbers: &[usize],
@@ -84,81 +74,150 @@ impl ArchiveWriter {
     ) -> Result<MaintenanceReport> {
         let revisions = self.archive().revisions();
         let named = numbers.iter().filter_map(|&number| revisions.get(number));
-        let goes: HashSet<RevisionId> = named.map(|revision| revision.uuid).collect();
-        let plan = |archive: &Archive| {
-            let there = archive.revisions().iter().enumerate();
-            let numbers: Vec<usize> =
-                there.filter(|(_, r)| goes.contains(&r.uuid)).map(|(number, _)| number).collect();
-            plan_removal(archive.shared_storage(), archive.manifest(), &numbers, observer)
-        };
+        let revisions = named.map(|revision| revision.uuid).collect();
         let started = clock.now();
-        let planned =
-            self.recover_or_make_room(plan, clock, observer).and_then(|_| plan(self.archive()));
-        let plan = self.unless_stopped("rm", started, planned, clock, observer)?;
-        self.execute("rm", plan, Vec::new(), None, clock, observer)
+        self.operation(Remove { revisions, started }, clock, observer)
+    }
+}
+
+struct Maintain<'a> {
+    options: &'a MaintenanceOptions,
+    started: Timestamp,
+}
+
+impl Request for Maintain<'_> {
+    const NAME: &'static str = "maintenance";
+    type Plan = (MaintenancePlan, Vec<Freeze>);
+    type Report = MaintenanceReport;
+
+    fn threads(&self) -> Option<usize> {
+        self.options.threads
     }
 
-    /// The same before revisions are removed. When it fails for want of room, those of `plan` go all the same that nothing
-    /// reads through to, and then it is tried again.
-    fn recover_or_make_room(
-        &mut self,
-        plan: impl Fn(&Archive) -> Result<MaintenancePlan>,
+    fn planned_since(&self) -> Option<Timestamp> {
+        Some(self.started)
+    }
+
+    fn recover(
+        &self,
+        writer: &mut ArchiveWriter,
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let Err(error) = self.recover_from_failure(observer) else { return Ok(()) };
-        if !waits(&error) {
-            return Err(error);
-        }
-        let steps = plan(self.archive())?.steps.into_iter();
-        let mut oldest = steps.filter_map(|step| match step {
-            Step::Remove { revisions } => Some(revisions),
-            _ => None,
-        });
-        let Some(oldest) = oldest.next() else { return Err(error) };
-        let storage = Arc::clone(self.archive().shared_storage());
-        let (manifest, level, threads) = (self.manifest_mut(), 1, None);
-        Maintainer { storage: &storage, manifest, level, threads, clock, observer }
-            .remove_oldest(&oldest)?;
-        self.recover_from_failure(observer)
+        let plan = |archive: &Archive| archive.planned(self.options, self.started, observer);
+        recover_or_make_room(writer, plan, clock, observer)
     }
 
-    /// Takes note in the history that an operation was stopped while it was being planned.
-    fn unless_stopped(
-        &self,
-        operation: &str,
-        started: Timestamp,
-        planned: Result<MaintenancePlan>,
-        clock: &dyn Clock,
-        observer: &dyn Observer,
-    ) -> Result<MaintenancePlan> {
-        if matches!(planned, Err(Error::Interrupted)) {
-            self.record(operation, started, &planned, clock, observer);
+    fn plan(&self, writer: &mut ArchiveWriter, context: &Context<'_>) -> Result<Self::Plan> {
+        let Context { storage, config, observer, .. } = *context;
+        let plan = |manifest: &Manifest| {
+            plan(storage, manifest, config, self.options, self.started, observer)
+        };
+        // Nothing is confirmed when the rest cannot be planned.
+        let planned = plan(writer.archive().manifest())?;
+        if !self.options.confirm {
+            return Ok((planned, Vec::new()));
         }
-        planned
+        let confirmed = confirm(&**storage, writer.manifest_mut(), context.clock)?;
+        Ok((plan(writer.archive().manifest())?, confirmed))
     }
 
-    fn execute(
-        &mut self,
-        operation: &str,
-        plan: MaintenancePlan,
-        confirmed: Vec<Freeze>,
-        threads: Option<usize>,
-        clock: &dyn Clock,
-        observer: &dyn Observer,
+    fn run(
+        self,
+        writer: &mut ArchiveWriter,
+        context: &Context<'_>,
+        (plan, confirmed): Self::Plan,
+        _: Timestamp,
     ) -> Result<MaintenanceReport> {
-        // A config that cannot be read is no reason not to remove by hand.
-        let level =
-            self.archive().config().map_or(DEFAULT_LEVEL, |config| config.compression_level);
-        let storage = Arc::clone(self.archive().shared_storage());
-        let manifest = self.manifest_mut();
-        let mut maintainer =
-            Maintainer { storage: &storage, manifest, level, threads, clock, observer };
-        let started = clock.now();
-        let done = maintainer.execute(plan);
-        let done = done.map(|report| MaintenanceReport { confirmed, ..report });
-        self.record(operation, started, &done, clock, observer);
-        reserve::keep(&*storage);
-        done
+        let manifest = writer.manifest_mut();
+        let report = Maintainer { context, manifest }.execute(plan)?;
+        Ok(MaintenanceReport { confirmed, ..report })
     }
+
+    fn finish(storage: &dyn Storage, _: &Result<MaintenanceReport>) {
+        reserve::keep(storage);
+    }
+}
+
+struct Remove {
+    revisions: HashSet<RevisionId>,
+    started: Timestamp,
+}
+
+impl Remove {
+    fn planned(&self, archive: &Archive, observer: &dyn Observer) -> Result<MaintenancePlan> {
+        let there = archive.revisions().iter().enumerate();
+        let named = there.filter(|(_, revision)| self.revisions.contains(&revision.uuid));
+        let numbers: Vec<usize> = named.map(|(number, _)| number).collect();
+        plan_removal(archive.shared_storage(), archive.manifest(), &numbers, observer)
+    }
+}
+
+impl Request for Remove {
+    const NAME: &'static str = "rm";
+    type Plan = MaintenancePlan;
+    type Report = MaintenanceReport;
+
+    fn planned_since(&self) -> Option<Timestamp> {
+        Some(self.started)
+    }
+
+    fn recover(
+        &self,
+        writer: &mut ArchiveWriter,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let plan = |archive: &Archive| self.planned(archive, observer);
+        recover_or_make_room(writer, plan, clock, observer)
+    }
+
+    /// A config that cannot be read is no reason not to delete by hand.
+    fn config(archive: &Archive) -> Result<Config> {
+        Ok(archive.config().unwrap_or_default())
+    }
+
+    fn plan(&self, writer: &mut ArchiveWriter, context: &Context<'_>) -> Result<MaintenancePlan> {
+        self.planned(writer.archive(), context.observer)
+    }
+
+    fn run(
+        self,
+        writer: &mut ArchiveWriter,
+        context: &Context<'_>,
+        plan: MaintenancePlan,
+        _: Timestamp,
+    ) -> Result<MaintenanceReport> {
+        let manifest = writer.manifest_mut();
+        Maintainer { context, manifest }.execute(plan)
+    }
+
+    fn finish(storage: &dyn Storage, _: &Result<MaintenanceReport>) {
+        reserve::keep(storage);
+    }
+}
+
+/// Recovers before revisions are deleted. When there is no space for that, the oldest revisions of `plan`, which no other
+/// reads through to, are deleted all the same, and then it is tried again.
+fn recover_or_make_room(
+    writer: &mut ArchiveWriter,
+    plan: impl Fn(&Archive) -> Result<MaintenancePlan>,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let Err(error) = writer.recover_from_failure(observer) else { return Ok(()) };
+    if !waits(&error) {
+        return Err(error);
+    }
+    let steps = plan(writer.archive())?.steps.into_iter();
+    let mut oldest = steps.filter_map(|step| match step {
+        Step::Remove { revisions } => Some(revisions),
+        _ => None,
+    });
+    let Some(oldest) = oldest.next() else { return Err(error) };
+    let (storage, config) = (Arc::clone(writer.archive().shared_storage()), Config::default());
+    let context = Context { storage: &storage, config: &config, clock, observer, threads: None };
+    let manifest = writer.manifest_mut();
+    Maintainer { context: &context, manifest }.remove_oldest(&oldest)?;
+    writer.recover_from_failure(observer)
 }

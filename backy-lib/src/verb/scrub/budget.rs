@@ -69,7 +69,7 @@ impl Scrub<'_> {
             };
             let file = self.file_to_measure(revision)?;
             for first in (0..blocks).step_by(group_blocks as usize) {
-                progress::check(self.observer)?;
+                progress::check(self.context.observer)?;
                 let first = BlockIndex(first);
                 let end = BlockIndex(first.plus(group_blocks).0.min(blocks));
                 let blocks = BlockRange::between(first, end);
@@ -92,7 +92,7 @@ impl Scrub<'_> {
         match self.options.budget {
             Some(Budget::Share(_)) => {
                 let size = self.manifest.block_size;
-                StoredFile::without_digests(&**self.storage, revision, size)
+                StoredFile::without_digests(&**self.context.storage, revision, size)
             }
             Some(Budget::Time(_)) | None => Ok(None),
         }

@@ -18,7 +18,7 @@ use crate::format::manifest::{BlockRange, BlockRanges, Manifest};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
 use crate::image::damage;
-use crate::storage::{Storage};
+use crate::storage::Storage;
 
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -72,12 +72,12 @@ impl Scrub<'_> {
         let left_bytes = self.allow(&groups);
         let total: u64 = groups.iter().map(|group| group.blocks.count).sum();
         let total_bytes = total.saturating_mul(self.manifest.block_size.bytes());
-        let counters = progress::begin_work(self.observer, Phase::Scrub, total_bytes)?;
-        let threads = pipeline::threads(self.options.threads);
+        let counters = progress::begin_work(self.context.observer, Phase::Scrub, total_bytes)?;
+        let threads = pipeline::threads(self.context.threads);
         let workers = (0..threads).map(|_| Tools::new()).collect::<Result<Vec<_>>>()?;
-        let storage = Arc::clone(self.storage);
+        let storage = Arc::clone(self.context.storage);
         let manifest = self.manifest.clone();
-        let observer = self.observer;
+        let observer = self.context.observer;
         let mut pieces = Pieces {
             storage: &storage,
             manifest: &manifest,

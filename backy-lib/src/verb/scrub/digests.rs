@@ -28,7 +28,7 @@ impl Scrub<'_> {
         self.vouched = numbers.filter(|number| wrong.binary_search(number).is_err()).collect();
         let mut places = Places::default();
         for number in wrong {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             // An older one may have come right with a newer one.
             let Some(error) = self.digest_error(number)? else {
                 self.vouched.insert(number);
@@ -107,15 +107,15 @@ impl Scrub<'_> {
         let blocks = files.iter().map(|file| file.blocks).max().unwrap_or(0);
         let mut next = BlockIndex(0);
         while next.0 < blocks {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             let data = next_data(&files, next, BlockIndex(blocks));
             for walked in &mut files {
                 let end = data.0.min(walked.blocks);
                 let zeros = end.saturating_sub(next.0);
-                walked.hasher.push_zero_blocks(zeros, self.observer)?;
+                walked.hasher.push_zero_blocks(zeros, self.context.observer)?;
             }
             let count = limits().window_blocks.min(blocks - data.0);
-            walk_window(&mut files, BlockRange { first: data, count }, self.observer)?;
+            walk_window(&mut files, BlockRange { first: data, count }, self.context.observer)?;
             next = data.plus(count);
         }
         for ((number, revision), walked) in (first..end).zip(revisions).zip(files) {
@@ -143,8 +143,8 @@ impl Scrub<'_> {
 
     /// What is wrong with the digests of one revision.
     fn digest_error(&self, number: usize) -> Result<Option<Error>> {
-        let checked = Chain::open(self.storage, self.manifest, number)
-            .and_then(|chain| chain.verify_digests(self.observer));
+        let checked = Chain::open(self.context.storage, self.manifest, number)
+            .and_then(|chain| chain.verify_digests(self.context.observer));
         match checked {
             Ok(()) => Ok(None),
             Err(error) if error.is_damage() => Ok(Some(error)),
@@ -156,14 +156,18 @@ impl Scrub<'_> {
     fn rebuild_digests(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         if revision.is_image() {
             // What is lost of it is among the bad blocks then.
-            return match proof::prove_newest(self.storage, self.manifest, self.observer) {
+            return match proof::prove_newest(
+                self.context.storage,
+                self.manifest,
+                self.context.observer,
+            ) {
                 Ok(_) => Ok(true),
                 Err(error) if error.is_damage() => Ok(false),
                 Err(error) => Err(error),
             };
         }
         let base = match number.checked_sub(1).filter(|_| revision.base.is_some()) {
-            Some(base) => match Chain::open(self.storage, self.manifest, base) {
+            Some(base) => match Chain::open(self.context.storage, self.manifest, base) {
                 Ok(chain) => Some(chain),
                 Err(error) if error.is_damage() => return Ok(false),
                 Err(error) => return Err(error),
@@ -171,15 +175,17 @@ impl Scrub<'_> {
             None => None,
         };
         let size = self.manifest.block_size;
-        let Some(data) = StoredFile::without_digests(&**self.storage, revision, size)? else {
+        let Some(data) = StoredFile::without_digests(&**self.context.storage, revision, size)?
+        else {
             return Ok(false);
         };
         let mut hasher = RevisionHasher::new(size, revision.size_bytes);
         let all = self.all(revision);
-        let walked = for_each_entry(&data, base.as_ref(), all, self.observer, |_, entry, _| {
-            hasher.push(entry);
-            Ok(())
-        });
+        let walked =
+            for_each_entry(&data, base.as_ref(), all, self.context.observer, |_, entry, _| {
+                hasher.push(entry);
+                Ok(())
+            });
         match walked {
             Ok(()) if hasher.finish() == revision.digest => {}
             Ok(()) => return Ok(false),
@@ -187,8 +193,8 @@ impl Scrub<'_> {
             Err(error) => return Err(error),
         }
         let header = DigestsHeader::new(DigestsKind::Delta, revision, size);
-        let mut file = rewrite(&**self.storage, &header)?;
-        for_each_entry(&data, base.as_ref(), all, self.observer, |block, entry, held| {
+        let mut file = rewrite(&**self.context.storage, &header)?;
+        for_each_entry(&data, base.as_ref(), all, self.context.observer, |block, entry, held| {
             // A zero entry has to be written, too: there may be another one.
             if held { file.set(block, entry) } else { Ok(()) }
         })?;

@@ -118,14 +118,17 @@ impl Scrub<'_> {
         }
         let base = number.checked_sub(1).filter(|_| revision.base.is_some());
         let mut evidence = Evidence {
-            delta: Delta::open(&**self.storage, revision.uuid, size, bytes)?,
-            table: DigestTable::open(&**self.storage, revision.uuid, DigestsKind::Delta)?,
-            base: base.map(|base| Chain::open(self.storage, self.manifest, base)).transpose()?,
+            delta: Delta::open(&**self.context.storage, revision.uuid, size, bytes)?,
+            table: DigestTable::open(&**self.context.storage, revision.uuid, DigestsKind::Delta)?,
+            base: base
+                .map(|base| Chain::open(self.context.storage, self.manifest, base))
+                .transpose()?,
             data: None,
         };
         for from_data in [false, true] {
             if from_data {
-                evidence.data = StoredFile::without_digests(&**self.storage, revision, size)?;
+                evidence.data =
+                    StoredFile::without_digests(&**self.context.storage, revision, size)?;
             }
             let mut lost = Vec::new();
             let mut hasher = RevisionHasher::new(size, bytes);
@@ -168,7 +171,7 @@ impl Scrub<'_> {
                 let rest = all.get(at + 1..).unwrap_or_default();
                 let Some(less) = left.checked_sub(rest.len() as u64) else { break };
                 left = less;
-                progress::check(self.observer)?;
+                progress::check(self.context.observer)?;
                 let mut hasher = before.clone();
                 hasher.push(TableEntry::ZERO_BLOCK);
                 rest.iter().for_each(|said| hasher.push(said.entry));
@@ -195,7 +198,7 @@ impl Scrub<'_> {
         let all = self.all(revision);
         let mut decompressor = Decompressor::new()?;
         for window in all.steps(limits().window_blocks) {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             let BlockRange { first: next, count } = window;
             let inherited = walk::entries_behind(evidence.base.as_ref(), window)?;
             let entries = evidence.table.read(next, count)?;
@@ -226,14 +229,14 @@ impl Scrub<'_> {
     /// Where in the delta's file, in what nothing refers to, blocks with these digests are.
     fn find_places(&self, revision: &Revision, wanted: &HashSet<[u8; 32]>) -> Result<Places> {
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
-        let delta = Delta::open(&**self.storage, revision.uuid, size, bytes)?;
+        let delta = Delta::open(&**self.context.storage, revision.uuid, size, bytes)?;
         let is_ours = delta.header().is_laid_out_as(&Layout::new(size, bytes));
         if wanted.is_empty() || !is_ours {
             return Ok(Places::new());
         }
         let last = BlockIndex(size.count(bytes).saturating_sub(1));
         let last_bytes = size.extent(last, bytes).len as usize;
-        orphans::find(&delta, wanted, last_bytes, self.observer)
+        orphans::find(&delta, wanted, last_bytes, self.context.observer)
     }
 
     /// The content of blocks with these digests that lies in the delta of a revision and that nothing refers to.
@@ -245,7 +248,7 @@ impl Scrub<'_> {
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
         let mut decompressor = Decompressor::new()?;
         let mut found = Vec::new();
-        let delta = Delta::open(&**self.storage, revision.uuid, size, bytes)?;
+        let delta = Delta::open(&**self.context.storage, revision.uuid, size, bytes)?;
         for (digest, places) in self.find_places(revision, wanted)? {
             let Some(place) = places.first() else { continue };
             let mut content = vec![0; size.len()];
@@ -264,7 +267,7 @@ impl Scrub<'_> {
     ) -> Result<Vec<BlockIndex>> {
         let size = self.manifest.block_size;
         let mut writer =
-            DeltaWriter::reopen(&**self.storage, revision.uuid, size, revision.size_bytes)?;
+            DeltaWriter::reopen(&**self.context.storage, revision.uuid, size, revision.size_bytes)?;
         let mut missing = Vec::new();
         for Lost { block, entry } in lost {
             let place = match entry.is_zero_block() {

@@ -19,7 +19,6 @@ mod stored;
 mod structure;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -27,15 +26,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::left_overs;
 use crate::archive::moment;
+use crate::archive::operation::Context;
 use crate::archive::recover;
-use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
-use crate::base::progress::{self, Observer};
+use crate::base::progress::{self};
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{BlockRange, Manifest, Revision};
 use crate::storage::manifest;
-use crate::storage::{Access, FileName, Storage};
+use crate::storage::{Access, FileName};
 
 use report::{Read, confirmed, report};
 
@@ -122,11 +121,10 @@ const MAX_COSTS: usize = 1 << 18;
 
 /// What every part needs.
 struct Scrub<'a> {
-    storage: &'a Arc<dyn Storage>,
+    context: &'a Context<'a>,
     manifest: &'a mut Manifest,
     options: &'a ScrubOptions,
     now: Timestamp,
-    observer: &'a dyn Observer,
     findings: Vec<Finding>,
     /// Numbers of the revisions whose digests came out right: only these say what a block has to be.
     vouched: BTreeSet<usize>,
@@ -139,19 +137,17 @@ struct Scrub<'a> {
 /// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
 /// and is kept up to date.
 fn scrub(
-    storage: &Arc<dyn Storage>,
+    context: &Context<'_>,
     manifest: &mut Manifest,
     options: &ScrubOptions,
-    clock: &dyn Clock,
-    observer: &dyn Observer,
 ) -> Result<ScrubReport> {
     let mut options = options.clone();
     loop {
         let before = manifest.clone();
-        match scrub_once(storage, manifest, &options, clock, observer) {
+        match scrub_once(context, manifest, &options) {
             // Without the lock: a file went because its revision did. Then it is another archive that is to be checked.
             Err(error) if options.check_only && error.kind() == ErrorKind::NotFound => {
-                let now = manifest::read(&**storage)?;
+                let now = manifest::read(&**context.storage)?;
                 if now == before {
                     return Err(error);
                 }
@@ -169,23 +165,21 @@ fn scrub(
 }
 
 fn scrub_once(
-    storage: &Arc<dyn Storage>,
+    context: &Context<'_>,
     manifest: &mut Manifest,
     options: &ScrubOptions,
-    clock: &dyn Clock,
-    observer: &dyn Observer,
 ) -> Result<ScrubReport> {
     let stopwatch = Instant::now();
     let before = manifest.clone();
-    let now = clock.now();
+    let Context { storage, observer, .. } = *context;
+    let now = context.clock.now();
     let was_recorded = moment::is_as_recorded(&**storage, manifest)?;
     let (findings, vouched, left_costs) = (Vec::new(), BTreeSet::new(), MAX_COSTS);
     let mut scrub = Scrub {
-        storage,
+        context,
         manifest,
         options,
         now,
-        observer,
         findings,
         vouched,
         left_costs,
@@ -246,11 +240,11 @@ impl Scrub<'_> {
         let Some(newest) = self.manifest.revisions.first().filter(|_| self.repairs()) else {
             return Ok(());
         };
-        if self.storage.list()?.contains(&FileName::IMAGE) {
+        if self.context.storage.list()?.contains(&FileName::IMAGE) {
             return Ok(());
         }
         let newest = newest.clone();
-        recover::make_image(&**self.storage, &newest)?;
+        recover::make_image(&**self.context.storage, &newest)?;
         // Known to be lost from here on, whether or not this scrub comes to read it.
         let lost = self.cut_off(&newest, 0, 0)?;
         self.note_lost(0, &lost);
@@ -260,9 +254,9 @@ impl Scrub<'_> {
 
     /// What memory still has of a file says nothing of the disk.
     fn drop_caches(&self) -> Result<()> {
-        for name in self.storage.list()? {
-            progress::check(self.observer)?;
-            match self.storage.open(name, Access::Read) {
+        for name in self.context.storage.list()? {
+            progress::check(self.context.observer)?;
+            match self.context.storage.open(name, Access::Read) {
                 Ok(file) => file.drop_cache(),
                 // Looked at below, or it has gone.
                 Err(error) if error.is_loss() => {}

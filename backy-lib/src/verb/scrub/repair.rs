@@ -91,7 +91,7 @@ impl Scrub<'_> {
         let mut decompressor = Decompressor::new()?;
         let mut next = all.first;
         while let Ok(Some(first)) = judged(file.next_stored_block(next, all.end()))? {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             let end = BlockIndex(first.plus(limits().window_blocks).0.min(all.end().0));
             next = end;
             let held = file.held_entries(BlockRange::between(first, end));
@@ -152,7 +152,9 @@ impl Scrub<'_> {
             true => match self.write_image(revision.size_bytes, mended) {
                 // They stay what they are until the next scrub.
                 Err(error @ Error::Locked { .. }) => {
-                    self.observer.event(&Event::Note(format!("left for the next scrub: {error}")));
+                    self.context
+                        .observer
+                        .event(&Event::Note(format!("left for the next scrub: {error}")));
                     return Ok(());
                 }
                 written => written?,
@@ -190,7 +192,7 @@ impl Scrub<'_> {
     }
 
     fn write_image(&self, size_bytes: u64, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
-        let image = self.storage.open(FileName::IMAGE, Access::Write)?;
+        let image = self.context.storage.open(FileName::IMAGE, Access::Write)?;
         for (_, block, bytes) in mended {
             let extent = self.manifest.block_size.extent(*block, size_bytes);
             match bytes.is_empty() {
@@ -205,7 +207,7 @@ impl Scrub<'_> {
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
         let size = self.manifest.block_size;
         let mut writer =
-            DeltaWriter::reopen(&**self.storage, revision.uuid, size, revision.size_bytes)?;
+            DeltaWriter::reopen(&**self.context.storage, revision.uuid, size, revision.size_bytes)?;
         let mut compressor = Compressor::new(1)?;
         for (_, block, bytes) in mended {
             let mut cluster = bytes.clone();

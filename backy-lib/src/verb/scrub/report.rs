@@ -122,8 +122,14 @@ impl Scrub<'_> {
         bad: &Findings,
     ) -> Result<Vec<(usize, Findings)>> {
         let most = self.left_costs.max(FEW_COSTS);
-        let costs =
-            damage::costs(&**self.storage, self.manifest, number, bad, most, self.observer)?;
+        let costs = damage::costs(
+            &**self.context.storage,
+            self.manifest,
+            number,
+            bad,
+            most,
+            self.context.observer,
+        )?;
         self.left_costs = self.left_costs.saturating_sub(costs.len());
         Ok(costs)
     }
@@ -149,7 +155,11 @@ impl Scrub<'_> {
             }
             let file = revision.file().to_string();
             let bad = match number {
-                0 => damage::besides_left_out(&**self.storage, self.manifest, &revision.findings)?,
+                0 => damage::besides_left_out(
+                    &**self.context.storage,
+                    self.manifest,
+                    &revision.findings,
+                )?,
                 _ => revision.findings.clone(),
             };
             let costs = self.costs(number, &bad)?;

@@ -16,7 +16,7 @@ use crate::storage::{Access, FileName};
 impl Scrub<'_> {
     /// Checks everything but the content of blocks and the digests, and mends what follows from the manifest.
     pub(super) fn check_structure(&mut self) -> Result<()> {
-        let present = self.storage.list()?;
+        let present = self.context.storage.list()?;
         for name in self.manifest.set_aside.clone() {
             if present.contains(&name) {
                 let message = "set aside by a rebuild; remove it by hand when it is not needed";
@@ -28,7 +28,7 @@ impl Scrub<'_> {
             self.find(FileName::CONFIG, message, None, false)?;
         }
         for number in self.numbers() {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
             let missing: Vec<FileName> = [revision.file(), revision.digests_file()]
                 .into_iter()
@@ -52,7 +52,7 @@ impl Scrub<'_> {
     }
 
     fn check_image_length(&mut self, number: usize, revision: &Revision) -> Result<()> {
-        let image = self.storage.open(FileName::IMAGE, Access::Read)?;
+        let image = self.context.storage.open(FileName::IMAGE, Access::Read)?;
         let (found, expected) = (image.len()?, revision.size_bytes);
         if found == expected || self.manifest.in_progress.is_some() {
             return Ok(());
@@ -67,9 +67,9 @@ impl Scrub<'_> {
             // Recorded before the length is right again: with a budget the content may not be read now.
             if !lost.bad_blocks.is_empty() {
                 self.note_lost(number, &lost);
-                manifest::publish(&**self.storage, self.manifest)?;
+                manifest::publish(&**self.context.storage, self.manifest)?;
             }
-            let image = self.storage.open(FileName::IMAGE, Access::Write)?;
+            let image = self.context.storage.open(FileName::IMAGE, Access::Write)?;
             image.set_len(expected)?;
             image.sync()?;
         }
@@ -88,7 +88,7 @@ impl Scrub<'_> {
         if !self.numbers().contains(&0) || self.manifest.in_progress.is_some() {
             return Ok(());
         }
-        let image = match self.storage.open(FileName::IMAGE, Access::Read) {
+        let image = match self.context.storage.open(FileName::IMAGE, Access::Read) {
             Ok(image) => image,
             Err(error) if error.is_damage() => return Ok(()),
             Err(error) => return Err(error),
@@ -102,7 +102,7 @@ impl Scrub<'_> {
             && self.is_verified_now(&revision);
         let repaired = self.repairs() && is_right;
         if repaired {
-            let image = self.storage.open(FileName::IMAGE, Access::Write)?;
+            let image = self.context.storage.open(FileName::IMAGE, Access::Write)?;
             image.set_len(expected)?;
             image.sync()?;
         }
@@ -129,7 +129,7 @@ impl Scrub<'_> {
         let mut take = |file: StoredFile| -> Result<()> {
             let mut next = rest.first;
             while let Some(from) = file.next_stored_block(next, rest.end())? {
-                progress::check(self.observer)?;
+                progress::check(self.context.observer)?;
                 let count = limits().walk_blocks.min(rest.end().0 - from.0);
                 let entries = file.held_entries(BlockRange { first: from, count })?;
                 for (at, entry) in entries.iter().enumerate() {
@@ -164,11 +164,11 @@ impl Scrub<'_> {
             }
         }
         let size = self.manifest.block_size;
-        let delta = Delta::open(&**self.storage, revision.uuid, size, revision.size_bytes)?;
+        let delta = Delta::open(&**self.context.storage, revision.uuid, size, revision.size_bytes)?;
         let all = self.all(revision);
         let mut next = all.first;
         while next < all.end() {
-            progress::check(self.observer)?;
+            progress::check(self.context.observer)?;
             let first = match delta.next_held_block(next, all.end()) {
                 Ok(Some(first)) => first,
                 Ok(None) => break,
@@ -192,11 +192,12 @@ impl Scrub<'_> {
     fn header_flaw(&self, number: usize, revision: &Revision) -> Result<Option<String>> {
         let size = self.manifest.block_size;
         let layout = Layout::new(size, revision.size_bytes);
-        let delta = match Delta::open(&**self.storage, revision.uuid, size, revision.size_bytes) {
-            Ok(delta) => delta,
-            Err(error) if error.is_damage() => return Ok(Some(flaw_of(error))),
-            Err(error) => return Err(error),
-        };
+        let delta =
+            match Delta::open(&**self.context.storage, revision.uuid, size, revision.size_bytes) {
+                Ok(delta) => delta,
+                Err(error) if error.is_damage() => return Ok(Some(flaw_of(error))),
+                Err(error) => return Err(error),
+            };
         let expected = revision.backing(self.manifest.newer(number));
         // A writer may be pointing it elsewhere at this moment, and be appending to it.
         if self.manifest.in_progress.is_none() {
@@ -216,13 +217,13 @@ impl Scrub<'_> {
         if !delta.header().is_laid_out_as(&layout) {
             // QEMU may have moved them, or made it anew: then nothing is where we would put it, and all is well.
             let is_damaged = self.is_made_by_us(revision)?
-                && !refcounts::has_sound_tables(&delta, self.observer)?;
+                && !refcounts::has_sound_tables(&delta, self.context.observer)?;
             let flaw = "header: found tables in other places, expected that of a finished delta";
             return Ok(is_damaged.then(|| flaw.to_owned()));
         }
         let table = layout.l1_table();
         let mut found = vec![0; table.len()];
-        let file = self.storage.open(revision.file(), Access::Read)?;
+        let file = self.context.storage.open(revision.file(), Access::Read)?;
         let read = file.read_at(&mut found, layout.l1_offset)?;
         let wrong =
             found.chunks(ENTRY_BYTES).zip(table.chunks(ENTRY_BYTES)).position(|(a, b)| a != b);
@@ -240,7 +241,7 @@ impl Scrub<'_> {
         let layout = Layout::new(self.manifest.block_size, revision.size_bytes);
         let table = layout.l1_table();
         let mut found = vec![0; table.len()];
-        let file = self.storage.open(revision.file(), Access::Read)?;
+        let file = self.context.storage.open(revision.file(), Access::Read)?;
         file.read_padded_at(&mut found, layout.l1_offset)?;
         Ok(found.chunks(ENTRY_BYTES).zip(table.chunks(ENTRY_BYTES)).any(|(a, b)| a == b))
     }
@@ -251,11 +252,11 @@ impl Scrub<'_> {
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
         let layout = Layout::new(size, bytes);
-        let in_place = match Delta::open(&**self.storage, revision.uuid, size, bytes) {
+        let in_place = match Delta::open(&**self.context.storage, revision.uuid, size, bytes) {
             Ok(delta) if delta.header().is_laid_out_as(&layout) => true,
             Ok(delta) => {
                 self.is_made_by_us(revision)?
-                    && !refcounts::has_sound_tables(&delta, self.observer)?
+                    && !refcounts::has_sound_tables(&delta, self.context.observer)?
             }
             Err(error) if !error.is_damage() => return Err(error),
             Err(_) if self.is_made_by_us(revision)? => true,
@@ -263,10 +264,11 @@ impl Scrub<'_> {
         };
         self.begin_repair(revision)?;
         if in_place {
-            delta::write_tables(&**self.storage, revision.uuid, size, bytes, backing)?;
+            delta::write_tables(&**self.context.storage, revision.uuid, size, bytes, backing)?;
         }
         let keep = Unreferenced::Keep;
-        let repaired = delta::repair(&**self.storage, revision.uuid, size, bytes, backing, keep);
+        let repaired =
+            delta::repair(&**self.context.storage, revision.uuid, size, bytes, backing, keep);
         self.end_repair()?;
         match repaired {
             Ok(()) => Ok(true),
@@ -280,7 +282,7 @@ impl Scrub<'_> {
         if self.manifest.in_progress.is_some() {
             return Ok(());
         }
-        let observer = self.observer;
+        let observer = self.context.observer;
         for number in self.numbers() {
             progress::check(observer)?;
             let Some(revision) = self.manifest.revisions.get(number).cloned() else { continue };
@@ -288,7 +290,7 @@ impl Scrub<'_> {
                 continue;
             }
             let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
-            let delta = Delta::open(&**self.storage, revision.uuid, size, bytes);
+            let delta = Delta::open(&**self.context.storage, revision.uuid, size, bytes);
             let checked = delta.and_then(|delta| {
                 let counted = |delta| refcounts::check(delta, self.unreferenced(number), observer);
                 Ok((is_whole(&delta, observer)?, counted(&delta)))
@@ -336,7 +338,7 @@ impl Scrub<'_> {
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
         let unreferenced = self.unreferenced(number);
-        delta::repair(&**self.storage, revision.uuid, size, bytes, backing, unreferenced)
+        delta::repair(&**self.context.storage, revision.uuid, size, bytes, backing, unreferenced)
     }
 
     /// Publishes that a delta is being changed, so that the next writer goes on if this one cannot.
@@ -344,18 +346,18 @@ impl Scrub<'_> {
         let (operation, started) = (Operation::Merge, self.now);
         self.manifest.in_progress =
             Some(InProgress { operation, revision: revision.uuid, started });
-        manifest::publish(&**self.storage, self.manifest)
+        manifest::publish(&**self.context.storage, self.manifest)
     }
 
     pub(super) fn end_repair(&mut self) -> Result<()> {
         self.manifest.in_progress = None;
-        manifest::publish(&**self.storage, self.manifest)
+        manifest::publish(&**self.context.storage, self.manifest)
     }
 
     /// One revision's own file, if it can be opened.
     pub(super) fn stored_file(&self, number: usize) -> Result<Option<StoredFile>> {
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(None) };
-        match StoredFile::open(&**self.storage, revision, self.manifest.block_size) {
+        match StoredFile::open(&**self.context.storage, revision, self.manifest.block_size) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
