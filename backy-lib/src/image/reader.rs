@@ -12,74 +12,27 @@
 //!   the next operation can remove them. Somebody has to look in time: every read does, and [`RevisionReader::refresh`].
 //! - *It remembers* where blocks are, and blocks that it had to check and will not trust again, up to the limit of a [`ReadCache`].
 
+mod cache;
+mod held;
+
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
-
-use crate::base::digest::{DIGEST_BYTES, TableEntry};
+use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result};
 use crate::base::limits::limits;
-use crate::base::progress::Silent;
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::Revision;
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located, Place};
 use crate::image::private::PrivateImage;
-use crate::storage::manifest::{self, ManifestFile};
-use crate::storage::{Stamp, Storage};
+use crate::storage::Storage;
 
-/// How often a chain is opened anew when a writer changes the archive meanwhile.
-const OPEN_ATTEMPTS: u32 = 16;
-
-type Window = Arc<[Located]>;
-type Block = Arc<[u8]>;
-
-/// What the readers of an archive share: places and blocks that were looked up lately, up to a limit.
-pub struct ReadCache {
-    /// By the number of the opened chain and that of the window.
-    windows: Cache<(u64, u64), Window, Bytes>,
-    /// Blocks by their digests, with which they were right.
-    blocks: Cache<[u8; DIGEST_BYTES], Block, Bytes>,
-    chains: AtomicU64,
-}
-
-/// Weighs what is cached by the memory that it takes.
-#[derive(Clone)]
-struct Bytes;
-
-impl Weighter<(u64, u64), Window> for Bytes {
-    fn weight(&self, _key: &(u64, u64), window: &Window) -> u64 {
-        size_of_val::<[Located]>(window) as u64
-    }
-}
-
-impl Weighter<[u8; DIGEST_BYTES], Block> for Bytes {
-    fn weight(&self, key: &[u8; DIGEST_BYTES], block: &Block) -> u64 {
-        (key.len() + block.len()) as u64
-    }
-}
-
-impl ReadCache {
-    /// One that holds at most about `limit_bytes`.
-    pub fn new(limit_bytes: u64) -> Arc<Self> {
-        let (windows, blocks) = (limit_bytes / 4, limit_bytes - limit_bytes / 4);
-        let window_bytes = limits().reader_window_blocks * size_of::<Located>() as u64;
-        let items = |limit: u64, each: u64| (limit / each) as usize + 1;
-        Arc::new(ReadCache {
-            windows: Cache::with_weighter(items(windows, window_bytes), windows, Bytes),
-            blocks: Cache::with_weighter(items(blocks, BlockSize::DEFAULT.bytes()), blocks, Bytes),
-            chains: AtomicU64::new(0),
-        })
-    }
-
-    fn next_chain(&self) -> u64 {
-        self.chains.fetch_add(1, Relaxed)
-    }
-}
+pub use cache::ReadCache;
+use cache::{Block, Window};
+use held::{Checked, Held};
 
 /// A revision, open for reading at any offset, from any number of threads.
 pub struct RevisionReader {
@@ -93,141 +46,9 @@ pub struct RevisionReader {
     workspaces: Mutex<Vec<Workspace>>,
 }
 
-/// The revision as it was stored when somebody last looked.
-struct Held {
-    /// Of the chain, in the cache.
-    number: u64,
-    chain: Arc<Chain>,
-    /// Which blocks of the image have been right, where that says anything of the next time.
-    checked: Option<Checked>,
-    /// What is wrong with the digests as a whole. Then a block that is said to be zero cannot be read.
-    doubt: Option<Arc<Error>>,
-    /// `None` when no writer can change what is read.
-    manifest: Option<ManifestFile>,
-}
-
-/// The blocks of an image that have been right since it was as it is now.
-struct Checked {
-    /// A bit for each block.
-    bits: Vec<AtomicU64>,
-    count: AtomicU64,
-    /// Of the image before any of them was read; `None` of one that no writer can reach.
-    stamp: Option<Stamp>,
-}
-
-impl Checked {
-    fn new(chain: &Chain, stamp: Option<Stamp>) -> Self {
-        let words = chain.blocks().div_ceil(64);
-        let bits = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Checked { bits, count: AtomicU64::new(0), stamp }
-    }
-
-    fn has(&self, block: BlockIndex) -> bool {
-        let word = self.bits.get((block.0 / 64) as usize);
-        word.is_some_and(|word| word.load(Relaxed) & (1 << (block.0 % 64)) != 0)
-    }
-
-    fn set(&self, block: BlockIndex) {
-        let bit = 1 << (block.0 % 64);
-        if let Some(word) = self.bits.get((block.0 / 64) as usize)
-            && word.fetch_or(bit, Relaxed) & bit == 0
-        {
-            self.count.fetch_add(1, Relaxed);
-        }
-    }
-}
-
 struct Workspace {
     decompressor: Decompressor,
     block: Vec<u8>,
-}
-
-impl Held {
-    /// Takes hold of the revision that `chain` is, for the first time.
-    fn first(storage: &dyn Storage, chain: Chain, cache: &ReadCache) -> Result<Self> {
-        Self::take(storage, Self::new(chain, cache)?, cache)
-    }
-
-    /// Takes hold of what the newest manifest says of the revision that was held before.
-    fn take(storage: &dyn Storage, before: Held, cache: &ReadCache) -> Result<Self> {
-        for _ in 0..OPEN_ATTEMPTS {
-            let manifest = manifest::open(storage)?;
-            let followed = match before.chain.is_stored_by(&manifest.manifest) {
-                true => Ok(None),
-                false => before.chain.follow(&manifest.manifest),
-            };
-            let followed = followed.and_then(|now| now.map(|c| Self::new(c, cache)).transpose());
-            let mut now = match followed {
-                // It is where it was, or nothing of it is left but what is open.
-                Ok(now) => now.unwrap_or(before),
-                // The archive was being changed.
-                Err(_) if !manifest.is_current()? => continue,
-                Err(error) => return Err(error),
-            };
-            if !now.chain.is_settled() {
-                // A writer may have begun with the image since the manifest was read: then that is not current.
-                let stamp = now.chain.image_stamp()?;
-                now.checked = stamp.map(|stamp| Checked::new(&now.chain, Some(stamp)));
-                now.manifest = Some(manifest);
-            }
-            return Ok(now);
-        }
-        let message = format!(
-            "revision {} cannot be held on to: the archive is changed all the time",
-            before.chain.revision().uuid
-        );
-        Err(Error::NoSuchRevision { message })
-    }
-
-    /// One that nobody can change. The digests of its blocks are checked here: then a block that is said to be zero is zero, and
-    /// one that matches its digest is the right one. Of the image the latter can be said one by one, if they are not right as a
-    /// whole; not so of a delta, which may have lost that it holds a block. That a block is zero can then be said of none: what is
-    /// lost of a table of digests comes out as zeros, and so does what is lost of an image.
-    fn new(chain: Chain, cache: &ReadCache) -> Result<Self> {
-        let doubt = match chain.verify_digests(&Silent) {
-            Err(error) if error.is_damage() && chain.is_image() => Some(Arc::new(error)),
-            verified => verified.map(|()| None)?,
-        };
-        Ok(Self::unchecked(Arc::new(chain), cache.next_chain(), doubt))
-    }
-
-    fn unchecked(chain: Arc<Chain>, number: u64, doubt: Option<Arc<Error>>) -> Self {
-        Held { number, chain, checked: None, doubt, manifest: None }
-    }
-
-    /// The same, with no block checked.
-    fn again(&self) -> Self {
-        Self::unchecked(Arc::clone(&self.chain), self.number, self.doubt.clone())
-    }
-
-    /// Whether the archive is as it was; what cannot be looked up may be another.
-    fn is_current(&self) -> bool {
-        self.manifest.as_ref().is_none_or(|file| file.is_current().unwrap_or(false))
-    }
-
-    /// Whether all of these blocks of the image were right, which counts if [`Held::is_as_checked`] when they have been read again.
-    fn has_checked(&self, blocks: Range<u64>) -> bool {
-        // While somebody is changing the image, the manifest says nothing.
-        let is_quiet =
-            self.manifest.as_ref().is_none_or(|file| file.manifest.in_progress.is_none());
-        let checked = self.checked.as_ref().filter(|_| is_quiet);
-        checked
-            .is_some_and(|checked| blocks.into_iter().all(|block| checked.has(BlockIndex(block))))
-    }
-
-    /// Whether nothing has been written to the image since its blocks were checked, up to this moment.
-    fn is_as_checked(&self) -> bool {
-        let Some(checked) = &self.checked else { return false };
-        let is_as_it_was =
-            |then: &Stamp| self.chain.image_stamp().is_ok_and(|now| now == Some(*then));
-        checked.stamp.as_ref().is_none_or(|then| is_as_it_was(then) && self.is_current())
-    }
-
-    fn set_checked(&self, block: BlockIndex) {
-        if let Some(checked) = &self.checked {
-            checked.set(block);
-        }
-    }
 }
 
 impl RevisionReader {

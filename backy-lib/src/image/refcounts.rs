@@ -8,21 +8,25 @@
 //! A cluster that nothing refers to may be a block whose entry was lost. It is only given back by a caller who has proved
 //! that nothing is missing: [`Unreferenced`].
 
+mod appended;
+mod tables;
+
 use std::collections::BTreeSet;
 
 use super::delta::Delta;
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
-use crate::base::progress::{self, Observer, Silent};
-use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout, kept_offset};
+use crate::base::progress::{Observer, Silent};
+
+use crate::format::qcow2::{Cluster, ENTRY_BYTES, Layout};
+
+pub(super) use appended::NewCounts;
+pub(crate) use tables::has_sound_tables;
+use tables::{data_end, for_each_cluster, for_each_table};
 
 const REFCOUNT_BYTES: u64 = 2;
 /// Counts held in memory at a time, 8 MiB: enough for 256 GiB of delta with clusters of 64 KiB.
 const STRETCH_COUNTS: u64 = 4 << 20;
-/// Entries read at a time.
-const WALK_ENTRIES: u64 = 4096;
-
 /// What becomes of clusters with data that no table refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreferenced {
@@ -30,105 +34,6 @@ pub enum Unreferenced {
     Free,
     /// They stay where they are and stay allocated: one of them may be a block whose entry is lost.
     Keep,
-}
-
-/// Counts of the host clusters from the end of what was there on, for what is appended. The cost follows what is
-/// appended, not what is there.
-pub(super) struct NewCounts {
-    counts: Counts,
-    /// More was appended than is counted here: count all anew at the end.
-    too_many: bool,
-}
-
-impl NewCounts {
-    /// For a new delta of which nothing but the tables is written.
-    pub(super) fn after_tables(delta: &Delta, end: u64) -> Self {
-        let cluster = delta.header.cluster_size.bytes();
-        let mut new = NewCounts::from_end(0, delta.header.cluster_size);
-        // The L2 tables lie between the L1 table and the data.
-        new.add_extent(0, cluster);
-        let table = (
-            delta.header.refcount_table_offset,
-            u64::from(delta.header.refcount_table_clusters) * cluster,
-        );
-        new.add_extent(table.0, table.1);
-        new.add_extent(table.0 + table.1, end - table.0 - table.1);
-        new
-    }
-
-    /// For a delta whose counts are right up to `end`, a cluster boundary where the next data goes.
-    pub(super) fn from_end(end: u64, cluster_size: BlockSize) -> Self {
-        let cluster = cluster_size.bytes();
-        NewCounts {
-            counts: Counts { first: end / cluster, counts: Vec::new(), cluster },
-            too_many: false,
-        }
-    }
-
-    /// Counts a cluster that was appended.
-    pub(super) fn add(&mut self, cluster: Cluster) {
-        match cluster {
-            Cluster::Unallocated | Cluster::Zero => {}
-            Cluster::Plain { offset } => self.add_extent(offset, self.counts.cluster),
-            Cluster::Compressed { offset, max_bytes } => self.add_extent(offset, max_bytes),
-        }
-    }
-
-    pub(super) fn add_extent(&mut self, offset: u64, bytes: u64) {
-        let end = (offset + bytes).div_ceil(self.counts.cluster).saturating_sub(self.counts.first);
-        self.too_many |= end > STRETCH_COUNTS;
-        if self.too_many {
-            return;
-        }
-        if end as usize > self.counts.counts.len() {
-            self.counts.counts.resize(end as usize, 0);
-        }
-        self.counts.add(offset, bytes);
-    }
-
-    /// Writes them, and the table. Where the old counts are not to be relied on, all are made anew; what was appended lies behind
-    /// everything else, so that nothing is cut off then. Not synced.
-    pub(super) fn write(mut self, delta: &Delta) -> Result<()> {
-        let cluster = self.counts.cluster;
-        let per_block = cluster / REFCOUNT_BYTES;
-        let first_offset = self.counts.first * cluster;
-        let Some(blocks) = place_blocks(delta, cluster, per_block, first_offset)? else {
-            return rebuild(delta, Unreferenced::Free);
-        };
-        for &place in blocks.iter().filter(|&&place| place >= first_offset) {
-            self.add_extent(place, cluster);
-        }
-        if self.too_many {
-            return write_all(delta, &blocks, None);
-        }
-        for (&place, number) in blocks.iter().zip(0..) {
-            let block_first = number * per_block;
-            if block_first + per_block <= self.counts.first {
-                continue;
-            }
-            let mut raw = vec![0; cluster as usize];
-            if block_first < self.counts.first {
-                // One that is not there, or does not even count itself: the table is wrong, and leads to something else.
-                if place >= first_offset {
-                    return rebuild(delta, Unreferenced::Free);
-                }
-                delta.file.read_exact_at(&mut raw, place)?;
-                let own = (place / cluster).checked_sub(block_first);
-                let own = own.and_then(|own| raw.as_chunks::<2>().0.get(own as usize));
-                if own.is_some_and(|count| u16::from_be_bytes(*count) != 1) {
-                    return rebuild(delta, Unreferenced::Free);
-                }
-            }
-            for (slot, host) in raw.as_chunks_mut::<2>().0.iter_mut().zip(block_first..) {
-                if let Some(at) = host.checked_sub(self.counts.first) {
-                    let count = self.counts.counts.get(at as usize).copied().unwrap_or_default();
-                    *slot = count.to_be_bytes();
-                }
-            }
-            delta.file.write_at(&raw, place)?;
-        }
-        write_table(delta, &blocks)
-    }
 }
 
 /// Makes all counts anew. What nothing refers to is given back, at the end of the file with its room, or kept. Not synced; the
@@ -325,37 +230,6 @@ pub(crate) fn check(
     Ok(flaw)
 }
 
-/// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
-/// trusted, whoever has made them, and the counts be written.
-pub(crate) fn has_sound_tables(delta: &Delta, observer: &dyn Observer) -> Result<bool> {
-    let header = &delta.header;
-    let cluster = header.cluster_size.bytes();
-    let table_bytes = u64::from(header.refcount_table_clusters) * cluster;
-    let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
-    let fixed = [
-        Extent::new(0, cluster),
-        Extent::new(header.refcount_table_offset, table_bytes),
-        Extent::new(header.l1_offset, l1_bytes.next_multiple_of(cluster)),
-    ];
-    let file_bytes = delta.file.len()?.next_multiple_of(cluster);
-    let mut sound = fixed.iter().all(|table| table.end() <= file_bytes);
-    let mut take = |offset: u64, bytes: u64| {
-        sound &= fixed.iter().all(|table| offset + bytes <= table.offset || table.end() <= offset);
-    };
-    let walked = for_each_table(delta, observer, |offset| take(offset, cluster)).and_then(|()| {
-        for_each_cluster(delta, observer, |held| match held {
-            Cluster::Unallocated | Cluster::Zero => {}
-            Cluster::Plain { offset } => take(offset, cluster),
-            Cluster::Compressed { offset, .. } => take(offset, 1),
-        })
-    });
-    match walked {
-        Ok(()) => Ok(sound),
-        Err(error) if error.is_damage() => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Hands out the counts as they must be, for as many reference count blocks at a time as memory allows.
 fn for_each_stretch(
     delta: &Delta,
@@ -378,24 +252,6 @@ fn for_each_stretch(
         first = end;
     }
     Ok(())
-}
-
-/// Where the last of the delta's tables, and of what they refer to, ends.
-fn data_end(delta: &Delta) -> Result<u64> {
-    let header = &delta.header;
-    let cluster_bytes = header.cluster_size.bytes();
-    let table_bytes = u64::from(header.refcount_table_clusters) * cluster_bytes;
-    let l1_bytes = u64::from(header.l1_entries) * ENTRY_BYTES as u64;
-    let mut end = (header.refcount_table_offset + table_bytes).max(header.l1_offset + l1_bytes);
-    for_each_table(delta, &Silent, |offset| end = end.max(offset + cluster_bytes))?;
-    for_each_cluster(delta, &Silent, |cluster| {
-        end = end.max(match cluster {
-            Cluster::Unallocated | Cluster::Zero => 0,
-            Cluster::Plain { offset } => offset + cluster_bytes,
-            Cluster::Compressed { offset, max_bytes } => offset + max_bytes,
-        });
-    })?;
-    Ok(end)
 }
 
 /// The first `count` entries of the reference count table.
@@ -479,44 +335,10 @@ fn count_tables(
     for_each_table(delta, observer, |offset| counts.add(offset, cluster))
 }
 
-/// Where the L2 tables are.
-fn for_each_table(delta: &Delta, observer: &dyn Observer, mut take: impl FnMut(u64)) -> Result<()> {
-    let entries = u64::from(delta.header.l1_entries);
-    let file_bytes = delta.file.len()?;
-    let mut first = 0;
-    while first < entries {
-        progress::check(observer)?;
-        let step = WALK_ENTRIES.min(entries - first);
-        let offsets = delta.table_offsets(first, step, file_bytes)?;
-        offsets.into_iter().flatten().for_each(&mut take);
-        first += step;
-    }
-    Ok(())
-}
-
 fn count_data(delta: &Delta, counts: &mut Counts, observer: &dyn Observer) -> Result<()> {
     for_each_cluster(delta, observer, |cluster| match cluster {
         Cluster::Unallocated | Cluster::Zero => {}
         Cluster::Plain { offset } => counts.add(offset, counts.cluster),
         Cluster::Compressed { offset, max_bytes } => counts.add(offset, max_bytes),
     })
-}
-
-fn for_each_cluster(
-    delta: &Delta,
-    observer: &dyn Observer,
-    mut take: impl FnMut(Cluster),
-) -> Result<()> {
-    let blocks = delta.header.cluster_size.count(delta.header.virtual_bytes);
-    let mut next = BlockIndex(0);
-    while let Some(held) = delta.next_held_block(next, BlockIndex(blocks))? {
-        progress::check(observer)?;
-        let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
-        let clusters = delta.clusters(held, step)?;
-        for (cluster, raw) in clusters.into_iter().zip(delta.raw_entries(held, step)?) {
-            take(kept_offset(raw).map_or(cluster, |offset| Cluster::Plain { offset }));
-        }
-        next = held.plus(step);
-    }
-    Ok(())
 }

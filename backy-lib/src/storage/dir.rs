@@ -4,41 +4,37 @@
 //! that could block (a FIFO in the place of a file is refused, not waited for). A call that a signal interrupts is made again:
 //! on network and FUSE file systems that happens to calls that a local disk never interrupts.
 
-use std::fs::File;
-use std::io;
-use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+mod calls;
+mod file;
+mod open;
 
-use jiff::Timestamp;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
 use rustix::fs::{
-    Access as Permission, Advice, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, accessat,
-    fadvise, fallocate, fchown, fstat, fstatvfs, ftruncate, ioctl_ficlone, openat, renameat, seek,
-    statat, unlinkat,
+    Access as Permission, AtFlags, Mode, OFlags, accessat, fstat, fstatvfs, ioctl_ficlone, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
-use super::cache::PageCache;
 use super::holders::{Kind, Who, who};
-use super::identity::{FolderIdentity, Stamp, is_local};
+use super::identity::{FolderIdentity, is_local};
 use super::image_lock::{self, Use};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
 use crate::base::error::{Error, ErrorKind, Result, judged};
-use crate::base::extent::Extent;
 use crate::base::fork::{Maker, Withheld};
 
-/// How long an opening waits until another program has given back its lease. The system takes it away after
-/// `/proc/sys/fs/lease-break-time`, which is 45 seconds unless somebody has changed it.
-const LEASE_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it tries meanwhile.
-const LEASE_TICK: Duration = Duration::from_millis(20);
+pub(super) use calls::read_all;
+pub(crate) use calls::{metadata, next_data, punch_hole, read_full};
+pub(crate) use file::DirFile;
+pub(super) use open::{give_to_owner, open_regular};
+pub(crate) use open::{not_in_time, open_in_time};
 
 /// An archive's folder in the file system.
 #[derive(Debug)]
@@ -371,338 +367,4 @@ impl Storage for DirStorage {
     fn set_file_mode(&self, mode: u32) {
         self.file_mode.store(mode, Ordering::Relaxed);
     }
-}
-
-/// Opens `name` in the folder without following it; anything but a regular file is refused. It waits for nobody but for a program
-/// that holds a lease on the file (knfsd and Samba take them for their clients), and for that one no longer than a minute.
-pub(super) fn open_regular(
-    folder: impl AsFd,
-    path: PathBuf,
-    name: FileName,
-    flags: OFlags,
-    mode: Mode,
-) -> Result<File> {
-    let refused = |found: &str| Err(Error::damaged(&path, "type", found, "a regular file"));
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = || open_in_time(|| openat(&folder, name.to_string(), flags, mode));
-    let opened = match open() {
-        // What is only open because it may be needed again is in the way of what is needed now.
-        Err(Errno::MFILE | Errno::NFILE) if ManyFiles::of_this_process().close_all() => open(),
-        opened => opened,
-    };
-    let file = match opened {
-        Ok(fd) => File::from(fd),
-        Err(Errno::LOOP) => return refused("a symbolic link"),
-        Err(Errno::ISDIR) => return refused("a folder"),
-        Err(Errno::NXIO | Errno::NODEV) => return refused("a socket, or a device"),
-        Err(errno) => return Err(Error::io(path, "open")(not_in_time(errno))),
-    };
-    let kind = metadata(&file).map_err(Error::io(&path, "look up its type"))?.file_type();
-    match () {
-        () if kind.is_file() => Ok(file),
-        () if kind.is_dir() => refused("a folder"),
-        () if kind.is_fifo() => refused("a FIFO"),
-        () => refused("a device"),
-    }
-}
-
-/// Gives a file that was just made to the owner of the archive's folder: what root makes there, that owner's next backup has to be
-/// able to change. Where the file system has no owners, or refuses, the file stays as it is.
-pub(super) fn give_to_owner(folder: impl AsFd, made: impl AsFd) {
-    if !geteuid().is_root() {
-        return;
-    }
-    if let Ok(owner) = retry_on_intr(|| fstat(&folder)).map(|found| (found.st_uid, found.st_gid))
-        && owner.0 != 0
-    {
-        let (user, group) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-        let _ = retry_on_intr(|| fchown(&made, Some(user), Some(group)));
-    }
-}
-
-/// Opens a file with `NONBLOCK`, such that a lease that another program holds on it is waited for.
-///
-/// # Errors
-/// `AGAIN`, for [`not_in_time`], when it is not given back.
-pub(crate) fn open_in_time(
-    open: impl Fn() -> rustix::io::Result<OwnedFd>,
-) -> rustix::io::Result<OwnedFd> {
-    let began = Instant::now();
-    loop {
-        match retry_on_intr(&open) {
-            // Only a regular file can have a lease, and trying to open it has asked its holder to give it back.
-            Err(Errno::AGAIN) if began.elapsed() < LEASE_PATIENCE => std::thread::sleep(LEASE_TICK),
-            opened => return opened,
-        }
-    }
-}
-
-/// Why a file could not be opened.
-pub(crate) fn not_in_time(errno: Errno) -> io::Error {
-    match errno {
-        Errno::AGAIN => {
-            io::Error::other("another program has a lease on it and does not give it back")
-        }
-        errno => errno.into(),
-    }
-}
-
-/// A file, and whether children of this process get it.
-enum Opened {
-    Handed(File),
-    Withheld(Withheld<File>),
-}
-
-impl Deref for Opened {
-    type Target = File;
-
-    fn deref(&self) -> &File {
-        match self {
-            Opened::Handed(file) => file,
-            Opened::Withheld(file) => file,
-        }
-    }
-}
-
-impl AsFd for Opened {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        (**self).as_fd()
-    }
-}
-
-/// An open file.
-pub(crate) struct DirFile {
-    path: PathBuf,
-    file: Opened,
-    cache: PageCache,
-    is_local: OnceLock<bool>,
-}
-
-impl DirFile {
-    /// One that has been opened, be it an archive's or not.
-    pub(crate) fn over(path: PathBuf, file: File) -> Self {
-        Self::with(path, Opened::Handed(file))
-    }
-
-    /// One that is written to.
-    fn of_writer(path: PathBuf, file: Withheld<File>) -> Self {
-        Self::with(path, Opened::Withheld(file))
-    }
-
-    fn with(path: PathBuf, file: Opened) -> Self {
-        DirFile { path, file, cache: PageCache::new(), is_local: OnceLock::new() }
-    }
-
-    pub(super) fn descriptor(&self) -> &File {
-        &self.file
-    }
-
-    fn metadata(&self) -> Result<std::fs::Metadata> {
-        metadata(&self.file).map_err(Error::io(&self.path, "look up its length"))
-    }
-
-    fn error(&self, action: String, errno: Errno) -> Error {
-        Error::io(&self.path, action)(errno.into())
-    }
-}
-
-impl StorageFile for DirFile {
-    fn path(&self) -> PathBuf {
-        self.path.clone()
-    }
-
-    fn is_in_place(&self) -> Result<bool> {
-        let own = self.metadata()?;
-        match rustix::fs::lstat(&self.path) {
-            Ok(named) => Ok((named.st_dev, named.st_ino) == (own.dev(), own.ino())),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(self.error("look up".to_owned(), errno)),
-        }
-    }
-
-    fn stamp(&self) -> Result<Option<Stamp>> {
-        if !*self.is_local.get_or_init(|| is_local(&self.file)) {
-            return Ok(None);
-        }
-        let found = self.metadata()?;
-        let (modified, changed) =
-            ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
-        Ok(Some(Stamp { len: found.len(), modified, changed }))
-    }
-
-    fn len(&self) -> Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-
-    fn allocated_bytes(&self) -> Result<u64> {
-        Ok(self.metadata()?.blocks() * 512)
-    }
-
-    fn modified(&self) -> Result<Timestamp> {
-        let found = self.metadata()?;
-        let time = Timestamp::new(found.mtime(), found.mtime_nsec() as i32);
-        // A time that no clock shows is as good as any other: it only has to stay the same.
-        Ok(time.unwrap_or(Timestamp::MIN))
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.cache.read_full(&self.file, buffer, offset).map_err(|error| {
-            Error::io(&self.path, format!("read {} bytes at offset {offset}", buffer.len()))(error)
-        })
-    }
-
-    fn bypass_cache(&self) {
-        self.cache.bypass(&self.file);
-    }
-
-    fn drop_cache(&self) {
-        // What cannot be written is what the medium does not have: whoever reads it finds that out.
-        let _ = rustix::fs::fdatasync(&self.file);
-        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.cache.write_all(&self.file, data, offset).map_err(|error| {
-            Error::io(&self.path, format!("write {} bytes at offset {offset}", data.len()))(error)
-        })
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        retry_on_intr(|| ftruncate(&self.file, len))
-            .map_err(|errno| self.error(format!("set its length to {len} bytes"), errno))
-    }
-
-    fn allocate(&self, bytes: u64) -> Result<()> {
-        retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes))
-            .map_err(|errno| self.error(format!("allocate {bytes} bytes"), errno))
-    }
-
-    fn punch_hole(&self, extent: Extent) -> Result<()> {
-        punch_hole(&self.file, extent).map_err(|error| {
-            let action = format!("clear {} bytes at offset {}", extent.len, extent.offset);
-            Error::io(&self.path, action)(error)
-        })
-    }
-
-    fn zero(&self, extent: Extent) -> Result<()> {
-        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        let zeroed = match extent.len {
-            0 => Ok(()),
-            len => match retry_on_intr(|| fallocate(&self.file, flags, extent.offset, len)) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
-                    write_zeros(&self.file, extent)
-                }
-                done => done.map_err(io::Error::from),
-            },
-        };
-        zeroed.map_err(|error| {
-            let action = format!("clear {} bytes at offset {}", extent.len, extent.offset);
-            Error::io(&self.path, action)(error)
-        })
-    }
-
-    fn make_room(&self, extent: Extent) -> Result<()> {
-        let flags = FallocateFlags::KEEP_SIZE;
-        match retry_on_intr(|| fallocate(&self.file, flags, extent.offset, extent.len)) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(()),
-            Err(errno) => {
-                let action = format!("allocate {} bytes at offset {}", extent.len, extent.offset);
-                Err(self.error(action, errno))
-            }
-        }
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
-        next_data(&self.file, self.len()?, offset).map_err(|error| {
-            Error::io(&self.path, format!("seek data from offset {offset}"))(error)
-        })
-    }
-
-    fn sync(&self) -> Result<()> {
-        retry_on_intr(|| rustix::fs::fdatasync(&self.file))
-            .map_err(|errno| self.error("sync".to_owned(), errno))
-    }
-}
-
-/// What std's own function gives, which does not ask again when a signal comes between.
-pub(crate) fn metadata(file: &File) -> io::Result<std::fs::Metadata> {
-    loop {
-        match file.metadata() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            found => return found,
-        }
-    }
-}
-
-/// Reads until `buffer` is full or the file ends.
-pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    read_all(buffer, |rest, done| file.read_at(rest, offset + done))
-}
-
-/// Asks `read` for what is missing, with the count of bytes that are there, until nothing is or nothing more comes.
-pub(super) fn read_all(
-    buffer: &mut [u8],
-    read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
-) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match read(rest, done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
-/// Frees an extent of a file or a block device; writes zeros where that is not supported. A file keeps its length.
-pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
-    if extent.len == 0 {
-        return Ok(());
-    }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match retry_on_intr(|| fallocate(file, flags, extent.offset, extent.len)) {
-        Ok(()) => Ok(()),
-        // INVAL: not whole sectors of a block device, as the end of an image may be.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
-            let found = file.metadata()?;
-            // A block device has no length there, and none that could grow.
-            let end = if found.is_file() { extent.end().min(found.len()) } else { extent.end() };
-            write_zeros(file, Extent::between(extent.offset, end.max(extent.offset)))
-        }
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-fn write_zeros(file: &File, extent: Extent) -> io::Result<()> {
-    static ZEROS: [u8; 65536] = [0; 65536];
-    let mut offset = extent.offset;
-    while offset < extent.end() {
-        let step = (extent.end() - offset).min(ZEROS.len() as u64);
-        file.write_all_at(ZEROS.get(..step as usize).unwrap_or(&ZEROS), offset)?;
-        offset += step;
-    }
-    Ok(())
-}
-
-/// The first stretch of a file of `len` bytes, at or after `offset`, that may hold data.
-pub(crate) fn next_data(file: &File, len: u64, offset: u64) -> io::Result<Option<Extent>> {
-    if offset >= len {
-        return Ok(None);
-    }
-    let start = match retry_on_intr(|| seek(file, rustix::fs::SeekFrom::Data(offset))) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        // No support for holes: all of it is data.
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(Extent::between(offset, len))),
-        Err(errno) => return Err(errno.into()),
-    };
-    let end = match retry_on_intr(|| seek(file, rustix::fs::SeekFrom::Hole(start))) {
-        Ok(end) => end,
-        // Cut short by somebody else in between.
-        Err(Errno::NXIO) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
-    Ok((start < len).then(|| Extent::between(start, end.min(len))))
 }
