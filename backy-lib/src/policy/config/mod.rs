@@ -1,4 +1,4 @@
-//! `backy.toml`: source, schedule, options. The only file of an archive that a person edits.
+//! `backy.toml`: source, schedule, options. The only file of an archive that people edit.
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column.
 
@@ -29,7 +29,7 @@ pub use hooks::{HookCommand, HooksConfig};
 pub use monitoring::Monitoring;
 pub use schedule::{Interval, Window};
 
-/// A config that is longer is not read.
+/// A longer config is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 
 /// A checked config.
@@ -37,19 +37,19 @@ pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What to back up; `None` until somebody fills it in.
     pub source: Option<PathBuf>,
-    /// Tags with their intervals. Empty: a backup is always due.
+    /// Tags with their intervals. If empty, a backup is always due.
     pub schedule: BTreeMap<Tag, Interval>,
-    /// At most this many deltas on each other before one is made standalone; `None` for no limit.
+    /// Largest number of deltas in a chain before one is made standalone; `None` for no limit.
     pub max_chain: Option<u32>,
     /// zstd level for the blocks of deltas.
     pub compression_level: i32,
-    /// Permissions of files that are made in the archive.
+    /// Permissions of new files in the archive.
     pub file_mode: u32,
-    /// What is run around the reading of the source.
+    /// Programs that run before and after the source is read.
     pub hooks: HooksConfig,
     /// How long the command of a drill may take.
     pub drill_timeout: TimeLimit,
-    /// From when on something is a problem.
+    /// Thresholds for problems.
     pub monitoring: Monitoring,
 }
 
@@ -71,7 +71,7 @@ struct RawConfig {
 }
 
 impl Config {
-    /// Reads a config. `path` is only for messages.
+    /// Parses a config. `path` is only for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let at = |offset: usize, message: String| {
             let (line, column) = line_and_column(text, offset);
@@ -84,7 +84,7 @@ impl Config {
         check(raw).map_err(|flaw| at(flaw.offset, flaw.message))
     }
 
-    /// Whether it has programs run, or a file written that is not the archive's.
+    /// Whether the config runs programs, or writes a file outside of the archive.
     pub(crate) fn acts_outside(&self) -> bool {
         !self.hooks.is_empty() || self.monitoring.textfile.is_some()
     }
@@ -100,7 +100,7 @@ impl Config {
         Ok(TEMPLATE.replace("@SOURCE@\n", &source))
     }
 
-    /// The line that names the source.
+    /// The line that sets the source.
     pub(crate) fn source_line(path: &Path) -> Result<String> {
         let text = path.to_str().ok_or_else(|| Error::Source {
             path: path.to_owned(),
@@ -112,10 +112,10 @@ impl Config {
 
 const TEMPLATE: &str = include_str!("../config_template.toml");
 
-/// The zstd level where none is set.
+/// The default zstd level.
 pub(crate) const DEFAULT_LEVEL: i32 = 1;
 
-/// A string as TOML writes it.
+/// `text` as a TOML string.
 fn toml_string(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -128,7 +128,7 @@ fn toml_string(text: &str) -> String {
     out + "\""
 }
 
-/// A message about a string in the wrong place, without that string: it may be a hook, with a password in it.
+/// A message about a misplaced string, without the string: it may be a hook with a password.
 fn without_value(message: &str) -> String {
     match (message.split_once("string \""), message.rsplit_once("\", expected")) {
         (Some((before, _)), Some((_, after))) => format!("{before}string, expected{after}"),
@@ -136,7 +136,7 @@ fn without_value(message: &str) -> String {
     }
 }
 
-/// A message without words of programs: types have names that say nothing to whoever writes a config.
+/// A message in plain words: names of Rust types mean nothing to the author of a config.
 fn plain(message: &str) -> String {
     let words = [
         ("i64", "a whole number"),
@@ -194,7 +194,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
     })
 }
 
-/// The first backup gets all tags of the schedule.
+/// The limit exists because the first backup gets all tags of the schedule.
 fn check_count(
     schedule: &BTreeMap<Spanned<String>, schedule::RawInterval>,
 ) -> std::result::Result<(), Flaw> {
@@ -241,7 +241,7 @@ fn check_mode(mode: Option<Spanned<String>>) -> std::result::Result<u32, Flaw> {
     const OWNER: u32 = 0o600;
     let Some(mode) = mode else { return Ok(OWNER) };
     let parsed = u32::from_str_radix(mode.get_ref(), 8).ok();
-    // The owner has to read and write; nobody else may write, nobody may execute.
+    // The owner must be able to read and write; nobody else may write, nobody may execute.
     parsed.filter(|bits| bits & !0o044 == OWNER).ok_or_else(|| {
         let found = mode.get_ref();
         flaw(&mode, format!("file_mode: found {found:?}, expected \"0600\", \"0640\" or \"0644\""))
@@ -253,12 +253,12 @@ pub fn parse_interval(text: &str) -> std::result::Result<SignedDuration, String>
     parse_time("interval", text)
 }
 
-/// How long to wait for another writer: as an interval.
+/// How long to wait for another writer; same syntax as an interval.
 pub fn parse_wait(text: &str) -> std::result::Result<Duration, String> {
     parse_time("wait", text).map(SignedDuration::unsigned_abs)
 }
 
-/// The same as the value of `key`.
+/// Parses the value of `key` as a length of time.
 fn parse_time(key: &str, text: &str) -> std::result::Result<SignedDuration, String> {
     const MAX_SECONDS: i64 = 10 * 366 * 86400;
     let wrong = || {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn full_images_and_a_shortest_chain_are_only_made_where_they_are_asked_for() {
+    fn full_and_max_chain_are_off_by_default() {
         let plain = parse("[schedule.daily]\ninterval = \"1d\"\nkeep = 9").unwrap();
         assert_eq!(plain.max_chain, None);
         assert!(plain.schedule.values().all(|interval| !interval.full));
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_template_shows_in_comments_takes_effect_where_it_is_without_its_hash() {
+    fn the_commented_settings_of_the_template_are_valid() {
         let template = Config::template(None).unwrap();
         let mut shown = 0;
         let text: String = template
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_with_line_and_column() {
+    fn every_mistake_is_reported_with_line_and_column() {
         for (text, line, column, word) in [
             ("sauce = \"/x\"", 1, 1, "sauce"),
             ("source = 5", 1, 10, "string"),
@@ -447,7 +447,7 @@ mod tests {
         }
     }
 
-    /// More tags than a revision can hold: the first one too many, in the order of the file.
+    /// A schedule with more tags than a revision can hold fails at the first tag too many, in the order of the file.
     #[test]
     fn a_schedule_of_more_tags_than_a_revision_holds_is_a_mistake() {
         let schedule = |count: usize| -> String {
@@ -461,7 +461,7 @@ mod tests {
         assert!(message.contains("26 tags, expected at most 24"), "{message}");
     }
 
-    /// A hook is a line, a list of words, or nothing; its time limits are those that were set.
+    /// A hook is a line, a list of words, or absent; its time limits are as configured.
     #[test]
     fn hooks_are_lines_or_words() {
         assert_eq!(parse("").unwrap().hooks, HooksConfig::default());
@@ -478,9 +478,9 @@ mod tests {
         assert_eq!(hooks.snapshot, Some(PathBuf::from("/dev/x")));
     }
 
-    /// The command of a drill has a day, unless another time is set, or none.
+    /// The command of a drill has a day, or the configured time, or no limit.
     #[test]
-    fn the_command_of_a_drill_may_not_take_for_ever() {
+    fn the_command_of_a_drill_has_a_time_limit() {
         for (text, seconds) in [
             ("", Some(86400)),
             ("[drill]", Some(86400)),
@@ -492,7 +492,8 @@ mod tests {
         }
     }
 
-    /// A source is not held for ever unless that is asked for; a snapshot may be read for longer than what stands still.
+    /// A source is held for a limited time unless the config says otherwise; a snapshot may be read for
+    /// longer than a frozen source.
     #[test]
     fn a_source_is_held_for_a_limited_time() {
         for (text, limit) in [

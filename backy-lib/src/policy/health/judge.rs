@@ -1,4 +1,4 @@
-//! The rules: what is a problem, and what to do about it. How bad it is says the table in `cause.rs`.
+//! The rules: what is a problem, and what to do about it. The table in `cause.rs` says how bad each is.
 
 use jiff::Timestamp;
 
@@ -12,11 +12,11 @@ use crate::format::manifest::{Operation, Revision};
 use crate::policy::config::{Config, Monitoring};
 use crate::policy::retention::{Pins, excess};
 
-/// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
+/// Default limit of a chain's length: each delta is a file that a read may have to open.
 const LONG_CHAIN: u32 = 200;
-/// How many deltas more than `max_chain` there may be before maintenance has come by.
+/// How many deltas more than `max_chain` are acceptable until the next maintenance.
 const CHAIN_PATIENCE: u32 = 10;
-/// Longest text of the history that is repeated.
+/// Longest text from the history that a message repeats.
 const MAX_ERROR_CHARS: usize = 300;
 
 /// The verdict.
@@ -51,7 +51,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
 
-/// Nobody backs up to an undo archive, and nobody else can restore from it.
+/// Problems that make no sense for an undo archive: nobody backs up to it or restores from it elsewhere.
 const NOT_OF_AN_UNDO_ARCHIVE: [ProblemKind; 5] = [
     ProblemKind::NoBackup,
     ProblemKind::Overdue,
@@ -92,7 +92,7 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
     }
 }
 
-/// That there is no backup, or that the last one is too old.
+/// No backup exists, or the last one is too old.
 fn backups(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
     let revisions = &facts.manifest.revisions;
@@ -107,7 +107,7 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
     age::overdue(revisions, config, &tags(&facts.past(), config, facts.now), facts.now)
 }
 
-/// That no backup can be made, and a failed one leaves no trace: nothing can be written to the archive.
+/// Backups fail without a trace, because the archive cannot be written to.
 fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
     let why = facts.unwritable?;
@@ -153,7 +153,7 @@ fn exposed(facts: &Facts<'_>) -> Option<Problem> {
     Some(Cause::Exposed.problem(facts.exposed?, advice))
 }
 
-/// That nothing can be said before the right manifest is there: what other problems advise would be wrong.
+/// Nothing can be said until the right manifest is in place: the advice of other problems would be wrong.
 fn mismatch(facts: &Facts<'_>) -> Option<Problem> {
     let advice = "until then backy makes no backup and changes nothing";
     let message = facts.mismatch?;
@@ -172,7 +172,7 @@ fn unknown(facts: &Facts<'_>) -> Option<Problem> {
     Some(Cause::UnknownFile.problem(message, advice))
 }
 
-/// That far more revisions stay than the schedule keeps, and nobody seems to have meant it.
+/// Far more revisions stay than the schedule keeps, apparently by accident.
 fn too_many(facts: &Facts<'_>) -> Option<Problem> {
     let schedule = &facts.config.ok()?.schedule;
     let message = excess(&facts.manifest.revisions, schedule, Pins::OfSchedule)?;
@@ -187,14 +187,14 @@ fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
     missing.map(move |message| Cause::MissingFile.problem(message.as_str(), advice))
 }
 
-/// That the image is not the file that backy left: only a comparison says whether it is still right.
+/// The image is not the file that backy left: only a comparison can show whether it is still right.
 fn replaced(facts: &Facts<'_>) -> Option<Problem> {
     let message = facts.replaced.filter(|_| facts.mismatch.is_none())?;
     let advice = "run 'backy scrub', which verifies all of it; the next backup does so, too";
     Some(Cause::ReplacedImage.problem(message, advice))
 }
 
-/// That revisions were lost when the manifest was made anew.
+/// Revisions were lost when the manifest was rebuilt.
 fn set_aside(facts: &Facts<'_>) -> Option<Problem> {
     let first = facts.set_aside.first()?;
     let more = match facts.set_aside.len() {
@@ -240,14 +240,14 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     Some(cause.problem(message, advice))
 }
 
-/// Whether somebody has confirmed as many lost blocks of each revision.
+/// Whether the user confirmed this number of lost blocks in each revision.
 fn is_known(facts: &Facts<'_>) -> bool {
     let confirmed = facts.manifest.confirmed_damage();
     let mut counts = facts.manifest.revisions.iter().zip(facts.bad_blocks);
     counts.all(|(revision, &count)| confirmed.get(&revision.uuid).copied().unwrap_or(0) >= count)
 }
 
-/// What a scrub found wrong with files, other than single blocks, and could not repair.
+/// Damage to files that a scrub found and could not repair, other than single blocks.
 fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let revisions = || facts.manifest.revisions.iter().enumerate();
     let flawed = || revisions().filter(|(_, revision)| !revision.flaws.is_empty());
@@ -316,7 +316,7 @@ fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     Some(Cause::Scrub.problem(message, advice))
 }
 
-/// The most deltas on each other that a revision is read through.
+/// The largest number of deltas that reading a revision goes through.
 pub(crate) fn chain_length(revisions: &[Revision]) -> u32 {
     let (mut longest, mut length) = (0, 0);
     for revision in revisions.iter().skip(1) {
@@ -326,7 +326,7 @@ pub(crate) fn chain_length(revisions: &[Revision]) -> u32 {
     longest
 }
 
-/// More deltas on each other than this are too many.
+/// A chain with more deltas than this is too long.
 pub(crate) fn long_chain(config: Option<&Config>) -> u32 {
     let wanted = config.and_then(|config| config.max_chain);
     let set = config.and_then(|config| config.monitoring.long_chain);
@@ -417,7 +417,7 @@ mod tests {
         Timestamp::from_second(now().as_second() - seconds).unwrap()
     }
 
-    /// Revisions that began so many seconds ago, oldest first.
+    /// Revisions that began this many seconds ago, oldest first.
     fn manifest(ages: &[i64]) -> Manifest {
         let mut manifest = Manifest::new(BlockSize::DEFAULT);
         for &age in ages {
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_judged_by_share_and_by_time() {
+    fn space_is_judged_by_share_and_by_time() {
         let (manifest, config) = (manifest(&[60]), config(""));
         let level = |free_bytes: u64, days: Option<i64>| {
             let full_at = days.map(|days| ago(-days * 86400));
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_history_says_is_repeated_in_part() {
+    fn long_errors_from_the_history_are_cut() {
         let (manifest, config) = (manifest(&[60]), config(""));
         let run = Run {
             operation: "backup".to_owned(),
@@ -489,10 +489,10 @@ mod tests {
     }
 
     proptest! {
-        /// Every problem has a message and advice of one line, they stand worst first, and the level is that of the first. A
-        /// fact more never makes it better.
+        /// Every problem has a message and advice of one line. They are sorted worst first, and the first one
+        /// sets the level. One more fact never improves the verdict.
         #[test]
-        fn verdicts_are_in_order(
+        fn verdicts_are_sorted_and_monotonic(
             ages in prop::collection::vec(-100_000_i64..10_000_000, 0..12),
             bad in prop::collection::vec(0_u64..3, 12),
             missing in 0_usize..3,
