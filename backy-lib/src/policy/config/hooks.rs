@@ -160,9 +160,13 @@ fn check_command(
             let program = words.first().filter(|program| !program.is_empty());
             let named = program.and_then(|_| HookCommand::of_words(words.clone()));
             named.ok_or_else(|| {
-                let message =
-                    format!("{name}: found no program, expected one and its arguments, like [\"/usr/sbin/fsfreeze\", \"-f\", \"/mnt\"]");
-                flaw(raw, message)
+                let example = r#"["/usr/sbin/fsfreeze", "-f", "/mnt"]"#;
+                flaw(
+                    raw,
+                    format!(
+                        "{name}: found no program, expected one and its arguments, like {example}"
+                    ),
+                )
             })?
         }
     };

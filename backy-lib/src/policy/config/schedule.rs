@@ -86,7 +86,8 @@ pub(super) fn check(raw: &RawInterval) -> Result<Interval, Flaw> {
         }
         if !fits_into_days(interval) {
             let message = format!(
-                "at: with the interval {:?} the time of the day changes; expected whole days, or an interval that divides a day",
+                "at: with the interval {:?} the time of the day changes; expected whole days, or an interval that \
+                 divides a day",
                 raw.interval.get_ref()
             );
             return Err(flaw(text, message));

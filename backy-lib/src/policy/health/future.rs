@@ -76,8 +76,8 @@ pub(super) fn problem(ahead: &[Ahead], now: Timestamp) -> Option<Problem> {
         [one] => format!("{one} is from the future and counts as never"),
         _ => format!("from the future and counted as never: {}", named.join(", ")),
     };
-    let advice = "set the clock, and check whether it was wrong then; the next backup, scrub, drill or 'maintenance --confirm' \
-                  replaces each of these dates";
+    let advice = "set the clock, and check whether it was wrong then; the next backup, scrub, drill or \
+                  'maintenance --confirm' replaces each of these dates";
     Some(Cause::Clock.problem(message, advice))
 }
 

@@ -359,7 +359,10 @@ mod tests {
                 run(&command, Conditions { environment: &[], timeout, persistent: false, stop });
             let message = format!("{} {}", ran.failure.clone().unwrap(), ran.output.join(" "));
             assert!(!message.contains("hunter2") && !message.contains("secret"), "{message}");
-            assert!(message.contains(&format!("'{program}'")) && message.contains(said), "{message}");
+            assert!(
+                message.contains(&format!("'{program}'")) && message.contains(said),
+                "{message}"
+            );
         }
         let freeze = words(&["fsfreeze", "-f", "/mnt"]);
         let line = "fsfreeze: /mnt: freeze failed: a=b";

@@ -47,8 +47,8 @@ impl Textfile {
     pub fn warning(&self) -> Option<String> {
         let Textfile::Beside { path, taken, archive } = self else { return None };
         Some(format!(
-            "{} has the figures of {archive}, so those of this archive are in {}; if this archive is a copy, set another textfile \
-             in its backy.toml; if it was moved, delete {0}",
+            "{} has the figures of {archive}, so those of this archive are in {}; if this archive is a copy, set \
+             another textfile in its backy.toml; if it was moved, delete {0}",
             taken.display(),
             path.display()
         ))
