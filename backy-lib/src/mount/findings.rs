@@ -13,23 +13,23 @@ const LIMIT: usize = 1000;
 /// Remembers what was reported.
 pub(super) struct Findings {
     observer: Arc<dyn Observer + Send + Sync>,
-    told: Mutex<HashSet<String>>,
+    reported: Mutex<HashSet<String>>,
 }
 
 impl Findings {
     pub(super) fn new(observer: Arc<dyn Observer + Send + Sync>) -> Self {
-        Findings { observer, told: Mutex::default() }
+        Findings { observer, reported: Mutex::default() }
     }
 
     /// Reports that a revision could not be read at some place, unless that was reported before.
-    pub(super) fn tell(&self, revision: RevisionId, error: &Error) {
+    pub(super) fn report(&self, revision: RevisionId, error: &Error) {
         let text = format!("revision {revision}: {error}");
         {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.len() > LIMIT || !told.insert(text.clone()) {
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            if reported.len() > LIMIT || !reported.insert(text.clone()) {
                 return;
             }
-            if told.len() > LIMIT {
+            if reported.len() > LIMIT {
                 let more = "more errors than backy logs one by one; 'backy scrub' lists them all";
                 self.observer.event(&Event::Finding(format!("revision {revision}: {more}")));
                 return;

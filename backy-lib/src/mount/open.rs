@@ -31,7 +31,7 @@ impl OpenRevision {
             Ok(read) if read == buffer.len() => Ok(()),
             Ok(_) => Err(Errno::IO),
             Err(error) => {
-                findings.tell(self.reader.revision().uuid, &error);
+                findings.report(self.reader.revision().uuid, &error);
                 Err(errno_of(&error))
             }
         }
@@ -97,7 +97,7 @@ impl OpenFile {
         let at = self.window.offset + offset;
         let found = if hole { reader.next_hole(at).map(Some) } else { reader.next_data(at) };
         let found = found.map_err(|error| {
-            findings.tell(reader.revision().uuid, &error);
+            findings.report(reader.revision().uuid, &error);
             errno_of(&error)
         })?;
         match found {

@@ -313,7 +313,7 @@ impl Tree {
     /// Keeps the archive open, for a revision in it.
     fn hold(&self, facts: Facts) -> Reply<Hold> {
         self.holding.hold().map_err(|error| {
-            self.findings.tell(facts.id, &error);
+            self.findings.report(facts.id, &error);
             errno_of(&error)
         })
     }
@@ -325,7 +325,7 @@ impl Tree {
             return Ok(open);
         }
         let failed = |error: &Error| {
-            self.findings.tell(wanted.id, error);
+            self.findings.report(wanted.id, error);
             errno_of(error)
         };
         let view = self.view_now();
@@ -335,7 +335,7 @@ impl Tree {
         let number = archive.revisions().iter().position(is_wanted).ok_or(Errno::NOENT)?;
         let reader = archive.open_reader(number, &self.cache).map_err(|error| failed(&error))?;
         if let Some(doubt) = reader.doubt() {
-            self.findings.tell(wanted.id, &doubt);
+            self.findings.report(wanted.id, &doubt);
         }
         let layer = self.layers.as_ref().map(|layers| layers.of(wanted.id, wanted.size_bytes));
         let open = Arc::new(OpenRevision { reader, layer });

@@ -133,8 +133,7 @@ impl FileTarget {
         }
     }
 
-    /// Adds to an error that an existing target may be restored in part. A new one disappears, and an
-    /// interrupted caller knows.
+    /// Adds to an error that an existing target may be restored in part. A new one disappears; the caller reports an interruption.
     pub(super) fn half_restored(&self, error: Error) -> Error {
         if self.is_new() || error.kind() == ErrorKind::Interrupted {
             return error;

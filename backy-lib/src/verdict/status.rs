@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::archive::folders;
-use crate::archive::history;
+use crate::archive::history::{self, Recent};
 use crate::archive::moment;
 use crate::base::clock::{Clock, latest};
 use crate::base::error::{ErrorKind, Result, judged};
@@ -17,6 +17,7 @@ use crate::format::manifest::{
     Alarm, BlockRange, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
 use crate::image::damage;
+use crate::policy::config::Config;
 use crate::policy::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
 };
@@ -161,21 +162,14 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let lock_holder = archive.lock_holder()?;
     let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
     let manifest = &*manifest;
-    let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
-    let since = now.saturating_sub(window).unwrap_or(now);
-    let recent = history::recent(archive.storage(), since, latest(now))?;
+    let recent = recent(archive, now)?;
     ahead.extend(recent.ahead);
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
     let missing = missing_files(archive)?;
-    let accepts_no_permissions =
-        config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
-    let exposed = archive.storage().exposed(accepts_no_permissions)?.map(|error| error.to_string());
+    let exposed = exposed(archive, config.as_ref().ok())?;
     let replaced = replaced_image(archive, lock_holder.is_some())?;
-    let present = archive.storage().list()?;
-    let is_there = |name: &&FileName| present.binary_search(name).is_ok();
-    let set_aside = manifest.set_aside.iter().filter(is_there);
-    let set_aside: Vec<String> = set_aside.map(FileName::to_string).collect();
+    let set_aside = set_aside(archive, manifest)?;
     let unwritable = unwritable(archive, space.as_ref());
     let unreadable = unreadable(archive, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
@@ -288,6 +282,26 @@ fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Op
     let growth_bytes_per_day = growth.map(|growth| growth.bytes_per_day);
     let full_at = growth_bytes_per_day.and_then(|growth| health::full_at(free_bytes, growth, now));
     Ok(Some(Space { used_bytes, free_bytes, size_bytes, growth_bytes_per_day, full_at, device }))
+}
+
+/// The part of the history that the verdict uses.
+fn recent(archive: &Archive, now: Timestamp) -> Result<Recent> {
+    let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
+    let since = now.saturating_sub(window).unwrap_or(now);
+    history::recent(archive.storage(), since, latest(now))
+}
+
+/// What users other than the owner can change, as a sentence.
+fn exposed(archive: &Archive, config: Option<&Config>) -> Result<Option<String>> {
+    let accepts = config.is_some_and(|config| config.monitoring.accept_no_permissions);
+    Ok(archive.storage().exposed(accepts)?.map(|error| error.to_string()))
+}
+
+/// Files that a rebuild could not use and that still exist.
+fn set_aside(archive: &Archive, manifest: &Manifest) -> Result<Vec<String>> {
+    let present = archive.storage().list()?;
+    let is_there = |name: &&FileName| present.binary_search(name).is_ok();
+    Ok(manifest.set_aside.iter().filter(is_there).map(FileName::to_string).collect())
 }
 
 /// Files in the manifest that are missing or too short.

@@ -40,7 +40,7 @@ fn first_unverified(manifest: &Manifest, revision: &Revision) -> Option<u64> {
     (next < blocks).then_some(next)
 }
 
-/// The start of the unbroken series of revisions, up to the newest, that all contain this block.
+/// Since when every revision up to the newest has contained this block.
 pub(crate) fn long_as(manifest: &Manifest, block: u64) -> Option<Timestamp> {
     let has = |revision: &&Revision| manifest.block_size.count(revision.size_bytes) > block;
     manifest.revisions.iter().take_while(has).last().map(|revision| revision.finished)

@@ -38,7 +38,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(drill(facts, limits));
     problems.extend(unchecked(facts, limits));
     problems.extend(chain(facts, limits));
-    problems.extend(room(facts, limits));
+    problems.extend(free_space(facts, limits));
     problems.extend(unusual(facts, limits));
     problems.extend(exposed(facts));
     problems.extend(mismatch(facts));
@@ -350,7 +350,7 @@ fn chain(facts: &Facts<'_>, _limits: &Monitoring) -> Option<Problem> {
     Some(Cause::Chain.problem(message, advice))
 }
 
-fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+fn free_space(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let found = facts.space?;
     let free = display_size(found.free_bytes);
     let percent = |share: u32| u128::from(found.size_bytes) * u128::from(share);

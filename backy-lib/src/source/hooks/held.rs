@@ -66,7 +66,7 @@ impl<'a> Held<'a> {
             }
             Err(error) => return Err(self.failed(error)),
         };
-        match self.let_go(Outcome::Ok) {
+        match self.release(Outcome::Ok) {
             Ended::Well => Ok((done, None)),
             Ended::Failed(error) => Ok((done, Some(error))),
             Ended::TooEarly(error) => Err(error),
@@ -88,7 +88,7 @@ impl<'a> Held<'a> {
         around.failed(error)
     }
 
-    fn let_go(self, outcome: Outcome) -> Ended {
+    fn release(self, outcome: Outcome) -> Ended {
         let Held { source, mut around } = self;
         drop(source);
         around.end(outcome)

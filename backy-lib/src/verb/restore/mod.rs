@@ -1,8 +1,8 @@
 //! `restore`: writes a revision to a target.
 //!
-//! The digests of the revision are checked as a whole before anything is written, and every block against its digest
-//! before it is. To a target that exists, only blocks that differ are written. A dry run does all but the writing. What is
-//! going to be overwritten can be saved before: `undo`.
+//! The digests of the revision are checked as a whole before anything is written, and every block is checked
+//! against its digest before it is written. In an existing target, only blocks that differ are written. A dry
+//! run does everything but write. The data to be overwritten can be saved first: `undo`.
 
 pub(crate) mod known;
 mod look;
@@ -41,7 +41,7 @@ pub(crate) use look::look;
 pub use look::{Content, TargetLook};
 pub use undo::{Saving, UndoReport};
 
-/// Bytes of a target that are looked through at a time where the revision is zero.
+/// Bytes of a target that are examined at a time where the revision is zero.
 const VOID_BYTES: u64 = 64 << 20;
 
 static ZEROS: [u8; 65536] = [0; 65536];
@@ -49,21 +49,21 @@ static ZEROS: [u8; 65536] = [0; 65536];
 /// How a revision is restored.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreOptions {
-    /// Overwrite what is there.
+    /// Overwrite existing data.
     pub force: bool,
-    /// Overwrite what somebody was shown and has agreed to, as long as it is still that.
+    /// Overwrite what a person was shown and has confirmed, if it is still the same.
     pub confirmed: Option<TargetLook>,
     /// Do everything but write.
     pub dry_run: bool,
-    /// Where a block cannot be read right, write zeros and go on.
+    /// Fill blocks that cannot be read correctly with zeros, and continue.
     pub keep_going: bool,
-    /// The folder in which an archive is made of what is going to be overwritten.
+    /// Folder for an archive of the data that will be overwritten.
     pub undo: Option<PathBuf>,
-    /// Whether that archive may be where others can change it.
+    /// Whether others may be able to change that archive.
     pub trust: Trust,
-    /// Begin also when the target seems to lack the space: for file systems that compress.
+    /// Start even if the target seems to lack space: for file systems that compress.
     pub ignore_space: bool,
-    /// Threads that read and digest; `None` for one a core.
+    /// Threads that read and digest; `None` for one per core.
     pub threads: Option<usize>,
 }
 
@@ -74,26 +74,27 @@ pub struct RestoreReport {
     pub revision: RevisionId,
     /// Where it was written; `-` for a stream.
     pub target: ReportPath,
-    /// What the target was.
+    /// The kind of the target.
     pub target_kind: TargetKind,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
-    /// Bytes that were written; the others were right already.
+    /// Bytes written; the others were correct already.
     pub written_bytes: u64,
-    /// Stretches in which they are.
+    /// In how many extents they are.
     pub written_extents: u64,
-    /// Stretches that could not be read right and were made zero, ascending.
+    /// Extents that could not be read correctly and were filled with zeros, ascending.
     pub unreadable: Vec<Extent>,
-    /// Whether the digests of the revision were right as a whole. If not, more than the unreadable stretches may be wrong.
+    /// Whether the digests of the revision were correct as a whole. If not, more than the unreadable extents
+    /// may be wrong.
     pub digests_checked: bool,
-    /// Stretches that an undo archive does not hold, because its restore did not overwrite them, and that are not
-    /// what they were before it: somebody has changed them since. They stay as they are. Ascending.
+    /// Extents that an undo archive does not hold, because its restore did not overwrite them, and that have
+    /// changed since then. They stay as they are. Ascending.
     pub changed_since: Vec<Extent>,
-    /// Where what was overwritten is kept.
+    /// Where the overwritten data is kept.
     pub undo: Option<UndoReport>,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
@@ -120,13 +121,13 @@ impl RestoreReport {
         }
     }
 
-    /// Whether the target has become exactly the revision.
+    /// Whether the target now equals the revision exactly.
     pub fn is_exact(&self) -> bool {
         self.is_complete() && self.changed_since.is_empty()
     }
 
-    /// Whether all that the archive has of the revision is in the target now, and right. Of an undo archive that may
-    /// be less than the revision.
+    /// Whether everything that the archive has of the revision is now in the target, and correct. For an undo
+    /// archive that may be less than the revision.
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty() && self.digests_checked
     }
@@ -142,7 +143,7 @@ fn push_blocks(extents: &mut Vec<Extent>, chain: &Chain, blocks: &[BlockIndex]) 
     }
 }
 
-/// Refuses to make a revision anew of which an undo archive holds only a part.
+/// Refuses to recreate a revision of which an undo archive holds only a part.
 pub(crate) fn check_whole(chain: &Chain) -> Result<()> {
     match chain.is_partial() {
         true => Err(Error::Specification { message: undo::PARTIAL.to_owned() }),
@@ -150,7 +151,7 @@ pub(crate) fn check_whole(chain: &Chain) -> Result<()> {
     }
 }
 
-/// Restores to a path: checks it, saves what is there if asked to, and writes.
+/// Restores to a path: checks it, saves existing data if requested, and writes.
 pub(crate) fn to_path(
     chain: &Chain,
     guard: &Guard<'_>,
@@ -206,8 +207,8 @@ pub(crate) fn to_path(
     Ok(report)
 }
 
-/// The report on a file that is the revision already, and to which nothing has to be written: a restore that is made again is no
-/// overwriting. `None` for any other.
+/// The report on a file that equals the revision already, so that nothing has to be written: repeating a
+/// restore overwrites nothing. `None` for any other file.
 fn find_complete(
     chain: &Chain,
     path: &Path,
@@ -228,7 +229,7 @@ fn find_complete(
     Ok(is_complete.then_some(RestoreReport { dry_run: options.dry_run, ..report }))
 }
 
-/// Writes the revision to a target that is open already.
+/// Writes the revision to an open target.
 pub(crate) fn to_target(
     chain: &Chain,
     target: &dyn Target,
@@ -294,26 +295,26 @@ fn write_zeros(stream: &mut dyn Write, mut len: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Tools of one thread.
+/// The tools of one thread.
 struct Worker {
     decompressor: Decompressor,
     found: Vec<u8>,
 }
 
-/// What has to be done for a chunk.
+/// The work for a chunk.
 #[derive(Default)]
 struct Work {
     rewrites: Vec<Rewrite>,
     buffer: Vec<u8>,
     unreadable: Vec<BlockIndex>,
-    /// What stays as it is, since an undo archive does not hold it.
+    /// Blocks that stay, because an undo archive does not hold them.
     changed_since: Vec<BlockIndex>,
 }
 
-/// A stretch of the target that has to be written.
+/// An extent of the target to write.
 struct Rewrite {
     extent: Extent,
-    /// Where its bytes are in the chunk's buffer; `None` when they are zero.
+    /// Where its bytes are in the chunk's buffer; `None` if they are zero.
     from: Option<usize>,
 }
 
@@ -335,7 +336,7 @@ fn write(
     let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };
     let mut chunks = Chunks::new(chain, void_bytes, observer);
     let mut written_end = None;
-    // One thread writes: several that write to one file only wait for each other, and burn time at it.
+    // Only one thread writes: several writers to one file just wait for each other and waste CPU time.
     pipeline::run(
         (0..pipeline::threads(options.threads))
             .map(|_| Ok(Worker { decompressor: Decompressor::new()?, found: Vec::new() }))
@@ -380,7 +381,7 @@ fn write(
     Ok(report)
 }
 
-/// Finds out what of a revision is wrong in the target.
+/// Finds where the target differs from a revision.
 struct Compare<'a> {
     chain: &'a Chain,
     target: &'a dyn Target,
@@ -396,7 +397,7 @@ enum Wanted {
 }
 
 impl Compare<'_> {
-    /// Reads those blocks of a chunk that are wrong in the target into their places in `buffer`.
+    /// Reads the blocks of a chunk that are wrong in the target into their places in `buffer`.
     fn run(
         &self,
         worker: &mut Worker,
@@ -442,7 +443,7 @@ impl Compare<'_> {
         Ok(Work { rewrites, buffer, unreadable, changed_since })
     }
 
-    /// Leaves as it is what an undo archive does not hold; which blocks that are.
+    /// Keeps blocks that an undo archive does not hold; returns those that changed.
     fn keep_left_out(&self, first: BlockIndex, wanted: &mut [Wanted]) -> Result<Vec<BlockIndex>> {
         let mut kept = Vec::new();
         if self.chain.is_partial() && !self.target.is_new() {
@@ -485,8 +486,8 @@ impl Compare<'_> {
     }
 }
 
-/// Reads what a target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that
-/// cannot be read may well be written.
+/// Reads the target. Blocks that cannot be read count as different, and their numbers in the buffer are
+/// returned: an unreadable sector can often still be written.
 fn read_target(
     target: &dyn Target,
     size: BlockSize,
@@ -520,7 +521,7 @@ fn runs(wanted: &[Wanted], kind: Wanted) -> Vec<(usize, usize)> {
     found
 }
 
-/// Finds what is not zero in an extent of the target that has to be zero.
+/// Finds the bytes other than zero in an extent of the target that has to be zero.
 fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
     let mut wrong = Vec::new();
     if target.is_new() {
@@ -534,7 +535,7 @@ fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
         buffer.resize(piece.len as usize, 0);
         let zero = match target.read_at(&mut buffer, piece.offset) {
             Ok(()) => crate::base::digest::is_zero(&buffer),
-            // It may well be written.
+            // It can often still be written.
             Err(error) if error.kind() == ErrorKind::Io => false,
             Err(error) => return Err(error),
         };

@@ -1,4 +1,4 @@
-//! Reading every stored block once, and comparing it with its digest.
+//! Reads every stored block once and compares it with its digest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,16 +24,16 @@ use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// How much of what is stored has been read and found right, and since when.
+/// How much of the stored data was read and found correct, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// The longest time ago that the place of a block was last read; null when some never were.
+    /// The earliest time at which the place of some block was last read; null if some were never read.
     pub oldest: Option<Timestamp>,
     /// Share of the blocks of all revisions' files that have been verified since they were written, from 0 to 1.
     pub verified_share: f64,
 }
 
-/// From what the manifest remembers.
+/// From the records of the manifest.
 pub(crate) fn coverage(manifest: &Manifest) -> Coverage {
     let (mut total, mut read, mut verified, mut oldest) = (0, 0, 0, None::<Timestamp>);
     for revision in &manifest.revisions {
@@ -48,18 +48,18 @@ pub(crate) fn coverage(manifest: &Manifest) -> Coverage {
     Coverage { oldest: oldest.filter(|_| read == total), verified_share }
 }
 
-/// What one thread reads.
+/// The work of one thread.
 struct Piece {
     number: usize,
     file: Arc<StoredFile>,
     blocks: BlockRange,
-    /// Bytes of the group up to its end, with what takes no room before it.
+    /// Bytes of the group up to the end of this piece, including bytes before it that take no space.
     done_bytes: u64,
-    /// The group that is complete with this piece.
+    /// The group that this piece completes.
     completes: Option<Group>,
 }
 
-/// What one thread works with, used again for each piece.
+/// What one thread needs, reused for each piece.
 struct Tools {
     decompressor: Decompressor,
     buffer: Vec<u8>,
@@ -71,7 +71,7 @@ impl Tools {
     }
 }
 
-/// What was found out about a piece.
+/// The result of checking a piece.
 struct Checked {
     number: usize,
     bad: Vec<BlockIndex>,
@@ -83,11 +83,11 @@ struct Checked {
 /// One revision's own file with its digests.
 pub(super) struct StoredFile {
     content: Content,
-    /// None when they are being made anew.
+    /// `None` while they are being rebuilt.
     digests: Option<DigestTable>,
     block_size: BlockSize,
     size_bytes: u64,
-    /// The stretch of data of the image that was found last: looking for its end can cost as much as reading it.
+    /// The extent of data in the image that was found last: finding its end can cost as much as reading it.
     data: Mutex<Extent>,
 }
 
@@ -108,7 +108,7 @@ impl StoredFile {
         Ok(StoredFile { digests: Some(digests), ..file })
     }
 
-    /// The file alone; none when it cannot be read.
+    /// Only the file; `None` if it cannot be read.
     pub(super) fn without_digests(
         storage: &dyn Storage,
         revision: &Revision,
@@ -143,7 +143,7 @@ impl StoredFile {
         self.digests.as_ref().map_or(Ok(Vec::new()), |table| table.read(blocks.first, blocks.count))
     }
 
-    /// Which of the blocks the file holds itself.
+    /// Which of the blocks the file itself holds.
     pub(super) fn holds(&self, blocks: BlockRange) -> Result<Vec<bool>> {
         match &self.content {
             Content::Image(_) => Ok(vec![true; blocks.count as usize]),
@@ -154,7 +154,7 @@ impl StoredFile {
         }
     }
 
-    /// The first block at or after `from`, up to `end`, that takes room.
+    /// The first block from `from` up to `end` that takes space.
     pub(super) fn next_stored_block(
         &self,
         from: BlockIndex,
@@ -178,7 +178,7 @@ impl StoredFile {
         Ok(next.filter(|block| *block < end))
     }
 
-    /// Where the image's data goes on, at or after `offset`.
+    /// Where the next data of the image is, at or after `offset`.
     fn next_image_data(&self, image: &dyn StorageFile, offset: u64) -> Result<Option<u64>> {
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         if data.offset <= offset && offset < data.end() {
@@ -198,7 +198,7 @@ impl StoredFile {
         (bytes / self.block_size.bytes()).max(1)
     }
 
-    /// Bytes that are read to check these blocks: what is stored of them.
+    /// Bytes to read for checking these blocks: their stored size.
     pub(super) fn stored_bytes(&self, blocks: BlockRange) -> Result<u64> {
         let end = blocks.end();
         let mut bytes = 0;
@@ -227,14 +227,14 @@ impl StoredFile {
         Ok(bytes)
     }
 
-    /// The entries of those of the blocks that the file holds.
+    /// The entries of those blocks that the file holds.
     pub(super) fn held_entries(&self, blocks: BlockRange) -> Result<Vec<Option<TableEntry>>> {
         let held = self.holds(blocks)?;
         let entries = self.entries(blocks)?.into_iter().zip(held);
         Ok(entries.map(|(entry, held)| held.then_some(entry)).collect())
     }
 
-    /// The content of a block that the file holds, at its true length, right or not.
+    /// The content of a block that the file holds, at its true length, correct or not.
     pub(super) fn read_block(
         &self,
         block: BlockIndex,
@@ -253,7 +253,7 @@ impl StoredFile {
         Ok(bytes)
     }
 
-    /// Which of the blocks are not what was backed up, and how many bytes were read.
+    /// Which of the blocks differ from what was backed up, and how many bytes were read.
     fn check(&self, blocks: BlockRange, tools: &mut Tools) -> Result<(Vec<BlockIndex>, u64)> {
         let entries = self.entries(blocks)?;
         match &self.content {
@@ -277,7 +277,7 @@ impl StoredFile {
             if blocks.count == 1 {
                 return Ok((vec![blocks.first], extent.len));
             }
-            // One by one, to know which of them cannot be read.
+            // One by one, to find out which of them cannot be read.
             let mut bad = Vec::new();
             for (entry, block) in entries.iter().zip(blocks.first.0..) {
                 let one = BlockRange { first: BlockIndex(block), count: 1 };
@@ -316,7 +316,7 @@ impl StoredFile {
                 let part = part.get_mut(..extent.len as usize).unwrap_or_default();
                 read_bytes += extent.len;
                 let read = read_cut(delta, *cluster, self.block_size, decompressor, part);
-                // No content matches the other one.
+                // No content matches `LOST`.
                 let entry = judged(read)?.map_or(TableEntry::LOST, |()| **entry);
                 pairs.push((entry, &*part));
             }
@@ -329,8 +329,8 @@ impl StoredFile {
 }
 
 impl Scrub<'_> {
-    /// Reads the stored blocks, as far as the budget goes; notes in the manifest which are bad and which were verified when.
-    /// Gives the bytes that were read.
+    /// Reads the stored blocks within the budget, and records in the manifest which are bad and which were
+    /// verified when. Returns the bytes read.
     pub(super) fn check_content(&mut self) -> Result<u64> {
         let groups = self.groups()?;
         let left_bytes = self.allow(&groups);
@@ -368,7 +368,7 @@ impl Scrub<'_> {
                 Ok(())
             },
         );
-        // Also what was found before it was stopped.
+        // Includes what was found before the scrub was stopped.
         self.note(found);
         done.map(|()| read_bytes)
     }
@@ -386,7 +386,7 @@ impl Scrub<'_> {
         }
         for (number, (complete, bad)) in noted {
             if let Some(revision) = self.manifest.revisions.get_mut(number) {
-                // What was bad and is right now has been mended by somebody.
+                // A block that was bad and is correct now was repaired by someone.
                 revision.findings.replace(&complete.bad_blocks, bad);
             }
         }
@@ -397,7 +397,7 @@ fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
     let extent = damage::extent(piece.blocks, piece.file.block_size, piece.file.size_bytes);
     let (bad, read_bytes) = match piece.file.check(piece.blocks, tools) {
         Ok(checked) => checked,
-        // Tables that say nothing: nothing of it can be read.
+        // Its tables are damaged: none of it can be read.
         Err(error) if error.is_unreadable() => {
             let all = (piece.blocks.first.0..piece.blocks.end().0).map(BlockIndex).collect();
             (all, extent.len)
@@ -408,16 +408,16 @@ fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
     Ok(Checked { number, bad, read_bytes, done_bytes, completes })
 }
 
-/// Cuts the groups into pieces, leaving out what takes no room.
+/// Divides the groups into pieces, leaving out blocks that take no space.
 struct Pieces<'a> {
     storage: &'a Arc<dyn Storage>,
     manifest: &'a Manifest,
     groups: VecDeque<Group>,
-    /// The group being cut, with the next block in it.
+    /// The group being divided, with its next block.
     current: Option<(Group, BlockIndex)>,
     file: Option<(usize, Arc<StoredFile>)>,
     deadline: Option<Instant>,
-    /// Stored bytes that may still be read.
+    /// Stored bytes left in the budget.
     left_bytes: u64,
 }
 
@@ -440,14 +440,14 @@ impl Pieces<'_> {
 
     fn next_group(&mut self) -> Option<Group> {
         let over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        // What costs nothing is read along.
+        // Groups that cost nothing are read as well.
         let fits = |group: &Group| self.left_bytes > 0 || group.stored_bytes == 0;
         let group = self.groups.pop_front().filter(|group| !over && fits(group))?;
         self.left_bytes = self.left_bytes.saturating_sub(group.stored_bytes);
         Some(group)
     }
 
-    /// The next piece of a group; it is complete with the last one, which may be empty.
+    /// The next piece of a group; the last one, possibly empty, completes it.
     fn cut(
         &mut self,
         group: Group,
@@ -471,7 +471,7 @@ impl Pieces<'_> {
         Ok(Some(Piece { number: group.number, file, blocks, done_bytes, completes }))
     }
 
-    /// The file of a revision; none when it cannot be opened, which the structure has told of.
+    /// The file of a revision; `None` if it cannot be opened, which the structure check has reported.
     fn file(&mut self, number: usize) -> Result<Option<Arc<StoredFile>>> {
         if let Some((open, file)) = &self.file
             && *open == number
@@ -491,7 +491,7 @@ impl Pieces<'_> {
     }
 }
 
-/// Whether what a finding says cannot be read still cannot, with the archive as it is now.
+/// Whether the blocks of a finding still cannot be read, with the archive as it is now.
 pub(super) fn is_unreadable(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -508,7 +508,7 @@ pub(super) fn is_unreadable(
             Err(error) if error.is_unreadable() => return Ok(true),
             Err(error) => return Err(error),
         };
-        // A block that digests which are not right as a whole call zero would seem to be read.
+        // A block that wrong digests call zero would seem to be readable.
         match chain.verify_digests(observer) {
             Err(error) if error.is_unreadable() => return Ok(true),
             verified => verified?,

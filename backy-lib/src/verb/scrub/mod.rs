@@ -1,11 +1,13 @@
-//! `scrub`: checks what is stored, says exactly which revisions a flaw costs what, and mends what can be mended.
+//! `scrub`: verifies stored data, reports exactly what each problem costs which revision, and repairs what
+//! can be repaired.
 //!
-//! *Structure*: files, lengths, headers, tables, reference counts, and the digests of all revisions from their digest files.
-//! *Content*: every stored block once, however many revisions read it, on all cores. What is mended is provably right:
-//! everything that follows from the manifest, and blocks whose right bytes are elsewhere in the archive.
+//! *Structure*: files, lengths, headers, tables, reference counts, and the digests of all revisions against
+//! their digest files. *Content*: every stored block once, however many revisions read it, on all cores.
+//! Repairs are provably correct: they either follow from the manifest, or use correct bytes from elsewhere in
+//! the archive.
 //!
-//! With the lock, findings and dates are recorded. Without it nothing is changed, and what looks wrong because a writer
-//! is at work is looked at again before it is told.
+//! With the lock, findings and dates are recorded. Without it nothing is changed, and an apparent problem
+//! that a running writer may cause is checked again before it is reported.
 
 mod budget;
 mod content;
@@ -41,27 +43,25 @@ use crate::storage::{Access, FileName, Storage};
 pub use content::Coverage;
 pub(crate) use content::coverage;
 
-/// What to check, and how.
+/// What to verify, and how.
 #[derive(Debug, Clone, Default)]
 pub struct ScrubOptions {
-    /// Change nothing, not even the record of what was found.
+    /// Change nothing, not even the record of findings.
     pub check_only: bool,
     /// Numbers of the revisions whose files are read; `None` for all.
     pub revisions: Option<Vec<usize>>,
-    /// How much content is read; what waits longest comes first: since it was read or, if it never was, since it was
-    /// written.
+    /// How much content is read, longest waiting first: since it was last read or, if never, since it was written.
     pub budget: Option<Budget>,
-    /// Threads that read and digest; `None` for one a core.
+    /// Threads that read and digest; `None` for one per core.
     pub threads: Option<usize>,
 }
 
-/// A limit for the content that is read.
+/// A limit on the content that is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
-    /// Begin nothing after this time.
+    /// Start nothing after this time.
     Time(Duration),
-    /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to
-    /// its end.
+    /// A share of the stored bytes, from 0 to 1. A part of the image, or a delta, is read to its end once started.
     Share(f64),
 }
 
@@ -86,17 +86,17 @@ impl FromStr for Budget {
 /// What was found and done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScrubReport {
-    /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
+    /// All problems: old findings that still exist, new ones, and repaired ones.
     pub findings: Vec<Finding>,
-    /// Files with a name that an archive uses, of which the manifest knows nothing. They are kept.
+    /// Files with names that the archive uses, unknown to the manifest. They are kept.
     pub unknown_files: Vec<String>,
-    /// Bytes of content that were read and checked.
+    /// Bytes of content that were read and verified.
     pub read_bytes: u64,
-    /// Stored bytes that a budget which is a share allowed to be read; `None` without one.
+    /// Stored bytes that a budget given as a share allowed; `None` without one.
     pub budget_bytes: Option<u64>,
-    /// How much of what is stored has been verified since when.
+    /// How much of the stored data was verified, and since when.
     pub coverage: Coverage,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
@@ -109,42 +109,42 @@ pub struct Finding {
     pub blocks: Option<BlockRange>,
     /// What was found, and what was expected.
     pub message: String,
-    /// Which revisions cannot be read where.
+    /// Which extents of which revisions cannot be read.
     pub affected: Vec<Affected>,
-    /// Whether it has been mended.
+    /// Whether it was repaired.
     pub repaired: bool,
 }
 
-/// A revision that a finding costs something.
+/// A revision that is affected by a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affected {
     /// The revision.
     pub revision: RevisionId,
     /// Its number, 0 being the newest.
     pub number: usize,
-    /// What of it cannot be read.
+    /// The extents that cannot be read.
     pub extents: Vec<Extent>,
 }
 
 impl ScrubReport {
-    /// Whether nothing is wrong any more.
+    /// Whether no problems are left.
     pub fn is_clean(&self) -> bool {
         self.findings.iter().all(|finding| finding.repaired)
     }
 }
 
-/// Stretches of a revision that a finding about very many blocks names. Where there are more, what lies between the closest is
-/// among them.
+/// Maximum number of extents of a revision that a finding about very many blocks lists. With more, the
+/// smallest gaps between them are included.
 const MAX_EXTENTS: usize = 1000;
 
-/// Revisions that are named as affected, all findings together: one file that is missing may cost every older revision, and so may
-/// the next one.
+/// Maximum number of affected revisions in all findings together: one missing file may affect every older
+/// revision, and so may the next one.
 const MAX_COSTS: usize = 1 << 18;
 
-/// As many each finding names in any case.
+/// Every finding lists at least this many.
 const FEW_COSTS: usize = 8;
 
-/// What every part needs.
+/// The context of all parts of a scrub.
 struct Scrub<'a> {
     storage: &'a Arc<dyn Storage>,
     manifest: &'a mut Manifest,
@@ -152,16 +152,16 @@ struct Scrub<'a> {
     now: Timestamp,
     observer: &'a dyn Observer,
     findings: Vec<Finding>,
-    /// Numbers of the revisions whose digests came out right: only these say what a block has to be.
+    /// Numbers of the revisions whose digests were verified: only these prove what a block has to contain.
     vouched: BTreeSet<usize>,
-    /// How many more revisions may be named as affected, all findings together.
+    /// How many more affected revisions all findings together may list.
     left_costs: usize,
-    /// What the budget comes to, once that is known.
+    /// The budget in bytes, once known.
     budget_bytes: Option<u64>,
 }
 
-/// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
-/// and is kept up to date.
+/// Verifies the archive. With the lock, and unless `options` say otherwise, repairs and records; `manifest`
+/// is the one on disk and is kept up to date.
 pub(crate) fn scrub(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -173,7 +173,8 @@ pub(crate) fn scrub(
     loop {
         let before = manifest.clone();
         match scrub_once(storage, manifest, &options, clock, observer) {
-            // Without the lock: a file went because its revision did. Then it is another archive that is to be checked.
+            // Without the lock, a file may have been deleted with its revision; the archive as it is now is
+            // checked instead.
             Err(error) if options.check_only && error.kind() == ErrorKind::NotFound => {
                 let now = manifest::read(&**storage)?;
                 if now == before {
@@ -220,7 +221,7 @@ fn scrub_once(
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
-    // Not all has been looked at: what was known stays.
+    // Not everything was checked, so known problems stay recorded.
     scrub.record_flaws(Revision::add_flaws);
     if matches!(checked, Err(Error::Interrupted)) && scrub.repairs() && *scrub.manifest != before {
         manifest::publish(&**storage, scrub.manifest)?;
@@ -236,7 +237,7 @@ fn scrub_once(
     let read = Read { read_bytes, budget_bytes: scrub.budget_bytes };
     let mut findings = scrub.findings;
     if options.check_only {
-        // What was found of the content is not recorded.
+        // Findings about content are not recorded.
         *manifest = before;
         findings = confirmed(storage, manifest, findings, observer)?;
         let beside = moment::look(&**storage)?;
@@ -250,7 +251,7 @@ fn scrub_once(
         let report = report(findings, beside.unknown, read, manifest, stopwatch, observer);
         return Ok(report);
     }
-    // What is wrong in it is known now, unless not all of it was read.
+    // Its problems are known now, unless only part of it was read.
     let all = options.budget.is_none() && options.revisions.is_none();
     if was_recorded || all {
         manifest.image_file = moment::image_file(&**storage)?;
@@ -263,13 +264,13 @@ fn scrub_once(
     Ok(report(findings, unknown, read, manifest, stopwatch, observer))
 }
 
-/// How much was read, and might have been.
+/// How much was read, and how much was allowed.
 struct Read {
     read_bytes: u64,
     budget_bytes: Option<u64>,
 }
 
-/// Tells what was found.
+/// Reports what was found.
 fn report(
     findings: Vec<Finding>,
     unknown_files: Vec<String>,
@@ -295,7 +296,7 @@ fn report(
     }
 }
 
-/// Without the lock a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
+/// Without the lock, a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
 fn confirmed(
     storage: &Arc<dyn Storage>,
     before: &Manifest,
@@ -316,12 +317,12 @@ fn confirmed(
         for finding in findings {
             match content::is_unreadable(storage, &now, &finding, observer) {
                 Ok(false) => {}
-                // For a file that has gone there is another manifest.
+                // If a file was deleted, there is another manifest.
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 Ok(true) | Err(_) => confirmed.push(finding),
             }
         }
-        // As long as this manifest stands, so do its files.
+        // While this manifest is in place, so are its files.
         let after = manifest::read(&**storage)?;
         if after == now {
             return Ok(confirmed);
@@ -331,8 +332,7 @@ fn confirmed(
 }
 
 impl Scrub<'_> {
-    /// Makes an image without data in the place of one that is gone, so that the next backup can be made; it has what the source
-    /// still has. What only the old one held is found to be bad.
+    /// Creates an image without data in place of a missing one, so that the next backup is possible, which has what the source still has. Content that only the old image had is recorded as bad.
     fn replace_lost_image(&mut self) -> Result<()> {
         let Some(newest) = self.manifest.revisions.first().filter(|_| self.repairs()) else {
             return Ok(());
@@ -342,20 +342,20 @@ impl Scrub<'_> {
         }
         let newest = newest.clone();
         recover::make_image(&**self.storage, &newest)?;
-        // Known to be lost from here on, whether or not this scrub comes to read it.
+        // Recorded as lost now, whether or not this scrub reads it.
         let lost = self.cut_off(&newest, 0, 0)?;
         self.note_lost(0, &lost);
         let message = "missing: created again, without its former contents".to_owned();
         self.find(FileName::IMAGE, message, None, true)
     }
 
-    /// What memory still has of a file says nothing of the disk.
+    /// Cached pages of a file say nothing about the disk.
     fn drop_caches(&self) -> Result<()> {
         for name in self.storage.list()? {
             progress::check(self.observer)?;
             match self.storage.open(name, Access::Read) {
                 Ok(file) => file.drop_cache(),
-                // Looked at below, or it has gone.
+                // It is checked below, or was deleted.
                 Err(error) if error.is_loss() => {}
                 Err(error) => return Err(error),
             }
@@ -367,7 +367,7 @@ impl Scrub<'_> {
         !self.options.check_only
     }
 
-    /// Takes note of something that is not about single blocks. `ranges` is what it costs the revision itself.
+    /// Adds a finding that is not about single blocks. `ranges` is what it costs the revision itself.
     fn find(
         &mut self,
         file: FileName,
@@ -387,14 +387,14 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
+    /// What cannot be read of which revisions if these blocks in the file of revision `number` are bad.
     fn affected(&mut self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
         let costs = self.costs(number, bad)?;
         let affected = costs.iter().map(|(number, bad)| (*number, bad.bad_blocks.iter().copied()));
         Ok(affected.filter_map(|(number, bad)| self.affected_one(number, bad)).collect())
     }
 
-    /// The same as blocks; of fewer revisions when others have cost very many already.
+    /// The same as blocks; of fewer revisions if other findings have affected very many already.
     fn costs(&mut self, number: usize, bad: &Findings) -> Result<Vec<(usize, Findings)>> {
         let most = self.left_costs.max(FEW_COSTS);
         let costs =
@@ -414,8 +414,8 @@ impl Scrub<'_> {
         Some(Affected { revision: revision.uuid, number, extents: extents.collect() })
     }
 
-    /// One finding for each range of blocks that is known to be bad now. Where there are very many in a file, the last one is about
-    /// all further ones.
+    /// One finding for each range of blocks that is known to be bad now. With very many in a file, the last
+    /// one covers all the rest.
     fn report_bad_blocks(&mut self) -> Result<()> {
         for number in 0..self.manifest.revisions.len() {
             let Some(revision) = self.manifest.revisions.get(number) else { break };
@@ -469,7 +469,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// The numbers of the revisions whose files are to be read: those that were named and all that they read through to.
+    /// The numbers of the revisions whose files are read: the requested ones and all that they read through to.
     fn numbers(&self) -> Vec<usize> {
         let count = self.manifest.revisions.len();
         let Some(named) = &self.options.revisions else { return (0..count).collect() };
@@ -478,7 +478,7 @@ impl Scrub<'_> {
             for number in (0..=number).rev() {
                 let standalone =
                     self.manifest.revisions.get(number).is_none_or(|r| r.is_standalone());
-                // What that reads through to is known already.
+                // What this one reads through to is known already.
                 if !numbers.insert(number) || standalone {
                     break;
                 }
