@@ -135,7 +135,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) max_void_bytes: u64,
     /// Whether blocks that cannot be read right become zero.
     pub(crate) keep_going: bool,
-    /// Threads that read and digest; `None` for one a core.
+    /// Threads that read and digest; `None` for one per core.
     pub(crate) threads: Option<usize>,
 }
 

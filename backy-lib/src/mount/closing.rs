@@ -1,15 +1,15 @@
-//! Files that somebody is closing: what `umount` has to wait for.
+//! Files that a program is closing: `umount` has to wait for them.
 //!
-//! Whoever closes a file waits for `flush`, but not for `release`, after which nothing of the archive may be open any
-//! more. Before it unmounts, `umount` asks for the state of the file system, and waits for the answer: that is when
-//! what is being closed is waited for. Not every `flush` is the last one: a file may be open by another descriptor,
-//! or by a loop device.
+//! A program that closes a file waits for `flush`, but not for `release`, and only after `release` nothing of
+//! the archive is open. Before it unmounts, `umount` asks for the state of the file system and waits for the
+//! answer; that answer is delayed until closing has finished. Not every `flush` is the last one: another
+//! descriptor or a loop device may have the file open.
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The handles of files of which a `flush` has come and no `release` yet.
+/// The handles of files that got a `flush` and no `release` yet.
 #[derive(Default)]
 pub(super) struct Closing {
     handles: Mutex<HashSet<u64>>,
@@ -17,7 +17,7 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    /// Somebody closes a descriptor of this file, perhaps not the only one.
+    /// A program closes a descriptor of this file, perhaps not the last one.
     pub(super) fn begin(&self, handle: u64) {
         self.handles().insert(handle);
     }
@@ -29,8 +29,8 @@ impl Closing {
         }
     }
 
-    /// Waits until all of them are closed. What is not after `limit` is open elsewhere, and is not waited for again
-    /// until the next `flush`.
+    /// Waits until all of them are closed. A file that is still open after `limit` is open elsewhere, and
+    /// does not delay anyone again until the next `flush`.
     pub(super) fn settle(&self, limit: Duration) {
         let is_any = |handles: &mut HashSet<u64>| !handles.is_empty();
         let waited = self.changed.wait_timeout_while(self.handles(), limit, is_any);
@@ -52,9 +52,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(50);
 
-    /// What is being closed is waited for, no longer than it takes.
+    /// Waits for a file that is being closed, and no longer than necessary.
     #[test]
-    fn a_file_that_is_being_closed_is_waited_for() {
+    fn settle_waits_for_a_file_that_is_being_closed() {
         let closing = Closing::default();
         closing.settle(LONG);
         closing.begin(1);
@@ -71,9 +71,9 @@ mod tests {
         assert!(start.elapsed() >= SHORT && start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     }
 
-    /// A file that stays open elsewhere delays only one who asks.
+    /// A file that stays open elsewhere delays only one caller.
     #[test]
-    fn a_file_that_stays_open_is_waited_for_once() {
+    fn settle_waits_only_once_for_a_file_that_stays_open() {
         let closing = Closing::default();
         closing.begin(1);
         let start = Instant::now();

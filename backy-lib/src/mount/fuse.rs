@@ -1,10 +1,11 @@
-//! The tree for the kernel: requests and answers as FUSE has them, and nothing else.
+//! The tree for the kernel: translates requests and answers of FUSE, and nothing else.
 //!
-//! The kernel keeps what it has read of a file for as long as it likes, because it never changes, but asks for each name anew,
-//! because those do. Where everything may be written, it keeps only what it has read since a file was opened: an image and
-//! the partitions in it are different files to the kernel, and what is written to one has to be seen in the other.
+//! The kernel caches the content of a file for as long as it likes, because it never changes, but looks up
+//! each name anew, because names do change. In a writable mount, it keeps only what it has read since a file
+//! was opened: to the kernel, an image and the partitions in it are different files, and a write to one has
+//! to show in the other.
 //!
-//! Where a revision lies as it is in a file that nobody writes to, the kernel is given that file and reads it without asking.
+//! If a revision is stored as it is in a file that nothing writes to, the kernel gets that file and reads it directly.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -28,13 +29,13 @@ use super::tree::{Attributes, Kind, Reply, Tree};
 use crate::base::extent::Extent;
 use crate::base::pipeline;
 
-/// How long the kernel may take the attributes of a file for granted.
+/// How long the kernel may cache the attributes of a file.
 const FILE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The most that the kernel may hand over in one write, and about the most that it asks for in one read.
+/// The largest write request, and about the largest read request.
 const REQUEST_BYTES: u32 = 1 << 20;
 
-/// Requests that the kernel may have under way on nobody's behalf, such as reading ahead.
+/// How many requests the kernel may send on its own, such as for reading ahead.
 const BACKGROUND_REQUESTS: u16 = 64;
 
 /// `lseek` as the kernel passes it on.
@@ -43,10 +44,10 @@ const SEEK_HOLE: i32 = 4;
 
 const LONGEST_NAME: u32 = 255;
 
-/// How long who asks for the state of the file system waits for files that are being closed.
+/// How long a request for the state of the file system waits for files that are being closed.
 const CLOSING_LIMIT: Duration = Duration::from_millis(200);
 
-/// What sizes are told in where they are told in blocks.
+/// The unit of sizes that are reported in blocks.
 const BLOCK_BYTES: u32 = 4096;
 
 /// A connection with the kernel.
@@ -60,7 +61,7 @@ pub(super) fn connect(
 ) -> io::Result<Connection> {
     let cores = || std::thread::available_parallelism().map_or(2, usize::from).max(2);
     let mut config = Config::default();
-    // The file system ends when one of them cannot be started.
+    // The file system ends if one of them cannot be started.
     let threads = pipeline::startable(options.threads.unwrap_or_else(cores).max(1))?;
     config.n_threads = Some(threads);
     let acl = if options.lets_others_in() { SessionACL::All } else { SessionACL::Owner };
@@ -77,7 +78,7 @@ pub(super) fn connect(
 }
 
 impl Connection {
-    /// Serves requests until the file system has gone.
+    /// Serves requests until the file system is unmounted.
     pub(super) fn run(self) -> io::Result<()> {
         self.0.run()
     }
@@ -87,22 +88,22 @@ struct Adapter {
     tree: Arc<Tree>,
     /// User and group.
     owner: (u32, u32),
-    /// Whether the group may do what the user may.
+    /// Whether the group has the user's permissions.
     for_group: bool,
-    /// Whether the kernel takes files to read by itself.
+    /// Whether the kernel accepts files to read directly.
     may_pass_through: bool,
-    /// By number of the node.
+    /// By node number.
     opened: Mutex<HashMap<u64, Openings>>,
     closing: Closing,
-    /// For reading into, one for each thread before long.
+    /// Read buffers, soon one for each thread.
     buffers: Mutex<Vec<Vec<u8>>>,
 }
 
-/// How a node has been opened: the kernel does not take both ways at a time.
+/// How a node has been opened: the kernel does not accept both ways at once.
 #[derive(Default)]
 struct Openings {
     count: usize,
-    /// What the kernel reads by itself, if it does.
+    /// The file that the kernel reads directly, if any.
     backing: Option<Arc<BackingId>>,
 }
 
@@ -116,7 +117,8 @@ impl Adapter {
             Kind::File if writable => (FileType::RegularFile, 0o600),
             Kind::File => (FileType::RegularFile, 0o400),
         };
-        // One block too few makes programs look for holes, which they do not in a file that takes all of its size.
+        // One block less than the size makes programs look for holes, which they do not do in a file that
+        // seems fully allocated.
         let blocks = attributes.size_bytes.div_ceil(512);
         let group = if self.for_group { mine >> 3 & 0o070 } else { 0 };
         FileAttr {
@@ -142,7 +144,7 @@ impl Adapter {
         if attributes.kind == Kind::File { FILE_TTL } else { Duration::ZERO }
     }
 
-    /// Answers an opening, by a file that the kernel can read by itself where there is one.
+    /// Answers an open request, with a file that the kernel can read directly if there is one.
     fn answer_open(&self, number: u64, handle: u64, reply: ReplyOpen) {
         let mut opened = self.opened();
         let openings = opened.entry(number).or_default();
@@ -189,7 +191,7 @@ fn done(result: Reply<()>, reply: ReplyEmpty) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What a kernel does not take stays as it was.
+        // A setting that the kernel refuses keeps its default.
         let _ = config.set_max_write(REQUEST_BYTES);
         let _ = config.set_max_background(BACKGROUND_REQUESTS);
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
@@ -247,7 +249,7 @@ impl Filesystem for Adapter {
         if mode.is_some() || uid.is_some() || gid.is_some() {
             return reply.error(Errno::EPERM);
         }
-        // Times stay those of the revision, but a program that sets them does not mean to fail.
+        // Times stay those of the revision, but a program that sets them must not fail.
         match size.map_or(Ok(()), |size| self.tree.resize(ino.0, size)) {
             Ok(()) => self.getattr(request, ino, handle, reply),
             Err(error) => reply.error(errno(error)),
@@ -315,8 +317,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    // Nothing waits to be written, and what was written is thrown away in the end: no need for `flush` and `fsync`. The kernel
-    // leaves out what is unknown here from then on, and takes it for done.
+    // Nothing waits to be written, and written data is discarded in the end, so `flush` and `fsync` are not
+    // needed. The kernel stops sending requests that are not implemented, and takes them as done.
 
     fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         self.closing.begin(handle.0);
@@ -376,7 +378,7 @@ impl Filesystem for Adapter {
                 Kind::File => FileType::RegularFile,
                 Kind::Link => FileType::Symlink,
             };
-            // What has no number yet gets this one, which stands for that; 0 would hide it.
+            // A node without a number gets this one, which means just that; 0 would hide it.
             (entry.number.unwrap_or(u64::from(u32::MAX)), kind, entry.name.as_str())
         });
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -402,9 +404,10 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        // `umount` asks before it unmounts; then nothing of the archive is open any more.
+        // `umount` asks before it unmounts; after this, nothing of the archive is open.
         self.closing.settle(CLOSING_LIMIT);
-        // Nothing here fills up: as with /proc, `df` prints '-', and whoever watches disks has no share to raise an alarm for.
+        // Nothing here fills up: as with /proc, `df` prints '-', and disk monitoring has no percentage to
+        // raise an alarm for.
         reply.statfs(0, 0, 0, 0, 0, BLOCK_BYTES, LONGEST_NAME, BLOCK_BYTES);
     }
 
@@ -420,7 +423,7 @@ impl Filesystem for Adapter {
         let hole = match whence {
             SEEK_DATA => false,
             SEEK_HOLE => true,
-            // The kernel knows the others by itself.
+            // The kernel handles the others itself.
             _ => return reply.error(Errno::EINVAL),
         };
         let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);

@@ -1,9 +1,9 @@
-//! What a mount keeps open of its archive: nothing, unless somebody has a file open.
+//! What a mount keeps open of its archive: nothing, unless a file is open.
 //!
-//! The kernel does not wait for the process that serves a mount: when `umount` returns, that process may not know of
-//! it yet. So that the disk of the archive can be unmounted right then, the folder and the manifest are only open
-//! while a file is, and otherwise opened for each look and closed again. The folder has to be the one that was
-//! mounted: in another one that was put in its place nothing is opened.
+//! The kernel does not wait for the process that serves a mount: when `umount` returns, that process may not
+//! know yet. To allow unmounting the archive's disk right then, the folder and the manifest are only open
+//! while a file is, and are otherwise opened for each lookup and closed again. The folder must be the one
+//! that was mounted: if another one is in its place, nothing in it is opened.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -17,32 +17,32 @@ use crate::storage::dir::DirStorage;
 use crate::storage::manifest::{self, ManifestFile};
 use crate::storage::{FolderIdentity, Storage};
 
-/// So many revisions stay open after they were closed, as long as any file is open.
+/// How many revisions stay open after they were closed, as long as any file is open.
 const RECENT: usize = 4;
 
-/// How long the manifest of a network or FUSE file system counts as the newest: there each look takes several round
-/// trips.
+/// How long the manifest on a network or FUSE file system counts as current: each check there takes several
+/// round trips.
 const TRUSTED: Duration = Duration::from_secs(1);
 
-/// An archive's folder, and what of it is open.
+/// An archive's folder, and the parts of it that are open.
 pub(super) struct Holding {
     folder: PathBuf,
-    /// What the folder was when it was mounted.
+    /// Identity of the folder when it was mounted.
     identity: Option<FolderIdentity>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many [`Hold`]s there are.
+    /// Number of [`Hold`]s.
     users: usize,
-    /// As long as there are any.
+    /// `Some` while there are any.
     open: Option<Open>,
-    /// The last ones that were opened, though they may have been closed: what was found out about them is of use when
-    /// they are opened again. Only until the manifest is replaced, because they hold on to files that may be removed
+    /// The revisions opened last, possibly closed by now: what was learned about them helps when they are
+    /// opened again. Dropped when the manifest is replaced, because they hold files open that may be deleted
     /// then.
     recent: VecDeque<Arc<OpenRevision>>,
-    /// When the manifest was last looked at while nothing was open.
+    /// When the manifest was last checked while nothing was open.
     looked: Option<Instant>,
 }
 
@@ -51,14 +51,14 @@ struct Open {
     manifest: ManifestFile,
 }
 
-/// Keeps the archive open until it is dropped. What was opened by it has to go first.
+/// Keeps the archive open until it is dropped. Drop everything opened through it first.
 pub(super) struct Hold(Arc<Holding>);
 
 impl Holding {
-    /// Of an archive that is open. Keeps nothing of it.
+    /// For an open archive. Keeps nothing of it open.
     pub(super) fn new(archive: &Archive) -> Self {
         let folder = archive.folder();
-        // A process may change its folder.
+        // The working directory of a process may change.
         let folder = folder.canonicalize().or_else(|_| std::path::absolute(&folder));
         Holding {
             folder: folder.unwrap_or_else(|_| archive.folder()),
@@ -72,10 +72,10 @@ impl Holding {
         &self.folder
     }
 
-    /// The archive as it is now, if its manifest is not the one with the checksum `known`.
+    /// The archive as it is now, unless its manifest still has the checksum `known`.
     ///
     /// # Errors
-    /// Also when the folder is not there, or is another one.
+    /// Also if the folder is missing or is another one.
     pub(super) fn newer_than(&self, known: &str) -> Result<Option<Arc<Archive>>> {
         let mut state = self.state();
         if let Some(open) = &mut state.open {
@@ -102,7 +102,7 @@ impl Holding {
     /// Opens the archive, unless it is open.
     ///
     /// # Errors
-    /// Also when the folder is not there, or is another one.
+    /// Also if the folder is missing or is another one.
     pub(super) fn hold(self: &Arc<Self>) -> Result<Hold> {
         let mut state = self.state();
         if state.open.is_none() {
@@ -113,7 +113,7 @@ impl Holding {
         Ok(Hold(Arc::clone(self)))
     }
 
-    /// The same, if it is open.
+    /// As [`Self::hold`], but `None` if the archive is not open.
     pub(super) fn hold_if_open(self: &Arc<Self>) -> Option<Hold> {
         let mut state = self.state();
         state.open.as_ref()?;
@@ -121,7 +121,7 @@ impl Holding {
         Some(Hold(Arc::clone(self)))
     }
 
-    /// Closes what is kept of revisions that are not in use.
+    /// Closes revisions that are kept but not in use.
     pub(super) fn forget_recent(&self) {
         let recent = std::mem::take(&mut self.state().recent);
         drop(recent);
@@ -143,16 +143,16 @@ impl Holding {
 }
 
 impl Hold {
-    /// The archive as it was when the manifest was last looked at.
+    /// The archive as of the last check of the manifest.
     ///
     /// # Errors
-    /// When it is not open, which does not happen as long as this is there.
+    /// If it is not open, which does not happen while `self` exists.
     pub(super) fn archive(&self) -> Result<Arc<Archive>> {
         let open = self.0.state().open.as_ref().map(|open| Arc::clone(&open.archive));
         open.ok_or_else(|| Error::NoArchive { path: self.0.folder.clone() })
     }
 
-    /// Keeps a revision open, if `still` says so, for when it is opened again.
+    /// Keeps a revision for the next open, if `still` agrees.
     pub(super) fn keep(&self, revision: &Arc<OpenRevision>, still: impl FnOnce() -> bool) -> bool {
         let mut state = self.0.state();
         let kept = still();
@@ -163,7 +163,7 @@ impl Hold {
             state.recent.push_front(Arc::clone(revision));
         }
         drop(state);
-        // Closing takes a while.
+        // Closing takes a while, so it happens after unlocking.
         drop(over);
         kept
     }

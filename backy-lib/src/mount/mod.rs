@@ -1,9 +1,10 @@
-//! Every revision as a file, by FUSE: whatever reads files then reads backups.
+//! Every revision as a file, by FUSE, so that any program can read backups.
 //!
-//! [`tree`](self) and the modules below it know names, bytes and what was written, and nothing of a kernel; `fuse` translates
-//! between the two; `place` takes the mountpoint and gives it back; `watch` follows the archive; `holding` keeps it open only as long
-//! as a file is. A mount takes no lock and changes nothing in the archive. What is read is right because its digest is: a block that is not costs an input/output
-//! error for those who read it, and a finding for the observer.
+//! [`tree`](self) and the modules below it know names, bytes and written data, and nothing of a kernel;
+//! `fuse` translates between the two; `place` mounts and unmounts; `watch` follows the archive; `holding`
+//! keeps it open only while a file is. A mount takes no lock and changes nothing in the archive. Every block
+//! that is read matches its digest: a block that does not is an input/output error for its reader, and a
+//! finding for the observer.
 
 mod closing;
 mod findings;
@@ -34,22 +35,22 @@ use crate::base::progress::{Event, Observer};
 use place::Place;
 use tree::Tree;
 
-/// How many bytes of blocks are kept in memory unless told otherwise.
+/// Default limit of blocks cached in memory.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// How a mount behaves.
+/// Options of a mount.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
-    /// Whether the kernel lets users in other than the one who mounts. What they may do there, the modes of the files decide, and
-    /// those are for the one who mounts alone, and `gid`.
+    /// Whether the kernel admits users other than the one who mounts. The modes of the files then decide what
+    /// they may do, and give permissions only to the user who mounts and to `gid`.
     pub allow_other: bool,
-    /// A group whose members may read everything, and write where that may be done; lets them in as `allow_other` does.
+    /// A group whose members may read everything, and write in a writable mount; admits them as `allow_other` does.
     pub gid: Option<u32>,
-    /// Folder for the temporary files that take what is written; `None`: read-only.
+    /// Folder for the temporary files with written data; `None`: read-only.
     pub writable: Option<PathBuf>,
-    /// Limit of what is kept in memory of blocks, in bytes.
+    /// Limit of blocks cached in memory, in bytes.
     pub cache_bytes: u64,
-    /// How many requests are worked on at a time; `None`: as many as there are cores, at least 2.
+    /// How many requests to handle at a time; `None`: the number of cores, at least 2.
     pub threads: Option<usize>,
 }
 
@@ -66,19 +67,19 @@ impl Default for MountOptions {
 }
 
 impl MountOptions {
-    /// Whether the kernel has to let others in.
+    /// Whether the kernel has to admit other users.
     fn lets_others_in(&self) -> bool {
         self.allow_other || self.gid.is_some()
     }
 }
 
-/// The number of a group, for [`MountOptions::gid`], from its name or its number in decimal digits.
+/// The group ID for [`MountOptions::gid`], from its name or its decimal number.
 ///
 /// # Errors
-/// Why there is none.
+/// Why there is no such group.
 pub fn group_number(group: &str) -> std::result::Result<u32, String> {
     if let Ok(number) = group.parse() {
-        // The kernel's word for no group at all.
+        // The kernel's value for no group.
         return if number == u32::MAX { Err(format!("{number} is no group")) } else { Ok(number) };
     }
     match nix::unistd::Group::from_name(group) {
@@ -92,11 +93,12 @@ pub fn group_number(group: &str) -> std::result::Result<u32, String> {
     }
 }
 
-/// Mounts an archive's revisions; returns when the mount is usable. It keeps nothing of `archive`, and nothing on the archive's
-/// file system open unless a file is: when `umount` returns, that file system can be unmounted.
+/// Mounts an archive's revisions; returns when the mount is usable. It keeps nothing of `archive`, and keeps
+/// nothing on the archive's file system open unless a file is open: when `umount` returns, that file system
+/// can be unmounted.
 ///
 /// # Errors
-/// [`Error::Mount`] when the mountpoint cannot be used; then nothing is left behind.
+/// [`Error::Mount`] if the mountpoint cannot be used; nothing is left mounted then.
 pub fn mount(
     archive: &Archive,
     mountpoint: &Path,
@@ -130,8 +132,8 @@ fn start(
     place: &Arc<Place>,
     observer: &Arc<dyn Observer + Send + Sync>,
 ) -> Result<Mounted> {
-    // A child that still had it would keep the file system from ending with this process, and whoever looks there
-    // waiting.
+    // A child with this descriptor would keep the file system alive after this process ends, and every access
+    // to it would hang.
     let withheld = Entry::of_another(device.as_fd());
     let session = fuse::connect(Arc::clone(tree), device, options)
         .map_err(|error| place.failed("get the kernel to take up the file system", error))?;
@@ -163,7 +165,7 @@ fn start(
     Ok(Mounted { place: Arc::clone(place), maker: Maker::this(), thread: Some(thread), ended })
 }
 
-/// A file system that hides the archive, or what is written to itself, could not work.
+/// A file system that hides the archive, or the folder for its own written data, could not work.
 fn check_apart(place: &Place, archive: &Archive, writable: Option<&Path>) -> Result<()> {
     let folder = archive.folder();
     let folder = folder.canonicalize().map_err(Error::io(&folder, "find the folder"))?;
@@ -189,26 +191,26 @@ fn check_apart(place: &Place, archive: &Archive, writable: Option<&Path>) -> Res
     }
 }
 
-/// A mount that is being served by threads of this process. When dropped, it is taken from its place.
+/// A mount served by threads of this process. Dropping it detaches the mount.
 ///
-/// A child that this process forks has no such threads, and the mount is not its own: dropping it there does nothing,
-/// and what would take it away is an error.
+/// A forked child does not have these threads, and does not own the mount: dropping it there does nothing,
+/// and unmounting it is an error.
 #[derive(Debug)]
 pub struct Mounted {
     place: Arc<Place>,
     maker: Maker,
     thread: Option<JoinHandle<std::io::Result<()>>>,
-    /// Nothing is ever sent; the other end goes with the thread.
+    /// Nothing is ever sent; the other end closes when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Mounted {
-    /// Whether the file system is still in its place: not after `umount`.
+    /// Whether the file system is still mounted: false after `umount`.
     pub fn is_mounted(&self) -> bool {
         self.is_served() && self.place.is_ours()
     }
 
-    /// Whether it was made by this process, and not by one that it was forked from.
+    /// Whether this process made it, and not a parent of it.
     pub fn is_own(&self) -> bool {
         self.maker.is_this()
     }
@@ -225,8 +227,8 @@ impl Mounted {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Waits, but not longer than `limit`, until the file system has ended. After [`Mounted::detach`], or a lazy `umount`,
-    /// that is when the last user has closed the last file. Whether it has.
+    /// Waits for at most `limit` until the file system has ended, and returns whether it has. After
+    /// [`Mounted::detach`] or a lazy `umount`, that is when the last file is closed.
     pub fn wait(&self, limit: Duration) -> bool {
         if !self.is_own() {
             return false;
@@ -234,29 +236,29 @@ impl Mounted {
         self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Takes the mount away.
+    /// Unmounts it.
     ///
     /// # Errors
-    /// [`Error::Mount`] when it is in use, or another process's; then it stays as it was.
+    /// [`Error::Mount`] if it is in use or belongs to another process; it stays mounted then.
     pub fn unmount(&self) -> Result<()> {
         self.check_own()?;
-        // What is in its place when nobody serves it is another's.
+        // If this one is no longer served, another file system may be in its place.
         if self.is_served() { self.place.unmount() } else { Ok(()) }
     }
 
-    /// Takes the mount away from its place at once. Whoever uses it goes on until closing what is open.
+    /// Detaches the mount at once. Programs that use it continue until they close their files.
     ///
     /// # Errors
-    /// [`Error::Mount`] when it is another process's.
+    /// [`Error::Mount`] if it belongs to another process.
     pub fn detach(&self) -> Result<()> {
         self.check_own()?;
         if self.is_served() { self.place.detach() } else { Ok(()) }
     }
 
-    /// Waits until the file system is gone and its threads have ended.
+    /// Waits until the file system is unmounted and its threads have ended.
     ///
     /// # Errors
-    /// [`Error::Mount`] when it ended by itself, or is another process's.
+    /// [`Error::Mount`] if it ended by itself or belongs to another process.
     pub fn join(mut self) -> Result<()> {
         self.check_own()?;
         let Some(thread) = self.thread.take() else { return Ok(()) };
@@ -273,11 +275,11 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if !self.is_own() {
-            // There is no such thread here; its memory may be another one's.
+            // This process does not have the thread; its memory may belong to another one.
             std::mem::forget(self.thread.take());
             return;
         }
-        // Nobody could take it away any more.
+        // Nothing else could detach it later.
         let _ = self.detach();
     }
 }

@@ -1,6 +1,6 @@
-//! Which number stands for which node, for as long as somebody outside knows the number.
+//! Maps numbers to nodes, for as long as the outside knows the number.
 //!
-//! A number is never used for a second node, so that one that is asked for late cannot lead to another file.
+//! A number is never reused for another node, so that a late request cannot reach another file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::view::{Folder, Node};
 /// The number of the tree's root.
 pub(super) const ROOT: u64 = 1;
 
-/// The nodes that are known outside.
+/// The nodes that the outside knows.
 pub(super) struct Nodes {
     by_number: HashMap<u64, Known>,
     by_node: HashMap<Arc<Node>, u64>,
@@ -19,7 +19,7 @@ pub(super) struct Nodes {
 
 struct Known {
     node: Arc<Node>,
-    /// How often the number was given out and not yet given back.
+    /// How often the number was given out and not yet returned.
     count: u64,
 }
 
@@ -34,12 +34,12 @@ impl Nodes {
         self.by_number.get(&number).map(|known| Arc::clone(&known.node))
     }
 
-    /// The number of a node, if it has one at present.
+    /// The number of a node, if it has one now.
     pub(super) fn number(&self, node: &Node) -> Option<u64> {
         self.by_node.get(node).copied()
     }
 
-    /// The number of a node, which is to be given back by [`Nodes::give_back`].
+    /// The number of a node, to be returned with [`Nodes::give_back`].
     pub(super) fn give_out(&mut self, node: Node) -> u64 {
         if let Some(number) = self.by_node.get(&node)
             && let Some(known) = self.by_number.get_mut(number)
@@ -54,7 +54,7 @@ impl Nodes {
         number
     }
 
-    /// Gives a number back that was given out `count` times.
+    /// Returns a number that was given out `count` times.
     pub(super) fn give_back(&mut self, number: u64, count: u64) {
         let Some(known) = self.by_number.get_mut(&number) else { return };
         known.count = known.count.saturating_sub(count);

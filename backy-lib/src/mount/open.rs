@@ -1,4 +1,4 @@
-//! Open files: a revision, or a stretch of it, that stays readable until it is closed.
+//! Open files: a revision, or a window of it, that stays readable until it is closed.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::base::error::Error;
 use crate::base::extent::Extent;
 use crate::image::reader::RevisionReader;
 
-/// A revision that is open, once for all who have it open.
+/// An open revision, shared by everyone who has it open.
 pub(super) struct OpenRevision {
     pub(super) reader: RevisionReader,
-    /// What was written to it, where writing is allowed.
+    /// What was written to it, in a writable mount.
     pub(super) layer: Option<Arc<Layer>>,
 }
 
 impl OpenRevision {
-    /// Fills `buffer`, which lies within the image, as it was backed up.
+    /// Fills `buffer`, which lies within the image, with the backed-up content.
     pub(super) fn read_original(
         &self,
         buffer: &mut [u8],
@@ -31,38 +31,39 @@ impl OpenRevision {
             Ok(read) if read == buffer.len() => Ok(()),
             Ok(_) => Err(Errno::IO),
             Err(error) => {
-                findings.tell(self.reader.revision().uuid, &error);
+                findings.report(self.reader.revision().uuid, &error);
                 Err(errno_of(&error))
             }
         }
     }
 }
 
-/// What a program is told that reads through the mount: what the system said when the process of the mount lacks
-/// something, so that nobody takes that for a bad disk.
+/// The error number for a program that reads through the mount. If the process of the mount lacks something,
+/// that is the system's own error, so that it is not taken for a bad disk.
 pub(super) fn errno_of(error: &Error) -> Errno {
     let of_process = error.system_number().filter(|_| error.is_of_process());
     match of_process.map(Errno::from_raw_os_error) {
-        // The program that reads has not too many files open.
+        // The program that reads does not have too many files open itself.
         Some(Errno::MFILE) => Errno::NFILE,
         Some(errno) => errno,
         None => Errno::IO,
     }
 }
 
-/// One opening of an image or of a partition in it.
+/// One open image or partition.
 pub(super) struct OpenFile {
     pub(super) revision: Arc<OpenRevision>,
-    /// Which part of the image it is.
+    /// The part of the image that it covers.
     pub(super) window: Extent,
     /// Whether it was opened for writing.
     pub(super) writing: bool,
-    /// Dropped after the revision, which is in what it keeps open.
+    /// Dropped after the revision, which belongs to the archive that it holds open.
     pub(super) _hold: Hold,
 }
 
 impl OpenFile {
-    /// Reads until `buffer` is full or the file ends; how many bytes that were. All that was asked for, or an error.
+    /// Reads until `buffer` is full or the file ends, and returns the number of bytes. Everything that was
+    /// requested, or an error.
     pub(super) fn read_at(
         &self,
         buffer: &mut [u8],
@@ -80,11 +81,11 @@ impl OpenFile {
         Ok(buffer.len())
     }
 
-    /// The first byte at or after `offset` that may be other than zero (or, when `hole`, from which it is zero for a while).
-    /// The end of the file is a hole.
+    /// The first byte at or after `offset` that may not be zero, or, with `hole`, the start of the next run
+    /// of zeros. The end of the file is a hole.
     ///
     /// # Errors
-    /// `NXIO` when `offset` is past the end, or there is no such byte; `NOSYS` where this is not known.
+    /// `NXIO` if `offset` is past the end or there is no such byte; `NOSYS` if this is unknown.
     pub(super) fn seek(&self, offset: u64, hole: bool, findings: &Findings) -> Result<u64, Errno> {
         if self.revision.layer.is_some() {
             return Err(Errno::NOSYS);
@@ -96,7 +97,7 @@ impl OpenFile {
         let at = self.window.offset + offset;
         let found = if hole { reader.next_hole(at).map(Some) } else { reader.next_data(at) };
         let found = found.map_err(|error| {
-            findings.tell(reader.revision().uuid, &error);
+            findings.report(reader.revision().uuid, &error);
             errno_of(&error)
         })?;
         match found {
@@ -106,7 +107,7 @@ impl OpenFile {
         }
     }
 
-    /// A file that has the same bytes and that nobody writes to, where there is one.
+    /// A file with the same bytes that nothing writes to, if there is one.
     pub(super) fn whole_file(&self) -> Option<&File> {
         let whole = self.window == Extent::new(0, self.revision.reader.size_bytes());
         if whole && self.revision.layer.is_none() {
@@ -119,7 +120,7 @@ impl OpenFile {
     /// Writes all of `data`.
     ///
     /// # Errors
-    /// `FBIG` when it does not fit into the file; then nothing was written.
+    /// `FBIG` if it does not fit into the file; nothing was written then.
     pub(super) fn write_at(
         &self,
         data: &[u8],
@@ -136,7 +137,7 @@ impl OpenFile {
         })
     }
 
-    /// Makes a stretch read as zeros, as far as the file reaches.
+    /// Makes an extent read as zeros, up to the end of the file.
     pub(super) fn zero(&self, extent: Extent, findings: &Findings) -> Result<(), Errno> {
         let layer = self.layer()?;
         layer.zero(self.within(extent.offset, extent.len), &|part: &mut [u8], at: u64| {
@@ -151,7 +152,7 @@ impl OpenFile {
         self.revision.layer.as_deref().ok_or(Errno::ROFS)
     }
 
-    /// A stretch of the file as one of the image, cut where the file ends.
+    /// An extent of the file as one of the image, cut at the end of the file.
     fn within(&self, offset: u64, len: u64) -> Extent {
         let offset = offset.min(self.window.len);
         Extent::new(self.window.offset + offset, len.min(self.window.len - offset))

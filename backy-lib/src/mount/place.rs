@@ -1,7 +1,8 @@
-//! The mountpoint: what may be one, how the file system gets there, and how it gets away again.
+//! The mountpoint: which folders qualify, and how to mount and unmount.
 //!
-//! Who has the right to mounts by a system call; everybody else by `fusermount3`, which hands over the device that connects
-//! with the kernel. A mount whose process has been killed is a folder where every look fails; such a one is taken away first.
+//! Users with the permission mount by a system call, others through `fusermount3`, which returns the device
+//! that connects to the kernel. A mount whose process was killed is a folder on which every access fails;
+//! such a mount is detached first.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,44 +29,44 @@ const DEVICE: &str = "/dev/fuse";
 /// The type of our mounts, as the system lists it.
 const TYPE: &str = "fuse.backy";
 
-/// Has the kernel check the modes of files and folders. Without it, whoever is let in may do everything.
+/// Makes the kernel check the modes of files and folders. Without it, every admitted user may do everything.
 const BY_MODE: &str = "default_permissions";
 
-/// Mounts for those who may not do it themselves.
+/// Mounts for users without the permission.
 const HELPER: &str = "fusermount3";
 
-/// Tells the helper at which descriptor it finds the socket.
+/// Environment variable with the descriptor of the helper's socket.
 const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 
-/// How far the kernel reads ahead of whoever reads in order.
+/// How far the kernel reads ahead of a sequential reader.
 const READ_AHEAD_KIB: u32 = 1024;
 
-/// Asks for the number of a mount that no other one ever gets. Since Linux 6.8. Source: `statx(2)`, `STATX_MNT_ID_UNIQUE`.
+/// Requests the number of a mount that is never reused. Since Linux 6.8. Source: `statx(2)`, `STATX_MNT_ID_UNIQUE`.
 const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-/// More dead mounts on top of each other than anybody would leave.
+/// More dead mounts on top of each other than anyone would leave.
 const DEAD_LIMIT: usize = 64;
 
-/// How a file system is to be mounted.
+/// How to mount a file system.
 pub(super) struct Wishes {
-    /// What the system lists as its source.
+    /// The source in the system's list of mounts.
     pub(super) name: PathBuf,
     pub(super) read_only: bool,
     pub(super) allow_other: bool,
 }
 
-/// A folder where something can be mounted.
+/// A folder to mount on.
 #[derive(Debug)]
 pub(super) struct Place {
     path: PathBuf,
-    /// The device number of our file system, by which it is told from others in the same place.
+    /// The device number of our file system, to tell it from others in the same place.
     number: OnceLock<u64>,
-    /// The number of our mount that no other one ever gets, where the kernel has such numbers.
+    /// The number of our mount that is never reused, if the kernel supports that.
     unique: OnceLock<u64>,
 }
 
 impl Place {
-    /// Finds the folder, and takes dead mounts of ours away from it.
+    /// Finds the folder, and detaches dead mounts of ours.
     pub(super) fn prepare(mountpoint: &Path) -> Result<Self> {
         let absolute = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
         let place = Place::at(absolute);
@@ -97,7 +98,7 @@ impl Place {
         Error::Mount { path: self.path.clone(), message }
     }
 
-    /// That something did not work. What this process lacks says nothing about the mountpoint.
+    /// That an action failed. A limit of this process says nothing about the mountpoint.
     pub(super) fn failed(&self, action: &str, error: io::Error) -> Error {
         match is_limit(&error) {
             true => Error::io(&self.path, action)(error),
@@ -119,25 +120,25 @@ impl Place {
         matches!(rustix::fs::stat(&self.path), Err(Errno::NOTCONN | Errno::CONNABORTED))
     }
 
-    /// Takes away what nobody serves any more, and nothing else.
+    /// Detaches our mount if it is no longer served, and nothing else.
     pub(super) fn clear(&self) {
-        // Looking at a new mount in the same place would keep it in use for a moment, and its `umount` would fail.
+        // Accessing a new mount in the same place would keep it in use for a moment, and its `umount` would fail.
         if self.unique.get().is_some_and(|own| self.unique_number() != Some(*own)) {
             return;
         }
         if self.is_dead() && self.top().is_some_and(|mount| mount.kind == TYPE) {
-            // If that does not work, the next mount in this place does it.
+            // If that fails, the next mount in this place does it.
             let _ = self.remove(UnmountFlags::DETACH);
         }
     }
 
-    /// Takes away what was left behind by processes that were killed.
+    /// Detaches mounts left by killed processes.
     fn without_dead(mut self) -> Result<Self> {
         for _ in 0..DEAD_LIMIT {
             if !self.is_dead() {
                 return Ok(self);
             }
-            // The folder above it is alive, and has to be known without symbolic links to be found among the mounts.
+            // The folder above it works, and is needed without symbolic links to find the mount in the list.
             if let (Some(above), Some(name)) = (self.path.parent(), self.path.file_name())
                 && let Ok(above) = above.canonicalize()
             {
@@ -149,7 +150,7 @@ impl Place {
         Ok(self)
     }
 
-    /// Only what backy has mounted for this user may be taken away: somebody else may still want to know of his own.
+    /// Only mounts that backy made for this user may be detached: another user may still need theirs.
     fn check_dead(&self, mount: Option<&Mount>) -> Result<()> {
         let user = geteuid().as_raw().to_string();
         let what = match mount {
@@ -169,7 +170,7 @@ impl Place {
         )))
     }
 
-    /// Mounts; the device by which the file system is to be served.
+    /// Mounts, and returns the device to serve the file system with.
     pub(super) fn take(&self, wishes: &Wishes) -> Result<OwnedFd> {
         let device = match self.take_directly(wishes) {
             Err(Refusal::NotAllowed) => self.take_by_helper(wishes)?,
@@ -185,7 +186,7 @@ impl Place {
         Ok(device)
     }
 
-    /// The number of the mount in this place that no other one ever gets. Whoever serves it is not asked.
+    /// The number, never reused, of the mount in this place. Does not ask the process that serves it.
     fn unique_number(&self) -> Option<u64> {
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
         let found = statx(CWD, &self.path, flags, UNIQUE_MOUNT).ok()?;
@@ -247,7 +248,7 @@ impl Place {
             format!("{access},nosuid,nodev,noexec,{BY_MODE}{other},subtype=backy,fsname=")
                 .into_bytes();
         options.append(&mut name);
-        // The socket is its standard input, because a child has that without more ado.
+        // The socket is its standard input, which a child inherits without extra work.
         let output = Command::new(HELPER)
             .arg("-o")
             .arg(OsStr::from_bytes(&options))
@@ -268,8 +269,8 @@ impl Place {
         }
     }
 
-    /// Lets the kernel read further ahead than it does by itself, so that several requests are under way at a time. Only
-    /// root may; everybody else's mounts are slower.
+    /// Makes the kernel read further ahead than its default, so that several requests run at a time. Requires
+    /// root; mounts of other users are slower.
     pub(super) fn read_far_ahead(&self) {
         let Some(number) = self.number.get() else { return };
         let (major, minor) = (major(*number), minor(*number));
@@ -279,26 +280,26 @@ impl Place {
         }
     }
 
-    /// Whether our file system is still in its place.
+    /// Whether our file system is still mounted here.
     pub(super) fn is_ours(&self) -> bool {
         match (self.number.get(), mounts()) {
             (Some(number), Ok(mounts)) => mounts.iter().any(|mount| mount.device == *number),
-            // Nothing says that it is gone.
+            // Nothing shows that it is gone.
             _ => true,
         }
     }
 
-    /// Takes our file system away; no error when that has been done.
+    /// Unmounts our file system; no error if it is already unmounted.
     pub(super) fn unmount(&self) -> Result<()> {
         self.check_top()?.map_or(Ok(()), |()| self.remove(UnmountFlags::empty()))
     }
 
-    /// The same, whoever uses it.
+    /// The same, even if it is in use.
     pub(super) fn detach(&self) -> Result<()> {
         self.check_top()?.map_or(Ok(()), |()| self.remove(UnmountFlags::DETACH))
     }
 
-    /// Whether our file system is what would be taken away; `None` when it has gone.
+    /// Whether unmounting would hit our file system; `None` if it is already unmounted.
     fn check_top(&self) -> Result<Option<()>> {
         if !self.is_ours() {
             return Ok(None);
@@ -316,7 +317,7 @@ impl Place {
             Ok(()) => Ok(()),
             Err(Errno::PERM) => self.remove_by_helper(flags.contains(UnmountFlags::DETACH)),
             Err(Errno::BUSY) => Err(self.busy()),
-            // Somebody was faster.
+            // Somebody else was faster.
             Err(Errno::INVAL) => Ok(()),
             Err(errno) => {
                 Err(self.error(format!("cannot unmount it: {}", describe_io(&errno.into()))))
@@ -345,20 +346,20 @@ impl Place {
         self.error(message.to_owned())
     }
 
-    /// What is mounted here, and not hidden by something else that is.
+    /// What is mounted here, and not hidden by another mount.
     fn top(&self) -> Option<Mount> {
         mounts().ok()?.into_iter().rfind(|mount| mount.path == self.path)
     }
 }
 
-/// Why a mount by a system call did not work.
+/// Why mounting by a system call failed.
 enum Refusal {
-    /// The helper may be allowed to.
+    /// The helper may have the permission.
     NotAllowed,
     Other(Error),
 }
 
-/// What the helper complained about, without its name.
+/// The helper's complaint, without its name.
 fn refusal(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().next().unwrap_or_default();
@@ -373,7 +374,7 @@ fn refusal(output: &Output) -> String {
     }
 }
 
-/// The descriptor that was sent through a socket.
+/// The descriptor sent through a socket.
 fn receive(socket: &UnixStream) -> Option<OwnedFd> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -394,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_a_mountpoint_is_refused_with_a_reason() {
+    fn an_unusable_mountpoint_is_refused_with_a_reason() {
         let refused = |path: &str| Place::prepare(Path::new(path)).unwrap_err().to_string();
         assert_eq!(
             refused("/nowhere/at/all"),

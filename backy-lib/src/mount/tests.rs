@@ -94,12 +94,12 @@ impl Fixture {
     }
 }
 
-/// Bytes that differ from block to block and from seed to seed.
+/// Bytes that differ between blocks and between seeds.
 fn bytes(seed: u8, blocks: usize) -> Vec<u8> {
     (0..blocks * BLOCK).map(|at| seed ^ (at / BLOCK * 7) as u8 ^ (at % 251) as u8).collect()
 }
 
-/// Follows a path from the root, links included.
+/// Follows a path from the root, including links.
 fn walk(tree: &Tree, path: &str) -> Reply<Attributes> {
     let mut folders = vec![ROOT];
     let mut found = tree.attributes(ROOT)?;
@@ -140,7 +140,7 @@ fn content(tree: &Tree, path: &str) -> Reply<Vec<u8>> {
     Ok(content)
 }
 
-/// Each way to a revision leads to its bytes, and each name that is listed is found.
+/// Each path to a revision leads to its bytes, and each listed name can be looked up.
 #[test]
 fn every_name_leads_to_its_revision() {
     let fixture = Fixture::new();
@@ -181,7 +181,7 @@ fn every_name_leads_to_its_revision() {
     assert_eq!((found.size_bytes, found.time), (new.len() as u64, second.started));
 }
 
-/// Revisions of the same second have names of their own, and a new one does not change those of the others.
+/// Revisions of the same second have different names, and a new one does not change the names of the others.
 #[test]
 fn a_new_revision_of_the_same_second_changes_no_name() {
     let fixture = Fixture::new();
@@ -198,7 +198,7 @@ fn a_new_revision_of_the_same_second_changes_no_name() {
     }
 }
 
-/// An archive without revisions is a tree without files, into which the first revision comes.
+/// An archive without revisions is a tree without files, in which the first revision appears.
 #[test]
 fn an_archive_without_revisions_can_be_mounted() {
     let fixture = Fixture::new();
@@ -211,9 +211,10 @@ fn an_archive_without_revisions_can_be_mounted() {
     assert_eq!(tree.attributes(ROOT).unwrap().links, 6);
 }
 
-/// A revision that is removed has no name any more, but who has it open reads it as before, whatever else is done.
+/// A deleted revision has no name any more, but a program that has it open reads it as before, whatever
+/// happens to the archive.
 #[test]
-fn an_open_file_stays_while_its_revision_goes() {
+fn an_open_file_stays_readable_after_its_revision_is_deleted() {
     let fixture = Fixture::new();
     let contents: Vec<Vec<u8>> = (1..=4).map(|seed| bytes(seed, 16)).collect();
     let backup = |(content, day): (&Vec<u8>, i32)| {
@@ -244,9 +245,9 @@ fn an_open_file_stays_while_its_revision_goes() {
     assert!(!names(&tree, "").contains(&ids[1]));
 }
 
-/// What was written to a revision that is removed stays for who has it open, and is dropped then.
+/// Data written to a deleted revision stays while it is open, and is dropped then.
 #[test]
-fn what_is_written_outlives_its_revision() {
+fn written_data_outlives_its_revision_while_open() {
     let fixture = Fixture::new();
     for day in 1..=3 {
         fixture.backup(&bytes(day, 4), &format!("2026-11-0{day}T00:00:00Z"), &[]);
@@ -268,7 +269,7 @@ fn what_is_written_outlives_its_revision() {
     assert_eq!(tree.open(number, false), Err(Errno::NOENT));
 }
 
-/// A block that is wrong is an error for those who read it and no one else, and is told once, with its name.
+/// A bad block is an error only for readers of its bytes, and is reported once, with its name.
 #[test]
 fn a_bad_block_is_an_error_for_its_own_bytes_only() {
     let fixture = Fixture::new();
@@ -295,9 +296,9 @@ fn a_bad_block_is_an_error_for_its_own_bytes_only() {
     }
 }
 
-/// Numbers that nobody knows any more take no memory, and are not used again for another node.
+/// Forgotten numbers take no memory, and are not reused for another node.
 #[test]
-fn numbers_are_taken_back() {
+fn forgotten_numbers_are_not_reused() {
     let fixture = Fixture::new();
     fixture.backup(&bytes(1, 1), "2026-11-22T19:13:05Z", &["daily"]);
     let tree = fixture.tree(false);
@@ -321,7 +322,7 @@ fn numbers_are_taken_back() {
     assert!(tree.attributes(ROOT).is_ok());
 }
 
-/// Whoever is listing a folder gets the names that were there when it was opened, and the present ones on beginning again.
+/// A listing has the names from when the folder was opened, and the current ones after a rewind.
 #[test]
 fn a_listing_is_of_one_moment() {
     let fixture = Fixture::new();
@@ -336,9 +337,9 @@ fn a_listing_is_of_one_moment() {
     assert_eq!(tree.entries(ROOT, handle, false), Err(Errno::BADF));
 }
 
-/// Without a folder for it nothing can be written.
+/// A read-only mount accepts no write.
 #[test]
-fn nothing_is_written_where_nothing_may_be() {
+fn a_read_only_mount_accepts_no_write() {
     let fixture = Fixture::new();
     fixture.backup(&bytes(1, 1), "2026-11-22T19:13:05Z", &[]);
     let tree = fixture.tree(false);
@@ -350,9 +351,9 @@ fn nothing_is_written_where_nothing_may_be() {
     assert_eq!(tree.open(ROOT, false), Err(Errno::ISDIR));
 }
 
-/// What is written to a revision is there when it is opened again, in its partitions as well, and nowhere else.
+/// Data written to a revision is there when it is opened again, also in its partitions, and nowhere else.
 #[test]
-fn what_is_written_stays_with_its_revision_until_the_end() {
+fn written_data_stays_with_its_revision_until_the_mount_ends() {
     let fixture = Fixture::new();
     let (old, new) = (bytes(1, 5), bytes(2, 5));
     fixture.backup(&old, "2026-11-22T19:13:05Z", &[]);
@@ -379,7 +380,7 @@ fn what_is_written_stays_with_its_revision_until_the_end() {
     assert_eq!(fs::read_dir(fixture.folder.path()).unwrap().count(), 2);
 }
 
-/// Where a file says that there are holes there are zeros, data is all that is not zero, and going from one to the other ends.
+/// Reported holes are zeros, all other bytes are in reported data, and alternating between the two ends.
 #[test]
 fn holes_are_found() {
     let fixture = Fixture::new();
@@ -412,9 +413,9 @@ fn holes_are_found() {
     }
 }
 
-/// A partition is a file with the part of the image that the table says, also for what is written.
+/// A partition is a file with the part of the image that the table says, also for writes.
 #[test]
-fn partitions_are_windows_on_the_image() {
+fn partitions_are_windows_into_the_image() {
     let fixture = Fixture::new();
     let mut image = bytes(3, 16);
     image[446..512].fill(0);
@@ -440,7 +441,7 @@ fn partitions_are_windows_on_the_image() {
     assert_eq!(names(&fixture.tree(false), "latest.partitions"), ["1", "3"]);
 }
 
-/// When the table cannot be read nobody is told that there are no partitions.
+/// If the table cannot be read, the answer is an error and not that there are no partitions.
 #[test]
 fn a_table_in_a_bad_block_is_an_error() {
     let fixture = Fixture::new();
@@ -455,7 +456,7 @@ fn a_table_in_a_bad_block_is_an_error() {
     assert_eq!(fixture.findings().len(), 1);
 }
 
-/// A replaced manifest is noticed without anybody asking for a name, and the thread that does so ends when it is not needed.
+/// A replaced manifest is noticed without a lookup, and the watching thread ends when it is no longer needed.
 #[test]
 fn a_change_of_the_archive_is_noticed() {
     let fixture = Fixture::new();

@@ -1,9 +1,10 @@
-//! The archive as a tree of files: names, attributes, content. No kernel, so that anything that serves files can serve it.
+//! The archive as a tree of files: names, attributes, content. It knows no kernel, so that any file server
+//! can serve it.
 //!
-//! A file outside knows a node by its number, which [`Tree::lookup`] gives out and [`Tree::forget`] takes back, and an open
-//! file by its handle. The names follow the archive: whoever asks for one gets it as the manifest has it at that moment. What
-//! is open stays: [`Tree::refresh`] is to be called when the manifest was replaced, and lets every open revision take hold of
-//! the files that it is in now.
+//! The outside knows a node by its number, which [`Tree::lookup`] gives out and [`Tree::forget`] takes back,
+//! and an open file by its handle. The names follow the archive: a lookup uses the current manifest. Open
+//! files stay open: [`Tree::refresh`], to be called after the manifest was replaced, makes every open
+//! revision switch to the files that it is in now.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -29,10 +30,10 @@ use crate::format::manifest::Revision;
 use crate::format::partitions::{self, Partition};
 use crate::image::reader::ReadCache;
 
-/// The answer to somebody who knows only error numbers.
+/// An answer for callers that only know error numbers.
 pub(super) type Reply<T> = std::result::Result<T, Errno>;
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Folder,
@@ -40,7 +41,7 @@ pub(super) enum Kind {
     Link,
 }
 
-/// What is to be known of a node.
+/// The attributes of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) number: u64,
@@ -53,7 +54,7 @@ pub(super) struct Attributes {
 /// A name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Of what has this name, where it is known outside.
+    /// The number of the node, if the outside knows it.
     pub(super) number: Option<u64>,
     pub(super) kind: Kind,
     pub(super) name: String,
@@ -63,13 +64,13 @@ pub(super) struct Entry {
 pub(super) struct Tree {
     holding: Arc<Holding>,
     view: RwLock<Arc<View>>,
-    /// Held by the one who replaces `view`.
+    /// Held while `view` is being replaced.
     reloading: Mutex<()>,
     /// Whether open revisions may not have followed the manifest yet.
     behind: AtomicBool,
     nodes: Mutex<Nodes>,
     revisions: Mutex<HashMap<RevisionId, Weak<OpenRevision>>>,
-    /// `None` when nothing may be written.
+    /// `None` if the mount is read-only.
     layers: Option<Layers>,
     tables: Mutex<HashMap<RevisionId, Arc<Vec<Partition>>>>,
     files: RwLock<HashMap<u64, Arc<OpenFile>>>,
@@ -80,7 +81,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The tree of an archive. `writable`: the folder for what is written, where anything may be.
+    /// The tree of an archive. `writable`: the folder for written data, if writes are allowed.
     pub(super) fn new(
         archive: &Archive,
         writable: Option<&Path>,
@@ -104,33 +105,33 @@ impl Tree {
         }
     }
 
-    /// The archive's folder, which is to be watched.
+    /// The archive's folder, to be watched.
     pub(super) fn archive_folder(&self) -> &Path {
         self.holding.folder()
     }
 
-    /// Where to tell what happens.
+    /// Where to report problems.
     pub(super) fn findings(&self) -> &Findings {
         &self.findings
     }
 
-    /// Whether anything may be written.
+    /// Whether writes are allowed.
     pub(super) fn is_writable(&self) -> bool {
         self.layers.is_some()
     }
 
-    /// Follows the archive, if its manifest has been replaced. To be called again when it fails.
+    /// Follows the archive, if its manifest was replaced. Call it again if it fails.
     pub(super) fn refresh(&self) -> Result<()> {
         self.reload()?;
         if !self.behind.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        // Where nothing is open nothing has to follow.
+        // Without open files, nothing has to follow.
         let Some(_hold) = self.holding.hold_if_open() else { return Ok(()) };
         let open: Vec<_> = lock(&self.revisions).values().filter_map(Weak::upgrade).collect();
         let mut failed = Ok(());
         for revision in open {
-            // Each is given the chance, whatever becomes of the others.
+            // Each one is refreshed, whatever happens to the others.
             failed = failed.and(revision.reader.refresh());
         }
         if failed.is_err() {
@@ -139,7 +140,7 @@ impl Tree {
         failed
     }
 
-    /// Reads the manifest, if it has been replaced.
+    /// Reads the manifest, if it was replaced.
     fn reload(&self) -> Result<()> {
         let _one = lock(&self.reloading);
         let Some(archive) = self.holding.newer_than(&self.view().checksum)? else {
@@ -148,7 +149,7 @@ impl Tree {
         let view = Arc::new(View::new(archive.manifest()));
         drop(archive);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
-        // After the view, by which an opening knows whether it may still be kept.
+        // After the view is replaced: an opening file uses the view to decide whether it may still be kept.
         self.holding.forget_recent();
         lock(&self.tables).retain(|id, _| view.number(*id).is_some());
         if let Some(layers) = &self.layers {
@@ -158,10 +159,10 @@ impl Tree {
         Ok(())
     }
 
-    /// The names as they are now, or were last when the manifest cannot be read at the moment.
+    /// The current names, or the last known ones if the manifest cannot be read right now.
     fn view_now(&self) -> Arc<View> {
         if let Err(error) = self.reload() {
-            // Whoever watches the manifest tries again, and tells when that goes on failing.
+            // The thread that watches the manifest retries, and reports if that keeps failing.
             drop(error);
         }
         self.view()
@@ -182,7 +183,7 @@ impl Tree {
         }
     }
 
-    /// What has this name in a folder. Gives its number out: to be taken back by [`Tree::forget`].
+    /// The node with this name in a folder. Gives its number out, for [`Tree::forget`] to take back.
     pub(super) fn lookup(&self, folder: u64, name: &OsStr) -> Reply<Attributes> {
         let name = name.to_str().ok_or(Errno::NOENT)?;
         let folder = self.folder(folder)?;
@@ -200,18 +201,18 @@ impl Tree {
         Ok(attributes(&view, number, &node))
     }
 
-    /// Takes a number back that was given out `count` times.
+    /// Takes back a number that was given out `count` times.
     pub(super) fn forget(&self, number: u64, count: u64) {
         lock(&self.nodes).give_back(number, count);
     }
 
-    /// What is to be known of a node, whether or not it still has a name.
+    /// The attributes of a node, whether or not it still has a name.
     pub(super) fn attributes(&self, number: u64) -> Reply<Attributes> {
         let node = self.node(number)?;
         Ok(attributes(&self.view(), number, &node))
     }
 
-    /// Where a link leads, from its own folder.
+    /// The target of a link, relative to its own folder.
     pub(super) fn link_target(&self, number: u64) -> Reply<String> {
         match &*self.node(number)? {
             Node::Link { target, .. } => Ok(target.clone()),
@@ -219,7 +220,7 @@ impl Tree {
         }
     }
 
-    /// Opens a folder: its names as they are now, until it is closed.
+    /// Opens a folder: its current names, until it is closed.
     pub(super) fn open_folder(&self, number: u64) -> Reply<u64> {
         let entries = self.list(number)?;
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
@@ -227,7 +228,7 @@ impl Tree {
         Ok(handle)
     }
 
-    /// The names of an open folder. `anew`: as they are now, for whoever begins again.
+    /// The names of an open folder. `anew`: reads them again, after a rewind.
     pub(super) fn entries(&self, number: u64, handle: u64, anew: bool) -> Reply<Arc<Vec<Entry>>> {
         if anew {
             let entries = Arc::new(self.list(number)?);
@@ -264,14 +265,14 @@ impl Tree {
         Ok(children.into_iter().map(entry).collect())
     }
 
-    /// The partitions of a revision, read when they are asked for the first time.
+    /// The partitions of a revision, read on first use.
     fn table(&self, facts: Facts) -> Reply<Arc<Vec<Partition>>> {
         if let Some(table) = lock(&self.tables).get(&facts.id) {
             return Ok(Arc::clone(table));
         }
         let hold = self.hold(facts)?;
         let revision = self.open_revision(facts, &hold)?;
-        // As it was backed up, whatever was written since: the names of the partitions stay.
+        // From the backed-up content, whatever was written since: the names of the partitions stay.
         let read =
             |buffer: &mut [u8], offset| revision.read_original(buffer, offset, &self.findings);
         let table = Arc::new(partitions::read(read, facts.size_bytes)?);
@@ -312,42 +313,43 @@ impl Tree {
     /// Keeps the archive open, for a revision in it.
     fn hold(&self, facts: Facts) -> Reply<Hold> {
         self.holding.hold().map_err(|error| {
-            self.findings.tell(facts.id, &error);
+            self.findings.report(facts.id, &error);
             errno_of(&error)
         })
     }
 
     fn open_revision(&self, wanted: Facts, hold: &Hold) -> Reply<Arc<OpenRevision>> {
-        // Held until it is open, so that a revision is never opened twice.
+        // Locked until the revision is open, so that it is never opened twice.
         let mut revisions = lock(&self.revisions);
         if let Some(open) = revisions.get(&wanted.id).and_then(Weak::upgrade) {
             return Ok(open);
         }
         let failed = |error: &Error| {
-            self.findings.tell(wanted.id, error);
+            self.findings.report(wanted.id, error);
             errno_of(error)
         };
         let view = self.view_now();
         let archive = hold.archive().map_err(|error| failed(&error))?;
-        // An archive that was put in the place of another one may have another revision under this name.
+        // Another archive in the same place may have a different revision with this name.
         let is_wanted = |revision: &Revision| facts(revision) == wanted;
         let number = archive.revisions().iter().position(is_wanted).ok_or(Errno::NOENT)?;
         let reader = archive.open_reader(number, &self.cache).map_err(|error| failed(&error))?;
         if let Some(doubt) = reader.doubt() {
-            self.findings.tell(wanted.id, &doubt);
+            self.findings.report(wanted.id, &doubt);
         }
         let layer = self.layers.as_ref().map(|layers| layers.of(wanted.id, wanted.size_bytes));
         let open = Arc::new(OpenRevision { reader, layer });
         revisions.retain(|_, open| open.strong_count() > 0);
         revisions.insert(wanted.id, Arc::downgrade(&open));
         if !hold.keep(&open, || Arc::ptr_eq(&view, &self.view())) {
-            // The manifest was replaced while this was not yet among those that follow it.
+            // The manifest was replaced before this revision was among those that follow it.
             self.behind.store(true, Ordering::Release);
         }
         Ok(open)
     }
 
-    /// Reads until `buffer` is full or the file ends; how many bytes that were. All that was asked for, or an error.
+    /// Reads until `buffer` is full or the file ends, and returns the number of bytes. Everything that was
+    /// requested, or an error.
     pub(super) fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Reply<usize> {
         self.file(handle)?.read_at(buffer, offset, &self.findings)
     }
@@ -357,17 +359,17 @@ impl Tree {
         self.file(handle)?.write_at(data, offset, &self.findings)
     }
 
-    /// Makes a stretch read as zeros, as far as the file reaches.
+    /// Makes an extent read as zeros, up to the end of the file.
     pub(super) fn zero(&self, handle: u64, extent: Extent) -> Reply<()> {
         self.file(handle)?.zero(extent, &self.findings)
     }
 
-    /// Where data, or when `hole` a hole, is next; see [`OpenFile::seek`].
+    /// The next data, or the next hole with `hole`; see [`OpenFile::seek`].
     pub(super) fn seek(&self, handle: u64, offset: u64, hole: bool) -> Reply<u64> {
         self.file(handle)?.seek(offset, hole, &self.findings)
     }
 
-    /// Changes the size of a file, which is only allowed when that changes nothing.
+    /// Sets the size of a file; only its current size is allowed.
     pub(super) fn resize(&self, number: u64, size_bytes: u64) -> Reply<()> {
         let now = self.attributes(number)?;
         match now.kind {

@@ -1,7 +1,7 @@
-//! The names of the tree: which there are in each folder, and what they lead to.
+//! The names of the tree: which ones each folder has, and what they lead to.
 //!
-//! A [`View`] is made of one manifest and never changes; a replaced manifest makes a new one. What the partitions of an
-//! image are is not said here, because it takes reading the image.
+//! A [`View`] is made from one manifest and never changes; a replaced manifest makes a new view. It does not
+//! know the partitions of an image, because that requires reading the image.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::base::revision::{RevisionId, Tag};
 use crate::format::manifest::{Manifest, Revision};
 use crate::format::partitions::Partition;
 
-/// What the folder with a revision's partitions is called: the revision's name and this.
+/// Suffix, after the revision's name, of the folder with its partitions.
 const PARTITIONS: &str = ".partitions";
 
-/// What of a revision never changes.
+/// The facts about a revision that never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Facts {
     pub(super) id: RevisionId,
@@ -34,7 +34,7 @@ pub(super) enum Folder {
     Partitions(Facts),
 }
 
-/// Anything that has a name in the tree. Says all about itself, so that it stays what it is when its name has gone.
+/// Anything with a name in the tree. It is complete in itself, so that it stays what it is after its name disappears.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Node {
     Folder(Folder),
@@ -43,7 +43,7 @@ pub(super) enum Node {
     Link { folder: Folder, name: String, target: String, time: Timestamp },
 }
 
-/// The names as one manifest has them.
+/// The names according to one manifest.
 pub(super) struct View {
     /// Of the manifest.
     pub(super) checksum: String,
@@ -75,12 +75,12 @@ impl View {
         self.facts.iter().position(|facts| facts.id == id)
     }
 
-    /// When the newest revision was begun; 1970 where there is none.
+    /// When the newest revision began; 1970 if there is none.
     pub(super) fn time(&self) -> Timestamp {
         self.facts.first().map_or(Timestamp::UNIX_EPOCH, |facts| facts.time)
     }
 
-    /// How many folders are in a folder.
+    /// How many folders a folder contains.
     pub(super) fn folders_in(&self, folder: &Folder) -> usize {
         match folder {
             Folder::Root => 3 + self.facts.len(),
@@ -89,7 +89,7 @@ impl View {
         }
     }
 
-    /// What has this name in a folder. Nothing is known here of what is in [`Folder::Partitions`].
+    /// The node with this name in a folder. Does not know the content of [`Folder::Partitions`].
     pub(super) fn child(&self, folder: &Folder, name: &str) -> Option<Node> {
         let (stem, suffix) = match name.strip_suffix(PARTITIONS) {
             Some(stem) => (stem, PARTITIONS),
@@ -100,7 +100,7 @@ impl View {
                 "latest" => 0,
                 _ => return self.child_of_root(stem, suffix),
             },
-            // Only as it is written in the listing: not '+1', not '01'.
+            // Only the spelling of the listing: not '+1', not '01'.
             Folder::ByNumber => stem.parse().ok().filter(|n: &usize| n.to_string() == stem)?,
             Folder::ByDate => *self.by_date.get(stem)?,
             Folder::ByTag => {
@@ -131,7 +131,7 @@ impl View {
         })
     }
 
-    /// All that is in a folder, in an order that does not depend on chance. The same holds for [`Folder::Partitions`].
+    /// Everything in a folder, in a fixed order. Does not know the content of [`Folder::Partitions`] either.
     pub(super) fn children(&self, folder: &Folder) -> Vec<(String, Node)> {
         let links = |stems: Vec<(&str, usize)>| {
             let both = stems.into_iter().flat_map(|(stem, number)| {
@@ -192,13 +192,13 @@ impl View {
     }
 }
 
-/// What of a revision never changes.
+/// The facts about a revision that never change.
 pub(super) fn facts(revision: &Revision) -> Facts {
     Facts { id: revision.uuid, size_bytes: revision.size_bytes, time: revision.started }
 }
 
-/// Names by time, in whole seconds of UTC. Of those that share a second the oldest has the plain name, and the newer ones
-/// `.1`, `.2` and so on after it, so that a new revision changes no name.
+/// Names by time, in whole seconds of UTC. If several revisions share a second, the oldest has the plain
+/// name, and newer ones get `.1`, `.2` and so on, so that a new revision changes no name.
 fn dates(facts: &[Facts]) -> Vec<String> {
     let mut seen = BTreeMap::<String, usize>::new();
     let mut names: Vec<String> = facts

@@ -1,7 +1,7 @@
-//! A thread that notices when the archive's manifest is replaced, and lets the tree follow.
+//! A thread that notices when the archive's manifest is replaced, and makes the tree follow.
 //!
-//! The system tells of changes in a folder at once, but not of those that another machine makes in a network file system. So
-//! the thread looks each second as well, which costs a few system calls.
+//! The system reports changes in a folder at once, but not those that another machine makes in a network file
+//! system. So the thread also checks once a second, which costs a few system calls.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,19 +16,19 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::tree::Tree;
 
-/// How often to look, whatever the system tells.
+/// How often to check, in addition to reported changes.
 const INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// How soon to try again when the archive could not be followed: it is being changed at that moment.
+/// How soon to retry if the archive could not be followed: it is probably being changed right now.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// So often in a row it may fail before that is worth a line.
+/// How many failures in a row are normal; more are reported.
 const PATIENCE: u32 = 60;
 
-/// Ends the thread when dropped, and waits for that.
+/// Dropping it ends the thread and waits for that.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// When this end of a pipe is closed, the thread sees it at the other.
+    /// Closing this end of a pipe makes the thread end.
     alive: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,7 +37,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         drop(self.alive.take());
         if let Some(thread) = self.thread.take() {
-            // If it has failed there is nobody to tell.
+            // A panic of the thread cannot be reported here.
             let _ = thread.join();
         }
     }
@@ -46,7 +46,7 @@ impl Drop for Watch {
 /// Starts to watch a tree's archive.
 pub(super) fn start(tree: Arc<Tree>) -> io::Result<Watch> {
     let (end, alive) = pipe_with(PipeFlags::CLOEXEC)?;
-    // Where there is nothing that tells, looking has to do.
+    // Without change notifications, checking once a second is enough.
     let notices = notices(tree.archive_folder()).ok();
     let thread = std::thread::Builder::new()
         .name("watch".to_owned())
@@ -56,7 +56,7 @@ pub(super) fn start(tree: Arc<Tree>) -> io::Result<Watch> {
 
 fn notices(folder: &Path) -> rustix::io::Result<OwnedFd> {
     let notices = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    // A manifest is published by giving it its name.
+    // Publishing a manifest means renaming it into place.
     inotify::add_watch(&notices, folder, WatchFlags::MOVED_TO | WatchFlags::CREATE)?;
     Ok(notices)
 }
@@ -83,17 +83,17 @@ fn watch(tree: &Tree, end: &OwnedFd, notices: Option<&OwnedFd>) {
     }
 }
 
-/// Waits until there may be something to see; whether it is time to end.
+/// Waits until there may be a change; returns whether to end.
 fn wait(end: &OwnedFd, notices: Option<&OwnedFd>, pause: &Timespec) -> bool {
     let mut fds = vec![PollFd::new(end, PollFlags::IN)];
     fds.extend(notices.map(|notices| PollFd::new(notices, PollFlags::IN)));
-    // An interruption only means to look earlier.
+    // An interruption only makes the check come early.
     let _ = poll(&mut fds, Some(pause));
     let ended = fds.first().is_some_and(|end| !end.revents().is_empty());
     if let Some(notices) = notices {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(notices, &mut buffer);
-        // What they say does not matter, only that they are taken away.
+        // Only consumes them; their content does not matter.
         while reader.next().is_ok() {}
     }
     ended

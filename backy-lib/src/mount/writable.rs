@@ -1,9 +1,9 @@
-//! What is written to a mounted revision: kept aside until the mount ends, and then gone.
+//! Data written to a mounted revision: kept separately until the mount ends, then discarded.
 //!
-//! A [`Layer`] lies over one revision and is shared by all who have the image or one of its partitions open. It is a file
-//! without a name, made when something is written for the first time, as long as the image and with holes wherever nothing
-//! was written, and one bit for each page of 4 KiB that says whether the file has it. A page that is written in part is taken
-//! over from the revision first. The size never changes.
+//! A [`Layer`] covers one revision, and everyone who has the image or one of its partitions open shares it.
+//! It is a file without a name, created at the first write, as long as the image and with holes where nothing
+//! was written, plus one bit per 4 KiB page that says whether the file has that page. A partly written page
+//! is first copied from the revision. The size never changes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,13 +18,13 @@ use uuid::{NoContext, Uuid};
 use crate::base::extent::Extent;
 use crate::base::revision::RevisionId;
 
-/// The unit of what is taken over from the revision.
+/// The unit in which data is copied from the revision.
 const PAGE_BYTES: u64 = 4096;
 
-/// Zeros are written in pieces of this length where holes cannot be made.
+/// The length of writes of zeros, if the file system cannot make holes.
 const ZEROS_BYTES: usize = 64 << 10;
 
-/// How the revision is read: fills the buffer from the offset, or fails.
+/// Reads the revision: fills the buffer from the offset, or fails.
 pub(super) type ReadImage<'a> = &'a dyn Fn(&mut [u8], u64) -> Result<(), Errno>;
 
 /// The layers of an archive's revisions.
@@ -34,7 +34,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Whose files will be in `folder`.
+    /// Their files will be in `folder`.
     pub(super) fn new(folder: &Path) -> Self {
         Layers { folder: folder.to_owned(), by_revision: Mutex::default() }
     }
@@ -46,10 +46,10 @@ impl Layers {
         Arc::clone(layers.entry(revision).or_insert_with(new))
     }
 
-    /// Drops the layers of revisions that nobody has open and that cannot be opened any more.
+    /// Drops the layers of revisions that are not open and can no longer be opened.
     pub(super) fn drop_unused(&self, has: impl Fn(RevisionId) -> bool) {
         let mut layers = self.by_revision.lock().unwrap_or_else(PoisonError::into_inner);
-        // One holder more than this map: somebody has it open.
+        // One owner besides this map: the revision is open.
         layers.retain(|id, layer| Arc::strong_count(layer) > 1 || has(*id));
     }
 }
@@ -60,12 +60,12 @@ pub(super) struct Layer {
     size_bytes: u64,
     file: OnceLock<File>,
     written: RwLock<Pages>,
-    /// Writers go one by one: two of them could take over the same page, one undoing the other.
+    /// Only one writer at a time: two could copy the same page, one of them undoing the other's write.
     writing: Mutex<()>,
 }
 
 impl Layer {
-    /// A layer over a revision of this size, whose file will be in `folder`.
+    /// A layer over a revision of this size, with its file in `folder`.
     pub(super) fn new(folder: &Path, size_bytes: u64) -> Self {
         Layer {
             folder: folder.to_owned(),
@@ -116,7 +116,7 @@ impl Layer {
         Ok(())
     }
 
-    /// Makes a stretch within the image read as zeros.
+    /// Makes an extent within the image read as zeros.
     pub(super) fn zero(&self, extent: Extent, original: ReadImage) -> Result<(), Errno> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if extent.len == 0 {
@@ -133,7 +133,7 @@ impl Layer {
         Ok(())
     }
 
-    /// Copies the pages that a write covers only in part, so that the rest of them is right.
+    /// Copies the pages that a write covers only in part.
     fn take_over_edges(
         &self,
         file: &File,
@@ -161,13 +161,13 @@ impl Layer {
         written.has(offset / PAGE_BYTES)
     }
 
-    /// From now on the file has these pages.
+    /// Records that the file has these pages.
     fn mark(&self, extent: Extent) {
         let pages = extent.offset / PAGE_BYTES..extent.end().div_ceil(PAGE_BYTES);
         self.written.write().unwrap_or_else(PoisonError::into_inner).set(pages.start, pages.end);
     }
 
-    /// The file, which is made when it is needed. Only called by the one who writes.
+    /// The file, created on first use. Only for the thread that writes.
     fn file(&self) -> Result<&File, Errno> {
         if let Some(file) = self.file.get() {
             return Ok(file);
@@ -178,13 +178,13 @@ impl Layer {
     }
 }
 
-/// Makes a file in a folder that has no name there and is gone when it is closed.
+/// Creates a file in a folder that has no name and disappears when it is closed.
 pub(super) fn nameless(folder: &Path) -> Result<File, Errno> {
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(folder, flags | OFlags::TMPFILE, mode) {
         Ok(fd) => Ok(File::from(fd)),
-        // The file system has no files without names, or the kernel does not know of them.
+        // The file system or the kernel does not support files without names.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
             let random = Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, 0, 0));
             let path = folder.join(format!(".backy-{random}"));
@@ -212,7 +212,7 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-/// A set of pages: a bit for each, in pieces that are there only where a page is set.
+/// A set of pages: one bit each, in pieces that exist only if they contain a page.
 #[derive(Default)]
 struct Pages {
     pieces: HashMap<u64, Box<[u64; WORDS]>>,
@@ -229,7 +229,7 @@ impl Pages {
         word.is_some_and(|word| word >> (page % 64) & 1 == 1)
     }
 
-    /// Sets the pages from `start` up to, not including, `end`.
+    /// Adds the pages from `start` to `end`, exclusive.
     fn set(&mut self, start: u64, end: u64) {
         let mut page = start;
         while page < end {
@@ -245,7 +245,7 @@ impl Pages {
         }
     }
 
-    /// A stretch cut where pages that are set meet pages that are not.
+    /// An extent, split where pages in the set meet pages outside of it.
     fn runs(&self, extent: Extent) -> Vec<(Extent, bool)> {
         let mut runs: Vec<(Extent, bool)> = Vec::new();
         let mut offset = extent.offset;
@@ -271,7 +271,7 @@ mod tests {
 
     const SIZE: usize = 5 * 4096 + 123;
 
-    /// What is done to an image, or to a window of it: an offset, a length, and a byte to write; none for zeros.
+    /// An operation on an image, or on a window of it: offset, length, and the byte to write; `None` for zeros.
     type Step = (bool, usize, usize, Option<u8>);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -283,10 +283,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// After any writes at any offsets, through the image and through a part of it, every stretch reads as a plain copy
-        /// would.
+        /// After any writes at any offsets, through the image and through a part of it, every extent reads as
+        /// a plain copy would.
         #[test]
-        fn a_layer_is_like_a_copy(
+        fn a_layer_reads_like_a_copy(
             steps in steps(),
             reads in prop::collection::vec((0..SIZE, 0..SIZE), 1..10),
         ) {
@@ -298,7 +298,7 @@ mod tests {
             };
             let layer = Layer::new(folder.path(), SIZE as u64);
             let mut model = original.clone();
-            // The window of a partition at an odd place.
+            // The window of a partition at an odd offset.
             let window = 700..SIZE - 5000;
             for (windowed, offset, len, byte) in steps {
                 let (start, end) = if windowed { (window.start, window.end) } else { (0, SIZE) };
@@ -319,7 +319,7 @@ mod tests {
             }
         }
 
-        /// A set of pages has what was put into it and nothing else, across words and pieces.
+        /// A set of pages contains what was added to it and nothing else, across words and pieces.
         #[test]
         fn pages_are_a_set(ranges in prop::collection::vec((0_u64..70_000, 0_u64..300), 1..8)) {
             let mut pages = Pages::default();
@@ -335,7 +335,7 @@ mod tests {
         }
     }
 
-    /// A page that cannot be taken over is not half written: the write fails, and the page reads as before.
+    /// If a page cannot be copied, it is not half written: the write fails, and the page reads as before.
     #[test]
     fn a_write_into_a_page_that_cannot_be_read_fails() {
         let folder = tempfile::tempdir().unwrap();
@@ -352,13 +352,13 @@ mod tests {
         layer.read_at(&mut page, 0, &read).unwrap();
         assert_eq!(page, [7; 4096]);
         assert_eq!(layer.read_at(&mut page, 4096, &read), Err(Errno::IO));
-        // The whole page needs nothing of what was there.
+        // A write of the whole page needs none of its old content.
         layer.write_at(&[2; 4096], 4096, &read).unwrap();
         layer.read_at(&mut page, 4096, &read).unwrap();
         assert_eq!(page, [2; 4096]);
     }
 
-    /// Zeros take no room.
+    /// Zeros take no space.
     #[test]
     fn zeros_are_holes() {
         use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Decisions without I/O: what the config says, when a backup is due, what is kept, how much space it takes, what is healthy.
+//! Decisions without I/O: config, schedule, retention, space estimates, choice of revisions, verdict on an archive.
 
 pub mod config;
 pub mod health;

@@ -1,6 +1,6 @@
-//! What has to be done so that revisions can go: steps in the order in which they are safe and need the least room.
+//! The steps that delete revisions, in the order that is safe and needs the least space.
 //!
-//! A plan is a value: `--dry-run` prints what would be executed, word for word.
+//! A plan is a value: `--dry-run` prints exactly what would be executed.
 
 use std::collections::HashSet;
 
@@ -11,40 +11,40 @@ use crate::base::revision::RevisionId;
 use crate::format::manifest::Revision;
 use crate::policy::config::Config;
 
-/// A step that is committed by itself.
+/// A step that is committed on its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
-    /// Files are removed that nothing which stays reads through to. Needs no room.
+    /// Deletes files that no remaining revision reads through to. Needs no space.
     Remove {
-        /// The revisions that go.
+        /// The revisions to delete.
         revisions: Vec<RevisionId>,
     },
-    /// What the next older revision reads from them is appended to its delta, then they go.
+    /// Appends to the next older revision's delta whatever it reads from these revisions, then deletes them.
     Merge {
-        /// The revisions that go, neighbours, newest first.
+        /// The revisions to delete, adjacent, newest first.
         revisions: Vec<RevisionId>,
-        /// The one that takes over their blocks.
+        /// The revision that takes over their blocks.
         into: RevisionId,
     },
-    /// The newest revision goes: the image becomes that of an older one.
+    /// Deletes the newest revision: the image becomes that of an older one.
     RollBack {
-        /// The one that goes.
+        /// The revision to delete.
         revision: RevisionId,
-        /// The one that is the newest afterwards.
+        /// The newest revision afterwards.
         to: RevisionId,
     },
-    /// A revision is made independent of all others.
+    /// Makes a revision independent of all others.
     Standalone {
-        /// Which.
+        /// The revision.
         revision: RevisionId,
         /// Why, in words.
         reason: String,
     },
 }
 
-/// The steps by which the revisions in `goes` go: first what frees room without needing any, then merges, last what changes
-/// the image. Empty when nobody would be left; that is for the caller to refuse.
+/// The steps that delete the revisions in `goes`: first those that free space without needing any, then
+/// merges, last the change of the image. Empty if no revision would be left; the caller has to refuse that.
 pub fn removal(revisions: &[Revision], goes: &HashSet<RevisionId>) -> Vec<Step> {
     let mut removed = Vec::new();
     let mut merges = Vec::new();
@@ -69,25 +69,25 @@ pub fn removal(revisions: &[Revision], goes: &HashSet<RevisionId>) -> Vec<Step> 
     if run.len() == revisions.len() {
         return Vec::new();
     }
-    // The oldest ones: nothing reads through to them.
+    // The oldest ones: no revision reads through to them.
     removed.extend(run);
     let remove = (!removed.is_empty()).then_some(Step::Remove { revisions: removed });
     remove.into_iter().chain(merges).chain(roll_back).collect()
 }
 
-/// A run of revisions that are to be merged, by number.
+/// A run of revisions to merge, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// The one that takes over their blocks. They are those between it and `base`.
+    /// The revision that takes over their blocks. The run is everything between it and `base`.
     pub(crate) into: usize,
-    /// The one that it reads through to afterwards.
+    /// The revision that it reads through to afterwards.
     pub(crate) base: usize,
 }
 
-/// Where in the chain a run of revisions is, newest first, that are to be merged into the one right behind them.
+/// Where in the chain a run of revisions is, newest first, that will be merged into the next older one.
 ///
 /// # Errors
-/// [`Error::Plan`] when they are not such a run: merging would lose what the others hold.
+/// [`Error::Plan`] if they are not such a run: merging would lose what the other revisions hold.
 pub(crate) fn run(revisions: &[Revision], gone: &[RevisionId], into: RevisionId) -> Result<Run> {
     let number = revisions.iter().position(|revision| revision.uuid == into);
     let base = number.and_then(|number| number.checked_sub(gone.len() + 1));
@@ -113,9 +113,9 @@ fn refuse<T>(id: RevisionId, found: &str, expected: &str) -> Result<T> {
     Err(Error::Plan { message })
 }
 
-/// Whether a step keeps every revision that stays readable, in an archive with these revisions.
+/// Whether a step keeps every remaining revision readable, in an archive with these revisions.
 ///
-/// Asked again right before each step is executed: a plan may have been made of another manifest.
+/// Called again right before each step is executed, because the plan may have been made from another manifest.
 ///
 /// # Errors
 /// [`Error::Plan`], which names the revision.
@@ -161,8 +161,8 @@ pub(crate) fn check(step: &Step, revisions: &[Revision]) -> Result<()> {
     }
 }
 
-/// Which of the revisions that stay have to be made standalone: those with a tag whose schedule says `full`, and as many as
-/// it takes for no more deltas to lie on each other than are wanted.
+/// The steps that make remaining revisions standalone: those with a tag whose schedule has `full`, and enough
+/// others to keep chains within the limit.
 pub fn standalone(stay: &[Revision], config: &Config) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut piece: Vec<&Revision> = Vec::new();
@@ -186,11 +186,11 @@ pub fn standalone(stay: &[Revision], config: &Config) -> Vec<Step> {
     steps
 }
 
-/// Where a piece of the chain, deltas on each other with the newest first, is cut so that none is too long.
+/// Where to cut a piece of the chain, newest first, so that no piece is too long.
 ///
-/// The one on the image grows with every backup: its newest delta is made standalone, so that the next ones can lean on that
-/// for as long again. Any other only has to be cut when two have become one, or the limit another: from its old end, so that
-/// all that is behind the new end stays as it is.
+/// The piece on the image grows with every backup: its newest delta is made standalone, so that the next ones
+/// can build on that for as long again. Any other piece only needs a cut after two became one or the limit
+/// changed: it is cut from its old end, so that everything past the new end stays as it is.
 fn cuts(piece: &[&Revision], on_image: bool, config: &Config) -> Vec<Step> {
     let Some(limit) = config.max_chain else { return Vec::new() };
     let mut rest = piece;
@@ -226,7 +226,7 @@ mod tests {
     use crate::base::units::BlockSize;
     use crate::format::manifest::{Manifest, Statistics};
 
-    /// Revisions, newest first: `s` for one that is standalone.
+    /// Revisions, newest first: `s` for a standalone one.
     fn revisions(kinds: &str) -> Vec<Revision> {
         let mut manifest = Manifest::new(BlockSize::DEFAULT);
         for number in (0..kinds.len()).rev() {
@@ -241,7 +241,7 @@ mod tests {
         manifest.revisions
     }
 
-    /// `remove 1 2` and so on, by numbers.
+    /// The steps as text, with revision numbers: `remove 1 2`.
     fn said(revisions: &[Revision], steps: &[Step]) -> Vec<String> {
         let number = |id: &RevisionId| revisions.iter().position(|r| r.uuid == *id).unwrap();
         let numbers = |ids: &[RevisionId]| -> String {
@@ -262,10 +262,11 @@ mod tests {
         steps.iter().map(say).collect()
     }
 
-    /// What frees room comes first, what needs room then, what changes the image last; neighbours go together; what is before a
-    /// standalone revision needs no merge, and neither does what is behind all that stay.
+    /// First the steps that free space, then those that need it, last the one that changes the image.
+    /// Neighbours are merged together. A merge is not needed before a standalone revision, nor behind all
+    /// remaining ones.
     #[test]
-    fn revisions_go_in_the_safe_order() {
+    fn revisions_are_deleted_in_the_safe_order() {
         for (kinds, goes, steps) in [
             ("dddd", &[][..], &[][..]),
             ("dddd", &[3], &["remove 3"]),
@@ -284,7 +285,7 @@ mod tests {
         }
     }
 
-    /// What the manifest is after a step.
+    /// The manifest after a step.
     fn after(revisions: &[Revision], step: &Step) -> Vec<Revision> {
         let mut manifest = Manifest::new(BlockSize::DEFAULT);
         manifest.revisions = revisions.to_vec();
@@ -303,7 +304,8 @@ mod tests {
         manifest.revisions
     }
 
-    /// Every step of every plan is accepted when its turn comes; of another archive, or with another run of revisions, none is.
+    /// Every step of every plan is accepted in its turn. With another archive or another run of revisions, it
+    /// is refused.
     #[test]
     fn only_steps_that_fit_the_chain_are_executed() {
         let kinds = ["dddd", "ddsdd", "dsddsd", "dddddd", "dss"];
@@ -327,7 +329,7 @@ mod tests {
         }
     }
 
-    /// The same step with revisions left out, in another order, or besides.
+    /// The same step with revisions left out, reordered or added.
     fn altered(step: &Step) -> Vec<Step> {
         let other = RevisionId::new(Timestamp::from_second(5).unwrap());
         match step {
@@ -372,7 +374,8 @@ mod tests {
         Config::parse(&text, Path::new("x")).unwrap()
     }
 
-    /// Revisions with a tag that is kept in full become standalone, and where they do the chain is cut; the newest stays the image.
+    /// Revisions with a tag that is kept in full become standalone, which cuts the chain; the newest revision
+    /// stays the image.
     #[test]
     fn tags_that_are_kept_in_full_make_revisions_standalone() {
         let reason = "revisions with the tag full are kept in full";
@@ -389,10 +392,10 @@ mod tests {
         }
     }
 
-    /// A chain of just the length that is wanted is left alone; the newest delta of the one on the image is cut off, and others
-    /// at their old ends.
+    /// A chain of exactly the limit is left alone. In the chain on the image the newest delta is cut off,
+    /// other chains are cut at their old ends.
     #[test]
-    fn chains_are_cut_where_they_are_too_long() {
+    fn chains_that_are_too_long_are_cut() {
         for (kinds, cut) in [
             ("d", &[][..]),
             ("dddd", &[]),
@@ -414,10 +417,10 @@ mod tests {
         assert_eq!(standalone(&revisions("ddddd"), &unlimited), []);
     }
 
-    /// Whatever the chain is like, one round of cuts is enough for as long as nothing else happens, and with a backup before each
-    /// round there is one more standalone revision after as many backups as the limit says.
+    /// One round of cuts is enough for any chain as long as nothing else happens. With a backup before each
+    /// round, one more revision becomes standalone after as many backups as the limit allows.
     #[test]
-    fn no_more_revisions_become_standalone_than_have_to() {
+    fn no_more_revisions_become_standalone_than_necessary() {
         let execute = |stay: &mut Vec<Revision>| {
             let steps = standalone(stay, &config(LIMIT));
             for step in &steps {

@@ -1,10 +1,11 @@
-//! Which revisions stay and which go: a pure function of the revisions, what is known to be damaged, and a rule.
+//! Which revisions to keep and which to delete: a pure function of the revisions, the known damage, and a rule.
 //!
-//! What it promises, whatever clocks and schedules say: the newest revision stays, so does the newest one that is known
-//! to be good, and so does what was pinned by hand. Tags expire by the number of newer revisions that have them, never by
-//! age. The verdicts can be carried out in any order and in part: what is decided afterwards is the same.
+//! Whatever clocks and schedules say, three things always stay: the newest revision, the newest one known to
+//! be good, and pinned ones. Tags expire by the number of newer revisions that have them, never by age. The
+//! verdicts can be carried out in any order and in part: later decisions are the same.
 //!
-//! How a revision is taken out of the chain is left to others. `doc/retention.md` has the rules in an operator's words.
+//! Taking a revision out of the chain is left to `plan` and maintenance. `doc/retention.md` has the rules in
+//! an operator's words.
 
 mod excess;
 
@@ -21,16 +22,16 @@ use crate::policy::config::Interval;
 
 pub use excess::{Pins, excess};
 
-/// What decides.
+/// The rule.
 #[derive(Debug, Clone, Copy)]
 pub enum Rule<'a> {
-    /// The schedule of the config. Without an entry nothing expires.
+    /// The schedule of the config. If it is empty, nothing expires.
     Schedule(&'a BTreeMap<Tag, Interval>),
-    /// So many of the newest stay, whatever their tags; 0 is taken as 1.
+    /// This many of the newest stay, whatever their tags; 0 counts as 1.
     Newest(u32),
 }
 
-/// What is to become of one revision, and why.
+/// Whether to keep one revision, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Counted from the newest, which is 0.
@@ -39,14 +40,14 @@ pub struct Verdict {
     pub uuid: RevisionId,
     /// Whether it stays.
     pub keep: bool,
-    /// What keeps it, or what has expired; one line.
+    /// What keeps it, or what has expired, in one line.
     pub reason: String,
-    /// Tags that it loses, also when it stays.
+    /// Tags that it loses, even if it stays.
     pub expired_tags: BTreeSet<Tag>,
 }
 
 impl Verdict {
-    /// Lets nothing go, and says what would have gone.
+    /// Keeps everything, and reports what would have expired.
     pub fn freeze(&mut self) {
         if !self.keep {
             self.keep = true;
@@ -58,8 +59,8 @@ impl Verdict {
 
 /// The verdict on every revision, in the same order.
 ///
-/// `revisions` are newest first, in the order of the manifest: what is newer is never asked of a clock. `damaged` are
-/// those that are known not to be readable in full.
+/// `revisions` are newest first, in the order of the manifest: clocks do not decide which is newer. `damaged`
+/// are those known not to be fully readable.
 pub fn retention(
     revisions: &[Revision],
     damaged: &HashSet<RevisionId>,
@@ -85,7 +86,7 @@ pub fn retention(
     revisions.iter().zip(cases).enumerate().map(verdict).collect()
 }
 
-/// What is said about one revision. It stays if there is one reason to.
+/// The reasons about one revision. One reason to stay is enough.
 #[derive(Debug, Clone, Default)]
 struct Case {
     stays: Vec<String>,
@@ -111,7 +112,7 @@ fn by_number(revisions: &[Revision], count: u32) -> Vec<Case> {
 
 fn by_schedule(revisions: &[Revision], schedule: &BTreeMap<Tag, Interval>) -> Vec<Case> {
     let mut cases = vec![Case::default(); revisions.len()];
-    // Of two that are equally short the one that keeps more.
+    // Of two equally short intervals the one that keeps more.
     let shortest = schedule.iter().min_by_key(|(_, each)| (each.interval, Reverse(each.keep)));
     for (tag, interval) in schedule {
         let stands_for_none = shortest.is_some_and(|(shortest, _)| shortest == tag);
@@ -145,14 +146,14 @@ fn pinned(tag: &Tag) -> String {
     format!("pinned: {tag}")
 }
 
-/// What a revision is to a scheduled tag.
+/// How a revision relates to a scheduled tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// Has it because it was due.
+    /// It has the tag because the tag was due.
     Scheduled,
-    /// Has it by hand.
+    /// The tag was given by hand.
     Pinned,
-    /// Has no tag at all, and lives as long as it would with this one.
+    /// It has no tag at all, and lives as long as if it had this one.
     Untagged,
 }
 
@@ -168,7 +169,7 @@ impl Role {
         }
     }
 
-    /// Says what it means for the revision that `newer` ones with the tag count.
+    /// Adds what it means for the revision that `newer` ones with the tag count.
     fn judge(self, tag: &Tag, keep: u32, newer: u32, case: &mut Case) {
         let place = u64::from(newer) + 1;
         let (ones, have) = if keep == 1 { ("one", "has") } else { ("ones", "have") };
@@ -190,14 +191,14 @@ impl Role {
     }
 }
 
-/// Where a revision stands in time among those that one tag concerns.
+/// The place of a revision in time among those with one tag.
 #[derive(Debug, Clone)]
 struct Place {
     role: Role,
     started: Timestamp,
     /// How many of them started earlier.
     rank: usize,
-    /// Ranks of those that started too shortly before or after it to count beside it.
+    /// Ranks of those that started too close to it to count beside it.
     close: Range<usize>,
 }
 
@@ -209,12 +210,12 @@ impl Place {
 
 /// For each place, newest first, how many newer revisions that keep the tag count; at most `keep`.
 ///
-/// Those that started less than half an interval from it, or from one that has been counted, do not: a clock
-/// that jumps makes the tag due again and again, and must not drive out in a day what took weeks to gather.
-/// Without outages a sane clock leaves more than half an interval between them, and every one counts; what was
-/// made up for after an outage may stay in addition.
+/// A revision that started less than half an interval from this one, or from one already counted, does not
+/// count. A clock that jumps makes the tag due again and again, and must not expire in a day what took weeks
+/// to collect. Without outages a correct clock leaves more than half an interval between revisions, so that
+/// each one counts; a backup made up for after an outage may stay in addition.
 ///
-/// Only those count that keep the tag themselves. So the count does not change when others have lost it.
+/// Only those that keep the tag themselves count, so that the count does not change when others lose it.
 fn standings(places: &mut [Place], interval: &Interval) -> Vec<u32> {
     rank(places, interval.interval / 2);
     let mut holders: Vec<&Place> = Vec::new();
@@ -249,7 +250,7 @@ fn mark(near: &mut [bool], ranks: &Range<usize>) {
     }
 }
 
-/// Fills in ranks. Those that started at the same time share one.
+/// Sets the ranks. Revisions that started at the same time share one.
 fn rank(places: &mut [Place], spacing: SignedDuration) {
     let spacing = spacing.as_nanos();
     let mut times: Vec<i128> = places.iter().map(|place| place.started.as_nanosecond()).collect();
@@ -264,285 +265,4 @@ fn rank(places: &mut [Place], spacing: SignedDuration) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::digest::Digest;
-    use crate::format::manifest::Statistics;
-    use crate::policy::config::Config;
-
-    const DAY: i64 = 24;
-
-    fn tags(words: &str) -> BTreeSet<Tag> {
-        words.split_whitespace().map(|word| word.parse().unwrap()).collect()
-    }
-
-    /// A revision that started at an hour, with the tags that were due and those given by hand.
-    fn revision(hour: i64, scheduled: &str, by_hand: &str) -> Revision {
-        let started = Timestamp::from_second(1_767_225_600 + hour * 3600).unwrap();
-        let uuid = RevisionId::new(started);
-        let digest = Digest::of(b"");
-        let mut revision =
-            Revision::newest(uuid, started, started, 0, digest, Statistics::default());
-        revision.pinned_tags = tags(by_hand);
-        revision.tags = &tags(scheduled) | &revision.pinned_tags;
-        revision
-    }
-
-    /// `count` with one tag, a day apart, newest first.
-    fn days(count: i64, tag: &str) -> Vec<Revision> {
-        (0..count).rev().map(|day| revision(day * DAY, tag, "")).collect()
-    }
-
-    /// `1d/2` and so on, by tag.
-    fn schedule(entries: &[(&str, &str, u32)]) -> BTreeMap<Tag, Interval> {
-        let entry = |(tag, interval, keep): &(&str, &str, u32)| {
-            format!("[schedule.{tag}]\ninterval = {interval:?}\nkeep = {keep}\n")
-        };
-        let text: String = entries.iter().map(entry).collect();
-        Config::parse(&text, std::path::Path::new("x")).unwrap().schedule
-    }
-
-    /// `keep reason` or `go reason`, and the tags that expire.
-    fn said(verdicts: &[Verdict]) -> Vec<String> {
-        let say = |verdict: &Verdict| {
-            let expired: String =
-                verdict.expired_tags.iter().map(|tag| format!(" -{tag}")).collect();
-            format!("{} {}{expired}", if verdict.keep { "keep" } else { "go" }, verdict.reason)
-        };
-        verdicts.iter().map(say).collect()
-    }
-
-    fn by_schedule(revisions: &[Revision], entries: &[(&str, &str, u32)]) -> Vec<String> {
-        said(&retention(revisions, &HashSet::new(), &Rule::Schedule(&schedule(entries))))
-    }
-
-    #[test]
-    fn a_tag_expires_when_so_many_newer_ones_have_it_and_the_revision_goes_with_its_last_tag() {
-        let mut revisions = days(5, "daily");
-        revisions[2].tags = tags("daily weekly");
-        revisions[4].tags = tags("daily weekly");
-        let found = by_schedule(&revisions, &[("daily", "1d", 2), ("weekly", "2d", 1)]);
-        assert_eq!(
-            found,
-            [
-                "keep the newest, daily: 1 of 2",
-                "keep daily: 2 of 2",
-                "keep weekly: 1 of 1 -daily",
-                "go expired: daily (2 newer ones have it) -daily",
-                "go expired: daily (2 newer ones have it), weekly (1 newer one has it) -daily -weekly",
-            ]
-        );
-    }
-
-    #[test]
-    fn verdicts_name_the_revisions_in_their_order() {
-        let revisions = days(3, "daily");
-        let verdicts = retention(
-            &revisions,
-            &HashSet::new(),
-            &Rule::Schedule(&schedule(&[("daily", "1d", 1)])),
-        );
-        for (number, verdict) in verdicts.iter().enumerate() {
-            assert_eq!((verdict.number, verdict.uuid), (number, revisions[number].uuid));
-        }
-    }
-
-    #[test]
-    fn pinned_tags_never_expire_and_count_for_older_ones() {
-        let mut revisions = days(3, "daily");
-        revisions[1] = revision(DAY, "daily", "daily before-upgrade");
-        let found = by_schedule(&revisions, &[("daily", "1d", 1)]);
-        assert_eq!(
-            found,
-            [
-                "keep the newest, daily: 1 of 1",
-                "keep pinned: before-upgrade, pinned: daily",
-                "go expired: daily (1 newer one has it) -daily",
-            ]
-        );
-    }
-
-    #[test]
-    fn the_scheduled_tag_of_a_pinned_revision_expires() {
-        let revisions = [revision(DAY, "daily", ""), revision(0, "daily", "mine")];
-        let found = by_schedule(&revisions, &[("daily", "1d", 1)]);
-        assert_eq!(found[1], "keep pinned: mine -daily");
-    }
-
-    #[test]
-    fn a_tag_whose_schedule_is_gone_keeps_its_revision() {
-        let revisions = [revision(DAY, "daily", ""), revision(0, "daily hourly", "")];
-        let found = by_schedule(&revisions, &[("daily", "1d", 1)]);
-        assert_eq!(
-            found[1],
-            "keep hourly: not in the schedule any more; remove the tag to let it expire -daily"
-        );
-    }
-
-    #[test]
-    fn without_a_tag_a_revision_lives_as_long_as_one_of_the_shortest_interval_and_counts_for_none()
-    {
-        let entries = [("daily", "1d", 2), ("hourly", "1h", 1), ("often", "1h", 2)];
-        let revisions = [
-            revision(9, "often", ""),
-            revision(8, "often", ""),
-            revision(7, "", ""),
-            revision(6, "", ""),
-            revision(5, "often", ""),
-        ];
-        assert_eq!(
-            by_schedule(&revisions[1..], &entries),
-            [
-                "keep the newest, often: 1 of 2",
-                "keep no tag (as if often: 2 of 2)",
-                "keep no tag (as if often: 2 of 2)",
-                "keep often: 2 of 2",
-            ]
-        );
-        assert_eq!(
-            by_schedule(&revisions, &entries)[2..],
-            [
-                "go no tag (2 newer ones have often)",
-                "go no tag (2 newer ones have often)",
-                "go expired: often (2 newer ones have it) -often",
-            ]
-        );
-    }
-
-    #[test]
-    fn without_a_schedule_nothing_expires() {
-        let revisions = [revision(2, "", ""), revision(1, "daily", ""), revision(0, "", "mine")];
-        assert_eq!(
-            by_schedule(&revisions, &[]),
-            [
-                "keep the newest, nothing expires without a schedule",
-                "keep nothing expires without a schedule",
-                "keep pinned: mine, nothing expires without a schedule",
-            ]
-        );
-    }
-
-    #[test]
-    fn the_last_that_is_known_to_be_good_stays() {
-        let revisions = days(4, "daily");
-        let schedule = schedule(&[("daily", "1d", 1)]);
-        let found = |bad: &[usize]| {
-            let damaged = bad.iter().map(|&number| revisions[number].uuid).collect();
-            said(&retention(&revisions, &damaged, &Rule::Schedule(&schedule)))
-        };
-        assert_eq!(found(&[0, 1])[2], "keep the last that is known to be good -daily");
-        let kept = |bad: &[usize]| -> Vec<usize> {
-            (0..4).filter(|&number| found(bad)[number].starts_with("keep")).collect()
-        };
-        assert_eq!(kept(&[]), [0]);
-        assert_eq!(kept(&[0]), [0, 1]);
-        assert_eq!(kept(&[1, 2]), [0]);
-        assert_eq!(kept(&[0, 1, 2]), [0, 3]);
-        assert_eq!(kept(&[0, 1, 2, 3]), [0]);
-    }
-
-    #[test]
-    fn a_plain_number_keeps_the_newest_and_what_always_stays_and_takes_no_tags() {
-        let mut revisions = days(5, "daily");
-        revisions[4] = revision(0, "daily", "mine");
-        let damaged: HashSet<RevisionId> = revisions[..3].iter().map(|each| each.uuid).collect();
-        let found = |count| said(&retention(&revisions, &damaged, &Rule::Newest(count)));
-        assert_eq!(
-            found(2),
-            [
-                "keep the newest",
-                "keep one of the 2 newest",
-                "go not one of the 2 newest",
-                "keep the last that is known to be good",
-                "keep pinned: mine",
-            ]
-        );
-        assert_eq!(found(1)[1], "go not the newest");
-        assert_eq!(found(0), found(1));
-        assert!(found(u32::MAX).iter().all(|each| each.starts_with("keep")));
-    }
-
-    #[test]
-    fn a_schedule_that_runs_as_early_as_its_tolerance_allows_keeps_exactly_what_it_says() {
-        let revisions: Vec<Revision> =
-            (0..50).rev().map(|number| revision(number * 19, "often", "")).collect();
-        let found = by_schedule(&revisions, &[("often", "20h", 9)]);
-        let kept = found.iter().filter(|each| each.starts_with("keep")).count();
-        assert_eq!(kept, 9);
-    }
-
-    #[test]
-    fn a_clock_that_jumps_back_and_forth_drives_nothing_out() {
-        let mut revisions = days(9, "daily");
-        for jump in 0..30 {
-            revisions.insert(0, revision(9 * DAY + jump % 2 * 11, "daily", ""));
-        }
-        let found = by_schedule(&revisions, &[("daily", "1d", 9)]);
-        let kept: Vec<bool> = found.iter().map(|each| each.starts_with("keep")).collect();
-        assert_eq!(kept.iter().filter(|&&keep| keep).count(), 38);
-        assert!(!kept[38], "the oldest has nine newer ones that count, one of them for thirty");
-    }
-
-    #[test]
-    fn half_an_interval_apart_is_enough_to_count() {
-        for (hours, expires) in [(12, true), (11, false)] {
-            let revisions = [revision(hours, "daily", ""), revision(0, "daily", "")];
-            let found = by_schedule(&revisions, &[("daily", "1d", 1)]);
-            assert_eq!(found[1].starts_with("go"), expires);
-            let back = [revision(-hours, "daily", ""), revision(0, "daily", "")];
-            let found = by_schedule(&back, &[("daily", "1d", 1)]);
-            assert_eq!(found[1].starts_with("go"), expires);
-        }
-    }
-
-    #[test]
-    fn a_revision_from_the_future_expires_like_any_other() {
-        let mut revisions = days(6, "daily");
-        revisions[3] = revision(1000 * DAY, "daily", "");
-        let found = by_schedule(&revisions, &[("daily", "1d", 3)]);
-        let kept: Vec<bool> = found.iter().map(|each| each.starts_with("keep")).collect();
-        assert_eq!(kept, [true, true, true, false, false, false]);
-        assert_eq!(found[3], "go expired: daily (3 newer ones have it) -daily");
-        let found = by_schedule(&revisions[1..], &[("daily", "1d", 3)]);
-        assert_eq!(found[2], "keep daily: 3 of 3");
-    }
-
-    /// A revision with some tag lives by that alone: not also as one without a tag would, by the shortest interval.
-    #[test]
-    fn a_revision_with_another_tag_is_not_one_without() {
-        let revisions = [
-            revision(9 * DAY, "daily weekly", ""),
-            revision(8 * DAY, "daily", ""),
-            revision(0, "weekly", ""),
-        ];
-        let found = by_schedule(&revisions, &[("daily", "1d", 3), ("weekly", "7d", 1)]);
-        assert_eq!(found[2], "go expired: weekly (1 newer one has it) -weekly");
-    }
-
-    /// Of the newer ones only those count that keep the tag: whether the others have lost it by now makes no difference. The third
-    /// was made right after the clock was set back; the second keeps no tag, so it cannot drive out the third.
-    #[test]
-    fn what_has_lost_the_tag_does_not_count() {
-        let all = [100, 50, 95].map(|hour| revision(hour, "daily", ""));
-        let found = by_schedule(&all, &[("daily", "1d", 1)]);
-        assert!(found[1].starts_with("go expired"), "{}", found[1]);
-        assert_eq!(found[2], "keep daily: 1 of 1");
-        let without = [all[0].clone(), all[2].clone()];
-        assert_eq!(by_schedule(&without, &[("daily", "1d", 1)])[1], found[2]);
-    }
-
-    #[test]
-    fn a_thousand_revisions_with_ten_tags_take_no_time() {
-        let words: Vec<String> = (0..10).map(|number| format!("tag{number}")).collect();
-        let entries: Vec<(&str, &str, u32)> =
-            words.iter().map(|word| (word.as_str(), "1d", 500)).collect();
-        let (schedule, all) = (schedule(&entries), words.join(" "));
-        let revisions: Vec<Revision> =
-            (0..1000).map(|number| revision(number * 7919 % 20_011, &all, "")).collect();
-        let began = std::time::Instant::now();
-        let verdicts = retention(&revisions, &HashSet::new(), &Rule::Schedule(&schedule));
-        let seconds = began.elapsed().as_secs_f64();
-        assert!(verdicts.iter().any(|verdict| !verdict.keep));
-        assert!(seconds < 1.0, "{seconds} s");
-    }
-}
+mod tests;

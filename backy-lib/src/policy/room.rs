@@ -1,38 +1,39 @@
-//! How much room a backup takes: what is to be expected from those before, and the most that it can be.
+//! How much space a backup takes: what to expect from earlier ones, and the maximum.
 //!
-//! Pure: what the archive, the source and the file system are like is handed in.
+//! Pure: the caller passes in the facts about archive, source and file system.
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::units::BlockSize;
 use crate::format::manifest::Revision;
 
-/// Revisions that are looked back at.
+/// Revisions that the expectation is based on.
 const LOOK_BACK: usize = 14;
 
-/// Bytes of an entry in a digest file; of a block's entry there and in the tables of a delta, with its reference count.
+/// Bytes per block of an entry in a digest file; of that entry plus those in the tables of a delta, with its
+/// reference count.
 const DIGEST_BYTES: u64 = 32;
 const HELD_BYTES: u64 = DIGEST_BYTES + 8 + 2;
 
-/// Headers, the manifest, the history, and what a file system rounds up.
+/// Headers, the manifest, the history, and what the file system rounds up.
 const MARGIN_BYTES: u64 = 256 << 10;
 
-/// The source of a backup and the archive that it goes to.
+/// The source of a backup and its archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation {
     /// Unit of comparison.
     pub block_size: BlockSize,
     /// Size of the source.
     pub source_bytes: u64,
-    /// At most so much of the source is data, the rest holes.
+    /// At most this much of the source is data; the rest is holes.
     pub data_bytes: u64,
-    /// Whether the source is a file, which says where its holes are.
+    /// Whether the source is a file, which reports its holes.
     pub knows_holes: bool,
-    /// At most so much may have changed, when the source knows.
+    /// At most this much has changed, if the source knows.
     pub changed_bytes: Option<u64>,
-    /// The newest revision; none at the first backup.
+    /// The newest revision; `None` for the first backup.
     pub newest: Option<Newest>,
-    /// Whether the image is updated on a clone, which takes room besides the old one until it has replaced it.
+    /// Whether the image is updated on a clone, which takes space beside the old image until it replaces it.
     pub clones: bool,
 }
 
@@ -41,34 +42,34 @@ pub struct Situation {
 pub struct Newest {
     /// Its size.
     pub size_bytes: u64,
-    /// What the image takes on disk.
+    /// Bytes that the image takes up on disk.
     pub image_bytes: u64,
 }
 
-/// How much room a backup takes while it is made.
+/// How much space a backup needs while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// What is to be expected; `None` when there is nothing to go by.
+    /// What to expect; `None` if there is nothing to base it on.
     pub expected_bytes: Option<u64>,
-    /// The most that it can be.
+    /// The maximum.
     pub most_bytes: u64,
-    /// What is free; `None` where nobody can say.
+    /// Free space; `None` if unknown.
     pub free_bytes: Option<u64>,
 }
 
 impl Estimate {
-    /// Bytes that are missing for what is expected.
+    /// How many bytes are missing for the expected size.
     pub fn missing_bytes(&self) -> Option<u64> {
         let missing = self.expected_bytes?.saturating_sub(self.free_bytes?);
         (missing > 0).then_some(missing)
     }
 }
 
-/// The estimate for a backup; `revisions` are those that there are, newest first.
+/// The estimate for a backup. `revisions` are the existing ones, newest first.
 pub fn estimate(situation: &Situation, revisions: &[Revision], free: Option<u64>) -> Estimate {
     let most_bytes = most(situation);
     let expected = match situation.newest {
-        // The first: of a device nobody knows what is zero.
+        // The first backup: a device does not report which of its blocks are zero.
         None => situation.knows_holes.then_some(most_bytes),
         Some(_) => expected(situation, revisions),
     };
@@ -76,10 +77,11 @@ pub fn estimate(situation: &Situation, revisions: &[Revision], free: Option<u64>
     Estimate { expected_bytes, most_bytes, free_bytes: free }
 }
 
-/// Every block that may change does, its old content does not shrink, and its new content has no place yet.
+/// Assumes that every block that may have changed did, that its old content does not compress, and that its
+/// new content has no space yet.
 fn most(situation: &Situation) -> u64 {
     let (new, block) = (situation.source_bytes, situation.block_size.bytes());
-    // A change of one byte is one of a whole block.
+    // A change of one byte changes a whole block.
     let data = rounded(situation.data_bytes.min(new), block);
     let tables = situation.block_size.count(new).saturating_mul(DIGEST_BYTES);
     let Some(newest) = situation.newest else {
@@ -89,17 +91,17 @@ fn most(situation: &Situation) -> u64 {
     let (grown, shrunk) = (new.saturating_sub(old), old.saturating_sub(new));
     let same = old.min(new);
     let changed = situation.changed_bytes.map_or(same, |bytes| bytes.min(same));
-    // Where the shorter one ends within a block, that one has changed as well.
+    // If the shorter size ends within a block, that block has changed as well.
     let edge = if grown > 0 || shrunk > 0 { block } else { 0 };
     let changed = rounded(changed, block).saturating_add(edge);
     let saved = changed.saturating_add(rounded(shrunk, block));
-    // What the image has no room for on disk was zero, and is saved without its content.
+    // Blocks that are holes in the image were zero, and are saved without content.
     let old_blocks = saved.min(rounded(newest.image_bytes, block));
     let written = changed.saturating_add(rounded(grown, block)).min(data);
     let allocated = match situation.clones {
         true => written,
         false => {
-            // In place only holes take room; those past the new end do not count.
+            // In place, only filling holes takes space; those past the new end do not count.
             let kept = newest.image_bytes.saturating_sub(shrunk);
             written.min(rounded(new, block).saturating_sub(kept.min(new)))
         }
@@ -112,14 +114,14 @@ fn rounded(bytes: u64, block: u64) -> u64 {
     bytes.checked_next_multiple_of(block).unwrap_or(bytes)
 }
 
-/// The median of what the backups before took; for a source that knows what has changed, in proportion to that.
+/// The median of what earlier backups took; in proportion to the changes, if the source knows them.
 fn expected(situation: &Situation, revisions: &[Revision]) -> Option<u64> {
-    // The oldest may be a first backup, which took all there was.
+    // The oldest may be a first backup, which took everything.
     let (_, later) = revisions.split_last()?;
     let needed = later.iter().take(LOOK_BACK).filter_map(|revision| {
         let statistics = &revision.statistics;
         let stored = u64::try_from(statistics.stored_bytes).unwrap_or(0);
-        // On a clone the new blocks have to have room beside the old ones for some time.
+        // On a clone, the new blocks need space beside the old ones for some time.
         let beside = if situation.clones { statistics.changed_bytes } else { 0 };
         let needed = stored.saturating_add(beside);
         let Some(changed) = situation.changed_bytes else { return Some(needed) };
@@ -151,7 +153,7 @@ mod tests {
         needed.iter().map(revision).collect()
     }
 
-    /// A block of the image and of the source, as the estimate does not see them.
+    /// A block of the image and of the source, with details that the estimate does not see.
     #[derive(Debug, Clone, Copy)]
     struct Block {
         old: Option<bool>,
@@ -178,8 +180,8 @@ mod tests {
         }
     }
 
-    /// What a backup of these blocks takes when nothing shrinks by compression.
-    fn really(blocks: &[Block], clones: bool) -> u64 {
+    /// What a backup of these blocks takes if nothing compresses.
+    fn actual_bytes(blocks: &[Block], clones: bool) -> u64 {
         let size = BlockSize::MIN.bytes();
         let mut bytes = 0;
         for block in blocks {
@@ -202,7 +204,7 @@ mod tests {
         (prop::collection::vec(pair, 0..60), 0..60usize, 0..60usize).prop_map(|(all, old, new)| {
             let block = |(at, (old_data, new_data, changed)): (usize, (bool, bool, bool))| Block {
                 old: (at < old).then_some(old_data),
-                // What was a hole and is data has changed, and the other way round.
+                // A hole that became data has changed, and vice versa.
                 new: (at < new).then_some(if changed { new_data } else { old_data }),
                 changed,
             };
@@ -211,18 +213,19 @@ mod tests {
     }
 
     proptest! {
-        /// No backup takes more than the most that is estimated, in place or on a clone, whether the source knows or not.
+        /// No backup takes more than the estimated maximum, in place or on a clone, whether the source knows
+        /// its changes or not.
         #[test]
-        fn no_backup_takes_more(blocks in any_blocks(), clones: bool, knows: bool) {
+        fn no_backup_takes_more_than_the_maximum(blocks in any_blocks(), clones: bool, knows: bool) {
             let estimate = estimate(&situation(&blocks, clones, knows), &[], None);
-            let really = really(&blocks, clones);
+            let really = actual_bytes(&blocks, clones);
             prop_assert!(really <= estimate.most_bytes, "{really} > {estimate:?}");
         }
 
-        /// Whatever is handed in: no overflow, what is expected is not more than the most, and knowing what has changed
-        /// never makes the most larger.
+        /// For any input there is no overflow, the expectation is at most the maximum, and knowing the
+        /// changes never raises the maximum.
         #[test]
-        fn any_figures_are_taken(
+        fn any_figures_give_a_sound_estimate(
             sizes in any::<[u64; 4]>(), changed in any::<Option<u64>>(), clones: bool, knows_holes: bool,
             first: bool, before in prop::collection::vec(any::<(u64, i64)>(), 0..5),
         ) {
@@ -238,10 +241,10 @@ mod tests {
         }
     }
 
-    /// What is expected is the median of the backups before, without the oldest; on a clone the changed blocks come on top;
-    /// and in proportion to what has changed when that is known.
+    /// The expectation is the median of the earlier backups without the oldest. A clone adds the changed
+    /// blocks, and known changes scale it.
     #[test]
-    fn the_median_is_expected() {
+    fn the_expectation_is_the_median() {
         let before = revisions(&[(10, 30), (10, -5), (40, 20), (1000, 1000)]);
         let huge = 1 << 40;
         let mut situation = Situation {
@@ -263,9 +266,9 @@ mod tests {
         assert_eq!(estimate(&situation, &before[3..], None).expected_bytes, None);
     }
 
-    /// Of a first backup only a file says what is to be expected; an unchanged source that knows it takes next to nothing.
+    /// For a first backup, only a file allows an expectation; an unchanged source that knows it takes next to nothing.
     #[test]
-    fn first_and_unchanged() {
+    fn a_first_backup_and_an_unchanged_source_are_estimated() {
         let mut situation = situation(&[], false, true);
         (situation.source_bytes, situation.data_bytes) = (1 << 30, 1 << 20);
         situation.newest = None;

@@ -1,12 +1,12 @@
-//! Which tags are due: a pure function of what there is, the config and the time.
+//! Which tags are due: a pure function of the revisions, the config and the time.
 //!
-//! A tag is due at slots: its series keeps the hour and the weekday at which it was first made, or has those of
-//! the config (`slots`). A revision stands for the slot before it, or for the next one if that is near. So
-//! nothing drifts, whatever asks and however often: what was missed is made as soon as somebody asks, and the
-//! one after it is due at the old hour.
+//! A tag is due at slots: its series keeps the hour and the weekday of its first revision, or has those of
+//! the config (`slots`). A revision fills the slot before it, or the next one if that is near. So nothing
+//! drifts, whatever runs backups and however often: a missed backup is made at the next call, and the one
+//! after it is due at the old hour.
 //!
-//! Whoever asks once a night asks some minutes, or with summer time an hour, too early or too late. So a tag is
-//! due early where nobody is known to ask often, and at its time where somebody does.
+//! A caller that runs once a night may be some minutes, or with summer time an hour, too early or too late.
+//! So a tag is due early if no caller is known to run often, and exactly at its time otherwise.
 //! `doc/decisions/22-the-hour-of-a-series.md` has the reasons.
 
 mod slots;
@@ -25,10 +25,10 @@ use crate::policy::config::{Config, Interval};
 
 use slots::{DAY, Slots};
 
-/// The most by which a backup may come late without anybody's being at fault.
+/// How late a backup may be at most before that counts as a fault.
 const MAX_TOLERANCE: SignedDuration = SignedDuration::from_hours(2);
 
-/// The most by which a backup is made early where nobody is known to ask often: an hour of summer time, and jitter.
+/// How early a backup is made at most if no caller is known to run often: an hour of summer time, and jitter.
 const MAX_EARLY: SignedDuration = SignedDuration::from_mins(75);
 
 /// What the schedule says at a given time.
@@ -36,12 +36,12 @@ const MAX_EARLY: SignedDuration = SignedDuration::from_mins(75);
 pub enum Due {
     /// There is no schedule: a backup is always due.
     Always,
-    /// These tags are due; none when it is empty.
+    /// These tags are due; none if empty.
     Tags(BTreeSet<Tag>),
 }
 
 impl Due {
-    /// Whether a backup should be made.
+    /// Whether to make a backup.
     pub fn is_due(&self) -> bool {
         match self {
             Due::Always => true,
@@ -50,26 +50,26 @@ impl Due {
     }
 }
 
-/// What the next due time follows from.
+/// The input for the next due time.
 #[derive(Debug, Clone)]
 pub struct Past<'a> {
     /// The revisions, in any order.
     pub revisions: &'a [Revision],
-    /// When series began; without an entry, a series began with the oldest revision of it.
+    /// When series began; a tag without an entry began with its oldest revision.
     pub series: &'a [Series],
     /// The system's time zone.
     pub zone: TimeZone,
-    /// When somebody last asked for a backup in vain, as far as that is known.
+    /// When a caller last asked for a backup and none was due, if known.
     pub asked: Option<Timestamp>,
 }
 
 impl<'a> Past<'a> {
-    /// Of revisions alone, in UTC.
+    /// From revisions alone, in UTC.
     pub fn of(revisions: &'a [Revision]) -> Self {
         Past { revisions, series: &[], zone: TimeZone::UTC, asked: None }
     }
 
-    /// Of a manifest.
+    /// From a manifest.
     pub fn of_manifest(manifest: &'a Manifest, zone: TimeZone) -> Self {
         Past { zone, series: &manifest.series, ..Past::of(&manifest.revisions) }
     }
@@ -86,11 +86,11 @@ pub fn due(past: &Past<'_>, config: &Config, now: Timestamp) -> Due {
     Due::Tags(config.schedule.iter().filter(due).map(|(tag, _)| tag.clone()).collect())
 }
 
-/// At which time a tag is due next, or since when it is; `None` when it is due at once, because no revision up
-/// to `now` has it and the config has no time of the day for it.
+/// When a tag is due next, or since when it is due; `None` if it is due at once, because no revision up to
+/// `now` has it and the config sets no time of day for it.
 ///
-/// Revisions from the future, more than five minutes ahead, are left out: a clock that was wrong once must not
-/// stop the backups until it would be right.
+/// Ignores revisions from the future, more than five minutes ahead: a clock that was once wrong must not stop
+/// backups until that date.
 pub fn next_due(
     past: &Past<'_>,
     tag: &Tag,
@@ -100,8 +100,8 @@ pub fn next_due(
     Turn::of(past, tag, interval, now).map(|turn| turn.next)
 }
 
-/// When the next revision is made if somebody asks then, and the tag that it has; `None` when one is due at
-/// once, and without a schedule. What was missed outside of its window waits for the next one.
+/// When the next revision is made if a caller asks then, and the tag that it gets; `None` if one is due at
+/// once, and without a schedule. A backup missed outside of its window waits for the next window.
 pub fn next(past: &Past<'_>, config: &Config, now: Timestamp) -> Option<(Timestamp, Tag)> {
     let turn = |(tag, interval)| {
         let turn = Turn::of(past, tag, interval, now)?;
@@ -110,12 +110,12 @@ pub fn next(past: &Past<'_>, config: &Config, now: Timestamp) -> Option<(Timesta
     config.schedule.iter().map(turn).collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
-/// Whether it makes a difference for `due` when somebody last asked in vain.
+/// Whether the time of the last unsuccessful request affects `due`.
 pub fn minds_asking(past: &Past<'_>, config: &Config, now: Timestamp) -> bool {
     turns(past, config, now).any(|turn| turn.asks_from() <= now && now < turn.opens(true))
 }
 
-/// Whether it should be noted that somebody asks in vain now: shortly before a tag is due, and once for that time.
+/// Whether to record that a caller asked now and nothing was due: shortly before a tag is due, and once for that time.
 pub fn notes_asking(past: &Past<'_>, config: &Config, now: Timestamp) -> bool {
     let known = past.asked.filter(|asked| *asked <= now);
     turns(past, config, now).any(|turn| {
@@ -124,8 +124,8 @@ pub fn notes_asking(past: &Past<'_>, config: &Config, now: Timestamp) -> bool {
     })
 }
 
-/// When the series of the tags of the schedule began, once a revision that began at `started` has `scheduled`
-/// because they were due. A series that is known keeps its beginning, unless that is in the future.
+/// When the series of the schedule's tags began, once a revision that began at `started` has `scheduled`
+/// because they were due. A known series keeps its beginning, unless that is in the future.
 pub fn series_after(
     past: &Past<'_>,
     config: &Config,
@@ -150,12 +150,12 @@ pub fn series_after(
     all
 }
 
-/// Whether a revision that began at `started` has begun at `now`, and is not from the future.
+/// Whether a revision dated `started` had begun by `now`, and is not from the future.
 pub(crate) fn has_begun(started: Timestamp, now: Timestamp) -> bool {
     started <= latest(now)
 }
 
-/// By how much a backup may come late without anybody's being at fault.
+/// How late a backup with this interval may be before that counts as a fault.
 pub(crate) fn tolerance(interval: SignedDuration) -> SignedDuration {
     (interval / 20).min(MAX_TOLERANCE)
 }
@@ -178,7 +178,7 @@ fn first_scheduled(revisions: &[Revision], tag: &Tag, now: Timestamp) -> Option<
     with.map(|revision| revision.started).min()
 }
 
-/// The slot of a tag that no revision stands for yet.
+/// The slot of a tag that no revision fills yet.
 struct Turn {
     slots: Slots,
     length: SignedDuration,
@@ -201,13 +201,13 @@ impl Turn {
             .or_else(|| first_scheduled(past.revisions, tag, now))
             .or_else(|| with().map(|revision| revision.started).min())?;
         let slots = Slots::new(interval, began, &past.zone);
-        // One that was made so early stands for the next slot.
+        // A revision made this early fills the next slot.
         let next = slots.after(later(last, early(length)));
         Some(Turn { slots, length, last: Some(last), next })
     }
 
-    /// Of a tag that no revision has, in an archive whose newest revision began at `newest`: at the first time
-    /// of the day that is right.
+    /// For a tag that no revision has, in an archive whose newest revision began at `newest`: the first
+    /// suitable time of day.
     fn first(past: &Past<'_>, interval: &Interval, newest: Timestamp) -> Option<Self> {
         if interval.at.is_none() && interval.window.is_none() {
             return None;
@@ -219,17 +219,17 @@ impl Turn {
         Some(Turn { slots, length, last: None, next })
     }
 
-    /// Outside of its window only when another slot has passed: then a whole interval was missed.
+    /// Outside of its window only if another slot has passed: then a whole interval was missed.
     fn is_due(&self, asked: Option<Timestamp>, now: Timestamp) -> bool {
         let from = self.asks_from();
-        // Whoever has made the last one asks as well.
+        // The caller that made the last revision counts as asking.
         let mut asks = asked.into_iter().chain(self.last).filter(|asked| *asked <= now);
         let is_polled = asks.any(|asked| asked >= from);
         now >= self.opens(is_polled)
             && (self.slots.is_made_at(self.next, now) || now >= self.slots.after(self.next))
     }
 
-    /// When it is made if somebody asks then.
+    /// When it is made if a caller asks then.
     fn made_from(&self, now: Timestamp) -> Timestamp {
         if self.next > now || self.slots.is_made_at(self.next, now) {
             return self.next;
@@ -237,12 +237,12 @@ impl Turn {
         self.slots.window_begin_after(now).min(self.slots.after(self.next))
     }
 
-    /// From when on it is due, by whether somebody asks often.
+    /// When it becomes due, depending on whether a caller asks often.
     fn opens(&self, is_polled: bool) -> Timestamp {
         if is_polled { self.next } else { later(self.next, -early(self.length)) }
     }
 
-    /// Whoever has asked since then asks often.
+    /// A caller that has asked since then asks often.
     fn asks_from(&self) -> Timestamp {
         later(self.next, -2 * early(self.length))
     }

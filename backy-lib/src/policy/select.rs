@@ -1,7 +1,7 @@
 //! Revision specifications: what a person types to name one revision, or several.
 //!
-//! What was typed is parsed first ([`RevisionSpec`], [`RevisionsSpec`]), apart from what it means in an archive. Text that can be read in
-//! several ways, which mean several revisions, is an error that lists them.
+//! Parsing ([`RevisionSpec`], [`RevisionsSpec`]) is separate from finding what the text means in an archive.
+//! Text with several readings that mean different revisions is an error that lists them.
 
 mod when;
 
@@ -15,7 +15,8 @@ use crate::format::manifest::Revision;
 
 pub use when::{Here, When};
 
-/// Names one revision: `latest`, `last`, `first`, a number from 0 (the newest), `tag:NAME`, a UUID or its beginning, or a time.
+/// Names one revision: `latest`, `last`, `first`, a number from 0 (the newest), `tag:NAME`, a UUID or its
+/// prefix, or a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RevisionSpec {
     /// The newest.
@@ -24,21 +25,21 @@ pub enum RevisionSpec {
     First,
     /// Counted from the newest, which is 0.
     Number(usize),
-    /// The newest that has the tag.
+    /// The newest with the tag.
     Tag(Tag),
-    /// Lower-case hex digits and hyphens that the UUID begins with.
+    /// A prefix of the UUID, in lower-case hex digits and hyphens.
     Uuid(String),
-    /// The newest that was not made after that time.
+    /// The newest that was not made after this time.
     NotAfter(When),
 }
 
-/// Names several revisions: `all`, `A..B`, `tag:NAME` (all that have it), a time (all that were made then), one revision, or a comma
-/// list of these.
+/// Names several revisions: `all`, `A..B`, `tag:NAME` (all that have it), a time (all made then), one
+/// revision, or a comma-separated list of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevisionsSpec(Vec<Part>);
 
 impl From<When> for RevisionsSpec {
-    /// All revisions that were made in that time.
+    /// All revisions made in that time.
     fn from(when: When) -> Self {
         RevisionsSpec(vec![Part::Made(when)])
     }
@@ -51,18 +52,18 @@ enum Part {
     Made(When),
     One(RevisionSpec),
     Between(RevisionSpec, RevisionSpec),
-    /// The name of a tag with `..` in it, which may also mean one of these ranges: the tag, if a revision has it.
+    /// A tag with `..` in its name, which may also be one of these ranges: the tag, if a revision has it.
     TaggedOrBetween(Tag, Vec<(RevisionSpec, RevisionSpec)>),
 }
 
-/// Shortest beginning of a UUID that is taken.
+/// Shortest accepted prefix of a UUID.
 const MIN_PREFIX_DIGITS: usize = 4;
 
 impl RevisionSpec {
-    /// Reads what was typed `here`.
+    /// Parses what the user typed; `here` gives times their meaning.
     ///
     /// # Errors
-    /// [`Error::Specification`] says what would be right.
+    /// [`Error::Specification`] with what is expected.
     pub fn parse(text: &str, here: &Here) -> Result<Self> {
         if let Some(tag) = text.strip_prefix("tag:") {
             return Ok(RevisionSpec::Tag(parse_tag(tag)?));
@@ -72,7 +73,7 @@ impl RevisionSpec {
             "first" => return Ok(RevisionSpec::First),
             _ => {}
         }
-        // Up to three digits are always a number; longer ones are when a UUID could not begin so.
+        // Up to three digits are always a number; longer ones are a number if no UUID can begin with them.
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if digits && text.len() < MIN_PREFIX_DIGITS {
             return text.parse().map(RevisionSpec::Number).map_err(|_| malformed(text));
@@ -89,10 +90,10 @@ impl RevisionSpec {
         Err(malformed(text))
     }
 
-    /// Number of the revision that is meant, counted from the newest.
+    /// Number of the revision, counted from the newest.
     ///
     /// # Errors
-    /// [`Error::NoSuchRevision`] when there is none, or more than one; says what there is.
+    /// [`Error::NoSuchRevision`] if there is none or more than one, with those that exist.
     pub fn resolve(&self, revisions: &[Revision]) -> Result<usize> {
         let Some(last) = revisions.len().checked_sub(1) else {
             return Err(no_such("there are no revisions yet".to_owned()));
@@ -115,7 +116,7 @@ impl RevisionSpec {
 }
 
 fn resolve_prefix(prefix: &str, revisions: &[Revision]) -> Result<usize> {
-    // Four or more digits may also be a number, when there is one.
+    // Four or more digits may also be the number of an existing revision.
     let number = prefix.parse::<usize>().ok();
     let there = number.filter(|number| *number < revisions.len());
     let matches = with_prefix(prefix, revisions);
@@ -150,7 +151,7 @@ fn resolve_prefix(prefix: &str, revisions: &[Revision]) -> Result<usize> {
     }
 }
 
-/// The numbers of the revisions whose UUID begins so, hyphens or not.
+/// The numbers of the revisions whose UUID has this prefix, with or without hyphens.
 fn with_prefix(prefix: &str, revisions: &[Revision]) -> Vec<usize> {
     let plain = |text: &str| text.replace('-', "");
     let wanted = plain(prefix);
@@ -160,10 +161,10 @@ fn with_prefix(prefix: &str, revisions: &[Revision]) -> Vec<usize> {
 }
 
 impl RevisionsSpec {
-    /// Reads what was typed `here`.
+    /// Parses what the user typed; `here` gives times their meaning.
     ///
     /// # Errors
-    /// [`Error::Specification`] says what would be right.
+    /// [`Error::Specification`] with what is expected.
     pub fn parse(text: &str, here: &Here) -> Result<Self> {
         let parts = text.split(',').map(|part| parse_part(part.trim(), here));
         parts.collect::<Result<_>>().map(RevisionsSpec)
@@ -174,7 +175,7 @@ impl RevisionsSpec {
         RevisionsSpec(vec![Part::All])
     }
 
-    /// Numbers of the revisions that are meant, ascending and each once. `all` of an empty archive is no error.
+    /// Numbers of the revisions, ascending and without duplicates. `all` of an empty archive is not an error.
     pub fn resolve(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
         let mut numbers = Vec::new();
         for part in &self.0 {
@@ -209,8 +210,7 @@ fn with_tag(tag: &Tag, revisions: &[Revision]) -> Vec<usize> {
     tagged.map(|(number, _)| number).collect()
 }
 
-/// The revisions from one end to another, whichever of them comes first. A time bounds them: nothing that was made before or after it is
-/// among them.
+/// The revisions between two ends, in either order. If an end is a time, nothing made before or after it is included.
 fn between(a: &RevisionSpec, b: &RevisionSpec, revisions: &[Revision]) -> Result<Vec<usize>> {
     let made = |wanted: &dyn Fn(usize, Timestamp) -> bool| -> Result<Vec<usize>> {
         let numbered = revisions.iter().enumerate();
@@ -245,29 +245,30 @@ fn between(a: &RevisionSpec, b: &RevisionSpec, revisions: &[Revision]) -> Result
     }
 }
 
-/// What the revisions with these numbers are called. Numbers mean others once somebody else has made a revision; so
-/// whoever changes an archive takes the names before the lock, and the numbers after.
+/// The UUIDs of the revisions with these numbers. A number means another revision once another process has
+/// made one; so a caller that changes an archive resolves names before it takes the lock, and numbers
+/// afterwards.
 pub fn names(revisions: &[Revision], numbers: &[usize]) -> Vec<RevisionId> {
     let chosen = numbers.iter().filter_map(|&number| revisions.get(number));
     chosen.map(|revision| revision.uuid).collect()
 }
 
-/// The numbers of the revisions that are called so.
+/// The numbers of the revisions with these UUIDs.
 ///
 /// # Errors
-/// [`Error::NoSuchRevision`] when one has gone.
+/// [`Error::NoSuchRevision`] if one no longer exists.
 pub fn numbers(revisions: &[Revision], names: &[RevisionId]) -> Result<Vec<usize>> {
     let number = |name: &RevisionId| {
         let number = revisions.iter().position(|revision| revision.uuid == *name);
-        number.ok_or_else(|| no_such(format!("revision {name} has gone meanwhile")))
+        number.ok_or_else(|| no_such(format!("revision {name} no longer exists")))
     };
     names.iter().map(number).collect()
 }
 
-/// That none of these revisions is pinned: whoever has pinned one wants it kept.
+/// Refuses pinned revisions: a person who pinned one wants to keep it.
 ///
 /// # Errors
-/// [`Error::Specification`] names those that are.
+/// [`Error::Specification`], which names them.
 pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
     let pinned = numbers.iter().filter_map(|&number| {
         let tags: Vec<&str> = revisions.get(number)?.pinned_tags.iter().map(Tag::as_str).collect();
@@ -280,10 +281,10 @@ pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
     }
 }
 
-/// That a revision has these tags: whoever removes one that is not there means another revision, or another tag.
+/// Refuses to remove tags that a revision does not have: the user means another revision or another tag.
 ///
 /// # Errors
-/// [`Error::Specification`] says which it has; [`Error::NoSuchRevision`] when there is no such number.
+/// [`Error::Specification`] with the tags it has; [`Error::NoSuchRevision`] if the number does not exist.
 pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>) -> Result<()> {
     let Some(revision) = revisions.get(number) else {
         return Err(no_such(format!("there is no revision {number}")));
@@ -309,7 +310,7 @@ fn parse_part(text: &str, here: &Here) -> Result<Part> {
         return Ok(Part::All);
     }
     if let Some(name) = text.strip_prefix("tag:") {
-        // Tags of older archives may have `..` in their names.
+        // Tags of older archives may contain `..`.
         match name.parse() {
             Ok(tag) if name.contains("..") => {
                 let ranges = ranges(text, here).collect();
@@ -334,7 +335,7 @@ fn parse_part(text: &str, here: &Here) -> Result<Part> {
     }
 }
 
-/// The ranges that a text can mean, wherever in it two dots are.
+/// The ranges that a text can mean: one for each place with two dots.
 fn ranges(text: &str, here: &Here) -> impl Iterator<Item = (RevisionSpec, RevisionSpec)> {
     let end = |text: &str| RevisionSpec::parse(text.trim(), here).ok();
     let places = text.char_indices().map(|(at, _)| text.split_at(at));
@@ -360,7 +361,7 @@ fn no_such(message: String) -> Error {
     Error::NoSuchRevision { message }
 }
 
-/// Text that can be read in several ways, and how to say which one is meant.
+/// An error for text with several readings, with a way to be specific.
 fn ambiguous(text: &str, ways: Vec<String>, advice: &str) -> Error {
     let text = text.escape_default();
     no_such(format!("'{text}' is ambiguous; it can mean {}; {advice}", ways.join(", or ")))
@@ -434,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_revision_is_an_error_that_says_what_there_is() {
+    fn a_name_without_a_revision_is_an_error_that_lists_what_exists() {
         for (text, word) in [
             ("3", "0 to 2"),
             ("tag:yearly", "daily"),
@@ -468,7 +469,7 @@ mod tests {
             assert_eq!(spec.resolve(&revisions()).unwrap(), numbers, "{text}");
         }
         let numbers = |text: &str| several(text).unwrap().resolve(&revisions());
-        // A tag with dots in its name is meant where a revision has it; else the dots are a range.
+        // `..` is part of a tag if a revision has that tag; otherwise it is a range.
         assert_eq!(numbers("tag:a..b").unwrap(), [2]);
         assert_eq!(numbers("tag:a..b..1").unwrap(), [1, 2]);
         assert_eq!(numbers("0..tag:a..b").unwrap(), [0, 1, 2]);

@@ -1,7 +1,7 @@
 //! Regular files and block devices, read-only.
 //!
-//! A block device is read past its page cache, which need not hold what is on it: what a file system on it has written, and synced,
-//! has never passed through that cache.
+//! A block device is read past its page cache, which may be stale: data that a file system on the device
+//! wrote and synced never passes through that cache.
 
 use std::fs::File;
 use std::io;
@@ -38,19 +38,20 @@ enum Medium {
 }
 
 impl DeviceSource {
-    /// Opens the file or device at `path`. Symbolic links are followed if they belong to root or the caller.
+    /// Opens the file or device at `path`. Follows symbolic links that belong to root or the caller.
     ///
     /// # Errors
-    /// [`Error::Source`] when it is missing, unreadable, behind a link of somebody else, or something else than a file or a block device.
+    /// [`Error::Source`] if it is missing, unreadable, behind someone else's link, or neither a file nor a
+    /// block device.
     pub fn open(path: &Path) -> Result<Self> {
         let error = |message: String| Error::Source { path: path.to_owned(), message };
-        // That this process may not open another file says nothing about the source.
+        // A limit of this process says nothing about the source.
         let limited = |errno: io::Error| Error::io(path, "open it")(errno);
         let place = Place::find_by_own_links(path).map_err(|refusal| match refusal {
             Refusal::Io(found) if is_limit(&found) => limited(found),
             refusal => error(refusal.sentence("open it")),
         })?;
-        // Opening a FIFO would wait for a writer, and some devices do something as soon as they are opened.
+        // Opening a FIFO would block, and some devices act as soon as they are opened.
         let is_file = match place.kind() {
             FileType::RegularFile => true,
             FileType::BlockDevice => false,
@@ -83,10 +84,10 @@ impl DeviceSource {
         Ok(DeviceSource { path: path.to_owned(), medium, size_bytes, is_made: false })
     }
 
-    /// The same of what may not be there yet: `None` when nothing is at `path`, or a link leads nowhere.
+    /// As [`DeviceSource::open`], but `None` if nothing is at `path` or a link leads nowhere.
     ///
     /// # Errors
-    /// As those of [`DeviceSource::open`].
+    /// As for [`DeviceSource::open`].
     pub fn open_if_there(path: &Path) -> Result<Option<Self>> {
         match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -94,7 +95,7 @@ impl DeviceSource {
         }
     }
 
-    /// The same, made or attached anew for each backup: only its content identifies it.
+    /// For a source that is created or attached anew for each backup: only its content identifies it.
     #[must_use]
     pub fn made_anew(self) -> Self {
         DeviceSource { is_made: true, ..self }
@@ -103,7 +104,7 @@ impl DeviceSource {
 
 impl Medium {
     fn file(file: File) -> Self {
-        // Only advice: a system that does not take it reads as well.
+        // Only advice: reading works as well without it.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         let cache = PageCache::new();
         cache.bypass(&file);
@@ -169,7 +170,7 @@ impl Source for DeviceSource {
 }
 
 fn size_of(file: &File) -> io::Result<u64> {
-    // The end also of a block device, whose metadata has no length.
+    // Seeks to the end, which also works for a block device, whose metadata has no length.
     Ok(retry_on_intr(|| seek(file, SeekFrom::End(0)))?)
 }
 

@@ -1,6 +1,7 @@
-//! What identifies a file or a block device. What the system does not know is left out.
+//! What identifies a file or a block device. Unknown facts are left out.
 //!
-//! Read from the source's first bytes and the kernel's own files: no other program, no database that may be out of date.
+//! Read from the first bytes of the source and the kernel's own files: no other program, and no database that
+//! may be out of date.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,11 +15,11 @@ use super::Source;
 use crate::format::disk::{self, HEAD_BYTES};
 use crate::format::manifest::SourceIdentity;
 
-/// More of a kernel's file is not read.
+/// Longest part of a kernel file that is read.
 const MAX_SYSTEM_BYTES: u64 = 4096;
 
-/// What identifies an open file or device, `path`, of some `kind`. With `by_content` the disk or file that has the content
-/// at the moment does not count.
+/// The identity of an open file or device at `path`. With `by_content`, the disk or file that currently has
+/// the content does not count.
 pub(super) fn identify(
     source: &dyn Source,
     file: &File,
@@ -44,7 +45,7 @@ pub(super) fn identify(
 fn add_content(identity: &mut SourceIdentity, source: &dyn Source) {
     let len = source.size_bytes().min(HEAD_BYTES as u64);
     let mut head = vec![0; len as usize];
-    // Where the beginning cannot be read, the backup is going to say so.
+    // If the beginning cannot be read, the backup itself will report it.
     let Ok(found) = source.read_at(&mut head, 0) else { return };
     head.truncate(found);
     identity.partition_table_uuid = disk::partition_table_uuid(&head);
@@ -81,7 +82,7 @@ fn add_device(identity: &mut SourceIdentity, folder: &Path) {
     identity.dm_uuid = origin_of(disk).or_else(|| system_text(&disk.join("dm/uuid")));
 }
 
-/// What LVM's snapshots have below them: the volume of which they are snapshots.
+/// The volume that an LVM snapshot was made of.
 fn origin_of(disk: &Path) -> Option<String> {
     let below = disk.join("slaves").read_dir().ok()?.flatten();
     below.filter_map(|entry| system_text(&entry.path().join("dm/uuid"))).find_map(|uuid| {
@@ -90,7 +91,7 @@ fn origin_of(disk: &Path) -> Option<String> {
     })
 }
 
-/// A line of a kernel's file; `None` when it is not there or empty.
+/// A line of a kernel file; `None` if the file is missing or empty.
 fn system_text(path: &PathBuf) -> Option<String> {
     let mut text = Vec::new();
     File::open(path).ok()?.take(MAX_SYSTEM_BYTES).read_to_end(&mut text).ok()?;

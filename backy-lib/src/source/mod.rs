@@ -1,4 +1,4 @@
-//! What is backed up: a regular file, a block device, or anything that gives bytes at offsets.
+//! What is backed up: a regular file, a block device, or anything that returns bytes at offsets.
 
 mod device;
 pub mod hooks;
@@ -12,38 +12,38 @@ use crate::format::manifest::SourceIdentity;
 
 pub use device::DeviceSource;
 
-/// Something to back up. Read by several threads at once; never written to.
+/// Something to back up. Several threads read it at once; nothing writes to it.
 pub trait Source: Sync {
-    /// What it is, for the manifest.
+    /// Its identity, for the manifest.
     fn identity(&self) -> SourceIdentity;
 
-    /// Size in bytes, as it was when the source was opened.
+    /// Size in bytes when the source was opened.
     fn size_bytes(&self) -> u64;
 
     /// Size in bytes now.
     fn current_size_bytes(&self) -> Result<u64>;
 
-    /// Reads until `buffer` is full or the source ends; how many bytes that were.
+    /// Reads until `buffer` is full or the source ends; returns the number of bytes.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
 
-    /// The first stretch at or after `offset` that may hold data; `None` when only holes follow.
+    /// The first extent at or after `offset` that may hold data; `None` if only holes follow.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
 
-    /// The first stretch at or after `offset` that may differ from what was backed up last; `None` when nothing does.
-    /// What lies between such stretches is not read. Unless a source knows better, everything may differ.
+    /// The first extent at or after `offset` that may differ from the previous backup; `None` if nothing
+    /// does. Bytes between such extents are not read. By default, everything may differ.
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
         let size_bytes = self.size_bytes();
         Ok((offset < size_bytes).then(|| Extent::between(offset, size_bytes)))
     }
 
-    /// Stretches whose right content is not known, ascending: damage that is older than the backup. Blocks that touch one
-    /// are stored as they are found and marked, so that they are never given out as right.
+    /// Extents with unknown content, ascending: damage that is older than the backup. Blocks that overlap one
+    /// are stored as found and marked, so that no reader gets them as correct data.
     fn lost(&self) -> &[Extent] {
         &[]
     }
 }
 
-/// A source that somebody else has opened.
+/// A borrowed source.
 impl<S: Source + ?Sized> Source for &S {
     fn identity(&self) -> SourceIdentity {
         (**self).identity()
@@ -74,19 +74,19 @@ impl<S: Source + ?Sized> Source for &S {
     }
 }
 
-/// Reads all of `buffer`; a source that ends before has changed its size.
+/// Fills `buffer`; a source that ends earlier has changed its size.
 pub(crate) fn read_exact(source: &dyn Source, buffer: &mut [u8], offset: u64) -> Result<()> {
     let found = source.read_at(buffer, offset)?;
     if found == buffer.len() { Ok(()) } else { Err(size_changed(source, offset + found as u64)) }
 }
 
-/// Fails when the source is not as large as it was when it was opened.
+/// Fails if the size has changed since the source was opened.
 pub(crate) fn check_size(source: &dyn Source) -> Result<()> {
     let now = source.current_size_bytes()?;
     if now == source.size_bytes() { Ok(()) } else { Err(size_changed(source, now)) }
 }
 
-/// Fails when there is nothing to back up: a source that has become empty was truncated, or is not the right one.
+/// Fails if there is nothing to back up: an empty source was truncated, or is not the right one.
 ///
 /// # Errors
 /// [`Error::Source`].

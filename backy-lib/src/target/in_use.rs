@@ -1,6 +1,7 @@
-//! Who uses a file or a device, told by device number and inode: a hard link, a bind mount and another node of a device are the same thing.
+//! Finds who uses a file or a device. Subjects are identified by device number and inode: a hard link, a bind
+//! mount or another node of a device is the same subject.
 //!
-//! What counts for a disk is also what uses a partition of it, and for a partition what uses the whole disk.
+//! A user of a partition counts as a user of its disk, and a user of the whole disk as one of each partition.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -13,11 +14,11 @@ use crate::storage::device::{Member, family};
 use crate::storage::mounts::{mounts_of, unescape};
 use crate::storage::system;
 
-/// How long somebody may have a target open who has only come to look at it.
+/// How long to wait for programs that open every new device for a moment.
 const PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(100);
 
-/// A file or a device, as the kernel tells it from others.
+/// A file or a device, as the kernel identifies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Subject {
     /// The device of its file system, and its inode.
@@ -46,7 +47,7 @@ impl Subject {
         }
     }
 
-    /// Who uses it without having opened it in this process; how, for a message after `it is`.
+    /// A user that does not have it open in a process, in words that follow `it is`.
     pub(super) fn user(&self) -> Option<String> {
         let mounted =
             || mounted_at(self).map(|place| format!("mounted at {place}; unmount it first"));
@@ -56,8 +57,8 @@ impl Subject {
 }
 
 impl Subject {
-    /// A process that has it open for writing, other than this one, as far as this one may look into others. What opens every new device
-    /// for a moment is waited for.
+    /// Another process that has it open for writing, if this process may see it. Waits a little for programs
+    /// that open every new device for a moment.
     pub(super) fn opener(&self) -> Option<String> {
         let began = Instant::now();
         loop {
@@ -89,7 +90,7 @@ impl Subject {
         None
     }
 
-    /// Files of others are not looked up unless they may be it: a file system that does not answer would be waited for.
+    /// Looks up an open file only if it may be this one: a file system that does not answer would block the lookup.
     fn is_open_as(&self, process: &Path, open: &Path) -> bool {
         let about = open.file_name().map(|number| process.join("fdinfo").join(number));
         let about = about.and_then(|about| system::read(&about)).unwrap_or_default();
@@ -99,7 +100,7 @@ impl Subject {
             Subject::Devices(_) => open.read_link().is_ok_and(|path| path.starts_with("/dev")),
         };
         let flags = told("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
-        // What cannot be looked up may be for writing.
+        // Without known flags, assume that it is open for writing.
         let writes = flags.is_none_or(|flags| flags & OFlags::RWMODE.bits() != 0);
         writes && may_be && open.metadata().is_ok_and(|found| self.has(&found))
     }
@@ -115,7 +116,7 @@ fn overlapping(number: u64) -> Vec<Member> {
     members.into_iter().filter(counts).collect()
 }
 
-/// Where a device is mounted, in the mount namespaces of all processes that can be looked into.
+/// Where a device is mounted, in the mount namespaces of all processes that this one may see.
 fn mounted_at(subject: &Subject) -> Option<String> {
     let Subject::Devices(numbers) = subject else { return None };
     let own = Path::new("/proc/self");
@@ -140,7 +141,7 @@ fn mounted_at(subject: &Subject) -> Option<String> {
 
 fn mounted_in(process: &Path, subject: &Subject, numbers: &[u64]) -> Option<String> {
     mounts_of(process).ok()?.into_iter().find_map(|mount| {
-        // A file system over several devices has a number of its own.
+        // A file system on several devices has a number of its own.
         let is_source = || {
             mount.source.is_absolute()
                 && mount.source.metadata().is_ok_and(|found| subject.has(&found))
@@ -158,7 +159,7 @@ fn swap(subject: &Subject) -> Option<String> {
     found.then(|| "swap".to_owned())
 }
 
-/// The loop device whose backing file or device it is.
+/// The loop device whose backing file or device this is.
 fn loop_device(subject: &Subject) -> Option<String> {
     let devices = Path::new("/sys/block").read_dir().into_iter().flatten().flatten();
     devices
@@ -175,24 +176,24 @@ fn loop_device(subject: &Subject) -> Option<String> {
         .and_then(|folder| Some(format!("the loop device /dev/{}", folder.file_name()?.to_str()?)))
 }
 
-/// What a loop device is made over, whatever names that has, or had.
+/// The backing file of a loop device, by inode, whatever its name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoopStatus {
     device: u64,
     inode: u64,
-    /// Of a device: its own number.
+    /// Only for a backing device: its number.
     number: u64,
 }
 
 impl LoopStatus {
-    /// Of the loop device with this number; none when it is another device.
+    /// For the loop device with this number; `None` for other devices.
     pub(super) fn of_device(number: u64) -> Option<Self> {
         let own = overlapping(number);
         own.iter().find_map(|member| Self::of(&member.folder))
     }
 
     /// Source: `loop(4)`, `LOOP_GET_STATUS64`.
-    #[expect(unsafe_code, reason = "the kernel tells the inode by this call alone")]
+    #[expect(unsafe_code, reason = "only this call returns the inode")]
     fn of(folder: &Path) -> Option<Self> {
         const LOOP_GET_STATUS64: rustix::ioctl::Opcode = 0x4c05;
         /// `struct loop_info64`, which begins with device, inode and device number.
@@ -203,7 +204,7 @@ impl LoopStatus {
         if !folder.join("loop").exists() || !file.metadata().ok()?.file_type().is_block_device() {
             return None;
         }
-        // SAFETY: the device is a loop device, whose call this is, and it writes 232 bytes of plain numbers.
+        // SAFETY: the device is a loop device, which knows this call, and the call writes 232 bytes of plain numbers.
         let info: LoopInfo = unsafe {
             rustix::ioctl::ioctl(&file, rustix::ioctl::Getter::<LOOP_GET_STATUS64, LoopInfo>::new())
         }
@@ -219,20 +220,20 @@ impl LoopStatus {
         }
     }
 
-    /// Whether a file, given by device and inode, is what it is made over.
+    /// Whether it is the backing file of the loop device.
     pub(super) fn is_over_file(self, file: (u64, u64)) -> bool {
         (self.device, self.inode) == file
     }
 }
 
-/// A device number as the kernel hands it to programs in such a structure.
+/// Decodes a device number in such a structure of the kernel.
 fn decode(number: u64) -> u64 {
     let major = (number & 0xfff00) >> 8;
     let minor = (number & 0xff) | ((number >> 12) & 0xfff00);
     makedev(major as u32, minor as u32)
 }
 
-/// What the kernel has put on a device: LVM, RAID, encryption.
+/// What the kernel has built on a device: LVM, RAID, encryption.
 fn holder(subject: &Subject) -> Option<String> {
     let Subject::Devices(numbers) = subject else { return None };
     numbers.iter().find_map(|number| {
@@ -251,7 +252,7 @@ fn holder(subject: &Subject) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Numbers of devices with large minors are those of `stat`.
+    /// Decoded numbers of devices with large minors equal those of `stat`.
     #[test]
     fn device_numbers_are_those_of_stat() {
         assert_eq!(decode(0x0701), makedev(7, 1));

@@ -18,49 +18,49 @@ use crate::storage::device::Device;
 use crate::storage::dir::{next_data, punch_hole, read_full};
 use crate::target::unfinished::{Folder, Unfinished, name_of};
 
-/// What a target is.
+/// The kind of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
-    /// A file that is not there yet.
+    /// A file that does not exist yet.
     NewFile,
-    /// A file that is there; it gets the size of the revision.
+    /// An existing file; it gets the size of the revision.
     File,
-    /// A block device; what is past the end of the revision is left alone.
+    /// A block device; nothing past the end of the revision is written.
     BlockDevice,
     /// Standard output.
     Stream,
 }
 
-/// Something that a revision can be written to. Used by several threads at once.
+/// Something to write a revision to. Several threads use it at once.
 pub trait Target: Sync {
-    /// Where it is, for messages.
+    /// Its path, for messages.
     fn path(&self) -> PathBuf;
 
-    /// What it is.
+    /// Its kind.
     fn kind(&self) -> TargetKind;
 
-    /// How long it was when it was opened, in bytes.
+    /// Length in bytes when it was opened.
     fn size_bytes(&self) -> u64;
 
-    /// Whether it is all zero, so that there is nothing to compare with.
+    /// Whether it is all zero, so that comparing is pointless.
     fn is_new(&self) -> bool {
         self.kind() == TargetKind::NewFile
     }
 
-    /// Makes it ready for an image of `size_bytes`.
+    /// Prepares it for an image of `size_bytes`.
     fn prepare(&self, size_bytes: u64) -> Result<()>;
 
-    /// Reads into all of `buffer`; what lies past the end reads as zeros.
+    /// Fills `buffer`; bytes past the end read as zeros.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
     /// Writes all of `data`.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
 
-    /// Makes an extent zero.
+    /// Makes an extent read as zeros.
     fn clear(&self, extent: Extent) -> Result<()>;
 
-    /// The first stretch at or after `offset` that may hold data.
+    /// The first extent at or after `offset` that may hold data.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
 
     /// Makes it durable, with its final size and name.
@@ -75,26 +75,26 @@ pub struct FileTarget {
 }
 
 enum Medium {
-    /// Without a name until it is complete.
+    /// Has no name until it is complete.
     New {
         file: Withheld<File>,
         cache: PageCache,
         unfinished: Unfinished,
     },
     File(Withheld<File>),
-    /// What is compared and written is what is on the device, whatever its page cache holds.
+    /// Reads and writes the device itself, past its page cache.
     Device(Device),
 }
 
 impl FileTarget {
-    /// A file that is not there yet. It has no name, or another one in the same folder, until it is complete, and is gone when it
-    /// never is, also when this process is killed.
+    /// A file that does not exist yet. Until it is complete it has no name, or a temporary one in the same
+    /// folder. If it never becomes complete it disappears, even if this process is killed.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let folder = Folder::open(folder_of(path)).map_err(Error::io(path, "create"))?;
         Self::create_in(folder, path)
     }
 
-    /// The same in its folder, which is open already.
+    /// The same in its folder, which is already open.
     pub(crate) fn create_in(folder: Folder, path: &Path) -> Result<Self> {
         let made = Unfinished::create(folder);
         let (file, unfinished) = made.map_err(Error::io(path, "create"))?;
@@ -106,7 +106,7 @@ impl FileTarget {
         Ok(FileTarget { path: path.to_owned(), medium, len: 0 })
     }
 
-    /// A file that is there.
+    /// An existing file.
     pub(super) fn existing(path: &Path, file: File, len: u64) -> Self {
         FileTarget { path: path.to_owned(), medium: Medium::File(Withheld::new(file)), len }
     }
@@ -125,7 +125,7 @@ impl FileTarget {
         }
     }
 
-    /// The size of the sectors of a device.
+    /// The sector size of a device.
     pub(super) fn sector_bytes(&self) -> Option<u64> {
         match &self.medium {
             Medium::Device(device) => Some(device.sector_bytes()),
@@ -133,7 +133,7 @@ impl FileTarget {
         }
     }
 
-    /// Says of a target that was there what has become of it. A new one is gone; who interrupts is told by the caller.
+    /// Adds to an error that an existing target may be restored in part. A new one disappears; the caller reports an interruption.
     pub(super) fn half_restored(&self, error: Error) -> Error {
         if self.is_new() || error.kind() == ErrorKind::Interrupted {
             return error;
@@ -231,19 +231,19 @@ impl Target for FileTarget {
     }
 }
 
-/// A target as it is, to which nothing is written.
+/// A target that is only read.
 pub(super) struct DryRun<'a> {
     path: PathBuf,
     target: Option<&'a dyn Target>,
 }
 
 impl<'a> DryRun<'a> {
-    /// A file that is not there yet.
+    /// A file that does not exist yet.
     pub(super) fn new_file(path: &Path) -> Self {
         DryRun { path: path.to_owned(), target: None }
     }
 
-    /// One that is there.
+    /// An existing target.
     pub(super) fn over(target: &'a dyn Target) -> Self {
         DryRun { path: target.path(), target: Some(target) }
     }
@@ -293,7 +293,7 @@ impl Target for DryRun<'_> {
     }
 }
 
-/// The folder that a file is in, `.` for a bare name.
+/// The folder of a file, `.` for a bare name.
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -1,4 +1,4 @@
-//! Whether a restore may write to a target: refuses what would destroy something.
+//! Decides whether a restore may write to a target, and refuses if that would destroy something.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -18,27 +18,27 @@ use crate::target::FileTarget;
 use crate::target::folder_of;
 use crate::target::in_use::{LoopStatus, Subject};
 
-/// What has to be known to judge a target.
+/// The facts for judging a target.
 #[derive(Clone, Copy)]
 pub struct Guard<'a> {
     /// The archive's folder.
     pub archive: &'a Path,
-    /// The configured source, which may be overwritten without `force`.
+    /// The configured source, which needs no `force`.
     pub source: Option<&'a Path>,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
-    /// Overwrite what is there.
+    /// Whether to overwrite existing data.
     pub force: bool,
     /// Watches the search for data on a device.
     pub observer: &'a dyn Observer,
 }
 
 impl Guard<'_> {
-    /// Opens a target that is there for writing, or refuses it; `None` when there is nothing yet and a file may be made.
-    /// Nothing is written here.
+    /// Opens an existing target for writing, or refuses it; `None` if nothing exists and a file may be
+    /// created. Writes nothing.
     pub fn check(&self, path: &Path) -> Result<Option<FileTarget>> {
         let refuse = |message: String| refused(path, message, false);
-        // Links are followed once, here: what is checked is what is written to.
+        // Links are followed once, here, so that the target that was checked is the one written to.
         let place = match Place::find_by_own_links(path) {
             Ok(place) => place,
             Err(Refusal::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -47,7 +47,7 @@ impl Guard<'_> {
             Err(refusal) => return Err(not_followed(path, path, "look up", refusal)),
         };
         let found = place.metadata().map_err(Error::io(path, "look up"))?;
-        // Where a link of '/proc' leads to has another name.
+        // The destination of a link in `/proc` has another name.
         let real = place.path().canonicalize().map_err(Error::io(path, "look up"))?;
         if found.is_dir() {
             return Err(refuse("it is a folder; expected a file or a block device".to_owned()));
@@ -78,7 +78,7 @@ impl Guard<'_> {
         path.canonicalize().is_ok_and(|real| self.is_source(&real))
     }
 
-    /// Why what is at a path is not overwritten without `force`, apart from what a device holds.
+    /// Why the target at a path needs `force`, apart from data on a device.
     pub(crate) fn objection(&self, path: &Path) -> Result<Option<String>> {
         let found = path.metadata().map_err(Error::io(path, "look up"))?;
         if let Some(user) = Subject::of(&found).opener() {
@@ -87,7 +87,7 @@ impl Guard<'_> {
         Ok((!self.is_source_at(path)).then(|| "it is not the source".to_owned()))
     }
 
-    /// Who has open what is going to be overwritten without being told to.
+    /// Who has the target open, if it would be overwritten without `force`.
     fn opener(&self, found: &Metadata) -> Option<String> {
         if self.force { None } else { Subject::of(found).opener() }
     }
@@ -144,16 +144,16 @@ impl Guard<'_> {
         device: u64,
     ) -> Result<FileTarget> {
         let number = format!("{}:{}", major(device), minor(device));
-        // Opening it for writing works all the same; only the first write would fail.
+        // Opening it for writing would succeed; only the first write would fail.
         let read_only = system::read(Path::new(&format!("/sys/dev/block/{number}/ro")));
         if read_only.is_some_and(|flag| flag.trim_end() == "1") {
             return Err(refused(path, "it is read-only".to_owned(), false));
         }
-        // The kernel gives a block device exclusively only if nobody else holds it.
+        // The kernel opens a block device exclusively only if nobody else holds it.
         let file = open_for_writing(path, place, OFlags::EXCL)?;
         let failed = |error| Error::io(path, "open it past the page cache")(error);
         let device = Device::over(file).map_err(failed)?;
-        // What is written there later must not come on top of what is written now.
+        // Data in other page caches must not overwrite later what is written now.
         device.sync_relatives();
         let len = device.len();
         if len < self.size_bytes {
@@ -172,7 +172,7 @@ impl Guard<'_> {
         Ok(FileTarget::device(path, device))
     }
 
-    /// Where the first byte other than zero is. The whole device is read if need be: guessing could cost a disk.
+    /// Offset of the first byte other than zero. Reads the whole device if necessary: a guess could cost a disk.
     fn first_data(
         &self,
         path: &Path,
@@ -210,7 +210,7 @@ fn refused(path: &Path, message: String, forcible: bool) -> Error {
     Error::Target { path: path.to_owned(), message, forcible }
 }
 
-/// Why `part`, which is the target or the folder that it would be in, was not looked up.
+/// Why `part`, the target or its folder, was not looked up.
 fn not_followed(path: &Path, part: &Path, action: &str, refusal: Refusal) -> Error {
     match refusal {
         Refusal::Io(error) => Error::io(part, action)(error),
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use crate::base::progress::Silent;
 
-    /// A sector that cannot be read may hold anything: the device is not blank, and `force` writes it.
+    /// An unreadable sector may hold anything: the device is not blank, and only `force` overwrites it.
     #[test]
     fn a_device_with_an_unreadable_sector_is_not_blank() {
         let guard = Guard {

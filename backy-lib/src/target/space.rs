@@ -1,4 +1,4 @@
-//! Whether a target has the space that a restore or a drill takes, found out before anything is written.
+//! Checks, before anything is written, that a target has the space that a restore or a drill needs.
 
 use std::path::Path;
 
@@ -16,12 +16,12 @@ use crate::target::Target;
 use crate::target::unfinished::Folder;
 use crate::target::{TargetKind, folder_of};
 
-/// That a file has the space for what a restore allocates in it. A block device has all of its own.
+/// Checks that the file system has the space that a restore allocates in a file. A block device has its own.
 ///
-/// What killed restores have left in its folder is deleted first if it is in the way, but not by a dry run.
+/// First deletes what killed restores left in the folder if space is short, except in a dry run.
 ///
 /// # Errors
-/// [`crate::ErrorKind::NoSpace`] when less is free than the restore needs at its worst moment.
+/// [`crate::ErrorKind::NoSpace`] if less is free than the restore needs at its peak.
 pub(crate) fn check_target(
     chain: &Chain,
     target: Option<&dyn Target>,
@@ -37,7 +37,7 @@ pub(crate) fn check_target(
     check_swept(folder, dry_run, || check(folder, needed))
 }
 
-/// Checks again without what killed restores have left, which may be as much as is missing.
+/// Checks again after deleting what killed restores left, which may be enough.
 fn check_swept(folder: &Path, dry_run: bool, check: impl Fn() -> Result<()>) -> Result<()> {
     let mut checked = check();
     if checked.is_err() && !dry_run {
@@ -49,7 +49,7 @@ fn check_swept(folder: &Path, dry_run: bool, check: impl Fn() -> Result<()>) -> 
     checked.map_err(|error| naming_left_overs(error, folder))
 }
 
-/// Says what killed restores, exports and drills have left in a folder that is full.
+/// Lists what killed restores, exports and drills left in a full folder.
 fn naming_left_overs(error: Error, folder: &Path) -> Error {
     let left = Folder::open(folder).map(|folder| folder.left_overs()).unwrap_or_default();
     let describe = |(name, bytes): &(String, u64)| format!("{name} ({})", display_size(*bytes));
@@ -62,14 +62,14 @@ fn naming_left_overs(error: Error, folder: &Path) -> Error {
     }
 }
 
-/// That so many bytes are free in the file system of a folder.
+/// Checks that this many bytes are free in the file system of a folder.
 ///
 /// # Errors
-/// [`crate::ErrorKind::NoSpace`] when they are not.
+/// [`crate::ErrorKind::NoSpace`] if they are not.
 pub(crate) fn check(folder: &Path, needed: u64) -> Result<()> {
     let found = retry_on_intr(|| statvfs(folder))
         .map_err(|errno| Error::io(folder, "look up the free space")(errno.into()))?;
-    // Some blocks of ext4 are kept for root.
+    // ext4 reserves some blocks for root.
     let blocks = if rustix::process::geteuid().is_root() { found.f_bfree } else { found.f_bavail };
     let free = blocks.saturating_mul(found.f_frsize);
     if free >= needed {
@@ -80,8 +80,8 @@ pub(crate) fn check(folder: &Path, needed: u64) -> Result<()> {
     Err(Error::io(folder, action)(std::io::ErrorKind::StorageFull.into()))
 }
 
-/// The most bytes that a restore has allocated at any moment, beyond what the target has: data goes into holes, and what becomes
-/// zero is freed when its turn comes, in the order of offsets.
+/// The most bytes that a restore has allocated at any moment, beyond what the target has: data fills holes,
+/// and extents that become zero are freed in their turn, in the order of offsets.
 pub(crate) fn needed_bytes(
     chain: &Chain,
     target: Option<&dyn Target>,
@@ -102,7 +102,7 @@ pub(crate) fn needed_bytes(
     Ok(balance.most)
 }
 
-/// Neighbouring blocks that are all data or all zero, as extents of the revision.
+/// Adjacent blocks that are all data or all zero, as extents of the revision.
 fn runs(
     chain: &Chain,
     first: BlockIndex,
@@ -120,12 +120,12 @@ fn runs(
     })
 }
 
-/// What has been allocated so far and not freed.
+/// Bytes allocated so far and not freed.
 struct Balance<'a> {
     target: Option<&'a dyn Target>,
     now: i64,
     most: u64,
-    /// The stretch of data of the target that was found last.
+    /// The extent of data in the target that was found last.
     data: Extent,
 }
 
@@ -169,20 +169,20 @@ mod tests {
 
     /// A folder without enough space is reported before anything is written to it.
     #[test]
-    fn space_is_looked_up_first() {
+    fn lack_of_space_is_reported_before_anything_is_written() {
         assert!(check(Path::new("/"), 0).is_ok());
         let error = check(Path::new("/"), u64::MAX).expect_err("16 EiB of space");
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
         assert!(error.to_string().contains("16.0 EiB"), "{error}");
     }
 
-    /// What a killed restore has left is in the way of a dry run, and deleted by a restore that lacks the space.
+    /// What a killed restore left is in the way of a dry run, and deleted by a restore that lacks space.
     #[test]
-    fn left_overs_in_the_way_are_deleted() {
+    fn a_restore_deletes_leftovers_that_are_in_the_way() {
         let folder = tempfile::tempdir().expect("a folder");
         let left = unfinished::tests::leave(folder.path(), |token| format!(".backy-{token}.part"));
         let left = folder.path().join(format!(".backy-{left}.part"));
-        // As on a disk on which only the left-over lacks.
+        // As on a disk where only the leftover file is in the way.
         let lacking = || match left.exists() {
             true => check(folder.path(), u64::MAX),
             false => Ok(()),
@@ -191,10 +191,10 @@ mod tests {
         assert!(check_swept(folder.path(), false, lacking).is_ok() && !left.exists());
     }
 
-    /// What a killed restore has left is named where there is too little space, and nothing else is.
+    /// Lack of space lists what a killed restore left, and no other file.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a file that somebody has left")]
-    fn left_overs_in_a_full_folder_are_named() {
+    fn lack_of_space_lists_leftovers() {
         let folder = tempfile::tempdir().expect("a folder");
         let lacking = || check(folder.path(), u64::MAX).expect_err("16 EiB of space");
         std::fs::write(folder.path().join("other"), [1; 9000]).expect("write");

@@ -1,11 +1,12 @@
-//! A new file that nobody sees before it is complete, and of which nothing is left when its maker is killed.
+//! A new file that becomes visible only when it is complete, and leaves nothing behind when its maker is killed.
 //!
-//! Where the file system can, the file has no name until it is complete, and the kernel frees it. Elsewhere it has a name with a random
-//! token, and a note beside it says so. The note is locked for as long as its maker lives. Whoever makes the next file in the
-//! folder deletes what notes without a maker name: only what the note proves to be backy's own, and only on the machine
-//! where it was made, since locks need not reach further.
+//! Where the file system supports it, the file has no name until it is complete, and the kernel frees it.
+//! Elsewhere it has a name with a random token, and a note beside it marks it as unfinished. The maker locks
+//! the note while it lives. Whoever creates the next file in the folder deletes the files of notes without a
+//! maker: only those that the note proves to be backy's, and only on the machine that made them, since locks
+//! may not reach further.
 //!
-//! The folder is opened once, and names are looked up in what was opened: whoever can put another folder in its place changes nothing.
+//! The folder is opened once, and names are looked up in that open folder: replacing the folder has no effect.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,7 +29,7 @@ use crate::base::fork::{Maker, Withheld};
 const PREFIX: &str = ".backy-";
 const NOTE_SUFFIX: &str = ".note";
 const NOTE_START: &str = "backy is making the file ";
-/// A note is not longer.
+/// Longest note.
 const NOTE_LIMIT_BYTES: u64 = 1024;
 
 /// An open folder for new files.
@@ -43,13 +44,13 @@ impl AsFd for Folder {
 
 impl Folder {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Making files in it does not take that it can be read.
+        // Creating files in it does not require permission to read it.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
         Ok(Folder(Arc::new(fd)))
     }
 
-    /// Makes the names in it durable.
+    /// Makes its names durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         File::from(retry_on_intr(|| openat(&self.0, ".", flags, Mode::empty()))?).sync_all()
@@ -64,13 +65,13 @@ impl Folder {
         Ok(retry_on_intr(|| statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW))?)
     }
 
-    /// A new file with a name that nobody else gives.
+    /// Creates a file with a unique name.
     fn make(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         Ok(File::from(retry_on_intr(|| openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR))?))
     }
 
-    /// Deletes the files that somebody was making who has been killed. What cannot be deleted does no harm.
+    /// Deletes files whose maker was killed. Files that cannot be deleted do no harm.
     pub(crate) fn sweep(&self) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = retry_on_intr(|| openat(&self.0, ".", flags, Mode::empty()));
@@ -82,7 +83,7 @@ impl Folder {
         }
     }
 
-    /// The files here that somebody is making, or has left when he was killed, and what they take on disk, in bytes.
+    /// Unfinished files here, in progress or left by a killed maker, with the bytes they take up on disk.
     pub(crate) fn left_overs(&self) -> Vec<(String, u64)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = retry_on_intr(|| openat(&self.0, ".", flags, Mode::empty()));
@@ -99,7 +100,7 @@ impl Folder {
         found
     }
 
-    /// Deletes what a note is about, and then the note, if nobody holds it.
+    /// Deletes the file of a note, and then the note, if nobody holds the note.
     fn sweep_note(&self, token: &Token) -> Option<()> {
         let note = token.note();
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -110,7 +111,7 @@ impl Folder {
         file.read_exact_at(&mut bytes, 0).ok()?;
         let content = String::from_utf8(bytes).ok()?;
         let name = content.strip_prefix(NOTE_START)?.split(' ').next()?;
-        // Written here, by backy, about a file that has the token in its name.
+        // Only a note that backy wrote on this machine, about a file with the token in its name.
         if content != text(name) || !name.contains(&token.0) || name.contains('/') {
             return None;
         }
@@ -125,16 +126,16 @@ impl Folder {
     }
 }
 
-/// A file without its final name. Gone when dropped, unless it has been given one.
+/// A file without its final name. Dropping it deletes it, unless it got its name.
 pub(crate) struct Unfinished {
     folder: Folder,
-    /// What it is called until then, and what says so.
+    /// Its temporary name and its note.
     named: Option<(String, Option<Note>)>,
     maker: Maker,
 }
 
 impl Unfinished {
-    /// Makes an empty file in a folder, for reading and writing.
+    /// Creates an empty file in a folder, for reading and writing.
     pub(crate) fn create(folder: Folder) -> io::Result<(File, Self)> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
         match retry_on_intr(|| openat(&folder.0, ".", flags, Mode::RUSR | Mode::WUSR)) {
@@ -144,7 +145,7 @@ impl Unfinished {
                     return Ok((file, Unfinished { folder, named: None, maker: Maker::this() }));
                 }
             }
-            // The file system has no files without names, or the kernel does not know of them.
+            // The file system or the kernel does not support files without names.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -156,7 +157,7 @@ impl Unfinished {
         Ok((file, Unfinished { folder, named: Some((name, note)), maker: Maker::this() }))
     }
 
-    /// Gives the file, which is complete and durable, its name in the folder, unless somebody has taken that.
+    /// Gives the file, which is complete and durable, its name in the folder, unless that name exists.
     pub(crate) fn give_name(&self, file: &File, name: &OsStr) -> io::Result<()> {
         let folder = &self.folder.0;
         let Some((unfinished, _)) = &self.named else {
@@ -165,7 +166,7 @@ impl Unfinished {
         };
         let rename = || renameat_with(folder, unfinished, folder, name, RenameFlags::NOREPLACE);
         match retry_on_intr(rename) {
-            // The file system does not know the flag.
+            // The file system does not support the flag.
             Err(Errno::INVAL | Errno::NOSYS) if self.folder.look_up(name).is_err() => {
                 Ok(retry_on_intr(|| renameat(folder, unfinished, folder, name))?)
             }
@@ -180,17 +181,17 @@ impl Unfinished {
 }
 
 impl Drop for Unfinished {
-    /// A file that never became complete is of no use to anybody.
+    /// An incomplete file is useless.
     fn drop(&mut self) {
-        // A child that drops its copy takes nothing from its parent.
+        // A child that drops its copy deletes nothing of its parent.
         if let Some((name, _)) = self.named.as_ref().filter(|_| self.maker.is_this()) {
-            // With its final name it is no longer there.
+            // If it has its final name, the temporary one no longer exists.
             let _ = self.folder.remove(name);
         }
     }
 }
 
-/// What tells a file from all others: nobody gives such a name by chance.
+/// Identifies a file: random, so that nobody else picks the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Token(String);
 
@@ -205,7 +206,7 @@ impl Token {
         Uuid::try_parse(token).is_ok().then(|| Token(token.to_owned()))
     }
 
-    /// What the note with this token is called.
+    /// The name of the note with this token.
     fn note(&self) -> String {
         format!("{PREFIX}{self}{NOTE_SUFFIX}")
     }
@@ -217,7 +218,7 @@ impl std::fmt::Display for Token {
     }
 }
 
-/// Says beside a file that it is to go. Locked while its maker lives, and gone when dropped.
+/// Marks a file as unfinished. Locked while its maker lives, and deleted when dropped.
 #[derive(Debug)]
 pub(crate) struct Note {
     folder: Folder,
@@ -227,8 +228,8 @@ pub(crate) struct Note {
 }
 
 impl Note {
-    /// Writes a note for a file `about` that is going to be made in the folder, and whose name has the token in it. `None` where the
-    /// file system has no locks: there nobody could tell whether its maker lives.
+    /// Writes a note for the file `about`, whose name contains the token and which will be created in the
+    /// folder. `None` if the file system has no locks: nobody could tell there whether the maker lives.
     pub(crate) fn write(folder: &Folder, token: &Token, about: &str) -> io::Result<Option<Self>> {
         let name = token.note();
         let file = Withheld::new(folder.make(&name)?);
@@ -259,13 +260,13 @@ fn text(name: &str) -> String {
     )
 }
 
-/// The name that a path gives a new file; empty, which is none, when it ends as that of a folder does.
+/// The file name in a path for a new file; empty, which is not a name, if the path ends like a folder.
 pub(crate) fn name_of(path: &Path) -> &OsStr {
     let bytes = path.as_os_str().as_bytes();
     OsStr::from_bytes(bytes.rsplit(|&byte| byte == b'/').next().unwrap_or_default())
 }
 
-/// Whether the file can be given a name by way of `/proc`, which need not be there.
+/// Whether the file can get a name through `/proc`, which may not be mounted.
 fn is_reachable(file: &File) -> bool {
     let same = |own: Stat, found: Stat| (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino);
     matches!((fstat(file), stat(link_of(file))), (Ok(own), Ok(found)) if same(own, found))
@@ -294,7 +295,7 @@ pub(super) mod tests {
         Folder::open(folder).expect("open the folder")
     }
 
-    /// What a killed maker has left: a note that nobody holds, and its file.
+    /// What a killed maker leaves: a note that nobody holds, and its file.
     pub(in crate::target) fn leave(folder: &Path, name: impl Fn(&Token) -> String) -> Token {
         let token = Token::new();
         let name = name(&token);
@@ -308,9 +309,9 @@ pub(super) mod tests {
         token
     }
 
-    /// What a killed maker has left is deleted; what one that lives is making, and what only looks like it, stays.
+    /// Files of killed makers are deleted; files of living makers and files that only look similar stay.
     #[test]
-    fn only_what_nobody_is_making_any_more_is_deleted() {
+    fn only_files_of_killed_makers_are_deleted() {
         let temp = tempfile::tempdir().expect("a folder");
         let folder = temp.path();
         leave(folder, |token| format!("{PREFIX}{token}.part"));
@@ -332,9 +333,9 @@ pub(super) mod tests {
         assert_eq!(names(folder), before);
     }
 
-    /// A file that is given no name is gone, and one that is given one replaces nothing.
+    /// A file without a name disappears, and one that gets a name replaces nothing.
     #[test]
-    fn a_file_has_its_name_when_it_is_complete_and_not_before() {
+    fn a_file_gets_its_name_only_when_complete() {
         let temp = tempfile::tempdir().expect("a folder");
         let folder = temp.path();
         drop(Unfinished::create(open(folder)).expect("make a file"));
@@ -350,9 +351,9 @@ pub(super) mod tests {
         assert_eq!(std::fs::read(&path).expect("read it"), b"complete");
     }
 
-    /// A folder that is put in the place of the one that was opened gets nothing.
+    /// Replacing the opened folder has no effect.
     #[test]
-    fn a_folder_that_is_swapped_changes_nothing() {
+    fn replacing_the_folder_has_no_effect() {
         let temp = tempfile::tempdir().expect("a folder");
         let (folder, moved) = (temp.path().join("folder"), temp.path().join("moved"));
         std::fs::create_dir(&folder).expect("make it");
@@ -370,7 +371,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A note about a file that the parent is making, and thereby that file, is not taken away by a child.
+    /// A child does not delete a note of its parent, nor the file that the note is about.
     #[test]
     fn a_child_leaves_temporary_files_to_its_parent() {
         let folder = tempfile::tempdir().expect("a folder");

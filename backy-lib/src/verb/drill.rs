@@ -1,9 +1,9 @@
-//! `drill`: a timed restore for trial. Proves that a revision can be had back, and how fast.
+//! `drill`: a timed test restore. Proves that a revision can be restored, and how fast.
 //!
-//! [`read`] reads all of a revision and checks it; [`assemble`] also puts it into a temporary file, for a program
-//! that looks into it, and [`run_command`] runs one. Which revision, where the file is, and what is done with it, is
-//! for the caller to say. An archive that does not give the right bytes is a drill that has not passed, not an error;
-//! an error is what kept the drill from being made.
+//! [`read`] reads a whole revision and checks it; [`assemble`] also writes it to a temporary file for a
+//! program to examine, and [`run_command`] runs one. The caller chooses the revision, the folder of the file,
+//! and the program. If the archive does not return the correct bytes, the drill fails; an error means that
+//! the drill could not be done.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -29,8 +29,8 @@ use crate::verb::restore::{self, RestoreOptions};
 pub use crate::source::hooks::{run_command, words_on};
 
 impl DrillReport {
-    /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
-    /// in the manifest and shown to others, and arguments may be secret.
+    /// Adds the verdict of a command on the revision: `Err` with the reason if it fails. `program` is only
+    /// its name, because the report is kept in the manifest and shown to others, and arguments may be secret.
     pub fn judged(mut self, program: String, verdict: std::result::Result<(), String>) -> Self {
         self.command = Some(program);
         if let Err(why) = verdict {
@@ -41,19 +41,20 @@ impl DrillReport {
     }
 }
 
-/// A revision in a temporary file that can only be read. Deleted when dropped; when this process is killed, by the next one in that folder.
+/// A revision in a read-only temporary file. Deleted when dropped; if this process is killed, the next one to
+/// create a file in that folder deletes it.
 #[derive(Debug)]
 pub struct Assembled {
     path: PathBuf,
     folder: Folder,
     name: String,
     maker: Maker,
-    // Dropped after the file is gone.
+    // Dropped after the file is deleted.
     _note: Option<Note>,
 }
 
 impl Assembled {
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -61,21 +62,21 @@ impl Assembled {
 
 impl Drop for Assembled {
     fn drop(&mut self) {
-        // A callable that judges it may have forked, and its child ends first.
+        // A Python callable may have forked, and its child exits first.
         if self.maker.is_this() {
-            // Somebody may have removed it; there is nobody to tell of anything else.
+            // Somebody may have deleted it; no other error could be reported.
             let _ = self.folder.remove(&self.name);
         }
     }
 }
 
-/// How long the command of a drill in this archive may take: what its config says, and the usual time where that
+/// How long the command of a drill in this archive may take: the config's limit, or the default if the config
 /// cannot be read.
 pub fn timeout(archive: &Archive) -> TimeLimit {
     archive.config().map_or_else(|_| TimeLimit::default(), |config| config.drill_timeout)
 }
 
-/// Which of `revisions` revisions a drill takes, by any number such as a random one; `None` when there are none.
+/// Which of `revisions` revisions a drill takes, given any number such as a random one; `None` if there are none.
 pub fn pick(revisions: usize, seed: u64) -> Option<usize> {
     seed.checked_rem(revisions as u64).map(|number| number as usize)
 }
@@ -106,12 +107,12 @@ pub fn read(
     }
 }
 
-/// Restores a revision to a temporary file in the folder `place`, of mode 0400 where there are permissions. There is none when the drill
-/// has not passed.
+/// Restores a revision to a temporary file in the folder `place`, with mode 0400 if the file system has
+/// permissions. There is no file if the drill failed.
 ///
 /// # Errors
-/// [`Error::Target`] when others could put another file in its place there.
-/// [`crate::ErrorKind::NoSpace`] also when there is less room in the folder than the revision has data.
+/// [`Error::Target`] if others could replace the file there. [`crate::ErrorKind::NoSpace`] also if the folder
+/// has less space than the revision has data.
 pub fn assemble(
     archive: &Archive,
     number: usize,
@@ -141,7 +142,7 @@ pub fn assemble(
         read_bytes = needed;
         Ok(())
     });
-    // The target's errors say nothing of the archive.
+    // The target's errors say nothing about the archive.
     let of_target = |error: &Error| error.path().is_some_and(|at| at == path || at == place);
     match outcome {
         Err(error) if !error.is_loss() || of_target(&error) => Err(error),
@@ -150,7 +151,7 @@ pub fn assemble(
     }
 }
 
-/// The folder of a temporary file whose path a command is given: what is found there has to be that file.
+/// Opens the folder of a temporary file whose path a command gets: the command must find that file there and no other.
 fn open_private(place: &Path) -> Result<Folder> {
     let folder = Folder::open(place).map_err(Error::io(place, "open the folder"))?;
     let others = who_can_swap(&folder)
@@ -169,13 +170,13 @@ fn open_private(place: &Path) -> Result<Folder> {
 
 fn make_read_only(target: &FileTarget) -> Result<()> {
     match fchmod(target.file(), Mode::RUSR) {
-        // A file system without permissions, such as FAT: what is written to the file goes with it anyway.
+        // A file system without permissions, such as FAT: writes to the file are discarded with it anyway.
         Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(errno) => Err(Error::io(target.path(), "make it read-only")(errno.into())),
     }
 }
 
-/// A drill that has begun.
+/// A drill in progress.
 struct Drill<'a> {
     revision: &'a Revision,
     started: Timestamp,
@@ -280,7 +281,7 @@ impl Request for Record {
 mod tests {
     use super::*;
 
-    /// Any number picks a revision that there is, and every revision can be picked.
+    /// Any number picks an existing revision, and every revision can be picked.
     #[test]
     fn every_revision_is_picked_by_some_number() {
         assert_eq!(pick(0, 7), None);
@@ -289,7 +290,8 @@ mod tests {
         assert_eq!(pick(3, u64::MAX), Some(0));
     }
 
-    /// Earlier versions kept the whole command of a drill, which may have a secret in it: only the program is ever seen again.
+    /// Earlier versions kept the whole command of a drill, which may contain a secret: only the program is
+    /// ever shown again.
     #[test]
     fn the_arguments_of_earlier_drills_are_forgotten() {
         let mut report = serde_json::json!({

@@ -1,7 +1,8 @@
-//! `export`: writes a revision as one qcow2 file that needs no other.
+//! `export`: writes a revision as a single qcow2 file that needs no other file.
 //!
-//! The file is of version 3 with clusters of the archive's block size, compressed with zstd; zero blocks are not in it. It is
-//! written under another name in the same folder, and gets its own when it is complete and durable.
+//! The file has version 3, the archive's block size as cluster size, and zstd compression; it omits zero
+//! blocks. It is written under another name in the same folder, and gets its own name when it is complete and
+//! durable.
 
 use std::path::Path;
 use std::time::Instant;
@@ -26,15 +27,15 @@ use crate::target::safety::Guard;
 use crate::target::{FileTarget, Target};
 use crate::verb::restore;
 
-/// Bytes of stored blocks that are written at a time.
+/// Bytes of stored blocks written at a time.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// How a revision is exported.
 #[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
-    /// zstd level, 1 to 19; `None` for that of the config, or 1 where that cannot be read.
+    /// zstd level, 1 to 19; `None` for the config's, or 1 if the config cannot be read.
     pub level: Option<i32>,
-    /// Threads that read and compress; `None` for one a core.
+    /// Threads that read and compress; `None` for one per core.
     pub threads: Option<usize>,
 }
 
@@ -43,20 +44,20 @@ pub struct ExportOptions {
 pub struct ExportReport {
     /// The revision.
     pub revision: RevisionId,
-    /// The file that was made.
+    /// The new file.
     pub file: ReportPath,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
-    /// Bytes that the file takes on disk.
+    /// Bytes that the file takes up on disk.
     pub stored_bytes: u64,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
-/// Writes a revision, by its number from the newest, to a qcow2 file that is not there yet.
+/// Writes a revision, by its number from the newest, to a qcow2 file that does not exist yet.
 ///
 /// # Errors
-/// [`Error::Target`] when the file is there, or would be in the archive.
+/// [`Error::Target`] if the file exists or would be in the archive.
 pub fn export(
     archive: &Archive,
     number: usize,
@@ -67,7 +68,7 @@ pub fn export(
     let began = Instant::now();
     let level = match options.level {
         Some(level) => level,
-        // Nothing else of the config is needed: an archive without one can be exported all the same.
+        // Nothing else in the config is needed: an archive without one can be exported, too.
         None => archive.config().map_or(DEFAULT_LEVEL, |config| config.compression_level),
     };
     let chain = archive.open_revision(number)?;
@@ -202,7 +203,7 @@ impl Export<'_> {
     }
 }
 
-/// Nobody reads the file before it is complete, so that nothing need be synced in between.
+/// Nobody reads the file before it is complete, so nothing is synced in between.
 fn write_batch(writer: &mut DeltaWriter, batch: &mut Vec<OldBlock>) -> Result<()> {
     if !batch.is_empty() {
         writer.append(batch)?;

@@ -1,4 +1,5 @@
-//! `check`: the verdicts on many archives of one machine. One that cannot be opened has a verdict as well, and hides no other.
+//! `check`: the verdicts on many archives of one machine. An archive that cannot be opened gets a verdict
+//! too, and does not hide the others.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,46 +17,46 @@ use crate::base::report_path::ReportPath;
 use crate::policy::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::verdict::status::{StatusReport, status};
 
-/// Version of the JSON that a [`HostReport`] serializes to; `doc/scripting.md` has the promise.
+/// Version of the JSON of a [`HostReport`]; `doc/scripting.md` has the promise.
 pub const CHECK_SCHEMA: u32 = 1;
 
-/// So many that cannot be looked at are named in the summary.
+/// How many unreadable archives the summary names.
 const MAX_NAMED: usize = 3;
 
 /// The verdicts on many archives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HostReport {
-    /// Version of this structure: fields may be added within a version, never removed or changed.
+    /// Version of this structure: fields may be added within a version, but never removed or changed.
     pub schema: u32,
-    /// When all this was so.
+    /// When the check ran.
     pub checked: Timestamp,
-    /// The worst there is.
+    /// The worst level.
     pub level: Level,
-    /// One line: how many are well, and what is worst.
+    /// One line: how many are healthy, and the worst problem.
     pub summary: String,
     /// The archives, worst first, then by folder.
     pub archives: Vec<Checked>,
-    /// The file systems that they are on.
+    /// The file systems with these archives.
     pub file_systems: Vec<SharedSpace>,
-    /// What is wrong with several of them together.
+    /// Problems that several archives cause together.
     pub problems: Vec<Problem>,
 }
 
 /// The verdict on one archive.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checked {
-    /// Its folder, without symbolic links, however it was named; or the path that cannot be looked at.
+    /// Its folder, without symbolic links, whatever path was given; or the path that cannot be read.
     pub archive: ReportPath,
-    /// The verdict; its level is `unknown` when the archive cannot be looked at.
+    /// The verdict; its level is `unknown` if the archive cannot be read.
     pub health: Health,
-    /// What is behind it, only after [`inventory`] with the revisions; null when the archive cannot be looked at.
+    /// The report behind the verdict; with revisions only after [`inventory`]; null if the archive cannot be read.
     pub status: Option<StatusReport>,
 }
 
-/// The archive in a folder.
+/// The verdict on the archive in a folder.
 ///
 /// # Errors
-/// Those of the process, which say nothing about the archive.
+/// Only errors of the process, which say nothing about the archive.
 pub fn check_one(folder: &Path, clock: &dyn Clock) -> Result<Checked> {
     look_at(folder, false, clock)
 }
@@ -72,18 +73,18 @@ fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Result<Che
 }
 
 impl Checked {
-    /// The verdict of a status.
+    /// From a status report.
     pub fn of(status: StatusReport) -> Self {
         let (archive, health) = (status.archive.clone(), status.health.clone());
         Checked { archive, health, status: Some(status) }
     }
 
-    /// That of what cannot be looked at.
+    /// For something that cannot be read.
     pub fn unreadable(folder: &Path, error: &Error) -> Self {
         let advice = match error.kind() {
             ErrorKind::Damaged => "run 'backy scrub --rebuild' there",
             ErrorKind::Unsupported => "use the version of backy that wrote it",
-            ErrorKind::Permission => "ask as a user who may read it, such as root",
+            ErrorKind::Permission => "run it as root or as a user who may read it",
             _ => "check the path, and that its disk is mounted",
         };
         let health =
@@ -92,17 +93,18 @@ impl Checked {
     }
 }
 
-/// All archives that are given: each path is one, or a folder with some right below it, or a pattern such as `/srv/*/backup`. Each is
-/// looked at once, however often and by whatever names it is given. What cannot be looked at has a verdict as well: a folder without
-/// permission or on a dead disk, a link to nothing, an empty folder, a pattern that fits nothing.
+/// The verdicts on all given archives: each path is an archive, a folder with archives directly below it, or
+/// a pattern such as `/srv/*/backup`. Each archive is examined once, however often and under whatever names
+/// it is given. A path that cannot be read gets a verdict as well: a folder without permission or on a dead
+/// disk, a broken link, an empty folder, a pattern without matches.
 ///
 /// # Errors
-/// Those of the process: one that may not open another file knows nothing of any archive, and gives no verdicts.
+/// Only errors of the process: one that cannot open another file knows nothing of any archive, and gives no verdicts.
 pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
     survey(folders, false, clock, &Silent)
 }
 
-/// As [`check`], until the observer wants to stop.
+/// As [`check`], until the observer asks to stop.
 pub fn check_watched(
     folders: &[PathBuf],
     clock: &dyn Clock,
@@ -111,7 +113,7 @@ pub fn check_watched(
     survey(folders, false, clock, observer)
 }
 
-/// The same with every revision of each archive.
+/// As [`check`], with every revision of each archive.
 pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
     survey(folders, true, clock, &Silent)
 }
@@ -194,7 +196,7 @@ fn summary(archives: &[Checked], problems: &[Problem]) -> String {
     };
     let worst = archives.first().filter(|checked| checked.health.level > Level::Ok);
     let worst = worst.map(|checked| format!("; {}: {}", checked.archive, checked.health.summary));
-    // These are named in any case, also behind what is critical.
+    // These are named in any case, even after critical ones.
     let unknown = archives.iter().skip(1).filter(|checked| checked.health.level == Level::Unknown);
     let unknown: Vec<&str> = unknown.map(|checked| checked.archive.as_str()).collect();
     let more = match unknown.len().saturating_sub(MAX_NAMED) {
@@ -227,12 +229,12 @@ mod tests {
         }
     }
 
-    /// A check of many archives ends between two of them, and gives no verdict on the rest.
+    /// A check of many archives can be stopped between two of them, and then gives no verdict on the rest.
     #[test]
     fn a_check_can_be_stopped() {
         let folder = tempfile::tempdir().expect("a folder");
         let folders = [folder.path().to_path_buf()];
-        let stopped = check_watched(&folders, &SystemClock, &Stopping).expect_err("a wish to stop");
+        let stopped = check_watched(&folders, &SystemClock, &Stopping).expect_err("stopped");
         assert_eq!(stopped.kind(), ErrorKind::Interrupted);
         assert!(check(&folders, &SystemClock).is_ok());
     }

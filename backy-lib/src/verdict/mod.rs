@@ -1,4 +1,4 @@
-//! What a person or a monitor sees: the state of an archive, of a host, and in the formats of monitoring systems.
+//! Reports on the state of an archive and of a host, also in the formats of monitoring systems.
 
 pub mod check;
 pub mod monitoring;

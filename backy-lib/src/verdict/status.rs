@@ -1,11 +1,11 @@
-//! `status`: what there is, and whether the backups are well. From the files alone, without a lock.
+//! `status`: the inventory of an archive and the health of its backups, from the files alone and without a lock.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::archive::folders;
-use crate::archive::history;
+use crate::archive::history::{self, Recent};
 use crate::archive::moment;
 use crate::base::clock::{Clock, latest};
 use crate::base::error::{ErrorKind, Result, judged};
@@ -17,6 +17,7 @@ use crate::format::manifest::{
     Alarm, BlockRange, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
 use crate::image::damage;
+use crate::policy::config::Config;
 use crate::policy::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
 };
@@ -24,61 +25,61 @@ use crate::policy::schedule::Past;
 use crate::storage::{Access, FileName, FileSystem};
 use crate::verb::scrub::{self, Coverage};
 
-/// Version of the JSON that this serializes to; `doc/scripting.md` has the promise.
+/// Version of the JSON of a report; `doc/scripting.md` has the promise.
 pub const STATUS_SCHEMA: u32 = 1;
 
 /// Inventory and health of an archive.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusReport {
-    /// Version of this structure: fields may be added within a version, never removed or changed.
+    /// Version of this structure: fields may be added within a version, but never removed or changed.
     pub schema: u32,
-    /// The archive's folder, without symbolic links, however it was named.
+    /// The archive's folder, without symbolic links, whatever path was given.
     pub archive: ReportPath,
-    /// What is backed up, as configured; `null` when that is not known.
+    /// The configured source; `null` if unknown.
     pub source: Option<ReportPath>,
-    /// What was backed up last.
+    /// The source of the last backup.
     pub last_source: Option<SourceIdentity>,
     /// Block size in bytes.
     pub block_size: BlockSize,
-    /// The operation that is under way or was interrupted.
+    /// The operation that is running or was interrupted.
     pub in_progress: Option<InProgress>,
     /// Who holds the archive's lock.
     pub lock_holder: Option<String>,
-    /// How much of what is stored has been verified by scrubs, and since when.
+    /// How much of the stored data scrubs have verified, and since when.
     pub coverage: Coverage,
     /// The last test restore.
     pub drill: Option<DrillReport>,
-    /// Revisions, newest first; only those that were asked for.
+    /// The requested revisions, newest first.
     pub revisions: Vec<RevisionStatus>,
-    /// Whether the backups are well.
+    /// The verdict on the backups.
     pub health: Health,
-    /// When all this was so.
+    /// When the report was made.
     pub checked: Timestamp,
-    /// How many revisions there are, whichever were asked for.
+    /// Number of revisions, whichever were requested.
     pub revision_count: usize,
-    /// How many of them cannot be read in full, or have damaged files.
+    /// How many of them cannot be read in full or have damaged files.
     pub damaged_count: usize,
-    /// The newest of them.
+    /// The newest revision.
     pub newest: Option<RevisionStatus>,
-    /// How each tag of the schedule stands, that with the shortest interval first.
+    /// The state of each tag of the schedule, shortest interval first.
     pub schedule: Vec<TagStatus>,
-    /// The last run of `backup`, of `maintenance` and of `scrub`, as far as the history knows.
+    /// The last run each of `backup`, `maintenance` and `scrub`, if the history has one.
     pub last_runs: Vec<Run>,
-    /// When a scrub last read anything of what there is now.
+    /// When a scrub last read any of the data that exists now.
     pub last_scrub: Option<Timestamp>,
-    /// Since when something stored has not been checked.
+    /// The earliest time at which some stored data was last verified.
     pub unchecked_since: Option<Timestamp>,
-    /// The most deltas on each other that a revision is read through.
+    /// The largest number of deltas that reading a revision goes through.
     pub chain_length: u32,
-    /// As many are not too many.
+    /// The largest number that is not too many.
     pub long_chain: u32,
-    /// Room on the file system.
+    /// Space on the file system.
     pub space: Option<Space>,
-    /// How much had changed in the newest revision, and how much is usual; null when too little is known.
+    /// How much changed in the newest revision, and how much is usual; null if too little is known.
     pub change: Option<Change>,
-    /// Revisions of which unusually much had changed, confirmed or not.
+    /// Revisions with unusually many changes, confirmed or not.
     pub alarms: Vec<Alarm>,
-    /// What keeps anything from expiring.
+    /// The reasons why nothing expires.
     pub frozen: Vec<Freeze>,
 }
 
@@ -101,32 +102,33 @@ pub struct RevisionStatus {
     pub file: String,
     /// The next newer revision, which it reads through to.
     pub base: Option<RevisionId>,
-    /// Its tags.
+    /// All its tags.
     pub tags: Vec<Tag>,
-    /// Those that were given by hand.
+    /// Tags given by hand.
     pub pinned_tags: Vec<Tag>,
     /// Bytes read from the source.
     pub read_bytes: u64,
-    /// Bytes in blocks that differed from the revision before.
+    /// Bytes in blocks that differ from the previous revision.
     pub changed_bytes: u64,
     /// Bytes on disk that its backup added.
     pub stored_bytes: i64,
-    /// Time that its backup took.
+    /// How long its backup took, in seconds.
     pub seconds: f64,
-    /// Stretches that cannot be read from it.
+    /// Extents that cannot be read from it.
     pub damaged: Vec<Extent>,
-    /// Blocks of its own file that are known to be bad. Earlier versions did not print them.
+    /// Bad blocks of its own file. Earlier versions did not print them.
     #[serde(default)]
     pub bad_blocks: Vec<BlockRange>,
 }
 
-/// How often it is looked again when a writer changes the archive meanwhile.
+/// How often to retry if a writer changes the archive meanwhile.
 const ATTEMPTS: u32 = 16;
 
 /// Inventory of the given revisions and health of the whole archive.
 ///
-/// A writer may change the archive between the reading of its manifest and that of its folder. What looks wrong is told only
-/// when the manifest has stayed the same; else everything is looked at again, with the same revisions as far as they are there.
+/// A writer may change the archive after its manifest was read and before its folder is. A problem is
+/// reported only if the manifest stayed the same; otherwise everything is read again, with the same revisions
+/// as far as they still exist.
 pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
     let (mut archive, mut numbers) = (archive.clone(), numbers.to_vec());
     for _ in 1..ATTEMPTS {
@@ -147,7 +149,7 @@ pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result
     look(&archive, &numbers, clock)
 }
 
-/// Whether there is a problem that a writer at work could look like.
+/// Whether there is a problem that a running writer could cause temporarily.
 fn is_doubtful(report: &StatusReport) -> bool {
     use ProblemKind::{Damage, Interrupted, MissingFile, ReplacedImage};
     let doubtful = [Interrupted, MissingFile, ReplacedImage, Damage];
@@ -160,21 +162,14 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let lock_holder = archive.lock_holder()?;
     let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
     let manifest = &*manifest;
-    let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
-    let since = now.saturating_sub(window).unwrap_or(now);
-    let recent = history::recent(archive.storage(), since, latest(now))?;
+    let recent = recent(archive, now)?;
     ahead.extend(recent.ahead);
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
     let missing = missing_files(archive)?;
-    let accepts_no_permissions =
-        config.as_ref().is_ok_and(|config| config.monitoring.accept_no_permissions);
-    let exposed = archive.storage().exposed(accepts_no_permissions)?.map(|error| error.to_string());
+    let exposed = exposed(archive, config.as_ref().ok())?;
     let replaced = replaced_image(archive, lock_holder.is_some())?;
-    let present = archive.storage().list()?;
-    let is_there = |name: &&FileName| present.binary_search(name).is_ok();
-    let set_aside = manifest.set_aside.iter().filter(is_there);
-    let set_aside: Vec<String> = set_aside.map(FileName::to_string).collect();
+    let set_aside = set_aside(archive, manifest)?;
     let unwritable = unwritable(archive, space.as_ref());
     let unreadable = unreadable(archive, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
@@ -241,8 +236,8 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     })
 }
 
-/// For each revision, newest first, the stretches that cannot be read from it: what [`RevisionStatus::damaged`] says. `None` where
-/// it may look like that only because somebody changes the archive meanwhile.
+/// For each revision, newest first, the extents that cannot be read from it, as in
+/// [`RevisionStatus::damaged`]. `None` if that may only be due to a running writer.
 pub fn damage(archive: &Archive) -> Result<Option<Vec<Vec<Extent>>>> {
     let manifest = archive.manifest();
     let all = unreadable(archive, manifest)?;
@@ -269,7 +264,7 @@ fn last_scrub(manifest: &Manifest) -> Option<Timestamp> {
     manifest.revisions.iter().flat_map(Revision::read_at).map(|range| range.at).max()
 }
 
-/// What the archive takes, and what is left.
+/// Space used by the archive, and free space.
 fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Option<Space>> {
     let storage = archive.storage();
     let Some(FileSystem { device, size_bytes, free_bytes }) = storage.file_system()? else {
@@ -289,7 +284,27 @@ fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Op
     Ok(Some(Space { used_bytes, free_bytes, size_bytes, growth_bytes_per_day, full_at, device }))
 }
 
-/// Files that the manifest names and that are not there or too short.
+/// The part of the history that the verdict uses.
+fn recent(archive: &Archive, now: Timestamp) -> Result<Recent> {
+    let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
+    let since = now.saturating_sub(window).unwrap_or(now);
+    history::recent(archive.storage(), since, latest(now))
+}
+
+/// What users other than the owner can change, as a sentence.
+fn exposed(archive: &Archive, config: Option<&Config>) -> Result<Option<String>> {
+    let accepts = config.is_some_and(|config| config.monitoring.accept_no_permissions);
+    Ok(archive.storage().exposed(accepts)?.map(|error| error.to_string()))
+}
+
+/// Files that a rebuild could not use and that still exist.
+fn set_aside(archive: &Archive, manifest: &Manifest) -> Result<Vec<String>> {
+    let present = archive.storage().list()?;
+    let is_there = |name: &&FileName| present.binary_search(name).is_ok();
+    Ok(manifest.set_aside.iter().filter(is_there).map(FileName::to_string).collect())
+}
+
+/// Files in the manifest that are missing or too short.
 fn missing_files(archive: &Archive) -> Result<Vec<String>> {
     let present = archive.storage().list()?;
     let mut missing = Vec::new();
@@ -318,13 +333,14 @@ fn missing_files(archive: &Archive) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// Whether `last.raw` is another file than backy left, though as long as it should be; while nobody is at work.
+/// Whether `last.raw` is not the file that backy left, although its length is right. Not asked while a writer
+/// is running.
 fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> {
     let (storage, manifest) = (archive.storage(), archive.manifest());
     let (Some(newest), Some(_)) = (manifest.revisions.first(), &manifest.image_file) else {
         return Ok(None);
     };
-    // What was interrupted may have been about to record its time.
+    // An interrupted writer may have been about to record its time.
     if is_locked || manifest.in_progress.is_some() {
         return Ok(None);
     }
@@ -342,17 +358,17 @@ fn replaced_image(archive: &Archive, is_locked: bool) -> Result<Option<String>> 
     )))
 }
 
-/// Less than this, and not even a line of the history can be written.
+/// With less than this, not even a line of the history can be written.
 const FULL_BYTES: u64 = 64 << 10;
 
-/// Why nothing can be written to the archive, whoever tries.
+/// Why no process can write to the archive.
 fn unwritable(archive: &Archive, space: Option<&Space>) -> Option<String> {
     let full = space.filter(|space| space.free_bytes < FULL_BYTES);
     let full = full.map(|_| "its file system is full".to_owned());
     archive.storage().unwritable().or(full)
 }
 
-/// What cannot be read from a revision, its own bad blocks and those that it reads through to.
+/// Extents of a revision that cannot be read: its own bad blocks, and those that it reads through to.
 fn damaged(block_size: BlockSize, revision: &Revision, bad: &Findings) -> Vec<Extent> {
     let ranges = bad.bad_blocks.iter();
     ranges.map(|&range| damage::extent(range, block_size, revision.size_bytes)).collect()

@@ -59,8 +59,9 @@ fn confirm(message: &[u8], digest: &Bytes) -> Result<()> {
     let by = tape_sha256::backend();
     let bytes = message.len();
     let message = format!(
-        "two computations of the SHA-256 of the same {bytes} bytes differ (tape-sha256 with {by}, and sha2): the processor or the memory \
-         of this machine makes mistakes, or one of these libraries does on this processor; nothing was concluded about stored data"
+        "two computations of the SHA-256 of the same {bytes} bytes differ (tape-sha256 with {by}, and sha2): \
+         the processor or the memory of this machine makes mistakes, or one of these libraries does on this processor; \
+         nothing was concluded about stored data"
     );
     Err(Error::Miscomputed { message })
 }

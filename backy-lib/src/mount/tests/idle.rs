@@ -1,10 +1,10 @@
-//! A mount of which no file is open keeps nothing of its archive open.
+//! A mount without open files keeps nothing of its archive open.
 
 #![expect(clippy::disallowed_methods, reason = "plays the operator, who moves and damages files")]
 
 use super::*;
 
-/// What this process has open in the folder of the archive.
+/// The files that this process has open in the folder of the archive.
 fn open_there(fixture: &Fixture) -> Vec<PathBuf> {
     let folder = fixture.archive_folder().canonicalize().unwrap();
     let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
@@ -17,8 +17,8 @@ fn is_readable(tree: &Tree, handle: u64, expected: &[u8]) -> bool {
     tree.read(handle, 0, &mut buffer) == Ok(expected.len()) && buffer == expected
 }
 
-/// Names, attributes, links, partitions and files are looked at, and a new revision is noticed: nothing stays open of
-/// all that, except for the time in which a file is.
+/// Names, attributes, links, partitions and files are accessed, and a new revision is noticed: nothing stays
+/// open afterwards, except while a file is open.
 #[test]
 fn nothing_of_the_archive_is_open_unless_a_file_is() {
     let fixture = Fixture::new();
@@ -37,7 +37,7 @@ fn nothing_of_the_archive_is_open_unless_a_file_is() {
         assert_eq!(open_there(&fixture), nothing, "after a file was read");
         let first = tree.open(walk(&tree, "by-number/1").unwrap().number, writable).unwrap();
         let second = tree.open(walk(&tree, "latest").unwrap().number, false).unwrap();
-        assert!(open_there(&fixture).len() > 2, "what is open is not kept open");
+        assert!(open_there(&fixture).len() > 2, "the open file is not held open");
         tree.release(first);
         assert!(open_there(&fixture).len() > 2, "the other file is still open");
         assert!(is_readable(&tree, second, &new));
@@ -55,7 +55,7 @@ fn nothing_of_the_archive_is_open_unless_a_file_is() {
     drop(watch);
 }
 
-/// A file that fails to open leaves nothing open either.
+/// Opening a file that fails leaves nothing open either.
 #[test]
 fn a_file_that_cannot_be_opened_leaves_nothing_open() {
     let fixture = Fixture::new();
@@ -69,8 +69,8 @@ fn a_file_that_cannot_be_opened_leaves_nothing_open() {
     assert_eq!(open_there(&fixture), Vec::<PathBuf>::new());
 }
 
-/// Another folder in the place of the archive's is not read, whatever it holds: names stay as they were, files cannot
-/// be opened, and what is open goes on. When the archive is back, so are its files.
+/// Another folder in place of the archive's is not read, whatever it contains: names stay, files cannot be
+/// opened, and open files keep working. When the archive is back, its files can be opened again.
 #[test]
 fn another_folder_in_its_place_is_not_read() {
     let fixture = Fixture::new();

@@ -1,4 +1,4 @@
-//! `[drill]`: how a revision is restored for trial.
+//! `[drill]`: how a revision is restored as a test.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const NONE: &str = "none";
 pub struct TimeLimit(pub Option<Duration>);
 
 impl Default for TimeLimit {
-    /// A day: no drill of one night is still there in the next.
+    /// A day, so that the drill of one night has ended before the next.
     fn default() -> Self {
         TimeLimit(Some(Duration::from_secs(24 * 3600)))
     }

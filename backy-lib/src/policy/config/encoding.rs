@@ -1,4 +1,4 @@
-//! The bytes of `backy.toml` as text: editors on other systems save files in other encodings.
+//! Decodes the bytes of `backy.toml`: editors on other systems save files in other encodings.
 
 use std::path::Path;
 
@@ -9,15 +9,15 @@ use crate::base::error::{Error, Result};
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 impl Config {
-    /// Reads a config as it is on disk. `path` is only for messages.
+    /// Parses a config as it is on disk. `path` is only for messages.
     ///
     /// # Errors
-    /// [`Error::Config`] with line and column also when it is not UTF-8.
+    /// [`Error::Config`] with line and column, also if the bytes are not UTF-8.
     pub fn parse_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
         let at = |(line, column), message: String| {
             Err(Error::Config { path: path.to_owned(), line, column, message })
         };
-        // A text in UTF-16 begins with a mark, or its letters come with zero bytes.
+        // UTF-16 text begins with a mark or has zero bytes between its letters.
         let begins_wide = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
         let has_zero = bytes.iter().take(2).filter(|byte| **byte == 0).count() == 1;
         if begins_wide || bytes.len() > 1 && has_zero {
@@ -39,7 +39,7 @@ impl Config {
     }
 }
 
-/// Line and column, both from 1, of what follows a text.
+/// Line and column, both from 1, of what follows `text`.
 fn place_after(text: &str) -> (usize, usize) {
     let line = text.rsplit('\n').next().unwrap_or_default();
     (text.matches('\n').count() + 1, line.chars().count() + 1)

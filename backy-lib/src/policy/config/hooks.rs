@@ -1,4 +1,4 @@
-//! `[hooks]`: what is run around the reading of the source.
+//! `[hooks]`: programs that run before and after the source is read.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use toml::Spanned;
 
 use super::{Flaw, check_absolute, flaw, parse_time};
 
-/// How long a hook may take unless told otherwise.
+/// Default limit of the time a hook may take.
 const TIMEOUT: &str = "5m";
 
-/// How long a source may be held unless told otherwise: one that stands still itself, and one that a snapshot was made of.
+/// Default limits of the time a source may be held: for a source that stands still itself, and for one with a snapshot.
 const MAX_HOLD: Duration = Duration::from_secs(3600);
 const MAX_HOLD_OF_SNAPSHOT: Duration = Duration::from_secs(24 * 3600);
 /// No limit.
@@ -20,15 +20,16 @@ const NO_LIMIT: &str = "none";
 /// The hooks of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksConfig {
-    /// Run before the source is opened.
+    /// Runs before the source is opened.
     pub before: Option<HookCommand>,
-    /// Run when the source has been read, or could not be.
+    /// Runs once the source has been read, or could not be read.
     pub after: Option<HookCommand>,
-    /// Longest time that each of them may take.
+    /// Longest time that each hook may take.
     pub timeout: Duration,
-    /// Longest time from the start of `before` until `after` is run, whatever the backup does; `None` for no limit.
+    /// Longest time from the start of `before` to the start of `after`, whatever the backup is doing; `None`
+    /// for no limit.
     pub max_hold: Option<Duration>,
-    /// What `before` makes of the source, to be read in its place.
+    /// What `before` creates from the source, and backy reads in its place.
     pub snapshot: Option<PathBuf>,
 }
 
@@ -40,7 +41,7 @@ impl Default for HooksConfig {
 }
 
 impl HooksConfig {
-    /// Whether there is nothing to run.
+    /// Whether there are no hooks.
     pub fn is_empty(&self) -> bool {
         self.before.is_none() && self.after.is_none()
     }
@@ -54,7 +55,7 @@ pub struct HookCommand {
 }
 
 impl HookCommand {
-    /// A program and its arguments; `None` of no words.
+    /// A program and its arguments; `None` if `words` is empty.
     pub fn of_words(words: Vec<String>) -> Option<Self> {
         (!words.is_empty()).then_some(HookCommand { words })
     }
@@ -64,25 +65,25 @@ impl HookCommand {
         HookCommand { words: ["/bin/sh", "-c", line].map(str::to_owned).to_vec() }
     }
 
-    /// What is run, the program first.
+    /// The program, then its arguments.
     pub fn words(&self) -> &[String] {
         &self.words
     }
 
-    /// The name of the program, for messages. They have nothing of its arguments, which may be secret: messages get into logs,
-    /// reports and the archive's history.
+    /// The name of the program, for messages. Messages leave out its arguments, which may be secret: messages
+    /// appear in logs, reports and the archive's history.
     pub fn program(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
 
-    /// A line that the program has printed, without the values of those arguments of the form `NAME=VALUE` that it repeats, as
-    /// programs do that complain about an option and shells that trace.
+    /// An output line of the program, without the values of `NAME=VALUE` arguments that it repeats. Programs
+    /// do that when they complain about an option, and so do shells that trace.
     pub fn without_values(&self, line: &str) -> String {
         let arguments = self.words.iter().skip(1).map(String::as_str);
         let is_between = |c: char| c.is_whitespace() || "'\"`;&|()".contains(c);
         let parts = arguments.clone().flat_map(|argument| argument.split(is_between));
         let mut settings: Vec<&str> = arguments.chain(parts).collect();
-        // What another one begins with comes after that.
+        // Longest first, so that a setting is replaced before its own prefix.
         settings.sort_unstable_by_key(|setting| std::cmp::Reverse(setting.len()));
         settings.iter().fold(line.to_owned(), |line, setting| match setting.split_once('=') {
             Some((name, value)) if !name.is_empty() && !value.is_empty() => {
@@ -146,7 +147,7 @@ pub(super) fn check(raw: RawHooks) -> Result<HooksConfig, Flaw> {
     })
 }
 
-/// `None` also of an empty line, which is how a hook is left out.
+/// `None` also for an empty line, which is a way to disable a hook.
 fn check_command(
     name: &str,
     raw: Option<&Spanned<RawCommand>>,
@@ -159,9 +160,13 @@ fn check_command(
             let program = words.first().filter(|program| !program.is_empty());
             let named = program.and_then(|_| HookCommand::of_words(words.clone()));
             named.ok_or_else(|| {
-                let message =
-                    format!("{name}: found no program, expected one and its arguments, like [\"/usr/sbin/fsfreeze\", \"-f\", \"/mnt\"]");
-                flaw(raw, message)
+                let example = r#"["/usr/sbin/fsfreeze", "-f", "/mnt"]"#;
+                flaw(
+                    raw,
+                    format!(
+                        "{name}: found no program, expected one and its arguments, like {example}"
+                    ),
+                )
             })?
         }
     };

@@ -1,34 +1,34 @@
-//! What may stand in `backy.toml`: every key with its default and meaning. The manual page backy.toml(5) is made of
-//! this, and a test compares it with what the reader of the config knows.
+//! Every key of `backy.toml` with its default and meaning. The manual page backy.toml(5) is generated from
+//! this, and a test compares it with the parser of the config.
 
 /// A key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// The table that it stands in, as it is written; empty above all tables.
+    /// The table that contains it, as written in the file; empty above all tables.
     pub table: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// A value as it may be written.
+    /// A possible value, as written in the file.
     pub example: &'static str,
-    /// The value that it has where it is not written, as it would be written; `None` where there is none.
+    /// The value if the key is absent, as it would be written; `None` if there is none.
     pub default: Option<&'static str>,
-    /// What it does: sentences.
+    /// Full sentences on what it does.
     pub text: &'static str,
 }
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
-    /// As it is written; empty for what stands above all tables.
+    /// As written in the file; empty for the keys above all tables.
     pub name: &'static str,
-    /// What it is for: sentences.
+    /// Full sentences on what it is for.
     pub text: &'static str,
 }
 
-/// The tag that stands for any in the names of tables.
+/// In names of tables, stands for any tag.
 const SCHEDULE: &str = "schedule.TAG";
 
-/// The tables, in the order in which they are described.
+/// The tables, in the order of the manual page.
 pub const TABLES: [Table; 5] = [
     Table { name: "", text: "These stand above all tables." },
     Table {
@@ -41,10 +41,10 @@ pub const TABLES: [Table; 5] = [
     },
     Table {
         name: "hooks",
-        text: "Programs that are run around the reading of the source. Each is a list of a program and its \
+        text: "Programs that run before and after the source is read. Each is a list of a program and its \
                arguments, or one line for /bin/sh.",
     },
-    Table { name: "drill", text: "How 'backy drill' restores a revision for trial." },
+    Table { name: "drill", text: "How 'backy drill' restores a revision as a test." },
     Table {
         name: "monitoring",
         text: "From when on 'backy status' and 'backy check' call something a problem.",
@@ -61,7 +61,7 @@ const fn key(
     Key { table, name, example, default, text }
 }
 
-/// The keys, those of a table together.
+/// The keys, grouped by table.
 pub const KEYS: [Key; 26] = [
     key(
         "",
@@ -258,7 +258,7 @@ mod tests {
     use crate::base::error::Result;
     use crate::policy::config::Config;
 
-    /// What a key needs beside it.
+    /// The lines that a key cannot do without.
     fn companions(key: &Key) -> &'static str {
         match (key.table, key.name) {
             (SCHEDULE, "interval") => "keep = 1\n",
@@ -278,7 +278,7 @@ mod tests {
         Config::parse(&format!("{header}{}{line}", companions(key)), Path::new("backy.toml"))
     }
 
-    /// Every key can be written as the example has it and does something; its default written out changes nothing.
+    /// The example of every key is valid and has an effect; writing out the default changes nothing.
     #[test]
     fn examples_and_defaults_are_right() {
         for key in &KEYS {
@@ -293,9 +293,9 @@ mod tests {
         }
     }
 
-    /// The tables and keys here are those that the reader of the config knows: it lists them when it finds another one.
+    /// The tables and keys are those that the parser lists when it finds an unknown one.
     #[test]
-    fn every_key_that_is_known_is_described() {
+    fn every_known_key_is_described() {
         for table in &TABLES {
             let named = KEYS.iter().filter(|key| key.table == table.name).map(|key| key.name);
             let mut described: BTreeSet<&str> = named.collect();

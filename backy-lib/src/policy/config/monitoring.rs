@@ -1,4 +1,5 @@
-//! `[monitoring]`: from when on something is a problem, and where the figures go. Every key has a default that suits most.
+//! `[monitoring]`: thresholds for problems, and where to write metrics. Every key has a default that suits
+//! most archives.
 
 use std::path::PathBuf;
 
@@ -8,28 +9,29 @@ use toml::Spanned;
 
 use super::{Flaw, at_least_one, flaw, parse_time};
 
-/// From when on something is a problem.
+/// Thresholds for problems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitoring {
-    /// File that the figures for Prometheus are written to after each command that changes the archive.
+    /// Prometheus file that each command that changes the archive writes.
     pub textfile: Option<PathBuf>,
-    /// The oldest that the newest revision may be, beside what the schedule says.
+    /// Largest age of the newest revision, in addition to the schedule.
     pub max_age: Option<SignedDuration>,
-    /// The longest that anything stored may go without being checked by a scrub.
+    /// Longest time that any stored data may go without being verified by a scrub.
     pub scrub_within: SignedDuration,
-    /// The longest that an archive may go without a drill; `None` for ever.
+    /// Longest time between drills; `None` for no limit.
     pub drill_within: Option<SignedDuration>,
-    /// More deltas on each other than this are a long chain. `None`: some more than `max_chain`, or a default.
+    /// A chain with more deltas than this is long. `None`: a few more than `max_chain`, or a default.
     pub long_chain: Option<u32>,
-    /// Less free space than this share of the file system is little.
+    /// Less free space than this percentage of the file system is little.
     pub min_free_percent: u32,
     /// A file system that will be full within this time is nearly full.
     pub full_within: SignedDuration,
-    /// A backup is unusual when this many times more has changed than usual.
+    /// A backup is unusual if this many times more has changed than usual.
     pub change_factor: u32,
-    /// Whether nothing expires while an alarm is not confirmed.
+    /// Whether nothing expires while an alarm is unconfirmed.
     pub freeze: bool,
-    /// Whether it is known that the archive's file system has no permissions, so that everybody on the host can write to it.
+    /// Whether the user accepts that the archive's file system has no permissions, so that every user of the
+    /// host can write to it.
     pub accept_no_permissions: bool,
 }
 
@@ -99,7 +101,8 @@ pub(super) fn check(raw: RawMonitoring) -> Result<Monitoring, Flaw> {
     })
 }
 
-/// The collector reads no other names, and a relative path would depend on who runs backy.
+/// The path must be absolute, because a relative one would depend on who runs backy, and end with `.prom`,
+/// because the collector reads no other names.
 fn check_textfile(textfile: Spanned<String>) -> Result<PathBuf, Flaw> {
     let path = PathBuf::from(textfile.get_ref());
     if path.is_absolute() && path.extension().is_some_and(|extension| extension == "prom") {

@@ -1,4 +1,4 @@
-//! The tables `[schedule.TAG]`: how often a tag is due, at which time of the day, and how many revisions keep it.
+//! The tables `[schedule.TAG]`: how often a tag is due, at what time of day, and how many revisions keep it.
 
 use jiff::SignedDuration;
 use jiff::civil::Time;
@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::{Flaw, at_least_one, flaw, parse_interval};
 
-/// A day, as intervals have it.
+/// The length of a day in intervals.
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How often a tag is due, and how many revisions keep it.
@@ -18,34 +18,34 @@ pub struct Interval {
     pub interval: SignedDuration,
     /// How many revisions keep the tag.
     pub keep: u32,
-    /// Whether revisions with the tag are made independent of the chain, each a self-contained compressed image.
+    /// Whether each revision with the tag is made standalone: a compressed image of its own that needs no other file.
     pub full: bool,
-    /// The time of the day at which it is due, to the minute; `None`: that at which the first one was made. Only
-    /// with an interval of whole days, or one that divides a day.
+    /// The time of day at which it is due, to the minute. `None`: the time at which the first one was made.
+    /// Only with an interval of whole days, or one that divides a day.
     pub at: Option<Time>,
-    /// The part of the day in which revisions with the tag are made; `None`: at any time.
+    /// The part of the day in which revisions with the tag are made; `None` for any time.
     pub window: Option<Window>,
-    /// The time zone of all this; `None` for the system's.
+    /// The time zone of `at` and `window`; `None` for the system's.
     pub timezone: Option<TimeZone>,
 }
 
-/// A part of each day, which may go beyond midnight.
+/// A part of each day, possibly across midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// The first minute that belongs to it.
+    /// Its first minute.
     pub begin: Time,
-    /// The first minute after it; never `begin`.
+    /// The first minute after it; never equal to `begin`.
     pub end: Time,
 }
 
 impl Window {
-    /// How long it is, on a day with 24 hours.
+    /// Its length on a day with 24 hours.
     pub fn length(&self) -> SignedDuration {
         let length = self.end.duration_since(self.begin);
         if length.is_negative() { length + DAY } else { length }
     }
 
-    /// Whether a time of the day is in it.
+    /// Whether it includes a time of day.
     pub fn contains(&self, time: Time) -> bool {
         match self.begin < self.end {
             true => self.begin <= time && time < self.end,
@@ -86,7 +86,8 @@ pub(super) fn check(raw: &RawInterval) -> Result<Interval, Flaw> {
         }
         if !fits_into_days(interval) {
             let message = format!(
-                "at: with the interval {:?} the time of the day changes; expected whole days, or an interval that divides a day",
+                "at: with the interval {:?} the time of the day changes; expected whole days, or an interval that \
+                 divides a day",
                 raw.interval.get_ref()
             );
             return Err(flaw(text, message));
@@ -96,7 +97,7 @@ pub(super) fn check(raw: &RawInterval) -> Result<Interval, Flaw> {
     Ok(Interval { interval, keep, full: raw.full, at, window, timezone })
 }
 
-/// Whether times of the day are the same every day.
+/// Whether the interval gives the same times every day.
 fn fits_into_days(interval: SignedDuration) -> bool {
     let (day, interval) = (DAY.as_secs(), interval.as_secs());
     interval % day == 0 || day % interval == 0

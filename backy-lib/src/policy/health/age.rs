@@ -1,9 +1,9 @@
 //! How old the last backup of each tag is, and how old it may be.
 //!
-//! A tag is overdue when it was due and a tolerance has passed, critical half an interval after it was due. Only
-//! what a running cron would have made is asked for: a tag other than that with the shortest interval may have
-//! become due just after a run, and gets another shortest interval; one that no revision has yet will come with
-//! the next run.
+//! A tag is overdue once it has been due for longer than a tolerance, and critical half an interval after it
+//! was due. The rule only asks for what a running cron would have made: a tag other than the one with the
+//! shortest interval may have become due just after a run, so it gets another shortest interval; a tag that
+//! no revision has yet will come with the next run.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -14,30 +14,30 @@ use crate::format::manifest::Revision;
 use crate::policy::config::Config;
 use crate::policy::schedule::{self, Past};
 
-/// How a tag of the schedule stands.
+/// The state of one tag of the schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagStatus {
     /// The tag.
     pub tag: Tag,
-    /// Seconds from one revision with it to the next.
+    /// Seconds between revisions with it.
     pub interval_seconds: i64,
     /// How many revisions keep it.
     pub keep: u32,
-    /// How many have it.
+    /// How many revisions have it.
     pub revisions: usize,
-    /// When the last one with it began; null when none has it.
+    /// Start of the last revision with it; null if there is none.
     pub last: Option<Timestamp>,
-    /// When it is due next, or since when it is; null when it is due because none has it.
+    /// When it is or was due; null if it is due because no revision has it.
     pub due_at: Option<Timestamp>,
-    /// From when on it is overdue.
+    /// When it becomes overdue.
     pub overdue_at: Option<Timestamp>,
-    /// From when on that is critical.
+    /// When being overdue becomes critical.
     pub critical_at: Option<Timestamp>,
-    /// How bad that is now.
+    /// Its level now.
     pub level: Level,
 }
 
-/// How each tag of the schedule stands, that with the shortest interval first. Revisions from the future do not count.
+/// The state of each tag of the schedule, shortest interval first. Revisions from the future do not count.
 pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> {
     let mut schedule: Vec<_> = config.schedule.iter().collect();
     schedule.sort_by_key(|(_, interval)| interval.interval);
@@ -53,7 +53,7 @@ pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> 
         let patience = schedule::tolerance(length) + wait;
         let limit = (length / 2).max(patience);
         let due_at = schedule::next_due(past, tag, interval, now);
-        // One that no revision has yet will come with the next run.
+        // A tag that no revision has yet will come with the next run.
         let after =
             |time: SignedDuration| due_at.filter(|_| last.is_some()).map(|due| later(due, time));
         let (overdue_at, critical_at) = (after(patience), after(limit));
@@ -72,7 +72,7 @@ pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> 
     schedule.into_iter().map(status).collect()
 }
 
-/// What it is called that these times have passed, if that is a problem.
+/// The cause, if one of these times has passed.
 fn cause(
     now: Timestamp,
     overdue_at: Option<Timestamp>,
@@ -89,7 +89,7 @@ fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
     time.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 
-/// That a backup is overdue: by a tag, by the schedule as a whole when no revision has any of its tags, or by `max_age`.
+/// An overdue backup: of a tag, of the schedule as a whole if no revision has any of its tags, or by `max_age`.
 pub(super) fn overdue(
     revisions: &[Revision],
     config: &Config,
@@ -114,7 +114,7 @@ pub(super) fn overdue(
         let cause = cause(now, Some(patience), Some(later(newest, limit + limit / 2)));
         (cause, "the last backup".to_owned(), newest, limit.as_secs())
     });
-    // Of those that are equally bad the first: the shortest interval.
+    // Of equally bad ones the first, which has the shortest interval.
     let late = by_tag.chain(limits);
     let (cause, which, last, seconds) = late.reduce(|a, b| if b.0 > a.0 { b } else { a })?;
     let message = format!(
@@ -148,7 +148,7 @@ mod tests {
         Config::parse(&format!("{schedule}{more}"), Path::new("x")).unwrap()
     }
 
-    /// A revision that began so many seconds ago.
+    /// A revision that began this many seconds ago.
     fn revision(seconds: i64, names: &[&str]) -> Revision {
         let time = Timestamp::from_second(now().as_second() - seconds).unwrap();
         let (id, digest) = (RevisionId::new(time), Digest::of(b""));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_new_in_the_schedule_is_no_problem_and_none_at_all_is_one() {
+    fn a_new_tag_in_the_schedule_is_no_problem_but_having_no_tag_at_all_is() {
         let new = "[schedule.hourly]\ninterval = \"1h\"\nkeep = 9";
         let recent = [revision(2 * HOUR, &["daily", "weekly"])];
         assert_eq!(level(&recent, &config(new)), None);
@@ -232,11 +232,11 @@ mod tests {
     }
 
     proptest! {
-        /// The older the revisions, the worse the verdict; what schedule::due calls not due is never overdue.
+        /// An older archive never has a better verdict, and what `schedule::due` calls not due is never overdue.
         #[test]
-        fn age_only_makes_it_worse(
+        fn the_verdict_only_gets_worse_with_age(
             ages in prop::collection::vec((0_i64..40 * 86400, any::<bool>(), any::<bool>()), 1..20),
-            // The hour of a series is known to five minutes.
+            // The time of a series is rounded to five minutes.
             later in (0_i64..40 * 288).prop_map(|fives| fives * 300),
         ) {
             let config = config("");

@@ -1,14 +1,14 @@
-//! The table of what can be wrong: the only place where a problem gets its level.
+//! The table of causes: the only place that assigns a level to a problem.
 //!
-//! `doc/scripting.md` has the same table with what each row means and what clears it. A test raises and clears each row for real, and
-//! others compare the document, the rules for Prometheus and this table.
+//! `doc/scripting.md` has the same table, with the meaning of each row and what clears it. One test raises
+//! and clears each row for real; others compare the document, the Prometheus rules and this table.
 
 use super::{Level, Problem, ProblemKind};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
-    /// Something that was named cannot be looked at, or is no archive.
+    /// A named path cannot be read, or is not an archive.
     Unreadable,
     /// `backy.toml` cannot be used.
     Config,
@@ -20,43 +20,43 @@ pub enum Cause {
     Overdue,
     /// The last backup is far too old.
     LongOverdue,
-    /// A backup is due, and no run of it can be recorded.
+    /// A backup is due, but the archive cannot be written to, so that not even the failure can be recorded.
     Unwritable,
     /// Something is dated in the future.
     Clock,
     /// The last run of a command failed.
     Failed,
-    /// An operation was interrupted, and nobody has continued it.
+    /// An operation was interrupted, and nothing has continued it.
     Interrupted,
-    /// A file is missing, or has not the length that it should have.
+    /// A file is missing or has the wrong length.
     MissingFile,
     /// `last.raw` is not the file that backy left.
     ReplacedImage,
     /// Revisions cannot be read in full, or their files are damaged.
     Damage,
-    /// The same, and somebody has confirmed that they know.
+    /// The same damage, confirmed by the user.
     KnownDamage,
-    /// A rebuild could make nothing of files.
+    /// A rebuild could not use some files.
     SetAside,
     /// The last drill failed.
     DrillFailed,
     /// The last drill was too long ago.
     DrillMissed,
-    /// Something stored has not been verified for too long.
+    /// Some stored data has not been verified for too long.
     Scrub,
     /// Too many deltas on each other.
     Chain,
-    /// Little space is left, or will be.
+    /// Little free space, or the file system will be full soon.
     Space,
-    /// Hardly any space is left, or will be.
+    /// Hardly any free space, or the file system will be full very soon.
     LastSpace,
-    /// The source has changed far more than usual, shrunk, lost its data, or become another one.
+    /// Far more of the source changed than usual, or the source shrank, lost its data, or was replaced by another one.
     UnusualChange,
-    /// Others than the owner may change the archive.
+    /// Users other than the owner can change the archive.
     Exposed,
-    /// The manifest and the files belong to different moments.
+    /// The manifest and the files are from different times.
     Mismatch,
-    /// The manifest knows nothing of a file with the name of an archive's.
+    /// A file with a name that the archive uses is unknown to the manifest.
     UnknownFile,
     /// Far more revisions stay than the schedule keeps.
     Excess,
@@ -93,7 +93,7 @@ impl Cause {
         Cause::Excess,
     ];
 
-    /// What programs call it, and how bad it is.
+    /// Its kind and its level.
     const fn row(self) -> (ProblemKind, Level) {
         match self {
             Cause::Unreadable => (ProblemKind::Unreadable, Level::Unknown),
@@ -125,12 +125,12 @@ impl Cause {
         }
     }
 
-    /// What programs call it.
+    /// The kind that programs see.
     pub const fn kind(self) -> ProblemKind {
         self.row().0
     }
 
-    /// How bad it is.
+    /// Its level.
     pub const fn level(self) -> Level {
         self.row().1
     }
@@ -148,7 +148,8 @@ mod tests {
 
     use super::*;
 
-    /// No two rows are the same, each kind has one, none is called well, and kinds are in the order in which they are told.
+    /// All rows differ, each kind has one, none has the level of a healthy archive, and kinds appear in the
+    /// order of reports.
     #[test]
     fn every_kind_has_its_rows() {
         let rows: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.row()).collect();

@@ -1,54 +1,56 @@
-//! Whether far more has changed than usual: encryption by an intruder, a wrong disk, a job gone wild.
+//! Detects that far more has changed than usual: encryption by an intruder, a wrong disk, a job out of control.
 //!
-//! The *share* of a revision is the bytes in blocks that differed from the revision before, of its size. A revision is unusual
-//! when all of this holds:
+//! The *share* of a revision is the bytes in blocks that differ from the previous revision, divided by its
+//! size. A revision is unusual if all of this holds:
 //!
-//! 1. At least [`MIN_EARLIER`] earlier revisions are known, of which the [`MAX_EARLIER`] newest count. The oldest one in the
-//!    archive does not: all of it is new where it was the first.
+//! 1. At least [`MIN_EARLIER`] earlier revisions are known; the [`MAX_EARLIER`] newest of them count. The
+//!    oldest one in the archive does not: if it was the first backup, all of it was new.
 //! 2. Its share is more than [`MIN_PERCENT`] percent.
-//! 3. Its share is more than `change_factor` times the median of theirs, and as many times more as it lies further from
-//!    the revision before than is usual (the median again, at least an hour): what changes in a week may have taken a week.
+//! 3. Its share is more than `change_factor` times the median of theirs. If more time than usual has passed
+//!    since the previous revision (the median again, at least an hour), the limit grows in proportion: a
+//!    week's changes may have taken a week.
 //!
-//! Three things are unusual however few revisions there are: that more than half of the data of the revision before is gone, zero
-//! now or behind the new end ([`Observed::lost_bytes`], at least [`MIN_LOST_BYTES`]); that the source is another one; and that it has
-//! shrunk: a block device by anything, a file by more than a tenth, since files such as dumps are now and then a little shorter.
+//! Three things are unusual with any number of revisions: more than half of the data of the previous revision
+//! is gone, that is, zero now or past the new end ([`Observed::lost_bytes`], at least [`MIN_LOST_BYTES`]);
+//! the source is another one; or the source has shrunk: a block device at all, a file by more than a tenth,
+//! since files such as dumps get a little shorter now and then.
 //!
-//! The median does not follow single large changes, so what was unusual once does not make the next one usual.
+//! Single large changes do not move the median, so one unusual revision does not make the next one usual.
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::units::display_size;
 use crate::format::manifest::{Alarm, Revision};
 
-/// With fewer earlier revisions nothing is known of what is usual.
+/// With fewer earlier revisions, nothing is known about what is usual.
 pub const MIN_EARLIER: usize = 5;
-/// More earlier revisions say nothing of today.
+/// Revisions further back say nothing about today.
 pub const MAX_EARLIER: usize = 30;
-/// What changes less of the image is not unusual, however quiet it was before.
+/// A smaller share is never unusual, however quiet the image was before.
 pub const MIN_PERCENT: u64 = 10;
 
-/// Less data may go without a word.
+/// Losing less data than this raises no alarm.
 pub const MIN_LOST_BYTES: u64 = 64 << 10;
 
-/// A file may be shorter by this part of its size, without a word.
+/// A file may shrink by one part in this many without an alarm.
 const MAX_SHRINK_PART: u64 = 10;
 
-/// Of backups that follow each other more closely, as by hand, it says nothing how long they are apart.
+/// Gaps shorter than this, as between backups by hand, count as this long.
 const MIN_GAP_SECONDS: f64 = 3600.0;
 
-/// How much has changed in a revision, and how much is usual.
+/// How much changed in a revision, and how much is usual.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// Share of the image, from 0 to 1.
     pub share: f64,
-    /// The median of the earlier ones.
+    /// The median of the earlier shares.
     pub usual_share: f64,
-    /// Above this it is unusual.
+    /// A larger share is unusual.
     pub limit_share: f64,
 }
 
 impl Change {
-    /// What is known of the first of `revisions`, newest first; `None` when there are too few.
+    /// For the first of `revisions`, newest first; `None` if there are too few.
     pub fn of(revisions: &[Revision], change_factor: u32) -> Option<Self> {
         let newest = revisions.first()?;
         let known = revisions.len().saturating_sub(1);
@@ -68,13 +70,13 @@ impl Change {
         Some(Change { share: changed_share(newest), usual_share, limit_share })
     }
 
-    /// Whether that is far more than usual.
+    /// Whether the share is above the limit.
     pub fn is_unusual(&self) -> bool {
         self.share > self.limit_share
     }
 }
 
-/// Share of a revision's blocks that differed from the revision before, from 0 to 1.
+/// Share of a revision's blocks that differ from the previous revision, from 0 to 1.
 pub fn changed_share(revision: &Revision) -> f64 {
     match revision.size_bytes {
         0 => 0.0,
@@ -82,23 +84,23 @@ pub fn changed_share(revision: &Revision) -> f64 {
     }
 }
 
-/// What a backup has seen of its source, beside what the revisions say.
+/// What a backup saw of its source, apart from what the revisions record.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// Bytes of data that the revision before had.
+    /// Bytes of data in the previous revision.
     pub had_bytes: u64,
-    /// Those of them that are zero now, or behind the new end.
+    /// How many of them are zero now, or past the new end.
     pub lost_bytes: u64,
-    /// How the source differs from the one that was backed up before, if it is another one.
+    /// How the source differs from the one of the previous backup, if it is another one.
     pub other_source: Option<String>,
-    /// Size in bytes of the revision before; zero where there is none.
+    /// Size of the previous revision in bytes; zero if there is none.
     pub old_size_bytes: u64,
     /// Whether the source is a block device.
     pub is_device: bool,
 }
 
 impl Observed {
-    /// Whether a source that has `size_bytes` now has lost its end.
+    /// Whether a source of `size_bytes` counts as shrunk.
     fn shrank_to(&self, size_bytes: u64) -> bool {
         let may_lack = if self.is_device { 0 } else { self.old_size_bytes / MAX_SHRINK_PART };
         size_bytes < self.old_size_bytes - may_lack
@@ -109,7 +111,7 @@ impl Observed {
     }
 }
 
-/// The alarm about the first of `revisions`, newest first, if it is unusual.
+/// The alarm about the first of `revisions`, newest first, if any.
 pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -> Option<Alarm> {
     let newest = revisions.first()?;
     let change = Change::of(revisions, change_factor);
@@ -167,7 +169,7 @@ pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String 
     )
 }
 
-/// The middle one, or the mean of the two in the middle; 0 of none.
+/// The middle value, or the mean of the middle two; 0 if there are none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -190,7 +192,7 @@ mod tests {
 
     const SIZE: u64 = 1_000_000;
 
-    /// Revisions, newest first, that began so many hours ago and had so many bytes changed.
+    /// Revisions, newest first, each with its start in hours ago and its changed bytes.
     fn revisions(changes: &[(i64, u64)]) -> Vec<Revision> {
         let revision = |&(hours, changed_bytes): &(i64, u64)| {
             let time = Timestamp::from_second(1_800_000_000 - hours * 3600).unwrap();
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn far_more_than_the_median_is_unusual_and_large_days_are_not() {
+    fn far_more_than_the_median_is_unusual_but_a_busy_day_is_not() {
         let first = SIZE;
         let usual = [30_000, 20_000, 300_000, 20_000, 25_000, first];
         for (newest, expected) in [(0, false), (99_000, false), (126_000, true), (SIZE, true)] {
@@ -222,7 +224,7 @@ mod tests {
         assert_eq!(sentence(0, &alarm, SIZE), text);
     }
 
-    /// That most of the data is gone, or that the source is another one, is unusual with any number of revisions.
+    /// Losing most of the data, or being another source, is unusual with any number of revisions.
     #[test]
     fn a_source_that_lost_most_of_its_data_or_is_another_one_is_unusual() {
         let few = nightly(0, &[SIZE]);
@@ -250,7 +252,7 @@ mod tests {
         assert!(unusual(&few, 5, Observed::default()).is_none());
     }
 
-    /// A device that has lost its end is unusual, however little that is; a file may be a tenth shorter.
+    /// Any shrinking of a device is unusual; a file may be a tenth shorter.
     #[test]
     fn a_source_that_shrank_is_unusual() {
         let few = nightly(0, &[SIZE]);
@@ -269,22 +271,22 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_is_not_unusual_however_quiet_it_was() {
+    fn a_tenth_is_never_unusual() {
         let quiet = [0, 0, 0, 0, 0, SIZE];
         assert!(unusual(&nightly(100_000, &quiet), 5, Observed::default()).is_none());
         assert!(unusual(&nightly(100_001, &quiet), 5, Observed::default()).is_some());
     }
 
     #[test]
-    fn with_few_earlier_ones_nothing_is_said() {
-        // Four that count, and the oldest.
+    fn few_earlier_revisions_raise_no_alarm() {
+        // Four that count, plus the oldest.
         assert!(unusual(&nightly(SIZE, &[0, 0, 0, 0, 0]), 5, Observed::default()).is_none());
         assert!(unusual(&nightly(SIZE, &[0, 0, 0, 0, 0, 0]), 5, Observed::default()).is_some());
         assert!(Change::of(&[], 5).is_none());
     }
 
     #[test]
-    fn after_a_pause_as_much_more_may_have_changed() {
+    fn the_limit_grows_with_the_time_since_the_previous_revision() {
         let late = |hours: i64, changed: u64| {
             let earlier = (0..7).map(|night| (hours + 24 * night, 30_000));
             let all: Vec<(i64, u64)> = std::iter::once((0, changed)).chain(earlier).collect();
@@ -296,16 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_unusual_once_does_not_make_the_next_one_usual() {
+    fn one_unusual_revision_does_not_make_the_next_one_usual() {
         let mut earlier = vec![20_000; 6];
         earlier.insert(0, 900_000);
         assert!(unusual(&nightly(850_000, &earlier), 5, Observed::default()).is_some());
     }
 
     proptest! {
-        /// More change never ends an alarm, a greater factor never begins one, and all shares are shares.
+        /// More change never clears an alarm, a larger factor never raises one, and all shares lie between 0 and 1.
         #[test]
-        fn alarms_are_monotonous(
+        fn alarms_are_monotonic(
             earlier in prop::collection::vec((1_i64..100, 0..=2 * SIZE), 0..40),
             newest in 0..=2 * SIZE,
             more in 0..=SIZE,

@@ -1,15 +1,17 @@
-//! Since when something stored has not been checked.
+//! How long some stored data has not been verified.
 
 use jiff::Timestamp;
 
 use crate::format::manifest::{Manifest, Revision};
 
-/// The longest time ago that anything stored was checked by a scrub or, where it never was, written. `None` without revisions.
+/// The earliest time at which some stored data was last verified by a scrub, or written if it was never
+/// verified. `None` without revisions.
 ///
-/// What a backup has replaced since it was checked counts from that check.
-/// What was never checked counts from the latest time at which it can have been written: a delta from the backup of the next
-/// newer revision that is still there; the image from the oldest revision since which it has been as long as that, for the
-/// manifest does not say which of its blocks later backups have replaced. So a scrub that is asked for is never needless.
+/// Data that a backup replaced since its verification counts from that verification. Data that was never
+/// verified counts from the latest time at which it can have been written. For a delta, that is the backup of
+/// the next newer revision that still exists. For the image, it is the oldest revision since which it has
+/// been that long, because the manifest does not record which of its blocks later backups replaced. So a
+/// scrub is never demanded without need.
 pub fn unchecked_since(manifest: &Manifest) -> Option<Timestamp> {
     let revisions = &manifest.revisions;
     let since = |(number, revision): (usize, &Revision)| {
@@ -38,7 +40,7 @@ fn first_unverified(manifest: &Manifest, revision: &Revision) -> Option<u64> {
     (next < blocks).then_some(next)
 }
 
-/// Since when, without interruption, all revisions have had this block.
+/// Since when every revision up to the newest has contained this block.
 pub(crate) fn long_as(manifest: &Manifest, block: u64) -> Option<Timestamp> {
     let has = |revision: &&Revision| manifest.block_size.count(revision.size_bytes) > block;
     manifest.revisions.iter().take_while(has).last().map(|revision| revision.finished)
@@ -56,7 +58,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// One revision for each size in blocks, made at the seconds 1, 2 and so on.
+    /// One revision for each size in blocks, made at seconds 1, 2 and so on.
     fn manifest(sizes: &[u64]) -> Manifest {
         let mut manifest = Manifest::new(BlockSize::MIN);
         for (&blocks, second) in sizes.iter().zip(1..) {
@@ -74,12 +76,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_checked_counts_from_when_it_was_written() {
+    fn unverified_data_counts_from_when_it_was_written() {
         assert_eq!(unchecked_since(&manifest(&[])), None);
         assert_eq!(unchecked_since(&manifest(&[5])), Some(at(1)));
         let mut manifest = manifest(&[5, 5, 5]);
         assert_eq!(unchecked_since(&manifest), Some(at(1)));
-        // The image is checked; the older delta was written by the second backup.
+        // The image was verified; the second backup wrote the older delta.
         verify(&mut manifest, 0, 5, 100);
         assert_eq!(unchecked_since(&manifest), Some(at(2)));
         verify(&mut manifest, 2, 5, 90);
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_left_out_counts_and_one_that_has_grown_is_new() {
+    fn a_part_that_a_scrub_left_out_counts_and_a_new_part_counts_as_new() {
         let mut part = manifest(&[5]);
         verify(&mut part, 0, 4, 100);
         assert_eq!(unchecked_since(&part), Some(at(1)));

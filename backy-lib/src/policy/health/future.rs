@@ -1,8 +1,8 @@
-//! Dates in the future: they come from a clock that was wrong, and count as never. Otherwise what was verified, confirmed or backed up
-//! once while the clock was years ahead would count for years.
+//! Dates in the future come from a wrong clock and count as never. Otherwise a verification, confirmation or
+//! backup from a time when the clock was years ahead would count for years.
 //!
-//! The clocks of two machines that share an archive differ, and time servers set clocks back a little: what is at most
-//! five minutes ahead counts as now.
+//! Up to five minutes ahead counts as now: the clocks of machines that share an archive differ, and time
+//! servers set clocks back a little.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use super::{Cause, Problem, display_age};
 use crate::base::clock::latest;
 use crate::format::manifest::Manifest;
 
-/// Something that is dated in the future.
+/// Something with a date in the future.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ahead {
-    /// What it is, in a few words.
+    /// A few words on what it is.
     pub what: String,
     /// Its date.
     pub at: Timestamp,
@@ -27,14 +27,14 @@ impl Ahead {
     }
 }
 
-/// The manifest without what is dated in the future, and what that was, the latest of each sort. Revisions stay, and so does a drill
-/// that failed.
+/// The manifest without dates in the future, and what had them, the latest of each sort. Revisions stay, and
+/// so does a failed drill.
 pub(crate) fn as_of(manifest: &Manifest, now: Timestamp) -> (Cow<'_, Manifest>, Vec<Ahead>) {
     let latest = latest(now);
     let is_ahead = |time: &Timestamp| *time > latest;
     let newest = |times: &mut dyn Iterator<Item = Timestamp>| times.filter(is_ahead).max();
     let mut found = Vec::new();
-    // An older one is no longer what anything is counted from.
+    // Nothing counts from an older one any more.
     let started = manifest.revisions.first().map(|newest| newest.started);
     if let Some(started) = started.filter(is_ahead) {
         found.push(Ahead::new("the newest revision", started));
@@ -65,7 +65,7 @@ pub(crate) fn as_of(manifest: &Manifest, now: Timestamp) -> (Cow<'_, Manifest>, 
     (Cow::Owned(manifest), found)
 }
 
-/// That something is dated in the future.
+/// The problem that something is dated in the future.
 pub(super) fn problem(ahead: &[Ahead], now: Timestamp) -> Option<Problem> {
     let named = ahead.iter().map(|Ahead { what, at }| {
         format!("{what} ({} ahead)", display_age(at.as_second() - now.as_second()))
@@ -76,8 +76,8 @@ pub(super) fn problem(ahead: &[Ahead], now: Timestamp) -> Option<Problem> {
         [one] => format!("{one} is from the future and counts as never"),
         _ => format!("from the future and counted as never: {}", named.join(", ")),
     };
-    let advice = "set the clock, and check whether it was wrong then; the next backup, scrub, drill or 'maintenance --confirm' \
-                  replaces each of these dates";
+    let advice = "set the clock, and check whether it was wrong then; the next backup, scrub, drill or \
+                  'maintenance --confirm' replaces each of these dates";
     Some(Cause::Clock.problem(message, advice))
 }
 
@@ -121,9 +121,9 @@ mod tests {
         manifest
     }
 
-    /// Five minutes are not the future; more is, of everything that has a date, and all of it is named and counts as never.
+    /// Five minutes ahead is not the future. Anything dated further ahead is listed and counts as never.
     #[test]
-    fn what_is_dated_in_the_future_counts_as_never() {
+    fn a_date_in_the_future_counts_as_never() {
         let near = manifest(at(300), true);
         let (same, found) = as_of(&near, at(0));
         assert!(matches!(same, Cow::Borrowed(_)) && found.is_empty(), "{found:?}");
@@ -140,9 +140,9 @@ mod tests {
         assert_eq!(problem.level, Cause::Clock.level());
     }
 
-    /// A drill that failed has failed, whatever its date.
+    /// A failed drill stays failed, whatever its date.
     #[test]
-    fn a_drill_that_failed_in_the_future_has_failed() {
+    fn a_failed_drill_counts_even_with_a_date_in_the_future() {
         let failed = manifest(at(9999), false);
         assert!(as_of(&failed, at(0)).0.drill.as_ref().is_some_and(|drill| !drill.passed));
     }

@@ -1,4 +1,4 @@
-//! The rules: what is a problem, and what to do about it. How bad it is says the table in `cause.rs`.
+//! The rules: what is a problem, and what to do about it. The table in `cause.rs` says how bad each is.
 
 use jiff::Timestamp;
 
@@ -12,11 +12,11 @@ use crate::format::manifest::{Operation, Revision};
 use crate::policy::config::{Config, Monitoring};
 use crate::policy::retention::{Pins, excess};
 
-/// A chain that is longer is long, where nothing is configured: each delta is a file that a read may have to open.
+/// Default limit of a chain's length: each delta is a file that a read may have to open.
 const LONG_CHAIN: u32 = 200;
-/// How many deltas more than `max_chain` there may be before maintenance has come by.
+/// How many deltas more than `max_chain` are acceptable until the next maintenance.
 const CHAIN_PATIENCE: u32 = 10;
-/// Longest text of the history that is repeated.
+/// Longest text from the history that a message repeats.
 const MAX_ERROR_CHARS: usize = 300;
 
 /// The verdict.
@@ -38,7 +38,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(drill(facts, limits));
     problems.extend(unchecked(facts, limits));
     problems.extend(chain(facts, limits));
-    problems.extend(room(facts, limits));
+    problems.extend(free_space(facts, limits));
     problems.extend(unusual(facts, limits));
     problems.extend(exposed(facts));
     problems.extend(mismatch(facts));
@@ -51,7 +51,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     Health::of(problems, || well(&facts.manifest.revisions, facts.now))
 }
 
-/// Nobody backs up to an undo archive, and nobody else can restore from it.
+/// Problems that make no sense for an undo archive: nobody backs up to it or restores from it elsewhere.
 const NOT_OF_AN_UNDO_ARCHIVE: [ProblemKind; 5] = [
     ProblemKind::NoBackup,
     ProblemKind::Overdue,
@@ -92,7 +92,7 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
     }
 }
 
-/// That there is no backup, or that the last one is too old.
+/// No backup exists, or the last one is too old.
 fn backups(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
     let revisions = &facts.manifest.revisions;
@@ -107,7 +107,7 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
     age::overdue(revisions, config, &tags(&facts.past(), config, facts.now), facts.now)
 }
 
-/// That no backup can be made, and a failed one leaves no trace: nothing can be written to the archive.
+/// Backups fail without a trace, because the archive cannot be written to.
 fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
     let why = facts.unwritable?;
@@ -148,12 +148,12 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
 }
 
 fn exposed(facts: &Facts<'_>) -> Option<Problem> {
-    let advice = "see 'chown' and 'chmod go-w'; a file system without permissions can be mounted with umask=077, or accepted \
-                  with accept_no_permissions in backy.toml";
+    let advice = "see 'chown' and 'chmod go-w'; a file system without permissions can be mounted with umask=077, or \
+                  accepted with accept_no_permissions in backy.toml";
     Some(Cause::Exposed.problem(facts.exposed?, advice))
 }
 
-/// That nothing can be said before the right manifest is there: what other problems advise would be wrong.
+/// Nothing can be said until the right manifest is in place: the advice of other problems would be wrong.
 fn mismatch(facts: &Facts<'_>) -> Option<Problem> {
     let advice = "until then backy makes no backup and changes nothing";
     let message = facts.mismatch?;
@@ -172,7 +172,7 @@ fn unknown(facts: &Facts<'_>) -> Option<Problem> {
     Some(Cause::UnknownFile.problem(message, advice))
 }
 
-/// That far more revisions stay than the schedule keeps, and nobody seems to have meant it.
+/// Far more revisions stay than the schedule keeps, apparently by accident.
 fn too_many(facts: &Facts<'_>) -> Option<Problem> {
     let schedule = &facts.config.ok()?.schedule;
     let message = excess(&facts.manifest.revisions, schedule, Pins::OfSchedule)?;
@@ -187,14 +187,14 @@ fn missing<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
     missing.map(move |message| Cause::MissingFile.problem(message.as_str(), advice))
 }
 
-/// That the image is not the file that backy left: only a comparison says whether it is still right.
+/// The image is not the file that backy left: only a comparison can show whether it is still right.
 fn replaced(facts: &Facts<'_>) -> Option<Problem> {
     let message = facts.replaced.filter(|_| facts.mismatch.is_none())?;
     let advice = "run 'backy scrub', which verifies all of it; the next backup does so, too";
     Some(Cause::ReplacedImage.problem(message, advice))
 }
 
-/// That revisions were lost when the manifest was made anew.
+/// Revisions were lost when the manifest was rebuilt.
 fn set_aside(facts: &Facts<'_>) -> Option<Problem> {
     let first = facts.set_aside.first()?;
     let more = match facts.set_aside.len() {
@@ -202,8 +202,8 @@ fn set_aside(facts: &Facts<'_>) -> Option<Problem> {
         count => format!(" and {} more files", count - 1),
     };
     let message = format!("a rebuild could not use {first}{more}: their data is in no revision");
-    let advice = "bring the missing files back from a copy of the archive and run 'backy scrub --rebuild --force', or delete these \
-                  to confirm the loss";
+    let advice = "bring the missing files back from a copy of the archive and run 'backy scrub --rebuild --force', or \
+                  delete these to confirm the loss";
     Some(Cause::SetAside.problem(message, advice))
 }
 
@@ -240,14 +240,14 @@ fn damage(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     Some(cause.problem(message, advice))
 }
 
-/// Whether somebody has confirmed as many lost blocks of each revision.
+/// Whether the user confirmed this number of lost blocks in each revision.
 fn is_known(facts: &Facts<'_>) -> bool {
     let confirmed = facts.manifest.confirmed_damage();
     let mut counts = facts.manifest.revisions.iter().zip(facts.bad_blocks);
     counts.all(|(revision, &count)| confirmed.get(&revision.uuid).copied().unwrap_or(0) >= count)
 }
 
-/// What a scrub found wrong with files, other than single blocks, and could not repair.
+/// Damage to files that a scrub found and could not repair, other than single blocks.
 fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let revisions = || facts.manifest.revisions.iter().enumerate();
     let flawed = || revisions().filter(|(_, revision)| !revision.flaws.is_empty());
@@ -316,7 +316,7 @@ fn unchecked(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     Some(Cause::Scrub.problem(message, advice))
 }
 
-/// The most deltas on each other that a revision is read through.
+/// The largest number of deltas that reading a revision goes through.
 pub(crate) fn chain_length(revisions: &[Revision]) -> u32 {
     let (mut longest, mut length) = (0, 0);
     for revision in revisions.iter().skip(1) {
@@ -326,7 +326,7 @@ pub(crate) fn chain_length(revisions: &[Revision]) -> u32 {
     longest
 }
 
-/// More deltas on each other than this are too many.
+/// A chain with more deltas than this is too long.
 pub(crate) fn long_chain(config: Option<&Config>) -> u32 {
     let wanted = config.and_then(|config| config.max_chain);
     let set = config.and_then(|config| config.monitoring.long_chain);
@@ -350,7 +350,7 @@ fn chain(facts: &Facts<'_>, _limits: &Monitoring) -> Option<Problem> {
     Some(Cause::Chain.problem(message, advice))
 }
 
-fn room(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
+fn free_space(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     let found = facts.space?;
     let free = display_size(found.free_bytes);
     let percent = |share: u32| u128::from(found.size_bytes) * u128::from(share);
@@ -397,131 +397,4 @@ fn unusual(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use proptest::prelude::*;
-
-    use super::super::{Level, Run, Space};
-    use super::*;
-    use crate::base::digest::Digest;
-    use crate::base::revision::RevisionId;
-    use crate::base::units::BlockSize;
-    use crate::format::manifest::{Alarm, Manifest, Statistics};
-
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_800_000_000).unwrap()
-    }
-
-    fn ago(seconds: i64) -> Timestamp {
-        Timestamp::from_second(now().as_second() - seconds).unwrap()
-    }
-
-    /// Revisions that began so many seconds ago, oldest first.
-    fn manifest(ages: &[i64]) -> Manifest {
-        let mut manifest = Manifest::new(BlockSize::DEFAULT);
-        for &age in ages {
-            let (time, digest) = (ago(age), Digest::of(b""));
-            let id = RevisionId::new(time);
-            let statistics = Statistics::default();
-            manifest.push_newest(Revision::newest(id, time, time, 1, digest, statistics));
-        }
-        manifest
-    }
-
-    static UTC: jiff::tz::TimeZone = jiff::tz::TimeZone::UTC;
-
-    fn facts<'a>(manifest: &'a Manifest, config: &'a Config) -> Facts<'a> {
-        Facts {
-            now: now(),
-            zone: &UTC,
-            manifest,
-            config: Ok(config),
-            is_locked: false,
-            failures: &[],
-            missing: &[],
-            replaced: None,
-            set_aside: &[],
-            ahead: &[],
-            unwritable: None,
-            bad_blocks: &[],
-            space: None,
-            exposed: None,
-            mismatch: None,
-            unknown: &[],
-        }
-    }
-
-    fn config(text: &str) -> Config {
-        Config::parse(&format!("source = \"/x\"\n{text}"), Path::new("x")).unwrap()
-    }
-
-    #[test]
-    fn room_is_judged_by_share_and_by_time() {
-        let (manifest, config) = (manifest(&[60]), config(""));
-        let level = |free_bytes: u64, days: Option<i64>| {
-            let full_at = days.map(|days| ago(-days * 86400));
-            let growth_bytes_per_day = days.map(|_| 1);
-            let (used_bytes, size_bytes, device) = (1, 1000, 0);
-            let space =
-                Space { used_bytes, free_bytes, size_bytes, growth_bytes_per_day, full_at, device };
-            judge(&Facts { space: Some(&space), ..facts(&manifest, &config) }).level
-        };
-        assert_eq!([level(50, None), level(49, None)], [Level::Ok, Level::Warning]);
-        assert_eq!([level(10, None), level(9, None)], [Level::Warning, Level::Critical]);
-        assert_eq!([level(500, Some(15)), level(500, Some(14))], [Level::Ok, Level::Warning]);
-        assert_eq!([level(500, Some(3)), level(500, Some(2))], [Level::Warning, Level::Critical]);
-    }
-
-    #[test]
-    fn what_a_history_says_is_repeated_in_part() {
-        let (manifest, config) = (manifest(&[60]), config(""));
-        let run = Run {
-            operation: "backup".to_owned(),
-            started: ago(9000),
-            finished: ago(8000),
-            result: "failed".to_owned(),
-            error: Some("ü".repeat(5000)),
-        };
-        let health = judge(&Facts { failures: &[run], ..facts(&manifest, &config) });
-        assert!(health.summary.starts_with("the last backup failed 2 h ago: üü"));
-        assert!(health.summary.chars().count() < 340 && health.summary.ends_with('…'));
-    }
-
-    proptest! {
-        /// Every problem has a message and advice of one line, they stand worst first, and the level is that of the first. A
-        /// fact more never makes it better.
-        #[test]
-        fn verdicts_are_in_order(
-            ages in prop::collection::vec(-100_000_i64..10_000_000, 0..12),
-            bad in prop::collection::vec(0_u64..3, 12),
-            missing in 0_usize..3,
-            alarms in 0_usize..4,
-            is_locked in any::<bool>(),
-            free in 0_u64..=1000,
-        ) {
-            let mut manifest = manifest(&ages);
-            for number in 0..alarms.min(ages.len()) {
-                let uuid = manifest.revisions[number].uuid;
-                manifest.alarms.push(Alarm::new(uuid, now(), u64::MAX, 0));
-            }
-            let (schedule, missing) = ("[schedule.daily]\ninterval = \"1d\"\nkeep = 9", vec!["x".to_owned(); missing]);
-            let config = config(schedule);
-            let space = Space {
-                used_bytes: 1, free_bytes: free, size_bytes: 1000, growth_bytes_per_day: None, full_at: None, device: 0,
-            };
-            let some = Facts { is_locked, bad_blocks: &bad[..ages.len()], ..facts(&manifest, &config) };
-            let more = Facts { missing: &missing, space: Some(&space), ..some };
-            let (some, more) = (judge(&some), judge(&more));
-            prop_assert!(more.level >= some.level && more.problems.len() >= some.problems.len());
-            prop_assert!(more.problems.is_sorted_by(|a, b| a.level >= b.level));
-            prop_assert_eq!(more.level, more.problems.first().map_or(Level::Ok, |problem| problem.level));
-            for problem in &more.problems {
-                prop_assert!(problem.level > Level::Ok);
-                for text in [&problem.message, &problem.advice] {
-                    prop_assert!(!text.is_empty() && !text.contains('\n'), "{:?}", text);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
-//! The verdict on an archive: a pure function of what is known of it. Every problem has a stable kind, and says what to do.
+//! The verdict on an archive: a pure function of the facts. Every problem has a stable kind and advice.
 //!
-//! What is known is gathered by `status`; from when on it is a problem is for the schedule and `[monitoring]` to say.
+//! `status` gathers the facts. The schedule and `[monitoring]` set the thresholds.
 
 mod age;
 mod cause;
@@ -41,18 +41,18 @@ pub use space::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// All is well.
+    /// No problems.
     Ok,
     /// Somebody should look at it.
     Warning,
-    /// It cannot be told how things are: only of what cannot be looked at.
+    /// The state cannot be determined: only for something that cannot be read.
     Unknown,
     /// Somebody has to look at it now.
     Critical,
 }
 
 impl Level {
-    /// As a Nagios plugin exits. Source: Monitoring Plugins Development Guidelines, "Plugin Return Codes".
+    /// The exit status of a Nagios plugin. Source: Monitoring Plugins Development Guidelines, "Plugin Return Codes".
     pub fn exit_status(self) -> u8 {
         match self {
             Level::Ok => 0,
@@ -63,11 +63,11 @@ impl Level {
     }
 }
 
-/// What a problem is about. Kinds may be added, never renamed.
+/// What a problem is about. Kinds may be added but never renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ProblemKind {
-    /// The archive, or what was named as one, cannot be looked at.
+    /// The archive, or a path given as one, cannot be read.
     Unreadable,
     /// `backy.toml` cannot be used.
     Config,
@@ -77,46 +77,46 @@ pub enum ProblemKind {
     NoBackup,
     /// The last backup is too old.
     Overdue,
-    /// A backup is due, and no run of it can be recorded.
+    /// A backup is due, but the archive cannot be written to.
     Unwritable,
     /// Something is dated in the future.
     Clock,
     /// The last run of a command failed.
     Failed,
-    /// An operation was interrupted, and nobody has gone on with it.
+    /// An operation was interrupted, and nothing has continued it.
     Interrupted,
-    /// A file is missing, or not as long as it should be.
+    /// A file is missing or has the wrong length.
     MissingFile,
-    /// `last.raw` is not the file that backy left, and nobody has compared it.
+    /// `last.raw` is not the file that backy left, and was not compared since.
     ReplacedImage,
     /// Revisions cannot be read in full.
     Damage,
-    /// A rebuild could make nothing of files.
+    /// A rebuild could not use some files.
     SetAside,
     /// The last drill failed, or was too long ago.
     Drill,
-    /// Something stored has not been checked for too long.
+    /// Some stored data has not been verified for too long.
     Scrub,
     /// Too many deltas on each other.
     Chain,
-    /// Little space is left, or will be.
+    /// Little free space, or the file system will be full soon.
     Space,
-    /// The source has changed far more than usual, shrunk, lost its data, or become another one.
+    /// Far more of the source changed than usual, or the source shrank, lost its data, or was replaced by another one.
     UnusualChange,
-    /// Others than the owner may change the archive.
+    /// Users other than the owner can change the archive.
     Exposed,
-    /// The manifest and the files are of different times.
+    /// The manifest and the files are from different times.
     Mismatch,
-    /// There are files with the name of an archive's of which the manifest knows nothing.
+    /// Files with names that the archive uses are unknown to the manifest.
     UnknownFile,
     /// Far more revisions stay than the schedule keeps.
     Excess,
-    /// One that a newer version has added: only in a report that was read from its JSON.
+    /// A kind added by a newer version; appears only in a report read from its JSON.
     Newer(&'static str),
 }
 
 impl ProblemKind {
-    /// All of them, in the order in which they are told when they are equally bad.
+    /// All kinds, in the order in which equally bad ones are reported.
     pub const ALL: [ProblemKind; 22] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
@@ -172,32 +172,32 @@ impl ProblemKind {
     }
 }
 
-/// Something that is wrong, and what to do about it.
+/// A problem, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// What it is about, for programs.
     pub kind: ProblemKind,
     /// How bad it is.
     pub level: Level,
-    /// What is wrong.
+    /// What was found.
     pub message: String,
     /// What to do.
     pub advice: String,
 }
 
-/// The verdict, with what is behind it.
+/// The verdict, with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// The worst of the problems.
+    /// The level of the worst problem.
     pub level: Level,
-    /// One line: the verdict and the most important reason.
+    /// The verdict and the most important reason, in one line.
     pub summary: String,
-    /// What is wrong, worst first.
+    /// The problems, worst first.
     pub problems: Vec<Problem>,
 }
 
 impl Health {
-    /// That of problems, in any order; `well` is the summary when there are none.
+    /// The verdict on problems in any order; `well` makes the summary if there are none.
     pub fn of(mut problems: Vec<Problem>, well: impl FnOnce() -> String) -> Self {
         problems.sort_by_key(|problem| (std::cmp::Reverse(problem.level), problem.kind));
         let summary = match problems.first() {
@@ -210,13 +210,13 @@ impl Health {
     }
 }
 
-/// The commands whose last run is asked for.
+/// The commands whose last run is judged.
 pub const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
 
-/// How a run can end.
+/// The possible results of a run.
 pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
 
-/// A command that changes the archive and has ended, from the history.
+/// A finished command that changes the archive, from the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// `backup`, `maintenance` or `scrub`.
@@ -231,12 +231,12 @@ pub struct Run {
     pub error: Option<String>,
 }
 
-/// What keeps anything from expiring.
+/// A reason why nothing expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
     /// [`ProblemKind::UnusualChange`] or [`ProblemKind::Damage`].
     pub kind: ProblemKind,
-    /// The revision that it is about.
+    /// The affected revision.
     pub revision: RevisionId,
     /// One sentence, without a full stop.
     pub message: String,
@@ -245,22 +245,23 @@ pub struct Freeze {
 /// Space on the archive's file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
-    /// Bytes that the archive's files take on disk.
+    /// Bytes that the archive's files take up on disk.
     pub used_bytes: u64,
-    /// Bytes that may still be written there.
+    /// Bytes that backy can still write there.
     pub free_bytes: u64,
-    /// All that fits into the file system.
+    /// Size of the file system.
     pub size_bytes: u64,
-    /// Bytes by which the archive grows a day, from what backups added and maintenance freed; null when too little is known.
+    /// Bytes that the archive grows by per day: what backups added minus what maintenance freed; null if too
+    /// little is known.
     pub growth_bytes_per_day: Option<i64>,
-    /// When the file system will be full if the archive goes on growing like that; null when it does not grow.
+    /// When the file system will be full at this rate; null if the archive does not grow.
     pub full_at: Option<Timestamp>,
-    /// Tells file systems of this machine apart.
+    /// Identifies the file system on this machine.
     #[serde(skip)]
     pub device: u64,
 }
 
-/// All that is known of an archive.
+/// Everything that is known about an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The time of the verdict.
@@ -271,41 +272,40 @@ pub struct Facts<'a> {
     pub manifest: &'a Manifest,
     /// The config, or why it cannot be used.
     pub config: Result<&'a Config, &'a str>,
-    /// Whether somebody changes the archive at this moment.
+    /// Whether another process is changing the archive right now.
     pub is_locked: bool,
-    /// The runs from the history that failed, and that none which worked has followed.
+    /// Failed runs from the history that no successful run has followed.
     pub failures: &'a [Run],
-    /// Files that are missing or not as long as they should be; a sentence each.
+    /// Files that are missing or have the wrong length; a sentence each.
     pub missing: &'a [String],
     /// Why `last.raw` is not the file that backy left.
     pub replaced: Option<&'a str>,
-    /// Files that a rebuild could make nothing of, and that are still there.
+    /// Files that a rebuild could not use and that still exist.
     pub set_aside: &'a [String],
-    /// What is dated in the future; a few words each. None of it is in the manifest any more.
+    /// Dates in the future; a few words each. The manifest no longer contains them.
     pub ahead: &'a [Ahead],
-    /// Why nothing can be written to the archive.
+    /// Why the archive cannot be written to.
     pub unwritable: Option<&'a str>,
     /// For each revision, newest first, how many of its blocks cannot be read.
     pub bad_blocks: &'a [u64],
-    /// Room on the file system; `None` where that is not known.
+    /// Space on the file system; `None` if unknown.
     pub space: Option<&'a Space>,
-    /// What others than root and the owner of the archive can change, as a sentence.
+    /// What users other than root and the owner can change, as a sentence.
     pub exposed: Option<&'a str>,
     /// Why the manifest and the files do not belong together.
     pub mismatch: Option<&'a str>,
-    /// Files of which the manifest knows nothing.
+    /// Files that the manifest does not know.
     pub unknown: &'a [String],
 }
 
 impl<'a> Facts<'a> {
-    /// What the next due times follow from.
+    /// The input for the next due times.
     fn past(&self) -> Past<'a> {
         Past::of_manifest(self.manifest, self.zone.clone())
     }
 }
 
-/// What keeps anything from expiring: alarms, flaws and damage that nobody has confirmed. `bad_blocks` are those of each revision,
-/// newest first.
+/// Why nothing expires: unconfirmed alarms and damage. `bad_blocks` has a count for each revision, newest first.
 pub fn freezes(manifest: &Manifest, bad_blocks: &[u64]) -> Vec<Freeze> {
     let numbered = manifest.revisions.iter().enumerate();
     let number_of: HashMap<_, _> = numbered.map(|(number, it)| (it.uuid, number)).collect();
@@ -332,7 +332,7 @@ pub fn freezes(manifest: &Manifest, bad_blocks: &[u64]) -> Vec<Freeze> {
     alarms.chain(damage).chain(flaws).collect()
 }
 
-/// A length of time in its largest unit, as people say it: `45 s`, `12 min`, `7 h`, `3 days`.
+/// A length of time in its largest unit: `45 s`, `12 min`, `7 h`, `3 days`.
 pub fn display_age(seconds: i64) -> String {
     match seconds {
         ..=119 => format!("{} s", seconds.max(0)),

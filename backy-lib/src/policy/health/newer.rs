@@ -1,4 +1,4 @@
-//! Kinds of problems that a newer version has added: a report that it printed can be read here all the same.
+//! Kinds of problems added by newer versions, so that this version can read their reports.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ProblemKind;
 
-/// Longest word that is taken for a kind.
+/// Longest word accepted as a kind.
 const MAX_BYTES: usize = 64;
-/// No version has as many kinds. What has been met is never forgotten.
+/// No version has this many kinds. Words stay allocated for the life of the process, so their number is bounded.
 const MAX_WORDS: usize = 256;
 
 static MET: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
@@ -31,7 +31,7 @@ impl<'de> Deserialize<'de> for ProblemKind {
     }
 }
 
-/// A word as newer versions may have it.
+/// The kind for a word that a newer version may use.
 fn newer(word: &str) -> Option<ProblemKind> {
     let may_be = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if word.is_empty() || word.len() > MAX_BYTES || !word.bytes().all(may_be) {
@@ -54,9 +54,9 @@ fn newer(word: &str) -> Option<ProblemKind> {
 mod tests {
     use super::*;
 
-    /// Each kind is read as it is written; one of a newer version keeps its word and is the same each time.
+    /// Each kind reads back as written. A kind of a newer version keeps its word and is equal each time.
     #[test]
-    fn every_kind_is_read_as_it_is_written() {
+    fn every_kind_round_trips() {
         for kind in ProblemKind::ALL {
             let text = serde_json::to_string(&kind).unwrap();
             assert_eq!(text, format!("\"{}\"", kind.as_str()));

@@ -1,8 +1,9 @@
-//! When the file system will be full, from what the archive has grown by.
+//! Predicts when the file system will be full, from the growth of the archive.
 //!
-//! The history says what each backup added and what each maintenance freed; of that the last [`WINDOW_DAYS`] count. The first
-//! backup in it is where counting begins, so that the first image of a new archive is no growth. What somebody removed by hand
-//! is left out: it will not be removed again. With fewer than [`MIN_BACKUPS`] more, or less than [`MIN_DAYS`], nothing is said.
+//! The history records what each backup added and what each maintenance freed; the last [`WINDOW_DAYS`]
+//! count. Counting starts after the first backup in that window, so that the first image of a new archive
+//! does not count as growth. Revisions deleted by hand are left out, because that will not happen again.
+//! There is no prediction with fewer than [`MIN_BACKUPS`] more backups, or less than [`MIN_DAYS`].
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,36 +12,36 @@ use super::{Cause, Problem, Space, display_age};
 use crate::base::units::display_size;
 use crate::policy::config::Monitoring;
 
-/// What is older says nothing of tomorrow.
+/// Older figures say nothing about tomorrow.
 pub const WINDOW_DAYS: i64 = 30;
-/// Fewer backups say nothing.
+/// Fewer backups allow no prediction.
 pub const MIN_BACKUPS: usize = 4;
-/// A shorter time says nothing.
+/// A shorter time allows no prediction.
 pub const MIN_DAYS: i64 = 3;
-/// Of `full_within` and of `min_free_percent` this part is critical.
+/// One part in this many of `full_within` and `min_free_percent` is critical.
 pub(super) const CRITICAL_PART: u8 = 5;
-/// What is further away than ten years is not said.
+/// Ten years: a later date is not reported.
 const MAX_DAYS: f64 = 3653.0;
 
-/// Something that changed the size of the archive.
+/// A change of the archive's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Movement {
     /// When it ended.
     pub at: Timestamp,
     /// Whether it was a backup.
     pub is_backup: bool,
-    /// Bytes that the archive takes on disk more; negative when it takes less.
+    /// Bytes by which the archive's size on disk changed.
     pub bytes: i64,
 }
 
 /// How fast an archive grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {
-    /// Negative when it shrinks.
+    /// Negative if it shrinks.
     pub bytes_per_day: i64,
 }
 
-/// The growth that `movements`, oldest first, show; `None` when they are too few.
+/// The growth that `movements`, oldest first, show; `None` if there are too few.
 pub fn growth(movements: &[Movement], now: Timestamp) -> Option<Growth> {
     let window = now.checked_sub(SignedDuration::from_hours(24 * WINDOW_DAYS)).ok()?;
     let mut recent = movements.iter().filter(|movement| (window..=now).contains(&movement.at));
@@ -60,7 +61,7 @@ pub fn growth(movements: &[Movement], now: Timestamp) -> Option<Growth> {
         .map(|bytes_per_day| Growth { bytes_per_day })
 }
 
-/// When so many free bytes are used up; `None` when they are not within ten years.
+/// When this many free bytes will be used up; `None` if that takes more than ten years.
 pub fn full_at(free_bytes: u64, bytes_per_day: i64, now: Timestamp) -> Option<Timestamp> {
     if bytes_per_day <= 0 {
         return None;
@@ -70,22 +71,22 @@ pub fn full_at(free_bytes: u64, bytes_per_day: i64, now: Timestamp) -> Option<Ti
     now.checked_add(SignedDuration::from_secs(seconds)).ok()
 }
 
-/// A file system with all archives on it that were looked at.
+/// A file system with all examined archives on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedSpace {
-    /// How many they are.
+    /// Number of archives.
     pub archives: usize,
-    /// Bytes that their files take on disk.
+    /// Bytes that their files take up on disk.
     pub used_bytes: u64,
-    /// Bytes that may still be written there.
+    /// Bytes that can still be written there.
     pub free_bytes: u64,
-    /// All that fits into it.
+    /// Size of the file system.
     pub size_bytes: u64,
-    /// Bytes by which those grow a day of which it is known; null when it is known of none.
+    /// Bytes by which they grow per day, those whose growth is known; null if there are none.
     pub growth_bytes_per_day: Option<i64>,
-    /// When it will be full if they go on growing like that.
+    /// When it will be full at this rate.
     pub full_at: Option<Timestamp>,
-    /// Tells file systems of this machine apart; that of [`Space::device`].
+    /// Identifies the file system on this machine; see [`Space::device`].
     #[serde(skip)]
     pub device: u64,
 }
@@ -102,7 +103,7 @@ impl SharedSpace {
         self.growth_bytes_per_day = self.growth_bytes_per_day.map_or(growth, |own| Some(sum(own)));
     }
 
-    /// When all are added: says when it will be full.
+    /// Computes when it will be full, once all archives are added.
     pub fn foretold(mut self, now: Timestamp) -> Self {
         let growth = self.growth_bytes_per_day;
         self.full_at = growth.and_then(|growth| full_at(self.free_bytes, growth, now));
@@ -110,7 +111,7 @@ impl SharedSpace {
     }
 }
 
-/// That several archives fill their file system together.
+/// The problem that several archives together fill their file system.
 pub fn shared_space(shared: &SharedSpace, now: Timestamp) -> Option<Problem> {
     let limits = Monitoring::default();
     let full_in = shared.full_at?.duration_since(now);
@@ -125,7 +126,7 @@ pub fn shared_space(shared: &SharedSpace, now: Timestamp) -> Option<Problem> {
     (shared.archives > 1).then(|| cause.problem(message, "make space there, or keep less"))
 }
 
-/// What it is called that a file system will be full in this time, if that is a problem.
+/// The cause, if a file system that will be full in this time is a problem.
 pub(super) fn cause(full_in: SignedDuration, full_within: SignedDuration) -> Option<Cause> {
     match () {
         () if full_in <= full_within / i32::from(CRITICAL_PART) => Some(Cause::LastSpace),
@@ -146,14 +147,14 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    /// So many days ago.
+    /// A movement this many days ago.
     fn movement(days: i64, is_backup: bool, bytes: i64) -> Movement {
         let at = Timestamp::from_second(now().as_second() - days * DAY).unwrap();
         Movement { at, is_backup, bytes }
     }
 
     #[test]
-    fn growth_is_what_backups_add_and_maintenance_frees_after_the_first_backup() {
+    fn growth_is_what_backups_add_minus_what_maintenance_frees() {
         let mut movements = vec![movement(8, true, 5_000_000), movement(8, false, -70)];
         for days in (0..8).rev() {
             movements.push(movement(days, true, 110));
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn with_little_data_nothing_is_said() {
+    fn little_data_allows_no_prediction() {
         let backups = |ages: &[i64]| {
             let movements: Vec<_> = ages.iter().map(|&days| movement(days, true, 100)).collect();
             growth(&movements, now())
@@ -175,14 +176,14 @@ mod tests {
         assert_eq!(backups(&[9, 6, 3, 0]), None);
         assert_eq!(backups(&[2, 2, 1, 1, 0]), None);
         assert_eq!(backups(&[9, 6, 3, 1, 0]), Some(Growth { bytes_per_day: 44 }));
-        // Of long ago.
+        // Too old to count.
         assert_eq!(backups(&[50, 40, 35, 33, 3, 0]), None);
         assert_eq!(full_at(1000, 0, now()), None);
         assert_eq!(full_at(1000, -5, now()), None);
         assert_eq!(full_at(u64::MAX, 1, now()), None);
     }
 
-    /// Two that are harmless alone are told when they fill the disk together.
+    /// Two archives that are harmless alone are reported if they fill the disk together.
     #[test]
     fn archives_on_one_file_system_are_added_up() {
         let space = |growth: Option<i64>| Space {
@@ -205,9 +206,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands in a history, there is an answer, and a forecast lies ahead.
+        /// Any history gets an answer, and a prediction lies in the future.
         #[test]
-        fn any_history_has_an_answer(
+        fn any_history_gets_an_answer(
             movements in prop::collection::vec(
                 (-40_000_000_i64..40_000_000, any::<bool>(), any::<i64>()), 0..50),
             free in any::<u64>(),

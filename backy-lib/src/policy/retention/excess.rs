@@ -1,5 +1,5 @@
-//! Why far more revisions stay than the schedule keeps: nobody else would say so, since each of them stays for a
-//! good reason.
+//! Why far more revisions stay than the schedule keeps. Nothing else would report it, because each of them
+//! stays for a good reason.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -8,20 +8,20 @@ use crate::base::revision::Tag;
 use crate::format::manifest::Revision;
 use crate::policy::config::Interval;
 
-/// With fewer beyond those of the schedule, nothing is said.
+/// Fewer than this many extra revisions are not reported.
 const MIN_BEYOND: u64 = 5;
 
 /// Which pins count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pins {
-    /// All of them.
+    /// All pins.
     All,
-    /// Those of scheduled tags alone: who pins with a tag of his own means it.
+    /// Only pins of scheduled tags: a pin with a tag of one's own is intended.
     OfSchedule,
 }
 
-/// One sentence, without a full stop, when far more revisions stay than the schedule keeps: half as many more,
-/// and five at least.
+/// One sentence, without a full stop, if far more revisions stay than the schedule keeps: half as many more,
+/// and at least five.
 pub fn excess(
     revisions: &[Revision],
     schedule: &BTreeMap<Tag, Interval>,
@@ -53,7 +53,7 @@ pub fn excess(
     Some(format!("{count} revisions stay, and the schedule keeps {wanted}{why}"))
 }
 
-/// How many stay for which reason; each is counted once.
+/// How many stay for which reason; each counts once.
 #[derive(Default)]
 struct Reasons {
     pinned: Tagged,
@@ -61,7 +61,7 @@ struct Reasons {
     unscheduled: Tagged,
     untagged: usize,
     wrong_clock: usize,
-    /// By tag, how many have it because they were due.
+    /// By tag, how many have it because it was due.
     by_tag: BTreeMap<Tag, u64>,
     crowded: u64,
 }
@@ -93,7 +93,7 @@ impl Reasons {
         let mut oldest_newer = None;
         let mut are_late = Vec::with_capacity(revisions.len());
         for revision in revisions {
-            // Newer ones began earlier: this one's clock was ahead.
+            // Newer revisions began earlier, so this one's clock was ahead.
             are_late.push(oldest_newer.is_some_and(|newer| revision.started > newer));
             oldest_newer = Some(oldest_newer.map_or(revision.started, |o| revision.started.min(o)));
         }
@@ -175,7 +175,7 @@ mod tests {
         Config::parse(text, Path::new("x")).unwrap().schedule
     }
 
-    /// Newest first, `hours` apart, with tags that were due and by hand.
+    /// Revisions `hours` apart, newest first, with tags that were due and tags given by hand.
     fn made(count: usize, hours: i64, scheduled: &str, by_hand: &str) -> Vec<Revision> {
         let tags = |words: &str| words.split_whitespace().map(|tag| tag.parse().unwrap()).collect();
         let one = |number: usize| {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_the_schedule_keeps_and_a_few_more_are_no_excess() {
+    fn a_few_more_than_the_schedule_keeps_are_no_excess() {
         assert_eq!(excess(&made(30, 24, "daily", ""), &schedule(), Pins::All), None);
         assert_eq!(excess(&made(8, 24, "daily", "daily"), &schedule(), Pins::All), None);
         assert_eq!(excess(&made(30, 24, "daily", "mine"), &schedule(), Pins::OfSchedule), None);

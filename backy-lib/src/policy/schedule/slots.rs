@@ -1,7 +1,7 @@
-//! The times at which one tag is due: a grid through the time at which its series began.
+//! The times at which one tag is due: a grid through the start of its series.
 //!
-//! Intervals of two hours and more follow the local clock, so that a daily backup stays at its hour when summer
-//! time begins and ends. Shorter ones follow the time that passes, so that no hour is left out when the clock
+//! Intervals of two hours and more follow the local clock, so that a daily backup stays at its hour when
+//! summer time begins and ends. Shorter ones follow elapsed time, so that no hour is skipped when the clock
 //! shows it twice.
 
 use jiff::civil::{DateTime, Time};
@@ -10,34 +10,34 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::policy::config::{Interval, Window};
 
-/// Seconds of a day.
+/// Seconds in a day.
 pub(super) const DAY: i64 = 86_400;
 
-/// Intervals from this many seconds on follow the local clock.
+/// Intervals of at least this many seconds follow the local clock.
 const CIVIL_SECONDS: i64 = 2 * 3600;
 
-/// A series that nobody gives a time begins at a multiple of so many minutes: whoever asks is a little late,
-/// each time by another bit.
+/// A series without a configured time begins at a multiple of this many minutes, because callers are late by
+/// a little, and by a different amount each time.
 const MINUTES: i8 = 5;
 
-/// Steps of the grid that are looked at for the first one after a time: more than the local clock is ever moved by.
+/// How many steps of the grid to search for the first one after a time: more than the local clock ever moves.
 const MAX_STEPS: i64 = 16;
 
 /// The grid of one tag.
 #[derive(Debug)]
 pub(super) struct Slots {
     zone: TimeZone,
-    /// Whether seconds are those of the local clock, else those of the world.
+    /// Whether seconds are local or those of UTC.
     is_civil: bool,
     /// Seconds of one slot.
     origin: i64,
-    /// Seconds from one to the next.
+    /// Seconds between slots.
     step: i64,
     window: Option<Window>,
 }
 
 impl Slots {
-    /// `began`: when the series began. The system's zone is `system`.
+    /// `began`: the start of the series; `system`: the system's time zone.
     pub(super) fn new(interval: &Interval, began: Timestamp, system: &TimeZone) -> Self {
         let zone = interval.timezone.as_ref().unwrap_or(system).clone();
         let step = interval.interval.as_secs().max(1);
@@ -63,7 +63,7 @@ impl Slots {
         if self.is_in_window(slot) {
             return slot;
         }
-        // With less than a day between slots each window has one, and be it its beginning.
+        // With less than a day between slots each window has one, possibly its beginning.
         let from = if self.step < DAY { time } else { slot };
         let begin = self.window_after(window, from);
         let first = self.on_grid_after(begin.saturating_sub(SECOND).unwrap_or(begin));
@@ -71,15 +71,15 @@ impl Slots {
         if self.is_in_window(first) && first < day_later { first } else { begin }
     }
 
-    /// Whether a revision for a slot is made at this time of the day. Where the clock leaves the time of the
-    /// slot out, it leaves out its window as well, which is as much later then.
+    /// Whether a revision for a slot may be made at this time of day. If the clock skips the time of the
+    /// slot, it skips the window as well, which then moves by as much.
     pub(super) fn is_made_at(&self, slot: Timestamp, now: Timestamp) -> bool {
         let Some(window) = self.window else { return true };
         let end = slot.saturating_add(window.length()).unwrap_or(Timestamp::MAX);
         self.is_in_window(now) || !self.is_in_window(slot) && slot <= now && now < end
     }
 
-    /// Whether it is in the window of this day.
+    /// Whether a time is in the window of its day.
     fn is_in_window(&self, time: Timestamp) -> bool {
         self.window.is_none_or(|window| window.contains(self.zone.to_datetime(time).time()))
     }
@@ -96,7 +96,7 @@ impl Slots {
         slots.find(|slot| *slot > time).unwrap_or(Timestamp::MAX)
     }
 
-    /// The first beginning of a window after a time.
+    /// The first start of a window after a time.
     fn window_after(&self, window: Window, time: Timestamp) -> Timestamp {
         let today = self.zone.to_datetime(time).date();
         let begin = |days: i64| {
@@ -106,7 +106,7 @@ impl Slots {
         (0..3).map(begin).find(|begin| *begin > time).unwrap_or(Timestamp::MAX)
     }
 
-    /// Seconds of an instant: of the local clock, or of the world.
+    /// Seconds of an instant, local or UTC.
     fn seconds(&self, time: Timestamp) -> i64 {
         let offset = if self.is_civil { self.zone.to_offset(time).seconds() } else { 0 };
         time.as_second() + i64::from(offset)
@@ -121,7 +121,8 @@ impl Slots {
         }
     }
 
-    /// When the local clock shows this. What it shows twice is the first of both, what it leaves out is as much later.
+    /// When the local clock shows this. A time shown twice is the first of the two; a skipped time moves by
+    /// the length of the gap.
     fn instant_of(&self, local: DateTime) -> Timestamp {
         let end = if local.year() < 0 { Timestamp::MIN } else { Timestamp::MAX };
         self.zone.to_ambiguous_timestamp(local).compatible().unwrap_or(end)
@@ -148,7 +149,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The next ones after a time, one after the other.
+    /// The next slots after a time, in order.
     fn next(slots: &Slots, time: &str, count: usize) -> Vec<String> {
         let mut time = at(time);
         let mut found = Vec::new();
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hourly_slot_follows_the_time_that_passes() {
+    fn an_hourly_slot_follows_elapsed_time() {
         let hourly = slots("1h", "", "Europe/Berlin", "2026-01-01T00:10:00Z");
         assert_eq!(
             next(&hourly, "2026-10-25T00:00:00Z", 3),
@@ -214,9 +215,9 @@ mod tests {
         assert_eq!(next(&long, "2026-01-01T03:00:00Z", 1), ["2026-01-03T01:00:00Z"]);
     }
 
-    /// A year with 366 days, a day that is left out (Samoa crossed the date line), and the ends of all time.
+    /// A leap year, a skipped day (Samoa crossed the date line), and the ends of the supported time.
     #[test]
-    fn odd_calendars_leave_nothing_out() {
+    fn odd_calendars_skip_no_slot() {
         let samoa = slots("1d", "", "Pacific/Apia", "2011-12-28T12:00:00Z");
         let mut time = at("2011-12-28T12:00:00Z");
         for _ in 0..6 {

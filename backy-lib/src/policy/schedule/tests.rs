@@ -1,4 +1,4 @@
-//! What is due when: at its hour, early or late, in its window, and after what goes wrong with clocks.
+//! When tags are due: at their hour, early or late, in their window, and after clock errors.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ fn revisions_from_the_future_do_not_stop_backups() {
     assert_eq!(due_tags(&future, "2026-01-02T02:00:00Z"), ["daily", "weekly"]);
 }
 
-/// A clock that is put back by a minute makes nothing due again.
+/// Setting a clock back by a minute makes nothing due again.
 #[test]
 fn a_small_step_back_makes_nothing_due() {
     let last = [revision("2026-01-02T02:00:00Z", &["daily", "weekly"])];
@@ -73,9 +73,9 @@ fn a_revision_without_the_tag_does_not_count() {
     assert_eq!(due_tags(&manual, "2026-01-01T02:00:01Z"), ["daily", "weekly"]);
 }
 
-/// Who asks rarely may come an hour and a quarter early, and not a second more.
+/// A caller that asks rarely may come an hour and a quarter early, and not a second more.
 #[test]
-fn a_tag_is_due_early_where_nobody_asks_often() {
+fn a_tag_is_due_early_if_nobody_asks_often() {
     let last = [revision("2026-01-01T02:00:07Z", &["daily", "weekly"])];
     for (now, due) in [
         ("2026-01-02T00:44:59Z", &[][..]),
@@ -87,9 +87,10 @@ fn a_tag_is_due_early_where_nobody_asks_often() {
     }
 }
 
-/// Where somebody asked shortly before, and will ask again, it is made at its time; that he did is noted once.
+/// If a caller asked shortly before and will ask again, the revision is made exactly on time; the request is
+/// recorded once.
 #[test]
-fn a_tag_is_due_at_its_time_where_somebody_asks_often() {
+fn a_tag_is_due_at_its_time_if_somebody_asks_often() {
     let last = [revision("2026-01-01T02:00:07Z", &["daily", "weekly"])];
     let asked = |text: Option<&str>| Past { asked: text.map(at), ..Past::of(&last) };
     let is_due = |asked: &Past<'_>, now: &str| due(asked, &config(), at(now)).is_due();
@@ -115,9 +116,9 @@ fn a_tag_is_due_at_its_time_where_somebody_asks_often() {
     assert!(!minds_asking(&often, &config(), at("2026-01-01T12:00:00Z")));
 }
 
-/// After an outage one is made at once, and the next at the old hour: late ones move nothing.
+/// After an outage a backup is made at once, and the next one at the old hour: late backups move nothing.
 #[test]
-fn what_was_missed_is_made_at_once_and_the_next_at_the_old_hour() {
+fn a_missed_backup_is_made_at_once_and_the_next_at_the_old_hour() {
     let first = revision("2026-01-01T02:00:00Z", &["daily", "weekly"]);
     let late = revision("2026-01-05T21:30:00Z", &["daily"]);
     let revisions = [late, first];
@@ -125,14 +126,14 @@ fn what_was_missed_is_made_at_once_and_the_next_at_the_old_hour() {
     assert!(due_tags(&revisions, "2026-01-06T00:30:00Z").is_empty());
     assert_eq!(due_tags(&revisions, "2026-01-06T02:00:00Z"), ["daily"]);
     assert_eq!(due_tags(&revisions, "2026-01-08T02:00:00Z"), ["daily", "weekly"]);
-    // Shortly before its time it stands for the next one.
+    // Shortly before its time, it fills the next slot.
     let near = [revision("2026-01-06T01:00:00Z", &["daily"]), revisions[1].clone()];
     assert!(due_tags(&near, "2026-01-06T02:00:00Z").is_empty());
     assert_eq!(due_tags(&near, "2026-01-07T02:00:00Z"), ["daily"]);
 }
 
-/// The beginning of a series is what was recorded, when all of its first revisions are gone; what was made by
-/// hand, what is from the future and what has no tag decides nothing.
+/// A series keeps its recorded beginning after its first revisions are deleted; revisions made by hand, from
+/// the future or without the tag do not affect it.
 #[test]
 fn a_series_keeps_the_hour_at_which_it_began() {
     let daily: Tag = "daily".parse().unwrap();
@@ -160,7 +161,7 @@ fn a_series_keeps_the_hour_at_which_it_began() {
     let past = Past::of(&mixed[1..]);
     assert_eq!(after(&past, &scheduled, "2026-01-03T02:00:00Z"), ["daily 2026-01-03T02:00:00Z"]);
     assert!(after(&past, &BTreeSet::new(), "2026-01-03T02:00:00Z").is_empty());
-    // Known ones stay, those of the future and those that nobody knows any more go.
+    // Known series stay; those from the future and those of unknown tags are dropped.
     let gone = Series::new("hourly".parse().unwrap(), at("2026-01-01T02:00:00Z"));
     for (series, expected) in [
         (&began[..], "daily 2026-01-01T02:00:00Z"),
@@ -177,8 +178,8 @@ fn one(more: &str) -> Config {
     Config::parse(&text, Path::new("x")).unwrap()
 }
 
-/// A time of the day and a window are those of the time zone of the tag; what was missed waits for the next
-/// window, unless a whole interval was missed; the first revision of all is made at once.
+/// A time of day and a window are in the time zone of the tag. A missed backup waits for the next window,
+/// unless a whole interval was missed. The very first revision is made at once.
 #[test]
 fn a_tag_is_made_in_its_window() {
     let text = "at = \"02:00\"\nwindow = \"01:00-05:00\"\ntimezone = \"Europe/Berlin\"";
@@ -203,9 +204,9 @@ fn a_tag_is_made_in_its_window() {
     assert_eq!(missed.unwrap().0, at("2026-07-02T23:00:00Z"));
 }
 
-/// On the day on which summer time begins there is no window from two to three; it is an hour later then.
+/// When summer time begins, the window from two to three does not exist and moves by an hour.
 #[test]
-fn a_window_that_the_clock_leaves_out_is_later() {
+fn a_window_that_the_clock_skips_is_later() {
     let config = one("at = \"02:30\"\nwindow = \"02:00-03:00\"\ntimezone = \"Europe/Berlin\"");
     let last = [revision("2026-03-28T01:30:00Z", &["daily"])];
     for (now, expected) in [
@@ -219,7 +220,7 @@ fn a_window_that_the_clock_leaves_out_is_later() {
     }
 }
 
-/// A tag that is new in the schedule, with a time of the day, waits for that; without one it is due at once.
+/// A new tag with a time of day waits for it; without one it is due at once.
 #[test]
 fn a_new_tag_waits_for_its_time() {
     let other = [revision("2026-07-01T12:00:00Z", &["weekly"])];
@@ -232,8 +233,8 @@ fn a_new_tag_waits_for_its_time() {
     }
 }
 
-/// The latest revision with a tag counts, wherever it stands, and one that begins at this moment is not from the
-/// future.
+/// The latest revision with a tag counts, wherever it is in the list, and one that begins right now is not
+/// from the future.
 #[test]
 fn the_latest_revision_with_the_tag_counts() {
     let now = "2026-01-02T00:00:00Z";

@@ -1,8 +1,9 @@
 //! Times that a person types to name a revision: `2026-11-28`, `2026-11-28 02:00`, `yesterday`, `3 hours ago`.
 //!
-//! A time lasts as long as it is written: a day to its midnight, a minute to its 60th second. So `2026-11-28` names the newest revision
-//! of that day if it has one, and `02:00` the one that `status` shows as made at 02:00, although that was at 02:00:13. The time
-//! of a revision is when its backup began. A time without an offset is that of the reader's time zone.
+//! A time covers as much as was written: a day until midnight, a minute until its 60th second. So
+//! `2026-11-28` names the newest revision of that day if there is one, and `02:00` the one that `status`
+//! shows at 02:00, although its backup began at 02:00:13. The time of a revision is the start of its backup.
+//! A time without an offset is in the reader's time zone.
 
 use std::fmt::Display;
 
@@ -14,12 +15,12 @@ use super::{ambiguous, no_such};
 use crate::base::error::{Error, Result};
 use crate::format::manifest::Revision;
 
-/// When and where a revision is named: `yesterday` and `02:00` mean nothing without.
+/// The time and zone of the request, without which `yesterday` and `02:00` mean nothing.
 #[derive(Debug, Clone)]
 pub struct Here {
-    /// The present moment.
+    /// The current time.
     pub now: Timestamp,
-    /// The time zone of whoever names the revision.
+    /// The time zone of the person who names the revision.
     pub zone: TimeZone,
 }
 
@@ -27,14 +28,14 @@ pub struct Here {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct When {
     text: String,
-    /// Two for a time of day that the clocks show twice when they go back, else one.
+    /// Two for a time that the clocks show twice when they go back, otherwise one.
     readings: Vec<Stretch>,
     zone: TimeZone,
-    /// The same as the beginning of a UUID, if it can be one.
+    /// The same text as the prefix of a UUID, if it can be one.
     prefix: Option<String>,
 }
 
-/// From one moment to another, which is not part of it; a single moment lasts a nanosecond.
+/// From one moment to another, exclusive; a single moment lasts a nanosecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub(super) start: Timestamp,
@@ -50,10 +51,10 @@ impl Stretch {
 }
 
 impl When {
-    /// Reads a time; `None` when the text does not look like one.
+    /// Parses a time; `None` if the text does not look like one.
     ///
     /// # Errors
-    /// [`Error::Specification`] when it looks like one, and there is no such time.
+    /// [`Error::Specification`] if it looks like one but no such time exists.
     pub(super) fn parse(text: &str, here: &Here) -> Option<Result<Self>> {
         let readings = stretches(text, here)?.map_err(|why| Error::Specification {
             message: format!("'{}' names no time: {why}", text.escape_default()),
@@ -65,8 +66,8 @@ impl When {
         }))
     }
 
-    /// A moment that a program gives, as exact as it keeps times: revisions that were made within `exactness` after it count as made then.
-    /// `None` at the end of time.
+    /// A moment given by a program, with the precision of its clock: revisions made within `exactness` after
+    /// it count as made then. `None` at the end of time.
     pub fn moment(time: Timestamp, exactness: SignedDuration, zone: TimeZone) -> Option<Self> {
         let end = time.checked_add(exactness).ok()?;
         let reading = Stretch { start: time, end, offset: zone.to_offset(time), is_moment: true };
@@ -76,7 +77,7 @@ impl When {
     /// The number of the newest revision that was not made after this time.
     ///
     /// # Errors
-    /// [`Error::NoSuchRevision`] when all are younger, or when it can be read in several ways that mean several revisions.
+    /// [`Error::NoSuchRevision`] if all are younger, or if several readings mean different revisions.
     pub(super) fn newest_not_after(&self, revisions: &[Revision]) -> Result<usize> {
         let mut ways = Ways::default();
         for reading in &self.readings {
@@ -92,11 +93,11 @@ impl When {
         ways.only(self, || no_such(format!("no revision is as old as {self}; {}", oldest())))
     }
 
-    /// The numbers of all revisions that were made in this time.
+    /// The numbers of all revisions made in this time.
     ///
     /// # Errors
-    /// [`Error::Specification`] when it is a single moment; [`Error::NoSuchRevision`] when there are none, or when it can be read in
-    /// several ways.
+    /// [`Error::Specification`] if it is a single moment; [`Error::NoSuchRevision`] if there are none, or if
+    /// it has several readings.
     pub(super) fn all_made(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
         if self.readings.iter().any(|reading| reading.is_moment) {
             let message = format!(
@@ -115,14 +116,14 @@ impl When {
         }
         self.add_uuids(&mut ways, revisions);
         ways.only(self, || no_such(format!("no revision was made on {self}")))?;
-        // Without any that was made then, it is the one whose UUID begins so.
+        // If no revision was made then, it is the one whose UUID has this prefix.
         Ok(if made.is_empty() { ways.numbers() } else { made })
     }
 
     /// The time as the end of a range.
     ///
     /// # Errors
-    /// [`Error::NoSuchRevision`] when it can be read in several ways.
+    /// [`Error::NoSuchRevision`] if it has several readings.
     pub(super) fn only_reading(&self) -> Result<Stretch> {
         match self.readings.as_slice() {
             [one] => Ok(*one),
@@ -133,7 +134,7 @@ impl When {
         }
     }
 
-    /// When something was, as this is written.
+    /// A time in the format of this one.
     pub(super) fn local(&self, time: Timestamp) -> impl Display {
         time.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M").to_string()
     }
@@ -159,7 +160,7 @@ impl Display for When {
     }
 }
 
-/// The revisions that one text can mean, and why.
+/// The revisions that a text can mean, and why.
 #[derive(Default)]
 struct Ways(Vec<(usize, String)>);
 
@@ -182,7 +183,7 @@ impl Ways {
     }
 }
 
-/// What a text means; `None` when it does not look like a time, and why it is none when it does.
+/// The readings of a text; `None` if it does not look like a time, and the reason if it does but is not valid.
 fn stretches(text: &str, here: &Here) -> Option<std::result::Result<Vec<Stretch>, String>> {
     if let Some(count) = text.strip_suffix(" ago") {
         return Some(ago(count, here));
@@ -221,7 +222,7 @@ fn has_shape_of_date(text: &str) -> bool {
         })
 }
 
-/// `3 days`, `1 hour`: days and weeks are those of the calendar, as with `yesterday`; hours and minutes are exact.
+/// `3 days`, `1 hour`: days and weeks are calendar days, as in `yesterday`; hours and minutes are exact.
 fn ago(text: &str, here: &Here) -> std::result::Result<Vec<Stretch>, String> {
     let expected = "expected a number of minutes, hours, days or weeks, as in '3 days ago'";
     let far = || "it is too long ago".to_owned();

@@ -1,9 +1,9 @@
-//! The command of a drill: run on a restored revision by a guard, so that it ends, with all that it has started, when
-//! its time is over, when it has ended itself, when somebody asks to stop, and when the drill is killed.
+//! The command of a drill, run on a restored revision by a guard. The guard ends it with all its descendants
+//! when its time is up, when it exits, when the user stops the drill, and when the drill is killed.
 //!
-//! Whatever it starts is in its process group, or becomes a child of the guard when its own parent ends: the guard is
-//! the reaper of its descendants. Its output goes where the guard's goes, its input is empty, and no signal from a
-//! terminal reaches it.
+//! All its descendants are in its process group, or become children of the guard when their own parent exits:
+//! the guard is their subreaper. Its output goes where the guard's goes, its input is empty, and signals from
+//! a terminal do not reach it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -26,32 +26,32 @@ use super::{GUARD_START, TICK, guard};
 use crate::base::error::{Error, Result, describe_io};
 use crate::base::progress::Observer;
 
-/// How often a command that runs is looked at.
+/// How often to poll a running command.
 const POLL: Duration = Duration::from_millis(20);
-/// How long what was asked to end is waited for, and how long what was killed.
+/// How long to wait after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The service manager is told what backy does, by backy.
+/// Only backy itself reports to the service manager.
 const NOTIFY: &str = "NOTIFY_SOCKET";
 
-/// What a command is, and how long it may take.
+/// A command and its time limit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     words: Vec<Vec<u8>>,
     timeout: Option<Duration>,
-    /// The process that it is run for.
+    /// The process that it runs for.
     parent: i32,
 }
 
-/// What became of a command.
+/// How a command ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Ended {
-    /// It could not be started; the system's code for why.
+    /// It could not be started; with the system's error number.
     NotStarted(Option<i32>),
-    /// It ended; why it was not content, if so.
+    /// It exited; with the reason if it failed.
     Well(Option<String>),
 }
 
-/// The words of a command with `path` in the place of every `{}`, or as the last one.
+/// The words of a command, with `path` in place of every `{}`, or appended if there is none.
 pub fn words_on(given: &[OsString], path: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> =
         given.iter().map(|word| replace(word, path.as_os_str())).collect();
@@ -80,15 +80,15 @@ fn replace(word: &OsStr, by: &OsStr) -> OsString {
     OsString::from_vec(out)
 }
 
-/// Runs a command to its end, for `timeout` at most; nothing if it was content, else why not. What it prints goes to
-/// standard error.
+/// Runs a command to its end, for at most `timeout`. The inner result is `Err` with the reason if the command
+/// failed. Its output goes to standard error.
 ///
-/// `guard` is the program that becomes its guard, and its arguments, as that of hooks. Without one the command is run
-/// by this process, and what it has started elsewhere than in its process group, or what is left when this process is
-/// killed, goes on.
+/// `guard` is the program, with its arguments, that becomes the guard, as for hooks. Without one, this
+/// process runs the command. Then descendants outside of its process group live on, and so does everything if
+/// this process is killed.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be started; [`Error::Interrupted`] when somebody asked to stop.
+/// [`Error::Io`] if it cannot be started; [`Error::Interrupted`] if the observer asks to stop.
 pub fn run_command(
     words: &[OsString],
     timeout: Option<Duration>,
@@ -133,7 +133,7 @@ fn guarded(guard: &[OsString], job: Job, observer: &dyn Observer) -> Result<Ende
         .map_err(failed())?;
     let ended = converse(Wire::new(ours), job, observer);
     if ended.is_none() {
-        // It has nothing to run, or does not answer any more.
+        // The guard has nothing to run, or no longer answers.
         let _ = child.kill();
     }
     let _ = child.wait();
@@ -144,7 +144,7 @@ fn guarded(guard: &[OsString], job: Job, observer: &dyn Observer) -> Result<Ende
     }
 }
 
-/// Gives a guard its job and waits for the end; none when it never was there.
+/// Gives a guard its job and waits for the end; `None` if the guard never started.
 fn converse(mut wire: Wire, job: Job, observer: &dyn Observer) -> Option<Ended> {
     let began = Instant::now();
     loop {
@@ -162,7 +162,7 @@ fn converse(mut wire: Wire, job: Job, observer: &dyn Observer) -> Option<Ended> 
             Next::Message(FromGuard::Started(found)) => group = Some(found),
             Next::Nothing if observer.cancelled() && !asked => {
                 asked = true;
-                // One that has gone is noticed next.
+                // The next message shows if the guard has gone.
                 let _ = wire.send(&ToGuard::Stop);
             }
             Next::Nothing => {}
@@ -174,26 +174,25 @@ fn converse(mut wire: Wire, job: Job, observer: &dyn Observer) -> Option<Ended> 
     }
 }
 
-/// What a guard does with a command: runs it, and ends it when the drill has gone.
+/// The guard's part: runs a command, and ends it when the drill has gone.
 pub(super) fn serve(wire: &mut Wire, job: &Job) {
-    // What is orphaned becomes a child of this process. Where the system cannot, the process group is all that is
-    // ended.
+    // Orphans become children of this process. If the system does not support that, only the process group is ended.
     let _ = set_child_subreaper(Some(getpid()));
     let mut told = false;
     let ended = run(job, true, &mut |group| {
         if !told {
             told = true;
-            // Whoever has gone is noticed soon enough.
+            // If the drill has gone, the next message shows it.
             let _ = wire.send(&FromGuard::Started(group));
         }
         !matches!(guard::next(wire, job.parent, Duration::ZERO), Next::Nothing)
     });
-    // Whoever has gone hears nothing.
+    // If the drill has gone, nobody needs the result.
     let _ = wire.send(&FromGuard::Command(ended));
 }
 
-/// Runs it in a process group of its own, of which `stop` is asked all the time. With `adopts` this process is the
-/// reaper of all that it starts.
+/// Runs it in a process group of its own and polls `stop` with that group. With `adopts`, this process reaps
+/// all its descendants.
 fn run(job: &Job, adopts: bool, stop: &mut dyn FnMut(i32) -> bool) -> Ended {
     let words: Vec<&OsStr> = job.words.iter().map(|word| OsStr::from_bytes(word)).collect();
     let Some((program, arguments)) = words.split_first() else { return Ended::NotStarted(None) };
@@ -224,7 +223,7 @@ fn run(job: &Job, adopts: bool, stop: &mut dyn FnMut(i32) -> bool) -> Ended {
     })
 }
 
-/// Waits for the command; ends it when its time is over or it is to stop, and says so then.
+/// Waits for the command. Ends it, with the reason, when its time is up or `stop` says so.
 fn attend(
     child: &mut Child,
     timeout: Option<Duration>,
@@ -247,7 +246,7 @@ fn attend(
     };
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     for signal in [Signal::TERM, Signal::KILL] {
-        // It may just have ended.
+        // It may have exited just now.
         let _ = group.map(|group| kill_process_group(group, signal));
         let asked = Instant::now();
         while asked.elapsed() < PATIENCE {
@@ -260,8 +259,8 @@ fn attend(
     (Err(io::ErrorKind::TimedOut.into()), Some(format!("{why}, but cannot be killed")))
 }
 
-/// Ends what a command that has ended itself has left behind: what is in its process group and, where this process
-/// adopts it, the rest.
+/// Ends what a command left behind when it exited: the rest of its process group and, with `adopts`, its
+/// other descendants.
 fn end_descendants(group: Option<Pid>, adopts: bool) {
     for signal in [Signal::TERM, Signal::KILL] {
         let asked = Instant::now();
@@ -276,25 +275,25 @@ fn end_descendants(group: Option<Pid>, adopts: bool) {
     }
 }
 
-/// Sends a signal to all children of this process, and reaps those that have ended; whether there are any left.
+/// Sends a signal to all children of this process and reaps those that have exited. True if any are left.
 fn end_adopted(signal: Signal) -> bool {
     let own = getpid();
     for process in children_of(own) {
-        // It may just have ended.
+        // It may have exited just now.
         let _ = kill_process(process, signal);
     }
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-    // An error: there are none.
+    // An error means that there are none.
     matches!(wait(WaitOptions::NOHANG), Ok(None))
 }
 
-/// The children of a process, as far as this one may see them.
+/// The children of a process that this one can see.
 fn children_of(parent: Pid) -> Vec<Pid> {
     let processes = Path::new("/proc").read_dir().into_iter().flatten().flatten();
     let child = |entry: std::fs::DirEntry| {
         let process: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name, in brackets, may hold anything; after it the state and the parent.
+        // The name, in brackets, may hold anything; the state and the parent follow it.
         let (_, fields) = stat.rsplit_once(')')?;
         let found: i32 = fields.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Pid::from_raw(process).filter(|_| found == parent.as_raw_nonzero().get())
@@ -307,9 +306,9 @@ mod tests {
     use super::*;
     use crate::base::progress::Silent;
 
-    /// The path takes the place of every `{}`, or comes last.
+    /// The path replaces every `{}`, or comes last.
     #[test]
-    fn the_path_has_its_place_in_the_command() {
+    fn the_path_replaces_braces_in_the_command_or_comes_last() {
         for (given, expected) in [
             (&["ls"][..], "ls /x"),
             (&["ls", "-l"], "ls -l /x"),
@@ -328,7 +327,7 @@ mod tests {
         run_command(&words, Some(timeout), &[], &Silent)
     }
 
-    /// Also without a guard a command has its time limit, and what is in its process group ends with it.
+    /// Without a guard, too, a command has its time limit, and its process group ends with it.
     #[test]
     fn a_command_without_a_guard_ends_with_its_group() {
         let minute = Duration::from_secs(60);
@@ -342,7 +341,7 @@ mod tests {
         let late = run_line("sleep 30", Duration::from_millis(200)).unwrap().unwrap_err();
         assert_eq!(late, "'sh' did not end within 0.2 s and was stopped");
         std::thread::sleep(Duration::from_secs(3));
-        assert!(!mark.exists(), "a child went on");
+        assert!(!mark.exists(), "a child is still running");
         let none = run_command(&["/no/such/program".into()], None, &[], &Silent).unwrap_err();
         assert!(none.to_string().contains("/no/such/program"), "{none}");
     }

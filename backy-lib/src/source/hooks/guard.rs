@@ -1,10 +1,10 @@
-//! The guard: a process of its own that runs the hooks of one backup, so that `after` is run whatever becomes of the
-//! backup; or the command of one drill, which is to end with it.
+//! The guard: a separate process that runs the hooks of one backup, so that `after` runs whatever happens to
+//! the backup; or the command of one drill, which must end with it.
 //!
-//! A backup can be killed at any moment, and a file system that `before` has frozen would stay so. The guard holds one end of a
-//! socket; when the other end is closed without a word the backup has gone, and the guard runs `after` by itself. It is in a
-//! session of its own, so that Ctrl-C does not reach it, and it holds the archive's lock, so that no other
-//! backup begins before its hooks have ended. It does not read the archive.
+//! A backup can be killed at any moment, and a file system frozen by `before` would stay frozen. The guard
+//! holds one end of a socket. If the other end closes without a message, the backup has gone, and the guard
+//! runs `after` on its own. It has its own session, so that Ctrl-C does not reach it, and it holds the
+//! archive's lock, so that no other backup begins before its hooks have ended. It does not read the archive.
 
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ use super::wire::{FromGuard, Job, Next, ToGuard, Wire};
 use super::{Outcome, command, environment_of_hook};
 use crate::policy::config::HookCommand;
 
-/// How often it is looked whether the backup is still there.
+/// How often to check that the backup is still running.
 const TICK: Duration = Duration::from_millis(100);
 /// How much later than the backup itself the guard acts when the source has been held for too long.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// Guards one backup; returns when its hooks have ended. Gives what there was nobody left to be told of, in sentences.
+/// Guards one backup and returns when its hooks have ended. The result has sentences about what happened
+/// after the backup had gone.
 ///
-/// `socket` is the other end of the one that the backup has. The caller has arranged that no signal but SIGKILL ends this
-/// process.
+/// `socket` is connected to the backup's socket. The caller has made sure that no signal but SIGKILL ends this process.
 pub fn serve(socket: UnixStream) -> Vec<String> {
-    // It fails for one that has a session of its own already.
+    // Fails if the process already has its own session.
     let _ = setsid();
     let mut wire = Wire::new(socket);
     if wire.send(&FromGuard::Ready).is_err() {
@@ -102,7 +102,7 @@ impl Guard {
         ran
     }
 
-    /// Waits until `after` has to be run; with which outcome, and whether it was not asked for.
+    /// Waits until `after` has to run; with the outcome, and whether it runs before the backup asked for it.
     fn wait(&mut self, began: Instant) -> (Outcome, bool) {
         let limit = self.job.max_hold.map(|limit| limit.saturating_add(SLACK));
         while !self.has_gone {
@@ -137,7 +137,7 @@ impl Guard {
         let mut stop = |group: i32| {
             if !told {
                 told = true;
-                // Whoever has gone is noticed soon enough.
+                // If the backup has gone, the next message shows it.
                 let _ = self.wire.send(&FromGuard::Started(group));
             }
             stop(self)
@@ -151,8 +151,8 @@ impl Guard {
     }
 }
 
-/// The next message; its end also when `guarded` is not this process's parent any more: a copy of its end of the
-/// socket may have come into other hands.
+/// The next message. Also [`Next::End`] once `guarded` is no longer this process's parent: another process
+/// may hold a copy of its end of the socket.
 pub(super) fn next(wire: &mut Wire, guarded: i32, wait: Duration) -> Next<ToGuard> {
     let next = wire.next(wait);
     let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());

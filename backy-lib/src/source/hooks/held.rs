@@ -1,4 +1,4 @@
-//! A source that is held: opened after `before`, closed before `after`, which is run in any case.
+//! A held source: opened after `before`, closed before `after`, which runs in any case.
 
 use std::time::Instant;
 
@@ -8,18 +8,18 @@ use crate::base::fork::Maker;
 use crate::base::progress::{Event, Observer};
 use crate::source::Source;
 
-/// A source between its hooks. When it is dropped, as when a thread panics, it is let go of as well.
+/// A source between its hooks. Dropping it, as when a thread panics, releases it as well.
 pub(crate) struct Held<'a> {
-    // Dropped first: a snapshot that is open cannot be removed.
+    // Drop it first: an open snapshot cannot be deleted.
     source: Box<dyn Source + 'a>,
     around: Around<'a>,
 }
 
-/// Hooks of which `before` has been called.
+/// Hooks whose `before` has run.
 struct Around<'a> {
     hooks: &'a mut dyn Hooks,
     observer: &'a dyn Observer,
-    /// Whether `after` has to be called.
+    /// Whether `after` still has to run.
     pending: bool,
     maker: Maker,
 }
@@ -40,12 +40,12 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// What is held.
+    /// The open source.
     pub(crate) fn source(&self) -> &(dyn Source + 'a) {
         &*self.source
     }
 
-    /// Goes on when it has worked, else lets go.
+    /// Continues after success; releases the source after an error.
     pub(crate) fn checked<T>(self, result: Result<T>) -> Result<(Self, T)> {
         match result {
             Ok(done) => Ok((self, done)),
@@ -53,27 +53,27 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Lets go, since the source has been read or could not be. What has been read may be committed also when `after` has
-    /// failed; that error is given as well.
+    /// Releases the source, read or not. Data that was read may be committed even if `after` failed; its
+    /// error is returned as well.
     pub(crate) fn finish<T>(self, result: Result<T>) -> Result<(T, Option<Error>)> {
         let overdue = self.deadline().is_some_and(|deadline| Instant::now() > deadline);
         let done = match result {
             Ok(_) if overdue => return Err(self.failed(too_long())),
             Ok(done) => done,
-            // The observer below has stopped it, and nobody else.
+            // Only the observer below has stopped it.
             Err(Error::Interrupted) if overdue && !self.around.observer.cancelled() => {
                 return Err(self.failed(too_long()));
             }
             Err(error) => return Err(self.failed(error)),
         };
-        match self.let_go(Outcome::Ok) {
+        match self.release(Outcome::Ok) {
             Ended::Well => Ok((done, None)),
             Ended::Failed(error) => Ok((done, Some(error))),
             Ended::TooEarly(error) => Err(error),
         }
     }
 
-    /// The observer, who also stops the work when the source has been held for too long.
+    /// The observer, which also stops the work when the source has been held for too long.
     pub(crate) fn observer(&self) -> Impatient<'a> {
         Impatient { observer: self.around.observer, deadline: self.deadline() }
     }
@@ -88,7 +88,7 @@ impl<'a> Held<'a> {
         around.failed(error)
     }
 
-    fn let_go(self, outcome: Outcome) -> Ended {
+    fn release(self, outcome: Outcome) -> Ended {
         let Held { source, mut around } = self;
         drop(source);
         around.end(outcome)
@@ -97,7 +97,8 @@ impl<'a> Held<'a> {
 
 fn too_long() -> Error {
     let message = "it had to be run before the source had been read, for the max_hold of backy.toml has passed; \
-                   set a longer time there, or \"none\", if reading the source takes longer; the archive is as it was before";
+                   set a longer time there, or \"none\", if reading the source takes longer; the archive is as it \
+                   was before";
     Error::Hook { hook: "after", message: message.to_owned() }
 }
 
@@ -109,7 +110,7 @@ impl Around<'_> {
         }
     }
 
-    /// Lets go because of an error; adds that of `after`, if there is one.
+    /// Releases the source after an error, and adds the error of `after`, if any.
     fn failed(mut self, error: Error) -> Error {
         let outcome = match error.kind() {
             ErrorKind::Interrupted => Outcome::Interrupted,
@@ -126,7 +127,7 @@ impl Around<'_> {
 
 impl Drop for Around<'_> {
     fn drop(&mut self) {
-        // In a child it would be run while the parent still reads the source.
+        // A child must not run it while the parent still reads the source.
         if !self.maker.is_this() {
             return;
         }
@@ -136,7 +137,7 @@ impl Drop for Around<'_> {
     }
 }
 
-/// Stops the work when somebody asks to, or when the source has been held for too long.
+/// Stops the work when the caller asks to, or when the source has been held for too long.
 pub(crate) struct Impatient<'a> {
     observer: &'a dyn Observer,
     deadline: Option<Instant>,

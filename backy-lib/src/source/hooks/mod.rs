@@ -1,12 +1,13 @@
-//! Hooks: programs of the operator that are run around the reading of the source, such as to freeze a file system or to make a
-//! snapshot.
+//! Hooks: programs of the operator that run before and after the source is read, for instance to freeze a
+//! file system or make a snapshot.
 //!
-//! `before` is run before the source is opened. `after` is run once it has been read and closed, or could not be: exactly
-//! once when `before` was started, and never else, whatever ends the backup. To hold that even when the backup is
-//! killed, the hooks are run by a process of its own, the [`guard`]. The library does not know how that is started;
-//! whoever makes [`CommandHooks`] says it, and without it the hooks are run in this process.
+//! `before` runs before the source is opened. `after` runs once the source has been read and closed, or could
+//! not be read: exactly once if `before` was started, and otherwise never, however the backup ends. To keep
+//! that promise even if the backup is killed, a separate process, the [`guard`], runs the hooks. The creator
+//! of [`CommandHooks`] says how to start the guard, which the library does not know; without one, the hooks
+//! run in this process.
 //!
-//! Hooks know nothing of archives, and a backup nothing of processes: [`Hooks`] is what lies between.
+//! Hooks know nothing of archives, and a backup nothing of processes: [`Hooks`] is the interface between them.
 
 mod command;
 pub mod guard;
@@ -34,24 +35,24 @@ pub(crate) use held::Held;
 use process::{Conditions, Ran};
 use wire::{FromGuard, Job, Next, ToGuard, Wire};
 
-/// How long a guard may take until it is there.
+/// How long a guard may take to start.
 const GUARD_START: Duration = Duration::from_secs(60);
-/// How often it is looked whether somebody asked to stop.
+/// How often to check whether the caller asked to stop.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How the reading of the source has ended.
+/// How reading the source ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It has been read to its end. The revision is not committed yet.
+    /// The source was read to its end. The revision is not committed yet.
     Ok,
     /// Something failed: `before`, the source, or the archive.
     Failed,
-    /// Somebody asked to stop, or the backup was killed.
+    /// The caller asked to stop, or the backup was killed.
     Interrupted,
 }
 
 impl Outcome {
-    /// As `after` finds it in its environment.
+    /// The value in the environment of `after`.
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
@@ -61,11 +62,11 @@ impl Outcome {
     }
 }
 
-/// The backup that hooks are run for.
+/// The backup that the hooks run for.
 pub struct Occasion<'a> {
     /// The archive's folder.
     pub archive: &'a Path,
-    /// The revision to be made.
+    /// The revision that it makes.
     pub revision: RevisionId,
     /// Keeps the archive locked until the hooks have ended.
     pub lock: Option<OwnedFd>,
@@ -74,23 +75,23 @@ pub struct Occasion<'a> {
 /// How `after` ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// As it should.
+    /// It succeeded.
     Well,
-    /// The hook failed, which does not concern what has been read.
+    /// The hook failed, which does not affect the data that was read.
     Failed(Error),
-    /// It was run while the source was still being read, so that nothing of that can be relied on.
+    /// It ran while the source was still being read, so that none of the data can be trusted.
     TooEarly(Error),
 }
 
-/// What is done around the reading of a source.
+/// The actions before and after a source is read.
 pub trait Hooks {
-    /// Makes the source ready to be read.
+    /// Prepares the source for reading.
     fn before(&mut self, occasion: Occasion<'_>, observer: &dyn Observer) -> Result<()>;
 
-    /// The source is no longer needed. Called exactly once after `before` was called, however that ended.
+    /// Releases the source. Called exactly once after a call of `before`, whatever its result.
     fn after(&mut self, outcome: Outcome, observer: &dyn Observer) -> Ended;
 
-    /// When the source has to be let go at the latest.
+    /// When the source has to be released at the latest.
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -114,16 +115,16 @@ impl Hooks for NoHooks {
 pub struct CommandHooks {
     config: HooksConfig,
     source: Option<PathBuf>,
-    /// The program that becomes the guard, and its arguments; none: there is no guard.
+    /// The program that becomes the guard, with its arguments; empty for no guard.
     guard: Vec<OsString>,
     environment: Vec<(String, OsString)>,
     began: Option<Instant>,
-    /// Whether `after` has to be run.
+    /// Whether `after` has to run.
     started: bool,
     guarded: Option<Guarded>,
 }
 
-/// A guard that is at work.
+/// A running guard.
 struct Guarded {
     child: Child,
     wire: Wire,
@@ -132,8 +133,9 @@ struct Guarded {
 }
 
 impl CommandHooks {
-    /// `source` is what the hooks are told is backed up. `guard` is the program that becomes the guard, and its arguments: it
-    /// has to call [`guard::serve`] with its standard input, which is a socket, and must not touch its standard output.
+    /// `source` goes into the environment of the hooks. `guard` is the program that becomes the guard, with
+    /// its arguments: it must call [`guard::serve`] with its standard input, which is a socket, and must not
+    /// touch its standard output.
     pub(crate) fn new(config: HooksConfig, source: Option<PathBuf>, guard: Vec<OsString>) -> Self {
         CommandHooks {
             config,
@@ -146,7 +148,7 @@ impl CommandHooks {
         }
     }
 
-    /// What hooks are told in their environment, besides which one they are and how it ended.
+    /// The environment of both hooks; each gets its name and the outcome in addition.
     fn environment(&self, occasion: &Occasion<'_>) -> Vec<(String, OsString)> {
         let path = |path: &Option<PathBuf>| path.clone().unwrap_or_default().into_os_string();
         [
@@ -196,14 +198,14 @@ impl Hooks for CommandHooks {
         if self.config.is_empty() {
             return Ok(());
         }
-        // Standard error, or a log, may be on what is going to be frozen.
+        // Standard error or a log may be on the file system that is about to be frozen.
         observer.hold_back(true);
         self.environment = self.environment(&occasion);
         self.began = Some(Instant::now());
         let ran = self.run_before(occasion, observer)?;
         self.started = ran.started;
         if self.config.before.is_some() {
-            tell("before", &ran, observer);
+            report("before", &ran, observer);
         }
         match ran.failure {
             None => Ok(()),
@@ -220,7 +222,7 @@ impl Hooks for CommandHooks {
         observer.hold_back(false);
         let Some((ran, is_early)) = ran else { return Ended::Well };
         if self.config.after.is_some() {
-            tell("after", &ran, observer);
+            report("after", &ran, observer);
         }
         let failed = ran.failure.map(|message| Error::Hook { hook: "after", message });
         match (is_early, failed) {
@@ -236,7 +238,7 @@ impl Hooks for CommandHooks {
 }
 
 impl CommandHooks {
-    /// Runs `after`, if it has to be run; whether it was run before it was asked for.
+    /// Runs `after` if it has to run; with whether it ran before the backup asked for it.
     fn run_after(&mut self, outcome: Outcome) -> Option<(Ran, bool)> {
         let guarded = self.guarded.take();
         if !std::mem::take(&mut self.started) {
@@ -246,7 +248,7 @@ impl CommandHooks {
             return None;
         }
         let by_guard = guarded.and_then(|guarded| guarded.after(outcome));
-        // There is no guard, or it has been killed.
+        // There is no guard, or it was killed.
         by_guard.or_else(|| {
             let command = self.config.after.as_ref()?;
             Some((self.run_here(command, "after", Some(outcome), &mut |_| false), false))
@@ -263,15 +265,15 @@ impl CommandHooks {
     }
 }
 
-/// What a hook finds in its environment of itself.
+/// The environment that is specific to one hook.
 fn environment_of_hook(name: &str, outcome: Option<Outcome>) -> Vec<(String, OsString)> {
     let own = ("BACKY_HOOK".to_owned(), OsString::from(name));
     let result = outcome.map(|outcome| ("BACKY_RESULT".to_owned(), outcome.word().into()));
     std::iter::once(own).chain(result).collect()
 }
 
-/// What a hook printed, and how long it took.
-fn tell(name: &str, ran: &Ran, observer: &dyn Observer) {
+/// Reports what a hook printed, and how long it took.
+fn report(name: &str, ran: &Ran, observer: &dyn Observer) {
     for line in &ran.output {
         observer.event(&Event::Note(format!("hook {name}: {line}")));
     }
@@ -303,7 +305,7 @@ impl Guarded {
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(OwnedFd::from(theirs))
-            // Held open there, and thereby locked.
+            // The guard keeps it open, and thereby locked.
             .stdout(lock.map_or_else(Stdio::null, Stdio::from))
             .spawn()
             .map_err(fail("the hook guard could not be started"))?;
@@ -333,7 +335,7 @@ impl Guarded {
 
     /// Ends a guard that has nothing to guard yet.
     fn give_up(mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -353,24 +355,24 @@ impl Guarded {
                 Next::Nothing => {}
             }
         }
-        // Nobody ends the hook any more, and 'after' has to come after it.
+        // Nothing else ends the hook now, and `after` must not run beside it.
         process::end_group(self.group);
         let failure = Some("the process that ran it was killed".to_owned());
         Ran { started: true, failure, ..Ran::default() }
     }
 
-    /// Waits for a guard that has nothing to do: until it has ended the archive is locked.
+    /// Waits for a guard that has nothing left to do: the archive stays locked until it exits.
     fn dismiss(mut self) {
         drop(self.wire);
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.child.wait();
     }
 
-    /// Has `after` run; whether it was run before it was asked for. `None` when the guard has been killed.
+    /// Has the guard run `after`; with whether it ran before the backup asked for it. `None` if the guard was killed.
     fn after(mut self, outcome: Outcome) -> Option<(Ran, bool)> {
         let mut done = None;
         let mut is_there = self.wire.send(&ToGuard::After(outcome)).is_ok();
-        // What it has said before it was killed counts as well.
+        // Messages that it sent before it was killed count as well.
         self.group = None;
         loop {
             match self.wire.next(TICK) {
@@ -389,7 +391,7 @@ impl Guarded {
             process::end_group(self.group);
         }
         drop(self.wire);
-        // Until it has ended the archive is locked.
+        // The archive stays locked until it exits.
         let _ = self.child.wait();
         done
     }

@@ -1,4 +1,4 @@
-//! Running one hook: in a process group of its own, with a time limit, its output kept as far as somebody will read it.
+//! Runs one hook in a process group of its own, with a time limit, and keeps the end of its output.
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, Read};
@@ -14,52 +14,52 @@ use serde::{Deserialize, Serialize};
 use crate::base::error::describe_io;
 use crate::policy::config::HookCommand;
 
-/// How often a hook that runs is looked at.
+/// How often to poll a running hook.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// How soon a hook that could not be started is tried again.
+/// How soon to retry a hook that could not be started.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long a hook that was asked to end is waited for, and how long one that was killed.
+/// How long to wait after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The last bytes of a hook's output that are kept.
+/// How many bytes at the end of a hook's output are kept.
 const OUTPUT_BYTES: usize = 16 << 10;
-/// Longest piece of output in a message.
+/// Longest quotation of output in a message.
 const QUOTED_CHARS: usize = 300;
 
-/// What became of a hook.
+/// How a hook ended.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Ran {
-    /// Whether it was started at all.
+    /// Whether it was started.
     pub started: bool,
-    /// Why it counts as failed, in words.
+    /// Why it counts as failed.
     pub failure: Option<String>,
-    /// The last lines of what it printed.
+    /// The last lines of its output.
     pub output: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
 
 impl Ran {
-    /// What becomes of a hook that is not configured.
+    /// The result of a hook that is not configured.
     pub(super) fn nothing() -> Self {
         Ran { started: true, ..Ran::default() }
     }
 }
 
-/// What a hook needs besides its command.
+/// What a hook needs apart from its command.
 pub(super) struct Conditions<'a> {
     /// Added to the environment.
     pub environment: &'a [(String, std::ffi::OsString)],
-    /// Longest time that it may take.
+    /// Its time limit.
     pub timeout: Duration,
-    /// Whether to try again, for as long, when the system has no room for another process at the moment: what it thaws would stay
-    /// frozen.
+    /// Whether to retry until the time limit if the system has no resources for another process right now:
+    /// otherwise the source would stay frozen.
     pub persistent: bool,
-    /// Asked all the time, with its process group, whether to end it.
+    /// Polled with its process group: whether to end it.
     pub stop: &'a mut dyn FnMut(i32) -> bool,
 }
 
-/// Runs a hook to its end. One that takes too long, or is to stop, is ended with all that it has started: SIGTERM, and
-/// SIGKILL for what is still there after some seconds.
+/// Runs a hook to its end. A hook that takes too long, or has to stop, is ended with all its descendants:
+/// SIGTERM, and SIGKILL for those that are left after some seconds.
 pub(super) fn run(command: &HookCommand, conditions: Conditions<'_>) -> Ran {
     let began = Instant::now();
     let mut output = Tail::default();
@@ -93,7 +93,7 @@ pub(super) fn run(command: &HookCommand, conditions: Conditions<'_>) -> Ran {
     Ran { started, failure, output, seconds: began.elapsed().as_secs_f64() }
 }
 
-/// Whether the system may start a process in a moment: there are too many now, or no memory.
+/// Whether the system may be able to start a process soon: at the moment there are too many, or not enough memory.
 fn is_passing(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE))
@@ -102,7 +102,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// Ends a process group whose leader this process did not start.
 pub(super) fn end_group(group: Option<i32>) {
     let Some(group) = group.and_then(Pid::from_raw) else { return };
-    // It may have ended long ago; nobody can be told of anything else.
+    // It may have exited long ago; no other error could be reported.
     let _ = kill_process_group(group, Signal::TERM);
     let asked = Instant::now();
     while asked.elapsed() < PATIENCE && rustix::process::test_kill_process_group(group).is_ok() {
@@ -120,9 +120,9 @@ fn spawn(
     let child = Command::new(program)
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        // Not that of whoever started the backup: cron and a person are in different ones.
+        // A fixed folder: cron and a person start backups in different ones.
         .current_dir("/")
-        // The service manager is told what backy does, by backy.
+        // Only backy itself reports to the service manager.
         .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -132,7 +132,7 @@ fn spawn(
     Ok((child, reader))
 }
 
-/// Waits for the end; in words what was wrong with it.
+/// Waits for the end; returns the reason if the hook failed.
 fn attend(
     child: &mut Child,
     pipe: PipeReader,
@@ -145,7 +145,7 @@ fn attend(
     let group = i32::try_from(child.id()).unwrap_or(0);
     let why = loop {
         read_some(&mut reader, output);
-        // What it has left in the background may hold the pipe for ever: that is not waited for.
+        // Background processes may hold the pipe open for ever, so there is no waiting for them.
         if has_ended(child) {
             read_rest(&mut reader, output);
             break None;
@@ -168,12 +168,12 @@ fn attend(
     }
 }
 
-/// Ends the hook and all in its group; whether its own process has ended. It is not reaped before, so that the number of the
-/// group cannot be anybody else's.
+/// Ends the hook and everything in its group; true if its own process has exited. It is not reaped before, so
+/// that no other group can get the number.
 fn end(child: &Child, reader: &mut Option<PipeReader>, output: &mut Tail) -> bool {
     let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return false };
     for signal in [Signal::TERM, Signal::KILL] {
-        // It may just have ended.
+        // It may have exited just now.
         let _ = kill_process_group(group, signal);
         let asked = Instant::now();
         while asked.elapsed() < PATIENCE && !has_ended(child) {
@@ -187,11 +187,11 @@ fn end(child: &Child, reader: &mut Option<PipeReader>, output: &mut Tail) -> boo
 fn has_ended(child: &Child) -> bool {
     let Some(process) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return true };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    // One that nobody can wait for has been reaped.
+    // A process that cannot be waited for has been reaped.
     !matches!(waitid(WaitId::Pid(process), options), Ok(None) | Err(Errno::INTR))
 }
 
-/// Waits for a moment, and takes what has been printed meanwhile.
+/// Waits for a moment and reads the output so far.
 fn read_some(reader: &mut Option<PipeReader>, output: &mut Tail) {
     match reader {
         None => std::thread::sleep(Duration::from_millis(20)),
@@ -201,7 +201,7 @@ fn read_some(reader: &mut Option<PipeReader>, output: &mut Tail) {
     }
 }
 
-/// What is there already, and no more: a process in the background may go on printing.
+/// Reads what is already there and no more: a background process may keep printing.
 fn read_rest(reader: &mut Option<PipeReader>, output: &mut Tail) {
     let mut pieces = 0;
     while pieces < 64 && read_within(reader, output, &Timespec { tv_sec: 0, tv_nsec: 0 }) {
@@ -262,7 +262,7 @@ fn shorten(text: &str) -> String {
     }
 }
 
-/// A time limit as it was probably written.
+/// A time limit as the config probably has it.
 pub(super) fn time(limit: Duration) -> String {
     let seconds = limit.as_secs();
     match seconds {
@@ -288,9 +288,9 @@ mod tests {
         run(&HookCommand::of_line(line), conditions)
     }
 
-    /// What a hook prints is kept, wherever it prints it; its exit status and its last words are told.
+    /// The output of a hook is kept from both streams; its exit status and last line are reported.
     #[test]
-    fn a_hook_that_ends_is_told_of() {
+    fn the_result_and_output_of_a_hook_are_reported() {
         let minute = Duration::from_secs(60);
         let ran = run_line("echo \"$BACKY_TEST\"; pwd >&2", minute, &mut || false);
         assert_eq!((ran.started, ran.failure), (true, None));
@@ -306,8 +306,8 @@ mod tests {
         assert!(ran.failure.unwrap().contains("'/no/such/program': No such file"));
     }
 
-    /// A hook that hangs is ended with its children, also when they do not want to; what it has left in the background when it
-    /// ends well is not waited for.
+    /// A hook that hangs is ended with its children, even if they ignore SIGTERM. There is no waiting for
+    /// background processes of a hook that succeeds.
     #[test]
     fn a_hook_that_hangs_is_ended_with_its_children() {
         let folder = tempfile::tempdir().unwrap();
@@ -321,7 +321,7 @@ mod tests {
         let failure = ran.failure.unwrap();
         assert!(failure.contains("did not end within 0.3 s and was stopped: waiting"), "{failure}");
         std::thread::sleep(Duration::from_secs(9).saturating_sub(began.elapsed()));
-        assert!(!mark.exists(), "a child went on");
+        assert!(!mark.exists(), "a child is still running");
 
         let began = Instant::now();
         let ran = run_line("sleep 30 & echo done", Duration::from_secs(20), &mut || false);
@@ -336,9 +336,10 @@ mod tests {
         assert!(ran.failure.unwrap().contains("'/bin/sh' was stopped"));
     }
 
-    /// However a hook ends, the message names its program and shows none of its arguments, even if the hook prints them.
+    /// However a hook ends, the message names its program and contains none of its arguments, even if the
+    /// hook prints them.
     #[test]
-    fn what_is_told_of_a_hook_has_none_of_its_arguments() {
+    fn messages_about_a_hook_contain_none_of_its_arguments() {
         let words = |words: &[&str]| {
             HookCommand::of_words(words.iter().map(|word| (*word).to_owned()).collect()).unwrap()
         };
@@ -356,16 +357,19 @@ mod tests {
             let stop = &mut |_| false;
             let ran =
                 run(&command, Conditions { environment: &[], timeout, persistent: false, stop });
-            let told = format!("{} {}", ran.failure.clone().unwrap(), ran.output.join(" "));
-            assert!(!told.contains("hunter2") && !told.contains("secret"), "{told}");
-            assert!(told.contains(&format!("'{program}'")) && told.contains(said), "{told}");
+            let message = format!("{} {}", ran.failure.clone().unwrap(), ran.output.join(" "));
+            assert!(!message.contains("hunter2") && !message.contains("secret"), "{message}");
+            assert!(
+                message.contains(&format!("'{program}'")) && message.contains(said),
+                "{message}"
+            );
         }
         let freeze = words(&["fsfreeze", "-f", "/mnt"]);
         let line = "fsfreeze: /mnt: freeze failed: a=b";
-        assert_eq!(freeze.without_values(line), line, "nothing else is left out");
+        assert_eq!(freeze.without_values(line), line, "only those values are replaced");
     }
 
-    /// Output without end costs no memory, and its end is kept.
+    /// Endless output costs no memory, and its end is kept.
     #[test]
     fn only_the_end_of_the_output_is_kept() {
         let line = "yes | head -c 3000000; echo; echo last";

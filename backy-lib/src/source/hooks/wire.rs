@@ -1,4 +1,4 @@
-//! What a backup and its guard say to each other: lines of JSON over a socket.
+//! The messages between a backup and its guard: lines of JSON over a socket.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,19 +13,19 @@ use super::process::Ran;
 use super::{Outcome, command};
 use crate::policy::config::HookCommand;
 
-/// Longer lines are not taken: commands of a config, or the output of a hook, with room to spare.
+/// Longer lines are refused. Commands of a config and the output of a hook are much shorter.
 const LINE_BYTES: usize = 4 << 20;
 
-/// What a guard is told.
+/// A message to the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToGuard {
-    /// What it has to do; `before` is run at once.
+    /// The job; `before` runs at once.
     Begin(Job),
-    /// `before` is to end.
+    /// End `before`.
     Stop,
-    /// The source has been read, or could not be: `after` is run.
+    /// Run `after`: the source was read, or could not be.
     After(Outcome),
-    /// In place of hooks: run this.
+    /// Run this command; there are no hooks.
     Command(command::Job),
 }
 
@@ -36,14 +36,14 @@ pub(super) struct Job {
     pub after: Option<HookCommand>,
     pub timeout: Duration,
     pub max_hold: Option<Duration>,
-    /// The process that it guards.
+    /// The process to guard.
     pub parent: i32,
 }
 
-/// What a guard says.
+/// A message from the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromGuard {
-    /// It is there, and signals to its caller do not reach it any more.
+    /// The guard is running, and signals to its caller no longer reach it.
     Ready,
     /// A hook runs in this process group.
     Started(i32),
@@ -52,7 +52,7 @@ pub(super) enum FromGuard {
     /// `after` has ended.
     After {
         ran: Ran,
-        /// Whether it was run before it was asked for, because the source was held for too long.
+        /// Whether it ran before the backup asked for it, because the source was held for too long.
         is_early: bool,
     },
     /// The command has ended.
@@ -65,12 +65,12 @@ pub(super) struct Wire {
     taken: Vec<u8>,
 }
 
-/// What has come.
+/// The result of waiting for a message.
 pub(super) enum Next<T> {
     Message(T),
-    /// Nothing yet.
+    /// Not read yet.
     Nothing,
-    /// The other side has gone, or does not speak our language.
+    /// The other side has gone, or sent something unreadable.
     End,
 }
 
@@ -85,7 +85,7 @@ impl Wire {
         self.stream.write_all(&line)
     }
 
-    /// Waits for the next message, so long at most.
+    /// Waits for the next message, for at most `wait`.
     pub(super) fn next<T: DeserializeOwned>(&mut self, wait: Duration) -> Next<T> {
         let until = Instant::now() + wait;
         loop {

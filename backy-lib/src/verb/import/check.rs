@@ -1,11 +1,13 @@
-//! What of an old archive is provably right.
+//! Proves which parts of an old archive are correct.
 //!
-//! All images are put together at once, old block by old block, so that each place of each data file is read once: its MD5 is
-//! compared with the recorded one, and its bytes go into the MD5 of every image that has it there. A revision comes over
+//! All images are assembled at once, old block by old block, so that each position of each data file is read
+//! once: its MD5 is compared with the recorded one, and its bytes are added to the MD5 of every image that
+//! contains it. A revision is imported
 //!
-//! - whole, when the MD5 of its image is the recorded one, or none is recorded and those of all its old blocks are right;
-//! - with what is right of it, when old blocks of it are known to be wrong: then the MD5 of the image proves nothing any more;
-//! - not at all, when its old blocks seem right and the image is not, or when less than half of it is there.
+//! - whole, if the MD5 of its image is the recorded one, or none is recorded and those of all its old blocks
+//!   are correct;
+//! - in part, if some of its old blocks are known to be wrong: the MD5 of the image then proves nothing;
+//! - not at all, if its old blocks seem correct but the image is not, or if less than half of it exists.
 
 use md5::{Digest, Md5};
 
@@ -19,21 +21,21 @@ use crate::storage::dir::read_full;
 /// Bytes read at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Lengths of a short block that are tried before it is looked whether to stop.
+/// How many lengths of a short block are tried between two polls of the observer.
 const TRIED_LENGTHS: usize = 1 << 12;
 
-/// Stretches of wrong old blocks of a file that are named one by one.
+/// How many runs of wrong old blocks in a file are listed one by one.
 const MAX_NAMED_RUNS: u64 = 1000;
 
-/// What is to be done with a revision.
+/// What to do with a revision.
 pub(super) enum Verdict {
-    /// It comes over; the extents are those of its image whose right content is not known.
+    /// Import it; the extents are the parts of its image with unknown content.
     Import { size_bytes: u64, lost: Vec<Extent> },
-    /// It does not.
+    /// Leave it out, for this reason.
     Skip(String),
 }
 
-/// Reads the whole archive and judges each of its revisions, in the order of its data files.
+/// Reads the whole archive and judges each revision, in the order of its data files.
 pub(super) fn check(
     old: &mut OldArchive,
     observer: &dyn Observer,
@@ -80,7 +82,7 @@ pub(super) fn check(
     images.into_iter().map(judged).collect()
 }
 
-/// The numbers of all old blocks that there are, ascending; what a `.rev` claims besides costs nothing.
+/// The numbers of all existing old blocks, ascending; further ones that a `.rev` claims cost nothing.
 fn numbers(old: &OldArchive) -> Vec<u64> {
     let slots = old.files.iter().flat_map(|data| &data.slots);
     let mut numbers: Vec<u64> = slots.map(|slot| slot.sum.number).collect();
@@ -89,20 +91,20 @@ fn numbers(old: &OldArchive) -> Vec<u64> {
     numbers
 }
 
-/// An image that is being put together.
+/// An image being assembled.
 struct Image {
     file: usize,
     blocks: u64,
-    /// How many of its old blocks are there, right or wrong, and how many are right.
+    /// How many of its old blocks exist, correct or not, and how many are correct.
     present: u64,
     right: u64,
-    /// Its MD5 so far, while nothing is known to be wrong.
+    /// Its MD5 so far, as long as no block is known to be wrong.
     whole: Option<Md5>,
 }
 
 impl Image {
     fn count(&mut self, state: State, number: u64, len: u64, block_bytes: u64) {
-        // Only the last one of an image may be short.
+        // Only the last block of an image may be short.
         let fits = number + 1 == self.blocks || len == block_bytes;
         self.present += 1;
         self.right += u64::from(fits && state == State::Right);
@@ -120,10 +122,10 @@ fn images(old: &OldArchive) -> Vec<Image> {
     old.files.iter().enumerate().filter_map(of_revision).collect()
 }
 
-/// Reads an old block, gives its bytes to `take`, and keeps what is found out about it.
+/// Reads an old block, passes its bytes to `take`, and records its state.
 ///
 /// # Errors
-/// Those of `take`.
+/// Only errors of `take`.
 fn read_slot(
     old: &mut OldArchive,
     place: Place,
@@ -167,11 +169,11 @@ fn read_slot(
     Ok(slot.state)
 }
 
-/// Finds out how long the last old block of each image is that holds it itself. A source that grew left it padded with zeros,
-/// or with others behind it; then its MD5 tells where it ends.
+/// Finds the length of the last old block of each image that contains it itself. If the source grew, that
+/// block is padded with zeros, or other blocks follow it; then its MD5 shows where it ends.
 ///
 /// # Errors
-/// Only when it is asked to stop: that every length is tried takes seconds for each image.
+/// Only if the observer asks to stop: trying every length takes seconds for each image.
 pub(super) fn settle_short_blocks(old: &mut OldArchive, observer: &dyn Observer) -> Result<()> {
     for file in 0..old.files.len() {
         progress::check(observer)?;
@@ -186,7 +188,7 @@ pub(super) fn settle_short_blocks(old: &mut OldArchive, observer: &dyn Observer)
     Ok(())
 }
 
-/// Place and length of the last old block when it is shorter than its place.
+/// Place and length of the last old block if it is shorter than its place.
 fn settle(
     old: &OldArchive,
     file: usize,
@@ -218,7 +220,7 @@ fn settle(
     Ok(None)
 }
 
-/// Place and recorded MD5 of the last old block of an image, if its own file holds that.
+/// Place and recorded MD5 of the last old block of an image, if the image's own file contains it.
 fn last_block(old: &OldArchive, file: usize, data: &DataFile) -> Option<(Place, Md5Sum)> {
     let last = data.revision.as_ref()?.blocks.checked_sub(1)?;
     let place = old.place(file, last).filter(|place| place.0 == file)?;
@@ -264,7 +266,7 @@ fn judge(old: &mut OldArchive, image: Image, observer: &dyn Observer) -> Result<
     Ok(Verdict::Import { size_bytes, lost })
 }
 
-/// Size of an image. Its last old block counts as a whole one where it is not stored: that is said in a note.
+/// Size of an image. If its last old block is not stored, it counts as a whole one, and a note says so.
 fn size_bytes(old: &mut OldArchive, file: usize, revision: &OldRevision) -> u64 {
     let (size_bytes, is_known) = old.size_bytes(file, revision.blocks);
     if !is_known {
@@ -275,7 +277,7 @@ fn size_bytes(old: &mut OldArchive, file: usize, revision: &OldRevision) -> u64 
     size_bytes
 }
 
-/// What of an image is not known to be right.
+/// The parts of an image that are not known to be correct.
 fn lost(
     old: &OldArchive,
     file: usize,
@@ -299,7 +301,7 @@ fn lost(
     Ok(lost)
 }
 
-/// Says which old blocks are wrong, neighbours together.
+/// Lists the wrong old blocks, with adjacent ones combined.
 fn name_wrong_blocks(old: &OldArchive, observer: &dyn Observer) {
     for (file, data) in old.files.iter().enumerate() {
         let Some(revision) = &data.revision else { continue };
@@ -349,7 +351,7 @@ fn name_wrong_blocks(old: &OldArchive, observer: &dyn Observer) {
     }
 }
 
-/// Old blocks that follow each other, with the same wrong.
+/// Adjacent old blocks with the same problem.
 struct WrongRun {
     first: u64,
     last: u64,

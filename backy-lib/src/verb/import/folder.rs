@@ -1,4 +1,4 @@
-//! The folder of an old archive. It is only read; no file in it is followed through a link, and none is waited for.
+//! The folder of an old archive. It is only read; links to files are not followed, and opening a file never blocks.
 
 use std::fs::File;
 use std::io;
@@ -12,10 +12,10 @@ use crate::base::error::{Error, Result, describe_io, is_limit};
 use crate::storage::dir::read_full;
 use crate::storage::dir::{not_in_time, open_in_time};
 
-/// More names than this are not taken for an archive.
+/// A folder with more names is not an archive.
 const MAX_NAMES: usize = 1 << 20;
 
-/// What a file gives, or the sentence that says why it cannot be used.
+/// The content of a file, or a sentence on why it cannot be used.
 type Usable<T> = std::result::Result<T, String>;
 
 /// An old archive's folder.
@@ -32,7 +32,7 @@ impl OldFolder {
         Ok(OldFolder { path: path.to_owned(), fd })
     }
 
-    /// All names in it, sorted; those that are not text are none of an archive.
+    /// All names in it, sorted, except those that are not text, which no archive has.
     pub(super) fn names(&self) -> Result<Vec<String>> {
         let error = |errno: Errno| Error::io(&self.path, "list the folder")(errno.into());
         let mut names = Vec::new();
@@ -51,12 +51,12 @@ impl OldFolder {
         self.path.join(name)
     }
 
-    /// Opens a regular file. `None` when there is none.
+    /// Opens a regular file. `None` if it does not exist.
     ///
-    /// What keeps it from being used is a sentence: what was found or what the system said.
+    /// The reason why it cannot be used is a sentence: what was found, or the system's message.
     ///
     /// # Errors
-    /// Those of the process, which say nothing about the file.
+    /// Only errors of the process, which say nothing about the file.
     pub(super) fn open_file(&self, name: &str) -> Result<Usable<Option<File>>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match open_in_time(|| openat(&self.fd, name, flags, Mode::empty())) {
@@ -85,12 +85,12 @@ impl OldFolder {
         Ok(Err(format!("cannot {action} it: {}", describe_io(&error))))
     }
 
-    /// The whole of a small file. `None` when there is none.
+    /// The whole content of a small file. `None` if it does not exist.
     ///
-    /// One that is longer than `limit_bytes` cannot be used either.
+    /// A file longer than `limit_bytes` cannot be used either.
     ///
     /// # Errors
-    /// Those of the process, which say nothing about the file.
+    /// Only errors of the process, which say nothing about the file.
     pub(super) fn read_whole(
         &self,
         name: &str,
@@ -116,7 +116,7 @@ impl OldFolder {
         Ok(Ok(Some(content)))
     }
 
-    /// The name that a symbolic link ends with; `None` when there is no such link.
+    /// The last name in the target of a symbolic link; `None` if there is no such link.
     pub(super) fn link(&self, name: &str) -> Option<String> {
         let target = readlinkat(&self.fd, name, Vec::new()).ok()?;
         let target = target.to_string_lossy().into_owned();

@@ -1,6 +1,6 @@
-//! A revision of an old archive as a source: its image, put together on demand.
+//! A revision of an old archive as a source: its image, assembled on demand.
 //!
-//! Every old block is checked again when it is read: what is backed up is what was found to be right, or an error.
+//! Every old block is checked again when it is read: the result is the content that was found correct, or an error.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,10 +13,10 @@ use crate::format::manifest::SourceIdentity;
 use crate::source::Source;
 use crate::storage::dir::read_full;
 
-/// What the manifest says of an archive of 2014 as a source.
+/// The kind of source that the manifest records for an archive of 2014.
 pub(super) const KIND: &str = "archive of 2014";
 
-/// Old blocks that are looked at for one answer.
+/// How many old blocks are searched for one answer.
 const MAX_SEARCHED: u64 = 1 << 12;
 
 /// The image of an old revision.
@@ -26,11 +26,11 @@ pub(super) struct OldImage<'a> {
     size_bytes: u64,
     lost: &'a [Extent],
     before: Option<Before>,
-    /// The old block that was read last. Workers read neighbouring parts of the same one.
+    /// The old block that was read last. Workers read adjacent parts of the same one.
     block: Mutex<Option<(Place, Vec<u8>)>>,
 }
 
-/// The revision that was backed up before.
+/// The revision of the previous backup.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Before {
     pub file: usize,
@@ -38,7 +38,7 @@ pub(super) struct Before {
 }
 
 impl<'a> OldImage<'a> {
-    /// The image that begins with file `file`. What it shares with the one `before` is not read.
+    /// The image that begins with file `file`. Parts that it shares with the one `before` are not read.
     pub(super) fn new(
         old: &'a OldArchive,
         file: usize,
@@ -49,7 +49,7 @@ impl<'a> OldImage<'a> {
         OldImage { old, file, size_bytes, lost, before, block: Mutex::new(None) }
     }
 
-    /// The part of an image of `size_bytes` that is old block `number`.
+    /// Where old block `number` lies in an image of `size_bytes`.
     fn extent(&self, number: u64, size_bytes: u64) -> Extent {
         let start = number.saturating_mul(self.old.block_bytes).min(size_bytes);
         Extent::new(start, (size_bytes - start).min(self.old.block_bytes))
@@ -62,7 +62,7 @@ impl<'a> OldImage<'a> {
         place.is_none() || !same_len || place != self.old.place(before.file, number)
     }
 
-    /// Copies a part of an old block to `part`, zeros for what is not there.
+    /// Copies a part of an old block to `part`; missing bytes become zeros.
     fn read_part(&self, number: u64, from: usize, part: &mut [u8]) -> Result<()> {
         part.fill(0);
         let Some(place) = self.old.place(self.file, number) else { return Ok(()) };
@@ -142,7 +142,7 @@ impl Source for OldImage<'_> {
         let blocks = self.size_bytes.div_ceil(self.old.block_bytes);
         let from = offset / self.old.block_bytes;
         let mut numbers = from..blocks;
-        // One that is the same is only compared in vain; whoever asks has to come back and look whether to stop.
+        // An equal block that counts as changed only costs a comparison, and the caller gets a chance to stop.
         let changed =
             |number: &u64| number - from >= MAX_SEARCHED || self.is_changed(before, *number);
         let Some(first) = numbers.find(changed) else { return Ok(None) };

@@ -1,12 +1,14 @@
-//! `import`: brings the revisions of an archive of 2014 over into a new one, oldest first: in the order that their
-//! parents prove, whatever their times say.
+//! `import`: copies the revisions of an archive of 2014 to a new archive, oldest first, in the order that
+//! their parents prove, whatever their times say.
 //!
-//! The old archive is only read. What is provably right comes over; the rest is left out or marked, and named with a reason.
-//! Each revision is an ordinary backup of its image, with the old name and time, so an interruption costs no more than the
-//! revision that is being made; importing again goes on after those that are there.
+//! The old archive is only read. Content that is provably correct is imported; the rest is left out or
+//! marked, and listed with a reason. Each revision is an ordinary backup of its image, with the old name and
+//! time. So an interruption costs no more than the revision in progress, and importing again continues after
+//! the existing ones.
 //!
-//! Memory is bounded by the tables of the old archive, some 50 bytes for each old block in a data file or a `.rev`, and one old block.
-//! An archive with more than [`MAX_OLD_BLOCKS`](crate::format::legacy::MAX_OLD_BLOCKS) of them in all is refused: a data file may be
+//! The tables of the old archive bound the memory: some 50 bytes for each old block in a data file or a
+//! `.rev`, plus one old block. An archive with more than
+//! [`MAX_OLD_BLOCKS`](crate::format::legacy::MAX_OLD_BLOCKS) in total is refused, because a data file may be
 //! a hole of any length.
 
 mod check;
@@ -43,23 +45,23 @@ use old::OldArchive;
 
 pub use reader::{OldEntry, OldReader, OldRecord};
 
-/// The tag of all imported revisions. It is pinned, so that no schedule removes them.
+/// The tag of all imported revisions. It is pinned, so that no schedule deletes them.
 pub const IMPORT_TAG: &str = "imported";
 
 /// What an import did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImportReport {
-    /// The revisions that were brought over, oldest first.
+    /// The imported revisions, oldest first.
     pub imported: Vec<Imported>,
-    /// Revisions that an earlier import had brought over already, oldest first.
+    /// Revisions that an earlier import had imported already, oldest first.
     pub present: Vec<Imported>,
-    /// What was not brought over.
+    /// What was not imported.
     pub skipped: Vec<Skipped>,
-    /// What else was found out, as sentences.
+    /// Other notes, as sentences.
     pub notes: Vec<String>,
 }
 
-/// A revision that was brought over.
+/// An imported revision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Imported {
     /// Its name, the old one.
@@ -68,11 +70,11 @@ pub struct Imported {
     pub started: Timestamp,
     /// Exact size of its image.
     pub size_bytes: u64,
-    /// Stretches of the image whose right content is not known.
+    /// Extents of the image with unknown content.
     pub damaged: Vec<Extent>,
 }
 
-/// Something that was not brought over.
+/// Something that was not imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// A file of the old archive.
@@ -82,31 +84,30 @@ pub struct Skipped {
 }
 
 impl ImportReport {
-    /// Whether all that there was is in the archive now, and right.
+    /// Whether everything in the old archive is in the new one now, and correct.
     pub fn is_complete(&self) -> bool {
         let mut revisions = self.present.iter().chain(&self.imported);
         self.skipped.is_empty() && revisions.all(|revision| revision.damaged.is_empty())
     }
 }
 
-/// Looks whether `old` is an archive of 2014 that can be imported into `folder`, which need not be there. What was backed up,
-/// if that is an absolute path.
+/// Checks that `old` is an archive of 2014 that can be imported into `folder`, which need not exist. Returns
+/// the old source, if that is an absolute path.
 ///
 /// # Errors
-/// [`Error::Source`] when there is no such archive, or one folder is within the other.
+/// [`Error::Source`] if there is no such archive, or if one folder is inside the other.
 pub fn inspect(old: &Path, folder: &Path) -> Result<Option<PathBuf>> {
     let archive = OldArchive::load(old)?;
     check_apart(old, folder)?;
     Ok(archive.source.map(PathBuf::from).filter(|path| path.is_absolute()))
 }
 
-/// The archive in `folder`, into which `old` can be imported; it is made when there is none, of the old one's source, with blocks
-/// of `block_size` or the usual ones. The source is not taken from an old archive whose folder or `config`
-/// anybody but the caller and root can change.
+/// The archive in `folder`, into which `old` can be imported. If there is none, it is created with the source
+/// of the old one and with blocks of `block_size` or the default. The source is not taken from an old archive
+/// if users other than the caller and root can change its folder or `config`.
 ///
 /// # Errors
-/// As of [`inspect`], before anything has been made;
-/// [`Error::Specification`] when the archive has blocks of another size.
+/// As for [`inspect`], before anything is created; [`Error::Specification`] if the archive has another block size.
 pub fn prepare(
     old: &Path,
     folder: &Path,
@@ -183,7 +184,7 @@ impl Request for Import<'_> {
     }
 }
 
-/// Imports; the archive has been recovered, `manifest` is the one on disk and is kept up to date.
+/// Imports. The archive has been recovered; `manifest` is the one on disk and is kept up to date.
 fn import(context: &Context<'_>, manifest: &mut Manifest, path: &Path) -> Result<ImportReport> {
     check_apart(path, &context.storage.folder())?;
     let mut old = OldArchive::load(path)?;
@@ -195,7 +196,7 @@ fn import(context: &Context<'_>, manifest: &mut Manifest, path: &Path) -> Result
     let tags: BTreeSet<Tag> = IMPORT_TAG.parse().into_iter().collect();
     let options = BackupOptions { tags: tags.clone(), ..BackupOptions::default() };
     let mut imported = Vec::new();
-    // After an interruption the first one is compared as a whole: the old archive may have become another one meanwhile.
+    // After an interruption the first one is compared in full: the old archive may have been replaced meanwhile.
     let mut before = None;
     for candidate in candidates.get(present..).unwrap_or_default() {
         let (file, size_bytes) = (candidate.file, candidate.size_bytes);
@@ -213,7 +214,7 @@ fn import(context: &Context<'_>, manifest: &mut Manifest, path: &Path) -> Result
     Ok(ImportReport { imported, present, skipped: old.skipped, notes })
 }
 
-/// A revision that comes over.
+/// A revision to import.
 struct Candidate {
     file: usize,
     uuid: RevisionId,
@@ -233,7 +234,7 @@ impl Candidate {
     }
 }
 
-/// The revisions that come over, oldest first; the others are left out with a reason.
+/// The revisions to import, oldest first; the others are left out with a reason.
 fn sort_out(
     old: &mut OldArchive,
     verdicts: Vec<(usize, Verdict)>,
@@ -270,7 +271,7 @@ fn name_skipped(old: &OldArchive, observer: &dyn Observer) {
     }
 }
 
-/// Refuses an archive with revisions that are not of the old one, before all of that is read.
+/// Refuses an archive with revisions of another origin, before the whole old archive is read.
 fn check_only_imported(context: &Context<'_>, manifest: &Manifest, old: &OldArchive) -> Result<()> {
     let known = old.files.iter().filter(|data| data.revision.is_some());
     let known: BTreeSet<RevisionId> = known.map(|data| data.uuid).collect();
@@ -280,7 +281,7 @@ fn check_only_imported(context: &Context<'_>, manifest: &Manifest, old: &OldArch
     }
 }
 
-/// How many of the candidates are in the archive already, from the oldest on.
+/// How many of the candidates, from the oldest on, are in the archive already.
 fn count_present(
     context: &Context<'_>,
     manifest: &Manifest,
@@ -312,7 +313,7 @@ fn not_new(context: &Context<'_>, revision: &Revision, what: String) -> Error {
 /// Refuses to write into the old archive's folder, or to read the archive that is being written.
 fn check_apart(old: &Path, folder: &Path) -> Result<()> {
     let Ok(real_old) = old.canonicalize() else { return Ok(()) };
-    // A folder that is not there yet: the nearest one above that is.
+    // For a folder that does not exist yet: the nearest existing one above it.
     let Some(real) = folder.ancestors().find_map(|above| above.canonicalize().ok()) else {
         return Ok(());
     };

@@ -1,7 +1,7 @@
-//! An old archive as its files describe it: which revisions there are, and which data file has which of their old blocks.
+//! An old archive as its files describe it: its revisions, and which data file has which of their old blocks.
 //!
-//! Whatever cannot be understood is left out with a reason; what is left can be followed without loops. Whether the
-//! old blocks are right is not looked at here.
+//! Files that cannot be understood are left out with a reason; the rest has no loops. Whether the old blocks
+//! are correct is checked elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::format::legacy::{
 /// An old archive.
 pub(super) struct OldArchive {
     pub folder: OldFolder,
-    /// What was backed up.
+    /// The old source.
     pub source: Option<String>,
     /// Size of an old block in bytes.
     pub block_bytes: u64,
@@ -28,25 +28,25 @@ pub(super) struct OldArchive {
     pub files: Vec<DataFile>,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
-    /// What else is worth knowing.
+    /// Other notes, as sentences.
     pub notes: Vec<String>,
 }
 
-/// A data file, and what its `.rev` says.
+/// A data file, and the content of its `.rev`.
 pub(super) struct DataFile {
     pub uuid: RevisionId,
-    /// Without its sums, which are in the slots. `None` for a data file without a usable `.rev`: it may prove what hangs on
-    /// it, but is nothing by itself.
+    /// Without its checksums, which are in the slots. `None` for a data file without a usable `.rev`: it may
+    /// serve as a parent, but is not a revision.
     pub revision: Option<OldRevision>,
-    /// `None` when it is missing.
+    /// `None` if it is missing.
     pub file: Option<File>,
     pub len: u64,
     /// The file that it reads through to.
     pub parent: Option<usize>,
-    /// The old blocks that it holds or should hold, in ascending order and that in which they lie in it. Of a full one those that are
-    /// stored are numbered without gaps.
+    /// The old blocks that it has or should have, in ascending order, which is also their order in the file.
+    /// In a full one, the stored blocks are numbered without gaps.
     pub slots: Vec<Slot>,
-    /// Where an old block ends that is shorter than its place in the file: place and length.
+    /// Place and length of an old block that is shorter than its place in the file.
     pub short: Option<(usize, u64)>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// What is marked as bad stays so, whatever is found.
+    /// A block marked as bad stays bad, whatever is found.
     fn recorded(sum: OldSum) -> Self {
         Slot { sum, state: if sum.md5.is_some() { State::Unread } else { State::Wrong } }
     }
@@ -68,16 +68,16 @@ impl Slot {
     }
 }
 
-/// What is known about an old block.
+/// The state of an old block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nothing yet.
+    /// Not read yet.
     Unread,
-    /// It has the MD5 that is recorded for it.
+    /// It has the recorded MD5.
     Right,
-    /// No MD5 is recorded for it. It has one now.
+    /// No MD5 was recorded; the found one is recorded now.
     Unproven,
-    /// It has not the MD5 that is recorded for it, is marked as bad, or cannot be read.
+    /// It does not have the recorded MD5, is marked as bad, or cannot be read.
     Wrong,
 }
 
@@ -85,10 +85,10 @@ pub(super) enum State {
 pub(super) type Place = (usize, usize);
 
 impl OldArchive {
-    /// Reads what describes the archive.
+    /// Reads the description of the archive.
     ///
     /// # Errors
-    /// When there is no such archive, or its folder cannot be read. Anything wrong with a single file is no error.
+    /// If there is no such archive, or its folder cannot be read. A problem with a single file is not an error.
     pub(super) fn load(path: &Path) -> Result<Self> {
         let folder = OldFolder::open(path)?;
         let mut names = names(&folder)?;
@@ -138,7 +138,7 @@ impl OldArchive {
         }
     }
 
-    /// The same, as the length of the file alone has it.
+    /// The same, judged only by the length of the file.
     fn room(&self, data: &DataFile, slot: usize) -> u64 {
         let offset = self.offset((0, slot));
         data.len.saturating_sub(offset).min(self.block_bytes)
@@ -149,8 +149,8 @@ impl OldArchive {
         (place.1 as u64).saturating_mul(self.block_bytes)
     }
 
-    /// Size of the image of `blocks` old blocks that begins with file `file`. Its last old block counts as a whole one where it
-    /// is not stored; then `false`.
+    /// Size of the image of `blocks` old blocks that begins with file `file`. If its last old block is not
+    /// stored, it counts as a whole one, and the second value is `false`.
     pub(super) fn size_bytes(&self, file: usize, blocks: u64) -> (u64, bool) {
         let Some(last) = blocks.checked_sub(1) else { return (0, true) };
         let len = self.place(file, last).map_or(0, |place| self.len(place));
@@ -158,7 +158,7 @@ impl OldArchive {
         (last.saturating_mul(self.block_bytes).saturating_add(last_bytes), len > 0)
     }
 
-    /// What is known about the old block at a place.
+    /// The state of the old block at a place.
     pub(super) fn state(&self, (file, slot): Place) -> State {
         let slot = self.files.get(file).and_then(|data| data.slots.get(slot));
         slot.map_or(State::Wrong, |slot| slot.state)
@@ -173,13 +173,13 @@ impl OldArchive {
         data.revision.is_none().then_some(data.uuid)
     }
 
-    /// Where a data file is, for messages.
+    /// The path of a data file, for messages.
     pub(super) fn path(&self, file: usize) -> PathBuf {
         let name = self.files.get(file).map(|data| data.uuid.to_string());
         self.folder.file_path(&name.unwrap_or_default())
     }
 
-    /// Puts the files in order, parents first, and leaves out what has none.
+    /// Sorts the files, parents first, and leaves out those without one.
     fn arrange(
         &mut self,
         mut revisions: BTreeMap<RevisionId, OldRevision>,
@@ -187,7 +187,7 @@ impl OldArchive {
     ) -> Result<()> {
         let mut slots = Slots::default();
         let mut place_of: BTreeMap<RevisionId, usize> = BTreeMap::new();
-        // Data files without a revision first: they have no parents.
+        // Data files without a revision come first: they have no parents.
         data.retain(|uuid| !revisions.contains_key(uuid));
         for uuid in data {
             let file = self.open_data(uuid, None, None, &mut slots)?;
@@ -313,7 +313,7 @@ impl DataFile {
     }
 }
 
-/// What the names in the folder are.
+/// The meaning of the names in the folder.
 #[derive(Default)]
 struct Names {
     revisions: Vec<String>,
@@ -338,7 +338,7 @@ fn names(folder: &OldFolder) -> Result<Names> {
     Ok(names)
 }
 
-/// A config that cannot be used costs nothing that the MD5s could not tell.
+/// An unusable config costs nothing: the MD5s show the same.
 fn read_config(folder: &OldFolder, notes: &mut Vec<String>) -> Result<OldConfig> {
     let read = folder.read_whole("config", CONFIG_LIMIT_BYTES)?.and_then(|content| {
         OldConfig::parse(&content.ok_or_else(|| "the file is missing".to_owned())?)
@@ -353,7 +353,7 @@ fn read_config(folder: &OldFolder, notes: &mut Vec<String>) -> Result<OldConfig>
     Ok(config)
 }
 
-/// Reads each `.rev`, naming those that cannot be used.
+/// Reads each `.rev`, and lists those that cannot be used.
 fn read_revisions(
     folder: &OldFolder,
     names: &[String],
@@ -381,13 +381,13 @@ fn read_revisions(
     Ok(revisions)
 }
 
-/// How many old blocks have been met: what the files claim must not cost more memory than an archive that is real.
+/// Counts old blocks: files must not claim more memory than a real archive needs.
 #[derive(Default)]
 struct Slots(u64);
 
 impl Slots {
     /// # Errors
-    /// [`Error::Source`] when there are too many.
+    /// [`Error::Source`] if there are too many.
     fn take(&mut self, count: u64, folder: &Path) -> Result<()> {
         self.0 = self.0.saturating_add(count);
         if self.0 <= MAX_OLD_BLOCKS {
@@ -400,8 +400,8 @@ impl Slots {
     }
 }
 
-/// The old blocks of a data file, taken out of its `.rev`. Of a full one those that are stored without gaps, as many as it has,
-/// then those that are only recorded: a number alone must not cost memory.
+/// Takes the old blocks of a data file out of its `.rev`. For a full one, first the stored ones without gaps,
+/// as many as it has, then those that are only recorded: a number alone must not cost memory.
 fn take_slots(revision: &mut OldRevision, stored: u64) -> Vec<Slot> {
     let sums = std::mem::take(&mut revision.sums);
     if revision.kind == OldKind::Delta {

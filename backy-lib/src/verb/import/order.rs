@@ -1,7 +1,7 @@
-//! In which order old revisions come over.
+//! The order in which old revisions are imported.
 //!
-//! What a delta reads through to was made after it, whatever the times say: a clock may have been wrong. Times only
-//! decide where parents prove nothing.
+//! The parent of a delta is newer, whatever the times say: a clock may have been wrong. Times only decide
+//! where parents prove nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use super::Candidate;
 use super::old::OldArchive;
 
-/// Puts the oldest first.
+/// Sorts the oldest first.
 pub(super) fn sort(candidates: &mut [Candidate], old: &OldArchive) {
     let files = old.files.iter().map(|data| {
-        // Nothing but what hangs on it says when a file without a revision was made.
+        // Only its children show when a file without a revision was made.
         let time = data.revision.as_ref().map_or(Timestamp::MAX, |revision| revision.time);
         (time, data.parent)
     });
@@ -23,8 +23,8 @@ pub(super) fn sort(candidates: &mut [Candidate], old: &OldArchive) {
     candidates.sort_by_key(|candidate| Reverse(places.get(&candidate.file).copied()));
 }
 
-/// The numbers of files, of which time and parent are known, each after its parent; of those that could be next the
-/// one with the latest time, and the first one of these.
+/// The numbers of files, given their times and parents, each after its parent. Among candidates for the next
+/// place, the latest time wins, then the first in order.
 fn newest_first(files: &[(Timestamp, Option<usize>)]) -> Vec<usize> {
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (file, (_, parent)) in files.iter().enumerate() {
@@ -55,7 +55,7 @@ mod tests {
         )
     }
 
-    /// Where times agree with the parents, they are the order, also of several chains.
+    /// If times agree with the parents, they decide the order, also between several chains.
     #[test]
     fn times_decide_where_parents_prove_nothing() {
         assert!(order(&[]).is_empty());
@@ -65,12 +65,12 @@ mod tests {
         assert_eq!(order(&[(5, None), (5, Some(0)), (5, Some(1))]), [0, 1, 2]);
     }
 
-    /// A clock that was wrong puts no delta before what it reads through to.
+    /// A wrong clock does not put a delta before its parent.
     #[test]
     fn parents_are_newer_whatever_the_times_say() {
         assert_eq!(order(&[(1, None), (9, Some(0)), (5, Some(1))]), [0, 1, 2]);
         assert_eq!(order(&[(9, None), (1, Some(0)), (7, Some(1)), (8, Some(0))]), [0, 3, 1, 2]);
-        // Below a revision with a wrong time nothing is known to be newer than another chain.
+        // Below a revision with a wrong time, nothing is known to be newer than another chain.
         assert_eq!(order(&[(1, None), (9, Some(0)), (5, None), (4, Some(2))]), [2, 3, 0, 1]);
     }
 }

@@ -1,7 +1,8 @@
-//! An archive of 2014 as it is: its revisions, their old blocks, and restores of them.
+//! Reads an archive of 2014 as it is: its revisions and their old blocks, with restores.
 //!
-//! For programs that still have such archives. They are only read; [`crate::ArchiveWriter::import`] is the way on. An old block
-//! is given out when it has the MD5 that is recorded for it. A restore checks the image as a whole before it writes.
+//! For programs that still have such archives, which are only read; [`crate::ArchiveWriter::import`] converts
+//! them. An old block is returned if it has its recorded MD5. A restore checks the whole image before it
+//! writes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,11 +32,11 @@ pub struct OldReader {
 /// A revision of 2014.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OldEntry {
-    /// Its name, and that of its data file.
+    /// Its name, also that of its data file.
     pub uuid: RevisionId,
     /// When it was made.
     pub time: Timestamp,
-    /// MD5 of its image, where one is recorded.
+    /// MD5 of its image, if one is recorded.
     pub checksum: Option<Md5Sum>,
     /// The newer revision that a delta reads through to.
     pub parent: Option<RevisionId>,
@@ -47,16 +48,16 @@ pub struct OldEntry {
     pub size_bytes: u64,
     /// The numbers of the old blocks that are, or should be, in its own data file, ascending.
     pub own_blocks: Vec<u64>,
-    /// Which of its files is meant.
+    /// The index of its file.
     file: usize,
 }
 
-/// What a `.rev` has about one old block. It is shown as it is written there.
+/// The entry of a `.rev` for one old block, as written there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OldRecord {
     /// The MD5 of the block.
     Md5(Md5Sum),
-    /// The mark of a block that is bad, with the MD5 that it should have, if one is recorded.
+    /// A mark that the block is bad, with its recorded MD5, if any.
     Bad(Option<Md5Sum>),
 }
 
@@ -74,14 +75,14 @@ impl OldReader {
     /// Opens the archive of 2014 in a folder.
     ///
     /// # Errors
-    /// [`Error::Source`] when there is none, or one that claims too much. A file that cannot be used is no error:
-    /// [`OldReader::skipped`].
+    /// [`Error::Source`] if there is none, or if it claims too much. A file that cannot be used is not an
+    /// error: see [`OldReader::skipped`].
     pub fn open(folder: &Path, observer: &dyn Observer) -> Result<Self> {
         let mut old = OldArchive::load(folder)?;
         settle_short_blocks(&mut old, observer)?;
         let mut entries: Vec<OldEntry> =
             (0..old.files.len()).filter_map(|file| entry(&old, file)).collect();
-        // Parents have lower numbers than what hangs on them, and are newer.
+        // Parents have lower numbers than their children, and are newer.
         entries.sort_by_key(|entry| (entry.time, std::cmp::Reverse(entry.file)));
         Ok(OldReader { old, entries })
     }
@@ -91,7 +92,7 @@ impl OldReader {
         &self.old.folder.path
     }
 
-    /// What was backed up, as it was written: a relative path is one from the archive's folder.
+    /// The old source as written; a relative path starts at the archive's folder.
     pub fn source(&self) -> Option<&str> {
         self.old.source.as_deref()
     }
@@ -111,16 +112,16 @@ impl OldReader {
         &self.old.skipped
     }
 
-    /// What is recorded of the old blocks in a revision's own data file, by number, ascending.
+    /// The recorded entries for the old blocks in a revision's own data file, by number, ascending.
     ///
     /// # Errors
-    /// [`Error::NoSuchRevision`] when there is no such revision.
+    /// [`Error::NoSuchRevision`] if it does not exist.
     pub fn records(&self, uuid: RevisionId) -> Result<Vec<(u64, OldRecord)>> {
         let entry = self.entry(uuid)?;
         let Some(data) = self.old.files.get(entry.file) else { return Ok(Vec::new()) };
         let marks = data.revision.as_ref().map_or(&[][..], |revision| &revision.marks);
         let record = |slot: &Slot| match (slot.state, slot.sum.md5) {
-            // Nothing is recorded for these: an MD5 is what was found.
+            // Nothing is recorded for these: the MD5 is the one that was found.
             (State::Unproven, _) => None,
             (State::Wrong, None) => {
                 let at = marks.binary_search_by_key(&slot.sum.number, |(number, _)| *number);
@@ -133,10 +134,10 @@ impl OldReader {
         Ok(slots.filter_map(of).collect())
     }
 
-    /// The old block with this number of a revision's image.
+    /// The old block with this number in a revision's image.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when it has not the MD5 that is recorded for it, has none, or is marked as bad.
+    /// [`Error::Damaged`] if it does not have its recorded MD5, has none, or is marked as bad.
     pub fn read_block(&self, uuid: RevisionId, number: u64) -> Result<Vec<u8>> {
         let entry = self.entry(uuid)?;
         if number >= entry.blocks {
@@ -155,10 +156,10 @@ impl OldReader {
         Err(Error::damaged(self.file_path(uuid), place, "no MD5 recorded for it", "one"))
     }
 
-    /// Writes a revision to a file or device, `path`, after the checks that keep it from destroying something; its size.
+    /// Writes a revision to the file or device at `path`, after the safety checks of a restore; returns its size.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a block or the image is not what was recorded. Then nothing has been written.
+    /// [`Error::Damaged`] if a block or the image differs from the record. Nothing was written then.
     pub fn restore(
         &self,
         uuid: RevisionId,
@@ -202,7 +203,7 @@ impl OldReader {
         self.old.folder.file_path(&uuid.to_string())
     }
 
-    /// Reads all of an image: every old block has its MD5, and the image its own.
+    /// Reads a whole image and checks the MD5 of every old block and of the image.
     fn check_image(&self, entry: &OldEntry, observer: &dyn Observer) -> Result<()> {
         let counters = progress::begin_work(observer, Phase::CheckOldArchive, entry.size_bytes)?;
         let mut whole = Md5::new();
@@ -227,7 +228,7 @@ impl OldReader {
         }
     }
 
-    /// An old block, and whether it is proven to be right; one that is known to be wrong is an error.
+    /// An old block, and whether it is proven correct; a block known to be wrong is an error.
     fn read(&self, entry: &OldEntry, number: u64) -> Result<(Vec<u8>, bool)> {
         let old = &self.old;
         let wrong = |path: PathBuf, found: &str, expected: String| {

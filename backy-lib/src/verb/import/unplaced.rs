@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use crate::base::revision::RevisionId;
 use crate::format::legacy::OldRevision;
 
-/// Where the parents of a revision lead that is in no chain.
+/// Where the parents of a revision outside of all chains lead.
 #[derive(Clone, Copy)]
 enum End {
     /// To a delta without a parent.
     Delta(RevisionId),
-    /// To one of which there is nothing.
+    /// To a revision that does not exist.
     Nothing(RevisionId),
-    /// To one that they come back to.
+    /// To a revision that they lead back to.
     Circle(RevisionId),
 }
 
-/// Why each of these revisions is not in a chain that ends with a full one. Every one of them is visited once.
+/// Why each of these revisions is not in a chain that ends with a full one. Visits each of them once.
 pub(super) fn why_not_placed(
     left: &BTreeMap<RevisionId, OldRevision>,
 ) -> Vec<(RevisionId, String)> {
@@ -133,13 +133,13 @@ mod tests {
         }
     }
 
-    /// A chain of very many that leads to nothing takes seconds.
+    /// A very long chain that leads to nothing takes seconds.
     #[test]
     fn a_long_chain_to_nothing_takes_linear_time() {
         let began = Instant::now();
         let why = why_not_placed(&deltas((0..300_000).map(|n| (n, Some(n + 1)))));
         assert!(why.iter().all(|(_, why)| why.contains(&id(300_000).to_string())));
-        // With a walk for each it would be hours.
+        // A separate walk for each would take hours.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     }
 }

@@ -58,7 +58,7 @@ pub struct MaintenanceReport {
     pub freed_bytes: i64,
     /// What was confirmed before.
     pub confirmed: Vec<Freeze>,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 

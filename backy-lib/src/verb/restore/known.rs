@@ -1,4 +1,5 @@
-//! Whether a target is the source that was backed up, which a restore may overwrite without being told to: by identity, kind and size.
+//! Whether a target is the source that was backed up, which a restore may overwrite without `force`: by
+//! identity, kind and size.
 
 use std::path::Path;
 
@@ -15,10 +16,11 @@ pub(crate) fn is_source(target: &Path, config: &Config) -> bool {
     source.is_some() && real(target) == source
 }
 
-/// That a target which is the configured source is still the one that was backed up. Any other target is another matter.
+/// Checks that a target that is the configured source is still the one that was backed up. Other targets are
+/// not checked here.
 ///
 /// # Errors
-/// [`Error::Target`], which `force` overrules, says how it differs.
+/// [`Error::Target`], which `force` overrides, with the difference.
 pub(crate) fn check(manifest: &Manifest, config: &Config, target: &Path) -> Result<()> {
     let refuse = |how: String| {
         let message = format!("it is not the source that was backed up: {how}");
@@ -28,19 +30,19 @@ pub(crate) fn check(manifest: &Manifest, config: &Config, target: &Path) -> Resu
         return Ok(());
     };
     let Some(known) = &manifest.source else { return Ok(()) };
-    // What cannot be opened is refused with the reason by whoever is going to write.
+    // If it cannot be opened, opening it for writing reports the reason.
     let Ok(now) = DeviceSource::open(configured) else { return Ok(()) };
     let size_bytes = now.size_bytes();
     let now = if config.hooks.before.is_some() { now.made_anew() } else { now };
     let identity = now.identity();
     match known.compare(&identity) {
         Sameness::Other(how) => return refuse(how),
-        // Nothing is lost with an empty file.
+        // An empty file has nothing to lose.
         _ if size_bytes == 0 => return Ok(()),
         Sameness::Doubtful(how) => return refuse(how),
         Sameness::Same => {}
     }
-    // Of an object of a Python program it is known what it called itself.
+    // For an object of a Python program, only its own description is known.
     let is_plain = ["file", "block device"].contains(&known.kind.as_str());
     if is_plain && known.kind != identity.kind {
         return refuse(format!("found a {}, expected a {}", identity.kind, known.kind));
@@ -61,7 +63,7 @@ pub(crate) fn check(manifest: &Manifest, config: &Config, target: &Path) -> Resu
     }
 }
 
-/// Sizes that look the same in a rounded form are given in bytes as well.
+/// Gives sizes that look the same when rounded in bytes as well.
 fn different_size(found: u64, expected: u64) -> String {
     let [shown, wanted] = [found, expected].map(display_size);
     match shown == wanted {
@@ -70,7 +72,8 @@ fn different_size(found: u64, expected: u64) -> String {
     }
 }
 
-/// Whether it is what `restore --undo` has made: of its target, which has the size of another revision since, only name and kind are known.
+/// Whether `restore --undo` made the archive: its target has the size of another revision by now, so only
+/// name and kind are known.
 fn is_undo(manifest: &Manifest) -> bool {
     let named = |known: &SourceIdentity| {
         *known == SourceIdentity::new(known.path.as_str(), known.kind.as_str())

@@ -1,4 +1,4 @@
-//! What a restore would overwrite, for a person who is asked whether that is right.
+//! What a restore would overwrite, for the question whether to go ahead.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -23,34 +23,35 @@ use crate::image::chain::Chain;
 /// A larger revision is compared in samples: nobody waits an hour for a question.
 const COMPARED_BYTES: u64 = 1 << 30;
 
-/// Pieces of a larger revision that are compared.
+/// How many samples of a larger revision are compared.
 const SAMPLES: u64 = 512;
 
-/// Partitions that are looked into.
+/// How many partitions are examined.
 const MAX_PARTITIONS: usize = 16;
 
-/// What a restore would overwrite. Nothing is changed by looking.
+/// What a restore would overwrite. Looking changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetLook {
-    /// Where it is.
+    /// Its path.
     pub target: ReportPath,
-    /// What it is: a file or a block device.
+    /// A file or a block device.
     pub target_kind: TargetKind,
-    /// Whether it is the configured source of an archive that can be trusted.
+    /// Whether it is the configured source of a trusted archive.
     pub is_source: bool,
-    /// Why nothing but `force`, or a person's word, overwrites it; `None` when it is the source that was backed up, and nobody uses it.
+    /// Why overwriting needs `force` or a confirmation; `None` if it is the source that was backed up and is
+    /// not in use.
     pub objection: Option<String>,
-    /// How long it is.
+    /// Its length.
     pub size_bytes: u64,
-    /// When a file was last written to, or the file system of a device, if that notes it.
+    /// When the file was last written to, or the file system on the device, if that records it.
     pub changed: Option<Timestamp>,
     /// What is on it.
     pub contents: Vec<Content>,
     /// Bytes of the revision that were compared with it: all, or samples from everywhere.
     pub compared_bytes: u64,
-    /// Those of them that differ, in whole blocks. What cannot be read differs.
+    /// How many of them differ, in whole blocks. Unreadable bytes count as different.
     pub differing_bytes: u64,
-    /// By which it is known again.
+    /// Identifies it later.
     #[serde(skip)]
     mark: Mark,
 }
@@ -58,14 +59,14 @@ pub struct TargetLook {
 /// A file system on a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
-    /// The number of the partition that it is in; `None` when there are no partitions.
+    /// The number of its partition; `None` if there are no partitions.
     pub partition: Option<u32>,
-    /// What it is.
+    /// The file system.
     #[serde(flatten)]
     pub file_system: FileSystem,
 }
 
-/// What stays the same of a target as long as nobody replaces it or writes to it. The default is that of none.
+/// Facts about a target that stay the same unless somebody replaces it or writes to it. The default matches no target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Mark {
     device: u64,
@@ -76,8 +77,8 @@ struct Mark {
     identifiers: [Option<String>; 2],
 }
 
-/// What a restore to a path would overwrite; `None` when that is nothing. `checked` is whether it may be overwritten without `force`, as far
-/// as only the archive can say.
+/// What a restore to a path would overwrite; `None` if nothing. `checked` is the archive's verdict on
+/// overwriting without `force`.
 pub(crate) fn look(
     chain: &Chain,
     guard: &Guard<'_>,
@@ -127,16 +128,16 @@ impl TargetLook {
         })
     }
 
-    /// Whether the target is the revision already, to the last byte.
+    /// Whether the target equals the revision already, to the last byte.
     pub fn is_revision(&self, size_bytes: u64) -> bool {
         let is_long = self.target_kind == TargetKind::BlockDevice || self.size_bytes == size_bytes;
         is_long && self.compared_bytes == size_bytes && self.differing_bytes == 0
     }
 
-    /// That an open target is what was looked at.
+    /// Checks that an open target is the one that was looked at.
     ///
     /// # Errors
-    /// [`Error::Target`] when it was replaced or written to since.
+    /// [`Error::Target`] if it was replaced or written to since.
     pub(crate) fn check(&self, target: &FileTarget) -> Result<()> {
         let head = head_at(target, 0, target.size_bytes());
         if Mark::of(target, &metadata(target)?, &head) == self.mark {
@@ -149,7 +150,7 @@ impl TargetLook {
 
 impl Mark {
     fn of(target: &FileTarget, found: &Metadata, head: &[u8]) -> Self {
-        // The node of a device says nothing of when its content was written.
+        // The node of a device does not show when its content was written.
         let is_device = found.file_type().is_block_device();
         Mark {
             device: found.dev(),
@@ -166,7 +167,7 @@ fn metadata(target: &FileTarget) -> Result<Metadata> {
     target.file().metadata().map_err(Error::io(target.path(), "look up"))
 }
 
-/// The first bytes of a partition, or of all of it; none where they cannot be read.
+/// The first bytes of a partition, or of the whole target; empty if they cannot be read.
 fn head_at(target: &dyn Target, offset: u64, len: u64) -> Vec<u8> {
     let len = len.min(file_system::HEAD_BYTES as u64) as usize;
     read(target, offset, len).unwrap_or_default()
@@ -200,7 +201,7 @@ fn contents(target: &dyn Target, head: &[u8]) -> Vec<Content> {
     found.iter().take(MAX_PARTITIONS).filter_map(content).collect()
 }
 
-/// Bytes that were compared with a revision, and those that differ.
+/// Bytes that were compared with a revision, and how many differ.
 fn compare(target: &dyn Target, chain: &Chain, observer: &dyn Observer) -> Result<(u64, u64)> {
     let size = chain.block_size();
     let size_bytes = chain.revision().size_bytes;
@@ -241,7 +242,7 @@ fn compare(target: &dyn Target, chain: &Chain, observer: &dyn Observer) -> Resul
     Ok((compared, differing))
 }
 
-/// What is there, as far as it keeps a restore from overwriting it without `force`.
+/// The reason why a restore does not overwrite the target without `force`, if any.
 fn objection(path: &Path, checked: Result<()>) -> Result<Option<String>> {
     match checked {
         Ok(()) => Ok(None),

@@ -1,8 +1,8 @@
 //! `restore`: writes a revision to a target.
 //!
-//! The digests of the revision are checked as a whole before anything is written, and every block against its digest
-//! before it is. To a target that exists, only blocks that differ are written. A dry run does all but the writing. What is
-//! going to be overwritten can be saved before: `undo`.
+//! The digests of the revision are checked as a whole before anything is written, and every block is checked
+//! against its digest before it is written. In an existing target, only blocks that differ are written. A dry
+//! run does everything but write. The data to be overwritten can be saved first: `undo`.
 
 pub(crate) mod known;
 mod look;
@@ -46,21 +46,21 @@ static ZEROS: [u8; 65536] = [0; 65536];
 /// How a revision is restored.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreOptions {
-    /// Overwrite what is there.
+    /// Overwrite existing data.
     pub force: bool,
-    /// Overwrite what somebody was shown and has agreed to, as long as it is still that.
+    /// Overwrite what a person was shown and has confirmed, if it is still the same.
     pub confirmed: Option<TargetLook>,
     /// Do everything but write.
     pub dry_run: bool,
-    /// Where a block cannot be read right, write zeros and go on.
+    /// Fill blocks that cannot be read correctly with zeros, and continue.
     pub keep_going: bool,
-    /// The folder in which an archive is made of what is going to be overwritten.
+    /// Folder for an archive of the data that will be overwritten.
     pub undo: Option<PathBuf>,
-    /// Whether that archive may be where others can change it.
+    /// Whether others may be able to change that archive.
     pub trust: Trust,
-    /// Begin also when the target seems to lack the space: for file systems that compress.
+    /// Start even if the target seems to lack space: for file systems that compress.
     pub ignore_space: bool,
-    /// Threads that read and digest; `None` for one a core.
+    /// Threads that read and digest; `None` for one per core.
     pub threads: Option<usize>,
 }
 
@@ -71,26 +71,27 @@ pub struct RestoreReport {
     pub revision: RevisionId,
     /// Where it was written; `-` for a stream.
     pub target: ReportPath,
-    /// What the target was.
+    /// The kind of the target.
     pub target_kind: TargetKind,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
-    /// Bytes that were written; the others were right already.
+    /// Bytes written; the others were correct already.
     pub written_bytes: u64,
-    /// Stretches in which they are.
+    /// In how many extents they are.
     pub written_extents: u64,
-    /// Stretches that could not be read right and were made zero, ascending.
+    /// Extents that could not be read correctly and were filled with zeros, ascending.
     pub unreadable: Vec<Extent>,
-    /// Whether the digests of the revision were right as a whole. If not, more than the unreadable stretches may be wrong.
+    /// Whether the digests of the revision were correct as a whole. If not, more than the unreadable extents
+    /// may be wrong.
     pub digests_checked: bool,
-    /// Stretches that an undo archive does not hold, because its restore did not overwrite them, and that are not
-    /// what they were before it: somebody has changed them since. They stay as they are. Ascending.
+    /// Extents that an undo archive does not hold, because its restore did not overwrite them, and that have
+    /// changed since then. They stay as they are. Ascending.
     pub changed_since: Vec<Extent>,
-    /// Where what was overwritten is kept.
+    /// Where the overwritten data is kept.
     pub undo: Option<UndoReport>,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
@@ -117,13 +118,13 @@ impl RestoreReport {
         }
     }
 
-    /// Whether the target has become exactly the revision.
+    /// Whether the target now equals the revision exactly.
     pub fn is_exact(&self) -> bool {
         self.is_complete() && self.changed_since.is_empty()
     }
 
-    /// Whether all that the archive has of the revision is in the target now, and right. Of an undo archive that may
-    /// be less than the revision.
+    /// Whether everything that the archive has of the revision is now in the target, and correct. For an undo
+    /// archive that may be less than the revision.
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty() && self.digests_checked
     }
@@ -139,7 +140,7 @@ fn push_blocks(extents: &mut Vec<Extent>, chain: &Chain, blocks: &[BlockIndex]) 
     }
 }
 
-/// Refuses to make a revision anew of which an undo archive holds only a part.
+/// Refuses to recreate a revision of which an undo archive holds only a part.
 pub(crate) fn check_whole(chain: &Chain) -> Result<()> {
     match chain.is_partial() {
         true => Err(Error::Specification { message: undo::PARTIAL.to_owned() }),
@@ -147,7 +148,7 @@ pub(crate) fn check_whole(chain: &Chain) -> Result<()> {
     }
 }
 
-/// Restores to a path: checks it, saves what is there if asked to, and writes.
+/// Restores to a path: checks it, saves existing data if requested, and writes.
 pub(crate) fn to_path(
     chain: &Chain,
     guard: &Guard<'_>,
@@ -203,8 +204,8 @@ pub(crate) fn to_path(
     Ok(report)
 }
 
-/// The report on a file that is the revision already, and to which nothing has to be written: a restore that is made again is no
-/// overwriting. `None` for any other.
+/// The report on a file that equals the revision already, so that nothing has to be written: repeating a
+/// restore overwrites nothing. `None` for any other file.
 fn find_complete(
     chain: &Chain,
     path: &Path,
@@ -225,7 +226,7 @@ fn find_complete(
     Ok(is_complete.then_some(RestoreReport { dry_run: options.dry_run, ..report }))
 }
 
-/// Writes the revision to a target that is open already.
+/// Writes the revision to an open target.
 pub(crate) fn to_target(
     chain: &Chain,
     target: &dyn Target,

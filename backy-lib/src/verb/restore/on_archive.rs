@@ -1,4 +1,4 @@
-//! Restoring a revision of an archive: to a path, to what is open already, to a stream; and what that would overwrite.
+//! Restores a revision of an archive to a path, an open target or a stream, and shows what that would overwrite.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::base::progress::Observer;
 use crate::verb::restore::{self, Guard, RestoreOptions, RestoreReport, Target, TargetLook};
 
 impl Archive {
-    /// Writes a revision to a file or device, `path`, after the checks that keep it from destroying something.
+    /// Writes a revision to the file or device at `path`, after the safety checks.
     pub fn restore(
         &self,
         number: usize,
@@ -36,10 +36,11 @@ impl Archive {
         restore::to_path(&chain, &guard, path, options, clock)
     }
 
-    /// What a restore of a revision to a file or device, `path`, would overwrite, for a person who is asked; `None` when that is nothing.
+    /// What restoring a revision to the file or device at `path` would overwrite, for a confirmation; `None`
+    /// if nothing.
     ///
     /// # Errors
-    /// [`crate::Error::Target`] when the restore would be refused, even with `force`.
+    /// [`crate::Error::Target`] if the restore would be refused even with `force`.
     pub fn look_at_target(
         &self,
         number: usize,
@@ -47,7 +48,7 @@ impl Archive {
         observer: &dyn Observer,
     ) -> Result<Option<TargetLook>> {
         let known = self.check_known(path);
-        // How much differs is told by the digests alone: damage is found by the restore.
+        // The digests alone show how much differs; the restore itself finds damage.
         let chain = self.open_chain(number, true)?;
         let source = judged(self.trusted_source())?.ok();
         let folder = self.folder();
@@ -61,8 +62,8 @@ impl Archive {
         restore::look(&chain, &guard, path, known)
     }
 
-    /// That a target which is the configured source is the one that was backed up. What others may have written is neither looked up nor an
-    /// excuse for overwriting.
+    /// Checks that a target that is the configured source is the one that was backed up. If others may have
+    /// changed the archive, its record is not used and does not permit overwriting.
     fn check_known(&self, target: &Path) -> Result<()> {
         match judged(self.trusted().and_then(|archive| archive.config()))? {
             Ok(config) => restore::known::check(self.manifest(), &config, target),
@@ -70,7 +71,7 @@ impl Archive {
         }
     }
 
-    /// Writes a revision to a target that is open already. `force` and `undo` are about paths and mean nothing here.
+    /// Writes a revision to an open target. `force` and `undo` concern paths and have no effect here.
     pub fn restore_to(
         &self,
         number: usize,

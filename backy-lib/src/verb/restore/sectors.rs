@@ -1,4 +1,5 @@
-//! Whether the partition table of a revision fits a device: positions in a GPT count in sectors, and its backup lies in the last one.
+//! Whether the partition table of a revision fits a device: positions in a GPT are in sectors, and its backup
+//! is in the last one.
 
 use std::path::Path;
 
@@ -10,26 +11,26 @@ use crate::base::units::{BlockIndex, display_size};
 use crate::format::qcow2::Decompressor;
 use crate::image::chain::Chain;
 
-/// What the second sector of a disk with a GPT begins with. Source: UEFI specification, "GPT Header".
+/// The first bytes of the second sector of a disk with a GPT. Source: UEFI specification, "GPT Header".
 const SIGNATURE: &[u8] = b"EFI PART";
 
-/// Sizes of sectors that disks have.
+/// Possible sector sizes.
 const SIZES: [u64; 2] = [512, 4096];
 
-/// Says when the partition table of a revision does not suit a device. What cannot be read is reported later.
+/// Reports a partition table that does not fit a device. Read errors are reported later.
 pub(super) fn tell(chain: &Chain, target: &FileTarget, observer: &dyn Observer) {
     let Some(sector_bytes) = target.sector_bytes() else { return };
     let path = target.path();
     let wrong = mismatch(chain, sector_bytes);
     let short = larger(chain, &path, target.size_bytes());
-    // Where the sectors are wrong, the whole table has to be made anew.
+    // With the wrong sector size, the whole table has to be rewritten.
     let note = wrong.ok().flatten().or_else(|| short.ok().flatten());
     if let Some(note) = note {
         observer.event(&Event::Finding(format!("{}: {note}", path.display())));
     }
 }
 
-/// What is wrong with restoring to a device with sectors of so many bytes, in one sentence, if anything is.
+/// The problem of restoring to a device with this sector size, in one sentence, if any.
 fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
     let Some(own) = of_revision(chain)?.filter(|own| *own != sector_bytes) else {
         return Ok(None);
@@ -41,7 +42,7 @@ fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
     )))
 }
 
-/// That the backup of the GPT does not come to the end of a larger device, in one sentence, if the revision has a GPT.
+/// That the backup of the GPT will not be at the end of a larger device, in one sentence, if the revision has a GPT.
 fn larger(chain: &Chain, device: &Path, device_bytes: u64) -> Result<Option<String>> {
     let more = device_bytes.saturating_sub(chain.revision().size_bytes);
     if more == 0 || of_revision(chain)?.is_none() {
@@ -55,7 +56,7 @@ fn larger(chain: &Chain, device: &Path, device_bytes: u64) -> Result<Option<Stri
     )))
 }
 
-/// The size of the sectors that the GPT of a revision counts in; `None` when it has none.
+/// The sector size that a revision's GPT uses; `None` if it has no GPT.
 fn of_revision(chain: &Chain) -> Result<Option<u64>> {
     for sector_bytes in SIZES {
         if starts_with(chain, sector_bytes, SIGNATURE)? {

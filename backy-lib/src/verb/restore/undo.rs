@@ -1,11 +1,11 @@
-//! `restore --undo`: before a restore overwrites anything, what it is going to overwrite is saved as an archive of its own.
+//! `restore --undo`: saves the data that a restore will overwrite as an archive of its own.
 //!
-//! That archive has one revision: the target as it was. Its digests are those of all blocks, but its image holds only
-//! the blocks that the restore is going to change; the others are holes, and named in the findings. So a restore of
-//! it to the target reads what was overwritten from the archive, finds the rest to be right as it is, and never takes
-//! a hole for content. What somebody has changed of the rest meanwhile stays as it is, and is in the report. So does
-//! a block that the target could not give when it was to be saved: its digest is that of a lost one. The manifest is
-//! the last thing written, and the restore begins after it: from then on the restore may fail or be interrupted
+//! That archive has one revision: the target as it was. Its digests cover all blocks, but its image holds
+//! only the blocks that the restore will change; the others are holes, listed in the findings. So restoring
+//! it to the target reads the overwritten blocks from the archive, finds the rest unchanged, and never takes
+//! a hole for content. Blocks outside of it that have changed meanwhile stay, and are reported. A block that
+//! the target could not deliver when it was saved stays, too: it has the digest of a lost block. The manifest
+//! is written last, and the restore begins after it; from then on the restore may fail or be interrupted
 //! anywhere.
 
 use std::collections::BTreeSet;
@@ -47,46 +47,46 @@ use crate::storage::{
 
 /// The tag of the revision.
 pub(super) const TAG: &str = "undo";
-/// More stretches are not told apart in the findings, so that the manifest stays small.
+/// With more ranges, the findings combine them to keep the manifest small.
 const MAX_RANGES: usize = 1 << 16;
 
-/// Why nothing but the target can be made of an undo archive.
+/// Why an undo archive can only be restored to its target.
 pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore has overwritten; \
                                   restore it to the target of \
                                   that restore, which has the rest";
 
-/// What whoever knows other archives must not do with this one.
+/// A warning for readers who know other archives.
 const NOT_AN_IMAGE: &str = "
 That needs backy. last.raw is NOT a complete image: most of its holes are not zeros, but blocks of
 the target that were not overwritten. Do not copy it to a disk.
 ";
 
-/// Where what a restore has overwritten is kept.
+/// Where the overwritten data is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UndoReport {
     /// Folder of the archive.
     pub archive: ReportPath,
     /// Its only revision.
     pub revision: RevisionId,
-    /// Bytes in the blocks that were saved.
+    /// Bytes in the saved blocks.
     pub saved_bytes: u64,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
-/// What is saved, and how.
+/// What to save, and how.
 pub struct Saving<'a> {
-    /// The revision that is going to be restored.
+    /// The revision that will be restored.
     pub chain: &'a Chain,
-    /// Where it is going to be written.
+    /// Where it will be written.
     pub target: &'a dyn Target,
-    /// Where that is, for the config of the undo archive.
+    /// The path of the target, for the config of the undo archive.
     pub path: &'a Path,
-    /// Tells the time that the undo archive gets.
+    /// The clock for the time of the undo archive.
     pub clock: &'a dyn Clock,
-    /// Threads that read and digest; `None` for one a core.
+    /// Threads that read and digest; `None` for one per core.
     pub threads: Option<usize>,
-    /// Watches.
+    /// The observer.
     pub observer: &'a dyn Observer,
 }
 
@@ -120,7 +120,7 @@ pub(super) fn check_folder(
     }
 }
 
-/// A path of which only the first parts need exist.
+/// Resolves a path of which only the first parts need exist.
 fn real_path(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).map_err(Error::io(path, "look up the folder"))?;
     let real = absolute.ancestors().find_map(|above| {
@@ -130,7 +130,7 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     Ok(real.unwrap_or(absolute))
 }
 
-/// That there is nothing that an archive could have left, or that somebody else has put there under such a name.
+/// Checks that no file has a name that the archive needs, whether an archive or somebody else left it.
 fn check_vacant(storage: &dyn Storage) -> Result<()> {
     let present = storage.list()?;
     if present.contains(&FileName::MANIFEST) {
@@ -144,7 +144,7 @@ fn check_vacant(storage: &dyn Storage) -> Result<()> {
     }
 }
 
-/// All that is made, the manifest first: without it nobody takes the rest for an archive. None of it was there before.
+/// All files that are created, the manifest first: without it, the rest is no archive. None of them existed before.
 fn made(uuid: RevisionId) -> Vec<FileName> {
     let files = [Published::Manifest, Published::Config, Published::Readme];
     let mut names: Vec<FileName> = files.map(FileName::Published).into();
@@ -155,7 +155,7 @@ fn made(uuid: RevisionId) -> Vec<FileName> {
 }
 
 impl Saving<'_> {
-    /// Makes the folder if need be, and the undo archive in it.
+    /// Creates the folder if necessary, and the undo archive in it.
     pub fn save_to_folder(&self, folder: &Path, trust: Trust) -> Result<UndoReport> {
         trust.check_new(folder)?;
         let storage = DirStorage::create(folder)?.with_trust(trust);
@@ -163,7 +163,7 @@ impl Saving<'_> {
         self.save(&storage)
     }
 
-    /// Makes the undo archive. When this returns, it is durable; after an error there is none.
+    /// Creates the undo archive. After success it is durable; after an error there is none.
     pub fn save(&self, storage: &dyn Storage) -> Result<UndoReport> {
         let block_size = self.chain.block_size();
         let limit = Layout::max_image_bytes(block_size);
@@ -179,7 +179,8 @@ impl Saving<'_> {
         let started = self.clock.now();
         let uuid = RevisionId::new(started);
         self.make(storage, uuid, started).inspect_err(|_| {
-            // Nothing has been overwritten yet, so nobody needs what there is of it. What cannot be removed does no harm.
+            // Nothing has been overwritten yet, so the unfinished archive is useless. Files that cannot be
+            // deleted do no harm.
             for name in made(uuid) {
                 let _ = storage.remove(name);
             }
@@ -286,14 +287,14 @@ impl Saving<'_> {
         let left_out = (revision.uuid, revision.findings.bad_block_count());
         manifest.push_newest(revision);
         if left_out.1 > 0 {
-            // More than these are damage.
+            // Any further bad blocks are damage.
             manifest.confirm(&[left_out], time);
         }
         manifest.image_file = moment::image_file(storage)?;
         manifest::publish_first(storage, &manifest)
     }
 
-    /// Reads the target, digests all of it, and stores what is going to be overwritten.
+    /// Reads and digests the target, and stores the blocks that will be overwritten.
     fn copy(&self, image: &dyn StorageFile, copy: &mut Copy) -> Result<()> {
         let counters =
             progress::begin_work(self.observer, Phase::SaveTarget, self.target.size_bytes())?;
@@ -328,7 +329,7 @@ impl Saving<'_> {
         )
     }
 
-    /// What a block of the target is, and whether the restore changes it.
+    /// The entry of a block of the target, and whether the restore changes it.
     fn judge(&self, block: BlockIndex, bytes: &[u8], located: Option<&Located>) -> Block {
         let entry = TableEntry::of_block(bytes);
         let block_size = self.chain.block_size();
@@ -347,15 +348,15 @@ impl Saving<'_> {
     }
 }
 
-/// A stretch of the target that may hold data.
+/// An extent of the target that may hold data.
 struct Piece {
     first: BlockIndex,
     extent: Extent,
-    /// Its blocks in the revision, as far as that has them.
+    /// Its blocks in the revision, if the revision reaches that far.
     located: Vec<Located>,
 }
 
-/// Cuts the target into pieces, leaving out its holes.
+/// Divides the target into pieces, leaving out its holes.
 struct Pieces<'a> {
     saving: &'a Saving<'a>,
     window: Window<'a>,
@@ -401,7 +402,7 @@ struct Block {
 }
 
 impl Block {
-    /// One that the target cannot give: there is nothing to save of it.
+    /// A block that the target cannot deliver: there is nothing to save.
     const UNREADABLE: Block = Block { entry: TableEntry::LOST, save: false };
 }
 
@@ -412,7 +413,7 @@ struct Copy {
     hasher: RevisionHasher,
     /// Blocks that are not zero and not saved.
     missing: Ranges,
-    /// Where the target cannot be read.
+    /// Extents of the target that cannot be read.
     unreadable: Vec<Extent>,
     read_bytes: u64,
     saved_bytes: u64,

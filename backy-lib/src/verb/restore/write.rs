@@ -13,29 +13,29 @@ use crate::image::chain::{Chain, Located};
 use crate::image::sequential::{Chunk, Chunks, read_blocks};
 use crate::image::walk;
 
-/// Bytes of a target that are looked through at a time where the revision is zero.
+/// Bytes of a target that are examined at a time where the revision is zero.
 const VOID_BYTES: u64 = 64 << 20;
 
-/// Tools of one thread.
+/// The tools of one thread.
 struct Worker {
     decompressor: Decompressor,
     found: Vec<u8>,
 }
 
-/// What has to be done for a chunk.
+/// The work for a chunk.
 #[derive(Default)]
 struct Work {
     rewrites: Vec<Rewrite>,
     buffer: Vec<u8>,
     unreadable: Vec<BlockIndex>,
-    /// What stays as it is, since an undo archive does not hold it.
+    /// Blocks that stay, because an undo archive does not hold them.
     changed_since: Vec<BlockIndex>,
 }
 
-/// A stretch of the target that has to be written.
+/// An extent of the target to write.
 struct Rewrite {
     extent: Extent,
-    /// Where its bytes are in the chunk's buffer; `None` when they are zero.
+    /// Where its bytes are in the chunk's buffer; `None` if they are zero.
     from: Option<usize>,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn write(
     let void_bytes = if target.is_new() { u64::MAX } else { VOID_BYTES };
     let mut chunks = Chunks::new(chain, void_bytes, observer);
     let mut written_end = None;
-    // One thread writes: several that write to one file only wait for each other, and burn time at it.
+    // Only one thread writes: several writers to one file just wait for each other and waste CPU time.
     pipeline::run(
         (0..pipeline::threads(options.threads))
             .map(|_| Ok(Worker { decompressor: Decompressor::new()?, found: Vec::new() }))
@@ -102,7 +102,7 @@ pub(super) fn write(
     Ok(report)
 }
 
-/// Finds out what of a revision is wrong in the target.
+/// Finds where the target differs from a revision.
 struct Compare<'a> {
     chain: &'a Chain,
     target: &'a dyn Target,
@@ -118,7 +118,7 @@ enum Wanted {
 }
 
 impl Compare<'_> {
-    /// Reads those blocks of a chunk that are wrong in the target into their places in `buffer`.
+    /// Reads the blocks of a chunk that are wrong in the target into their places in `buffer`.
     fn run(
         &self,
         worker: &mut Worker,
@@ -164,7 +164,7 @@ impl Compare<'_> {
         Ok(Work { rewrites, buffer, unreadable, changed_since })
     }
 
-    /// Leaves as it is what an undo archive does not hold; which blocks that are.
+    /// Keeps blocks that an undo archive does not hold; returns those that changed.
     fn keep_left_out(&self, first: BlockIndex, wanted: &mut [Wanted]) -> Result<Vec<BlockIndex>> {
         let mut kept = Vec::new();
         if self.chain.is_partial() && !self.target.is_new() {
@@ -207,8 +207,8 @@ impl Compare<'_> {
     }
 }
 
-/// Reads what a target has. Blocks that it cannot give, whose numbers in the buffer this gives, differ: a sector that
-/// cannot be read may well be written.
+/// Reads the target. Blocks that cannot be read count as different, and their numbers in the buffer are
+/// returned: an unreadable sector can often still be written.
 pub(super) fn read_target(
     target: &dyn Target,
     size: BlockSize,
@@ -242,7 +242,7 @@ fn runs(wanted: &[Wanted], kind: Wanted) -> Vec<(usize, usize)> {
     found
 }
 
-/// Finds what is not zero in an extent of the target that has to be zero.
+/// Finds the bytes other than zero in an extent of the target that has to be zero.
 fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
     let mut wrong = Vec::new();
     if target.is_new() {
@@ -256,7 +256,7 @@ fn find_data(target: &dyn Target, extent: Extent) -> Result<Vec<Rewrite>> {
         buffer.resize(piece.len as usize, 0);
         let zero = match target.read_at(&mut buffer, piece.offset) {
             Ok(()) => crate::base::digest::is_zero(&buffer),
-            // It may well be written.
+            // It can often still be written.
             Err(error) if error.kind() == ErrorKind::Io => false,
             Err(error) => return Err(error),
         };

@@ -1,12 +1,10 @@
 //! What a scrub with a budget reads, and in which order.
 //!
-//! What is stored is cut into groups: stretches of the image, and whole deltas. Each has a time: when it was last
-//! read, or since when it has been there if it never was. The oldest are read first. Whatever is written later gets a
-//! later time, so nothing that waits is overtaken for long, however small the budget is and however many deltas are
-//! new.
+//! Stored data is divided into groups: parts of the image, and whole deltas. Each has a time: when it was
+//! last read or, if never, since when it has existed. The oldest are read first. Data written later gets a
+//! later time, so that no group waits for long, however small the budget is and however many deltas are new.
 //!
-//! A budget counts the stored bytes that have to be read: holes cost nothing, nor do the blocks that a delta does not
-//! hold.
+//! A budget counts the stored bytes that have to be read: holes cost nothing, nor do blocks that a delta does not hold.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -23,15 +21,15 @@ use crate::format::manifest::{BlockRange, Manifest, Revision};
 use crate::policy::config::parse_interval;
 use crate::policy::health::long_as;
 
-/// Parts of an image that verification is remembered for, at most. A delta is one.
+/// Maximum number of parts of an image with separate verification records. A delta has only one.
 const MAX_GROUPS: u64 = 1024;
 
-/// A stretch of one revision's own file: what a budget is spent on.
+/// A part of one revision's own file: the unit in which a budget is spent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
     pub(super) number: usize,
     pub(super) blocks: BlockRange,
-    /// What reading it costs; only known where a budget is a share.
+    /// The cost of reading it; only known if the budget is a share.
     pub(super) stored_bytes: u64,
 }
 
@@ -54,7 +52,7 @@ impl FromStr for Budget {
 }
 
 impl Scrub<'_> {
-    /// What there is to read, in order; with a budget what waits longest first.
+    /// What there is to read, in order; with a budget, the longest waiting first.
     pub(super) fn groups(&self) -> Result<Vec<Group>> {
         let size = self.manifest.block_size;
         let mut groups = Vec::new();
@@ -78,7 +76,7 @@ impl Scrub<'_> {
             }
         }
         if self.options.budget.is_some() {
-            // Stable: those of one time stay in order.
+            // Stable: groups with the same time stay in order.
             groups.sort_by_cached_key(|group| {
                 waiting_since(self.manifest, group.number, group.blocks, self.now)
             });
@@ -86,8 +84,8 @@ impl Scrub<'_> {
         Ok(groups)
     }
 
-    /// The file of a revision where its bytes have to be counted; none when it cannot be opened, and then none of it
-    /// is read.
+    /// The file of a revision whose bytes have to be counted; `None` if it cannot be opened, and then nothing
+    /// of it is read.
     fn file_to_measure(&self, revision: &Revision) -> Result<Option<StoredFile>> {
         match self.options.budget {
             Some(Budget::Share(_)) => {
@@ -98,7 +96,7 @@ impl Scrub<'_> {
         }
     }
 
-    /// How many stored bytes of the groups may be read. Noted in the report where it is a share.
+    /// How many stored bytes of the groups may be read. Recorded in the report if the budget is a share.
     pub(super) fn allow(&mut self, groups: &[Group]) -> u64 {
         let Some(Budget::Share(share)) = self.options.budget else { return u64::MAX };
         let stored: u64 = groups.iter().map(|group| group.stored_bytes).sum();
@@ -115,7 +113,7 @@ impl Scrub<'_> {
     }
 }
 
-/// Bytes that have to be read of blocks. Tables that cannot be read say of none that it has to be.
+/// Bytes to read for these blocks; none for tables that cannot be read.
 fn stored_in(file: &StoredFile, blocks: BlockRange) -> Result<u64> {
     match file.stored_bytes(blocks) {
         Err(error) if error.is_unreadable() || error.is_damage() => Ok(0),
@@ -123,13 +121,13 @@ fn stored_in(file: &StoredFile, blocks: BlockRange) -> Result<u64> {
     }
 }
 
-/// Since when blocks of a revision's own file wait to be read: the longest time ago that one was read or, where one
-/// never was, that it may have been written. `None`, before all others, where a clock was wrong: a time in the future
-/// says nothing. And whether all was read: of what waits since the same moment, what never was comes first, so that a
-/// clock that stands still holds nothing up.
+/// Since when blocks of a revision's own file have waited to be read: the earliest time at which one was last
+/// read or, if never, may have been written. `None`, which comes first, if a clock was wrong, because a time
+/// in the future says nothing. The flag says whether all of it was ever read: at the same time, blocks that
+/// were never read come first, so that a clock that stands still delays nothing.
 ///
-/// A delta that was never read counts from the commit of its own revision, just before it was written: that time
-/// stays the same whatever newer revisions are merged into it.
+/// A delta that was never read counts from the commit of its own revision, just before it was written: that
+/// time stays the same whatever newer revisions are merged into it.
 fn waiting_since(
     manifest: &Manifest,
     number: usize,

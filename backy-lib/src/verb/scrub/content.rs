@@ -1,4 +1,4 @@
-//! Reading every stored block once, and comparing it with its digest.
+//! Reads every stored block once and compares it with its digest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::image::chain::Chain;
 use crate::image::damage;
 use crate::storage::Storage;
 
-/// How much of what is stored has been read and found right, and since when.
+/// How much of the stored data was read and found correct, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// The longest time ago that the place of a block was last read; null when some never were.
+    /// The earliest time at which the place of some block was last read; null if some were never read.
     pub oldest: Option<Timestamp>,
     /// Share of the blocks of all revisions' files that have been verified since they were written, from 0 to 1.
     pub verified_share: f64,
 }
 
-/// From what the manifest remembers.
+/// From the records of the manifest.
 pub(crate) fn coverage(manifest: &Manifest) -> Coverage {
     let (mut total, mut read, mut verified, mut oldest) = (0, 0, 0, None::<Timestamp>);
     for revision in &manifest.revisions {
@@ -44,18 +44,18 @@ pub(crate) fn coverage(manifest: &Manifest) -> Coverage {
     Coverage { oldest: oldest.filter(|_| read == total), verified_share }
 }
 
-/// What one thread reads.
+/// The work of one thread.
 struct Piece {
     number: usize,
     file: Arc<StoredFile>,
     blocks: BlockRange,
-    /// Bytes of the group up to its end, with what takes no room before it.
+    /// Bytes of the group up to the end of this piece, including bytes before it that take no space.
     done_bytes: u64,
-    /// The group that is complete with this piece.
+    /// The group that this piece completes.
     completes: Option<Group>,
 }
 
-/// What was found out about a piece.
+/// The result of checking a piece.
 struct Checked {
     number: usize,
     bad: Vec<BlockIndex>,
@@ -65,8 +65,8 @@ struct Checked {
 }
 
 impl Scrub<'_> {
-    /// Reads the stored blocks, as far as the budget goes; notes in the manifest which are bad and which were verified when.
-    /// Gives the bytes that were read.
+    /// Reads the stored blocks within the budget, and records in the manifest which are bad and which were
+    /// verified when. Returns the bytes read.
     pub(super) fn check_content(&mut self) -> Result<u64> {
         let groups = self.groups()?;
         let left_bytes = self.allow(&groups);
@@ -104,7 +104,7 @@ impl Scrub<'_> {
                 Ok(())
             },
         );
-        // Also what was found before it was stopped.
+        // Includes what was found before the scrub was stopped.
         self.note(found);
         done.map(|()| read_bytes)
     }
@@ -122,7 +122,7 @@ impl Scrub<'_> {
         }
         for (number, (complete, bad)) in noted {
             if let Some(revision) = self.manifest.revisions.get_mut(number) {
-                // What was bad and is right now has been mended by somebody.
+                // A block that was bad and is correct now was repaired by someone.
                 revision.findings.replace(&complete, bad);
             }
         }
@@ -133,7 +133,7 @@ fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
     let extent = damage::extent(piece.blocks, piece.file.block_size, piece.file.size_bytes);
     let (bad, read_bytes) = match piece.file.check(piece.blocks, tools) {
         Ok(checked) => checked,
-        // Tables that say nothing: nothing of it can be read.
+        // Its tables are damaged: none of it can be read.
         Err(error) if error.is_unreadable() => {
             let all = (piece.blocks.first.0..piece.blocks.end().0).map(BlockIndex).collect();
             (all, extent.len)
@@ -144,16 +144,16 @@ fn check_piece(tools: &mut Tools, piece: Piece) -> Result<Checked> {
     Ok(Checked { number, bad, read_bytes, done_bytes, completes })
 }
 
-/// Cuts the groups into pieces, leaving out what takes no room.
+/// Divides the groups into pieces, leaving out blocks that take no space.
 struct Pieces<'a> {
     storage: &'a Arc<dyn Storage>,
     manifest: &'a Manifest,
     groups: VecDeque<Group>,
-    /// The group being cut, with the next block in it.
+    /// The group being divided, with its next block.
     current: Option<(Group, BlockIndex)>,
     file: Option<(usize, Arc<StoredFile>)>,
     deadline: Option<Instant>,
-    /// Stored bytes that may still be read.
+    /// Stored bytes left in the budget.
     left_bytes: u64,
 }
 
@@ -176,14 +176,14 @@ impl Pieces<'_> {
 
     fn next_group(&mut self) -> Option<Group> {
         let over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        // What costs nothing is read along.
+        // Groups that cost nothing are read as well.
         let fits = |group: &Group| self.left_bytes > 0 || group.stored_bytes == 0;
         let group = self.groups.pop_front().filter(|group| !over && fits(group))?;
         self.left_bytes = self.left_bytes.saturating_sub(group.stored_bytes);
         Some(group)
     }
 
-    /// The next piece of a group; it is complete with the last one, which may be empty.
+    /// The next piece of a group; the last one, possibly empty, completes it.
     fn cut(
         &mut self,
         group: Group,
@@ -207,7 +207,7 @@ impl Pieces<'_> {
         Ok(Some(Piece { number: group.number, file, blocks, done_bytes, completes }))
     }
 
-    /// The file of a revision; none when it cannot be opened, which the structure has told of.
+    /// The file of a revision; `None` if it cannot be opened, which the structure check has reported.
     fn file(&mut self, number: usize) -> Result<Option<Arc<StoredFile>>> {
         if let Some((open, file)) = &self.file
             && *open == number
@@ -227,7 +227,7 @@ impl Pieces<'_> {
     }
 }
 
-/// Whether what a finding says cannot be read still cannot, with the archive as it is now.
+/// Whether the blocks of a finding still cannot be read, with the archive as it is now.
 pub(super) fn is_unreadable(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -244,7 +244,7 @@ pub(super) fn is_unreadable(
             Err(error) if error.is_unreadable() => return Ok(true),
             Err(error) => return Err(error),
         };
-        // A block that digests which are not right as a whole call zero would seem to be read.
+        // A block that wrong digests call zero would seem to be readable.
         match chain.verify_digests(observer) {
             Err(error) if error.is_unreadable() => return Ok(true),
             verified => verified?,

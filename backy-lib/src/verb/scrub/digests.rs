@@ -1,4 +1,5 @@
-//! The digests of all revisions, from their digest files: one walk over the tables, however many revisions there are.
+//! Checks the digests of all revisions against their digest files: one walk over the tables, however many
+//! revisions there are.
 
 use std::collections::HashMap;
 
@@ -20,8 +21,8 @@ use crate::image::walk;
 use crate::storage::{DigestsKind, FileName};
 
 impl Scrub<'_> {
-    /// Checks that each revision's digest comes out of its digest files. One that is wrong is made anew from the data, if that is
-    /// then right.
+    /// Checks that each revision's digest follows from its digest files. Rebuilds a wrong file from the data,
+    /// if that data is then proven correct.
     pub(super) fn check_digests(&mut self) -> Result<()> {
         let wrong = self.wrong_digests()?;
         let numbers = self.numbers().into_iter();
@@ -29,7 +30,7 @@ impl Scrub<'_> {
         let mut places = Places::default();
         for number in wrong {
             progress::check(self.context.observer)?;
-            // An older one may have come right with a newer one.
+            // Repairing a newer revision may have repaired an older one.
             let Some(error) = self.digest_error(number)? else {
                 self.vouched.insert(number);
                 continue;
@@ -60,7 +61,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Numbers of the revisions whose digest does not come out, ascending.
+    /// Numbers of the revisions whose digest does not match, ascending.
     fn wrong_digests(&self) -> Result<Vec<usize>> {
         let mut wrong = Vec::new();
         let revisions = self.manifest.revisions.as_slice();
@@ -78,18 +79,18 @@ impl Scrub<'_> {
         Ok(wrong)
     }
 
-    /// Walks the tables of revisions `first` to `end`, each of which reads through to the one before, side by side.
+    /// Walks the tables of revisions `first` to `end` in parallel; each reads through to the previous one.
     fn walk(&self, first: usize, end: usize, wrong: &mut Vec<usize>) -> Result<()> {
         let size = self.manifest.block_size;
         let revisions = self.manifest.revisions.get(first..end).unwrap_or_default();
         let mut files: Vec<Walked> = Vec::new();
         for (number, revision) in (first..end).zip(revisions) {
             let Some(file) = self.stored_file(number)? else {
-                // Neither this one nor those behind it can come out.
+                // Neither this one nor those after it can match.
                 wrong.extend(number..end);
                 break;
             };
-            // As a rule all have one size, and nothing has been digested yet.
+            // Usually all have the same size, and nothing has been digested yet.
             let same = files.last().filter(|last| last.size_bytes == revision.size_bytes);
             let hasher = match same {
                 Some(last) => last.hasher.clone(),
@@ -128,7 +129,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Whether the digests cannot be looked at for a file that is among the findings already, with what that costs.
+    /// Whether the digests cannot be checked because of a file that is among the findings already, with what it costs.
     fn is_about_another(&self, error: &Error, own: FileName, places: &mut Places) -> bool {
         for (finding, place) in self.findings.iter().zip(0..).skip(places.known) {
             places.last.insert(finding.file.clone(), place);
@@ -141,7 +142,7 @@ impl Scrub<'_> {
         })
     }
 
-    /// What is wrong with the digests of one revision.
+    /// The problem with the digests of one revision.
     fn digest_error(&self, number: usize) -> Result<Option<Error>> {
         let checked = Chain::open(self.context.storage, self.manifest, number)
             .and_then(|chain| chain.verify_digests(self.context.observer));
@@ -152,10 +153,11 @@ impl Scrub<'_> {
         }
     }
 
-    /// Makes the digest file of a revision anew from its data; whether its digest comes out then. If not, nothing is changed.
+    /// Rebuilds the digest file of a revision from its data. Returns whether its digest then matches; if not,
+    /// nothing is changed.
     fn rebuild_digests(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         if revision.is_image() {
-            // What is lost of it is among the bad blocks then.
+            // Its lost blocks are recorded as bad then.
             return match proof::prove_newest(
                 self.context.storage,
                 self.manifest,
@@ -195,7 +197,7 @@ impl Scrub<'_> {
         let header = DigestsHeader::new(DigestsKind::Delta, revision, size);
         let mut file = rewrite(&**self.context.storage, &header)?;
         for_each_entry(&data, base.as_ref(), all, self.context.observer, |block, entry, held| {
-            // A zero entry has to be written, too: there may be another one.
+            // A zero entry has to be written too: the file may have another one there.
             if held { file.set(block, entry) } else { Ok(()) }
         })?;
         file.finish()?;
@@ -206,15 +208,15 @@ impl Scrub<'_> {
     }
 }
 
-/// Where the findings about files are: of each the last one. What is repaired of a file is so in all of them.
+/// Where the findings about each file are: the last one for each. Repairing a file resolves all of them.
 #[derive(Default)]
 struct Places {
     last: HashMap<String, usize>,
-    /// So many findings have been looked at.
+    /// How many findings were examined.
     known: usize,
 }
 
-/// A revision on the walk.
+/// A revision in the walk.
 struct Walked {
     file: StoredFile,
     size_bytes: u64,
@@ -224,7 +226,7 @@ struct Walked {
     broken: bool,
 }
 
-/// Takes the entries of a window from the newest revision to the oldest, each on top of the one before.
+/// Computes the entries of a window from the newest revision to the oldest, each on top of the previous one.
 fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer) -> Result<()> {
     let mut entries: Vec<TableEntry> = Vec::new();
     for walked in files {
@@ -265,17 +267,17 @@ fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer
     Ok(())
 }
 
-/// The first block at or after `from` that any of the files holds, or `end`.
+/// The first block from `from` on that any of the files holds, or `end`.
 fn next_data(files: &[Walked], from: BlockIndex, end: BlockIndex) -> BlockIndex {
     files.iter().fold(end, |next, walked| match walked.file.next_stored_block(from, next) {
         Ok(found) => found.unwrap_or(next),
-        // What is wrong with the tables shows when they are read.
+        // Damaged tables are noticed when they are read.
         Err(_) => from,
     })
 }
 
-/// Hands out the entries of all blocks: of those that the file holds from the data, of the others from the base; and
-/// whether the file holds it.
+/// Passes on the entries of all blocks, from the data for blocks that the file holds and from the base for
+/// the others, and whether the file holds the block.
 fn for_each_entry(
     data: &StoredFile,
     base: Option<&Chain>,

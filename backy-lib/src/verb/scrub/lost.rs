@@ -1,10 +1,10 @@
-//! Blocks of a delta whose entries are lost, found again by their digests.
+//! Finds blocks of a delta whose table entries are lost, by their digests.
 //!
-//! Eight bytes of an L2 table that become zero make a block look as if the delta did not hold it. Its content is still in the
-//! file, and its digest in the digest file. Which blocks these are is only believed when the digest of the revision comes out
-//! with them; then their content is looked for in what nothing refers to ([`orphans`]) and entered again, the digests and the data
-//! being durable already. A block whose content is not found is entered as one that cannot be read: that costs this block and not
-//! the whole revision.
+//! Eight bytes of an L2 table that become zero make a block look as if the delta did not hold it. Its content
+//! is still in the file, and its digest in the digest file. Which blocks these are is only believed if the
+//! digest of the revision then matches. Their content is then searched for in unreferenced clusters
+//! ([`orphans`]) and entered again; at that point the digests and the data are durable. A block whose content
+//! is not found is entered as unreadable: that costs this block and not the whole revision.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,50 +24,50 @@ use crate::image::orphans;
 use crate::image::walk;
 use crate::storage::DigestsKind;
 
-/// More entries of one delta are not looked for.
+/// Maximum number of lost entries to search for in one delta.
 const MAX_LOST: usize = 1 << 20;
-/// Entries digested at most to find out which one block was all zero: a second or so.
+/// Maximum number of entries to digest to find the one block that was zero: about a second.
 const MAX_TRIED_ENTRIES: u64 = 1 << 25;
 /// A revision with more blocks is not held in memory for that.
 const MAX_TRIED_BLOCKS: u64 = 1 << 18;
 
-/// A block whose entry is lost, and its digest.
+/// A block with a lost entry, and its digest.
 #[derive(Clone, Copy)]
 struct Lost {
     block: BlockIndex,
     entry: TableEntry,
 }
 
-/// Where blocks are, by their digests.
+/// Positions of blocks, by their digests.
 type Places = HashMap<[u8; 32], Vec<Cluster>>;
 
-/// What the files say of one block of a delta.
+/// What the files say about one block of a delta.
 struct Said {
     block: BlockIndex,
-    /// Its digest, if what the delta's tables say is right.
+    /// Its digest, assuming that the delta's tables are correct.
     entry: TableEntry,
-    /// Whether the tables say something else than the digests, or nothing.
+    /// Whether the tables contradict the digests, or say nothing.
     is_lost: bool,
-    /// Whether it may be a zero block whose entry is lost: of that the digest file knows nothing.
+    /// Whether it may be a zero block with a lost entry: the digest file knows nothing about that.
     may_be_zero: bool,
 }
 
-/// What there is to go by: the delta, its digests, and what it reads through to.
+/// The evidence: the delta, its digests, and what it reads through to.
 struct Evidence {
     delta: Delta,
     table: DigestTable,
     base: Option<Chain>,
-    /// The same delta again, when the digests of what it holds are taken from the data.
+    /// The same delta, if the digests of its blocks are computed from the data.
     data: Option<StoredFile>,
 }
 
 impl Scrub<'_> {
-    /// Enters the blocks of a delta again whose entries are lost; whether there were any. The digest of the revision comes out
-    /// then, as far as it is for its entries.
+    /// Enters the lost blocks of a delta again; returns whether there were any. The digest of the revision
+    /// then matches, as far as its entries decide that.
     pub(super) fn enter_lost_blocks(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         let lost = match self.lost_blocks(number, revision) {
             Ok(lost) => lost,
-            // Then there is nothing to go by.
+            // There is no evidence then.
             Err(error) if error.is_damage() => return Ok(false),
             Err(error) => return Err(error),
         };
@@ -84,7 +84,7 @@ impl Scrub<'_> {
         });
         let missing = match entered {
             Ok(missing) => missing,
-            // One that QEMU has laid out is not written to.
+            // backy does not write to a delta with QEMU's layout.
             Err(error) if error.is_damage() => {
                 self.end_repair()?;
                 return Ok(false);
@@ -96,7 +96,7 @@ impl Scrub<'_> {
         }
         self.end_repair()?;
         let name = revision.file().to_string();
-        // What was wrong with its entries has been told already, as far as they said something.
+        // Problems with its entries, if the entries had any content, were reported already.
         for finding in self.findings.iter_mut().filter(|finding| finding.file == name) {
             finding.repaired = true;
             finding.affected.clear();
@@ -110,7 +110,7 @@ impl Scrub<'_> {
         Ok(true)
     }
 
-    /// The blocks whose entries are lost; none when the digest of the revision does not come out with them.
+    /// The blocks with lost entries; none if the digest of the revision does not match with them.
     fn lost_blocks(&self, number: usize, revision: &Revision) -> Result<Vec<Lost>> {
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
         if revision.is_image() {
@@ -139,7 +139,7 @@ impl Scrub<'_> {
                 }
             });
             match read {
-                // A block that cannot be read has no digest to try.
+                // An unreadable block has no digest to try.
                 Err(error) if from_data && error.is_damage() => break,
                 read => read?,
             }
@@ -154,8 +154,8 @@ impl Scrub<'_> {
         self.lost_zero_block(&evidence, revision)
     }
 
-    /// The same for a single entry of a zero block, of which the digest file knows nothing: each block that it can be is tried,
-    /// unless they are too many.
+    /// The same for a single lost entry of a zero block, which the digest file knows nothing about: tries
+    /// each possible block, unless there are too many.
     fn lost_zero_block(&self, evidence: &Evidence, revision: &Revision) -> Result<Vec<Lost>> {
         let size = self.manifest.block_size;
         let blocks = size.count(revision.size_bytes);
@@ -207,7 +207,7 @@ impl Scrub<'_> {
                 let block = next.plus(at as u64);
                 let inherited = inherited.get(at).copied().unwrap_or(TableEntry::ZERO_BLOCK);
                 let is_open = cluster == Ok(Cluster::Unallocated);
-                // What an interrupted merge has left in the digest file is what the delta reads anyway.
+                // Leftovers of an interrupted merge in the digest file equal what the delta reads anyway.
                 let is_lost = match is_open {
                     true => !own.is_zero_block() && own != inherited,
                     false => cluster.is_err(),
@@ -226,7 +226,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Where in the delta's file, in what nothing refers to, blocks with these digests are.
+    /// Where the unreferenced clusters of the delta's file contain blocks with these digests.
     fn find_places(&self, revision: &Revision, wanted: &HashSet<[u8; 32]>) -> Result<Places> {
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
         let delta = Delta::open(&**self.context.storage, revision.uuid, size, bytes)?;
@@ -239,7 +239,7 @@ impl Scrub<'_> {
         orphans::find(&delta, wanted, last_bytes, self.context.observer)
     }
 
-    /// The content of blocks with these digests that lies in the delta of a revision and that nothing refers to.
+    /// The content of unreferenced blocks with these digests in a revision's delta.
     pub(super) fn unreferenced_blocks(
         &self,
         revision: &Revision,
@@ -258,7 +258,7 @@ impl Scrub<'_> {
         Ok(found)
     }
 
-    /// Enters lost blocks where they are. Gives those that were found nowhere, which are entered as bad ones.
+    /// Enters lost blocks at their positions. Returns those that were not found, which are entered as bad.
     fn enter(
         &self,
         revision: &Revision,

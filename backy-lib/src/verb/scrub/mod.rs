@@ -1,11 +1,13 @@
-//! `scrub`: checks what is stored, says exactly which revisions a flaw costs what, and mends what can be mended.
+//! `scrub`: verifies stored data, reports exactly what each problem costs which revision, and repairs what
+//! can be repaired.
 //!
-//! *Structure*: files, lengths, headers, tables, reference counts, and the digests of all revisions from their digest files.
-//! *Content*: every stored block once, however many revisions read it, on all cores. What is mended is provably right:
-//! everything that follows from the manifest, and blocks whose right bytes are elsewhere in the archive.
+//! *Structure*: files, lengths, headers, tables, reference counts, and the digests of all revisions against
+//! their digest files. *Content*: every stored block once, however many revisions read it, on all cores.
+//! Repairs are provably correct: they either follow from the manifest, or use correct bytes from elsewhere in
+//! the archive.
 //!
-//! With the lock, findings and dates are recorded. Without it nothing is changed, and what looks wrong because a writer
-//! is at work is looked at again before it is told.
+//! With the lock, findings and dates are recorded. Without it nothing is changed, and an apparent problem
+//! that a running writer may cause is checked again before it is reported.
 
 mod budget;
 mod content;
@@ -41,44 +43,42 @@ use report::{Read, confirmed, report};
 pub use content::Coverage;
 pub(crate) use content::coverage;
 
-/// What to check, and how.
+/// What to verify, and how.
 #[derive(Debug, Clone, Default)]
 pub struct ScrubOptions {
-    /// Change nothing, not even the record of what was found.
+    /// Change nothing, not even the record of findings.
     pub check_only: bool,
     /// Numbers of the revisions whose files are read; `None` for all.
     pub revisions: Option<Vec<usize>>,
-    /// How much content is read; what waits longest comes first: since it was read or, if it never was, since it was
-    /// written.
+    /// How much content is read, longest waiting first: since it was last read or, if never, since it was written.
     pub budget: Option<Budget>,
-    /// Threads that read and digest; `None` for one a core.
+    /// Threads that read and digest; `None` for one per core.
     pub threads: Option<usize>,
 }
 
-/// A limit for the content that is read.
+/// A limit on the content that is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
-    /// Begin nothing after this time.
+    /// Start nothing after this time.
     Time(Duration),
-    /// A share of the stored bytes, from 0 to 1. A stretch of the image, or a delta, that has been begun is read to
-    /// its end.
+    /// A share of the stored bytes, from 0 to 1. A part of the image, or a delta, is read to its end once started.
     Share(f64),
 }
 
 /// What was found and done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScrubReport {
-    /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
+    /// All problems: old findings that still exist, new ones, and repaired ones.
     pub findings: Vec<Finding>,
-    /// Files with a name that an archive uses, of which the manifest knows nothing. They are kept.
+    /// Files with names that the archive uses, unknown to the manifest. They are kept.
     pub unknown_files: Vec<String>,
-    /// Bytes of content that were read and checked.
+    /// Bytes of content that were read and verified.
     pub read_bytes: u64,
-    /// Stored bytes that a budget which is a share allowed to be read; `None` without one.
+    /// Stored bytes that a budget given as a share allowed; `None` without one.
     pub budget_bytes: Option<u64>,
-    /// How much of what is stored has been verified since when.
+    /// How much of the stored data was verified, and since when.
     pub coverage: Coverage,
-    /// Time that it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
@@ -91,51 +91,51 @@ pub struct Finding {
     pub blocks: Option<BlockRange>,
     /// What was found, and what was expected.
     pub message: String,
-    /// Which revisions cannot be read where.
+    /// Which extents of which revisions cannot be read.
     pub affected: Vec<Affected>,
-    /// Whether it has been mended.
+    /// Whether it was repaired.
     pub repaired: bool,
 }
 
-/// A revision that a finding costs something.
+/// A revision that is affected by a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affected {
     /// The revision.
     pub revision: RevisionId,
     /// Its number, 0 being the newest.
     pub number: usize,
-    /// What of it cannot be read.
+    /// The extents that cannot be read.
     pub extents: Vec<Extent>,
 }
 
 impl ScrubReport {
-    /// Whether nothing is wrong any more.
+    /// Whether no problems are left.
     pub fn is_clean(&self) -> bool {
         self.findings.iter().all(|finding| finding.repaired)
     }
 }
 
-/// Revisions that are named as affected, all findings together: one file that is missing may cost every older revision, and so may
-/// the next one.
+/// Maximum number of affected revisions in all findings together: one missing file may affect every older
+/// revision, and so may the next one.
 const MAX_COSTS: usize = 1 << 18;
 
-/// What every part needs.
+/// The context of all parts of a scrub.
 struct Scrub<'a> {
     context: &'a Context<'a>,
     manifest: &'a mut Manifest,
     options: &'a ScrubOptions,
     now: Timestamp,
     findings: Vec<Finding>,
-    /// Numbers of the revisions whose digests came out right: only these say what a block has to be.
+    /// Numbers of the revisions whose digests were verified: only these prove what a block has to contain.
     vouched: BTreeSet<usize>,
-    /// How many more revisions may be named as affected, all findings together.
+    /// How many more affected revisions all findings together may list.
     left_costs: usize,
-    /// What the budget comes to, once that is known.
+    /// The budget in bytes, once known.
     budget_bytes: Option<u64>,
 }
 
-/// Checks the archive. With the lock held, and unless `options` say otherwise, mends and records; `manifest` is the one on disk
-/// and is kept up to date.
+/// Verifies the archive. With the lock, and unless `options` say otherwise, repairs and records; `manifest`
+/// is the one on disk and is kept up to date.
 fn scrub(
     context: &Context<'_>,
     manifest: &mut Manifest,
@@ -145,7 +145,8 @@ fn scrub(
     loop {
         let before = manifest.clone();
         match scrub_once(context, manifest, &options) {
-            // Without the lock: a file went because its revision did. Then it is another archive that is to be checked.
+            // Without the lock, a file may have been deleted with its revision; the archive as it is now is
+            // checked instead.
             Err(error) if options.check_only && error.kind() == ErrorKind::NotFound => {
                 let now = manifest::read(&**context.storage)?;
                 if now == before {
@@ -190,7 +191,7 @@ fn scrub_once(
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
-    // Not all has been looked at: what was known stays.
+    // Not everything was checked, so known problems stay recorded.
     scrub.record_flaws(Revision::add_flaws);
     if matches!(checked, Err(Error::Interrupted)) && scrub.repairs() && *scrub.manifest != before {
         manifest::publish(&**storage, scrub.manifest)?;
@@ -206,7 +207,7 @@ fn scrub_once(
     let read = Read { read_bytes, budget_bytes: scrub.budget_bytes };
     let mut findings = scrub.findings;
     if options.check_only {
-        // What was found of the content is not recorded.
+        // Findings about content are not recorded.
         *manifest = before;
         findings = confirmed(storage, manifest, findings, observer)?;
         let beside = moment::look(&**storage)?;
@@ -220,7 +221,7 @@ fn scrub_once(
         let report = report(findings, beside.unknown, read, manifest, stopwatch, observer);
         return Ok(report);
     }
-    // What is wrong in it is known now, unless not all of it was read.
+    // Its problems are known now, unless only part of it was read.
     let all = options.budget.is_none() && options.revisions.is_none();
     if was_recorded || all {
         manifest.image_file = moment::image_file(&**storage)?;
@@ -234,8 +235,7 @@ fn scrub_once(
 }
 
 impl Scrub<'_> {
-    /// Makes an image without data in the place of one that is gone, so that the next backup can be made; it has what the source
-    /// still has. What only the old one held is found to be bad.
+    /// Creates an image without data in place of a missing one, so that the next backup is possible, which has what the source still has. Content that only the old image had is recorded as bad.
     fn replace_lost_image(&mut self) -> Result<()> {
         let Some(newest) = self.manifest.revisions.first().filter(|_| self.repairs()) else {
             return Ok(());
@@ -245,20 +245,20 @@ impl Scrub<'_> {
         }
         let newest = newest.clone();
         recover::make_image(&**self.context.storage, &newest)?;
-        // Known to be lost from here on, whether or not this scrub comes to read it.
+        // Recorded as lost now, whether or not this scrub reads it.
         let lost = self.cut_off(&newest, 0, 0)?;
         self.note_lost(0, &lost);
         let message = "missing: created again, without its former contents".to_owned();
         self.find(FileName::IMAGE, message, None, true)
     }
 
-    /// What memory still has of a file says nothing of the disk.
+    /// Cached pages of a file say nothing about the disk.
     fn drop_caches(&self) -> Result<()> {
         for name in self.context.storage.list()? {
             progress::check(self.context.observer)?;
             match self.context.storage.open(name, Access::Read) {
                 Ok(file) => file.drop_cache(),
-                // Looked at below, or it has gone.
+                // It is checked below, or was deleted.
                 Err(error) if error.is_loss() => {}
                 Err(error) => return Err(error),
             }
@@ -270,7 +270,7 @@ impl Scrub<'_> {
         !self.options.check_only
     }
 
-    /// The numbers of the revisions whose files are to be read: those that were named and all that they read through to.
+    /// The numbers of the revisions whose files are read: the requested ones and all that they read through to.
     fn numbers(&self) -> Vec<usize> {
         let count = self.manifest.revisions.len();
         let Some(named) = &self.options.revisions else { return (0..count).collect() };
@@ -279,7 +279,7 @@ impl Scrub<'_> {
             for number in (0..=number).rev() {
                 let standalone =
                     self.manifest.revisions.get(number).is_none_or(|r| r.is_standalone());
-                // What that reads through to is known already.
+                // What this one reads through to is known already.
                 if !numbers.insert(number) || standalone {
                     break;
                 }

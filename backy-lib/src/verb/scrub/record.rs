@@ -1,4 +1,4 @@
-//! What a scrub has found, recorded in the manifest, where it stays until a later one proves the data right.
+//! Records the findings of a scrub in the manifest, where they stay until a later scrub proves the data correct.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ impl Scrub<'_> {
         }
     }
 
-    /// Records in the manifest what is wrong with the files of the revisions that were looked at, other than single blocks.
-    /// What is wrong with other files costs no revision anything.
+    /// Records problems with the files of the checked revisions in the manifest, other than single blocks.
+    /// Problems with other files do not affect any revision.
     pub(super) fn record_flaws(
         &mut self,
         record: fn(&mut Revision, Vec<(FileName, String)>, Timestamp),

@@ -1,5 +1,6 @@
-//! Blocks whose right bytes are elsewhere in the archive: a block with the same digest is the same block. What a block has to be
-//! is only believed of digests that are right as a whole: others would have a good block overwritten.
+//! Repairs blocks whose correct bytes are elsewhere in the archive: a block with the same digest is the same
+//! block. Only digests that are verified as a whole prove what a block has to contain; others would cause a
+//! good block to be overwritten.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,24 +16,24 @@ use crate::format::qcow2::{Compressor, Decompressor};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
 use crate::storage::{Access, FileName};
 
-/// Bad blocks that are looked for at a time.
+/// How many bad blocks are searched for at a time.
 const MAX_WANTED: usize = 65536;
 
-/// Blocks to be mended, by the digest that they must have.
+/// Blocks to repair, by the digest that they must have.
 type Wanted = HashMap<[u8; 32], Vec<(usize, BlockIndex)>>;
 
-/// Blocks that were found elsewhere, for each revision in ascending order.
+/// Blocks found elsewhere, in ascending order for each revision.
 type Found = Vec<(usize, BlockIndex, Vec<u8>)>;
 
 impl Scrub<'_> {
-    /// Mends the bad blocks that can be mended.
+    /// Repairs bad blocks where possible.
     pub(super) fn mend_blocks(&mut self) -> Result<()> {
         let mut wanted = self.wanted()?;
         if wanted.is_empty() {
             return Ok(());
         }
         let mut found = Found::new();
-        // A zero block needs no copy to be known.
+        // A zero block is known without a copy.
         for (number, block) in wanted.remove(&TableEntry::ZERO_BLOCK.0).unwrap_or_default() {
             found.push((number, block, Vec::new()));
         }
@@ -52,7 +53,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// The blocks that are bad, by what they must be.
+    /// The bad blocks, by the digests that they must have.
     fn wanted(&self) -> Result<Wanted> {
         let mut wanted = Wanted::new();
         let mut count = 0;
@@ -80,7 +81,7 @@ impl Scrub<'_> {
         Ok(wanted)
     }
 
-    /// Looks through the digests of one file for what is wanted.
+    /// Searches the digests of one file for wanted blocks.
     fn search(&self, number: usize, wanted: &mut Wanted, found: &mut Found) -> Result<()> {
         let (Some(file), Some(revision)) =
             (self.stored_file(number)?, self.manifest.revisions.get(number))
@@ -116,7 +117,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Looks for what is wanted in what nothing refers to: an entry that is wrong leaves its block there.
+    /// Searches unreferenced clusters for wanted blocks: a wrong entry leaves its block there.
     fn search_unreferenced(&self, wanted: &mut Wanted, found: &mut Found) -> Result<()> {
         let size = self.manifest.block_size;
         for (number, revision) in self.manifest.revisions.iter().enumerate().skip(1) {
@@ -145,12 +146,12 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Writes the right bytes in place of bad ones in the file of one revision.
+    /// Writes the correct bytes in place of bad ones in the file of one revision.
     fn write(&mut self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
         let Some(revision) = self.manifest.revisions.get(number).cloned() else { return Ok(()) };
         match revision.is_image() {
             true => match self.write_image(revision.size_bytes, mended) {
-                // They stay what they are until the next scrub.
+                // They stay bad until the next scrub.
                 Err(error @ Error::Locked { .. }) => {
                     self.context
                         .observer
@@ -163,7 +164,7 @@ impl Scrub<'_> {
                 self.begin_repair(&revision)?;
                 match self.write_delta(number, mended) {
                     Ok(()) => {}
-                    // One that QEMU has laid out is not written to.
+                    // backy does not write to a delta with QEMU's layout.
                     Err(error) if error.is_damage() => return self.end_repair(),
                     Err(error) => return Err(error),
                 }
@@ -176,7 +177,7 @@ impl Scrub<'_> {
             revision.note_rewritten(repaired.iter().copied());
         }
         if !revision.is_image() {
-            // The clusters that were bad are nobody's now.
+            // The clusters of the bad blocks are unreferenced now.
             self.recount(number, &revision)?;
         }
         for range in repaired {

@@ -13,20 +13,20 @@ use crate::image::damage;
 use crate::storage::manifest;
 use crate::storage::{FileName, Storage};
 
-/// Stretches of a revision that a finding about very many blocks names. Where there are more, what lies between the closest is
-/// among them.
+/// Maximum number of extents of a revision that a finding about very many blocks lists. With more, the
+/// smallest gaps between them are included.
 const MAX_EXTENTS: usize = 1000;
 
-/// As many each finding names in any case.
+/// Every finding lists at least this many.
 const FEW_COSTS: usize = 8;
 
-/// How much was read, and might have been.
+/// How much was read, and how much was allowed.
 pub(super) struct Read {
     pub(super) read_bytes: u64,
     pub(super) budget_bytes: Option<u64>,
 }
 
-/// Tells what was found.
+/// Reports what was found.
 pub(super) fn report(
     findings: Vec<Finding>,
     unknown_files: Vec<String>,
@@ -52,7 +52,7 @@ pub(super) fn report(
     }
 }
 
-/// Without the lock a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
+/// Without the lock, a writer may have changed the archive meanwhile. Then only what still cannot be read counts.
 pub(super) fn confirmed(
     storage: &Arc<dyn Storage>,
     before: &Manifest,
@@ -73,12 +73,12 @@ pub(super) fn confirmed(
         for finding in findings {
             match content::is_unreadable(storage, &now, &finding, observer) {
                 Ok(false) => {}
-                // For a file that has gone there is another manifest.
+                // If a file was deleted, there is another manifest.
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 Ok(true) | Err(_) => confirmed.push(finding),
             }
         }
-        // As long as this manifest stands, so do its files.
+        // While this manifest is in place, so are its files.
         let after = manifest::read(&**storage)?;
         if after == now {
             return Ok(confirmed);
@@ -88,7 +88,7 @@ pub(super) fn confirmed(
 }
 
 impl Scrub<'_> {
-    /// Takes note of something that is not about single blocks. `ranges` is what it costs the revision itself.
+    /// Adds a finding that is not about single blocks. `ranges` is what it costs the revision itself.
     pub(super) fn find(
         &mut self,
         file: FileName,
@@ -108,14 +108,14 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Which revisions cannot be read where, when these blocks of the file of revision `number` are bad.
+    /// What cannot be read of which revisions if these blocks in the file of revision `number` are bad.
     pub(super) fn affected(&mut self, number: usize, bad: &Findings) -> Result<Vec<Affected>> {
         let costs = self.costs(number, bad)?;
         let affected = costs.iter().map(|(number, bad)| (*number, bad.bad_blocks.iter().copied()));
         Ok(affected.filter_map(|(number, bad)| self.affected_one(number, bad)).collect())
     }
 
-    /// The same as blocks; of fewer revisions when others have cost very many already.
+    /// The same as blocks; of fewer revisions if other findings have affected very many already.
     pub(super) fn costs(
         &mut self,
         number: usize,
@@ -145,8 +145,8 @@ impl Scrub<'_> {
         Some(Affected { revision: revision.uuid, number, extents: extents.collect() })
     }
 
-    /// One finding for each range of blocks that is known to be bad now. Where there are very many in a file, the last one is about
-    /// all further ones.
+    /// One finding for each range of blocks that is known to be bad now. With very many in a file, the last
+    /// one covers all the rest.
     pub(super) fn report_bad_blocks(&mut self) -> Result<()> {
         for number in 0..self.manifest.revisions.len() {
             let Some(revision) = self.manifest.revisions.get(number) else { break };

@@ -14,7 +14,7 @@ use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// What one thread works with, used again for each piece.
+/// What one thread needs, reused for each piece.
 pub(super) struct Tools {
     decompressor: Decompressor,
     buffer: Vec<u8>,
@@ -29,11 +29,11 @@ impl Tools {
 /// One revision's own file with its digests.
 pub(super) struct StoredFile {
     content: Content,
-    /// None when they are being made anew.
+    /// `None` while they are being rebuilt.
     digests: Option<DigestTable>,
     pub(super) block_size: BlockSize,
     pub(super) size_bytes: u64,
-    /// The stretch of data of the image that was found last: looking for its end can cost as much as reading it.
+    /// The extent of data in the image that was found last: finding its end can cost as much as reading it.
     data: Mutex<Extent>,
 }
 
@@ -54,7 +54,7 @@ impl StoredFile {
         Ok(StoredFile { digests: Some(digests), ..file })
     }
 
-    /// The file alone; none when it cannot be read.
+    /// Only the file; `None` if it cannot be read.
     pub(super) fn without_digests(
         storage: &dyn Storage,
         revision: &Revision,
@@ -89,7 +89,7 @@ impl StoredFile {
         self.digests.as_ref().map_or(Ok(Vec::new()), |table| table.read(blocks.first, blocks.count))
     }
 
-    /// Which of the blocks the file holds itself.
+    /// Which of the blocks the file itself holds.
     pub(super) fn holds(&self, blocks: BlockRange) -> Result<Vec<bool>> {
         match &self.content {
             Content::Image(_) => Ok(vec![true; blocks.count as usize]),
@@ -100,7 +100,7 @@ impl StoredFile {
         }
     }
 
-    /// The first block at or after `from`, up to `end`, that takes room.
+    /// The first block from `from` up to `end` that takes space.
     pub(super) fn next_stored_block(
         &self,
         from: BlockIndex,
@@ -124,7 +124,7 @@ impl StoredFile {
         Ok(next.filter(|block| *block < end))
     }
 
-    /// Where the image's data goes on, at or after `offset`.
+    /// Where the next data of the image is, at or after `offset`.
     fn next_image_data(&self, image: &dyn StorageFile, offset: u64) -> Result<Option<u64>> {
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         if data.offset <= offset && offset < data.end() {
@@ -144,7 +144,7 @@ impl StoredFile {
         (bytes / self.block_size.bytes()).max(1)
     }
 
-    /// Bytes that are read to check these blocks: what is stored of them.
+    /// Bytes to read for checking these blocks: their stored size.
     pub(super) fn stored_bytes(&self, blocks: BlockRange) -> Result<u64> {
         let end = blocks.end();
         let mut bytes = 0;
@@ -173,14 +173,14 @@ impl StoredFile {
         Ok(bytes)
     }
 
-    /// The entries of those of the blocks that the file holds.
+    /// The entries of those blocks that the file holds.
     pub(super) fn held_entries(&self, blocks: BlockRange) -> Result<Vec<Option<TableEntry>>> {
         let held = self.holds(blocks)?;
         let entries = self.entries(blocks)?.into_iter().zip(held);
         Ok(entries.map(|(entry, held)| held.then_some(entry)).collect())
     }
 
-    /// The content of a block that the file holds, at its true length, right or not.
+    /// The content of a block that the file holds, at its true length, correct or not.
     pub(super) fn read_block(
         &self,
         block: BlockIndex,
@@ -199,7 +199,7 @@ impl StoredFile {
         Ok(bytes)
     }
 
-    /// Which of the blocks are not what was backed up, and how many bytes were read.
+    /// Which of the blocks differ from what was backed up, and how many bytes were read.
     pub(super) fn check(
         &self,
         blocks: BlockRange,
@@ -266,7 +266,7 @@ impl StoredFile {
                 let part = part.get_mut(..extent.len as usize).unwrap_or_default();
                 read_bytes += extent.len;
                 let read = read_cut(delta, *cluster, self.block_size, decompressor, part);
-                // No content matches the other one.
+                // No content matches `LOST`.
                 let entry = judged(read)?.map_or(TableEntry::LOST, |()| **entry);
                 pairs.push((entry, &*part));
             }

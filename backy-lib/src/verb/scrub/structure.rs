@@ -1,4 +1,4 @@
-//! Files, lengths, headers, tables and reference counts: all that follows from the manifest.
+//! Files, lengths, headers, tables and reference counts: everything that follows from the manifest.
 
 use super::stored::StoredFile;
 use super::{Finding, Scrub};
@@ -14,7 +14,7 @@ use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
 impl Scrub<'_> {
-    /// Checks everything but the content of blocks and the digests, and mends what follows from the manifest.
+    /// Checks everything except the content of blocks and the digests, and repairs what follows from the manifest.
     pub(super) fn check_structure(&mut self) -> Result<()> {
         let present = self.context.storage.list()?;
         for name in self.manifest.set_aside.clone() {
@@ -58,13 +58,13 @@ impl Scrub<'_> {
             return Ok(());
         }
         if found > expected {
-            // What is behind the end is looked at when it is known whether the rest is right.
+            // Bytes past the end are checked once it is known whether the rest is correct.
             return Ok(());
         }
         let message = format!("length: found {found} bytes, expected {expected}");
         let lost = self.cut_off(revision, number, found.min(expected))?;
         if self.repairs() {
-            // Recorded before the length is right again: with a budget the content may not be read now.
+            // Recorded before the length is corrected: with a budget, this scrub may not read the content.
             if !lost.bad_blocks.is_empty() {
                 self.note_lost(number, &lost);
                 manifest::publish(&**self.context.storage, self.manifest)?;
@@ -81,8 +81,8 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Cuts off what is behind the end of the image, if all before it is provably the newest revision: otherwise it may be part of
-    /// what is missing, as when manifest and image belong to different moments.
+    /// Cuts off bytes past the end of the image, if everything before is provably the newest revision.
+    /// Otherwise they may be part of what is missing, as when manifest and image are from different times.
     pub(super) fn check_length(&mut self) -> Result<()> {
         let Some(revision) = self.manifest.revisions.first().cloned() else { return Ok(()) };
         if !self.numbers().contains(&0) || self.manifest.in_progress.is_some() {
@@ -121,7 +121,7 @@ impl Scrub<'_> {
         next >= self.all(revision).end()
     }
 
-    /// The blocks that an image which ends at `end` lacks: those behind it that are not zero.
+    /// The blocks that an image ending at `end` lacks: those past the end that are not zero.
     pub(super) fn cut_off(&self, revision: &Revision, number: usize, end: u64) -> Result<Findings> {
         let all = self.all(revision);
         let rest = BlockRange::between(self.manifest.block_size.index(end), all.end());
@@ -147,7 +147,7 @@ impl Scrub<'_> {
         match self.stored_file(number)?.map(&mut take) {
             Some(Ok(())) => {}
             Some(Err(error)) if !error.is_damage() => return Err(error),
-            // Without digests nobody can say which blocks are zero.
+            // Without digests nobody can tell which blocks are zero.
             _ => lost = Vec::from_iter(Some(rest).filter(|rest| rest.count > 0)),
         }
         Ok(Findings::new(lost))
@@ -188,7 +188,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// What is wrong with the header or the L1 table, both of which follow from the manifest.
+    /// The problem with the header or the L1 table, both of which follow from the manifest.
     fn header_flaw(&self, number: usize, revision: &Revision) -> Result<Option<String>> {
         let size = self.manifest.block_size;
         let layout = Layout::new(size, revision.size_bytes);
@@ -199,7 +199,7 @@ impl Scrub<'_> {
                 Err(error) => return Err(error),
             };
         let expected = revision.backing(self.manifest.newer(number));
-        // A writer may be pointing it elsewhere at this moment, and be appending to it.
+        // A running writer may be about to move it, and be appending to the file.
         if self.manifest.in_progress.is_none() {
             let found = delta.header();
             if found.backing != expected {
@@ -215,7 +215,8 @@ impl Scrub<'_> {
             }
         }
         if !delta.header().is_laid_out_as(&layout) {
-            // QEMU may have moved them, or made it anew: then nothing is where we would put it, and all is well.
+            // QEMU may have moved them or rewritten the file: then nothing is where backy would put it, and
+            // there is no problem.
             let is_damaged = self.is_made_by_us(revision)?
                 && !refcounts::has_sound_tables(&delta, self.context.observer)?;
             let flaw = "header: found tables in other places, expected that of a finished delta";
@@ -236,7 +237,7 @@ impl Scrub<'_> {
         })
     }
 
-    /// Whether a delta has, whatever its header says, our L1 table where we put it, or what is left of it.
+    /// Whether a delta has backy's L1 table where backy puts it, or remains of it, whatever its header says.
     fn is_made_by_us(&self, revision: &Revision) -> Result<bool> {
         let layout = Layout::new(self.manifest.block_size, revision.size_bytes);
         let table = layout.l1_table();
@@ -246,8 +247,8 @@ impl Scrub<'_> {
         Ok(found.chunks(ENTRY_BYTES).zip(table.chunks(ENTRY_BYTES)).any(|(a, b)| a == b))
     }
 
-    /// Writes header and L1 table anew, or, where they are sound and not where we would put them, the header alone; whether
-    /// the delta can be opened then. One that QEMU has made is not written over.
+    /// Writes the header and the L1 table again, or only the header if both are sound but elsewhere; returns
+    /// whether the delta can be opened then. Does not overwrite a delta made by QEMU.
     fn write_tables(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
@@ -277,7 +278,7 @@ impl Scrub<'_> {
         }
     }
 
-    /// Checks the reference counts, last: what nothing refers to is only given back when nothing is missing.
+    /// Checks the reference counts, last: unreferenced clusters are only freed if nothing is missing.
     pub(super) fn check_refcounts(&mut self) -> Result<()> {
         if self.manifest.in_progress.is_some() {
             return Ok(());
@@ -296,7 +297,7 @@ impl Scrub<'_> {
                 Ok((is_whole(&delta, observer)?, counted(&delta)))
             });
             let flaw = match checked {
-                // What is wrong with it has been told.
+                // Its problem was reported already.
                 Ok((false, _)) => continue,
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
@@ -311,7 +312,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Whether what a delta's tables do not refer to can be given back: its digest comes out, and no block of it is bad.
+    /// Whether the unreferenced clusters of a delta can be freed: its digest matches, and none of its blocks is bad.
     fn unreferenced(&self, number: usize) -> Unreferenced {
         let revision = self.manifest.revisions.get(number);
         let is_good = revision.is_some_and(|revision| revision.findings.bad_blocks.is_empty());
@@ -321,7 +322,7 @@ impl Scrub<'_> {
         }
     }
 
-    /// Makes the reference counts of a delta anew; false for one that is not written to.
+    /// Rewrites the reference counts of a delta; false for one that backy does not write to.
     pub(super) fn recount(&mut self, number: usize, revision: &Revision) -> Result<bool> {
         self.begin_repair(revision)?;
         let repaired = match self.repair_delta(number, revision) {
@@ -333,7 +334,7 @@ impl Scrub<'_> {
         Ok(repaired)
     }
 
-    /// The same, between the beginning of a repair and its end.
+    /// The same, between the start of a repair and its end.
     pub(super) fn repair_delta(&self, number: usize, revision: &Revision) -> Result<()> {
         let backing = revision.backing(self.manifest.newer(number));
         let (size, bytes) = (self.manifest.block_size, revision.size_bytes);
@@ -341,7 +342,7 @@ impl Scrub<'_> {
         delta::repair(&**self.context.storage, revision.uuid, size, bytes, backing, unreferenced)
     }
 
-    /// Publishes that a delta is being changed, so that the next writer goes on if this one cannot.
+    /// Publishes that a delta is being changed, so that the next writer continues if this one cannot.
     pub(super) fn begin_repair(&mut self, revision: &Revision) -> Result<()> {
         let (operation, started) = (Operation::Merge, self.now);
         self.manifest.in_progress =
@@ -385,7 +386,7 @@ fn is_whole(delta: &Delta, observer: &dyn Observer) -> Result<bool> {
     }
 }
 
-/// What is wrong, without the file's path, which the finding has.
+/// The problem, without the file's path, which the finding has.
 pub(super) fn flaw_of(error: Error) -> String {
     match error {
         Error::Damaged { flaw, .. } => flaw,

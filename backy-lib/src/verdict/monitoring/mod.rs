@@ -1,5 +1,6 @@
-//! Verdicts as monitoring systems read them: the line of a Nagios plugin, the text format of Prometheus, and the file for
-//! node_exporter. Both texts are made from the reports alone, here, so that the command and Python say the same.
+//! Verdicts for monitoring systems: the line of a Nagios plugin, the Prometheus text format, and the file for
+//! node_exporter. Both texts are made here, from the reports alone, so that the command and Python produce
+//! the same.
 
 mod nagios;
 mod owner;

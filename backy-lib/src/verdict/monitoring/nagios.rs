@@ -1,4 +1,4 @@
-//! One line for Nagios and what understands the same: `BACKY OK - text | 'label'=value[unit];warn;crit;min;max …`.
+//! One line for Nagios and compatible systems: `BACKY OK - text | 'label'=value[unit];warn;crit;min;max …`.
 //!
 //! Source: Monitoring Plugins Development Guidelines, "Plugin Output for Nagios" and "Performance data". Thresholds are
 //! ranges: `10` alarms above 10, `10:` below.
@@ -12,10 +12,10 @@ use crate::policy::health::{Cause, Level, ProblemKind};
 use crate::verdict::check::{Checked, HostReport};
 use crate::verdict::status::StatusReport;
 
-/// Old transports cut what is longer than a kilobyte; the figures need their part of it.
+/// Old transports cut after a kilobyte, and the figures need part of that.
 const MAX_TEXT_CHARS: usize = 400;
 
-/// The line of one archive, with its end of line.
+/// The line of one archive, with a line end.
 pub fn nagios(status: &StatusReport) -> String {
     line(status.health.level, &status.health.summary, &figures(status))
 }
@@ -32,7 +32,7 @@ pub fn nagios_host(host: &HostReport) -> String {
     line(host.level, &host.summary, &figures)
 }
 
-/// The line of something of which nothing can be told.
+/// The line if nothing can be determined.
 pub fn nagios_unknown(why: &str) -> String {
     line(Level::Unknown, why, &Figures::default())
 }
@@ -48,7 +48,8 @@ fn line(level: Level, text: &str, figures: &Figures) -> String {
     format!("BACKY {word} - {}{bar}{}\n", plain(text), figures.0)
 }
 
-/// Text without what would end the line, begin the figures or be a tag on Nagios' page, and not too long.
+/// Text without line ends, without bars, which begin the figures, without angle brackets, which would be tags
+/// on Nagios' page, and of limited length.
 fn plain(text: &str) -> String {
     let replaced = |c: char| match c {
         '|' => '/',
@@ -64,12 +65,12 @@ fn plain(text: &str) -> String {
     short
 }
 
-/// Performance data, each figure with a blank before it.
+/// Performance data, each figure preceded by a space.
 #[derive(Default)]
 struct Figures(String);
 
 impl Figures {
-    /// Adds one; `limits` are warning, critical, least and greatest value.
+    /// Adds one; `limits` are warning, critical, minimum and maximum.
     fn add(&mut self, label: &str, value: impl ToString, unit: &str, limits: [&str; 4]) {
         let all = format!("{unit};{}", limits.join(";"));
         // Writing to a string does not fail.
@@ -82,7 +83,7 @@ fn figures(status: &StatusReport) -> Figures {
     let now = status.checked;
     figures.add("revisions", status.revision_count, "", ["", "", "0", ""]);
     age(&mut figures, status);
-    // What somebody has confirmed is a warning.
+    // Confirmed damage is a warning.
     let mut damage = status.health.problems.iter().filter(|p| p.kind == ProblemKind::Damage);
     let is_known = damage.clone().next().is_some()
         && damage.all(|problem| problem.level == Cause::KnownDamage.level());
@@ -108,7 +109,7 @@ fn figures(status: &StatusReport) -> Figures {
     figures
 }
 
-/// Age of the last backup with the tag that comes most often, and how old it may be; of the newest without a schedule.
+/// Age of the last backup with the most frequent tag, and its limits; of the newest revision if there is no schedule.
 fn age(figures: &mut Figures, status: &StatusReport) {
     let now = status.checked;
     let tag = status.schedule.first().filter(|tag| tag.last.is_some());
@@ -130,7 +131,7 @@ fn seconds(since: Timestamp, now: Timestamp) -> i64 {
 mod tests {
     use super::*;
 
-    /// Whatever the text holds, there is one line, one bar at most, and no more than fits.
+    /// Whatever the text contains, the result is one line with at most one bar and of limited length.
     #[test]
     fn a_text_cannot_break_the_line() {
         let text = format!("a|b\nc\u{1b}[31m<b>\u{202e}{}", "x".repeat(2000));
@@ -139,9 +140,9 @@ mod tests {
         assert!(line.matches('\n').count() == 1 && line.chars().count() < 430, "{line}");
     }
 
-    /// Limits that are not given leave no semicolons at the end.
+    /// Missing limits leave no semicolons at the end.
     #[test]
-    fn figures_are_as_short_as_they_can_be() {
+    fn missing_limits_leave_no_trailing_semicolons() {
         let mut figures = Figures::default();
         figures.add("age", 5, "s", ["7", "", "0", ""]);
         figures.add("free", 5, "B", ["", "", "", ""]);

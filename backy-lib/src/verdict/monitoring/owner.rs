@@ -1,4 +1,4 @@
-//! Whose figures a file has: nothing but those of the same archive is overwritten.
+//! Finds whose figures a file has: an archive only overwrites its own.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,26 +11,26 @@ use super::prometheus::escaped;
 use crate::archive::folders;
 use crate::base::error::{Error, Result};
 
-/// What is longer is no file with the figures of one archive.
+/// A longer file cannot be the figures of one archive.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Who may replace a file.
+/// The owner of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// There is nothing yet, or the figures of this archive.
+    /// The file does not exist, or has the figures of this archive.
     Ours,
-    /// It has figures of the archive with this name.
+    /// The file has figures of the archive with this name.
     Other(String),
 }
 
-/// Whose figures the file at `path` has, asked by the archive with this name.
+/// Who owns the file at `path`, from the view of the archive with this name.
 ///
 /// # Errors
-/// When it cannot be read, or was not written by backy.
+/// If it cannot be read, or backy did not write it.
 pub(super) fn owner(path: &Path, archive: &str) -> Result<Owner> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
-        // Where its folder is missing as well, writing says so.
+        // If its folder is missing as well, writing reports that.
         Err(Errno::NOENT) => return Ok(Owner::Ours),
         file => file.map_err(|errno| Error::io(path, "read the figures there")(errno.into()))?,
     };
@@ -47,7 +47,7 @@ pub(super) fn owner(path: &Path, archive: &str) -> Result<Owner> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     let text = String::from_utf8(bytes).map_err(|_| foreign())?;
-    // A power cut may have left an empty one.
+    // A power cut may have left an empty file.
     if text.is_empty() {
         return Ok(Owner::Ours);
     }
@@ -56,7 +56,7 @@ pub(super) fn owner(path: &Path, archive: &str) -> Result<Owner> {
     }
     let names = text.lines().filter_map(|line| line.strip_prefix("backy_status{archive=\""));
     let names = names.filter_map(|rest| rest.rsplit_once("\"}").map(|(name, _)| name));
-    // Earlier versions wrote the folder as it was typed.
+    // Earlier versions wrote the folder as the user typed it.
     let is_ours = |name: &str| {
         name == escaped(archive) || folders::label(Path::new(&unescaped(name))).as_str() == archive
     };
@@ -64,7 +64,7 @@ pub(super) fn owner(path: &Path, archive: &str) -> Result<Owner> {
     Ok(other.map_or(Owner::Ours, |name| Owner::Other(unescaped(&name))))
 }
 
-/// The value of a label.
+/// Decodes the value of a label.
 fn unescaped(text: &str) -> String {
     let mut value = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -97,7 +97,8 @@ mod tests {
         format!("# HELP backy_status X.\n# TYPE backy_status gauge\n{}", lines.collect::<String>())
     }
 
-    /// Nothing, an empty file and one's own figures may be replaced; others' figures and other files may not.
+    /// A missing file, an empty one and the archive's own figures may be replaced; other archives' figures
+    /// and other files may not.
     #[test]
     fn only_the_figures_of_the_same_archive_are_replaced() {
         assert_eq!(owner(Path::new("/nowhere/x.prom"), "/x").unwrap(), Owner::Ours);

@@ -1,7 +1,8 @@
-//! The text format of Prometheus, as node_exporter's textfile collector reads it.
+//! The Prometheus text format, as node_exporter's textfile collector reads it.
 //!
-//! Source: "Exposition formats", text-based format 0.0.4, and "Metric and label naming": base units, one HELP and TYPE for each
-//! name. The help texts are constant, so that the files of several archives go together.
+//! Source: "Exposition formats", text-based format 0.0.4, and "Metric and label naming": base units, one HELP
+//! and TYPE for each name. The help texts are constant, so that the files of several archives can be
+//! combined.
 
 use std::fmt::Write;
 
@@ -12,7 +13,7 @@ use crate::policy::health::{Level, ProblemKind};
 use crate::verdict::check::Checked;
 use crate::verdict::status::StatusReport;
 
-/// A value with its labels, beside that of the archive.
+/// A value with its labels, in addition to the archive's.
 struct Sample {
     labels: Vec<(&'static str, String)>,
     value: f64,
@@ -20,14 +21,14 @@ struct Sample {
 
 type Samples = Vec<Sample>;
 
-/// A name, what it means, and where its values come from.
+/// A metric: its name, its meaning, and where its values come from.
 struct Metric {
     name: &'static str,
     help: &'static str,
     of: fn(&Checked) -> Samples,
 }
 
-/// Metrics of verdicts, in the order in which they are written.
+/// Metrics of verdicts, in output order.
 const METRICS: &[Metric] = &[
     Metric {
         name: "backy_status",
@@ -181,7 +182,7 @@ const METRICS: &[Metric] = &[
     },
 ];
 
-/// The names of all metrics, in the order in which they are written.
+/// The names of all metrics, in output order.
 pub fn prometheus_names() -> impl Iterator<Item = &'static str> {
     METRICS.iter().map(|metric| metric.name)
 }
@@ -206,7 +207,7 @@ pub fn prometheus<'a>(archives: impl IntoIterator<Item = &'a Checked>) -> String
     text
 }
 
-/// As the value of a label. The format has no way to write what is unsafe but the end of a line: it stands there in letters.
+/// As the value of a label. The format can only escape line ends; other unsafe characters are written as plain text.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

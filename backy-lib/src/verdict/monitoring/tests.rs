@@ -1,4 +1,4 @@
-//! Every figure is the one that its name says, in its unit: each has a value of its own here.
+//! Every figure has the meaning and the unit of its name: each has a different value here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,12 @@ use crate::verb::backup::BackupOptions;
 use crate::verdict::check::{Checked, HostReport};
 use crate::verdict::status::{StatusReport, status};
 
-/// A time by its last digits.
+/// A time with these last digits.
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
-/// What there is of an archive with one revision, and every figure another one.
+/// The report on an archive with one revision, with a different value for every figure.
 fn figures() -> StatusReport {
     let folder = tempfile::tempdir().unwrap();
     let source = tempfile::NamedTempFile::new().unwrap();
@@ -104,7 +104,7 @@ fn figures() -> StatusReport {
     report
 }
 
-/// The samples of each name, as they are written after it.
+/// The samples of each name, without the name.
 fn samples(text: &str) -> BTreeMap<&str, Vec<&str>> {
     let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -114,7 +114,7 @@ fn samples(text: &str) -> BTreeMap<&str, Vec<&str>> {
     found
 }
 
-/// Each metric has the figure that it says, as text: value, labels, escapes.
+/// Each metric has its own figure, as text: value, labels, escapes.
 #[test]
 fn each_metric_has_its_own_figure() {
     let text = prometheus([&Checked::of(figures())]);
@@ -171,21 +171,21 @@ fn each_metric_has_its_own_figure() {
     let problems = found.remove("backy_problem").unwrap();
     for (kind, line) in ProblemKind::ALL.into_iter().zip(problems) {
         let level = match kind {
-            // The worst of both.
+            // The worse of the two.
             ProblemKind::Space | ProblemKind::Damage => 2,
             ProblemKind::Scrub => 1,
             _ => 0,
         };
         assert_eq!(line, format!("{archive},kind=\"{}\"}} {level}", kind.as_str()));
     }
-    assert_eq!(found, BTreeMap::new(), "a metric of which nobody has said what it has to be");
+    assert_eq!(found, BTreeMap::new(), "a metric without an expected value");
     let named: BTreeSet<&str> = prometheus_names().collect();
     assert_eq!(named, samples(&text).into_keys().collect());
 }
 
-/// What is the other way round in another archive is so in its figures, and what is not known has none.
+/// Flags that are inverted in another archive are inverted in its figures, and unknown values are left out.
 #[test]
-fn flags_are_flags_and_what_is_unknown_is_left_out() {
+fn flags_are_inverted_and_unknown_values_are_left_out() {
     let mut other = figures();
     other.frozen.clear();
     other.lock_holder = Some("somebody".to_owned());
@@ -219,9 +219,9 @@ fn flags_are_flags_and_what_is_unknown_is_left_out() {
     }
 }
 
-/// Each figure of the line for Nagios, with its unit and its limits; and its text, of which nothing can end the line.
+/// Each figure of the Nagios line has its own unit and limits, and nothing in the text can end the line.
 #[test]
-fn each_figure_of_nagios_is_its_own() {
+fn each_nagios_figure_has_its_own_value_and_limits() {
     let line = nagios(&figures());
     let (said, figures) = line.trim_end_matches('\n').split_once(" | ").unwrap();
     assert_eq!(said, "BACKY CRITICAL - Critical / of Damage (and 3 more)");
@@ -230,7 +230,7 @@ fn each_figure_of_nagios_is_its_own() {
         found,
         [
             "'revisions'=7;;;0",
-            // Since the last one with the tag that comes most often.
+            // Since the last revision with the most frequent tag.
             "'age'=4699s;6000;7000;0",
             "'damaged'=3;;0;0",
             "'chain'=5;55;;0",
@@ -245,7 +245,7 @@ fn each_figure_of_nagios_is_its_own() {
     );
 }
 
-/// Without a schedule the age is that of the newest revision, without limits.
+/// Without a schedule, the age is that of the newest revision and has no limits.
 #[test]
 fn the_age_without_a_schedule_is_that_of_the_newest() {
     let mut without = figures();

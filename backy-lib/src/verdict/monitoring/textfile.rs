@@ -1,7 +1,8 @@
-//! The file that node_exporter's textfile collector reads: replaced as a whole, readable by everybody.
+//! The file for node_exporter's textfile collector: replaced as a whole, and readable by every user.
 //!
-//! It is no file of the archive. Where it is says `[monitoring] textfile`. A copy of an archive says the same, and must not make the
-//! figures of the original disappear: a file that has those of another archive is left alone, and a name beside it is taken.
+//! It is not part of the archive; `[monitoring] textfile` names it. A copy of an archive names the same file,
+//! and must not hide the figures of the original: if the file has figures of another archive, it stays, and
+//! the copy writes to another name beside it.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,45 +21,45 @@ use crate::storage::dir::DirStorage;
 use crate::storage::{Storage, Trust};
 use crate::verdict::check::check_one;
 
-/// Digits of the digest of its folder that tell the file of an archive from that of another.
+/// How many digits of the digest of an archive's folder go into that name.
 const DIGITS: usize = 8;
 
-/// What became of the figures.
+/// Where the figures are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Textfile {
-    /// The archive names no file for them.
+    /// The config names no file.
     Unwanted,
-    /// They are in the file that the archive names.
+    /// They are in the configured file.
     Written(PathBuf),
-    /// That file has the figures of another archive; they are in another one.
+    /// The configured file has the figures of another archive; these are in another file.
     Beside {
-        /// Where they are.
+        /// The other file.
         path: PathBuf,
-        /// The file that the archive names.
+        /// The configured file.
         taken: PathBuf,
-        /// The archive whose figures that has.
+        /// The archive whose figures it has.
         archive: String,
     },
 }
 
 impl Textfile {
-    /// What somebody has to put right, in one line.
+    /// What the user has to correct, in one line.
     pub fn warning(&self) -> Option<String> {
         let Textfile::Beside { path, taken, archive } = self else { return None };
         Some(format!(
-            "{} has the figures of {archive}, so those of this archive are in {}; if this archive is a copy, set another textfile \
-             in its backy.toml; if it was moved, delete {0}",
+            "{} has the figures of {archive}, so those of this archive are in {}; if this archive is a copy, set \
+             another textfile in its backy.toml; if it was moved, delete {0}",
             taken.display(),
             path.display()
         ))
     }
 }
 
-/// Writes the figures of the archive in a folder to the file that its config names. For the end of each command that changes
-/// the archive, however it ended. An archive whose config cannot be read, or not be trusted, names none.
+/// Writes the figures of the archive in a folder to the file in its config. Called at the end of each command
+/// that changes the archive, whatever its result. Does nothing if the config cannot be read or trusted.
 ///
 /// # Errors
-/// Those of writing; and when what is there was not written by backy.
+/// Errors of writing; also if backy did not write the existing file.
 pub fn write_textfile(folder: &Path, trust: Trust, clock: &dyn Clock) -> Result<Textfile> {
     let config = DirStorage::open(folder).and_then(|storage| {
         let storage = storage.with_trust(trust);
@@ -88,17 +89,17 @@ pub fn write_textfile(folder: &Path, trust: Trust, clock: &dyn Clock) -> Result<
     Ok(written)
 }
 
-/// A name in the same folder that is always the same for an archive.
+/// A name in the same folder that is always the same for one archive.
 fn beside(wanted: &Path, archive: &str) -> PathBuf {
     let stem = wanted.file_stem().unwrap_or_default().to_string_lossy();
     let digits: String = Digest::of(archive.as_bytes()).to_string().chars().take(DIGITS).collect();
     wanted.with_file_name(format!("{stem}-{digits}.prom"))
 }
 
-/// A reader finds the old content or the new one, also after a power cut.
+/// A reader gets the old or the new content, even after a power cut.
 fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let process = rustix::process::getpid().as_raw_nonzero();
-    // Not to be taken for one that is to be read.
+    // The collector ignores this name.
     let staged = path.with_extension(format!("prom.{process}.tmp"));
     let written = write(&staged, content).and_then(|()| {
         rename(&staged, path).map_err(|errno| Error::io(path, "replace the file")(errno.into()))?;
@@ -107,7 +108,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
         synced.map_err(Error::io(folder, "sync the folder"))
     });
     if written.is_err() {
-        // Nothing more can be done about it.
+        // Nothing else can be done about it.
         let _ = unlink(&staged);
     }
     written
@@ -115,15 +116,15 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let failed = |error: std::io::Error| Error::io(path, "write the figures")(error);
-    // One of a process that had this number and ended in between.
+    // A process with the same number may have left it.
     let _ = unlink(path);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
     let mut file = File::from(file);
     file.write_all(content).map_err(failed)?;
-    // Whatever the umask says: node_exporter runs as somebody else.
+    // Whatever the umask: node_exporter runs as another user.
     let readable = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     fchmod(&file, readable).map_err(|errno| failed(errno.into()))?;
-    // Or a power cut could leave an empty one.
+    // Without this, a power cut could leave an empty file.
     if planted(Bug::UnsyncedTextfile) { Ok(()) } else { file.sync_data().map_err(failed) }
 }

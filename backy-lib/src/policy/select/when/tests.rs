@@ -4,7 +4,7 @@ use crate::base::error::ErrorKind;
 use crate::format::manifest::Statistics;
 use crate::policy::select::{RevisionSpec, RevisionsSpec};
 
-/// The last Sunday of October, when Berlin's clocks show 02:00 to 03:00 twice: at noon in Berlin.
+/// Noon in Berlin on the last Sunday of October, when its clocks show 02:00 to 03:00 twice.
 fn here() -> Here {
     let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("the zone");
     Here { now: "2026-10-25T11:00:00Z".parse().unwrap(), zone }
@@ -16,7 +16,8 @@ fn revision(uuid: &str, started: &str) -> Revision {
     Revision::newest(uuid.parse().unwrap(), started, started, 0, Digest::of(b""), statistics)
 }
 
-/// Newest first; local times are 03:10, 02:40 (winter), 02:20 (summer) of the 25th, 20:00 and 02:00:13 of the 24th, 02:00:13 of the 20th.
+/// Newest first; local times are 03:10, 02:40 (winter), 02:20 (summer) of the 25th, 20:00 and 02:00:13 of the
+/// 24th, 02:00:13 of the 20th.
 fn revisions() -> Vec<Revision> {
     vec![
         revision("01935470-2f5e-7cc0-9d1a-3f0c5a3be006", "2026-10-25T02:10:00Z"),
@@ -37,7 +38,7 @@ fn several(text: &str) -> Result<Vec<usize>> {
 }
 
 #[test]
-fn a_time_names_the_newest_revision_that_was_not_made_after_it() {
+fn a_time_names_the_newest_revision_not_made_after_it() {
     for (text, number) in [
         ("today", 0),
         ("2026-10-25", 0),
@@ -49,7 +50,7 @@ fn a_time_names_the_newest_revision_that_was_not_made_after_it() {
         ("3 days ago", 5),
         ("1 week ago", 99),
         ("2030-01-01", 0),
-        // To the end of the minute, or of the second.
+        // Until the end of the minute or of the second.
         ("2026-10-24 02:00", 4),
         ("2026-10-24T02:00", 4),
         ("2026-10-24 02:00:13", 4),
@@ -76,9 +77,9 @@ fn a_time_names_the_newest_revision_that_was_not_made_after_it() {
     }
 }
 
-/// The clocks show 02:30 twice that night. Where both mean the same revision nobody has to say which.
+/// The clocks show 02:30 twice that night. If both mean the same revision, the user need not choose.
 #[test]
-fn a_time_that_is_there_twice_is_an_error_that_lists_both_readings() {
+fn a_time_that_occurs_twice_is_an_error_that_lists_both_readings() {
     let error = one("2026-10-25 02:40").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSuchRevision);
     let text = error.to_string();
@@ -105,12 +106,12 @@ fn a_day_that_a_uuid_begins_with_is_an_error_that_lists_both_readings() {
     }
     let spec = RevisionsSpec::parse("2026-01-01", &here()).unwrap();
     assert!(spec.resolve(&revisions).unwrap_err().to_string().contains("ambiguous"));
-    // Without the youngest of that day, it can only be the UUID.
+    // Without the youngest of that day, only the UUID is left.
     assert_eq!(several("2026-01-01").unwrap(), [5]);
 }
 
 #[test]
-fn what_is_no_time_is_an_error_that_says_why() {
+fn an_invalid_time_is_an_error_that_says_why() {
     for (text, word) in [
         ("2026-02-30", "no such day"),
         ("2026-13-01", "no such day"),
@@ -135,9 +136,10 @@ fn what_is_no_time_is_an_error_that_says_why() {
     }
 }
 
-/// Where several are meant, a time means those that were made then, and the ends of a range leave out what was made before or after.
+/// In place of several revisions, a time means all those made then, and the ends of a range exclude those
+/// made before or after.
 #[test]
-fn a_time_means_all_revisions_that_were_made_then() {
+fn a_time_means_all_revisions_made_then() {
     for (text, numbers) in [
         ("yesterday", &[3, 4][..]),
         ("2026-10-24", &[3, 4]),
