@@ -138,6 +138,12 @@ pub enum Error {
         /// What was given and what would be right.
         message: String,
     },
+    /// Revisions that somebody has pinned are not deleted without force.
+    #[error("pinned: {revisions}")]
+    Pinned {
+        /// Which, with their pinned tags.
+        revisions: String,
+    },
     /// No such revision, or more than one.
     #[error("{message}")]
     NoSuchRevision {
@@ -249,7 +255,7 @@ pub enum Error {
         also: String,
     },
     /// The observer asked to stop.
-    #[error("interrupted; the archive is as it was before")]
+    #[error("interrupted")]
     Interrupted,
     /// An error, and then another while its traces were being removed.
     #[error("{}", undo_failed(first, second))]
@@ -365,7 +371,7 @@ impl Error {
             Error::Untrusted { .. } => ErrorKind::Untrusted,
             Error::Locked { .. } | Error::Overtaken { .. } => ErrorKind::Locked,
             Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
-            Error::Specification { .. } => ErrorKind::Specification,
+            Error::Specification { .. } | Error::Pinned { .. } => ErrorKind::Specification,
             Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
             Error::Source { .. } => ErrorKind::Source,
             Error::Target { .. } => ErrorKind::Target,
@@ -429,6 +435,7 @@ impl Error {
             | Error::Room { path, .. }
             | Error::Limit { path, .. } => Some(path),
             Error::Specification { .. }
+            | Error::Pinned { .. }
             | Error::NoSuchRevision { .. }
             | Error::Hook { .. }
             | Error::Miscomputed { .. }

@@ -5,6 +5,8 @@
 //! for the caller to say. An archive that does not give the right bytes is a drill that has not passed, not an error;
 //! an error is what kept the drill from being made.
 
+mod record;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,6 +28,7 @@ use crate::target::{FileTarget, Target, space};
 use crate::verb::restore::{self, RestoreOptions};
 
 pub use crate::source::hooks::{run_command, words_on};
+pub use record::{choose, record};
 
 impl DrillReport {
     /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept

@@ -4,6 +4,8 @@
 //! committed by itself with a manifest of its own. What frees room without needing any comes first, and a
 //! file kept in reserve gives way when there is none left even for the manifest.
 
+mod request;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,6 +37,8 @@ use crate::policy::retention::{Pins, Rule, Verdict, excess, retention};
 use crate::storage::manifest;
 use crate::storage::{DigestsKind, FileName, Storage};
 use crate::verb::merge::{self, Appended};
+
+pub use request::{MaintenanceRequest, RemovalRequest};
 
 /// How to maintain.
 #[derive(Debug, Clone, Default)]

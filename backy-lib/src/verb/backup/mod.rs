@@ -14,6 +14,7 @@
 
 mod due;
 mod plan;
+mod request;
 mod room;
 mod run;
 mod scan;
@@ -57,6 +58,7 @@ use crate::storage::manifest::{self, publish};
 use crate::storage::{DigestsKind, FileName, Storage};
 
 pub use plan::{BackupPlan, pins_scheduled, plan};
+pub use request::{BackupOutcome, BackupRequest, BackupSource, OpenSource};
 pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
 

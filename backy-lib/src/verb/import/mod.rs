@@ -15,6 +15,7 @@ mod image;
 mod old;
 mod order;
 mod reader;
+mod request;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ use image::{Before, OldImage};
 use old::OldArchive;
 
 pub use reader::{OldEntry, OldReader, OldRecord};
+pub use request::ImportRequest;
 
 /// The tag of all imported revisions. It is pinned, so that no schedule removes them.
 pub const IMPORT_TAG: &str = "imported";

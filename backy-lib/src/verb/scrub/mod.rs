@@ -13,6 +13,7 @@ mod digests;
 mod lost;
 mod record;
 mod repair;
+mod request;
 mod structure;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ use crate::storage::{Access, FileName, Storage};
 
 pub use content::Coverage;
 pub(crate) use content::coverage;
+pub use request::ScrubRequest;
 
 /// What to check, and how.
 #[derive(Debug, Clone, Default)]
