@@ -33,8 +33,8 @@ use std::sync::Arc;
 
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
-use backy_lib::storage::{holder_note, take_many_descriptors};
-use backy_lib::{Archive, ArchiveWriter, Clock, Level, OperationId, SystemClock, Trust};
+use backy_lib::storage::take_many_descriptors;
+use backy_lib::{Archive, Caller, Clock, Level, OperationId, SystemClock, Trust};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -76,26 +76,14 @@ impl Session {
         Reporter::new(self, self.verbosity)
     }
 
-    /// What whoever finds the archive locked by a command is told.
-    fn holder(command: &str) -> String {
-        holder_note(&format!("'{command}'"), SystemClock.now())
-    }
-
     /// Opens the archive for reading.
     fn archive(&self) -> Result<Archive, Failure> {
         Ok(Archive::open_with(&self.folder, self.trust)?)
     }
 
-    /// Opens an archive for changing, as soon as nobody else does.
-    fn writer(
-        &self,
-        archive: Archive,
-        command: &str,
-        waiting: Waiting,
-        observer: &dyn Observer,
-    ) -> Result<ArchiveWriter, Failure> {
-        let (holder, wait) = (Self::holder(command), waiting.duration());
-        Ok(ArchiveWriter::open_within(archive, &holder, wait, observer)?)
+    /// The caller of a request that changes an archive.
+    fn caller<'a>(&self, waiting: Waiting, observer: &'a dyn Observer) -> Caller<'a> {
+        Caller { program: None, wait: waiting.duration(), clock: &SystemClock, observer }
     }
 
     /// Tells the service manager, if there is one.

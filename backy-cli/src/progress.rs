@@ -29,7 +29,6 @@ pub(crate) struct Reporter<'a> {
     session: &'a Session,
     verbosity: Verbosity,
     display: Option<Display>,
-    findings: bool,
     _under_way: UnderWay<'a>,
 }
 
@@ -40,12 +39,7 @@ impl<'a> Reporter<'a> {
         let display =
             (has_bar || notifier.is_some()).then(|| Display::new(Shows { has_bar, notifier }));
         let _under_way = session.interrupt.begin();
-        Reporter { session, verbosity, display, findings: true, _under_way }
-    }
-
-    /// For operations whose result the findings are.
-    pub(crate) fn without_findings(self) -> Self {
-        Reporter { findings: false, ..self }
+        Reporter { session, verbosity, display, _under_way }
     }
 
     /// Runs `print` with the bar out of the way.
@@ -86,10 +80,7 @@ impl Observer for Reporter<'_> {
                 self.beside_bar(|| self.session.output.note(text));
             }
             Event::Note(_) => {}
-            Event::Finding(text) if self.findings => {
-                self.beside_bar(|| self.session.output.finding(text));
-            }
-            Event::Finding(_) => {}
+            Event::Finding(text) => self.beside_bar(|| self.session.output.finding(text)),
         }
     }
 

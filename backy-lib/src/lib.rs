@@ -29,7 +29,8 @@ pub use base::{
 };
 pub use policy::{config, health, plan, retention, room, schedule, select};
 pub use source::hooks;
-pub use verb::{backup, drill, export, import, maintenance, restore, scrub};
+pub use verb::caller::Caller;
+pub use verb::{backup, drill, export, import, init, maintenance, restore, scrub, tag};
 pub use verdict::{check, monitoring, status};
 
 pub use archive::{Archive, ArchiveWriter, archives_below};

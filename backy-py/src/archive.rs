@@ -1,13 +1,19 @@
 //! `backy.Archive`: signatures and docstrings. What the methods do is in `operations`.
 
+use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backy_lib::export::ExportOptions;
+use backy_lib::import::ImportRequest;
+use backy_lib::init::InitRequest;
+use backy_lib::maintenance::{MaintenanceRequest, RemovalRequest};
+use backy_lib::scrub::ScrubRequest;
+use backy_lib::tag::TagRequest;
 use backy_lib::{
-    BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, ScrubOptions,
-    SpaceCheck, SystemClock, Trust,
+    BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, SpaceCheck,
+    SystemClock, Trust,
 };
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
@@ -25,7 +31,7 @@ use crate::report::ToPython;
 use crate::seen::see;
 use crate::specification::{GivenBudget, Limit, One, Rate, Several, Tags, Wait};
 use crate::stream::Target;
-use crate::watch::{Watch, run, run_for_findings};
+use crate::watch::{Watch, run};
 
 /// The folder of one source's backups.
 ///
@@ -116,18 +122,13 @@ impl Archive {
     ) -> PyResult<Self> {
         let archive = Self::at(new_folder("path", &path)?, trust)?;
         let block_size = known_block_size(block_size)?;
-        let is_there = py
-            .detach(|| {
-                operations::init(
-                    &archive.folder,
-                    source.as_ref().map(|given| &*given.0),
-                    block_size,
-                )
-            })
-            .map_err(exception)?;
-        if !is_there {
-            let message = c"the source is not there yet; backups fail until it is";
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
+        let Folder { path: folder, trust } = archive.folder.clone();
+        let source = source.map(|given| given.0);
+        let request = InitRequest { folder, source, block_size, trust };
+        let warning = py.detach(|| request.run()).map_err(exception)?.warning;
+        if let Some(warning) = warning {
+            let warning = CString::new(warning)?;
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &warning, 1)?;
         }
         Ok(archive)
     }
@@ -158,7 +159,9 @@ impl Archive {
         let folder = Self::at(new_folder("path", &path)?, trust)?.folder;
         let block_size = block_size.map(known_block_size).transpose()?;
         let wait = wait.unwrap_or_default();
-        let import = |watch: &_| operations::import(&old.0, &folder, block_size, wait, watch);
+        let (trust, new) = (folder.trust, folder.path.clone());
+        let request = ImportRequest { old: old.0, folder: new, block_size, trust };
+        let import = |watch: &_| operations::import(&folder, &request, wait, watch);
         run(py, Control::new(progress, cancel), import)?.to_python(py)
     }
 
@@ -302,10 +305,10 @@ impl Archive {
             BackupOptions { force, tags, scheduled, limit_rate, space, ..BackupOptions::default() };
         let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = |_: &Watch| operations::plan_backup(&self.folder, &source, &options);
+            let plan = |watch: &_| operations::plan_backup(&self.folder, source, options, watch);
             return run(py, control, plan)?.to_python(py);
         }
-        let backup = |watch: &_| operations::backup(&self.folder, source, &options, wait, watch);
+        let backup = |watch: &_| operations::backup(&self.folder, source, options, wait, watch);
         run(py, control, backup)?.to_python(py)
     }
 
@@ -420,9 +423,9 @@ impl Archive {
         #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (budget, wait) = (budget.map(|given| given.0), wait.unwrap_or_default());
-        let options = ScrubOptions { check_only, budget, ..ScrubOptions::default() };
-        let scrub = |watch: &_| operations::scrub(&self.folder, &revisions, options, wait, watch);
-        run_for_findings(py, Control::new(progress, cancel), scrub)?.to_python(py)
+        let request = ScrubRequest { revisions: revisions.0, check_only, budget };
+        let scrub = |watch: &_| operations::scrub(&self.folder, &request, wait, watch);
+        run(py, Control::new(progress, cancel), scrub)?.to_python(py)
     }
 
     /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
@@ -445,13 +448,14 @@ impl Archive {
         #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
+        let request = MaintenanceRequest { options };
         let control = Control::new(progress, cancel);
         if dry_run {
-            let plan = |_: &Watch| operations::plan_maintenance(&self.folder, &options);
+            let plan = |watch: &_| operations::plan_maintenance(&self.folder, &request, watch);
             return run(py, control, plan)?.to_python(py);
         }
         let wait = wait.unwrap_or_default();
-        run(py, control, |watch| operations::maintenance(&self.folder, &options, wait, watch))?
+        run(py, control, |watch| operations::maintenance(&self.folder, &request, wait, watch))?
             .to_python(py)
     }
 
@@ -475,15 +479,13 @@ impl Archive {
         #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let control = Control::new(progress, cancel);
+        let request = RemovalRequest { revisions: revisions.0, force };
         if dry_run {
-            let plan = |_: &Watch| {
-                let archive = self.folder.open()?;
-                operations::plan_removal(&archive, &revisions, force).map(|(_, plan)| plan)
-            };
+            let plan = |_: &Watch| request.plan(&self.folder.open()?);
             return run(py, control, plan)?.to_python(py);
         }
         let wait = wait.unwrap_or_default();
-        run(py, control, |watch| operations::remove(&self.folder, &revisions, force, wait, watch))?
+        run(py, control, |watch| operations::remove(&self.folder, &request, wait, watch))?
             .to_python(py)
     }
 
@@ -507,8 +509,9 @@ impl Archive {
         #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wait = wait.unwrap_or_default();
-        let tag =
-            |watch: &_| operations::tag(&self.folder, &revision, (&add, &remove), wait, watch);
+        let revision = revision.spec().clone();
+        let request = TagRequest { revision, add: add.0, remove: remove.0 };
+        let tag = |watch: &_| operations::tag(&self.folder, &request, wait, watch);
         run(py, Control::new(None, cancel), tag)?.to_python(py)
     }
 

@@ -5,18 +5,17 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
 use backy_lib::config::TimeLimit;
-use backy_lib::drill::{assemble, pick, read, run_command, timeout, words_on};
-use backy_lib::progress::{Event, Observer};
-use backy_lib::{Archive, DrillReport, Result, RevisionSpec, SystemClock};
+use backy_lib::drill::{assemble, choose, read, record, run_command, timeout, words_on};
+use backy_lib::{Archive, DrillReport, Result, SystemClock};
 use pyo3::prelude::*;
 
 use crate::cancel::Control;
 use crate::ending::Call;
 use crate::finished::Finished;
-use crate::operations::{Folder, changing, guard, writer};
+use crate::operations::{Folder, caller, changing, guard};
 use crate::outcall;
 use crate::specification::{One, Wait};
-use crate::watch::{Watch, run};
+use crate::watch::run;
 
 /// How long its command may take, how long it waits for the lock, and what stops it.
 pub(crate) struct Conditions {
@@ -39,7 +38,8 @@ pub(crate) fn drill(
     let open = || -> Result<(Archive, usize)> {
         // It is recorded.
         let archive = folder.open()?.trusted()?;
-        let number = choose(&archive, revision.as_ref())?;
+        let seed = RandomState::new().build_hasher().finish();
+        let number = choose(&archive, revision.as_ref().map(One::spec), seed)?;
         Ok((archive, number))
     };
     let report = match command {
@@ -97,30 +97,9 @@ pub(crate) fn drill(
     };
     let recorded = run(py, recording, |watch| {
         changing(folder, watch, || {
-            record(folder, &report, wait, watch);
+            record(folder.open()?, &report, &caller(wait, watch));
             Ok(())
         })
     })?;
     Ok(recorded.map(|()| report))
-}
-
-fn choose(archive: &Archive, revision: Option<&One>) -> Result<usize> {
-    let by_chance = || pick(archive.revisions().len(), RandomState::new().build_hasher().finish());
-    match revision {
-        Some(revision) => revision.resolve(archive),
-        // Of no revisions there is none to pick: the newest is asked for, for the message.
-        None => by_chance().map_or_else(|| RevisionSpec::Latest.resolve(archive.revisions()), Ok),
-    }
-}
-
-/// Notes it for `status`; an archive that is in use, or cannot be written to, is told and no failure of the drill.
-fn record(folder: &Folder, report: &DrillReport, wait: Wait, watch: &Watch) {
-    let recorded = folder
-        .open()
-        .and_then(|archive| writer(archive, "drill", wait, watch))
-        .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, watch));
-    if let Err(error) = recorded {
-        let text = format!("status will not know of this drill: {error}");
-        watch.event(&Event::Finding(text));
-    }
 }

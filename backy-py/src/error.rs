@@ -59,6 +59,8 @@ pub(crate) fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Damaged => "damaged",
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::Hook => "hook",
-        _ => "interrupted",
+        ErrorKind::Interrupted => "interrupted",
+        // A kind of a newer library: the base class.
+        _ => "error",
     }
 }

@@ -7,7 +7,7 @@ use backy_lib::config::{TimeLimit, parse_wait};
 use backy_lib::select::When;
 use backy_lib::units::parse_rate;
 use backy_lib::{
-    Archive, Budget, Clock, Error, Here, Result, RevisionSpec, RevisionsSpec, SystemClock, Tag,
+    Archive, Budget, Clock, Here, Result, RevisionSpec, RevisionsSpec, SystemClock, Tag,
 };
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -30,6 +30,10 @@ pub(crate) struct One(RevisionSpec);
 impl One {
     pub(crate) fn latest() -> Self {
         One(RevisionSpec::Latest)
+    }
+
+    pub(crate) fn spec(&self) -> &RevisionSpec {
+        &self.0
     }
 
     pub(crate) fn resolve(&self, archive: &Archive) -> Result<usize> {
@@ -93,35 +97,16 @@ fn moment(time: &Bound<'_, PyDateTime>) -> PyResult<When> {
 }
 
 /// Several revisions: text as the command takes it, or one or more of what names one.
-pub(crate) struct Several(Vec<Part>);
-
-enum Part {
-    Text(RevisionsSpec),
-    One(One),
-}
+pub(crate) struct Several(pub(crate) RevisionsSpec);
 
 impl Several {
     pub(crate) fn all() -> Self {
-        Several(vec![Part::Text(RevisionsSpec::all())])
-    }
-
-    pub(crate) fn is_all(&self) -> bool {
-        let all = RevisionsSpec::all();
-        self.0.iter().any(|part| matches!(part, Part::Text(text) if *text == all))
+        Several(RevisionsSpec::all())
     }
 
     /// Numbers of the revisions, ascending and each once.
     pub(crate) fn resolve(&self, archive: &Archive) -> Result<Vec<usize>> {
-        let mut numbers = BTreeSet::new();
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => numbers.extend(text.resolve(archive.revisions())?),
-                Part::One(one) => {
-                    numbers.insert(one.resolve(archive)?);
-                }
-            }
-        }
-        Ok(numbers.into_iter().collect())
+        self.0.resolve(archive.revisions())
     }
 }
 
@@ -130,21 +115,15 @@ impl<'py> FromPyObject<'_, 'py> for Several {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let part = |object: &Bound<'py, PyAny>| match object.cast::<PyString>() {
-            Ok(text) => {
-                RevisionsSpec::parse(&text.to_cow()?, &here()).map(Part::Text).map_err(exception)
-            }
-            // As text does, a time means what was made then: deleting takes nothing from before it.
-            Err(_) => match object.extract()? {
-                One(RevisionSpec::NotAfter(when)) => Ok(Part::Text(when.into())),
-                one => Ok(Part::One(one)),
-            },
+            Ok(text) => RevisionsSpec::parse(&text.to_cow()?, &here()).map_err(exception),
+            Err(_) => object.extract::<One>().map(|One(one)| one.into()),
         };
         if !object.is_instance_of::<PyString>()
             && let Ok(items) = object.try_iter()
         {
             return items.map(|item| part(&item?)).collect::<PyResult<_>>().map(Several);
         }
-        Ok(Several(vec![part(&object)?]))
+        part(&object).map(Several)
     }
 }
 
@@ -266,9 +245,4 @@ impl<'py> FromPyObject<'_, 'py> for GivenBudget {
             None => Err(no_time(&object, "a timedelta, or text such as '30m' or '10%'")?),
         }
     }
-}
-
-/// For `ok_or_else`: there is no such number.
-pub(crate) fn no_such(number: usize) -> impl FnOnce() -> Error {
-    move || Error::NoSuchRevision { message: format!("there is no revision {number}") }
 }

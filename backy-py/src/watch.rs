@@ -117,7 +117,6 @@ pub(crate) struct Watch {
     raised: Mutex<Option<Raised>>,
     /// Whether the log may be on a file system that is frozen.
     held_back: AtomicBool,
-    findings_are_results: bool,
     news: Sender<News>,
     /// Whether the callback has been called, or need not be waited for any more.
     called: Mutex<bool>,
@@ -125,12 +124,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    fn new(
-        py: Python<'_>,
-        control: Control,
-        findings_are_results: bool,
-        news: Sender<News>,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, control: Control, news: Sender<News>) -> PyResult<Self> {
         Ok(Watch {
             call: Call::begin(py)?,
             called: Mutex::new(control.progress.is_none()),
@@ -140,7 +134,6 @@ impl Watch {
             lines: Mutex::default(),
             raised: Mutex::default(),
             held_back: AtomicBool::default(),
-            findings_are_results,
             news,
             call_came: Condvar::new(),
         })
@@ -216,7 +209,6 @@ impl Observer for Watch {
                     self.wait_for_first_call();
                 }
             }
-            Event::Finding(_) if self.findings_are_results => {}
             Event::Finding(text) => lock(&self.lines).push(Line::Warning(text.clone())),
             Event::Note(text) => lock(&self.lines).push(Line::Info(text.clone())),
         }
@@ -250,30 +242,12 @@ pub(crate) fn run<T: Send>(
     control: Control,
     operation: impl FnOnce(&Watch) -> Result<T> + Send,
 ) -> PyResult<Finished<T>> {
-    run_watched(py, control, false, operation)
-}
-
-/// Runs an operation whose result the findings are.
-pub(crate) fn run_for_findings<T: Send>(
-    py: Python<'_>,
-    control: Control,
-    operation: impl FnOnce(&Watch) -> Result<T> + Send,
-) -> PyResult<Finished<T>> {
-    run_watched(py, control, true, operation)
-}
-
-fn run_watched<T: Send>(
-    py: Python<'_>,
-    control: Control,
-    findings_are_results: bool,
-    operation: impl FnOnce(&Watch) -> Result<T> + Send,
-) -> PyResult<Finished<T>> {
     let interrupt = Interrupt::begin(py)?;
     if control.is_cancelled() || interrupt.has_come(py)? {
         return Err(exception(Error::Interrupted));
     }
     let (news, to_come) = channel();
-    let watch = Watch::new(py, control, findings_are_results, news.clone())?;
+    let watch = Watch::new(py, control, news.clone())?;
     let (shared, interrupt) = (&watch, &interrupt);
     let done = py.detach(move || {
         std::thread::scope(|scope| {

@@ -1,11 +1,11 @@
 //! `backy backup`
 
-use backy_lib::backup::{BackupOptions, BackupPlan, BackupReport, pins_scheduled};
-use backy_lib::progress::Observer;
+use backy_lib::backup::{
+    BackupOptions, BackupOutcome, BackupPlan, BackupReport, BackupRequest, BackupSource,
+};
 use backy_lib::room::Estimate;
-use backy_lib::source::{DeviceSource, Source};
 use backy_lib::units::parse_rate;
-use backy_lib::{Archive, ArchiveWriter, Error, ErrorKind, SpaceCheck, SystemClock, Tag};
+use backy_lib::{SpaceCheck, Tag};
 
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, signed_size, size};
@@ -74,108 +74,39 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         },
         ..BackupOptions::default()
     };
+    let request = BackupRequest { source: BackupSource::Config, options };
     let archive = session.archive()?;
-    if args.dry_run {
-        let plan = archive.plan_backup(&options, &SystemClock)?;
-        return dry_run(&archive, plan, &options, args.json, session);
-    }
-    let archive = archive.trusted()?;
-    let plan = archive.plan_backup(&options, &SystemClock)?;
-    if !plan.due {
-        archive.note_asked(&Session::holder("backup"), &SystemClock);
-        if session.tells() {
-            session.output.note(&not_due(&plan));
-        }
-        return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
-    }
-    if archive.config()?.hooks.before.is_none() {
-        // Before the lock: a source that cannot be read changes nothing at all.
-        archive.open_source().inspect_err(|error| {
-            archive.record_failure("backup", &Session::holder("backup"), error, &SystemClock);
-        })?;
-    }
     let reporter = session.reporter();
-    let Some(mut writer) = open_writer(archive, &options, args.waiting, session, &reporter)? else {
+    let caller = session.caller(args.waiting, &reporter);
+    if args.dry_run {
+        let plan = request.plan(&archive, &caller)?;
         drop(reporter);
-        if session.tells() {
-            session.output.note("another backup of this archive is running");
-        }
-        return if args.json { session.output.json(&None::<BackupReport>) } else { Ok(()) };
-    };
-    let guard = guard::words(&session.itself);
-    let mut hooks = writer.hooks(|config| config.source.clone(), guard)?;
-    let open = |archive: &Archive| -> Result<Box<dyn Source>, Error> {
-        Ok(Box::new(archive.open_source()?))
-    };
-    let report = writer.backup_from(open, &mut hooks, &options, &SystemClock, &reporter)?;
+        return show_plan(&plan, args.json, session);
+    }
+    let guard = || Ok(guard::words(&session.itself));
+    let outcome = request.run(&archive, guard, &caller)?;
     drop(reporter);
-    if args.json {
-        session.output.json(&report)?;
+    if session.tells() {
+        session.output.note(&match &outcome {
+            BackupOutcome::Made(report) => summary(report),
+            BackupOutcome::NotDue(plan) => not_due(plan),
+            BackupOutcome::Running => "another backup of this archive is running".to_owned(),
+            BackupOutcome::JustMade => "another backup has just finished".to_owned(),
+        });
     }
-    match &report {
-        Some(report) if session.tells() => session.output.note(&summary(report)),
-        None if session.tells() => {
-            session.output.note("another backup has just finished");
-        }
-        _ => {}
-    }
-    Ok(())
+    if args.json { session.output.json(&outcome.report()) } else { Ok(()) }
 }
 
-/// `None` when another backup already makes the revision that is due. A backup that was asked for by hand is always made.
-fn open_writer(
-    archive: Archive,
-    options: &BackupOptions,
-    waiting: Waiting,
-    session: &Session,
-    observer: &dyn Observer,
-) -> Result<Option<ArchiveWriter>, Failure> {
-    if options.is_wanted_now() {
-        return session.writer(archive, "backup", waiting, observer).map(Some);
-    }
-    let (holder, wait) = (Session::holder("backup"), waiting.duration());
-    Ok(ArchiveWriter::open_for_due_backup(archive, &holder, wait, observer)?)
-}
-
-fn dry_run(
-    archive: &Archive,
-    mut plan: BackupPlan,
-    options: &BackupOptions,
-    json: bool,
-    session: &Session,
-) -> Result<(), Failure> {
-    if let Some(warning) = pins_scheduled(&archive.config()?, options) {
-        session.output.warning(&warning);
-    }
-    if plan.due {
-        // Others may have written a path into the config: backy does not open it.
-        let source = match archive.trusted() {
-            Ok(trusted) => open_for_estimate(&trusted)?,
-            Err(error) if error.kind() == ErrorKind::Untrusted => None,
-            Err(error) => return Err(error.into()),
-        };
-        let source = source.as_ref().map(|source| source as &dyn Source);
-        plan.room = Some(archive.estimate_backup(source, options)?);
-    }
+fn show_plan(plan: &BackupPlan, json: bool, session: &Session) -> Result<(), Failure> {
     if json {
-        return session.output.json(&plan);
+        return session.output.json(plan);
     }
     let text = match plan.room {
         Some(room) => format!("{} {}", due(&plan.tags), room_in_words(&room)),
         None if plan.due => due(&plan.tags),
-        None => not_due(&plan),
+        None => not_due(plan),
     };
     session.output.result(format!("{text}\n").as_bytes())
-}
-
-/// The source as it is now: a snapshot that a hook makes does not exist yet, and the source has the same size.
-fn open_for_estimate(archive: &Archive) -> Result<Option<DeviceSource>, Failure> {
-    let config = archive.config()?;
-    Ok(match (&config.hooks.before, config.hooks.snapshot, &config.source) {
-        (None, _, _) => Some(archive.open_source()?),
-        (Some(_), Some(_), Some(source)) => archive.open_device(source).ok(),
-        (Some(_), _, _) => archive.open_source().ok(),
-    })
 }
 
 fn room_in_words(room: &Estimate) -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use backy_lib::config::TimeLimit;
 use backy_lib::drill;
-use backy_lib::{Archive, ArchiveWriter, DrillReport, Error, RevisionSpec, SystemClock};
+use backy_lib::{Archive, DrillReport, Error, RevisionSpec, SystemClock};
 use clap::ValueHint;
 
 use crate::cli::{REVISION_HELP, revision};
@@ -65,13 +65,8 @@ fn revision_help() -> String {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     // It is recorded.
     let archive = session.archive()?.trusted()?;
-    let revisions = archive.revisions();
-    let by_chance = || drill::pick(revisions.len(), RandomState::new().build_hasher().finish());
-    let number = match args.revision.as_ref().or(args.named.as_ref()) {
-        Some(spec) => spec.resolve(revisions)?,
-        // Without revisions there is none to pick; asking for the newest gives the right error.
-        None => by_chance().map_or_else(|| RevisionSpec::Latest.resolve(revisions), Ok)?,
-    };
+    let named = args.revision.as_ref().or(args.named.as_ref());
+    let number = drill::choose(&archive, named, RandomState::new().build_hasher().finish())?;
     let report = match args.command.split_first() {
         None => {
             let reporter = session.reporter();
@@ -79,7 +74,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         }
         Some((program, rest)) => with_command(&archive, number, program, rest, args, session)?,
     };
-    record(archive, &report, args.waiting, session);
+    let reporter = session.reporter();
+    drill::record(archive, &report, &session.caller(args.waiting, &reporter));
+    drop(reporter);
     if args.json {
         session.output.json(&report)?;
     }
@@ -97,18 +94,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         session.output.result(format!("{}\n", summary(&report)).as_bytes())?;
     }
     Ok(())
-}
-
-/// Records it for 'status'. If that fails, the drill does not: a warning says so.
-fn record(archive: Archive, report: &DrillReport, waiting: Waiting, session: &Session) {
-    let reporter = session.reporter();
-    let (holder, wait) = (Session::holder("drill"), waiting.duration());
-    let recorded = ArchiveWriter::open_within(archive, &holder, wait, &reporter)
-        .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, &reporter));
-    drop(reporter);
-    if let Err(error) = recorded {
-        session.output.warning(&format!("cannot record this drill for 'status': {error}"));
-    }
 }
 
 fn summary(report: &DrillReport) -> String {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use backy_lib::escape;
-use backy_lib::import::{ImportReport, prepare};
-use backy_lib::{ArchiveWriter, BlockSize, Error, ErrorKind, SystemClock};
+use backy_lib::import::{ImportReport, ImportRequest};
+use backy_lib::{BlockSize, Error, ErrorKind};
 use clap::ValueHint;
 
 use super::init::block_size;
@@ -41,23 +41,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let archive =
-        prepare(&args.old, &session.folder, args.block_size, session.trust).map_err(|error| {
-            match error.kind() {
-                ErrorKind::Specification if args.block_size.is_some() => {
-                    let advice = "omit --block-size, or name another folder with -b";
-                    Failure::advised(error, advice)
-                }
-                _ => explain(error),
-            }
-        })?;
+    let request = ImportRequest {
+        old: args.old.clone(),
+        folder: session.folder.clone(),
+        block_size: args.block_size,
+        trust: session.trust,
+    };
     let reporter = session.reporter();
-    let holder = Session::holder("import");
-    let wait = args.waiting.duration();
-    let mut writer = ArchiveWriter::open_within(archive, &holder, wait, &reporter)?;
-    let imported = writer.import(&args.old, None, &SystemClock, &reporter);
+    let imported = request.run(&session.caller(args.waiting, &reporter));
     drop(reporter);
-    let report = imported.map_err(explain)?;
+    let report = imported.map_err(|error| match error.kind() {
+        ErrorKind::Specification if args.block_size.is_some() => {
+            Failure::advised(error, "omit --block-size, or name another folder with -b")
+        }
+        _ => explain(error),
+    })?;
     if session.verbosity == Verbosity::Verbose {
         report.notes.iter().for_each(|note| session.output.note(note));
     }

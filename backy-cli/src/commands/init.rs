@@ -1,12 +1,12 @@
 //! `backy init`
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use backy_lib::escape;
-use backy_lib::source::{DeviceSource, Source};
+use backy_lib::init::InitRequest;
 use backy_lib::units::{display_size, parse_size};
-use backy_lib::{Archive, BlockSize, Config, Error, ErrorKind};
+use backy_lib::{Archive, BlockSize, Config, ErrorKind};
 use clap::ValueHint;
 
 use crate::Session;
@@ -40,73 +40,27 @@ pub(super) fn block_size(text: &str) -> Result<BlockSize, String> {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    refuse_archive(&session.folder)?;
-    let source = match &args.source {
-        Some(path) => Some(check_source(path, &session.folder)?),
-        None => None,
+    let request = InitRequest {
+        folder: session.folder.clone(),
+        source: args.source.clone(),
+        block_size: args.block_size,
+        trust: session.trust,
     };
-    let path = source.as_ref().map(|found| found.path.as_path());
-    // Refuses a source whose name cannot stand in the config, before anything is created.
-    Config::template(path)?;
-    let archive = Archive::init_with(&session.folder, path, args.block_size, session.trust)?;
-    if let Some(note) = source.as_ref().and_then(|found| found.note.as_ref()) {
-        session.output.warning(note);
+    let created = request.run().map_err(|error| match error.kind() {
+        ErrorKind::Source => Failure::advised(
+            error,
+            "name another device or file, or another folder with -b, or omit SOURCE and set it later",
+        ),
+        _ => error.into(),
+    })?;
+    if let Some(warning) = &created.warning {
+        session.output.warning(warning);
     }
     if session.verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let text = describe(&archive, source.as_ref().and_then(|found| found.size_bytes))?;
+    let text = describe(&created.archive, created.source_bytes)?;
     session.output.result(text.as_bytes())
-}
-
-/// `Archive::init` refuses, too, but only after it has created its lock file.
-fn refuse_archive(folder: &Path) -> Result<(), Failure> {
-    match Archive::open(folder) {
-        Err(error) if error.kind() == ErrorKind::NoArchive => Ok(()),
-        Err(error) if !matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => {
-            Err(error.into())
-        }
-        _ => Err(Error::ArchiveExists { path: folder.to_owned() }.into()),
-    }
-}
-
-/// A source that can be backed up, or that may come to be.
-struct FoundSource {
-    /// Absolute.
-    path: PathBuf,
-    /// `None` when it is not there yet.
-    size_bytes: Option<u64>,
-    /// That it is an image in another format, or not there yet.
-    note: Option<String>,
-}
-
-/// Looks at the source: a mistake should show now, not in tonight's mail from cron.
-fn check_source(path: &Path, folder: &Path) -> Result<FoundSource, Failure> {
-    let error = |message: String| Error::Source { path: path.to_owned(), message };
-    let absolute = std::path::absolute(path).map_err(|found| error(found.to_string()))?;
-    let advised =
-        |error| Failure::advised(error, "name a device or file, or omit SOURCE and set it later");
-    let source = DeviceSource::open_if_there(&absolute).map_err(advised)?;
-    if is_inside(&absolute, folder) {
-        let message = format!("it is inside the archive {}", folder.display());
-        return Err(Failure::advised(error(message), "name another folder with -b"));
-    }
-    let not_there =
-        || format!("source {}: does not exist yet; backups fail until it does", absolute.display());
-    let note = match &source {
-        None => Some(not_there()),
-        Some(source) => source.identity().container_note(),
-    };
-    let size_bytes = source.map(|source| source.size_bytes());
-    Ok(FoundSource { path: absolute, size_bytes, note })
-}
-
-/// Whether a path leads into a folder, as far as both are there.
-fn is_inside(path: &Path, folder: &Path) -> bool {
-    let real = |path: &Path| path.ancestors().find_map(|above| above.canonicalize().ok());
-    folder
-        .canonicalize()
-        .is_ok_and(|folder| real(path).is_some_and(|real| real.starts_with(folder)))
 }
 
 fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Failure> {

@@ -1,6 +1,7 @@
 //! `backy maintenance`
 
-use backy_lib::{MaintenanceOptions, SystemClock};
+use backy_lib::MaintenanceOptions;
+use backy_lib::maintenance::MaintenanceRequest;
 
 use crate::Session;
 use crate::errors::Failure;
@@ -47,12 +48,14 @@ impl Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = session.archive()?;
-    let archive = if args.dry_run { archive } else { archive.trusted()? };
     let (keep, confirm) = (args.keep, args.confirm);
     let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
-    // Before the lock: a config that cannot be read changes nothing at all.
-    let planned = archive.plan_maintenance_at(&options, &SystemClock)?;
+    let request = MaintenanceRequest { options };
+    let reporter = session.reporter();
+    let caller = session.caller(args.waiting, &reporter);
     if args.dry_run {
+        let planned = request.plan(&archive, &caller)?;
+        drop(reporter);
         plan::warn_of_freeze(&planned, &session.output);
         plan::warn_of_excess(&planned, &session.output);
         if args.json {
@@ -61,9 +64,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         let text = plan::describe(&planned, archive.revisions(), &session.output);
         return session.output.result(text.as_bytes());
     }
-    let reporter = session.reporter();
-    let mut writer = session.writer(archive, "maintenance", args.waiting, &reporter)?;
-    let done = writer.maintain(&options, &SystemClock, &reporter);
+    let done = request.run(&archive, &caller);
     drop(reporter);
     let report =
         done.map_err(|error| plan::explain(error, "the next 'backy maintenance' does the rest"))?;

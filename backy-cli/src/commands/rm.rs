@@ -1,7 +1,7 @@
 //! `backy rm`
 
-use backy_lib::select::{check_unpinned, names, numbers};
-use backy_lib::{ErrorKind, Revision, RevisionsSpec, SystemClock};
+use backy_lib::maintenance::RemovalRequest;
+use backy_lib::{Error, RevisionsSpec};
 
 use crate::Session;
 use crate::cli::{REVISIONS_HELP, revisions};
@@ -44,33 +44,19 @@ impl Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = session.archive()?;
-    let archive = if args.dry_run { archive } else { archive.trusted()? };
-    let chosen = args.revisions.resolve(archive.revisions())?;
-    let planned = archive.plan_removal(&chosen).map_err(|error| match error.kind() {
-        // It says what to do itself.
-        ErrorKind::Specification => Failure::advised(error, ""),
-        _ => error.into(),
-    })?;
-    if !args.force {
-        check_pins(archive.revisions(), &chosen)?;
-    }
+    let request = RemovalRequest { revisions: args.revisions.clone(), force: args.force };
     if args.dry_run {
+        let planned = request.plan(&archive).map_err(explain)?;
         if args.json {
             return session.output.json(&planned);
         }
         let text = plan::describe(&planned, archive.revisions(), &session.output);
         return session.output.result(text.as_bytes());
     }
-    let names = names(archive.revisions(), &chosen);
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "rm", args.waiting, &reporter)?;
-    let chosen = numbers(writer.archive().revisions(), &names)?;
-    if !args.force {
-        check_pins(writer.archive().revisions(), &chosen)?;
-    }
-    let done = writer.remove(&chosen, &SystemClock, &reporter);
+    let done = request.run(&archive, &session.caller(args.waiting, &reporter));
     drop(reporter);
-    let report = done.map_err(|error| plan::explain(error, "'backy status' lists what is left"))?;
+    let report = done.map_err(explain)?;
     if args.json {
         session.output.json(&report)?;
     }
@@ -80,8 +66,14 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever has pinned a revision wants it kept.
-fn check_pins(revisions: &[Revision], chosen: &[usize]) -> Result<(), Failure> {
-    let advice = "use --force to delete pinned revisions, too, or unpin it with 'backy tag'";
-    check_unpinned(revisions, chosen).map_err(|error| Failure::advised(error, advice))
+fn explain(error: Error) -> Failure {
+    match &error {
+        Error::Pinned { .. } => Failure::advised(
+            error,
+            "use --force to delete pinned revisions, too, or unpin it with 'backy tag'",
+        ),
+        // It says what to do itself.
+        Error::Specification { .. } => Failure::advised(error, ""),
+        _ => plan::explain(error, "'backy status' lists what is left"),
+    }
 }

@@ -3,13 +3,10 @@
 use std::path::Path;
 
 use backy_lib::escape;
-use backy_lib::scrub::{Affected, Finding};
-use backy_lib::select::{names, numbers};
+use backy_lib::scrub::{Affected, Finding, ScrubRequest};
 use backy_lib::{
-    ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubOptions,
-    ScrubReport, SystemClock,
+    ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubReport, SystemClock,
 };
-
 use serde::Serialize;
 
 use crate::Session;
@@ -71,33 +68,15 @@ impl Args {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let rebuilt = if args.rebuild { Some(rebuild(args, session)?) } else { None };
     let archive = session.archive()?;
-    let archive = if args.checkonly { archive } else { archive.trusted()? };
-    let chosen = args.revisions.resolve(archive.revisions())?;
-    let names = names(archive.revisions(), &chosen);
-    let mut options = ScrubOptions { budget: args.budget, ..ScrubOptions::default() };
-    let is_all = args.revisions == RevisionsSpec::all();
-    // Findings are the result, and are printed as such.
-    let reporter = session.reporter().without_findings();
-    let report = if args.checkonly {
-        options.revisions = (!is_all).then_some(chosen);
-        archive.check(&options, &SystemClock, &reporter)
-    } else {
-        let mut writer = session.writer(archive, "scrub", args.waiting, &session.reporter())?;
-        if !is_all {
-            options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
-        }
-        writer.scrub(&options, &SystemClock, &reporter)
+    let request = ScrubRequest {
+        revisions: args.revisions.clone(),
+        check_only: args.checkonly,
+        budget: args.budget,
     };
+    let reporter = session.reporter();
+    let report = request.run(&archive, &session.caller(args.waiting, &reporter));
     drop(reporter);
-    let report = report.map_err(|error| match error.kind() {
-        ErrorKind::Interrupted if args.checkonly => {
-            Failure::interrupted("interrupted; nothing was changed")
-        }
-        ErrorKind::Interrupted => {
-            Failure::interrupted("interrupted; what was read until then is recorded")
-        }
-        _ => error.into(),
-    })?;
+    let report = report?;
     tell(args, &report, rebuilt, session)
 }
 
@@ -115,13 +94,13 @@ fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     // What is unknown is told below, also without -v.
     let verbosity = session.verbosity.min(Verbosity::Normal);
     let reporter = Reporter::new(session, verbosity);
-    let holder = Session::holder("scrub --rebuild");
+    let caller = session.caller(args.waiting, &reporter);
     let rebuilt = ArchiveWriter::rebuild_within(
         &session.folder,
         session.trust,
-        &holder,
+        &caller.holder("scrub --rebuild"),
         args.force,
-        args.waiting.duration(),
+        caller.wait,
         &reporter,
     );
     drop(reporter);

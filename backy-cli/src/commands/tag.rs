@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use backy_lib::select::{check_tagged, names, numbers};
-use backy_lib::{Archive, Error, Revision, RevisionId, RevisionSpec, SystemClock, Tag};
+use backy_lib::tag::TagRequest;
+use backy_lib::{Error, Revision, RevisionId, RevisionSpec, Tag};
 use serde::Serialize;
 
 use crate::Session;
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     changes: Vec<Change>,
 }
 
-/// A tag that comes or goes.
+/// A tag to add or to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Change {
     Add(Tag),
@@ -74,29 +74,27 @@ struct Tags<'a> {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let (wanted, changes) = sort_words(args)?;
+    let (add, remove) = sort(&changes);
+    let request = TagRequest { revision: wanted, add, remove };
     let archive = session.archive()?;
-    let number = wanted.resolve(archive.revisions())?;
-    if changes.is_empty() {
-        return show(of_number(&archive, number)?, args.json, session);
-    }
-    let archive = archive.trusted()?;
-    let (add, remove) = sort(&changes)?;
-    check(&archive, number, &remove)?;
-    let names = names(archive.revisions(), &[number]);
     let reporter = session.reporter();
-    let mut writer = session.writer(archive, "tag", args.waiting, &reporter)?;
-    for number in numbers(writer.archive().revisions(), &names)? {
-        check(writer.archive(), number, &remove)?;
-        writer.tag(number, &add, &remove, &SystemClock, &reporter)?;
-        let revision = of_number(writer.archive(), number)?;
-        if args.json {
-            show(revision, true, session)?;
-        }
-        if session.tells() {
-            let tags = words::tags(revision).join(", ");
-            let tags = if tags.is_empty() { "no tags".to_owned() } else { tags };
-            session.output.note(&format!("revision {} has now: {tags}", revision.uuid));
-        }
+    let changed = request.run(&archive, &session.caller(args.waiting, &reporter));
+    drop(reporter);
+    let revision = changed.map_err(|error| match &error {
+        // It says what to do itself.
+        Error::Specification { .. } => Failure::advised(error, ""),
+        _ => error.into(),
+    })?;
+    if changes.is_empty() {
+        return show(&revision, args.json, session);
+    }
+    if args.json {
+        show(&revision, true, session)?;
+    }
+    if session.tells() {
+        let tags = words::tags(&revision).join(", ");
+        let tags = if tags.is_empty() { "no tags".to_owned() } else { tags };
+        session.output.note(&format!("revision {} has now: {tags}", revision.uuid));
     }
     Ok(())
 }
@@ -122,11 +120,6 @@ fn sort_words(args: &Args) -> Result<(RevisionSpec, Vec<Change>), Failure> {
     Ok((wanted, changes))
 }
 
-fn of_number(archive: &Archive, number: usize) -> Result<&Revision, Failure> {
-    let no_such = || Error::NoSuchRevision { message: format!("there is no revision {number}") };
-    Ok(archive.revisions().get(number).ok_or_else(no_such)?)
-}
-
 fn show(revision: &Revision, json: bool, session: &Session) -> Result<(), Failure> {
     let Revision { uuid, tags, pinned_tags, .. } = revision;
     if json {
@@ -139,8 +132,8 @@ fn show(revision: &Revision, json: bool, session: &Session) -> Result<(), Failur
     session.output.result(lines.as_bytes())
 }
 
-/// What comes and what goes.
-fn sort(changes: &[Change]) -> Result<(BTreeSet<Tag>, BTreeSet<Tag>), Failure> {
+/// The tags to add, and those to remove.
+fn sort(changes: &[Change]) -> (BTreeSet<Tag>, BTreeSet<Tag>) {
     let (mut add, mut remove) = (BTreeSet::new(), BTreeSet::new());
     for change in changes {
         match change {
@@ -148,18 +141,7 @@ fn sort(changes: &[Change]) -> Result<(BTreeSet<Tag>, BTreeSet<Tag>), Failure> {
             Change::Remove(tag) => remove.insert(tag.clone()),
         };
     }
-    match add.intersection(&remove).next() {
-        Some(tag) => Err(Failure::message(format!(
-            "cannot add and remove '{tag}' at once; omit one of them"
-        ))),
-        None => Ok((add, remove)),
-    }
-}
-
-/// Whoever removes a tag that is not there means another revision, or another tag.
-fn check(archive: &Archive, number: usize, remove: &BTreeSet<Tag>) -> Result<(), Failure> {
-    // It says what there is.
-    check_tagged(archive.revisions(), number, remove).map_err(|error| Failure::advised(error, ""))
+    (add, remove)
 }
 
 #[cfg(test)]

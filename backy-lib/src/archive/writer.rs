@@ -13,8 +13,8 @@ use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::progress::Observer;
 use crate::format::manifest::Manifest;
-use crate::storage::manifest;
 use crate::storage::StorageLock;
+use crate::storage::manifest;
 
 /// An archive that nobody else can change: holds the exclusive lock until dropped.
 pub struct ArchiveWriter {

@@ -142,6 +142,12 @@ pub enum Error {
         /// What was given and what is expected.
         message: String,
     },
+    /// Revisions that somebody has pinned are not deleted without force.
+    #[error("pinned: {revisions}")]
+    Pinned {
+        /// Which, with their pinned tags.
+        revisions: String,
+    },
     /// No such revision, or more than one.
     #[error("{message}")]
     NoSuchRevision {
@@ -253,7 +259,7 @@ pub enum Error {
         also: String,
     },
     /// The observer asked to stop.
-    #[error("interrupted; the archive is as it was before")]
+    #[error("interrupted")]
     Interrupted,
     /// An operation failed, and undoing it failed as well.
     #[error("{}", undo_failed(first, second))]
@@ -321,6 +327,7 @@ impl Error {
             | Error::Room { path, .. }
             | Error::Limit { path, .. } => Some(path),
             Error::Specification { .. }
+            | Error::Pinned { .. }
             | Error::NoSuchRevision { .. }
             | Error::Hook { .. }
             | Error::Miscomputed { .. }

@@ -45,6 +45,23 @@ impl From<When> for RevisionsSpec {
     }
 }
 
+impl From<RevisionSpec> for RevisionsSpec {
+    /// One revision; of a time all that were made then, so that whoever deletes them deletes none from before it.
+    fn from(spec: RevisionSpec) -> Self {
+        match spec {
+            RevisionSpec::NotAfter(when) => when.into(),
+            one => RevisionsSpec(vec![Part::One(one)]),
+        }
+    }
+}
+
+impl FromIterator<RevisionsSpec> for RevisionsSpec {
+    /// All that one of them means.
+    fn from_iter<I: IntoIterator<Item = RevisionsSpec>>(specs: I) -> Self {
+        RevisionsSpec(specs.into_iter().flat_map(|spec| spec.0).collect())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     All,
@@ -175,6 +192,11 @@ impl RevisionsSpec {
         RevisionsSpec(vec![Part::All])
     }
 
+    /// Whether all revisions are meant, however many there are.
+    pub fn is_all(&self) -> bool {
+        self.0.contains(&Part::All)
+    }
+
     /// Numbers of the revisions, ascending and without duplicates. `all` of an empty archive is not an error.
     pub fn resolve(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
         let mut numbers = Vec::new();
@@ -268,7 +290,7 @@ pub fn numbers(revisions: &[Revision], names: &[RevisionId]) -> Result<Vec<usize
 /// Refuses pinned revisions: a person who pinned one wants to keep it.
 ///
 /// # Errors
-/// [`Error::Specification`], which names them.
+/// [`Error::Pinned`] names those that are.
 pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
     let pinned = numbers.iter().filter_map(|&number| {
         let tags: Vec<&str> = revisions.get(number)?.pinned_tags.iter().map(Tag::as_str).collect();
@@ -277,7 +299,7 @@ pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
     let pinned: Vec<String> = pinned.collect();
     match pinned.is_empty() {
         true => Ok(()),
-        false => Err(Error::Specification { message: format!("pinned: {}", pinned.join(", ")) }),
+        false => Err(Error::Pinned { revisions: pinned.join(", ") }),
     }
 }
 

@@ -5,6 +5,8 @@
 //! and the program. If the archive does not return the correct bytes, the drill fails; an error means that
 //! the drill could not be done.
 
+mod record;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -27,6 +29,7 @@ use crate::target::{FileTarget, Target, space};
 use crate::verb::restore::{self, RestoreOptions};
 
 pub use crate::source::hooks::{run_command, words_on};
+pub use record::{choose, record};
 
 impl DrillReport {
     /// Adds the verdict of a command on the revision: `Err` with the reason if it fails. `program` is only

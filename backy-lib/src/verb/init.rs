@@ -1,5 +1,7 @@
 //! `init`: creates an archive.
 
+mod request;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use crate::policy::config::Config;
 use crate::storage::dir::DirStorage;
 use crate::storage::manifest;
 use crate::storage::{FileName, Published, StagingToken, Storage, Trust, is_note, staged};
+
+pub use request::{Created, InitRequest};
 
 /// Where there is no manifest yet that could say another one.
 const FIRST: StagingToken = StagingToken::FIRST;

@@ -1,13 +1,14 @@
 //! What backy does: one module for each operation.
 
 pub mod backup;
+pub(crate) mod caller;
 pub mod drill;
 pub mod export;
 pub mod import;
-mod init;
+pub mod init;
 pub mod maintenance;
 pub(crate) mod merge;
 pub(crate) mod rebuild;
 pub mod restore;
 pub mod scrub;
-mod tag;
+pub mod tag;

@@ -1,5 +1,7 @@
 //! `tag`: adds tags to a revision and removes them.
 
+mod request;
+
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
@@ -14,6 +16,8 @@ use crate::base::revision::{RevisionId, Tag};
 use crate::format::manifest::Manifest;
 use crate::policy::config::Config;
 use crate::verb::backup;
+
+pub use request::TagRequest;
 
 impl ArchiveWriter {
     /// Adds tags that stay until somebody removes them, and removes tags. Removing a tag that the schedule gave before

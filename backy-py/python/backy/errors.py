@@ -191,7 +191,8 @@ def _make(
     """The exception for an error of the engine."""
     exception, usual_number = _CLASSES.get(kind, (BackyError, None))
     made = exception(text)
-    made.kind = kind
+    # A kind of a newer engine is unknown here.
+    made.kind = kind if kind in _CLASSES else "error"
     made.path = path
     made.offset = offset
     made.revision = revision

@@ -97,7 +97,7 @@ impl Error {
             Error::Untrusted { .. } => ErrorKind::Untrusted,
             Error::Locked { .. } | Error::Overtaken { .. } => ErrorKind::Locked,
             Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
-            Error::Specification { .. } => ErrorKind::Specification,
+            Error::Specification { .. } | Error::Pinned { .. } => ErrorKind::Specification,
             Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
             Error::Source { .. } => ErrorKind::Source,
             Error::Target { .. } => ErrorKind::Target,

@@ -17,6 +17,7 @@ mod findings;
 mod make;
 mod plan;
 mod prepare;
+mod request;
 mod room;
 mod run;
 mod scan;
@@ -42,6 +43,7 @@ use make::{Failed, Making};
 use prepare::prepare;
 
 pub use plan::{BackupPlan, pins_scheduled, plan};
+pub use request::{BackupOutcome, BackupRequest, BackupSource, OpenSource};
 pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
 

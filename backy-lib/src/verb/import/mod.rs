@@ -17,6 +17,7 @@ mod image;
 mod old;
 mod order;
 mod reader;
+mod request;
 mod unplaced;
 
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ use image::{Before, OldImage};
 use old::OldArchive;
 
 pub use reader::{OldEntry, OldReader, OldRecord};
+pub use request::ImportRequest;
 
 /// The tag of all imported revisions. It is pinned, so that no schedule deletes them.
 pub const IMPORT_TAG: &str = "imported";

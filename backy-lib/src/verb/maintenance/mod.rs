@@ -8,6 +8,7 @@ mod appending;
 mod confirm;
 mod execute;
 mod plan;
+mod request;
 mod roll_back;
 mod run;
 
@@ -20,7 +21,9 @@ use crate::policy::plan::Step;
 use crate::policy::retention::Verdict;
 
 use confirm::confirm;
+
 pub(crate) use plan::{plan, plan_removal};
+pub use request::{MaintenanceRequest, RemovalRequest};
 
 /// How to maintain.
 #[derive(Debug, Clone, Default)]

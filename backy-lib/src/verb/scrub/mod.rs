@@ -16,6 +16,7 @@ mod lost;
 mod record;
 mod repair;
 mod report;
+mod request;
 mod run;
 mod stored;
 mod structure;
@@ -42,6 +43,7 @@ use report::{Read, confirmed, report};
 
 pub use content::Coverage;
 pub(crate) use content::coverage;
+pub use request::ScrubRequest;
 
 /// What to verify, and how.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,97 @@
+//! `init`: creates an archive, after a look at what it is to back up: a mistake shows now, and not in the first night.
+
+use std::path::{Path, PathBuf};
+
+use crate::archive::Archive;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::units::BlockSize;
+use crate::policy::config::Config;
+use crate::source::{DeviceSource, Source};
+use crate::storage::Trust;
+
+/// An archive to create.
+#[derive(Debug, Clone)]
+pub struct InitRequest {
+    /// Its folder, which is created if it does not exist.
+    pub folder: PathBuf,
+    /// The device or file to back up; `None` to set it in `backy.toml` later.
+    pub source: Option<PathBuf>,
+    /// Unit of comparison and storage.
+    pub block_size: BlockSize,
+    /// Whether to create it where others can change it.
+    pub trust: Trust,
+}
+
+/// A new archive.
+pub struct Created {
+    /// The archive.
+    pub archive: Archive,
+    /// Size of the source; `None` without one, and when it does not exist yet.
+    pub source_bytes: Option<u64>,
+    /// A sentence about the source that whoever set it should read: it does not exist yet, or holds an image in another format.
+    pub warning: Option<String>,
+}
+
+impl InitRequest {
+    /// Creates the archive.
+    ///
+    /// # Errors
+    /// As those of [`Archive::init`]; [`Error::Source`] when the source cannot be backed up, or is inside the archive. Then nothing
+    /// was created.
+    pub fn run(&self) -> Result<Created> {
+        refuse_archive(&self.folder)?;
+        let found = self.source.as_deref().map(|path| look(path, &self.folder)).transpose()?;
+        let path = found.as_ref().map(|found| found.path.as_path());
+        // Refuses a source whose name cannot stand in the config, before anything is created.
+        Config::template(path)?;
+        let archive = Archive::init_with(&self.folder, path, self.block_size, self.trust)?;
+        let (source_bytes, warning) =
+            found.map_or((None, None), |found| (found.size_bytes, found.warning));
+        Ok(Created { archive, source_bytes, warning })
+    }
+}
+
+/// `Archive::init` refuses, too, but only after it has created its lock file.
+fn refuse_archive(folder: &Path) -> Result<()> {
+    match Archive::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NoArchive => Ok(()),
+        Err(error) if !matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => {
+            Err(error)
+        }
+        _ => Err(Error::ArchiveExists { path: folder.to_owned() }),
+    }
+}
+
+/// A source that can be backed up, or that may exist later.
+struct Found {
+    /// Absolute.
+    path: PathBuf,
+    size_bytes: Option<u64>,
+    warning: Option<String>,
+}
+
+fn look(path: &Path, folder: &Path) -> Result<Found> {
+    let absolute = std::path::absolute(path).map_err(Error::io(path, "find the folder of"))?;
+    let source = DeviceSource::open_if_there(&absolute)?;
+    if is_inside(&absolute, folder) {
+        let message = format!("it is inside the archive {}", folder.display());
+        return Err(Error::Source { path: path.to_owned(), message });
+    }
+    let warning = match &source {
+        None => Some(format!(
+            "source {}: does not exist yet; backups fail until it does",
+            absolute.display()
+        )),
+        Some(source) => source.identity().container_note(),
+    };
+    let size_bytes = source.map(|source| source.size_bytes());
+    Ok(Found { path: absolute, size_bytes, warning })
+}
+
+/// Whether a path leads into a folder, as far as both exist.
+fn is_inside(path: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.ancestors().find_map(|above| above.canonicalize().ok());
+    folder
+        .canonicalize()
+        .is_ok_and(|folder| real(path).is_some_and(|real| real.starts_with(folder)))
+}

@@ -1,0 +1,51 @@
+//! A scrub as the command and Python ask for one: of revisions by name.
+
+use super::{Budget, ScrubOptions, ScrubReport};
+use crate::archive::Archive;
+use crate::base::error::Result;
+use crate::policy::select::{RevisionsSpec, names, numbers};
+use crate::verb::caller::{Caller, WithoutFindings, interrupted};
+
+/// A scrub of revisions.
+#[derive(Debug, Clone)]
+pub struct ScrubRequest {
+    /// The revisions to verify, with the newer ones that they need.
+    pub revisions: RevisionsSpec,
+    /// Change and record nothing.
+    pub check_only: bool,
+    /// How much to read.
+    pub budget: Option<Budget>,
+}
+
+impl ScrubRequest {
+    /// Verifies what is stored. Unless it only checks, it takes the lock, repairs what can be repaired, and records the findings.
+    ///
+    /// # Errors
+    /// As those of [`Archive::check`] and [`ArchiveWriter::scrub`](crate::ArchiveWriter::scrub); findings are no error.
+    pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<ScrubReport> {
+        let archive = if self.check_only { archive.clone() } else { archive.trusted()? };
+        let chosen = self.revisions.resolve(archive.revisions())?;
+        let is_all = self.revisions.is_all();
+        let mut options = ScrubOptions {
+            check_only: self.check_only,
+            budget: self.budget,
+            ..ScrubOptions::default()
+        };
+        // The report lists them.
+        let observer = WithoutFindings(caller.observer);
+        if self.check_only {
+            options.revisions = (!is_all).then_some(chosen);
+            let checked = archive.check(&options, caller.clock, &observer);
+            return checked.map_err(interrupted("nothing was changed"));
+        }
+        // Numbers mean other revisions once somebody else has made one.
+        let names = names(archive.revisions(), &chosen);
+        let mut writer = caller.writer(archive, "scrub")?;
+        if !is_all {
+            options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
+        }
+        writer
+            .scrub(&options, caller.clock, &observer)
+            .map_err(interrupted("what was read until then is recorded"))
+    }
+}
