@@ -1,6 +1,10 @@
 //! A manifest that is lost or damaged is made anew, whatever was going on when it was lost.
 #![expect(clippy::disallowed_methods, reason = "loses files of a real archive behind its back")]
 
+mod rebuild {
+    mod undone;
+}
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,17 +20,17 @@ use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, BLOCK_SIZE, Expected, World, changed_state, random_state};
 use jiff::Timestamp;
 
-fn rebuild(disk: &SimStorage, force: bool) -> Result<RebuildReport> {
+pub(crate) fn rebuild(disk: &SimStorage, force: bool) -> Result<RebuildReport> {
     ArchiveWriter::rebuild_on(Arc::new(disk.clone()), "a test", force, &Silent)
 }
 
-fn lose(disk: &SimStorage, name: FileName) {
+pub(crate) fn lose(disk: &SimStorage, name: FileName) {
     disk.remove(name).expect("remove a file");
     disk.sync_folder().expect("sync the folder");
 }
 
 /// Source states, oldest first, growing and shrinking.
-fn states(count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn states(count: usize) -> Vec<Vec<u8>> {
     let block = BLOCK_SIZE.len();
     let mut random = Random(31);
     let mut states = vec![random_state(&mut random, 7 * block)];

@@ -36,7 +36,7 @@ use crate::format::manifest::{BlockRange, Findings, Manifest, Revision, within};
 use crate::image::damage;
 use crate::policy::config::parse_interval;
 use crate::storage::manifest;
-use crate::storage::{Access, FileName, Storage};
+use crate::storage::{FileName, Storage, cache};
 
 pub use content::Coverage;
 pub(crate) use content::coverage;
@@ -216,7 +216,7 @@ fn scrub_once(
         budget_bytes: None,
     };
     scrub.replace_lost_image()?;
-    scrub.drop_caches()?;
+    cache::drop_all(&**storage, observer)?;
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
@@ -347,20 +347,6 @@ impl Scrub<'_> {
         self.note_lost(0, &lost);
         let message = "missing: created again, without its former contents".to_owned();
         self.find(FileName::IMAGE, message, None, true)
-    }
-
-    /// What memory still has of a file says nothing of the disk.
-    fn drop_caches(&self) -> Result<()> {
-        for name in self.storage.list()? {
-            progress::check(self.observer)?;
-            match self.storage.open(name, Access::Read) {
-                Ok(file) => file.drop_cache(),
-                // Looked at below, or it has gone.
-                Err(error) if error.is_loss() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     fn repairs(&self) -> bool {
