@@ -1,9 +1,9 @@
-//! Files of an archive that no revision needs: those that are ours, which are deleted, and others, which are kept.
+//! Files that no revision needs: backy deletes its own, and keeps all others.
 //!
-//! That the manifest does not name a file is no reason to delete it: somebody may have put it there, or the manifest may be
-//! an older one than the files. A file is ours when the manifest says so: in `removable`, where it is entered before it is made
-//! or with the manifest that no longer needs it, or as one of those that the operation makes that is under way. Before an
-//! operation is entered as such, nothing may have these names ([`check_vacant`]).
+//! That the manifest does not name a file is no reason to delete it: somebody may have put it there, or the manifest
+//! may be an older one than the files. A file is ours when the manifest says so: in `removable`, where it is entered
+//! before it is made or with the manifest that no longer needs it, or as one of those that the operation makes that
+//! is under way. Before an operation is entered as such, nothing may have these names ([`check_vacant`]).
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::format::manifest::{InProgress, Manifest, Operation};
 use crate::storage::manifest;
 use crate::storage::{DigestsKind, FileName, Published, Storage};
 
-/// The files that an operation makes, beginning with this manifest.
+/// The files that an operation makes, starting from this manifest.
 pub(crate) fn made_by(manifest: &Manifest, operation: &InProgress) -> Vec<FileName> {
     if operation.operation == Operation::Merge {
         return Vec::new();
@@ -35,7 +35,7 @@ pub(crate) fn enter(manifest: &mut Manifest, operation: InProgress) {
     manifest.in_progress = Some(operation);
 }
 
-/// That no file has a name that an operation is going to give. The archive has been tidied up.
+/// Checks that no file has a name that an operation is going to use. The caller has tidied up the archive.
 ///
 /// # Errors
 /// [`Error::InTheWay`] with the names.
@@ -49,7 +49,7 @@ pub(crate) fn check_vacant(storage: &dyn Storage, names: &[FileName]) -> Result<
     }
 }
 
-/// The files that may be deleted when nothing is left to be undone.
+/// The files that may be deleted once nothing is left to undo.
 fn removable(manifest: &Manifest) -> BTreeSet<FileName> {
     let mut names = BTreeSet::from_iter(manifest.removable.iter().copied());
     // An older program's manifest has no list.
@@ -60,7 +60,7 @@ fn removable(manifest: &Manifest) -> BTreeSet<FileName> {
     names
 }
 
-/// Files with a name that an archive uses, of which the manifest knows nothing.
+/// Files with a name that an archive uses and that the manifest does not list.
 pub(crate) fn unknown(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
     let (named, ours) = (manifest.named_files(), removable(manifest));
     let mut present = storage.list()?;
@@ -68,13 +68,14 @@ pub(crate) fn unknown(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<
     Ok(present)
 }
 
-/// Whether anything that is ours and needed by no revision is there.
+/// Whether there is a file that is ours and that no revision needs.
 pub(crate) fn has_any(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
     let ours = removable(manifest);
     Ok(storage.list()?.iter().any(|name| ours.contains(name)))
 }
 
-/// Deletes what is ours and needed by no revision; what has to be undone has been. Whether there was anything.
+/// Deletes the files that are ours and that no revision needs, and returns whether there were any. The caller has
+/// undone what had to be undone.
 ///
 /// # Errors
 /// [`Error::Overtaken`] when somebody else writes to the archive.
@@ -92,29 +93,28 @@ pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> 
     Ok(true)
 }
 
-/// Deletes what an operation that has ended has left, and forgets it: the next manifest does not list it any more. Until then
-/// the list stays on disk, because a deletion that is not durable may be undone by a crash.
+/// Deletes what an operation has left after its end, and clears the list for the next manifest. Until then the list
+/// stays on disk, because a crash may undo a deletion that is not durable.
 pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     let gone = gone(storage, manifest)?;
     let swept = sweep(storage, manifest)?;
     if !swept && manifest.removable.is_empty() {
         return Ok(());
     }
-    // After a sync that failed they may only look as if they were deleted.
+    // After a failed sync they may only look deleted.
     let deleted = gone.into_iter().try_for_each(|name| {
         storage.create(name).map(drop)?;
         storage.remove(name)
     });
     storage.sync_folder()?;
-    // Without room for that the list stays.
+    // Without space for that the list stays.
     if deleted.is_ok() {
         manifest.removable.clear();
     }
     Ok(())
 }
 
-/// Files that are listed as removable and not there. An image would be taken for that of another
-/// moment.
+/// Files that are listed as removable and missing. An image is left out: it would count as that of another moment.
 fn gone(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
     let (present, named) = (storage.list()?, manifest.named_files());
     let mut gone = manifest.removable.clone();

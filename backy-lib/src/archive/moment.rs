@@ -1,10 +1,10 @@
 //! Whether the manifest and the files beside it belong to the same moment.
 //!
-//! A manifest that was brought back from an older copy, a copy of the archive that broke off in the middle, or an image or a
-//! digest file of another time make a folder whose parts are all right and do not belong together. A writer that believes
-//! the manifest then would overwrite or delete what the files have. So every writer looks first ([`check`]): which files
-//! there are, and where a name is unexpected or missing also what the headers say. That costs no more than listing the folder as
-//! long as everything fits.
+//! A manifest that was brought back from an older copy, a copy of the archive that broke off in the middle, or an
+//! image or a digest file of another time make a folder whose parts are all right and do not belong together. A
+//! writer that believes the manifest then would overwrite or delete what the files have. So every writer looks first
+//! ([`check`]): which files there are, and where a name is unexpected or missing also what the headers say. That
+//! costs no more than listing the folder as long as everything fits.
 //!
 //! `last.raw` has no header. The manifest records its time instead; where that differs, whoever is going to write to
 //! it reads it in full first ([`check_image`]).
@@ -89,7 +89,8 @@ pub(crate) struct Beside {
     pub(crate) mismatch: Option<String>,
 }
 
-/// Looks without the lock. While somebody is at work nothing is said: he may be about to delete what he no longer names.
+/// Looks without the lock. While somebody is at work nothing is said: he may be about to delete what he no longer
+/// names.
 pub(crate) fn look(storage: &dyn Storage) -> Result<Beside> {
     let mut now = manifest::read(storage)?;
     loop {
@@ -116,8 +117,8 @@ struct Folder<'a> {
     numbers: HashMap<RevisionId, usize>,
     /// Files that are listed as removable.
     removable: BTreeSet<FileName>,
-    /// Files that no revision needs, and that are not being made. Also those that may be deleted, where that is in doubt: a list
-    /// of another moment may have names that are needed now.
+    /// Files that no revision needs, and that are not being made. Also those that may be deleted, where that is in
+    /// doubt: a list of another moment may have names that are needed now.
     others: BTreeSet<FileName>,
 }
 
@@ -260,8 +261,8 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// A backup or a removal that the manifest says is under way has been committed since: only then the digests of the image
-    /// go that it replaces.
+    /// A backup or a removal that the manifest says is under way has been committed since: only then the digests of
+    /// the image go that it replaces.
     fn committed(&self) -> Result<Option<String>> {
         let operation = self.manifest.in_progress.as_ref();
         let operation = operation.filter(|o| o.operation != Operation::Merge);
@@ -348,8 +349,9 @@ fn is_same(recorded: &ImageFile, found: &ImageFile) -> bool {
     UNITS.into_iter().any(is_cut)
 }
 
-/// That `last.raw` is the newest revision's, for whoever is going to write to it. One that somebody has replaced, copied or
-/// touched is read in full; a few wrong blocks are rot and become findings, in the manifest that is in memory.
+/// That `last.raw` is the newest revision's, for whoever is going to write to it. One that somebody has replaced,
+/// copied or touched is read in full; a few wrong blocks are rot and become findings, in the manifest that is in
+/// memory.
 ///
 /// # Errors
 /// [`Error::OtherMoment`] when it is that of another revision, or of something else.

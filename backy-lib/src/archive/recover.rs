@@ -1,9 +1,9 @@
-//! Undoing an operation that was interrupted.
+//! Undoes an operation that was interrupted.
 //!
-//! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: the overlay is only removed when the
-//! image is durable as it was, and until then overlay over image reads as the newest revision. Removing the newest revision is the
-//! undoing of its backup: the manifest says that the backup is under way, and the rest is done there. `tidy.rs` gives back
-//! what a committed backup no longer needs of the image.
+//! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: it deletes the overlay only
+//! when the image is durable as it was, and until then overlay over image reads as the newest revision. A removal of the
+//! newest revision is the undoing of its backup: its manifest lists the backup as under way, and this module does the
+//! rest. `tidy.rs` gives back the space of the image that a committed backup no longer needs.
 
 pub(crate) mod room;
 pub(crate) mod tidy;
@@ -14,9 +14,10 @@ use std::sync::Arc;
 use crate::archive::left_overs::{self, has_any, made_by, sweep};
 use crate::archive::moment;
 use crate::archive::reserve;
-use crate::base::error::{ErrorKind, Result};
+use crate::base::error::{ErrorKind, Result, judged};
 use crate::base::limits::limits;
 use crate::base::progress::{Event, Observer};
+use crate::base::revision::RevisionId;
 use crate::base::units::BlockIndex;
 use crate::format::manifest::{BlockRange, InProgress, Manifest, Operation, Ranges};
 use crate::format::qcow2::Cluster;
@@ -24,20 +25,20 @@ use crate::image::chain::Chain;
 use crate::image::delta::{self, Delta};
 use crate::image::refcounts::Unreferenced;
 use crate::storage::manifest;
-use crate::storage::{FileName, Storage};
+use crate::storage::{Access, DigestsKind, FileName, Storage};
 
 pub(crate) use undo::{image_is_missing, make_image};
 
-/// What is done about an image that is gone when something has to be brought back into it.
+/// What to do when the image is missing and blocks have to be written back to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LostImage {
-    /// Nothing: it may be somewhere else, and come back.
+    /// Fail: the image may be somewhere else, and come back.
     Refuse,
-    /// It is made anew, and what only it held is lost.
+    /// Create it again. What only the old image held is lost.
     MakeAnew,
 }
 
-/// Stretches of blocks that are told apart, at most.
+/// The most ranges of blocks that are kept apart.
 const MAX_RANGES: usize = 1024;
 
 const ALL_BLOCKS: BlockRange = BlockRange { first: BlockIndex(0), count: u64::MAX };
@@ -51,7 +52,7 @@ pub(crate) fn recover(
     recover_with(storage, manifest, LostImage::Refuse, observer)
 }
 
-/// The same, and says what is done about an image that is gone.
+/// The same, with what to do when the image is missing.
 pub(crate) fn recover_with(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -67,7 +68,7 @@ pub(crate) fn recover_with(
         }
         return left_overs::tidy(storage, manifest);
     };
-    // An older program has not listed them.
+    // An older program did not list them.
     let made = made_by(manifest, &operation);
     manifest.removable.extend(made);
     make_durable(storage, manifest)?;
@@ -83,6 +84,7 @@ pub(crate) fn recover_with(
         Operation::Backup | Operation::Remove => {
             let written = written_back(storage, manifest)?;
             undo::roll_back(storage, manifest, &operation, lost_image, observer)?;
+            empty_digests(storage, manifest, operation.revision)?;
             if let Some(newest) = manifest.revisions.first_mut() {
                 newest.note_rewritten(written);
             }
@@ -90,7 +92,7 @@ pub(crate) fn recover_with(
         Operation::Merge => {
             repair_delta(shared, manifest, &operation, observer)?;
             tidy::finish_image(storage, manifest)?;
-            // What has been appended is not told from what was there.
+            // Nothing tells appended blocks from those that were there.
             let mut revisions = manifest.revisions.iter_mut();
             if let Some(into) = revisions.find(|revision| revision.uuid == operation.revision) {
                 into.note_rewritten([ALL_BLOCKS]);
@@ -98,10 +100,10 @@ pub(crate) fn recover_with(
         }
     }
     if *manifest != known {
-        // What was found must not be forgotten when the files go that would show it again.
+        // The findings have to be durable before the files are deleted that would show them again.
         make_durable(storage, manifest)?;
     }
-    // First, because publishing may need the room.
+    // First, because publishing may need the space.
     sweep(storage, manifest)?;
     if operation.operation != Operation::Merge {
         manifest.image_file = moment::image_file(storage)?;
@@ -110,7 +112,21 @@ pub(crate) fn recover_with(
     reserve::publish(storage, manifest)
 }
 
-/// The blocks of the image that the undoing is going to write: those that the overlay holds, as few ranges, or all when it cannot be read.
+/// Empties the digests of the image that was to be, before they are deleted. A crash may bring back a file whose
+/// deletion is not durable, and complete digests would then speak for a revision that is not there.
+fn empty_digests(storage: &dyn Storage, manifest: &Manifest, revision: RevisionId) -> Result<()> {
+    let name = FileName::Digests(revision, DigestsKind::Image);
+    if manifest.named_files().contains(&name) {
+        return Ok(());
+    }
+    // A file that has another name as well cannot be opened for writing. It is deleted as it is.
+    let Ok(digests) = judged(storage.open(name, Access::Write))? else { return Ok(()) };
+    digests.set_len(0)?;
+    digests.sync()
+}
+
+/// The blocks of the image that the undoing is going to write: those that the overlay holds, in few ranges, or all
+/// when the overlay is unreadable.
 fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockRange>> {
     let Some(newest) = manifest.revisions.first() else { return Ok(Vec::new()) };
     if storage.list()?.contains(&FileName::STAGED_IMAGE) {
@@ -140,8 +156,9 @@ fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockR
     }
 }
 
-/// Brings a delta to which blocks were being appended into order. What was entered stays: it changed nothing. What was
-/// appended and not entered is given back if the delta's digest comes out without it: otherwise it may be what is missing.
+/// Repairs a delta to which blocks were being appended. Blocks with an entry stay: they changed nothing. Appended
+/// blocks without an entry are freed if the digest of the delta comes out without them. Otherwise they may be what is
+/// missing.
 fn repair_delta(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -165,7 +182,7 @@ fn repair_delta(
     };
     let storage = &**storage;
     match delta::repair(storage, revision.uuid, block_size, size_bytes, backing, unreferenced) {
-        // It was damaged by something else; what is left of it can still be read, and scrub says how much.
+        // Something else has damaged it. The rest is still readable, and a scrub reports how much.
         Err(error) if error.is_damage() => {
             observer.event(&Event::Finding(error.to_string()));
             Ok(())
@@ -174,11 +191,11 @@ fn repair_delta(
     }
 }
 
-/// Publishes the manifest as it was read: after a sync that failed it may be what programs see and not what is durable, and
-/// what the durable one names must not be removed.
+/// Publishes the manifest as it was read. After a failed sync programs may see another one than is durable, and files
+/// that the durable one names must not be deleted.
 fn make_durable(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     match manifest::publish(storage, manifest) {
-        // What is going to be removed makes room; that both happen, a failed sync and a full disk, is left to chance.
+        // What is deleted next makes space. A failed sync and a full disk together are not covered.
         Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
         done => done,
     }

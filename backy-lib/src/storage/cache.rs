@@ -9,7 +9,10 @@ use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 
 use super::dir::read_all;
+use super::{Access, Storage};
 use crate::base::canary::{Bug, planted};
+use crate::base::error::Result;
+use crate::base::progress::{self, Observer};
 
 /// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache leave it when they
 /// have been copied, or written to the disk, which begins at once.
@@ -17,6 +20,20 @@ const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// What is left of an offset of 32 bits.
 const CUT: u64 = u32::MAX as u64;
+
+/// Drops what memory has of every file of an archive. Memory may be right where the disk is not: after a sync that failed it
+/// still has what never reached the disk. A file that cannot be opened is left to whoever reads it next.
+pub(crate) fn drop_all(storage: &dyn Storage, observer: &dyn Observer) -> Result<()> {
+    for name in storage.list()? {
+        progress::check(observer)?;
+        match storage.open(name, Access::Read) {
+            Ok(file) => file.drop_cache(),
+            Err(error) if error.is_loss() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
 
 /// How one open file makes use of the page cache.
 #[derive(Debug)]
@@ -71,7 +88,10 @@ impl PageCache {
     }
 
     /// What a call gives that bypasses the cache; none when that is not wanted, or this system cannot do it.
-    fn bypassing(&self, call: impl FnOnce() -> Result<usize, Errno>) -> Option<io::Result<usize>> {
+    fn bypassing(
+        &self,
+        call: impl FnOnce() -> std::result::Result<usize, Errno>,
+    ) -> Option<io::Result<usize>> {
         if !self.bypass.load(Ordering::Relaxed) {
             return None;
         }

@@ -26,8 +26,8 @@ use backy_lib::archive::ArchiveWriter;
 use backy_lib::clock::FixedClock;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Failure, Fault, Random, Unsynced};
-use backy_lib::storage::{DigestsKind, FileName, Storage};
-use backy_lib::{Result, RevisionId};
+use backy_lib::storage::{DigestsKind, FileName, Published, Storage};
+use backy_lib::{Error, Result, RevisionId, ScrubOptions};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::memory::MemoryTarget;
@@ -47,20 +47,20 @@ pub struct Model {
     source: Vec<u8>,
     now: Timestamp,
     readers: Vec<Held>,
-    /// All revisions that there ever were: a manifest that is made anew may bring one back whose removal
-    /// was interrupted.
+    /// All revisions that there ever were: a manifest that is made anew may bring one back whose removal was
+    /// interrupted.
     known: BTreeMap<RevisionId, Vec<u8>>,
     /// What was being backed up when something went wrong: the same may happen to it.
     unfinished: Vec<Vec<u8>>,
     /// What was being removed when something went wrong, until the next command of that sort has worked.
     going: BTreeSet<RevisionId>,
-    /// What the medium may hold instead of what programs see, since a call failed and until a manifest is
-    /// durable again.
+    /// What the medium may hold instead of what programs see, since a call failed and until a manifest is durable
+    /// again.
     otherwise: Vec<(Vec<Expected>, Effects)>,
     /// Whether a scrub may have noted a block to be bad that could not be read once.
     suspected: bool,
-    /// Whether a manifest was made anew while a deletion may not have been durable: no list has the file
-    /// that comes back, and it is kept.
+    /// Whether a manifest was made anew while a deletion may not have been durable: no list has the file that comes
+    /// back, and it is kept.
     unlisted: bool,
 }
 
@@ -150,13 +150,26 @@ impl Model {
         self.world.check_tidy().expect("a tidy archive");
     }
 
-    /// As an operator would who is told of a file that the archive knows nothing of: digests that no
-    /// revision needs any more.
+    /// Deletes unknown files, as an operator does to whom a scrub reports them: a deletion that was not durable, and
+    /// that the lost manifest knew of, has been undone. No revision needs them, and none of them is the digests of a
+    /// complete image that nobody ever had.
     fn remove_unlisted(&self) {
-        let named = world::open(&self.world.disk).expect("open").manifest().named_files();
-        for name in self.world.disk.files().into_keys().filter(|_| self.unlisted) {
-            let FileName::Digests(uuid, DigestsKind::Image) = name else { continue };
-            if self.known.contains_key(&uuid) && !named.contains(&name) {
+        if !self.unlisted {
+            return;
+        }
+        let archive = world::open(&self.world.disk).expect("open");
+        let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
+        let check = archive.check(&options, &self.clock(), &Silent).expect("a check that ends");
+        for (name, content) in self.world.disk.files() {
+            let is_left_over = match name {
+                FileName::Aside(Published::Manifest, _) => true,
+                FileName::Digests(uuid, DigestsKind::Image) => {
+                    self.known.contains_key(&uuid)
+                        || content.iter().take(4096).all(|&byte| byte == 0)
+                }
+                _ => false,
+            };
+            if is_left_over && check.unknown_files.contains(&name.to_string()) {
                 self.world.disk.remove(name).expect("remove");
             }
         }
@@ -175,21 +188,8 @@ impl Model {
         &mut self.source[start..end]
     }
 
-    /// Whether a manifest would be lost while an operation is not undone yet, because undoing has failed as
-    /// well. What a rebuild makes of that is known to be wrong at times: it refuses the next backup, or
-    /// leaves the image too long.
-    fn rebuilds_the_unfinished(&self, verb: Verb) -> bool {
-        let archive = world::open(&self.world.disk).expect("open");
-        let manifest = archive.manifest();
-        matches!(verb, Verb::Rebuild { .. })
-            && (manifest.in_progress.is_some() || !manifest.removable.is_empty())
-    }
-
     /// A command that has to work.
     fn succeed(&mut self, verb: Verb) {
-        if self.rebuilds_the_unfinished(verb) {
-            return;
-        }
         self.lose_manifest(verb);
         match self.attempt(verb) {
             Ok(done) => {
@@ -200,6 +200,12 @@ impl Model {
                 self.suspected &= partly || !matches!(verb, Verb::Scrub { .. });
                 self.done(verb, done);
             }
+            Err(error) if self.came_back(&error) => {
+                // As the error says.
+                let done = self.attempt(Verb::Rebuild { lost: false }).expect("a rebuild");
+                self.done(Verb::Rebuild { lost: false }, done);
+                self.succeed(verb);
+            }
             Err(error) => {
                 assert!(self.may_refuse(verb, &error), "{verb:?}: {error}");
                 self.check(&format!("{verb:?} was refused"));
@@ -207,11 +213,16 @@ impl Model {
         }
     }
 
+    /// Whether a power cut has brought back the image of a first backup that was undone, after the manifest that
+    /// listed it was lost. A writer refuses the archive then: the image might be all that somebody has.
+    fn came_back(&self, error: &Error) -> bool {
+        matches!(error, Error::OtherMoment { .. })
+            && self.unlisted
+            && self.world.expected.is_empty()
+    }
+
     /// A command during which something goes wrong.
     fn fail(&mut self, verb: Verb, call: u64, interruption: Interruption, seed: u64) {
-        if self.rebuilds_the_unfinished(verb) {
-            return;
-        }
         let calls = self.calls(verb);
         let effects = self.effects(verb);
         self.lose_manifest(verb);

@@ -24,8 +24,8 @@ impl Room {
     }
 }
 
-/// Gives the image the room that it needs to become the revision before the newest. Where the file system cannot, nothing is
-/// promised.
+/// Gives the image the room that it needs to become the revision before the newest. Where the file system cannot,
+/// nothing is promised.
 ///
 /// # Errors
 /// [`ErrorKind::NoSpace`] when there is none. Then the image has none of it.

@@ -1,7 +1,7 @@
 //! What a committed backup no longer needs of the image: what lies past its new end, and blocks that have become zero.
 //!
-//! Until the commit the image keeps all of its room, because undoing writes there and another program may have taken what was
-//! given back. Nothing that is given back here reads as anything but zeros, or belongs to a revision.
+//! Until the commit the image keeps all of its room, because undoing writes there and another program may have taken
+//! what was given back. Nothing that is given back here reads as anything but zeros, or belongs to a revision.
 
 use crate::archive::moment;
 use crate::base::digest::is_zero;
@@ -15,9 +15,9 @@ use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// Gives back what the image of a committed backup does not need. The manifest says that the delta of the revision before is
-/// being worked on; when it says so of another one nothing is done. What cannot be found out costs room and nothing else. Records
-/// what the image is then.
+/// Gives back what the image of a committed backup does not need. The manifest says that the delta of the revision
+/// before is being worked on; when it says so of another one nothing is done. What cannot be found out costs room and
+/// nothing else. Records what the image is then.
 pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     let [newest, before, ..] = manifest.revisions.as_slice() else { return Ok(()) };
     let is_tidied = manifest.in_progress.as_ref().is_some_and(|operation| {
@@ -52,7 +52,8 @@ pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Re
     Ok(())
 }
 
-/// Hands out the extents of blocks that the delta holds and that are zero in the newest revision, which has so many bytes.
+/// Hands out the extents of blocks that the delta holds and that are zero in the newest revision, which has so many
+/// bytes.
 pub(crate) fn for_each_emptied(
     size_bytes: u64,
     block_size: BlockSize,

@@ -1,8 +1,9 @@
 //! Bringing the image back to the newest revision of the manifest, from the overlay alone.
 //!
-//! Every block of the overlay that can be read is written back, whatever digests say. Where there are digests they decide between
-//! an overlay and an image of which one is wrong, and they add findings; where there are none, or wrong ones, nothing is missing
-//! but the findings. What of the overlay cannot be read costs the blocks that it is about and nothing else.
+//! Every block of the overlay that can be read is written back, whatever digests say. Where there are digests they
+//! decide between an overlay and an image of which one is wrong, and they add findings; where there are none, or
+//! wrong ones, nothing is missing but the findings. What of the overlay cannot be read costs the blocks that it is
+//! about and nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,8 @@ use crate::image::delta::{self, Delta, Tables};
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// Brings the image back to what the newest revision of the manifest is, and points the next older delta to it. What is lost by
-/// that becomes a finding.
+/// Brings the image back to what the newest revision of the manifest is, and points the next older delta to it. What
+/// is lost by that becomes a finding.
 pub(super) fn roll_back(
     storage: &dyn Storage,
     manifest: &mut Manifest,
@@ -145,8 +146,8 @@ fn open_table(
     }
 }
 
-/// Whether blocks of the image may have been overwritten, although there is no overlay. It was made, and the next older delta was
-/// pointed to it, before that; and it goes when that delta has been pointed back.
+/// Whether blocks of the image may have been overwritten, although there is no overlay. It was made, and the next
+/// older delta was pointed to it, before that; and it goes when that delta has been pointed back.
 fn may_have_begun(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -266,8 +267,8 @@ impl Undo<'_> {
         Ok(())
     }
 
-    /// Blocks of the image that are not those of the newest revision, as far as there are digests. All of them where there
-    /// are none.
+    /// Blocks of the image that are not those of the newest revision, as far as there are digests. All of them where
+    /// there are none.
     fn wrong_blocks(&self, observer: &dyn Observer) -> Result<Findings> {
         self.restore_length()?;
         let blocks = self.block_size.count(self.newest.size_bytes);

@@ -85,6 +85,16 @@ impl StorageFile for SimFile {
         Ok(count)
     }
 
+    fn drop_cache(&self) {
+        // What a failed sync has lost is lost from here on.
+        let _ = self.sync();
+        let mut state = self.storage.state();
+        if !state.crashed() {
+            let node = state.node(self.node);
+            node.volatile.clone_from(&node.durable);
+        }
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let action = format!("write {} bytes at offset {offset}", data.len());
         self.check_end(offset.checked_add(data.len() as u64), &action)?;

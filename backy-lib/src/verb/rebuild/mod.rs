@@ -1,51 +1,50 @@
-//! `scrub --rebuild`: a lost or damaged manifest is made anew from the digest files and the headers of the deltas.
+//! `scrub --rebuild`: makes a lost or damaged manifest anew from the digest files and the headers of the deltas.
 //!
-//! The manifest can be lost in the middle of any operation. What the newest revision is follows from which image can be read in
-//! full ([`newest`]); the order of the older ones from what their headers say and from their digests, which prove it
-//! ([`order`]). An operation that was under way is entered as such, so that the next writer undoes it.
+//! The manifest can be lost in the middle of any operation, also of one whose undoing has failed as well. Which
+//! revision is the newest follows from which image can be read in full ([`newest`]). The order of the older ones
+//! follows from what their headers say, and their digests prove it ([`order`]). The new manifest lists an operation
+//! that was under way, so that the next writer undoes it.
 //!
-//! Nothing is destroyed: before the new manifest is published, deltas that read the same either way are pointed to their base,
-//! and an image that is complete takes its place; that is all. Files that nothing can be made of are set aside in the manifest,
-//! which keeps them from being swept up. What only the old manifest knew is said to be unknown.
+//! A rebuild reads the disk, not memory: what a failed sync has lost must not be listed. It destroys nothing. Before
+//! it publishes the new manifest it only points deltas to their base that read the same either way, and moves a
+//! complete image to its place. Files that it cannot place are set aside in the manifest, and writers keep them. The
+//! report lists what only the old manifest knew.
 
 mod newest;
 mod order;
 mod run;
+mod survey;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::archive::left_overs;
 use crate::archive::moment;
-use crate::base::digest;
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::{Event, Observer};
 use crate::base::revision::RevisionId;
-use crate::base::units::BlockSize;
-use crate::format::digests::{HEADER_BYTES, Identity};
+use crate::format::digests::Identity;
 use crate::format::manifest::{InProgress, Manifest, Operation, Revision, Statistics};
-use crate::format::qcow2::{Backing, Layout};
-use crate::format::readme::block_size_of;
-use crate::image::delta::{self, Delta};
-use crate::image::digests::DigestTable;
+use crate::image::delta;
 use crate::storage::manifest;
-use crate::storage::{Access, DigestsKind, FileName, Published, Storage, staged};
+use crate::storage::{DigestsKind, FileName, Published, Storage, cache};
 
 use newest::Newest;
 use order::Ordered;
+use survey::Survey;
 
-/// What the new manifest has, and what it lacks.
+/// What the new manifest contains, and what it lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildReport {
     /// The revisions, newest first.
     pub revisions: Vec<RevisionId>,
-    /// What could not be known, in sentences.
+    /// What is unknown, in sentences.
     pub unknown: Vec<String>,
 }
 
-/// What no file but the manifest says.
+/// What only the manifest has.
 const NEVER_KNOWN: [&str; 4] = [
     "the statistics of the backups are lost",
     "the findings and dates of scrubs and drills are lost",
@@ -53,18 +52,18 @@ const NEVER_KNOWN: [&str; 4] = [
     "the identity of the source is lost: the next backup trusts the configured source",
 ];
 
-/// That the manifest has to be made anew, or may be, and that this is an archive.
+/// Checks that the manifest has to be made anew, or may be, and that this is an archive.
 fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     match manifest::read(storage) {
         Ok(_) if force => {}
-        // It reads fine, but not of these files.
+        // It is readable, but belongs to other files.
         Ok(manifest) if !is_of_these_files(storage, &manifest)? => {}
         Ok(_) => {
             let path = storage.path(FileName::MANIFEST);
             let message = format!("{}: is readable; nothing to rebuild", path.display());
             return Err(Error::Specification { message });
         }
-        // It may be a newer program's, or be damaged just there.
+        // A newer program may have written it, or it is damaged just there.
         Err(error) if error.kind() == ErrorKind::Unsupported && !force => return Err(error),
         Err(error) => match error.kind() {
             ErrorKind::Damaged | ErrorKind::NoArchive | ErrorKind::Unsupported => {}
@@ -82,7 +81,7 @@ fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     }
 }
 
-/// Whether what a manifest says is about the files beside it.
+/// Whether a manifest belongs to the files beside it.
 fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
     if moment::find(storage, manifest)?.is_some() {
         return Ok(false);
@@ -91,13 +90,14 @@ fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool>
     Ok(!at_rest || manifest.image_file.is_none() || moment::is_as_recorded(storage, manifest)?)
 }
 
-/// Makes the manifest anew. The lock is held.
+/// Makes the manifest anew. The caller holds the lock.
 fn rebuild(
     storage: &Arc<dyn Storage>,
     force: bool,
     observer: &dyn Observer,
 ) -> Result<RebuildReport> {
     check_needed(&**storage, force)?;
+    cache::drop_all(&**storage, observer)?;
     let survey = Survey::take(&**storage)?;
     let mut unknown = Vec::new();
     let mut manifest = match newest::find(storage, &survey, observer)? {
@@ -114,7 +114,7 @@ fn rebuild(
         format!("{name} is set aside: copy it before the next backup if you may need it")
     }));
     unknown.extend(NEVER_KNOWN.map(str::to_owned));
-    // A manifest that would not be read again must not take the place of anything.
+    // A manifest that backy could not read again must not replace anything.
     let flawed = |flaw| Error::flawed(storage.path(FileName::MANIFEST))(flaw);
     let encoded = manifest.encode().map_err(flawed)?;
     Manifest::parse(&encoded).map_err(|flaw| flawed(format!("made anew: {flaw:?}")))?;
@@ -126,14 +126,14 @@ fn rebuild(
     Ok(RebuildReport { revisions, unknown })
 }
 
-/// Files that the manifest before lists as removable and that are gone. After a sync that failed they may only look so.
+/// Files that the previous manifest lists as removable and that are gone. After a failed sync they may come back.
 fn deleted_before(storage: &dyn Storage) -> Result<Vec<FileName>> {
     let Ok(before) = judged(manifest::read(storage))? else { return Ok(Vec::new()) };
     let present = storage.list()?;
     Ok(before.removable.into_iter().filter(|name| !present.contains(name)).collect())
 }
 
-/// Puts the manifest in its place, whatever is there.
+/// Publishes the manifest, whatever has its name now.
 fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     match judged(manifest::begin_writing(storage))? {
         // The name under which the next one is written stays the same.
@@ -142,7 +142,7 @@ fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
             manifest::publish(storage, &manifest.clone().with_staging_token(token))
         }
         Err(_) => {
-            // One that was being written when the archive lost its manifest has the token of the archive in its name.
+            // A manifest that was being written when the archive lost its own has the token of the archive in its name.
             let token = storage.list()?.into_iter().find_map(|name| match name {
                 FileName::Aside(Published::Manifest, token) => Some(token),
                 _ => None,
@@ -182,14 +182,13 @@ fn with_newest(
     let mut manifest = Manifest::new(block_size);
     manifest.revisions = revisions;
     point_to_bases(&**storage, &manifest, survey, &unproved, newest.undo)?;
-    if let Some(operation) = in_progress(&manifest, survey, newest.undo) {
+    if let Some(operation) = in_progress(&manifest, survey, newest.undo, newest.is_longer) {
         left_overs::enter(&mut manifest, operation);
-    } else if let Some(operation) = untidy(&**storage, &manifest)? {
-        manifest.in_progress = Some(operation);
     }
-    // What is wrong in it is among the findings; undoing says again what it is.
+    // Undoing records it again.
     manifest.image_file = moment::image_file(&**storage)?.filter(|_| !newest.undo);
-    // Digests of an image that is not there are left over from what was under way, unless it is in doubt which one is there.
+    // Digests of an image that is not there are left over from an interrupted operation, unless it is in doubt which
+    // image is there.
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
@@ -197,7 +196,7 @@ fn with_newest(
     Ok(manifest)
 }
 
-/// The manifest of an archive without an image: no revision can be in it.
+/// The manifest of an archive without an image: it has no revisions.
 fn without_newest(
     storage: &dyn Storage,
     survey: &Survey,
@@ -215,36 +214,37 @@ fn without_newest(
     Ok(manifest)
 }
 
-/// A backup that was committed and has not come to cut the image.
-fn untidy(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<InProgress>> {
-    let [newest, before, ..] = manifest.revisions.as_slice() else { return Ok(None) };
-    let is_longer = match storage.open(FileName::IMAGE, Access::Read) {
-        Err(error) if error.is_loss() => false,
-        image => image?.len()? > newest.size_bytes,
-    };
-    let (operation, revision, started) = (Operation::Merge, before.uuid, newest.finished);
-    Ok(is_longer.then_some(InProgress { operation, revision, started }))
-}
-
-/// What has to be undone or repaired by the next writer.
-fn in_progress(manifest: &Manifest, survey: &Survey, undo: bool) -> Option<InProgress> {
+/// The operation that the next writer has to undo or to finish.
+fn in_progress(
+    manifest: &Manifest,
+    survey: &Survey,
+    undo: bool,
+    is_longer: bool,
+) -> Option<InProgress> {
     let newest = manifest.revisions.first()?;
-    if undo {
-        let in_result = |id| manifest.revisions.iter().any(|revision| revision.uuid == id);
-        let other = survey.images.iter().find(|identity| !in_result(identity.uuid));
-        let (revision, started) = match other {
-            Some(other) => (other.uuid, other.started),
-            None => (RevisionId::new(newest.finished), newest.finished),
-        };
-        return Some(InProgress { operation: Operation::Backup, revision, started });
-    }
+    let started = newest.finished;
+    let merge =
+        |into: &Revision| InProgress { operation: Operation::Merge, revision: into.uuid, started };
     let dirty = |revision: &&Revision| survey.nodes.get(&revision.uuid).is_some_and(|n| n.dirty);
-    let merged = manifest.revisions.iter().skip(1).find(dirty)?;
-    let (operation, revision) = (Operation::Merge, merged.uuid);
-    Some(InProgress { operation, revision, started: newest.finished })
+    let (dirty, before) =
+        (manifest.revisions.iter().skip(1).find(dirty), manifest.revisions.get(1));
+    match (undo, dirty, before) {
+        (false, Some(dirty), _) => return Some(merge(dirty)),
+        // A committed backup that was interrupted before it cut the image.
+        (false, None, Some(before)) if is_longer => return Some(merge(before)),
+        (false, None, _) if !is_longer => return None,
+        _ => {}
+    }
+    let in_result = |id| manifest.revisions.iter().any(|revision| revision.uuid == id);
+    let other = survey.images.iter().find(|identity| !in_result(identity.uuid));
+    let (revision, started) = match other {
+        Some(other) => (other.uuid, other.started),
+        None => (RevisionId::new(started), started),
+    };
+    Some(InProgress { operation: Operation::Backup, revision, started })
 }
 
-/// Gives the deltas the backing files that the manifest says. Only those that were proved to read the same.
+/// Points the deltas to the bases that the manifest lists, as far as their digests prove that they read the same.
 fn point_to_bases(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -253,7 +253,7 @@ fn point_to_bases(
     undo: bool,
 ) -> Result<()> {
     for (number, revision) in manifest.revisions.iter().enumerate().skip(1) {
-        // Next to an image that has to be brought back: undoing does that when it is.
+        // Undoing does that once the image is back.
         if unproved.contains(&revision.uuid) || (undo && number == 1) {
             continue;
         }
@@ -265,7 +265,7 @@ fn point_to_bases(
     Ok(())
 }
 
-/// The files of revisions that are not in the manifest, but for what is left over.
+/// The files of revisions that are not in the manifest, without those that are left over.
 fn set_aside(
     survey: &Survey,
     manifest: &Manifest,
@@ -280,17 +280,28 @@ fn set_aside(
     survey.present.iter().filter(|name| is_kept(name)).copied().collect()
 }
 
-/// Files of a backup or a removal that never came to an end, by what is in them: digests of an image whose revision holds
-/// its blocks elsewhere or never got them, and the image that was to be.
+/// The files of a backup or a removal that never ended: digests of an image whose revision has its blocks elsewhere
+/// or never got them, and the image that was to be. Also those that the last operation may have deleted, the overlay
+/// of the newest revision and the digests of the image before it: where the deletion is not durable, a crash brings
+/// them back.
 fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Result<Vec<FileName>> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
-    // With a manifest that can be read, that says whether an image was being made.
+    // A readable manifest says whether an image was being made.
     let is_lost = judged(manifest::read(storage))?.is_err();
     if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);
+    }
+    if is_lost {
+        let newest = manifest.revisions.first().map(|newest| newest.uuid);
+        let overlay =
+            newest.map(|id| [FileName::Delta(id), FileName::Digests(id, DigestsKind::Delta)]);
+        let before = manifest.revisions.get(1).map(|before| before.uuid);
+        let replaced = before.map(|id| FileName::Digests(id, DigestsKind::Image));
+        let names = overlay.into_iter().flatten().chain(replaced);
+        left.extend(names.filter(|name| !survey.present.contains(name)));
     }
     Ok(left)
 }
@@ -302,7 +313,7 @@ fn revision_of(name: FileName) -> Option<RevisionId> {
     }
 }
 
-/// A revision as its digest file describes it, in the place of the newest.
+/// A revision as its digest file describes it, as the newest one.
 fn image_revision(identity: &Identity) -> Revision {
     let mut revision = Revision::newest(
         identity.uuid,
@@ -315,142 +326,4 @@ fn image_revision(identity: &Identity) -> Revision {
     revision.tags = identity.tags.clone();
     revision.pinned_tags = identity.pinned_tags.clone();
     revision
-}
-
-/// What there is.
-struct Survey {
-    present: Vec<FileName>,
-    /// Of the readable digest files of images.
-    images: Vec<Identity>,
-    /// Deltas with their digests.
-    nodes: BTreeMap<RevisionId, Node>,
-    /// Digest files that never got a header.
-    unfinished: BTreeSet<FileName>,
-    /// What is wrong with the files of which revision.
-    flaws: Vec<(RevisionId, String)>,
-}
-
-/// A delta whose header and digest file can be read.
-struct Node {
-    identity: Identity,
-    /// What its header names.
-    backing: Option<Backing>,
-    /// Blocks were being appended to it.
-    dirty: bool,
-}
-
-impl Survey {
-    fn take(storage: &dyn Storage) -> Result<Self> {
-        let mut survey = Survey {
-            present: storage.list()?,
-            images: Vec::new(),
-            nodes: BTreeMap::new(),
-            unfinished: BTreeSet::new(),
-            flaws: Vec::new(),
-        };
-        for name in survey.present.clone() {
-            match name {
-                FileName::Delta(id) => survey.look_at_delta(storage, id)?,
-                FileName::Digests(id, kind) => survey.look_at_digests(storage, name, id, kind)?,
-                _ => {}
-            }
-        }
-        Ok(survey)
-    }
-
-    fn look_at_delta(&mut self, storage: &dyn Storage, id: RevisionId) -> Result<()> {
-        let node = open_digests(storage, id, DigestsKind::Delta).and_then(|identity| {
-            let delta = Delta::open(storage, id, identity.block_size, identity.size_bytes)?;
-            let (backing, dirty) = (delta.header().backing, delta.header().dirty);
-            Ok(Node { identity, backing, dirty })
-        });
-        match node {
-            Ok(node) => _ = self.nodes.insert(id, node),
-            Err(error) if error.is_damage() => self.flaws.push((id, error.to_string())),
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    fn look_at_digests(
-        &mut self,
-        storage: &dyn Storage,
-        name: FileName,
-        id: RevisionId,
-        kind: DigestsKind,
-    ) -> Result<()> {
-        match open_digests(storage, id, kind) {
-            Ok(identity) if kind == DigestsKind::Image => self.images.push(identity),
-            Ok(_) if !self.present.contains(&FileName::Delta(id)) => {
-                let missing = storage.path(FileName::Delta(id));
-                self.flaws.push((id, format!("{}: missing", missing.display())));
-            }
-            Ok(_) => {}
-            Err(error) if error.is_damage() => {
-                if is_unfinished(storage, name)? {
-                    self.unfinished.insert(name);
-                } else if kind == DigestsKind::Image {
-                    self.flaws.push((id, error.to_string()));
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Whether nothing is there of a revision but digests of an image, or digests that were never complete.
-    fn is_image_only(&self, id: RevisionId) -> bool {
-        let digests = FileName::Digests(id, DigestsKind::Delta);
-        let has_digests = self.present.contains(&digests) && !self.unfinished.contains(&digests);
-        !has_digests && !self.present.contains(&FileName::Delta(id))
-    }
-
-    fn is_flawed(&self, id: RevisionId) -> bool {
-        self.flaws.iter().any(|(flawed, _)| *flawed == id)
-    }
-
-    /// Whether the older state of a revision is complete in its delta.
-    fn is_finished(&self, id: RevisionId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| !node.dirty)
-    }
-
-    /// The block size of the archive when no image says it.
-    fn block_size(&self, storage: &dyn Storage, unknown: &mut Vec<String>) -> Result<BlockSize> {
-        let latest = self.nodes.values().max_by_key(|node| node.identity.started);
-        if let Some(node) = latest {
-            return Ok(node.identity.block_size);
-        }
-        let text = match staged::read_whole(storage, FileName::README, 1 << 20) {
-            Ok(text) => text,
-            Err(error) if error.is_damage() => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(block_size_of(&text).unwrap_or_else(|| {
-            unknown.push(format!(
-                "the block size is unknown; assuming {} bytes",
-                BlockSize::DEFAULT.bytes()
-            ));
-            BlockSize::DEFAULT
-        }))
-    }
-}
-
-fn open_digests(storage: &dyn Storage, id: RevisionId, kind: DigestsKind) -> Result<Identity> {
-    let table = DigestTable::open(storage, id, kind)?;
-    let identity = table.identity();
-    let limit = Layout::max_image_bytes(identity.block_size);
-    if identity.size_bytes > limit {
-        let path = storage.path(FileName::Digests(id, kind));
-        let expected = format!("at most {limit}");
-        return Err(Error::damaged(path, "size_bytes", identity.size_bytes, expected));
-    }
-    Ok(identity.clone())
-}
-
-/// Whether a digest file never got its header, which is written last.
-fn is_unfinished(storage: &dyn Storage, name: FileName) -> Result<bool> {
-    let file = storage.open(name, Access::Read)?;
-    let mut header = vec![0; HEADER_BYTES];
-    file.read_padded_at(&mut header, 0)?;
-    Ok(digest::is_zero(&header))
 }

@@ -1,18 +1,18 @@
 //! Which revision is in `last.raw`.
 //!
-//! During a backup, after it, and while the newest revision is being removed, there are digests of two images. The one that
-//! can be read in full is it; where both can, the one that does not cost the other. An overlay counts as part of its image, as
-//! long as undoing can bring it back.
+//! During a backup, after it, and while the newest revision is being removed, there are digests of two images. The
+//! newest revision is the one that can be read in full; where both can, the one that does not cost the other. An
+//! overlay counts as part of its image, as long as undoing can bring it back.
 //!
-//! When no digests of an image are left, or only those of a revision that has become a delta since, the image is taken as it
-//! is: it gets a name and digests of what is in it now.
+//! When no digests of an image are left, or only those of a revision that has become a delta since, the rebuild takes
+//! the image as it is: it gives it a name, and digests of its present content.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Survey;
+use super::{Survey, order};
 use crate::archive::compare::{Reading, read};
 use crate::base::digest::{Digest, RevisionHasher, TableEntry};
 use crate::base::error::{Error, Result};
@@ -27,28 +27,30 @@ use crate::image::damage;
 use crate::image::digests::DigestWriter;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// The revision that `last.raw` is, or is to be brought back to.
+/// The revision that `last.raw` holds, or that undoing brings it back to.
 pub(super) struct Newest {
     pub(super) identity: Identity,
-    /// Blocks that cannot be read right.
+    /// Blocks that do not read right.
     pub(super) bad: Findings,
-    /// Whether the image has to be brought back from the overlay, or to its length.
+    /// Whether the next writer has to bring the image back from the overlay, or to its length.
     pub(super) undo: bool,
-    /// Whether it may be another one.
+    /// Whether the image is longer than the revision.
+    pub(super) is_longer: bool,
+    /// Whether the image may be that of another revision.
     pub(super) doubt: bool,
     pub(super) notes: Vec<String>,
 }
 
-/// Finds the newest revision; none when there is no image.
+/// Finds the newest revision; `None` when there is no image.
 pub(super) fn find(
     storage: &Arc<dyn Storage>,
     survey: &Survey,
     observer: &dyn Observer,
 ) -> Result<Option<Newest>> {
-    let storage = &**storage;
+    let (shared, storage) = (storage, &**storage);
     let mut candidates: Vec<&Identity> = survey.images.iter().collect();
     let has_delta = |id| survey.present.contains(&FileName::Delta(id));
-    // Whoever has a delta or an overlay was there before one that has none, whatever the clock said.
+    // A revision with a delta or an overlay is older than one without, whatever the clock said.
     candidates.sort_by_key(|c| (has_delta(c.uuid), Reverse((c.started, c.uuid))));
     if !survey.present.contains(&FileName::IMAGE)
         && !put_in_place(storage, survey, &candidates, observer)?
@@ -59,31 +61,43 @@ pub(super) fn find(
     }
     let mut readings = Vec::new();
     for candidate in &candidates {
-        // Where there is a choice it must not depend on a read that happens to fail.
+        // A read that happens to fail must not decide between two candidates.
         let lenient = candidates.len() == 1;
         readings.push(read(storage, FileName::IMAGE, candidate, lenient, observer)?);
     }
-    let costs_nobody = |at: usize| {
-        let others = candidates.iter().zip(&readings).skip(at + 1);
-        others
-            .into_iter()
-            .all(|(other, reading)| !reading.in_full || survey.is_finished(other.uuid))
-    };
     let all = candidates.iter().zip(&readings).enumerate();
-    let in_full = all.clone().find(|(at, (_, reading))| reading.in_full && costs_nobody(*at));
-    let best = || all.clone().min_by_key(|(_, (_, r))| (!r.digests_right, r.bad.bad_block_count()));
+    let mut in_full = None;
+    for (at, found) in all.clone().filter(|(_, (_, reading))| reading.in_full) {
+        let others = candidates.iter().zip(&readings).skip(at + 1);
+        let mut costs_nobody = true;
+        for (other, _) in others.filter(|(_, other)| other.in_full) {
+            costs_nobody &= stays_readable(shared, survey, found.0, other, observer)?;
+        }
+        if costs_nobody {
+            in_full = Some((at, found));
+            break;
+        }
+    }
+    let best = || all.min_by_key(|(_, (_, r))| (!r.digests_right, r.bad.bad_block_count()));
     let Some((_, (identity, reading))) = in_full.or_else(best) else {
         return adopt(storage, survey, observer).map(Some);
     };
-    // Its delta is complete, so another image was, too, whose digests are not there.
+    // Its delta is complete, so another image was complete as well, whose digests are missing.
     if candidates.len() == 1 && !reading.in_image && survey.is_finished(identity.uuid) {
         return adopt(storage, survey, observer).map(Some);
     }
     let len = storage.open(FileName::IMAGE, Access::Read)?.len()?;
+    let undo = has_delta(identity.uuid) || len < identity.size_bytes;
+    // The signs of a backup that may not have been committed.
+    let may_be_renamed = candidates.len() > 1 || survey.nodes.is_empty();
+    if may_be_renamed && reading.in_image && !undo {
+        renew_name(storage, survey)?;
+    }
     Ok(Some(Newest {
         identity: (*identity).clone(),
         bad: reading.bad.clone(),
-        undo: has_delta(identity.uuid) || len != identity.size_bytes,
+        undo,
+        is_longer: len > identity.size_bytes,
         doubt: !reading.in_full,
         notes: notes(storage, identity, reading),
     }))
@@ -110,17 +124,58 @@ fn notes(storage: &dyn Storage, identity: &Identity, reading: &Reading) -> Vec<S
     notes
 }
 
-/// A newest revision without an image: standalone ones behind it can be read all the same.
+/// A newest revision without an image: standalone ones behind it are readable all the same.
 fn missing(storage: &dyn Storage, identity: &Identity) -> Newest {
     let blocks = BlockIndex(identity.block_size.count(identity.size_bytes));
     let mut bad = Findings::default();
     bad.add(BlockRange::between(BlockIndex(0), blocks));
     let path = storage.path(FileName::IMAGE);
     let note = format!("{}: missing: revision {} is lost", path.display(), identity.uuid);
-    Newest { identity: identity.clone(), bad, undo: false, doubt: true, notes: vec![note] }
+    Newest {
+        identity: identity.clone(),
+        bad,
+        undo: false,
+        is_longer: false,
+        doubt: true,
+        notes: vec![note],
+    }
 }
 
-/// The first image of an archive, or a clone, that is complete but had not been renamed.
+/// Whether a candidate can still be read when another one is the newest. Its delta may have the dirty bit, when a
+/// backup was interrupted just before its commit or just after: then its digest decides.
+fn stays_readable(
+    storage: &Arc<dyn Storage>,
+    survey: &Survey,
+    newest: &Identity,
+    other: &Identity,
+    observer: &dyn Observer,
+) -> Result<bool> {
+    // Digests that an earlier rebuild has set aside, of an image that never was in its place: the later revision
+    // replaced it.
+    let is_same = newest.digest == other.digest && newest.size_bytes == other.size_bytes;
+    if is_same && !survey.present.contains(&FileName::Delta(other.uuid)) {
+        return Ok(true);
+    }
+    match survey.nodes.get(&other.uuid) {
+        None => Ok(false),
+        Some(node) if !node.dirty => Ok(true),
+        Some(node) => order::comes_out_behind(storage, newest, &node.identity, observer),
+    }
+}
+
+/// Makes the name of a complete image durable. A backup that could not sync the folder after it had renamed the image
+/// may have left a name that a crash takes back, and another sync does not help. In between, [`put_in_place`] finds
+/// it.
+fn renew_name(storage: &dyn Storage, survey: &Survey) -> Result<()> {
+    if survey.present.contains(&FileName::STAGED_IMAGE) {
+        return Ok(());
+    }
+    storage.rename(FileName::IMAGE, FileName::STAGED_IMAGE)?;
+    storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
+    storage.sync_folder()
+}
+
+/// Renames the first image of an archive, or a clone, that is complete and does not have its name yet.
 fn put_in_place(
     storage: &dyn Storage,
     survey: &Survey,
@@ -141,7 +196,7 @@ fn put_in_place(
     Ok(false)
 }
 
-/// Takes the image as it is for a revision that nothing else is known of.
+/// Takes the image as it is for a revision of which nothing else is known.
 fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Result<Newest> {
     let is_overlay = |name: &&FileName| match name {
         FileName::Delta(id) => !survey.nodes.contains_key(id),
@@ -177,6 +232,7 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
         tags: Default::default(),
         pinned_tags: Default::default(),
     };
+    renew_name(storage, survey)?;
     let mut digests = DigestWriter::create(storage, identity.uuid, DigestsKind::Image)?;
     identity.digest = digest_image(&*image, &identity, &mut digests, observer)?;
     digests.finish(&DigestsHeader { kind: DigestsKind::Image, identity: identity.clone() })?;
@@ -187,17 +243,24 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
         image.path().display(),
         identity.uuid
     ));
-    Ok(Newest { identity, bad: Findings::default(), undo: false, doubt: true, notes })
+    Ok(Newest {
+        identity,
+        bad: Findings::default(),
+        undo: false,
+        is_longer: false,
+        doubt: true,
+        notes,
+    })
 }
 
-/// The best guess: what the name of its damaged digest file says, or that of the revision before it.
+/// The best guess: the time in the name of its damaged digest file, or that of the revision before it.
 fn time_of_image(survey: &Survey) -> Timestamp {
     let flawed = survey.flaws.iter().filter_map(|(id, _)| id.time());
     let before = survey.nodes.values().map(|node| node.identity.finished);
     flawed.chain(before).max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Enters the digests of all blocks that an image has; gives the digest of the revision.
+/// Writes the digests of all blocks of an image, and returns the digest of the revision.
 fn digest_image(
     image: &dyn StorageFile,
     identity: &Identity,

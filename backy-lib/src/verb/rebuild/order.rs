@@ -1,18 +1,20 @@
-//! The order of the older revisions: what their headers say, proved by their digests.
+//! The order of the older revisions: their headers suggest it, their digests prove it.
 //!
-//! As a rule each delta names the next newer one. While revisions are merged away, and until their files are gone, several
-//! deltas name the same base; then the order is right in which the digest of each comes out, and there may be more than one.
-//! A delta whose header contradicts its place is only put there when its digest comes out there.
+//! As a rule each delta names the next newer one. While revisions are merged away, and until their files are deleted,
+//! several deltas name the same base. Then the order is right in which the digest of each comes out; there may be
+//! more than one. A delta whose header contradicts a place only gets that place when its digest comes out there.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Node, image_revision};
+use super::image_revision;
+use super::survey::Node;
 use crate::base::error::Result;
 use crate::base::progress::{self, Observer};
 use crate::base::revision::RevisionId;
 use crate::base::units::BlockSize;
+use crate::format::digests::Identity;
 use crate::format::manifest::{Manifest, Revision};
 use crate::image::chain::Chain;
 use crate::storage::{FileName, Storage};
@@ -20,15 +22,15 @@ use crate::storage::{FileName, Storage};
 /// Trials for each delta before the search takes what it has.
 const TRIALS: usize = 8;
 
-/// Revisions in order.
+/// The revisions in order.
 pub(super) struct Ordered {
     /// Newest first.
     pub(super) revisions: Vec<Revision>,
-    /// Those whose digest does not come out.
+    /// The revisions whose digest does not come out.
     pub(super) unproved: BTreeSet<RevisionId>,
 }
 
-/// Puts the deltas behind the newest revision. Those that have no place are left out.
+/// Puts the deltas behind the newest revision, and leaves out those that have no place.
 pub(super) fn order(
     storage: &Arc<dyn Storage>,
     newest: Revision,
@@ -73,10 +75,23 @@ pub(super) fn order(
     Ok(Ordered { revisions: ordered.revisions, unproved: ordered.unproved })
 }
 
-/// A delta that is looking for its place.
+/// Whether the digest of a delta comes out over the image of a revision.
+pub(super) fn comes_out_behind(
+    storage: &Arc<dyn Storage>,
+    newest: &Identity,
+    older: &Identity,
+    observer: &dyn Observer,
+) -> Result<bool> {
+    let block_size = newest.block_size;
+    let mut search = Search { storage, block_size, links: Vec::new(), trials: 0, observer };
+    let both = Segment::new(image_revision(newest)).with(&image_revision(older));
+    search.comes_out(&both.revisions)
+}
+
+/// A delta whose place is to be found.
 struct Link {
     revision: Revision,
-    /// What its header names; none for a standalone one.
+    /// The base that its header names; none for a standalone one.
     base: Option<RevisionId>,
 }
 
@@ -108,7 +123,7 @@ impl Segment {
         self.revisions.len() - self.unproved.len()
     }
 
-    /// With one more at the end.
+    /// The same segment with one more revision at the end.
     fn with(&self, revision: &Revision) -> Self {
         let mut longer = self.clone();
         longer.revisions.push(as_delta(revision, self.last()));
@@ -133,7 +148,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Continues a segment as far as it goes, and if there are several ways in the one that proves most.
+    /// Continues a segment as far as possible; where there are several ways, in the one that proves most.
     fn segment(&mut self, mut segment: Segment) -> Result<Segment> {
         loop {
             let candidates = self.candidates(&segment);
@@ -153,7 +168,7 @@ impl Search<'_> {
             }
             let next = match right.pop() {
                 Some(longer) => Some(longer),
-                // Damaged, but its header names this place: what is right in it can be had there.
+                // Damaged, but its header names this place, where its right blocks can be read.
                 None => self.damaged_one(&segment, &candidates),
             };
             match next {
@@ -178,8 +193,8 @@ impl Search<'_> {
         Ok(best.unwrap_or(Segment { revisions: Vec::new(), unproved: BTreeSet::new() }))
     }
 
-    /// The deltas that may come next: those that name one of the segment, the nearest first. If there are none, those that
-    /// name one that is not there.
+    /// The deltas that may come next: those that name a revision of the segment, the nearest first. If there are
+    /// none, those that name a revision that is missing.
     fn candidates(&self, segment: &Segment) -> Vec<usize> {
         let open = |link: &&(usize, &Link)| !segment.contains(link.1.revision.uuid);
         let links: Vec<(usize, &Link)> = self.links.iter().enumerate().collect();

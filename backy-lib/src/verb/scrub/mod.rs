@@ -37,7 +37,7 @@ use crate::base::progress::{self};
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{BlockRange, Manifest, Revision};
 use crate::storage::manifest;
-use crate::storage::{Access, FileName};
+use crate::storage::{FileName, cache};
 
 use report::{Read, confirmed, report};
 
@@ -189,7 +189,7 @@ fn scrub_once(
         budget_bytes: None,
     };
     scrub.replace_lost_image()?;
-    scrub.drop_caches()?;
+    cache::drop_all(&**storage, observer)?;
     scrub.check_structure()?;
     scrub.check_digests()?;
     let checked = scrub.check_content();
@@ -252,20 +252,6 @@ impl Scrub<'_> {
         self.note_lost(0, &lost);
         let message = "missing: created again, without its former contents".to_owned();
         self.find(FileName::IMAGE, message, None, true)
-    }
-
-    /// Cached pages of a file say nothing about the disk.
-    fn drop_caches(&self) -> Result<()> {
-        for name in self.context.storage.list()? {
-            progress::check(self.context.observer)?;
-            match self.context.storage.open(name, Access::Read) {
-                Ok(file) => file.drop_cache(),
-                // It is checked below, or was deleted.
-                Err(error) if error.is_loss() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     fn repairs(&self) -> bool {

@@ -1,0 +1,166 @@
+//! The manifest is lost after an operation whose undoing has failed as well: the rebuild leaves an archive that holds
+//! every committed revision, also after a power cut, and in which the next backup works.
+
+use backy_lib::archive::ArchiveWriter;
+use backy_lib::progress::Silent;
+use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
+use backy_lib::storage::{DigestsKind, FileName, Published};
+use backy_lib::{BackupOptions, ImageUpdate, Result, RevisionId, ScrubOptions};
+use backy_tests::memory::MemorySource;
+use backy_tests::world::{self, Expected, World};
+
+use super::{lose, rebuild, states};
+
+/// The disk is full from one call on.
+const FULL: Fault = Fault::FromThenOn(Failure::NoSpace);
+
+/// Lets all further calls work.
+fn repair(disk: &SimStorage) {
+    disk.set_fault(0, Fault::Once(Failure::Io), 0);
+}
+
+fn backup(disk: &SimStorage, state: &[u8], update: ImageUpdate) -> Result<()> {
+    let options = BackupOptions { update, ..world::options() };
+    world::backup_with(disk, &MemorySource::new(state), &options).map(drop)
+}
+
+fn recover(disk: &SimStorage) -> Result<()> {
+    ArchiveWriter::open(world::open(disk)?, "a test", &Silent).map(drop)
+}
+
+/// How many calls an operation makes on a disk that works.
+fn calls(world: &World, operation: impl Fn(&SimStorage) -> Result<()>) -> u64 {
+    let trial = world.fork();
+    // It may be refused.
+    let _ = operation(&trial.disk);
+    trial.disk.calls()
+}
+
+/// Loses the manifest and rebuilds it. Afterwards there are the revisions of `world`, but for those of `going`, and
+/// perhaps one with the content `new`; all of them survive a power cut, and the next backup works.
+fn check(place: &str, mut world: World, new: &[u8], going: &[RevisionId], later: &[u8]) {
+    lose(&world.disk, FileName::MANIFEST);
+    let report = rebuild(&world.disk, false).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let place = format!("{place}: {:?}", report.unknown);
+    for Expected { uuid, .. } in &world.expected {
+        let there = report.revisions.contains(uuid) || going.contains(uuid);
+        assert!(there, "{place}: {uuid} is lost");
+    }
+    let bytes_of = |uuid| {
+        let known = world.expected.iter().find(|expected| expected.uuid == uuid);
+        known.map_or(new, |expected| &expected.bytes).to_vec()
+    };
+    let rebuilt = report.revisions.iter().map(|&uuid| Expected { uuid, bytes: bytes_of(uuid) });
+    world.expected = rebuilt.collect();
+    world.check_committed(None).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let number = world.disk.calls();
+    for unsynced in
+        [Unsynced::Kept, Unsynced::Lost, Unsynced::Subset(number), Unsynced::Subset(!number)]
+    {
+        let place = format!("{place}, then a power cut, {unsynced:?}");
+        let disk = world.disk.crash(unsynced);
+        let mut cut = World { disk, expected: world.expected.clone() };
+        cut.check_committed(None)
+            .and_then(|_| cut.check_format())
+            .unwrap_or_else(|error| panic!("{place}: {error}"));
+        cut.backup(later);
+        remove_left_overs(&place, &cut.disk);
+        cut.check_committed(None)
+            .and_then(|_| cut.check_tidy())
+            .unwrap_or_else(|error| panic!("{place}: next backup: {error}"));
+    }
+}
+
+/// Deletes what the rebuild has set aside, and files that came back because their deletion was not durable: an
+/// operator does that.
+fn remove_left_overs(place: &str, disk: &SimStorage) {
+    let archive = world::open(disk).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let check = archive.check(&ScrubOptions::default(), &world::clock(), &Silent);
+    let unknown = check.unwrap_or_else(|error| panic!("{place}: {error}")).unknown_files;
+    for name in disk.files().into_keys().filter(|name| unknown.contains(&name.to_string())) {
+        let may_come_back = matches!(
+            name,
+            FileName::Aside(Published::Manifest, _) | FileName::Digests(_, DigestsKind::Image)
+        );
+        assert!(may_come_back, "{place}: {name} is unknown");
+        lose(disk, name);
+    }
+    archive.manifest().set_aside.iter().for_each(|&name| lose(disk, name));
+}
+
+/// The first backup of an archive finds the disk full at any call, and cannot be undone either.
+#[test]
+fn lost_after_a_first_backup_that_was_not_undone() {
+    let states = states(2);
+    let world = World::with_backups(false, &[]);
+    let run = |disk: &SimStorage| backup(disk, &states[0], ImageUpdate::Auto);
+    for at in 1..=calls(&world, run) {
+        for fault in [FULL, Fault::FromThenOn(Failure::Io)] {
+            let broken = world.fork();
+            broken.disk.set_fault(at, fault, at);
+            let _ = run(&broken.disk);
+            repair(&broken.disk);
+            check(&format!("{fault:?} at call {at}"), broken, &states[0], &[], &states[1]);
+        }
+    }
+}
+
+/// A backup in place is cut anywhere, undoing it finds the disk full anywhere, and the first rebuild fails anywhere.
+#[test]
+fn lost_after_a_backup_that_was_not_undone() {
+    let states = states(5);
+    for before in 1..4 {
+        let world = World::with_backups(false, &states[..before]);
+        let new = &states[before];
+        let run = |disk: &SimStorage| backup(disk, new, ImageUpdate::InPlace);
+        for at in (1..=calls(&world, run)).step_by(13) {
+            let broken = world.fork();
+            broken.disk.set_fault(at, Fault::Crash, at);
+            let _ = run(&broken.disk);
+            let disk = broken.disk.crash(Unsynced::Subset(at));
+            let mut crashed = World { disk, ..world.clone() };
+            crashed.check_committed(Some(new)).expect("a crash in a backup");
+            for undoing in (1..=calls(&crashed, recover)).step_by(5) {
+                let broken = crashed.fork();
+                broken.disk.set_fault(undoing, FULL, undoing);
+                let _ = recover(&broken.disk);
+                repair(&broken.disk);
+                lose(&broken.disk, FileName::MANIFEST);
+                let first = |disk: &SimStorage| rebuild(disk, false).map(drop);
+                let failing = (at + undoing) % calls(&broken, first) + 1;
+                broken.disk.set_fault(failing, Fault::Once(Failure::Io), at);
+                let _ = first(&broken.disk);
+                repair(&broken.disk);
+                let place =
+                    format!("{before} before, crash at {at}, full at {undoing}, {failing} fails");
+                check(&place, broken, new, &[], &states[0]);
+            }
+        }
+    }
+}
+
+/// With clones: a backup is cut, and maintenance afterwards finds the disk full anywhere.
+#[test]
+fn lost_after_maintenance_that_was_not_undone() {
+    let states = states(5);
+    let world = World::with_backups(true, &states[..4]);
+    let run = |disk: &SimStorage| backup(disk, &states[4], ImageUpdate::Auto);
+    let maintain = |disk: &SimStorage| world::maintain(disk, Some(2)).map(drop);
+    for at in (1..=calls(&world, run)).step_by(13) {
+        let broken = world.fork();
+        broken.disk.set_fault(at, Fault::Crash, at);
+        let _ = run(&broken.disk);
+        let disk = broken.disk.crash(Unsynced::Subset(at));
+        let mut crashed = World { disk, ..world.clone() };
+        crashed.check_committed(Some(&states[4])).expect("a crash in a backup");
+        for full in (1..=calls(&crashed, maintain)).step_by(7) {
+            let broken = crashed.fork();
+            broken.disk.set_fault(full, FULL, full);
+            let _ = maintain(&broken.disk);
+            repair(&broken.disk);
+            let place = format!("crash at {at}, full at {full}");
+            let going: Vec<RevisionId> = crashed.expected.iter().skip(2).map(|e| e.uuid).collect();
+            check(&place, broken, &states[4], &going, &states[0]);
+        }
+    }
+}
