@@ -46,6 +46,7 @@ mod schedule;
 mod scrub;
 mod source;
 mod status;
+mod style;
 mod table;
 mod tag;
 mod terminal;

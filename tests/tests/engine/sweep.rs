@@ -15,8 +15,8 @@ mod stop;
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
-use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
+use backy_lib::storage::{Access, FileName, Stamp, Storage};
 use backy_lib::{ErrorKind, RestoreOptions, Result};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
@@ -105,13 +105,28 @@ pub(crate) fn sweep_with(
             aftermaths.rotate_left(at as usize % 6);
             let all = aftermaths_of_a_crash;
             let taken = if fault == Fault::Crash { all } else { all.div_ceil(3) };
+            let mut seen = Vec::new();
             for &unsynced in aftermaths.iter().take(taken) {
-                let place = format!("{place}, then {unsynced:?}");
-                check(&place, on(broken.disk.crash(unsynced)), copy(&result));
+                let crashed = broken.disk.crash(unsynced);
+                // Where little is unsynced, several choices leave the very same disk: checking it once is enough.
+                let left = visible(&crashed);
+                if !seen.contains(&left) {
+                    seen.push(left);
+                    check(&format!("{place}, then {unsynced:?}"), on(crashed), copy(&result));
+                }
             }
         }
     }
     calls
+}
+
+/// All that a program can find out about a disk: names, contents, and which files they are of.
+fn visible(disk: &SimStorage) -> Vec<(FileName, Vec<u8>, Option<Stamp>)> {
+    // Looking counts as a call of the disk.
+    let disk = disk.fork();
+    let stamp = |name| disk.open(name, Access::Read).and_then(|file| file.stamp());
+    let files = disk.files().into_iter();
+    files.map(|(name, bytes)| (name, bytes, stamp(name).expect("a file that is there"))).collect()
 }
 
 fn copy(result: &Result<()>) -> Result<()> {
@@ -213,7 +228,7 @@ fn init() {
             assert_eq!(exists.kind(), ErrorKind::ArchiveExists, "{place}");
         }
         world.backup(&state);
-        world.assert_tidy(&place);
+        world.assert_tidy(place);
     });
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 fn is_whole(world: &mut World, what: &str) {
-    world.assert_tidy(&what);
+    world.assert_tidy(what);
     assert_eq!(check(&world.disk).findings, [], "{what}");
     if qemu::available() {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -236,7 +236,7 @@ fn noting_a_drill() {
         let noted = archive.manifest().drill.is_some();
         assert!(noted || result.is_err(), "{place}: told that it worked");
         world.backup(&later);
-        world.assert_tidy(&place);
+        world.assert_tidy(place);
     });
 }
 
