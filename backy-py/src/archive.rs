@@ -126,7 +126,7 @@ impl Archive {
             })
             .map_err(exception)?;
         if !is_there {
-            let message = c"the source is not there yet; backups fail until it is";
+            let message = c"the source does not exist yet; backups fail until it does";
             PyErr::warn(py, &py.get_type::<PyUserWarning>(), message, 1)?;
         }
         Ok(archive)
@@ -358,7 +358,7 @@ impl Archive {
         };
         let file_has_none = force || dry_run || options.undo.is_some();
         if matches!(target, Target::File(_)) && file_has_none {
-            let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
+            let message = "a file object has nothing to compare with or to overwrite; omit force, dry_run and undo";
             return Err(wrong(message.to_owned()));
         }
         let restore =

@@ -120,7 +120,7 @@ fn record(folder: &Folder, report: &DrillReport, wait: Wait, watch: &Watch) {
         .and_then(|archive| writer(archive, "drill", wait, watch))
         .and_then(|mut writer| writer.record_drill(report.clone(), &SystemClock, watch));
     if let Err(error) = recorded {
-        let text = format!("status will not know of this drill: {error}");
+        let text = format!("cannot record this drill for status: {error}");
         watch.event(&Event::Finding(text));
     }
 }

@@ -82,7 +82,7 @@ def test_what_a_restore_would_overwrite(tmp_path: Path) -> None:
 def test_a_source_that_is_not_there_yet_is_a_warning(tmp_path: Path) -> None:
     """Backups fail until it is there."""
     source = tmp_path / "later"
-    with pytest.warns(UserWarning, match="not there yet"):
+    with pytest.warns(UserWarning, match="does not exist yet"):
         archive = Archive.init(tmp_path / "archive", source)
     assert archive.source == source
     with pytest.raises(backy.SourceError):

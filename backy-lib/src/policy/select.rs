@@ -259,7 +259,7 @@ pub fn names(revisions: &[Revision], numbers: &[usize]) -> Vec<RevisionId> {
 pub fn numbers(revisions: &[Revision], names: &[RevisionId]) -> Result<Vec<usize>> {
     let number = |name: &RevisionId| {
         let number = revisions.iter().position(|revision| revision.uuid == *name);
-        number.ok_or_else(|| no_such(format!("revision {name} has gone meanwhile")))
+        number.ok_or_else(|| no_such(format!("revision {name} was deleted meanwhile")))
     };
     names.iter().map(number).collect()
 }
@@ -297,10 +297,8 @@ pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>)
         tags if tags.is_empty() => "none".to_owned(),
         tags => tags,
     };
-    let message = format!(
-        "revision {number} ({}) has no tag '{tag}' to be removed; it has {has}",
-        revision.uuid
-    );
+    let message =
+        format!("revision {number} ({}) has no tag '{tag}' to remove; it has {has}", revision.uuid);
     Err(Error::Specification { message })
 }
 

@@ -132,7 +132,7 @@ impl DirStorage {
             return Ok(());
         }
         let holder = format!(
-            "process {locked_by}, of which this one is a child; open the archive anew here"
+            "process {locked_by}, of which this one is a child; open the archive again here"
         );
         Err(Error::Locked { path: self.folder.clone(), holder })
     }
@@ -441,7 +441,7 @@ pub(crate) fn open_in_time(
 pub(crate) fn not_in_time(errno: Errno) -> io::Error {
     match errno {
         Errno::AGAIN => {
-            io::Error::other("another program has a lease on it and does not give it back")
+            io::Error::other("another program has a lease on it and does not release it")
         }
         errno => errno.into(),
     }

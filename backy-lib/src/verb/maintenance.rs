@@ -169,7 +169,7 @@ pub(crate) fn plan_removal(
             count => format!("these are all {count} revisions"),
         };
         let message = format!(
-            "{}: {all}, and one has to stay; to be rid of all, remove the folder",
+            "{}: {all}, and one must stay; to delete all, delete the folder",
             storage.folder().display()
         );
         return Err(Error::Specification { message });
@@ -178,7 +178,7 @@ pub(crate) fn plan_removal(
         number,
         uuid: revision.uuid,
         keep: !goes(number),
-        reason: if goes(number) { "removed by hand" } else { "not named" }.to_owned(),
+        reason: if goes(number) { "deleted by hand" } else { "not named" }.to_owned(),
         expired_tags: Default::default(),
     };
     let verdicts: Vec<Verdict> = manifest.revisions.iter().enumerate().map(verdict).collect();
@@ -494,9 +494,8 @@ impl Maintainer<'_> {
         *self.manifest = after;
         self.with_reserve(|this| recover(this.storage, this.manifest, this.observer)).inspect_err(
             |_| {
-                let note = format!(
-                    "revision {newest} is gone; the image is brought back by the next backup"
-                );
+                let note =
+                    format!("revision {newest} is deleted; the next backup brings the image back");
                 self.observer.event(&Event::Note(note));
             },
         )

@@ -122,7 +122,8 @@ pub fn shared_space(shared: &SharedSpace, now: Timestamp) -> Option<Problem> {
         shared.archives,
         display_size(shared.growth_bytes_per_day.unwrap_or(0).unsigned_abs())
     );
-    (shared.archives > 1).then(|| cause.problem(message, "make space there, or keep less"))
+    (shared.archives > 1)
+        .then(|| cause.problem(message, "free some space there, or keep fewer revisions"))
 }
 
 /// What it is called that a file system will be full in this time, if that is a problem.

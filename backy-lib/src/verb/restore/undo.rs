@@ -49,9 +49,8 @@ pub(super) const TAG: &str = "undo";
 const MAX_RANGES: usize = 1 << 16;
 
 /// Why nothing but the target can be made of an undo archive.
-pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore has overwritten; \
-                                  restore it to the target of \
-                                  that restore, which has the rest";
+pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore overwrote; restore it \
+                                  to the target of that restore, which has the rest";
 
 /// What whoever knows other archives must not do with this one.
 const NOT_AN_IMAGE: &str = "
