@@ -54,7 +54,7 @@ pub(crate) fn start(
     interrupt: &Interrupt,
 ) -> io::Result<Outcome> {
     let unknown =
-        || io::Error::new(io::ErrorKind::NotFound, "it is not known which program this is");
+        || io::Error::new(io::ErrorKind::NotFound, "cannot find out which program this is");
     let (program, first) = itself.split_first().ok_or_else(unknown)?;
     let mut command = Command::new(program);
     command.args(first).arg(MARK).arg(operation.to_string()).args(args);

@@ -16,8 +16,8 @@ use crate::words::shell_word;
 
 /// Backs up a block device or large file into a folder, the archive
 ///
-/// The newest revision in an archive is a plain image, which dd or cp restores. Older revisions are standard qcow2 overlays,
-/// which qemu-img reads. Every archive has a README that explains how to restore without backy.
+/// The newest revision is a plain image for dd or cp; older ones are qcow2 overlays for qemu-img. An archive's README
+/// explains how to restore without backy.
 #[derive(Parser)]
 #[command(
     name = "backy",
@@ -48,11 +48,17 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, display_order = 102)]
     quiet: bool,
 
-    /// Write standard error as a log
-    #[arg(long, global = true, value_name = "FORMAT", display_order = 103)]
+    /// Log format of standard error: text, json, journal
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        hide_possible_values = true,
+        display_order = 103
+    )]
     pub(crate) log_format: Option<LogFormat>,
 
-    /// Also use an archive that other users can change; see TRUST in backy(1)
+    /// Trust an archive that others can change: backy(1)
     #[arg(long, global = true, display_order = 104)]
     trust: bool,
 
@@ -61,28 +67,28 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "\
-Examples:
-  backy -b /srv/backup/mynode init /dev/vg0/mynode
-  backy -b /srv/backup/mynode backup                  what cron runs; silent unless it fails
-  backy -b /srv/backup/mynode status
-  backy check /srv/backup                             the health of every archive there
-  backy -b /srv/backup/mynode restore -r 1 disk.img   the previous revision, to a file
-  backy -b /srv/backup/mynode mount /mnt              every revision as a file
-  backy -b /srv/backup/mynode maintenance -n          what would be deleted, and why
-  backy -b /srv/backup/mynode tag 0 +before-upgrade   keep the newest revision
+Examples, in the folder above the archive 'mynode':
+  backy -b mynode init /dev/vg0/mynode
+  backy -b mynode backup                  what cron runs; silent on success
+  backy check .                           the health of every archive here
+  backy -b mynode restore -r 1 disk.img   the previous revision, to a file
+  backy -b mynode mount /mnt              every revision as a file
+  backy -b mynode tag 0 +before-upgrade   keep the newest revision
 
-Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C; check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";
+Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C.
+Of check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";
 
 /// How a revision is named, for the options that take one.
 pub(crate) const REVISION_HELP: &str = "\
-Which revision: a number (0 is the newest, 1 the previous one), a UUID or at least its first 4 hex digits, latest, first, tag:NAME \
-(the newest with that tag), or a time (the newest made until then): 2026-11-28, yesterday, '2026-11-28 02:00', '5 hours ago'. See \
-REVISIONS in backy(1).";
+Which revision: a number (0 is the newest, 1 the previous one), a UUID or its first 4 hex digits or more, latest, \
+first, tag:NAME, or a time, such as yesterday or '2026-11-28 02:00', for the newest made until then. See REVISIONS \
+in backy(1).";
 
 /// How several revisions are named.
 pub(crate) const REVISIONS_HELP: &str = "\
-Which revisions: all, a number (0 is the newest), a UUID or at least its first 4 hex digits, latest, first, tag:NAME (all with that \
-tag), a time (all made then): 2026-11-28, yesterday, A..B for a range, or several of these with commas. See REVISIONS in backy(1).";
+Which revisions: all, a number (0 is the newest), a UUID or its first 4 hex digits or more, latest, first, tag:NAME \
+(all with that tag), a time, such as yesterday (all made then), A..B, or several of these with commas. See REVISIONS \
+in backy(1).";
 
 /// Where and when a revision is named.
 pub(crate) fn here() -> Here {
@@ -99,12 +105,12 @@ pub(crate) fn revisions(text: &str) -> Result<RevisionsSpec, Error> {
     RevisionsSpec::parse(text, &here())
 }
 
-/// That what stands where a file is expected does not read as a revision, which somebody means who leaves `-r` out.
+/// Refuses a file name that reads as a revision: somebody who forgets `-r` means the revision.
 pub(crate) fn check_file_name(name: &Path) -> Result<(), Failure> {
     let Some(text) = name.to_str().filter(|text| revision(text).is_ok()) else { return Ok(()) };
     let word = shell_word(text);
     Err(Failure::message(format!(
-        "'{text}' reads as a revision; for revision {text} say -r {word}; for a file say ./{word}"
+        "'{text}' reads as a revision; for revision {text} use -r {word}; for a file use ./{word}"
     )))
 }
 
@@ -153,7 +159,7 @@ impl Command {
         }
     }
 
-    /// Whether it changes the archive, if it works, so that the figures of monitoring are written anew.
+    /// Whether it changes the archive when it succeeds, so that the figures for monitoring must be written again.
     pub(crate) fn changes(&self) -> bool {
         match self {
             Command::Init(_) | Command::Import(_) | Command::Tag(_) | Command::Drill(_) => true,
@@ -175,8 +181,8 @@ impl Command {
 }
 
 impl Command {
-    /// Whether it changes the archive and nothing else, and neither reads the source nor runs a program, so that root can do it with the
-    /// rights of the archive's owner.
+    /// Whether it changes only the archive, and neither reads the source nor runs a program, so that root can do it
+    /// with the rights of the archive's owner.
     pub(crate) fn only_changes_the_archive(&self) -> bool {
         match self {
             Command::Tag(_) => true,
@@ -188,7 +194,7 @@ impl Command {
     }
 }
 
-/// How much is said on standard error.
+/// How much the command prints on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verbosity {
     Quiet,

@@ -12,16 +12,16 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::cli::Cli;
-use crate::hints;
 use crate::interrupt::CTRL_C_STATUS;
 use crate::log::Ending;
 use crate::output::Output;
 use crate::probe;
+use crate::{help, hints};
 
-/// Exit status of everything that did not work.
+/// Exit status of every failure.
 pub(crate) const FAILURE_STATUS: u8 = 1;
 
-/// Why a command did not work.
+/// Why a command failed.
 pub(crate) enum Failure {
     /// The engine's error, and what to do about it.
     Engine { error: Error, advice: String },
@@ -29,11 +29,11 @@ pub(crate) enum Failure {
     Message(String),
     /// Stopped on request; the whole line.
     Interrupted(String),
-    /// Another process of this command has said why.
+    /// Another process of this command has printed the reason.
     Told,
     /// The result has been printed, and is this exit status.
     Verdict(u8),
-    /// Standard output does not take the result.
+    /// Writing the result to standard output failed.
     Output(io::Error),
 }
 
@@ -53,7 +53,7 @@ impl Failure {
         Failure::Message(text.into())
     }
 
-    /// For interruptions where more is to be said than the engine knows.
+    /// For interruptions where the command knows more than the engine.
     pub(crate) fn interrupted(text: impl Into<String>) -> Self {
         Failure::Interrupted(text.into())
     }
@@ -78,12 +78,12 @@ impl Failure {
         }
     }
 
-    /// Says it on standard error; the exit status.
+    /// Prints it on standard error; returns the exit status.
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
         let asked = match self {
             Failure::Told => return FAILURE_STATUS,
             Failure::Verdict(status) => return *status,
-            // As 'head' does it: whoever reads has seen enough.
+            // The reader, such as 'head', has seen enough.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Failure::Engine { error, .. } => error.kind() == ErrorKind::Interrupted,
             Failure::Interrupted(_) => true,
@@ -111,7 +111,7 @@ fn advice_on(error: &Error) -> &'static str {
             "free some space and run it again, or use --no-space-check if you know better"
         }
         Error::PutInOrder { .. } => "run it again",
-        // They say so themselves.
+        // Their texts have the advice.
         Error::Occupied { .. }
         | Error::InTheWay { .. }
         | Error::OtherMoment { .. }
@@ -124,7 +124,7 @@ fn advice_on(error: &Error) -> &'static str {
 fn advice_by_kind(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound if is_stored(error) => {
-            "bring the file back from a copy of the archive; 'backy status' shows what else is missing"
+            "restore the file from a copy of the archive; 'backy status' shows what else is missing"
         }
         ErrorKind::NotFound if names(error, "backy.toml") => {
             "put it back, or write one with a line source = \"/dev/…\""
@@ -150,10 +150,11 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::Source => "check the path and its permissions, or change source in backy.toml",
         ErrorKind::Target => "choose another target",
         ErrorKind::Damaged if names(error, "manifest.json") => {
-            "bring the file back from a copy of the archive, or rebuild it with 'backy scrub --rebuild'"
+            "restore the file from a copy of the archive, or rebuild it with 'backy scrub --rebuild'"
         }
         ErrorKind::Damaged => {
-            "run 'backy scrub' to repair it and to see what is affected; if it cannot, bring the file back from a copy of the archive"
+            "run 'backy scrub' to repair it and to see what is affected; if it cannot, restore the file from a \
+             copy of the archive"
         }
         ErrorKind::Hook => "find out why the hook fails, or correct it in backy.toml",
         ErrorKind::Miscomputed => {
@@ -194,7 +195,7 @@ fn is_no_folder(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
 }
 
-/// Whether there may be room, but not for a file of that length.
+/// Whether there may be space, but not for a file of that length.
 fn is_too_long(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
 }
@@ -205,7 +206,7 @@ fn is_stored(error: &Error) -> bool {
     names(error, "last.raw") || matches!(extension, Some("qcow2" | "digests"))
 }
 
-/// Prints the help that was asked for, or says in one line what is wrong with the arguments.
+/// Prints the help that was asked for, or one line about the arguments that cannot be used.
 pub(crate) fn usage(
     output: &Output,
     error: &clap::Error,
@@ -213,12 +214,15 @@ pub(crate) fn usage(
     is_probe: bool,
 ) -> u8 {
     match error.kind() {
-        UsageErrorKind::DisplayHelp | UsageErrorKind::DisplayVersion => match error.print() {
-            Ok(()) => 0,
-            Err(error) => Failure::Output(error).report(output, false),
-        },
+        UsageErrorKind::DisplayHelp | UsageErrorKind::DisplayVersion => {
+            let compact = help::compact(error);
+            match compact.as_ref().unwrap_or(error).print() {
+                Ok(()) => 0,
+                Err(error) => Failure::Output(error).report(output, false),
+            }
+        }
         UsageErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // A standard error that is closed cannot be told of.
+            // There is nowhere to report a closed standard error.
             let _ = error.print();
             FAILURE_STATUS
         }
@@ -287,7 +291,7 @@ mod tests {
         Cli::command().find_subcommand(word).is_some()
     }
 
-    /// A usage error is one line that names what is wrong and where the help for it is.
+    /// A usage error is one line that names the problem and the help for it.
     #[test]
     fn usage_errors_are_one_line() {
         for (args, expected) in [
@@ -321,11 +325,12 @@ mod tests {
             ),
             (
                 &["backy", "backup", "/etc"],
-                "unexpected argument '/etc' found; to name the archive, say -b /etc; see 'backy backup --help'",
+                "unexpected argument '/etc' found; to name the archive, use -b /etc; see 'backy backup --help'",
             ),
             (
                 &["backy", "mount", "0", "/mnt"],
-                "unexpected argument '/mnt' found; mount shows every revision, under by-number, by-date and by-tag: name only a folder; see 'backy mount --help'",
+                "unexpected argument '/mnt' found; mount shows every revision under by-number, by-date and \
+                 by-tag: name only a folder; see 'backy mount --help'",
             ),
         ] {
             assert_eq!(line(args), expected);

@@ -1,4 +1,4 @@
-//! What somebody means who types what other tools call things: hints for errors of usage, and for a folder that is no archive.
+//! Hints for people who type the words of other tools, and for a folder that is not an archive.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,10 +8,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::words::shell_word;
 
-/// Archives that are named one by one.
+/// How many archives a hint names one by one.
 const MAX_NAMED: usize = 5;
 
-/// What other tools call the commands, and what does that here.
+/// Other tools' words for commands, and backy's command for each.
 const COMMANDS: [(&[&str], &str); 13] = [
     (
         &["list", "ls", "snapshots", "revisions", "history", "log", "info", "show", "archives"],
@@ -25,7 +25,7 @@ const COMMANDS: [(&[&str], &str); 13] = [
     (&["delete", "remove", "del"], "'backy rm' deletes the revisions that you name"),
     (
         &["verify", "fsck", "validate", "test", "repair", "fix"],
-        "'backy scrub' verifies what is stored and repairs what can be repaired",
+        "'backy scrub' verifies stored data and repairs what can be repaired",
     ),
     (
         &["extract", "recover", "rollback", "revert", "copy-out", "get"],
@@ -49,11 +49,11 @@ const COMMANDS: [(&[&str], &str); 13] = [
     (&["new", "create-archive", "setup"], "'backy init' creates an archive"),
 ];
 
-/// What other tools call the option that names the archive.
+/// Other tools' names of the option for the archive.
 const ARCHIVE_OPTIONS: [&str; 7] =
     ["--repo", "--repository", "--archive", "--dir", "--backup-dir", "--target", "-d"];
 
-/// What is meant by the arguments that clap does not take, if that can be guessed.
+/// A guess at what somebody meant by arguments that clap refuses.
 pub(crate) fn of_usage(error: &clap::Error, args: &[OsString]) -> Option<String> {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -70,7 +70,7 @@ pub(crate) fn of_usage(error: &clap::Error, args: &[OsString]) -> Option<String>
             // Of two words the first is taken for the folder to mount on.
             match args.iter().any(|arg| arg == "mount") {
                 true if !argument.starts_with('-') => Some(
-                    "mount shows every revision, under by-number, by-date and by-tag: name only a folder".to_owned(),
+                    "mount shows every revision under by-number, by-date and by-tag: name only a folder".to_owned(),
                 ),
                 _ => of_path(argument),
             }
@@ -86,10 +86,10 @@ fn of_command(word: &str) -> Option<String> {
     known.map(|(_, hint)| (*hint).to_owned())
 }
 
-/// A path where none is expected is most likely that of the archive.
+/// A path where none is expected is most likely the path of the archive.
 fn of_path(word: &str) -> Option<String> {
     let is_path = word.contains('/') && !word.starts_with('-') && Path::new(word).is_dir();
-    is_path.then(|| format!("to name the archive, say -b {}", shell_word(word)))
+    is_path.then(|| format!("to name the archive, use -b {}", shell_word(word)))
 }
 
 /// What to do about a folder without an archive.
@@ -109,9 +109,9 @@ pub(crate) fn of_no_archive(folder: &Path) -> Option<String> {
     let folder = shell_word(&folder.display().to_string());
     let first = shell_word(&first.display().to_string());
     Some(match others.is_empty() {
-        true => format!("there is one below it: say -b {first}"),
+        true => format!("there is one below it: use -b {first}"),
         false => format!(
-            "there are archives below it: say -b {first}, or {}{more}; 'backy check {folder}' reports on all of them",
+            "there are archives below it: use -b {first}, or {}{more}; 'backy check {folder}' reports on all of them",
             others.join(", ")
         ),
     })
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    /// No word is one of ours, none stands for two things, and each hint names something that there is.
+    /// No word is one of backy's, none stands for two things, and each hint names a command that exists.
     #[test]
     fn words_of_other_tools_are_not_ours() {
         let root = Cli::command();

@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod errors;
 mod guard;
+mod help;
 mod hints;
 mod interrupt;
 mod log;

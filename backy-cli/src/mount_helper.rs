@@ -143,8 +143,9 @@ impl Call {
             }
         }
         if read_only && args.iter().any(|arg| arg == "--writable") {
-            return Err("the mount options 'ro' and 'writable' exclude each other; leave one out"
-                .to_owned());
+            return Err(
+                "the mount options 'ro' and 'writable' exclude each other; omit one".to_owned()
+            );
         }
         args.extend(self.verbose.then(|| "-v".into()));
         args.extend(["--".into(), mountpoint]);

@@ -90,7 +90,7 @@ impl Output {
         io::stderr().lock().write_all(asked.as_bytes()).map_err(Failure::Output)?;
         let mut answer = String::new();
         let failed =
-            |error| Failure::message(format!("cannot read the answer: {error}; give --yes"));
+            |error| Failure::message(format!("cannot read the answer: {error}; use --yes"));
         let found =
             io::stdin().lock().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(failed)?;
         if found == 0 {
@@ -119,7 +119,7 @@ impl Output {
     /// Writes a report as JSON for programs.
     pub(crate) fn json(&self, report: &impl serde::Serialize) -> Result<(), Failure> {
         let mut text = serde_json::to_string_pretty(report)
-            .map_err(|error| Failure::message(format!("no JSON can be made of this: {error}")))?;
+            .map_err(|error| Failure::message(format!("cannot write this as JSON: {error}")))?;
         text.push('\n');
         self.result(escape::json(text).as_bytes())
     }

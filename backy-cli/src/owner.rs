@@ -26,7 +26,7 @@ pub(crate) fn take_on(folder: &Path) -> Result<Option<String>, Failure> {
     let who = name.map_or_else(|| format!("user {user}"), |name| format!("{name} (user {user})"));
     // A folder of root's above it keeps its owner out.
     folder.metadata().map_err(|error| {
-        let message = format!("{}: its owner {who} cannot get there: {error}", folder.display());
+        let message = format!("{}: its owner {who} has no access to it: {error}", folder.display());
         Failure::message(format!("{message}; use --trust to work as root"))
     })?;
     Ok(Some(who))

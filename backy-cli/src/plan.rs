@@ -35,7 +35,7 @@ pub(crate) fn warn_of_freeze(plan: &MaintenancePlan, output: &Output) {
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    let advice = "look into it ('backy status' says how), then run 'backy maintenance --confirm'";
+    let advice = "look into it ('backy status' shows how), then run 'backy maintenance --confirm'";
     output.warning(&format!("nothing expires: {}{more}; {advice}", first.message));
 }
 

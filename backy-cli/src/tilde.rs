@@ -25,8 +25,8 @@ pub(crate) fn check(args: &[OsString]) -> Result<(), String> {
         if !is_whole_word || value == b"~" || value.contains(&b'/') {
             let (word, value) = (word.to_string_lossy(), String::from_utf8_lossy(value));
             return Err(format!(
-                "'{word}': the shell has not replaced the '~'; put a blank before it or write the path in full \
-                 (a file of that name is './{value}')"
+                "'{word}': the shell did not expand the '~'; put a space before it or write the whole path (a \
+                 file of that name is './{value}')"
             ));
         }
     }

@@ -361,7 +361,7 @@ impl Archive {
         };
         let file_has_none = force || dry_run || options.undo.is_some();
         if matches!(target, Target::File(_)) && file_has_none {
-            let message = "a file object has nothing to compare with or to overwrite; leave force, dry_run and undo out";
+            let message = "a file object has nothing to compare with or to overwrite; omit force, dry_run and undo";
             return Err(wrong(message.to_owned()));
         }
         let restore =

@@ -412,7 +412,7 @@ report! {
         bytes_per_second(r) = r.bytes_per_second;
         /// What was run on the restored revision, or None.
         command(r) = r.command;
-        /// Whether every byte came out right, and the command was content.
+        /// Whether every byte was right and the command succeeded.
         passed(r) = r.passed;
         /// One sentence.
         message(r) = r.message;

@@ -119,7 +119,7 @@ def test_the_nightly_job_mails_how_the_archives_are(tmp_path: Path, mails: tuple
     done = run(program, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [len(backy.Archive(base / name).revisions) for name in ("one", "two")] == [1, 1]
-    assert "Subject: backups: all 2 are well" in received[0]
+    assert "Subject: backups: all 2 are healthy" in received[0]
     assert re.search(r"^one: .*\ntwo: ", received[0], re.MULTILINE)
 
     for name in ("one", "two"):

@@ -15,12 +15,12 @@ use crate::{Session, guard};
 
 /// Back up the source if a backup is due
 ///
-/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the hour and the
-/// weekday of its first revision. Prints nothing when it succeeds, when no backup is due, or when another backup of this archive
-/// is running (on a terminal, or with -v, it reports a new revision in one line).
+/// The schedule in backy.toml decides when a backup is due; without a schedule one always is. A series keeps the hour
+/// and the weekday of its first revision. Prints nothing when it succeeds, when no backup is due, or when another
+/// backup of this archive is running (on a terminal, or with -v, it reports a new revision in one line).
 ///
-/// Runs the hooks of backy.toml: 'before', then it reads the source, then 'after', which runs even if the backup fails or is
-/// killed. A backup that is not expected to fit on the disk does not start.
+/// Runs the hooks of backy.toml: 'before', then it reads the source, then 'after', which runs even if the backup
+/// fails or is killed. A backup that is not expected to fit on the disk does not start.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Back up now, whatever the schedule says

@@ -19,11 +19,12 @@ use crate::table::{Column, Table};
 
 /// Report the health of many archives
 ///
-/// Each DIR is an archive, a folder that holds archives, such as /srv/backup, or a pattern in quotes, such as '/srv/*/backup'.
-/// Prints a row for each archive, worst first, then each problem and what to do about it. Takes no lock and changes nothing.
+/// Each DIR is an archive, a folder that holds archives, such as /srv/backup, or a pattern in quotes, such as
+/// '/srv/*/backup'. Prints a row for each archive, worst first, then each problem and what to do about it. Takes no
+/// lock and changes nothing.
 ///
-/// Whatever cannot be looked at is unknown: a folder without permission, a dead disk, an empty folder, a dangling link, a pattern
-/// that matches nothing. Exits as Nagios plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.
+/// Reports as unknown whatever it cannot read: a folder without permission, a dead disk, an empty folder, a dangling
+/// link, a pattern that matches nothing. Exits like a Nagios plugin: 0 ok, 1 warning, 2 critical, 3 unknown.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Archives, or folders that hold archives

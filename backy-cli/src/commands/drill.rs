@@ -18,10 +18,10 @@ use crate::{Session, guard};
 
 /// Test a restore and report how long it took
 ///
-/// Reads a whole revision and verifies every block. With COMMAND, backy also restores the revision to a temporary file that only root
-/// could write to, and runs the command on it: '{}' in its arguments stands for the path, or the path becomes the last argument.
-/// The output of the command goes to standard error. The file is deleted afterwards in any case. Exits with 0 only if every block
-/// was right and the command exited with 0.
+/// Reads a whole revision and verifies every block. With COMMAND, backy also restores the revision to a temporary
+/// file that only root could write to, and runs the command on it: '{}' in its arguments stands for the path, or the
+/// path becomes the last argument. The output of the command goes to standard error. The file is deleted afterwards
+/// in any case. Exits with 0 only if every block was right and the command exited with 0.
 ///
 /// Example: backy drill -- sh -c 'fdisk -l {}'
 #[derive(clap::Args)]

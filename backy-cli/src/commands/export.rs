@@ -13,7 +13,8 @@ use crate::output::{duration, size};
 
 /// Write a revision as one self-contained qcow2 file
 ///
-/// Use it to hand a revision on: zstd compresses the file, and QEMU reads it without the archive. Verifies every block.
+/// Use it to hand a revision on: zstd compresses the file, and QEMU reads it without the archive. Verifies every
+/// block.
 #[derive(clap::Args)]
 #[command(allow_missing_positional = true)]
 pub(crate) struct Args {

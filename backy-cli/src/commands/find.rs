@@ -10,8 +10,8 @@ use crate::errors::Failure;
 
 /// Print the path of the file that holds a revision
 ///
-/// The newest is a raw image. An older one is a qcow2 overlay, which qemu-img reads together with the newer ones under it. While a
-/// backup runs, and after an interrupted one, the newest is an overlay, too.
+/// The newest is a raw image. An older one is a qcow2 overlay, which qemu-img reads together with the newer ones
+/// under it. While a backup runs, and after an interrupted one, the newest is an overlay, too.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which revision [default: the newest]

@@ -16,12 +16,15 @@ use crate::waiting::Waiting;
 
 /// Import an archive that backy made in 2014
 ///
-/// Imports its revisions, oldest first, with their names and times, and checks every block against its MD5. Names what it could not
-/// import and then exits with 1. Only reads the old archive. Creates the new archive if needed, and refuses one that has other
+/// Imports its revisions, oldest first, with their names and times, and verifies every block against its MD5. Lists
+/// what it could
+/// not import and then exits with 1. Only reads the old archive. Creates the new archive if needed, and refuses one
+/// that has other
 /// revisions. An interrupted import continues when you run it again.
 ///
-/// Takes over the old archive's source, unless other users can change the old archive. Imported revisions keep the tag 'imported' until
-/// you remove it.
+/// Takes over the old archive's source, unless other users can change the old archive. Imported revisions keep the
+/// tag 'imported'
+/// until you remove it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Folder of the old archive

@@ -17,14 +17,14 @@ use crate::words::shell_word;
 
 /// Create an archive
 ///
-/// Creates the folder with backy.toml and README. The archive gets a daily, weekly and monthly schedule, which you can change in
-/// backy.toml. backy refuses a folder that already holds an archive.
+/// Creates the folder with backy.toml and README. The archive gets a daily, weekly and monthly schedule, which you
+/// can change in backy.toml. backy refuses a folder that already holds an archive.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Block device or file to back up [default: none; set it later in backy.toml]
     ///
-    /// A source that does not exist yet is accepted with a warning. A symbolic link stays a link: every backup follows it, if it
-    /// belongs to root or to you.
+    /// backy accepts a source that does not exist yet, with a warning. A symbolic link stays a link: every backup
+    /// follows it, if it belongs to root or to you.
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
 

@@ -10,11 +10,13 @@ use crate::waiting::Waiting;
 
 /// Delete revisions that the schedule no longer keeps
 ///
-/// A tag expires when as many newer revisions have it as 'keep' in backy.toml says. A revision without tags is deleted, after its
-/// blocks that older revisions need were merged into the next older one. backy always keeps the newest revision, pinned ones, and the
-/// newest one without damage. Prints nothing when it succeeds (on a terminal, or with -v, one line).
+/// A tag expires when as many newer revisions have it as 'keep' in backy.toml says. A revision without tags is
+/// deleted, after its blocks that older revisions need were merged into the next older one. backy always keeps the
+/// newest revision, pinned ones, and the newest one without damage. Prints nothing when it succeeds (on a terminal,
+/// or with -v, one line).
 ///
-/// Nothing expires while an unusually large change or damage is unconfirmed; standard error and 'status' say so. 'rm' still works.
+/// Nothing expires while an unusually large change or damage is unconfirmed; standard error and 'status' say so. 'rm'
+/// still works.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only print the plan: what happens to each revision and why, and the steps

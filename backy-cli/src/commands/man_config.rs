@@ -1,4 +1,4 @@
-//! The manual page backy.toml(5), made of what the library says of the keys.
+//! The manual page backy.toml(5), generated from the library's table of keys.
 
 use std::fmt::Write;
 
@@ -14,16 +14,15 @@ pub(super) fn page() -> String {
     );
     paragraph(
         &mut page,
-        "The file backy.toml in the folder of an archive says what is backed up, when, and what is kept. It is \
-         TOML, and the only file of an \
-         archive that a person edits; 'backy init' makes it. An unknown key, a wrong type or an impossible \
-         value is an error with line and \
-         column; 'backy status' says whether the file is right. Nothing of it is needed to restore.",
+        "The file backy.toml in the folder of an archive says what to back up, when, and what to keep. It is a TOML \
+         file, and the only file of an archive that you edit; 'backy init' creates it. An unknown key, a wrong type or \
+         an impossible value is an error with line and column; 'backy status' reports it. A restore does not need the \
+         file.",
     );
     page.push_str(".PP\n");
     paragraph(
         &mut page,
-        "A time is a whole number and s, m, h, d or w, such as \"90m\"; at least a second, and at most ten years.",
+        "A time is a whole number with s, m, h, d or w, such as \"90m\": from one second to ten years.",
     );
     for table in &TABLES {
         match table.name {
@@ -60,7 +59,7 @@ fn paragraph(page: &mut String, text: &str) {
     let _ = writeln!(page, "{}", escape(text));
 }
 
-/// Text as roff takes it: no sign of it begins a request or another sign, and a hyphen stays one.
+/// Escapes text for roff: no character begins a request or an escape sequence, and a hyphen stays a hyphen.
 fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     match text.starts_with(['.', '\'']) {

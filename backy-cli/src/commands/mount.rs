@@ -22,12 +22,14 @@ use crate::words::shell_word;
 
 /// Mount the archive: every revision is a file
 ///
-/// MOUNTPOINT has a file for each revision, named by its UUID, with the bytes of the whole disk, for losetup, mount -o loop,ro, fsck
-/// -n, qemu and cp. latest, by-number, by-date and by-tag link to them; UUID.partitions has a file for each partition. New revisions
-/// appear and deleted ones disappear while mounted; an open file stays readable. Damaged blocks return an I/O error.
+/// MOUNTPOINT has a file for each revision, named by its UUID, with the bytes of the whole disk, for losetup, mount
+/// -o loop,ro, fsck -n, qemu and cp. latest, by-number, by-date and by-tag link to them; UUID.partitions has a file
+/// for each partition. New revisions appear and deleted ones disappear while mounted; an open file stays readable.
+/// Damaged blocks return an I/O error.
 ///
-/// Returns when the mount is ready; 'umount MOUNTPOINT' ends it ('fusermount3 -u MOUNTPOINT' if you are not root). Holds no lock.
-/// In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0, with the long options, '_' for '-'.
+/// Returns when the mount is ready; 'umount MOUNTPOINT' ends it ('fusermount3 -u MOUNTPOINT' if you are not root).
+/// Holds no lock. In /etc/fstab: /srv/backup/mynode /mnt/mynode fuse.backy noauto 0 0, with the long options, '_' for
+/// '-'.
 ///
 /// Example: backy mount /mnt && mount -o loop,ro /mnt/latest.partitions/1 /mnt2
 #[derive(clap::Args)]
@@ -44,13 +46,14 @@ pub(crate) struct Args {
 
     /// Let other users see the mount; only root may read its files
     ///
-    /// Use it to let root read what another user mounted. Users other than root need user_allow_other in /etc/fuse.conf.
+    /// Use it to let root read what another user mounted. Users other than root need user_allow_other in
+    /// /etc/fuse.conf.
     #[arg(long)]
     allow_other: bool,
 
     /// Make the files writable, to replay a journal or boot a machine
     ///
-    /// What is written goes to temporary files, which are deleted on unmount. The archive does not change.
+    /// Writes go to temporary files, which backy deletes on unmount. The archive does not change.
     #[arg(long)]
     writable: bool,
 
@@ -139,7 +142,8 @@ fn check_mountpoint(mountpoint: &Path) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::message(format!(
-        "'{text}' reads as a revision; a mount shows all of them, under by-number, by-date and by-tag: name only a folder (./{} is one)",
+        "'{text}' reads as a revision; a mount shows all of them under by-number, by-date and by-tag: name only a \
+         folder (./{} is one)",
         shell_word(text)
     )))
 }

@@ -16,9 +16,9 @@ use crate::{Session, report};
 
 /// Write an HTML page about one or many archives
 ///
-/// One self-contained file: the verdicts and the commands to run, how full each disk is and when it will be full, and for each
-/// archive its revisions, changes, verified data, damage and schedule. Healthy archives are collapsed. Mail it, print it, or
-/// put it on a web server.
+/// One self-contained file: the verdicts and the commands to run, how full each disk is and when it will be full, and
+/// for each archive its revisions, changes, verified data, damage and schedule. Healthy archives are collapsed. Mail
+/// it, print it, or put it on a web server.
 ///
 /// DIR is as in 'backy check'; the default is the archive of --backupdir. Takes no lock and changes nothing.
 #[derive(clap::Args)]

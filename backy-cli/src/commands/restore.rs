@@ -17,13 +17,14 @@ use crate::errors::Failure;
 use crate::output::{duration, local_minute, size};
 use crate::words;
 
-/// Restore a revision to a file, a device, the source or standard output
+/// Restore a revision to a file, a device or the source
 ///
-/// Verifies every block, and writes only blocks that differ. backy refuses a target that is mounted or in use, too small, or
-/// inside the archive.
+/// Verifies every block, and writes only blocks that differ. backy refuses a target that is mounted or in use, too
+/// small, or inside the archive.
 ///
-/// On a terminal, backy shows what it would overwrite and asks; --yes answers. In a script, it overwrites the source only if that is
-/// the disk that was backed up and nobody has it open. Anything else that exists and is not blank needs --force.
+/// On a terminal, backy shows what it would overwrite and asks; --yes answers. In a script, it overwrites the source
+/// only if that is the disk that was backed up and nobody has it open. Anything else that exists and is not blank
+/// needs --force.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which revision [default: the newest]
@@ -263,7 +264,7 @@ fn explain(error: Error, target: &Path, options: &RestoreOptions) -> Failure {
     match error.kind() {
         ErrorKind::Target => return error.into(),
         ErrorKind::ArchiveExists | ErrorKind::Specification => {
-            return Failure::advised(error, "name another folder for --undo, or leave it out");
+            return Failure::advised(error, "name another folder for --undo, or omit it");
         }
         _ => {}
     }

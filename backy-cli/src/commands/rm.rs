@@ -11,8 +11,8 @@ use crate::waiting::Waiting;
 
 /// Delete the revisions that you name
 ///
-/// Merges blocks that older revisions need into the next older one first, as maintenance does. Prints nothing when it succeeds (on a
-/// terminal, or with -v, one line). You cannot delete the only revision.
+/// Merges blocks that older revisions need into the next older one first, as maintenance does. Prints nothing when it
+/// succeeds (on a terminal, or with -v, one line). You cannot delete the only revision.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only print the plan

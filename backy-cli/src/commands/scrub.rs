@@ -19,10 +19,10 @@ use crate::words;
 
 /// Verify stored data and repair what can be repaired
 ///
-/// Reads every stored block, compares it with its digest, and checks files, headers and tables. Prints each finding with the bytes
-/// that revisions lose by it, and exits with 1 if there are findings, repaired or not. Records them: 'status' is critical until they
-/// are repaired. backy repairs a block if the archive has its right bytes elsewhere. If you bring a file back from a copy of the
-/// archive, scrub again.
+/// Reads every stored block, compares it with its digest, and checks files, headers and tables. Prints each finding
+/// with the bytes that revisions lose by it, and exits with 1 if there are findings, repaired or not. Records them:
+/// 'status' is critical until they are repaired. backy repairs a block if the archive has its right bytes elsewhere.
+/// If you restore a file from a copy of the archive, scrub again.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Change and record nothing; needs no lock
@@ -31,8 +31,8 @@ pub(crate) struct Args {
 
     /// Stop after this time (30m, 4h) or share of the stored bytes (10%)
     ///
-    /// Blocks that were not verified for the longest time come first. With a share of P %, everything is verified within 100 / P runs,
-    /// rounded up, and one more.
+    /// Blocks that were not verified for the longest time come first. With a share of P %, 100 / P runs, rounded up,
+    /// and one more verify everything.
     #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
 
@@ -151,10 +151,12 @@ fn failure(checkonly: bool, report: &ScrubReport, folder: &Path) -> String {
     let in_image = |finding: &Finding| finding.blocks.is_some() && finding.file == "last.raw";
     let advice = match open().any(|finding| !finding.affected.is_empty()) {
         true if open().all(in_image) => {
-            "the next backup repairs what the source still has; or bring the file back from a copy of the archive and scrub again; everything not named above can be restored"
+            "the next backup repairs what the source still has; or restore the file from a copy of the archive \
+             and scrub again; everything not named above can be restored"
         }
         true => {
-            "bring the files back from a copy of the archive and scrub again; everything not named above can be restored"
+            "restore the files from a copy of the archive and scrub again; everything not named above can be \
+             restored"
         }
         false => "no revision is affected; correct what is named above and scrub again",
     };

@@ -20,9 +20,9 @@ use crate::words;
 
 /// List the revisions and report the health of the backups
 ///
-/// Needs no lock: it works while a backup runs. The columns: number, local time at which the backup started, beginning of the UUID,
-/// changed bytes, bytes added on disk, and tags. With -v: whole UUIDs, seconds, size, duration, and the bytes that a damaged
-/// revision has lost.
+/// Needs no lock: it works while a backup runs. The columns: number, local time at which the backup started,
+/// beginning of the UUID, changed bytes, bytes added on disk, and tags. With -v: whole UUIDs, seconds, size,
+/// duration, and the bytes that a damaged revision has lost.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print the report as JSON
@@ -31,15 +31,16 @@ pub(crate) struct Args {
 
     /// Print one line as a Nagios plugin and exit with its status
     ///
-    /// The status is 0 ok, 1 warning, 2 critical or 3 unknown. Unknown means that backy could not find out: no archive, an unreadable
-    /// manifest, wrong arguments. doc/scripting.md describes the figures, their limits and every problem.
+    /// The status is 0 ok, 1 warning, 2 critical or 3 unknown. Unknown means that backy could not find out: no
+    /// archive, an unreadable manifest, wrong arguments. doc/scripting.md describes the figures, their limits and
+    /// every problem.
     #[arg(long, group = "form")]
     check: bool,
 
     /// Print the figures in the text format of Prometheus
     ///
-    /// For an archive that cannot be opened, backy_status is 3 and the exit status is 1. To have every command that changes the archive
-    /// write these figures to a file, set textfile in [monitoring] of backy.toml.
+    /// For an archive that cannot be opened, backy_status is 3 and the exit status is 1. To have every command that
+    /// changes the archive write these figures to a file, set textfile in [monitoring] of backy.toml.
     #[arg(long, group = "form")]
     prometheus: bool,
 

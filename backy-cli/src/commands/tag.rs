@@ -15,9 +15,9 @@ use crate::words;
 
 /// Show, add or remove the tags of a revision
 ///
-/// A tag that you add is pinned: maintenance keeps the revision until you remove the tag. If the schedule had given the tag before,
-/// removing it only unpins it; remove it once more to delete it. Options come before the revision. After -r REV, write '--'
-/// before a tag to remove.
+/// A tag that you add is pinned: maintenance keeps the revision until you remove the tag. If the schedule had given
+/// the tag before, removing it only unpins it; remove it once more to delete it. Options come before the revision.
+/// After -r REV, write '--' before a tag to remove.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

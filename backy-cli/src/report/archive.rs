@@ -123,7 +123,7 @@ fn tiles(status: &StatusReport, now: Timestamp) -> Markup {
 /// What scrubs and drills have shown. Damage comes first, however much has been verified.
 fn verified(status: &StatusReport, now: Timestamp) -> Markup {
     let share = status.coverage.verified_share.clamp(0.0, 1.0);
-    let label = format!("{} of what is stored has been verified", percent(share));
+    let label = format!("{} of the stored data verified", percent(share));
     let damage = Damage::of(status);
     html! {
         @if status.revision_count == 0 {
@@ -139,7 +139,7 @@ fn verified(status: &StatusReport, now: Timestamp) -> Markup {
         p {
             @match status.last_scrub {
                 Some(time) => { "Last scrub " (moment(time)) ", " (since(time, now)) " ago." },
-                None => { "No scrub has read anything yet." },
+                None => { "No scrub yet." },
             }
         }
         (drill(status.drill.as_ref(), now))
@@ -158,7 +158,7 @@ fn drill(drill: Option<&DrillReport>, now: Timestamp) -> Markup {
                 }
             }
         } @else {
-            p.muted { "No test restore has been made: 'backy drill' makes one." }
+            p.muted { "No test restore yet: run 'backy drill'." }
         }
     }
 }
@@ -166,7 +166,7 @@ fn drill(drill: Option<&DrillReport>, now: Timestamp) -> Markup {
 fn schedule(status: &StatusReport, now: Timestamp) -> Markup {
     html! {
         @if status.schedule.is_empty() {
-            p.muted { "There is no schedule: a backup is made whenever 'backy backup' runs." }
+            p.muted { "There is no schedule: every run of 'backy backup' makes a backup." }
         } @else {
             div.scroll tabindex="0" role="region" aria-label="Schedule" {
                 table.stack {

@@ -98,7 +98,7 @@ pub(super) fn history(status: &StatusReport, now: Timestamp) -> Markup {
             (key("mark", "revision"))
             @if status.revisions.iter().any(|revision| !revision.pinned_tags.is_empty()) { (key("pinned", "pinned")) }
             @if status.damaged_count > 0 { (key("damaged", "damaged")) }
-            @if bars.values().any(|bar| bar.is_alarming) { (key("alarming", "unusually much changed")) }
+            @if bars.values().any(|bar| bar.is_alarming) { (key("alarming", "unusually large change")) }
             @if let Some(cut) = bars.values().map(|bar| bar.bytes).filter(|bytes| *bytes > limit).max() {
                 (key("cut", &format!("cut off, up to {}", size(cut))))
             }

@@ -113,7 +113,7 @@ fn headline(level: Level) -> &'static str {
         Level::Ok => "All backups are healthy",
         Level::Warning => "Somebody should look at the backups",
         Level::Critical => "Backups need attention now",
-        Level::Unknown => "Not all backups can be judged",
+        Level::Unknown => "The state of some backups is unknown",
     }
 }
 

@@ -92,7 +92,7 @@ fn growth(shared: &SharedSpace, now: Timestamp) -> Markup {
     html! {
         p {
             @match (shared.growth_bytes_per_day, shared.full_at) {
-                (None, _) => span.muted { "Too few backups to say how fast it grows." },
+                (None, _) => span.muted { "Too few backups to forecast its growth." },
                 (Some(bytes), Some(full)) => {
                     "Grows by " (signed_size(bytes)) " a day: "
                     strong { "full on " (day(full)) } ", in " (until(full, now)) "."

@@ -181,7 +181,7 @@ fn expanded(given: &Path) -> Vec<Found> {
     let mut found = Vec::new();
     walk(PathBuf::new(), &steps, 0, &mut found);
     if found.is_empty() {
-        return unusable("no folder fits it".to_owned());
+        return unusable("no folder matches it".to_owned());
     }
     found.sort_by(|a, b| path_of(a).cmp(path_of(b)));
     found

@@ -219,7 +219,7 @@ pub(crate) fn record<T: Serialize>(
     };
     // After a failure there are more important things to say.
     if let (Err(error), Ok(_)) = (append(storage, &line), outcome) {
-        observer.event(&Event::Note(format!("the history lacks this: {error}")));
+        observer.event(&Event::Note(format!("cannot record this in the history: {error}")));
     }
 }
 

@@ -68,8 +68,8 @@ pub(crate) fn find(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<
     };
     Ok(Some(format!(
         "the files and manifest.json belong to different moments: {why}; the files hold {} revisions and the manifest names {}; \
-         only in the files: {}; only in the manifest: {}; put the manifest.json back that belongs to the files, or run \
-         'backy scrub --rebuild', which makes it anew from them",
+         only in the files: {}; only in the manifest: {}; restore the manifest.json that belongs to the files, or \
+         run 'backy scrub --rebuild', which rebuilds it from them",
         held.len(),
         named.len(),
         only(&held, &named),
@@ -388,8 +388,8 @@ pub(crate) fn check_image(
         if let Some(whose) = whose_image(storage, manifest, &wrong)? {
             let message = format!(
                 "last.raw and manifest.json belong to different moments: in last.raw {count} blocks are not those of revision \
-                 {}, which the manifest names as the newest, but {whose}; put the last.raw back that belongs to it, or run \
-                 'backy scrub', which records what is lost",
+                 {}, which the manifest names as the newest, but {whose}; restore the last.raw that belongs to \
+                 it, or run 'backy scrub', which records what is lost",
                 newest.uuid
             );
             return Err(Error::OtherMoment { path: storage.folder(), message });

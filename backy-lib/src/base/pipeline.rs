@@ -117,7 +117,7 @@ fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "no message".to_owned())
+    text.unwrap_or_else(|| "no reason was given".to_owned())
 }
 
 type Feed<'a, F> = Mutex<(u64, Option<&'a mut F>)>;

@@ -195,7 +195,7 @@ pub(crate) fn check(
     let entries = u64::from(delta.header.refcount_table_clusters) * cluster / ENTRY_BYTES as u64;
     if needed > entries {
         return Ok(Some(format!(
-            "length: found {host_clusters} clusters, more than the reference count table has room for"
+            "length: found {host_clusters} clusters, more than the reference count table covers"
         )));
     }
     let blocks = read_table(delta, needed)?;
@@ -278,7 +278,7 @@ fn place_blocks(
     let mut blocks = Vec::new();
     while blocks.len() as u64 * covered_by_block < file_bytes {
         if blocks.len() as u64 >= entries {
-            let found = format!("room for {}", entries * counts_per_block);
+            let found = format!("space for {}", entries * counts_per_block);
             let expected = format!("{} clusters", file_bytes / cluster);
             return Err(Error::damaged(delta.path(), "reference count table", found, expected));
         }

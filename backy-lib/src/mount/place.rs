@@ -110,7 +110,7 @@ impl Place {
         match error.kind() {
             _ if is_limit(&error) => self.failed("use it", error),
             io::ErrorKind::NotFound => {
-                self.error("there is no such folder; make it first".to_owned())
+                self.error("there is no such folder; create it first".to_owned())
             }
             _ => self.error(format!("it cannot be used: {}", describe_io(&error))),
         }
@@ -206,7 +206,7 @@ impl Place {
             Err(errno) => {
                 let why = describe_io(&errno.into());
                 return Err(Refusal::Other(self.error(format!(
-                    "cannot open {DEVICE}: {why}; the kernel's module 'fuse' has to be loaded"
+                    "cannot open {DEVICE}: {why}; load the kernel module 'fuse'"
                 ))));
             }
         };
@@ -226,7 +226,7 @@ impl Place {
             Ok(()) => Ok(device),
             Err(Errno::PERM) => Err(Refusal::NotAllowed),
             Err(Errno::NODEV) => Err(Refusal::Other(
-                self.error("this kernel knows no FUSE; load its module 'fuse'".to_owned()),
+                self.error("this kernel has no FUSE; load its module 'fuse'".to_owned()),
             )),
             Err(errno) => Err(Refusal::Other(self.unusable(errno.into()))),
         }
@@ -342,7 +342,7 @@ impl Place {
     }
 
     fn busy(&self) -> Error {
-        let message = "it is in use; 'fuser -m' and 'losetup -a' tell by whom";
+        let message = "it is in use; 'fuser -m' and 'losetup -a' show by whom";
         self.error(message.to_owned())
     }
 
@@ -365,11 +365,11 @@ fn refusal(output: &Output) -> String {
     let line = text.lines().next().unwrap_or_default();
     let line = line.strip_prefix(HELPER).and_then(|line| line.strip_prefix(": ")).unwrap_or(line);
     if line.contains("user_allow_other") {
-        let advice = "put a line 'user_allow_other' into /etc/fuse.conf, or mount as root";
+        let advice = "add a line 'user_allow_other' to /etc/fuse.conf, or mount as root";
         return format!("only root may let other users in here; {advice}");
     }
     match line {
-        "" => format!("{HELPER} failed without a word; mount as root"),
+        "" => format!("{HELPER} failed without a message; mount as root"),
         line => format!("{HELPER} refuses: {line}"),
     }
 }
@@ -399,7 +399,7 @@ mod tests {
         let refused = |path: &str| Place::prepare(Path::new(path)).unwrap_err().to_string();
         assert_eq!(
             refused("/nowhere/at/all"),
-            "mountpoint /nowhere/at/all: there is no such folder; make it first"
+            "mountpoint /nowhere/at/all: there is no such folder; create it first"
         );
         assert!(refused("/proc/self/status").ends_with("it is not a folder; name an empty one"));
     }

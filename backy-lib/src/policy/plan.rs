@@ -205,7 +205,7 @@ fn cuts(piece: &[&Revision], on_image: bool, config: &Config) -> Vec<Step> {
         cut.extend(rest.get(at));
         rest = rest.get(..at).unwrap_or_default();
     }
-    let reason = format!("{} deltas on each other, at most {limit} are wanted", piece.len());
+    let reason = format!("a chain of {} deltas, longer than max_chain ({limit})", piece.len());
     let step =
         |revision: &Revision| Step::Standalone { revision: revision.uuid, reason: reason.clone() };
     cut.into_iter().map(step).collect()

@@ -320,10 +320,8 @@ pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>)
         tags if tags.is_empty() => "none".to_owned(),
         tags => tags,
     };
-    let message = format!(
-        "revision {number} ({}) has no tag '{tag}' to be removed; it has {has}",
-        revision.uuid
-    );
+    let message =
+        format!("revision {number} ({}) has no tag '{tag}' to remove; it has {has}", revision.uuid);
     Err(Error::Specification { message })
 }
 

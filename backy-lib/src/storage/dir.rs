@@ -128,7 +128,7 @@ impl DirStorage {
             return Ok(());
         }
         let holder = format!(
-            "process {locked_by}, of which this one is a child; open the archive anew here"
+            "process {locked_by}, of which this one is a child; open the archive again here"
         );
         Err(Error::Locked { path: self.folder.clone(), holder })
     }

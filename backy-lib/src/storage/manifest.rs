@@ -49,12 +49,7 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if storage.list()?.contains(&FileName::IMAGE) {
                 let path = storage.path(FileName::MANIFEST);
-                return Err(Error::damaged(
-                    path,
-                    "file",
-                    "none",
-                    "the manifest of the archive here",
-                ));
+                return Err(Error::flawed(path)("the file is missing".to_owned()));
             }
             return Err(Error::NoArchive { path: storage.folder() });
         }

@@ -152,7 +152,7 @@ impl Keepers {
     fn judge(&self, place: &Place, is_last: bool) -> std::result::Result<(), Refusal> {
         let refuse = |found: String| Err(Refusal::Foreign { part: place.path().to_owned(), found });
         if place.is_beyond_proc() {
-            return refuse("the folders above what this link leads to cannot be looked at".into());
+            return refuse("cannot check the folders above the target of this link".into());
         }
         let open = || place.open(OFlags::RDONLY | OFlags::NONBLOCK);
         let stranger = match is_last || place.kind() != FileType::Directory {

@@ -163,8 +163,8 @@ fn open_private(place: &Path) -> Result<Folder> {
         None => Ok(folder),
         Some(found) => {
             let message = format!(
-                "{found}, so another file could be put in the place of the one that is restored there; choose a folder that only \
-                 you may write to, or one with the sticky bit such as /tmp"
+                "{found}, so another user could replace the restored file; choose a folder that only you may \
+                 write to, or one with the sticky bit such as /tmp"
             );
             Err(Error::Target { path: place.to_owned(), message, forcible: false })
         }
@@ -190,8 +190,7 @@ impl<'a> Drill<'a> {
     fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
         if archive.manifest().is_undo() {
             let message =
-                "an undo archive holds only what a restore has overwritten; there is nothing to \
-                           restore for trial"
+                "an undo archive holds only what a restore overwrote; there is no whole revision to test"
                     .to_owned();
             return Err(Error::Specification { message });
         }

@@ -1283,7 +1283,7 @@ class DrillReport(Report):
         """What was run on the restored revision, or None."""
     @property
     def passed(self) -> bool:
-        """Whether every byte came out right, and the command was content."""
+        """Whether every byte was right and the command succeeded."""
     @property
     def message(self) -> str:
         """One sentence."""

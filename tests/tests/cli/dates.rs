@@ -77,7 +77,7 @@ fn a_source_that_shrank_is_an_alarm() {
     assert_eq!((run.stderr.as_str(), scene.problems()), ("", Vec::new()));
     sparse.set_len(2 << 20).unwrap();
     let run = scene.works(&["-b", "a", "backup", "--force"]);
-    assert!(run.stderr.contains("shorter than the revision before: 2.0 MiB instead of 3.9 MiB"));
+    assert!(run.stderr.contains("shorter than the previous revision: 2.0 MiB instead of 3.9 MiB"));
     scene.has("unusual-change", "warning");
     let json = scene.works(&["-b", "a", "status", "--json"]).json();
     assert_eq!(json["alarms"][0]["shrunk_from_bytes"], (4 << 20) - 100_000);

@@ -15,7 +15,7 @@ fn with_alarm() -> Scene {
 fn unusual_backup(scene: &Scene, seed: u64) -> usize {
     scene.write("source.img", &noise(seed, SOURCE_BYTES));
     let run = scene.works(&["-b", "a", "backup", "--force"]);
-    let told = run.stderr.contains("revision 0 is unusual: 100 % of it (1.4 MiB) had changed")
+    let told = run.stderr.contains("revision 0 is unusual: 100 % changed (1.4 MiB)")
         && run.stderr.contains("maintenance --confirm");
     usize::from(!told)
 }

@@ -92,8 +92,8 @@ fn import_refuses_folders_without_an_old_archive() {
     scene.refuses(&["-b", "a", "import", "empty"], &["empty", "2014"]);
     scene.refuses(&["-b", "a", "import", "none"], &["none"]);
     scene.refuses(&["-b", "a", "import", "source.img"], &["source.img"]);
-    scene.refuses(&["-b", "old", "import", "old"], &["apart"]);
-    scene.refuses(&["-b", "old/new", "import", "old"], &["apart"]);
+    scene.refuses(&["-b", "old", "import", "old"], &["must not contain each other"]);
+    scene.refuses(&["-b", "old/new", "import", "old"], &["must not contain each other"]);
     assert!(!Path::new(&scene.text_path("a")).exists());
     scene.works(&["-b", "a", "init", "source.img"]);
     scene.works(&["-b", "a", "backup"]);

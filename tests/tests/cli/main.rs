@@ -27,6 +27,7 @@ mod freeze;
 mod generated;
 mod harness;
 mod import;
+mod index;
 mod init;
 mod interrupt;
 mod logging;

@@ -39,12 +39,12 @@ fn an_archive_that_is_named_wrongly_gets_a_hint() {
     let (scene, _) = Scene::with_revisions(1);
     let above = scene.text_path("");
     let above = above.trim_end_matches('/');
-    scene.refuses(&["-b", ".", "status"], &["no archive here", &format!("say -b {above}/a")]);
+    scene.refuses(&["-b", ".", "status"], &["no archive here", &format!("use -b {above}/a")]);
     scene.works(&["-b", "b c", "init"]);
-    let words = [&format!("say -b {above}/a, or '{above}/b c'"), "'backy check "];
+    let words = [&format!("use -b {above}/a, or '{above}/b c'"), "'backy check "];
     scene.refuses(&["-b", above, "backup"], &words.map(|word: &str| word));
     for args in [&["status", "./a"][..], &["backup", "./a"], &["scrub", "./a"], &["rm", "./a"]] {
-        scene.refuses(args, &["to name the archive, say -b ./a", "--help"]);
+        scene.refuses(args, &["to name the archive, use -b ./a", "--help"]);
     }
     scene.refuses(&["--repo", "a", "status"], &["-b names the folder of the archive"]);
 }
@@ -74,7 +74,7 @@ fn a_literal_tilde_creates_no_folder() {
         &["-b", "~/a", "init"],
         &["-b", "a", "restore", "--undo=~/u"],
     ] {
-        scene.refuses(args, &["the shell has not replaced the '~'", "'./~/"]);
+        scene.refuses(args, &["the shell did not expand the '~'", "'./~/"]);
     }
     let probe = scene.run(&["--backupdir=~/a", "status", "--check"]);
     assert_eq!(probe.status, Some(3), "{probe:?}");

@@ -106,7 +106,7 @@ fn a_name_with_two_meanings_is_an_error_that_lists_them() {
         &[
             "ambiguous",
             "revision 1 (the newest not after",
-            "revision 0 (its UUID begins so)",
+            "revision 0 (its UUID begins with that)",
             "give the number",
         ],
     );
@@ -120,7 +120,7 @@ fn a_target_that_reads_as_a_revision_is_refused() {
     for target in
         ["1", "7", "latest", "tag:daily", "yesterday", "2026-11-28", "0193", uuid.as_str().unwrap()]
     {
-        let word = format!("for revision {target} say -r {target}; for a file say ./{target}");
+        let word = format!("for revision {target} use -r {target}; for a file use ./{target}");
         scene.refuses(&["-b", "a", "restore", target], &[&word]);
         scene.refuses(&["-b", "a", "restore", "-r", "1", target], &[&word]);
         scene.refuses(&["-b", "a", "export", target], &[&word]);
@@ -130,7 +130,7 @@ fn a_target_that_reads_as_a_revision_is_refused() {
             &["reads as a revision", "by-number", &format!("./{target}")],
         );
     }
-    scene.refuses(&["-b", "a", "restore", "2026-11-28 02:00"], &["say -r '2026-11-28 02:00'"]);
+    scene.refuses(&["-b", "a", "restore", "2026-11-28 02:00"], &["use -r '2026-11-28 02:00'"]);
     scene.works(&["-b", "a", "restore", "-r", "1", "./1"]);
     assert!(scene.read("1") == states[1]);
     scene.works(&["-b", "a", "restore", "onefile"]);

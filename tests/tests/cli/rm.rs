@@ -78,7 +78,7 @@ fn pinned_revisions_are_not_deleted() {
 fn refusals() {
     let (scene, states) = Scene::with_revisions(2);
     for all in ["all", "0,1", "0..first"] {
-        scene.refuses(&["-b", "a", "rm", all], &["all 2 revisions", "remove the folder"]);
+        scene.refuses(&["-b", "a", "rm", all], &["all 2 revisions", "delete the folder"]);
         scene.refuses(&["-b", "a", "rm", "--force", "-n", all], &["all 2 revisions"]);
     }
     scene.refuses(&["-b", "a", "rm", "2"], &["no revision 2", "0 to 1"]);

@@ -88,7 +88,7 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
 
         let recorded = finds(&scene, &["-b", "a", "scrub"], &[found.text()]);
         let advice = match suffix {
-            ".qcow2" => "1 finding; bring the files back",
+            ".qcow2" => "1 finding; restore the files from a copy",
             _ => "1 finding; the next backup repairs what the source still has",
         };
         assert!(recorded.stderr.contains(advice), "{}", recorded.stderr);

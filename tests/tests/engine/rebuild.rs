@@ -370,7 +370,7 @@ fn an_image_without_digests_is_taken_as_it_is() {
     lose(&world.disk, FileName::Digests(world.expected[0].uuid, DigestsKind::Image));
     let report = rebuild(&world.disk, false).expect("a rebuild");
     assert_ne!(report.revisions[0], world.expected[0].uuid);
-    assert!(report.unknown.iter().any(|note| note.contains("taken as it is")), "{report:?}");
+    assert!(report.unknown.iter().any(|note| note.contains("takes it as it is")), "{report:?}");
     world.expected[0].uuid = report.revisions[0];
     world.check_committed(None).and_then(|_| world.check_tidy()).expect("after the rebuild");
     world.backup(&states[0]);

@@ -142,7 +142,7 @@ pub(crate) fn digest_of(
 }
 
 fn nothing_left(flaw: Error) -> Error {
-    let also = "the image is not right in full either, and nothing says where; 'backy scrub --rebuild --force' takes it as it is";
+    let also = "the image is damaged, too, and nothing shows where; 'backy scrub --rebuild --force' takes it as it is";
     Error::Besides { first: flaw.into(), also: also.to_owned() }
 }
 
@@ -150,7 +150,7 @@ impl Verdict {
     /// What was done, in words.
     pub(crate) fn outcome(&self) -> String {
         match self {
-            Verdict::Right => "nothing had to be done".to_owned(),
+            Verdict::Right => "nothing to repair".to_owned(),
             Verdict::Repaired => "repaired: the digest of the revision is right again".to_owned(),
             Verdict::Lost(lost) => match lost.bad_block_count() {
                 1 => "1 block is lost: neither content nor digest can be proved".to_owned(),

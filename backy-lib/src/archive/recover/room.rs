@@ -62,7 +62,7 @@ fn explained(error: Error, extents: &[Extent]) -> Error {
     }
     let Error::Io { path, source, .. } = error else { return error };
     let bytes = display_size(extents.iter().map(|extent| extent.len).sum());
-    let action = format!("allocate about {bytes} that the revision before has more data");
+    let action = format!("allocate about {bytes} that the previous revision has in addition");
     Error::io(path, action)(source)
 }
 

@@ -171,7 +171,7 @@ pub struct DrillReport {
     /// The program that was run on it.
     #[serde(default, deserialize_with = "program_alone")]
     pub command: Option<String>,
-    /// Whether every byte came out right, and the command was content.
+    /// Whether every byte was right and the command succeeded.
     pub passed: bool,
     /// One sentence.
     pub message: String,

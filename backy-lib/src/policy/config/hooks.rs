@@ -119,7 +119,7 @@ pub(super) fn check(raw: RawHooks) -> Result<HooksConfig, Flaw> {
     let before = check_command("before", raw.before.as_ref())?;
     let after = check_command("after", after.as_ref())?;
     if let (None, Some(max_hold)) = (&after, max_hold) {
-        let message = "max_hold: there is no hook 'after' to be run when that time has passed";
+        let message = "max_hold: there is no hook 'after' to run when that time has passed";
         return Err(flaw(max_hold, message.to_owned()));
     }
     if let (None, Some(snapshot)) = (&before, snapshot) {
@@ -173,7 +173,7 @@ fn check_command(
     if command.words.iter().any(|word| word.contains('\0')) {
         return Err(flaw(
             raw,
-            format!("{name}: found a NUL character, which no program can be given"),
+            format!("{name}: found a NUL character, which arguments cannot contain"),
         ));
     }
     Ok(Some(command))

@@ -1,16 +1,16 @@
-//! Every key of `backy.toml` with its default and meaning. The manual page backy.toml(5) is generated from
-//! this, and a test compares it with the parser of the config.
+//! Every key of `backy.toml` with its default and meaning. The manual page backy.toml(5) is generated from this, and
+//! a test compares it with what the reader of the config knows.
 
 /// A key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// The table that contains it, as written in the file; empty above all tables.
+    /// Its table, as written in the file; empty for the keys above all tables.
     pub table: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// A possible value, as written in the file.
+    /// A valid value, as written in the file.
     pub example: &'static str,
-    /// The value if the key is absent, as it would be written; `None` if there is none.
+    /// Its value if the key is missing, as it would be written; `None` if there is none.
     pub default: Option<&'static str>,
     /// Full sentences on what it does.
     pub text: &'static str,
@@ -30,24 +30,22 @@ const SCHEDULE: &str = "schedule.TAG";
 
 /// The tables, in the order of the manual page.
 pub const TABLES: [Table; 5] = [
-    Table { name: "", text: "These stand above all tables." },
+    Table { name: "", text: "These keys stand above all tables." },
     Table {
         name: SCHEDULE,
-        text: "When a backup is due, and how many revisions are kept: one table for each tag, such as \
-               [schedule.daily]. A tag is 1 to 64 letters, \
-               digits, '_', '-' and '.', and begins with a letter or a digit; there may be 24 of them. Without \
-               any, a backup is always due, \
-               and nothing expires.",
+        text: "When a backup is due, and how many revisions backy keeps: one table for each tag, such as \
+               [schedule.daily]. A tag has 1 to 64 letters, digits, '_', '-' and '.', and begins with a letter or a \
+               digit; at most 24 tags. Without a schedule, a backup is always due, and nothing expires.",
     },
     Table {
         name: "hooks",
-        text: "Programs that run before and after the source is read. Each is a list of a program and its \
+        text: "Programs that backy runs before and after it reads the source. Each is a list of a program and its \
                arguments, or one line for /bin/sh.",
     },
-    Table { name: "drill", text: "How 'backy drill' restores a revision as a test." },
+    Table { name: "drill", text: "Test restores with 'backy drill'." },
     Table {
         name: "monitoring",
-        text: "From when on 'backy status' and 'backy check' call something a problem.",
+        text: "What 'backy status' and 'backy check' report as a problem.",
     },
 ];
 
@@ -68,15 +66,15 @@ pub const KEYS: [Key; 26] = [
         "source",
         "\"/dev/vg0/mynode\"",
         None,
-        "What is backed up: a block device or a file, by its absolute path. A symbolic link is followed at each \
-         backup.",
+        "What to back up: the absolute path of a block device or a file. If it is a symbolic link, every \
+         backup follows it.",
     ),
     key(
         "",
         "compression_level",
         "19",
         Some("1"),
-        "The zstd level of the blocks of deltas, from 1, which is fast, to 19, which is small.",
+        "The zstd level for the blocks of deltas, from 1 (fast) to 19 (small).",
     ),
     key(
         "",
@@ -90,7 +88,7 @@ pub const KEYS: [Key; 26] = [
         "max_chain",
         "50",
         None,
-        "At most so many deltas on each other: 'backy maintenance' makes one an image of its own where there are more.",
+        "The longest chain of deltas. If it grows longer, 'backy maintenance' makes one revision standalone.",
     ),
     key(
         SCHEDULE,
@@ -99,153 +97,145 @@ pub const KEYS: [Key; 26] = [
         None,
         "The time from one revision with the tag to the next. Required.",
     ),
-    key(SCHEDULE, "keep", "9", None, "How many revisions keep the tag. Required."),
+    key(
+        SCHEDULE,
+        "keep",
+        "9",
+        None,
+        "How many revisions keep the tag; it expires on older ones. Required.",
+    ),
     key(
         SCHEDULE,
         "full",
         "true",
         Some("false"),
-        "Whether each revision with the tag becomes an image of its own, which needs no other file.",
+        "Whether maintenance makes every revision with the tag standalone, so that it needs no other file.",
     ),
     key(
         SCHEDULE,
         "at",
         "\"02:00\"",
         None,
-        "The time of the day at which it is due; without it, that at which the first revision with the tag was made. \
-         Needs an interval of whole days, or one that divides a day.",
+        "The time of day at which the tag is due; without it, the time at which the first revision with the tag was \
+         made. Needs an interval of whole days, or one that divides a day.",
     ),
     key(
         SCHEDULE,
         "window",
         "\"22:00-04:00\"",
         None,
-        "The part of the day in which revisions with the tag are made. It may go beyond midnight.",
+        "The part of the day in which backy makes revisions with the tag. It may span midnight.",
     ),
     key(
         SCHEDULE,
         "timezone",
         "\"Europe/Berlin\"",
         None,
-        "The time zone of 'at' and 'window'; without it, that of the system.",
+        "The time zone of 'at' and 'window'; without it, the system's time zone.",
     ),
     key(
         "hooks",
         "before",
         "[\"true\"]",
         None,
-        "Run before the source is opened. When it fails there is no backup.",
+        "Runs before backy opens the source. If it fails, backy makes no backup.",
     ),
     key(
         "hooks",
         "after",
         "\"true\"",
         None,
-        "Run when the source has been read, or could not be, also when backy is killed.",
+        "Runs after backy has read the source or failed to, even if backy is killed.",
     ),
-    key(
-        "hooks",
-        "timeout",
-        "\"90s\"",
-        Some("\"5m\""),
-        "The longest time that each of them may take.",
-    ),
+    key("hooks", "timeout", "\"90s\"", Some("\"5m\""), "The longest time for each hook."),
     key(
         "hooks",
         "max_hold",
         "\"10m\"",
         None,
-        "The longest time from the start of 'before' until 'after' is run, whatever the backup does; it fails \
-         then. Without it 1h, with a \
-         snapshot 24h; \"none\" for no limit.",
+        "The longest time from the start of 'before' to 'after'. Then backy runs 'after' in any case, and the backup \
+         fails. Without it 1h, or 24h with a snapshot; \"none\" for no limit.",
     ),
     key(
         "hooks",
         "snapshot",
         "\"/dev/vg0/snap\"",
         None,
-        "What is read in place of the source, when 'before' makes it.",
+        "What backy reads instead of the source, if 'before' makes a snapshot.",
     ),
     key(
         "drill",
         "timeout",
         "\"1h\"",
         Some("\"1d\""),
-        "The longest time that the command of a drill may take; it is ended then, with all that it has started, \
-         and the drill has not passed. \
-         \"none\" for no limit.",
+        "The longest time for the command of a drill. Then backy ends it and whatever it started, and the drill has \
+         failed. \"none\" for no limit.",
     ),
     key(
         "monitoring",
         "textfile",
         "\"/var/lib/node-exporter/mynode.prom\"",
         None,
-        "A file for Prometheus, written by every command that may change the archive: an absolute path that \
-         ends with .prom.",
+        "A file for Prometheus, which every command that may change the archive writes: an absolute path that \
+         ends in .prom.",
     ),
     key(
         "monitoring",
         "max_age",
         "\"36h\"",
         None,
-        "The oldest that the newest revision may be, beside what the schedule says.",
+        "The greatest age of the newest revision, in addition to the schedule.",
     ),
     key(
         "monitoring",
         "scrub_within",
         "\"30d\"",
         Some("\"60d\""),
-        "The longest that anything stored may go without being verified by a scrub.",
+        "The longest time that stored data may stay unverified.",
     ),
-    key(
-        "monitoring",
-        "drill_within",
-        "\"90d\"",
-        None,
-        "The longest that an archive may go without a drill.",
-    ),
+    key("monitoring", "drill_within", "\"90d\"", None, "The longest time without a drill."),
     key(
         "monitoring",
         "long_chain",
         "100",
         None,
-        "More deltas on each other are too many. Without it 10 more than max_chain, or 200.",
+        "A chain of more deltas is a problem. Without it 10 more than max_chain, or 200.",
     ),
     key(
         "monitoring",
         "min_free_percent",
         "10",
         Some("5"),
-        "Less free space than this share of the file system is too little; 0 to 99.",
+        "Less free space than this share of the file system is a problem; 0 to 99.",
     ),
     key(
         "monitoring",
         "full_within",
         "\"30d\"",
         Some("\"14d\""),
-        "A file system that will be full within this time is a problem.",
+        "A file system that is expected to be full within this time is a problem.",
     ),
     key(
         "monitoring",
         "change_factor",
         "10",
         Some("5"),
-        "A backup is unusual when this many times more has changed than usual; at least 2.",
+        "A backup in which this many times more changed than usual is unusual; at least 2.",
     ),
     key(
         "monitoring",
         "freeze",
         "false",
         Some("true"),
-        "Whether nothing expires until alarms and damage are confirmed.",
+        "Whether nothing expires until you confirm alarms and damage.",
     ),
     key(
         "monitoring",
         "accept_no_permissions",
         "true",
         Some("false"),
-        "Whether it is known that the file system of the archive has no permissions (FAT, exFAT, NTFS), so that \
-         everybody on the host may write to it.",
+        "Whether to accept without a warning that the archive's file system has no permissions (FAT, exFAT, NTFS), so \
+         that everybody on the host may write to it.",
     ),
 ];
 

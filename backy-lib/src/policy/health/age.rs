@@ -122,7 +122,7 @@ pub(super) fn overdue(
         display_age(now.as_second() - last.as_second()),
         display_age(seconds)
     );
-    Some(cause?.problem(message, "see why 'backy backup' does not run or fails"))
+    Some(cause?.problem(message, "find out why 'backy backup' does not run or fails"))
 }
 
 #[cfg(test)]

@@ -137,21 +137,21 @@ pub fn unusual(revisions: &[Revision], change_factor: u32, observed: Observed) -
     Some(alarm)
 }
 
-/// `revision 3 is unusual: 81 % of it (32.4 GiB) had changed, where 2 % is usual`
+/// `revision 3 is unusual: 81 % changed (32.4 GiB); usually 2 %`
 pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String {
     let other = alarm.other_source.as_ref().map(|how| {
         format!(
-            "revision {number} is of another source than the revision before: {}",
+            "revision {number} has another source than the previous revision: {}",
             how.escape_debug()
         )
     });
     let lost = alarm.lost_bytes.zip(alarm.had_bytes).map(|(lost, had)| {
         let (lost, had) = (display_size(lost), display_size(had));
-        format!("revision {number} lacks {lost} of the {had} of data that the revision before has")
+        format!("revision {number} lacks {lost} of the {had} of data in the previous revision")
     });
     let shrunk = alarm.shrunk_from_bytes.map(|from| {
         let (from, to) = (display_size(from), display_size(size_bytes));
-        format!("revision {number} is shorter than the revision before: {to} instead of {from}")
+        format!("revision {number} is shorter than the previous revision: {to} instead of {from}")
     });
     let most: Vec<String> = other.into_iter().chain(shrunk).chain(lost).collect();
     if !most.is_empty() {
@@ -162,7 +162,7 @@ pub(super) fn sentence(number: usize, alarm: &Alarm, size_bytes: u64) -> String 
         size => (u128::from(bytes) * 100 / u128::from(size)).min(100),
     };
     format!(
-        "revision {number} is unusual: {} % of it ({}) had changed, where {} % is usual",
+        "revision {number} is unusual: {} % changed ({}); usually {} %",
         percent(alarm.changed_bytes),
         display_size(alarm.changed_bytes),
         percent(alarm.usual_bytes)
@@ -220,7 +220,7 @@ mod tests {
         }
         let alarm = unusual(&nightly(700_000, &usual), 5, Observed::default()).unwrap();
         assert_eq!((alarm.changed_bytes, alarm.usual_bytes), (700_000, 25_000));
-        let text = "revision 0 is unusual: 70 % of it (683.6 KiB) had changed, where 2 % is usual";
+        let text = "revision 0 is unusual: 70 % changed (683.6 KiB); usually 2 %";
         assert_eq!(sentence(0, &alarm, SIZE), text);
     }
 
@@ -241,13 +241,12 @@ mod tests {
             assert_eq!(unusual(&few, 5, seen(had, lost)).is_some(), expected, "{lost} of {had}");
         }
         let alarm = unusual(&few, 5, seen(SIZE, SIZE)).unwrap();
-        let text =
-            "revision 0 lacks 976.6 KiB of the 976.6 KiB of data that the revision before has";
+        let text = "revision 0 lacks 976.6 KiB of the 976.6 KiB of data in the previous revision";
         assert_eq!(sentence(0, &alarm, SIZE), text);
         let other =
             Observed { other_source: Some("serial\nnumber".to_owned()), ..Observed::default() };
         let alarm = unusual(&few, 5, other).unwrap();
-        let text = "revision 0 is of another source than the revision before: serial\\nnumber";
+        let text = "revision 0 has another source than the previous revision: serial\\nnumber";
         assert_eq!(sentence(0, &alarm, SIZE), text);
         assert!(unusual(&few, 5, Observed::default()).is_none());
     }
@@ -266,7 +265,7 @@ mod tests {
         assert_eq!(shrank(SIZE + SIZE / 8, false), Some(SIZE + SIZE / 8));
         let observed = Observed { old_size_bytes: 2 * SIZE, ..Observed::default() };
         let alarm = unusual(&few, 5, observed).unwrap();
-        let text = "revision 0 is shorter than the revision before: 976.6 KiB instead of 1.9 MiB";
+        let text = "revision 0 is shorter than the previous revision: 976.6 KiB instead of 1.9 MiB";
         assert_eq!(sentence(0, &alarm, SIZE), text);
     }
 

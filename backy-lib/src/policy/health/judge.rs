@@ -261,8 +261,7 @@ fn flaws(facts: &Facts<'_>, limits: &Monitoring) -> Option<Problem> {
     };
     let message =
         format!("revision {number} has a damaged file: {}: {}{more}", flaw.file, flaw.message);
-    let mut advice =
-        "bring the file back from a copy of the archive and run 'backy scrub'".to_owned();
+    let mut advice = "restore the file from a copy of the archive and run 'backy scrub'".to_owned();
     if is_frozen(facts, limits, ProblemKind::Damage) {
         advice += "; nothing expires until then, or until 'backy maintenance --confirm'";
     }
@@ -343,7 +342,7 @@ fn chain(facts: &Facts<'_>, _limits: &Monitoring) -> Option<Problem> {
     let advice = match config.and_then(|config| config.max_chain) {
         Some(_) => "find out why 'backy maintenance' does not run or fails",
         None => {
-            "set max_chain in backy.toml, or keep less, and run 'backy maintenance'; or raise long_chain"
+            "set max_chain in backy.toml, or keep fewer revisions, and run 'backy maintenance'; or raise long_chain"
         }
     };
     let message = format!("the longest chain has {found} deltas, more than {limit}");

@@ -123,7 +123,8 @@ pub fn shared_space(shared: &SharedSpace, now: Timestamp) -> Option<Problem> {
         shared.archives,
         display_size(shared.growth_bytes_per_day.unwrap_or(0).unsigned_abs())
     );
-    (shared.archives > 1).then(|| cause.problem(message, "make space there, or keep less"))
+    (shared.archives > 1)
+        .then(|| cause.problem(message, "free some space there, or keep fewer revisions"))
 }
 
 /// The cause, if a file system that will be full in this time is a problem.

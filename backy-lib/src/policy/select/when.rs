@@ -101,7 +101,7 @@ impl When {
     pub(super) fn all_made(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
         if self.readings.iter().any(|reading| reading.is_moment) {
             let message = format!(
-                "{self} is a moment, in which no backup is made; give a day, or a range such as '{}..0'",
+                "{self} is a moment, not a day; give a day, or a range such as '{}..0'",
                 self.text
             );
             return Err(Error::Specification { message });
@@ -149,7 +149,7 @@ impl When {
     fn add_uuids(&self, ways: &mut Ways, revisions: &[Revision]) {
         let Some(prefix) = &self.prefix else { return };
         for number in super::with_prefix(prefix, revisions) {
-            ways.add(number, "its UUID begins so".to_owned());
+            ways.add(number, "its UUID begins with that".to_owned());
         }
     }
 }

@@ -96,8 +96,8 @@ impl<'a> Held<'a> {
 }
 
 fn too_long() -> Error {
-    let message = "it had to be run before the source had been read, for the max_hold of backy.toml has passed; \
-                   set a longer time there, or \"none\", if reading the source takes longer; the archive is as it \
+    let message = "it ran before backy had read the source, because the max_hold of backy.toml had passed; if \
+                   reading the source takes longer, set a longer time there, or \"none\"; the archive is as it \
                    was before";
     Error::Hook { hook: "after", message: message.to_owned() }
 }

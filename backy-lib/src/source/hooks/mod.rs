@@ -258,8 +258,8 @@ impl CommandHooks {
     fn too_long(&self) -> Error {
         let limit = self.config.max_hold.map(process::time).unwrap_or_default();
         let message = format!(
-            "was run before the source had been read: it was held for longer than {limit}, the max_hold of backy.toml; \
-             if reading it takes longer, set a longer time there, or \"none\""
+            "ran before backy had read the source, because {limit}, the max_hold of backy.toml, had passed; if \
+             reading it takes longer, set a longer time there, or \"none\""
         );
         Error::Hook { hook: "after", message }
     }
@@ -290,7 +290,7 @@ impl Guarded {
         observer: &dyn Observer,
     ) -> Result<Self> {
         let Some((program, arguments)) = words.split_first() else {
-            let message = "there is no program to guard it".to_owned();
+            let message = "backy has no program for the hook guard".to_owned();
             return Err(Error::Hook { hook: "before", message });
         };
         let fail = |what: &'static str| {

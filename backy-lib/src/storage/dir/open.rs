@@ -90,7 +90,7 @@ pub(crate) fn open_in_time(
 pub(crate) fn not_in_time(errno: Errno) -> io::Error {
     match errno {
         Errno::AGAIN => {
-            io::Error::other("another program has a lease on it and does not give it back")
+            io::Error::other("another program has a lease on it and does not release it")
         }
         errno => errno.into(),
     }

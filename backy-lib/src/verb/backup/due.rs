@@ -73,8 +73,7 @@ impl Archive {
         }
         let folder = self.folder();
         let message = format!(
-            "{}: nothing is backed up to an undo archive, which holds only what a restore has overwritten; \
-             'restore' brings that back",
+            "{}: an undo archive takes no backups: it holds only what a restore overwrote; 'restore' brings that back",
             folder.display()
         );
         Err(Error::Specification { message })

@@ -87,7 +87,7 @@ pub fn pins_scheduled(config: &Config, options: &BackupOptions) -> Option<String
         _ => (pinned.join(", "), "are", "they are", "tags"),
     };
     Some(format!(
-        "{tags} {are} {tag_is} of the schedule, but given by hand {they} pinned: the revision never expires until somebody removes \
-         the tag; 'backy backup --as {first}' makes a scheduled one now"
+        "{tags} {are} {tag_is} of the schedule, but with --tag {they} pinned: the revision does not expire until \
+         somebody removes the tag; 'backy backup --as {first}' makes a scheduled one now"
     ))
 }

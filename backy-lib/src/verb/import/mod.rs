@@ -320,7 +320,8 @@ fn check_apart(old: &Path, folder: &Path) -> Result<()> {
         return Ok(());
     };
     if real.starts_with(&real_old) || folder.exists() && real_old.starts_with(&real) {
-        let message = format!("it and the new archive, {}, must be apart", folder.display());
+        let message =
+            format!("it and the new archive, {}, must not contain each other", folder.display());
         return Err(Error::Source { path: old.to_owned(), message });
     }
     Ok(())

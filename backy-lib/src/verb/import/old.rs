@@ -99,7 +99,7 @@ impl OldArchive {
         let has_rev =
             |uuid: &RevisionId| names.revisions.binary_search(&format!("{uuid}.rev")).is_ok();
         for uuid in names.data.iter().filter(|uuid| !has_rev(uuid)) {
-            let why = "it has no .rev: nothing says what it has to be".to_owned();
+            let why = "it has no .rev, which would have its MD5s".to_owned();
             skipped.push(Skipped { what: uuid.to_string().into(), why });
         }
         names.data.extend(revisions.keys());
@@ -363,7 +363,8 @@ fn read_revisions(
     let mut sums = Slots::default();
     for name in names {
         let read = folder.read_whole(name, REV_LIMIT_BYTES)?.and_then(|content| {
-            let revision = OldRevision::parse(&content.ok_or_else(|| "it has gone".to_owned())?)?;
+            let revision =
+                OldRevision::parse(&content.ok_or_else(|| "it was deleted meanwhile".to_owned())?)?;
             let expected = name.trim_end_matches(".rev");
             if revision.uuid.to_string() != expected {
                 return Err(format!("uuid: found {}, expected {expected:?}", revision.uuid));

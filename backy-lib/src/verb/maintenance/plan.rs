@@ -87,7 +87,7 @@ pub(crate) fn plan_removal(
             count => format!("these are all {count} revisions"),
         };
         let message = format!(
-            "{}: {all}, and one has to stay; to be rid of all, remove the folder",
+            "{}: {all}, and one must stay; to delete all, delete the folder",
             storage.folder().display()
         );
         return Err(Error::Specification { message });
@@ -96,7 +96,7 @@ pub(crate) fn plan_removal(
         number,
         uuid: revision.uuid,
         keep: !goes(number),
-        reason: if goes(number) { "removed by hand" } else { "not named" }.to_owned(),
+        reason: if goes(number) { "deleted by hand" } else { "not named" }.to_owned(),
         expired_tags: Default::default(),
     };
     let verdicts: Vec<Verdict> = manifest.revisions.iter().enumerate().map(verdict).collect();

@@ -43,7 +43,7 @@ impl Maintainer<'_> {
         })
         .inspect_err(|_| {
             let note =
-                format!("revision {newest} is gone; the image is brought back by the next backup");
+                format!("revision {newest} is deleted; the next backup brings the image back");
             self.context.observer.event(&Event::Note(note));
         })
     }

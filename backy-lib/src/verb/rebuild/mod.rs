@@ -117,7 +117,7 @@ fn rebuild(
     // A manifest that backy could not read again must not replace anything.
     let flawed = |flaw| Error::flawed(storage.path(FileName::MANIFEST))(flaw);
     let encoded = manifest.encode().map_err(flawed)?;
-    Manifest::parse(&encoded).map_err(|flaw| flawed(format!("made anew: {flaw:?}")))?;
+    Manifest::parse(&encoded).map_err(|flaw| flawed(format!("rebuilt: {flaw:?}")))?;
     publish(&**storage, &manifest)?;
     for sentence in &unknown {
         observer.event(&Event::Note(sentence.clone()));
@@ -175,7 +175,7 @@ fn with_newest(
     unknown.extend(unproved_ones.map(|revision| {
         format!(
             "the digest of revision {} of {} does not come out of its digest files: it is damaged, or something it reads \
-             through to is; what is right in it can be had",
+             through to is; the rest of it can be restored",
             revision.uuid, revision.started
         )
     }));

@@ -238,8 +238,8 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
     digests.finish(&DigestsHeader { kind: DigestsKind::Image, identity: identity.clone() })?;
     storage.sync_folder()?;
     notes.push(format!(
-        "{}: its digest file is lost: it is taken as it is for revision {}, and nothing proves it right; its tags and its \
-         time are not known",
+        "{}: its digest file is lost: backy takes it as it is for revision {}, without proof; its tags and its \
+         time are unknown",
         image.path().display(),
         identity.uuid
     ));

@@ -37,8 +37,8 @@ fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
     };
     Ok(Some(format!(
         "its sectors have {sector_bytes} bytes, and the partition table of the revision is for sectors of {own}: systems will not \
-         find the partitions; restore to a disk with sectors of {own} bytes, or make the table anew, with each partition at the \
-         same byte"
+         find the partitions; restore to a disk with sectors of {own} bytes, or create the table again, with each \
+         partition at the same byte"
     )))
 }
 

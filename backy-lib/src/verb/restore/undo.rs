@@ -50,10 +50,9 @@ pub(super) const TAG: &str = "undo";
 /// With more ranges, the findings combine them to keep the manifest small.
 const MAX_RANGES: usize = 1 << 16;
 
-/// Why an undo archive can only be restored to its target.
-pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore has overwritten; \
-                                  restore it to the target of \
-                                  that restore, which has the rest";
+/// Why nothing but the target can be made of an undo archive.
+pub(super) const PARTIAL: &str = "this is an undo archive, which holds only what a restore overwrote; restore it \
+                                  to the target of that restore, which has the rest";
 
 /// A warning for readers who know other archives.
 const NOT_AN_IMAGE: &str = "

@@ -19,12 +19,12 @@ impl Scrub<'_> {
         let present = self.context.storage.list()?;
         for name in self.manifest.set_aside.clone() {
             if present.contains(&name) {
-                let message = "set aside by a rebuild; remove it by hand when it is not needed";
+                let message = "set aside by a rebuild; delete it yourself if nobody needs it";
                 self.find(name, message.to_owned(), None, false)?;
             }
         }
         if !present.contains(&FileName::CONFIG) {
-            let message = "missing: backups fail without it; write it again".to_owned();
+            let message = "missing: backups fail without it; create it again".to_owned();
             self.find(FileName::CONFIG, message, None, false)?;
         }
         for number in self.numbers() {

@@ -42,7 +42,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_check_timestamp_seconds",
-        help: "When the archive was looked at.",
+        help: "When the archive was checked.",
         of: |checked| known(checked, |status| at(status.checked)),
     },
     Metric {
@@ -72,7 +72,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_last_backup_changed_bytes",
-        help: "Bytes in blocks that differed from the revision before.",
+        help: "Bytes in blocks that differed from the previous revision.",
         of: |checked| newest(checked, |newest| newest.changed_bytes as f64),
     },
     Metric {
@@ -102,12 +102,12 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_run_success",
-        help: "Whether the last run of the command worked: 1 yes, 0 no.",
+        help: "Whether the last run of the command succeeded: 1 yes, 0 no.",
         of: |checked| by_run(checked, |run| flag(run.result == "ok")),
     },
     Metric {
         name: "backy_checked_ratio",
-        help: "Share of what is stored that scrubs have checked, from 0 to 1.",
+        help: "Share of the stored data that scrubs have verified, from 0 to 1.",
         of: |checked| known(checked, |status| one(status.coverage.verified_share)),
     },
     Metric {
@@ -117,7 +117,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_unchecked_since_timestamp_seconds",
-        help: "Since when something stored has not been checked.",
+        help: "Since when some stored data has not been verified.",
         of: |checked| known(checked, |status| maybe(status.unchecked_since.map(seconds))),
     },
     Metric {
@@ -132,12 +132,12 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_chain_length",
-        help: "The most deltas on each other that a revision is read through.",
+        help: "Deltas in the longest chain.",
         of: |checked| known(checked, |status| one(status.chain_length)),
     },
     Metric {
         name: "backy_changed_ratio",
-        help: "Share of the newest revision that had changed, from 0 to 1.",
+        help: "Share of the newest revision that changed, from 0 to 1.",
         of: |checked| change(checked, |change| change.share),
     },
     Metric {
@@ -152,7 +152,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_locked",
-        help: "Whether somebody changes the archive at this moment: 1 yes, 0 no.",
+        help: "Whether a command is changing the archive: 1 yes, 0 no.",
         of: |checked| known(checked, |status| one(flag(status.lock_holder.is_some()))),
     },
     Metric {
@@ -162,7 +162,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_filesystem_free_bytes",
-        help: "Bytes that may still be written to the archive's file system.",
+        help: "Free bytes on the archive's file system.",
         of: |checked| space(checked, |space| Some(space.free_bytes as f64)),
     },
     Metric {
@@ -177,7 +177,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "backy_full_timestamp_seconds",
-        help: "When the file system will be full if the archive keeps growing like that.",
+        help: "When the file system will be full at the present growth.",
         of: |checked| space(checked, |space| space.full_at.map(seconds)),
     },
 ];

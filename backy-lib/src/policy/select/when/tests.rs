@@ -100,7 +100,8 @@ fn a_day_that_a_uuid_begins_with_is_an_error_that_lists_both_readings() {
     revisions.push(revision("01935470-2f5e-7cc0-9d1a-3f0c5a3be000", "2026-01-01T00:00:00Z"));
     let spec = RevisionSpec::parse("2026-01-01", &here()).unwrap();
     let text = spec.resolve(&revisions).unwrap_err().to_string();
-    for word in ["ambiguous", "revision 6 (the newest not after", "revision 5 (its UUID begins so)"]
+    for word in
+        ["ambiguous", "revision 6 (the newest not after", "revision 5 (its UUID begins with that)"]
     {
         assert!(text.contains(word), "{word}: {text}");
     }
