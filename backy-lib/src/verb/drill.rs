@@ -29,8 +29,8 @@ use crate::verb::restore::{self, RestoreOptions};
 pub use crate::source::hooks::{run_command, words_on};
 
 impl DrillReport {
-    /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the report is kept
-    /// in the manifest and shown to others, and arguments may be secret.
+    /// Adds what a command said of the revision: nothing, or why it does not pass. `program` is its name alone: the
+    /// report is kept in the manifest and shown to others, and arguments may be secret.
     pub fn judged(mut self, program: String, verdict: std::result::Result<(), String>) -> Self {
         self.command = Some(program);
         if let Err(why) = verdict {
@@ -41,7 +41,8 @@ impl DrillReport {
     }
 }
 
-/// A revision in a temporary file that can only be read. Deleted when dropped; when this process is killed, by the next one in that folder.
+/// A revision in a temporary file that can only be read. Deleted when dropped; when this process is killed, by the
+/// next one in that folder.
 #[derive(Debug)]
 pub struct Assembled {
     path: PathBuf,
@@ -106,8 +107,8 @@ pub fn read(
     }
 }
 
-/// Restores a revision to a temporary file in the folder `place`, of mode 0400 where there are permissions. There is none when the drill
-/// has not passed.
+/// Restores a revision to a temporary file in the folder `place`, of mode 0400 where there are permissions. There is
+/// none when the drill has not passed.
 ///
 /// # Errors
 /// [`Error::Target`] when others could put another file in its place there.
@@ -218,8 +219,8 @@ impl<'a> Drill<'a> {
 }
 
 impl ArchiveWriter {
-    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed, with a command if
-    /// it had one: that another revision is right proves nothing of this one.
+    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed,
+    /// with a command if it had one: that another revision is right proves nothing of this one.
     pub fn record_drill(
         &mut self,
         drill: DrillReport,
@@ -289,7 +290,8 @@ mod tests {
         assert_eq!(pick(3, u64::MAX), Some(0));
     }
 
-    /// Earlier versions kept the whole command of a drill, which may have a secret in it: only the program is ever seen again.
+    /// Earlier versions kept the whole command of a drill, which may have a secret in it: only the program is ever
+    /// seen again.
     #[test]
     fn the_arguments_of_earlier_drills_are_forgotten() {
         let mut report = serde_json::json!({
