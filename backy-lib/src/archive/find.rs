@@ -15,8 +15,8 @@ const FIND_ATTEMPTS: u32 = 250;
 const FIND_PAUSE: Duration = Duration::from_millis(20);
 
 impl Archive {
-    /// Where the file is that holds a revision. While `last.raw` is being changed, or was left so by an operation that was interrupted,
-    /// the newest revision is in the overlay over it.
+    /// The path of the file that holds a revision. While an operation changes `last.raw`, and after one that was
+    /// interrupted then, the overlay holds the newest revision.
     ///
     /// # Errors
     /// [`Error::Damaged`] when that overlay cannot be read.
@@ -35,7 +35,7 @@ impl Archive {
             match Delta::open(&*self.storage, revision.uuid, manifest.block_size, size_bytes) {
                 Ok(_) => return Ok(self.storage.path(overlay)),
                 Err(error) if !error.is_damage() => return Err(error),
-                // Nobody is making it. As long as it is not there, nothing of the image has been changed.
+                // Nobody is making the overlay, and as long as it is missing the image is unchanged.
                 Err(error) if self.storage.lock_holder()?.is_none() => {
                     if manifest::read(&*self.storage)? == manifest {
                         let missing = error.kind() == ErrorKind::NotFound;

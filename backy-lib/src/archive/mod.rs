@@ -26,7 +26,7 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::image::chain::Chain;
 use crate::image::reader::{ReadCache, RevisionReader};
 use crate::storage::dir::DirStorage;
-use crate::storage::manifest::{self, ManifestFile};
+use crate::storage::manifest::{self, Look, ManifestFile};
 use crate::storage::{Storage, Trust};
 
 pub use below::archives_below;
@@ -35,7 +35,7 @@ pub(crate) use waiting::lock as lock_within;
 pub use writer::ArchiveWriter;
 pub(crate) use writer::waits;
 
-/// How often a revision is opened anew when a writer changes the archive meanwhile.
+/// How often a revision is opened again when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;
 
 /// An archive as its manifest describes it. Takes no lock.
@@ -95,34 +95,33 @@ impl Archive {
         RevisionReader::new(&self.storage, self.open_revision(number)?, cache)
     }
 
-    /// The same as [`Archive::open_revision`]; when `tolerant`, what cannot be opened only costs the blocks that depend on it.
+    /// The same as [`Archive::open_revision`]. With `tolerant`, a file that cannot be opened only costs the blocks that
+    /// depend on it.
     pub(crate) fn open_chain(&self, number: usize, tolerant: bool) -> Result<Chain> {
         let uuid = self.revisions().get(number).map(|revision| revision.uuid);
-        let mut manifest = self.manifest.clone();
-        for _ in 0..OPEN_ATTEMPTS {
-            let position =
-                manifest.revisions.iter().position(|revision| Some(revision.uuid) == uuid);
-            let Some(position) = position else { break };
-            // A writer may have changed the chain between the manifest and its files.
-            let chain = match tolerant {
-                true => Chain::open_tolerant(&self.storage, &manifest, position),
-                false => Chain::open(&self.storage, &manifest, position),
-            };
-            if chain.as_ref().is_ok_and(|chain| chain.broken().is_none()) {
-                return chain;
-            }
-            let now = manifest::read(&*self.storage)?;
-            if now == manifest {
-                return chain;
-            }
-            manifest = now;
-        }
-        Err(Error::NoSuchRevision {
+        let deleted = || Error::NoSuchRevision {
             message: format!(
                 "{}: revision {number} was deleted meanwhile",
                 self.folder().display()
             ),
-        })
+        };
+        let mut left_attempts = OPEN_ATTEMPTS;
+        let open = |manifest: &Manifest| {
+            left_attempts = left_attempts.checked_sub(1).ok_or_else(deleted)?;
+            let position =
+                manifest.revisions.iter().position(|revision| Some(revision.uuid) == uuid);
+            let position = position.ok_or_else(deleted)?;
+            // A writer may have changed the chain between the manifest and its files.
+            let chain = match tolerant {
+                true => Chain::open_tolerant(&self.storage, manifest, position),
+                false => Chain::open(&self.storage, manifest, position),
+            };
+            Ok(match chain.as_ref().is_ok_and(|chain| chain.broken().is_none()) {
+                true => Look::Sure(chain),
+                false => Look::IfCurrent(chain),
+            })
+        };
+        manifest::look(&*self.storage, self.manifest.clone(), open)?
     }
 
     /// Who holds the archive's lock at this moment, if anybody does.
@@ -130,8 +129,8 @@ impl Archive {
         self.storage.lock_holder()
     }
 
-    /// Adds to the history that an operation failed before it could begin, as when its source cannot be read, so that `status`
-    /// knows. What cannot be written down, as while somebody else has the lock, is left out: the error itself is told anyway.
+    /// Adds to the history that an operation failed before it began, for instance because its source cannot be read, so
+    /// that `status` reports it. Does nothing while another process has the lock: the caller reports the error anyway.
     pub fn record_failure(&self, operation: &str, holder: &str, error: &Error, clock: &dyn Clock) {
         let Ok(_lock) = self.trusted().and_then(|own| own.storage.lock(holder)) else { return };
         let now = clock.now();

@@ -22,7 +22,7 @@ use crate::format::manifest::{Findings, ImageFile, Manifest, Operation};
 use crate::image::chain::Chain;
 use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
-use crate::storage::manifest;
+use crate::storage::manifest::{self, Look};
 use crate::storage::{Access, DigestsKind, FileName, Storage};
 
 /// Bad blocks that are compared with older revisions.
@@ -92,20 +92,15 @@ pub(crate) struct Beside {
 /// Looks without the lock. While somebody is at work nothing is said: he may be about to delete what he no longer
 /// names.
 pub(crate) fn look(storage: &dyn Storage) -> Result<Beside> {
-    let mut now = manifest::read(storage)?;
-    loop {
-        let unknown = left_overs::unknown(storage, &now)?;
-        let mismatch = find(storage, &now)?;
+    manifest::look(storage, manifest::read(storage)?, |now| {
+        let unknown = left_overs::unknown(storage, now)?;
+        let mismatch = find(storage, now)?;
         if unknown.is_empty() && mismatch.is_none() || storage.lock_holder()?.is_some() {
-            return Ok(Beside::default());
+            return Ok(Look::Sure(Beside::default()));
         }
-        let after = manifest::read(storage)?;
-        if after == now {
-            let unknown = unknown.iter().map(FileName::to_string).collect();
-            return Ok(Beside { unknown, mismatch });
-        }
-        now = after;
-    }
+        let unknown = unknown.iter().map(FileName::to_string).collect();
+        Ok(Look::IfCurrent(Beside { unknown, mismatch }))
+    })
 }
 
 /// What is in the folder beside a manifest.

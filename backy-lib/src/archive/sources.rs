@@ -8,7 +8,7 @@ use crate::source::{self, DeviceSource};
 use crate::storage::FileName;
 
 impl Archive {
-    /// The configured source, opened; in its place the snapshot, if the hooks make one.
+    /// Opens the configured source, or the snapshot of it that the hooks make.
     ///
     /// # Errors
     /// [`Error::NoSource`] when none is configured; [`Error::Source`] also when it is one of the archive's own files.
@@ -23,7 +23,7 @@ impl Archive {
         Ok(if config.hooks.before.is_some() { opened.made_anew() } else { opened })
     }
 
-    /// Another file or device to back up, opened.
+    /// Opens another file or device to back up.
     ///
     /// # Errors
     /// [`Error::Source`] also when it is one of the archive's own files, and when it is empty.
@@ -43,7 +43,7 @@ impl Archive {
     }
 }
 
-/// Says of a snapshot that cannot be read whose work it is.
+/// Adds to the error of a snapshot that cannot be read which hook has to make it.
 fn of_hook(error: Error) -> Error {
     match error {
         Error::Source { path, message } => {

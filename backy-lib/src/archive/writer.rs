@@ -55,7 +55,7 @@ impl ArchiveWriter {
         manifest::begin_writing(&*archive.storage)?;
         let mut writer = ArchiveWriter { archive, lock };
         match writer.recover(observer) {
-            // Whatever is done with it tries again, but for what makes room, or gets out of it.
+            // Every operation tries again; `rm` can make space for that, and a scrub gives up what is lost.
             Err(error) if waits(&error) && writer.is_under_way() => Ok(writer),
             recovered => recovered.map(|()| writer),
         }
@@ -100,7 +100,7 @@ impl ArchiveWriter {
         moment::check(&*archive.storage, &archive.manifest)
     }
 
-    /// After an operation of this writer has failed, the manifest on disk may be another one.
+    /// Recovers before the next operation: after one of this writer failed, the manifest on disk may be another one.
     pub(crate) fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
         let archive = &mut self.archive;
         match archive.manifest.in_progress {
@@ -109,7 +109,7 @@ impl ArchiveWriter {
         }
     }
 
-    /// The same before a scrub: what only an image that is gone held is taken for lost.
+    /// The same before a scrub, which counts what only a missing image held as lost.
     pub(crate) fn recover_by_all_means(
         &mut self,
         lost_image: LostImage,
@@ -137,8 +137,8 @@ impl ArchiveWriter {
     }
 }
 
-/// Whether an operation that cannot be undone now may be undone when something else has been done. Where manifest and files do not
-/// belong together, nothing may be done.
+/// Whether an operation that cannot be undone now may be undone later, when there is more space or a scrub has been
+/// made. Where manifest and files do not belong together, nothing may be done.
 pub(crate) fn waits(error: &Error) -> bool {
     let belongs_together = !matches!(error, Error::OtherMoment { .. } | Error::InTheWay { .. });
     error.kind() == ErrorKind::NoSpace || error.is_damage() && belongs_together

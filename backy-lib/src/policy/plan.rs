@@ -75,35 +75,40 @@ pub fn removal(revisions: &[Revision], goes: &HashSet<RevisionId>) -> Vec<Step> 
     remove.into_iter().chain(merges).chain(roll_back).collect()
 }
 
-/// A run of revisions to merge, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
-    /// The revision that takes over their blocks. The run is everything between it and `base`.
-    pub(crate) into: usize,
-    /// The revision that it reads through to afterwards.
-    pub(crate) base: usize,
+/// A run of revisions that are to be merged, by number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    /// The one that takes over their blocks. They are those between it and `base`.
+    pub(crate) into: (usize, &'a Revision),
+    /// The one that it reads through to afterwards.
+    pub(crate) base: (usize, &'a Revision),
 }
 
 /// Where in the chain a run of revisions is, newest first, that will be merged into the next older one.
 ///
 /// # Errors
-/// [`Error::Plan`] if they are not such a run: merging would lose what the other revisions hold.
-pub(crate) fn run(revisions: &[Revision], gone: &[RevisionId], into: RevisionId) -> Result<Run> {
-    let number = revisions.iter().position(|revision| revision.uuid == into);
-    let base = number.and_then(|number| number.checked_sub(gone.len() + 1));
-    let (Some(number), Some(base), Some(last)) = (number, base, gone.last()) else {
+/// [`Error::Plan`] when they are not such a run: merging would lose what the others hold.
+pub(crate) fn run<'a>(
+    revisions: &'a [Revision],
+    gone: &[RevisionId],
+    into: RevisionId,
+) -> Result<Run<'a>> {
+    let older = revisions.iter().enumerate().find(|(_, revision)| revision.uuid == into);
+    let base = older.and_then(|(number, _)| number.checked_sub(gone.len() + 1));
+    let base = base.and_then(|base| Some((base, revisions.get(base)?)));
+    let (Some(older), Some(base), Some(last)) = (older, base, gone.last()) else {
         return refuse(
             into,
             "no such run of revisions before it",
             "those to merge, and a newer one",
         );
     };
-    let between = revisions.get(base + 1..number).unwrap_or_default();
+    let between = revisions.get(base.0 + 1..older.0).unwrap_or_default();
     if !between.iter().map(|revision| revision.uuid).eq(gone.iter().copied()) {
         return refuse(into, "other revisions before it", "those to merge");
     }
-    match revisions.get(number).and_then(|revision| revision.base) {
-        Some(next) if next == *last => Ok(Run { into: number, base }),
+    match older.1.base {
+        Some(next) if next == *last => Ok(Run { into: older, base }),
         _ => refuse(into, "one that does not read through to the last of them", "one that does"),
     }
 }

@@ -34,6 +34,33 @@ impl ManifestFile {
     }
 }
 
+/// What came of a look at the archive without the lock.
+pub(crate) enum Look<T> {
+    /// It holds, whatever a writer has done since.
+    Sure(T),
+    /// It holds only as long as the manifest is still the same: a writer at work may look like this.
+    IfCurrent(T),
+}
+
+/// Looks at the archive as `manifest` describes it, and again with each manifest that a writer publishes meanwhile.
+pub(crate) fn look<T>(
+    storage: &dyn Storage,
+    mut manifest: Manifest,
+    mut look: impl FnMut(&Manifest) -> Result<Look<T>>,
+) -> Result<T> {
+    loop {
+        let found = match look(&manifest)? {
+            Look::Sure(found) => return Ok(found),
+            Look::IfCurrent(found) => found,
+        };
+        let now = read(storage)?;
+        if now == manifest {
+            return Ok(found);
+        }
+        manifest = now;
+    }
+}
+
 /// Reads the manifest of the archive in `storage`.
 ///
 /// # Errors

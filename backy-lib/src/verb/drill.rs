@@ -221,8 +221,8 @@ impl<'a> Drill<'a> {
 }
 
 impl ArchiveWriter {
-    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed, with a command if
-    /// it had one: that another revision is right proves nothing of this one.
+    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed,
+    /// with a command if it had one: that another revision is right proves nothing of this one.
     pub fn record_drill(
         &mut self,
         drill: DrillReport,

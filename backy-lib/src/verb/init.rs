@@ -30,8 +30,8 @@ impl Archive {
     /// Makes an archive in a folder, which is made when it is not there.
     ///
     /// # Errors
-    /// [`Error::ArchiveExists`] when there is one already; [`Error::Occupied`] when there are files that an archive would have to
-    /// replace; [`Error::Untrusted`] when others could change it.
+    /// [`Error::ArchiveExists`] when there is one already; [`Error::Occupied`] when there are files that an archive
+    /// would have to replace; [`Error::Untrusted`] when others could change it.
     pub fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<Self> {
         Self::init_with(folder, source, block_size, Trust::default())
     }

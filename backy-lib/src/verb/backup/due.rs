@@ -20,8 +20,8 @@ impl Archive {
     /// What a backup would do now.
     ///
     /// # Errors
-    /// Also [`Error::Specification`], when a tag is to be given as scheduled that is not in the schedule, when a backup would be made and
-    /// its tags would be refused, and for an undo archive.
+    /// Also [`Error::Specification`], when a tag is to be given as scheduled that is not in the schedule, when a
+    /// backup would be made and its tags would be refused, and for an undo archive.
     pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
         self.plan_backup_by(&self.config()?, options, clock)
     }

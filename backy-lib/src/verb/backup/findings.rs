@@ -10,7 +10,7 @@ use crate::storage::FileName;
 
 impl Making<'_> {
     /// Says which blocks of the revision before were found to be rotten.
-    pub(super) fn tell_rotten(&self, news: &Findings, revision: RevisionId) {
+    pub(super) fn report_rotten(&self, news: &Findings, revision: RevisionId) {
         let image = self.context.storage.path(FileName::IMAGE);
         let (listed, more) = damage::listed(news);
         let (blocks, count) = more;
@@ -28,7 +28,7 @@ impl Making<'_> {
     }
 
     /// Says that the source is an image in another format, once.
-    pub(super) fn tell_container(&self, manifest: &Manifest, source: &SourceIdentity) {
+    pub(super) fn report_container(&self, manifest: &Manifest, source: &SourceIdentity) {
         let known = manifest.source.as_ref().and_then(|known| known.container.as_ref());
         if let Some(what) = source.container_note().filter(|_| known != source.container.as_ref()) {
             self.context.observer.event(&Event::Finding(what));
@@ -36,7 +36,7 @@ impl Making<'_> {
     }
 
     /// Says that far more had changed than usual.
-    pub(super) fn tell_unusual(&self, manifest: &Manifest) {
+    pub(super) fn report_unusual(&self, manifest: &Manifest) {
         let own =
             health::freezes(manifest, &[]).into_iter().find(|f| f.revision == self.order.uuid);
         let Some(alarm) = own else { return };

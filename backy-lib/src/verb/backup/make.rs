@@ -25,7 +25,7 @@ use crate::source::{self, Source};
 use crate::storage::manifest::{self, publish};
 use crate::storage::{DigestsKind, FileName, Storage};
 
-/// Stretches of written blocks that are told apart, at most.
+/// At most so many ranges of written blocks are recorded separately.
 const MAX_WRITTEN_RANGES: usize = 1024;
 
 pub(super) enum Failed {
@@ -126,7 +126,7 @@ impl Making<'_> {
             && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())
         {
             match delta::rebase(&**storage, older.uuid, Some(Backing::delta(newest.uuid))) {
-                // It has been told of, and is lost with or without this backup.
+                // The checks before have reported it; it is lost with or without this backup.
                 Err(error) if error.is_damage() => {}
                 done => done?,
             }
@@ -191,7 +191,7 @@ impl Making<'_> {
         let mut after = manifest.clone();
         after.in_progress = None;
         let seen = observed(manifest, &source.identity, scanned.fate);
-        self.tell_container(manifest, &source.identity);
+        self.report_container(manifest, &source.identity);
         after.source = Some(source.identity.following(manifest.source.as_ref()));
         let mut revision = Revision::newest(
             self.order.uuid,
@@ -233,7 +233,7 @@ impl Making<'_> {
             let mut news = newest.findings.clone();
             news.clear_all(&known.bad_blocks);
             found_bad = news.bad_block_count();
-            self.tell_rotten(&news, newest.uuid);
+            self.report_rotten(&news, newest.uuid);
         }
         // What is imported was due long ago, if ever.
         if self.order.stamp.is_none() {
@@ -282,7 +282,7 @@ impl Making<'_> {
             };
         }
         *manifest = made.manifest;
-        self.tell_unusual(manifest);
+        self.report_unusual(manifest);
         // What is left over does no harm; the next writer does it again.
         if let Err(error) = tidy_up(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));

@@ -98,7 +98,8 @@ pub struct BackupReport {
     pub cloned: bool,
     /// Blocks of the revision before that were found to be rotten when they were moved to its delta.
     pub bad_blocks: u64,
-    /// Blocks that were known to be bad and that the source still had: they are right again, in older revisions as well.
+    /// Blocks that were known to be bad and that the source still had: they are right again, in older revisions as
+    /// well.
     pub healed_blocks: u64,
 }
 
@@ -131,8 +132,8 @@ impl<'a> Order<'a> {
     }
 }
 
-/// Makes a revision of a source that is open, without hooks; with `stamp` one that keeps its name and time. The archive has been
-/// recovered; `manifest` is the one on disk and is kept up to date.
+/// Makes a revision of a source that is open, without hooks; with `stamp` one that keeps its name and time. The
+/// archive has been recovered; `manifest` is the one on disk and is kept up to date.
 pub(crate) fn backup(
     context: &Context<'_>,
     manifest: &mut Manifest,
@@ -150,8 +151,8 @@ pub(crate) fn backup(
     Ok(report)
 }
 
-/// The same of a source that is let go of as soon as it has been read. What is wrong with that is given beside the report: the
-/// revision is there all the same.
+/// The same of a source that is let go of as soon as it has been read. What is wrong with that is given beside the
+/// report: the revision is there all the same.
 fn backup_held(
     context: &Context<'_>,
     manifest: &mut Manifest,

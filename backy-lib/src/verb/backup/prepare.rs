@@ -56,8 +56,9 @@ pub(super) fn prepare(
     Ok((old, estimate))
 }
 
-/// That the digests of the newest revision, which decide what has changed and what was right, are those that were recorded. When they
-/// are not, they are put in order, and that is all that is done: somebody has to learn of it, and the next backup is made.
+/// That the digests of the newest revision, which decide what has changed and what was right, are those that were
+/// recorded. When they are not, they are put in order, and that is all that is done: somebody has to learn of it, and
+/// the next backup is made.
 fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
     let storage = &**context.storage;
     let mut after = manifest.clone();
@@ -69,8 +70,8 @@ fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
     Err(Error::PutInOrder { flaw: flaw.into(), outcome, undone })
 }
 
-/// The newest image, for comparing with. Damage that would stop the backup on its way is told here, before anything is written. A
-/// damaged older delta does not: it is lost with or without the backup.
+/// Opens the newest image, to compare the source with. Damage that would stop the backup later is an error here, before
+/// anything is written. A damaged older delta is not: it is lost with or without the backup.
 fn open_old(context: &Context<'_>, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
     let (storage, block_size) = (&**context.storage, manifest.block_size);
     if let Some(older) = manifest.revisions.get(1).filter(|older| !older.is_standalone()) {

@@ -31,8 +31,8 @@ impl ArchiveWriter {
         self.backup_from(|_| Ok(Box::new(source)), &mut none, options, clock, observer)
     }
 
-    /// The hooks of the config that this writer works by. `source` gets that config and names the source for their environment;
-    /// `guard` is the program that becomes their guard, and its arguments.
+    /// The hooks of the config that this writer works by. `source` gets that config and names the source for their
+    /// environment; `guard` is the program that becomes their guard, and its arguments.
     pub fn hooks(
         &self,
         source: impl FnOnce(&Config) -> Option<PathBuf>,
@@ -43,12 +43,13 @@ impl ArchiveWriter {
         Ok(CommandHooks::new(config.hooks, source, guard))
     }
 
-    /// Makes a revision, if one is due or asked for, of the source that `open` gives. That is called after the first of the
-    /// hooks, and the source is closed before the second: as soon as it has been read, before the revision is committed.
+    /// Makes a revision, if one is due or asked for, of the source that `open` gives. That is called after the first
+    /// of the hooks, and the source is closed before the second: as soon as it has been read, before the revision is
+    /// committed.
     ///
     /// # Errors
-    /// [`Error::Hook`] with `before`: there is no revision, and the archive is as it was. [`Error::Hook`] with `after` when only
-    /// that has failed: the revision is there, and the message says so.
+    /// [`Error::Hook`] with `before`: there is no revision, and the archive is as it was. [`Error::Hook`] with `after`
+    /// when only that has failed: the revision is there, and the message says so.
     pub fn backup_from<'s>(
         &mut self,
         open: impl FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,

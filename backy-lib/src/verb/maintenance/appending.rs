@@ -28,7 +28,7 @@ impl Maintainer<'_> {
         self.note_appended(number, appended);
         let mut after = self.without(ids, None);
         if is_unproved {
-            self.tell_unproved(into, lost);
+            self.report_unproved(into, lost);
             if let Some(number) = after.revisions.iter().position(|r| r.uuid == into) {
                 proof::accept_older(
                     self.context.storage,
@@ -41,15 +41,15 @@ impl Maintainer<'_> {
         self.commit(after, ids)
     }
 
-    pub(super) fn tell_unproved(&self, into: RevisionId, lost: u64) {
+    pub(super) fn report_unproved(&self, into: RevisionId, lost: u64) {
         self.context.observer.event(&Event::Finding(format!(
             "{}: {lost} blocks of revision {into} are lost: a file of a revision that it read through to is missing or damaged",
             self.context.storage.path(FileName::Delta(into)).display()
         )));
     }
 
-    /// A delta with a flaw may hold more than its tables say: a merge would take it for what it looks like, and delete the
-    /// rest. So it waits until somebody has confirmed that.
+    /// A delta with a flaw may hold more than its tables say: a merge would take it for what it looks like, and delete
+    /// the rest. So it waits until somebody has confirmed that.
     pub(super) fn check_flaws(&self, id: RevisionId) -> Result<()> {
         let number = self.number(id)?;
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
@@ -91,8 +91,8 @@ impl Maintainer<'_> {
         }
     }
 
-    /// Lets `append` change the delta of a revision, or undoes that. Does not begin when there is no room, with the reserve,
-    /// for as many bytes as are `needed`.
+    /// Lets `append` change the delta of a revision, or undoes that. Does not begin when there is no room, with the
+    /// reserve, for as many bytes as are `needed`.
     pub(super) fn append<T>(
         &mut self,
         revision: RevisionId,

@@ -9,8 +9,8 @@ use crate::image::damage;
 use crate::policy::health::{self, Freeze};
 use crate::storage::Storage;
 
-/// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that nobody
-/// had. One manifest, so that it is done or not.
+/// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that
+/// nobody had. One manifest, so that it is done or not.
 pub(super) fn confirm(
     storage: &dyn Storage,
     manifest: &mut Manifest,

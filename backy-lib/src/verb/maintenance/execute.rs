@@ -21,8 +21,8 @@ impl Maintainer<'_> {
     /// Executes a plan step by step.
     ///
     /// # Errors
-    /// That of the first step that fails; those before it stay done. A step that fails because stored data is damaged does
-    /// not keep the others from being done.
+    /// That of the first step that fails; those before it stay done. A step that fails because stored data is damaged
+    /// does not keep the others from being done.
     pub(super) fn execute(&mut self, plan: MaintenancePlan) -> Result<MaintenanceReport> {
         let clock = Instant::now();
         let before = self.allocated_bytes()?;
@@ -69,8 +69,8 @@ impl Maintainer<'_> {
         self.commit(self.without(ids, None), ids)
     }
 
-    /// The same while an operation is under way that cannot be undone for want of room: nothing reads through to these revisions,
-    /// and undoing it needs none of them.
+    /// The same while an operation is under way that cannot be undone for want of room: nothing reads through to these
+    /// revisions, and undoing it needs none of them.
     pub(super) fn remove_oldest(&mut self, ids: &[RevisionId]) -> Result<()> {
         plan::check(&Step::Remove { revisions: ids.to_vec() }, &self.manifest.revisions)?;
         let under_way = self.manifest.in_progress.clone();

@@ -1,8 +1,8 @@
-//! `maintenance` and `rm`: what the schedule no longer keeps, or somebody wants gone, goes.
+//! `maintenance` and `rm`: delete revisions that the schedule no longer keeps, or that somebody names.
 //!
-//! A plan is made first, from the manifest, the config and what is known to be damaged; then its steps are executed, each
-//! committed by itself with a manifest of its own. What frees room without needing any comes first, and a
-//! file kept in reserve gives way when there is none left even for the manifest.
+//! The manifest, the config and the known damage make a plan; then its steps are executed, and each publishes a
+//! manifest of its own. Steps that free space without needing any come first. On a full disk a reserve file is
+//! deleted, so that there is space for the manifest.
 
 mod appending;
 mod confirm;

@@ -19,8 +19,8 @@ use crate::storage::manifest;
 use crate::storage::{DigestsKind, FileName};
 
 impl Maintainer<'_> {
-    /// Makes the next older revision the newest. From the manifest's publishing on this is the undoing of a backup: it goes
-    /// on by itself, here or in the next writer.
+    /// Makes the next older revision the newest. From the manifest's publishing on this is the undoing of a backup: it
+    /// goes on by itself, here or in the next writer.
     pub(super) fn roll_back(&mut self) -> Result<()> {
         let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
             return Ok(());

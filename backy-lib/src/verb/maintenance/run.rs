@@ -197,8 +197,8 @@ impl Request for Remove {
     }
 }
 
-/// Recovers before revisions are deleted. When there is no space for that, the oldest revisions of `plan`, which no other
-/// reads through to, are deleted all the same, and then it is tried again.
+/// Recovers before revisions are deleted. When there is no space for that, the oldest revisions of `plan`, which no
+/// other reads through to, are deleted all the same, and then it is tried again.
 fn recover_or_make_room(
     writer: &mut ArchiveWriter,
     plan: impl Fn(&Archive) -> Result<MaintenancePlan>,

@@ -124,10 +124,8 @@ impl Merge {
         observer: &dyn Observer,
     ) -> Result<Self> {
         let revisions = &manifest.revisions;
-        let Run { into: number, base: base_number } = plan::run(revisions, gone, into)?;
-        let (Some(older), Some(base)) = (revisions.get(number), revisions.get(base_number)) else {
-            return Err(Error::Plan { message: format!("revision {into}: there is none") });
-        };
+        let run = plan::run(revisions, gone, into)?;
+        let Run { into: (number, older), base: (base_number, base) } = run;
         let size = manifest.block_size;
         let mut goers = Vec::new();
         for revision in revisions.get(base_number + 1..number).unwrap_or_default().iter().rev() {

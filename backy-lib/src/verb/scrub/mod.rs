@@ -33,10 +33,10 @@ use crate::archive::operation::Context;
 use crate::archive::recover;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
-use crate::base::progress::{self};
+use crate::base::progress;
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{BlockRange, Manifest, Revision};
-use crate::storage::manifest;
+use crate::storage::manifest::{self, Look};
 use crate::storage::{FileName, cache};
 
 use report::{Read, confirmed, report};
@@ -143,28 +143,26 @@ fn scrub(
     manifest: &mut Manifest,
     options: &ScrubOptions,
 ) -> Result<ScrubReport> {
-    let mut options = options.clone();
-    loop {
-        let before = manifest.clone();
-        match scrub_once(context, manifest, &options) {
-            // Without the lock, a file may have been deleted with its revision; the archive as it is now is
-            // checked instead.
+    let (mut options, mut before) = (options.clone(), manifest.clone());
+    manifest::look(&**context.storage, manifest.clone(), |now| {
+        let same = |&number: &usize| {
+            let named = before.revisions.get(number)?.uuid;
+            now.revisions.iter().position(|revision| revision.uuid == named)
+        };
+        options.revisions = options.revisions.take().map(|all| match now == &before {
+            true => all,
+            false => all.iter().filter_map(same).collect(),
+        });
+        before = now.clone();
+        *manifest = now.clone();
+        Ok(match scrub_once(context, manifest, &options) {
+            // Without the lock: a file went because its revision did. Then it is another archive that is to be checked.
             Err(error) if options.check_only && error.kind() == ErrorKind::NotFound => {
-                let now = manifest::read(&**context.storage)?;
-                if now == before {
-                    return Err(error);
-                }
-                let same = |&number: &usize| {
-                    let named = before.revisions.get(number)?.uuid;
-                    now.revisions.iter().position(|revision| revision.uuid == named)
-                };
-                options.revisions =
-                    options.revisions.map(|all| all.iter().filter_map(same).collect());
-                *manifest = now;
+                Look::IfCurrent(Err(error))
             }
-            done => return done,
-        }
-    }
+            done => Look::Sure(done),
+        })
+    })?
 }
 
 fn scrub_once(

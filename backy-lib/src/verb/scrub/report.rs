@@ -10,7 +10,7 @@ use crate::base::progress::{self, Event, Observer};
 use crate::base::units::BlockIndex;
 use crate::format::manifest::{BlockRange, BlockRanges, Findings, Manifest};
 use crate::image::damage;
-use crate::storage::manifest;
+use crate::storage::manifest::{self, Look};
 use crate::storage::{FileName, Storage};
 
 /// Maximum number of extents of a revision that a finding about very many blocks lists. With more, the
@@ -62,29 +62,27 @@ pub(super) fn confirmed(
     if findings.is_empty() {
         return Ok(findings);
     }
-    let mut findings = findings;
-    let mut now = manifest::read(&**storage)?;
+    let now = manifest::read(&**storage)?;
     if now == *before && now.in_progress.is_none() {
         return Ok(findings);
     }
-    loop {
+    let mut findings = findings;
+    // As long as a manifest stands, so do its files.
+    manifest::look(&**storage, now, |now| {
         progress::check(observer)?;
         let mut confirmed = Vec::new();
-        for finding in findings {
-            match content::is_unreadable(storage, &now, &finding, observer) {
+        for finding in std::mem::take(&mut findings) {
+            match content::is_unreadable(storage, now, &finding, observer) {
                 Ok(false) => {}
                 // If a file was deleted, there is another manifest.
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 Ok(true) | Err(_) => confirmed.push(finding),
             }
         }
-        // While this manifest is in place, so are its files.
-        let after = manifest::read(&**storage)?;
-        if after == now {
-            return Ok(confirmed);
-        }
-        (findings, now) = (confirmed, after);
-    }
+        findings = confirmed;
+        Ok(Look::IfCurrent(()))
+    })?;
+    Ok(findings)
 }
 
 impl Scrub<'_> {
