@@ -1,5 +1,5 @@
-//! Chains over files that are written here block by block, beside plain vectors: what a chain says of every block, in every order
-//! of sizes, with files that are damaged or gone, and while the archive changes under it.
+//! Chains over files that are written here block by block, beside plain vectors: what a chain says of every block, in
+//! every order of sizes, with files that are damaged or gone, and while the archive changes under it.
 
 mod scene;
 
@@ -25,8 +25,8 @@ use crate::storage::{Access, DigestsKind, FileName, Storage};
 
 use scene::*;
 
-/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the blocks are held, and no
-/// data is ever skipped.
+/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the blocks
+/// are held, and no data is ever skipped.
 #[test]
 fn any_chain_reads_as_its_revisions() {
     for seed in 0..30 {
@@ -81,8 +81,8 @@ fn any_chain_reads_as_its_revisions() {
     }
 }
 
-/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing; who keeps going loses that
-/// block and no other, in every revision that reads it and in no other.
+/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing; who keeps going
+/// loses that block and no other, in every revision that reads it and in no other.
 #[test]
 fn a_rotten_block_costs_itself() {
     for seed in 0..30 {
@@ -117,7 +117,8 @@ fn a_rotten_block_costs_itself() {
     }
 }
 
-/// A delta that is gone costs what comes from it or through it, and only that; without tolerance the revision cannot be opened.
+/// A delta that is gone costs what comes from it or through it, and only that; without tolerance the revision cannot be
+/// opened.
 #[test]
 fn a_missing_delta_costs_what_reaches_it() {
     for seed in 0..20 {
@@ -165,8 +166,8 @@ fn plain_scene() -> Scene {
     Scene::new(&[newest, middle, oldest], &[])
 }
 
-/// An entry of a table that makes no sense costs its own block, and so does one that is gone while the digest of its block is still
-/// there.
+/// An entry of a table that makes no sense costs its own block, and so does one that is gone while the digest of its
+/// block is still there.
 #[test]
 fn a_bad_entry_costs_its_own_block() {
     for (entry, strict) in [(1u64 << 56 | 2, ErrorKind::Damaged), (0, ErrorKind::Damaged)] {
@@ -219,8 +220,8 @@ fn overwrite(scene: &Scene, blocks: &[usize]) {
     }
 }
 
-/// Chains that were open before, and those that are opened in between, read the same while a backup overwrites the image, when it has
-/// been committed, and when the image has become another file.
+/// Chains that were open before, and those that are opened in between, read the same while a backup overwrites the
+/// image, when it has been committed, and when the image has become another file.
 #[test]
 fn an_open_chain_follows_a_backup() {
     let scene = plain_scene();
@@ -266,8 +267,8 @@ fn an_overwritten_block_without_an_overlay_is_an_error() {
     );
 }
 
-/// Whether a manifest has a revision in the files that a chain holds; and where it has not, the chain that follows reads the same, also
-/// when its own revision has gone.
+/// Whether a manifest has a revision in the files that a chain holds; and where it has not, the chain that follows
+/// reads the same, also when its own revision has gone.
 #[test]
 fn a_chain_follows_its_revision_into_other_files() -> std::result::Result<(), Error> {
     let scene = plain_scene();

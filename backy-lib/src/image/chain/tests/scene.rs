@@ -190,8 +190,8 @@ pub(super) fn entries(state: &[u8]) -> impl Iterator<Item = TableEntry> {
     state.chunks(BLOCK).map(TableEntry::of_block)
 }
 
-/// Which blocks an older revision has to hold itself: what the newer one has in another way, or in another length. Past its end all
-/// is zero.
+/// Which blocks an older revision has to hold itself: what the newer one has in another way, or in another length. Past
+/// its end all is zero.
 pub(super) fn differing(older: &[u8], newer: &[u8]) -> Vec<bool> {
     let mut newer = newer.chunks(BLOCK);
     older.chunks(BLOCK).map(|block| newer.next().map_or(!is_zero(block), |n| n != block)).collect()
