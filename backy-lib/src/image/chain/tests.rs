@@ -3,25 +3,15 @@
 
 mod scene;
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
-use tempfile::TempDir;
-
-use super::{Chain, Located, Place};
-use crate::base::digest::{RevisionHasher, TableEntry, is_zero};
-use crate::base::error::{Error, ErrorKind, Result};
+use super::{Chain, Place};
+use crate::base::digest::is_zero;
+use crate::base::error::{Error, ErrorKind};
 use crate::base::progress::Silent;
-use crate::base::revision::RevisionId;
-use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::digests::{DigestsHeader, entry_offset};
-use crate::format::manifest::{Manifest, Revision, Statistics};
-use crate::format::qcow2::{Compressor, Decompressor, Layout};
-use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
-use crate::image::digests::DigestWriter;
-use crate::storage::dir::DirStorage;
+use crate::base::units::BlockIndex;
+use crate::format::digests::entry_offset;
+use crate::format::manifest::Manifest;
 use crate::storage::manifest;
-use crate::storage::{Access, DigestsKind, FileName, Storage};
+use crate::storage::{DigestsKind, FileName};
 
 use scene::*;
 

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::super::{Chain, Located, Place};
+use super::super::{Chain, Located};
 use crate::base::digest::{RevisionHasher, TableEntry, is_zero};
-use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::progress::Silent;
+use crate::base::error::Result;
 use crate::base::revision::RevisionId;
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::digests::{DigestsHeader, entry_offset};
+use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{Manifest, Revision, Statistics};
 use crate::format::qcow2::{Compressor, Decompressor, Layout};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
