@@ -59,9 +59,9 @@ pub(super) struct Finished {
     pub stored_bytes: u64,
     /// Old blocks that were not what was backed up.
     pub bad_blocks: Vec<BlockIndex>,
-    /// Blocks of the image that were bad and are right again.
+    /// Bad blocks of the image that the source still had; they are right again.
     pub healed_blocks: u64,
-    /// Whether the image has no room that it does not need.
+    /// Whether the image takes no space that it does not need.
     pub is_tidy: bool,
 }
 
