@@ -1,7 +1,8 @@
 //! Sets of blocks as ranges.
 //!
-//! [`BlockRanges`] is a set of blocks: findings, blocks that a file holds, blocks that were repaired. [`Ranges`] collects blocks in
-//! bounded memory and may include some that lie between them. Neither knows how many blocks an image has.
+//! [`BlockRanges`] is a set of blocks: findings, blocks that a file holds, blocks that were repaired. [`Ranges`]
+//! collects blocks in bounded memory and may include some that lie between them. Neither knows how many blocks an image
+//! has.
 
 use std::ops::Deref;
 
@@ -58,8 +59,8 @@ impl BlockRange {
 
 /// A set of blocks. As a slice it is its ranges: in ascending order, none empty, none that overlaps another.
 ///
-/// Adding or removing in ascending order takes constant time. A single change anywhere else is a binary search and a move in memory.
-/// Many changes at a time ([`BlockRanges::add_all`], [`BlockRanges::subtract`]) are one pass.
+/// Adding or removing in ascending order takes constant time. A single change anywhere else is a binary search and a
+/// move in memory. Many changes at a time ([`BlockRanges::add_all`], [`BlockRanges::subtract`]) are one pass.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BlockRanges {
     ranges: Vec<BlockRange>,
@@ -146,8 +147,8 @@ impl BlockRanges {
         }
     }
 
-    /// Joins ranges that have at most `gap` blocks between them, until `many` fewer are left or no more are that close. Returns how
-    /// many fewer there are.
+    /// Joins ranges that have at most `gap` blocks between them, until `many` fewer are left or no more are that close.
+    /// Returns how many fewer there are.
     pub(crate) fn join(&mut self, gap: u64, many: usize) -> usize {
         let mut joined = 0;
         let mut ranges: Vec<BlockRange> = Vec::with_capacity(self.ranges.len());
@@ -235,8 +236,8 @@ pub(crate) fn without(ranges: &[BlockRange], removed: &[BlockRange]) -> Vec<Bloc
     left
 }
 
-/// Ranges of blocks that are added in ascending order. Where they would be too many, the closest grow together, with the blocks
-/// between them.
+/// Ranges of blocks that are added in ascending order. Where they would be too many, the closest grow together, with
+/// the blocks between them.
 #[derive(Debug)]
 pub(crate) struct Ranges {
     ranges: Vec<BlockRange>,
@@ -310,7 +311,8 @@ mod tests {
         }
     }
 
-    /// Every block that was added is in one of the ranges, which are no more than allowed, and the closest have grown together.
+    /// Every block that was added is in one of the ranges, which are no more than allowed, and the closest have grown
+    /// together.
     #[test]
     fn too_many_ranges_grow_together() {
         let mut ranges = Ranges::with_limit(4);
@@ -329,7 +331,8 @@ mod tests {
         assert_eq!(ranges.finish(), [range((3, 11))]);
     }
 
-    /// The closest ranges are joined until there are few enough: what was in the set still is, and no gap is filled that need not be.
+    /// The closest ranges are joined until there are few enough: what was in the set still is, and no gap is filled
+    /// that need not be.
     #[test]
     fn the_closest_ranges_are_joined() {
         let all = [(0, 1), (2, 1), (10, 1), (13, 2), (40, 1)].map(range);

@@ -1,6 +1,6 @@
-//! `<uuid>.image.digests` and `<uuid>.delta.digests`: a header that repeats what the revision is, and a
-//! table of 32 bytes a block. Entry `n` is at `HEADER_BYTES + 32 * n`; entries of zero blocks, and in a delta's file those
-//! of blocks that the delta does not hold, are holes.
+//! `<uuid>.image.digests` and `<uuid>.delta.digests`: a header that repeats what the revision is, and a table of 32
+//! bytes a block. Entry `n` is at `HEADER_BYTES + 32 * n`; entries of zero blocks, and in a delta's file those of
+//! blocks that the delta does not hold, are holes.
 //!
 //! | offset | length | content (numbers big-endian) |
 //! |---|---|---|

@@ -1,6 +1,8 @@
-//! What the first bytes of a disk say of it: identifiers of partition tables and file systems, and formats of disk images.
+//! What the first bytes of a disk say of it: identifiers of partition tables and file systems, and formats of disk
+//! images.
 //!
-//! Anything may be there. What is not certain is not said; what a header says is only followed within the bytes that are given.
+//! Anything may be there. What is not certain is not said; what a header says is only followed within the bytes that
+//! are given.
 
 use uuid::Uuid;
 

@@ -1,7 +1,7 @@
 //! What file system begins in the first bytes of a disk or partition: its kind, its label, when it was last written to.
 //!
-//! For a person who has to recognise a disk. Anything may be there: what is not certain is left out, and nothing is followed out of
-//! what was read.
+//! For a person who has to recognise a disk. Anything may be there: what is not certain is left out, and nothing is
+//! followed out of what was read.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,8 @@ pub struct FileSystem {
     pub written: Option<Timestamp>,
 }
 
-/// The file system that begins with `head`. `read` gives other bytes of it, by offset and length; `None` where it cannot.
+/// The file system that begins with `head`. `read` gives other bytes of it, by offset and length; `None` where it
+/// cannot.
 pub fn find(head: &[u8], read: impl Fn(u64, usize) -> Option<Vec<u8>>) -> Option<FileSystem> {
     let has = |offset, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
     let found = |kind, label| Some(FileSystem { kind: Cow::Borrowed(kind), label, written: None });

@@ -1,9 +1,10 @@
 //! The files of an archive of 2014: `config`, and a `<uuid>.rev` beside each data file `<uuid>`.
 //!
-//! Both are JSON as Python's `json` writes and reads it: of a key that comes twice the last one counts. Its blocks, all of one
-//! size, are called old blocks here. A `.rev` has a field `parent`: the *newer* revision that a delta reads through to.
-//! `blocksums` gives the MD5 of each old block that the data file holds, or `bad:` and the MD5 for one that was found to be
-//! wrong. Nothing here is trusted: counts and numbers have limits, and what means nothing is an error in a sentence.
+//! Both are JSON as Python's `json` writes and reads it: of a key that comes twice the last one counts. Its blocks, all
+//! of one size, are called old blocks here. A `.rev` has a field `parent`: the *newer* revision that a delta reads
+//! through to. `blocksums` gives the MD5 of each old block that the data file holds, or `bad:` and the MD5 for one that
+//! was found to be wrong. Nothing here is trusted: counts and numbers have limits, and what means nothing is an error
+//! in a sentence.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -187,7 +188,8 @@ struct Sums {
     marks: Vec<(u64, Md5Sum)>,
 }
 
-/// Takes the fields of an object, whatever their order; of one that comes twice the last counts. serde's own way would refuse it.
+/// Takes the fields of an object, whatever their order; of one that comes twice the last counts. serde's own way would
+/// refuse it.
 trait Fields: Default {
     fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
 }

@@ -27,7 +27,8 @@ pub enum DigestsKind {
     Delta,
 }
 
-/// What tells the files that an archive is writing from those of anybody else: a number that no other program puts into a name.
+/// What tells the files that an archive is writing from those of anybody else: a number that no other program puts into
+/// a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StagingToken(u64);
 

@@ -1,8 +1,9 @@
-//! Partition tables: GPT (UEFI specification 2.10, section 5.3) or else MBR with its logical partitions, numbered as Linux does it.
+//! Partition tables: GPT (UEFI specification 2.10, section 5.3) or else MBR with its logical partitions, numbered as
+//! Linux does it.
 //!
-//! The image is somebody else's. Whatever its sectors say, reading it takes a bounded number of short reads and little memory, and
-//! every partition that comes out lies inside the image. An image without a table has no partitions. Only a read that fails is an error,
-//! because nobody knows what would have been there.
+//! The image is somebody else's. Whatever its sectors say, reading it takes a bounded number of short reads and little
+//! memory, and every partition that comes out lies inside the image. An image without a table has no partitions. Only a
+//! read that fails is an error, because nobody knows what would have been there.
 
 #[cfg(test)]
 mod tests;
@@ -119,7 +120,8 @@ struct GptHeader {
 }
 
 impl GptHeader {
-    /// The header in the sector with this number; `None` unless it is whole, belongs there, and asks for nothing unusual.
+    /// The header in the sector with this number; `None` unless it is whole, belongs there, and asks for nothing
+    /// unusual.
     fn parse(bytes: &[u8], sector: u64) -> Option<Self> {
         let len = u32_at(bytes, 12)? as usize;
         let is_header = field::<8>(bytes, 0)? == *b"EFI PART"
@@ -158,8 +160,8 @@ where
     Ok(found)
 }
 
-/// Follows the chain of an extended partition. Each link has an MBR of its own, whose entries say where the partition is
-/// from there, and where the next link is from the start of the extended partition.
+/// Follows the chain of an extended partition. Each link has an MBR of its own, whose entries say where the partition
+/// is from there, and where the next link is from the start of the extended partition.
 fn read_logical<F, E>(
     disk: &mut Disk<F>,
     extended: u64,
@@ -201,7 +203,8 @@ struct MbrEntry {
 }
 
 impl MbrEntry {
-    /// `None` where the flag is none that an entry may have: then this is no MBR, but perhaps the boot sector of a file system.
+    /// `None` where the flag is none that an entry may have: then this is no MBR, but perhaps the boot sector of a file
+    /// system.
     fn parse(entry: &[u8]) -> Option<Self> {
         let [flag, _, _, _, kind] = field(entry, 0)?;
         let is_entry = flag == 0 || flag == 0x80;

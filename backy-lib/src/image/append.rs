@@ -1,11 +1,12 @@
 //! Appending blocks to a delta and to its digest file.
 //!
-//! A backup fills its overlay and a merge extends a delta in the same order: the content of blocks, synced; then the entries that
-//! refer to it, synced; at the end the reference counts, and last the header. So a reader, QEMU too, sees each block whole or not at
-//! all, and a crash leaves at most content that nothing refers to.
+//! A backup fills its overlay and a merge extends a delta in the same order: the content of blocks, synced; then the
+//! entries that refer to it, synced; at the end the reference counts, and last the header. So a reader, QEMU too, sees
+//! each block whole or not at all, and a crash leaves at most content that nothing refers to.
 //!
-//! A delta that others read already ([`DeltaExtension`]) has the digest of a block durable before the block's entry. The digest file of
-//! a new one ([`NewDelta`]) has no header before all is in place, so nobody reads it and one sync at the end is enough.
+//! A delta that others read already ([`DeltaExtension`]) has the digest of a block durable before the block's entry.
+//! The digest file of a new one ([`NewDelta`]) has no header before all is in place, so nobody reads it and one sync at
+//! the end is enough.
 //!
 //! What is appended, and what commits it, is up to the caller.
 
@@ -78,8 +79,8 @@ impl Appender {
 pub(crate) struct NewDelta(Appender);
 
 impl NewDelta {
-    /// Makes the delta of a revision that holds nothing yet and reads through to `last.raw`. The names of both files are not durable
-    /// before the folder is synced.
+    /// Makes the delta of a revision that holds nothing yet and reads through to `last.raw`. The names of both files
+    /// are not durable before the folder is synced.
     pub(crate) fn create(
         storage: &dyn Storage,
         revision: &Revision,
@@ -119,7 +120,8 @@ impl NewDelta {
     }
 }
 
-/// A committed delta that takes over blocks which it has read from newer revisions so far. It reads the same at every moment.
+/// A committed delta that takes over blocks which it has read from newer revisions so far. It reads the same at every
+/// moment.
 pub(crate) struct DeltaExtension {
     appender: Appender,
     blocks: Ranges,
@@ -132,7 +134,8 @@ pub(crate) struct Appended {
     pub(crate) bad_blocks: Vec<BlockIndex>,
     /// All of them, in few ranges, which may include some in between.
     pub(crate) blocks: Vec<BlockRange>,
-    /// Whether entries are among the bad ones that nothing proves, so that the digest of the revision no longer comes out.
+    /// Whether entries are among the bad ones that nothing proves, so that the digest of the revision no longer comes
+    /// out.
     pub(crate) is_unproved: bool,
 }
 

@@ -2,16 +2,16 @@
 //!
 //! No lock is taken, so a backup may be changing `last.raw` meanwhile. What makes that safe is the digest: a block is
 //! given out only if it has the digest that was recorded for it. A block of `last.raw` that has not is either rotten or
-//! already overwritten by a newer revision; in the second case the overlay of the revision that was newest holds the old
-//! content, and held it before the image was touched. So a mismatch sends the reader there. If that has nothing either, the
-//! manifest is read again: another backup may have been committed, or a revision been merged away, since the chain was
-//! opened. A revision that has gone itself is what is held open of it here, over the first revision of the chain that is
-//! still there (`chain/moved.rs`). Only then is it an error.
+//! already overwritten by a newer revision; in the second case the overlay of the revision that was newest holds the
+//! old content, and held it before the image was touched. So a mismatch sends the reader there. If that has nothing
+//! either, the manifest is read again: another backup may have been committed, or a revision been merged away, since
+//! the chain was opened. A revision that has gone itself is what is held open of it here, over the first revision of
+//! the chain that is still there (`chain/moved.rs`). Only then is it an error.
 //!
 //! A backing file that is shorter than its overlay reads as zeros past its end, as QEMU has it.
 //!
-//! [`Chain::open_tolerant`] is for getting out what there still is. A file that cannot be opened, or a table that cannot be
-//! read, makes the blocks that reach it *lost*, and only those: data that cannot be read.
+//! [`Chain::open_tolerant`] is for getting out what there still is. A file that cannot be opened, or a table that
+//! cannot be read, makes the blocks that reach it *lost*, and only those: data that cannot be read.
 
 mod moved;
 mod read;
@@ -341,8 +341,8 @@ impl Chain {
         }
         let open = located.get_mut(from..from + inside).unwrap_or_default();
         if self.tolerant {
-            // Only a block that a delta holds has an entry in its digest file, but for those that a merge had not come to enter
-            // when it failed. If the delta reads something else through to here, it has lost the block.
+            // Only a block that a delta holds has an entry in its digest file, but for those that a merge had not come
+            // to enter when it failed. If the delta reads something else through to here, it has lost the block.
             let expected = expected.get_mut(from..from + inside).unwrap_or_default();
             let entries = layer.digests.read(from_block, inside as u64)?;
             for ((slot, entry), expected) in open.iter().zip(entries).zip(expected) {
@@ -381,8 +381,8 @@ impl Chain {
         Ok(next)
     }
 
-    /// The first block at or after `from` that the revision's own file holds, be it a zero block; of the newest that is every
-    /// block.
+    /// The first block at or after `from` that the revision's own file holds, be it a zero block; of the newest that is
+    /// every block.
     pub(crate) fn next_own_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
         let end = BlockIndex(self.blocks());
         let Some(layer) = self.layers.first() else { return Ok((from < end).then_some(from)) };

@@ -1,7 +1,7 @@
 //! Which blocks of which revisions cannot be read, from what is known of the files.
 //!
-//! A bad block in a file costs the revision that the file is of and every older one that reads through to it there; one that
-//! holds its own copy shields those behind it.
+//! A bad block in a file costs the revision that the file is of and every older one that reads through to it there; one
+//! that holds its own copy shields those behind it.
 
 use crate::base::block_ranges::{BlockRange, BlockRanges};
 use crate::base::error::Result;
@@ -15,14 +15,15 @@ use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage};
 
-/// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every older revision.
+/// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every
+/// older revision.
 const MAX_RANGES: usize = 4 << 20;
 
 /// As many a revision may have in any case.
 const FEW_RANGES: usize = 16;
 
-/// For each revision, newest first, the blocks that cannot be read right; where they would be in too many ranges, with those
-/// between the closest. Reads tables only where something is known to be wrong.
+/// For each revision, newest first, the blocks that cannot be read right; where they would be in too many ranges, with
+/// those between the closest. Reads tables only where something is known to be wrong.
 pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Findings>> {
     let present = storage.list()?;
     let mut all: Vec<Findings> = Vec::with_capacity(manifest.revisions.len());
@@ -79,7 +80,8 @@ pub(crate) fn besides_left_out(
     Ok(damaged)
 }
 
-/// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where; `most` of them.
+/// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where;
+/// `most` of them.
 pub(crate) fn costs(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -177,7 +179,8 @@ fn read_through(
     Ok(())
 }
 
-/// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges there are.
+/// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges
+/// there are.
 fn held_blocks(
     storage: &dyn Storage,
     block_size: BlockSize,

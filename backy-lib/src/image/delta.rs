@@ -1,7 +1,8 @@
 //! One delta: the blocks that an older revision holds itself, in a qcow2 overlay.
 //!
-//! [`Delta`] reads any of ours, also during a backup, and any that QEMU has written to or made anew. It does not check content
-//! against digests; a [`Chain`](crate::image::chain::Chain) does. [`DeltaWriter`] makes a new delta, or appends to one.
+//! [`Delta`] reads any of ours, also during a backup, and any that QEMU has written to or made anew. It does not check
+//! content against digests; a [`Chain`](crate::image::chain::Chain) does. [`DeltaWriter`] makes a new delta, or appends
+//! to one.
 
 mod lenient;
 mod repair;
@@ -21,6 +22,7 @@ use crate::format::qcow2::{
 };
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
+#[cfg(feature = "testing")]
 pub use crate::image::refcounts::Unreferenced;
 pub(crate) use lenient::Tables;
 pub use repair::{rebase, repair, write_tables};
@@ -65,8 +67,8 @@ impl Delta {
         Ok(Delta { file, header })
     }
 
-    /// Opens the delta of a revision that [`DeltaWriter`] has made, whatever its header says by now: where everything is follows
-    /// from the revision's size.
+    /// Opens the delta of a revision that [`DeltaWriter`] has made, whatever its header says by now: where everything
+    /// is follows from the revision's size.
     pub(crate) fn open_laid_out(
         storage: &dyn Storage,
         revision: RevisionId,
@@ -110,8 +112,8 @@ impl Delta {
         Ok(held)
     }
 
-    /// What the entry of each of `count` blocks from `first` on says, or what is wrong with it: one that is damaged costs its own
-    /// block only.
+    /// What the entry of each of `count` blocks from `first` on says, or what is wrong with it: one that is damaged
+    /// costs its own block only.
     pub(crate) fn each_entry(
         &self,
         first: BlockIndex,

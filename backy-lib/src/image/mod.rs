@@ -1,10 +1,21 @@
 //! Revisions as bytes: the raw image, deltas, digest tables, and the chain that makes any revision of them.
+//!
+//! What reads is public. What writes deltas and digest files ([`append`], `delta`, `digests`) is public only with the
+//! feature `testing`: it does not ask for the archive's lock.
 
 pub(crate) mod append;
 pub mod chain;
 pub(crate) mod damage;
+#[cfg(feature = "testing")]
 pub mod delta;
+#[cfg(not(feature = "testing"))]
+#[expect(unreachable_pub, reason = "public for tests")]
+pub(crate) mod delta;
+#[cfg(feature = "testing")]
 pub mod digests;
+#[cfg(not(feature = "testing"))]
+#[expect(unreachable_pub, reason = "public for tests")]
+pub(crate) mod digests;
 pub(crate) mod orphans;
 mod private;
 pub mod reader;

@@ -1,8 +1,9 @@
 //! Blocks that are in a delta's file although no entry refers to them, found by their digests.
 //!
-//! Plain clusters are looked for at every cluster that nothing refers to, zstd frames at every byte: they are packed. What is
-//! found has the right digest, so it is the right content wherever it lies. A place is only given out when nothing else is
-//! known to lie there. Work is bounded by the length of the file, memory by the number of blocks that the delta holds.
+//! Plain clusters are looked for at every cluster that nothing refers to, zstd frames at every byte: they are packed.
+//! What is found has the right digest, so it is the right content wherever it lies. A place is only given out when
+//! nothing else is known to lie there. Work is bounded by the length of the file, memory by the number of blocks that
+//! the delta holds.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,8 +25,8 @@ const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Frames that are tried for each cluster of the file: more than can be there.
 const TRIES_PER_CLUSTER: u64 = 256;
 
-/// Where blocks with the wanted digests are, each place once. `last_bytes` is the true length of the last block. Only for a
-/// delta that is laid out as backy's own.
+/// Where blocks with the wanted digests are, each place once. `last_bytes` is the true length of the last block. Only
+/// for a delta that is laid out as backy's own.
 pub(crate) fn find(
     delta: &Delta,
     wanted: &HashSet<[u8; 32]>,

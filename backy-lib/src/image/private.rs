@@ -1,4 +1,5 @@
-//! A clone of the image that only one reader has, so that no writer can reach it. It has no name, and goes with the reader.
+//! A clone of the image that only one reader has, so that no writer can reach it. It has no name, and goes with the
+//! reader.
 
 use std::fs::File;
 use std::sync::OnceLock;
@@ -48,7 +49,8 @@ impl PrivateImage {
         Ok(Box::new(Self::open(storage, &self.file)?))
     }
 
-    /// The file, if it has the bytes of the chain's revision from the first to the last. `checked_blocks` of it were found right.
+    /// The file, if it has the bytes of the chain's revision from the first to the last. `checked_blocks` of it were
+    /// found right.
     pub(super) fn whole(&self, chain: &Chain, checked_blocks: u64) -> Result<Option<&File>> {
         if self.is_whole.get().is_none() {
             let checked_bytes = chain.block_size().bytes().saturating_mul(checked_blocks);

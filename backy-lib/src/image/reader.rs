@@ -2,15 +2,18 @@
 //!
 //! What is given out is right because its digest is, as with a [`Chain`], on which this stands. What is added:
 //!
-//! - *A block of the image is checked once*, on file systems that this kernel alone works on. Before a writer touches the image it
-//!   publishes a manifest, and whoever writes to it, backy or not, leaves other times behind. So a block that was right is
-//!   still right when it has been read again, and the manifest and the times that were there before are there afterwards. It
-//!   is read without its neighbours then, and not digested again. Where the file system can clone, the newest revision is read from
-//!   a clone that has no name, which no writer can reach: there it needs neither look. On network and FUSE file systems nothing
-//!   says that a file is the one that it was: there every block is digested whenever it is read.
-//! - *It stays readable.* When the manifest has been replaced, the files that now have what the revision needs are opened, before
-//!   the next operation can remove them. Somebody has to look in time: every read does, and [`RevisionReader::refresh`].
-//! - *It remembers* where blocks are, and blocks that it had to check and will not trust again, up to the limit of a [`ReadCache`].
+//! - *A block of the image is checked once*, on file systems that this kernel alone works on. Before a writer touches
+//!   the image it publishes a manifest, and whoever writes to it, backy or not, leaves other times behind. So a block
+//!   that was right is still right when it has been read again, and the manifest and the times that were there before
+//!   are there afterwards. It is read without its neighbours then, and not digested again. Where the file system can
+//!   clone, the newest revision is read from a clone that has no name, which no writer can reach: there it needs
+//!   neither look. On network and FUSE file systems nothing says that a file is the one that it was: there every block
+//!   is digested whenever it is read.
+//! - *It stays readable.* When the manifest has been replaced, the files that now have what the revision needs are
+//!   opened, before the next operation can remove them. Somebody has to look in time: every read does, and
+//!   [`RevisionReader::refresh`].
+//! - *It remembers* where blocks are, and blocks that it had to check and will not trust again, up to the limit of a
+//!   [`ReadCache`].
 
 mod cache;
 mod held;
@@ -90,7 +93,8 @@ impl RevisionReader {
         self.revision.size_bytes
     }
 
-    /// What is wrong with the digests of the revision as a whole, although blocks that are not zero can be said to be right.
+    /// What is wrong with the digests of the revision as a whole, although blocks that are not zero can be said to be
+    /// right.
     pub fn doubt(&self) -> Option<Arc<Error>> {
         self.held().doubt.clone()
     }
@@ -300,7 +304,8 @@ impl RevisionReader {
         Ok(None)
     }
 
-    /// The first byte at or after `offset` from which at least a block is zero; the end of the revision if there is none.
+    /// The first byte at or after `offset` from which at least a block is zero; the end of the revision if there is
+    /// none.
     pub fn next_hole(&self, offset: u64) -> Result<u64> {
         let held = self.current();
         let mut block = self.size.index(offset);
@@ -313,8 +318,8 @@ impl RevisionReader {
         Ok(self.size_bytes())
     }
 
-    /// The first byte at or after `offset` that is in the revision's own file, in which an older revision has what has changed
-    /// since, and the newest all that it is; `None` when nothing follows.
+    /// The first byte at or after `offset` that is in the revision's own file, in which an older revision has what has
+    /// changed since, and the newest all that it is; `None` when nothing follows.
     pub fn next_own(&self, offset: u64) -> Result<Option<u64>> {
         if offset >= self.size_bytes() {
             return Ok(None);
@@ -376,8 +381,8 @@ impl RevisionReader {
         pooled.map_or_else(new, Ok)
     }
 
-    /// A file that has the revision's bytes and that nobody writes to, where there is one and every block of it was read
-    /// and found right. For a kernel that reads it without asking again.
+    /// A file that has the revision's bytes and that nobody writes to, where there is one and every block of it was
+    /// read and found right. For a kernel that reads it without asking again.
     pub fn whole_file(&self) -> Option<&File> {
         let held = self.held();
         if held.doubt.is_some() {

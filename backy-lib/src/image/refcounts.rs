@@ -1,12 +1,13 @@
-//! Reference counts of a delta: of what was appended ([`NewCounts`]), made anew from its tables ([`rebuild`]), or compared
-//! with them ([`check`]).
+//! Reference counts of a delta: of what was appended ([`NewCounts`]), made anew from its tables ([`rebuild`]), or
+//! compared with them ([`check`]).
 //!
 //! Source: qcow2 specification, "Host cluster management". Every table and plain cluster counts once; a host cluster
-//! counts once for each compressed cluster of which it holds any sector. A zero cluster of QEMU's may keep its data, which
-//! counts as well. Memory is bounded: the file is covered in stretches, and the L2 tables are walked once for each.
+//! counts once for each compressed cluster of which it holds any sector. A zero cluster of QEMU's may keep its data,
+//! which counts as well. Memory is bounded: the file is covered in stretches, and the L2 tables are walked once for
+//! each.
 //!
-//! A cluster that nothing refers to may be a block whose entry was lost. It is only given back by a caller who has proved
-//! that nothing is missing: [`Unreferenced`].
+//! A cluster that nothing refers to may be a block whose entry was lost. It is only given back by a caller who has
+//! proved that nothing is missing: [`Unreferenced`].
 
 mod appended;
 mod tables;
@@ -28,6 +29,7 @@ const REFCOUNT_BYTES: u64 = 2;
 /// Counts held in memory at a time, 8 MiB: enough for 256 GiB of delta with clusters of 64 KiB.
 const STRETCH_COUNTS: u64 = 4 << 20;
 /// What becomes of clusters with data that no table refers to.
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for tests"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreferenced {
     /// They are given back: the caller has proved that the delta lacks nothing.
@@ -36,8 +38,8 @@ pub enum Unreferenced {
     Keep,
 }
 
-/// Makes all counts anew. What nothing refers to is given back, at the end of the file with its room, or kept. Not synced; the
-/// dirty bit has to be set meanwhile.
+/// Makes all counts anew. What nothing refers to is given back, at the end of the file with its room, or kept. Not
+/// synced; the dirty bit has to be set meanwhile.
 pub(super) fn rebuild(delta: &Delta, unreferenced: Unreferenced) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
@@ -182,8 +184,8 @@ fn write_table(delta: &Delta, blocks: &[u64]) -> Result<()> {
     delta.file.write_at(&table, delta.header.refcount_table_offset)
 }
 
-/// Compares the counts with what the tables refer to: a sentence when they differ. With [`Unreferenced::Keep`] a cluster that
-/// nothing refers to may be counted.
+/// Compares the counts with what the tables refer to: a sentence when they differ. With [`Unreferenced::Keep`] a
+/// cluster that nothing refers to may be counted.
 pub(crate) fn check(
     delta: &Delta,
     unreferenced: Unreferenced,
@@ -261,9 +263,9 @@ fn read_table(delta: &Delta, count: u64) -> Result<Vec<u64>> {
     Ok(raw.as_chunks::<ENTRY_BYTES>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect())
 }
 
-/// Offsets of the reference count blocks, enough to cover the file with themselves in it. Those that backy has written lie
-/// between the tables and `end`, each after the one before; `None` when the table says otherwise: then it is not followed,
-/// whether QEMU has laid it out or it is damaged.
+/// Offsets of the reference count blocks, enough to cover the file with themselves in it. Those that backy has written
+/// lie between the tables and `end`, each after the one before; `None` when the table says otherwise: then it is not
+/// followed, whether QEMU has laid it out or it is damaged.
 fn place_blocks(
     delta: &Delta,
     cluster: u64,

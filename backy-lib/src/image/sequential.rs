@@ -152,8 +152,8 @@ pub(crate) struct Piece<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads all of it on several threads, with every block checked against its digest, and hands the pieces to `sink` in
-    /// order.
+    /// Reads all of it on several threads, with every block checked against its digest, and hands the pieces to `sink`
+    /// in order.
     pub(crate) fn run(
         &self,
         observer: &dyn Observer,

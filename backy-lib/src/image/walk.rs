@@ -1,8 +1,8 @@
 //! Walking over a chain from its first block to its last.
 //!
-//! Blocks are located a window at a time, so that the tables of a long chain are read once for all of them. Stretches where no file
-//! holds anything are skipped without a look at each block: what a walk leaves out is zero. A walk does not read content, and does
-//! not ask its observer: the caller does before each piece.
+//! Blocks are located a window at a time, so that the tables of a long chain are read once for all of them. Stretches
+//! where no file holds anything are skipped without a look at each block: what a walk leaves out is zero. A walk does
+//! not read content, and does not ask its observer: the caller does before each piece.
 
 use crate::base::block_ranges::BlockRange;
 use crate::base::digest::TableEntry;
@@ -72,7 +72,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where the blocks of a revision are, looked up a window at a time. For callers that ask for blocks of their own, in ascending order.
+/// Where the blocks of a revision are, looked up a window at a time. For callers that ask for blocks of their own, in
+/// ascending order.
 pub(crate) struct Window<'a> {
     chain: &'a Chain,
     first: BlockIndex,
@@ -101,8 +102,8 @@ impl<'a> Window<'a> {
     }
 }
 
-/// What a delta reads from the revision behind it: one digest for each block of a range. Past the end of that revision, and where there
-/// is none, everything is zero.
+/// What a delta reads from the revision behind it: one digest for each block of a range. Past the end of that revision,
+/// and where there is none, everything is zero.
 pub(crate) fn entries_behind(base: Option<&Chain>, blocks: BlockRange) -> Result<Vec<TableEntry>> {
     let mut entries = match base {
         Some(base) => base.locate(blocks.first, blocks.count)?,

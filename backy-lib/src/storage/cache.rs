@@ -14,8 +14,8 @@ use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
 use crate::base::progress::{self, Observer};
 
-/// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache leave it when they
-/// have been copied, or written to the disk, which begins at once.
+/// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache leave
+/// it when they have been copied, or written to the disk, which begins at once.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// What is left of an offset of 32 bits.

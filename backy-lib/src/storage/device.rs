@@ -1,10 +1,11 @@
 //! Reading and writing a block device past its page cache.
 //!
 //! A block device has a page cache of its own. What a file system on it, a partition of it, or a program on the disk
-//! below writes does not pass through that cache, so that it may hold what the device had long ago. All reading and writing here is
-//! `O_DIRECT`: whole sectors, to and from buffers at whole pages. Before it reads, the kernel writes what is dirty in the device's own cache;
-//! after it has written, it drops what that cache held there. The caches of the partitions, or of the disk that this is a partition
-//! of, are for [`Device::sync_relatives`] and [`Device::drop_relatives`].
+//! below writes does not pass through that cache, so that it may hold what the device had long ago. All reading and
+//! writing here is `O_DIRECT`: whole sectors, to and from buffers at whole pages. Before it reads, the kernel writes
+//! what is dirty in the device's own cache; after it has written, it drops what that cache held there. The caches of
+//! the partitions, or of the disk that this is a partition of, are for [`Device::sync_relatives`] and
+//! [`Device::drop_relatives`].
 
 use std::fs::File;
 use std::io;
@@ -177,8 +178,8 @@ impl Device {
         self.direct.sync_all()
     }
 
-    /// Writes what programs have left in the caches of its partitions, or of the disk that it is on, so that it is read, and is not
-    /// written over what is going to be written. Those that cannot be opened are left out.
+    /// Writes what programs have left in the caches of its partitions, or of the disk that it is on, so that it is
+    /// read, and is not written over what is going to be written. Those that cannot be opened are left out.
     pub(crate) fn sync_relatives(&self) {
         for relative in self.relatives() {
             let _ = relative.sync_all();

@@ -1,8 +1,8 @@
 //! The real folder of an archive.
 //!
-//! All files are opened relative to a handle of the folder, never through a symbolic link, and never in a way
-//! that could block (a FIFO in the place of a file is refused, not waited for). A call that a signal interrupts is made again:
-//! on network and FUSE file systems that happens to calls that a local disk never interrupts.
+//! All files are opened relative to a handle of the folder, never through a symbolic link, and never in a way that
+//! could block (a FIFO in the place of a file is refused, not waited for). A call that a signal interrupts is made
+//! again: on network and FUSE file systems that happens to calls that a local disk never interrupts.
 
 mod calls;
 mod file;

@@ -1,9 +1,9 @@
 //! A path, followed one part at a time.
 //!
-//! What the kernel does in one call is done here in steps, so that whoever follows a path can look at each folder and each symbolic
-//! link on the way, and what was looked at is what the next step starts from: nobody can put another link in its place in between.
-//! Which of them may be passed is for the caller to say: [`Place::find`] takes his judgement, [`Place::find_by_own_links`] has the
-//! rule for sources and targets.
+//! What the kernel does in one call is done here in steps, so that whoever follows a path can look at each folder and
+//! each symbolic link on the way, and what was looked at is what the next step starts from: nobody can put another link
+//! in its place in between. Which of them may be passed is for the caller to say: [`Place::find`] takes his judgement,
+//! [`Place::find_by_own_links`] has the rule for sources and targets.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -79,19 +79,21 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Follows a path. `judge` sees everything on the way, the root of the file system first; its second argument is true for what the path
-    /// leads to.
+    /// Follows a path. `judge` sees everything on the way, the root of the file system first; its second argument is
+    /// true for what the path leads to.
     pub(crate) fn find(
         path: &Path,
         judge: &mut dyn FnMut(&Place, bool) -> Result<(), Refusal>,
     ) -> Result<Self, Refusal> {
         let path = std::path::absolute(path).map_err(Refusal::Io)?;
-        // What the kernel would refuse is refused with its own words, and what it mounts on demand is there from now on.
+        // What the kernel would refuse is refused with its own words, and what it mounts on demand is there from now
+        // on.
         retry_on_intr(|| rustix::fs::stat(&path))?;
         Walk { rest: parts(&path).collect(), links: 0 }.run(judge)
     }
 
-    /// Follows a path as long as its links belong to root or the caller: of others' links nobody knows where they lead in a moment.
+    /// Follows a path as long as its links belong to root or the caller: of others' links nobody knows where they lead
+    /// in a moment.
     pub(crate) fn find_by_own_links(path: &Path) -> Result<Self, Refusal> {
         let caller = geteuid().as_raw();
         Place::find(path, &mut |place, _| {
@@ -278,7 +280,8 @@ mod tests {
         Place::find(path, &mut |_, _| Ok(()))
     }
 
-    /// A path leads to where the kernel says, with links in any place, absolute or not, and names for the folder itself and above.
+    /// A path leads to where the kernel says, with links in any place, absolute or not, and names for the folder itself
+    /// and above.
     #[test]
     fn a_path_leads_where_the_kernel_says() {
         let temp = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! Who holds a lock on a file, and whether that is somebody who has a say.
 //!
-//! `flock` and read locks ask for no more than that a file or folder can be opened for reading. So whoever may only read an archive can
-//! lock what is in it, and its writers have to be able to tell such a one from each other. Source: `proc(5)`.
+//! `flock` and read locks ask for no more than that a file or folder can be opened for reading. So whoever may only
+//! read an archive can lock what is in it, and its writers have to be able to tell such a one from each other. Source:
+//! `proc(5)`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -38,7 +39,8 @@ pub(super) enum Who {
     OneOfUs,
     /// Others alone.
     Strangers,
-    /// Whoever it is cannot be seen: on another machine, in another container, or another user's to whom the lock was handed on.
+    /// Whoever it is cannot be seen: on another machine, in another container, or another user's to whom the lock was
+    /// handed on.
     Unknown,
 }
 
@@ -108,8 +110,8 @@ pub(super) struct Taker {
     pub(super) is_exclusive: bool,
 }
 
-/// Who has taken locks on the file with this number. By the number alone: the device there is that of the file system, which is not
-/// always that of the file.
+/// Who has taken locks on the file with this number. By the number alone: the device there is that of the file system,
+/// which is not always that of the file.
 pub(super) fn takers(inode: u64, kind: Kind) -> Vec<Taker> {
     takers_within_limits(inode, kind).unwrap_or_default()
 }

@@ -1,16 +1,16 @@
 //! What tells one file from another, and whether somebody has written to it; only where that can be relied on.
 //!
-//! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number of the one
-//! before, and what is known of a file may be seconds old. So only file systems are asked that are known to be this
-//! kernel's own; of all others nothing is said, and whoever asks does without.
+//! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number of
+//! the one before, and what is known of a file may be seconds old. So only file systems are asked that are known to be
+//! this kernel's own; of all others nothing is said, and whoever asks does without.
 
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::retry_on_intr;
 
-/// File systems that this kernel alone works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs, tmpfs,
-/// F2FS, ZFS, bcachefs. Source: `statfs(2)`, and the file systems themselves.
+/// File systems that this kernel alone works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs,
+/// tmpfs, F2FS, ZFS, bcachefs. Source: `statfs(2)`, and the file systems themselves.
 const LOCAL: [u32; 7] =
     [0x0000_ef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
 

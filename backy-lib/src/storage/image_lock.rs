@@ -1,8 +1,9 @@
 //! QEMU's image locks, by which programs tell each other what they do with an image.
 //!
-//! Source: `block/file-posix.c` of QEMU. A program holds a read lock of its open file description on byte 100 + N for each permission N that
-//! it uses, and on byte 200 + N for each that it does not leave to others. It fails when somebody else holds the counterpart.
-//! Where the file system has no such locks, nobody holds one, and there is nothing to take.
+//! Source: `block/file-posix.c` of QEMU. A program holds a read lock of its open file description on byte 100 + N for
+//! each permission N that it uses, and on byte 200 + N for each that it does not leave to others. It fails when
+//! somebody else holds the counterpart. Where the file system has no such locks, nobody holds one, and there is nothing
+//! to take.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -53,8 +54,8 @@ impl Use {
     }
 }
 
-/// How long to wait for a lock that no other process seems to hold. A program that another thread of this process starts shares our open
-/// files, and with them locks that we have just given up, until it really runs.
+/// How long to wait for a lock that no other process seems to hold. A program that another thread of this process
+/// starts shares our open files, and with them locks that we have just given up, until it really runs.
 const PASSING: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 

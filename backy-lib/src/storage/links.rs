@@ -1,6 +1,6 @@
-//! A file that the archive shares with somebody. With several names, as after `cp -al`, whoever writes to it would change what the others
-//! lead to, which may be a copy of the archive. Another user may have an image open and locked, and keep it so. So a file is written to
-//! only when it is the archive's alone: the archive gets a copy first.
+//! A file that the archive shares with somebody. With several names, as after `cp -al`, whoever writes to it would
+//! change what the others lead to, which may be a copy of the archive. Another user may have an image open and locked,
+//! and keep it so. So a file is written to only when it is the archive's alone: the archive gets a copy first.
 
 use std::fs::File;
 use std::io;
@@ -22,8 +22,8 @@ use crate::base::units::display_size;
 /// Bytes copied at a time.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// Gives `name` a copy of its own, durable and with the same time, and opens that. Whoever else has the file keeps it. `why` a copy is
-/// needed stands in errors.
+/// Gives `name` a copy of its own, durable and with the same time, and opens that. Whoever else has the file keeps it.
+/// `why` a copy is needed stands in errors.
 ///
 /// # Errors
 /// When there is no room for it, or the file system cannot make a file without a name, which leaves nothing behind.

@@ -6,12 +6,13 @@
 //! room for the file the folder does. The kernel drops both locks when the process ends, however it ends. A child
 //! that the process forks does not get them.
 //!
-//! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone ([`file`]), and what others
-//! have locked where the folder can be opened by them keeps nobody out.
+//! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone
+//! ([`file`]), and what others have locked where the folder can be opened by them keeps nobody out.
 //!
-//! On some file systems over a network `flock` only keeps apart what runs on one machine. There the note in the file speaks: it is
-//! emptied when a writer ends, so one that is left means that its writer is at work, or was killed. Which of the two can be told of a
-//! process of this machine ([`note`]); the note of another one counts as held until somebody deletes the file.
+//! On some file systems over a network `flock` only keeps apart what runs on one machine. There the note in the file
+//! speaks: it is emptied when a writer ends, so one that is left means that its writer is at work, or was killed. Which
+//! of the two can be told of a process of this machine ([`note`]); the note of another one counts as held until
+//! somebody deletes the file.
 
 mod file;
 mod note;
@@ -99,8 +100,8 @@ pub fn holder_note(who: &str, since: Timestamp) -> String {
     format!("{who} (process {process} on {host}, since {})", since.strftime("%Y-%m-%d %H:%M:%SZ"))
 }
 
-/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once. Whoever has it and is not named by a note
-/// may be about to write one, or to let go: that is waited for, for a moment.
+/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once. Whoever has it and is not named
+/// by a note may be about to write one, or to let go: that is waited for, for a moment.
 pub(super) fn take(
     folder_fd: impl AsFd,
     folder: &Path,
@@ -190,8 +191,8 @@ impl Place<'_> {
     }
 }
 
-/// Whether those who have locked the folder have no say. The file is locked, so that a writer can only be at work there if somebody
-/// has deleted the file beneath it, and that one can be seen unless it is in another container.
+/// Whether those who have locked the folder have no say. The file is locked, so that a writer can only be at work there
+/// if somebody has deleted the file beneath it, and that one can be seen unless it is in another container.
 fn is_held_by_readers(place: &Place<'_>) -> bool {
     match who(&place.fd, Kind::Flock, place.found.st_uid) {
         Who::Unknown => {

@@ -24,10 +24,11 @@ pub(crate) struct ManifestFile {
 }
 
 impl ManifestFile {
-    /// Whether it has not been replaced. While it is open no other file can be taken for it, so nothing that begins with the
-    /// publishing of a manifest has begun since it was read.
+    /// Whether it has not been replaced. While it is open no other file can be taken for it, so nothing that begins
+    /// with the publishing of a manifest has begun since it was read.
     ///
-    /// On network and FUSE file systems another one may look the same: there this only says that it need not be read again yet.
+    /// On network and FUSE file systems another one may look the same: there this only says that it need not be read
+    /// again yet.
     pub(crate) fn is_current(&self) -> Result<bool> {
         let is_recent = self.doubtful_since.is_none_or(|since| since.elapsed() < TRUSTED);
         Ok(is_recent && self.file.is_in_place()?)
@@ -117,8 +118,8 @@ pub(crate) fn read_again(storage: &dyn Storage) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// That nobody else has replaced the manifest since this writer has read or published it: where the lock does not keep two
-/// machines apart, nothing may be changed then.
+/// That nobody else has replaced the manifest since this writer has read or published it: where the lock does not keep
+/// two machines apart, nothing may be changed then.
 ///
 /// # Errors
 /// [`Error::Overtaken`].

@@ -1,7 +1,7 @@
 //! The only layer that touches the archive's files.
 //!
 //! [`Storage`] is the archive's folder, [`StorageFile`] one open file in it. There are two of them: the real
-//! folder ([`dir::DirStorage`]) and a simulated disk for tests (`sim::SimStorage`), which loses what was
+//! folder (`dir::DirStorage`) and a simulated disk for tests (`sim::SimStorage`), which loses what was
 //! not synced. What a power cut may do is therefore written down once, here:
 //!
 //! - Data, length and holes of a file are durable when [`StorageFile::sync`] has returned. Before that, any subset of
@@ -9,10 +9,17 @@
 //! - A name (created, renamed, removed) is durable when [`Storage::sync_folder`] has returned. Before that, any subset
 //!   of the changes may survive; a rename that replaces a file is atomic.
 //! - A file that was created is found only with both.
+//!
+//! Whoever has the folder can change it without the lock, so `dir` and `staged` are public only with the feature
+//! `testing`: a program changes an archive through [`ArchiveWriter`](crate::ArchiveWriter), which holds the lock.
 
 pub(crate) mod cache;
 pub(crate) mod device;
+#[cfg(feature = "testing")]
 pub mod dir;
+#[cfg(not(feature = "testing"))]
+#[expect(unreachable_pub, reason = "public for tests")]
+pub(crate) mod dir;
 pub(crate) mod follow;
 mod holders;
 mod identity;
@@ -27,7 +34,11 @@ mod seen;
 #[cfg(feature = "testing")]
 #[expect(clippy::indexing_slicing, reason = "a simulation may panic; it never sees foreign input")]
 pub mod sim;
+#[cfg(feature = "testing")]
 pub mod staged;
+#[cfg(not(feature = "testing"))]
+#[expect(unreachable_pub, reason = "public for tests")]
+pub(crate) mod staged;
 pub(crate) mod system;
 mod trust;
 
@@ -65,16 +76,17 @@ pub trait Storage: Send + Sync {
     /// The folder, for messages.
     fn folder(&self) -> PathBuf;
 
-    /// Opens a file that is there; for writing only as one that has no other name. Never follows a symbolic link; anything but a regular file is refused. While `last.raw` is open for
-    /// writing, QEMU's image locks are held on it, so that no program of QEMU takes it for what it was.
+    /// Opens a file that is there; for writing only as one that has no other name. Never follows a symbolic link;
+    /// anything but a regular file is refused. While `last.raw` is open for writing, QEMU's image locks are held on it,
+    /// so that no program of QEMU takes it for what it was.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is none; [`crate::Error::Locked`] when `last.raw` is to be written to and another program
-    /// relies on it.
+    /// [`crate::ErrorKind::NotFound`] when there is none; [`crate::Error::Locked`] when `last.raw` is to be written to
+    /// and another program relies on it.
     fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>>;
 
-    /// Opens a file for reading that is one of many that are read side by side. It may be closed while nobody reads, and opened
-    /// again: when it is not the same file then, or has gone, that is an error.
+    /// Opens a file for reading that is one of many that are read side by side. It may be closed while nobody reads,
+    /// and opened again: when it is not the same file then, or has gone, that is an error.
     fn open_among_many(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         self.open(name, Access::Read)
     }
@@ -86,7 +98,8 @@ pub trait Storage: Send + Sync {
     /// `None`, and no file, where the file system cannot.
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>>;
 
-    /// A copy that shares the blocks of `from`, has no name and goes when it is closed. `None` where that cannot be had.
+    /// A copy that shares the blocks of `from`, has no name and goes when it is closed. `None` where that cannot be
+    /// had.
     fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
         let _ = from;
         Ok(None)
@@ -146,9 +159,9 @@ pub trait Storage: Send + Sync {
         None
     }
 
-    /// That nobody but the caller and root can change what is in the folder, or put another one in its place; or that this does not
-    /// matter, as somebody has said ([`Trust`]). On a file system without permissions (FAT, exFAT, NTFS), which backups are kept on
-    /// as well, only as far as it has owners.
+    /// That nobody but the caller and root can change what is in the folder, or put another one in its place; or that
+    /// this does not matter, as somebody has said ([`Trust`]). On a file system without permissions (FAT, exFAT, NTFS),
+    /// which backups are kept on as well, only as far as it has owners.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`].
@@ -156,8 +169,8 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// The same, before something outside of the folder is run or written because the archive's config names it: there, a file system
-    /// without permissions is no excuse.
+    /// The same, before something outside of the folder is run or written because the archive's config names it: there,
+    /// a file system without permissions is no excuse.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`].
@@ -165,7 +178,8 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// Opens a file for reading that nobody but the caller and root can change, as far as the file system has permissions.
+    /// Opens a file for reading that nobody but the caller and root can change, as far as the file system has
+    /// permissions.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`]; those of [`Storage::open`].
@@ -173,8 +187,9 @@ pub trait Storage: Send + Sync {
         self.open(name, Access::Read)
     }
 
-    /// What others than root and the owner of the folder can change: of the folder and those above it, and of `backy.toml`. `None`
-    /// when there is nothing, or no such thing as an owner. Without permissions that is everything, unless somebody accepts it.
+    /// What others than root and the owner of the folder can change: of the folder and those above it, and of
+    /// `backy.toml`. `None` when there is nothing, or no such thing as an owner. Without permissions that is
+    /// everything, unless somebody accepts it.
     ///
     /// # Errors
     /// Those of the process alone.
@@ -183,8 +198,8 @@ pub trait Storage: Send + Sync {
         Ok(None)
     }
 
-    /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None` where that is
-    /// not so, or not known.
+    /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None`
+    /// where that is not so, or not known.
     fn unwritable(&self) -> Option<String> {
         None
     }
@@ -208,8 +223,8 @@ pub struct FileSystem {
 
 /// Holds the archive's exclusive lock until dropped.
 pub trait StorageLock: Send + Sync {
-    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` where there
-    /// is no such thing.
+    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` where
+    /// there is no such thing.
     fn share(&self) -> Option<OwnedFd> {
         None
     }
@@ -243,13 +258,13 @@ pub trait StorageFile: Send + Sync {
     /// Reads until `buffer` is full or the file ends; how many bytes that were.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
 
-    /// From now on, what is read or written is not left in the page cache unless it was there before: a file that is gone through
-    /// once, from one end to the other, would only drive out what others need. Where the system cannot, nothing changes.
-    /// No byte may be written twice: early kernels that know this could lose the second write.
+    /// From now on, what is read or written is not left in the page cache unless it was there before: a file that is
+    /// gone through once, from one end to the other, would only drive out what others need. Where the system cannot,
+    /// nothing changes. No byte may be written twice: early kernels that know this could lose the second write.
     fn bypass_cache(&self) {}
 
-    /// Drops what memory has of the file, when that is durable, so that what is read from now on is what the disk has. Memory may be right
-    /// where the disk is not. Where the system cannot, nothing changes.
+    /// Drops what memory has of the file, when that is durable, so that what is read from now on is what the disk has.
+    /// Memory may be right where the disk is not. Where the system cannot, nothing changes.
     fn drop_cache(&self) {}
 
     /// Writes all of `data`; the file grows as needed.
@@ -276,8 +291,8 @@ pub trait StorageFile: Send + Sync {
         Ok(())
     }
 
-    /// Gives the holes of an extent room on disk, beyond the length of the file as well. It goes on reading as zeros. Where the
-    /// system cannot, nothing changes.
+    /// Gives the holes of an extent room on disk, beyond the length of the file as well. It goes on reading as zeros.
+    /// Where the system cannot, nothing changes.
     fn make_room(&self, extent: Extent) -> Result<()> {
         let _ = extent;
         Ok(())
@@ -308,8 +323,8 @@ impl dyn StorageFile + '_ {
         ))
     }
 
-    /// Reads as [`StorageFile::read_at`] does, but takes no for an answer only when it is given again: what cannot be read now
-    /// and could a moment later must not count as lost.
+    /// Reads as [`StorageFile::read_at`] does, but takes no for an answer only when it is given again: what cannot be
+    /// read now and could a moment later must not count as lost.
     pub(crate) fn read_persistently(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut read = self.read_at(buffer, offset);
         for _ in 1..READ_ATTEMPTS {

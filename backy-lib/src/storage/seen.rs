@@ -1,8 +1,8 @@
 //! What a writer knows of the manifest on disk.
 //!
-//! The lock keeps writers apart, but not everywhere: where `flock` is only known to the machine that took it, as on some file
-//! systems over a network, two of them may be at work. Then the manifest on disk is not the one that this writer has read or
-//! published, and nothing may be changed any more.
+//! The lock keeps writers apart, but not everywhere: where `flock` is only known to the machine that took it, as on
+//! some file systems over a network, two of them may be at work. Then the manifest on disk is not the one that this
+//! writer has read or published, and nothing may be changed any more.
 
 use std::sync::{Mutex, PoisonError};
 

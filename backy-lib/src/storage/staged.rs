@@ -4,8 +4,8 @@ use super::{Access, FileName, Published, StagingToken, Storage, StorageFile};
 use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
 
-/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder. What an earlier attempt has left aside
-/// goes: its name has the archive's token, so nobody else has made it.
+/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder. What an earlier attempt has left
+/// aside goes: its name has the archive's token, so nobody else has made it.
 ///
 /// After an error `file` has the old content or the new one, and which of them a crash would leave is not known.
 pub fn publish(

@@ -1,9 +1,10 @@
 //! Whether somebody else could change what backy acts on.
 //!
-//! Whoever can write to an archive, or rename a folder above it, decides what is read, where a restore goes and which programs are
-//! run, often as root. So before backy acts on an archive, its folder, every folder above it, every symbolic link on the way and
-//! `backy.toml` have to belong to the caller or to root, and nobody else may be able to write to them. sshd (`StrictModes`), sudo and
-//! git (`safe.directory`) ask the same. `doc/decisions/18-trust.md` says why each rule is as it is.
+//! Whoever can write to an archive, or rename a folder above it, decides what is read, where a restore goes and which
+//! programs are run, often as root. So before backy acts on an archive, its folder, every folder above it, every
+//! symbolic link on the way and `backy.toml` have to belong to the caller or to root, and nobody else may be able to
+//! write to them. sshd (`StrictModes`), sudo and git (`safe.directory`) ask the same. `doc/decisions/18-trust.md` says
+//! why each rule is as it is.
 //!
 //! Who may *read* does not matter here, and reading an archive asks nothing of it.
 
@@ -46,7 +47,8 @@ impl Trust {
             .map_err(|refusal| keepers.error(path, refusal))
     }
 
-    /// That a folder which is to become an archive, of which the last parts need not be there, is in a place that can be trusted.
+    /// That a folder which is to become an archive, of which the last parts need not be there, is in a place that can
+    /// be trusted.
     ///
     /// # Errors
     /// [`Error::Untrusted`].
@@ -64,8 +66,8 @@ impl Trust {
     }
 }
 
-/// What it means that every user may write to a file on a file system without permissions (FAT, exFAT, NTFS), where that was decided
-/// when the file system was mounted and `chmod` changes nothing.
+/// What it means that every user may write to a file on a file system without permissions (FAT, exFAT, NTFS), where
+/// that was decided when the file system was mounted and `chmod` changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WithoutPermissions {
     /// The same as elsewhere.
@@ -74,8 +76,8 @@ pub(super) enum WithoutPermissions {
     Accepted,
 }
 
-/// Whose archive the one in a folder is, when it is another user's alone: the folder and the manifest belong to him, and nobody else but
-/// root can change the folder or put another one in its place.
+/// Whose archive the one in a folder is, when it is another user's alone: the folder and the manifest belong to him,
+/// and nobody else but root can change the folder or put another one in its place.
 pub fn other_owner(folder: &Path) -> Option<u32> {
     let open = File::open(folder).ok()?;
     let user = open.metadata().ok()?.uid();
@@ -86,8 +88,8 @@ pub fn other_owner(folder: &Path) -> Option<u32> {
     Keepers::of(user).check_folder(folder, open).ok().map(|()| user)
 }
 
-/// Who else than root and the caller can put another file in the place of one that the caller makes in an open folder, in a sentence about the
-/// folder; `None` when nobody can.
+/// Who else than root and the caller can put another file in the place of one that the caller makes in an open folder,
+/// in a sentence about the folder; `None` when nobody can.
 pub(crate) fn who_can_swap(folder: impl AsFd) -> rustix::io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let found = retry_on_intr(|| fstat(&folder))?;
@@ -135,7 +137,8 @@ impl Keepers {
         Err(self.untrusted(folder.to_owned(), "it was replaced by another folder meanwhile"))
     }
 
-    /// That nobody else can change a file that is open for reading. That its name leads to it is for whoever has opened it to know.
+    /// That nobody else can change a file that is open for reading. That its name leads to it is for whoever has opened
+    /// it to know.
     pub(super) fn check_file(&self, path: &Path, file: &File) -> Result<()> {
         let found = retry_on_intr(|| fstat(file))
             .map_err(|errno| Error::io(path, "look up its owner")(errno.into()))?;
@@ -162,8 +165,8 @@ impl Keepers {
         stranger?.map_or(Ok(()), refuse)
     }
 
-    /// Who else can change what the names in a folder lead to. In one with the sticky bit only the owners of what they lead to can, which
-    /// has to be looked at next.
+    /// Who else can change what the names in a folder lead to. In one with the sticky bit only the owners of what they
+    /// lead to can, which has to be looked at next.
     fn stranger_to_names<F: AsFd>(
         &self,
         folder: &Stat,
@@ -244,9 +247,11 @@ impl Keepers {
     }
 }
 
-/// Whether `chmod` has an effect on the file system with this device number. What is not known to have none has permissions.
+/// Whether `chmod` has an effect on the file system with this device number. What is not known to have none has
+/// permissions.
 fn has_permissions(device: u64) -> bool {
-    // `fuseblk`, or `fuse` over an image file, is what ntfs-3g and exfat-fuse are; with this option they have permissions after all.
+    // `fuseblk`, or `fuse` over an image file, is what ntfs-3g and exfat-fuse are; with this option they have
+    // permissions after all.
     let is_without = |mount: &Mount| match mount.kind.as_str() {
         "vfat" | "msdos" | "exfat" => true,
         "fuseblk" | "fuse" => !mount.has_option("default_permissions"),
@@ -278,8 +283,8 @@ impl std::fmt::Display for Writer {
 /// A list is not longer: `XATTR_SIZE_MAX` of Linux.
 const MAX_ACL_BYTES: usize = 65536;
 
-/// Who can write to an open file whose group has the right to, besides its owner: that group, unless an access control list says
-/// otherwise, and whoever that names.
+/// Who can write to an open file whose group has the right to, besides its owner: that group, unless an access control
+/// list says otherwise, and whoever that names.
 fn acl_writers(file: impl AsFd, group: u32) -> rustix::io::Result<Vec<Writer>> {
     let mut list = vec![0; MAX_ACL_BYTES];
     let len = fgetxattr(&file, "system.posix_acl_access", list.as_mut_slice());
@@ -290,8 +295,8 @@ fn acl_writers(file: impl AsFd, group: u32) -> rustix::io::Result<Vec<Writer>> {
     }
 }
 
-/// Those whom a list lets write. Source: `linux/posix_acl_xattr.h`: a version of four bytes, then for each entry a tag and rights of two
-/// bytes each, and a number of four; all little-endian.
+/// Those whom a list lets write. Source: `linux/posix_acl_xattr.h`: a version of four bytes, then for each entry a tag
+/// and rights of two bytes each, and a number of four; all little-endian.
 fn parse_acl(list: &[u8], group: u32) -> Option<Vec<Writer>> {
     const VERSION: u32 = 2;
     const WRITE: u16 = 2;
@@ -334,7 +339,8 @@ mod tests {
         bytes
     }
 
-    /// Users, groups and the owning group that a list lets write are found; those who may only read are not, nor are owner, mask and others.
+    /// Users, groups and the owning group that a list lets write are found; those who may only read are not, nor are
+    /// owner, mask and others.
     #[test]
     fn a_list_names_those_who_may_write() {
         const NONE: u32 = u32::MAX;

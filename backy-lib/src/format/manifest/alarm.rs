@@ -172,7 +172,8 @@ mod tests {
         (manifest, ids)
     }
 
-    /// An alarm is open until it is confirmed, and as long as its revision is there; the time of the first confirmation stays.
+    /// An alarm is open until it is confirmed, and as long as its revision is there; the time of the first confirmation
+    /// stays.
     #[test]
     fn an_alarm_is_open_until_it_is_confirmed() {
         let (mut manifest, ids) = manifest(2);
@@ -188,7 +189,8 @@ mod tests {
         assert_eq!(manifest.alarms[0].confirmed, Some(at(6)));
     }
 
-    /// Damage is known up to as many blocks as were confirmed; of more the last confirmation counts, for that revision alone.
+    /// Damage is known up to as many blocks as were confirmed; of more the last confirmation counts, for that revision
+    /// alone.
     #[test]
     fn damage_is_known_as_far_as_it_was_confirmed() {
         let (mut manifest, ids) = manifest(2);

@@ -1,7 +1,7 @@
 //! Whether a manifest that was read can be used.
 //!
-//! First what it needs, since a newer format may do anything with the rest; then the checksum of its text; last whether its revisions
-//! are a chain. Nothing here looks at the other files of the archive.
+//! First what it needs, since a newer format may do anything with the rest; then the checksum of its text; last whether
+//! its revisions are a chain. Nothing here looks at the other files of the archive.
 
 use std::collections::HashSet;
 

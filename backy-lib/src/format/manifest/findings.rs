@@ -1,5 +1,5 @@
-//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs have added to
-//! some of them.
+//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs have
+//! added to some of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,8 @@ use crate::base::units::BlockIndex;
 pub struct Findings {
     /// Blocks that its own file holds with a content that is not what was backed up.
     pub bad_blocks: BlockRanges,
-    /// What newer programs have recorded about blocks, ascending. It stays with a block for as long as the block is bad.
+    /// What newer programs have recorded about blocks, ascending. It stays with a block for as long as the block is
+    /// bad.
     fields: Vec<(BlockRange, Unknown)>,
     unknown: Unknown,
 }
@@ -179,8 +180,8 @@ impl From<Findings> for Stored {
 mod tests {
     use super::*;
 
-    /// Whatever is added and cleared, in any order: the same blocks are bad as in a plain list, the ranges are ascending with good
-    /// blocks between them, and every question is answered as the list would.
+    /// Whatever is added and cleared, in any order: the same blocks are bad as in a plain list, the ranges are
+    /// ascending with good blocks between them, and every question is answered as the list would.
     #[test]
     fn ranges_say_the_same_as_a_list_of_blocks() {
         const BLOCKS: u64 = 24;
@@ -236,7 +237,8 @@ mod tests {
         }
     }
 
-    /// A million separate bad blocks are taken note of, looked up and cleared within seconds, in whatever order they come.
+    /// A million separate bad blocks are taken note of, looked up and cleared within seconds, in whatever order they
+    /// come.
     #[test]
     fn a_million_bad_blocks_take_linear_time() {
         const BLOCKS: u64 = 1_000_000;
@@ -272,9 +274,14 @@ mod tests {
         findings.add(BlockRange { first: BlockIndex(7), count: 1 });
         findings.clear(BlockRange { first: BlockIndex(4), count: 1 });
         findings.add_bad_block(BlockIndex(4));
-        let split = r#"{"bad_blocks":[{"first":1,"count":2},{"first":3,"count":1,"x":{"y":[1]}},{"first":4,"count":1},{"first":5,"count":2,"x":{"y":[1]}},{"first":7,"count":1}],"z":7}"#;
+        let split = [
+            r#"{"bad_blocks":[{"first":1,"count":2},{"first":3,"count":1,"x":{"y":[1]}},"#,
+            r#"{"first":4,"count":1},{"first":5,"count":2,"x":{"y":[1]}},"#,
+            r#"{"first":7,"count":1}],"z":7}"#,
+        ]
+        .concat();
         assert_eq!(written(&findings), split);
-        assert_eq!(written(&read(split)), split);
+        assert_eq!(written(&read(&split)), split);
         let mut moved = Findings::new(vec![BlockRange { first: BlockIndex(6), count: 5 }]);
         moved.inherit(&findings);
         let found = r#"{"bad_blocks":[{"first":6,"count":1,"x":{"y":[1]}},{"first":7,"count":4}]}"#;

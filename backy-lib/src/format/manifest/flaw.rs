@@ -31,7 +31,8 @@ pub struct Flaw {
 keeps_unknown!(Flaw);
 
 impl Revision {
-    /// Records what a scrub finds wrong now. What was known before keeps its dates; what is not found any more is forgotten.
+    /// Records what a scrub finds wrong now. What was known before keeps its dates; what is not found any more is
+    /// forgotten.
     pub fn set_flaws(&mut self, found: Vec<(FileName, String)>, now: Timestamp) {
         let known = std::mem::take(&mut self.flaws);
         for (file, message) in found.into_iter().take(MAX_FLAWS) {

@@ -3,8 +3,8 @@
 //! Pretty-printed JSON for people, guarded by a checksum over its own text: SHA-256 of the file with the 64
 //! digits of `checksum` as zeros. Fields that this program does not know survive a rewrite, at every depth.
 //!
-//! Nothing is written that could not be read again: what would be too long is made shorter where that costs no revision and
-//! hides no damage.
+//! Nothing is written that could not be read again: what would be too long is made shorter where that costs no revision
+//! and hides no damage.
 
 use std::collections::BTreeSet;
 
@@ -83,7 +83,8 @@ pub struct Manifest {
     pub source: Option<SourceIdentity>,
     /// The operation that is under way, or was when it was interrupted.
     pub in_progress: Option<InProgress>,
-    /// Newest first. The first one's image is `last.raw`; of the others each is a delta on the one before, or standalone.
+    /// Newest first. The first one's image is `last.raw`; of the others each is a delta on the one before, or
+    /// standalone.
     pub revisions: Vec<Revision>,
     /// The last test restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,8 +92,8 @@ pub struct Manifest {
     /// Deltas and digest files that a rebuild could make nothing of: kept until somebody removes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::set_aside")]
     pub set_aside: Vec<FileName>,
-    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them. Those that the
-    /// manifest names otherwise are not among them when it is read.
+    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them. Those
+    /// that the manifest names otherwise are not among them when it is read.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::removable")]
     pub removable: Vec<FileName>,
     /// What the file `last.raw` was when this was written.
@@ -114,7 +115,8 @@ pub struct Manifest {
     unknown: Unknown,
 }
 
-/// What tells `last.raw` from one that was put in its place: any change of a file changes its time, and a copy gets a new one.
+/// What tells `last.raw` from one that was put in its place: any change of a file changes its time, and a copy gets a
+/// new one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct ImageFile {
@@ -181,15 +183,16 @@ pub struct DrillReport {
 }
 
 impl DrillReport {
-    /// Whether nothing more need be said of `failed`, a drill before this one: this one failed as well, or proves that it is right now.
+    /// Whether nothing more need be said of `failed`, a drill before this one: this one failed as well, or proves that
+    /// it is right now.
     pub(crate) fn settles(&self, failed: &DrillReport) -> bool {
         let ran_as_much = self.command.is_some() || failed.command.is_none();
         !self.passed || self.revision == failed.revision && ran_as_much
     }
 }
 
-/// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next manifest is
-/// written without them.
+/// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next
+/// manifest is written without them.
 fn program_alone<'de, D: Deserializer<'de>>(
     from: D,
 ) -> std::result::Result<Option<String>, D::Error> {
@@ -258,9 +261,9 @@ impl Manifest {
         Ok(manifest.without_named_removable())
     }
 
-    /// The file's content. What would be longer than [`MANIFEST_FULL_BYTES`] lacks the oldest dates of verification and, where
-    /// that is not enough, has ranges of bad blocks joined with the right ones between those that are closest. It may still be
-    /// too long.
+    /// The file's content. What would be longer than [`MANIFEST_FULL_BYTES`] lacks the oldest dates of verification
+    /// and, where that is not enough, has ranges of bad blocks joined with the right ones between those that are
+    /// closest. It may still be too long.
     ///
     /// # Errors
     /// A sentence when a value has no JSON form.
@@ -381,8 +384,8 @@ impl Manifest {
         is_marked || is_tagged() && !revision.findings.bad_blocks.is_empty()
     }
 
-    /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of the blocks that have
-    /// been written it has to be told by [`Revision::note_rewritten`].
+    /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of
+    /// the blocks that have been written it has to be told by [`Revision::note_rewritten`].
     pub fn push_newest(&mut self, mut revision: Revision) {
         if let Some(newest) = self.revisions.first_mut() {
             newest.image = FileName::Delta(newest.uuid).to_string();
@@ -401,8 +404,8 @@ impl Manifest {
         self.revisions.insert(0, revision);
     }
 
-    /// Takes revision `number` out; one that read through to it reads through to the next newer one. If it is the newest, the
-    /// next one becomes that.
+    /// Takes revision `number` out; one that read through to it reads through to the next newer one. If it is the
+    /// newest, the next one becomes that.
     pub fn remove(&mut self, number: usize) {
         if number >= self.revisions.len() {
             return;

@@ -56,16 +56,16 @@ pub struct Revision {
     /// What is wrong with its files other than single blocks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::flaws")]
     pub flaws: Vec<Flaw>,
-    /// Digest over the entries of its blocks as they are, since some of them were lost: what has to come out of the digest files
-    /// instead of `digest`.
+    /// Digest over the entries of its blocks as they are, since some of them were lost: what has to come out of the
+    /// digest files instead of `digest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table_digest: Option<Digest>,
-    /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap. Blocks
-    /// in none of them have never been.
+    /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap.
+    /// Blocks in none of them have never been.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<Verified>,
-    /// The same of ranges in which blocks have been written since: nobody has read these back. Together with `verified` they say when each
-    /// place was last read.
+    /// The same of ranges in which blocks have been written since: nobody has read these back. Together with `verified`
+    /// they say when each place was last read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rewritten: Vec<Verified>,
     #[serde(flatten, skip_deserializing)]
@@ -431,7 +431,8 @@ mod tests {
         assert_eq!(found, [(0, 3, at(1)), (3, 3, at(2)), (6, 4, at(1))]);
     }
 
-    /// What has been written since is no longer verified; when its place was last read stays known, and is so until it is read again.
+    /// What has been written since is no longer verified; when its place was last read stays known, and is so until it
+    /// is read again.
     #[test]
     fn what_is_rewritten_is_not_verified_until_it_is_read_again() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));

@@ -1,8 +1,9 @@
 //! What was backed up, and whether it is the same still.
 //!
-//! Three kinds of marks. *Content*: identifiers that a partition table or a file system has in itself; they go with the data, onto
-//! another disk, too. *Hardware*: numbers of a disk. *Places*: names of volumes and files, which also change when the same data is
-//! put there in another way: a snapshot, a copy. A mark that is not known now or was not known then says nothing.
+//! Three kinds of marks. *Content*: identifiers that a partition table or a file system has in itself; they go with the
+//! data, onto another disk, too. *Hardware*: numbers of a disk. *Places*: names of volumes and files, which also change
+//! when the same data is put there in another way: a snapshot, a copy. A mark that is not known now or was not known
+//! then says nothing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,8 @@ impl SourceIdentity {
             format!("; it needs the file '{}', which is not backed up with it", name.escape_debug())
         });
         Some(format!(
-            "source {}: it is a disk image in the format {}; the image file is backed up as it is, not the disk in it{}",
+            "source {}: it is a disk image in the format {}; \
+             the image file is backed up as it is, not the disk in it{}",
             self.path.escape_debug(),
             format.escape_debug(),
             backing.unwrap_or_default()
@@ -165,7 +167,8 @@ mod tests {
         identity
     }
 
-    /// Another file system, another partition table and another disk are another source; what is not known on both sides is not.
+    /// Another file system, another partition table and another disk are another source; what is not known on both
+    /// sides is not.
     #[test]
     fn another_content_or_disk_is_another_source() {
         let text = |text: &str| Some(text.to_owned());

@@ -97,8 +97,8 @@ fn insert_everywhere(value: &mut Value) -> usize {
     }
 }
 
-/// However much damage there is, a manifest is short enough to be read: dates of verification go first; then right blocks
-/// between bad ones count as bad, but no bad one as right.
+/// However much damage there is, a manifest is short enough to be read: dates of verification go first; then right
+/// blocks between bad ones count as bad, but no bad one as right.
 #[test]
 fn a_manifest_is_never_too_long_to_be_read() {
     let mut large = manifest(2);

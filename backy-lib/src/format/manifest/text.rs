@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-/// Objects within so many lists and objects are written on one line: those of `verified` and `bad_blocks`, of which there may
-/// be very many.
+/// Objects within so many lists and objects are written on one line: those of `verified` and `bad_blocks`, of which
+/// there may be very many.
 const FLAT_DEPTH: usize = 4;
 
 /// # Errors

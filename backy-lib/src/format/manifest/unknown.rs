@@ -1,7 +1,8 @@
 //! Fields of newer programs: kept as the text that they are, so that they cost no more memory than that.
 //!
 //! A type that keeps them derives `Serialize` and `Deserialize` with `remote = "Self"`, has a field `unknown` with
-//! `flatten, skip_deserializing`, and is named in [`keeps_unknown`]. `flatten` alone would build a tree of everything first.
+//! `flatten, skip_deserializing`, and is named in [`keeps_unknown`]. `flatten` alone would build a tree of everything
+//! first.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -50,7 +51,8 @@ impl Unknown {
         let len = self.0.len().saturating_add(key_text.len()).saturating_add(value.len());
         if len > UNKNOWN_LIMIT_BYTES {
             return Err(format!(
-                "the unknown field {:?}, with which those of its object take {len} bytes, expected at most {UNKNOWN_LIMIT_BYTES}",
+                "the unknown field {:?}, with which those of its object take {len} bytes, \
+                 expected at most {UNKNOWN_LIMIT_BYTES}",
                 shown()
             ));
         }
@@ -243,7 +245,8 @@ mod tests {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// Unknown fields come out as the text that went in, to the last digit, wherever they stand and whatever they are called.
+    /// Unknown fields come out as the text that went in, to the last digit, wherever they stand and whatever they are
+    /// called.
     #[test]
     fn unknown_fields_are_kept_to_the_letter() {
         for (text, written) in [

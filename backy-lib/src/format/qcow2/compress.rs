@@ -70,8 +70,8 @@ impl Decompressor {
         Ok(Decompressor { context: make().map_err(zstd_error)?, inflate: None })
     }
 
-    /// Decompresses the raw deflate stream at the start of `stored` (which may go on after it) into all of `cluster`. As
-    /// QEMU has it, a stream that is longer than the cluster is cut off.
+    /// Decompresses the raw deflate stream at the start of `stored` (which may go on after it) into all of `cluster`.
+    /// As QEMU has it, a stream that is longer than the cluster is cut off.
     ///
     /// # Errors
     /// One sentence; also when the stream ends before the cluster does.
@@ -157,7 +157,8 @@ mod tests {
             .collect()
     }
 
-    /// A block that was marked as bad is refused, and can be had as it was found; a good one, or a rotten one, cannot be had so.
+    /// A block that was marked as bad is refused, and can be had as it was found; a good one, or a rotten one, cannot
+    /// be had so.
     #[test]
     fn what_was_marked_as_bad_can_be_had_as_it_was_found() {
         for cluster in [noise(4096), vec![7; 4096]] {

@@ -178,7 +178,8 @@ mod tests {
         }
     }
 
-    /// With every size of blocks, the last place in which a compressed cluster can be, and the most sectors, read back as written.
+    /// With every size of blocks, the last place in which a compressed cluster can be, and the most sectors, read back
+    /// as written.
     #[test]
     fn the_last_place_of_a_compressed_cluster_reads_back() {
         for bits in 12..=21 {
@@ -230,7 +231,8 @@ mod tests {
         );
     }
 
-    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and no further.
+    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and no
+    /// further.
     #[test]
     fn the_first_and_the_last_place_in_a_file_are_taken() {
         let size = BlockSize::DEFAULT;

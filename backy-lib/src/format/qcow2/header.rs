@@ -14,7 +14,8 @@ use crate::format::name::FileName;
 /// A header fits into this many bytes, one sector, so that writing it anew is atomic.
 pub const HEADER_BYTES: usize = 512;
 
-/// A header that QEMU has written is looked for in this many bytes, the smallest cluster: it must not be longer than one.
+/// A header that QEMU has written is looked for in this many bytes, the smallest cluster: it must not be longer than
+/// one.
 pub const MAX_HEADER_BYTES: usize = 4096;
 
 const MAGIC: u32 = 0x5146_49fb;

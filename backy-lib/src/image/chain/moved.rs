@@ -29,8 +29,8 @@ impl Chain {
         held.eq(stored.take(count))
     }
 
-    /// The revision as it is stored by another manifest. Where that no longer has it: what is held open of it here, over the
-    /// first revision of this chain that is still there. `None` when none of them is.
+    /// The revision as it is stored by another manifest. Where that no longer has it: what is held open of it here,
+    /// over the first revision of this chain that is still there. `None` when none of them is.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the archive is being changed at this moment.
@@ -91,8 +91,8 @@ impl Chain {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        // The backup may have been undone in between: then the image has the block again. Or a new image has been renamed
-        // over the one that is open here.
+        // The backup may have been undone in between: then the image has the block again. Or a new image has been
+        // renamed over the one that is open here.
         let offset = self.block_size.offset(block);
         image.file.read_padded_at(bytes, offset)?;
         if entry.matches(bytes) {

@@ -1,7 +1,7 @@
 //! Reading located blocks, each checked against its digest.
 //!
-//! A block of the image with another digest may have been overwritten since it was located, so the reader looks for it where a
-//! writer has put it (`moved.rs`). Only when it is not there either is that an error.
+//! A block of the image with another digest may have been overwritten since it was located, so the reader looks for it
+//! where a writer has put it (`moved.rs`). Only when it is not there either is that an error.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::format::qcow2::Decompressor;
 use crate::image::delta::read_cut;
 use crate::storage::FileName;
 
-/// Stretches of the image that are no farther apart are read in one call: what the system reads ahead has those bytes, too.
+/// Stretches of the image that are no farther apart are read in one call: what the system reads ahead has those bytes,
+/// too.
 const NEAR_IMAGE_BYTES: usize = 128 << 10;
 
 impl Chain {
@@ -65,7 +66,8 @@ impl Chain {
         Ok(())
     }
 
-    /// Reads blocks from where they were located, right or not. Gives those that a delta could not be asked for, ascending.
+    /// Reads blocks from where they were located, right or not. Gives those that a delta could not be asked for,
+    /// ascending.
     fn fetch(
         &self,
         first: BlockIndex,
@@ -92,8 +94,8 @@ impl Chain {
         Ok(failed)
     }
 
-    /// The blocks that were located in the image, right or not: cut off past the end or overwritten meanwhile, both show as a
-    /// wrong digest. What lies between two of them that are near is read, too.
+    /// The blocks that were located in the image, right or not: cut off past the end or overwritten meanwhile, both
+    /// show as a wrong digest. What lies between two of them that are near is read, too.
     fn fetch_from_image(
         &self,
         first: BlockIndex,

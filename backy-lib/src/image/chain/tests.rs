@@ -1,32 +1,22 @@
-//! Chains over files that are written here block by block, beside plain vectors: what a chain says of every block, in every order
-//! of sizes, with files that are damaged or gone, and while the archive changes under it.
+//! Chains over files that are written here block by block, beside plain vectors: what a chain says of every block, in
+//! every order of sizes, with files that are damaged or gone, and while the archive changes under it.
 
 mod scene;
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
-use tempfile::TempDir;
-
-use super::{Chain, Located, Place};
-use crate::base::digest::{RevisionHasher, TableEntry, is_zero};
-use crate::base::error::{Error, ErrorKind, Result};
+use super::{Chain, Place};
+use crate::base::digest::is_zero;
+use crate::base::error::{Error, ErrorKind};
 use crate::base::progress::Silent;
-use crate::base::revision::RevisionId;
-use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::digests::{DigestsHeader, entry_offset};
-use crate::format::manifest::{Manifest, Revision, Statistics};
-use crate::format::qcow2::{Compressor, Decompressor, Layout};
-use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
-use crate::image::digests::DigestWriter;
-use crate::storage::dir::DirStorage;
+use crate::base::units::BlockIndex;
+use crate::format::digests::entry_offset;
+use crate::format::manifest::Manifest;
 use crate::storage::manifest;
-use crate::storage::{Access, DigestsKind, FileName, Storage};
+use crate::storage::{DigestsKind, FileName};
 
 use scene::*;
 
-/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the blocks are held, and no
-/// data is ever skipped.
+/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the blocks
+/// are held, and no data is ever skipped.
 #[test]
 fn any_chain_reads_as_its_revisions() {
     for seed in 0..30 {
@@ -81,8 +71,8 @@ fn any_chain_reads_as_its_revisions() {
     }
 }
 
-/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing; who keeps going loses that
-/// block and no other, in every revision that reads it and in no other.
+/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing; who keeps going
+/// loses that block and no other, in every revision that reads it and in no other.
 #[test]
 fn a_rotten_block_costs_itself() {
     for seed in 0..30 {
@@ -117,7 +107,8 @@ fn a_rotten_block_costs_itself() {
     }
 }
 
-/// A delta that is gone costs what comes from it or through it, and only that; without tolerance the revision cannot be opened.
+/// A delta that is gone costs what comes from it or through it, and only that; without tolerance the revision cannot be
+/// opened.
 #[test]
 fn a_missing_delta_costs_what_reaches_it() {
     for seed in 0..20 {
@@ -165,8 +156,8 @@ fn plain_scene() -> Scene {
     Scene::new(&[newest, middle, oldest], &[])
 }
 
-/// An entry of a table that makes no sense costs its own block, and so does one that is gone while the digest of its block is still
-/// there.
+/// An entry of a table that makes no sense costs its own block, and so does one that is gone while the digest of its
+/// block is still there.
 #[test]
 fn a_bad_entry_costs_its_own_block() {
     for (entry, strict) in [(1u64 << 56 | 2, ErrorKind::Damaged), (0, ErrorKind::Damaged)] {
@@ -219,8 +210,8 @@ fn overwrite(scene: &Scene, blocks: &[usize]) {
     }
 }
 
-/// Chains that were open before, and those that are opened in between, read the same while a backup overwrites the image, when it has
-/// been committed, and when the image has become another file.
+/// Chains that were open before, and those that are opened in between, read the same while a backup overwrites the
+/// image, when it has been committed, and when the image has become another file.
 #[test]
 fn an_open_chain_follows_a_backup() {
     let scene = plain_scene();
@@ -266,8 +257,8 @@ fn an_overwritten_block_without_an_overlay_is_an_error() {
     );
 }
 
-/// Whether a manifest has a revision in the files that a chain holds; and where it has not, the chain that follows reads the same, also
-/// when its own revision has gone.
+/// Whether a manifest has a revision in the files that a chain holds; and where it has not, the chain that follows
+/// reads the same, also when its own revision has gone.
 #[test]
 fn a_chain_follows_its_revision_into_other_files() -> std::result::Result<(), Error> {
     let scene = plain_scene();

@@ -16,8 +16,8 @@ pub(crate) enum Tables {
 }
 
 impl Delta {
-    /// What can be told of `count` blocks from `first` on, ascending: where those are that the delta holds, and `None` for
-    /// those of which it cannot be told. An entry that makes no sense costs its own block only.
+    /// What can be told of `count` blocks from `first` on, ascending: where those are that the delta holds, and `None`
+    /// for those of which it cannot be told. An entry that makes no sense costs its own block only.
     pub(crate) fn held_leniently(
         &self,
         tables: Tables,

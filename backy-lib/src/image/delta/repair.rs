@@ -9,8 +9,8 @@ use crate::format::qcow2::{Backing, Header, Layout};
 use crate::image::refcounts::{self, Unreferenced};
 use crate::storage::{Access, FileName, Storage};
 
-/// Gives a delta another backing file, or none: one sector, written at once. Reads the same before and after only if the
-/// caller has seen to that. Synced.
+/// Gives a delta another backing file, or none: one sector, written at once. Reads the same before and after only if
+/// the caller has seen to that. Synced.
 pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backing>) -> Result<()> {
     let file = storage.open(FileName::Delta(revision), Access::Write)?;
     let header = read_header(&*file)?;
@@ -19,9 +19,9 @@ pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backi
     file.sync()
 }
 
-/// Brings a delta to which blocks were being appended into order, whatever the backing file it has: makes durable what was
-/// entered, gives back what nothing refers to if the caller says so, writes the reference counts anew and clears the dirty
-/// bit. Synced.
+/// Brings a delta to which blocks were being appended into order, whatever the backing file it has: makes durable what
+/// was entered, gives back what nothing refers to if the caller says so, writes the reference counts anew and clears
+/// the dirty bit. Synced.
 pub fn repair(
     storage: &dyn Storage,
     revision: RevisionId,
@@ -60,8 +60,8 @@ pub fn write_tables(
 }
 
 impl Delta {
-    /// Writes the L2 tables again as they look: what a program sees is not what is durable after a sync that failed. Only
-    /// what is there already, since there may be no room for more.
+    /// Writes the L2 tables again as they look: what a program sees is not what is durable after a sync that failed.
+    /// Only what is there already, since there may be no room for more.
     fn rewrite_tables(&self) -> Result<()> {
         let blocks = BlockIndex(self.header.cluster_size.count(self.header.virtual_bytes));
         let per_table = self.blocks_per_table();

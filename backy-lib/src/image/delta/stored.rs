@@ -51,8 +51,8 @@ impl Compressor {
 }
 
 impl Delta {
-    /// The stored form of a block that the delta holds, as it is, right or not. What is not stored in one of our forms gets
-    /// one.
+    /// The stored form of a block that the delta holds, as it is, right or not. What is not stored in one of our forms
+    /// gets one.
     pub fn read_stored(&self, cluster: Cluster) -> Result<StoredBlock> {
         match cluster {
             Cluster::Unallocated | Cluster::Zero => Ok(StoredBlock::Zero),

@@ -1,8 +1,8 @@
 //! Writing a delta, new or extended.
 //!
-//! The delta can be read at every moment, also by QEMU: data first, then sync, then the entries that refer to it. Only the reference
-//! counts wait for the end; until they are right, the dirty bit is set. The caller syncs in between and decides when;
-//! [`append`](crate::image::append) has the order for backups and merges.
+//! The delta can be read at every moment, also by QEMU: data first, then sync, then the entries that refer to it. Only
+//! the reference counts wait for the end; until they are right, the dirty bit is set. The caller syncs in between and
+//! decides when; [`append`](crate::image::append) has the order for backups and merges.
 
 use super::{Delta, OldBlock, StoredBlock};
 use crate::base::error::{Error, Result};
@@ -81,7 +81,8 @@ impl DeltaWriter {
         })
     }
 
-    /// Appends blocks in ascending order: compressed ones packed, then plain ones. Not yet part of the delta and not synced.
+    /// Appends blocks in ascending order: compressed ones packed, then plain ones. Not yet part of the delta and not
+    /// synced.
     pub fn append(&mut self, blocks: &[OldBlock]) -> Result<()> {
         let cluster = self.delta.header.cluster_size.bytes();
         self.check_room(blocks)?;
@@ -115,7 +116,8 @@ impl DeltaWriter {
         self.delta.file.set_len(self.end)
     }
 
-    /// That no place of what is to be appended is past what an entry, or the reference counts, can name. Nothing has been written.
+    /// That no place of what is to be appended is past what an entry, or the reference counts, can name. Nothing has
+    /// been written.
     pub(super) fn check_room(&self, blocks: &[OldBlock]) -> Result<()> {
         let Header { cluster_size, refcount_table_clusters, .. } = self.delta.header;
         let (mut packed, mut plain) = (0, 0);
@@ -199,6 +201,7 @@ impl DeltaWriter {
     }
 
     /// The delta as far as it has been entered.
+    #[cfg(any(test, feature = "testing"))]
     pub fn delta(&self) -> &Delta {
         &self.delta
     }

@@ -96,10 +96,11 @@ impl Held {
         Err(Error::NoSuchRevision { message })
     }
 
-    /// One that nobody can change. The digests of its blocks are checked here: then a block that is said to be zero is zero, and
-    /// one that matches its digest is the right one. Of the image the latter can be said one by one, if they are not right as a
-    /// whole; not so of a delta, which may have lost that it holds a block. That a block is zero can then be said of none: what is
-    /// lost of a table of digests comes out as zeros, and so does what is lost of an image.
+    /// One that nobody can change. The digests of its blocks are checked here: then a block that is said to be zero is
+    /// zero, and one that matches its digest is the right one. Of the image the latter can be said one by one, if they
+    /// are not right as a whole; not so of a delta, which may have lost that it holds a block. That a block is zero can
+    /// then be said of none: what is lost of a table of digests comes out as zeros, and so does what is lost of an
+    /// image.
     pub(super) fn new(chain: Chain, cache: &ReadCache) -> Result<Self> {
         let doubt = match chain.verify_digests(&Silent) {
             Err(error) if error.is_damage() && chain.is_image() => Some(Arc::new(error)),
@@ -122,7 +123,8 @@ impl Held {
         self.manifest.as_ref().is_none_or(|file| file.is_current().unwrap_or(false))
     }
 
-    /// Whether all of these blocks of the image were right, which counts if [`Held::is_as_checked`] when they have been read again.
+    /// Whether all of these blocks of the image were right, which counts if [`Held::is_as_checked`] when they have been
+    /// read again.
     pub(super) fn has_checked(&self, blocks: Range<u64>) -> bool {
         // While somebody is changing the image, the manifest says nothing.
         let is_quiet =

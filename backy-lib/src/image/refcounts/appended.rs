@@ -63,8 +63,8 @@ impl NewCounts {
         self.counts.add(offset, bytes);
     }
 
-    /// Writes them, and the table. Where the old counts are not to be relied on, all are made anew; what was appended lies behind
-    /// everything else, so that nothing is cut off then. Not synced.
+    /// Writes them, and the table. Where the old counts are not to be relied on, all are made anew; what was appended
+    /// lies behind everything else, so that nothing is cut off then. Not synced.
     pub(in crate::image) fn write(mut self, delta: &Delta) -> Result<()> {
         let cluster = self.counts.cluster;
         let per_block = cluster / REFCOUNT_BYTES;
@@ -85,7 +85,8 @@ impl NewCounts {
             }
             let mut raw = vec![0; cluster as usize];
             if block_first < self.counts.first {
-                // One that is not there, or does not even count itself: the table is wrong, and leads to something else.
+                // One that is not there, or does not even count itself: the table is wrong, and leads to something
+                // else.
                 if place >= first_offset {
                     return rebuild(delta, Unreferenced::Free);
                 }

@@ -1,5 +1,5 @@
-//! System calls on files and block devices that are complete: a signal does not cut them short, and what a file system cannot do is
-//! done another way.
+//! System calls on files and block devices that are complete: a signal does not cut them short, and what a file system
+//! cannot do is done another way.
 
 use std::fs::File;
 use std::io;

@@ -22,8 +22,9 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it tries meanwhile.
 const LEASE_TICK: Duration = Duration::from_millis(20);
 
-/// Opens `name` in the folder without following it; anything but a regular file is refused. It waits for nobody but for a program
-/// that holds a lease on the file (knfsd and Samba take them for their clients), and for that one no longer than a minute.
+/// Opens `name` in the folder without following it; anything but a regular file is refused. It waits for nobody but for
+/// a program that holds a lease on the file (knfsd and Samba take them for their clients), and for that one no longer
+/// than a minute.
 pub(in crate::storage) fn open_regular(
     folder: impl AsFd,
     path: PathBuf,
@@ -55,8 +56,8 @@ pub(in crate::storage) fn open_regular(
     }
 }
 
-/// Gives a file that was just made to the owner of the archive's folder: what root makes there, that owner's next backup has to be
-/// able to change. Where the file system has no owners, or refuses, the file stays as it is.
+/// Gives a file that was just made to the owner of the archive's folder: what root makes there, that owner's next
+/// backup has to be able to change. Where the file system has no owners, or refuses, the file stays as it is.
 pub(in crate::storage) fn give_to_owner(folder: impl AsFd, made: impl AsFd) {
     if !geteuid().is_root() {
         return;

@@ -1,8 +1,9 @@
-//! The file `lock`: who may hold it, and what becomes of one that others than the archive's writers can lock or would see changed.
+//! The file `lock`: who may hold it, and what becomes of one that others than the archive's writers can lock or would
+//! see changed.
 //!
-//! Whoever can open a file can lock it, and goes on to when it is closed to others. So a file that others could open, that has other
-//! names (hard links) or belongs to a stranger is not used but replaced, by one of mode 0600. What is replaced stays locked where that is
-//! possible, so that nobody who has opened it before takes it for free.
+//! Whoever can open a file can lock it, and goes on to when it is closed to others. So a file that others could open,
+//! that has other names (hard links) or belongs to a stranger is not used but replaced, by one of mode 0600. What is
+//! replaced stays locked where that is possible, so that nobody who has opened it before takes it for free.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -114,7 +115,8 @@ fn is_ours_alone(place: &Place<'_>, file: &File) -> rustix::io::Result<bool> {
     Ok(closed.map_or(true, |found| is_open(&found)))
 }
 
-/// Puts a new file, which is locked, in the place of `old`; `None` when somebody else was faster. `is_held`: `old` is locked by us.
+/// Puts a new file, which is locked, in the place of `old`; `None` when somebody else was faster. `is_held`: `old` is
+/// locked by us.
 fn replace(
     place: &Place<'_>,
     old: &File,

@@ -1,5 +1,5 @@
-//! The note in the file `lock`: who holds it, in words, and in a second line which process that is, so that one of this machine
-//! that has gone is not taken for one that is at work.
+//! The note in the file `lock`: who holds it, in words, and in a second line which process that is, so that one of this
+//! machine that has gone is not taken for one that is at work.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -17,8 +17,8 @@ const MARK: &str = "backy-lock";
 /// What the first line begins with while a backup is made, by the command and by the module.
 const BACKUPS: [&str; 2] = ["'backup' (", "'backup' of Python ("];
 
-/// File systems whose inode numbers and times say little, and on which the kernel's own locks are all that there is nevertheless: ramfs,
-/// overlayfs, JFS, ReiserFS, FAT, exFAT. Source: `linux/magic.h`.
+/// File systems whose inode numbers and times say little, and on which the kernel's own locks are all that there is
+/// nevertheless: ramfs, overlayfs, JFS, ReiserFS, FAT, exFAT. Source: `linux/magic.h`.
 const ALONE: [u32; 6] =
     [0x8584_58f6, 0x794c_7630, 0x3153_464a, 0x5265_4973, 0x0000_4d44, 0x2011_bab0];
 
@@ -76,7 +76,8 @@ impl Note {
         Note { holder, process: lines.next().and_then(Process::parse) }
     }
 
-    /// Who is at work, as far as one can tell who has got the kernel's lock; `local`: on a file system of this machine alone.
+    /// Who is at work, as far as one can tell who has got the kernel's lock; `local`: on a file system of this machine
+    /// alone.
     pub(super) fn held_by(&self, local: bool) -> Option<String> {
         let own = Process::own();
         let held = match &self.process {

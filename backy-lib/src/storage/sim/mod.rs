@@ -1,10 +1,10 @@
 //! A simulated disk for tests: everything that was not synced may be lost, in any subset, when it crashes.
 //!
 //! Two states are kept. The *volatile* one is what running programs see. The *durable* one is what is on the medium:
-//! the content as of each file's last sync, the names as of the folder's last sync, and beside them the changes
-//! since, in order. [`SimStorage::crash`] keeps a seeded subset of those changes, tears writes at sectors of 512
-//! bytes, and gives the disk that the next program finds. A failed sync drops a subset of the changes it was asked to
-//! make durable, while programs go on seeing them, as Linux does.
+//! the content as of each file's last sync, the names as of the folder's last sync, and beside them the changes since,
+//! in order. [`SimStorage::crash`] keeps a seeded subset of those changes, tears writes at sectors of 512 bytes, and
+//! gives the disk that the next program finds. A failed sync drops a subset of the changes it was asked to make
+//! durable, while programs go on seeing them, as Linux does.
 //!
 //! Every call is counted and can be made to fail ([`Fault`]). A [`Schedule`] decides which of several threads makes
 //! the next call.

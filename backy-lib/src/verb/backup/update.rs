@@ -1,8 +1,9 @@
 //! Bringing the image up to date without ever losing what it held.
 //!
-//! *In place*: a block of `last.raw` is overwritten only when its old content is durable in the overlay. *Staged*: the new
-//! blocks go to a file of their own, a clone of the image or, at the first backup, an empty one, which is renamed over it
-//! when all is durable. In both, overlay over `last.raw` reads as the revision that was newest, at every moment.
+//! *In place*: a block of `last.raw` is overwritten only when its old content is durable in the overlay. *Staged*: the
+//! new blocks go to a file of their own, a clone of the image or, at the first backup, an empty one, which is renamed
+//! over it when all is durable. In both, overlay over `last.raw` reads as the revision that was newest, at every
+//! moment.
 
 use super::ImageUpdate;
 use super::scan::Outcome;
@@ -58,9 +59,9 @@ pub(super) struct Finished {
     pub stored_bytes: u64,
     /// Old blocks that were not what was backed up.
     pub bad_blocks: Vec<BlockIndex>,
-    /// Blocks of the image that were bad and are right again.
+    /// Bad blocks of the image that the source still had; they are right again.
     pub healed_blocks: u64,
-    /// Whether the image has no room that it does not need.
+    /// Whether the image takes no space that it does not need.
     pub is_tidy: bool,
 }
 
@@ -213,8 +214,8 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Clears the blocks that the overlay holds and that are zero now. They keep their room, which undoing would need. Gives how much of
-/// it can be given back when the revision is committed, if there are such blocks.
+/// Clears the blocks that the overlay holds and that are zero now. They keep their room, which undoing would need.
+/// Gives how much of it can be given back when the revision is committed, if there are such blocks.
 fn clear_zero_blocks(
     image: &dyn StorageFile,
     block_size: BlockSize,

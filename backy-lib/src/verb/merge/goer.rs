@@ -10,7 +10,8 @@ use crate::image::delta::{Delta, Tables, read_cut};
 use crate::image::digests::DigestTable;
 use crate::storage::{DigestsKind, Storage};
 
-/// A revision that the merge deletes. A file of it that cannot be opened is lost; the other file shows, as far as it can, what it held.
+/// A revision that the merge deletes. A file of it that cannot be opened is lost; the other file shows, as far as it
+/// can, what it held.
 pub(super) struct Goer {
     pub(super) delta: Option<Delta>,
     pub(super) digests: Option<DigestTable>,

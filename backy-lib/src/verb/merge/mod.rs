@@ -1,14 +1,16 @@
 //! Appending to a delta what it reads from newer revisions, so that these can be deleted.
 //!
-//! Each step is neutral: the delta reads the same before a block is entered and after it. Data and digests are durable before the
-//! entries that refer to them ([`append`](crate::image::append)). Only when all is in place does the header name another backing
-//! file, and only then does the caller publish the manifest. Until then the newer revisions are untouched.
+//! Each step is neutral: the delta reads the same before a block is entered and after it. Data and digests are durable
+//! before the entries that refer to them ([`append`](crate::image::append)). Only when all is in place does the header
+//! name another backing file, and only then does the caller publish the manifest. Until then the newer revisions are
+//! untouched.
 //!
-//! Blocks are copied in their stored form, without unpacking them (unless QEMU has written one of the deltas anew with another
-//! compression), and with their digests: a rotten block stays rotten, and a scrub finds it.
+//! Blocks are copied in their stored form, without unpacking them (unless QEMU has written one of the deltas anew with
+//! another compression), and with their digests: a rotten block stays rotten, and a scrub finds it.
 //!
-//! The cost follows the deltas that are deleted, whatever the size of the others. There is one exception: where a standalone revision
-//! is deleted, or one that was shorter than its neighbours, the images before and after it are compared by their digests.
+//! The cost follows the deltas that are deleted, whatever the size of the others. There is one exception: where a
+//! standalone revision is deleted, or one that was shorter than its neighbours, the images before and after it are
+//! compared by their digests.
 
 mod goer;
 mod standalone;
@@ -37,10 +39,12 @@ pub(crate) use standalone::{make_standalone, standalone_bytes};
 
 use goer::{Goer, Moved, Slot, entry_of, look_into, unless_damaged};
 
-/// Appends to the delta of revision `into` what it reads from the revisions `gone`, newest first, and points it to the next newer one.
+/// Appends to the delta of revision `into` what it reads from the revisions `gone`, newest first, and points it to the
+/// next newer one.
 ///
 /// # Errors
-/// [`Error::Plan`](crate::Error::Plan) when `gone` is not the run of revisions between these two: nothing has been written then.
+/// [`Error::Plan`](crate::Error::Plan) when `gone` is not the run of revisions between these two: nothing has been
+/// written then.
 pub(crate) fn absorb(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -93,8 +97,8 @@ const LOST_FRAME_BYTES: u64 = 64;
 /// What the merge believes of goers that are lost in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
-    /// A missing delta held the blocks that its digest file names and no zero blocks; a delta without digests holds what was backed up.
-    /// With this assumption the digest of the remaining revision comes out.
+    /// A missing delta held the blocks that its digest file names and no zero blocks; a delta without digests holds
+    /// what was backed up. With this assumption the digest of the remaining revision comes out.
     Remains,
     /// It does not come out. What one of them may have held is lost.
     Nothing,

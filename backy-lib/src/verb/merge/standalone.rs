@@ -1,7 +1,7 @@
 //! Making a revision standalone: its delta takes over all that it reads from newer revisions.
 //!
-//! Every block is read and checked on its way, so that rot in the chain does not go unnoticed into the standalone revision: a block
-//! that cannot be read right is stored as bad, and reported.
+//! Every block is read and checked on its way, so that rot in the chain does not go unnoticed into the standalone
+//! revision: a block that cannot be read right is stored as bad, and reported.
 
 use std::sync::Arc;
 

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::super::{Chain, Located, Place};
+use super::super::{Chain, Located};
 use crate::base::digest::{RevisionHasher, TableEntry, is_zero};
-use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::progress::Silent;
+use crate::base::error::Result;
 use crate::base::revision::RevisionId;
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::digests::{DigestsHeader, entry_offset};
+use crate::format::digests::DigestsHeader;
 use crate::format::manifest::{Manifest, Revision, Statistics};
 use crate::format::qcow2::{Compressor, Decompressor, Layout};
 use crate::image::delta::{DeltaWriter, OldBlock, StoredBlock};
@@ -190,8 +189,8 @@ pub(super) fn entries(state: &[u8]) -> impl Iterator<Item = TableEntry> {
     state.chunks(BLOCK).map(TableEntry::of_block)
 }
 
-/// Which blocks an older revision has to hold itself: what the newer one has in another way, or in another length. Past its end all
-/// is zero.
+/// Which blocks an older revision has to hold itself: what the newer one has in another way, or in another length. Past
+/// its end all is zero.
 pub(super) fn differing(older: &[u8], newer: &[u8]) -> Vec<bool> {
     let mut newer = newer.chunks(BLOCK);
     older.chunks(BLOCK).map(|block| newer.next().map_or(!is_zero(block), |n| n != block)).collect()
