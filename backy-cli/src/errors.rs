@@ -1,6 +1,6 @@
-//! Errors at the edge: one line that says what went wrong, where, and what to do; and the exit status.
+//! Errors at the edge: one line with what failed, where, and what to do; and the exit status.
 //!
-//! The engine says what and where; what to do depends on the command, and is added here.
+//! The engine knows what and where; what to do depends on the command, which adds it here.
 
 use std::ffi::OsString;
 use std::io;
@@ -137,8 +137,8 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::NoSpace => "free some space and run it again",
         ErrorKind::Permission => advice_on_permission(error),
         ErrorKind::Untrusted => {
-            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with umask=077), run it as the \
-             archive's owner, or use --trust if you trust everybody who can write there"
+            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with umask=077), run it \
+             as the archive's owner, or use --trust if you trust everybody who can write there"
         }
         ErrorKind::Io => "look for the reason in the kernel log (dmesg), then run it again",
         ErrorKind::NoArchive => "name its folder with -b, or create one with 'backy init'",
@@ -153,7 +153,8 @@ fn advice_by_kind(error: &Error) -> &'static str {
             "bring the file back from a copy of the archive, or rebuild it with 'backy scrub --rebuild'"
         }
         ErrorKind::Damaged => {
-            "run 'backy scrub' to repair it and to see what is affected; if it cannot, bring the file back from a copy of the archive"
+            "run 'backy scrub' to repair it and to see what is affected; if it cannot, bring the file back from a copy \
+             of the archive"
         }
         ErrorKind::Hook => "find out why the hook fails, or correct it in backy.toml",
         ErrorKind::Miscomputed => {
@@ -194,7 +195,7 @@ fn is_no_folder(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
 }
 
-/// Whether there may be room, but not for a file of that length.
+/// Whether the file system may have space, but takes no file of that length.
 fn is_too_long(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
 }
@@ -205,7 +206,7 @@ fn is_stored(error: &Error) -> bool {
     names(error, "last.raw") || matches!(extension, Some("qcow2" | "digests"))
 }
 
-/// Prints the help that was asked for, or says in one line what is wrong with the arguments.
+/// Prints the help that was asked for, or one line about the mistake in the arguments.
 pub(crate) fn usage(
     output: &Output,
     error: &clap::Error,
@@ -287,7 +288,7 @@ mod tests {
         Cli::command().find_subcommand(word).is_some()
     }
 
-    /// A usage error is one line that names what is wrong and where the help for it is.
+    /// A usage error is one line that names the mistake and where to find help.
     #[test]
     fn usage_errors_are_one_line() {
         for (args, expected) in [
@@ -325,7 +326,8 @@ mod tests {
             ),
             (
                 &["backy", "mount", "0", "/mnt"],
-                "unexpected argument '/mnt' found; mount shows every revision, under by-number, by-date and by-tag: name only a folder; see 'backy mount --help'",
+                "unexpected argument '/mnt' found; mount shows every revision, under by-number, by-date and \
+                 by-tag: name only a folder; see 'backy mount --help'",
             ),
         ] {
             assert_eq!(line(args), expected);

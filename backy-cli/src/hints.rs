@@ -1,4 +1,5 @@
-//! What somebody means who types what other tools call things: hints for errors of usage, and for a folder that is no archive.
+//! What somebody means who types what other tools call things: hints for errors of usage, and for a folder that is no
+//! archive.
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! `backy complete -- WORD…`: what the scripts for shells ask for when somebody types the name of a revision. Nobody types it, so that it
-//! is no command like the others.
+//! `backy complete -- WORD…`: what the scripts for shells ask for when somebody types the name of a revision. Nobody
+//! types it, so that it is no command like the others.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,8 +18,8 @@ pub(crate) fn asked(args: &[OsString]) -> Option<&[OsString]> {
     }
 }
 
-/// Prints names of revisions, each with a tab and what it names; the exit status. Where there is no archive nothing is printed: whoever
-/// presses Tab wants no message.
+/// Prints names of revisions, each with a tab and what it names; the exit status. Where there is no archive nothing
+/// is printed: whoever presses Tab wants no message.
 pub(crate) fn run(words: &[OsString], output: &Output) -> u8 {
     let folder = folder(words).unwrap_or_else(|| PathBuf::from("."));
     let printed = Archive::open(&folder)

@@ -139,7 +139,8 @@ fn check_mountpoint(mountpoint: &Path) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::message(format!(
-        "'{text}' reads as a revision; a mount shows all of them, under by-number, by-date and by-tag: name only a folder (./{} is one)",
+        "'{text}' reads as a revision; a mount shows all of them, under by-number, by-date and by-tag: name \
+         only a folder (./{} is one)",
         shell_word(text)
     )))
 }
@@ -156,7 +157,7 @@ struct Watch {
 
 impl Observer for Watch {
     fn event(&self, event: &Event) {
-        // In the background nobody sees what goes to standard error, and the log has it.
+        // In the background nobody sees standard error, and the log has the line.
         let text = match event {
             Event::Finding(text) | Event::Note(text) => text,
             Event::Begin { .. } => return,

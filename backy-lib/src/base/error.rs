@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::base::extent::Extent;
 use crate::base::revision::RevisionId;
 
-pub(crate) use process::{is_limit, judged};
+pub(crate) use process::judged;
 
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -491,8 +491,8 @@ impl Error {
     }
 }
 
-/// Where more can be had of what the system gives a process no more of; `None` for any other error.
-fn limit(error: &io::Error) -> Option<&'static str> {
+/// How to raise the limit of the process or the system that a call has reached; `None` for any other error.
+pub(crate) fn limit(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error().map(Errno::from_raw_os_error)? {
         Errno::MFILE => Some("raise the limit of open files (ulimit -n)"),
         Errno::NFILE => Some("raise the limit of open files of the whole system (fs.file-max)"),

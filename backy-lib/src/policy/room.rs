@@ -47,6 +47,7 @@ pub struct Newest {
 
 /// How much room a backup takes while it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Estimate {
     /// What is to be expected; `None` when there is nothing to go by.
     pub expected_bytes: Option<u64>,

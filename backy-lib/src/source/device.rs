@@ -12,7 +12,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::Source;
 use super::identity::identify;
-use crate::base::error::{Error, Result, is_limit};
+use crate::base::error::{Error, Result, limit};
 use crate::base::extent::Extent;
 use crate::base::fork::Withheld;
 use crate::format::manifest::SourceIdentity;
@@ -47,7 +47,7 @@ impl DeviceSource {
         // That this process may not open another file says nothing about the source.
         let limited = |errno: io::Error| Error::io(path, "open it")(errno);
         let place = Place::find_by_own_links(path).map_err(|refusal| match refusal {
-            Refusal::Io(found) if is_limit(&found) => limited(found),
+            Refusal::Io(found) if limit(&found).is_some() => limited(found),
             refusal => error(refusal.sentence("open it")),
         })?;
         // Opening a FIFO would wait for a writer, and some devices do something as soon as they are opened.

@@ -47,6 +47,7 @@ pub const IMPORT_TAG: &str = "imported";
 
 /// What an import did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ImportReport {
     /// The revisions that were brought over, oldest first.
     pub imported: Vec<Imported>,
@@ -60,6 +61,7 @@ pub struct ImportReport {
 
 /// A revision that was brought over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Imported {
     /// Its name, the old one.
     pub uuid: RevisionId,
@@ -73,6 +75,7 @@ pub struct Imported {
 
 /// Something that was not brought over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Skipped {
     /// A file of the old archive.
     pub what: ReportPath,

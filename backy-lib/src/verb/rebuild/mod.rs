@@ -39,6 +39,7 @@ use order::Ordered;
 
 /// What the new manifest has, and what it lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RebuildReport {
     /// The revisions, newest first.
     pub revisions: Vec<RevisionId>,

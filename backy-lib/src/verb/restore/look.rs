@@ -31,6 +31,7 @@ const MAX_PARTITIONS: usize = 16;
 
 /// What a restore would overwrite. Nothing is changed by looking.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TargetLook {
     /// Where it is.
     pub target: ReportPath,

@@ -61,6 +61,7 @@ the target that were not overwritten. Do not copy it to a disk.
 
 /// Where what a restore has overwritten is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UndoReport {
     /// Folder of the archive.
     pub archive: ReportPath,

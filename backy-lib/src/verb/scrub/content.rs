@@ -26,6 +26,7 @@ use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
 /// How much of what is stored has been read and found right, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Coverage {
     /// The longest time ago that the place of a block was last read; null when some never were.
     pub oldest: Option<Timestamp>,

@@ -87,6 +87,7 @@ impl FromStr for Budget {
 
 /// What was found and done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ScrubReport {
     /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
     pub findings: Vec<Finding>,
@@ -104,6 +105,7 @@ pub struct ScrubReport {
 
 /// Something that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// The file within the archive's folder.
     pub file: String,
@@ -119,6 +121,7 @@ pub struct Finding {
 
 /// A revision that a finding costs something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Affected {
     /// The revision.
     pub revision: RevisionId,
