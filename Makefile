@@ -44,7 +44,7 @@ test: deps ## All checks and tests; installs what they need
 	$(MAKE) --no-print-directory test-python
 	$(MAKE) --no-print-directory test-package
 
-lint: lint-rust lint-python api-check ## Formatting, clippy, documentation, mypy, stubtest, ruff, public API
+lint: lint-rust lint-python ## Formatting, clippy, documentation, mypy, stubtest, ruff
 
 lint-rust:
 	$(CARGO) fmt --all --check
