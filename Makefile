@@ -30,7 +30,7 @@ SECONDS ?= 60
 TARGETS ?=
 PYTHON_SOURCES := backy-py/python backy-py/make-stubs tests/python tests/bench
 
-.PHONY: help test lint format lint-rust lint-python msrv test-rust test-python torture powercut canary deny dependencies mutants mutants-sample fuzz wheel \
+.PHONY: help test lint format api api-check public-api-installed lint-rust lint-python msrv test-rust test-python torture powercut canary deny dependencies mutants mutants-sample fuzz wheel \
 	sdist test-package demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv stubs clean
 
 help: ## List the targets
@@ -67,6 +67,31 @@ msrv: ## Check that the oldest Rust that Cargo.toml promises compiles it (needs 
 	else \
 	    echo "SKIPPED: msrv: there is no Rust $(MSRV), and rustup cannot install it"; [[ "$${CI:-}" != true ]]; \
 	fi
+# The listing depends on the version of the program, and that on the nightly compiler.
+PUBLIC_API_VERSION := 0.52.0
+PUBLIC_API := $(CARGO) +nightly public-api -p backy-lib --omit blanket-impls,auto-trait-impls,auto-derived-impls
+
+api: public-api-installed ## Write the public API of the library to backy-lib/api.txt (needs nightly Rust)
+	$(PUBLIC_API) > target/api.txt
+	mv target/api.txt backy-lib/api.txt
+
+ifeq ($(shell $(CARGO) +nightly --version >/dev/null 2>&1 && echo yes),yes)
+
+api-check: public-api-installed ## Compare the public API of the library with backy-lib/api.txt (needs nightly Rust)
+	@$(PUBLIC_API) > target/api.txt
+	@diff -u backy-lib/api.txt target/api.txt || { echo "The public API has changed: 'make api' writes it down"; exit 1; }
+
+else
+
+api-check:
+	@echo "SKIPPED: $@: nightly Rust is not installed"
+	@[[ "$${CI:-}" != true ]]
+
+endif
+
+public-api-installed:
+	@[[ "$$(cargo-public-api --version 2>/dev/null)" == *$(PUBLIC_API_VERSION) ]] || \
+		$(CARGO) install cargo-public-api --version $(PUBLIC_API_VERSION) --locked
 
 # In CI a failure does not keep the other programs from being run: one run shows all of them.
 test-rust: ## Tests of the engine, the command and the archive format

@@ -1,8 +1,9 @@
-//! A command that goes on in the background once its caller has the shell back.
+//! A command that continues in the background once its caller has the shell back.
 //!
-//! Nothing is forked: the command starts itself again, with a mark before its arguments, and waits until this other half
-//! says that it is ready or ends. Until then the other half is part of the caller's session, so that Ctrl-C reaches
-//! it and its errors are seen; from then on it has a session of its own and holds nothing that is the caller's.
+//! Nothing is forked: the command starts itself again, with a mark before its arguments, and waits until this other
+//! half says that it is ready or ends. Until then the other half is part of the caller's session, so that Ctrl-C
+//! reaches it and its errors are seen; from then on it has a session of its own and holds nothing that is the
+//! caller's.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -18,7 +19,8 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::interrupt::Interrupt;
 
-/// Told to the other half before all arguments, with the name of the operation. The rest of the command does not know of it.
+/// Told to the other half before all arguments, with the name of the operation. The rest of the command does not know
+/// of it.
 const MARK: &str = "--background-half";
 /// What the other half says when it is ready.
 const READY: &[u8] = b"ready\n";
@@ -103,8 +105,8 @@ fn ask_to_end(child: &Child) {
     }
 }
 
-/// In the other half, before it has opened anything: closes the files that the caller had open besides the standard ones.
-/// A lock on one of them, or the end of a pipe, would otherwise be held for as long as this goes on.
+/// In the other half, before it has opened anything: closes the files that the caller had open besides the standard
+/// ones. A lock on one of them, or the end of a pipe, would otherwise be held for as long as this goes on.
 pub(crate) fn close_inherited() -> io::Result<()> {
     let names = fs::read_dir("/proc/self/fd")?.map(|entry| entry.map(|entry| entry.file_name()));
     let names = names.collect::<io::Result<Vec<_>>>()?;
@@ -116,7 +118,7 @@ pub(crate) fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// In the other half: lets go of the caller and tells it that all is ready.
+/// In the other half: releases the caller and reports that all is ready.
 ///
 /// # Errors
 /// Also when the caller has gone, which nobody can be told.

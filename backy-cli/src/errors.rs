@@ -1,6 +1,6 @@
-//! Errors at the edge: one line that says what went wrong, where, and what to do; and the exit status.
+//! Errors at the edge: one line with what failed, where, and what to do; and the exit status.
 //!
-//! The engine says what and where; what to do depends on the command, and is added here.
+//! The engine knows what and where; what to do depends on the command, which adds it here.
 
 use std::ffi::OsString;
 use std::io;
@@ -137,8 +137,8 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::NoSpace => "free some space and run it again",
         ErrorKind::Permission => advice_on_permission(error),
         ErrorKind::Untrusted => {
-            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with umask=077), run it as the \
-             archive's owner, or use --trust if you trust everybody who can write there"
+            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with umask=077), run it \
+             as the archive's owner, or use --trust if you trust everybody who can write there"
         }
         ErrorKind::Io => "look for the reason in the kernel log (dmesg), then run it again",
         ErrorKind::NoArchive => "name its folder with -b, or create one with 'backy init'",

@@ -1,5 +1,5 @@
-//! The process that sees to it that the hook `after` is run, also when the backup is killed: this command, started once more with a
-//! mark in place of its arguments. What it does is in `backy_lib::hooks::guard`.
+//! The process that runs the hook `after` even when the backup is killed: this command, started
+//! once more with a mark in place of its arguments. What it does is in `backy_lib::hooks::guard`.
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
@@ -28,8 +28,8 @@ pub(crate) fn is_guard(args: &[OsString]) -> bool {
     args.len() == 2 && args.last().is_some_and(|arg| arg == MARK)
 }
 
-/// Guards a backup, which is at the other end of standard input; the exit status. Nobody waits for that, nor for what is said
-/// here, unless the backup has been killed.
+/// Guards a backup, which is at the other end of standard input; the exit status. Nobody waits for that, nor for what
+/// is said here, unless the backup has been killed.
 pub(crate) fn run(output: &Output) -> u8 {
     let interrupt = Interrupt::default();
     // Whoever asks the backup to stop, with all its processes, does not mean that a file system stays frozen.

@@ -1,6 +1,6 @@
-//! Ctrl-C and its relatives. As long as a command only looks at things or prints what it found, the first one ends the process at
-//! once. While an operation is under way, it asks that to stop and leave everything in order, and a second Ctrl-C ends the process
-//! at once (which loses nothing either: the next writing command cleans up).
+//! Ctrl-C and its relatives. As long as a command only looks at things or prints what it found, the first one ends
+//! the process at once. While an operation is under way, it asks that to stop and leave everything in order, and a
+//! second Ctrl-C ends the process at once (which loses nothing either: the next writing command cleans up).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -68,15 +68,16 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Until the end of what is returned a signal asks to stop: an operation is under way that looks whether somebody asked.
+    /// Until the end of what is returned a signal asks to stop: an operation is under way that looks whether somebody
+    /// asked.
     pub(crate) fn begin(&self) -> UnderWay<'_> {
         self.under_way.fetch_add(1, Relaxed);
         self.only_looks.store(false, Relaxed);
         UnderWay(self)
     }
 
-    /// Runs what may have to wait for somebody else, such as a reader of standard output. When it has been asked to stop and waits
-    /// all the same, `give_up` is called beside it, which ends the process.
+    /// Runs what may have to wait for somebody else, such as a reader of standard output. When it has been asked to
+    /// stop and waits all the same, `give_up` is called beside it, which ends the process.
     pub(crate) fn or_give_up<T>(&self, work: impl FnOnce() -> T, give_up: impl Fn() + Sync) -> T {
         let (until_its_end, ended) = channel::<()>();
         let give_up = &give_up;
@@ -97,7 +98,7 @@ impl Interrupt {
         })
     }
 
-    /// The same, and a second Ctrl-C only asks as well: for a command that has something of its own to remove.
+    /// The same, and a second Ctrl-C only asks as well: for a command that has its own file to delete.
     pub(crate) fn only_in_order(&self) {
         // Until the end of the process.
         std::mem::forget(self.begin());
@@ -133,9 +134,9 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// From now on a file that becomes longer than allowed (`ulimit -f`) is an error of the writing, as on a file system that takes no
-/// longer one, and not the end of this process. What this one starts is not concerned: it has a handler, which is not inherited,
-/// and does not ignore the signal. Python does the same by itself.
+/// From now on a file that becomes longer than allowed (`ulimit -f`) is an error of the writing, as on a file system
+/// that takes no longer one, and not the end of this process. What this one starts is not concerned: it has a
+/// handler, which is not inherited, and does not ignore the signal. Python does the same by itself.
 pub(crate) fn survive_size_limit() {
     // What cannot be arranged would only matter under such a limit.
     let _ = flag::register(SIGXFSZ, Arc::default());

@@ -1,7 +1,8 @@
 //! The `backy` command: turns arguments into calls of the engine, and its reports into text.
 //!
-//! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it did
-//! not, 130 when it was stopped by Ctrl-C; that of the commands for monitoring is the verdict. Nothing is computed here that `backy_lib` does not report.
+//! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it
+//! did not, 130 when it was stopped by Ctrl-C; that of the commands for monitoring is the verdict. Nothing is
+//! computed here that `backy_lib` does not report.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -87,7 +88,7 @@ impl Session {
         Caller { program: None, wait: waiting.duration(), clock: &SystemClock, observer }
     }
 
-    /// Tells the service manager, if there is one.
+    /// Notifies the service manager, if there is one.
     fn notify(&self, tell: impl FnOnce(&Notifier)) {
         if let Some(manager) = &self.notifier {
             tell(manager);
@@ -123,7 +124,7 @@ pub use guard::words as guard_words;
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
-    // What goes on in the background, or guards a backup, has to be started again.
+    // What continues in the background, or guards a backup, is started again.
     let itself =
         std::env::current_exe().map_or_else(|_| Vec::new(), |program| vec![program.into()]);
     ExitCode::from(run(std::env::args_os().collect(), itself))
@@ -193,7 +194,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     perform(cli.command, &session, is_probe)
 }
 
-/// Runs the command between a beginning and an end that the log and the service manager are told of; the exit status.
+/// Runs the command, and reports its beginning and end to the log and the service manager; the exit status.
 fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     let name = session.command;
     // The other half has begun, and ends, for both.
@@ -304,8 +305,8 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// What a long chain of deltas keeps open is an eighth of the limit, of which the usual soft one of 1024 is little. This
-/// process does nothing else, so that it may have more of them open than a few dozen.
+/// What a long chain of deltas keeps open is an eighth of the limit, of which the usual soft one of 1024 is little.
+/// This process does nothing else, so that it may have more of them open than a few dozen.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

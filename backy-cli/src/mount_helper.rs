@@ -1,9 +1,9 @@
 //! Being called by `mount(8)`, from a line of `/etc/fstab` or a systemd mount.
 //!
-//! Two forms are known. `mount.fuse`, of the package fuse3, runs `backy ARCHIVE MOUNTPOINT -o OPTIONS`: an archive is given
-//! with its whole path, and so is told from a command by its '/'. Where there is a link `/sbin/mount.fuse.backy` to backy,
-//! `mount` runs that, as `mount.fuse.backy ARCHIVE MOUNTPOINT [-sfnv] [-o OPTIONS]`. Both become the arguments of
-//! `backy mount`, which is all that the rest of the command knows of.
+//! Two forms are known. `mount.fuse`, of the package fuse3, runs `backy ARCHIVE MOUNTPOINT -o OPTIONS`: an archive is
+//! given with its whole path, and so is told from a command by its '/'. Where there is a link
+//! `/sbin/mount.fuse.backy` to backy, `mount` runs that, as `mount.fuse.backy ARCHIVE MOUNTPOINT [-sfnv] [-o
+//! OPTIONS]`. Both become the arguments of `backy mount`, which is all that the rest of the command knows of.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -60,7 +60,7 @@ const VALUES: [&str; 5] = ["cache", "log", "log_format", "dir", "gid"];
 /// The arguments of this process as those of `backy`; nothing when `mount` wants nothing to be done.
 ///
 /// # Errors
-/// One line that says what is wrong with the arguments.
+/// One line about the mistake in the arguments.
 pub(crate) fn translate(args: Vec<OsString>) -> Result<Option<Vec<OsString>>, String> {
     let name = args.first().and_then(|name| Path::new(name).file_name());
     let is_path =

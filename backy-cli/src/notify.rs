@@ -1,4 +1,4 @@
-//! Tells the service manager that started this process how far it is. Source: `sd_notify(3)`.
+//! Reports progress to the service manager that started this process. Source: `sd_notify(3)`.
 //!
 //! A manager that does not listen, or not now, is passed over: a backup never waits for it.
 

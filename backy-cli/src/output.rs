@@ -1,7 +1,7 @@
 //! What people see: lines on standard error, results on standard output, tables, sizes, times.
 //!
-//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. Where a log is wanted
-//! instead, standard error has only lines of that form.
+//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. Where a log
+//! is wanted instead, standard error has only lines of that form.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::panic::PanicHookInfo;
@@ -129,7 +129,7 @@ impl Output {
         self.say(Severity::Info, Event::Note, text);
     }
 
-    /// One line on standard error about something that is wrong while the operation goes on.
+    /// One line on standard error about a problem that does not stop the operation.
     pub(crate) fn warning(&self, text: &str) {
         self.say(Severity::Warning, Event::Warning, text);
     }
@@ -139,12 +139,12 @@ impl Output {
         self.say(Severity::Warning, Event::Finding, text);
     }
 
-    /// One line on standard error about why it did not work.
+    /// One line on standard error: why the command failed.
     pub(crate) fn error(&self, text: &str, ending: Ending, status: u8) {
         self.say(Severity::Error, Event::End(ending, status), text);
     }
 
-    /// What only a log is told, and only when it is to have everything: how far the operation is.
+    /// How far the operation is, for a log that has everything.
     pub(crate) fn log(&self, event: Event, text: &str) {
         if self.log.is_some() {
             self.say(Severity::Info, event, text);
@@ -179,7 +179,7 @@ static HELD_BACK: Mutex<Option<HeldBack>> = Mutex::new(None);
 /// The most lines that are kept; more than anybody reads.
 const MOST_HELD_BACK: usize = 10_000;
 
-/// Keeps what goes to standard error from now on; with `false` no longer, and writes what was kept.
+/// Holds back standard error from now on; with `false` writes what was held back, and no longer does.
 pub(crate) fn hold_back(held: bool) {
     let mut waiting = HELD_BACK.lock().unwrap_or_else(PoisonError::into_inner);
     if held {
@@ -206,7 +206,8 @@ fn write_line(line: String) {
     let _ = io::stderr().lock().write_all((line + "\n").as_bytes());
 }
 
-/// Says where a thread has panicked, in one line; what it said becomes an error, if the operation can still end with one.
+/// Says where a thread has panicked, in one line; what it said becomes an error, if the operation can still end with
+/// one.
 pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
     let payload = panic.payload();

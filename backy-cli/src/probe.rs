@@ -1,5 +1,5 @@
-//! What monitoring runs: `status --check` and `check`. Their exit status is the verdict, and where nothing can be told, wrong
-//! arguments included, it is 3 with a line on standard output: whoever runs them reads nothing else.
+//! What monitoring runs: `status --check` and `check`. Their exit status is the verdict, and where nothing can be
+//! told, wrong arguments included, it is 3 with a line on standard output: whoever runs them reads nothing else.
 
 use std::ffi::OsString;
 
@@ -34,7 +34,7 @@ pub(crate) fn is_probe(args: &[OsString]) -> bool {
 pub(crate) fn unknown(output: &Output, failure: &Failure) -> u8 {
     match failure {
         Failure::Verdict(status) => *status,
-        // Nobody reads it; the verdict is not known to be well.
+        // Nobody reads it; the verdict is not known to be ok.
         Failure::Output(_) => Level::Unknown.exit_status(),
         _ => match output.result(nagios_unknown(&failure.text()).as_bytes()) {
             Ok(()) | Err(_) => Level::Unknown.exit_status(),

@@ -1,5 +1,5 @@
-//! Shows what an operation is doing: a bar on a terminal once it takes longer than a second, warnings, and notes; the phases
-//! in a log, and how far they are to the service manager.
+//! Shows what an operation is doing: a bar on a terminal once it takes longer than a second, warnings, and notes; the
+//! phases in a log, and how far they are to the service manager.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +18,7 @@ use crate::{Session, log};
 /// What is over sooner needs no bar.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
-/// How often the service manager is told how far it is.
+/// How often the service manager learns how far it is.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 const TEMPLATE: &str = "{msg} {percent:>3}% [{wide_bar}] {binary_bytes} of {binary_total_bytes}, \
@@ -97,6 +97,17 @@ impl Observer for Reporter<'_> {
     }
 }
 
+/// Prints what a plan finds. Nothing is under way, so that the first Ctrl-C ends the process.
+pub(crate) struct Planning<'a>(pub(crate) &'a Session);
+
+impl Observer for Planning<'_> {
+    fn event(&self, event: &Event) {
+        if let Event::Finding(text) = event {
+            self.0.output.finding(text);
+        }
+    }
+}
+
 /// A phase as people say it.
 fn words(phase: Phase) -> &'static str {
     match phase {
@@ -114,8 +125,8 @@ fn words(phase: Phase) -> &'static str {
     }
 }
 
-/// Shows how far the present phase is, from its counters, by a thread of its own: as a bar on standard error, and to the
-/// service manager.
+/// Shows how far the present phase is, from its counters, by a thread of its own: as a bar on standard error, and to
+/// the service manager.
 struct Display {
     shared: Arc<Shared>,
     drawer: Option<JoinHandle<()>>,

@@ -54,8 +54,8 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The heading and the rows, without blanks at the ends of lines. A row has several lines where its last cell is wrapped
-    /// at `width`; without one, no cell is.
+    /// The heading and the rows, without blanks at the ends of lines. A row has several lines where its last cell is
+    /// wrapped at `width`; without one, no cell is.
     pub(crate) fn lines(&self, width: Option<usize>) -> (String, Vec<String>) {
         let headings: Vec<String> =
             self.columns.iter().map(|column| column.heading().to_owned()).collect();

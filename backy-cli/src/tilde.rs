@@ -1,5 +1,5 @@
-//! A `~` that the shell has not expanded, as in `--backupdir=~/archive`, in quotes, or in a unit of systemd. Taken as it stands it would make
-//! a folder of that name, and the next thing that somebody types is `rm -rf ~`.
+//! A `~` that the shell has not expanded, as in `--backupdir=~/archive`, in quotes, or in a unit of systemd. Taken as
+//! it stands it would make a folder of that name, and the next thing that somebody types is `rm -rf ~`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;

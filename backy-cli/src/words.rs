@@ -1,4 +1,5 @@
-//! What several commands say, said in the same way: lists of tags, of revisions and of stretches, words for a shell, and how much is checked.
+//! What several commands say, said in the same way: lists of tags, of revisions and of stretches, words for a shell,
+//! and how much is checked.
 
 use backy_lib::extent::Extent;
 use backy_lib::health::display_age;

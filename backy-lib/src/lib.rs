@@ -1,9 +1,52 @@
 //! The engine of backy: backs up one block device or large file into one directory, the archive.
 //!
 //! The newest revision in an archive is a plain raw image, every older one a standard qcow2 overlay on the next newer one.
-//! Start with [`Archive`] for reading and [`ArchiveWriter`] for changing; `ARCHITECTURE.md` has the map of the modules.
 //!
-//! The library never prints, never reads the environment and never looks at the wall clock by itself.
+//! [`Archive`] reads an archive, [`ArchiveWriter`] holds its lock and changes it. A request, such as
+//! [`BackupRequest`](backup::BackupRequest), is a whole operation as the command runs it: it plans, takes the lock, runs
+//! hooks, and records what it did; [`Caller`] says who makes it. `ARCHITECTURE.md` has the map of the modules.
+//!
+//! The library never prints, never reads the environment, and looks at the wall clock only through [`Clock`].
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use backy_lib::backup::{BackupOptions, BackupRequest, BackupSource};
+//! use backy_lib::init::InitRequest;
+//! use backy_lib::progress::Silent;
+//! use backy_lib::{BlockSize, Caller, RestoreOptions, SystemClock, Trust};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let temp = tempfile::tempdir()?;
+//! let (source, target) = (temp.path().join("disk.img"), temp.path().join("restored.img"));
+//! std::fs::write(&source, vec![7; 300_000])?;
+//!
+//! let init = InitRequest {
+//!     folder: temp.path().join("archive"),
+//!     source: Some(source.clone()),
+//!     block_size: BlockSize::DEFAULT,
+//!     trust: Trust::default(),
+//! };
+//! let archive = init.run()?.archive;
+//!
+//! let options = BackupOptions { force: true, ..BackupOptions::default() };
+//! let request = BackupRequest { source: BackupSource::Config, options };
+//! let caller = Caller {
+//!     program: Some("an example"),
+//!     wait: Duration::ZERO,
+//!     clock: &SystemClock,
+//!     observer: &Silent,
+//! };
+//! // Without hooks nothing has to guard them.
+//! let report = request.run(&archive, || Ok(Vec::new()), &caller)?.report().ok_or("no backup")?;
+//! assert_eq!(report.revision.size_bytes, 300_000);
+//!
+//! let archive = backy_lib::Archive::open(&archive.folder())?;
+//! archive.restore(0, &target, &RestoreOptions::default(), &SystemClock, &Silent)?;
+//! assert!(std::fs::read(&source)? == std::fs::read(&target)?);
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(
     not(test),

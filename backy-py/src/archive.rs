@@ -35,32 +35,32 @@ use crate::watch::{Watch, run};
 
 /// The folder of one source's backups.
 ///
-/// Each call reads the archive anew; what changes it takes its lock for as long as it lasts, and raises LockedError when
-/// somebody else has it. Everything else needs no lock: a backup may run meanwhile.
+/// Each call reads the archive anew. A call that changes it holds the lock until it returns, and raises LockedError
+/// when somebody else has it. All other calls need no lock: a backup may run meanwhile.
 ///
-/// Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
+/// Wherever you name a revision: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
 /// "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a
-/// uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where several are:
-/// text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then, "0..3" or "0,2", or an
-/// iterable of what names one.
+/// uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where you
+/// name several: text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then,
+/// "0..3" or "0,2", or an iterable of what names one.
 ///
-/// What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
-/// or as text such as "10m"; without it, LockedError is raised at once.
+/// Calls that change the archive take `wait`: how long to wait while somebody else changes it, in seconds, as a
+/// timedelta, or as text such as "10m". Without it, LockedError is raised at once.
 ///
-/// Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
-/// called. Ctrl-C, an exception of `progress`, or the CancelToken that is given as `cancel` stops the operation in order;
-/// then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the operation has
-/// finished, never hides its report: see "Stopping a call" in doc/python.md. What is worth saying meanwhile goes to the
-/// logger "backy".
+/// Long calls let other threads run. `progress` is called with a Progress, at most ten times a second, in the thread
+/// that called. Ctrl-C, an exception of `progress`, or the CancelToken that you pass as `cancel` stops the operation
+/// in order; then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the
+/// operation has finished, never hides its report: see "Stopping a call" in doc/python.md. Messages go to the logger
+/// "backy".
 ///
-/// What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
-/// one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
-/// nothing of that.
+/// Calls that change the archive or run its hooks raise UntrustedError when others than the caller and root can
+/// change its folder, one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read
+/// and run. Calls that only read do not check that.
 ///
-/// `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and copied, as for a
-/// process of a pool; whoever gets it reads the folder at its first call.
+/// `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and
+/// copied, as for a process of a pool; the copy reads the folder at its first call.
 ///
-/// Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
+/// Raises ArchiveNotFoundError where there is no archive, another BackyError where it cannot be read.
 #[pyclass(module = "backy", frozen)]
 pub(crate) struct Archive {
     folder: Folder,
@@ -101,14 +101,15 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Make an archive in a folder, which is made when it is not there.
+    /// Create an archive in a folder, which is created if it does not exist.
     ///
-    /// `source` is the block device or file to back up; without it, it has to be set in backy.toml before the first backup.
+    /// `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
     /// `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
     ///
-    /// A source that is not there yet is taken with a UserWarning.
+    /// A source that does not exist yet, or that holds an image in another format, is accepted with a UserWarning.
     ///
-    /// Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
+    /// Raises ArchiveExistsError when there is an archive already, SourceError when the source cannot be read or is
+    /// inside the archive.
     ///
     /// `path`: the folder. `trust`: also when others than the caller and root can change it.
     #[staticmethod]
@@ -133,14 +134,14 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Import an archive that backy made in 2014: bring its revisions over, oldest first, with their names and times.
+    /// Import an archive that backy made in 2014: its revisions, oldest first, with their names and times.
     ///
-    /// `old` is only read; the archive at `path` is made if there is none. Everything is checked against the MD5s of the
-    /// old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
-    /// that was interrupted goes on where it was.
+    /// `old` is only read. The archive at `path` is created if there is none. Every block is checked against its MD5
+    /// in the old archive. The report names what could not be imported; its is_complete is False then. Call it again
+    /// to continue an import that was interrupted.
     ///
-    /// `block_size`: the unit of the new archive in bytes, if it is not to be the usual one. `trust`: also when others than
-    /// the caller and root can change the folder.
+    /// `block_size`: the unit of a new archive in bytes, if not the usual one. `trust`: also when others than the
+    /// caller and root can change the folder.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[staticmethod]
@@ -165,10 +166,10 @@ impl Archive {
         run(py, Control::new(progress, cancel), import)?.to_python(py)
     }
 
-    /// Make a lost or damaged manifest.json anew, from the digest files and the deltas.
+    /// Rebuild a lost or damaged manifest.json from the digest files and the deltas.
     ///
-    /// What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
-    /// the manifest can be read. Scrub the archive afterwards.
+    /// What only the manifest knew is lost, such as tags that were added later; the report lists it. `force`: also when
+    /// the manifest is readable. Scrub the archive afterwards.
     ///
     /// `path`: the folder of the archive. `trust`: also when others than the caller and root can change it.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -198,15 +199,15 @@ impl Archive {
         &self.folder.path
     }
 
-    /// What is backed up, as configured; None when nothing is.
+    /// The configured source; None when there is none.
     #[getter]
     fn source(&self, py: Python<'_>) -> PyResult<Option<PathBuf>> {
         self.read(py, |archive| Ok(archive.config()?.source))
     }
 
-    /// The revisions that there are at this moment, newest first.
+    /// The revisions, newest first.
     ///
-    /// Read from the archive each time, so that a backup made meanwhile shows.
+    /// Each access reads the archive, so that it shows a backup made meanwhile.
     #[getter]
     fn revisions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let all = |archive: &backy_lib::Archive| Ok((0..archive.revisions().len()).collect());
@@ -214,7 +215,7 @@ impl Archive {
         revisions.iter().map(|revision| revision.to_python(py)).collect()
     }
 
-    /// The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
+    /// The named revisions, newest first. Raises NoSuchRevisionError when there are none.
     ///
     /// `revisions`: which ones, as help(backy.Archive) says.
     fn select<'py>(
@@ -244,7 +245,7 @@ impl Archive {
 
     /// Inventory and health, from the files alone; also while a backup runs.
     ///
-    /// `revisions`: which ones the inventory has, as help(backy.Archive) says; the verdict is always on all.
+    /// `revisions`: which ones to list, as help(backy.Archive) says; the verdict is always about all.
     #[pyo3(signature = (revisions=Several::all()), text_signature = "($self, revisions='all')")]
     fn status<'py>(
         &self,
@@ -258,30 +259,32 @@ impl Archive {
         self.read(py, status)?.to_python(py)
     }
 
-    /// Make a revision of the source, if one is due; None when nothing is.
+    /// Back up the source if a backup is due; None when none is.
     ///
-    /// What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
-    /// then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
-    /// "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
-    /// not begun (NoSpaceError), unless `check_space` is false.
+    /// The schedule in backy.toml decides when a backup is due. `force` makes one whatever the schedule says, and so do
+    /// `tags`, which pin the revision until they are removed. `limit_rate`: read at most so many bytes of the source
+    /// a second, such as 1048576 or "100M". `dry_run`: only report whether a backup is due, as a BackupPlan. A backup
+    /// that is not expected to fit on the disk does not start (NoSpaceError), unless `check_space` is false.
     ///
-    /// `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
-    /// another one of this archive is at work, that one makes it, and None is returned.
+    /// `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
+    /// another one of this archive is running, that one makes it, and the call returns None.
     ///
-    /// The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+    /// The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
     ///
-    /// `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
-    /// bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
-    /// the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
-    /// Revision or None, and gives pairs of offset and length in which something may have changed since that one was
-    /// made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
-    /// comes out as it is.
+    /// `source`: the configured one unless given: a path, or an object that gives bytes. Such an object has `size`,
+    /// in bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has
+    /// written: 0 only at the end. Several threads call it. If it has `changed_extents(since)`, that is called once,
+    /// with the newest Revision or None, and returns pairs of offset and length in which something may have changed
+    /// since that one was made; or None if it does not know. An exception of the object stops the backup, leaves the
+    /// archive as it was, and is raised unchanged.
     ///
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
-        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, cancel=None, limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
-        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, cancel=None, limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
+        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, cancel=None,
+            limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
+        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, cancel=None, \
+            limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn backup<'py>(
@@ -314,25 +317,28 @@ impl Archive {
 
     /// Restore a revision to a file, a device, or a binary file object.
     ///
-    /// To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
-    /// (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
-    /// file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
-    /// the one that was backed up, of a size that it had then, and no other process has it open.
+    /// On an existing target, only blocks that differ are written; every block is verified before. A target that is
+    /// mounted or otherwise in use, too small, or in the archive is refused (TargetError). `force` overwrites a file
+    /// that exists, or a device that is not blank, even if it is not the source. The source needs no `force` when it
+    /// is the one that was backed up, of a size that it had then, and no other process has it open.
     ///
-    /// backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo with
-    /// it. One that is closed, in text mode, or not open for writing is refused before anything begins. What its write()
-    /// raises comes out as it is; when it returns None that is a BlockingIOError, and when it returns anything but how many
-    /// bytes it has written a TargetError.
+    /// backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo
+    /// with it. One that is closed, in text mode, or not open for writing is refused before anything begins. An
+    /// exception of its write() is raised unchanged; when write() returns None that is a BlockingIOError, and when it
+    /// returns anything but how many bytes it has written a TargetError.
     ///
-    /// `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
-    /// everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
-    /// back. `check_space=False`: begin even if the target seems to lack the space.
+    /// `keep_going`: fill unreadable blocks with zeros, list them in the report, and continue. `dry_run`: do
+    /// everything but write. `undo`: a folder in which to create an archive of what is overwritten; restoring that
+    /// brings it back.
+    /// `check_space=False`: start even if the target seems to have too little space.
     ///
     /// `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     #[pyo3(
-        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false, undo=None, check_space=true, progress=None, cancel=None),
-        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, undo=None, check_space=True, progress=None, cancel=None)"
+        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false,
+            undo=None, check_space=true, progress=None, cancel=None),
+        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, \
+            undo=None, check_space=True, progress=None, cancel=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn restore<'py>(
@@ -361,7 +367,8 @@ impl Archive {
         };
         let file_has_none = force || dry_run || options.undo.is_some();
         if matches!(target, Target::File(_)) && file_has_none {
-            let message = "a file object has nothing to compare with or to overwrite; omit force, dry_run and undo";
+            let message = "a file object has nothing to compare with or to overwrite; omit force, dry_run and \
+                           undo";
             return Err(wrong(message.to_owned()));
         }
         let restore =
@@ -369,10 +376,11 @@ impl Archive {
         run(py, Control::new(progress, cancel), restore)?.to_python(py)
     }
 
-    /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
-    /// overwrite nothing.
+    /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs.
+    /// None when it would overwrite nothing.
     ///
-    /// Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+    /// Changes nothing. The command shows this before it asks. Raises TargetError when `restore` would, even with
+    /// `force`.
     ///
     /// `target`: the path of the file or device. `revision`: which one, as help(backy.Archive) says.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -396,20 +404,22 @@ impl Archive {
         run(py, Control::new(progress, cancel), look)?.to_python(py)
     }
 
-    /// Check what is stored, and mend what can be mended.
+    /// Verify stored data and repair what can be repaired.
     ///
-    /// Reads every stored block once and compares it with its digest; checks files, headers and tables as well. What was
-    /// found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
+    /// Reads every stored block once and compares it with its digest; checks files, headers and tables as well.
+    /// Findings are in the report and recorded: status is critical until they are repaired. `check_only`: change and
     /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
-    /// bytes ("10%"); what waits longest comes first.
-    /// A budget of time may also be a timedelta; a number alone could mean either, and is refused.
+    /// bytes ("10%"); blocks that were not verified for the longest time come first. A budget of time may also be a
+    /// timedelta; a number alone could mean either, and is refused.
     ///
     /// `revisions`: which ones, as help(backy.Archive) says.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
-        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, cancel=None, wait=None),
-        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, cancel=None, wait=None)"
+        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, cancel=None,
+            wait=None),
+        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, \
+            cancel=None, wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn scrub<'py>(
@@ -428,10 +438,10 @@ impl Archive {
         run(py, Control::new(progress, cancel), scrub)?.to_python(py)
     }
 
-    /// Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+    /// Delete revisions that the schedule no longer keeps; only the plan with `dry_run`.
     ///
-    /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
-    /// status tells of are seen to; while they are not, nothing goes.
+    /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: first confirm all alarms
+    /// and all damage that status reports; nothing expires while they are unconfirmed.
     ///
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -459,9 +469,10 @@ impl Archive {
             .to_python(py)
     }
 
-    /// Remove revisions by hand; a plan and nothing else with `dry_run`.
+    /// Delete revisions by hand; only the plan with `dry_run`.
     ///
-    /// What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+    /// Blocks that older revisions need are merged into those first. One revision has to stay. `force`: also pinned
+    /// ones.
     ///
     /// `revisions`: which ones, as help(backy.Archive) says.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -489,12 +500,12 @@ impl Archive {
             .to_python(py)
     }
 
-    /// Add and remove tags of a revision; all that it has then, sorted.
+    /// Add and remove tags of a revision; returns all that it has then, sorted.
     ///
-    /// A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
+    /// An added tag is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
     ///
-    /// `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a CancelToken that
-    /// stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+    /// `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a
+    /// CancelToken that stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (revision, add=Tags::default(), remove=Tags::default(), *, cancel=None, wait=None),
         text_signature = "($self, revision, add=(), remove=(), *, cancel=None, wait=None)"
@@ -515,23 +526,24 @@ impl Archive {
         run(py, Control::new(None, cancel), tag)?.to_python(py)
     }
 
-    /// Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
+    /// Test a restore of a revision, one at random unless you name it. Recorded, so that status shows it.
     ///
-    /// Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
-    /// restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
-    /// "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
-    /// callable: it is called with the path, and the drill passes if it returns None or something true. The file is removed in
-    /// any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
-    /// without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
+    /// Reads the whole revision and verifies every block. With a `command`, a sequence of words, it also restores the
+    /// revision to a temporary read-only file in the folder `dir` and runs the command on it: "{}" in its words
+    /// stands for the path of the file, or the path becomes the last word. `command` may also be a callable: it is
+    /// called with the path, and the drill passes if it returns None or something true. The file is deleted in any
+    /// case. After `timeout` ("90s", "30m", "4h", or "none"; without it what backy.toml says, or a day) the command
+    /// is ended, with all that it has started; what it has started is also ended when it ends by itself. There is no
     /// time limit for a callable.
     /// `timeout` may also be a number of seconds, or a timedelta.
     ///
-    /// `revision`: which one, as help(backy.Archive) says; without it one by chance.
+    /// `revision`: which one, as help(backy.Archive) says; without it one at random.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     #[pyo3(
         signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None),
-        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None)"
+        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, \
+            cancel=None, wait=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn drill<'py>(
@@ -552,9 +564,9 @@ impl Archive {
         drill::drill(py, &self.folder, revision, command, dir, conditions)?.to_python(py)
     }
 
-    /// Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
+    /// Write a revision as one compressed qcow2 file that needs no other. `path` must not exist yet.
     ///
-    /// `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
+    /// `level`: how hard to compress, from 1 (fast) to 19 (small); without it that of backy.toml.
     /// `revision`: which one, as help(backy.Archive) says.
     /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     #[pyo3(
@@ -579,10 +591,11 @@ impl Archive {
         run(py, Control::new(progress, cancel), export)?.to_python(py)
     }
 
-    /// Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+    /// Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.
     ///
-    /// Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
-    /// threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+    /// Every byte is checked against its digest before it is returned; one that is not right raises
+    /// ArchiveDamagedError. Several threads may read from it. `buffered`: an io.BufferedReader over that, for many
+    /// small reads.
     ///
     /// `revision`: which one, as help(backy.Archive) says.
     #[pyo3(
@@ -604,11 +617,13 @@ impl Archive {
 
     /// Show every revision as a file in the folder `mountpoint`, until it is unmounted.
     ///
-    /// For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for each
-    /// revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead to them.
-    /// Served by threads of this process. `writable`: let the files be written to; what is written goes to temporary files in the
-    /// folder `dir` and is thrown away. `gid`: let the members of this group, a name or a number, read it as well. `allow_other`: let
-    /// other users in, of whom only root may read. `cache`: how many bytes of what was read are kept in memory.
+    /// For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for
+    /// each revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead
+    /// to them. Threads of this process serve it. `writable`: let programs write to the files; temporary files in the
+    /// folder `dir` take what they write, and are deleted. `gid`: let the members of this group, a name or a number,
+    /// read it as well.
+    /// `allow_other`: let other users in, of whom only root may read. `cache`: how many bytes of what was read to
+    /// keep in memory.
     #[pyo3(signature = (mountpoint, *, writable=false, dir=None, gid=None, allow_other=false, cache=67108864))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn mount(
@@ -637,7 +652,7 @@ impl Archive {
         hasher.finish()
     }
 
-    /// For pickles; does not read it, since whoever gets one may be a process that cannot be told of an error then.
+    /// For pickles. Does not read the archive: whoever unpickles it may be a process that cannot report an error then.
     #[staticmethod]
     fn _at(path: PathBuf, trust: bool) -> PyResult<Self> {
         Self::at(&path, trust)
@@ -658,7 +673,7 @@ fn absolute(folder: &Path) -> PyResult<PathBuf> {
     std::path::absolute(folder).map_err(Error::io(folder, "find the folder")).map_err(exception)
 }
 
-/// A folder that may be made. A shell would have expanded what begins with `~`; here it would be a folder of that name.
+/// A folder to create. A shell would have expanded what begins with `~`; here it would be a folder of that name.
 fn new_folder<'a>(name: &str, GivenPath(path): &'a GivenPath) -> PyResult<&'a Path> {
     match path.starts_with("~") {
         true => Err(wrong(format!("{name}: the '~' is not expanded; use Path.expanduser()"))),

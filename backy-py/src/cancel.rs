@@ -101,7 +101,7 @@ impl Control {
         Control { progress, cancelled }
     }
 
-    /// The same token, for a step of which no progress is told.
+    /// The same token, for a step without progress.
     pub(crate) fn without_progress(&self) -> Self {
         Control { progress: None, cancelled: self.cancelled.clone() }
     }

@@ -10,7 +10,8 @@ use crate::cancel::{Cancel, Control};
 use crate::named::{self, GivenPath};
 use crate::watch::{Watch, run};
 
-/// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
+/// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as
+/// '/srv/*/backup'.
 ///
 /// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
 /// patterns. `cancel`: a CancelToken that stops it.

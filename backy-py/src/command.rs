@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 /// Run the command with these arguments, the first of which is its own name; the exit status.
 ///
-/// `itself` are the words by which the command is started once more, for what goes on in the background.
+/// `itself` are the words that start the command once more, for what continues in the background.
 #[pyfunction]
 #[pyo3(signature = (arguments, itself, /))]
 pub(crate) fn main(py: Python<'_>, arguments: Vec<OsString>, itself: Vec<OsString>) -> u8 {

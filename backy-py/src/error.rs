@@ -8,13 +8,13 @@ pub(crate) fn exception(error: Error) -> PyErr {
     Python::attach(|py| build(py, &error).unwrap_or_else(|failed| failed))
 }
 
-/// For `map_err`: an argument that means nothing, with a sentence that says what was found and expected.
+/// For `map_err`: a malformed argument, with a sentence about what was found and expected.
 pub(crate) fn wrong(message: String) -> PyErr {
     exception(Error::Specification { message })
 }
 
-/// Gives an exception the one that the caller is handling as its context, as `raise` does: Python sets that for exceptions
-/// that are raised where it is handled, and not for those of other threads.
+/// Gives an exception the one that the caller is handling as its context, as `raise` does: Python sets that for
+/// exceptions that are raised where it is handled, and not for those of other threads.
 pub(crate) fn in_context(py: Python<'_>, error: PyErr) -> PyErr {
     let set = || -> PyResult<()> {
         let errors = py.import("backy.errors")?;

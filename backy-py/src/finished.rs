@@ -46,7 +46,8 @@ impl<T> Finished<T> {
         self.late.is_some()
     }
 
-    /// Notes what was raised too late: what is urgent comes out with the result, the rest goes to sys.unraisablehook.
+    /// Notes an exception that came too late: an urgent one is raised with the result, the rest go to
+    /// sys.unraisablehook.
     pub(crate) fn note(&mut self, py: Python<'_>, raised: Raised) {
         if self.late.is_none() && raised.is_urgent(py) {
             self.late = Some(in_context(py, raised.error));

@@ -23,7 +23,7 @@ static COUNTING: Mutex<usize> = Mutex::new(0);
 type Plain = extern "C" fn(c_int);
 type WithInfo = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Tells an operation whether Ctrl-C is meant for it.
+/// Knows whether Ctrl-C is meant for an operation.
 pub(crate) struct Interrupt {
     /// How many have come before; `None` in the main thread, where Python raises KeyboardInterrupt.
     counted: Option<usize>,

@@ -36,7 +36,7 @@ mod words;
 #[global_allocator]
 static MEMORY: memory::Memory = memory::Memory;
 
-// Free-threaded Python goes on without its lock: every class is frozen, and what changes in one is atomic or behind a
+// Free-threaded Python runs without its lock: every class is frozen, and what changes in one is atomic or behind a
 // Mutex.
 #[pyo3::pymodule(gil_used = false)]
 mod _backy {

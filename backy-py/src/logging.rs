@@ -1,4 +1,4 @@
-//! What the engine says while it works goes to Python's `logging`, to the logger `backy`.
+//! Messages of the engine go to Python's `logging`, to the logger `backy`.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -10,7 +10,7 @@ static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 /// Something for the log.
 #[derive(Debug)]
 pub(crate) enum Line {
-    /// Something is wrong with stored data.
+    /// A problem with stored data.
     Warning(String),
     /// Something worth knowing.
     Info(String),
@@ -21,7 +21,7 @@ pub(crate) fn logger(py: Python<'_>) -> Option<Py<PyAny>> {
     LOGGER.get(py).map(|logger| logger.clone_ref(py))
 }
 
-/// Writes to the log; what its filters and handlers raise comes back.
+/// Writes to the log; returns the exception of its filters and handlers.
 pub(crate) fn log(py: Python<'_>, line: Line) -> PyResult<()> {
     let logger = LOGGER.get_or_try_init(py, || {
         let logging = py.import("logging")?;

@@ -88,7 +88,7 @@ static MADE: Mutex<Vec<Weak<Mutex<Option<Mounted>>>>> = Mutex::new(Vec::new());
 /// end.
 #[expect(unsafe_code, reason = "the interpreter has no safe form of it")]
 pub(crate) fn arrange() {
-    // SAFETY: the function uses nothing of Python. There is no room for more than some dozens of them; without it,
+    // SAFETY: the function uses nothing of Python. There is space for some dozens of them at most; without it,
     // only what nobody refers to is taken away.
     let _ = unsafe { pyo3::ffi::Py_AtExit(Some(take_all_away)) };
 }
@@ -188,7 +188,7 @@ impl Mount {
     /// Take it away; nothing happens when that has been done.
     ///
     /// Raises MountError when it is still in use after some seconds, or in a child of the process that has mounted
-    /// it; then it stays. `lazy`: take it from its place at once; whoever uses it goes on until closing what is open,
+    /// it; then it stays. `lazy`: take it from its place at once; programs keep what they have open,
     /// as long as this process lives.
     #[pyo3(signature = (*, lazy=false))]
     fn unmount(
@@ -250,8 +250,8 @@ impl Mount {
     }
 }
 
-/// Takes what is found wrong to Python's log, by a thread of its own: those that serve the mount must never wait for the
-/// interpreter, since whoever holds that may be waiting for them.
+/// Takes what is found wrong to Python's log, by a thread of its own: those that serve the mount must never wait for
+/// the interpreter, since whoever holds that may be waiting for them.
 struct Log {
     lines: Sender<Line>,
 }
@@ -261,7 +261,7 @@ impl Log {
         let (sender, receiver) = channel();
         let write = move || {
             for line in receiver {
-                // Nobody could be told that the log does not work, or that the interpreter has gone.
+                // Nobody would learn that the log does not work, or that the interpreter has ended.
                 let _ = ending::attach(|py| log(py, line));
             }
         };

@@ -25,7 +25,7 @@ fn about(py: Python<'_>, name: &str, error: PyErr) -> PyErr {
     let is_value = error.is_instance_of::<PyValueError>(py);
     let is_value = is_value || error.is_instance_of::<PyOverflowError>(py);
     let is_type = error.is_instance_of::<PyTypeError>(py);
-    // What code of the caller raised, such as an iterator of tags, comes out as it is.
+    // An exception of code of the caller, such as an iterator of tags, is raised unchanged.
     if error.traceback(py).is_some() || !(is_value || is_type) {
         return error;
     }

@@ -1,4 +1,5 @@
-//! What the modules for scripts of 2014 need besides `backy.Archive`: archives of then, and chunks of revisions of today.
+//! What the modules for scripts of 2014 need besides `backy.Archive`: archives of then, and chunks of revisions of
+//! today.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::cancel::{Callback, Control};
 use crate::error::exception;
 use crate::watch::run;
 
-/// Room for the tables of the one revision whose chunks are listed.
+/// Cache for the tables of the one revision whose chunks are listed.
 const CACHE_BYTES: u64 = 4 << 20;
 
 /// An archive of 2014, which is only read.
@@ -159,8 +160,8 @@ pub(crate) fn init_unseen(py: Python<'_>, path: PathBuf, source: PathBuf) -> PyR
     py.detach(init).map(|_| ()).map_err(exception)
 }
 
-/// Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older one those
-/// with what has changed since.
+/// Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older
+/// one those with what has changed since.
 #[pyfunction]
 pub(crate) fn own_chunks(
     py: Python<'_>,

@@ -138,7 +138,7 @@ impl Reader {
         self.revision.to_string()
     }
 
-    /// Where read() and fill_memory() go on.
+    /// Where the next read() or fill_memory() begins.
     #[getter]
     fn position(&self) -> u64 {
         self.position.get()

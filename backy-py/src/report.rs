@@ -1,7 +1,8 @@
 //! Reports as Python objects: the engine's structs with a property for each field, and as what `--json` prints.
 //!
-//! A class is declared with [`report!`], once, and nothing is written twice: `to_dict` is the JSON of the engine's struct,
-//! and so are equality, hash and what a pickle has. How a report is read back is in `read`, how it is shown in `show`.
+//! A class is declared with [`report!`], once, and nothing is written twice: `to_dict` is the JSON of the engine's
+//! struct, and so are equality, hash and what a pickle has. How a report is read back is in `read`, how it is shown
+//! in `show`.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,8 +23,8 @@ use crate::ending::Call;
 
 /// What an operation found out: properties, and `to_dict()` with what the command prints with `--json`.
 ///
-/// Cannot be changed. Two are equal when all they say is equal. Can be pickled and copied, and taken apart by `match`, with
-/// its properties in their order.
+/// Cannot be changed. Two are equal when all they say is equal. Can be pickled and copied, and taken apart by
+/// `match`, with its properties in their order.
 #[pyclass(module = "backy", frozen, subclass)]
 pub(crate) struct Report {
     json: String,
@@ -63,9 +64,9 @@ pub(crate) fn exact_text_of(value: &impl Serialize) -> PyResult<String> {
 impl Report {
     /// Makes a report of what `to_dict()` gave, or of what the command prints with --json.
     ///
-    /// `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed can be read.
-    /// Raises SpecificationError, which names the field, where one is missing or cannot be what it is. A path that is no UTF-8
-    /// does not come back from JSON; a pickle keeps it.
+    /// `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed can
+    /// be read. Raises SpecificationError, which names the field, where one is missing or cannot be what it is. A
+    /// path that is no UTF-8 does not come back from JSON; a pickle keeps it.
     #[classmethod]
     fn from_dict(class: &Bound<'_, PyType>, fields: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let _ = fields;
@@ -169,8 +170,9 @@ pub(crate) fn word(value: &impl Serialize) -> Option<String> {
     serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
 }
 
-/// Declares the class of a report: its name, the engine's struct, and its properties, each with what it shows of that; then,
-/// after `also`, other names of properties; also what equal ones have in common and its `repr`, where that is not all of it.
+/// Declares the class of a report: its name, the engine's struct, and its properties, each with what it shows of
+/// that; then, after `also`, other names of properties; also what equal ones have in common and its `repr`, where
+/// that is not all of it.
 macro_rules! report {
     (
         $(#[$doc:meta])*
@@ -201,9 +203,9 @@ macro_rules! report {
 
             /// Makes a report of what `to_dict()` gave, or of what the command prints with --json.
             ///
-            /// `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed
-            /// can be read. Raises SpecificationError, which names the field, where one is missing or cannot be what it
-            /// is. A path that is no UTF-8 does not come back from JSON; a pickle keeps it.
+            /// `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version
+            /// printed can be read. Raises SpecificationError, which names the field, where one is missing or cannot
+            /// be what it is. A path that is no UTF-8 does not come back from JSON; a pickle keeps it.
             #[classmethod]
             fn from_dict<'py>(
                 class: &pyo3::Bound<'py, pyo3::types::PyType>,

@@ -31,8 +31,8 @@ report! {
 report! {
     /// The state of the source at one time. Equal to another that has the same UUID.
     ///
-    /// `started` and `size_bytes` are what `RevisionStatus` and JSON call them; `timestamp` and `size` are older names for them,
-    /// which both classes have as well.
+    /// `started` and `size_bytes` are what `RevisionStatus` and JSON call them; `timestamp` and `size` are older
+    /// names for them, which both classes have as well.
     Revision of Seen {
         /// Its name, in lower case with hyphens.
         uuid(r) = r.revision.uuid;
@@ -44,9 +44,9 @@ report! {
         size_bytes(r) = r.revision.size_bytes;
         /// Why it exists, sorted: schedules that were due, and words given by hand.
         tags(r) = r.revision.tags;
-        /// Those of the tags that were given by hand, and only go by hand.
+        /// The tags that were given by hand, and stay until they are removed by hand.
         pinned_tags(r) = r.revision.pinned_tags;
-        /// SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive says how to check it.
+        /// SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive explains how to check it.
         digest(r) = r.revision.digest;
         /// UUID of the next newer revision, which it reads through to; None for the newest and for a standalone one.
         base(r) = r.revision.base;
@@ -62,10 +62,10 @@ report! {
         seconds(r) = r.revision.statistics.seconds;
         /// Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes.
         bad_blocks(r) = r.revision.findings.bad_blocks.to_vec();
-        /// Its number when the archive was read, 0 being the newest; None when it comes from JSON.
+        /// Its number when the archive was read, 0 being the newest; None when it was read from JSON.
         number(r) = r.number;
-        /// Stretches that could not be read from it when the archive was read. None when that is not known: when it comes from
-        /// JSON, or when the files could not be looked at.
+        /// Stretches that could not be read from it when the archive was read. None when that is not known: when it
+        /// was read from JSON, or when the files could not be looked at.
         damaged(r) = r.damaged;
     }
     also {
@@ -109,7 +109,7 @@ report! {
         due(r) = r.due;
         /// The tags that it would get, sorted.
         tags(r) = r.tags;
-        /// The room that it would take; None when none is due.
+        /// The space that it would take; None when none is due.
         room(r) = r.room;
         /// When the next one is due, if none is made now; None without a schedule.
         next_due(r) = r.next_due;
@@ -119,9 +119,9 @@ report! {
 }
 
 report! {
-    /// How much room a backup takes while it is made.
+    /// How much space a backup takes while it is made.
     Estimate of backy_lib::room::Estimate {
-        /// Bytes to be expected; None when there is nothing to go by.
+        /// Expected bytes; None when there is nothing to estimate them from.
         expected_bytes(r) = r.expected_bytes;
         /// The most that it can be.
         most_bytes(r) = r.most_bytes;
@@ -241,7 +241,7 @@ report! {
         message(r) = r.message;
         /// Which revisions cannot be read in full because of it.
         affected(r) = r.affected;
-        /// Whether it has been mended.
+        /// Whether it has been repaired.
         repaired(r) = r.repaired;
     }
 }
@@ -259,11 +259,11 @@ report! {
 report! {
     /// What a scrub found and did.
     ScrubReport of backy_lib::ScrubReport {
-        /// All that is wrong or was: old findings that are still there, new ones, and those that were mended.
+        /// All findings: old ones that remain, new ones, and those that were repaired.
         findings(r) = r.findings;
         /// Names of files with a name that an archive uses, of which the manifest knows nothing. They are kept.
         unknown_files(r) = r.unknown_files;
-        /// Whether nothing is wrong any more.
+        /// Whether every finding has been repaired.
         is_clean(r) = r.is_clean();
         /// Bytes of content that were read and checked.
         read_bytes(r) = r.read_bytes;
@@ -307,11 +307,12 @@ report! {
     Step of LibStep {
         /// "remove", "merge", "roll-back" or "standalone".
         step(r) = kind(r);
-        /// remove, merge: UUIDs of the revisions that go.
+        /// remove, merge: UUIDs of the revisions to delete.
         revisions(r) = several(r);
-        /// roll-back: UUID of the newest, which goes. standalone: of the one that is made independent of all others.
+        /// roll-back: UUID of the newest, which is deleted. standalone: of the one that becomes independent of all
+        /// others.
         revision(r) = one(r);
-        /// merge: UUID of the one that takes over what it reads from those that go.
+        /// merge: UUID of the one that takes over what it reads from those that are deleted.
         into(r) = into(r);
         /// roll-back: UUID of the one that is the newest then.
         to(r) = to(r);
@@ -380,7 +381,7 @@ report! {
         verdicts(r) = r.plan.verdicts;
         /// What was done, in order.
         steps(r) = r.plan.steps;
-        /// What the plan said of the bytes that come free.
+        /// Bytes that the plan expected to free.
         frees_bytes(r) = r.plan.frees_bytes;
         /// Bytes on disk that came free.
         freed_bytes(r) = r.freed_bytes;

@@ -1,4 +1,5 @@
-//! A revision as it was seen in an archive: with its number there and what cannot be read from it, which its manifest does not say.
+//! A revision as it was seen in an archive: with its number there and what cannot be read from it, which its manifest
+//! does not say.
 
 use backy_lib::extent::Extent;
 use backy_lib::report_path::is_exact;
@@ -12,7 +13,7 @@ use crate::report::ToPython;
 /// How often an archive that somebody changes is looked at again.
 const ATTEMPTS: u32 = 8;
 
-/// A revision, and what the archive says of it.
+/// A revision, with what the archive knows about it.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) revision: backy_lib::Revision,
@@ -35,8 +36,8 @@ impl Seen {
     }
 }
 
-/// The revisions that `choose` names by their numbers, in that order. An archive whose damage cannot be looked up can be
-/// listed all the same.
+/// The revisions that `choose` names by their numbers, in that order. An archive whose damage cannot be looked up can
+/// be listed all the same.
 pub(crate) fn see(
     folder: &Folder,
     choose: impl Fn(&Archive) -> Result<Vec<usize>>,

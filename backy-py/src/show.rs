@@ -9,7 +9,7 @@ use crate::report::Report;
 const MAX_CHARS: usize = 120;
 /// Longest tuple that is shown whole.
 const MAX_ITEMS: usize = 6;
-/// Whole pages, which are made anew each time.
+/// Whole pages, which are allocated each time.
 const PAGES: [&str; 2] = ["nagios", "prometheus"];
 
 /// A report with all its properties.
@@ -45,7 +45,7 @@ fn value(value: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(value.repr()?.to_string())
 }
 
-/// What tells a report in a report from others of its class: its first property.
+/// What distinguishes a report in a report from others of its class: its first property.
 fn short(report: &Bound<'_, PyAny>) -> PyResult<String> {
     let name = report.get_type().name()?;
     let Some(first) = properties(report)?.into_iter().next() else {

@@ -49,7 +49,7 @@ impl<'a> PythonSource<'a> {
         Ok(())
     }
 
-    /// What is raised there stops the operation, and comes out as it is.
+    /// An exception of the object stops the operation, and is raised unchanged.
     fn call<T>(&self, call: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
         let called = self.watch.attach(|py| call(self.object.bind(py)));
         called.ok_or(Error::Interrupted)?.map_err(|error| {

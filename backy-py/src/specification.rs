@@ -165,23 +165,89 @@ impl<'py> FromPyObject<'_, 'py> for Rate {
     }
 }
 
-/// How long another writer is waited for: text such as `10m`, a number of seconds, or a `timedelta`.
+/// An argument that is a time or like one: text as the command takes it, a `timedelta`, or, for most, a number of
+/// seconds.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wait(pub(crate) Duration);
+pub(crate) struct Given<T>(pub(crate) T);
 
-impl<'py> FromPyObject<'_, 'py> for Wait {
+/// How long to wait for another writer.
+pub(crate) type Wait = Given<Duration>;
+/// How long the command of a drill may take.
+pub(crate) type Limit = Given<TimeLimit>;
+/// How much a scrub may read.
+pub(crate) type GivenBudget = Given<Budget>;
+
+/// What an argument that is a time becomes.
+pub(crate) trait Timed: Sized {
+    /// The forms that it takes.
+    const EXPECTED: &'static str;
+    /// Whether a number means seconds.
+    const TAKES_NUMBERS: bool;
+
+    fn parse(text: &str) -> std::result::Result<Self, String>;
+    fn of(time: Duration) -> std::result::Result<Self, String>;
+}
+
+impl Timed for Duration {
+    const EXPECTED: &'static str = "seconds, a timedelta, or text such as '10m'";
+    const TAKES_NUMBERS: bool = true;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        parse_wait(text)
+    }
+
+    fn of(time: Duration) -> std::result::Result<Self, String> {
+        Ok(time)
+    }
+}
+
+impl Timed for TimeLimit {
+    const EXPECTED: &'static str = "seconds, a timedelta, or text such as '30m' or 'none'";
+    const TAKES_NUMBERS: bool = true;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+
+    fn of(time: Duration) -> std::result::Result<Self, String> {
+        match time.is_zero() {
+            true => Err("found 0 seconds, expected more, or 'none' for no limit".to_owned()),
+            false => Ok(TimeLimit(Some(time))),
+        }
+    }
+}
+
+impl Timed for Budget {
+    const EXPECTED: &'static str = "a timedelta, or text such as '30m' or '10%'";
+    // It could be seconds, a share or bytes.
+    const TAKES_NUMBERS: bool = false;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+
+    fn of(time: Duration) -> std::result::Result<Self, String> {
+        match time.is_zero() {
+            true => Err("found no time at all".to_owned()),
+            false => Ok(Budget::Time(time)),
+        }
+    }
+}
+
+impl<'py, T: Timed> FromPyObject<'_, 'py> for Given<T> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if object.is_none() {
-            return Ok(Wait::default());
-        }
         if let Ok(text) = object.cast::<PyString>() {
-            return parse_wait(&text.to_cow()?).map(Wait).map_err(wrong);
+            return T::parse(&text.to_cow()?).map(Given).map_err(wrong);
         }
-        match duration(&object)? {
-            Some(time) => Ok(Wait(time)),
-            None => Err(no_time(&object, "seconds, a timedelta, or text such as '10m'")?),
+        let is_refused = !T::TAKES_NUMBERS && object.extract::<f64>().is_ok();
+        match duration(&object)?.filter(|_| !is_refused) {
+            Some(time) => T::of(time).map(Given).map_err(wrong),
+            None => {
+                let found = object.get_type().name()?;
+                Err(PyTypeError::new_err(format!("found {found}, expected {}", T::EXPECTED)))
+            }
         }
     }
 }
@@ -198,51 +264,4 @@ fn duration(object: &Bound<'_, PyAny>) -> PyResult<Option<Duration>> {
     };
     let time = Duration::try_from_secs_f64(seconds);
     time.map(Some).map_err(|_| wrong(format!("found {seconds} seconds, expected none or more")))
-}
-
-fn no_time(object: &Bound<'_, PyAny>, expected: &str) -> PyResult<PyErr> {
-    let found = object.get_type().name()?;
-    Ok(PyTypeError::new_err(format!("found {found}, expected {expected}")))
-}
-
-/// How long the command of a drill may take: text such as `30m` or `none`, a number of seconds, or a `timedelta`.
-pub(crate) struct Limit(pub(crate) TimeLimit);
-
-impl<'py> FromPyObject<'_, 'py> for Limit {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(text) = object.cast::<PyString>() {
-            return text.to_cow()?.parse().map(Limit).map_err(wrong);
-        }
-        match duration(&object)? {
-            Some(time) if time.is_zero() => {
-                Err(wrong("found 0 seconds, expected more, or 'none' for no limit".to_owned()))
-            }
-            Some(time) => Ok(Limit(TimeLimit(Some(time)))),
-            None => {
-                let expected = "seconds, a timedelta, or text such as '30m' or 'none'";
-                Err(no_time(&object, expected)?)
-            }
-        }
-    }
-}
-
-/// What a scrub may read: text such as `30m` or `10%`, or a `timedelta`. Not a number, which could be seconds, a share or bytes.
-pub(crate) struct GivenBudget(pub(crate) Budget);
-
-impl<'py> FromPyObject<'_, 'py> for GivenBudget {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(text) = object.cast::<PyString>() {
-            return text.to_cow()?.parse().map(GivenBudget).map_err(wrong);
-        }
-        let is_number = object.extract::<f64>().is_ok();
-        match duration(&object)?.filter(|_| !is_number) {
-            Some(time) if time.is_zero() => Err(wrong("found no time at all".to_owned())),
-            Some(time) => Ok(GivenBudget(Budget::Time(time))),
-            None => Err(no_time(&object, "a timedelta, or text such as '30m' or '10%'")?),
-        }
-    }
 }

@@ -13,10 +13,10 @@ use crate::named::GivenPath;
 use crate::outcall::{self, call_method};
 use crate::watch::Watch;
 
-/// Nobody reads that: what is told of it stays in a thread that does not come back.
+/// Nobody reads this: it stays in a thread that does not come back.
 const ENDS: &str = "the interpreter ends";
 
-/// Where a restore goes. A file is checked here, before anything begins.
+/// The target of a restore. A file is checked here, before anything begins.
 pub(crate) enum Target {
     /// A file or device.
     Path(PathBuf),
@@ -57,7 +57,7 @@ impl<'a> Stream<'a> {
         Stream { file, watch }
     }
 
-    /// What is raised there stops the operation, and comes out as it is.
+    /// An exception of write() stops the operation, and is raised unchanged.
     fn call<T>(&self, call: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
         let Some(called) = self.watch.attach(call) else { return Err(io::Error::other(ENDS)) };
         called.map_err(|error| {
@@ -88,7 +88,7 @@ impl Write for Stream<'_> {
     }
 }
 
-/// The exception for what a `write` returned that says of no byte that it was written.
+/// The exception for a `write` that returned something that is no count of written bytes.
 fn wrong_answer(file: &Bound<'_, PyAny>, answer: &Bound<'_, PyAny>, expected: usize) -> PyErr {
     let py = file.py();
     if answer.is_none() {

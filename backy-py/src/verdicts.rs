@@ -97,13 +97,13 @@ report! {
 }
 
 report! {
-    /// Something that is wrong, and what to do about it.
+    /// A problem, and what to do about it.
     Problem of backy_lib::Problem {
         /// What it is about, a word that does not change: "overdue", "damage", "space" and so on.
         kind(r) = r.kind.as_str();
         /// "warning" or "critical"; of an archive that cannot be opened "unknown".
         level(r) = word(&r.level);
-        /// What is wrong.
+        /// The problem, as a sentence.
         message(r) = r.message;
         /// What to do.
         advice(r) = r.advice;
@@ -117,7 +117,7 @@ report! {
         level(r) = word(&r.level);
         /// One line: the verdict and the most important reason.
         summary(r) = r.summary;
-        /// What is wrong, worst first.
+        /// The problems, worst first.
         problems(r) = r.problems;
     }
 }
@@ -163,7 +163,7 @@ report! {
 }
 
 report! {
-    /// Room on the archive's file system.
+    /// Space on the archive's file system.
     Space of backy_lib::health::Space {
         /// Bytes that the archive's files take on disk.
         used_bytes(r) = r.used_bytes;
@@ -173,7 +173,7 @@ report! {
         size_bytes(r) = r.size_bytes;
         /// Bytes by which the archive grows a day; None when too little is known.
         growth_bytes_per_day(r) = r.growth_bytes_per_day;
-        /// When the file system will be full if that goes on, or None.
+        /// When the file system will be full at this rate, or None.
         full_at(r) = r.full_at;
     }
 }
@@ -249,9 +249,9 @@ report! {
         drill(r) = r.drill;
         /// The revisions that were asked for, newest first.
         revisions(r) = r.revisions;
-        /// Whether the backups are well, and why not.
+        /// Whether the backups are healthy, and why not.
         health(r) = r.health;
-        /// Whether nothing at all is wrong: the health's level is "ok".
+        /// Whether there is no problem: the level of the health is "ok".
         healthy(r) = r.health.level == Level::Ok;
         /// When all this was so, with zone UTC.
         checked(r) = r.checked;
@@ -273,7 +273,7 @@ report! {
         chain_length(r) = u64::from(r.chain_length);
         /// As many are not too many.
         long_chain(r) = u64::from(r.long_chain);
-        /// Room on the file system, or None.
+        /// Space on the file system, or None.
         space(r) = r.space;
         /// How much had changed in the newest revision; None when too little is known of what is usual.
         change(r) = r.change;
@@ -301,7 +301,7 @@ report! {
         size_bytes(r) = r.size_bytes;
         /// Bytes by which they grow a day; None when that is known of none.
         growth_bytes_per_day(r) = r.growth_bytes_per_day;
-        /// When it will be full if that goes on, or None.
+        /// When it will be full at this rate, or None.
         full_at(r) = r.full_at;
     }
 }
@@ -333,9 +333,9 @@ report! {
         archives(r) = r.archives;
         /// The file systems that they are on.
         file_systems(r) = r.file_systems;
-        /// What is wrong with several of them together.
+        /// Problems that several of them share.
         problems(r) = r.problems;
-        /// Whether nothing at all is wrong: the level is "ok".
+        /// Whether there is no problem: the level is "ok".
         healthy(r) = r.level == Level::Ok;
         /// The line of a Nagios plugin, as check --nagios prints it.
         nagios(r) = nagios_host(r);

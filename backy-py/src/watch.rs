@@ -1,5 +1,5 @@
 //! Long calls: the operation works in a thread of its own, without the interpreter; the thread that called waits, and
-//! looks after signals and the callback meanwhile.
+//! handles signals and the callback meanwhile.
 //!
 //! Whatever is raised there (Ctrl-C, an exception of the callback, one of a source or a target in Python) stops the
 //! operation, which puts the archive in order; then it is raised as it is. What comes too late for that, because the
@@ -24,7 +24,7 @@ use crate::logging::{Line, log, logger};
 use crate::outcall;
 use crate::read::reduced;
 
-/// How often signals are looked after.
+/// How often signals are handled.
 const TICK: Duration = Duration::from_millis(50);
 /// Shortest time between two calls of the callback.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -292,9 +292,10 @@ fn wait(to_come: &Receiver<News>, watch: &Watch, interrupt: &Interrupt) {
     }
 }
 
-/// Looks after signals, the log and, when that is due, the callback.
+/// Handles signals, the log and, when that is due, the callback.
 ///
-/// Each is a step of its own: a child that is forked in one ends there, and takes no lock that a thread of its parent had.
+/// Each is a step of its own: a child that is forked in one ends there, and takes no lock that a thread of its parent
+/// had.
 fn attend(watch: &Watch, interrupt: &Interrupt, due: bool) {
     let asked = watch.attach(|py| {
         py.check_signals()?;
@@ -317,14 +318,14 @@ fn attend(watch: &Watch, interrupt: &Interrupt, due: bool) {
         return;
     }
     match call(watch) {
-        // Only now the operation goes on, and sees whether it has to stop.
+        // Only now the operation continues, and sees whether it has to stop.
         Some(Ok(())) => watch.need_not_wait(),
         Some(Err(error)) => watch.raise(error.error, error.by),
         None => {}
     }
 }
 
-/// Calls the callback, if there is one and something to tell.
+/// Calls the callback, if there is one and some progress.
 fn call(watch: &Watch) -> Option<std::result::Result<(), Raised>> {
     let (callback, state) = watch.control.progress.as_ref().zip(watch.progress())?;
     let called = watch.attach(|py| outcall::call(callback.bind(py), (state,)).map(|_| ()))?;
@@ -342,7 +343,7 @@ fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
     if let Some(raised) = raised {
         finished.note(py, raised);
     }
-    // Before the rest, in which its handler would run as well. Python looks after those that come after one that is
+    // Before the rest, in which its handler would run as well. Python handles those that come after one that is
     // raised.
     if !finished.has_late()
         && let Err(error) = py.check_signals()
@@ -360,7 +361,7 @@ fn finish<T>(py: Python<'_>, value: T, watch: &Watch) -> Finished<T> {
     finished
 }
 
-/// The exception for an operation that has failed, or was stopped. The rest of what it said goes to the log.
+/// The exception for an operation that has failed, or was stopped. Its last messages go to the log.
 fn fail(py: Python<'_>, error: Error, watch: &Watch) -> PyErr {
     let raised = lock(&watch.raised).take();
     for line in watch.take_lines() {

@@ -65,7 +65,7 @@ def attempt(call: Callable[..., Any], parameter: inspect.Parameter, value: objec
     return call(**{**needed, parameter.name: value})
 
 
-def test_an_argument_of_a_wrong_type_is_told_by_its_name(made: Made) -> None:
+def test_a_type_error_names_the_argument(made: Made) -> None:
     """Of every parameter of every call, in the text itself: notes are newer than Python 3.9, and str() has none."""
     archive = Archive(made.path)
     tried = parameters(archive)
@@ -105,9 +105,7 @@ WRONG_VALUES: list[tuple[str, Callable[[Archive], Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "call", "text"), WRONG_VALUES)
-def test_an_argument_of_a_wrong_value_is_told_by_its_name(
-    name: str, call: Callable[[Archive], Any], text: str, made: Made
-) -> None:
+def test_a_value_error_names_the_argument(name: str, call: Callable[[Archive], Any], text: str, made: Made) -> None:
     with pytest.raises(backy.SpecificationError) as raised:
         call(Archive(made.path))
     assert str(raised.value).startswith(f"{name}: ") or name == "revision"
@@ -134,7 +132,7 @@ WRONG_TYPES: list[tuple[str, Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "call"), WRONG_TYPES)
-def test_what_hardly_anybody_means_is_a_type_error(name: str, call: Callable[[Any], Any], made: Made) -> None:
+def test_a_likely_mistake_is_a_type_error(name: str, call: Callable[[Any], Any], made: Made) -> None:
     """A number is no budget: it could be seconds, a share or bytes. True is not revision 1, a str no list of tags."""
     archive = Archive(made.path)
     before = archive.revisions
@@ -143,7 +141,7 @@ def test_what_hardly_anybody_means_is_a_type_error(name: str, call: Callable[[An
     assert archive.revisions == before
 
 
-def test_what_an_argument_of_the_caller_raises_comes_out_as_it_is(made: Made) -> None:
+def test_an_exception_of_an_argument_is_raised_unchanged(made: Made) -> None:
     class Mine(ValueError):
         pass
 
@@ -211,7 +209,7 @@ class Like:
         return self.path
 
 
-def test_paths_are_what_pathlib_takes(tmp_path: Path) -> None:
+def test_paths_are_str_or_path(tmp_path: Path) -> None:
     """Text, pathlib.Path and any other os.PathLike; wherever a path is taken."""
     source = tmp_path / "source"
     source.write_bytes(bytes(100_000))
@@ -285,7 +283,7 @@ def test_no_folder_is_made_that_is_called_tilde(made: Made, tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_is_no_utf_8_stays_what_it_is(tmp_path: Path) -> None:
+def test_a_path_that_is_no_utf_8_keeps_its_bytes(tmp_path: Path) -> None:
     """In every report that names one, also after a pickle; JSON has U+FFFD in its place, and stays UTF-8."""
     import pickle
 

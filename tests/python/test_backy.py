@@ -28,7 +28,7 @@ def manifest(archive: Path) -> Any:
     return json.loads((archive / "manifest.json").read_text())
 
 
-def test_revisions_are_what_was_backed_up_newest_first(made: Made) -> None:
+def test_revisions_are_listed_newest_first(made: Made) -> None:
     revisions = backy.Archive(made.path).revisions
     assert [revision.size for revision in revisions] == [len(source) for source in made.sources]
     assert [revision.digest for revision in revisions] == [digest(source) for source in made.sources]
@@ -67,7 +67,7 @@ def test_equal_revisions_are_equal_and_work_in_sets(made: Made) -> None:
     assert archive.revisions[0] != archive.revisions[1]
 
 
-def test_reprs_say_what_it_is(made: Made) -> None:
+def test_reprs_name_the_archive(made: Made) -> None:
     archive = backy.Archive(made.path)
     assert repr(archive) == f"backy.Archive({str(made.path)!r})"
     newest = archive.revisions[0]

@@ -39,7 +39,7 @@ def test_other_threads_run_during_a_call(large: Made) -> None:
     assert during >= 3
 
 
-def test_progress_is_told_at_a_bounded_rate(large: Made, tmp_path: Path) -> None:
+def test_progress_is_called_at_a_bounded_rate(large: Made, tmp_path: Path) -> None:
     """At most ten times a second and once at the end, in the thread that called, up to all of the bytes."""
     told: list[tuple[float, Progress]] = []
     threads = set()
@@ -56,7 +56,7 @@ def test_progress_is_told_at_a_bounded_rate(large: Made, tmp_path: Path) -> None
     assert all(later - earlier > 0.09 for earlier, later in zip(times, times[1:]))
 
 
-def test_an_exception_of_progress_stops_the_call_and_comes_out(large: Made, tmp_path: Path) -> None:
+def test_an_exception_of_progress_stops_the_call_and_is_raised(large: Made, tmp_path: Path) -> None:
     """The archive is as it was, and can be used at once."""
     before = content(large.path)
 
@@ -118,7 +118,7 @@ def test_ctrl_c_stops_a_call_at_once(large: Made) -> None:
     assert archive.scrub(check_only=True).is_clean
 
 
-def test_a_second_writer_is_told_who_has_the_lock(large: Made) -> None:
+def test_a_second_writer_learns_who_has_the_lock(large: Made) -> None:
     """LockedError is a BlockingIOError, and names the call and the process."""
     archive = Archive(large.path)
     raised: list[backy.LockedError] = []

@@ -319,7 +319,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout, done.stderr) == (0, "as ever\n", "")
 
 
-def test_a_thread_goes_on_when_the_program_ends_without_ctrl_c(copy: Made) -> None:
+def test_a_thread_continues_when_the_program_ends_without_ctrl_c(copy: Made) -> None:
     """Python waits for it, and the backup is made."""
     before = uuids(copy.path)
     program = "import backy, sys, threading; a = backy.Archive(sys.argv[1])\n"

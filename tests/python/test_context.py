@@ -28,7 +28,7 @@ def handling(call: Callable[[], Any]) -> BaseException:
 
 
 @pytest.mark.damages
-def test_the_context_is_what_was_handled(copy: Made, tmp_path: Path) -> None:
+def test_the_context_is_the_handled_exception(copy: Made, tmp_path: Path) -> None:
     """In every call, short or long; the cause and the way of the exception stay."""
     archive, cancelled = Archive(copy.path), CancelToken()
     cancelled.cancel()

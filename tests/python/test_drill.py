@@ -43,7 +43,7 @@ class Text(str):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_is_false_does_not_pass(answer: Any, text: str, copy: Made) -> None:
+def test_a_callable_that_returns_false_fails_the_drill(answer: Any, text: str, copy: Made) -> None:
     """The message says what came back, and shows nothing that may be secret; status has it as well."""
     archive = Archive(copy.path)
     report = archive.drill(0, command=lambda _path: answer)
@@ -54,7 +54,7 @@ def test_what_is_false_does_not_pass(answer: Any, text: str, copy: Made) -> None
 
 
 @pytest.mark.parametrize("answer", [None, True, 1, "all right", [0], numpy.True_])
-def test_none_and_what_is_true_pass(answer: Any, copy: Made) -> None:
+def test_a_callable_that_returns_none_or_true_passes_the_drill(answer: Any, copy: Made) -> None:
     report = Archive(copy.path).drill(0, command=lambda _path: answer)
     assert report.passed
 
@@ -67,7 +67,7 @@ def test_a_comparison_by_numpy_decides(copy: Made) -> None:
     assert not archive.drill(0, command=lambda path: (numpy.fromfile(path, "u1") != expected).all()).passed
 
 
-def test_what_would_never_run_is_refused(copy: Made) -> None:
+def test_a_callable_that_would_not_run_is_refused(copy: Made) -> None:
     """Before anything begins when it shows, and it never passes: coroutines and generators are true."""
 
     async def coroutine(path: Path) -> bool:
@@ -96,7 +96,7 @@ def test_words_of_a_command(copy: Made) -> None:
     assert archive.drill(0, command=[Path("/bin/sh"), b"-c", "test -e {}"]).passed  # type: ignore[list-item]
 
 
-def test_what_a_callable_raises_comes_out(copy: Made) -> None:
+def test_an_exception_of_a_callable_is_raised(copy: Made) -> None:
     """And the file that it was given is gone."""
     seen: list[Path] = []
 

@@ -114,7 +114,7 @@ def test_several_threads_read_one_file(made: Made) -> None:
     assert wrong == []
 
 
-def test_what_is_closed_or_only_for_reading(made: Made) -> None:
+def test_closed_and_read_only_files_are_refused(made: Made) -> None:
     """Says so, as every file does."""
     image = Archive(made.path).open()
     assert image.readable()

@@ -294,7 +294,7 @@ def test_a_started_program_inherits_no_file(copy: Made) -> None:
         ("return", 1, "has returned"),
     ],
 )
-def test_a_child_that_comes_back_into_a_call_is_ended(
+def test_a_child_that_returns_into_a_call_is_ended(
     large: Made, tmp_path: Path, ending: str, status: int, told: str
 ) -> None:
     """Forked by a callback: the call is its parent's, and goes on there."""
@@ -319,7 +319,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]))
     assert (tmp_path / "target").read_bytes() == large.sources[0]
 
 
-def test_a_source_that_forks_goes_on_in_the_parent_alone(copy: Made) -> None:
+def test_a_source_that_forks_continues_only_in_the_parent(copy: Made) -> None:
     """A child that returns from readinto_at() writes nothing to the archive."""
 
     class Forks:

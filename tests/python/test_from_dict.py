@@ -43,7 +43,7 @@ def test_from_dict_is_the_inverse_of_to_dict(reports: dict[str, list[Any]]) -> N
             assert report.to_dict() == fields
 
 
-def test_what_the_command_prints_can_be_read(made: Made, backy_bin: Path, tmp_path: Path) -> None:
+def test_reports_are_read_from_the_json_of_the_command(made: Made, backy_bin: Path, tmp_path: Path) -> None:
     target, new = tmp_path / "target", tmp_path / "new"
     archive = tmp_path / "archive"
     Archive.import_(every.OLD, archive)
@@ -85,7 +85,7 @@ WRONG: list[tuple[type[Report], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "why"), WRONG)
-def test_what_cannot_be_a_report_is_refused_by_the_name_of_the_field(
+def test_a_malformed_report_is_refused_by_the_name_of_the_field(
     kind: type[Report], fields: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(backy.SpecificationError, match=why):
@@ -115,7 +115,7 @@ def test_no_field_can_be_left_out_that_a_report_needs(reports: dict[str, list[An
                 assert report.to_dict().get(field) in (None, [], {}, {"bad_blocks": []}), (name, field)
 
 
-def test_what_is_no_dict_and_what_is_no_class_of_reports_is_a_type_error() -> None:
+def test_other_types_than_dicts_and_reports_are_type_errors() -> None:
     wrong: list[Any] = [[], None, "{}", 5]
     for given in wrong:
         with pytest.raises(TypeError, match="fields: found"):
@@ -266,7 +266,7 @@ def test_both_views_of_a_revision_have_the_same_names(made: Made) -> None:
 
 
 @pytest.mark.damages
-def test_a_revision_knows_what_cannot_be_read_from_it(made: Made, tmp_path: Path) -> None:
+def test_a_revision_knows_its_unreadable_bytes(made: Made, tmp_path: Path) -> None:
     """As status does: its own bad blocks, those of newer ones that it reads through to, and a file that is gone."""
     archive = Archive(shutil.copytree(made.path, tmp_path / "archive"))
     with (archive.path / "last.raw").open("r+b") as image:

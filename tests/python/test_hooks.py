@@ -68,7 +68,7 @@ def test_hooks_run_around_any_source(archive: Archive, log: Path, tmp_path: Path
     assert log.read_text() == "before\nread\nafter ok\n"
 
 
-def test_a_failure_is_told_and_raised(archive: Archive, log: Path) -> None:
+def test_a_failed_hook_is_logged_and_raised(archive: Archive, log: Path) -> None:
     """What a source raises comes out as it is, and 'after' hears of it; a hook that fails is a HookError."""
     with pytest.raises(RuntimeError, match="a source that fails"):
         archive.backup(source=Counting(log, fails=True), force=True)
@@ -85,7 +85,7 @@ def test_a_failure_is_told_and_raised(archive: Archive, log: Path) -> None:
     assert len(archive.revisions) == 1
 
 
-def test_what_stops_the_backup_runs_after(archive: Archive, log: Path) -> None:
+def test_after_runs_when_the_backup_is_stopped(archive: Archive, log: Path) -> None:
     """An exception of the callback, as Ctrl-C raises one."""
 
     def stop(progress: backy.Progress) -> None:

@@ -22,7 +22,7 @@ def is_alive(process: str) -> bool:
     return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
-def test_what_a_command_started_ends_with_it(copy: Made, tmp_path: Path) -> None:
+def test_processes_that_a_command_started_end_with_it(copy: Made, tmp_path: Path) -> None:
     """Also what is in a session of its own, when the command has ended by itself."""
     archive, note = Archive(copy.path), tmp_path / "process"
     line = f"setsid sleep 100 & echo $! > {note} # {{}}"
@@ -49,7 +49,7 @@ def test_a_command_has_a_time_limit(copy: Made) -> None:
         archive.drill(command=command, timeout="soon")
 
 
-def test_a_budget_says_what_it_comes_to(copy: Made) -> None:
+def test_a_budget_reports_how_much_it_covers(copy: Made) -> None:
     archive = Archive(copy.path)
     whole = archive.scrub(budget="100%")
     assert whole.budget_bytes
@@ -60,7 +60,7 @@ def test_a_budget_says_what_it_comes_to(copy: Made) -> None:
     assert archive.scrub().budget_bytes is None
 
 
-def test_what_was_changed_before_undoing_stays(copy: Made, tmp_path: Path) -> None:
+def test_undoing_keeps_later_changes(copy: Made, tmp_path: Path) -> None:
     archive, target = Archive(copy.path), tmp_path / "target"
     former = bytearray(copy.sources[2])
     former[2 * BLOCK] ^= 1

@@ -28,7 +28,7 @@ def test_a_with_block_mounts_and_unmounts(made: Made, place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_what_is_written_is_thrown_away(made: Made, place: Path) -> None:
+def test_writes_to_a_mount_are_discarded(made: Made, place: Path) -> None:
     """With writable=True; the archive stays as it is."""
     archive = Archive(made.path)
     with archive.mount(place, writable=True) as folder:
@@ -124,7 +124,7 @@ def test_memory_stays_when_mounting_again_and_again(made: Made, place: Path) -> 
     assert found[-1][1] == found[0][1], found
 
 
-def test_what_a_killed_process_has_left_mounted_is_taken_away(made: Made, place: Path) -> None:
+def test_a_mount_of_a_killed_process_is_unmounted(made: Made, place: Path) -> None:
     """Also when a file in it is still open; the same place can be used at once."""
     program = f"""
 import backy, os

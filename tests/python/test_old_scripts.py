@@ -30,7 +30,7 @@ OLD = "ignore:.* is of 2014. use .*:DeprecationWarning"
 pytestmark = pytest.mark.filterwarnings(OLD)
 
 # Changed since then in nothing but its prints and file modes.
-SCRIPT_OF_2014 = '''
+SCRIPT_OF_2014 = """
 import filecmp
 import os
 import shutil
@@ -90,7 +90,7 @@ assert len(b.find_revisions('all')) == 2
 b.revision_history[0].remove()
 assert list(b.revisions) == [b.find_revision('last').uuid]
 print('done')
-'''
+"""
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_the_new_calls_that_are_named_exist() -> None:
             value = getattr(value, part)
 
 
-def test_revisions_of_today_are_what_was_backed_up(archive: tuple[Path, list[bytes]]) -> None:
+def test_revisions_of_today_have_the_content_of_the_source(archive: tuple[Path, list[bytes]]) -> None:
     path, states = archive
     backup = Backup(str(path))
     history = backup.revision_history
@@ -219,7 +219,7 @@ def test_own_chunks_are_those_with_changes(archive: tuple[Path, list[bytes]]) ->
     assert own[1][2] == states[1][2 * CHUNK :]
 
 
-def test_find_revision_knows_what_it_knew(archive: tuple[Path, list[bytes]]) -> None:
+def test_find_revision_takes_the_old_names(archive: tuple[Path, list[bytes]]) -> None:
     backup = Backup(str(archive[0]))
     oldest, middle, newest = (each.uuid for each in backup.revision_history)
     specs: list[tuple[Union[str, int], str]] = [("last", newest), (0, newest), ("1", middle), (2, oldest)]
@@ -254,7 +254,7 @@ def test_scrub_names_the_bad_chunks(archive: tuple[Path, list[bytes]], capsys: p
         backup.restore(str(path.parent / "target"), "last")
 
 
-def test_what_can_be_mended_is_not_bad(tmp_path: Path) -> None:
+def test_a_repaired_block_is_not_bad(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"the same" * MIB)
     backup = Backup(str(tmp_path / "archive"))
     backup.init(str(tmp_path / "source"))
@@ -362,7 +362,7 @@ def test_archives_of_then_are_read(then: tuple[Path, list[bytes]], capsys: pytes
     assert content(path) == before
 
 
-def test_what_would_change_an_archive_of_then_is_refused(then: tuple[Path, list[bytes]]) -> None:
+def test_changes_of_an_archive_of_2014_are_refused(then: tuple[Path, list[bytes]]) -> None:
     path, _ = then
     before = content(path)
     backup = Backup(str(path))

@@ -199,7 +199,7 @@ def test_scrub_delta_inconsistent(sample: Path, capsys: pytest.CaptureFixture[st
     finds_what_is_inconsistent(sample, DELTA, 10, capsys)
 
 
-def test_the_document_says_of_each_what_it_does() -> None:
+def test_the_document_describes_each_old_test() -> None:
     text = (CHECKOUT / "doc/python.md").read_text()
     _, below = text.split("\n## The old project's own tests\n", 1)
     rows = re.findall(r"^\| `(test_\w+)` \| (\w+)", below, re.MULTILINE)
@@ -213,7 +213,7 @@ def test_the_document_says_of_each_what_it_does() -> None:
     assert [name for name, _ in rows] == list(here)
 
 
-def test_init_of_an_archive_that_exists_raises_what_scripts_catch(tmp_path: Path, sample: Path) -> None:
+def test_init_of_an_existing_archive_raises_the_exception_that_scripts_catch(tmp_path: Path, sample: Path) -> None:
     """A RuntimeError as then, and the error of today."""
     (tmp_path / "source").write_bytes(b"x")
     backup = Backup(str(tmp_path / "archive"))

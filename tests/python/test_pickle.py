@@ -173,7 +173,7 @@ def read_all(archive: Archive) -> bytes:
         return image.read()
 
 
-def test_what_is_open_refuses_with_a_reason(made: Made, tmp_path: Path) -> None:
+def test_open_objects_refuse_to_be_pickled_with_a_reason(made: Made, tmp_path: Path) -> None:
     archive = Archive(made.path)
     open_ones: list[Any] = [archive.open()]
     if can_mount():

@@ -112,7 +112,7 @@ def test_an_exception_after_the_work_is_done_does_not_hide_the_report(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_has_to_come_out_brings_the_report_along(verb: str, three: Archive, tmp_path: Path) -> None:
+def test_an_exception_after_the_end_carries_the_report(verb: str, three: Archive, tmp_path: Path) -> None:
     """KeyboardInterrupt, SystemExit and their like are raised also when all is done, with the report attached."""
     chosen = verbs(three, tmp_path)[verb]
     for_all = KeyboardInterrupt if verb == "backup" else MyEnd
@@ -237,7 +237,7 @@ def test_ctrl_c_at_any_moment_undoes_or_brings_the_report(three: Archive, unrais
 
 
 @pytest.mark.parametrize("wrong", [5, "text", True, object()])
-def test_what_cannot_be_called_is_refused_before_anything_begins(wrong: Any, copy: Made, tmp_path: Path) -> None:
+def test_a_progress_that_cannot_be_called_is_refused_at_once(wrong: Any, copy: Made, tmp_path: Path) -> None:
     """As `progress` and as `cancel`, of every call: a TypeError, and not one file has changed."""
     archive, before = Archive(copy.path), content(copy.path)
     calls: list[Callable[..., Any]] = [

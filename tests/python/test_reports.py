@@ -84,7 +84,7 @@ CASES: dict[str, tuple[Call, list[str], set[str]]] = {
     + [(name, True) for name in CASES if not name.startswith(("restore", "export"))],
 )
 @pytest.mark.damages
-def test_to_dict_is_what_the_command_prints(
+def test_to_dict_is_the_json_of_the_command(
     name: str, damaged: bool, made: Made, backy_bin: Path, tmp_path: Path
 ) -> None:
     """Each operation, by both, on the same archive in the same place, also with a block that cannot be read."""
@@ -111,7 +111,7 @@ def test_to_dict_is_what_the_command_prints(
     assert masked(results[0], mask) == masked(results[1], mask)
 
 
-def test_an_import_reports_what_the_command_prints(backy_bin: Path, tmp_path: Path) -> None:
+def test_an_import_reports_the_json_of_the_command(backy_bin: Path, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     report = Archive.import_(OLD, one)
     assert report.to_dict() == printed(backy_bin, other, "import", "--json", OLD)
@@ -122,7 +122,7 @@ def test_an_import_reports_what_the_command_prints(backy_bin: Path, tmp_path: Pa
     assert again.present == report.imported
 
 
-def test_a_rebuild_reports_what_the_command_prints(copy: Made, backy_bin: Path) -> None:
+def test_a_rebuild_reports_the_json_of_the_command(copy: Made, backy_bin: Path) -> None:
     (copy.path / "manifest.json").unlink()
     report = Archive.rebuild(copy.path)
     (copy.path / "manifest.json").unlink()
@@ -143,7 +143,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.damages
-def test_properties_say_what_to_dict_says(copy: Made) -> None:
+def test_properties_are_the_values_of_to_dict(copy: Made) -> None:
     """Of every report and every report in it; and no field is without a property."""
     archive = Archive(copy.path)
     archive.drill(0)
@@ -189,7 +189,7 @@ def test_properties_say_what_to_dict_says(copy: Made) -> None:
     assert classes - seen - never == {backy.Report}
 
 
-def test_reports_cannot_be_changed_and_compare_by_what_they_say(made: Made) -> None:
+def test_reports_cannot_be_changed_and_compare_by_value(made: Made) -> None:
     archive = Archive(made.path)
     one, other = archive.status("0"), archive.status("0")
     assert one.revisions[0] == other.revisions[0]
@@ -206,7 +206,7 @@ def test_reports_cannot_be_changed_and_compare_by_what_they_say(made: Made) -> N
         assert repr(report).startswith(f"<backy.{type(report).__name__} ")
 
 
-def test_a_step_has_what_is_part_of_it(copy: Made) -> None:
+def test_a_step_has_its_revisions(copy: Made) -> None:
     archive = Archive(copy.path)
     newest, middle, oldest = (revision.uuid for revision in archive.revisions)
     (roll_back,) = archive.rm("0", force=True, dry_run=True).steps

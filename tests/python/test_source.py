@@ -50,7 +50,7 @@ def new(tmp_path: Path) -> Archive:
     return Archive.init(tmp_path / "archive")
 
 
-def test_what_an_object_gives_is_backed_up(tmp_path: Path) -> None:
+def test_an_object_is_backed_up(tmp_path: Path) -> None:
     """Every byte, of any size but none; and the manifest says what it was."""
     archive = new(tmp_path)
     with pytest.raises(backy.SourceError, match="empty"):
@@ -64,7 +64,7 @@ def test_what_an_object_gives_is_backed_up(tmp_path: Path) -> None:
     assert '"Python object"' in (archive.path / "manifest.json").read_text()
 
 
-def test_only_what_has_changed_is_read(tmp_path: Path) -> None:
+def test_only_changed_extents_are_read(tmp_path: Path) -> None:
     """changed_extents is asked once, with the newest revision; extents may come in any order and overlap."""
     archive = new(tmp_path)
     first = random.Random(1).randbytes(1_000_000)
@@ -83,7 +83,7 @@ def test_only_what_has_changed_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_what_it_raises_comes_out_as_it_is(copy: Made, number: int) -> None:
+def test_an_exception_of_a_source_is_raised_unchanged(copy: Made, number: int) -> None:
     """At the first read or a later one; the archive is as it was."""
 
     class Strange(Exception):

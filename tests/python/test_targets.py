@@ -93,9 +93,7 @@ def refused(made: Made, tmp_path: Path) -> dict[str, tuple[Any, type[Exception],
     }
 
 
-def test_what_cannot_be_written_to_is_refused_before_anything_begins(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_target_is_refused_at_once(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of an archive that is not read at all."""
     archive = Archive(made.path)
     for name, (target, error, text) in refused(made, tmp_path).items():
@@ -132,7 +130,7 @@ def test_a_path_that_can_write_is_a_path(made: Made, tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_write_raises_comes_out_as_it_is(raised: BaseException, made: Made) -> None:
+def test_an_exception_of_write_is_raised_unchanged(raised: BaseException, made: Made) -> None:
     target = Odd(raised)
     with pytest.raises(type(raised)) as caught:
         Archive(made.path).restore(target)
@@ -184,7 +182,7 @@ def test_a_full_device_is_no_error_of_the_archive(made: Made) -> None:
     assert type(raised.value) is OSError
 
 
-def test_what_flush_raises_comes_out(made: Made) -> None:
+def test_an_exception_of_flush_is_raised(made: Made) -> None:
     class Unflushed(io.BytesIO):
         def flush(self) -> None:
             raise ValueError("not flushed")

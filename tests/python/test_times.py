@@ -43,7 +43,7 @@ def test_a_time_names_the_newest_revision_that_is_not_younger(made: Made) -> Non
         archive.find(1.5)  # type: ignore[arg-type]
 
 
-def test_what_a_restore_would_overwrite(tmp_path: Path) -> None:
+def test_look_at_target_shows_the_content_that_a_restore_would_overwrite(tmp_path: Path) -> None:
     """A look changes nothing, and says what a person has to know."""
     source = tmp_path / "source"
     content = bytearray(os.urandom(1 << 20))

@@ -58,7 +58,7 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-def test_what_others_can_write_to_is_not_acted_on(copy: Made, tmp_path: Path) -> None:
+def test_an_archive_that_others_can_change_is_not_acted_on(copy: Made, tmp_path: Path) -> None:
     """Each call that would change the archive raises, and what only reads works."""
     copy.path.chmod(0o702)
     archive = Archive(copy.path)

@@ -184,7 +184,7 @@ REVEALED = [
 ]
 
 
-def test_a_type_checker_sees_what_there_is(tmp_path: Path) -> None:
+def test_a_type_checker_sees_all_names(tmp_path: Path) -> None:
     """A flag that is only known at run time gives either; words are words; a revision is a binary file."""
     script = tmp_path / "script.py"
     script.write_text(CHECKED)
@@ -201,7 +201,7 @@ def test_a_type_checker_sees_what_there_is(tmp_path: Path) -> None:
     assert wrong == {"1", "2", "3", "4", "5"}, done.stdout
 
 
-def test_sources_and_targets_can_be_told_when_a_program_runs() -> None:
+def test_sources_and_targets_are_recognised_at_run_time() -> None:
     class Disk:
         size = 5
 

@@ -27,7 +27,7 @@ def usual(path: Path, nights: int = 7) -> tuple[Archive, Path]:
     return archive, source
 
 
-def test_an_alarm_holds_back_what_would_go_until_it_is_confirmed(tmp_path: Path) -> None:
+def test_an_alarm_stops_expiry_until_it_is_confirmed(tmp_path: Path) -> None:
     archive, source = usual(tmp_path)
     assert archive.status().healthy
     source.write_bytes(random.Random(2).randbytes(12 * BLOCK))
@@ -49,7 +49,7 @@ def test_an_alarm_holds_back_what_would_go_until_it_is_confirmed(tmp_path: Path)
 
 
 @pytest.mark.damages
-def test_check_is_what_the_command_prints(tmp_path: Path, backy_bin: Path) -> None:
+def test_check_is_the_json_of_the_command(tmp_path: Path, backy_bin: Path) -> None:
     """Of a good archive and one that cannot be opened; the figures have both."""
     usual(tmp_path, 2)
     bad = tmp_path / "bad"

@@ -9,6 +9,7 @@ use backy_lib::{SpaceCheck, Tag};
 
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, signed_size, size};
+use crate::progress::Planning;
 use crate::waiting::Waiting;
 use crate::words::{self, list};
 use crate::{Session, guard};
@@ -76,13 +77,13 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     };
     let request = BackupRequest { source: BackupSource::Config, options };
     let archive = session.archive()?;
-    let reporter = session.reporter();
-    let caller = session.caller(args.waiting, &reporter);
     if args.dry_run {
-        let plan = request.plan(&archive, &caller)?;
-        drop(reporter);
+        let planning = Planning(session);
+        let plan = request.plan(&archive, &session.caller(args.waiting, &planning))?;
         return show_plan(&plan, args.json, session);
     }
+    let reporter = session.reporter();
+    let caller = session.caller(args.waiting, &reporter);
     let guard = || Ok(guard::words(&session.itself));
     let outcome = request.run(&archive, guard, &caller)?;
     drop(reporter);

@@ -1,5 +1,5 @@
-//! `backy complete -- WORD…`: what the scripts for shells ask for when somebody types the name of a revision. Nobody types it, so that it
-//! is no command like the others.
+//! `backy complete -- WORD…`: what the scripts for shells ask for when somebody types the name of a revision. Nobody
+//! types it, so that it is no command like the others.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

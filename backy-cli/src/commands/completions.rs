@@ -67,12 +67,15 @@ const BASH: &str = r#"_backy_with_revisions() {
         esac
     done
     case "$verb $prev" in
-        "restore -r"|"restore --revision"|"drill -r"|"drill --revision"|"export -r"|"export --revision"|"find -r"|"find --revision"|"tag -r"|"tag --revision") ;;
-        "find find"|"tag tag"|"drill drill"|"rm rm"|"scrub scrub"|"status status") [[ $cur == -* ]] && { _backy "$@"; return; };;
+        "restore -r"|"restore --revision"|"drill -r"|"drill --revision"|"export -r"|"export --revision"|\
+        "find -r"|"find --revision"|"tag -r"|"tag --revision") ;;
+        "find find"|"tag tag"|"drill drill"|"rm rm"|"scrub scrub"|"status status")
+            [[ $cur == -* ]] && { _backy "$@"; return; };;
         *) _backy "$@"; return;;
     esac
     IFS=$'\n'
-    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" complete -- "${COMP_WORDS[@]:0:COMP_CWORD}" 2>/dev/null | cut -f 1)" -- "$cur"))
+    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" complete -- "${COMP_WORDS[@]:0:COMP_CWORD}" 2>/dev/null |
+        cut -f 1)" -- "$cur"))
 }
 
 "#;

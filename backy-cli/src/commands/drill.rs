@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let report = match args.command.split_first() {
         None => {
             let reporter = session.reporter();
-            drill::read(&archive, number, None, &SystemClock, &reporter)?
+            drill::read(&archive, number, None, &SystemClock, &reporter).map_err(explain)?
         }
         Some((program, rest)) => with_command(&archive, number, program, rest, args, session)?,
     };
@@ -94,6 +94,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         session.output.result(format!("{}\n", summary(&report)).as_bytes())?;
     }
     Ok(())
+}
+
+fn explain(error: Error) -> Failure {
+    match error {
+        Error::Interrupted => Failure::interrupted("interrupted; no drill was recorded"),
+        error => error.into(),
+    }
 }
 
 fn summary(report: &DrillReport) -> String {
@@ -122,7 +129,7 @@ fn with_command(
     let reporter = session.reporter();
     let drilled = drill::assemble(archive, number, &folder, None, &SystemClock, &reporter);
     drop(reporter);
-    let (report, assembled) = drilled?;
+    let (report, assembled) = drilled.map_err(explain)?;
     let Some(assembled) = assembled else { return Ok(report) };
     let given: Vec<OsString> = std::iter::once(program.clone()).chain(rest.to_vec()).collect();
     let words = drill::words_on(&given, assembled.path());

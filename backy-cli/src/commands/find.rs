@@ -31,8 +31,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if number == 0 && path.extension().is_some_and(|extension| extension == "qcow2") {
         let lock = session.folder.join("lock");
         session.output.warning(&format!(
-            "a backup is running or was interrupted: until it ends or is undone, this overlay on last.raw holds the revision; \
-             'flock {} COMMAND' waits for a running backup",
+            "a backup is running or was interrupted: until it ends or is undone, this overlay on last.raw holds \
+             the revision; 'flock {} COMMAND' waits for a running backup",
             lock.display()
         ));
     }

@@ -6,6 +6,7 @@ use backy_lib::maintenance::MaintenanceRequest;
 use crate::Session;
 use crate::errors::Failure;
 use crate::plan;
+use crate::progress::Planning;
 use crate::waiting::Waiting;
 
 /// Delete revisions that the schedule no longer keeps
@@ -53,11 +54,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let (keep, confirm) = (args.keep, args.confirm);
     let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
     let request = MaintenanceRequest { options };
-    let reporter = session.reporter();
-    let caller = session.caller(args.waiting, &reporter);
     if args.dry_run {
-        let planned = request.plan(&archive, &caller)?;
-        drop(reporter);
+        let planning = Planning(session);
+        let planned = request.plan(&archive, &session.caller(args.waiting, &planning))?;
         plan::warn_of_freeze(&planned, &session.output);
         plan::warn_of_excess(&planned, &session.output);
         if args.json {
@@ -66,7 +65,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         let text = plan::describe(&planned, archive.revisions(), &session.output);
         return session.output.result(text.as_bytes());
     }
-    let done = request.run(&archive, &caller);
+    let reporter = session.reporter();
+    let done = request.run(&archive, &session.caller(args.waiting, &reporter));
     drop(reporter);
     let report =
         done.map_err(|error| plan::explain(error, "the next 'backy maintenance' does the rest"))?;

@@ -160,7 +160,7 @@ struct Watch {
 
 impl Observer for Watch {
     fn event(&self, event: &Event) {
-        // In the background nobody sees what goes to standard error, and the log has it.
+        // In the background nobody sees standard error, and the log has the line.
         let text = match event {
             Event::Finding(text) | Event::Note(text) => text,
             Event::Begin { .. } => return,

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let path = absolute("--output", &args.output)?;
     check(&path)?;
-    // From here on there is a file beside it that has to go.
+    // From here on there is a file beside it to delete.
     let _under_way = session.interrupt.begin();
     replace(&path, page.as_bytes()).map_err(Error::io(&path, "write the page"))?;
     if session.tells() {

@@ -89,9 +89,9 @@ struct Whole<'a> {
     rebuilt: Option<RebuildReport>,
 }
 
-/// Makes the manifest anew, and says what could not be known.
+/// Rebuilds the manifest, and lists what could not be known.
 fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
-    // What is unknown is told below, also without -v.
+    // The unknown facts are printed below, also without -v.
     let verbosity = session.verbosity.min(Verbosity::Normal);
     let reporter = Reporter::new(session, verbosity);
     let caller = session.caller(args.waiting, &reporter);
@@ -193,7 +193,7 @@ fn describe(finding: &Finding) -> String {
     let done = if finding.repaired { "; repaired" } else { "" };
     let mut text =
         format!("{}: {}{done}\n", escape::line(&finding.file), escape::line(&finding.message));
-    for Affected { revision, number, extents } in finding.affected.iter().take(MAX_AFFECTED) {
+    for Affected { revision, number, extents, .. } in finding.affected.iter().take(MAX_AFFECTED) {
         let bytes = words::bytes(extents);
         text.push_str(&format!("  revision {number} ({revision}): {bytes} unreadable\n"));
     }

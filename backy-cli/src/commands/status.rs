@@ -74,8 +74,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     session.output.result(text.as_bytes())
 }
 
-/// What could be looked at. Otherwise the figures say that it is unknown: with an empty file all series of the archive would end, and
-/// with them their alerts.
+/// What could be looked at. Otherwise the figures say that it is unknown: with an empty file all series of the
+/// archive would end, and with them their alerts.
 fn known<T>(looked: Result<T, Failure>, args: &Args, session: &Session) -> Result<T, Failure> {
     if let (Err(Failure::Engine { error, .. }), true) = (&looked, args.prometheus) {
         let unknown = Checked::unreadable(&session.folder, error);

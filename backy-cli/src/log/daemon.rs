@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The facility of daemons, times 8. Source: RFC 3164, section 4.1.1.
 const DAEMON: u32 = 3 << 3;
 
-/// Takes lines. One that cannot be written is lost: there is nobody else to tell.
+/// Takes lines. One that cannot be written is lost: there is no other place for it.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: Option<PathBuf>,
@@ -33,8 +33,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// With the system's log if `system`, and a file, which is appended to and made if it is not there. `style` is that of the
-    /// file.
+    /// With the system's log if `system`, and a file, which is appended to and made if it is not there. `style` is
+    /// that of the file.
     ///
     /// # Errors
     /// When the file cannot be written to, or may not be one's own.
@@ -67,8 +67,8 @@ impl Log {
     }
 }
 
-/// Opens the file, or makes one that only its group may read besides. Nobody is waited for (a FIFO), and nothing is written to where
-/// somebody else's link, or file, in its place would lead.
+/// Opens the file, or makes one that only its group may read besides. Nobody is waited for (a FIFO), and nothing is
+/// written to where somebody else's link, or file, in its place would lead.
 fn append(path: &Path) -> Result<File, Failure> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = OpenOptions::new()

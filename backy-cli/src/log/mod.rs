@@ -1,7 +1,7 @@
 //! Lines for a log: what each line about a run of the command says, in which form, and how much it matters.
 //!
-//! A person gets sentences without any of this; see `output`. The form for programs is a promise: `doc/scripting.md` has its
-//! fields, and a test holds them.
+//! A person gets sentences without any of this; see `output`. The form for programs is a promise: `doc/scripting.md`
+//! has its fields, and a test holds them.
 
 mod daemon;
 
@@ -202,7 +202,7 @@ impl Style {
     }
 }
 
-/// Whether standard error goes to the journal. Source: `JOURNAL_STREAM` in systemd.exec(5).
+/// Whether standard error is the journal. Source: `JOURNAL_STREAM` in systemd.exec(5).
 pub(crate) fn stderr_is_journal() -> bool {
     let Some(named) = environment("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(io::stderr())
@@ -219,8 +219,8 @@ mod tests {
         Style { format, to_journal, operation }
     }
 
-    /// A priority stands before the line where the journal reads it, whatever the form; and no message has a second line
-    /// or a priority of its own.
+    /// A priority stands before the line where the journal reads it, whatever the form; and no message has a second
+    /// line or a priority of its own.
     #[test]
     fn priorities_are_for_the_journal() {
         let id = "019ac000-0000-7000-8000-000000000000";

@@ -223,7 +223,8 @@ fn runs(runs: &[Run]) -> Markup {
                                 th scope="row" { (escape::line(&run.operation)) }
                                 td data-label="Ended" { (moment(run.finished)) }
                                 td.text data-label="Result" {
-                                    @if run.result == "ok" { "worked" } @else { strong.bad { (escape::line(&run.result)) } }
+                                    @if run.result == "ok" { "worked" }
+                                    @else { strong.bad { (escape::line(&run.result)) } }
                                     @if let Some(error) = &run.error { ": " (escape::line(error)) }
                                 }
                             }

@@ -1,7 +1,7 @@
 //! Charts without text: they are stretched to the width that there is, and what they say is beside them.
 //!
-//! However many revisions there are, a chart has as many marks as can be told from each other. What changed and when revisions
-//! were made stand on one axis of time, one below the other.
+//! However many revisions there are, a chart has as many marks as can be told from each other. What changed and when
+//! revisions were made stand on one axis of time, one below the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 

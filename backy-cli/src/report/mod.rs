@@ -1,8 +1,9 @@
 //! The page of `backy report`: HTML that needs no other file and no network.
 //!
-//! Every text goes through `maud`, which escapes it, and control characters are shown as such: paths and tags may hold anything.
-//! There is no script in the page, and its own policy forbids any. Charts are drawn without text, so that they may be stretched
-//! to any width; what they say is in titles and tables as well. Nothing is computed that the library does not report.
+//! Every text goes through `maud`, which escapes it, and control characters are shown as such: paths and tags may
+//! hold anything. There is no script in the page, and its own policy forbids any. Charts are drawn without text, so
+//! that they may be stretched to any width; what they say is in titles and tables as well. Nothing is computed that
+//! the library does not report.
 
 mod archive;
 mod charts;
@@ -70,7 +71,7 @@ pub(crate) fn page(host: &HostReport) -> String {
     page.into_string()
 }
 
-/// The verdict on all, and what is wrong with several archives together.
+/// The verdict on all, and the problems that several archives share.
 fn summary(host: &HostReport) -> Markup {
     let statuses = || host.archives.iter().filter_map(|checked| checked.status.as_ref());
     let stored: u64 = host.file_systems.iter().map(|shared| shared.used_bytes).sum();

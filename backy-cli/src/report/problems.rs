@@ -1,4 +1,4 @@
-//! What is wrong, what to do about it, and the commands for that as they can be copied into a shell.
+//! Problems, what to do about each, and the commands for that, ready to copy into a shell.
 
 use backy_lib::escape;
 use backy_lib::health::Problem;

@@ -1,4 +1,5 @@
-//! How full the file systems of the archives are, and when they will be full: one bar for each, which its archives share.
+//! How full the file systems of the archives are, and when they will be full: one bar for each, which its archives
+//! share.
 
 use backy_lib::check::Checked;
 use backy_lib::health::{SharedSpace, Space};

@@ -270,7 +270,8 @@ fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
     (one.max(other) + 0.05) / (one.min(other) + 0.05)
 }
 
-/// Text can be read by those with poor eyes, on a light page, a dark one and paper: 4.5 to 1 at least, and 3 to 1 for charts.
+/// Text can be read by those with poor eyes, on a light page, a dark one and paper: 4.5 to 1 at least, and 3 to 1 for
+/// charts.
 #[test]
 fn text_has_contrast() {
     assert!((contrast([0.0; 3], [1.0; 3]) - 21.0).abs() < 0.01);

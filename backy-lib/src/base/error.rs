@@ -17,7 +17,7 @@ use crate::base::extent::Extent;
 use crate::base::revision::RevisionId;
 
 pub use kind::ErrorKind;
-pub(crate) use process::{is_limit, judged};
+pub(crate) use process::judged;
 
 /// A result of the library.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -383,8 +383,8 @@ impl Error {
     }
 }
 
-/// How to raise the limit that caused this error; `None` for an error that is not about a limit.
-fn limit(error: &io::Error) -> Option<&'static str> {
+/// How to raise the limit of the process or the system that a call has reached; `None` for any other error.
+pub(crate) fn limit(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error().map(Errno::from_raw_os_error)? {
         Errno::MFILE => Some("raise the limit of open files (ulimit -n)"),
         Errno::NFILE => Some("raise the limit of open files of the whole system (fs.file-max)"),

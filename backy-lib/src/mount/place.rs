@@ -21,7 +21,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{getegid, geteuid};
 
-use crate::base::error::{Error, Result, describe_io, is_limit};
+use crate::base::error::{Error, Result, describe_io, limit};
 use crate::storage::mounts::{Mount, mounts};
 
 const DEVICE: &str = "/dev/fuse";
@@ -100,7 +100,7 @@ impl Place {
 
     /// That an action failed. A limit of this process says nothing about the mountpoint.
     pub(super) fn failed(&self, action: &str, error: io::Error) -> Error {
-        match is_limit(&error) {
+        match limit(&error).is_some() {
             true => Error::io(&self.path, action)(error),
             false => self.error(format!("cannot {action}: {}", describe_io(&error))),
         }
@@ -108,7 +108,7 @@ impl Place {
 
     fn unusable(&self, error: io::Error) -> Error {
         match error.kind() {
-            _ if is_limit(&error) => self.failed("use it", error),
+            _ if limit(&error).is_some() => self.failed("use it", error),
             io::ErrorKind::NotFound => {
                 self.error("there is no such folder; create it first".to_owned())
             }
@@ -199,7 +199,7 @@ impl Place {
         let device = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
             Ok(device) => device,
             Err(Errno::ACCESS | Errno::PERM) => return Err(Refusal::NotAllowed),
-            Err(errno) if is_limit(&errno.into()) => {
+            Err(errno) if limit(&errno.into()).is_some() => {
                 let action = format!("open {DEVICE}");
                 return Err(Refusal::Other(self.failed(&action, errno.into())));
             }

@@ -48,6 +48,7 @@ pub struct Newest {
 
 /// How much space a backup needs while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Estimate {
     /// What to expect; `None` if there is nothing to base it on.
     pub expected_bytes: Option<u64>,

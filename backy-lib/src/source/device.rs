@@ -12,7 +12,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::Source;
 use super::identity::identify;
-use crate::base::error::{Error, Result, is_limit};
+use crate::base::error::{Error, Result, limit};
 use crate::base::extent::Extent;
 use crate::base::fork::Withheld;
 use crate::format::manifest::SourceIdentity;
@@ -48,7 +48,7 @@ impl DeviceSource {
         // A limit of this process says nothing about the source.
         let limited = |errno: io::Error| Error::io(path, "open it")(errno);
         let place = Place::find_by_own_links(path).map_err(|refusal| match refusal {
-            Refusal::Io(found) if is_limit(&found) => limited(found),
+            Refusal::Io(found) if limit(&found).is_some() => limited(found),
             refusal => error(refusal.sentence("open it")),
         })?;
         // Opening a FIFO would block, and some devices act as soon as they are opened.

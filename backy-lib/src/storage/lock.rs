@@ -32,7 +32,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::StorageLock;
 use super::dir::read_full;
 use super::holders::{Kind, Who, takers, takers_within_limits, who};
-use crate::base::error::{Error, Result, is_limit};
+use crate::base::error::{Error, Result, limit};
 use crate::base::fork::{Maker, Withheld};
 
 pub use note::is_note;
@@ -211,7 +211,7 @@ pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(&folder_fd, NAME, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(errno) if is_limit(&errno.into()) => return Err(errno.into()),
+        Err(errno) if limit(&errno.into()).is_some() => return Err(errno.into()),
         Err(_) => return Ok(None),
     };
     let Ok(found) = fstat(&file) else { return Ok(None) };

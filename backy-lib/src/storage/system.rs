@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::base::error::is_limit;
+use crate::base::error::limit;
 
 /// The text of a file there; `None` where it cannot be read.
 pub(crate) fn read(path: &Path) -> Option<String> {
@@ -18,7 +18,7 @@ pub(crate) fn read(path: &Path) -> Option<String> {
 pub(crate) fn read_within_limits(path: &Path) -> io::Result<Option<String>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if is_limit(&error) => Err(error),
+        Err(error) if limit(&error).is_some() => Err(error),
         Err(_) => Ok(None),
     }
 }

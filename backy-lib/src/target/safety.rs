@@ -222,7 +222,8 @@ fn open_for_writing(path: &Path, place: &Place, flags: OFlags) -> Result<File> {
     match place.open(flags | OFlags::RDWR) {
         Ok(file) => {
             image_lock::take(&file, Use::Overwrite).map_err(|user| {
-                let message = format!("{user} has it open, as its image locks show; end that first");
+                let message =
+                    format!("{user} has it open, as its image locks show; end that first");
                 refused(path, message, false)
             })?;
             Ok(file)

@@ -41,6 +41,7 @@ pub struct ExportOptions {
 
 /// What an export did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ExportReport {
     /// The revision.
     pub revision: RevisionId,

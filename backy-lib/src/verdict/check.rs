@@ -25,6 +25,7 @@ const MAX_NAMED: usize = 3;
 
 /// The verdicts on many archives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HostReport {
     /// Version of this structure: fields may be added within a version, but never removed or changed.
     pub schema: u32,

@@ -30,6 +30,7 @@ pub const STATUS_SCHEMA: u32 = 1;
 
 /// Inventory and health of an archive.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StatusReport {
     /// Version of this structure: fields may be added within a version, but never removed or changed.
     pub schema: u32,

@@ -8,7 +8,7 @@
 >>> with archive.open("tag:manual") as image:
 ...     boot_sector = image.read(512)
 
-Start with help(backy.Archive). What goes wrong is a BackyError.
+Start with help(backy.Archive). Every error of backy is a BackyError.
 """
 
 __distribution__ = "backy-disk"

@@ -124,39 +124,39 @@ _TargetKind: TypeAlias = Literal["new-file", "file", "block-device", "stream"]
 def main(arguments: Sequence[_Path], itself: Sequence[_Path], /) -> int:
     """Run the command with these arguments, the first of which is its own name; the exit status.
 
-    `itself` are the words by which the command is started once more, for what goes on in the background.
+    `itself` are the words that start the command once more, for what continues in the background.
     """
 def _words() -> dict[str, list[str]]: ...
 @final
 class Archive:
     """The folder of one source's backups.
 
-    Each call reads the archive anew; what changes it takes its lock for as long as it lasts, and raises LockedError when
-    somebody else has it. Everything else needs no lock: a backup may run meanwhile.
+    Each call reads the archive anew. A call that changes it holds the lock until it returns, and raises LockedError
+    when somebody else has it. All other calls need no lock: a backup may run meanwhile.
 
-    Wherever a revision is named: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
+    Wherever you name a revision: a number (0 is the newest), text as the command takes it ("latest", "first", "1",
     "tag:weekly", a UUID or at least 4 hex digits of its beginning, "2026-11-28", "2026-11-28 02:00", "yesterday"), a
-    uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where several are:
-    text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then, "0..3" or "0,2", or an
-    iterable of what names one.
+    uuid.UUID, a datetime or date for the newest that was not made after it, a Revision or a RevisionStatus. Where you
+    name several: text such as "all", "tag:weekly" for all that have it, "yesterday" for all that were made then,
+    "0..3" or "0,2", or an iterable of what names one.
 
-    What changes the archive takes `wait`: how long to wait while somebody else does, in seconds, as a timedelta,
-    or as text such as "10m"; without it, LockedError is raised at once.
+    Calls that change the archive take `wait`: how long to wait while somebody else changes it, in seconds, as a
+    timedelta, or as text such as "10m". Without it, LockedError is raised at once.
 
-    Long calls let other threads go on. `progress` is called with a Progress, at most ten times a second, in the thread that
-    called. Ctrl-C, an exception of `progress`, or the CancelToken that is given as `cancel` stops the operation in order;
-    then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the operation has
-    finished, never hides its report: see "Stopping a call" in doc/python.md. What is worth saying meanwhile goes to the
-    logger "backy".
+    Long calls let other threads run. `progress` is called with a Progress, at most ten times a second, in the thread
+    that called. Ctrl-C, an exception of `progress`, or the CancelToken that you pass as `cancel` stops the operation
+    in order; then KeyboardInterrupt, that exception, or CancelledError is raised. What comes too late, because the
+    operation has finished, never hides its report: see "Stopping a call" in doc/python.md. Messages go to the logger
+    "backy".
 
-    What changes the archive, or runs its hooks, raises UntrustedError when others than the caller and root can change its folder,
-    one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read and run. What only reads asks
-    nothing of that.
+    Calls that change the archive or run its hooks raise UntrustedError when others than the caller and root can
+    change its folder, one above it or backy.toml, unless `trust` is true: whoever can do that decides what is read
+    and run. Calls that only read do not check that.
 
-    `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and copied, as for a
-    process of a pool; whoever gets it reads the folder at its first call.
+    `path`: the folder. Two archives are equal when their folders and `trust` are. An archive can be pickled and
+    copied, as for a process of a pool; the copy reads the folder at its first call.
 
-    Raises ArchiveNotFoundError where no archive is, another BackyError where it cannot be read.
+    Raises ArchiveNotFoundError where there is no archive, another BackyError where it cannot be read.
     """
 
     def __eq__(self, other: object, /) -> bool: ...
@@ -166,14 +166,15 @@ class Archive:
     def __new__(cls, path: _Path, *, trust: bool = False) -> Archive: ...
     @staticmethod
     def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive:
-        """Make an archive in a folder, which is made when it is not there.
+        """Create an archive in a folder, which is created if it does not exist.
 
-        `source` is the block device or file to back up; without it, it has to be set in backy.toml before the first backup.
+        `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
         `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
 
-        A source that is not there yet is taken with a UserWarning.
+        A source that does not exist yet, or that holds an image in another format, is accepted with a UserWarning.
 
-        Raises ArchiveExistsError when there is one already, SourceError when the source cannot be read.
+        Raises ArchiveExistsError when there is an archive already, SourceError when the source cannot be read or is
+        inside the archive.
 
         `path`: the folder. `trust`: also when others than the caller and root can change it.
         """
@@ -188,14 +189,14 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> ImportReport:
-        """Import an archive that backy made in 2014: bring its revisions over, oldest first, with their names and times.
+        """Import an archive that backy made in 2014: its revisions, oldest first, with their names and times.
 
-        `old` is only read; the archive at `path` is made if there is none. Everything is checked against the MD5s of the
-        old archive: what is right comes over, the rest is named in the report, whose is_complete is False then. An import
-        that was interrupted goes on where it was.
+        `old` is only read. The archive at `path` is created if there is none. Every block is checked against its MD5
+        in the old archive. The report names what could not be imported; its is_complete is False then. Call it again
+        to continue an import that was interrupted.
 
-        `block_size`: the unit of the new archive in bytes, if it is not to be the usual one. `trust`: also when others than
-        the caller and root can change the folder.
+        `block_size`: the unit of a new archive in bytes, if not the usual one. `trust`: also when others than the
+        caller and root can change the folder.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
         """
@@ -209,10 +210,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> RebuildReport:
-        """Make a lost or damaged manifest.json anew, from the digest files and the deltas.
+        """Rebuild a lost or damaged manifest.json from the digest files and the deltas.
 
-        What only the manifest knew is lost, such as tags that were given later; the report says what. `force`: also when
-        the manifest can be read. Scrub the archive afterwards.
+        What only the manifest knew is lost, such as tags that were added later; the report lists it. `force`: also when
+        the manifest is readable. Scrub the archive afterwards.
 
         `path`: the folder of the archive. `trust`: also when others than the caller and root can change it.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -223,15 +224,15 @@ class Archive:
         """The folder, absolute."""
     @property
     def source(self) -> Path | None:
-        """What is backed up, as configured; None when nothing is."""
+        """The configured source; None when there is none."""
     @property
     def revisions(self) -> list[Revision]:
-        """The revisions that there are at this moment, newest first.
+        """The revisions, newest first.
 
-        Read from the archive each time, so that a backup made meanwhile shows.
+        Each access reads the archive, so that it shows a backup made meanwhile.
         """
     def select(self, revisions: _Revisions) -> list[Revision]:
-        """The revisions that are meant, newest first. Raises NoSuchRevisionError when there are none such.
+        """The named revisions, newest first. Raises NoSuchRevisionError when there are none.
 
         `revisions`: which ones, as help(backy.Archive) says.
         """
@@ -243,7 +244,7 @@ class Archive:
     def status(self, revisions: _Revisions = "all") -> Status:
         """Inventory and health, from the files alone; also while a backup runs.
 
-        `revisions`: which ones the inventory has, as help(backy.Archive) says; the verdict is always on all.
+        `revisions`: which ones to list, as help(backy.Archive) says; the verdict is always about all.
         """
     @overload
     def backup(
@@ -260,24 +261,24 @@ class Archive:
         as_: Iterable[str] = (),
         wait: _Wait = None,
     ) -> BackupReport | None:
-        """Make a revision of the source, if one is due; None when nothing is.
+        """Back up the source if a backup is due; None when none is.
 
-        What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
-        then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
-        "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
-        not begun (NoSpaceError), unless `check_space` is false.
+        The schedule in backy.toml decides when a backup is due. `force` makes one whatever the schedule says, and so do
+        `tags`, which pin the revision until they are removed. `limit_rate`: read at most so many bytes of the source
+        a second, such as 1048576 or "100M". `dry_run`: only report whether a backup is due, as a BackupPlan. A backup
+        that is not expected to fit on the disk does not start (NoSpaceError), unless `check_space` is false.
 
-        `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
-        another one of this archive is at work, that one makes it, and None is returned.
+        `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
+        another one of this archive is running, that one makes it, and the call returns None.
 
-        The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+        The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
 
-        `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
-        bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
-        the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
-        Revision or None, and gives pairs of offset and length in which something may have changed since that one was
-        made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
-        comes out as it is.
+        `source`: the configured one unless given: a path, or an object that gives bytes. Such an object has `size`,
+        in bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has
+        written: 0 only at the end. Several threads call it. If it has `changed_extents(since)`, that is called once,
+        with the newest Revision or None, and returns pairs of offset and length in which something may have changed
+        since that one was made; or None if it does not know. An exception of the object stops the backup, leaves the
+        archive as it was, and is raised unchanged.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -297,24 +298,24 @@ class Archive:
         as_: Iterable[str] = (),
         wait: _Wait = None,
     ) -> BackupPlan:
-        """Make a revision of the source, if one is due; None when nothing is.
+        """Back up the source if a backup is due; None when none is.
 
-        What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
-        then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
-        "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
-        not begun (NoSpaceError), unless `check_space` is false.
+        The schedule in backy.toml decides when a backup is due. `force` makes one whatever the schedule says, and so do
+        `tags`, which pin the revision until they are removed. `limit_rate`: read at most so many bytes of the source
+        a second, such as 1048576 or "100M". `dry_run`: only report whether a backup is due, as a BackupPlan. A backup
+        that is not expected to fit on the disk does not start (NoSpaceError), unless `check_space` is false.
 
-        `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
-        another one of this archive is at work, that one makes it, and None is returned.
+        `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
+        another one of this archive is running, that one makes it, and the call returns None.
 
-        The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+        The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
 
-        `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
-        bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
-        the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
-        Revision or None, and gives pairs of offset and length in which something may have changed since that one was
-        made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
-        comes out as it is.
+        `source`: the configured one unless given: a path, or an object that gives bytes. Such an object has `size`,
+        in bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has
+        written: 0 only at the end. Several threads call it. If it has `changed_extents(since)`, that is called once,
+        with the newest Revision or None, and returns pairs of offset and length in which something may have changed
+        since that one was made; or None if it does not know. An exception of the object stops the backup, leaves the
+        archive as it was, and is raised unchanged.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -334,24 +335,24 @@ class Archive:
         as_: Iterable[str] = (),
         wait: _Wait = None,
     ) -> BackupReport | BackupPlan | None:
-        """Make a revision of the source, if one is due; None when nothing is.
+        """Back up the source if a backup is due; None when none is.
 
-        What is due is told by the schedule in backy.toml; `force` makes one whatever that says, and so do `tags`, which it
-        then has until they are taken away. `limit_rate`: at most so many bytes of the source a second, such as 1048576 or
-        "100M". `dry_run`: only say whether one would be made, in a BackupPlan. One that is not expected to fit on the disk is
-        not begun (NoSpaceError), unless `check_space` is false.
+        The schedule in backy.toml decides when a backup is due. `force` makes one whatever the schedule says, and so do
+        `tags`, which pin the revision until they are removed. `limit_rate`: read at most so many bytes of the source
+        a second, such as 1048576 or "100M". `dry_run`: only report whether a backup is due, as a BackupPlan. A backup
+        that is not expected to fit on the disk does not start (NoSpaceError), unless `check_space` is false.
 
-        `as_`: tags of the schedule that it gets as if they were due now, so that they expire as usual. When a backup is due and
-        another one of this archive is at work, that one makes it, and None is returned.
+        `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
+        another one of this archive is running, that one makes it, and the call returns None.
 
-        The hooks of backy.toml are run around the reading of the source, whatever that is; HookError when one of them fails.
+        The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
 
-        `source` is the configured one unless it is given: a path, or an object that gives bytes. That has `size`, in
-        bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has written: 0 only at
-        the end. It is called by several threads. If it has `changed_extents(since)`, that is called once, with the newest
-        Revision or None, and gives pairs of offset and length in which something may have changed since that one was
-        made; or None if it does not know. What is raised there ends the backup, leaves the archive as it was, and
-        comes out as it is.
+        `source`: the configured one unless given: a path, or an object that gives bytes. Such an object has `size`,
+        in bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has
+        written: 0 only at the end. Several threads call it. If it has `changed_extents(since)`, that is called once,
+        with the newest Revision or None, and returns pairs of offset and length in which something may have changed
+        since that one was made; or None if it does not know. An exception of the object stops the backup, leaves the
+        archive as it was, and is raised unchanged.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -371,19 +372,20 @@ class Archive:
     ) -> RestoreReport:
         """Restore a revision to a file, a device, or a binary file object.
 
-        To a target that exists, only blocks that differ are written; every block is checked against its digest before. Refused
-        (TargetError) are targets that are mounted or otherwise in use, too small, or in the archive; `force` overwrites a
-        file that exists, or a device that is not blank, also when it is not the source. The source needs no `force` when it is
-        the one that was backed up, of a size that it had then, and no other process has it open.
+        On an existing target, only blocks that differ are written; every block is verified before. A target that is
+        mounted or otherwise in use, too small, or in the archive is refused (TargetError). `force` overwrites a file
+        that exists, or a device that is not blank, even if it is not the source. The source needs no `force` when it
+        is the one that was backed up, of a size that it had then, and no other process has it open.
 
-        backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo with
-        it. One that is closed, in text mode, or not open for writing is refused before anything begins. What its write()
-        raises comes out as it is; when it returns None that is a BlockingIOError, and when it returns anything but how many
-        bytes it has written a TargetError.
+        backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo
+        with it. One that is closed, in text mode, or not open for writing is refused before anything begins. An
+        exception of its write() is raised unchanged; when write() returns None that is a BlockingIOError, and when it
+        returns anything but how many bytes it has written a TargetError.
 
-        `keep_going`: where a block cannot be read right, zeros are written, and the report says where. `dry_run`: do
-        everything but write. `undo`: a folder in which an archive is made of what is overwritten; restoring that brings it
-        back. `check_space=False`: begin even if the target seems to lack the space.
+        `keep_going`: fill unreadable blocks with zeros, list them in the report, and continue. `dry_run`: do
+        everything but write. `undo`: a folder in which to create an archive of what is overwritten; restoring that
+        brings it back.
+        `check_space=False`: start even if the target seems to have too little space.
 
         `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -396,10 +398,11 @@ class Archive:
         progress: _Callback = None,
         cancel: CancelToken | None = None,
     ) -> TargetLook | None:
-        """What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs. None when it would
-        overwrite nothing.
+        """What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs.
+        None when it would overwrite nothing.
 
-        Nothing is changed. The command shows this before it asks. Raises TargetError when `restore` would, even with `force`.
+        Changes nothing. The command shows this before it asks. Raises TargetError when `restore` would, even with
+        `force`.
 
         `target`: the path of the file or device. `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -414,13 +417,13 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> ScrubReport:
-        """Check what is stored, and mend what can be mended.
+        """Verify stored data and repair what can be repaired.
 
-        Reads every stored block once and compares it with its digest; checks files, headers and tables as well. What was
-        found is in the report and recorded, so that status is critical until it has been mended. `check_only`: change and
+        Reads every stored block once and compares it with its digest; checks files, headers and tables as well.
+        Findings are in the report and recorded: status is critical until they are repaired. `check_only`: change and
         record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
-        bytes ("10%"); what waits longest comes first.
-        A budget of time may also be a timedelta; a number alone could mean either, and is refused.
+        bytes ("10%"); blocks that were not verified for the longest time come first. A budget of time may also be a
+        timedelta; a number alone could mean either, and is refused.
 
         `revisions`: which ones, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -437,10 +440,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenanceReport:
-        """Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+        """Delete revisions that the schedule no longer keeps; only the plan with `dry_run`.
 
-        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
-        status tells of are seen to; while they are not, nothing goes.
+        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: first confirm all alarms
+        and all damage that status reports; nothing expires while they are unconfirmed.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -456,10 +459,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenancePlan:
-        """Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+        """Delete revisions that the schedule no longer keeps; only the plan with `dry_run`.
 
-        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
-        status tells of are seen to; while they are not, nothing goes.
+        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: first confirm all alarms
+        and all damage that status reports; nothing expires while they are unconfirmed.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -475,10 +478,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenanceReport | MaintenancePlan:
-        """Let go what the schedule no longer keeps; a plan and nothing else with `dry_run`.
+        """Delete revisions that the schedule no longer keeps; only the plan with `dry_run`.
 
-        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: all alarms and all damage that
-        status tells of are seen to; while they are not, nothing goes.
+        `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: first confirm all alarms
+        and all damage that status reports; nothing expires while they are unconfirmed.
 
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -494,9 +497,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenanceReport:
-        """Remove revisions by hand; a plan and nothing else with `dry_run`.
+        """Delete revisions by hand; only the plan with `dry_run`.
 
-        What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+        Blocks that older revisions need are merged into those first. One revision has to stay. `force`: also pinned
+        ones.
 
         `revisions`: which ones, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -513,9 +517,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenancePlan:
-        """Remove revisions by hand; a plan and nothing else with `dry_run`.
+        """Delete revisions by hand; only the plan with `dry_run`.
 
-        What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+        Blocks that older revisions need are merged into those first. One revision has to stay. `force`: also pinned
+        ones.
 
         `revisions`: which ones, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -532,9 +537,10 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> MaintenanceReport | MaintenancePlan:
-        """Remove revisions by hand; a plan and nothing else with `dry_run`.
+        """Delete revisions by hand; only the plan with `dry_run`.
 
-        What others read from them is merged into those first. One has to stay. `force`: also those with pinned tags.
+        Blocks that older revisions need are merged into those first. One revision has to stay. `force`: also pinned
+        ones.
 
         `revisions`: which ones, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
@@ -549,12 +555,12 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> tuple[str, ...]:
-        """Add and remove tags of a revision; all that it has then, sorted.
+        """Add and remove tags of a revision; returns all that it has then, sorted.
 
-        A tag that is added is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
+        An added tag is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
 
-        `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a CancelToken that
-        stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a
+        CancelToken that stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
         """
     def drill(
         self,
@@ -567,18 +573,18 @@ class Archive:
         cancel: CancelToken | None = None,
         wait: _Wait = None,
     ) -> DrillReport:
-        """Restore a revision for trial, one by chance unless it is named; recorded, so that status shows it.
+        """Test a restore of a revision, one at random unless you name it. Recorded, so that status shows it.
 
-        Reads the whole revision and checks every block. With a `command`, a sequence of words, the revision is
-        restored to a temporary file that can only be read, in the folder `dir`, and the command is run on it: with
-        "{}" in its words replaced by the path of the file, or the path as the last word. `command` may also be a
-        callable: it is called with the path, and the drill passes if it returns None or something true. The file is removed in
-        any case. A command is ended, with all that it has started, after `timeout` ("90s", "30m", "4h", or "none";
-        without it what backy.toml says, or a day), and what it has started also when it ends by itself; there is no
+        Reads the whole revision and verifies every block. With a `command`, a sequence of words, it also restores the
+        revision to a temporary read-only file in the folder `dir` and runs the command on it: "{}" in its words
+        stands for the path of the file, or the path becomes the last word. `command` may also be a callable: it is
+        called with the path, and the drill passes if it returns None or something true. The file is deleted in any
+        case. After `timeout` ("90s", "30m", "4h", or "none"; without it what backy.toml says, or a day) the command
+        is ended, with all that it has started; what it has started is also ended when it ends by itself. There is no
         time limit for a callable.
         `timeout` may also be a number of seconds, or a timedelta.
 
-        `revision`: which one, as help(backy.Archive) says; without it one by chance.
+        `revision`: which one, as help(backy.Archive) says; without it one at random.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
         """
@@ -591,36 +597,39 @@ class Archive:
         progress: _Callback = None,
         cancel: CancelToken | None = None,
     ) -> ExportReport:
-        """Write a revision as one compressed qcow2 file that needs no other. `path` must not be there yet.
+        """Write a revision as one compressed qcow2 file that needs no other. `path` must not exist yet.
 
-        `level`: how hard to compress, from 1, which is fast, to 19, which is small; that of backy.toml without it.
+        `level`: how hard to compress, from 1 (fast) to 19 (small); without it that of backy.toml.
         `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         """
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile:
-        """Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+        """Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.
 
-        Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
-        threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+        Every byte is checked against its digest before it is returned; one that is not right raises
+        ArchiveDamagedError. Several threads may read from it. `buffered`: an io.BufferedReader over that, for many
+        small reads.
 
         `revision`: which one, as help(backy.Archive) says.
         """
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: Literal[True]) -> BufferedReader:
-        """Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+        """Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.
 
-        Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
-        threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+        Every byte is checked against its digest before it is returned; one that is not right raises
+        ArchiveDamagedError. Several threads may read from it. `buffered`: an io.BufferedReader over that, for many
+        small reads.
 
         `revision`: which one, as help(backy.Archive) says.
         """
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: bool) -> RevisionFile | BufferedReader:
-        """Open a revision as a file: read, readinto, seek, and what an io.RawIOBase has besides.
+        """Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.
 
-        Every byte is checked against its digest before it is given out; what is not right raises ArchiveDamagedError. Several
-        threads may read from it. `buffered`: an io.BufferedReader over that, for many small reads.
+        Every byte is checked against its digest before it is returned; one that is not right raises
+        ArchiveDamagedError. Several threads may read from it. `buffered`: an io.BufferedReader over that, for many
+        small reads.
 
         `revision`: which one, as help(backy.Archive) says.
         """
@@ -636,11 +645,13 @@ class Archive:
     ) -> Mount:
         """Show every revision as a file in the folder `mountpoint`, until it is unmounted.
 
-        For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for each
-        revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead to them.
-        Served by threads of this process. `writable`: let the files be written to; what is written goes to temporary files in the
-        folder `dir` and is thrown away. `gid`: let the members of this group, a name or a number, read it as well. `allow_other`: let
-        other users in, of whom only root may read. `cache`: how many bytes of what was read are kept in memory.
+        For a `with` block, which gives the Path of the mountpoint and unmounts at its end. There is a raw image for
+        each revision, named by its UUID, with UUID.partitions besides it; latest, by-number, by-date and by-tag lead
+        to them. Threads of this process serve it. `writable`: let programs write to the files; temporary files in the
+        folder `dir` take what they write, and are deleted. `gid`: let the members of this group, a name or a number,
+        read it as well.
+        `allow_other`: let other users in, of whom only root may read. `cache`: how many bytes of what was read to
+        keep in memory.
         """
 
 @final
@@ -683,7 +694,7 @@ class Mount:
         """Take it away; nothing happens when that has been done.
 
         Raises MountError when it is still in use after some seconds, or in a child of the process that has mounted
-        it; then it stays. `lazy`: take it from its place at once; whoever uses it goes on until closing what is open,
+        it; then it stays. `lazy`: take it from its place at once; programs keep what they have open,
         as long as this process lives.
         """
     def __enter__(self) -> Path: ...
@@ -722,7 +733,7 @@ class Reader:
         """UUID of the revision."""
     @property
     def position(self) -> int:
-        """Where read() and fill_memory() go on."""
+        """Where the next read() or fill_memory() begins."""
     def seek(self, offset: int, whence: int, /) -> int:
         """Moves the position; where it is then."""
     def read(self, size: int | None, /) -> bytes:
@@ -738,8 +749,8 @@ class Reader:
 class Report:
     """What an operation found out: properties, and `to_dict()` with what the command prints with `--json`.
 
-    Cannot be changed. Two are equal when all they say is equal. Can be pickled and copied, and taken apart by `match`, with
-    its properties in their order.
+    Cannot be changed. Two are equal when all they say is equal. Can be pickled and copied, and taken apart by
+    `match`, with its properties in their order.
     """
 
     def __eq__(self, other: object, /) -> bool: ...
@@ -748,9 +759,9 @@ class Report:
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Makes a report of what `to_dict()` gave, or of what the command prints with --json.
 
-        `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed can be read.
-        Raises SpecificationError, which names the field, where one is missing or cannot be what it is. A path that is no UTF-8
-        does not come back from JSON; a pickle keeps it.
+        `fields`: a dict. Fields that this version does not know are ignored, so that what a newer version printed can
+        be read. Raises SpecificationError, which names the field, where one is missing or cannot be what it is. A
+        path that is no UTF-8 does not come back from JSON; a pickle keeps it.
         """
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, lists, numbers and strings: what the command prints with --json."""
@@ -783,8 +794,8 @@ class BlockRange(Report):
 class Revision(Report):
     """The state of the source at one time. Equal to another that has the same UUID.
 
-    `started` and `size_bytes` are what `RevisionStatus` and JSON call them; `timestamp` and `size` are older names for them,
-    which both classes have as well.
+    `started` and `size_bytes` are what `RevisionStatus` and JSON call them; `timestamp` and `size` are older
+    names for them, which both classes have as well.
     """
 
     __match_args__ = (
@@ -822,10 +833,10 @@ class Revision(Report):
         """Why it exists, sorted: schedules that were due, and words given by hand."""
     @property
     def pinned_tags(self) -> tuple[str, ...]:
-        """Those of the tags that were given by hand, and only go by hand."""
+        """The tags that were given by hand, and stay until they are removed by hand."""
     @property
     def digest(self) -> str:
-        """SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive says how to check it."""
+        """SHA-256 over the SHA-256s of its blocks, 64 hex digits; the README in the archive explains how to check it."""
     @property
     def base(self) -> str | None:
         """UUID of the next newer revision, which it reads through to; None for the newest and for a standalone one."""
@@ -849,11 +860,11 @@ class Revision(Report):
         """Blocks of its own file that are known to be bad; `damaged` has what that costs, in bytes."""
     @property
     def number(self) -> int | None:
-        """Its number when the archive was read, 0 being the newest; None when it comes from JSON."""
+        """Its number when the archive was read, 0 being the newest; None when it was read from JSON."""
     @property
     def damaged(self) -> tuple[Extent, ...] | None:
-        """Stretches that could not be read from it when the archive was read. None when that is not known: when it comes from
-        JSON, or when the files could not be looked at.
+        """Stretches that could not be read from it when the archive was read. None when that is not known: when it
+        was read from JSON, or when the files could not be looked at.
         """
     @property
     def timestamp(self) -> datetime:
@@ -893,7 +904,7 @@ class BackupPlan(Report):
         """The tags that it would get, sorted."""
     @property
     def room(self) -> Estimate | None:
-        """The room that it would take; None when none is due."""
+        """The space that it would take; None when none is due."""
     @property
     def next_due(self) -> datetime | None:
         """When the next one is due, if none is made now; None without a schedule."""
@@ -903,12 +914,12 @@ class BackupPlan(Report):
 
 @final
 class Estimate(Report):
-    """How much room a backup takes while it is made."""
+    """How much space a backup takes while it is made."""
 
     __match_args__ = ("expected_bytes", "most_bytes", "free_bytes")
     @property
     def expected_bytes(self) -> int | None:
-        """Bytes to be expected; None when there is nothing to go by."""
+        """Expected bytes; None when there is nothing to estimate them from."""
     @property
     def most_bytes(self) -> int:
         """The most that it can be."""
@@ -1096,7 +1107,7 @@ class Finding(Report):
         """Which revisions cannot be read in full because of it."""
     @property
     def repaired(self) -> bool:
-        """Whether it has been mended."""
+        """Whether it has been repaired."""
 
 @final
 class Coverage(Report):
@@ -1117,13 +1128,13 @@ class ScrubReport(Report):
     __match_args__ = ("findings", "unknown_files", "is_clean", "read_bytes", "budget_bytes", "coverage", "seconds")
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All that is wrong or was: old findings that are still there, new ones, and those that were mended."""
+        """All findings: old ones that remain, new ones, and those that were repaired."""
     @property
     def unknown_files(self) -> tuple[str, ...]:
         """Names of files with a name that an archive uses, of which the manifest knows nothing. They are kept."""
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is wrong any more."""
+        """Whether every finding has been repaired."""
     @property
     def read_bytes(self) -> int:
         """Bytes of content that were read and checked."""
@@ -1180,13 +1191,15 @@ class Step(Report):
         """"remove", "merge", "roll-back" or "standalone"."""
     @property
     def revisions(self) -> tuple[str, ...] | None:
-        """remove, merge: UUIDs of the revisions that go."""
+        """remove, merge: UUIDs of the revisions to delete."""
     @property
     def revision(self) -> str | None:
-        """roll-back: UUID of the newest, which goes. standalone: of the one that is made independent of all others."""
+        """roll-back: UUID of the newest, which is deleted. standalone: of the one that becomes independent of all
+        others.
+        """
     @property
     def into(self) -> str | None:
-        """merge: UUID of the one that takes over what it reads from those that go."""
+        """merge: UUID of the one that takes over what it reads from those that are deleted."""
     @property
     def to(self) -> str | None:
         """roll-back: UUID of the one that is the newest then."""
@@ -1237,7 +1250,7 @@ class MaintenanceReport(Report):
         """What was done, in order."""
     @property
     def frees_bytes(self) -> int:
-        """What the plan said of the bytes that come free."""
+        """Bytes that the plan expected to free."""
     @property
     def freed_bytes(self) -> int:
         """Bytes on disk that came free."""
@@ -1513,7 +1526,7 @@ class RevisionStatus(Report):
 
 @final
 class Problem(Report):
-    """Something that is wrong, and what to do about it."""
+    """A problem, and what to do about it."""
 
     __match_args__ = ("kind", "level", "message", "advice")
     @property
@@ -1524,7 +1537,7 @@ class Problem(Report):
         """"warning" or "critical"; of an archive that cannot be opened "unknown"."""
     @property
     def message(self) -> str:
-        """What is wrong."""
+        """The problem, as a sentence."""
     @property
     def advice(self) -> str:
         """What to do."""
@@ -1542,7 +1555,7 @@ class Health(Report):
         """One line: the verdict and the most important reason."""
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong, worst first."""
+        """The problems, worst first."""
 
 @final
 class TagStatus(Report):
@@ -1610,7 +1623,7 @@ class Run(Report):
 
 @final
 class Space(Report):
-    """Room on the archive's file system."""
+    """Space on the archive's file system."""
 
     __match_args__ = ("used_bytes", "free_bytes", "size_bytes", "growth_bytes_per_day", "full_at")
     @property
@@ -1627,7 +1640,7 @@ class Space(Report):
         """Bytes by which the archive grows a day; None when too little is known."""
     @property
     def full_at(self) -> datetime | None:
-        """When the file system will be full if that goes on, or None."""
+        """When the file system will be full at this rate, or None."""
 
 @final
 class Change(Report):
@@ -1768,10 +1781,10 @@ class Status(Report):
         """The revisions that were asked for, newest first."""
     @property
     def health(self) -> Health:
-        """Whether the backups are well, and why not."""
+        """Whether the backups are healthy, and why not."""
     @property
     def healthy(self) -> bool:
-        """Whether nothing at all is wrong: the health's level is "ok"."""
+        """Whether there is no problem: the level of the health is "ok"."""
     @property
     def checked(self) -> datetime:
         """When all this was so, with zone UTC."""
@@ -1804,7 +1817,7 @@ class Status(Report):
         """As many are not too many."""
     @property
     def space(self) -> Space | None:
-        """Room on the file system, or None."""
+        """Space on the file system, or None."""
     @property
     def change(self) -> Change | None:
         """How much had changed in the newest revision; None when too little is known of what is usual."""
@@ -1843,7 +1856,7 @@ class SharedSpace(Report):
         """Bytes by which they grow a day; None when that is known of none."""
     @property
     def full_at(self) -> datetime | None:
-        """When it will be full if that goes on, or None."""
+        """When it will be full at this rate, or None."""
 
 @final
 class Checked(Report):
@@ -1896,10 +1909,10 @@ class HostReport(Report):
         """The file systems that they are on."""
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with several of them together."""
+        """Problems that several of them share."""
     @property
     def healthy(self) -> bool:
-        """Whether nothing at all is wrong: the level is "ok"."""
+        """Whether there is no problem: the level is "ok"."""
     @property
     def nagios(self) -> str:
         """The line of a Nagios plugin, as check --nagios prints it."""
@@ -1908,7 +1921,8 @@ class HostReport(Report):
         """The figures in the text format of Prometheus, as check --prometheus prints them."""
 
 def check(*folders: _Path, cancel: CancelToken | None = None) -> HostReport:
-    """The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as '/srv/*/backup'.
+    """The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as
+    '/srv/*/backup'.
 
     Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
     patterns. `cancel`: a CancelToken that stops it.
@@ -1919,8 +1933,8 @@ def check(*folders: _Path, cancel: CancelToken | None = None) -> HostReport:
 def init_unseen(path: _Path, source: _Path) -> None:
     """Makes an archive of a source that need not be there yet, as was possible in 2014."""
 def own_chunks(path: _Path, revision: str, chunk_size: int) -> list[int]:
-    """Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older one those
-    with what has changed since.
+    """Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older
+    one those with what has changed since.
     """
 @final
 class OldArchive:

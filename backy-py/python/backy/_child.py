@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def end(error: BaseException | None) -> _NoReturn:
-    """Ends this process at once: as its parent goes on with the call, nothing above it may be done twice.
+    """Ends this process at once: as its parent continues the call, nothing above it may be done twice.
 
     With the status of a SystemExit; with 1 and a message when it has raised something else, or has just returned.
     """

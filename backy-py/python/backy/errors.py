@@ -1,6 +1,6 @@
-"""What can go wrong. The text of each is one line that names the file, what was found and what was expected.
+"""The exceptions. The text of each is one line that names the file, what was found and what was expected.
 
-Those with a counterpart among Python's own exceptions are of that class, too.
+Each that has a counterpart among Python's own exceptions is of that class, too.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _OF_SYSTEM = ("errno", "strerror", "filename", "filename2")
 class BackyError(Exception):
     """The class of everything that backy raises.
 
-    What a source, a target or a callback of yours raises comes out as it is.
+    An exception of your own source, target or callback is raised unchanged.
     """
 
     kind: _ErrorKind = "error"
     """The kind, as a word: see doc/scripting.md."""
     path: _Path | None = None
-    """The file or folder that it is about, if it is about one."""
+    """The file or folder that caused it, if there is one."""
     offset: int | None = None
-    """Position in the revision of the bytes that cannot be read, if it is about such."""
+    """Position in the revision of the bytes that cannot be read, if there are such."""
     revision: str | None = None
-    """UUID of the revision that cannot be read, if it is about one."""
+    """UUID of the revision that cannot be read, if there is one."""
 
     def __str__(self) -> str:
         # OSError would show its number instead.
@@ -92,15 +92,15 @@ class ArchiveExistsError(BackyError, FileExistsError):
 
 
 class LockedError(BackyError, BlockingIOError):
-    """Somebody else changes the archive at this moment; the text says who."""
+    """Somebody else is changing the archive; the text names who."""
 
 
 class ArchiveAccessError(BackyError, OSError):
-    """The system did not let a file be read or written."""
+    """The system refused to read or write a file."""
 
 
 class MissingFileError(ArchiveAccessError, FileNotFoundError):
-    """A file is not there."""
+    """A file does not exist."""
 
 
 class AccessDeniedError(ArchiveAccessError, PermissionError):
@@ -108,11 +108,11 @@ class AccessDeniedError(ArchiveAccessError, PermissionError):
 
 
 class UntrustedError(BackyError, PermissionError):
-    """Others than the caller and root can change the archive, so that it is not acted on; see `trust` of Archive."""
+    """Others than the caller and root can change the archive, so backy does not act on it; see `trust` of Archive."""
 
 
 class NoSpaceError(ArchiveAccessError):
-    """There is no room left; `errno` is ENOSPC or a relative of it."""
+    """There is too little free space; `errno` is ENOSPC, EDQUOT or EFBIG."""
 
 
 class ArchiveDamagedError(BackyError):
@@ -120,7 +120,7 @@ class ArchiveDamagedError(BackyError):
 
 
 class ArchiveUnsupportedError(BackyError):
-    """The archive needs a newer version of backy; the text says for what."""
+    """The archive needs a newer version of backy; the text names what it needs."""
 
 
 class ConfigError(BackyError, ValueError):
@@ -128,15 +128,15 @@ class ConfigError(BackyError, ValueError):
 
 
 class SpecificationError(BackyError, ValueError):
-    """An argument means nothing, or not what is wanted: a name of revisions, a tag, a combination of options."""
+    """An argument is malformed or does not fit: a name of revisions, a tag, a combination of options."""
 
 
 class NoSuchRevisionError(BackyError, LookupError):
-    """There is no such revision, or more than one; the text says what there is."""
+    """There is no such revision, or more than one; the text lists what there is."""
 
 
 class SourceError(BackyError, OSError):
-    """The source cannot be read, or has changed its size meanwhile."""
+    """The source cannot be read, or its size changed meanwhile."""
 
 
 class TargetError(BackyError, OSError):
@@ -144,11 +144,11 @@ class TargetError(BackyError, OSError):
 
 
 class MountError(BackyError, OSError):
-    """The mountpoint cannot be used, or not be given back yet."""
+    """The mountpoint cannot be used, or cannot be unmounted yet."""
 
 
 class HookError(BackyError):
-    """A hook of backy.toml failed or took too long; the text says which, and whether there is a revision."""
+    """A hook of backy.toml failed or took too long; the text names it, and whether there is a revision."""
 
 
 class CancelledError(BackyError):

@@ -100,7 +100,7 @@ class Revision:
     def scrub(self, markbad: bool = True) -> list[int]:
         """Checks its own file: the numbers of the chunks that are bad, ascending.
 
-        With `markbad` what is found is recorded, and mended where it can be; what was mended is not bad. In an archive
+        With `markbad` findings are recorded, and repaired where possible; a repaired block is not bad. In an archive
         of 2014 nothing can be marked: then bad chunks are an error, unless `markbad` is false.
         """
         return self._store.bad_chunks([self._facts.uuid], markbad)[self._facts.uuid]

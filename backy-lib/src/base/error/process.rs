@@ -43,11 +43,6 @@ pub(crate) fn judged<T>(result: Result<T>) -> Result<Result<T>> {
     }
 }
 
-/// Whether a system call failed because of a limit of this process or of the system.
-pub(crate) fn is_limit(error: &io::Error) -> bool {
-    super::limit(error).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

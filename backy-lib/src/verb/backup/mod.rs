@@ -91,6 +91,7 @@ pub struct BackupOptions {
 
 /// What a backup did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BackupReport {
     /// The new revision.
     pub revision: Revision,

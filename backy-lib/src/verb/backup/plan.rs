@@ -14,6 +14,7 @@ use crate::policy::schedule::{self, Due, Past};
 
 /// What a backup would do now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BackupPlan {
     /// Whether a revision would be made.
     pub due: bool,

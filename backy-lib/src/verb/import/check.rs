@@ -12,7 +12,7 @@
 use md5::{Digest, Md5};
 
 use super::old::{DataFile, OldArchive, Place, State};
-use crate::base::error::{Error, Result, is_limit};
+use crate::base::error::{Error, Result, limit};
 use crate::base::extent::Extent;
 use crate::base::progress::{self, Event, Observer, Phase};
 use crate::format::legacy::{Md5Sum, OldRevision};
@@ -145,7 +145,7 @@ fn read_slot(
         piece.resize(step as usize, 0);
         let read = read_full(file, piece, offset + done);
         let read = match read {
-            Err(error) if is_limit(&error) => {
+            Err(error) if limit(&error).is_some() => {
                 let uuid = data.uuid.to_string();
                 return Err(Error::io(old.folder.file_path(&uuid), "read it")(error));
             }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-use crate::base::error::{Error, Result, describe_io, is_limit};
+use crate::base::error::{Error, Result, describe_io, limit};
 use crate::storage::dir::read_full;
 use crate::storage::dir::{not_in_time, open_in_time};
 
@@ -79,7 +79,7 @@ impl OldFolder {
     }
 
     fn unusable<T>(&self, name: &str, action: &str, error: io::Error) -> Result<Usable<T>> {
-        if is_limit(&error) {
+        if limit(&error).is_some() {
             return Err(Error::io(self.file_path(name), action)(error));
         }
         Ok(Err(format!("cannot {action} it: {}", describe_io(&error))))

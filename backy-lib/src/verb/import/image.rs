@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use md5::{Digest, Md5};
 
 use super::old::{OldArchive, Place, State};
-use crate::base::error::{Error, Result, is_limit};
+use crate::base::error::{Error, Result, limit};
 use crate::base::extent::Extent;
 use crate::format::manifest::SourceIdentity;
 use crate::source::Source;
@@ -91,7 +91,7 @@ impl<'a> OldImage<'a> {
         if known && expected.is_none_or(|md5| Md5::digest(&*bytes)[..] != md5.0) {
             bytes.clear();
             let message = match read {
-                Some(Err(error)) if is_limit(&error) => {
+                Some(Err(error)) if limit(&error).is_some() => {
                     return Err(Error::io(self.old.path(place.0), "read it")(error));
                 }
                 Some(Err(error)) => crate::base::error::describe_io(&error),

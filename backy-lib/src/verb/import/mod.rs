@@ -52,6 +52,7 @@ pub const IMPORT_TAG: &str = "imported";
 
 /// What an import did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ImportReport {
     /// The imported revisions, oldest first.
     pub imported: Vec<Imported>,
@@ -65,6 +66,7 @@ pub struct ImportReport {
 
 /// An imported revision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Imported {
     /// Its name, the old one.
     pub uuid: RevisionId,
@@ -78,6 +80,7 @@ pub struct Imported {
 
 /// Something that was not imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Skipped {
     /// A file of the old archive.
     pub what: ReportPath,

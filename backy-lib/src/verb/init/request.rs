@@ -23,6 +23,7 @@ pub struct InitRequest {
 }
 
 /// A new archive.
+#[non_exhaustive]
 pub struct Created {
     /// The archive.
     pub archive: Archive,

@@ -38,6 +38,7 @@ pub struct MaintenanceOptions {
 
 /// What would be done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MaintenancePlan {
     /// For each revision, newest first, whether it stays, and why.
     pub verdicts: Vec<Verdict>,
@@ -53,6 +54,7 @@ pub struct MaintenancePlan {
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MaintenanceReport {
     /// The plan, all of which was executed.
     #[serde(flatten)]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::base::block_ranges::BlockRange;
 use crate::base::digest::{RevisionHasher, TableEntry};
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::limits::limits;
 use crate::base::progress::{self, Observer, Phase};
 use crate::base::revision::RevisionId;

@@ -37,6 +37,7 @@ use survey::Survey;
 
 /// What the new manifest contains, and what it lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RebuildReport {
     /// The revisions, newest first.
     pub revisions: Vec<RevisionId>,

@@ -31,6 +31,7 @@ const MAX_PARTITIONS: usize = 16;
 
 /// What a restore would overwrite. Looking changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TargetLook {
     /// Its path.
     pub target: ReportPath,

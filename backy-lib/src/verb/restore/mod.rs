@@ -66,6 +66,7 @@ pub struct RestoreOptions {
 
 /// What a restore did, or a dry run would have done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RestoreReport {
     /// The revision.
     pub revision: RevisionId,

@@ -62,6 +62,7 @@ the target that were not overwritten. Do not copy it to a disk.
 
 /// Where the overwritten data is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UndoReport {
     /// Folder of the archive.
     pub archive: ReportPath,

@@ -33,7 +33,6 @@ use crate::archive::operation::Context;
 use crate::archive::recover;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
-use crate::base::progress;
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{BlockRange, Manifest, Revision};
 use crate::storage::manifest::{self, Look};
@@ -69,6 +68,7 @@ pub enum Budget {
 
 /// What was found and done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ScrubReport {
     /// All problems: old findings that still exist, new ones, and repaired ones.
     pub findings: Vec<Finding>,
@@ -86,6 +86,7 @@ pub struct ScrubReport {
 
 /// Something that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// The file within the archive's folder.
     pub file: String,
@@ -101,6 +102,7 @@ pub struct Finding {
 
 /// A revision that is affected by a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Affected {
     /// The revision.
     pub revision: RevisionId,
