@@ -157,7 +157,6 @@ impl InProgress {
 /// What a test restore found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
-#[non_exhaustive]
 pub struct DrillReport {
     /// The revision.
     pub revision: RevisionId,
