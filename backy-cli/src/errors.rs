@@ -137,7 +137,8 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::NoSpace => "free some space and run it again",
         ErrorKind::Permission => advice_on_permission(error),
         ErrorKind::Untrusted => {
-            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with umask=077), run it \
+            "correct that with 'chown' or 'chmod go-w' (on a file system without permissions: mount it with \
+             umask=077), run it \
              as the archive's owner, or use --trust if you trust everybody who can write there"
         }
         ErrorKind::Io => "look for the reason in the kernel log (dmesg), then run it again",

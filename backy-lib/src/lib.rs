@@ -1,10 +1,11 @@
 //! The engine of backy: backs up one block device or large file into one directory, the archive.
 //!
-//! The newest revision in an archive is a plain raw image, every older one a standard qcow2 overlay on the next newer one.
+//! The newest revision in an archive is a plain raw image, every older one a standard qcow2 overlay on the next newer
+//! one.
 //!
 //! [`Archive`] reads an archive, [`ArchiveWriter`] holds its lock and changes it. A request, such as
-//! [`BackupRequest`](backup::BackupRequest), is a whole operation as the command runs it: it plans, takes the lock, runs
-//! hooks, and records what it did; [`Caller`] says who makes it. `ARCHITECTURE.md` has the map of the modules.
+//! [`BackupRequest`](backup::BackupRequest), is a whole operation as the command runs it: it plans, takes the lock,
+//! runs hooks, and records what it did; [`Caller`] says who makes it. `ARCHITECTURE.md` has the map of the modules.
 //!
 //! The library never prints, never reads the environment, and looks at the wall clock only through [`Clock`].
 //!

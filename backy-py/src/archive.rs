@@ -1,37 +1,31 @@
 //! `backy.Archive`: signatures and docstrings. What the methods do is in `operations`.
 
+mod changing;
+mod giving;
+
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backy_lib::export::ExportOptions;
 use backy_lib::import::ImportRequest;
 use backy_lib::init::InitRequest;
-use backy_lib::maintenance::{MaintenanceRequest, RemovalRequest};
-use backy_lib::scrub::ScrubRequest;
-use backy_lib::tag::TagRequest;
-use backy_lib::{
-    BackupOptions, BlockSize, Error, MaintenanceOptions, RestoreOptions, Result, SpaceCheck,
-    SystemClock, Trust,
-};
+use backy_lib::{BlockSize, Error, Result, SystemClock, Trust};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use crate::cancel::{Callback, Cancel, Control};
-use crate::drill;
 use crate::ending::Call;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
 use crate::named::{self, GivenPath};
-use crate::operations::{self, Folder, From};
+use crate::operations::{self, Folder};
 use crate::read::reduced;
 use crate::reader::{Caches, Reader};
 use crate::report::ToPython;
 use crate::seen::see;
-use crate::specification::{GivenBudget, Limit, One, Rate, Several, Tags, Wait};
-use crate::stream::Target;
-use crate::watch::{Watch, run};
+use crate::specification::{One, Several, Wait};
+use crate::watch::run;
 
 /// The folder of one source's backups.
 ///
@@ -257,338 +251,6 @@ impl Archive {
             backy_lib::status::status(archive, &numbers, &SystemClock)
         };
         self.read(py, status)?.to_python(py)
-    }
-
-    /// Back up the source if a backup is due; None when none is.
-    ///
-    /// The schedule in backy.toml decides when a backup is due. `force` makes one whatever the schedule says, and so do
-    /// `tags`, which pin the revision until they are removed. `limit_rate`: read at most so many bytes of the source
-    /// a second, such as 1048576 or "100M". `dry_run`: only report whether a backup is due, as a BackupPlan. A backup
-    /// that is not expected to fit on the disk does not start (NoSpaceError), unless `check_space` is false.
-    ///
-    /// `as_`: tags of the schedule to give as if they were due now; they expire as usual. When a backup is due and
-    /// another one of this archive is running, that one makes it, and the call returns None.
-    ///
-    /// The hooks of backy.toml run around the reading of any source; HookError when one of them fails.
-    ///
-    /// `source`: the configured one unless given: a path, or an object that gives bytes. Such an object has `size`,
-    /// in bytes, and `readinto_at(offset, buffer)`, which writes to the buffer and returns how many bytes it has
-    /// written: 0 only at the end. Several threads call it. If it has `changed_extents(since)`, that is called once,
-    /// with the newest Revision or None, and returns pairs of offset and length in which something may have changed
-    /// since that one was made; or None if it does not know. An exception of the object stops the backup, leaves the
-    /// archive as it was, and is raised unchanged.
-    ///
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(
-        signature = (*, source=From::Config, force=false, tags=Tags::default(), progress=None, cancel=None,
-            limit_rate=None, check_space=true, dry_run=false, as_=Tags::default(), wait=None),
-        text_signature = "($self, *, source=None, force=False, tags=(), progress=None, cancel=None, \
-            limit_rate=None, check_space=True, dry_run=False, as_=(), wait=None)"
-    )]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn backup<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::source)] source: From,
-        #[pyo3(from_py_with = named::force)] force: bool,
-        #[pyo3(from_py_with = named::tags)] tags: Tags,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-        #[pyo3(from_py_with = named::limit_rate)] limit_rate: Option<Rate>,
-        #[pyo3(from_py_with = named::check_space)] check_space: bool,
-        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
-        #[pyo3(from_py_with = named::as_)] as_: Tags,
-        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (tags, scheduled) = (tags.0, as_.0);
-        let (limit_rate, wait) = (limit_rate.map(|rate| rate.0), wait.unwrap_or_default());
-        let space = if check_space { SpaceCheck::Require } else { SpaceCheck::Explain };
-        let options =
-            BackupOptions { force, tags, scheduled, limit_rate, space, ..BackupOptions::default() };
-        let control = Control::new(progress, cancel);
-        if dry_run {
-            let plan = |watch: &_| operations::plan_backup(&self.folder, source, options, watch);
-            return run(py, control, plan)?.to_python(py);
-        }
-        let backup = |watch: &_| operations::backup(&self.folder, source, options, wait, watch);
-        run(py, control, backup)?.to_python(py)
-    }
-
-    /// Restore a revision to a file, a device, or a binary file object.
-    ///
-    /// On an existing target, only blocks that differ are written; every block is verified before. A target that is
-    /// mounted or otherwise in use, too small, or in the archive is refused (TargetError). `force` overwrites a file
-    /// that exists, or a device that is not blank, even if it is not the source. The source needs no `force` when it
-    /// is the one that was backed up, of a size that it had then, and no other process has it open.
-    ///
-    /// backy writes a file object from the beginning of the revision to its end, and takes no force, dry_run and undo
-    /// with it. One that is closed, in text mode, or not open for writing is refused before anything begins. An
-    /// exception of its write() is raised unchanged; when write() returns None that is a BlockingIOError, and when it
-    /// returns anything but how many bytes it has written a TargetError.
-    ///
-    /// `keep_going`: fill unreadable blocks with zeros, list them in the report, and continue. `dry_run`: do
-    /// everything but write. `undo`: a folder in which to create an archive of what is overwritten; restoring that
-    /// brings it back.
-    /// `check_space=False`: start even if the target seems to have too little space.
-    ///
-    /// `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    #[pyo3(
-        signature = (target, revision=One::latest(), *, force=false, keep_going=false, dry_run=false,
-            undo=None, check_space=true, progress=None, cancel=None),
-        text_signature = "($self, target, revision='latest', *, force=False, keep_going=False, dry_run=False, \
-            undo=None, check_space=True, progress=None, cancel=None)"
-    )]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn restore<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::target)] target: Target,
-        #[pyo3(from_py_with = named::revision)] revision: One,
-        #[pyo3(from_py_with = named::force)] force: bool,
-        #[pyo3(from_py_with = named::keep_going)] keep_going: bool,
-        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
-        #[pyo3(from_py_with = named::undo)] undo: Option<GivenPath>,
-        #[pyo3(from_py_with = named::check_space)] check_space: bool,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let trust = self.folder.trust;
-        let undo = undo.as_ref().map(|given| absolute(new_folder("undo", given)?)).transpose()?;
-        let options = RestoreOptions {
-            force,
-            keep_going,
-            dry_run,
-            undo,
-            trust,
-            ignore_space: !check_space,
-            ..RestoreOptions::default()
-        };
-        let file_has_none = force || dry_run || options.undo.is_some();
-        if matches!(target, Target::File(_)) && file_has_none {
-            let message = "a file object has nothing to compare with or to overwrite; omit force, dry_run and \
-                           undo";
-            return Err(wrong(message.to_owned()));
-        }
-        let restore =
-            |watch: &Watch| operations::restore(&self.folder, target, &revision, &options, watch);
-        run(py, Control::new(progress, cancel), restore)?.to_python(py)
-    }
-
-    /// What a restore to a file or device would overwrite: what it is, what is on it, and how much of it differs.
-    /// None when it would overwrite nothing.
-    ///
-    /// Changes nothing. The command shows this before it asks. Raises TargetError when `restore` would, even with
-    /// `force`.
-    ///
-    /// `target`: the path of the file or device. `revision`: which one, as help(backy.Archive) says.
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    #[pyo3(
-        signature = (target, revision=One::latest(), *, progress=None, cancel=None),
-        text_signature = "($self, target, revision='latest', *, progress=None, cancel=None)"
-    )]
-    fn look_at_target<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::target)] target: GivenPath,
-        #[pyo3(from_py_with = named::revision)] revision: One,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let look = |watch: &Watch| {
-            let archive = self.folder.open()?;
-            let number = revision.resolve(&archive)?;
-            archive.look_at_target(number, &target.0, watch)
-        };
-        run(py, Control::new(progress, cancel), look)?.to_python(py)
-    }
-
-    /// Verify stored data and repair what can be repaired.
-    ///
-    /// Reads every stored block once and compares it with its digest; checks files, headers and tables as well.
-    /// Findings are in the report and recorded: status is critical until they are repaired. `check_only`: change and
-    /// record nothing, without the lock. `budget`: stop reading after a time ("30m", "4h") or a share of the stored
-    /// bytes ("10%"); blocks that were not verified for the longest time come first. A budget of time may also be a
-    /// timedelta; a number alone could mean either, and is refused.
-    ///
-    /// `revisions`: which ones, as help(backy.Archive) says.
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(
-        signature = (revisions=Several::all(), *, check_only=false, budget=None, progress=None, cancel=None,
-            wait=None),
-        text_signature = "($self, revisions='all', *, check_only=False, budget=None, progress=None, \
-            cancel=None, wait=None)"
-    )]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn scrub<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::revisions)] revisions: Several,
-        #[pyo3(from_py_with = named::check_only)] check_only: bool,
-        #[pyo3(from_py_with = named::budget)] budget: Option<GivenBudget>,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (budget, wait) = (budget.map(|given| given.0), wait.unwrap_or_default());
-        let request = ScrubRequest { revisions: revisions.0, check_only, budget };
-        let scrub = |watch: &_| operations::scrub(&self.folder, &request, wait, watch);
-        run(py, Control::new(progress, cancel), scrub)?.to_python(py)
-    }
-
-    /// Delete revisions that the schedule no longer keeps; only the plan with `dry_run`.
-    ///
-    /// `keep`: keep so many of the newest revisions, whatever the schedule says. `confirm`: first confirm all alarms
-    /// and all damage that status reports; nothing expires while they are unconfirmed.
-    ///
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(signature = (*, dry_run=false, keep=None, confirm=false, progress=None, cancel=None, wait=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn maintenance<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
-        #[pyo3(from_py_with = named::keep)] keep: Option<u32>,
-        #[pyo3(from_py_with = named::confirm)] confirm: bool,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let options = MaintenanceOptions { keep, confirm, ..MaintenanceOptions::default() };
-        let request = MaintenanceRequest { options };
-        let control = Control::new(progress, cancel);
-        if dry_run {
-            let plan = |watch: &_| operations::plan_maintenance(&self.folder, &request, watch);
-            return run(py, control, plan)?.to_python(py);
-        }
-        let wait = wait.unwrap_or_default();
-        run(py, control, |watch| operations::maintenance(&self.folder, &request, wait, watch))?
-            .to_python(py)
-    }
-
-    /// Delete revisions by hand; only the plan with `dry_run`.
-    ///
-    /// Blocks that older revisions need are merged into those first. One revision has to stay. `force`: also pinned
-    /// ones.
-    ///
-    /// `revisions`: which ones, as help(backy.Archive) says.
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(signature = (revisions, *, dry_run=false, force=false, progress=None, cancel=None, wait=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn rm<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::revisions)] revisions: Several,
-        #[pyo3(from_py_with = named::dry_run)] dry_run: bool,
-        #[pyo3(from_py_with = named::force)] force: bool,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let control = Control::new(progress, cancel);
-        let request = RemovalRequest { revisions: revisions.0, force };
-        if dry_run {
-            let plan = |_: &Watch| request.plan(&self.folder.open()?);
-            return run(py, control, plan)?.to_python(py);
-        }
-        let wait = wait.unwrap_or_default();
-        run(py, control, |watch| operations::remove(&self.folder, &request, wait, watch))?
-            .to_python(py)
-    }
-
-    /// Add and remove tags of a revision; returns all that it has then, sorted.
-    ///
-    /// An added tag is pinned: it does not expire, and maintenance keeps the revision until the tag is removed.
-    ///
-    /// `revision`: which one, as help(backy.Archive) says. `add`, `remove`: iterables of tags. `cancel`: a
-    /// CancelToken that stops it. `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(
-        signature = (revision, add=Tags::default(), remove=Tags::default(), *, cancel=None, wait=None),
-        text_signature = "($self, revision, add=(), remove=(), *, cancel=None, wait=None)"
-    )]
-    fn tag<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::revision)] revision: One,
-        #[pyo3(from_py_with = named::add)] add: Tags,
-        #[pyo3(from_py_with = named::remove)] remove: Tags,
-        cancel: Option<Cancel>,
-        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let wait = wait.unwrap_or_default();
-        let revision = revision.spec().clone();
-        let request = TagRequest { revision, add: add.0, remove: remove.0 };
-        let tag = |watch: &_| operations::tag(&self.folder, &request, wait, watch);
-        run(py, Control::new(None, cancel), tag)?.to_python(py)
-    }
-
-    /// Test a restore of a revision, one at random unless you name it. Recorded, so that status shows it.
-    ///
-    /// Reads the whole revision and verifies every block. With a `command`, a sequence of words, it also restores the
-    /// revision to a temporary read-only file in the folder `dir` and runs the command on it: "{}" in its words
-    /// stands for the path of the file, or the path becomes the last word. `command` may also be a callable: it is
-    /// called with the path, and the drill passes if it returns None or something true. The file is deleted in any
-    /// case. After `timeout` ("90s", "30m", "4h", or "none"; without it what backy.toml says, or a day) the command
-    /// is ended, with all that it has started; what it has started is also ended when it ends by itself. There is no
-    /// time limit for a callable.
-    /// `timeout` may also be a number of seconds, or a timedelta.
-    ///
-    /// `revision`: which one, as help(backy.Archive) says; without it one at random.
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(
-        signature = (revision=None, *, command=None, dir=None, timeout=None, progress=None, cancel=None, wait=None),
-        text_signature = "($self, revision=None, *, command=None, dir=None, timeout=None, progress=None, \
-            cancel=None, wait=None)"
-    )]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn drill<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::revision)] revision: Option<One>,
-        command: Option<Bound<'py, PyAny>>,
-        #[pyo3(from_py_with = named::dir)] dir: Option<GivenPath>,
-        #[pyo3(from_py_with = named::timeout)] timeout: Option<Limit>,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-        #[pyo3(from_py_with = named::wait)] wait: Option<Wait>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (limit, wait) = (timeout.map(|given| given.0), wait.unwrap_or_default());
-        let dir = dir.map(|given| given.0);
-        let control = Control::new(progress, cancel);
-        let conditions = drill::Conditions { limit, wait, control };
-        drill::drill(py, &self.folder, revision, command, dir, conditions)?.to_python(py)
-    }
-
-    /// Write a revision as one compressed qcow2 file that needs no other. `path` must not exist yet.
-    ///
-    /// `level`: how hard to compress, from 1 (fast) to 19 (small); without it that of backy.toml.
-    /// `revision`: which one, as help(backy.Archive) says.
-    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
-    #[pyo3(
-        signature = (path, revision=One::latest(), *, level=None, progress=None, cancel=None),
-        text_signature = "($self, path, revision='latest', *, level=None, progress=None, cancel=None)"
-    )]
-    fn export<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = named::path)] path: GivenPath,
-        #[pyo3(from_py_with = named::revision)] revision: One,
-        #[pyo3(from_py_with = named::level)] level: Option<i32>,
-        progress: Option<Callback>,
-        cancel: Option<Cancel>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(level) = level.filter(|level| !(1..=19).contains(level)) {
-            return Err(wrong(format!("level: found {level}, expected 1 to 19")));
-        }
-        let options = ExportOptions { level, threads: None };
-        let export =
-            |watch: &_| operations::export(&self.folder, &path.0, &revision, &options, watch);
-        run(py, Control::new(progress, cancel), export)?.to_python(py)
     }
 
     /// Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.

@@ -1,7 +1,8 @@
-//! Which folders are meant when archives are asked for: an archive, a folder with archives right below it, or a pattern.
+//! Which folders are meant when archives are asked for: an archive, a folder with archives right below it, or a
+//! pattern.
 //!
-//! Nothing that cannot be looked at is left out: each error but "not there" is a result in its own right, with its path. An empty
-//! folder is one, too: it is what an unmounted disk looks like.
+//! Nothing that cannot be looked at is left out: each error but "not there" is a result in its own right, with its
+//! path. An empty folder is one, too: it is what an unmounted disk looks like.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -25,8 +26,8 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// A folder that holds an archive, or a path that cannot be looked at, with the reason.
 pub(crate) type Found = std::result::Result<PathBuf, (PathBuf, Error)>;
 
-/// The name of an archive in reports, figures and labels: its folder without symbolic links, however it was typed. What is not there
-/// has the name that it would have.
+/// The name of an archive in reports, figures and labels: its folder without symbolic links, however it was typed.
+/// What is not there has the name that it would have.
 pub(crate) fn label(folder: &Path) -> ReportPath {
     real(folder).into()
 }

@@ -1,8 +1,8 @@
 //! `history.jsonl`: one line for each operation, with its report. An audit log, never needed for anything else.
 //!
-//! Bounded: a file that has become too long takes the name of the one before it. The new one begins with the last run of each command
-//! that the verdict asks for, so that a failure is known until the next run, however much is written meanwhile. For reading it is
-//! a hint: lines that are torn or mean nothing are passed over.
+//! Bounded: a file that has become too long takes the name of the one before it. The new one begins with the last run
+//! of each command that the verdict asks for, so that a failure is known until the next run, however much is written
+//! meanwhile. For reading it is a hint: lines that are torn or mean nothing are passed over.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -51,12 +51,13 @@ pub(crate) struct Recent {
     pub(crate) failures: Vec<Run>,
     /// What changed the archive's size since a given time, oldest first.
     pub(crate) movements: Vec<Movement>,
-    /// Runs that ended in the future, one of each command. They hide none that came before; one that failed counts all the same.
+    /// Runs that ended in the future, one of each command. They hide none that came before; one that failed counts
+    /// all the same.
     pub(crate) ahead: Vec<Ahead>,
 }
 
-/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended after `latest`
-/// is from the future.
+/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended
+/// after `latest` is from the future.
 pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp) -> Result<Recent> {
     let mut last = LastLines::default();
     let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
@@ -98,8 +99,8 @@ impl LastLines {
         self.ended.iter().all(Option::is_some)
     }
 
-    /// Takes a line that is older than all before. Gives the run if it is from the future: then it hides none before it, but one that
-    /// failed has failed.
+    /// Takes a line that is older than all before. Gives the run if it is from the future: then it hides none before
+    /// it, but one that failed has failed.
     fn add(&mut self, line: ReadLine, latest: Timestamp) -> Option<Ahead> {
         let at = RUNS.iter().position(|operation| *operation == line.operation)?;
         let (Some(last), Some(ended @ None)) = (self.last.get_mut(at), self.ended.get_mut(at))
@@ -261,7 +262,8 @@ fn written(storage: &dyn Storage, line: &Line<'_>) -> Result<String> {
     Ok(escape::json(json) + "\n")
 }
 
-/// The lines that a new file begins with: those of the last runs of each command, without their reports, which would count twice.
+/// The lines that a new file begins with: those of the last runs of each command, without their reports, which would
+/// count twice.
 fn carried_over(storage: &dyn Storage) -> Result<String> {
     let mut last = LastLines::default();
     for name in [FileName::History, FileName::OldHistory] {
@@ -361,7 +363,8 @@ mod tests {
         assert_eq!(found.movements.len(), 2);
     }
 
-    /// Torn lines, lines of another kind and bytes that mean nothing are passed over; what is long is read from its end only.
+    /// Torn lines, lines of another kind and bytes that mean nothing are passed over; what is long is read from its
+    /// end only.
     #[test]
     fn a_hostile_history_costs_only_itself() {
         let good = line("backup", 3, FAILED);
@@ -396,8 +399,8 @@ mod tests {
         assert_eq!((found.runs[0].error.as_deref(), found.ahead.len()), (Some("why"), 1));
     }
 
-    /// However often the file is put aside, the last run of each command is known; and a report that is too long is left out, since it
-    /// would hide what stands before it.
+    /// However often the file is put aside, the last run of each command is known; and a report that is too long is
+    /// left out, since it would hide what stands before it.
     #[test]
     fn a_failed_backup_is_known_until_the_next_one() {
         let folder = tempfile::tempdir().unwrap();

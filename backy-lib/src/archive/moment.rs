@@ -67,7 +67,8 @@ pub(crate) fn find(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<
         }
     };
     Ok(Some(format!(
-        "the files and manifest.json belong to different moments: {why}; the files hold {} revisions and the manifest names {}; \
+        "the files and manifest.json belong to different moments: {why}; the files hold {} revisions and \
+         the manifest names {}; \
          only in the files: {}; only in the manifest: {}; restore the manifest.json that belongs to the files, or \
          run 'backy scrub --rebuild', which rebuilds it from them",
         held.len(),
@@ -78,7 +79,8 @@ pub(crate) fn find(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<
 }
 
 /// What is said of a file of which the manifest knows nothing.
-pub(crate) const UNKNOWN: &str = "no revision needs this file, and backy cannot prove that it made it: it stays; delete it yourself if nobody needs it";
+pub(crate) const UNKNOWN: &str = "no revision needs this file, and backy cannot prove that it made it: it \
+    stays; delete it yourself if nobody needs it";
 
 /// What is in an archive beside its revisions.
 #[derive(Debug, Default)]
@@ -366,8 +368,8 @@ pub(crate) fn check_image(
     let path = storage.path(FileName::IMAGE);
     let path = path.display();
     observer.event(&Event::Note(format!(
-        "{path}: its time, {}, is not the one that the manifest has: it may have been copied or replaced, and is compared with \
-         its digests in full",
+        "{path}: its time, {}, is not the one that the manifest has: it may have been copied or replaced, \
+         and is compared with its digests in full",
         found.modified
     )));
     let size = manifest.block_size;
@@ -382,7 +384,8 @@ pub(crate) fn check_image(
     if count > 0 {
         if let Some(whose) = whose_image(storage, manifest, &wrong)? {
             let message = format!(
-                "last.raw and manifest.json belong to different moments: in last.raw {count} blocks are not those of revision \
+                "last.raw and manifest.json belong to different moments: in last.raw {count} blocks are not \
+                 those of revision \
                  {}, which the manifest names as the newest, but {whose}; restore the last.raw that belongs to \
                  it, or run 'backy scrub', which records what is lost",
                 newest.uuid
@@ -398,8 +401,8 @@ pub(crate) fn check_image(
                 ),
             };
             observer.event(&Event::Finding(format!(
-                "{path}: {blocks} not what was backed up; lost for this revision and older ones that share them, unless the \
-                 source still has them"
+                "{path}: {blocks} not what was backed up; lost for this revision and older ones that share \
+                 them, unless the source still has them"
             )));
         }
     }

@@ -1,9 +1,9 @@
 //! Undoes an operation that was interrupted.
 //!
-//! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: it deletes the overlay only
-//! when the image is durable as it was, and until then overlay over image reads as the newest revision. A removal of the
-//! newest revision is the undoing of its backup: its manifest lists the backup as under way, and this module does the
-//! rest. `tidy.rs` gives back the space of the image that a committed backup no longer needs.
+//! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: it deletes the overlay
+//! only when the image is durable as it was, and until then overlay over image reads as the newest revision. A
+//! removal of the newest revision is the undoing of its backup: its manifest lists the backup as under way, and this
+//! module does the rest. `tidy.rs` gives back the space of the image that a committed backup no longer needs.
 
 pub(crate) mod room;
 pub(crate) mod tidy;

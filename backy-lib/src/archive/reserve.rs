@@ -42,8 +42,8 @@ pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> 
     }
 }
 
-/// Gives the reserve up if with it there is room for this many bytes and a manifest. Where nobody can say, it counts as if
-/// there were.
+/// Gives the reserve up if with it there is room for this many bytes and a manifest. Where nobody can say, it counts
+/// as if there were.
 ///
 /// # Errors
 /// [`ErrorKind::NoSpace`] when there is not.

@@ -1,8 +1,8 @@
 //! The config of an archive, and whether it may decide anything.
 //!
 //! Whoever only reads an archive may read its config, whoever has written it. What acts on the archive takes a
-//! [`trusted`](Archive::trusted) one: there the config is read once, from a file that was checked when it was open, and all that is
-//! done goes by that one reading. A writer reads it again under its lock.
+//! [`trusted`](Archive::trusted) one: there the config is read once, from a file that was checked when it was open,
+//! and all that is done goes by that one reading. A writer reads it again under its lock.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -16,8 +16,8 @@ use crate::storage::{Access, FileName, Storage, StorageFile, staged};
 pub(super) type Held = Arc<OnceLock<Config>>;
 
 impl Archive {
-    /// The same archive, for what acts on it or on what its config names: its folder, those above it and `backy.toml` are such that
-    /// nobody but the caller and root can change them, or somebody has said that this does not matter.
+    /// The same archive, for what acts on it or on what its config names: its folder, those above it and `backy.toml`
+    /// are such that nobody but the caller and root can change them, or somebody has said that this does not matter.
     ///
     /// # Errors
     /// [`Error::Untrusted`]. A config that cannot be read for another reason is an error only of [`Archive::config`].
@@ -31,8 +31,8 @@ impl Archive {
     /// The source, for a restore back to it.
     ///
     /// # Errors
-    /// [`Error::NoSource`] when none is configured; [`Error::Untrusted`] when others could make the config name what they want to be
-    /// overwritten.
+    /// [`Error::NoSource`] when none is configured; [`Error::Untrusted`] when others could make the config name what
+    /// they want to be overwritten.
     pub fn trusted_source(&self) -> Result<PathBuf> {
         let archive = self.trusted()?;
         archive.storage.check_trust_outside()?;
@@ -86,7 +86,8 @@ mod tests {
     use crate::base::progress::Silent;
     use crate::base::units::BlockSize;
 
-    /// A writer works by the config as it was under its lock: not as it was before, and not as it becomes while it works.
+    /// A writer works by the config as it was under its lock: not as it was before, and not as it becomes while it
+    /// works.
     #[test]
     fn a_writer_reads_the_config_once_under_its_lock() {
         let temp = tempfile::tempdir().unwrap();

@@ -8,7 +8,10 @@ pub mod error;
 pub mod escape;
 pub mod extent;
 pub mod fork;
+#[cfg(feature = "testing")]
 pub mod limits;
+#[cfg(not(feature = "testing"))]
+pub(crate) mod limits;
 pub(crate) mod pipeline;
 pub mod progress;
 pub mod report_path;

@@ -21,8 +21,8 @@ const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 /// What is left of an offset of 32 bits.
 const CUT: u64 = u32::MAX as u64;
 
-/// Drops what memory has of every file of an archive. Memory may be right where the disk is not: after a sync that failed it
-/// still has what never reached the disk. A file that cannot be opened is left to whoever reads it next.
+/// Drops what memory has of every file of an archive. Memory may be right where the disk is not: after a sync that
+/// failed it still has what never reached the disk. A file that cannot be opened is left to whoever reads it next.
 pub(crate) fn drop_all(storage: &dyn Storage, observer: &dyn Observer) -> Result<()> {
     for name in storage.list()? {
         progress::check(observer)?;

@@ -1,4 +1,5 @@
-//! What all requests that change an archive have in common: who makes them, how long they wait for the lock, and who watches.
+//! What all requests that change an archive have in common: who makes them, how long they wait for the lock, and who
+//! watches.
 
 use std::time::Duration;
 

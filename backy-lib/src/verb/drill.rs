@@ -297,8 +297,10 @@ mod tests {
     #[test]
     fn the_arguments_of_earlier_drills_are_forgotten() {
         let mut report = serde_json::json!({
-            "revision": "019b0e2c-7c00-7000-8000-000000000001", "started": "2026-11-28T02:00:00Z", "seconds": 1.5, "size_bytes": 4,
-            "read_bytes": 4, "bytes_per_second": 2, "command": "sh -c true --password=hunter2", "passed": true, "message": "right"
+            "revision": "019b0e2c-7c00-7000-8000-000000000001", "started": "2026-11-28T02:00:00Z", "seconds": 1.5,
+            "size_bytes": 4,
+            "read_bytes": 4, "bytes_per_second": 2, "command": "sh -c true --password=hunter2", "passed": true,
+            "message": "right"
         });
         let read = |report: &serde_json::Value| {
             serde_json::from_value::<DrillReport>(report.clone()).expect("a report")

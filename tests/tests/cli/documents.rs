@@ -180,8 +180,8 @@ fn the_readmes_commands_run() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("before-upgrade"));
 }
 
-/// Every folder of the library is one layer of ARCHITECTURE.md and uses only lower ones, but for the imports that the page lists with their
-/// reasons.
+/// Every folder of the library is one layer of ARCHITECTURE.md and uses only lower ones, but for the imports that the
+/// page lists with their reasons.
 #[test]
 fn the_layers_hold() {
     let page = document("ARCHITECTURE.md");

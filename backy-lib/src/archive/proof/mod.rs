@@ -1,14 +1,15 @@
-//! A digest table of the newest revision that is not right as a whole: what of it and of the image can be proved, and what is lost.
+//! A digest table of the newest revision that is not right as a whole: what of it and of the image can be proved, and
+//! what is lost.
 //!
-//! The digest of the revision is the judge. Where an entry and the content of its block disagree, one of the two is wrong; the choice
-//! between them with which the digest comes out proves all of it ([`search`]). Where there is none, those blocks are *lost*: their
-//! entries become [`TableEntry::LOST`], and the manifest gets the digest of the table as it is then, so that it can be checked as
-//! a whole from then on. The other entries are proved by the content of their blocks. Zeros are no proof, for zeros are also what
-//! is left of a table and of an image: near a lost block, or when nothing else explains that the digest does not come out, a zero
-//! block is lost, too.
+//! The digest of the revision is the judge. Where an entry and the content of its block disagree, one of the two is
+//! wrong; the choice between them with which the digest comes out proves all of it ([`search`]). Where there is none,
+//! those blocks are *lost*: their entries become [`TableEntry::LOST`], and the manifest gets the digest of the table
+//! as it is then, so that it can be checked as a whole from then on. The other entries are proved by the content of
+//! their blocks. Zeros are no proof, for zeros are also what is left of a table and of an image: near a lost block,
+//! or when nothing else explains that the digest does not come out, a zero block is lost, too.
 //!
-//! Older revisions read lost blocks through. Their tables are taken as they are then, too, if all that a delta and its digests say of
-//! each other agrees.
+//! Older revisions read lost blocks through. Their tables are taken as they are then, too, if all that a delta and
+//! its digests say of each other agrees.
 
 mod search;
 
@@ -30,7 +31,8 @@ use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
 use search::{Disputed, search};
 
-/// Disputed blocks that are remembered one by one. When there are more, either all of the image is right or they are lost.
+/// Disputed blocks that are remembered one by one. When there are more, either all of the image is right or they are
+/// lost.
 const MAX_DISPUTED: usize = 1 << 16;
 
 /// What became of the digest table of the newest revision.
@@ -44,11 +46,12 @@ pub(crate) enum Verdict {
     Lost(Findings),
 }
 
-/// Checks the digest table of the newest revision as a whole, and makes it right if it is not. The caller publishes the manifest,
-/// which learns what is lost.
+/// Checks the digest table of the newest revision as a whole, and makes it right if it is not. The caller publishes
+/// the manifest, which learns what is lost.
 ///
 /// # Errors
-/// [`Error::Damaged`] when nothing is left of the table and the image is not right in full. Then nothing has been changed.
+/// [`Error::Damaged`] when nothing is left of the table and the image is not right in full. Then nothing has been
+/// changed.
 pub(crate) fn prove_newest(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -384,8 +387,8 @@ impl<'a> Trial<'a> {
         Ok(Outcome::Proved { digest, rotten })
     }
 
-    /// Writes the entries of a range of blocks that `choose` makes of the block, its entry and that of its content. Where it makes
-    /// none the entry stays.
+    /// Writes the entries of a range of blocks that `choose` makes of the block, its entry and that of its content.
+    /// Where it makes none the entry stays.
     fn write(
         &self,
         range: BlockRange,
@@ -409,8 +412,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Takes the tables of revisions from number `from` on as they are, as far as they read through to each other, since something that
-/// they read has been lost.
+/// Takes the tables of revisions from number `from` on as they are, as far as they read through to each other, since
+/// something that they read has been lost.
 pub(crate) fn accept_older(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -441,8 +444,8 @@ pub(crate) fn accept_older(
     Ok(())
 }
 
-/// Whether a delta and its digests say the same: every block that is held has a digest, one that is held as zeros has none, and no
-/// other has one.
+/// Whether a delta and its digests say the same: every block that is held has a digest, one that is held as zeros has
+/// none, and no other has one.
 fn agree(
     storage: &dyn Storage,
     revision: &Revision,

@@ -1,8 +1,8 @@
 //! Finding out of two entries for each disputed block those with which the digest of the revision comes out.
 //!
-//! Damage comes in stretches: a sector of the table, an extent of the image. So the choices are tried first that seldom change
-//! between table and image as one goes through the disputed blocks: never, once, twice and so on. That tries every choice in
-//! the end, if there are few blocks; what is spent on it is limited.
+//! Damage comes in stretches: a sector of the table, an extent of the image. So the choices are tried first that
+//! seldom change between table and image as one goes through the disputed blocks: never, once, twice and so on. That
+//! tries every choice in the end, if there are few blocks; what is spent on it is limited.
 
 use super::RawTable;
 use crate::base::digest::{Digest, RevisionHasher, TableEntry};
@@ -24,8 +24,8 @@ pub(super) struct Disputed {
     pub(super) image: Option<TableEntry>,
 }
 
-/// The digest, one of those wanted, and for each disputed block whether its entry is that of the image. `None` when none comes out, or
-/// when trying all choices would take too long.
+/// The digest, one of those wanted, and for each disputed block whether its entry is that of the image. `None` when
+/// none comes out, or when trying all choices would take too long.
 pub(super) fn search(
     table: &RawTable,
     revision: &Revision,
@@ -60,7 +60,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Goes on with blocks from one of the two, from the first that is not chosen yet, and changes so many times after it.
+    /// Goes on with blocks from one of the two, from the first that is not chosen yet, and changes so many times
+    /// after it.
     fn stretch(
         &mut self,
         mut hasher: RevisionHasher,

@@ -8,7 +8,8 @@
 //! 4. per batch: old blocks to the overlay, sync; their entries, sync; only then the new blocks to the image
 //! 5. length and zeros of the image, sync; reference counts of the overlay, sync; digest files, sync
 //! 6. publish the manifest with the new revision: the commit
-//! 7. where the image takes more room than it needs, cut it, make holes of zeros, and publish the manifest without `in_progress`
+//! 7. where the image takes more room than it needs, cut it, make holes of zeros, and publish the manifest without
+//!    `in_progress`
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
 

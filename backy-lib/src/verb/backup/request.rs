@@ -1,4 +1,5 @@
-//! A backup as the command and Python ask for one: whether it is due, what it would take, and the backup itself, with its hooks.
+//! A backup as the command and Python ask for one: whether it is due, what it would take, and the backup itself, with
+//! its hooks.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -61,7 +62,8 @@ impl<'s> BackupRequest<'s> {
     /// What the backup would do now, and how much space it would take. Runs no hooks and takes no lock.
     ///
     /// # Errors
-    /// As those of [`Archive::plan_backup`]; [`Error::Source`](crate::Error::Source) when the source cannot be read and no hook creates it.
+    /// As those of [`Archive::plan_backup`]; [`Error::Source`](crate::Error::Source) when the source cannot be read
+    /// and no hook creates it.
     pub fn plan(&self, archive: &Archive, caller: &Caller<'_>) -> Result<BackupPlan> {
         let mut plan = archive.plan_backup(&self.options, caller.clock)?;
         if let Some(warning) = pins_scheduled(&archive.config()?, &self.options) {
@@ -80,11 +82,12 @@ impl<'s> BackupRequest<'s> {
         Ok(plan)
     }
 
-    /// Makes a revision if one is due or asked for. `guard` gives the program that guards the hooks, and its arguments; it is only
-    /// called when a backup begins.
+    /// Makes a revision if one is due or asked for. `guard` gives the program that guards the hooks, and its
+    /// arguments; it is only called when a backup begins.
     ///
     /// # Errors
-    /// As those of [`ArchiveWriter::backup_from`]. A source that cannot be read is an error before the lock, and recorded.
+    /// As those of [`ArchiveWriter::backup_from`]. A source that cannot be read is an error before the lock, and
+    /// recorded.
     pub fn run(
         self,
         archive: &Archive,

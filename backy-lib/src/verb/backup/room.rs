@@ -161,7 +161,8 @@ fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> Strin
     }
 }
 
-/// Files of which the manifest on disk knows nothing, and what they take. That one lists what a backup makes while it is made.
+/// Files of which the manifest on disk knows nothing, and what they take. That one lists what a backup makes while it
+/// is made.
 fn strangers(storage: &dyn Storage) -> Option<String> {
     let manifest = manifest::read(storage).ok()?;
     let named: Vec<String> = left_overs::unknown(storage, &manifest)

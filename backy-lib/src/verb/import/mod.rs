@@ -147,8 +147,8 @@ impl ArchiveWriter {
     /// An import that was interrupted is continued.
     ///
     /// # Errors
-    /// [`Error::Specification`] when there are revisions here that are not of that archive; [`Error::Source`] when there is no
-    /// such archive, or it changes meanwhile. The revisions that were made until then stay.
+    /// [`Error::Specification`] when there are revisions here that are not of that archive; [`Error::Source`] when
+    /// there is no such archive, or it changes meanwhile. The revisions that were made until then stay.
     pub fn import(
         &mut self,
         old: &Path,

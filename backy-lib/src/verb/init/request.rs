@@ -29,7 +29,8 @@ pub struct Created {
     pub archive: Archive,
     /// Size of the source; `None` without one, and when it does not exist yet.
     pub source_bytes: Option<u64>,
-    /// A sentence about the source that whoever set it should read: it does not exist yet, or holds an image in another format.
+    /// A sentence about the source that whoever set it should read: it does not exist yet, or holds an image in
+    /// another format.
     pub warning: Option<String>,
 }
 
@@ -37,8 +38,8 @@ impl InitRequest {
     /// Creates the archive.
     ///
     /// # Errors
-    /// As those of [`Archive::init`]; [`Error::Source`] when the source cannot be backed up, or is inside the archive. Then nothing
-    /// was created.
+    /// As those of [`Archive::init`]; [`Error::Source`] when the source cannot be backed up, or is inside the
+    /// archive. Then nothing was created.
     pub fn run(&self) -> Result<Created> {
         refuse_archive(&self.folder)?;
         let found = self.source.as_deref().map(|path| look(path, &self.folder)).transpose()?;

@@ -43,7 +43,8 @@ impl Maintainer<'_> {
 
     pub(super) fn report_unproved(&self, into: RevisionId, lost: u64) {
         self.context.observer.event(&Event::Finding(format!(
-            "{}: {lost} blocks of revision {into} are lost: a file of a revision that it read through to is missing or damaged",
+            "{}: {lost} blocks of revision {into} are lost: a file of a revision that it read through to is \
+             missing or damaged",
             self.context.storage.path(FileName::Delta(into)).display()
         )));
     }

@@ -54,8 +54,8 @@ impl RemovalRequest {
     /// Deletes them, whatever the schedule says.
     ///
     /// # Errors
-    /// As those of [`RemovalRequest::plan`], and [`Error::NoSuchRevision`](crate::Error::NoSuchRevision) when one was deleted
-    /// meanwhile.
+    /// As those of [`RemovalRequest::plan`], and [`Error::NoSuchRevision`](crate::Error::NoSuchRevision) when one was
+    /// deleted meanwhile.
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<MaintenanceReport> {
         let archive = archive.trusted()?;
         let (chosen, _) = self.choose(&archive)?;

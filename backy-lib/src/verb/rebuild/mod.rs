@@ -175,8 +175,8 @@ fn with_newest(
     let unproved_ones = revisions.iter().filter(|revision| unproved.contains(&revision.uuid));
     unknown.extend(unproved_ones.map(|revision| {
         format!(
-            "the digest of revision {} of {} does not come out of its digest files: it is damaged, or something it reads \
-             through to is; the rest of it can be restored",
+            "the digest of revision {} of {} does not come out of its digest files: it is damaged, or \
+             something it reads through to is; the rest of it can be restored",
             revision.uuid, revision.started
         )
     }));

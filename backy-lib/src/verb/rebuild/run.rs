@@ -12,8 +12,8 @@ use crate::storage::dir::DirStorage;
 use crate::storage::{Storage, Trust};
 
 impl ArchiveWriter {
-    /// Makes the lost or damaged manifest of the archive in a folder anew, from its digest files and deltas. Takes the lock
-    /// for that time, saying who holds it. `force`: also when the manifest reads fine.
+    /// Makes the lost or damaged manifest of the archive in a folder anew, from its digest files and deltas. Takes
+    /// the lock for that time, saying who holds it. `force`: also when the manifest reads fine.
     ///
     /// # Errors
     /// [`Error::NoArchive`] when there is nothing of an archive; [`Error::Specification`] when the manifest reads fine;

@@ -36,7 +36,8 @@ fn mismatch(chain: &Chain, sector_bytes: u64) -> Result<Option<String>> {
         return Ok(None);
     };
     Ok(Some(format!(
-        "its sectors have {sector_bytes} bytes, and the partition table of the revision is for sectors of {own}: systems will not \
+        "its sectors have {sector_bytes} bytes, and the partition table of the revision is for sectors of \
+         {own}: systems will not \
          find the partitions; restore to a disk with sectors of {own} bytes, or create the table again, with each \
          partition at the same byte"
     )))
@@ -49,8 +50,8 @@ fn larger(chain: &Chain, device: &Path, device_bytes: u64) -> Result<Option<Stri
         return Ok(None);
     }
     Ok(Some(format!(
-        "it is {} larger than the revision, so the backup of the partition table does not lie at its end, where systems look for it; \
-         after the restore 'sgdisk --move-second-header {}' moves it there",
+        "it is {} larger than the revision, so the backup of the partition table does not lie at its end, \
+         where systems look for it; after the restore 'sgdisk --move-second-header {}' moves it there",
         display_size(more),
         device.display()
     )))

@@ -237,7 +237,8 @@ fn scrub_once(
 }
 
 impl Scrub<'_> {
-    /// Creates an image without data in place of a missing one, so that the next backup is possible, which has what the source still has. Content that only the old image had is recorded as bad.
+    /// Creates an image without data in place of a missing one, so that the next backup is possible, which has what
+    /// the source still has. Content that only the old image had is recorded as bad.
     fn replace_lost_image(&mut self) -> Result<()> {
         let Some(newest) = self.manifest.revisions.first().filter(|_| self.repairs()) else {
             return Ok(());

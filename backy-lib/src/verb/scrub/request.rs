@@ -18,7 +18,8 @@ pub struct ScrubRequest {
 }
 
 impl ScrubRequest {
-    /// Verifies what is stored. Unless it only checks, it takes the lock, repairs what can be repaired, and records the findings.
+    /// Verifies what is stored. Unless it only checks, it takes the lock, repairs what can be repaired, and records
+    /// the findings.
     ///
     /// # Errors
     /// As those of [`Archive::check`] and [`ArchiveWriter::scrub`](crate::ArchiveWriter::scrub); findings are no error.

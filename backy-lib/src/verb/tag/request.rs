@@ -24,8 +24,8 @@ impl TagRequest {
     /// Changes the tags; the revision as it is then. Without a change it takes no lock.
     ///
     /// # Errors
-    /// [`Error::Specification`] when a tag is both added and removed, when the revision does not have a tag that is to be removed,
-    /// and as those of [`ArchiveWriter::tag`](crate::ArchiveWriter::tag).
+    /// [`Error::Specification`] when a tag is both added and removed, when the revision does not have a tag that is
+    /// to be removed, and as those of [`ArchiveWriter::tag`](crate::ArchiveWriter::tag).
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<Revision> {
         let TagRequest { revision, add, remove } = self;
         let number = revision.resolve(archive.revisions())?;

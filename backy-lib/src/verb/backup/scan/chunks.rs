@@ -1,7 +1,7 @@
 //! Cutting the source into chunks: what has to be read, what is a hole, and what cannot have changed.
 //!
-//! Blocks that are known to be bad in the newest revision are read whatever the source says of changes, and lost ones whatever it
-//! says of holes.
+//! Blocks that are known to be bad in the newest revision are read whatever the source says of changes, and lost ones
+//! whatever it says of holes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

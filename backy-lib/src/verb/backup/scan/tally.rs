@@ -18,8 +18,8 @@ pub(in crate::verb::backup) struct Scanned {
     pub changed_bytes: u64,
     /// What became of the data of the newest revision.
     pub fate: Fate,
-    /// What is wrong with the new image: blocks whose right content the source does not know, and those that were known to
-    /// be bad in the newest revision and are not replaced.
+    /// What is wrong with the new image: blocks whose right content the source does not know, and those that were
+    /// known to be bad in the newest revision and are not replaced.
     pub findings: Findings,
 }
 
