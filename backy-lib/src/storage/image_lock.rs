@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,6 +15,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::holders::{Kind, holders};
+use super::system;
 
 const USED_BASE: libc::off_t = 100;
 const UNSHARED_BASE: libc::off_t = 200;
@@ -56,7 +58,7 @@ impl Use {
 
 /// How long to wait for a lock that no other process seems to hold. A program that another thread of this process
 /// starts shares our open files, and with them locks that we have just given up, until it really runs.
-const PASSING: Duration = Duration::from_millis(500);
+const PASSING: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Takes the locks, which are held until the file is closed.
@@ -135,17 +137,28 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
     }
 }
 
-/// The other program that holds a lock on the file, which the kernel's table of such locks does not name.
+/// The other program that holds a lock on the file, which the kernel's table of such locks does not name. A child of
+/// this process that has not started its own program yet, or is about to end, is none: it only shares our open files.
 fn holder(file: &File) -> Option<String> {
     let own = std::process::id();
-    let first = holders(file, Kind::Fcntl).find(|holder| holder.process != own)?;
+    let is_other = |process: u32| process != own && !is_passing_child(process, own);
+    let first = holders(file, Kind::Fcntl).find(|holder| is_other(holder.process))?;
     Some(format!("{} (process {})", first.name(), first.process))
+}
+
+fn is_passing_child(process: u32, own: u32) -> bool {
+    let program = |process: u32| std::fs::read_link(format!("/proc/{process}/exe")).ok();
+    let is_ours = || program(process).is_none_or(|its| Some(its) == program(own));
+    parent_of(process) == Some(own) && is_ours()
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    let status = system::read(Path::new(&format!("/proc/{process}/status")))?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn open(path: &Path) -> File {
@@ -194,5 +207,24 @@ mod tests {
         let whole = libc::flock { l_len: 0, ..byte(libc::F_WRLCK, 0) };
         fcntl(other.as_fd(), FcntlArg::F_OFD_SETLK(&whole)).expect("lock it");
         assert!(take(&open(file.path()), Use::Overwrite).is_err());
+    }
+
+    /// A program that another thread is starting has our locks for a moment: that is waited for, and no error.
+    #[test]
+    fn a_child_that_is_being_started_is_waited_for() {
+        let _alone = crate::base::fork::tests::alone();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let held = open(file.path());
+        assert_eq!(take(&held, Use::Overwrite), Ok(()));
+        let child = crate::base::fork::tests::fork(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            true
+        });
+        drop(held);
+        let again = open(file.path());
+        let begun = Instant::now();
+        assert_eq!(take(&again, Use::Overwrite), Ok(()));
+        assert!(begun.elapsed() > Duration::from_millis(100), "the child did not have the lock");
+        rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()).expect("wait");
     }
 }

@@ -15,7 +15,7 @@ use super::*;
 static FORKING: RwLock<()> = RwLock::new(());
 
 /// Exclusive use in this process. A child that forks skips it, because it holds a copy that nobody releases.
-fn alone() -> Option<RwLockWriteGuard<'static, ()>> {
+pub(crate) fn alone() -> Option<RwLockWriteGuard<'static, ()>> {
     static TESTS: OnceLock<Maker> = OnceLock::new();
     let is_own = TESTS.get_or_init(Maker::this).is_this();
     is_own.then(|| FORKING.write().unwrap_or_else(PoisonError::into_inner))
@@ -28,7 +28,7 @@ pub(crate) fn without_children() -> RwLockReadGuard<'static, ()> {
 
 /// Forks. The child runs `what` and reports the result as its exit status.
 #[expect(unsafe_code, reason = "tests of children have to fork")]
-fn fork(what: impl FnOnce() -> bool) -> Pid {
+pub(crate) fn fork(what: impl FnOnce() -> bool) -> Pid {
     // SAFETY: the child does nothing that needs another thread, and exits without running anything of the test program.
     match unsafe { libc::fork() } {
         0 => {
