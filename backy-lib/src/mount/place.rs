@@ -226,7 +226,7 @@ impl Place {
             Ok(()) => Ok(device),
             Err(Errno::PERM) => Err(Refusal::NotAllowed),
             Err(Errno::NODEV) => Err(Refusal::Other(
-                self.error("this kernel knows no FUSE; load its module 'fuse'".to_owned()),
+                self.error("this kernel does not support FUSE; load its module 'fuse'".to_owned()),
             )),
             Err(errno) => Err(Refusal::Other(self.unusable(errno.into()))),
         }
@@ -342,7 +342,7 @@ impl Place {
     }
 
     fn busy(&self) -> Error {
-        let message = "it is in use; 'fuser -m' and 'losetup -a' tell by whom";
+        let message = "it is in use; 'fuser -m' and 'losetup -a' show by whom";
         self.error(message.to_owned())
     }
 
@@ -369,7 +369,7 @@ fn refusal(output: &Output) -> String {
         return format!("only root may let other users in here; {advice}");
     }
     match line {
-        "" => format!("{HELPER} failed without a word; mount as root"),
+        "" => format!("{HELPER} failed without a message; mount as root"),
         line => format!("{HELPER} refuses: {line}"),
     }
 }

@@ -133,7 +133,8 @@ impl FileTarget {
         }
     }
 
-    /// Adds to an error that an existing target may be restored in part. A new one disappears; the caller reports an interruption.
+    /// Adds to an error that an existing target may be restored in part. A new one disappears, and the caller
+    /// reports an interruption.
     pub(super) fn half_restored(&self, error: Error) -> Error {
         if self.is_new() || error.kind() == ErrorKind::Interrupted {
             return error;

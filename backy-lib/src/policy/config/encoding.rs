@@ -30,7 +30,7 @@ impl Config {
                     bytes.split_at_checked(error.valid_up_to()).unwrap_or_default();
                 let found = rest.first().copied().unwrap_or_default();
                 let message = format!(
-                    "found the byte 0x{found:02x}, which is no UTF-8 (in Latin-1 it is '{}'); save the file as UTF-8",
+                    "found the byte 0x{found:02x}, which is not UTF-8 (in Latin-1 it is '{}'); save the file as UTF-8",
                     char::from(found).escape_debug()
                 );
                 at(place_after(&String::from_utf8_lossy(before)), message)

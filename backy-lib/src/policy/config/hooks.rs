@@ -119,7 +119,7 @@ pub(super) fn check(raw: RawHooks) -> Result<HooksConfig, Flaw> {
     let before = check_command("before", raw.before.as_ref())?;
     let after = check_command("after", after.as_ref())?;
     if let (None, Some(max_hold)) = (&after, max_hold) {
-        let message = "max_hold: there is no hook 'after' to be run when that time has passed";
+        let message = "max_hold: there is no hook 'after' to run after that time";
         return Err(flaw(max_hold, message.to_owned()));
     }
     if let (None, Some(snapshot)) = (&before, snapshot) {
@@ -164,7 +164,7 @@ fn check_command(
                 flaw(
                     raw,
                     format!(
-                        "{name}: found no program, expected one and its arguments, like {example}"
+                        "{name}: found no program, expected a program and its arguments, like {example}"
                     ),
                 )
             })?
@@ -173,7 +173,7 @@ fn check_command(
     if command.words.iter().any(|word| word.contains('\0')) {
         return Err(flaw(
             raw,
-            format!("{name}: found a NUL character, which no program can be given"),
+            format!("{name}: found a NUL character, which no argument can contain"),
         ));
     }
     Ok(Some(command))

@@ -34,10 +34,9 @@ pub const TABLES: [Table; 5] = [
     Table {
         name: SCHEDULE,
         text: "When a backup is due, and how many revisions are kept: one table for each tag, such as \
-               [schedule.daily]. A tag is 1 to 64 letters, \
-               digits, '_', '-' and '.', and begins with a letter or a digit; there may be 24 of them. Without \
-               any, a backup is always due, \
-               and nothing expires.",
+               [schedule.daily]. A tag is 1 to 64 letters, digits, '_', '-' and '.', and begins with a \
+               letter or a digit; there may be 24 of them. Without any, a backup is always due, and nothing \
+               expires.",
     },
     Table {
         name: "hooks",
@@ -68,8 +67,8 @@ pub const KEYS: [Key; 26] = [
         "source",
         "\"/dev/vg0/mynode\"",
         None,
-        "What is backed up: a block device or a file, by its absolute path. A symbolic link is followed at each \
-         backup.",
+        "What is backed up: a block device or a file, by its absolute path. A symbolic link is followed at \
+         each backup.",
     ),
     key(
         "",
@@ -83,14 +82,14 @@ pub const KEYS: [Key; 26] = [
         "file_mode",
         "\"0640\"",
         Some("\"0600\""),
-        "The permissions of new files in the archive: \"0600\", \"0640\" or \"0644\".",
+        "Permissions of new files in the archive: \"0600\", \"0640\" or \"0644\".",
     ),
     key(
         "",
         "max_chain",
         "50",
         None,
-        "At most so many deltas on each other: 'backy maintenance' makes one an image of its own where there are more.",
+        "The longest chain of deltas: in longer ones, 'backy maintenance' makes a revision standalone.",
     ),
     key(
         SCHEDULE,
@@ -105,118 +104,104 @@ pub const KEYS: [Key; 26] = [
         "full",
         "true",
         Some("false"),
-        "Whether each revision with the tag becomes an image of its own, which needs no other file.",
+        "Whether each revision with the tag is standalone: an image of its own that needs no other file.",
     ),
     key(
         SCHEDULE,
         "at",
         "\"02:00\"",
         None,
-        "The time of the day at which it is due; without it, that at which the first revision with the tag was made. \
-         Needs an interval of whole days, or one that divides a day.",
+        "The time of day at which it is due; by default the time at which the first revision with the tag \
+         was made. Needs an interval of whole days, or one that divides a day.",
     ),
     key(
         SCHEDULE,
         "window",
         "\"22:00-04:00\"",
         None,
-        "The part of the day in which revisions with the tag are made. It may go beyond midnight.",
+        "The part of the day in which revisions with the tag are made. It may cross midnight.",
     ),
     key(
         SCHEDULE,
         "timezone",
         "\"Europe/Berlin\"",
         None,
-        "The time zone of 'at' and 'window'; without it, that of the system.",
+        "The time zone of 'at' and 'window'; by default the system's.",
     ),
     key(
         "hooks",
         "before",
         "[\"true\"]",
         None,
-        "Run before the source is opened. When it fails there is no backup.",
+        "Runs before the source is opened. If it fails, no backup is made.",
     ),
     key(
         "hooks",
         "after",
         "\"true\"",
         None,
-        "Run when the source has been read, or could not be, also when backy is killed.",
+        "Runs once the source has been read, or could not be read, even if backy is killed.",
     ),
-    key(
-        "hooks",
-        "timeout",
-        "\"90s\"",
-        Some("\"5m\""),
-        "The longest time that each of them may take.",
-    ),
+    key("hooks", "timeout", "\"90s\"", Some("\"5m\""), "The longest time that each hook may take."),
     key(
         "hooks",
         "max_hold",
         "\"10m\"",
         None,
-        "The longest time from the start of 'before' until 'after' is run, whatever the backup does; it fails \
-         then. Without it 1h, with a \
-         snapshot 24h; \"none\" for no limit.",
+        "The longest time from the start of 'before' to the start of 'after', whatever the backup is doing; \
+         the backup fails then. By default 1h, with a snapshot 24h; \"none\" for no limit.",
     ),
     key(
         "hooks",
         "snapshot",
         "\"/dev/vg0/snap\"",
         None,
-        "What is read in place of the source, when 'before' makes it.",
+        "What 'before' creates from the source, and backy reads in its place.",
     ),
     key(
         "drill",
         "timeout",
         "\"1h\"",
         Some("\"1d\""),
-        "The longest time that the command of a drill may take; it is ended then, with all that it has started, \
-         and the drill has not passed. \
-         \"none\" for no limit.",
+        "The longest time that the command of a drill may take. Then it is ended with all its descendants, \
+         and the drill fails. \"none\" for no limit.",
     ),
     key(
         "monitoring",
         "textfile",
         "\"/var/lib/node-exporter/mynode.prom\"",
         None,
-        "A file for Prometheus, written by every command that may change the archive: an absolute path that \
-         ends with .prom.",
+        "A file with metrics for Prometheus, written by every command that may change the archive: an \
+         absolute path that ends with .prom.",
     ),
     key(
         "monitoring",
         "max_age",
         "\"36h\"",
         None,
-        "The oldest that the newest revision may be, beside what the schedule says.",
+        "The largest age of the newest revision, in addition to the schedule.",
     ),
     key(
         "monitoring",
         "scrub_within",
         "\"30d\"",
         Some("\"60d\""),
-        "The longest that anything stored may go without being verified by a scrub.",
+        "The longest time that any stored data may go without being verified by a scrub.",
     ),
-    key(
-        "monitoring",
-        "drill_within",
-        "\"90d\"",
-        None,
-        "The longest that an archive may go without a drill.",
-    ),
+    key("monitoring", "drill_within", "\"90d\"", None, "The longest time between drills."),
     key(
         "monitoring",
         "long_chain",
         "100",
         None,
-        "More deltas on each other are too many. Without it 10 more than max_chain, or 200.",
+        "A longer chain of deltas is a problem. By default 10 more than max_chain, or 200.",
     ),
     key(
         "monitoring",
         "min_free_percent",
         "10",
         Some("5"),
-        "Less free space than this share of the file system is too little; 0 to 99.",
+        "Less free space than this percentage of the file system is a problem; 0 to 99.",
     ),
     key(
         "monitoring",
@@ -230,22 +215,22 @@ pub const KEYS: [Key; 26] = [
         "change_factor",
         "10",
         Some("5"),
-        "A backup is unusual when this many times more has changed than usual; at least 2.",
+        "A backup is unusual if this many times more has changed than usual; at least 2.",
     ),
     key(
         "monitoring",
         "freeze",
         "false",
         Some("true"),
-        "Whether nothing expires until alarms and damage are confirmed.",
+        "Whether expiry stops until alarms and damage are confirmed.",
     ),
     key(
         "monitoring",
         "accept_no_permissions",
         "true",
         Some("false"),
-        "Whether it is known that the file system of the archive has no permissions (FAT, exFAT, NTFS), so that \
-         everybody on the host may write to it.",
+        "Whether it is known that the file system of the archive has no permissions (FAT, exFAT, NTFS), so \
+         that everybody on the host may write to it.",
     ),
 ];
 

@@ -96,7 +96,7 @@ impl<'a> Held<'a> {
 }
 
 fn too_long() -> Error {
-    let message = "it had to be run before the source had been read, for the max_hold of backy.toml has passed; \
+    let message = "it had to run before the source had been read, because max_hold in backy.toml had passed; \
                    set a longer time there, or \"none\", if reading the source takes longer; the archive is as it \
                    was before";
     Error::Hook { hook: "after", message: message.to_owned() }

@@ -258,7 +258,7 @@ impl CommandHooks {
     fn too_long(&self) -> Error {
         let limit = self.config.max_hold.map(process::time).unwrap_or_default();
         let message = format!(
-            "was run before the source had been read: it was held for longer than {limit}, the max_hold of backy.toml; \
+            "ran before the source had been read: it was held for longer than {limit}, the max_hold in backy.toml; \
              if reading it takes longer, set a longer time there, or \"none\""
         );
         Error::Hook { hook: "after", message }
