@@ -7,9 +7,7 @@
 //! Each bug is planted in exactly one place. `plant` acts on the whole process and cannot be undone.
 
 #[cfg(all(feature = "canary", not(debug_assertions)))]
-compile_error!(
-    "the feature `canary` plants bugs; it is for tests only and must not be in a release"
-);
+compile_error!("the feature `canary` plants bugs; it is for tests, and no release may have it");
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,7 +75,7 @@ pub fn retention(
     }
     let last_good = revisions.iter().position(|revision| !damaged.contains(&revision.uuid));
     if let Some(case) = last_good.filter(|&number| number > 0).and_then(|n| cases.get_mut(n)) {
-        case.stays.push("the last that is known to be good".to_owned());
+        case.stays.push("the newest known to be good".to_owned());
     }
     let verdict = |(number, (revision, case)): (usize, (&Revision, Case))| {
         let keep = !case.stays.is_empty();
@@ -136,7 +136,7 @@ fn by_schedule(revisions: &[Revision], schedule: &BTreeMap<Tag, Interval>) -> Ve
             |tag: &&Tag| schedule.contains_key(tag) || revision.pinned_tags.contains(tag);
         let left_over = revision.tags.iter().filter(|tag| !by_itself(tag));
         case.stays.extend(left_over.map(|tag| {
-            format!("{tag}: not in the schedule any more; remove the tag to let it expire")
+            format!("{tag}: no longer in the schedule; remove the tag to let it expire")
         }));
     }
     cases

@@ -164,7 +164,7 @@ fn check_command(
                 flaw(
                     raw,
                     format!(
-                        "{name}: found no program, expected one and its arguments, like {example}"
+                        "{name}: found no program, expected a program and its arguments, like {example}"
                     ),
                 )
             })?

@@ -81,7 +81,7 @@ pub const KEYS: [Key; 26] = [
         "file_mode",
         "\"0640\"",
         Some("\"0600\""),
-        "The permissions of new files in the archive: \"0600\", \"0640\" or \"0644\".",
+        "Permissions of new files in the archive: \"0600\", \"0640\" or \"0644\".",
     ),
     key(
         "",

@@ -105,7 +105,7 @@ fn a_tag_that_left_the_schedule_keeps_its_revision() {
     let found = by_schedule(&revisions, &[("daily", "1d", 1)]);
     assert_eq!(
         found[1],
-        "keep hourly: not in the schedule any more; remove the tag to let it expire -daily"
+        "keep hourly: no longer in the schedule; remove the tag to let it expire -daily"
     );
 }
 
@@ -159,7 +159,7 @@ fn the_newest_known_good_revision_stays() {
         let damaged = bad.iter().map(|&number| revisions[number].uuid).collect();
         said(&retention(&revisions, &damaged, &Rule::Schedule(&schedule)))
     };
-    assert_eq!(found(&[0, 1])[2], "keep the last that is known to be good -daily");
+    assert_eq!(found(&[0, 1])[2], "keep the newest known to be good -daily");
     let kept = |bad: &[usize]| -> Vec<usize> {
         (0..4).filter(|&number| found(bad)[number].starts_with("keep")).collect()
     };
@@ -182,7 +182,7 @@ fn a_plain_number_keeps_the_newest_and_expires_no_tags() {
             "keep the newest",
             "keep one of the 2 newest",
             "go not one of the 2 newest",
-            "keep the last that is known to be good",
+            "keep the newest known to be good",
             "keep pinned: mine",
         ]
     );
