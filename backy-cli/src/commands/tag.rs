@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     drop(reporter);
     let revision = changed.map_err(|error| match &error {
         // It says what to do itself.
-        Error::Specification { .. } => Failure::advised(error, ""),
+        Error::Specification { message } if message.contains("; ") => Failure::advised(error, ""),
         _ => error.into(),
     })?;
     if changes.is_empty() {
