@@ -1,6 +1,6 @@
 //! Revisions as bytes: the raw image, deltas, digest tables, and the chain that makes any revision of them.
 //!
-//! What reads is public. What writes deltas and digest files ([`append`], `delta`, `digests`) is public only with the
+//! What reads is public. What writes deltas and digest files (`append`, `delta`, `digests`) is public only with the
 //! feature `testing`: it does not ask for the archive's lock.
 
 pub(crate) mod append;

@@ -16,8 +16,9 @@ impl ArchiveWriter {
     /// the lock for that time, saying who holds it. `force`: also when the manifest reads fine.
     ///
     /// # Errors
-    /// [`Error::NoArchive`] when there is nothing of an archive; [`Error::Specification`] when the manifest reads fine;
-    /// [`Error::Damaged`] when nothing says what `last.raw` is; [`Error::Untrusted`]. Then nothing has been changed.
+    /// [`crate::Error::NoArchive`] when there is nothing of an archive; [`crate::Error::Specification`] when the
+    /// manifest reads fine; [`crate::Error::Damaged`] when nothing says what `last.raw` is;
+    /// [`crate::Error::Untrusted`]. Then nothing has been changed.
     pub fn rebuild(
         folder: &Path,
         trust: Trust,
