@@ -56,10 +56,22 @@ impl Use {
     }
 }
 
-/// How long to wait for a lock that no other process seems to hold. A program that another thread of this process
-/// starts shares our open files, and with them locks that we have just given up, until it really runs.
-const PASSING: Duration = Duration::from_secs(1);
+/// How long to wait for a lock that no other process seems to hold: whoever had it may just be closing the image.
+const PASSING: Duration = Duration::from_millis(500);
+/// How long to wait for a child of this process to start its own program. Until then it shares our open files, and with
+/// them locks that we have given up. On a busy machine, or from a slow disk, that can take seconds.
+const STARTING: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Who holds a lock.
+enum Holder {
+    /// Another program, in words.
+    Program(String),
+    /// A child of this process that is being started, or ends.
+    Child,
+    /// Nobody that can be found.
+    Unknown,
+}
 
 /// Takes the locks, which are held until the file is closed.
 ///
@@ -69,14 +81,15 @@ pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
     let begun = Instant::now();
     loop {
         match try_take(file, what) {
-            Err(None) if begun.elapsed() < PASSING => std::thread::sleep(PAUSE),
+            Err(Holder::Unknown) if begun.elapsed() < PASSING => std::thread::sleep(PAUSE),
+            Err(Holder::Child) if begun.elapsed() < STARTING => std::thread::sleep(PAUSE),
             taken => return taken.map_err(named),
         }
     }
 }
 
-/// Takes them without waiting; the error is the process that holds them, if one can be found.
-fn try_take(file: &File, what: Use) -> Result<(), Option<String>> {
+/// Takes them without waiting.
+fn try_take(file: &File, what: Use) -> Result<(), Holder> {
     let used = what.used().iter().map(|bit| USED_BASE + bit);
     let unshared = what.unshared().iter().map(|bit| UNSHARED_BASE + bit);
     for at in used.chain(unshared) {
@@ -110,8 +123,11 @@ fn is_used(file: &File, what: Use) -> bool {
     what.conflicts().any(|at| is_held(file, at))
 }
 
-fn named(holder: Option<String>) -> String {
-    holder.unwrap_or_else(|| "another program".to_owned())
+fn named(holder: Holder) -> String {
+    match holder {
+        Holder::Program(name) => name,
+        Holder::Child | Holder::Unknown => "another program".to_owned(),
+    }
 }
 
 fn release(file: &File) {
@@ -137,15 +153,18 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
     }
 }
 
-/// The other program that holds a lock on the file, which the kernel's table of such locks does not name. A child of
-/// this process that has not started its own program yet, or is about to end, is none: it only shares our open files.
-fn holder(file: &File) -> Option<String> {
+/// Who else holds a lock on the file. The kernel's table of such locks does not name them.
+fn holder(file: &File) -> Holder {
     let own = std::process::id();
-    let is_other = |process: u32| process != own && !is_passing_child(process, own);
-    let first = holders(file, Kind::Fcntl).find(|holder| is_other(holder.process))?;
-    Some(format!("{} (process {})", first.name(), first.process))
+    let others = || holders(file, Kind::Fcntl).filter(|holder| holder.process != own);
+    match others().find(|holder| !is_passing_child(holder.process, own)) {
+        Some(other) => Holder::Program(format!("{} (process {})", other.name(), other.process)),
+        None if others().next().is_some() => Holder::Child,
+        None => Holder::Unknown,
+    }
 }
 
+/// Whether a process only shares the open files of this one: it has not started its own program yet, or is about to end.
 fn is_passing_child(process: u32, own: u32) -> bool {
     let program = |process: u32| std::fs::read_link(format!("/proc/{process}/exe")).ok();
     let is_ours = || program(process).is_none_or(|its| Some(its) == program(own));
