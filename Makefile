@@ -30,7 +30,8 @@ SECONDS ?= 60
 TARGETS ?=
 PYTHON_SOURCES := backy-py/python backy-py/make-stubs tests/python tests/bench
 
-.PHONY: help test lint format api api-check public-api-installed lint-rust lint-python msrv test-rust test-python torture powercut canary deny dependencies mutants mutants-sample fuzz wheel \
+.PHONY: help test lint format api api-check public-api-installed lint-rust lint-python msrv test-rust test-python torture \
+	powercut canary deny dependencies mutants mutants-sample fuzz wheel \
 	sdist test-package demo bench bench-peers bench-micro build deb deb-lint deb-test deps venv stubs clean
 
 help: ## List the targets
@@ -91,7 +92,7 @@ endif
 
 public-api-installed:
 	@[[ "$$(cargo-public-api --version 2>/dev/null)" == *$(PUBLIC_API_VERSION) ]] || \
-		$(CARGO) install cargo-public-api --version $(PUBLIC_API_VERSION) --locked
+		$(CARGO) install cargo-public-api --version $(PUBLIC_API_VERSION) --locked --debug --quiet
 
 # In CI a failure does not keep the other programs from being run: one run shows all of them.
 test-rust: ## Tests of the engine, the command and the archive format
