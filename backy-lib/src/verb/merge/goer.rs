@@ -1,4 +1,4 @@
-//! The revisions that a merge deletes, and what they have of each block.
+//! The revisions that a merge deletes, and what they hold of each block.
 
 use crate::base::canary::{Bug, planted};
 use crate::base::digest::TableEntry;
@@ -18,7 +18,7 @@ pub(super) struct Goer {
     pub(super) revision: Revision,
     pub(super) blocks: u64,
     pub(super) standalone: bool,
-    /// Somebody has confirmed damage of its delta: what its tables no longer show is lost.
+    /// Somebody has confirmed damage of its delta: blocks that its tables no longer show are lost.
     pub(super) given_up: bool,
 }
 
@@ -177,7 +177,7 @@ pub(super) fn look_into(
         for ((slot, cluster), entry) in slots.iter_mut().zip(clusters).zip(entries) {
             slot.fill(match cluster {
                 Some(cluster) => Moved { entry, from: Some((number, *cluster)) },
-                // A block that the delta does not hold has the digest of zeros as well.
+                // A block that the delta does not hold also has the digest of zeros.
                 None if entry.is_zero_block() => Moved::LOST,
                 None => Moved { entry, from: None },
             });

@@ -1,4 +1,4 @@
-//! `scrub --rebuild`: makes a lost or damaged manifest anew from the digest files and the headers of the deltas.
+//! `scrub --rebuild`: rebuilds a lost or damaged manifest from the digest files and the headers of the deltas.
 //!
 //! The manifest can be lost in the middle of any operation, also of one whose undoing has failed as well. Which
 //! revision is the newest follows from which image can be read in full ([`newest`]). The order of the older ones
@@ -45,7 +45,7 @@ pub struct RebuildReport {
     pub unknown: Vec<String>,
 }
 
-/// What only the manifest has.
+/// What only the manifest records.
 const NEVER_KNOWN: [&str; 4] = [
     "the statistics of the backups are lost",
     "the findings and dates of scrubs and drills are lost",
@@ -53,7 +53,7 @@ const NEVER_KNOWN: [&str; 4] = [
     "the identity of the source is lost: the next backup trusts the configured source",
 ];
 
-/// Checks that the manifest has to be made anew, or may be, and that this is an archive.
+/// Checks that the manifest has to be rebuilt, or may be, and that this is an archive.
 fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     match manifest::read(storage) {
         Ok(_) if force => {}
@@ -91,7 +91,7 @@ fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool>
     Ok(!at_rest || manifest.image_file.is_none() || moment::is_as_recorded(storage, manifest)?)
 }
 
-/// Makes the manifest anew. The caller holds the lock.
+/// Rebuilds the manifest. The caller holds the lock.
 fn rebuild(
     storage: &Arc<dyn Storage>,
     force: bool,
@@ -143,7 +143,7 @@ fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
             manifest::publish(storage, &manifest.clone().with_staging_token(token))
         }
         Err(_) => {
-            // A manifest that was being written when the archive lost its own has the token of the archive in its name.
+            // A manifest that was being written when the archive lost its own has the archive's token in its name.
             let token = storage.list()?.into_iter().find_map(|name| match name {
                 FileName::Aside(Published::Manifest, token) => Some(token),
                 _ => None,

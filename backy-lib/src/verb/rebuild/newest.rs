@@ -1,8 +1,8 @@
 //! Which revision is in `last.raw`.
 //!
-//! During a backup, after it, and while the newest revision is being removed, there are digests of two images. The
-//! newest revision is the one that can be read in full; where both can, the one that does not cost the other. An
-//! overlay counts as part of its image, as long as undoing can bring it back.
+//! During a backup, after it, and while the newest revision is being deleted, there are digests of two images. The
+//! newest revision is the one that can be read in full; if both can, the one that does not cost the other. An overlay
+//! counts as part of its image, as long as undoing can bring it back.
 //!
 //! When no digests of an image are left, or only those of a revision that has become a delta since, the rebuild takes
 //! the image as it is: it gives it a name, and digests of its present content.
@@ -124,7 +124,7 @@ fn notes(storage: &dyn Storage, identity: &Identity, reading: &Reading) -> Vec<S
     notes
 }
 
-/// A newest revision without an image: standalone ones behind it are readable all the same.
+/// A newest revision without an image: standalone revisions behind it are readable all the same.
 fn missing(storage: &dyn Storage, identity: &Identity) -> Newest {
     let blocks = BlockIndex(identity.block_size.count(identity.size_bytes));
     let mut bad = Findings::default();
@@ -253,7 +253,7 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
     })
 }
 
-/// The best guess: the time in the name of its damaged digest file, or that of the revision before it.
+/// The best guess: the time in the name of its damaged digest file, or that of the previous revision.
 fn time_of_image(survey: &Survey) -> Timestamp {
     let flawed = survey.flaws.iter().filter_map(|(id, _)| id.time());
     let before = survey.nodes.values().map(|node| node.identity.finished);

@@ -1,8 +1,8 @@
 //! The order of the older revisions: their headers suggest it, their digests prove it.
 //!
-//! As a rule each delta names the next newer one. While revisions are merged away, and until their files are deleted,
-//! several deltas name the same base. Then the order is right in which the digest of each comes out; there may be
-//! more than one. A delta whose header contradicts a place only gets that place when its digest comes out there.
+//! Usually each delta names the next newer one. While revisions are merged away, and until their files are deleted,
+//! several deltas name the same base. Then the right order is the one in which the digest of each comes out; there
+//! may be several. A delta whose header contradicts a place only gets that place if its digest comes out there.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::image::chain::Chain;
 use crate::storage::{FileName, Storage};
 
-/// Trials for each delta before the search takes what it has.
+/// Trials for each delta before the search takes the best so far.
 const TRIALS: usize = 8;
 
 /// The revisions in order.
