@@ -1,8 +1,8 @@
-//! QEMU's image locks, by which programs tell each other what they do with an image.
+//! QEMU's image locks, by which programs announce how they use an image.
 //!
 //! Source: `block/file-posix.c` of QEMU. A program holds a read lock of its open file description on byte 100 + N for
-//! each permission N that it uses, and on byte 200 + N for each that it does not leave to others. It fails when
-//! somebody else holds the counterpart. Where the file system has no such locks, nobody holds one, and there is nothing
+//! each permission N that it uses, and on byte 200 + N for each that it does not share with others. It fails if
+//! somebody else holds the counterpart. If the file system has no such locks, nobody holds one, and there is nothing
 //! to take.
 
 use std::fs::File;
@@ -20,17 +20,17 @@ use super::system;
 const USED_BASE: libc::off_t = 100;
 const UNSHARED_BASE: libc::off_t = 200;
 
-/// That what is read is the same at every moment.
+/// The permission to rely on reading the same at every moment.
 const CONSISTENT_READ: libc::off_t = 0;
 const WRITE: libc::off_t = 1;
 const RESIZE: libc::off_t = 3;
 
-/// What is done with an image.
+/// How an image is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// It is read. Others may do what they like, as long as they leave reading to others.
+    /// Read it. Others may do what they like, as long as they share reading.
     Read,
-    /// It is overwritten. Meanwhile nobody else may write to it, or rely on what is in it.
+    /// Overwrite it. Meanwhile nobody else may write to it, or rely on its content.
     Overwrite,
 }
 

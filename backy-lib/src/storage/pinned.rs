@@ -1,9 +1,9 @@
-//! Files that stay readable without a descriptor, after their names have gone as well.
+//! Files that stay readable without a descriptor, even after their names have disappeared.
 //!
 //! The system keeps a file for as long as anybody has it open *or mapped*. A process may have few descriptors, but
 //! 65,530 mappings. So one page of a file is mapped, and nobody looks at it: it only keeps the file. When the file is
-//! needed and its name no longer leads to it, the mapping is extended and the system is asked to copy from it
-//! (`process_vm_readv`). A copy of what cannot be read is an error, where a look at the same memory would end the
+//! needed and its name no longer leads to it, backy extends the mapping and asks the system to copy from it
+//! (`process_vm_readv`). Copying unreadable data is an error, whereas accessing the same memory would end the
 //! process.
 
 use std::collections::HashMap;
@@ -26,16 +26,16 @@ use crate::base::fork::PerProcess;
 /// The most files that are kept like this at a time: a quarter of the mappings that Linux allows a process.
 const MOST: usize = 16_384;
 
-/// The smallest page there is. Every page has a multiple of it.
+/// The smallest page size. Every other page size is a multiple of it.
 const PAGE: u64 = 4096;
 
-/// How much longer than needed a mapping is made, so that it is seldom made again.
+/// How much longer than needed to make a mapping, so that it is seldom extended.
 const STEP: u64 = 1 << 20;
 
 /// How many files are kept now.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// Those that can be told from others: however many readers have a file, it is mapped once.
+/// The files that have an identity: however many readers have such a file, it is mapped once.
 static SHARED: PerProcess<Shared> = PerProcess::new();
 
 type Shared = Mutex<HashMap<Identity, Weak<Pin>>>;
@@ -57,15 +57,15 @@ struct Map {
 }
 
 impl Pin {
-    /// Keeps an open file. `None` where the system does not map it, or does not copy from mappings, or so many are kept
-    /// already.
+    /// Keeps an open file. `None` if the system does not map it, does not copy from mappings, or already keeps too
+    /// many.
     pub(super) fn of(file: &File, identity: Option<Identity>) -> Option<Arc<Self>> {
         let Some(identity) = identity else { return Self::new(file).map(Arc::new) };
         let mut shared = shared();
         if let Some(pin) = shared.get(&identity).and_then(Weak::upgrade) {
             return Some(pin);
         }
-        // Only now: one that is dropped before would wait for the list.
+        // Only now: if it were dropped earlier, it would wait for the list.
         let pin = Arc::new(Self::new(file)?.known_as(identity));
         shared.insert(identity, Arc::downgrade(&pin));
         Some(pin)
@@ -86,7 +86,7 @@ impl Pin {
             KEPT.fetch_sub(1, Relaxed);
         }
         let pin = Pin { map: Mutex::new(Map { at: at.ok()?, bytes: 1 }), identity: None };
-        // Of an empty file there is nothing to copy, and nothing to keep.
+        // An empty file has nothing to copy, and nothing to keep.
         matches!(pin.read_at(&mut [0], 0), Ok(1)).then_some(pin)
     }
 
