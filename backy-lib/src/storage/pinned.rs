@@ -90,13 +90,13 @@ impl Pin {
         matches!(pin.read_at(&mut [0], 0), Ok(1)).then_some(pin)
     }
 
-    /// Reads until `buffer` is full, the file ends, or it cannot be read any further; how many bytes that were. What
-    /// follows the end in its last page reads as zeros.
+    /// Reads until `buffer` is full, the file ends, or nothing more can be read; returns the number of bytes. Past
+    /// the end of the file, its last page reads as zeros.
     ///
     /// # Errors
-    /// When the system copies nothing at all, whatever the place.
+    /// If the system copies nothing at all, whatever the place.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        // Extended by one thread, it may move away under another.
+        // While one thread extends the mapping, it may move under another.
         let mut map = lock(&self.map);
         map.extend(offset.saturating_add(buffer.len() as u64))?;
         let start = map.at.get().saturating_add(usize::try_from(offset).unwrap_or(usize::MAX));
@@ -141,7 +141,7 @@ impl Drop for Pin {
         KEPT.fetch_sub(1, Relaxed);
         if let Some(identity) = &self.identity {
             let mut shared = shared();
-            // Another one may have taken its place since nobody had this one.
+            // Another entry may have taken its place since nobody used this one.
             if shared.get(identity).is_some_and(|pin| pin.strong_count() == 0) {
                 shared.remove(identity);
             }
@@ -171,8 +171,8 @@ impl Map {
     reason = "mapping is the system's only way to keep a file without a descriptor"
 )]
 fn map_page(file: &File) -> io::Result<NonZeroUsize> {
-    // Private, which network file systems allow where they do not allow a shared one. It shows what is in the file all
-    // the same, as nobody writes to the memory.
+    // Private, because some network file systems allow no shared mapping. It shows the content of the file all the
+    // same, as nobody writes to the memory.
     let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
     // SAFETY: the system chooses a place that is free, and no reference is ever made to it.
     let mapped = unsafe { mmap(None, NonZeroUsize::MIN, protection, flags, file, 0) };
@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of so many bytes, none of them zero, that has no name any more.
+    /// A file of this many bytes, none of them zero, that no longer has a name.
     fn unnamed(bytes: usize) -> (File, Vec<u8>) {
         let content: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8 + 1).collect();
         let file = tempfile::tempfile().unwrap();
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// What a writer appends to a file that is kept is read, too.
+    /// Reads what a writer appends to a kept file.
     #[test]
     fn a_pinned_file_may_grow() {
         let (file, _) = unnamed(5000);
@@ -247,7 +247,7 @@ mod tests {
         assert!(pin.len(5000).unwrap() >= (1 << 20) + 100_000);
     }
 
-    /// A file that was cut short under its reader gives fewer bytes; the process goes on.
+    /// A file that was cut short under its reader returns fewer bytes; the process continues.
     #[test]
     fn a_pinned_file_that_was_cut_short_ends_there() {
         let (file, _) = unnamed(1 << 20);
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(pin.read_at(&mut [0; 100], 0).unwrap(), 0);
     }
 
-    /// Readers of one file share what keeps it, and the last one takes it away.
+    /// Readers of one file share its mapping, and the last one removes it.
     #[test]
     fn a_file_is_pinned_once_for_all_readers() {
         let named = tempfile::NamedTempFile::new().unwrap();
