@@ -154,7 +154,7 @@ pub fn assemble(
     }
 }
 
-/// Opens the folder of a temporary file whose path a command gets: the command must find that file there and no other.
+/// Opens the folder of a temporary file whose path a command gets: the command must find exactly that file there.
 fn open_private(place: &Path) -> Result<Folder> {
     let folder = Folder::open(place).map_err(Error::io(place, "open the folder"))?;
     let others = who_can_swap(&folder)

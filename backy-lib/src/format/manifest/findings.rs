@@ -1,5 +1,5 @@
-//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs have
-//! added to some of them.
+//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs
+//! have added to some of them.
 
 use serde::{Deserialize, Serialize};
 

@@ -92,8 +92,8 @@ pub struct Manifest {
     /// Deltas and digest files that a rebuild could not place: kept until somebody deletes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::set_aside")]
     pub set_aside: Vec<FileName>,
-    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them. Those
-    /// that the manifest names otherwise are not among them when it is read.
+    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them.
+    /// Reading the manifest removes files from this list that it names elsewhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::removable")]
     pub removable: Vec<FileName>,
     /// The identity of the file `last.raw` when this was written.

@@ -232,8 +232,8 @@ mod tests {
         );
     }
 
-    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and no
-    /// further.
+    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and
+    /// no further.
     #[test]
     fn the_first_and_the_last_place_in_a_file_are_taken() {
         let size = BlockSize::DEFAULT;
