@@ -90,7 +90,7 @@ pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp)
 #[derive(Default)]
 struct LastLines {
     last: [Option<ReadLine>; RUNS.len()],
-    /// Of the last one that came to an end by itself.
+    /// The last run that ended by itself.
     ended: [Option<ReadLine>; RUNS.len()],
 }
 

@@ -3,12 +3,12 @@
 //! The returned bytes are right because their digest is, as with a [`Chain`], which this uses. It adds:
 //!
 //! - *It checks a block of the image once*, on file systems that only this kernel works on. Before a writer touches
-//!   the image it publishes a manifest, and any program that writes to it, backy or not, changes its times. So a block
-//!   that was right is still right after it has been read again, if the manifest and the times are still the same
-//!   afterwards. Such a block is read without its neighbours, and not digested again. If the file system can clone,
-//!   the newest revision is read from a clone without a name, which no writer can reach: there neither check is needed.
-//!   On network and FUSE file systems nothing proves that a file is still the same: there every block is digested
-//!   whenever it is read.
+//!   the image it publishes a manifest, and any program that writes to it, backy or not, changes its times. So a
+//!   block that was right is still right after it has been read again, if the manifest and the times are still the
+//!   same afterwards. Such a block is read without its neighbours, and not digested again. If the file system can
+//!   clone, the newest revision is read from a clone without a name, which no writer can reach: there neither check
+//!   is needed. On network and FUSE file systems nothing proves that a file is still the same: there every block is
+//!   digested whenever it is read.
 //! - *It stays readable.* After the manifest has been replaced, the reader opens the files that now hold what the
 //!   revision needs, before the next operation can delete them. It has to look in time: every read does, and
 //!   [`RevisionReader::refresh`].

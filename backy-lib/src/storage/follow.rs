@@ -21,7 +21,7 @@ use super::dir::{metadata, not_in_time, open_in_time};
 use super::identity::{is_local, kind};
 use crate::base::error::describe_io;
 
-/// As many symbolic links as the kernel follows in one path.
+/// The most symbolic links that the kernel follows in one path.
 const MAX_LINKS: u32 = 40;
 
 /// Why a path was not followed to its end.

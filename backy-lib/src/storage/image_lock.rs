@@ -49,7 +49,7 @@ impl Use {
         }
     }
 
-    /// Bytes on which nobody else may hold a lock.
+    /// The bytes on which nobody else may hold a lock.
     fn conflicts(self) -> impl Iterator<Item = libc::off_t> {
         let others_use = self.unshared().iter().map(|bit| USED_BASE + bit);
         others_use.chain(self.used().iter().map(|bit| UNSHARED_BASE + bit))
@@ -64,7 +64,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Takes the locks, which are held until the file is closed.
 ///
 /// # Errors
-/// Who has the image open in a way that does not go with it. Then no lock is held.
+/// Who has the image open in a conflicting way. Then no lock is held.
 pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
     let begun = Instant::now();
     loop {
@@ -75,14 +75,14 @@ pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
     }
 }
 
-/// Takes them without waiting; the error is the process that holds them, if one can be found.
+/// Takes them without waiting; the error is the process that holds them, if it can be found.
 fn try_take(file: &File, what: Use) -> Result<(), Option<String>> {
     let used = what.used().iter().map(|bit| USED_BASE + bit);
     let unshared = what.unshared().iter().map(|bit| UNSHARED_BASE + bit);
     for at in used.chain(unshared) {
         match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&byte(libc::F_RDLCK, at))) {
             Ok(_) => {}
-            // Somebody has locked all of it, or this byte, in another way.
+            // Somebody has locked the whole file, or this byte, in another way.
             Err(Errno::EAGAIN | Errno::EACCES) => {
                 release(file);
                 return Err(holder(file));
@@ -93,7 +93,7 @@ fn try_take(file: &File, what: Use) -> Result<(), Option<String>> {
             }
         }
     }
-    // Looked at when one's own are held: of two that begin at once, at least one sees the other.
+    // Checked while holding one's own locks: of two that begin at once, at least one sees the other.
     if is_used(file, what) {
         release(file);
         return Err(holder(file));
@@ -101,7 +101,7 @@ fn try_take(file: &File, what: Use) -> Result<(), Option<String>> {
     Ok(())
 }
 
-/// Who has the image open in a way that does not go with this use.
+/// Who has the image open in a way that conflicts with this use.
 pub(crate) fn user(file: &File, what: Use) -> Option<String> {
     is_used(file, what).then(|| named(holder(file)))
 }
@@ -138,7 +138,8 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
 }
 
 /// The other program that holds a lock on the file, which the kernel's table of such locks does not name. A child of
-/// this process that has not started its own program yet, or is about to end, is none: it only shares our open files.
+/// this process that has not started its own program yet, or is about to end, does not count: it only shares our open
+/// files.
 fn holder(file: &File) -> Option<String> {
     let own = std::process::id();
     let is_other = |process: u32| process != own && !is_passing_child(process, own);
@@ -165,7 +166,7 @@ mod tests {
         File::options().read(true).write(true).open(path).expect("open it")
     }
 
-    /// Readers go together, a writer with nobody, and what is closed holds nothing.
+    /// Several readers can use an image together, a writer cannot share it, and a closed file holds no lock.
     #[test]
     fn readers_share_an_image_and_a_writer_does_not() {
         let _alone = crate::base::fork::tests::without_children();
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(take(&writer, Use::Overwrite), Ok(()), "a refusal leaves no lock behind");
     }
 
-    /// A running machine uses all and shares no writing: it can be backed up, and not be overwritten.
+    /// A running machine uses everything and does not share writing: it can be backed up, but not overwritten.
     #[test]
     fn a_running_machine_is_no_obstacle_to_reading() {
         let _alone = crate::base::fork::tests::without_children();
@@ -198,7 +199,7 @@ mod tests {
         assert!(take(&open(file.path()), Use::Overwrite).is_err());
     }
 
-    /// Whoever has locked the whole file in the old way has it, too.
+    /// A lock of the old kind on the whole file counts as well.
     #[test]
     fn a_lock_on_the_whole_file_is_in_the_way() {
         let _alone = crate::base::fork::tests::without_children();
@@ -209,7 +210,8 @@ mod tests {
         assert!(take(&open(file.path()), Use::Overwrite).is_err());
     }
 
-    /// A program that another thread is starting has our locks for a moment: that is waited for, and no error.
+    /// A program that another thread is starting has our locks for a moment: backy waits for that, and reports no
+    /// error.
     #[test]
     fn a_child_that_is_being_started_is_waited_for() {
         let _alone = crate::base::fork::tests::alone();

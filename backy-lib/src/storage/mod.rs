@@ -6,8 +6,8 @@
 //!
 //! - Data, length and holes of a file are durable when [`StorageFile::sync`] has returned. Before that, any subset of
 //!   the changes may survive; a write may be torn at a multiple of 512 bytes.
-//! - A name (created, renamed, deleted) is durable when [`Storage::sync_folder`] has returned. Before that, any subset
-//!   of the changes may survive; a rename that replaces a file is atomic.
+//! - A name (created, renamed, deleted) is durable when [`Storage::sync_folder`] has returned. Before that, any
+//!   subset of the changes may survive; a rename that replaces a file is atomic.
 //! - A file that was created is only found again after both.
 //!
 //! Anybody who has the folder could change it without the lock, so `dir` and `staged` are public only with the

@@ -113,7 +113,7 @@ impl Pin {
         Ok(done)
     }
 
-    /// Where the file ends, up to a page, when it has had at least `known` bytes.
+    /// Where the file ends, rounded up to a page, if it has had at least `known` bytes.
     pub(super) fn len(&self, known: u64) -> io::Result<u64> {
         let there = |at: u64| self.read_at(&mut [0], at).map(|count| count == 1);
         let mut low = known.next_multiple_of(PAGE);

@@ -20,7 +20,7 @@ const MAX_ENTRIES: u64 = 1 << 27;
 pub(super) struct Disputed {
     pub(super) block: BlockIndex,
     pub(super) table: TableEntry,
-    /// Of the content; `None` when it cannot be read.
+    /// The entry of the content; `None` if it cannot be read.
     pub(super) image: Option<TableEntry>,
 }
 

@@ -31,7 +31,7 @@ pub struct SourceIdentity {
     /// The file behind a loop device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loop_file: Option<String>,
-    /// Of the partition, if it is one.
+    /// UUID of the partition, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_uuid: Option<String>,
     /// Of the partition table at its beginning: GPT's, or the signature of an MBR.

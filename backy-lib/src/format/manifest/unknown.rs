@@ -29,7 +29,7 @@ impl Unknown {
         Unknown::default()
     }
 
-    /// Whether there are none.
+    /// Whether there are no such fields.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -37,7 +37,7 @@ impl MaintenanceRequest {
 pub struct RemovalRequest {
     /// The revisions.
     pub revisions: RevisionsSpec,
-    /// Also pinned ones.
+    /// Delete pinned ones, too.
     pub force: bool,
 }
 

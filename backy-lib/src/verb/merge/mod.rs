@@ -8,7 +8,7 @@
 //! Blocks are copied in their stored form, without unpacking them (unless QEMU has rewritten one of the deltas with
 //! another compression), and with their digests: a rotten block stays rotten, and a scrub finds it.
 //!
-//! The cost follows the deltas that are deleted, whatever the size of the others. There is one exception: where a
+//! The cost depends on the deltas that are deleted, not on the size of the others. There is one exception: if a
 //! standalone revision is deleted, or one that was shorter than its neighbours, the images before and after it are
 //! compared by their digests.
 
@@ -94,7 +94,7 @@ fn stored_bytes(size: BlockSize, cluster: Cluster) -> u64 {
 /// The stored size of a block without content.
 const LOST_FRAME_BYTES: u64 = 64;
 
-/// What the merge believes of goers that are lost in part.
+/// What the merge assumes about goers of which a file is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
     /// A missing delta held the blocks that its digest file names and no zero blocks; a delta without digests holds
@@ -113,7 +113,7 @@ struct Merge {
     goers: Vec<Goer>,
     /// The file that it will read through to.
     backing: Backing,
-    /// The same as a chain, where digests have to be compared with it.
+    /// The same as a chain, if digests must be compared with it.
     base: Option<Chain>,
     blocks: BlockIndex,
     trust: Trust,
@@ -164,7 +164,7 @@ impl Merge {
         Ok(merge)
     }
 
-    /// Whether what is left of the goers gives the digest of the remaining revision.
+    /// Whether the remains of the goers give the digest of the remaining revision.
     fn comes_out(&self, storage: &dyn Storage, observer: &dyn Observer) -> Result<bool> {
         let own = unless_damaged(DigestTable::open(storage, self.older.uuid, DigestsKind::Delta))?;
         let (Some(own), Some(base)) = (own, &self.base) else { return Ok(false) };
@@ -255,7 +255,7 @@ impl Merge {
         }
         let mut next = None;
         for goer in &self.goers {
-            // Where one is lost, the merge looks at all blocks.
+            // If a delta is lost, the merge looks at all blocks.
             let Some(delta) = &goer.delta else { return Ok(Some(from)) };
             let end = next.unwrap_or(self.blocks);
             next = match goer.given_up {
@@ -295,7 +295,7 @@ impl Merge {
         Ok(slots.into_iter().enumerate().map(moved).collect())
     }
 
-    /// What the goers have of these blocks.
+    /// What the goers hold of these blocks.
     fn found(&self, blocks: BlockRange) -> Result<Vec<Slot>> {
         let BlockRange { first, count } = blocks;
         let mut slots: Vec<Slot> = vec![Slot::Open; count as usize];
@@ -316,7 +316,7 @@ impl Merge {
         Ok(slots)
     }
 
-    /// Fills the open slots with what is left of a goer of which a file is lost.
+    /// Fills the open slots with the remains of a goer of which a file is lost.
     fn look_into_lost(
         &self,
         number: usize,
@@ -362,7 +362,7 @@ impl Merge {
                 (None, _) => slot.doubt(goer.digests.is_some()),
             }
             if goer.standalone {
-                // What a standalone revision does not hold is zero.
+                // A block that a standalone revision does not hold is zero.
                 slot.fill(Moved::ZERO);
             }
         }

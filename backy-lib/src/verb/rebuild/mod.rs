@@ -64,7 +64,7 @@ fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
             let message = format!("{}: is readable; nothing to rebuild", path.display());
             return Err(Error::Specification { message });
         }
-        // A newer program may have written it, or it is damaged just there.
+        // A newer program may have written it, or this part of it is damaged.
         Err(error) if error.kind() == ErrorKind::Unsupported && !force => return Err(error),
         Err(error) => match error.kind() {
             ErrorKind::Damaged | ErrorKind::NoArchive | ErrorKind::Unsupported => {}
@@ -188,8 +188,8 @@ fn with_newest(
     }
     // Undoing records it again.
     manifest.image_file = moment::image_file(&**storage)?.filter(|_| !newest.undo);
-    // Digests of an image that is not there are left over from an interrupted operation, unless it is in doubt which
-    // image is there.
+    // If the image of these digests does not exist, they are left over from an interrupted operation, unless it is in
+    // doubt which image exists.
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
@@ -281,16 +281,16 @@ fn set_aside(
     survey.present.iter().filter(|name| is_kept(name)).copied().collect()
 }
 
-/// The files of a backup or a removal that never ended: digests of an image whose revision has its blocks elsewhere
-/// or never got them, and the image that was to be. Also those that the last operation may have deleted, the overlay
-/// of the newest revision and the digests of the image before it: where the deletion is not durable, a crash brings
-/// them back.
+/// The files of a backup or a deletion that never ended: digests of an image whose revision has its blocks elsewhere
+/// or never got them, and the unfinished image. Also those that the last operation may have deleted, the overlay of
+/// the newest revision and the digests of the image before it: if the deletion is not durable, a crash brings them
+/// back.
 fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Result<Vec<FileName>> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
-    // A readable manifest says whether an image was being made.
+    // A readable manifest shows whether an image was being made.
     let is_lost = judged(manifest::read(storage))?.is_err();
     if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);
