@@ -157,7 +157,7 @@ fn followed(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// A file where a folder would have to be means that there is nothing below it.
+/// A file in place of a folder means that there is nothing below it.
 fn is_not_there(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

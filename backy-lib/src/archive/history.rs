@@ -42,7 +42,7 @@ struct Line<'a> {
 /// How much of a file is read at most, from its end. A file is put aside before it is much longer.
 const READ_BYTES: u64 = 2 * MAX_BYTES;
 
-/// What the history says.
+/// The result of reading the history.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recent {
     /// The last run of each of [`RUNS`], in that order.

@@ -1,4 +1,4 @@
-//! Whether the manifest and the files beside it belong to the same moment.
+//! Whether the manifest and the files next to it belong to the same moment.
 //!
 //! Each file of a folder may be right, and yet they do not belong together: somebody brought the manifest back from
 //! an older copy, a copy of the archive stopped in the middle, or an image or a digest file is of another time. A

@@ -30,7 +30,7 @@ use crate::storage::{Access, DigestsKind, FileName, Storage};
 
 pub(crate) use undo::{image_is_missing, make_image};
 
-/// What to do when the image is missing and blocks have to be written back to it.
+/// What to do if the image is missing and blocks must be written back to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LostImage {
     /// Fail: the image may be somewhere else, and may come back.

@@ -32,7 +32,7 @@ fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
     }
 }
 
-/// Publishes a manifest; on a full disk, frees the reserve for it.
+/// Publishes a manifest; on a full disk, deletes the reserve and tries again.
 pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     match manifest::publish(storage, manifest) {
         Err(error) if error.kind() == ErrorKind::NoSpace && release(storage)? => {
@@ -42,11 +42,11 @@ pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> 
     }
 }
 
-/// Deletes the reserve if that makes enough space for this many bytes and a manifest. If the file system cannot say
-/// how much is free, assumes that there is enough.
+/// Deletes the reserve, and checks that this many bytes and a manifest fit into the space that is then free. If the
+/// file system cannot say, assumes that they do.
 ///
 /// # Errors
-/// [`ErrorKind::NoSpace`] when there is not.
+/// [`ErrorKind::NoSpace`] if they do not fit.
 pub(crate) fn claim(storage: &dyn Storage, bytes: u64) -> Result<()> {
     // Tables, reference counts and digests take space as well.
     let wanted = bytes.saturating_add(bytes / 16).saturating_add(MARGIN_BYTES);

@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// The signature of an MBR counts where there are partitions; the boot sector of a file system has none.
+    /// The signature of an MBR counts if there are partitions; the boot sector of a file system has none.
     #[test]
     fn a_boot_sector_is_no_partition_table() {
         let (signature, end): (&[u8], &[u8]) = (&[0x78, 0x56, 0x34, 0x12], &[0x55, 0xaa]);

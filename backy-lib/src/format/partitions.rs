@@ -159,8 +159,8 @@ where
     Ok(found)
 }
 
-/// Follows the chain of an extended partition. Each link has an MBR of its own, whose entries say where the partition
-/// is from there, and where the next link is from the start of the extended partition.
+/// Follows the chain of an extended partition. Each link has an MBR of its own, whose entries give the place of the
+/// partition relative to this link, and the place of the next link relative to the start of the extended partition.
 fn read_logical<F, E>(
     disk: &mut Disk<F>,
     extended: u64,

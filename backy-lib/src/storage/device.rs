@@ -144,7 +144,7 @@ impl Device {
         Extent::between(start, end.min(start + STEP_BYTES.max(self.sector_bytes)))
     }
 
-    /// Makes an extent zero, without writing it where the device can.
+    /// Makes an extent zero; does not write it if the device can do without.
     pub(crate) fn clear(&self, extent: Extent) -> io::Result<()> {
         let start = extent.offset.next_multiple_of(self.sector_bytes);
         let end = extent.end() - extent.end() % self.sector_bytes;
@@ -173,7 +173,7 @@ impl Device {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes all writes durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.direct.sync_all()
     }

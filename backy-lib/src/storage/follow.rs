@@ -73,7 +73,7 @@ pub(crate) struct Place {
     name: OsString,
     /// Open without a right to read it.
     itself: File,
-    /// `NOFOLLOW`, unless the name is a link of `/proc`, which leads to what no path names.
+    /// `NOFOLLOW`, unless the name is a link of `/proc`, which leads to something that no path names.
     follow: OFlags,
     found: Stat,
 }
@@ -118,7 +118,7 @@ impl Place {
         !self.follow.contains(OFlags::NOFOLLOW)
     }
 
-    /// What it was when it was found.
+    /// Its metadata when it was found.
     pub(crate) fn found(&self) -> &Stat {
         &self.found
     }
@@ -133,7 +133,7 @@ impl Place {
         FileType::from_raw_mode(self.found.st_mode)
     }
 
-    /// Opens what was found, and nothing else.
+    /// Opens exactly what was found.
     ///
     /// # Errors
     /// `STALE` if something else has its name now.

@@ -38,7 +38,7 @@ use crate::base::fork::{Maker, Withheld};
 pub use note::is_note;
 use note::{Note, is_local};
 
-/// What the file is called.
+/// The name of the file.
 const NAME: &str = "lock";
 
 /// Longest note of a holder that is read back.

@@ -143,7 +143,7 @@ pub(crate) fn checksum(storage: &dyn Storage) -> Result<Option<String>> {
     Ok(Manifest::checksum_at_start(start.get(..found).unwrap_or_default()))
 }
 
-/// Publishes the manifest of a new archive, where there is none.
+/// Publishes the manifest of a new archive, which has none yet.
 pub(crate) fn publish_first(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     // The names of revisions are never the same twice.
     let own = StagingToken::of(&RevisionId::new(Timestamp::UNIX_EPOCH).to_string());

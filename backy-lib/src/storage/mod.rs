@@ -278,7 +278,7 @@ pub trait StorageFile: Send + Sync {
     /// Makes the file take at least this many bytes on disk, beyond its length, which stays.
     fn allocate(&self, bytes: u64) -> Result<()>;
 
-    /// Makes an extent read as zeros and take no space, where the file system can. The length stays.
+    /// Makes an extent read as zeros and take no space, if the file system can. The length stays.
     fn punch_hole(&self, extent: Extent) -> Result<()>;
 
     /// Makes an extent within the file read as zeros and keeps its space on disk, so that writing there needs none.

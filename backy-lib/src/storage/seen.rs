@@ -27,7 +27,7 @@ impl Seen {
         !known.is_empty() && !known.iter().any(|known| known == checksum)
     }
 
-    /// Whether a writer has begun.
+    /// Whether no writer has begun yet.
     pub fn is_empty(&self) -> bool {
         self.checksums().is_empty()
     }

@@ -385,7 +385,7 @@ mod tests {
         assert!(!shared.includes(Writer::Group(1000)));
     }
 
-    /// Others than root and this user can swap files where they may write, unless the folder has the sticky bit.
+    /// Users other than root and this one can swap files where they may write, unless the folder has the sticky bit.
     #[test]
     fn who_could_swap_a_file_is_known() {
         use std::os::unix::fs::PermissionsExt;

@@ -35,7 +35,7 @@ use search::{Disputed, search};
 /// lost.
 const MAX_DISPUTED: usize = 1 << 16;
 
-/// What became of the digest table of the newest revision.
+/// The outcome for the digest table of the newest revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is right as a whole.
@@ -149,7 +149,7 @@ fn nothing_left(flaw: Error) -> Error {
 }
 
 impl Verdict {
-    /// What was done, in words.
+    /// The outcome in words.
     pub(crate) fn outcome(&self) -> String {
         match self {
             Verdict::Right => "nothing to repair".to_owned(),
@@ -171,7 +171,7 @@ enum Outcome {
     Lost(Findings),
 }
 
-/// An image beside its digest table.
+/// An image and its digest table.
 struct Trial<'a> {
     storage: &'a dyn Storage,
     newest: &'a Revision,
@@ -207,7 +207,7 @@ impl RawTable {
         Ok(raw.as_chunks::<DIGEST_BYTES>().0.iter().map(|raw| TableEntry(*raw)).collect())
     }
 
-    /// The first block at or after `from` whose entry may be other than zero.
+    /// The first block at or after `from` whose entry may not be zero.
     fn next_data(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
         let Some(file) = &self.file else { return Ok(None) };
         let data = file.next_data(entry_offset(from))?;
@@ -324,7 +324,7 @@ impl<'a> Trial<'a> {
         Ok(entry.into_iter().chain(data).min().filter(|block| block.0 < self.table.blocks))
     }
 
-    /// What the table says of blocks, and what the image has; `None` for what cannot be read.
+    /// The entries of blocks in the table, and those of the image's content; `None` for what cannot be read.
     fn entries(
         &self,
         blocks: BlockRange,

@@ -208,7 +208,7 @@ impl Undo<'_> {
         // A length that looks right may not be durable either.
         self.image.set_len(size_bytes + 1)?;
         self.image.set_len(size_bytes)?;
-        // What a standalone revision does not hold is zero.
+        // A block that a standalone revision does not hold is zero.
         let standalone = overlay.header().backing.is_none();
         let mut copy = Copying {
             undo: self,

@@ -34,10 +34,10 @@ pub struct SourceIdentity {
     /// UUID of the partition, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_uuid: Option<String>,
-    /// Of the partition table at its beginning: GPT's, or the signature of an MBR.
+    /// UUID of the partition table at its beginning: GPT's, or the signature of an MBR.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_table_uuid: Option<String>,
-    /// Of the file system, encrypted volume or physical volume that begins with it.
+    /// UUID of the file system, encrypted volume or physical volume that begins with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_system_uuid: Option<String>,
     /// Inode number of a file.

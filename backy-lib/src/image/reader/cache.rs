@@ -23,7 +23,7 @@ pub struct ReadCache {
     chains: AtomicU64,
 }
 
-/// Weighs what is cached by the memory that it takes.
+/// Weighs cached values by the memory that they take.
 #[derive(Clone)]
 pub(super) struct Bytes;
 

@@ -42,7 +42,7 @@ pub(in crate::storage) fn read_all(
     Ok(done)
 }
 
-/// Frees an extent of a file or a block device; writes zeros where that is not supported. A file keeps its length.
+/// Frees an extent of a file or a block device; writes zeros if that is not supported. A file keeps its length.
 pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
     if extent.len == 0 {
         return Ok(());

@@ -51,7 +51,7 @@ pub(crate) use scan::RateLimit;
 /// How to bring the newest image up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImageUpdate {
-    /// On a clone where the file system can, else in place.
+    /// On a clone if the file system can, otherwise in place.
     #[default]
     Auto,
     /// Always in place.

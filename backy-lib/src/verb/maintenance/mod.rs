@@ -56,7 +56,7 @@ pub struct MaintenancePlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MaintenanceReport {
-    /// The plan, all of which was executed.
+    /// The plan, which was executed in full.
     #[serde(flatten)]
     pub plan: MaintenancePlan,
     /// Bytes on disk that were freed.

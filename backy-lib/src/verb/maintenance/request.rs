@@ -22,7 +22,7 @@ impl MaintenanceRequest {
         archive.plan_maintenance_at(&self.options, caller.clock)
     }
 
-    /// Deletes what the schedule no longer keeps.
+    /// Deletes the revisions that the schedule no longer keeps.
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<MaintenanceReport> {
         let archive = archive.trusted()?;
         // Before the lock: an unreadable config then changes nothing at all.

@@ -82,7 +82,7 @@ fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     }
 }
 
-/// Whether a manifest belongs to the files beside it.
+/// Whether a manifest belongs to the files next to it.
 fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
     if moment::find(storage, manifest)?.is_some() {
         return Ok(false);

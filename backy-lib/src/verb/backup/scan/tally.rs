@@ -16,7 +16,7 @@ pub(in crate::verb::backup) struct Scanned {
     pub read_bytes: u64,
     /// Bytes in changed blocks, including those that were cut off.
     pub changed_bytes: u64,
-    /// What became of the data of the newest revision.
+    /// What happened to the data of the newest revision.
     pub fate: Fate,
     /// Problems of the new image: blocks whose right content the source does not know, and those that were known to
     /// be bad in the newest revision and are not replaced.
