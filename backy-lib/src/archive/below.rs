@@ -1,4 +1,4 @@
-//! Archives right below a folder that is not one itself: somebody who names their parent means these.
+//! Archives right below a folder that is not an archive itself: a user who names that folder means these.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Which folders somebody means who names archives: an archive, a folder with archives right below it, or a pattern.
+//! Which folders a user means by a path to archives: an archive, a folder with archives right below it, or a pattern.
 //!
 //! A path that cannot be looked at is not left out: each error except "not there" is a result of its own, with its
 //! path. So is an empty folder, because an unmounted disk looks like one.
@@ -44,7 +44,7 @@ fn real(folder: &Path) -> PathBuf {
     real.unwrap_or_else(|| folder.clone()).components().collect()
 }
 
-/// All archives that somebody named, each once even if several names lead to it, in the given order.
+/// All archives that the user named, each once even if several names lead to it, in the given order.
 pub(crate) fn archives(given: &[PathBuf]) -> Vec<Found> {
     let mut seen = BTreeSet::new();
     let folders = given.iter().flat_map(|path| expanded(path));

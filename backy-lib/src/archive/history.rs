@@ -190,7 +190,7 @@ impl ReadLine {
 
 /// Adds a line about an operation that has ended, successfully or not.
 ///
-/// A line that cannot be written causes a warning and no error: the operation itself is done.
+/// If the line cannot be written, warns and returns no error: the operation itself is done.
 pub(crate) fn record<T: Serialize>(
     storage: &dyn Storage,
     operation: &str,

@@ -1,9 +1,9 @@
 //! Files that no revision needs: backy deletes its own files and keeps all others.
 //!
-//! A file that the manifest does not name is not therefore ours to delete: somebody may have put it there, or the
-//! manifest may be older than the files. A file is ours if the manifest says so. It may list the file in `removable`:
-//! it enters the file there before backy makes it, or when no revision needs it any more. Or the operation under way
-//! makes the file. Before the manifest enters an operation, no file may have these names ([`check_vacant`]).
+//! backy does not delete a file only because the manifest does not name it: somebody may have put it there, or the
+//! manifest may be older than the files. A file is ours if the manifest says so. Either the manifest lists it in
+//! `removable`: backy enters a file there before it makes the file, or when no revision needs it any more. Or the
+//! operation under way makes it. Before backy enters an operation, no file may have these names ([`check_vacant`]).
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ pub(crate) fn enter(manifest: &mut Manifest, operation: InProgress) {
     manifest.in_progress = Some(operation);
 }
 
-/// Checks that no file has a name that an operation is going to use. The caller has tidied the archive up.
+/// Checks that no file has a name that an operation is going to use. The caller has already tidied up.
 ///
 /// # Errors
 /// [`Error::InTheWay`] with the names.
