@@ -1,10 +1,10 @@
-//! Archives right below a folder that is none: what somebody means who names their parent.
+//! Archives right below a folder that is not an archive itself: a user who names that folder means these.
 
 use std::path::{Path, PathBuf};
 
 use crate::storage::FileName;
 
-/// The archives right below a folder, by name; none when it cannot be listed.
+/// The archives right below a folder, by name; none if backy cannot list it.
 pub fn archives_below(folder: &Path) -> Vec<PathBuf> {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let folders = entries.map(|entry| entry.path());

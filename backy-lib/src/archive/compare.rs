@@ -15,17 +15,17 @@ use crate::image::delta::{Delta, read_cut};
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// How much of a revision can be read from an image and its overlay.
+/// How much of a revision is readable from an image and its overlay.
 pub(crate) struct Reading {
     pub(crate) bad: Findings,
     pub(crate) digests_right: bool,
-    /// All of it, in an image of the right length.
+    /// All of it is readable from an image of the right length.
     pub(crate) in_image: bool,
-    /// All of it.
+    /// All of it is readable.
     pub(crate) in_full: bool,
 }
 
-/// The blocks of `last.raw` that are not those of the newest revision; `None` when its digests cannot say so.
+/// The blocks of `last.raw` that differ from the newest revision; `None` if its digests cannot show that.
 pub(crate) fn wrong_blocks(
     storage: &dyn Storage,
     newest: &Revision,
@@ -40,7 +40,7 @@ pub(crate) fn wrong_blocks(
     }
 }
 
-/// Reads all of a revision from an image and its overlay. `lenient`: what the system cannot read counts as bad.
+/// Reads all of a revision from an image and its overlay. `lenient`: data that the system cannot read counts as bad.
 pub(crate) fn read(
     storage: &dyn Storage,
     image: FileName,
@@ -60,7 +60,7 @@ pub(crate) fn read(
     };
     let image = storage.open(image, Access::Read)?;
     let length = image.len()?;
-    // A committed backup may not have come to cut it.
+    // A committed backup may have been interrupted before it cut the image.
     let length_right = length == size_bytes;
     let length_enough = length >= size_bytes;
     let compared = Compared { image, table, overlay, size, size_bytes, lenient };
@@ -95,7 +95,7 @@ pub(crate) fn read(
     })
 }
 
-/// An image beside the digests that it should have.
+/// An image and the digests that it should have.
 struct Compared {
     image: Box<dyn StorageFile>,
     table: DigestTable,
@@ -105,14 +105,14 @@ struct Compared {
     lenient: bool,
 }
 
-/// What was found in a piece.
+/// The result for a piece.
 struct Outcome {
     bad: Vec<BlockIndex>,
     only_in_overlay: bool,
 }
 
 impl Compared {
-    /// The next stretch at or after `from` that may be other than zero.
+    /// The next stretch at or after `from` that may not be zero.
     fn next_piece(&self, from: BlockIndex) -> Result<Option<BlockRange>> {
         let end = self.size.count(self.size_bytes);
         let entry = self.table.next_data_block(from)?;
@@ -132,7 +132,7 @@ impl Compared {
         let blocks = bytes.chunks_mut(self.size.len()).zip(entries).zip(piece.first.0..);
         for ((bytes, entry), block) in blocks {
             let block = BlockIndex(block);
-            // One by one, to know which of them cannot be read.
+            // One by one, to find out which of them are unreadable.
             let read = match &all {
                 Ok(()) => Ok(()),
                 Err(_) => self.image.read_padded_at(bytes, self.size.offset(block)),

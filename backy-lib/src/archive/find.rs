@@ -10,13 +10,13 @@ use crate::image::delta::Delta;
 use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
-/// How often a file is looked for that a writer is about to make, and how long it is waited for in between.
+/// How often to look for a file that a writer is about to make, and how long to wait in between.
 const FIND_ATTEMPTS: u32 = 250;
 const FIND_PAUSE: Duration = Duration::from_millis(20);
 
 impl Archive {
-    /// The path of the file that holds a revision. While an operation changes `last.raw`, and after one that was
-    /// interrupted then, the overlay holds the newest revision.
+    /// The path of the file that holds a revision. While an operation changes `last.raw`, and after such an operation
+    /// was interrupted, the overlay holds the newest revision.
     ///
     /// # Errors
     /// [`Error::Damaged`] when that overlay cannot be read.

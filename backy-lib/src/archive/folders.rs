@@ -1,8 +1,7 @@
-//! Which folders are meant when archives are asked for: an archive, a folder with archives right below it, or a
-//! pattern.
+//! Which folders a user means by a path to archives: an archive, a folder with archives right below it, or a pattern.
 //!
-//! Nothing that cannot be looked at is left out: each error but "not there" is a result in its own right, with its
-//! path. An empty folder is one, too: it is what an unmounted disk looks like.
+//! A path that cannot be looked at is not left out: each error except "not there" is a result of its own, with its
+//! path. So is an empty folder, because an unmounted disk looks like one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,19 +19,19 @@ use crate::storage::FileName;
 const SPECIAL: [char; 3] = ['*', '?', '['];
 /// `**` goes no deeper than this.
 const MAX_DEPTH: usize = 64;
-/// What a file system has for itself at its top; nobody but root may look into it.
+/// A folder that file systems keep for themselves at their top; only root may look into it.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// A folder that holds an archive, or a path that cannot be looked at, with the reason.
 pub(crate) type Found = std::result::Result<PathBuf, (PathBuf, Error)>;
 
-/// The name of an archive in reports, figures and labels: its folder without symbolic links, however it was typed.
-/// What is not there has the name that it would have.
+/// The name of an archive in reports, figures and labels: its folder without symbolic links, however somebody typed
+/// it. A folder that does not exist has the name that it would have.
 pub(crate) fn label(folder: &Path) -> ReportPath {
     real(folder).into()
 }
 
-/// As far as it can be followed: on a disk that is gone an archive keeps the name that it had.
+/// Follows the path as far as possible: an archive on a disk that is gone keeps its name.
 fn real(folder: &Path) -> PathBuf {
     let folder = &std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let followed = |above: &Path| {
@@ -40,12 +39,12 @@ fn real(folder: &Path) -> PathBuf {
         let real = above.canonicalize().ok()?;
         Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
     };
-    // Without what says nothing: a slash at the end, single dots.
+    // Without parts that mean nothing: a slash at the end, single dots.
     let real = folder.ancestors().find_map(followed);
     real.unwrap_or_else(|| folder.clone()).components().collect()
 }
 
-/// All archives that are meant, each once by whatever names it is given, in the order in which they are given.
+/// All archives that the user named, each once even if several names lead to it, in the given order.
 pub(crate) fn archives(given: &[PathBuf]) -> Vec<Found> {
     let mut seen = BTreeSet::new();
     let folders = given.iter().flat_map(|path| expanded(path));
@@ -62,7 +61,7 @@ fn path_of(found: &Found) -> &Path {
     }
 }
 
-/// The archive that a folder is, or those right below it.
+/// The archive in this folder, or those right below it.
 fn archives_in(folder: &Path) -> Vec<Found> {
     let own = match look(folder) {
         Ok(own) => own,
@@ -81,7 +80,7 @@ fn archives_in(folder: &Path) -> Vec<Found> {
     found
 }
 
-/// What an entry of a folder with archives is; `None` where it is something else.
+/// What an entry of a folder with archives is; `None` if it is something else.
 fn below(path: &Path) -> Option<Found> {
     if path.file_name() == Some(OsStr::new(LOST_AND_FOUND)) {
         return None;
@@ -105,9 +104,9 @@ fn empty(folder: &Path) -> (PathBuf, Error) {
     (folder.to_owned(), Error::io(folder, "find an archive")(error))
 }
 
-/// What there is in a folder.
+/// What a folder holds.
 enum Look {
-    /// An archive, or what is left of one.
+    /// An archive, or the remains of one.
     Archive,
     Empty,
     Other(Vec<DirEntry>),
@@ -116,7 +115,7 @@ enum Look {
 fn look(folder: &Path) -> Result<Look> {
     let failed = |error| Error::io(folder, "list the folder")(error);
     let entries = match folder.read_dir() {
-        // Whoever may not list it may still be allowed to open what is in it, and then says more.
+        // Somebody who may not list it may still be allowed to open the files in it, and then learns more.
         Err(error) if error.kind() == ErrorKind::PermissionDenied && has_manifest(folder) => {
             return Ok(Look::Archive);
         }
@@ -139,7 +138,7 @@ fn is_link(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
 }
 
-/// Whether only an archive, or what is left of one, has a file of that name.
+/// Whether only an archive, or the remains of one, has a file of that name.
 fn is_of_archive(name: &OsStr) -> bool {
     let name = name.to_str().and_then(FileName::parse);
     name.is_some_and(|name| match name {
@@ -149,7 +148,7 @@ fn is_of_archive(name: &OsStr) -> bool {
     })
 }
 
-/// What a path leads to; `None` where there is nothing. A link to nothing is an error: what it led to has gone.
+/// What a path leads to; `None` if nothing is there. A link to nothing is an error: its target has disappeared.
 fn followed(path: &Path) -> Result<Option<Metadata>> {
     match path.metadata() {
         Ok(metadata) => Ok(Some(metadata)),
@@ -158,12 +157,12 @@ fn followed(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// A file where a folder would have to be means that there is nothing below it.
+/// A file in place of a folder means that there is nothing below it.
 fn is_not_there(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// The folders that a path means: the one of that very name, or those that fit it as a pattern.
+/// The folders that a path means: the one with exactly that name, or those that match it as a pattern.
 fn expanded(given: &Path) -> Vec<Found> {
     let text = given.to_str().filter(|text| text.contains(SPECIAL));
     let Some(text) = text.filter(|_| given.symlink_metadata().is_err()) else {
@@ -207,7 +206,7 @@ fn steps(pattern: &Path) -> std::result::Result<Vec<Step<'_>>, glob::PatternErro
     steps.collect()
 }
 
-/// Collects the folders at or below `at` that the steps lead to, and what cannot be looked at on the way.
+/// Collects the folders at or below `at` that match the steps, and what cannot be looked at on the way.
 fn walk(at: PathBuf, steps: &[Step<'_>], depth: usize, found: &mut Vec<Found>) {
     let Some((step, rest)) = steps.split_first() else {
         match followed(&at) {
@@ -240,7 +239,7 @@ fn walk(at: PathBuf, steps: &[Step<'_>], depth: usize, found: &mut Vec<Found>) {
     }
 }
 
-/// The names in a folder; what is no folder has none.
+/// The names in a folder; anything else has none.
 fn names(folder: &Path, found: &mut Vec<Found>) -> Vec<std::ffi::OsString> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let listed = folder.read_dir().and_then(|entries| {
@@ -249,7 +248,7 @@ fn names(folder: &Path, found: &mut Vec<Found>) -> Vec<std::ffi::OsString> {
     match listed {
         Ok(names) => names,
         Err(error) if is_not_there(&error) && !is_link(folder) => Vec::new(),
-        // A link to a file among what a pattern fits is just a file.
+        // A link to a file among the matches of a pattern is just a file.
         Err(error) if error.kind() == ErrorKind::NotADirectory => Vec::new(),
         Err(error) => {
             found.push(Err((folder.to_owned(), Error::io(folder, "list the folder")(error))));
@@ -262,7 +261,7 @@ fn names(folder: &Path, found: &mut Vec<Found>) -> Vec<std::ffi::OsString> {
 mod tests {
     use super::*;
 
-    /// The label is the real folder; what is not there, or no longer, has the name that it would have.
+    /// The label is the real folder; one that does not exist, or no longer, has the name that it would have.
     #[test]
     fn a_label_is_the_real_folder_as_far_as_it_can_be_followed() {
         let scene = tempfile::tempdir().unwrap();

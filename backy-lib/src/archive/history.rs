@@ -1,8 +1,8 @@
 //! `history.jsonl`: one line for each operation, with its report. An audit log, never needed for anything else.
 //!
-//! Bounded: a file that has become too long takes the name of the one before it. The new one begins with the last run
-//! of each command that the verdict asks for, so that a failure is known until the next run, however much is written
-//! meanwhile. For reading it is a hint: lines that are torn or mean nothing are passed over.
+//! Bounded: a file that has become too long is renamed over the previous one. The new file begins with the last run
+//! of each command that the verdict asks for, so that a failure stays known until the next run, however much is
+//! written meanwhile. A reader takes the file as a hint: it skips torn lines and lines that mean nothing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,13 +16,13 @@ use crate::base::revision::OperationId;
 use crate::policy::health::{Ahead, Movement, RUN_RESULTS, RUNS, Run};
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
-/// A file that is longer is put aside.
+/// A longer file is put aside.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// A line that would be longer lacks its report: one line must not hide those before it.
 const MAX_LINE_BYTES: usize = 512 << 10;
 
-/// Longest reason of a failure that is carried over.
+/// Longest reason of a failure that the new file takes over.
 const MAX_ERROR_CHARS: usize = 4096;
 
 /// One line.
@@ -39,31 +39,31 @@ struct Line<'a> {
     report: Option<Value>,
 }
 
-/// What of it is read at most, from its end. A file is put aside before it is much longer.
+/// How much of a file is read at most, from its end. A file is put aside before it is much longer.
 const READ_BYTES: u64 = 2 * MAX_BYTES;
 
-/// What the history says.
+/// The result of reading the history.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recent {
     /// The last run of each of [`RUNS`], in that order.
     pub(crate) runs: Vec<Run>,
-    /// Those of them that failed last, with nothing after it but runs that were interrupted.
+    /// Those of them whose last run failed; interrupted runs after it do not count.
     pub(crate) failures: Vec<Run>,
     /// What changed the archive's size since a given time, oldest first.
     pub(crate) movements: Vec<Movement>,
-    /// Runs that ended in the future, one of each command. They hide none that came before; one that failed counts
-    /// all the same.
+    /// Runs that ended in the future, one of each command. They hide no earlier run; one that failed counts all the
+    /// same.
     pub(crate) ahead: Vec<Ahead>,
 }
 
-/// Reads from the end what is not older than `since`, and as much more as it takes to know the last runs. What ended
-/// after `latest` is from the future.
+/// Reads from the end everything that is not older than `since`, and as much more as it takes to know the last runs.
+/// A run that ended after `latest` is from the future.
 pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp) -> Result<Recent> {
     let mut last = LastLines::default();
     let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
-            // Any other error is one: the history may say that the last run failed.
+            // Any other error counts: the history may say that the last run failed.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             tail => tail?,
         };
@@ -90,7 +90,7 @@ pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp)
 #[derive(Default)]
 struct LastLines {
     last: [Option<ReadLine>; RUNS.len()],
-    /// Of the last one that came to an end by itself.
+    /// The last run that ended by itself.
     ended: [Option<ReadLine>; RUNS.len()],
 }
 
@@ -99,8 +99,8 @@ impl LastLines {
         self.ended.iter().all(Option::is_some)
     }
 
-    /// Takes a line that is older than all before. Gives the run if it is from the future: then it hides none before
-    /// it, but one that failed has failed.
+    /// Takes a line that is older than all before. Returns the run if it is from the future: such a run hides no
+    /// earlier one, but if it failed, it counts as failed.
     fn add(&mut self, line: ReadLine, latest: Timestamp) -> Option<Ahead> {
         let at = RUNS.iter().position(|operation| *operation == line.operation)?;
         let (Some(last), Some(ended @ None)) = (self.last.get_mut(at), self.ended.get_mut(at))
@@ -119,7 +119,7 @@ impl LastLines {
     }
 }
 
-/// When an operation last ended; from the newer file alone, which is enough for what was a few hours ago.
+/// When an operation last ended. Reads the newer file alone, which is enough for the last few hours.
 pub(crate) fn last(storage: &dyn Storage, operation: &str) -> Result<Option<Timestamp>> {
     let tail = tail(storage, FileName::History)?;
     let mut lines = tail.rsplit(|&byte| byte == b'\n');
@@ -154,7 +154,7 @@ struct ReadLine {
     report: Option<ReadReport>,
 }
 
-/// What is wanted of a report.
+/// The parts of a report that this module needs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct ReadReport {
     #[serde(default)]
@@ -188,9 +188,9 @@ impl ReadLine {
     }
 }
 
-/// Adds a line about an operation that has ended, well or not.
+/// Adds a line about an operation that has ended, successfully or not.
 ///
-/// A line that cannot be written is told and otherwise passed over: what was done is done.
+/// If the line cannot be written, warns and returns no error: the operation itself is done.
 pub(crate) fn record<T: Serialize>(
     storage: &dyn Storage,
     operation: &str,
@@ -201,7 +201,7 @@ pub(crate) fn record<T: Serialize>(
     let [ok, failed, interrupted] = RUN_RESULTS;
     let (result, error) = match outcome {
         Ok(_) => (ok, None),
-        // How much stays done differs, and is no error.
+        // How much stays done differs, and that is no error.
         Err(error) if error.kind() == ErrorKind::Interrupted => (interrupted, None),
         Err(error) => (failed, Some(error.to_string())),
     };
@@ -218,7 +218,7 @@ pub(crate) fn record<T: Serialize>(
             .and_then(|report| serde_json::to_value(report).ok())
             .filter(|report| !report.is_null()),
     };
-    // After a failure there are more important things to say.
+    // After a failure there are more important things to report.
     if let (Err(error), Ok(_)) = (append(storage, &line), outcome) {
         observer.event(&Event::Note(format!("cannot record this in the history: {error}")));
     }
@@ -236,7 +236,7 @@ fn append(storage: &dyn Storage, line: &Line<'_>) -> Result<()> {
         }
         (file, len) = (open(storage)?, 0);
     }
-    // A line that was cut short by a crash stays a line of its own.
+    // A line that a crash cut short stays a line of its own.
     let mut last = [b'\n'];
     if len > 0 {
         file.read_exact_at(&mut last, len - 1)?;
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(bytes, [(true, 7), (false, -5), (true, 7)]);
     }
 
-    /// The file that was put aside is read only as far as it is needed.
+    /// Reads the file that was put aside only as far as necessary.
     #[test]
     fn the_older_file_goes_on_where_the_newer_one_begins() {
         let old = [line("scrub", 1, FAILED), line("backup", 2, BACKUP)].concat();
@@ -363,8 +363,7 @@ mod tests {
         assert_eq!(found.movements.len(), 2);
     }
 
-    /// Torn lines, lines of another kind and bytes that mean nothing are passed over; what is long is read from its
-    /// end only.
+    /// Skips torn lines, lines of another kind and bytes that mean nothing; reads only the end of a long file.
     #[test]
     fn a_hostile_history_costs_only_itself() {
         let good = line("backup", 3, FAILED);
@@ -386,7 +385,8 @@ mod tests {
         assert_eq!(read(&vec![b'x'; 3 << 20], b"", "2026-01-01T00:00:00Z"), Recent::default());
     }
 
-    /// A run from the future hides none before it and is named; one that failed has failed, whatever its date.
+    /// A run from the future hides no earlier one and is reported; one that failed counts as failed, whatever its
+    /// date.
     #[test]
     fn a_run_from_the_future_hides_no_failure() {
         let future = |rest: &str| line("backup", 3, rest).replace("2026-11-03", "2036-11-03");
@@ -399,8 +399,8 @@ mod tests {
         assert_eq!((found.runs[0].error.as_deref(), found.ahead.len()), (Some("why"), 1));
     }
 
-    /// However often the file is put aside, the last run of each command is known; and a report that is too long is
-    /// left out, since it would hide what stands before it.
+    /// However often the file is put aside, the last run of each command is known. A report that is too long is left
+    /// out, because it would hide the lines before it.
     #[test]
     fn a_failed_backup_is_known_until_the_next_one() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
-//! Files that no revision needs: backy deletes its own, and keeps all others.
+//! Files that no revision needs: backy deletes its own files and keeps all others.
 //!
-//! That the manifest does not name a file is no reason to delete it: somebody may have put it there, or the manifest
-//! may be an older one than the files. A file is ours when the manifest says so: in `removable`, where it is entered
-//! before it is made or with the manifest that no longer needs it, or as one of those that the operation makes that
-//! is under way. Before an operation is entered as such, nothing may have these names ([`check_vacant`]).
+//! backy does not delete a file only because the manifest does not name it: somebody may have put it there, or the
+//! manifest may be older than the files. A file is ours if the manifest says so. Either the manifest lists it in
+//! `removable`: backy enters a file there before it makes the file, or when no revision needs it any more. Or the
+//! operation under way makes it. Before backy enters an operation, no file may have these names ([`check_vacant`]).
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ pub(crate) fn enter(manifest: &mut Manifest, operation: InProgress) {
     manifest.in_progress = Some(operation);
 }
 
-/// Checks that no file has a name that an operation is going to use. The caller has tidied up the archive.
+/// Checks that no file has a name that an operation is going to use. The caller has already tidied up.
 ///
 /// # Errors
 /// [`Error::InTheWay`] with the names.
@@ -49,10 +49,10 @@ pub(crate) fn check_vacant(storage: &dyn Storage, names: &[FileName]) -> Result<
     }
 }
 
-/// The files that may be deleted once nothing is left to undo.
+/// The files that may be deleted once nothing remains to be undone.
 fn removable(manifest: &Manifest) -> BTreeSet<FileName> {
     let mut names = BTreeSet::from_iter(manifest.removable.iter().copied());
-    // An older program's manifest has no list.
+    // The manifest of an older program has no list.
     names.extend(manifest.in_progress.iter().flat_map(|operation| made_by(manifest, operation)));
     names.insert(FileName::Aside(Published::Manifest, manifest.staging_token()));
     let named = manifest.named_files();
@@ -68,14 +68,14 @@ pub(crate) fn unknown(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<
     Ok(present)
 }
 
-/// Whether there is a file that is ours and that no revision needs.
+/// Whether there is a file of ours that no revision needs.
 pub(crate) fn has_any(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
     let ours = removable(manifest);
     Ok(storage.list()?.iter().any(|name| ours.contains(name)))
 }
 
-/// Deletes the files that are ours and that no revision needs, and returns whether there were any. The caller has
-/// undone what had to be undone.
+/// Deletes those of our files that no revision needs, and returns whether there were any. The caller has already
+/// undone any interrupted operation.
 ///
 /// # Errors
 /// [`Error::Overtaken`] when somebody else writes to the archive.
@@ -93,8 +93,8 @@ pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> 
     Ok(true)
 }
 
-/// Deletes what an operation has left after its end, and clears the list for the next manifest. Until then the list
-/// stays on disk, because a crash may undo a deletion that is not durable.
+/// Deletes what an operation has left after its end, and clears the list for the next manifest. Until that is
+/// published the list stays on disk, because a crash may undo a deletion that is not durable.
 pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     let gone = gone(storage, manifest)?;
     let swept = sweep(storage, manifest)?;
@@ -107,14 +107,15 @@ pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()>
         storage.remove(name)
     });
     storage.sync_folder()?;
-    // Without space for that the list stays.
+    // If there is no space for that, the list stays.
     if deleted.is_ok() {
         manifest.removable.clear();
     }
     Ok(())
 }
 
-/// Files that are listed as removable and missing. An image is left out: it would count as that of another moment.
+/// Files that are listed as removable and missing. Omits an image: a listed image would count as that of another
+/// moment.
 fn gone(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
     let (present, named) = (storage.list()?, manifest.named_files());
     let mut gone = manifest.removable.clone();

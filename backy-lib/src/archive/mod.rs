@@ -35,7 +35,7 @@ pub(crate) use waiting::lock as lock_within;
 pub use writer::ArchiveWriter;
 pub(crate) use writer::waits;
 
-/// How often a revision is opened again when a writer changes the archive meanwhile.
+/// How often to open a revision again when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;
 
 /// An archive as its manifest describes it. Takes no lock.
@@ -43,17 +43,17 @@ const OPEN_ATTEMPTS: u32 = 16;
 pub struct Archive {
     storage: Arc<dyn Storage>,
     manifest: Manifest,
-    /// Of a trusted archive.
+    /// Only for a trusted archive.
     held: Option<trusted::Held>,
 }
 
 impl Archive {
-    /// Opens the archive in a folder. It is acted on only if nobody but the caller and root can change it.
+    /// Opens the archive in a folder. backy acts on it only if nobody but the caller and root can change it.
     pub fn open(folder: &Path) -> Result<Self> {
         Self::open_with(folder, Trust::default())
     }
 
-    /// The same, with what the caller says of whom to trust. Reading asks nothing of that.
+    /// The same, with the caller's decision about whom to trust. Reading does not need it.
     pub fn open_with(folder: &Path, trust: Trust) -> Result<Self> {
         Self::open_on(Arc::new(DirStorage::open(folder)?.with_trust(trust)))
     }
@@ -64,7 +64,7 @@ impl Archive {
         Ok(Archive { storage, manifest, held: None })
     }
 
-    /// The same, and the file that says so.
+    /// The same; also returns the file that the manifest was read from.
     pub(crate) fn open_with_manifest(storage: Arc<dyn Storage>) -> Result<(Self, ManifestFile)> {
         let file = manifest::open(&*storage)?;
         Ok((Archive { storage, manifest: file.manifest.clone(), held: None }, file))
@@ -90,13 +90,13 @@ impl Archive {
         self.open_chain(number, false)
     }
 
-    /// Opens a revision, by its number from the newest, as a file that is read here and there.
+    /// Opens a revision, by its number from the newest, as a file for reading at any place.
     pub fn open_reader(&self, number: usize, cache: &Arc<ReadCache>) -> Result<RevisionReader> {
         RevisionReader::new(&self.storage, self.open_revision(number)?, cache)
     }
 
-    /// The same as [`Archive::open_revision`]. With `tolerant`, a file that cannot be opened only costs the blocks that
-    /// depend on it.
+    /// The same as [`Archive::open_revision`]. With `tolerant`, a file that cannot be opened only costs the blocks
+    /// that depend on it.
     pub(crate) fn open_chain(&self, number: usize, tolerant: bool) -> Result<Chain> {
         let uuid = self.revisions().get(number).map(|revision| revision.uuid);
         let deleted = || Error::NoSuchRevision {
@@ -129,8 +129,9 @@ impl Archive {
         self.storage.lock_holder()
     }
 
-    /// Adds to the history that an operation failed before it began, for instance because its source cannot be read, so
-    /// that `status` reports it. Does nothing while another process has the lock: the caller reports the error anyway.
+    /// Adds to the history that an operation failed before it began, for instance because its source cannot be read,
+    /// so that `status` reports it. Does nothing while another process has the lock: the caller reports the error
+    /// anyway.
     pub fn record_failure(&self, operation: &str, holder: &str, error: &Error, clock: &dyn Clock) {
         let Ok(_lock) = self.trusted().and_then(|own| own.storage.lock(holder)) else { return };
         let now = clock.now();
@@ -142,12 +143,12 @@ impl Archive {
         &*self.storage
     }
 
-    /// The same for what keeps it.
+    /// The same storage, shared, for a caller that keeps it.
     pub(crate) fn shared_storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
 
-    /// The archive as its manifest describes it now, and the file that says so.
+    /// The archive as its manifest describes it now, and the file that the manifest was read from.
     pub(crate) fn reload(&self) -> Result<(Self, ManifestFile)> {
         let (archive, file) = Self::open_with_manifest(Arc::clone(&self.storage))?;
         Ok((Archive { held: self.held.clone(), ..archive }, file))

@@ -1,13 +1,13 @@
-//! Whether the manifest and the files beside it belong to the same moment.
+//! Whether the manifest and the files next to it belong to the same moment.
 //!
-//! A manifest that was brought back from an older copy, a copy of the archive that broke off in the middle, or an
-//! image or a digest file of another time make a folder whose parts are all right and do not belong together. A
-//! writer that believes the manifest then would overwrite or delete what the files have. So every writer looks first
-//! ([`check`]): which files there are, and where a name is unexpected or missing also what the headers say. That
-//! costs no more than listing the folder as long as everything fits.
+//! Each file of a folder may be right, and yet they do not belong together: somebody brought the manifest back from
+//! an older copy, a copy of the archive stopped in the middle, or an image or a digest file is of another time. A
+//! writer that believes such a manifest would overwrite or delete what the files hold. So every writer looks first
+//! ([`check`]): at the names of the files and, where one is unexpected or missing, also at the headers. As long as
+//! everything fits, that costs no more than listing the folder.
 //!
-//! `last.raw` has no header. The manifest records its time instead; where that differs, whoever is going to write to
-//! it reads it in full first ([`check_image`]).
+//! `last.raw` has no header. The manifest records its time instead; if that differs, a writer that is going to change
+//! the image first reads it in full ([`check_image`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use crate::image::digests::DigestTable;
 use crate::storage::manifest::{self, Look};
 use crate::storage::{Access, DigestsKind, FileName, Storage};
 
-/// Bad blocks that are compared with older revisions.
+/// The most bad blocks to compare with older revisions.
 const SAMPLE_BLOCKS: usize = 256;
 
-/// Older revisions that they are compared with.
+/// The most older revisions to compare them with.
 const SAMPLE_REVISIONS: usize = 32;
 
-/// So many bad blocks may be rot, whatever the size of the image.
+/// This many bad blocks may be rot, whatever the size of the image.
 const ROT_BLOCKS: u64 = 16;
 
-/// Names of revisions that a message has at most.
+/// The most names of revisions in a message.
 const MAX_NAMES: usize = 8;
 
-/// That the manifest and the files belong together, as far as names and headers say.
+/// Checks that the manifest and the files belong together, as far as names and headers show.
 ///
 /// # Errors
 /// [`Error::OtherMoment`].
@@ -78,21 +78,21 @@ pub(crate) fn find(storage: &dyn Storage, manifest: &Manifest) -> Result<Option<
     )))
 }
 
-/// What is said of a file of which the manifest knows nothing.
+/// What reports say about a file that the manifest does not know.
 pub(crate) const UNKNOWN: &str = "no revision needs this file, and backy cannot prove that it made it: it \
     stays; delete it yourself if nobody needs it";
 
-/// What is in an archive beside its revisions.
+/// What an archive holds besides its revisions.
 #[derive(Debug, Default)]
 pub(crate) struct Beside {
-    /// Files with a name that an archive uses, of which the manifest knows nothing; without the folder.
+    /// Files with a name that an archive uses and that the manifest does not know; without the folder.
     pub(crate) unknown: Vec<String>,
     /// Why the manifest and the files do not belong together.
     pub(crate) mismatch: Option<String>,
 }
 
-/// Looks without the lock. While somebody is at work nothing is said: he may be about to delete what he no longer
-/// names.
+/// Looks without the lock. Finds nothing while a writer is at work, because that one may be about to delete files
+/// that the manifest no longer names.
 pub(crate) fn look(storage: &dyn Storage) -> Result<Beside> {
     manifest::look(storage, manifest::read(storage)?, |now| {
         let unknown = left_overs::unknown(storage, now)?;
@@ -105,7 +105,7 @@ pub(crate) fn look(storage: &dyn Storage) -> Result<Beside> {
     })
 }
 
-/// What is in the folder beside a manifest.
+/// What the folder holds besides a manifest.
 struct Folder<'a> {
     storage: &'a dyn Storage,
     manifest: &'a Manifest,
@@ -114,8 +114,8 @@ struct Folder<'a> {
     numbers: HashMap<RevisionId, usize>,
     /// Files that are listed as removable.
     removable: BTreeSet<FileName>,
-    /// Files that no revision needs, and that are not being made. Also those that may be deleted, where that is in
-    /// doubt: a list of another moment may have names that are needed now.
+    /// Files that no revision needs and that are not being made. If it is in doubt which files may be deleted, also
+    /// those: a list of another moment may name files that are needed now.
     others: BTreeSet<FileName>,
 }
 
@@ -129,7 +129,7 @@ impl<'a> Folder<'a> {
             let named = manifest.named_files();
             let listed = manifest.removable.iter().filter(|name| present.contains(name));
             let listed = listed.filter(|name| !named.contains(name));
-            // Where a delta is to be deleted, the headers say whether another one needs it.
+            // If a delta is to be deleted, the headers show whether another one needs it.
             others.extend(listed.filter(|name| is_in_doubt || matches!(name, FileName::Delta(_))));
         }
         let named = manifest.revisions.iter().enumerate();
@@ -185,19 +185,19 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// Whether there is a file that no list accounts for.
+    /// Whether there is a file that no list explains.
     fn has_unlisted(&self) -> bool {
         !self.others.is_subset(&self.removable)
     }
 
-    /// Whether a file is listed as removable, and nothing else speaks for its being needed.
+    /// Whether a file is listed as removable and nothing else shows that it is needed.
     fn is_left_behind(&self, name: FileName) -> bool {
         let newest = self.manifest.revisions.first();
         let has_newest = newest.is_some_and(|newest| !self.is_missing(newest.digests_file()));
         has_newest && self.removable.contains(&name)
     }
 
-    /// A delta that no revision needs, as the manifest has it, is what another one reads through to.
+    /// By the manifest no revision needs this delta, but another one reads through to it.
     fn read_through(&self) -> Result<Option<String>> {
         let is_delta = |name: &&FileName| matches!(name, FileName::Delta(_));
         if !self.others.iter().any(|name| is_delta(&name)) {
@@ -221,7 +221,7 @@ impl<'a> Folder<'a> {
         Ok(None)
     }
 
-    /// What the digests of an image say that the manifest does not name.
+    /// What the digests of an image prove that the manifest does not name.
     fn unknown_image(&self, id: RevisionId) -> Result<Option<String>> {
         let name = FileName::Digests(id, DigestsKind::Image);
         if !self.is_sound(id)? {
@@ -258,8 +258,8 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// A backup or a removal that the manifest says is under way has been committed since: only then the digests of
-    /// the image go that it replaces.
+    /// The manifest lists a backup or a removal as under way that has been committed since: only then are the digests
+    /// of the image deleted that it replaces.
     fn committed(&self) -> Result<Option<String>> {
         let operation = self.manifest.in_progress.as_ref();
         let operation = operation.filter(|o| o.operation != Operation::Merge);
@@ -267,7 +267,7 @@ impl<'a> Folder<'a> {
             return Ok(None);
         };
         let (old, new) = (newest.digests_file(), operation.revision);
-        // Without its overlay complete there is nothing to be committed: then the digests are lost.
+        // Without a complete overlay nothing can have been committed: then the digests are lost.
         let has_overlay = operation.operation != Operation::Backup
             || self.is_complete(newest.uuid, newest.size_bytes)?;
         let committed = self.is_missing(old) && self.is_sound(new)? && has_overlay;
@@ -280,7 +280,7 @@ impl<'a> Folder<'a> {
         }))
     }
 
-    /// A revision of the manifest has been removed since, and the next older one reads through to another.
+    /// A revision of the manifest has been deleted since, and the next older one reads through to another.
     fn merged(&self) -> Result<Option<String>> {
         let pairs = self.manifest.revisions.iter().zip(self.manifest.revisions.iter().skip(1));
         for (gone, older) in pairs.skip(1).filter(|(gone, _)| self.is_missing(gone.file())) {
@@ -304,7 +304,7 @@ impl<'a> Folder<'a> {
         Ok(None)
     }
 
-    /// The revisions of which there are files.
+    /// The revisions that have files.
     fn held(&self) -> BTreeSet<RevisionId> {
         let held = self.present.iter().filter_map(|name| match name {
             FileName::Delta(id) => {
@@ -318,7 +318,7 @@ impl<'a> Folder<'a> {
     }
 }
 
-/// What `last.raw` is now; `None` where there is none.
+/// The identity of `last.raw` now; `None` if there is no such file.
 pub(crate) fn image_file(storage: &dyn Storage) -> Result<Option<ImageFile>> {
     let image = match storage.open(FileName::IMAGE, Access::Read) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -335,7 +335,7 @@ pub(crate) fn is_as_recorded(storage: &dyn Storage, manifest: &Manifest) -> Resu
     Ok(is_same(recorded, &found))
 }
 
-/// A file system, or one that an archive was copied to and back, may keep times only in part.
+/// A file system, or one that the archive was copied to and back, may keep only part of a time.
 fn is_same(recorded: &ImageFile, found: &ImageFile) -> bool {
     const UNITS: [i128; 6] = [1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000];
     let (recorded_ns, found_ns) =
@@ -346,12 +346,12 @@ fn is_same(recorded: &ImageFile, found: &ImageFile) -> bool {
     UNITS.into_iter().any(is_cut)
 }
 
-/// That `last.raw` is the newest revision's, for whoever is going to write to it. One that somebody has replaced,
-/// copied or touched is read in full; a few wrong blocks are rot and become findings, in the manifest that is in
+/// Checks that `last.raw` is the newest revision's, for a caller that is going to write to it. An image that somebody
+/// has replaced, copied or touched is read in full; a few wrong blocks are rot and become findings in the manifest in
 /// memory.
 ///
 /// # Errors
-/// [`Error::OtherMoment`] when it is that of another revision, or of something else.
+/// [`Error::OtherMoment`] when the image is that of another revision, or something else.
 pub(crate) fn check_image(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -373,7 +373,7 @@ pub(crate) fn check_image(
         found.modified
     )));
     let size = manifest.block_size;
-    // Digests that are not right say nothing; whoever needs them tells.
+    // Wrong digests prove nothing; a caller that needs them reports the problem.
     let Some(mut wrong) = compare::wrong_blocks(&**storage, newest, size, observer)? else {
         return Ok(());
     };
@@ -413,7 +413,8 @@ pub(crate) fn check_image(
     Ok(())
 }
 
-/// Whose the wrong blocks of the image are, when they are too many for rot, or all an older revision's.
+/// Which revision the wrong blocks of the image belong to, if they are too many for rot or all belong to an older
+/// one.
 fn whose_image(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -424,7 +425,7 @@ fn whose_image(
     let image = storage.open(FileName::IMAGE, Access::Read)?;
     let size = manifest.block_size;
     for (number, revision) in manifest.revisions.iter().enumerate().skip(1).take(SAMPLE_REVISIONS) {
-        // What of it cannot be read says nothing.
+        // Unreadable parts prove nothing.
         let Ok(chain) = judged(Chain::open(storage, manifest, number))? else { break };
         let (mut has_data, mut is_its) = (false, true);
         for &block in &sample {
@@ -453,7 +454,7 @@ fn whose_image(
 mod tests {
     use super::*;
 
-    /// A time that a file system has cut is the same; any other is not.
+    /// A time that a file system has cut counts as the same; any other time does not.
     #[test]
     fn a_time_that_was_cut_is_the_same() {
         let file = |ns: i128| ImageFile::new(jiff::Timestamp::from_nanosecond(ns).unwrap());

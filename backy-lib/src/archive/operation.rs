@@ -21,7 +21,7 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a Config,
     pub(crate) clock: &'a dyn Clock,
     pub(crate) observer: &'a dyn Observer,
-    /// Threads that compute; `None` for one a core.
+    /// Threads that compute; `None` for one per core.
     pub(crate) threads: Option<usize>,
 }
 
@@ -33,15 +33,15 @@ pub(crate) trait Request: Sized {
     /// What is to be done.
     type Plan;
 
-    /// What was done, as the history gets it.
+    /// What was done, as the history records it.
     type Report: Serialize;
 
-    /// Threads that compute; `None` for one a core.
+    /// Threads that compute; `None` for one per core.
     fn threads(&self) -> Option<usize> {
         None
     }
 
-    /// Since when the operation is being planned, if the history gets it when it is interrupted during that.
+    /// Since when the operation is being planned, if the history should record an interruption during planning.
     fn planned_since(&self) -> Option<Timestamp> {
         None
     }
@@ -56,7 +56,7 @@ pub(crate) trait Request: Sized {
         writer.recover_from_failure(observer)
     }
 
-    /// The config to work by.
+    /// The config that applies.
     fn config(archive: &Archive) -> Result<Config> {
         archive.config()
     }
@@ -64,7 +64,7 @@ pub(crate) trait Request: Sized {
     /// Decides what is done.
     fn plan(&self, writer: &mut ArchiveWriter, context: &Context<'_>) -> Result<Self::Plan>;
 
-    /// When the operation started, asked for when it has been planned.
+    /// When the operation started; called once it has been planned.
     fn started(&self, clock: &dyn Clock) -> Timestamp {
         clock.now()
     }
@@ -78,12 +78,12 @@ pub(crate) trait Request: Sized {
         started: Timestamp,
     ) -> Result<Self::Report>;
 
-    /// Whether the history gets what came of it.
+    /// Whether the history records this outcome.
     fn is_recorded(_done: &Result<Self::Report>) -> bool {
         true
     }
 
-    /// What follows when the history has been written.
+    /// Runs after the history has been written.
     fn finish(_storage: &dyn Storage, _done: &Result<Self::Report>) {}
 }
 

@@ -1,9 +1,10 @@
 //! Undoes an operation that was interrupted.
 //!
 //! `undo.rs` brings the image back. It may itself be interrupted anywhere and started again: it deletes the overlay
-//! only when the image is durable as it was, and until then overlay over image reads as the newest revision. A
-//! removal of the newest revision is the undoing of its backup: its manifest lists the backup as under way, and this
-//! module does the rest. `tidy.rs` gives back the space of the image that a committed backup no longer needs.
+//! only when the image is durable as it was, and until then overlay over image reads as the newest revision. Deleting
+//! the newest revision means undoing its backup: that operation publishes a manifest that lists the backup as under
+//! way, and this module does the rest. `tidy.rs` frees the space of the image that a committed backup no longer
+//! needs.
 
 pub(crate) mod room;
 pub(crate) mod tidy;
@@ -29,16 +30,16 @@ use crate::storage::{Access, DigestsKind, FileName, Storage};
 
 pub(crate) use undo::{image_is_missing, make_image};
 
-/// What to do when the image is missing and blocks have to be written back to it.
+/// What to do if the image is missing and blocks must be written back to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LostImage {
-    /// Fail: the image may be somewhere else, and come back.
+    /// Fail: the image may be somewhere else, and may come back.
     Refuse,
     /// Create it again. What only the old image held is lost.
     MakeAnew,
 }
 
-/// The most ranges of blocks that are kept apart.
+/// The most ranges of blocks that are kept separately.
 const MAX_RANGES: usize = 1024;
 
 const ALL_BLOCKS: BlockRange = BlockRange { first: BlockIndex(0), count: u64::MAX };
@@ -92,7 +93,7 @@ pub(crate) fn recover_with(
         Operation::Merge => {
             repair_delta(shared, manifest, &operation, observer)?;
             tidy::finish_image(storage, manifest)?;
-            // Nothing tells appended blocks from those that were there.
+            // Nothing distinguishes appended blocks from those that were there.
             let mut revisions = manifest.revisions.iter_mut();
             if let Some(into) = revisions.find(|revision| revision.uuid == operation.revision) {
                 into.note_rewritten([ALL_BLOCKS]);
@@ -100,7 +101,7 @@ pub(crate) fn recover_with(
         }
     }
     if *manifest != known {
-        // The findings have to be durable before the files are deleted that would show them again.
+        // The findings must be durable before the deletion of the files that would show them again.
         make_durable(storage, manifest)?;
     }
     // First, because publishing may need the space.
@@ -112,21 +113,21 @@ pub(crate) fn recover_with(
     reserve::publish(storage, manifest)
 }
 
-/// Empties the digests of the image that was to be, before they are deleted. A crash may bring back a file whose
-/// deletion is not durable, and complete digests would then speak for a revision that is not there.
+/// Empties the digests of the image that was being made before they are deleted. A crash may bring back a file whose
+/// deletion is not durable, and complete digests would then vouch for a revision that does not exist.
 fn empty_digests(storage: &dyn Storage, manifest: &Manifest, revision: RevisionId) -> Result<()> {
     let name = FileName::Digests(revision, DigestsKind::Image);
     if manifest.named_files().contains(&name) {
         return Ok(());
     }
-    // A file that has another name as well cannot be opened for writing. It is deleted as it is.
+    // A file with a second name cannot be opened for writing. It is deleted as it is.
     let Ok(digests) = judged(storage.open(name, Access::Write))? else { return Ok(()) };
     digests.set_len(0)?;
     digests.sync()
 }
 
-/// The blocks of the image that the undoing is going to write: those that the overlay holds, in few ranges, or all
-/// when the overlay is unreadable.
+/// The blocks of the image that undoing is going to write: those that the overlay holds, in few ranges, or all if the
+/// overlay is unreadable.
 fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockRange>> {
     let Some(newest) = manifest.revisions.first() else { return Ok(Vec::new()) };
     if storage.list()?.contains(&FileName::STAGED_IMAGE) {
@@ -157,8 +158,8 @@ fn written_back(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<BlockR
 }
 
 /// Repairs a delta to which blocks were being appended. Blocks with an entry stay: they changed nothing. Appended
-/// blocks without an entry are freed if the digest of the delta comes out without them. Otherwise they may be what is
-/// missing.
+/// blocks without an entry are freed if the digest of the delta is right without them. Otherwise they may be the
+/// missing ones.
 fn repair_delta(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -191,11 +192,11 @@ fn repair_delta(
     }
 }
 
-/// Publishes the manifest as it was read. After a failed sync programs may see another one than is durable, and files
-/// that the durable one names must not be deleted.
+/// Publishes the manifest as it was read. After a failed sync, programs may see another manifest than the durable
+/// one, and files that the durable one names must not be deleted.
 fn make_durable(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     match manifest::publish(storage, manifest) {
-        // What is deleted next makes space. A failed sync and a full disk together are not covered.
+        // The deletion that follows makes space. A failed sync and a full disk together are not covered.
         Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
         done => done,
     }

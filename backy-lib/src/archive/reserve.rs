@@ -1,19 +1,19 @@
-//! Room kept for a full disk: a file that is given up when there is none left even for a manifest.
+//! Space reserved for a full disk: a file that backy deletes when not even a manifest fits any more.
 
 use crate::base::error::{ErrorKind, Result};
 use crate::format::manifest::Manifest;
 use crate::storage::manifest;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
-/// Room for the manifest of some thousand revisions.
+/// Space for the manifest of some thousand revisions.
 const RESERVE_BYTES: u64 = 4 << 20;
 
-/// Room for reference counts and a manifest, beside what is to be stored.
+/// Space for reference counts and a manifest, besides the data to be stored.
 const MARGIN_BYTES: u64 = 1 << 20;
 
-/// Sees to it that the reserve is there, if there is room for it.
+/// Creates the reserve if it is missing and there is space for it.
 pub(crate) fn keep(storage: &dyn Storage) {
-    // A reserve that cannot be had is not worth an error: what was to be done is done.
+    // Failing to create the reserve is not worth an error: the operation itself is done.
     let _ = try_keep(storage);
 }
 
@@ -32,7 +32,7 @@ fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
     }
 }
 
-/// Publishes a manifest; on a full disk the reserve gives it room.
+/// Publishes a manifest; on a full disk, deletes the reserve and tries again.
 pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     match manifest::publish(storage, manifest) {
         Err(error) if error.kind() == ErrorKind::NoSpace && release(storage)? => {
@@ -42,19 +42,19 @@ pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> 
     }
 }
 
-/// Gives the reserve up if with it there is room for this many bytes and a manifest. Where nobody can say, it counts
-/// as if there were.
+/// Deletes the reserve, and checks that this many bytes and a manifest fit into the space that is then free. If the
+/// file system cannot say, assumes that they do.
 ///
 /// # Errors
-/// [`ErrorKind::NoSpace`] when there is not.
+/// [`ErrorKind::NoSpace`] if they do not fit.
 pub(crate) fn claim(storage: &dyn Storage, bytes: u64) -> Result<()> {
-    // Tables, reference counts and digests take room as well.
+    // Tables, reference counts and digests take space as well.
     let wanted = bytes.saturating_add(bytes / 16).saturating_add(MARGIN_BYTES);
     let fits = open(storage).and_then(|file| match file.allocated_bytes()? < wanted {
         true => file.allocate(wanted),
         false => Ok(()),
     });
-    // Also what a failed attempt has taken.
+    // Also frees what a failed attempt has taken.
     release(storage)?;
     match fits {
         Err(error) if error.kind() == ErrorKind::NoSpace => Err(error),
@@ -62,7 +62,7 @@ pub(crate) fn claim(storage: &dyn Storage, bytes: u64) -> Result<()> {
     }
 }
 
-/// Gives the reserve up; whether there was one.
+/// Deletes the reserve; returns whether there was one.
 pub(crate) fn release(storage: &dyn Storage) -> Result<bool> {
     if !storage.list()?.contains(&FileName::Reserve) {
         return Ok(false);
@@ -72,7 +72,7 @@ pub(crate) fn release(storage: &dyn Storage) -> Result<bool> {
     Ok(true)
 }
 
-/// Bytes that a file takes on disk; none when it is not there.
+/// Bytes that a file takes on disk; 0 if it does not exist.
 pub(crate) fn allocated_bytes(storage: &dyn Storage, name: FileName) -> Result<u64> {
     match storage.open(name, Access::Read) {
         Ok(file) => file.allocated_bytes(),

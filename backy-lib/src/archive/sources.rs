@@ -43,7 +43,7 @@ impl Archive {
     }
 }
 
-/// Adds to the error of a snapshot that cannot be read which hook has to make it.
+/// Adds which hook has to create the snapshot to the error of one that cannot be read.
 fn of_hook(error: Error) -> Error {
     match error {
         Error::Source { path, message } => {

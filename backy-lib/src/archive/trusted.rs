@@ -1,8 +1,8 @@
-//! The config of an archive, and whether it may decide anything.
+//! The config of an archive, and whether backy may act on it.
 //!
-//! Whoever only reads an archive may read its config, whoever has written it. What acts on the archive takes a
-//! [`trusted`](Archive::trusted) one: there the config is read once, from a file that was checked when it was open,
-//! and all that is done goes by that one reading. A writer reads it again under its lock.
+//! To read an archive, backy reads its config whoever has written it. To act on the archive, it takes a
+//! [`trusted`](Archive::trusted) one. Such an archive reads the config once, from a file that is checked after it was
+//! opened, and everything follows that one reading. A writer reads it again under its lock.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -12,12 +12,12 @@ use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::policy::config::{CONFIG_LIMIT_BYTES, Config};
 use crate::storage::{Access, FileName, Storage, StorageFile, staged};
 
-/// What a config said when it was first asked for.
+/// What a config said when it was first needed.
 pub(super) type Held = Arc<OnceLock<Config>>;
 
 impl Archive {
-    /// The same archive, for what acts on it or on what its config names: its folder, those above it and `backy.toml`
-    /// are such that nobody but the caller and root can change them, or somebody has said that this does not matter.
+    /// The same archive, for acting on it or on what its config names. Nobody but the caller and root can change its
+    /// folder, those above it, or `backy.toml`; or the caller has decided that this does not matter.
     ///
     /// # Errors
     /// [`Error::Untrusted`]. A config that cannot be read for another reason is an error only of [`Archive::config`].
@@ -31,8 +31,8 @@ impl Archive {
     /// The source, for a restore back to it.
     ///
     /// # Errors
-    /// [`Error::NoSource`] when none is configured; [`Error::Untrusted`] when others could make the config name what
-    /// they want to be overwritten.
+    /// [`Error::NoSource`] when none is configured; [`Error::Untrusted`] when others could make the config name a
+    /// target that they want overwritten.
     pub fn trusted_source(&self) -> Result<PathBuf> {
         let archive = self.trusted()?;
         archive.storage.check_trust_outside()?;
@@ -53,18 +53,18 @@ impl Archive {
     }
 }
 
-/// Makes new files of the archive as its config says, if that can be trusted.
+/// Gives new files of the archive the mode in its config, if that can be trusted.
 pub(crate) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> Result<()> {
     match judged(config)? {
         Err(error) if error.kind() == ErrorKind::Untrusted => return Err(error),
-        // Where it cannot be read, the strictest mode is right.
+        // If the config cannot be read, the strictest mode is right.
         Err(_) => {}
         Ok(config) => storage.set_file_mode(config.file_mode),
     }
     Ok(())
 }
 
-/// What `backy.toml` says, if nobody but the caller and root can change that.
+/// What `backy.toml` says, if nobody but the caller and root can change it.
 pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
     let config = parse(&*storage.open_trusted(FileName::CONFIG)?)?;
     if config.acts_outside() {
@@ -86,8 +86,7 @@ mod tests {
     use crate::base::progress::Silent;
     use crate::base::units::BlockSize;
 
-    /// A writer works by the config as it was under its lock: not as it was before, and not as it becomes while it
-    /// works.
+    /// A writer follows the config as it was under its lock, not as it was before or as it becomes meanwhile.
     #[test]
     fn a_writer_reads_the_config_once_under_its_lock() {
         let temp = tempfile::tempdir().unwrap();

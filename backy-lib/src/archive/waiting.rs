@@ -8,13 +8,13 @@ use crate::base::error::{Error, Result};
 use crate::base::progress::{self, Event, Observer};
 use crate::storage::{Storage, StorageLock};
 
-/// How long is waited before the lock is tried again.
+/// How long to wait before trying the lock again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes the lock, if need be as soon as it is free, but within `wait`.
+/// Takes the lock; if somebody holds it, waits at most `wait` until it is free.
 ///
 /// # Errors
-/// [`Error::Locked`] when it is still held then; [`Error::Interrupted`].
+/// [`Error::Locked`] when it is still held after that; [`Error::Interrupted`].
 pub(crate) fn lock(
     storage: &dyn Storage,
     holder: &str,
@@ -42,8 +42,8 @@ pub(crate) fn lock(
 }
 
 impl ArchiveWriter {
-    /// As [`ArchiveWriter::open_within`], for a backup that is due; `None` when another backup of this archive
-    /// is at work all that time, which makes what is due.
+    /// As [`ArchiveWriter::open_within`], for a backup that is due. `None` if another backup of this archive runs all
+    /// that time, because that one makes the revision that is due.
     pub fn open_for_due_backup(
         archive: Archive,
         holder: &str,

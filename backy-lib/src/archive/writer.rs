@@ -1,4 +1,4 @@
-//! The writer of an archive: it takes the lock, undoes what an interrupted operation left, and records what was done.
+//! The writer of an archive: it takes the lock, undoes what an interrupted operation left, and records what it did.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub struct ArchiveWriter {
 }
 
 impl ArchiveWriter {
-    /// Takes the lock, saying who holds it, and undoes what an interrupted operation left behind. The archive is
-    /// [`trusted`](Archive::trusted), and its config as it is under the lock.
+    /// Takes the lock, noting who holds it, and undoes what an interrupted operation left behind. The archive is then
+    /// [`trusted`](Archive::trusted), with its config as it is under the lock.
     ///
     /// # Errors
     /// [`Error::Locked`] when another writer is at work; [`Error::Untrusted`].
@@ -32,20 +32,20 @@ impl ArchiveWriter {
         Self::open_within(archive, holder, Duration::ZERO, observer)
     }
 
-    /// The same; another writer is waited for so long.
+    /// The same; waits this long for another writer.
     pub fn open_within(
         archive: Archive,
         holder: &str,
         wait: Duration,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        // Before the lock, whose file is written to.
+        // Before taking the lock, because that writes to the lock file.
         let storage = Arc::clone(&archive.trusted()?.storage);
         let lock = waiting::lock(&*storage, holder, wait, observer)?;
         Self::begin(archive, lock, observer)
     }
 
-    /// With the lock that was taken.
+    /// The rest, once the lock has been taken.
     fn begin(
         archive: Archive,
         lock: Box<dyn StorageLock>,
@@ -55,7 +55,7 @@ impl ArchiveWriter {
         manifest::begin_writing(&*archive.storage)?;
         let mut writer = ArchiveWriter { archive, lock };
         match writer.recover(observer) {
-            // Every operation tries again; `rm` can make space for that, and a scrub gives up what is lost.
+            // Every operation tries again; `rm` can make space for that, and a scrub gives up lost blocks.
             Err(error) if waits(&error) && writer.is_under_way() => Ok(writer),
             recovered => recovered.map(|()| writer),
         }
@@ -80,27 +80,28 @@ impl ArchiveWriter {
         &mut self.archive.manifest
     }
 
-    /// Publishes a manifest and takes it for the one on disk.
+    /// Publishes a manifest, which becomes the one in memory.
     pub(crate) fn publish(&mut self, after: Manifest) -> Result<()> {
         manifest::publish(&*self.archive.storage, &after)?;
         self.archive.manifest = after;
         Ok(())
     }
 
-    /// Reads the manifest again and undoes what it says is under way.
+    /// Reads the manifest again and undoes any operation that it lists as under way.
     fn recover(&mut self, observer: &dyn Observer) -> Result<()> {
         self.read_again()?;
         recover::recover(&self.archive.storage, &mut self.archive.manifest, observer)
     }
 
-    /// Reads the manifest again, which has to be one that belongs to the files.
+    /// Reads the manifest again; it must belong to the files.
     fn read_again(&mut self) -> Result<()> {
         let archive = &mut self.archive;
         archive.manifest = manifest::read_again(&*archive.storage)?;
         moment::check(&*archive.storage, &archive.manifest)
     }
 
-    /// Recovers before the next operation: after one of this writer failed, the manifest on disk may be another one.
+    /// Recovers before the next operation: after a failed operation of this writer the manifest on disk may be
+    /// another one.
     pub(crate) fn recover_from_failure(&mut self, observer: &dyn Observer) -> Result<()> {
         let archive = &mut self.archive;
         match archive.manifest.in_progress {
@@ -109,7 +110,7 @@ impl ArchiveWriter {
         }
     }
 
-    /// The same before a scrub, which counts what only a missing image held as lost.
+    /// The same before a scrub, which counts blocks that only a missing image held as lost.
     pub(crate) fn recover_by_all_means(
         &mut self,
         lost_image: LostImage,
@@ -137,8 +138,8 @@ impl ArchiveWriter {
     }
 }
 
-/// Whether an operation that cannot be undone now may be undone later, when there is more space or a scrub has been
-/// made. Where manifest and files do not belong together, nothing may be done.
+/// Whether an operation that cannot be undone now may be undone later, once there is more space or after a scrub. If
+/// manifest and files do not belong together, nothing may be done.
 pub(crate) fn waits(error: &Error) -> bool {
     let belongs_together = !matches!(error, Error::OtherMoment { .. } | Error::InTheWay { .. });
     error.kind() == ErrorKind::NoSpace || error.is_damage() && belongs_together

@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 const FIXED_BYTES: usize = 64;
 const CHECKSUM_OFFSET: usize = 32;
 
-/// What the revision was when the file was written: enough to make a lost manifest anew.
+/// The revision when the file was written: enough to rebuild a lost manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The revision.
@@ -47,7 +47,7 @@ pub struct Identity {
     pub size_bytes: u64,
     /// Digest of the revision.
     pub digest: Digest,
-    /// Its tags then.
+    /// The tags that it had then.
     pub tags: BTreeSet<Tag>,
     /// Those of them that were given by hand.
     pub pinned_tags: BTreeSet<Tag>,
@@ -58,7 +58,7 @@ pub struct Identity {
 pub struct DigestsHeader {
     /// Which blocks have entries.
     pub kind: DigestsKind,
-    /// Which revision they are of.
+    /// The revision that they belong to.
     pub identity: Identity,
 }
 
@@ -86,7 +86,7 @@ impl DigestsHeader {
     /// The file's first [`HEADER_BYTES`].
     ///
     /// # Errors
-    /// A sentence when the identity does not fit, which takes more than [`super::manifest::MAX_TAGS`] tags.
+    /// A sentence if the identity does not fit, which takes more than [`super::manifest::MAX_TAGS`] tags.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
         let identity = serde_json::to_vec(&self.identity).map_err(|error| error.to_string())?;
         if identity.len() > HEADER_BYTES - FIXED_BYTES {
@@ -137,7 +137,7 @@ impl DigestsHeader {
             2 => DigestsKind::Delta,
             other => return Err(format!("kind: found {other}, expected 1 or 2")),
         };
-        // The error may have words of the file in it, and is to be one line.
+        // The error may contain words of the file, and must be one line.
         let identity: Identity = serde_json::from_slice(identity)
             .map_err(|error| format!("identity: found {}", error.to_string().escape_debug()))?;
         let blocks = identity.block_size.count(identity.size_bytes);
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Entries follow the header, 32 bytes each, as far as numbers go.
+    /// Entries follow the header, 32 bytes each, up to the largest numbers.
     #[test]
     fn entries_follow_the_header() {
         for (block, offset) in [(0, 4096), (1, 4128), (1 << 40, 4096 + (32 << 40))] {
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(entry_offset(BlockIndex(u64::MAX)), u64::MAX);
     }
 
-    /// A header is written up to its last byte, and one that is a byte longer is refused.
+    /// A header may use its last byte; one that is a byte longer is refused.
     #[test]
     fn a_header_that_does_not_fit_is_refused() {
         let mut fills = false;

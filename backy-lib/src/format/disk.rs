@@ -1,23 +1,22 @@
-//! What the first bytes of a disk say of it: identifiers of partition tables and file systems, and formats of disk
-//! images.
+//! What the first bytes of a disk show: identifiers of partition tables and file systems, and formats of disk images.
 //!
-//! Anything may be there. What is not certain is not said; what a header says is only followed within the bytes that
-//! are given.
+//! The bytes may be anything. This module reports nothing that is not certain, and follows a header only within the
+//! given bytes.
 
 use uuid::Uuid;
 
-/// So many bytes have all that is looked for.
+/// This many bytes contain everything that this module looks for.
 pub const HEAD_BYTES: usize = 128 << 10;
 
-/// The longest name of another file that is believed. QEMU takes 1023 bytes.
+/// The longest name of another file to believe. QEMU takes 1023 bytes.
 const MAX_NAME_BYTES: usize = 1023;
 
 /// A disk image in another format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// What the format is called.
+    /// The name of the format.
     pub format: &'static str,
-    /// The file that has what this one does not.
+    /// The file that has the data that this one lacks.
     pub backing_file: Option<String>,
 }
 
@@ -28,7 +27,7 @@ pub fn partition_table_uuid(head: &[u8]) -> Option<String> {
             return uuid_text(Uuid::from_bytes_le(bytes(head, sector + 56)?));
         }
     }
-    // The boot sector of a file system ends in the same way; it has no partitions.
+    // The boot sector of a file system ends in the same way, but has no partitions.
     let partitions = (0..4).map(|number| bytes::<16>(head, 446 + 16 * number));
     let partitions: Option<Vec<[u8; 16]>> = partitions.collect();
     let is_empty = |partition: &[u8; 16]| partition == &[0; 16];
@@ -136,7 +135,7 @@ fn vmdk_parent(head: &[u8]) -> Option<String> {
     (!name.is_empty() && name.len() <= MAX_NAME_BYTES).then(|| name.to_owned())
 }
 
-/// Where a VMDK that is only a description has its data.
+/// The data file of a VMDK that is only a description.
 fn vmdk_data(head: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(head.get(..20 << 10).unwrap_or(head));
     let extent =
@@ -182,7 +181,7 @@ mod tests {
 
     const UUID: [u8; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
-    /// Identifiers are read where each format has them, and an identifier of zeros is none.
+    /// Reads identifiers where each format has them; an identifier of zeros does not count.
     #[test]
     fn identifiers_are_read_from_what_begins_a_disk() {
         let plain = Some("01020304-0506-0708-090a-0b0c0d0e0f10".to_owned());
@@ -208,7 +207,7 @@ mod tests {
         }
     }
 
-    /// The signature of an MBR counts where there are partitions; the boot sector of a file system has none.
+    /// The signature of an MBR counts if there are partitions; the boot sector of a file system has none.
     #[test]
     fn a_boot_sector_is_no_partition_table() {
         let (signature, end): (&[u8], &[u8]) = (&[0x78, 0x56, 0x34, 0x12], &[0x55, 0xaa]);
@@ -220,7 +219,7 @@ mod tests {
         assert_eq!(partition_table_uuid(&head(&[(440, signature), (510, end)])), None);
     }
 
-    /// Disk images are known by how they begin; the file that they need is named where they name it.
+    /// Recognises disk images by their first bytes, and names the file that they need.
     #[test]
     fn disk_images_are_recognised_with_what_they_need() {
         let named = |format, name: Option<&str>| {
@@ -251,7 +250,7 @@ mod tests {
         assert_eq!(container(&head(&[(0, b"LUKS\xba\xbe")])), None);
     }
 
-    /// Lengths and offsets that lie, headers that end early and extensions without an end cost nothing but the name.
+    /// False lengths and offsets, headers that end early and extensions without an end cost nothing but the name.
     #[test]
     fn a_hostile_head_is_only_believed_as_far_as_it_goes() {
         let mut state = 7_u64;

@@ -1,31 +1,32 @@
-//! What file system begins in the first bytes of a disk or partition: its kind, its label, when it was last written to.
+//! Which file system begins in the first bytes of a disk or partition: its kind, its label, and when it was last
+//! written to.
 //!
-//! For a person who has to recognise a disk. Anything may be there: what is not certain is left out, and nothing is
-//! followed out of what was read.
+//! This helps a person to recognise a disk. The bytes may be anything: this module leaves out what is not certain,
+//! and follows no reference out of the bytes that were read.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// So many bytes have all that is looked for, but for the label of an NTFS.
+/// This many bytes contain everything that this module looks for, except the label of an NTFS.
 pub const HEAD_BYTES: usize = super::disk::HEAD_BYTES;
 
-/// The longest record of an NTFS that is read.
+/// The longest record of an NTFS to read.
 const MAX_RECORD_BYTES: usize = 64 << 10;
 
 /// A file system, swap space or volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystem {
-    /// What it is called, as by blkid(8).
+    /// Its name, as blkid(8) has it.
     pub kind: Cow<'static, str>,
     /// The name that somebody gave it.
     pub label: Option<String>,
-    /// When it was last written to, where it notes that.
+    /// When it was last written to, if it records that.
     pub written: Option<Timestamp>,
 }
 
-/// The file system that begins with `head`. `read` gives other bytes of it, by offset and length; `None` where it
+/// The file system that begins with `head`. `read` returns other bytes of it, by offset and length; `None` if it
 /// cannot.
 pub fn find(head: &[u8], read: impl Fn(u64, usize) -> Option<Vec<u8>>) -> Option<FileSystem> {
     let has = |offset, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
@@ -92,7 +93,7 @@ fn ntfs_label(head: &[u8], read: impl Fn(u64, usize) -> Option<Vec<u8>>) -> Opti
     let sector_bytes = u64::from(u16::from_le_bytes(bytes(head, 11)?));
     let cluster_bytes = sector_bytes.checked_mul(u64::from(*head.get(13)?))?;
     let table = u64::from_le_bytes(bytes(head, 48)?).checked_mul(cluster_bytes)?;
-    // A negative number is the exponent of the size in bytes, another one that in clusters.
+    // A negative number is the exponent of the size in bytes; any other number is the size in clusters.
     let size = i8::from_le_bytes(bytes(head, 64)?);
     let record_bytes = match size.unsigned_abs() {
         exponent if size < 0 => 1_u64.checked_shl(exponent.into())?,
@@ -104,7 +105,7 @@ fn ntfs_label(head: &[u8], read: impl Fn(u64, usize) -> Option<Vec<u8>>) -> Opti
         return None;
     }
     let mut at = usize::from(u16::from_le_bytes(bytes(&record, 20)?));
-    // An attribute has 16 bytes at least, so that this ends.
+    // An attribute has at least 16 bytes, so this ends.
     loop {
         let kind = u32::from_le_bytes(bytes(&record, at)?);
         let len = usize::try_from(u32::from_le_bytes(bytes(&record, at + 4)?)).ok()?;
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(found.written.map(Timestamp::as_second), Some(1_790_000_000));
     }
 
-    /// Whatever an NTFS claims about where its label is, nothing but that is read, and no more than a record.
+    /// Whatever an NTFS claims about the place of its label, nothing else is read, and no more than a record.
     #[test]
     fn the_label_of_an_ntfs_is_in_its_table_of_files() {
         let name: Vec<u8> = "Bärlin".encode_utf16().flat_map(u16::to_le_bytes).collect();

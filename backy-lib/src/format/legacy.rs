@@ -1,10 +1,10 @@
 //! The files of an archive of 2014: `config`, and a `<uuid>.rev` beside each data file `<uuid>`.
 //!
-//! Both are JSON as Python's `json` writes and reads it: of a key that comes twice the last one counts. Its blocks, all
-//! of one size, are called old blocks here. A `.rev` has a field `parent`: the *newer* revision that a delta reads
-//! through to. `blocksums` gives the MD5 of each old block that the data file holds, or `bad:` and the MD5 for one that
-//! was found to be wrong. Nothing here is trusted: counts and numbers have limits, and what means nothing is an error
-//! in a sentence.
+//! Both are JSON as Python's `json` writes and reads it: if a key occurs twice, the last one counts. The blocks of
+//! such an archive, all of one size, are called old blocks here. A `.rev` has a field `parent`: the *newer* revision
+//! that a delta reads through to. `blocksums` gives the MD5 of each old block that the data file holds, or `bad:` and
+//! the MD5 for one that was found to be wrong. Nothing here is trusted: counts and numbers have limits, and a
+//! meaningless value is an error in a sentence.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,25 +14,25 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::base::revision::RevisionId;
 
-/// A `config` that is longer is not read.
+/// A longer `config` is not read.
 pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 
-/// A `.rev` that is longer is not read.
+/// A longer `.rev` is not read.
 pub const REV_LIMIT_BYTES: u64 = 256 << 20;
 
-/// The size of an old block where `config` says nothing.
+/// The size of an old block if `config` does not give it.
 pub const DEFAULT_OLD_BLOCK_BYTES: u64 = 4 << 20;
 
 /// Larger old blocks are refused: one is held in memory.
 pub const MAX_OLD_BLOCK_BYTES: u64 = 64 << 20;
 
-/// Most old blocks of a revision: 64 TiB at the usual size.
+/// The most old blocks of a revision: 64 TiB at the usual size.
 pub const MAX_OLD_BLOCKS: u64 = 1 << 24;
 
-/// What `config` says.
+/// The content of `config`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OldConfig {
-    /// What was backed up, as it was written.
+    /// What was backed up, as written there.
     pub source: Option<String>,
     /// Size of an old block in bytes.
     pub block_bytes: Option<u64>,
@@ -56,11 +56,11 @@ pub struct Md5Sum(pub [u8; 16]);
 pub struct OldSum {
     /// Its number in the image, counted from 0.
     pub number: u64,
-    /// Its MD5; `None` when it is marked as bad, or what is there is none.
+    /// Its MD5; `None` if it is marked as bad, or the value is not an MD5.
     pub md5: Option<Md5Sum>,
 }
 
-/// What a `.rev` says.
+/// The content of a `.rev`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OldRevision {
     /// Its name, and that of its data file.
@@ -139,7 +139,7 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("JSON: found {error}"))
 }
 
-/// Seconds since 1970 with a fraction, as Python's `time.time()` gives them.
+/// Seconds since 1970 with a fraction, as from Python's `time.time()`.
 fn time(seconds: f64) -> Result<Timestamp, String> {
     let wrong = || format!("timestamp: found {seconds}, expected seconds from 1970 to 9999");
     if !(0.0..253_402_207_200.0).contains(&seconds) {
@@ -188,8 +188,8 @@ struct Sums {
     marks: Vec<(u64, Md5Sum)>,
 }
 
-/// Takes the fields of an object, whatever their order; of one that comes twice the last counts. serde's own way would
-/// refuse it.
+/// Takes the fields of an object in any order; if one occurs twice, the last counts. serde's own code would refuse
+/// that.
 trait Fields: Default {
     fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
 }
@@ -274,20 +274,20 @@ impl<'de> Visitor<'de> for SumsVisitor {
             if sums.len() as u64 >= MAX_OLD_BLOCKS {
                 return Err(A::Error::custom("too many blocks"));
             }
-            // `bad:` and anything else that is not an MD5 come to the same: what is right is not known.
+            // `bad:` and anything else that is not an MD5 mean the same: the right content is not known.
             let text = map.next_value::<Cow<'de, str>>()?;
             let mark = text.strip_prefix("bad:").and_then(|text| md5(text).ok());
             marks.extend(mark.map(|md5| (number, md5)));
             sums.push(OldSum { number, md5: md5(&text).ok() });
         }
-        // Stable, so that the last of those with one number stays last; reversed, so that it is the one that is kept.
+        // Stable, so that the last of several with one number stays last; reversed, so that this one is kept.
         sums.reverse();
         sums.sort_by_key(|sum| sum.number);
         sums.dedup_by_key(|sum| sum.number);
         marks.reverse();
         marks.sort_by_key(|(number, _)| *number);
         marks.dedup_by_key(|(number, _)| *number);
-        // A mark counts only where no MD5 comes after it.
+        // A mark counts only if no MD5 comes after it.
         marks.retain(|(number, _)| {
             let at = sums.binary_search_by_key(number, |sum| sum.number);
             at.ok().and_then(|at| sums.get(at)).is_some_and(|sum| sum.md5.is_none())
@@ -317,7 +317,7 @@ mod tests {
         OldRevision::parse(change(text).as_bytes())
     }
 
-    /// A revision's file is read, with its old blocks in ascending order of their numbers.
+    /// Reads a revision's file, with its old blocks in ascending order of their numbers.
     #[test]
     fn a_revision_is_read() {
         let read = rev(|text| text).unwrap();
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(marks, [(1, MD5.to_owned())]);
     }
 
-    /// Of a key that comes twice the last one counts, as in Python.
+    /// If a key occurs twice, the last one counts, as in Python.
     #[test]
     fn the_last_of_two_equal_keys_counts() {
         let read =
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(named.source.as_deref(), Some("/dev/vg0/old"));
     }
 
-    /// Values that mean nothing are refused, with the name of the field.
+    /// Refuses meaningless values, with the name of the field.
     #[test]
     fn values_that_mean_nothing_are_refused() {
         for (from, to, word) in [
@@ -397,7 +397,7 @@ mod tests {
         assert!(read > 0, "nothing was read");
     }
 
-    /// Limits are taken, and one more is not.
+    /// Accepts a value at each limit, and refuses one more.
     #[test]
     fn limits_are_taken() {
         assert_eq!([CONFIG_LIMIT_BYTES, REV_LIMIT_BYTES], [1_048_576, 268_435_456]);

@@ -27,22 +27,22 @@ pub enum DigestsKind {
     Delta,
 }
 
-/// What tells the files that an archive is writing from those of anybody else: a number that no other program puts into
-/// a name.
+/// Distinguishes the files that an archive is writing from those of anybody else: a number that no other program puts
+/// into a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StagingToken(u64);
 
 impl StagingToken {
-    /// Of what is written before there is a manifest.
+    /// For files that are written before there is a manifest.
     pub const FIRST: StagingToken = StagingToken(0xbac0_9d3f_61e7_5a28);
 
-    /// One that follows from any text.
+    /// A token derived from any text.
     pub fn of(text: &str) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = Digest::of(text.as_bytes()).0;
         StagingToken(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
-    /// The one that 16 digits spell.
+    /// The token that 16 digits spell.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let number = u64::from_str_radix(text, 16).ok().filter(|_| digits && text.len() == 16)?;
@@ -91,7 +91,7 @@ impl FileName {
     /// `last.raw.new`
     pub const STAGED_IMAGE: FileName = FileName::Staged(Published::Image);
 
-    /// The name that `text` spells; `None` for anything that an archive does not use.
+    /// The name that `text` spells; `None` for a name that an archive does not use.
     pub fn parse(text: &str) -> Option<Self> {
         for name in [FileName::Lock, FileName::Reserve, FileName::History, FileName::OldHistory] {
             if text == name.to_string() {

@@ -1,9 +1,9 @@
-//! Partition tables: GPT (UEFI specification 2.10, section 5.3) or else MBR with its logical partitions, numbered as
-//! Linux does it.
+//! Partition tables: GPT (UEFI specification 2.10, section 5.3), otherwise MBR with its logical partitions, with the
+//! numbers that Linux gives them.
 //!
-//! The image is somebody else's. Whatever its sectors say, reading it takes a bounded number of short reads and little
-//! memory, and every partition that comes out lies inside the image. An image without a table has no partitions. Only a
-//! read that fails is an error, because nobody knows what would have been there.
+//! The image is somebody else's. Whatever its sectors contain, reading it takes a bounded number of short reads and
+//! little memory, and every resulting partition lies inside the image. An image without a table has no partitions.
+//! Only a failed read is an error, because nobody knows what was there.
 
 #[cfg(test)]
 mod tests;
@@ -17,19 +17,19 @@ use crate::base::extent::Extent;
 /// The size of a GPT entry that everybody uses, and the only one that Linux takes.
 const GPT_ENTRY_BYTES: usize = 128;
 
-/// A GPT with more entries is not read; usual are 128.
+/// A GPT with more entries is not read; 128 are usual.
 const GPT_ENTRIES_LIMIT: u32 = 4096;
 
 /// The length of a GPT header without what later versions may append.
 const GPT_HEADER_BYTES: usize = 92;
 
-/// The only version of GPT that there is: 1.0.
+/// The only version of GPT: 1.0.
 const GPT_REVISION: u32 = 0x1_0000;
 
 /// The unit of an MBR.
 const MBR_SECTOR_BYTES: u64 = 512;
 
-/// The type of the entry in an MBR that says that there is a GPT.
+/// The type of the MBR entry that announces a GPT.
 const PROTECTIVE: u8 = 0xee;
 
 /// The types of the entry that holds logical partitions.
@@ -38,7 +38,7 @@ const EXTENDED: [u8; 5] = [0x05, 0x0f, 0x85, 0xc5, 0xd5];
 /// The number of the first logical partition.
 const FIRST_LOGICAL: u32 = 5;
 
-/// So many links of the chain of logical partitions are followed.
+/// How many links of the chain of logical partitions to follow.
 const LOGICAL_LIMIT: usize = 256;
 
 /// A partition of an image.
@@ -53,7 +53,7 @@ pub struct Partition {
 /// The partitions of an image, by number. `image` fills its buffer from an offset.
 ///
 /// # Errors
-/// That of the read that failed.
+/// The error of the read that failed.
 pub fn read<E>(
     image: impl FnMut(&mut [u8], u64) -> Result<(), E>,
     size_bytes: u64,
@@ -80,7 +80,7 @@ where
 {
     for sector_bytes in [512, 4096] {
         let last = (disk.size_bytes / sector_bytes).saturating_sub(1);
-        // The second header, in the last sector, is there for when the first is broken.
+        // The second header, in the last sector, counts if the first is broken.
         for sector in [1, last] {
             let Some(bytes) = disk.bytes(sector * sector_bytes, sector_bytes as usize)? else {
                 continue;
@@ -112,7 +112,7 @@ fn gpt_partitions(entries: &[u8], sector_bytes: u64) -> Vec<Partition> {
     entries.filter_map(partition).collect()
 }
 
-/// What a GPT header says of its entries.
+/// What a GPT header says about its entries.
 struct GptHeader {
     entries_sector: u64,
     entries: u32,
@@ -120,15 +120,14 @@ struct GptHeader {
 }
 
 impl GptHeader {
-    /// The header in the sector with this number; `None` unless it is whole, belongs there, and asks for nothing
-    /// unusual.
+    /// The header in the sector with this number; `None` unless it is whole, belongs there, and is nothing unusual.
     fn parse(bytes: &[u8], sector: u64) -> Option<Self> {
         let len = u32_at(bytes, 12)? as usize;
         let is_header = field::<8>(bytes, 0)? == *b"EFI PART"
             && u32_at(bytes, 8)? == GPT_REVISION
             && len >= GPT_HEADER_BYTES
             && u64_at(bytes, 24)? == sector;
-        // The checksum is that of the header with zeros in its place.
+        // The checksum covers the header with zeros in its own place.
         let header = bytes.get(..len)?;
         let around = [header.get(..16)?, &[0; 4], header.get(20..)?];
         let entries = u32_at(header, 80)?;
@@ -151,7 +150,7 @@ where
     let mut logical = FIRST_LOGICAL;
     for (entry, number) in primary.iter().zip(1..).filter(|(entry, _)| entry.sectors > 0) {
         if entry.is_extended() {
-            // It is no partition itself: it holds the logical ones.
+            // It is not a partition itself: it holds the logical ones.
             read_logical(disk, u64::from(entry.start), &mut logical, &mut found)?;
         } else {
             found.push(entry.partition(number, 0));
@@ -160,8 +159,8 @@ where
     Ok(found)
 }
 
-/// Follows the chain of an extended partition. Each link has an MBR of its own, whose entries say where the partition
-/// is from there, and where the next link is from the start of the extended partition.
+/// Follows the chain of an extended partition. Each link has an MBR of its own, whose entries give the place of the
+/// partition relative to this link, and the place of the next link relative to the start of the extended partition.
 fn read_logical<F, E>(
     disk: &mut Disk<F>,
     extended: u64,
@@ -196,15 +195,15 @@ where
 #[derive(Clone, Copy)]
 struct MbrEntry {
     kind: u8,
-    /// The first sector, from wherever the entry counts.
+    /// The first sector, relative to where the entry counts from.
     start: u32,
-    /// 0 for an entry that is not used.
+    /// 0 for an unused entry.
     sectors: u32,
 }
 
 impl MbrEntry {
-    /// `None` where the flag is none that an entry may have: then this is no MBR, but perhaps the boot sector of a file
-    /// system.
+    /// `None` if the flag is not one that an entry may have: then this is no MBR, but perhaps the boot sector of a
+    /// file system.
     fn parse(entry: &[u8]) -> Option<Self> {
         let [flag, _, _, _, kind] = field(entry, 0)?;
         let is_entry = flag == 0 || flag == 0x80;
@@ -216,7 +215,7 @@ impl MbrEntry {
         EXTENDED.contains(&self.kind)
     }
 
-    /// The partition, where the entry counts from `sector` on.
+    /// The partition, for an entry that counts from `sector`.
     fn partition(&self, number: u32, sector: u64) -> Partition {
         // No more than 34 bits of sectors, so 43 of bytes.
         let offset = (sector + u64::from(self.start)) * MBR_SECTOR_BYTES;
@@ -225,7 +224,7 @@ impl MbrEntry {
     }
 }
 
-/// The image, and how long it is.
+/// The image, and its length.
 struct Disk<F> {
     image: F,
     size_bytes: u64,
@@ -235,7 +234,7 @@ impl<F, E> Disk<F>
 where
     F: FnMut(&mut [u8], u64) -> Result<(), E>,
 {
-    /// Bytes of the image; `None` where it is not that long.
+    /// Bytes of the image; `None` if it is not that long.
     fn bytes(&mut self, offset: u64, len: usize) -> Result<Option<Vec<u8>>, E> {
         if offset.checked_add(len as u64).is_none_or(|end| end > self.size_bytes) {
             return Ok(None);
@@ -244,7 +243,7 @@ where
         (self.image)(&mut bytes, offset).map(|()| Some(bytes))
     }
 
-    /// The entries of the MBR at an offset, where there is one.
+    /// The entries of the MBR at an offset, if there is one.
     fn mbr(&mut self, offset: u64) -> Result<Option<[MbrEntry; 4]>, E> {
         let sector = self.bytes(offset, MBR_SECTOR_BYTES as usize)?;
         let entries = |sector: Vec<u8>| {

@@ -9,7 +9,7 @@ pub fn readme(block_size: BlockSize) -> String {
 
 const TEMPLATE: &str = include_str!("readme.txt");
 
-/// The block size of the archive whose README a text is; `None` when it is none of ours.
+/// The block size of the archive that has this README; `None` if the text is not one of ours.
 pub fn block_size_of(text: &[u8]) -> Option<BlockSize> {
     let sizes = BlockSize::MIN.bits()..=BlockSize::MAX.bits();
     let mut sizes = sizes.filter_map(|bits| BlockSize::new(1 << bits));

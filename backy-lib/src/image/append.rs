@@ -1,14 +1,14 @@
 //! Appending blocks to a delta and to its digest file.
 //!
 //! A backup fills its overlay and a merge extends a delta in the same order: the content of blocks, synced; then the
-//! entries that refer to it, synced; at the end the reference counts, and last the header. So a reader, QEMU too, sees
-//! each block whole or not at all, and a crash leaves at most content that nothing refers to.
+//! entries that refer to it, synced; at the end the reference counts, and last the header. So a reader, including
+//! QEMU, sees each block whole or not at all, and a crash leaves at most content that nothing refers to.
 //!
-//! A delta that others read already ([`DeltaExtension`]) has the digest of a block durable before the block's entry.
-//! The digest file of a new one ([`NewDelta`]) has no header before all is in place, so nobody reads it and one sync at
-//! the end is enough.
+//! When others already read a delta ([`DeltaExtension`]), the digest of a block is durable before the block's entry.
+//! The digest file of a new delta ([`NewDelta`]) has no header before everything is in place, so nobody reads it and
+//! one sync at the end is enough.
 //!
-//! What is appended, and what commits it, is up to the caller.
+//! The caller decides what is appended, and what commits it.
 
 use crate::base::block_ranges::{BlockRange, Ranges};
 use crate::base::canary::{Bug, planted};
@@ -23,14 +23,14 @@ use crate::image::delta::{Delta, DeltaWriter, OldBlock};
 use crate::image::digests::DigestWriter;
 use crate::storage::{DigestsKind, Storage};
 
-/// How many ranges [`Appended::blocks`] has at most.
+/// The most ranges in [`Appended::blocks`].
 const MAX_RANGES: usize = 1024;
 
-/// What both ways have in common.
+/// The common part of both ways.
 struct Appender {
     writer: DeltaWriter,
     digests: DigestWriter,
-    /// Whether somebody may read the digest file already.
+    /// Whether somebody may already read the digest file.
     has_readers: bool,
     batch: Vec<OldBlock>,
     batch_bytes: usize,
@@ -79,8 +79,8 @@ impl Appender {
 pub(crate) struct NewDelta(Appender);
 
 impl NewDelta {
-    /// Makes the delta of a revision that holds nothing yet and reads through to `last.raw`. The names of both files
-    /// are not durable before the folder is synced.
+    /// Creates the delta of a revision, which holds nothing yet and reads through to `last.raw`. The names of both
+    /// files are not durable before the folder is synced.
     pub(crate) fn create(
         storage: &dyn Storage,
         revision: &Revision,
@@ -92,7 +92,7 @@ impl NewDelta {
         Ok(NewDelta(Appender::new(writer, digests, false)))
     }
 
-    /// Takes the next block, in ascending order. `bad`: its content is known not to be what was backed up.
+    /// Takes the next block, in ascending order. `bad`: its content is known to differ from what was backed up.
     pub(crate) fn push(&mut self, block: OldBlock, entry: TableEntry, bad: bool) -> Result<()> {
         self.0.push(block, entry, bad)
     }
@@ -102,7 +102,7 @@ impl NewDelta {
         self.0.batch_bytes
     }
 
-    /// Makes the blocks that were taken part of the delta. Durable when this returns.
+    /// Makes the taken blocks part of the delta. They are durable when this returns.
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.0.flush()
     }
@@ -120,7 +120,7 @@ impl NewDelta {
     }
 }
 
-/// A committed delta that takes over blocks which it has read from newer revisions so far. It reads the same at every
+/// A committed delta that takes over blocks which it has so far read from newer revisions. It reads the same at every
 /// moment.
 pub(crate) struct DeltaExtension {
     appender: Appender,
@@ -130,12 +130,12 @@ pub(crate) struct DeltaExtension {
 /// The blocks that a delta has taken over.
 #[derive(Debug, Default)]
 pub(crate) struct Appended {
-    /// Those that are known to be bad, or could not be read right.
+    /// Blocks that are known to be bad, or did not read right.
     pub(crate) bad_blocks: Vec<BlockIndex>,
     /// All of them, in few ranges, which may include some in between.
     pub(crate) blocks: Vec<BlockRange>,
-    /// Whether entries are among the bad ones that nothing proves, so that the digest of the revision no longer comes
-    /// out.
+    /// Whether some of the bad blocks have entries that nothing proves, so that the digest of the revision no longer
+    /// comes out.
     pub(crate) is_unproved: bool,
 }
 
@@ -153,17 +153,17 @@ impl DeltaExtension {
         Ok(DeltaExtension { appender, blocks: Ranges::with_limit(MAX_RANGES) })
     }
 
-    /// Takes the next block, in ascending order. `bad`: its content is known not to be what was backed up.
+    /// Takes the next block, in ascending order. `bad`: its content is known to differ from what was backed up.
     pub(crate) fn push(&mut self, block: OldBlock, entry: TableEntry, bad: bool) -> Result<()> {
         self.blocks.push(BlockRange::one(block.block));
         self.appender.push(block, entry, bad)?;
-        // Blocks without content take memory as well.
+        // Blocks without content also take memory.
         let batch = &self.appender.batch;
         let memory_bytes = self.appender.batch_bytes + size_of_val(batch.as_slice());
         if memory_bytes >= limits().batch_bytes { self.appender.flush() } else { Ok(()) }
     }
 
-    /// Completes the delta, with this backing file from now on.
+    /// Completes the delta, and gives it this backing file.
     pub(crate) fn finish(mut self, backing: Option<Backing>) -> Result<Appended> {
         self.appender.flush()?;
         self.appender.writer.finish_with(backing)?;

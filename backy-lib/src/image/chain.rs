@@ -1,17 +1,18 @@
 //! Any revision as bytes: its own delta, the deltas it reads through to, and the newest image.
 //!
-//! No lock is taken, so a backup may be changing `last.raw` meanwhile. What makes that safe is the digest: a block is
-//! given out only if it has the digest that was recorded for it. A block of `last.raw` that has not is either rotten or
-//! already overwritten by a newer revision; in the second case the overlay of the revision that was newest holds the
-//! old content, and held it before the image was touched. So a mismatch sends the reader there. If that has nothing
-//! either, the manifest is read again: another backup may have been committed, or a revision been merged away, since
-//! the chain was opened. A revision that has gone itself is what is held open of it here, over the first revision of
-//! the chain that is still there (`chain/moved.rs`). Only then is it an error.
+//! A chain takes no lock, so a backup may be changing `last.raw` meanwhile. The digest makes that safe: a chain
+//! returns a block only if it has the digest that was recorded for it. A block of `last.raw` with another digest is
+//! either rotten or already overwritten by a newer revision; in the second case the overlay of the revision that was
+//! newest holds the old content, and held it before the image changed. So after a mismatch the reader looks there. If
+//! that has nothing either, it reads the manifest again: another backup may have been committed, or a revision merged
+//! away, since the chain was opened. If the revision itself has been deleted, the chain uses the files that it holds
+//! open, over its first revision that still exists (`chain/moved.rs`). Only if all that fails does it return an
+//! error.
 //!
-//! A backing file that is shorter than its overlay reads as zeros past its end, as QEMU has it.
+//! A backing file that is shorter than its overlay reads as zeros past its end, as in QEMU.
 //!
-//! [`Chain::open_tolerant`] is for getting out what there still is. A file that cannot be opened, or a table that
-//! cannot be read, makes the blocks that reach it *lost*, and only those: data that cannot be read.
+//! [`Chain::open_tolerant`] is for recovering whatever is still readable. A file that cannot be opened, or a table
+//! that cannot be read, makes the blocks that reach it *lost*, and only those: their data cannot be read.
 
 mod moved;
 mod read;
@@ -34,30 +35,30 @@ use crate::image::digests::DigestTable;
 use crate::image::walk::Walk;
 use crate::storage::{Access, DigestsKind, FileName, Stamp, Storage, StorageFile};
 
-/// Digests of blocks that are no farther apart are read together: one system call costs as much as those in between.
+/// Digests of blocks this close together are read together: one system call costs as much as the digests in between.
 const NEAR_BLOCKS: u64 = 64;
 /// A revision, open for reading.
 pub struct Chain {
     storage: Arc<dyn Storage>,
     revision: Revision,
     block_size: BlockSize,
-    /// The revision's own delta first, then ever newer ones.
+    /// The revision's own delta first, then the next newer ones.
     layers: Vec<Arc<Layer>>,
-    /// None when a standalone revision comes before it, or where the chain is broken.
+    /// None if a standalone revision comes before it, or if the chain is broken.
     image: Option<Arc<Image>>,
-    /// The same revision as it is stored now, once that has been needed.
+    /// The same revision as it is stored now, if that has been needed.
     reopened: Mutex<Option<Arc<Chain>>>,
-    /// Of the manifest that it was opened from.
+    /// Checksum of the manifest that it was opened from.
     manifest_checksum: String,
-    /// Whether what cannot be read is lost instead of an error.
+    /// Whether unreadable blocks are lost instead of an error.
     tolerant: bool,
-    /// Where the chain ends before its end.
+    /// Where the chain breaks off, if it does.
     broken: Option<Broken>,
-    /// What an undo archive does not hold of it.
+    /// The blocks that an undo archive left out of it.
     left_out: Findings,
 }
 
-/// A layer, or the image, that cannot be opened. What reaches it is lost.
+/// A layer, or the image, that cannot be opened. Blocks that reach it are lost.
 struct Broken {
     error: Error,
     size_bytes: u64,
@@ -68,7 +69,7 @@ struct Layer {
     digests: DigestTable,
     revision: RevisionId,
     size_bytes: u64,
-    /// What it does not hold is zero.
+    /// Blocks that it does not hold are zero.
     standalone: bool,
 }
 
@@ -78,7 +79,7 @@ struct Image {
     revision: RevisionId,
 }
 
-/// Where one block of a revision is, and what it must be.
+/// Where one block of a revision is, and which digest it must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Located {
     pub(crate) place: Place,
@@ -97,17 +98,17 @@ pub(crate) enum Place {
 
 impl Located {
     pub(crate) const ZERO: Located = Located { place: Place::Zero, entry: TableEntry::ZERO_BLOCK };
-    /// Its digest is one that no block has: whoever compares finds a difference, and whoever reads gets an error.
+    /// Its digest is one that no block has: a comparison finds a difference, and reading returns an error.
     const LOST: Located = Located { place: Place::Lost, entry: TableEntry([0xff; DIGEST_BYTES]) };
 }
 
 impl Chain {
-    /// Opens revision `number` of the manifest, counted from the newest, and all that it reads through to.
+    /// Opens revision `number` of the manifest, counted from the newest, and everything that it reads through to.
     pub fn open(storage: &Arc<dyn Storage>, manifest: &Manifest, number: usize) -> Result<Self> {
         Self::open_as(storage, manifest, number, false)
     }
 
-    /// The same for what can still be read; [`Chain::broken`] says what could not be opened.
+    /// The same for blocks that are still readable; [`Chain::broken`] returns what could not be opened.
     pub fn open_tolerant(
         storage: &Arc<dyn Storage>,
         manifest: &Manifest,
@@ -176,12 +177,12 @@ impl Chain {
         Ok(())
     }
 
-    /// Whether it is of an undo archive, which holds only part of it.
+    /// Whether it belongs to an undo archive, which holds only part of it.
     pub(crate) fn is_partial(&self) -> bool {
         !self.left_out.bad_blocks.is_empty()
     }
 
-    /// Whether an undo archive deliberately does not hold the block: there the image has nothing.
+    /// Whether an undo archive deliberately left the block out: there the image has nothing.
     pub(crate) fn leaves_out(&self, block: BlockIndex) -> Result<bool> {
         if !self.left_out.is_bad(block) {
             return Ok(false);
@@ -192,7 +193,7 @@ impl Chain {
         Ok(is_zero(&bytes))
     }
 
-    /// What could not be opened, when the chain was opened such that this is no error.
+    /// The error of a file that could not be opened, if the chain tolerates that.
     pub fn broken(&self) -> Option<&Error> {
         self.broken.as_ref().map(|broken| &broken.error)
     }
@@ -201,7 +202,7 @@ impl Chain {
         self.tolerant && error.is_loss()
     }
 
-    /// The revision that this is.
+    /// The revision that this chain reads.
     pub fn revision(&self) -> &Revision {
         &self.revision
     }
@@ -216,7 +217,7 @@ impl Chain {
         self.block_size.count(self.revision.size_bytes)
     }
 
-    /// Whether nothing that is done to the archive can change what this chain reads: it does not use the image.
+    /// Whether no change of the archive can affect what this chain reads: it does not use the image.
     pub(crate) fn is_settled(&self) -> bool {
         self.image.is_none()
     }
@@ -226,7 +227,7 @@ impl Chain {
         self.layers.is_empty() && self.image.is_some()
     }
 
-    /// The image is going to be read once, from one end to the other: see [`StorageFile::bypass_cache`].
+    /// Announces that the image is read once, from one end to the other: see [`StorageFile::bypass_cache`].
     pub(crate) fn bypass_cache(&self) {
         if let Some(image) = &self.image {
             image.file.bypass_cache();
@@ -235,18 +236,18 @@ impl Chain {
 
     /// Reads the image from another file from now on.
     pub(crate) fn set_image_file(&mut self, file: Box<dyn StorageFile>) {
-        // Only one that has just been opened: it is in no other chain yet.
+        // Only an image that has just been opened: it is not in another chain yet.
         if let Some(image) = self.image.take().and_then(Arc::into_inner) {
             self.image = Some(Arc::new(Image { file, ..image }));
         }
     }
 
-    /// What is another one after anybody has written to the image; see [`StorageFile::stamp`].
+    /// A value that changes when anybody writes to the image; see [`StorageFile::stamp`].
     pub(crate) fn image_stamp(&self) -> Result<Option<Stamp>> {
         self.image.as_ref().map_or(Ok(None), |image| image.file.stamp())
     }
 
-    /// Reads the image as it is at this moment, right or not; zeros where there is none.
+    /// Reads the image as it is at this moment, right or not; zeros if there is none.
     pub(crate) fn read_image(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         match &self.image {
             Some(image) => image.file.read_padded_at(buffer, offset),
@@ -267,7 +268,7 @@ impl Chain {
         if count <= 1 {
             return Ok(vec![Located::LOST; count as usize]);
         }
-        // An entry that is wrong costs its own block only.
+        // A wrong entry costs only its own block.
         let mut located = self.locate(first, count / 2)?;
         located.extend(self.locate(first.plus(count / 2), count - count / 2)?);
         Ok(located)
@@ -292,7 +293,7 @@ impl Chain {
             let inside = self.block_size.count(broken.size_bytes).saturating_sub(first.0) as usize;
             located.iter_mut().take(inside).for_each(|slot| _ = slot.get_or_insert(Located::LOST));
         }
-        // What is past the end of the newest image was cut off before it.
+        // Blocks past the end of the newest image had been cut off before it.
         let located = located.into_iter().map(|slot| slot.unwrap_or(Located::ZERO));
         let checked = located.zip(expected).map(|(located, expected)| match expected {
             Some(expected) if expected != located.entry => Located::LOST,
@@ -341,8 +342,8 @@ impl Chain {
         }
         let open = located.get_mut(from..from + inside).unwrap_or_default();
         if self.tolerant {
-            // Only a block that a delta holds has an entry in its digest file, but for those that a merge had not come
-            // to enter when it failed. If the delta reads something else through to here, it has lost the block.
+            // Only a block that a delta holds has an entry in its digest file, except those that a failed merge did
+            // not get to enter. If the delta reads other content through to here, it has lost the block.
             let expected = expected.get_mut(from..from + inside).unwrap_or_default();
             let entries = layer.digests.read(from_block, inside as u64)?;
             for ((slot, entry), expected) in open.iter().zip(entries).zip(expected) {
@@ -381,8 +382,8 @@ impl Chain {
         Ok(next)
     }
 
-    /// The first block at or after `from` that the revision's own file holds, be it a zero block; of the newest that is
-    /// every block.
+    /// The first block at or after `from` that the revision's own file holds, even as a zero block; for the newest
+    /// revision that is every block.
     pub(crate) fn next_own_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
         let end = BlockIndex(self.blocks());
         let Some(layer) = self.layers.first() else { return Ok((from < end).then_some(from)) };
@@ -397,8 +398,8 @@ impl Chain {
         Ok(None)
     }
 
-    /// Checks that the digests of all blocks come out as the digest of the revision: then a zero entry can be trusted,
-    /// and a block that matches its entry is the right one.
+    /// Checks that the digests of all blocks give the digest of the revision: then a zero entry can be trusted, and a
+    /// block that matches its entry is the right one.
     pub fn verify_digests(&self, observer: &dyn Observer) -> Result<()> {
         let (found, expected) = (self.table_digest(observer)?, self.revision.expected_digest());
         if found == expected || planted(Bug::UncheckedDigests) {
@@ -428,7 +429,7 @@ impl Chain {
     }
 }
 
-/// The stretch from the first to after the last block that has no place yet.
+/// The stretch from the first to just after the last block that has no place yet.
 fn unlocated(located: &[Option<Located>]) -> Option<(usize, usize)> {
     let from = located.iter().position(Option::is_none)?;
     let last = located.iter().rposition(Option::is_none)?;

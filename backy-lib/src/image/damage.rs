@@ -1,7 +1,7 @@
-//! Which blocks of which revisions cannot be read, from what is known of the files.
+//! Which blocks of which revisions cannot be read, from what is known about the files.
 //!
-//! A bad block in a file costs the revision that the file is of and every older one that reads through to it there; one
-//! that holds its own copy shields those behind it.
+//! A bad block in a file costs the revision of that file and every older one that reads through to it there; a
+//! revision that holds its own copy shields those behind it.
 
 use crate::base::block_ranges::{BlockRange, BlockRanges};
 use crate::base::error::Result;
@@ -15,15 +15,15 @@ use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage};
 
-/// Ranges that all revisions together may have before what is close is joined: a range in the newest may cost every
-/// older revision.
+/// The most ranges of all revisions together before close ones are joined: a range in the newest may cost every older
+/// revision.
 const MAX_RANGES: usize = 4 << 20;
 
-/// As many a revision may have in any case.
+/// How many ranges a revision may have in any case.
 const FEW_RANGES: usize = 16;
 
-/// For each revision, newest first, the blocks that cannot be read right; where they would be in too many ranges, with
-/// those between the closest. Reads tables only where something is known to be wrong.
+/// For each revision, newest first, the blocks that do not read right. If there are too many ranges, the closest ones
+/// are joined, with the blocks between them. Reads tables only where a problem is known.
 pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Findings>> {
     let present = storage.list()?;
     let mut all: Vec<Findings> = Vec::with_capacity(manifest.revisions.len());
@@ -48,8 +48,8 @@ pub(crate) fn unreadable(storage: &dyn Storage, manifest: &Manifest) -> Result<V
     Ok(all)
 }
 
-/// Which of the bad blocks of the image are damage: in an undo archive those of which there is something, if there
-/// are more than it left out when it was made; in any other archive all.
+/// Which of the bad blocks of the image are damage. In an undo archive these are the ones that it holds, if there are
+/// more bad blocks than it left out when it was made; in any other archive all.
 pub(crate) fn besides_left_out(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -80,8 +80,8 @@ pub(crate) fn besides_left_out(
     Ok(damaged)
 }
 
-/// What bad blocks in the file of revision `number` cost: which revisions, by their numbers, cannot be read where;
-/// `most` of them.
+/// The cost of bad blocks in the file of revision `number`: which revisions, by their numbers, cannot be read where;
+/// at most `most` of them.
 pub(crate) fn costs(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -105,16 +105,16 @@ pub(crate) fn costs(
     Ok(costs)
 }
 
-/// The bytes of a revision that a range of blocks stands for.
+/// The bytes of a revision that a range of blocks covers.
 pub(crate) fn extent(range: BlockRange, block_size: BlockSize, size_bytes: u64) -> Extent {
     let offset = |block| block_size.offset(block).min(size_bytes);
     Extent::between(offset(range.first), offset(range.end()))
 }
 
-/// Ranges of a file that are listed one by one.
+/// The most ranges of a file to list one by one.
 const MAX_LISTED: usize = 1000;
 
-/// The first of the ranges; how many blocks there are in the others, and how many of those.
+/// The first ranges; also the number of blocks in the other ranges, and the number of those ranges.
 pub(crate) fn listed(bad: &Findings) -> (&[BlockRange], (u64, usize)) {
     let all: &[BlockRange] = &bad.bad_blocks;
     let (listed, others) = all.split_at_checked(MAX_LISTED).unwrap_or((all, &[]));
@@ -130,7 +130,7 @@ pub(crate) fn name(range: BlockRange) -> String {
     }
 }
 
-/// Whether the headers of a revision's files are whole, so that some of it may be read.
+/// Whether the headers of a revision's files are whole, so that some of it may be readable.
 fn can_be_opened(storage: &dyn Storage, manifest: &Manifest, revision: &Revision) -> Result<bool> {
     let kind = if revision.is_image() { DigestsKind::Image } else { DigestsKind::Delta };
     let opened =
@@ -152,7 +152,7 @@ fn whole(blocks: u64) -> Findings {
     findings
 }
 
-/// Adds what is bad in the next newer revision and not held by this one.
+/// Adds blocks that are bad in the next newer revision and that this one does not hold.
 fn read_through(
     storage: &dyn Storage,
     block_size: BlockSize,
@@ -179,7 +179,7 @@ fn read_through(
     Ok(())
 }
 
-/// Which of the blocks `among` others the file of a revision holds itself. Tables are read once, however many ranges
+/// Which of the blocks `among` others the file of a revision holds itself. Reads each table once, however many ranges
 /// there are.
 fn held_blocks(
     storage: &dyn Storage,

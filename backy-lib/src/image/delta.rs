@@ -1,8 +1,8 @@
 //! One delta: the blocks that an older revision holds itself, in a qcow2 overlay.
 //!
-//! [`Delta`] reads any of ours, also during a backup, and any that QEMU has written to or made anew. It does not check
-//! content against digests; a [`Chain`](crate::image::chain::Chain) does. [`DeltaWriter`] makes a new delta, or appends
-//! to one.
+//! [`Delta`] reads any delta of ours, also during a backup, and any that QEMU has written to or rewritten. It does
+//! not check content against digests; a [`Chain`](crate::image::chain::Chain) does. [`DeltaWriter`] creates a delta,
+//! or appends to one.
 
 mod lenient;
 mod repair;
@@ -29,7 +29,7 @@ pub use repair::{rebase, repair, write_tables};
 pub use stored::{OldBlock, StoredBlock};
 pub use writer::DeltaWriter;
 
-/// A delta that is open.
+/// An open delta.
 pub struct Delta {
     pub(super) file: Box<dyn StorageFile>,
     pub(super) header: Header,
@@ -51,7 +51,7 @@ impl Delta {
         Ok(delta)
     }
 
-    /// The same for a revision whose size is not known: one that was made after the manifest was read.
+    /// The same for a revision whose size is not known, because it was made after the manifest was read.
     pub fn open_any_size(
         storage: &dyn Storage,
         revision: RevisionId,
@@ -67,8 +67,8 @@ impl Delta {
         Ok(Delta { file, header })
     }
 
-    /// Opens the delta of a revision that [`DeltaWriter`] has made, whatever its header says by now: where everything
-    /// is follows from the revision's size.
+    /// Opens the delta of a revision that [`DeltaWriter`] has made, whatever its header contains by now: every
+    /// position follows from the revision's size.
     pub(crate) fn open_laid_out(
         storage: &dyn Storage,
         revision: RevisionId,
@@ -80,7 +80,7 @@ impl Delta {
         Ok(Delta { file, header: Header::new(&layout, Some(Backing::IMAGE)) })
     }
 
-    /// What the header said when the delta was opened.
+    /// The header when the delta was opened.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -99,7 +99,7 @@ impl Delta {
     /// Those of `count` blocks from `first` on that the delta holds, ascending, and where their content is.
     pub fn held(&self, first: BlockIndex, count: u64) -> Result<Vec<(BlockIndex, Cluster)>> {
         let raw = self.raw_entries(first, count)?;
-        // Afterwards: a writer may be appending, and what an entry refers to is there before the entry is.
+        // Afterwards: a writer may be appending, and the content that an entry refers to is there before the entry.
         let file_bytes = self.file.len()?;
         let mut held = Vec::new();
         for (raw, block) in raw.into_iter().zip(first.0..).filter(|(raw, _)| *raw != 0) {
@@ -112,8 +112,8 @@ impl Delta {
         Ok(held)
     }
 
-    /// What the entry of each of `count` blocks from `first` on says, or what is wrong with it: one that is damaged
-    /// costs its own block only.
+    /// What the entry of each of `count` blocks from `first` on says, or its problem: a damaged one costs only its
+    /// own block.
     pub(crate) fn each_entry(
         &self,
         first: BlockIndex,
@@ -125,7 +125,7 @@ impl Delta {
         Ok(raw.into_iter().map(decode).collect())
     }
 
-    /// The L2 entries of `count` blocks as they are; 0 where there is no table.
+    /// The L2 entries of `count` blocks as they are; 0 if there is no table.
     pub(super) fn raw_entries(&self, first: BlockIndex, count: u64) -> Result<Vec<u64>> {
         let file_bytes = self.file.len()?;
         let per_table = self.blocks_per_table();

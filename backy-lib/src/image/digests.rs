@@ -1,4 +1,4 @@
-//! Digest files: a table that is read and written in runs, never held as a whole.
+//! Digest files: a table that is read and written in runs, and never held as a whole.
 
 use crate::base::digest::{DIGEST_BYTES, TableEntry};
 use crate::base::error::{Error, ErrorKind, Result};
@@ -16,7 +16,7 @@ pub struct DigestTable {
 }
 
 impl DigestTable {
-    /// Opens the digest file of a revision and checks that it is that.
+    /// Opens the digest file of a revision and checks that its header names that revision.
     pub fn open(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
         let file = storage.open_among_many(FileName::Digests(revision, kind))?;
         let mut header = vec![0; HEADER_BYTES];
@@ -40,7 +40,7 @@ impl DigestTable {
         Ok(DigestTable { file, identity: header.identity, blocks })
     }
 
-    /// What the header says of the revision.
+    /// What the header says about the revision.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -79,9 +79,9 @@ impl DigestTable {
     }
 }
 
-/// A digest file that is being made, or extended.
+/// A digest file that is being created, or extended.
 ///
-/// A new one is not readable before [`DigestWriter::finish`], since its header comes last.
+/// A new one is not readable before [`DigestWriter::finish`], because its header is written last.
 pub struct DigestWriter {
     file: Box<dyn StorageFile>,
     name: FileName,
@@ -90,7 +90,7 @@ pub struct DigestWriter {
 }
 
 impl DigestWriter {
-    /// Makes the file.
+    /// Creates the file.
     pub fn create(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
         let name = FileName::Digests(revision, kind);
         let run = Vec::with_capacity(limits().run_entries * DIGEST_BYTES);
@@ -99,20 +99,20 @@ impl DigestWriter {
 
     /// Opens the file of a delta that blocks are being appended to.
     pub fn reopen(storage: &dyn Storage, revision: RevisionId) -> Result<Self> {
-        // Checks that it is that.
+        // Checks that it is the right file.
         DigestTable::open(storage, revision, DigestsKind::Delta)?;
         let name = FileName::Digests(revision, DigestsKind::Delta);
         let file = storage.open(name, Access::Write)?;
         Ok(DigestWriter { file, name, run_first: BlockIndex(0), run: Vec::new() })
     }
 
-    /// Makes durable what was entered.
+    /// Makes the entered digests durable.
     pub fn sync(&mut self) -> Result<()> {
         self.flush()?;
         self.file.sync()
     }
 
-    /// Enters a block. Blocks come in ascending order; those left out, and zero blocks, stay holes.
+    /// Enters a block. Blocks come in ascending order; omitted blocks and zero blocks stay holes.
     pub fn push(&mut self, block: BlockIndex, entry: TableEntry) -> Result<()> {
         if entry.is_zero_block() {
             return Ok(());
@@ -126,7 +126,7 @@ impl DigestWriter {
         Ok(())
     }
 
-    /// Writes the header, gives the table its full length and syncs. Bytes that the file takes on disk.
+    /// Writes the header, gives the table its full length and syncs. Returns the bytes that the file takes on disk.
     pub fn finish(mut self, header: &DigestsHeader) -> Result<u64> {
         debug_assert_eq!(self.name, FileName::Digests(header.identity.uuid, header.kind));
         self.flush()?;
@@ -153,14 +153,14 @@ impl DigestWriter {
     }
 }
 
-/// A digest file that is made anew in its place, for one that is damaged.
+/// A digest file that is rebuilt in its place, because it is damaged.
 pub struct DigestRewriter {
     file: Box<dyn StorageFile>,
     header: Vec<u8>,
     len: u64,
 }
 
-/// Opens the digest file of a revision, whatever is in it, or makes it.
+/// Opens the digest file of a revision, whatever it contains, or creates it.
 pub fn rewrite(storage: &dyn Storage, header: &DigestsHeader) -> Result<DigestRewriter> {
     let name = FileName::Digests(header.identity.uuid, header.kind);
     let file = match storage.open(name, Access::Write) {
@@ -173,7 +173,7 @@ pub fn rewrite(storage: &dyn Storage, header: &DigestsHeader) -> Result<DigestRe
 }
 
 impl DigestRewriter {
-    /// Enters a block, if there is something else.
+    /// Enters a block, unless that entry is already there.
     pub fn set(&mut self, block: BlockIndex, entry: TableEntry) -> Result<()> {
         let mut found = [0; DIGEST_BYTES];
         self.file.read_padded_at(&mut found, entry_offset(block))?;

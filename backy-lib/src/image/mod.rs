@@ -1,7 +1,7 @@
-//! Revisions as bytes: the raw image, deltas, digest tables, and the chain that makes any revision of them.
+//! Revisions as bytes: the raw image, deltas, digest tables, and the chain that combines them into any revision.
 //!
-//! What reads is public. What writes deltas and digest files (`append`, `delta`, `digests`) is public only with the
-//! feature `testing`: it does not ask for the archive's lock.
+//! The readers are public. The writers of deltas and digest files (`append`, `delta`, `digests`) are public only with
+//! the feature `testing`, because they do not require the archive's lock.
 
 pub(crate) mod append;
 pub mod chain;

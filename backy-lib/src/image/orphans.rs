@@ -1,9 +1,9 @@
 //! Blocks that are in a delta's file although no entry refers to them, found by their digests.
 //!
-//! Plain clusters are looked for at every cluster that nothing refers to, zstd frames at every byte: they are packed.
-//! What is found has the right digest, so it is the right content wherever it lies. A place is only given out when
-//! nothing else is known to lie there. Work is bounded by the length of the file, memory by the number of blocks that
-//! the delta holds.
+//! The search looks for plain clusters at every cluster that nothing refers to, and for zstd frames at every byte,
+//! because they are packed. A match has the right digest, so it is the right content wherever it lies. The search
+//! only returns a place if nothing else is known to lie there. Work is bounded by the length of the file, memory by
+//! the number of blocks that the delta holds.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,13 +16,13 @@ use crate::format::qcow2::{
     Cluster, Decompressor, Layout, MAX_STORED_CLUSTERS, decode_entry, frame_bytes, kept_offset,
 };
 
-/// Bytes looked through at a time, at least.
+/// The fewest bytes to look through at a time.
 const STEP_BYTES: u64 = 1 << 20;
 /// Entries read at a time.
 const WALK_ENTRIES: u64 = 4096;
 /// The first bytes of a zstd frame. Source: RFC 8878, 3.1.1.
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// Frames that are tried for each cluster of the file: more than can be there.
+/// Frames to try for each cluster of the file: more than there can be.
 const TRIES_PER_CLUSTER: u64 = 256;
 
 /// Where blocks with the wanted digests are, each place once. `last_bytes` is the true length of the last block. Only
@@ -65,7 +65,7 @@ pub(crate) fn find(
     Ok(search.found)
 }
 
-/// What is known to be in a delta's file, ascending by offset.
+/// Everything known to be in a delta's file, ascending by offset.
 struct Known {
     extents: Vec<Extent>,
 }
@@ -73,7 +73,7 @@ struct Known {
 #[derive(Clone, Copy)]
 struct Extent {
     offset: u64,
-    /// Of a compressed cluster an upper bound: up to the end of its last sector.
+    /// For a compressed cluster an upper bound: up to the end of its last sector.
     bytes: u64,
     is_packed: bool,
 }
@@ -91,7 +91,7 @@ impl Known {
             progress::check(observer)?;
             let step = WALK_ENTRIES.min(blocks.saturating_sub(held.0));
             for raw in delta.raw_entries(held, step)? {
-                // One that says nothing is what the search is about.
+                // An entry that means nothing is what the search is for.
                 let said = decode_entry(raw, delta.header.cluster_size, file_bytes);
                 let said = kept_offset(raw).map_or(said, |offset| Ok(Cluster::Plain { offset }));
                 extents.extend(match said {
@@ -137,7 +137,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Looks at what begins in the first `len` of these bytes, which are at `at`, a cluster boundary.
+    /// Examines what begins in the first `len` of these bytes, which are at `at`, a cluster boundary.
     fn look(&mut self, bytes: &[u8], at: u64, len: usize) -> Result<()> {
         let cluster = self.content.len();
         for (whole, offset) in bytes.chunks(cluster).zip((at..at + len as u64).step_by(cluster)) {
@@ -159,7 +159,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// What may be a frame.
+    /// Tries bytes that may be a frame.
     fn try_frame(&mut self, rest: &[u8], offset: u64) -> Result<()> {
         let (before, after) = self.known.around(offset);
         let is_known = |extent: Extent| match extent.is_packed {
@@ -178,7 +178,7 @@ impl Search<'_> {
         if digest.is_none() || after.is_some_and(|after| offset + length as u64 > after.offset) {
             return Ok(());
         }
-        // Of the one before only the last sector is known; its frame says where it ends.
+        // For the previous cluster only the last sector is known; its frame gives the exact end.
         if let Some(before) = before.filter(|b| b.is_packed && b.offset + b.bytes > offset) {
             let mut stored = vec![0; before.bytes as usize];
             self.delta.file.read_padded_at(&mut stored, before.offset)?;
@@ -197,7 +197,7 @@ impl Search<'_> {
     }
 }
 
-/// The wanted digest that this content has, as a whole block or, padded with zeros, as the last one.
+/// The wanted digest that matches this content, as a whole block or, padded with zeros, as the last one.
 fn matching(content: &[u8], last_bytes: usize, wanted: &HashSet<[u8; 32]>) -> Option<[u8; 32]> {
     let whole = Digest::of(content).0;
     if wanted.contains(&whole) {

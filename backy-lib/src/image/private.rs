@@ -1,5 +1,5 @@
-//! A clone of the image that only one reader has, so that no writer can reach it. It has no name, and goes with the
-//! reader.
+//! A clone of the image that only one reader has, so that no writer can reach it. It has no name, and disappears with
+//! the reader.
 
 use std::fs::File;
 use std::sync::OnceLock;
@@ -13,20 +13,20 @@ use crate::image::walk::Walk;
 use crate::storage::dir::DirFile;
 use crate::storage::{FileName, Storage, StorageFile};
 
-/// Bytes looked through at a time.
+/// Bytes to look through at a time.
 const STEP_BYTES: u64 = 1 << 20;
 
 pub(super) struct PrivateImage {
     file: File,
     image: DirFile,
-    /// How many blocks of the revision are other than zero, once that has been counted.
+    /// How many blocks of the revision are not zero, once counted.
     data_blocks: OnceLock<u64>,
-    /// Set when all of it has been found right.
+    /// Set once all of it has been found right.
     is_whole: OnceLock<()>,
 }
 
 impl PrivateImage {
-    /// `None` where the file system cannot clone, or this program may not.
+    /// `None` if the file system cannot clone, or this program may not.
     pub(super) fn of(storage: &dyn Storage) -> Result<Option<Self>> {
         let Some(file) = storage.clone_unnamed(FileName::IMAGE)? else { return Ok(None) };
         let image = Self::open(storage, &file)?;
@@ -49,12 +49,11 @@ impl PrivateImage {
         Ok(Box::new(Self::open(storage, &self.file)?))
     }
 
-    /// The file, if it has the bytes of the chain's revision from the first to the last. `checked_blocks` of it were
-    /// found right.
+    /// The file, if it has all bytes of the chain's revision. `checked_blocks` of its blocks were found right.
     pub(super) fn whole(&self, chain: &Chain, checked_blocks: u64) -> Result<Option<&File>> {
         if self.is_whole.get().is_none() {
             let checked_bytes = chain.block_size().bytes().saturating_mul(checked_blocks);
-            // Most of it was not even read: that needs no counting.
+            // Most of it was not even read, so there is no need to count.
             let is_far = checked_bytes < self.image.allocated_bytes()? / 2;
             if is_far || self.image.len()? != chain.revision().size_bytes {
                 return Ok(None);

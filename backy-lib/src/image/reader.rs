@@ -1,16 +1,16 @@
-//! A revision as a file that is read here and there, for as long as somebody likes, while writers change the archive.
+//! A revision as a file for reading at any place, for as long as the caller likes, while writers change the archive.
 //!
-//! What is given out is right because its digest is, as with a [`Chain`], on which this stands. What is added:
+//! The returned bytes are right because their digest is, as with a [`Chain`], which this uses. It adds:
 //!
-//! - *A block of the image is checked once*, on file systems that this kernel alone works on. Before a writer touches
-//!   the image it publishes a manifest, and whoever writes to it, backy or not, leaves other times behind. So a block
-//!   that was right is still right when it has been read again, and the manifest and the times that were there before
-//!   are there afterwards. It is read without its neighbours then, and not digested again. Where the file system can
-//!   clone, the newest revision is read from a clone that has no name, which no writer can reach: there it needs
-//!   neither look. On network and FUSE file systems nothing says that a file is the one that it was: there every block
-//!   is digested whenever it is read.
-//! - *It stays readable.* When the manifest has been replaced, the files that now have what the revision needs are
-//!   opened, before the next operation can remove them. Somebody has to look in time: every read does, and
+//! - *It checks a block of the image once*, on file systems that only this kernel works on. Before a writer touches
+//!   the image it publishes a manifest, and any program that writes to it, backy or not, changes its times. So a
+//!   block that was right is still right after it has been read again, if the manifest and the times are still the
+//!   same afterwards. Such a block is read without its neighbours, and not digested again. If the file system can
+//!   clone, the newest revision is read from a clone without a name, which no writer can reach: there neither check
+//!   is needed. On network and FUSE file systems nothing proves that a file is still the same: there every block is
+//!   digested whenever it is read.
+//! - *It stays readable.* After the manifest has been replaced, the reader opens the files that now hold what the
+//!   revision needs, before the next operation can delete them. It has to look in time: every read does, and
 //!   [`RevisionReader::refresh`].
 //! - *It remembers* where blocks are, and blocks that it had to check and will not trust again, up to the limit of a
 //!   [`ReadCache`].
@@ -93,16 +93,16 @@ impl RevisionReader {
         self.revision.size_bytes
     }
 
-    /// What is wrong with the digests of the revision as a whole, although blocks that are not zero can be said to be
-    /// right.
+    /// The problem with the digests of the revision as a whole, if blocks that are not zero can be proved right
+    /// nevertheless.
     pub fn doubt(&self) -> Option<Arc<Error>> {
         self.held().doubt.clone()
     }
 
-    /// Reads until `buffer` is full or the revision ends; how many bytes that were.
+    /// Reads until `buffer` is full or the revision ends; returns the number of bytes.
     ///
     /// # Errors
-    /// [`crate::Error::Damaged`] names a block that is wrong. Then nothing of `buffer` may be used.
+    /// [`crate::Error::Damaged`] names a bad block. Then nothing of `buffer` may be used.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let count = self.size_bytes().saturating_sub(offset).min(buffer.len() as u64) as usize;
         let held = self.current();
@@ -126,7 +126,7 @@ impl RevisionReader {
         result
     }
 
-    /// Reads from the beginning of `buffer`; how much.
+    /// Reads into the beginning of `buffer`; returns how much.
     fn read_some(
         &self,
         held: &Held,
@@ -147,7 +147,7 @@ impl RevisionReader {
             self.read_part(held, workspace, block, first, skipped..skipped + len, part)?;
             return Ok(len);
         }
-        // Blocks of which the buffer takes the whole.
+        // Blocks that fit into the buffer as a whole.
         let end =
             (offset + buffer.len() as u64).min(offset.saturating_add(limits().reader_run_bytes));
         let end = if end < self.size_bytes() {
@@ -181,7 +181,7 @@ impl RevisionReader {
         Ok(len)
     }
 
-    /// Reads whole blocks that the image has.
+    /// Reads whole blocks that the image holds.
     fn read_run(
         &self,
         held: &Held,
@@ -248,7 +248,7 @@ impl RevisionReader {
         Ok(())
     }
 
-    /// A whole block, which the next read is likely to want, too.
+    /// A whole block, which the next read is likely to need, too.
     fn cached_block(
         &self,
         held: &Held,
@@ -295,7 +295,7 @@ impl RevisionReader {
         }
         let mut block = self.size.index(offset);
         while let Some(next) = held.chain.next_data_block(block)? {
-            // A delta also says of blocks that they are zero.
+            // A delta also holds blocks as zeros.
             match self.next_in_window(&held, next, |place| place != Place::Zero)? {
                 (_, Some(found)) => return Ok(Some(self.size.offset(found).max(offset))),
                 (end, None) => block = end,
@@ -304,8 +304,8 @@ impl RevisionReader {
         Ok(None)
     }
 
-    /// The first byte at or after `offset` from which at least a block is zero; the end of the revision if there is
-    /// none.
+    /// The first byte at or after `offset` where at least one block of zeros begins; the end of the revision if there
+    /// is none.
     pub fn next_hole(&self, offset: u64) -> Result<u64> {
         let held = self.current();
         let mut block = self.size.index(offset);
@@ -318,8 +318,8 @@ impl RevisionReader {
         Ok(self.size_bytes())
     }
 
-    /// The first byte at or after `offset` that is in the revision's own file, in which an older revision has what has
-    /// changed since, and the newest all that it is; `None` when nothing follows.
+    /// The first byte at or after `offset` that is in the revision's own file; `None` if nothing follows. The file of
+    /// an older revision holds what has changed since, that of the newest holds everything.
     pub fn next_own(&self, offset: u64) -> Result<Option<u64>> {
         if offset >= self.size_bytes() {
             return Ok(None);
@@ -328,7 +328,7 @@ impl RevisionReader {
         Ok(next.map(|block| self.size.offset(block).max(offset)))
     }
 
-    /// The first block from `block` on whose place is `wanted`, up to the end of the window, which comes first.
+    /// The first block from `block` on whose place is `wanted`, or the end of the window, whichever comes first.
     fn next_in_window(
         &self,
         held: &Held,
@@ -344,11 +344,11 @@ impl RevisionReader {
         Ok((end, found.map(|at| block.plus(at as u64))))
     }
 
-    /// Follows the archive: takes hold of the files that now have what this revision needs, so that it stays readable
-    /// when they are removed. To be called when the manifest has been replaced.
+    /// Follows the archive: opens the files that now hold what this revision needs, so that it stays readable when
+    /// they are deleted. Call it after the manifest has been replaced.
     ///
     /// # Errors
-    /// Of opening the files; to be tried again soon. What was held before still is.
+    /// Errors of opening the files; try again soon. The files that were open before still are.
     pub fn refresh(&self) -> Result<()> {
         let _one_at_a_time = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.held();
@@ -360,10 +360,10 @@ impl RevisionReader {
         Ok(())
     }
 
-    /// The newest that can be had.
+    /// The newest available state.
     fn current(&self) -> Arc<Held> {
         let held = self.held();
-        // What is held is checked against its digests, whatever the archive is like now.
+        // Blocks from open files are checked against their digests, whatever the archive is like now.
         if held.is_current() || self.refresh().is_err() { held } else { self.held() }
     }
 
@@ -381,8 +381,8 @@ impl RevisionReader {
         pooled.map_or_else(new, Ok)
     }
 
-    /// A file that has the revision's bytes and that nobody writes to, where there is one and every block of it was
-    /// read and found right. For a kernel that reads it without asking again.
+    /// A file that has the revision's bytes and that nobody writes to, if there is one and every block of it was read
+    /// and found right. For a kernel that reads it without asking again.
     pub fn whole_file(&self) -> Option<&File> {
         let held = self.held();
         if held.doubt.is_some() {

@@ -1,12 +1,11 @@
-//! Reference counts of a delta: of what was appended ([`NewCounts`]), made anew from its tables ([`rebuild`]), or
+//! Reference counts of a delta: those of appended clusters ([`NewCounts`]), rebuilt from its tables ([`rebuild`]), or
 //! compared with them ([`check`]).
 //!
 //! Source: qcow2 specification, "Host cluster management". Every table and plain cluster counts once; a host cluster
 //! counts once for each compressed cluster of which it holds any sector. A zero cluster of QEMU's may keep its data,
-//! which counts as well. Memory is bounded: the file is covered in stretches, and the L2 tables are walked once for
-//! each.
+//! which counts as well. Memory is bounded: each pass covers one stretch of the file and walks the L2 tables once.
 //!
-//! A cluster that nothing refers to may be a block whose entry was lost. It is only given back by a caller who has
+//! A cluster that nothing refers to may be a block whose entry was lost. It is only freed for a caller that has
 //! proved that nothing is missing: [`Unreferenced`].
 
 mod appended;
@@ -28,23 +27,23 @@ use tables::{data_end, for_each_cluster, for_each_table};
 const REFCOUNT_BYTES: u64 = 2;
 /// Counts held in memory at a time, 8 MiB: enough for 256 GiB of delta with clusters of 64 KiB.
 const STRETCH_COUNTS: u64 = 4 << 20;
-/// What becomes of clusters with data that no table refers to.
+/// What to do with clusters with data that no table refers to.
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for tests"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreferenced {
-    /// They are given back: the caller has proved that the delta lacks nothing.
+    /// Free them: the caller has proved that the delta lacks nothing.
     Free,
-    /// They stay where they are and stay allocated: one of them may be a block whose entry is lost.
+    /// Keep them where they are and allocated: one of them may be a block whose entry is lost.
     Keep,
 }
 
-/// Makes all counts anew. What nothing refers to is given back, at the end of the file with its room, or kept. Not
-/// synced; the dirty bit has to be set meanwhile.
+/// Rebuilds all counts. Clusters that nothing refers to are freed, at the end of the file with their space, or kept.
+/// Not synced; the dirty bit must be set meanwhile.
 pub(super) fn rebuild(delta: &Delta, unreferenced: Unreferenced) -> Result<()> {
     let cluster = delta.header.cluster_size.bytes();
     let table_bytes = u64::from(delta.header.refcount_table_clusters) * cluster;
     let table = Extent::new(delta.header.refcount_table_offset, table_bytes);
-    // Whoever repairs has begun, and ends.
+    // Nobody can interrupt this: a repair that has begun runs to its end.
     if !has_sound_tables(delta, &Silent)? {
         let (found, expected) = ("one within another or in data", "each in its own place");
         return Err(Error::damaged(delta.path(), "tables", found, expected));
@@ -86,9 +85,9 @@ pub(super) fn rebuild(delta: &Delta, unreferenced: Unreferenced) -> Result<()> {
 
 /// The reference count blocks that the table names.
 struct OldBlocks {
-    /// Those that are what the table says: they count themselves once, and nothing else refers to them. Ascending.
+    /// The blocks that are what the table says: each counts itself once, and nothing else refers to it. Ascending.
     places: Vec<u64>,
-    /// Whether that is all of them.
+    /// Whether these are all of them.
     is_sound: bool,
 }
 
@@ -106,7 +105,7 @@ fn old_blocks(delta: &Delta) -> Result<OldBlocks> {
         let mut own = [0; REFCOUNT_BYTES as usize];
         let at = (place / cluster).checked_sub(number * per_block).filter(|at| *at < per_block);
         let is_inside = place % cluster == 0 && place.saturating_add(cluster) <= file_bytes;
-        // One that lies where another counts is taken at its word by that one.
+        // If it lies where another one counts, that one is believed.
         let counts_itself = match at.filter(|_| is_inside) {
             Some(at) => {
                 delta.file.read_exact_at(&mut own, place + at * REFCOUNT_BYTES)?;
@@ -143,7 +142,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Counts them once.
+    /// Gives each of them a count of at least 1.
     fn count(&self, delta: &Delta, counts: &mut Counts) -> Result<()> {
         let cluster = counts.cluster;
         let end = (counts.first + counts.counts.len() as u64) * cluster;
@@ -169,7 +168,7 @@ fn write_all(delta: &Delta, blocks: &[u64], kept: Option<Kept>) -> Result<()> {
             kept.count(delta, counts)?;
         }
         let mut raw: Vec<u8> = counts.counts.iter().flat_map(|count| count.to_be_bytes()).collect();
-        // A block that is used again may count what was behind the end.
+        // A reused block may have counted clusters behind the end.
         raw.resize(places.len() * cluster as usize, 0);
         for (place, raw) in places.iter().zip(raw.chunks(cluster as usize)) {
             delta.file.write_at(raw, *place)?;
@@ -184,8 +183,8 @@ fn write_table(delta: &Delta, blocks: &[u64]) -> Result<()> {
     delta.file.write_at(&table, delta.header.refcount_table_offset)
 }
 
-/// Compares the counts with what the tables refer to: a sentence when they differ. With [`Unreferenced::Keep`] a
-/// cluster that nothing refers to may be counted.
+/// Compares the counts with what the tables refer to; returns a sentence if they differ. With [`Unreferenced::Keep`]
+/// a cluster that nothing refers to may be counted.
 pub(crate) fn check(
     delta: &Delta,
     unreferenced: Unreferenced,
@@ -232,7 +231,7 @@ pub(crate) fn check(
     Ok(flaw)
 }
 
-/// Hands out the counts as they must be, for as many reference count blocks at a time as memory allows.
+/// Calls back with the counts as they must be, for as many reference count blocks at a time as memory allows.
 fn for_each_stretch(
     delta: &Delta,
     blocks: &[u64],
@@ -263,9 +262,9 @@ fn read_table(delta: &Delta, count: u64) -> Result<Vec<u64>> {
     Ok(raw.as_chunks::<ENTRY_BYTES>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect())
 }
 
-/// Offsets of the reference count blocks, enough to cover the file with themselves in it. Those that backy has written
-/// lie between the tables and `end`, each after the one before; `None` when the table says otherwise: then it is not
-/// followed, whether QEMU has laid it out or it is damaged.
+/// Offsets of the reference count blocks, enough to cover the file including themselves. Those that backy has written
+/// lie between the tables and `end`, in ascending order. `None` if the table says otherwise: then it is not followed,
+/// whether QEMU has arranged it or it is damaged.
 fn place_blocks(
     delta: &Delta,
     cluster: u64,

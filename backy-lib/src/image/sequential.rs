@@ -1,4 +1,4 @@
-//! Reading a whole revision in order: what restore, drill and export have in common.
+//! Reading a whole revision in order: the common part of restore, drill and export.
 
 use crate::base::error::Result;
 use crate::base::extent::Extent;
@@ -10,8 +10,8 @@ use crate::format::qcow2::Decompressor;
 use crate::image::chain::{Chain, Located};
 use crate::image::walk::{Blocks, Walk};
 
-/// Checks the digests of a revision as a whole; whether they are right. When they are not it is an error, or, when the
-/// chain was opened such that losses are tolerated, a finding.
+/// Checks the digests of a revision as a whole; returns whether they are right. Wrong ones are an error, or a finding
+/// if the chain tolerates losses.
 pub(crate) fn check_digests(
     chain: &Chain,
     keep_going: bool,
@@ -89,7 +89,7 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// The next chunk; asks before whether to go on.
+    /// The next chunk; first checks whether to continue.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<Chunk>> {
         progress::check(self.observer)?;
         let end = BlockIndex(self.chain.blocks());
@@ -110,7 +110,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Reads located blocks; with `keep_going` those that cannot be read right become zero and are given back.
+/// Reads located blocks; with `keep_going`, those that do not read right become zero, and this returns them.
 pub(crate) fn read_blocks(
     chain: &Chain,
     first: BlockIndex,
@@ -129,11 +129,11 @@ pub(crate) fn read_blocks(
 pub(crate) struct Reading<'a> {
     /// The revision.
     pub(crate) chain: &'a Chain,
-    /// What is announced.
+    /// The phase to announce.
     pub(crate) phase: Phase,
     /// Longest piece without data.
     pub(crate) max_void_bytes: u64,
-    /// Whether blocks that cannot be read right become zero.
+    /// Whether blocks that do not read right become zero.
     pub(crate) keep_going: bool,
     /// Threads that read and digest; `None` for one per core.
     pub(crate) threads: Option<usize>,
@@ -147,13 +147,13 @@ pub(crate) struct Piece<'a> {
     pub(crate) bytes: Option<&'a [u8]>,
     /// Bytes in blocks that are not zero.
     pub(crate) data_bytes: u64,
-    /// Blocks that could not be read right, ascending.
+    /// Blocks that did not read right, ascending.
     pub(crate) unreadable: &'a [BlockIndex],
 }
 
 impl Reading<'_> {
-    /// Reads all of it on several threads, with every block checked against its digest, and hands the pieces to `sink`
-    /// in order.
+    /// Reads the whole revision on several threads, checks every block against its digest, and passes the pieces to
+    /// `sink` in order.
     pub(crate) fn run(
         &self,
         observer: &dyn Observer,

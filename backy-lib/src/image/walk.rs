@@ -1,8 +1,8 @@
 //! Walking over a chain from its first block to its last.
 //!
-//! Blocks are located a window at a time, so that the tables of a long chain are read once for all of them. Stretches
-//! where no file holds anything are skipped without a look at each block: what a walk leaves out is zero. A walk does
-//! not read content, and does not ask its observer: the caller does before each piece.
+//! Blocks are located a window at a time, so that the tables of a long chain are read once for all of them. A walk
+//! skips stretches where no file holds anything without looking at each block: blocks that it omits are zero. A walk
+//! does not read content, and does not ask its observer: the caller does that before each piece.
 
 use crate::base::block_ranges::BlockRange;
 use crate::base::digest::TableEntry;
@@ -11,7 +11,7 @@ use crate::base::limits::limits;
 use crate::base::units::BlockIndex;
 use crate::image::chain::{Chain, Located};
 
-/// Located blocks that follow each other. Some of them may be zero.
+/// Consecutive located blocks. Some of them may be zero.
 pub(crate) struct Blocks {
     /// The first of them.
     pub(crate) first: BlockIndex,
@@ -31,7 +31,7 @@ impl Blocks {
     }
 }
 
-/// A walk over what a chain may hold that is not zero.
+/// A walk over the blocks of a chain that may not be zero.
 pub(crate) struct Walk<'a> {
     chain: &'a Chain,
     next: BlockIndex,
@@ -41,7 +41,7 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins with the first block.
+    /// Begins at the first block.
     pub(crate) fn new(chain: &'a Chain) -> Self {
         Walk { chain, next: BlockIndex(0), is_at_data: false, window: Window::new(chain) }
     }
@@ -72,7 +72,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where the blocks of a revision are, looked up a window at a time. For callers that ask for blocks of their own, in
+/// Where the blocks of a revision are, looked up a window at a time. For callers that ask for certain blocks, in
 /// ascending order.
 pub(crate) struct Window<'a> {
     chain: &'a Chain,
@@ -85,7 +85,7 @@ impl<'a> Window<'a> {
         Window { chain, first: BlockIndex(0), located: Vec::new() }
     }
 
-    /// Whether a block has been looked up.
+    /// Whether a block is in the window.
     fn covers(&self, block: BlockIndex) -> bool {
         (self.first..self.first.plus(self.located.len() as u64)).contains(&block)
     }
@@ -102,8 +102,8 @@ impl<'a> Window<'a> {
     }
 }
 
-/// What a delta reads from the revision behind it: one digest for each block of a range. Past the end of that revision,
-/// and where there is none, everything is zero.
+/// What a delta reads from the revision behind it: one digest for each block of a range. Everything is zero past the
+/// end of that revision, and if there is none.
 pub(crate) fn entries_behind(base: Option<&Chain>, blocks: BlockRange) -> Result<Vec<TableEntry>> {
     let mut entries = match base {
         Some(base) => base.locate(blocks.first, blocks.count)?,

@@ -14,15 +14,15 @@ use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
 use crate::base::progress::{self, Observer};
 
-/// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache leave
-/// it when they have been copied, or written to the disk, which begins at once.
+/// `RWF_DONTCACHE` of `preadv2(2)` and `pwritev2(2)`, since Linux 6.14: pages that the call brings into the cache
+/// leave it once they have been copied, or written to the disk, which begins at once.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
-/// What is left of an offset of 32 bits.
+/// The part of an offset that fits 32 bits.
 const CUT: u64 = u32::MAX as u64;
 
-/// Drops what memory has of every file of an archive. Memory may be right where the disk is not: after a sync that
-/// failed it still has what never reached the disk. A file that cannot be opened is left to whoever reads it next.
+/// Drops what memory holds of every file of an archive. Memory may be right where the disk is not: after a failed
+/// sync it still has the data that never reached the disk. A file that cannot be opened is left to its next reader.
 pub(crate) fn drop_all(storage: &dyn Storage, observer: &dyn Observer) -> Result<()> {
     for name in storage.list()? {
         progress::check(observer)?;
@@ -35,26 +35,26 @@ pub(crate) fn drop_all(storage: &dyn Storage, observer: &dyn Observer) -> Result
     Ok(())
 }
 
-/// How one open file makes use of the page cache.
+/// How one open file uses the page cache.
 #[derive(Debug)]
 pub(crate) struct PageCache {
     bypass: AtomicBool,
 }
 
 impl PageCache {
-    /// As everybody does, until told otherwise.
+    /// Uses the cache as usual.
     pub(crate) fn new() -> Self {
         PageCache { bypass: AtomicBool::new(false) }
     }
 
-    /// Leaves the cache as it was from now on, as far as the system can.
+    /// From now on leaves the cache as it was, as far as the system can.
     pub(crate) fn bypass(&self, file: &File) {
-        // Where pages cannot be dropped at once, as those of block devices, they are the first to go.
+        // Where pages cannot be dropped at once, as those of block devices, they are the first to be evicted.
         let _ = fadvise(file, 0, None, Advice::NoReuse);
         self.bypass.store(true, Ordering::Relaxed);
     }
 
-    /// Reads until `buffer` is full or the file ends; how many bytes that were.
+    /// Reads until `buffer` is full or the file ends; returns the number of bytes.
     pub(crate) fn read_full(
         &self,
         file: &File,
@@ -87,7 +87,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// What a call gives that bypasses the cache; none when that is not wanted, or this system cannot do it.
+    /// Calls the system past the cache; `None` if nobody wants that, or this system cannot do it.
     fn bypassing(
         &self,
         call: impl FnOnce() -> std::result::Result<usize, Errno>,

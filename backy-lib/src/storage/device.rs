@@ -1,11 +1,11 @@
 //! Reading and writing a block device past its page cache.
 //!
-//! A block device has a page cache of its own. What a file system on it, a partition of it, or a program on the disk
-//! below writes does not pass through that cache, so that it may hold what the device had long ago. All reading and
-//! writing here is `O_DIRECT`: whole sectors, to and from buffers at whole pages. Before it reads, the kernel writes
-//! what is dirty in the device's own cache; after it has written, it drops what that cache held there. The caches of
-//! the partitions, or of the disk that this is a partition of, are for [`Device::sync_relatives`] and
-//! [`Device::drop_relatives`].
+//! A block device has a page cache of its own. Writes by a file system on it, by a partition of it, or by a program
+//! on the disk below do not pass through that cache, so it may hold what the device had long ago. All reading and
+//! writing here is `O_DIRECT`: whole sectors, to and from page-aligned buffers. Before a read, the kernel writes the
+//! dirty pages of the device's own cache; after a write, it drops what that cache held there.
+//! [`Device::sync_relatives`] and [`Device::drop_relatives`] deal with the caches of the partitions, or of the disk
+//! that this is a partition of.
 
 use std::fs::File;
 use std::io;
@@ -23,9 +23,9 @@ use super::dir::read_full;
 use crate::base::extent::Extent;
 use crate::base::fork::Withheld;
 
-/// Where buffers begin in memory: what every device takes.
+/// Alignment of buffers in memory that every device accepts.
 const ALIGNMENT: usize = 4096;
-/// Bytes that are read or written by one call, at most.
+/// The most bytes that one call reads or writes.
 const STEP_BYTES: u64 = 1 << 20;
 
 /// An open block device.
@@ -41,13 +41,13 @@ impl Device {
     /// Takes over a device that was opened for reading, or for both.
     ///
     /// # Errors
-    /// Also where it cannot be read past the cache: then nobody could say what is on it.
+    /// Also if it cannot be read past the cache: then nobody could know what is on it.
     pub(crate) fn over(file: File) -> io::Result<Self> {
         let flags = fcntl_getfl(&file)?;
         let sector_bytes = u64::from(ioctl_blksszget(&file)?).max(512);
         let len = seek(&file, SeekFrom::End(0))?;
         if !len.is_multiple_of(sector_bytes) {
-            // A loop device over a file of any length can be such; the kernel does not give its end.
+            // A loop device over a file of any length can be like this; the kernel does not return its end.
             let message = format!("it has {len} bytes and ends within a sector of {sector_bytes}");
             return Err(io::Error::other(message));
         }
@@ -75,7 +75,7 @@ impl Device {
         self.len
     }
 
-    /// Reads until `buffer` is full or the device ends; how many bytes that were.
+    /// Reads until `buffer` is full or the device ends; returns the number of bytes.
     pub(crate) fn read_full(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let end = offset.saturating_add(buffer.len() as u64).min(self.len);
         let mut aligned = self.take_buffer();
@@ -106,7 +106,7 @@ impl Device {
         Ok(at.saturating_sub(offset) as usize)
     }
 
-    /// Writes all of `data`. Of a sector that is not written as a whole, the rest stays.
+    /// Writes all of `data`. The rest of a sector that is only partly written stays.
     pub(crate) fn write_all(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let mut aligned = self.take_buffer();
         let written = self.write(&mut aligned, data, offset);
@@ -137,14 +137,14 @@ impl Device {
         Ok(())
     }
 
-    /// The whole sectors from that of `at` on, up to that of `end`, that one call takes.
+    /// The whole sectors from that of `at` up to that of `end`, as many as one call takes.
     fn step(&self, at: u64, end: u64) -> Extent {
         let start = at - at % self.sector_bytes;
         let end = end.next_multiple_of(self.sector_bytes);
         Extent::between(start, end.min(start + STEP_BYTES.max(self.sector_bytes)))
     }
 
-    /// Makes an extent zero, without writing it where the device can.
+    /// Makes an extent zero; does not write it if the device can do without.
     pub(crate) fn clear(&self, extent: Extent) -> io::Result<()> {
         let start = extent.offset.next_multiple_of(self.sector_bytes);
         let end = extent.end() - extent.end() % self.sector_bytes;
@@ -173,20 +173,20 @@ impl Device {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes all writes durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.direct.sync_all()
     }
 
-    /// Writes what programs have left in the caches of its partitions, or of the disk that it is on, so that it is
-    /// read, and is not written over what is going to be written. Those that cannot be opened are left out.
+    /// Writes what programs have left in the caches of its partitions, or of the disk that it is on. Otherwise it
+    /// would not be read, and would later overwrite what is going to be written. Skips those that cannot be opened.
     pub(crate) fn sync_relatives(&self) {
         for relative in self.relatives() {
             let _ = relative.sync_all();
         }
     }
 
-    /// Drops what these caches hold, so that nobody reads there what was on the device before.
+    /// Drops what these caches hold, so that nobody reads the previous content of the device there.
     pub(crate) fn drop_relatives(&self) {
         for relative in self.relatives() {
             let _ = relative.sync_all();
@@ -210,7 +210,7 @@ impl Device {
     }
 }
 
-/// Copies `len` bytes, or what there is of them.
+/// Copies `len` bytes, or as many as there are.
 fn copy(to: &mut [u8], to_offset: u64, from: &[u8], from_offset: u64, len: u64) {
     let to = to.get_mut(to_offset as usize..).and_then(|to| to.get_mut(..len as usize));
     let from = from.get(from_offset as usize..).and_then(|from| from.get(..len as usize));
@@ -219,7 +219,7 @@ fn copy(to: &mut [u8], to_offset: u64, from: &[u8], from_offset: u64, len: u64) 
     }
 }
 
-/// A buffer of which the part at whole pages is used.
+/// A buffer of which the page-aligned part is used.
 #[derive(Debug, Default)]
 struct Aligned {
     bytes: Vec<u8>,
@@ -246,7 +246,7 @@ pub(crate) struct Member {
     pub(crate) number: u64,
     /// Its name in `/dev`.
     pub(crate) name: String,
-    /// What the kernel knows of it.
+    /// The kernel's folder about it.
     pub(crate) folder: PathBuf,
 }
 
@@ -271,7 +271,7 @@ impl Member {
     }
 }
 
-/// The disk that a device is, or is a partition of, and all its partitions. None where the kernel does not say.
+/// The disk that a device is, or is a partition of, and all its partitions. None if the kernel does not say.
 pub(crate) fn family(number: u64) -> Vec<Member> {
     let place = format!("/sys/dev/block/{}:{}", major(number), minor(number));
     let Ok(own) = Path::new(&place).canonicalize() else { return Vec::new() };

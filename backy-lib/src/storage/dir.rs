@@ -1,8 +1,8 @@
 //! The real folder of an archive.
 //!
 //! All files are opened relative to a handle of the folder, never through a symbolic link, and never in a way that
-//! could block (a FIFO in the place of a file is refused, not waited for). A call that a signal interrupts is made
-//! again: on network and FUSE file systems that happens to calls that a local disk never interrupts.
+//! could block (a FIFO in place of a file is refused). A call that a signal interrupts is repeated: network and FUSE
+//! file systems interrupt calls that a local disk never interrupts.
 
 mod calls;
 mod file;
@@ -44,15 +44,15 @@ pub struct DirStorage {
     file_mode: AtomicU32,
     trust: Trust,
     seen: Seen,
-    /// The process that has last taken the lock by this handle; 0 when none has.
+    /// The process that last took the lock by this handle; 0 if none has.
     locked_by: AtomicI32,
 }
 
 impl DirStorage {
-    /// Opens a folder that is there. Whether it can be trusted is asked before it is acted on, not here.
+    /// Opens a folder that exists. Whether it can be trusted is checked before backy acts on it, not here.
     ///
     /// # Errors
-    /// [`Error::NoArchive`] when it is not.
+    /// [`Error::NoArchive`] if it does not exist.
     pub fn open(folder: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = match retry_on_intr(|| rustix::fs::open(folder, flags, Mode::empty())) {
@@ -65,7 +65,7 @@ impl DirStorage {
         Ok(DirStorage { folder, fd, file_mode, trust, seen, locked_by: AtomicI32::new(0) })
     }
 
-    /// Makes the folder (mode 0700) and those above it as needed, then opens it.
+    /// Creates the folder (mode 0700) and those above it as needed, then opens it.
     #[expect(clippy::disallowed_methods, reason = "this is the layer that touches the file system")]
     pub fn create(folder: &Path) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
@@ -79,7 +79,7 @@ impl DirStorage {
             .mode(0o700)
             .create(folder)
             .map_err(Error::io(folder, "make the folder"))?;
-        // Each new name has to survive in the folder above it, the outermost first.
+        // Each new name must become durable in the folder above it, the outermost first.
         for above in made.iter().rev().filter_map(|path| path.parent()) {
             File::open(above)
                 .and_then(|above| above.sync_all())
@@ -88,7 +88,7 @@ impl DirStorage {
         Self::open(folder)
     }
 
-    /// The same, with what the caller says of whom to trust.
+    /// The same, with the caller's decision about whom to trust.
     #[must_use]
     pub fn with_trust(self, trust: Trust) -> Self {
         DirStorage { trust, ..self }
@@ -105,7 +105,8 @@ impl DirStorage {
         Mode::from_raw_mode(self.file_mode.load(Ordering::Relaxed))
     }
 
-    /// The image, when nobody relies on it as it is. Strangers keep what they have, and the archive gets a copy.
+    /// The image, if nobody relies on it as it is. Strangers keep the file that they have, and the archive gets a
+    /// copy.
     fn take_image(&self, image: Withheld<File>) -> Result<Withheld<File>> {
         let (name, path) = (FileName::IMAGE, self.path(FileName::IMAGE));
         let held = |user| Error::Locked { path: path.clone(), holder: user };
@@ -133,7 +134,7 @@ impl DirStorage {
         Err(Error::Locked { path: self.folder.clone(), holder })
     }
 
-    /// Whether whoever has locked the image may only read the archive.
+    /// Whether those who have locked the image may only read the archive.
     fn is_used_by_strangers(&self, image: &File) -> bool {
         let owner = fstat(&self.fd).map(|found| found.st_uid);
         owner.is_ok_and(|owner| who(image, Kind::Fcntl, owner) == Who::Strangers)
@@ -145,7 +146,7 @@ impl DirStorage {
 }
 
 impl DirStorage {
-    /// Whether the folder belongs to whoever asks.
+    /// Whether the folder belongs to the calling user.
     fn is_own(&self) -> bool {
         fstat(&self.fd).is_ok_and(|found| found.st_uid == geteuid().as_raw())
     }
@@ -207,7 +208,7 @@ impl Storage for DirStorage {
         let copy = Withheld::new(File::from(copy));
         match retry_on_intr(|| ioctl_ficlone(&copy, &source)) {
             Ok(()) => Ok(Some(Box::new(DirFile::of_writer(self.path(to), copy)))),
-            // What a file system without clones answers; NOTTY and NOSYS come from old or stacked ones.
+            // The answers of file systems without clones; NOTTY and NOSYS come from old or stacked ones.
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
                 self.remove(to)?;
                 Ok(None)
@@ -222,11 +223,11 @@ impl Storage for DirStorage {
     fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
         let source = open_regular(&self.fd, self.path(from), from, OFlags::RDONLY, Mode::empty())?;
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        // On another machine's disk nobody knows who else writes to what has no name here.
+        // On another machine's disk nobody knows who else writes to a file that has no name here.
         if !is_local(&source) {
             return Ok(None);
         }
-        // Whoever may only read the archive, or has it on a file system that cannot, does without.
+        // A caller that may only read the archive, or a read-only file system, does without.
         let copy = retry_on_intr(|| openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR));
         let Ok(copy) = copy else { return Ok(None) };
         let cloned = retry_on_intr(|| ioctl_ficlone(&copy, &source));
@@ -264,7 +265,7 @@ impl Storage for DirStorage {
             names.sort();
             Ok(names)
         };
-        // From the beginning: a reading that was interrupted does not say where it was.
+        // From the beginning: an interrupted listing does not know where it stopped.
         retry_on_intr(list).map_err(error)
     }
 
@@ -295,7 +296,7 @@ impl Storage for DirStorage {
             match asked.err()? {
                 Errno::ROFS => Some("its file system is mounted read-only".to_owned()),
                 Errno::PERM => Some(format!("'{name}' in it is immutable; see 'lsattr -d'")),
-                // Of others' rights it says nothing.
+                // This says nothing about others' rights.
                 Errno::ACCESS if self.is_own() => {
                     Some(format!("not even the owner of the folder may write to '{name}' in it"))
                 }
@@ -346,7 +347,7 @@ impl Storage for DirStorage {
     }
 
     fn exposed(&self, accepts_no_permissions: bool) -> Result<Option<Error>> {
-        // What cannot be looked up is reported by whoever needs it.
+        // If it cannot be looked up, the code that needs it reports that.
         let Ok(found) = retry_on_intr(|| fstat(&self.fd)) else { return Ok(None) };
         let keepers = Keepers::of(found.st_uid);
         let keepers = match accepts_no_permissions {

@@ -1,8 +1,8 @@
 //! A path, followed one part at a time.
 //!
-//! What the kernel does in one call is done here in steps, so that whoever follows a path can look at each folder and
-//! each symbolic link on the way, and what was looked at is what the next step starts from: nobody can put another link
-//! in its place in between. Which of them may be passed is for the caller to say: [`Place::find`] takes his judgement,
+//! The kernel follows a path in one call; this module does it in steps. So the caller can check each folder and each
+//! symbolic link on the way, and the next step starts from exactly what was checked: nobody can put another link in
+//! its place in between. The caller decides which of them may be passed: [`Place::find`] takes its judgement,
 //! [`Place::find_by_own_links`] has the rule for sources and targets.
 
 use std::collections::VecDeque;
@@ -21,25 +21,25 @@ use super::dir::{metadata, not_in_time, open_in_time};
 use super::identity::{is_local, kind};
 use crate::base::error::describe_io;
 
-/// As many symbolic links as the kernel follows in one path.
+/// The most symbolic links that the kernel follows in one path.
 const MAX_LINKS: u32 = 40;
 
 /// Why a path was not followed to its end.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// The system does not let it be looked up.
+    /// The system refuses to look it up.
     Io(io::Error),
     /// A part of it belongs to somebody else, or can be changed by somebody else.
     Foreign {
         /// The folder, the link or the file.
         part: PathBuf,
-        /// What is the matter with it, such as `it belongs to user 1000`.
+        /// The problem with it, such as `it belongs to user 1000`.
         found: String,
     },
 }
 
 impl Refusal {
-    /// The same as a sentence about a path that it is a part of, for what the system was asked to do.
+    /// The same as a sentence about a path that it is a part of; `action` is what the system was asked to do.
     pub(crate) fn sentence(&self, action: &str) -> String {
         match self {
             Refusal::Io(error) => format!("cannot {action}: {}", describe_io(error)),
@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// What [`Place::open`] found in the place of what it was to open.
+/// What [`Place::open`] found instead of the file that it was to open.
 pub(crate) fn describe_open(errno: Errno) -> String {
     match errno {
         Errno::STALE => "it was replaced meanwhile; run it again".to_owned(),
@@ -65,15 +65,15 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// What a path has led to, or a step on the way there.
+/// What a path leads to, or a step on the way there.
 pub(crate) struct Place {
-    /// Without symbolic links, but for those of `/proc`.
+    /// Without symbolic links, except those of `/proc`.
     path: PathBuf,
     folder: OwnedFd,
     name: OsString,
     /// Open without a right to read it.
     itself: File,
-    /// `NOFOLLOW`, unless the name is a link of `/proc`, which leads to what no path names.
+    /// `NOFOLLOW`, unless the name is a link of `/proc`, which leads to something that no path names.
     follow: OFlags,
     found: Stat,
 }
@@ -86,14 +86,14 @@ impl Place {
         judge: &mut dyn FnMut(&Place, bool) -> Result<(), Refusal>,
     ) -> Result<Self, Refusal> {
         let path = std::path::absolute(path).map_err(Refusal::Io)?;
-        // What the kernel would refuse is refused with its own words, and what it mounts on demand is there from now
-        // on.
+        // A path that the kernel would refuse fails with the kernel's own error, and a file system that it mounts on
+        // demand is mounted from now on.
         retry_on_intr(|| rustix::fs::stat(&path))?;
         Walk { rest: parts(&path).collect(), links: 0 }.run(judge)
     }
 
-    /// Follows a path as long as its links belong to root or the caller: of others' links nobody knows where they lead
-    /// in a moment.
+    /// Follows a path as long as its links belong to root or the caller: nobody knows where others' links may lead
+    /// the next moment.
     pub(crate) fn find_by_own_links(path: &Path) -> Result<Self, Refusal> {
         let caller = geteuid().as_raw();
         Place::find(path, &mut |place, _| {
@@ -113,17 +113,17 @@ impl Place {
         &self.path
     }
 
-    /// Whether it is where the kernel followed a link of `/proc` to, past folders that nobody has looked at.
+    /// Whether the kernel got there through a link of `/proc`, past folders that nobody has checked.
     pub(super) fn is_beyond_proc(&self) -> bool {
         !self.follow.contains(OFlags::NOFOLLOW)
     }
 
-    /// What it was when it was found.
+    /// Its metadata when it was found.
     pub(crate) fn found(&self) -> &Stat {
         &self.found
     }
 
-    /// The same, as it is now, also when something else has its name.
+    /// The same, as it is now, even if something else has its name.
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         metadata(&self.itself)
     }
@@ -133,10 +133,10 @@ impl Place {
         FileType::from_raw_mode(self.found.st_mode)
     }
 
-    /// Opens what was found, and nothing else.
+    /// Opens exactly what was found.
     ///
     /// # Errors
-    /// `STALE` when something else has its name now.
+    /// `STALE` if something else has its name now.
     pub(crate) fn open(&self, flags: OFlags) -> rustix::io::Result<File> {
         let flags = flags | self.follow | OFlags::CLOEXEC;
         let file = open_in_time(|| openat(&self.folder, &self.name, flags, Mode::empty()));
@@ -151,7 +151,7 @@ fn is_same(found: &Stat, file: &OwnedFd) -> rustix::io::Result<bool> {
     let opened = retry_on_intr(|| fstat(file))?;
     let kind = |stat: &Stat| FileType::from_raw_mode(stat.st_mode);
     let is_same_file = (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino);
-    // Elsewhere the same file may have another number.
+    // Elsewhere the same file may get another number.
     Ok((kind(found), found.st_rdev) == (kind(&opened), opened.st_rdev)
         && (is_same_file || !is_local(file)))
 }
@@ -165,7 +165,7 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
 }
 
 struct Walk {
-    /// What has still to be followed.
+    /// The parts that remain to be followed.
     rest: VecDeque<OsString>,
     links: u32,
 }
@@ -196,7 +196,7 @@ impl Here {
     }
 }
 
-/// For what is only passed, which needs no right to read it.
+/// For folders that are only passed, which needs no right to read them.
 const PASSING: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 const FOLDER: OFlags = PASSING.union(OFlags::DIRECTORY);
 
@@ -280,8 +280,8 @@ mod tests {
         Place::find(path, &mut |_, _| Ok(()))
     }
 
-    /// A path leads to where the kernel says, with links in any place, absolute or not, and names for the folder itself
-    /// and above.
+    /// A path leads to where the kernel would go: with links in any place, absolute or not, and with names for the
+    /// folder itself and the one above.
     #[test]
     fn a_path_leads_where_the_kernel_says() {
         let temp = tempfile::tempdir().unwrap();
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(place.path(), Path::new("/"));
     }
 
-    /// What the kernel does not follow is not followed here either, for the same reason.
+    /// A path that the kernel does not follow is not followed here either, for the same reason.
     #[test]
     fn a_path_that_leads_nowhere_is_an_error_of_the_system() {
         let temp = tempfile::tempdir().unwrap();
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(shown, [above, below.to_vec()].concat());
     }
 
-    /// Whatever has taken the place of what was found is not opened: another file, a link, something of another kind.
+    /// Does not open what has taken the place of what was found: another file, a link, something of another kind.
     #[test]
     fn only_what_was_found_is_opened() {
         let puts: [fn(&Path); 3] = [
@@ -370,13 +370,13 @@ mod tests {
             put(&path);
             match place.open(OFlags::RDONLY) {
                 Err(errno) => assert_eq!(errno, Errno::STALE, "{number}"),
-                // Where inode numbers say nothing, only another kind of thing is noticed.
+                // Where inode numbers mean nothing, only another kind of thing is noticed.
                 Ok(opened) => assert!(number == 0 && !is_local(&opened), "{number} was opened"),
             }
         }
     }
 
-    /// A link of `/proc` leads to what it stands for, also when that has no name any more.
+    /// A link of `/proc` leads to what it stands for, even if that has no name any more.
     #[test]
     fn links_of_proc_lead_to_open_files() {
         use std::os::fd::AsRawFd;

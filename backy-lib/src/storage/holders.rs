@@ -1,8 +1,8 @@
-//! Who holds a lock on a file, and whether that is somebody who has a say.
+//! Who holds a lock on a file, and whether that lock counts.
 //!
-//! `flock` and read locks ask for no more than that a file or folder can be opened for reading. So whoever may only
-//! read an archive can lock what is in it, and its writers have to be able to tell such a one from each other. Source:
-//! `proc(5)`.
+//! `flock` and read locks only require that a file or folder can be opened for reading. So a user who may only read
+//! an archive can lock its files, and the archive's writers must be able to distinguish such a user from each other.
+//! Source: `proc(5)`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use rustix::process::geteuid;
 
 use super::system;
 
-/// A kind of locks.
+/// A kind of lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Those of `flock`.
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// By the names that the kernel's tables have for them.
+    /// Whether the kernel's tables call this kind of lock `name`.
     fn has(self, name: &str) -> bool {
         match self {
             Kind::Flock => name == "FLOCK",
@@ -32,15 +32,15 @@ impl Kind {
     }
 }
 
-/// Whom a lock is held by, as far as this process is allowed to see.
+/// Who holds a lock, as far as this process is allowed to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Who {
     /// Root, the owner of the archive or the user of this process; maybe others as well.
     OneOfUs,
     /// Others alone.
     Strangers,
-    /// Whoever it is cannot be seen: on another machine, in another container, or another user's to whom the lock was
-    /// handed on.
+    /// The holder cannot be seen: it is on another machine, in another container, or belongs to another user who was
+    /// handed the lock.
     Unknown,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// What it is called.
+    /// What the process is called.
     pub(super) fn name(&self) -> String {
         let name = system::read(&self.folder.join("comm")).unwrap_or_default();
         let name: String =
@@ -60,19 +60,19 @@ impl Holder {
     }
 }
 
-/// Whom a lock on a file is held by. `owner` is the user whose archive it is in.
+/// Who holds a lock on a file. `owner` is the user that owns the archive of this file.
 pub(super) fn who(file: &impl AsFd, kind: Kind, owner: u32) -> Who {
     let Ok(found) = fstat(file) else { return Who::Unknown };
     let ours = [0, owner, geteuid().as_raw()];
     let is_ours = |folder: &Path| {
-        // A stranger who runs a program that belongs to root keeps one identity of his own.
+        // A stranger who runs a program that belongs to root keeps one identity of their own.
         users(folder).map(|users| users.iter().all(|user| ours.contains(user)))
     };
     let takers: Vec<PathBuf> = takers(found.st_ino, kind)
         .iter()
         .map(|taker| Path::new("/proc").join(taker.process.to_string()))
         .collect();
-    // Most have it still, which is soon found out.
+    // Most processes still have the lock that they took, which is quick to check.
     if takers.iter().any(|folder| holds(folder, &found, kind) && is_ours(folder) == Some(true)) {
         return Who::OneOfUs;
     }
@@ -81,7 +81,7 @@ pub(super) fn who(file: &impl AsFd, kind: Kind, owner: u32) -> Who {
         let is_one = seen.any(|holder| is_ours(&holder.folder) == Some(true));
         return if is_one { Who::OneOfUs } else { Who::Strangers };
     }
-    // What others have open is only for root to see, but not who has taken the lock.
+    // Only root can see what others have open, but everybody can see who has taken the lock.
     let takers: Option<Vec<bool>> = takers.iter().map(|folder| is_ours(folder)).collect();
     match takers {
         Some(takers) if takers.contains(&true) => Who::OneOfUs,
@@ -104,14 +104,14 @@ pub(super) fn holders(file: impl AsFd, kind: Kind) -> impl Iterator<Item = Holde
 /// An entry in the kernel's table of locks.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taker {
-    /// Who has taken the lock, and may have handed it on since; -1 for that of an open file.
+    /// The process that took the lock, and may have handed it on since; -1 for a lock of an open file.
     pub(super) process: i32,
-    /// Whether it goes with no other.
+    /// Whether it excludes all others.
     pub(super) is_exclusive: bool,
 }
 
-/// Who has taken locks on the file with this number. By the number alone: the device there is that of the file system,
-/// which is not always that of the file.
+/// Who has taken locks on the file with this number. By the number alone: the table gives the device of the file
+/// system, which is not always that of the file.
 pub(super) fn takers(inode: u64, kind: Kind) -> Vec<Taker> {
     takers_within_limits(inode, kind).unwrap_or_default()
 }
@@ -119,13 +119,14 @@ pub(super) fn takers(inode: u64, kind: Kind) -> Vec<Taker> {
 /// The same.
 ///
 /// # Errors
-/// When this process lacks descriptors or memory to find that out.
+/// If this process lacks descriptors or memory to find out.
 pub(super) fn takers_within_limits(inode: u64, kind: Kind) -> io::Result<Vec<Taker>> {
     let table = system::read_within_limits(Path::new("/proc/locks"))?.unwrap_or_default();
     Ok(table.lines().filter_map(|line| taker(line, inode, kind)).collect())
 }
 
-/// A line such as `1: FLOCK ADVISORY WRITE 4711 08:02:1234 0 EOF`; an arrow in it means that the lock is waited for.
+/// A line such as `1: FLOCK ADVISORY WRITE 4711 08:02:1234 0 EOF`; an arrow in it marks a process that waits for the
+/// lock.
 fn taker(line: &str, inode: u64, kind: Kind) -> Option<Taker> {
     let mut words =
         line.split_whitespace().skip_while(|word| !word.ends_with(':') || *word == "lock:");
@@ -165,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// Lines of the kernel's table and of an open file are read, and waiting for a lock is not having it.
+    /// Reads lines of the kernel's table and of an open file; waiting for a lock does not count as having it.
     #[test]
     fn the_kernels_lines_are_read() {
         let of = |line: &str, kind| {

@@ -1,15 +1,15 @@
-//! What tells one file from another, and whether somebody has written to it; only where that can be relied on.
+//! What distinguishes one file from another, and whether somebody has written to it; only where that is reliable.
 //!
-//! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number of
-//! the one before, and what is known of a file may be seconds old. So only file systems are asked that are known to be
-//! this kernel's own; of all others nothing is said, and whoever asks does without.
+//! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number
+//! of the previous one, and what they report about a file may be seconds old. So this module only asks file systems
+//! that are known to be this kernel's own. It reports nothing about all others, and its callers do without.
 
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::retry_on_intr;
 
-/// File systems that this kernel alone works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs,
+/// File systems that only this kernel works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs,
 /// tmpfs, F2FS, ZFS, bcachefs. Source: `statfs(2)`, and the file systems themselves.
 const LOCAL: [u32; 7] =
     [0x0000_ef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
@@ -21,11 +21,11 @@ pub(super) fn is_local(file: impl AsFd) -> bool {
 
 /// The type of the file system that an open file is on.
 pub(super) fn kind(file: impl AsFd) -> Option<u32> {
-    // All of these numbers are of 32 bits, which some systems extend by their sign.
+    // All of these numbers have 32 bits, which some systems sign-extend.
     retry_on_intr(|| fstatfs(&file)).ok().map(|found| found.f_type as u32)
 }
 
-/// What no two files have in common, however soon one takes the name and the number of another.
+/// An identity that no two files share, however soon one takes the name and the number of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     device: (u32, u32),
@@ -34,14 +34,14 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// `None` where there is nothing that can be relied on.
+    /// `None` if nothing is reliable.
     pub(super) fn of(file: impl AsFd) -> Option<Self> {
         Self::found(&file).filter(|_| is_local(&file))
     }
 
     /// Whether another opened file is this one.
     pub(super) fn is_of(self, file: impl AsFd) -> bool {
-        // One on the same device is on the same file system.
+        // A file on the same device is on the same file system.
         Self::found(file) == Some(self)
     }
 
@@ -57,7 +57,7 @@ impl Identity {
     }
 }
 
-/// What tells an archive's folder from another one in its place.
+/// What distinguishes an archive's folder from another one in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FolderIdentity {
     device: u64,
@@ -65,19 +65,20 @@ pub struct FolderIdentity {
 }
 
 impl FolderIdentity {
-    /// `None` when the folder cannot be looked up.
+    /// `None` if the folder cannot be looked up.
     pub(super) fn of(folder: impl AsFd) -> Option<Self> {
         let device = retry_on_intr(|| fstat(&folder)).ok()?.st_dev;
         Some(FolderIdentity { device, folder: Identity::of(&folder) })
     }
 
-    /// Whether no other folder can have the same. On network and FUSE file systems one on the same file system has.
+    /// Whether no other folder can have the same identity. On network and FUSE file systems another folder may have
+    /// it.
     pub(crate) fn is_certain(self) -> bool {
         self.folder.is_some()
     }
 }
 
-/// What is another one after anybody has written to the file, backy or not.
+/// A value that changes when anybody writes to the file, backy or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub(super) len: u64,

@@ -1,8 +1,8 @@
-//! QEMU's image locks, by which programs tell each other what they do with an image.
+//! QEMU's image locks, by which programs announce how they use an image.
 //!
 //! Source: `block/file-posix.c` of QEMU. A program holds a read lock of its open file description on byte 100 + N for
-//! each permission N that it uses, and on byte 200 + N for each that it does not leave to others. It fails when
-//! somebody else holds the counterpart. Where the file system has no such locks, nobody holds one, and there is nothing
+//! each permission N that it uses, and on byte 200 + N for each that it does not share with others. It fails if
+//! somebody else holds the counterpart. If the file system has no such locks, nobody holds one, and there is nothing
 //! to take.
 
 use std::fs::File;
@@ -20,17 +20,17 @@ use super::system;
 const USED_BASE: libc::off_t = 100;
 const UNSHARED_BASE: libc::off_t = 200;
 
-/// That what is read is the same at every moment.
+/// The permission to rely on reading the same at every moment.
 const CONSISTENT_READ: libc::off_t = 0;
 const WRITE: libc::off_t = 1;
 const RESIZE: libc::off_t = 3;
 
-/// What is done with an image.
+/// How an image is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// It is read. Others may do what they like, as long as they leave reading to others.
+    /// Read it. Others may do what they like, as long as they share reading.
     Read,
-    /// It is overwritten. Meanwhile nobody else may write to it, or rely on what is in it.
+    /// Overwrite it. Meanwhile nobody else may write to it, or rely on its content.
     Overwrite,
 }
 
@@ -49,7 +49,7 @@ impl Use {
         }
     }
 
-    /// Bytes on which nobody else may hold a lock.
+    /// The bytes on which nobody else may hold a lock.
     fn conflicts(self) -> impl Iterator<Item = libc::off_t> {
         let others_use = self.unshared().iter().map(|bit| USED_BASE + bit);
         others_use.chain(self.used().iter().map(|bit| UNSHARED_BASE + bit))
@@ -76,7 +76,7 @@ enum Holder {
 /// Takes the locks, which are held until the file is closed.
 ///
 /// # Errors
-/// Who has the image open in a way that does not go with it. Then no lock is held.
+/// Who has the image open in a conflicting way. Then no lock is held.
 pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
     let begun = Instant::now();
     loop {
@@ -95,7 +95,7 @@ fn try_take(file: &File, what: Use) -> Result<(), Holder> {
     for at in used.chain(unshared) {
         match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&byte(libc::F_RDLCK, at))) {
             Ok(_) => {}
-            // Somebody has locked all of it, or this byte, in another way.
+            // Somebody has locked the whole file, or this byte, in another way.
             Err(Errno::EAGAIN | Errno::EACCES) => {
                 release(file);
                 return Err(holder(file));
@@ -106,7 +106,7 @@ fn try_take(file: &File, what: Use) -> Result<(), Holder> {
             }
         }
     }
-    // Looked at when one's own are held: of two that begin at once, at least one sees the other.
+    // Checked while holding one's own locks: of two that begin at once, at least one sees the other.
     if is_used(file, what) {
         release(file);
         return Err(holder(file));
@@ -114,7 +114,7 @@ fn try_take(file: &File, what: Use) -> Result<(), Holder> {
     Ok(())
 }
 
-/// Who has the image open in a way that does not go with this use.
+/// Who has the image open in a way that conflicts with this use.
 pub(crate) fn user(file: &File, what: Use) -> Option<String> {
     is_used(file, what).then(|| named(holder(file)))
 }
@@ -184,7 +184,7 @@ mod tests {
         File::options().read(true).write(true).open(path).expect("open it")
     }
 
-    /// Readers go together, a writer with nobody, and what is closed holds nothing.
+    /// Several readers can use an image together, a writer cannot share it, and a closed file holds no lock.
     #[test]
     fn readers_share_an_image_and_a_writer_does_not() {
         let _alone = crate::base::fork::tests::without_children();
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(take(&writer, Use::Overwrite), Ok(()), "a refusal leaves no lock behind");
     }
 
-    /// A running machine uses all and shares no writing: it can be backed up, and not be overwritten.
+    /// A running machine uses everything and does not share writing: it can be backed up, but not overwritten.
     #[test]
     fn a_running_machine_is_no_obstacle_to_reading() {
         let _alone = crate::base::fork::tests::without_children();
@@ -217,7 +217,7 @@ mod tests {
         assert!(take(&open(file.path()), Use::Overwrite).is_err());
     }
 
-    /// Whoever has locked the whole file in the old way has it, too.
+    /// A lock of the old kind on the whole file counts as well.
     #[test]
     fn a_lock_on_the_whole_file_is_in_the_way() {
         let _alone = crate::base::fork::tests::without_children();
@@ -228,7 +228,8 @@ mod tests {
         assert!(take(&open(file.path()), Use::Overwrite).is_err());
     }
 
-    /// A program that another thread is starting has our locks for a moment: that is waited for, and no error.
+    /// A program that another thread is starting has our locks for a moment: backy waits for that, and reports no
+    /// error.
     #[test]
     fn a_child_that_is_being_started_is_waited_for() {
         let _alone = crate::base::fork::tests::alone();

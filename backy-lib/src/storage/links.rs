@@ -1,6 +1,7 @@
-//! A file that the archive shares with somebody. With several names, as after `cp -al`, whoever writes to it would
-//! change what the others lead to, which may be a copy of the archive. Another user may have an image open and locked,
-//! and keep it so. So a file is written to only when it is the archive's alone: the archive gets a copy first.
+//! A file that the archive shares with somebody. If it has several names, as after `cp -al`, writing to it would
+//! change what the other names lead to, which may be a copy of the archive. Another user may have an image open and
+//! locked, and keep it so. So backy writes to a file only if it is the archive's alone: otherwise the archive gets a
+//! copy first.
 
 use std::fs::File;
 use std::io;
@@ -19,14 +20,14 @@ use super::dir::{give_to_owner, next_data, read_full};
 use crate::base::error::{Error, Result};
 use crate::base::units::display_size;
 
-/// Bytes copied at a time.
+/// Bytes to copy at a time.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// Gives `name` a copy of its own, durable and with the same time, and opens that. Whoever else has the file keeps it.
-/// `why` a copy is needed stands in errors.
+/// Gives `name` a copy of its own, durable and with the same time, and opens that. Others who have the file keep it.
+/// Errors include `why` a copy is needed.
 ///
 /// # Errors
-/// When there is no room for it, or the file system cannot make a file without a name, which leaves nothing behind.
+/// If there is no space for it, or the file system cannot create a file without a name, which leaves nothing behind.
 pub(super) fn own_copy(
     folder: &OwnedFd,
     path: &Path,
@@ -69,12 +70,12 @@ pub(super) fn own_copy(
     Ok(copy)
 }
 
-/// That a copy of all its data fits: a disk that becomes full in the middle would stop others as well.
+/// Checks that a copy of all its data fits: a disk that becomes full halfway would stop others as well.
 fn check_room(folder: impl AsFd, path: &Path, found: &Stat, why: &str) -> Result<()> {
     let Ok(room) = fstatvfs(folder) else { return Ok(()) };
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     let needed = u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512);
-    // Some file systems over a network say 0 for everything.
+    // Some network file systems report 0 for everything.
     if room.f_blocks == 0 || needed <= free {
         return Ok(());
     }
@@ -103,7 +104,7 @@ fn copy_data(from: &File, to: &File, len: u64) -> io::Result<()> {
 /// Links a file without a name, and renames that over `name`.
 fn put_in_place(folder: &OwnedFd, copy: &File, name: FileName) -> rustix::io::Result<()> {
     let own = format!("/proc/self/fd/{}", copy.as_raw_fd());
-    // Nobody else gives this name, and nothing is replaced that has it.
+    // Nobody else uses this name, and nothing that has it is replaced.
     let aside = format!(".{name}.{}.own", rustix::process::getpid());
     retry_on_intr(|| linkat(CWD, own.as_str(), folder, &aside, AtFlags::SYMLINK_FOLLOW))?;
     retry_on_intr(|| renameat(folder, &aside, folder, name.to_string())).inspect_err(|_| {

@@ -1,18 +1,18 @@
 //! The archive's exclusive lock: `flock` on the file `lock`, and on the folder itself.
 //!
-//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and says who holds it. It may be deleted at
-//! any time, even while held, which would let a second writer lock a new one; therefore the folder, which cannot be
-//! deleted, is locked as well. File systems that cannot lock folders (NFS) do with the file, and where there is no
-//! room for the file the folder does. The kernel drops both locks when the process ends, however it ends. A child
-//! that the process forks does not get them.
+//! The file is for people and scripts (`flock /srv/backup/x/lock cp …`) and names the holder. Anybody may delete it
+//! at any time, even while it is held, which would let a second writer lock a new one; therefore backy also locks the
+//! folder, which cannot be deleted. On file systems that cannot lock folders (NFS) the file alone has to do, and if
+//! there is no space for the file, the folder alone. The kernel drops both locks when the process ends, however it
+//! ends. A child that the process forks does not get them.
 //!
-//! Whoever can open a file or folder can lock it, also to read. So the lock file is for the archive's owner alone
-//! ([`file`]), and what others have locked where the folder can be opened by them keeps nobody out.
+//! Anybody who can open a file or folder can lock it, even only to read. So the lock file is for the archive's owner
+//! alone ([`file`]). If others can open the folder, their locks on it keep nobody out.
 //!
-//! On some file systems over a network `flock` only keeps apart what runs on one machine. There the note in the file
-//! speaks: it is emptied when a writer ends, so one that is left means that its writer is at work, or was killed. Which
-//! of the two can be told of a process of this machine ([`note`]); the note of another one counts as held until
-//! somebody deletes the file.
+//! On some network file systems `flock` only separates processes on one machine. There the note in the file decides:
+//! a writer empties it when it ends, so a note that remains means that its writer is at work, or was killed. For a
+//! process of this machine the note shows which of the two ([`note`]); the note of another machine counts as held
+//! until somebody deletes the file.
 
 mod file;
 mod note;
@@ -38,13 +38,13 @@ use crate::base::fork::{Maker, Withheld};
 pub use note::is_note;
 use note::{Note, is_local};
 
-/// What the file is called.
+/// The name of the file.
 const NAME: &str = "lock";
 
 /// Longest note of a holder that is read back.
 const HOLDER_LIMIT_BYTES: usize = 1024;
 
-/// How often a note is looked for that its holder is about to write, and how long is waited in between.
+/// How often to look for a note that its holder is about to write, and how long to wait in between.
 const NOTE_ATTEMPTS: u32 = 100;
 const NOTE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -54,9 +54,9 @@ const TABLE_ATTEMPTS: u32 = 3;
 /// At least one of the two is held.
 struct HeldLock {
     file: Option<Withheld<File>>,
-    // Held open: closing would drop the folder's lock.
+    // Keeps it open: closing it would drop the folder's lock.
     folder: Option<Withheld<OwnedFd>>,
-    /// Held as well, by whoever else wants to have it under another name.
+    /// Held as well, against others who may lock it under another name.
     replaced: Option<Withheld<File>>,
     maker: Maker,
     is_shared: AtomicBool,
@@ -72,19 +72,19 @@ impl StorageLock for HeldLock {
 }
 
 impl Drop for HeldLock {
-    /// Takes the note away, so that nobody reads of a holder that has gone, and gives up the locks.
+    /// Empties the note, so that nobody reads of a holder that has ended, and releases the locks.
     fn drop(&mut self) {
         if !self.maker.is_this() {
             return;
         }
-        // Failing to tidy up a note is no reason to fail the operation that has succeeded.
+        // Failing to empty a note is no reason to fail an operation that has succeeded.
         if let Some(file) = &self.file {
             let _ = file.set_len(0);
         }
         if self.is_shared.load(Relaxed) {
             return;
         }
-        // Closing is not enough where somebody else has a copy, such as a child that was made at the very moment of
+        // Closing is not enough if another process has a copy, such as a child that was forked at the very moment of
         // opening.
         let files = [&self.file, &self.replaced].into_iter().flatten().map(AsFd::as_fd);
         for held in files.chain(self.folder.as_ref().map(AsFd::as_fd)) {
@@ -93,15 +93,15 @@ impl Drop for HeldLock {
     }
 }
 
-/// What whoever finds the archive locked is told: that `who` works in this process, on this machine, since `since`.
+/// The note for others who find the archive locked: `who` works in this process, on this machine, since `since`.
 pub fn holder_note(who: &str, since: Timestamp) -> String {
     let process = rustix::process::getpid();
     let host = note::host();
     format!("{who} (process {process} on {host}, since {})", since.strftime("%Y-%m-%d %H:%M:%SZ"))
 }
 
-/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once. Whoever has it and is not named
-/// by a note may be about to write one, or to let go: that is waited for, for a moment.
+/// Takes the lock of the folder `folder_fd`, whose path is `folder`, or fails at once. A holder without a note may be
+/// about to write one, or to release the lock: this waits a moment for that.
 pub(super) fn take(
     folder_fd: impl AsFd,
     folder: &Path,
@@ -125,7 +125,7 @@ pub(super) fn take(
 /// Why a lock could not be taken.
 #[derive(Default)]
 struct Busy {
-    /// Who has it, if the note says.
+    /// Who has it, if the note names them.
     holder: Option<String>,
     /// Whether no process seems to have it, as just after one was killed.
     may_be_ending: bool,
@@ -141,7 +141,7 @@ struct Place<'a> {
     fd: BorrowedFd<'a>,
     path: &'a Path,
     found: Stat,
-    /// Whether the kernel's locks are all that there is.
+    /// Whether only the kernel's locks count.
     is_local: bool,
 }
 
@@ -180,19 +180,19 @@ impl Place<'_> {
         who == Who::Strangers && self.has_one_writer()
     }
 
-    /// Where others may write to the archive, those whom its owner does not know may be its writers.
+    /// If others may write to the archive, users whom its owner does not know may be its writers.
     fn has_one_writer(&self) -> bool {
         !self.is_open_for(Mode::WGRP | Mode::WOTH)
     }
 
-    /// Whether others than the owner have one of these rights to the folder.
+    /// Whether anybody except the owner has one of these rights to the folder.
     fn is_open_for(&self, rights: Mode) -> bool {
         Mode::from_raw_mode(self.found.st_mode).intersects(rights)
     }
 }
 
-/// Whether those who have locked the folder have no say. The file is locked, so that a writer can only be at work there
-/// if somebody has deleted the file beneath it, and that one can be seen unless it is in another container.
+/// Whether the locks of others on the folder do not count. The file is locked, so a writer can only be at work there
+/// if somebody has deleted its file, and that writer can be seen unless it is in another container.
 fn is_held_by_readers(place: &Place<'_>) -> bool {
     match who(&place.fd, Kind::Flock, place.found.st_uid) {
         Who::Unknown => {
@@ -203,10 +203,12 @@ fn is_held_by_readers(place: &Place<'_>) -> bool {
     }
 }
 
-/// Who holds the lock now. Asks the kernel's table of locks, since trying to take it could make a writer fail.
+/// Who holds the lock now. Asks the kernel's table of locks, because trying to take the lock could make a writer
+/// fail.
 ///
 /// # Errors
-/// When this process lacks descriptors or memory to find that out. What else cannot be looked up is held by nobody.
+/// If this process lacks descriptors or memory to find out. If anything else cannot be looked up, nobody holds the
+/// lock.
 pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(&folder_fd, NAME, flags, Mode::empty()) {
@@ -215,7 +217,7 @@ pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
         Err(_) => return Ok(None),
     };
     let Ok(found) = fstat(&file) else { return Ok(None) };
-    // The table is read in pieces, and an entry may be passed over while others come and go.
+    // The kernel returns the table in pieces, and may skip an entry while others appear and disappear.
     for _ in 0..TABLE_ATTEMPTS {
         let takers = takers_within_limits(found.st_ino, Kind::Flock)?;
         if takers.iter().any(|taker| taker.is_exclusive) {
@@ -226,8 +228,8 @@ pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
     Ok(note.ok().and_then(|note| note.held_by(is_local(folder_fd))))
 }
 
-/// Whether a backup holds the lock now: the note says so, and the process that it names has taken the kernel's
-/// lock on the file and is there. A note alone says nothing, since a backup that was killed leaves one behind.
+/// Whether a backup holds the lock now: the note says so, and the process that it names exists and has taken the
+/// kernel's lock on the file. A note alone proves nothing, because a killed backup leaves one behind.
 pub(super) fn is_held_by_backup(folder_fd: impl AsFd) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = openat(&folder_fd, NAME, flags, Mode::empty()).map(File::from) else {
@@ -244,7 +246,7 @@ pub(super) fn is_held_by_backup(folder_fd: impl AsFd) -> bool {
     })
 }
 
-/// `None` where the file system cannot lock a folder.
+/// `None` if the file system cannot lock a folder.
 fn lock_folder(folder_fd: impl AsFd) -> rustix::io::Result<Option<Withheld<OwnedFd>>> {
     // A new open file description: `flock` belongs to it, not to the process.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -260,7 +262,7 @@ fn anonymous() -> String {
     "another process".to_owned()
 }
 
-/// What the note of whoever holds the lock says. He may just have taken it and be about to write that down.
+/// The note of the lock's holder, which may just have taken the lock and be about to write the note.
 fn wait_for_holder(file: &File) -> String {
     for _ in 0..NOTE_ATTEMPTS {
         match read_note(file) {
@@ -279,15 +281,15 @@ fn read_note(file: &File) -> io::Result<String> {
 }
 
 fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
-    // With a quota used up, even cutting an empty file fails.
+    // When a quota is used up, even cutting an empty file fails.
     let cut = if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
     let note = Note::own(holder).to_string();
-    // At its place, also when a signal comes between.
+    // At its place, even if a signal interrupts it.
     let written = cut.and_then(|()| file.write_all_at(note.as_bytes(), 0));
-    // Other machines see it when it has been written out.
+    // Other machines see it once it has been written out.
     let written = written.and_then(|()| if local { Ok(()) } else { file.sync_data() });
     match written {
-        // The note is a courtesy; a full disk must not keep maintenance from making room.
+        // The note is a courtesy; a full disk must not keep maintenance from making space.
         Err(error) if Error::is_want_of_space(&error) => Ok(()),
         done => done,
     }
@@ -312,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A copy that somebody has got by chance, such as a child that was made before anything could be done about it,
+    /// A copy that another process got by chance, such as a child that was forked before backy could prevent it,
     /// locks nothing once the writer has ended.
     #[test]
     fn a_copy_of_the_open_files_does_not_outlive_the_lock() {
@@ -325,7 +327,7 @@ mod tests {
         drop((file, copied));
     }
 
-    /// One that was handed on keeps the archive locked, as the guard of the hooks wants it.
+    /// A copy that was handed on keeps the archive locked, as the guard of the hooks needs it.
     #[test]
     fn a_lock_that_is_shared_lasts_as_long_as_the_copy() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -337,7 +339,7 @@ mod tests {
         assert!(lock(folder.path()).is_ok());
     }
 
-    /// An archive is free as soon as its writer is, though a child that was made meanwhile lives on.
+    /// An archive is free as soon as its writer ends, although a child that was forked meanwhile lives on.
     #[test]
     fn a_child_does_not_keep_the_lock() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -350,8 +352,8 @@ mod tests {
         assert!(again.is_ok(), "{again:?}");
     }
 
-    /// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note says by
-    /// whom.
+    /// A child that ends and drops its copy of a lock changes nothing: the archive stays locked, and the note names
+    /// the holder.
     #[test]
     fn a_child_does_not_give_up_the_lock_of_its_parent() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -363,8 +365,8 @@ mod tests {
         assert!(error.to_string().contains("the parent"), "{error}");
     }
 
-    /// A writer that was copied into a child writes nothing there. With an archive that it has opened by itself, the
-    /// child can.
+    /// A writer that was copied into a child writes nothing there. The child can write to an archive that it opens
+    /// itself.
     #[test]
     fn a_child_does_not_write_without_a_lock() {
         let folder = tempfile::tempdir().expect("a folder");

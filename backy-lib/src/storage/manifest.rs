@@ -9,25 +9,25 @@ use crate::base::revision::RevisionId;
 use crate::format::manifest::{MANIFEST_FULL_BYTES, MANIFEST_LIMIT_BYTES, Manifest, ManifestFlaw};
 use crate::storage::{Access, FileName, Published, StagingToken, Storage, StorageFile, staged};
 
-/// Bytes from the start of a manifest that have its checksum.
+/// The checksum is within this many bytes from the start of a manifest.
 const CHECKSUM_BYTES: usize = 256;
 
-/// How long a manifest counts as the newest on a file system that does not tell whether it has been replaced.
+/// How long a manifest counts as the newest on a file system that does not show whether it has been replaced.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 /// A manifest, and the file that it was read from.
 pub(crate) struct ManifestFile {
     pub(crate) manifest: Manifest,
     file: Box<dyn StorageFile>,
-    /// When it was read, where inode numbers mean nothing.
+    /// When it was read, if inode numbers mean nothing.
     doubtful_since: Option<Instant>,
 }
 
 impl ManifestFile {
-    /// Whether it has not been replaced. While it is open no other file can be taken for it, so nothing that begins
-    /// with the publishing of a manifest has begun since it was read.
+    /// Whether it has not been replaced. While it is open no other file can be mistaken for it, so nothing that
+    /// begins with the publishing of a manifest has begun since it was read.
     ///
-    /// On network and FUSE file systems another one may look the same: there this only says that it need not be read
+    /// On network and FUSE file systems another one may look the same: there this only means that it need not be read
     /// again yet.
     pub(crate) fn is_current(&self) -> Result<bool> {
         let is_recent = self.doubtful_since.is_none_or(|since| since.elapsed() < TRUSTED);
@@ -35,11 +35,11 @@ impl ManifestFile {
     }
 }
 
-/// What came of a look at the archive without the lock.
+/// The result of looking at the archive without the lock.
 pub(crate) enum Look<T> {
-    /// It holds, whatever a writer has done since.
+    /// It is true, whatever a writer has done since.
     Sure(T),
-    /// It holds only as long as the manifest is still the same: a writer at work may look like this.
+    /// It is true only as long as the manifest is still the same: a writer at work may look like this.
     IfCurrent(T),
 }
 
@@ -65,12 +65,12 @@ pub(crate) fn look<T>(
 /// Reads the manifest of the archive in `storage`.
 ///
 /// # Errors
-/// [`Error::NoArchive`] when there is none and nothing else of an archive either.
+/// [`Error::NoArchive`] if there is none and nothing else of an archive either.
 pub(crate) fn read(storage: &dyn Storage) -> Result<Manifest> {
     Ok(open(storage)?.manifest)
 }
 
-/// The same, with the file.
+/// The same; returns the open file as well.
 pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
     let file = match storage.open(FileName::MANIFEST, Access::Read) {
         Ok(file) => file,
@@ -96,7 +96,7 @@ pub(crate) fn open(storage: &dyn Storage) -> Result<ManifestFile> {
     Ok(ManifestFile { manifest, file, doubtful_since })
 }
 
-/// Reads the manifest for a writer, which holds the lock. From now on it is this one that every commit has to find.
+/// Reads the manifest for a writer, which holds the lock. From now on every commit must find this one.
 pub(crate) fn begin_writing(storage: &dyn Storage) -> Result<Manifest> {
     let manifest = read(storage)?;
     if let Some(seen) = storage.seen() {
@@ -105,10 +105,10 @@ pub(crate) fn begin_writing(storage: &dyn Storage) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// Reads it again after something has failed: it may be the one before or the one that was being published.
+/// Reads it again after a failure: it may be the previous one or the one that was being published.
 ///
 /// # Errors
-/// [`Error::Overtaken`] when it is another writer's.
+/// [`Error::Overtaken`] if it is another writer's.
 pub(crate) fn read_again(storage: &dyn Storage) -> Result<Manifest> {
     check_ours(storage)?;
     let manifest = read(storage)?;
@@ -118,15 +118,15 @@ pub(crate) fn read_again(storage: &dyn Storage) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// That nobody else has replaced the manifest since this writer has read or published it: where the lock does not keep
-/// two machines apart, nothing may be changed then.
+/// Checks that nobody else has replaced the manifest since this writer read or published it: if the lock does not
+/// keep two machines apart, nothing may be changed after that.
 ///
 /// # Errors
 /// [`Error::Overtaken`].
 pub(crate) fn check_ours(storage: &dyn Storage) -> Result<()> {
     let Some(seen) = storage.seen().filter(|seen| !seen.is_empty()) else { return Ok(()) };
     let found = match checksum(storage) {
-        // Somebody has lost it, and has what was read of it now.
+        // Somebody has lost it; this writer still has its content.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
@@ -136,16 +136,16 @@ pub(crate) fn check_ours(storage: &dyn Storage) -> Result<()> {
     }
 }
 
-/// The checksum of the manifest as it says at its start, without reading the rest; `None` when it says none.
+/// The checksum at the start of the manifest, without reading the rest; `None` if there is none.
 pub(crate) fn checksum(storage: &dyn Storage) -> Result<Option<String>> {
     let mut start = [0; CHECKSUM_BYTES];
     let found = storage.open(FileName::MANIFEST, Access::Read)?.read_at(&mut start, 0)?;
     Ok(Manifest::checksum_at_start(start.get(..found).unwrap_or_default()))
 }
 
-/// Publishes the manifest of a new archive, where there is none.
+/// Publishes the manifest of a new archive, which has none yet.
 pub(crate) fn publish_first(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
-    // Names of revisions are never the same twice.
+    // The names of revisions are never the same twice.
     let own = StagingToken::of(&RevisionId::new(Timestamp::UNIX_EPOCH).to_string());
     let content = manifest.clone().with_staging_token(own).encode();
     let content = content.map_err(Error::flawed(storage.path(FileName::MANIFEST)))?;
@@ -155,13 +155,13 @@ pub(crate) fn publish_first(storage: &dyn Storage, manifest: &Manifest) -> Resul
 /// Replaces the manifest: the commit of every operation.
 ///
 /// # Errors
-/// [`Error::Specification`] when it could not be read again; nothing has been written then.
-/// [`Error::Overtaken`] when somebody else has done so since this writer read it; then nothing is changed.
+/// [`Error::Specification`] if it could not be read again; nothing has been written then. [`Error::Overtaken`] if
+/// somebody else has replaced it since this writer read it; then nothing is changed.
 pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     let content = encode(storage, manifest, MANIFEST_LIMIT_BYTES)?;
     check_ours(storage)?;
     let checksum = Manifest::checksum_at_start(&content).unwrap_or_default();
-    // One that is not begun by a writer, such as that of a new archive, is not compared with any.
+    // A manifest that no writer has begun with, such as that of a new archive, is not compared with any.
     let seen = storage.seen().filter(|seen| !seen.is_empty());
     if let Some(seen) = seen {
         seen.add(&checksum);
@@ -173,10 +173,10 @@ pub(crate) fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> 
     Ok(())
 }
 
-/// That the manifest has room for one more revision.
+/// Checks that one more revision fits into the manifest.
 ///
 /// # Errors
-/// [`Error::Specification`] when it has not.
+/// [`Error::Specification`] if it does not fit.
 pub(crate) fn check_room(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     encode(storage, manifest, MANIFEST_FULL_BYTES).map(drop)
 }

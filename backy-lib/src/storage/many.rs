@@ -1,11 +1,11 @@
-//! Files of which there may be more than a process may have open: the deltas and digests of a chain of thousands.
+//! More files than a process may have open: the deltas and digests of a chain of thousands.
 //!
-//! Only those that were opened last are open: a few dozen in the whole process, whichever archives they are of. Another
-//! one is opened again when it is read. It has to be the very file then that it was before: in another one under the
-//! same name, made meanwhile, a delta could seem not to hold what it does, and a newer revision's block be taken for an
-//! older one's. A file that was deleted or replaced meanwhile is kept without a descriptor ([`Pin`]) and read from
-//! there. So is one whose file system tells nothing that proves which file it is. Where the system keeps nothing, files
-//! stay open all the same, as far as there is room for them.
+//! Only the files that were opened last are open: a few dozen in the whole process, whichever archives they belong
+//! to. Another one is opened again when it is read. Then it must be exactly the same file as before. In another file
+//! under the same name, made meanwhile, a delta could seem not to hold a block that it does hold, and a newer
+//! revision's block would be taken for an older one's. A file that was deleted or replaced meanwhile is kept without
+//! a descriptor ([`Pin`]) and read from there. So is one whose file system cannot prove that it is the same. If the
+//! system keeps nothing, files stay open all the same, as far as the limit allows.
 
 #[cfg(test)]
 mod tests;
@@ -30,23 +30,23 @@ use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
 use crate::base::fork::PerProcess;
 
-/// The most files that are open at a time, when nobody is just reading them.
+/// The most files that are open at a time, besides those that are being read.
 const MOST_OPEN: usize = 48;
 
-/// The same, where the process has been told to take more.
+/// The same, if the process was allowed more.
 static MOST: AtomicUsize = AtomicUsize::new(MOST_OPEN);
 
-/// From now on an eighth of the files that this process may have open may be those of chains, be they more than a few
-/// dozen. For a process that does nothing else: opening a file again takes time.
+/// From now on files of chains may take an eighth of the files that this process may have open, even if that is more
+/// than a few dozen. For a process that does nothing else: opening a file again takes time.
 pub fn take_many_descriptors() {
     MOST.store(usize::MAX, Relaxed);
 }
 
-/// The files of this process, whichever archives they are of: its limit is one.
+/// The files of this process, whichever archives they belong to: the limit is per process.
 pub(super) struct ManyFiles {
-    /// How many there are that must not be closed.
+    /// How many files must not be closed.
     staying: AtomicUsize,
-    /// Those that are open, as far as they may be closed, in the order in which they were opened.
+    /// The open files that may be closed, in the order in which they were opened.
     open: Mutex<VecDeque<Weak<Closable>>>,
 }
 
@@ -95,7 +95,7 @@ impl ManyFiles {
         Ok(Box::new(OneOfMany(closable)))
     }
 
-    /// Closes those that were opened before the last ones.
+    /// Closes the files that were opened before the last ones.
     fn opened(&self, file: &Arc<Closable>) {
         let most = most_open();
         let mut open = lock(&self.open);
@@ -106,7 +106,7 @@ impl ManyFiles {
         close(over);
     }
 
-    /// Closes all that nobody is just reading, for whoever needs a descriptor; whether there was any.
+    /// Closes all files that nobody is reading, for a caller that needs a descriptor; returns whether there were any.
     pub(super) fn close_all(&self) -> bool {
         let open = std::mem::take(&mut *lock(&self.open));
         close(open)
@@ -128,7 +128,7 @@ fn most_open() -> usize {
     (limit() / 8).clamp(1, MOST.load(Relaxed))
 }
 
-/// Those that the system does not keep stay open while they are no more than these.
+/// The most files that stay open because the system does not keep them.
 fn most_staying() -> usize {
     limit() / 4
 }
@@ -137,7 +137,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A place among the files that stay open, given back when it goes.
+/// A place among the files that stay open, given back when dropped.
 struct Staying {
     many: &'static ManyFiles,
     before: usize,
@@ -155,7 +155,7 @@ impl Drop for Staying {
     }
 }
 
-/// What is left of a file that is closed.
+/// What is kept of a closed file.
 struct Kept {
     identity: Option<Identity>,
     pin: Option<Arc<Pin>>,
@@ -175,11 +175,11 @@ struct Closable {
     path: PathBuf,
     name: FileName,
     keep: fn(&File) -> Kept,
-    /// Since it was to be closed for the first time.
+    /// Set when it was to be closed for the first time.
     kept: OnceLock<Kept>,
-    /// That nothing could be kept of it, so that it stays open.
+    /// Set if nothing could be kept of it, so that it stays open.
     stays: OnceLock<Staying>,
-    /// Whether its name leads to it no more.
+    /// Whether its name no longer leads to it.
     has_gone: AtomicBool,
     /// Its length when it was closed; files of a chain only grow.
     known_bytes: AtomicU64,
@@ -194,7 +194,7 @@ impl Closable {
         file
     }
 
-    /// Closes the file, if it is open and need not stay so; whether that gave back a descriptor.
+    /// Closes the file, if it is open and need not stay so; returns whether that freed a descriptor.
     fn close(&self) -> bool {
         let mut open = lock(&self.open);
         let Some(file) = open.as_ref() else { return false };
@@ -227,14 +227,14 @@ impl Closable {
         };
         match (opened, kept.and_then(|kept| kept.pin.as_deref())) {
             (Ok(Some(file)), _) => Ok(Open::File(self.take(file))),
-            // Whatever keeps it from being opened, there it is.
+            // Whatever prevents opening it, its content is here.
             (_, Some(pin)) => Ok(Open::Pinned(Pinned { pin, file: self })),
             (Ok(None), None) => Err(self.gone()),
             (Err(error), None) => Err(error),
         }
     }
 
-    /// `None` when the file has no longer its name.
+    /// `None` if the file no longer has its name.
     fn open_again(&self, identity: Identity) -> Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open =
@@ -285,7 +285,7 @@ impl Pinned<'_> {
         Ok(found)
     }
 
-    /// Where its holes are cannot be asked: all of it may be data.
+    /// A pinned file does not show where its holes are: all of it may be data.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         let len = self.len()?;
         Ok((offset < len).then(|| Extent::between(offset, len)))
@@ -310,7 +310,7 @@ enum Open<'a> {
 }
 
 impl OneOfMany {
-    /// What the system says of a descriptor of that kind: it is open for reading only.
+    /// What the system answers for a descriptor of that kind: it is open for reading only.
     fn refuse(&self, action: &str) -> Error {
         Error::io(self.path(), action)(Errno::BADF.into())
     }

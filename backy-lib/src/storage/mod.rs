@@ -6,12 +6,13 @@
 //!
 //! - Data, length and holes of a file are durable when [`StorageFile::sync`] has returned. Before that, any subset of
 //!   the changes may survive; a write may be torn at a multiple of 512 bytes.
-//! - A name (created, renamed, removed) is durable when [`Storage::sync_folder`] has returned. Before that, any subset
-//!   of the changes may survive; a rename that replaces a file is atomic.
-//! - A file that was created is found only with both.
+//! - A name (created, renamed, deleted) is durable when [`Storage::sync_folder`] has returned. Before that, any
+//!   subset of the changes may survive; a rename that replaces a file is atomic.
+//! - A file that was created is only found again after both.
 //!
-//! Whoever has the folder can change it without the lock, so `dir` and `staged` are public only with the feature
-//! `testing`: a program changes an archive through [`ArchiveWriter`](crate::ArchiveWriter), which holds the lock.
+//! Anybody who has the folder could change it without the lock, so `dir` and `staged` are public only with the
+//! feature `testing`: a program changes an archive through [`ArchiveWriter`](crate::ArchiveWriter), which holds the
+//! lock.
 
 pub(crate) mod cache;
 pub(crate) mod device;
@@ -76,30 +77,30 @@ pub trait Storage: Send + Sync {
     /// The folder, for messages.
     fn folder(&self) -> PathBuf;
 
-    /// Opens a file that is there; for writing only as one that has no other name. Never follows a symbolic link;
-    /// anything but a regular file is refused. While `last.raw` is open for writing, QEMU's image locks are held on it,
-    /// so that no program of QEMU takes it for what it was.
+    /// Opens a file that exists; for writing only if it has no other name. Never follows a symbolic link; refuses
+    /// anything but a regular file. While `last.raw` is open for writing, QEMU's image locks are held on it, so that
+    /// no program of QEMU relies on its old content.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is none; [`crate::Error::Locked`] when `last.raw` is to be written to
+    /// [`crate::ErrorKind::NotFound`] if there is none; [`crate::Error::Locked`] if `last.raw` is to be written to
     /// and another program relies on it.
     fn open(&self, name: FileName, access: Access) -> Result<Box<dyn StorageFile>>;
 
-    /// Opens a file for reading that is one of many that are read side by side. It may be closed while nobody reads,
-    /// and opened again: when it is not the same file then, or has gone, that is an error.
+    /// Opens a file for reading that is one of many to be read side by side. It may be closed while nobody reads, and
+    /// opened again: it is an error if it is then another file, or missing.
     fn open_among_many(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         self.open(name, Access::Read)
     }
 
-    /// Makes a file that is not there, empty, for reading and writing.
+    /// Creates a file that does not exist, empty, for reading and writing.
     fn create(&self, name: FileName) -> Result<Box<dyn StorageFile>>;
 
-    /// Makes `to` as a copy of `from` that shares its blocks, at a cost that does not depend on its size.
-    /// `None`, and no file, where the file system cannot.
+    /// Creates `to` as a copy of `from` that shares its blocks, at a cost that does not depend on its size. `None`,
+    /// and no file, if the file system cannot.
     fn clone_file(&self, from: FileName, to: FileName) -> Result<Option<Box<dyn StorageFile>>>;
 
-    /// A copy that shares the blocks of `from`, has no name and goes when it is closed. `None` where that cannot be
-    /// had.
+    /// A copy that shares the blocks of `from`, has no name and disappears when it is closed. `None` if that is not
+    /// possible.
     fn clone_unnamed(&self, from: FileName) -> Result<Option<File>> {
         let _ = from;
         Ok(None)
@@ -110,13 +111,13 @@ pub trait Storage: Send + Sync {
         Ok(None)
     }
 
-    /// Gives a file another name, replacing what had that name.
+    /// Renames a file, replacing any file with that name.
     fn rename(&self, from: FileName, to: FileName) -> Result<()>;
 
-    /// Removes a file; one that is not there is no error.
+    /// Deletes a file; a missing one is no error.
     fn remove(&self, name: FileName) -> Result<()>;
 
-    /// The archive's files that are there. Names that an archive does not use are left out and left alone.
+    /// The archive's files that exist. Omits, and never touches, names that an archive does not use.
     fn list(&self) -> Result<Vec<FileName>>;
 
     /// Makes all names durable.
@@ -125,12 +126,12 @@ pub trait Storage: Send + Sync {
     /// Bytes that a file takes on disk.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is none.
+    /// [`crate::ErrorKind::NotFound`] if there is none.
     fn stored_bytes(&self, name: FileName) -> Result<u64> {
         self.open(name, Access::Read)?.allocated_bytes()
     }
 
-    /// The file system that the folder is on. `None` where there is none.
+    /// The file system that the folder is on. `None` if there is none.
     fn file_system(&self) -> Result<Option<FileSystem>> {
         Ok(None)
     }
@@ -138,30 +139,31 @@ pub trait Storage: Send + Sync {
     /// Takes the exclusive lock of the archive, or fails at once.
     ///
     /// # Errors
-    /// [`crate::Error::Locked`] with what the holder gave as its `holder`.
+    /// [`crate::Error::Locked`] with the text that the holder gave as its `holder`.
     fn lock(&self, holder: &str) -> Result<Box<dyn StorageLock>>;
 
-    /// Who holds the lock at this moment, found out without taking it.
+    /// Who holds the lock at this moment, without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
 
-    /// Whether a backup is known to hold the lock at this moment. Whatever cannot be seen is none.
+    /// Whether a backup is known to hold the lock at this moment. One that cannot be seen does not count.
     fn is_backup_at_work(&self) -> bool {
         false
     }
 
-    /// What tells the folder from another one in its place. `None` where there is no such thing.
+    /// What distinguishes the folder from another one in its place. `None` if nothing does.
     fn folder_identity(&self) -> Option<FolderIdentity> {
         None
     }
 
-    /// What the writer that has this handle knows of the manifest. `None` where nothing is ever written.
+    /// What the writer with this handle knows about the manifest. `None` if nothing is ever written.
     fn seen(&self) -> Option<&Seen> {
         None
     }
 
-    /// That nobody but the caller and root can change what is in the folder, or put another one in its place; or that
-    /// this does not matter, as somebody has said ([`Trust`]). On a file system without permissions (FAT, exFAT, NTFS),
-    /// which backups are kept on as well, only as far as it has owners.
+    /// Checks that nobody but the caller and root can change the content of the folder, or put another one in its
+    /// place; or that the caller has decided that this does not matter ([`Trust`]). On a file system without
+    /// permissions (FAT, exFAT, NTFS), on which people keep backups as well, checks this only as far as it has
+    /// owners.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`].
@@ -169,8 +171,8 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// The same, before something outside of the folder is run or written because the archive's config names it: there,
-    /// a file system without permissions is no excuse.
+    /// The same, before backy runs or writes something outside of the folder because the archive's config names it:
+    /// there, a file system without permissions is no excuse.
     ///
     /// # Errors
     /// [`crate::Error::Untrusted`].
@@ -188,8 +190,8 @@ pub trait Storage: Send + Sync {
     }
 
     /// What others than root and the owner of the folder can change: of the folder and those above it, and of
-    /// `backy.toml`. `None` when there is nothing, or no such thing as an owner. Without permissions that is
-    /// everything, unless somebody accepts it.
+    /// `backy.toml`. `None` if there is nothing, or no owner. Without permissions that is everything, unless the
+    /// caller accepts it.
     ///
     /// # Errors
     /// Those of the process alone.
@@ -198,39 +200,39 @@ pub trait Storage: Send + Sync {
         Ok(None)
     }
 
-    /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who asks, may not. `None`
-    /// where that is not so, or not known.
+    /// Why nobody can write to the folder: it is mounted read-only, immutable, or its owner, who calls this, may not
+    /// write. `None` if that is not so, or not known.
     fn unwritable(&self) -> Option<String> {
         None
     }
 
-    /// Permissions of files made from now on; 0600 unless told otherwise. Where there are none, nothing changes.
+    /// Permissions of files made from now on; 0600 by default. Changes nothing if there are no permissions.
     fn set_file_mode(&self, mode: u32) {
         let _ = mode;
     }
 }
 
-/// A file system, and the room in it.
+/// A file system, and its space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
-    /// Tells it from others of this machine, until it is mounted anew.
+    /// Distinguishes it from others of this machine, until it is mounted again.
     pub device: u64,
-    /// All that fits into it.
+    /// Its capacity in bytes.
     pub size_bytes: u64,
-    /// What may still be written by those who are not root, as `df` has it.
+    /// What users other than root may still write, as `df` shows it.
     pub free_bytes: u64,
 }
 
 /// Holds the archive's exclusive lock until dropped.
 pub trait StorageLock: Send + Sync {
-    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` where
-    /// there is no such thing.
+    /// A handle that keeps the lock held for as long as it, or a copy of it in another process, is open. `None` if
+    /// there is no such handle.
     fn share(&self) -> Option<OwnedFd> {
         None
     }
 }
 
-/// How often something is read before it counts as what cannot be read.
+/// How often to try a read before it counts as failed.
 pub(crate) const READ_ATTEMPTS: u32 = 3;
 
 /// An open file of an archive. Positions are bytes from its start.
@@ -241,7 +243,7 @@ pub trait StorageFile: Send + Sync {
     /// Whether its name still leads to this very file, and not to one that has replaced it.
     fn is_in_place(&self) -> Result<bool>;
 
-    /// What is another one after anybody has written to the file, backy or not. `None` where that cannot be told.
+    /// A value that changes when anybody writes to the file, backy or not. `None` if that cannot be determined.
     fn stamp(&self) -> Result<Option<Stamp>> {
         Ok(None)
     }
@@ -252,19 +254,19 @@ pub trait StorageFile: Send + Sync {
     /// Bytes that the file takes on disk.
     fn allocated_bytes(&self) -> Result<u64>;
 
-    /// When its content was last changed, as the file system has it.
+    /// When its content was last changed, by the file system's time.
     fn modified(&self) -> Result<Timestamp>;
 
-    /// Reads until `buffer` is full or the file ends; how many bytes that were.
+    /// Reads until `buffer` is full or the file ends; returns the number of bytes.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
 
-    /// From now on, what is read or written is not left in the page cache unless it was there before: a file that is
-    /// gone through once, from one end to the other, would only drive out what others need. Where the system cannot,
-    /// nothing changes. No byte may be written twice: early kernels that know this could lose the second write.
+    /// From now on, reads and writes leave nothing in the page cache that was not there before: a file that is read
+    /// once from one end to the other would only evict what others need. Changes nothing if the system cannot. No
+    /// byte may be written twice: early kernels with this feature could lose the second write.
     fn bypass_cache(&self) {}
 
-    /// Drops what memory has of the file, when that is durable, so that what is read from now on is what the disk has.
-    /// Memory may be right where the disk is not. Where the system cannot, nothing changes.
+    /// Drops what memory holds of the file, once that is durable, so that later reads return what the disk has.
+    /// Memory may be right where the disk is not. Changes nothing if the system cannot.
     fn drop_cache(&self) {}
 
     /// Writes all of `data`; the file grows as needed.
@@ -273,13 +275,13 @@ pub trait StorageFile: Send + Sync {
     /// Cuts the file or extends it with a hole.
     fn set_len(&self, len: u64) -> Result<()>;
 
-    /// Sees to it that the file takes at least this many bytes on disk, beyond its length, which stays.
+    /// Makes the file take at least this many bytes on disk, beyond its length, which stays.
     fn allocate(&self, bytes: u64) -> Result<()>;
 
-    /// Makes an extent read as zeros and take no space, where the file system can. The length stays.
+    /// Makes an extent read as zeros and take no space, if the file system can. The length stays.
     fn punch_hole(&self, extent: Extent) -> Result<()>;
 
-    /// Makes an extent within the file read as zeros and keeps its room on disk, so that writing there needs none.
+    /// Makes an extent within the file read as zeros and keeps its space on disk, so that writing there needs none.
     fn zero(&self, extent: Extent) -> Result<()> {
         static ZEROS: [u8; 65536] = [0; 65536];
         let mut offset = extent.offset;
@@ -291,8 +293,8 @@ pub trait StorageFile: Send + Sync {
         Ok(())
     }
 
-    /// Gives the holes of an extent room on disk, beyond the length of the file as well. It goes on reading as zeros.
-    /// Where the system cannot, nothing changes.
+    /// Allocates space on disk for the holes of an extent, also beyond the length of the file. It still reads as
+    /// zeros. Changes nothing if the system cannot.
     fn make_room(&self, extent: Extent) -> Result<()> {
         let _ = extent;
         Ok(())
@@ -309,7 +311,7 @@ impl dyn StorageFile + '_ {
     /// Reads all of `buffer`, or fails with what is missing.
     ///
     /// # Errors
-    /// [`crate::Error::Damaged`] when the file ends before.
+    /// [`crate::Error::Damaged`] if the file ends before.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let found = self.read_at(buffer, offset)?;
         if found == buffer.len() {
@@ -323,8 +325,8 @@ impl dyn StorageFile + '_ {
         ))
     }
 
-    /// Reads as [`StorageFile::read_at`] does, but takes no for an answer only when it is given again: what cannot be
-    /// read now and could a moment later must not count as lost.
+    /// Reads as [`StorageFile::read_at`] does, but fails only if repeated attempts fail: data that can be read a
+    /// moment later must not count as lost.
     pub(crate) fn read_persistently(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut read = self.read_at(buffer, offset);
         for _ in 1..READ_ATTEMPTS {
@@ -336,7 +338,7 @@ impl dyn StorageFile + '_ {
         read
     }
 
-    /// Reads into all of `buffer`; what lies past the end of the file reads as zeros.
+    /// Reads into all of `buffer`; bytes past the end of the file read as zeros.
     pub fn read_padded_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let found = self.read_at(buffer, offset)?;
         if let Some(rest) = buffer.get_mut(found..) {

@@ -11,13 +11,13 @@ use rustix::fs::makedev;
 /// One mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// The number of its device, as `stat` has it. A file system over several devices has one of its own.
+    /// The number of its device, as in `stat`. A file system over several devices has one of its own.
     pub(crate) device: u64,
     /// The mountpoint.
     pub(crate) path: PathBuf,
     /// Such as `ext4`, or `fuse.sshfs`.
     pub(crate) kind: String,
-    /// The device, or what else the file system calls its source.
+    /// The device, or whatever the file system calls its source.
     pub(crate) source: PathBuf,
     /// The options of the file system itself, without those of this mount.
     options: String,
@@ -66,7 +66,7 @@ fn device_number(field: &[u8]) -> Option<u64> {
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// A path as the kernel's tables have it: spaces and their like are a backslash and three octal digits.
+/// A path as in the kernel's tables, where a space and the like is a backslash and three octal digits.
 pub(crate) fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,9 +1,9 @@
-//! Files that stay readable without a descriptor, after their names have gone as well.
+//! Files that stay readable without a descriptor, even after their names have disappeared.
 //!
 //! The system keeps a file for as long as anybody has it open *or mapped*. A process may have few descriptors, but
 //! 65,530 mappings. So one page of a file is mapped, and nobody looks at it: it only keeps the file. When the file is
-//! needed and its name no longer leads to it, the mapping is extended and the system is asked to copy from it
-//! (`process_vm_readv`). A copy of what cannot be read is an error, where a look at the same memory would end the
+//! needed and its name no longer leads to it, backy extends the mapping and asks the system to copy from it
+//! (`process_vm_readv`). Copying unreadable data is an error, whereas accessing the same memory would end the
 //! process.
 
 use std::collections::HashMap;
@@ -26,16 +26,16 @@ use crate::base::fork::PerProcess;
 /// The most files that are kept like this at a time: a quarter of the mappings that Linux allows a process.
 const MOST: usize = 16_384;
 
-/// The smallest page there is. Every page has a multiple of it.
+/// The smallest page size. Every other page size is a multiple of it.
 const PAGE: u64 = 4096;
 
-/// How much longer than needed a mapping is made, so that it is seldom made again.
+/// How much longer than needed to make a mapping, so that it is seldom extended.
 const STEP: u64 = 1 << 20;
 
 /// How many files are kept now.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// Those that can be told from others: however many readers have a file, it is mapped once.
+/// The files that have an identity: however many readers have such a file, it is mapped once.
 static SHARED: PerProcess<Shared> = PerProcess::new();
 
 type Shared = Mutex<HashMap<Identity, Weak<Pin>>>;
@@ -57,15 +57,15 @@ struct Map {
 }
 
 impl Pin {
-    /// Keeps an open file. `None` where the system does not map it, or does not copy from mappings, or so many are kept
-    /// already.
+    /// Keeps an open file. `None` if the system does not map it, does not copy from mappings, or already keeps too
+    /// many.
     pub(super) fn of(file: &File, identity: Option<Identity>) -> Option<Arc<Self>> {
         let Some(identity) = identity else { return Self::new(file).map(Arc::new) };
         let mut shared = shared();
         if let Some(pin) = shared.get(&identity).and_then(Weak::upgrade) {
             return Some(pin);
         }
-        // Only now: one that is dropped before would wait for the list.
+        // Only now: if it were dropped earlier, it would wait for the list.
         let pin = Arc::new(Self::new(file)?.known_as(identity));
         shared.insert(identity, Arc::downgrade(&pin));
         Some(pin)
@@ -86,17 +86,17 @@ impl Pin {
             KEPT.fetch_sub(1, Relaxed);
         }
         let pin = Pin { map: Mutex::new(Map { at: at.ok()?, bytes: 1 }), identity: None };
-        // Of an empty file there is nothing to copy, and nothing to keep.
+        // An empty file has nothing to copy, and nothing to keep.
         matches!(pin.read_at(&mut [0], 0), Ok(1)).then_some(pin)
     }
 
-    /// Reads until `buffer` is full, the file ends, or it cannot be read any further; how many bytes that were. What
-    /// follows the end in its last page reads as zeros.
+    /// Reads until `buffer` is full, the file ends, or nothing more can be read; returns the number of bytes. Past
+    /// the end of the file, its last page reads as zeros.
     ///
     /// # Errors
-    /// When the system copies nothing at all, whatever the place.
+    /// If the system copies nothing at all, whatever the place.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        // Extended by one thread, it may move away under another.
+        // While one thread extends the mapping, it may move under another.
         let mut map = lock(&self.map);
         map.extend(offset.saturating_add(buffer.len() as u64))?;
         let start = map.at.get().saturating_add(usize::try_from(offset).unwrap_or(usize::MAX));
@@ -113,7 +113,7 @@ impl Pin {
         Ok(done)
     }
 
-    /// Where the file ends, up to a page, when it has had at least `known` bytes.
+    /// Where the file ends, rounded up to a page, if it has had at least `known` bytes.
     pub(super) fn len(&self, known: u64) -> io::Result<u64> {
         let there = |at: u64| self.read_at(&mut [0], at).map(|count| count == 1);
         let mut low = known.next_multiple_of(PAGE);
@@ -141,7 +141,7 @@ impl Drop for Pin {
         KEPT.fetch_sub(1, Relaxed);
         if let Some(identity) = &self.identity {
             let mut shared = shared();
-            // Another one may have taken its place since nobody had this one.
+            // Another entry may have taken its place since nobody used this one.
             if shared.get(identity).is_some_and(|pin| pin.strong_count() == 0) {
                 shared.remove(identity);
             }
@@ -171,8 +171,8 @@ impl Map {
     reason = "mapping is the system's only way to keep a file without a descriptor"
 )]
 fn map_page(file: &File) -> io::Result<NonZeroUsize> {
-    // Private, which network file systems allow where they do not allow a shared one. It shows what is in the file all
-    // the same, as nobody writes to the memory.
+    // Private, because some network file systems allow no shared mapping. It shows the content of the file all the
+    // same, as nobody writes to the memory.
     let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
     // SAFETY: the system chooses a place that is free, and no reference is ever made to it.
     let mapped = unsafe { mmap(None, NonZeroUsize::MIN, protection, flags, file, 0) };
@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of so many bytes, none of them zero, that has no name any more.
+    /// A file of this many bytes, none of them zero, that no longer has a name.
     fn unnamed(bytes: usize) -> (File, Vec<u8>) {
         let content: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8 + 1).collect();
         let file = tempfile::tempfile().unwrap();
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// What a writer appends to a file that is kept is read, too.
+    /// Reads what a writer appends to a kept file.
     #[test]
     fn a_pinned_file_may_grow() {
         let (file, _) = unnamed(5000);
@@ -247,7 +247,7 @@ mod tests {
         assert!(pin.len(5000).unwrap() >= (1 << 20) + 100_000);
     }
 
-    /// A file that was cut short under its reader gives fewer bytes; the process goes on.
+    /// A file that was cut short under its reader returns fewer bytes; the process continues.
     #[test]
     fn a_pinned_file_that_was_cut_short_ends_there() {
         let (file, _) = unnamed(1 << 20);
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(pin.read_at(&mut [0; 100], 0).unwrap(), 0);
     }
 
-    /// Readers of one file share what keeps it, and the last one takes it away.
+    /// Readers of one file share its mapping, and the last one removes it.
     #[test]
     fn a_file_is_pinned_once_for_all_readers() {
         let named = tempfile::NamedTempFile::new().unwrap();

@@ -1,8 +1,8 @@
-//! What a writer knows of the manifest on disk.
+//! What a writer knows about the manifest on disk.
 //!
-//! The lock keeps writers apart, but not everywhere: where `flock` is only known to the machine that took it, as on
-//! some file systems over a network, two of them may be at work. Then the manifest on disk is not the one that this
-//! writer has read or published, and nothing may be changed any more.
+//! The lock keeps writers apart, but not everywhere: on some network file systems only the machine that took a
+//! `flock` knows of it, so two writers may be at work. Then the manifest on disk is not the one that this writer has
+//! read or published, and nothing may be changed any more.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,12 +11,12 @@ use std::sync::{Mutex, PoisonError};
 pub struct Seen(Mutex<Vec<String>>);
 
 impl Seen {
-    /// It is this one.
+    /// It has this checksum.
     pub fn set(&self, checksum: &str) {
         *self.checksums() = vec![checksum.to_owned()];
     }
 
-    /// It may be this one as well: it is about to be published.
+    /// It may also have this one, which is about to be published.
     pub fn add(&self, checksum: &str) {
         self.checksums().push(checksum.to_owned());
     }
@@ -27,7 +27,7 @@ impl Seen {
         !known.is_empty() && !known.iter().any(|known| known == checksum)
     }
 
-    /// Whether a writer has begun.
+    /// Whether no writer has begun yet.
     pub fn is_empty(&self) -> bool {
         self.checksums().is_empty()
     }

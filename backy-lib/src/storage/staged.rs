@@ -4,10 +4,10 @@ use super::{Access, FileName, Published, StagingToken, Storage, StorageFile};
 use crate::base::canary::{Bug, planted};
 use crate::base::error::Result;
 
-/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder. What an earlier attempt has left
-/// aside goes: its name has the archive's token, so nobody else has made it.
+/// Writes `content` aside, syncs it, renames it over `file` and syncs the folder. Deletes what an earlier attempt has
+/// left aside: its name has the archive's token, so nobody else has made it.
 ///
-/// After an error `file` has the old content or the new one, and which of them a crash would leave is not known.
+/// After an error `file` has the old content or the new one, and it is unknown which of them a crash would leave.
 pub fn publish(
     storage: &dyn Storage,
     file: Published,
@@ -23,15 +23,15 @@ pub fn publish(
     if planted(Bug::UnsyncedFolder) { Ok(()) } else { storage.sync_folder() }
 }
 
-/// The whole of a small file.
+/// The whole content of a small file.
 ///
 /// # Errors
-/// [`crate::Error::Damaged`] when it is longer than `limit_bytes`; nothing is allocated for it then.
+/// [`crate::Error::Damaged`] if it is longer than `limit_bytes`; then nothing is allocated for it.
 pub fn read_whole(storage: &dyn Storage, name: FileName, limit_bytes: u64) -> Result<Vec<u8>> {
     read_file(&*storage.open(name, Access::Read)?, limit_bytes)
 }
 
-/// The same of one that is open.
+/// The same for an open file.
 pub fn read_file(file: &dyn StorageFile, limit_bytes: u64) -> Result<Vec<u8>> {
     let len = file.len()?;
     if len > limit_bytes {

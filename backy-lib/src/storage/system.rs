@@ -1,11 +1,11 @@
-//! What the kernel says in `/proc` and `/sys`.
+//! What the kernel reports in `/proc` and `/sys`.
 
 use std::io;
 use std::path::Path;
 
 use crate::base::error::limit;
 
-/// The text of a file there; `None` where it cannot be read.
+/// The text of a file there; `None` if it cannot be read.
 pub(crate) fn read(path: &Path) -> Option<String> {
     read_within_limits(path).ok().flatten()
 }
@@ -13,7 +13,7 @@ pub(crate) fn read(path: &Path) -> Option<String> {
 /// The same.
 ///
 /// # Errors
-/// When this process lacks descriptors or memory for it: what is there is not known then.
+/// If this process lacks descriptors or memory for it: then the content is not known.
 #[expect(clippy::disallowed_methods, reason = "kernel tables, no files of an archive")]
 pub(crate) fn read_within_limits(path: &Path) -> io::Result<Option<String>> {
     match std::fs::read(path) {

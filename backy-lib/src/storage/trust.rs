@@ -1,12 +1,12 @@
 //! Whether somebody else could change what backy acts on.
 //!
-//! Whoever can write to an archive, or rename a folder above it, decides what is read, where a restore goes and which
-//! programs are run, often as root. So before backy acts on an archive, its folder, every folder above it, every
-//! symbolic link on the way and `backy.toml` have to belong to the caller or to root, and nobody else may be able to
-//! write to them. sshd (`StrictModes`), sudo and git (`safe.directory`) ask the same. `doc/decisions/18-trust.md` says
-//! why each rule is as it is.
+//! Anybody who can write to an archive, or rename a folder above it, decides what is read, where a restore writes and
+//! which programs run, often as root. So before backy acts on an archive, its folder, every folder above it, every
+//! symbolic link on the way and `backy.toml` must belong to the caller or to root, and nobody else may be able to
+//! write to them. sshd (`StrictModes`), sudo and git (`safe.directory`) require the same. `doc/decisions/18-trust.md`
+//! gives the reason for each rule.
 //!
-//! Who may *read* does not matter here, and reading an archive asks nothing of it.
+//! Who may *read* does not matter here, and backy checks nothing of this before it reads an archive.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -22,18 +22,19 @@ use super::follow::{Place, Refusal};
 use super::mounts::{Mount, mounts};
 use crate::base::error::{Error, Result};
 
-/// Whether an archive that others can change is acted on.
+/// Whether backy acts on an archive that others can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Trust {
-    /// Only one that nobody but the caller and root can change.
+    /// Only on one that nobody but the caller and root can change.
     #[default]
     Checked,
-    /// Any. Only whoever calls may say so, never an archive's config or the environment.
+    /// On any. Only the caller may decide this, never an archive's config or the environment.
     Given,
 }
 
 impl Trust {
-    /// That nobody but the caller and root can change a file of another program, or put another one in its place.
+    /// Checks that nobody but the caller and root can change a file of another program, or put another one in its
+    /// place.
     ///
     /// # Errors
     /// [`Error::Untrusted`].
@@ -47,8 +48,7 @@ impl Trust {
             .map_err(|refusal| keepers.error(path, refusal))
     }
 
-    /// That a folder which is to become an archive, of which the last parts need not be there, is in a place that can
-    /// be trusted.
+    /// Checks that a folder that is to become an archive, whose last parts need not exist, is in a trusted place.
     ///
     /// # Errors
     /// [`Error::Untrusted`].
@@ -66,18 +66,18 @@ impl Trust {
     }
 }
 
-/// What it means that every user may write to a file on a file system without permissions (FAT, exFAT, NTFS), where
-/// that was decided when the file system was mounted and `chmod` changes nothing.
+/// What it means that every user may write to a file on a file system without permissions (FAT, exFAT, NTFS). That
+/// was decided when the file system was mounted, and `chmod` changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WithoutPermissions {
     /// The same as elsewhere.
     Refused,
-    /// Nothing: backups on such disks are made, though nothing that their config names is run or written.
+    /// Nothing: people keep backups on such disks. But backy does not run or write anything that their config names.
     Accepted,
 }
 
-/// Whose archive the one in a folder is, when it is another user's alone: the folder and the manifest belong to him,
-/// and nobody else but root can change the folder or put another one in its place.
+/// The owner of the archive in a folder, if it is another user's alone: the folder and the manifest belong to that
+/// user, and nobody else but root can change the folder or put another one in its place.
 pub fn other_owner(folder: &Path) -> Option<u32> {
     let open = File::open(folder).ok()?;
     let user = open.metadata().ok()?.uid();
@@ -88,8 +88,8 @@ pub fn other_owner(folder: &Path) -> Option<u32> {
     Keepers::of(user).check_folder(folder, open).ok().map(|()| user)
 }
 
-/// Who else than root and the caller can put another file in the place of one that the caller makes in an open folder,
-/// in a sentence about the folder; `None` when nobody can.
+/// Who, other than root and the caller, can replace a file that the caller makes in an open folder, in a sentence
+/// about the folder; `None` if nobody can.
 pub(crate) fn who_can_swap(folder: impl AsFd) -> rustix::io::Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let found = retry_on_intr(|| fstat(&folder))?;
@@ -97,7 +97,7 @@ pub(crate) fn who_can_swap(folder: impl AsFd) -> rustix::io::Result<Option<Strin
     Keepers::caller().stranger_to_names(&found, open)
 }
 
-/// Those who may be able to change things: root, and one user with a group of his own.
+/// The users who may be able to change things: root, and one user with a group of their own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keepers {
     user: u32,
@@ -106,7 +106,7 @@ pub(super) struct Keepers {
 }
 
 impl Keepers {
-    /// Root and whoever runs this process.
+    /// Root and the user of this process.
     pub(super) fn caller() -> Self {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         let group = (group == user).then_some(group);
@@ -124,7 +124,7 @@ impl Keepers {
         Keepers { without_permissions, ..self }
     }
 
-    /// That nobody else can change the folder that is open, or put another one in its place.
+    /// Checks that nobody else can change the open folder, or put another one in its place.
     pub(super) fn check_folder(&self, folder: &Path, open: impl AsFd) -> Result<()> {
         let place = Place::find(folder, &mut |place, is_last| self.judge(place, is_last))
             .map_err(|refusal| self.error(folder, refusal))?;
@@ -137,8 +137,8 @@ impl Keepers {
         Err(self.untrusted(folder.to_owned(), "it was replaced by another folder meanwhile"))
     }
 
-    /// That nobody else can change a file that is open for reading. That its name leads to it is for whoever has opened
-    /// it to know.
+    /// Checks that nobody else can change a file that is open for reading. The code that opened it must know that its
+    /// name leads to it.
     pub(super) fn check_file(&self, path: &Path, file: &File) -> Result<()> {
         let found = retry_on_intr(|| fstat(file))
             .map_err(|errno| Error::io(path, "look up its owner")(errno.into()))?;
@@ -151,7 +151,7 @@ impl Keepers {
         }
     }
 
-    /// What is wrong with a step on the way to what is to be trusted.
+    /// The problem with a step on the way to what is to be trusted.
     fn judge(&self, place: &Place, is_last: bool) -> std::result::Result<(), Refusal> {
         let refuse = |found: String| Err(Refusal::Foreign { part: place.path().to_owned(), found });
         if place.is_beyond_proc() {
@@ -165,8 +165,8 @@ impl Keepers {
         stranger?.map_or(Ok(()), refuse)
     }
 
-    /// Who else can change what the names in a folder lead to. In one with the sticky bit only the owners of what they
-    /// lead to can, which has to be looked at next.
+    /// Who else can change what the names in a folder lead to. In a folder with the sticky bit only the owners of
+    /// those files can, so the caller has to check them next.
     fn stranger_to_names<F: AsFd>(
         &self,
         folder: &Stat,
@@ -181,7 +181,7 @@ impl Keepers {
     /// Who else can change something, in a sentence about it. `open` opens it for reading.
     ///
     /// # Errors
-    /// Only when this process may not open it for want of descriptors or memory: that makes nobody a stranger.
+    /// Only if this process lacks descriptors or memory to open it: that makes nobody a stranger.
     fn stranger<F: AsFd>(
         &self,
         found: &Stat,
@@ -190,7 +190,7 @@ impl Keepers {
         if let Some(owner) = self.foreign_owner(found) {
             return Ok(Some(owner));
         }
-        // Whoever may write to a link could only replace it, which is a matter of its folder.
+        // A user who may write to a link could only replace it, which depends on its folder.
         if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
             return Ok(None);
         }
@@ -211,7 +211,7 @@ impl Keepers {
         let group = Writer::Group(found.st_gid);
         let writers = match open().and_then(|file| acl_writers(file, found.st_gid)) {
             Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
-            // What cannot be read might let somebody in.
+            // An unreadable list might let somebody in.
             writers => writers.unwrap_or_else(|_| vec![group, Writer::Unknown]),
         };
         let stranger = writers.into_iter().find(|writer| !self.includes(*writer));
@@ -247,10 +247,10 @@ impl Keepers {
     }
 }
 
-/// Whether `chmod` has an effect on the file system with this device number. What is not known to have none has
-/// permissions.
+/// Whether `chmod` has an effect on the file system with this device number. One that is not known to lack
+/// permissions has them.
 fn has_permissions(device: u64) -> bool {
-    // `fuseblk`, or `fuse` over an image file, is what ntfs-3g and exfat-fuse are; with this option they have
+    // ntfs-3g and exfat-fuse appear as `fuseblk`, or as `fuse` over an image file; with this option they have
     // permissions after all.
     let is_without = |mount: &Mount| match mount.kind.as_str() {
         "vfat" | "msdos" | "exfat" => true,
@@ -266,7 +266,7 @@ fn has_permissions(device: u64) -> bool {
 enum Writer {
     User(u32),
     Group(u32),
-    /// Whoever an access control list names that cannot be read.
+    /// Anybody, because the access control list cannot be read.
     Unknown,
 }
 
@@ -280,11 +280,11 @@ impl std::fmt::Display for Writer {
     }
 }
 
-/// A list is not longer: `XATTR_SIZE_MAX` of Linux.
+/// A list is never longer: `XATTR_SIZE_MAX` of Linux.
 const MAX_ACL_BYTES: usize = 65536;
 
-/// Who can write to an open file whose group has the right to, besides its owner: that group, unless an access control
-/// list says otherwise, and whoever that names.
+/// Who can write to an open file whose group has the right to, besides its owner: that group, unless an access
+/// control list says otherwise, and everybody whom that list names.
 fn acl_writers(file: impl AsFd, group: u32) -> rustix::io::Result<Vec<Writer>> {
     let mut list = vec![0; MAX_ACL_BYTES];
     let len = fgetxattr(&file, "system.posix_acl_access", list.as_mut_slice());
@@ -295,8 +295,8 @@ fn acl_writers(file: impl AsFd, group: u32) -> rustix::io::Result<Vec<Writer>> {
     }
 }
 
-/// Those whom a list lets write. Source: `linux/posix_acl_xattr.h`: a version of four bytes, then for each entry a tag
-/// and rights of two bytes each, and a number of four; all little-endian.
+/// Those whom a list lets write. Source: `linux/posix_acl_xattr.h`: a version of four bytes, then for each entry a
+/// tag and rights of two bytes each, and a number of four; all little-endian.
 fn parse_acl(list: &[u8], group: u32) -> Option<Vec<Writer>> {
     const VERSION: u32 = 2;
     const WRITE: u16 = 2;
@@ -339,8 +339,8 @@ mod tests {
         bytes
     }
 
-    /// Users, groups and the owning group that a list lets write are found; those who may only read are not, nor are
-    /// owner, mask and others.
+    /// Finds users, groups and the owning group that a list lets write; not those who may only read, nor owner, mask
+    /// and others.
     #[test]
     fn a_list_names_those_who_may_write() {
         const NONE: u32 = u32::MAX;
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(parse_acl(&list(&[(0x01, 7, NONE), (0x04, 5, NONE)]), 9), Some(vec![]));
     }
 
-    /// A list of another version, or one that is cut short, is not read as if it let nobody in.
+    /// A list of another version, or one that is cut short, does not count as letting nobody in.
     #[test]
     fn a_list_that_is_not_understood_is_none() {
         let whole = list(&[(0x02, 7, 1001)]);
@@ -385,7 +385,7 @@ mod tests {
         assert!(!shared.includes(Writer::Group(1000)));
     }
 
-    /// Others than root and this user can swap files where they may write, unless the folder has the sticky bit.
+    /// Users other than root and this one can swap files where they may write, unless the folder has the sticky bit.
     #[test]
     fn who_could_swap_a_file_is_known() {
         use std::os::unix::fs::PermissionsExt;

@@ -154,7 +154,7 @@ pub fn assemble(
     }
 }
 
-/// Opens the folder of a temporary file whose path a command gets: the command must find that file there and no other.
+/// Opens the folder of a temporary file whose path a command gets: the command must find exactly that file there.
 fn open_private(place: &Path) -> Result<Folder> {
     let folder = Folder::open(place).map_err(Error::io(place, "open the folder"))?;
     let others = who_can_swap(&folder)
@@ -221,8 +221,8 @@ impl<'a> Drill<'a> {
 }
 
 impl ArchiveWriter {
-    /// Records a test restore, for `status` to show. One that failed stays until one of the same revision has passed,
-    /// with a command if it had one: that another revision is right proves nothing of this one.
+    /// Records a test restore, for `status` to show. A failed one stays until one of the same revision has passed,
+    /// with a command if the failed one had a command: another healthy revision proves nothing about this one.
     pub fn record_drill(
         &mut self,
         drill: DrillReport,
@@ -242,7 +242,7 @@ impl Request for Record {
     type Plan = Manifest;
     type Report = DrillReport;
 
-    /// The config has no say in what is recorded.
+    /// What is recorded does not depend on the config.
     fn config(_: &Archive) -> Result<Config> {
         Ok(Config::default())
     }

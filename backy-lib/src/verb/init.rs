@@ -17,7 +17,7 @@ use crate::storage::{FileName, Published, StagingToken, Storage, Trust, is_note,
 
 pub use request::{Created, InitRequest};
 
-/// Where there is no manifest yet that could say another one.
+/// There is no manifest yet that could give another token.
 const FIRST: StagingToken = StagingToken::FIRST;
 
 /// No README of ours is longer.
@@ -27,16 +27,16 @@ const README_LIMIT_BYTES: u64 = 1 << 20;
 const LOCK_LIMIT_BYTES: u64 = 4096;
 
 impl Archive {
-    /// Makes an archive in a folder, which is made when it is not there.
+    /// Creates an archive in a folder, and the folder if it does not exist.
     ///
     /// # Errors
-    /// [`Error::ArchiveExists`] when there is one already; [`Error::Occupied`] when there are files that an archive
-    /// would have to replace; [`Error::Untrusted`] when others could change it.
+    /// [`Error::ArchiveExists`] when there is one already; [`Error::Occupied`] when an archive would have to replace
+    /// files that exist; [`Error::Untrusted`] when others could change it.
     pub fn init(folder: &Path, source: Option<&Path>, block_size: BlockSize) -> Result<Self> {
         Self::init_with(folder, source, block_size, Trust::default())
     }
 
-    /// The same, with what the caller says of whom to trust.
+    /// The same, with the caller's decision about whom to trust.
     pub fn init_with(
         folder: &Path,
         source: Option<&Path>,
@@ -48,8 +48,8 @@ impl Archive {
         Self::init_on(Arc::new(storage), source, block_size)
     }
 
-    /// Makes an archive in any storage. A config that is there already is kept; what an interrupted `init` has left is
-    /// continued.
+    /// Creates an archive in any storage. Keeps a config that exists already, and continues what an interrupted
+    /// `init` has left.
     pub fn init_on(
         storage: Arc<dyn Storage>,
         source: Option<&Path>,
@@ -58,7 +58,7 @@ impl Archive {
         let config = Config::template(source)?;
         Config::parse(&config, &storage.path(FileName::CONFIG))?;
         storage.check_trust()?;
-        // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
+        // Also checked before taking the lock, which would leave its file in a folder that is not ours.
         check_vacant(&*storage, source)?;
         let _lock = storage.lock("'init'")?;
         let present = check_vacant(&*storage, source)?;
@@ -71,7 +71,7 @@ impl Archive {
     }
 }
 
-/// That there is no archive yet; which of an archive's files are there all the same.
+/// Checks that there is no archive yet; returns which of an archive's files exist all the same.
 fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<FileName>> {
     let present = storage.list()?;
     if present.contains(&FileName::MANIFEST) || present.contains(&FileName::IMAGE) {
@@ -92,14 +92,14 @@ fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<File
     Ok(present)
 }
 
-/// Whether a file is one that `init` makes, as its content or its token proves, or may find.
+/// Whether `init` makes such a file, as its content or its token proves, or may find one.
 fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
     let content = |limit| match staged::read_whole(storage, name, limit) {
         Err(error) if error.is_damage() => Ok(None),
         content => content.map(Some),
     };
     Ok(match name {
-        // It is read next.
+        // The caller reads it next.
         FileName::CONFIG => true,
         FileName::Aside(_, token) => token == FIRST,
         FileName::README => {
@@ -110,7 +110,7 @@ fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
     })
 }
 
-/// A config that was there before the archive has to be right, and must not name another source.
+/// Checks that a config from before the archive is valid and does not name another source.
 fn check_kept_config(storage: &dyn Storage, source: Option<&Path>) -> Result<()> {
     let kept = trusted_config(storage)?;
     match source {

@@ -20,8 +20,8 @@ use crate::verb::backup;
 pub use request::TagRequest;
 
 impl ArchiveWriter {
-    /// Adds tags that stay until somebody removes them, and removes tags. Removing a tag that the schedule gave before
-    /// somebody added it leaves it to the schedule again. Returns all tags that the revision has then.
+    /// Adds tags that stay until somebody removes them, and removes tags. If the schedule gave a tag before somebody
+    /// added it, removing it leaves it to the schedule again. Returns all tags that the revision then has.
     ///
     /// # Errors
     /// [`Error::Specification`] for more tags than a revision can hold, and for a new one with `..` in its name.
@@ -43,7 +43,7 @@ struct ChangeTags<'a> {
     remove: &'a BTreeSet<Tag>,
 }
 
-/// What the history says of a change of tags.
+/// What the history records about a change of tags.
 #[derive(Serialize)]
 struct TagReport {
     revision: RevisionId,
@@ -56,7 +56,7 @@ impl Request for ChangeTags<'_> {
     type Plan = (Manifest, TagReport);
     type Report = TagReport;
 
-    /// A config that cannot be read is no reason to refuse a tag.
+    /// An unreadable config is no reason to refuse a tag.
     fn config(_: &Archive) -> Result<Config> {
         Ok(Config::default())
     }

@@ -1,15 +1,15 @@
-//! A digest table of the newest revision that is not right as a whole: what of it and of the image can be proved, and
-//! what is lost.
+//! Deals with a digest table of the newest revision that is wrong as a whole: which parts of it and of the image can
+//! be proved, and which blocks are lost.
 //!
 //! The digest of the revision is the judge. Where an entry and the content of its block disagree, one of the two is
-//! wrong; the choice between them with which the digest comes out proves all of it ([`search`]). Where there is none,
-//! those blocks are *lost*: their entries become [`TableEntry::LOST`], and the manifest gets the digest of the table
-//! as it is then, so that it can be checked as a whole from then on. The other entries are proved by the content of
-//! their blocks. Zeros are no proof, for zeros are also what is left of a table and of an image: near a lost block,
-//! or when nothing else explains that the digest does not come out, a zero block is lost, too.
+//! wrong; the choice between them that gives the right digest proves all of it ([`search`]). If no choice does, those
+//! blocks are *lost*: their entries become [`TableEntry::LOST`], and the manifest gets the digest of the table as it
+//! is then, so that it can be checked as a whole from then on. The content of their blocks proves the other entries.
+//! Zeros prove nothing, because a destroyed table or image also reads as zeros: near a lost block, or when nothing
+//! else explains a wrong digest, a zero block is lost, too.
 //!
-//! Older revisions read lost blocks through. Their tables are taken as they are then, too, if all that a delta and
-//! its digests say of each other agrees.
+//! Older revisions read lost blocks through. If everything that a delta and its digests say of each other agrees,
+//! backy accepts their tables as they are, too.
 
 mod search;
 
@@ -31,27 +31,26 @@ use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
 use search::{Disputed, search};
 
-/// Disputed blocks that are remembered one by one. When there are more, either all of the image is right or they are
+/// The most disputed blocks to remember one by one. If there are more, either the whole image is right or they are
 /// lost.
 const MAX_DISPUTED: usize = 1 << 16;
 
-/// What became of the digest table of the newest revision.
+/// The outcome for the digest table of the newest revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is right as a whole.
     Right,
-    /// It was not, and is now; every entry is proved.
+    /// It was wrong and is right now; every entry is proved.
     Repaired,
     /// It can be checked as a whole again; these blocks are lost.
     Lost(Findings),
 }
 
-/// Checks the digest table of the newest revision as a whole, and makes it right if it is not. The caller publishes
-/// the manifest, which learns what is lost.
+/// Checks the digest table of the newest revision as a whole, and repairs it if it is wrong. The caller publishes the
+/// manifest, to which this adds the lost blocks.
 ///
 /// # Errors
-/// [`Error::Damaged`] when nothing is left of the table and the image is not right in full. Then nothing has been
-/// changed.
+/// [`Error::Damaged`] when nothing is left of the table and the image is not right in full. Then nothing has changed.
 pub(crate) fn prove_newest(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -64,7 +63,7 @@ pub(crate) fn prove_newest(
     Ok(verdict)
 }
 
-/// The same for whoever reports by himself what was wrong with the table, which is given.
+/// The same for a caller that reports the problem with the table itself; returns that problem.
 pub(crate) fn prove_silently(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -104,7 +103,7 @@ pub(crate) fn prove_silently(
     Ok((verdict, Some(flaw)))
 }
 
-/// What is wrong with the table as a whole, if anything is.
+/// The problem of the table as a whole, if there is one.
 fn flaw_of_table(
     storage: &dyn Storage,
     newest: &Revision,
@@ -124,7 +123,7 @@ fn flaw_of_table(
     Ok((found != expected).then(flaw))
 }
 
-/// The digest that comes out of a table, holes of which cost next to nothing.
+/// The digest of a table; its holes cost next to nothing.
 pub(crate) fn digest_of(
     table: &DigestTable,
     size: BlockSize,
@@ -150,7 +149,7 @@ fn nothing_left(flaw: Error) -> Error {
 }
 
 impl Verdict {
-    /// What was done, in words.
+    /// The outcome in words.
     pub(crate) fn outcome(&self) -> String {
         match self {
             Verdict::Right => "nothing to repair".to_owned(),
@@ -166,13 +165,13 @@ impl Verdict {
 }
 
 enum Outcome {
-    /// Every entry is right, and with them this digest comes out; these blocks of the image are not.
+    /// Every entry is right, and together they give this digest; these blocks of the image are not right.
     Proved { digest: Digest, rotten: Findings },
     /// These blocks are lost.
     Lost(Findings),
 }
 
-/// An image beside its digest table.
+/// An image and its digest table.
 struct Trial<'a> {
     storage: &'a dyn Storage,
     newest: &'a Revision,
@@ -189,14 +188,14 @@ struct RawTable {
 }
 
 impl RawTable {
-    /// The entries of `count` blocks from `first` on; zeros where there are none, fewer at the end.
+    /// The entries of `count` blocks from `first` on; zeros for those that do not exist, fewer at the end.
     fn read(&self, first: BlockIndex, count: u64) -> Result<Vec<TableEntry>> {
         let count = count.min(self.blocks.saturating_sub(first.0)) as usize;
         let mut raw = vec![0; count * DIGEST_BYTES];
         if let Some(file) = &self.file
             && judged(file.read_padded_at(&mut raw, entry_offset(first)))?.is_err()
         {
-            // One by one: what the system cannot read is as good as zero.
+            // One by one: an entry that the system cannot read counts as zero.
             let entries = raw.as_chunks_mut::<DIGEST_BYTES>().0.iter_mut().zip(first.0..);
             for (entry, block) in entries {
                 match judged(file.read_persistently(entry, entry_offset(BlockIndex(block))))? {
@@ -208,7 +207,7 @@ impl RawTable {
         Ok(raw.as_chunks::<DIGEST_BYTES>().0.iter().map(|raw| TableEntry(*raw)).collect())
     }
 
-    /// The first block at or after `from` whose entry may be other than zero.
+    /// The first block at or after `from` whose entry may not be zero.
     fn next_data(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
         let Some(file) = &self.file else { return Ok(None) };
         let data = file.next_data(entry_offset(from))?;
@@ -219,11 +218,11 @@ impl RawTable {
     }
 }
 
-/// What a comparison of the image with the table has found.
+/// The result of comparing the image with the table.
 struct Compared {
     disputed: Vec<Disputed>,
     count: u64,
-    /// The digest when every block is what the image has.
+    /// The digest if every block is what the image has.
     image_digest: Digest,
 }
 
@@ -244,7 +243,7 @@ impl<'a> Trial<'a> {
         BlockRange { first: BlockIndex(0), count: self.table.blocks }
     }
 
-    /// Decides and writes the table; none when nothing can be decided.
+    /// Decides and writes the table; `None` if nothing can be decided.
     fn decide(&self, observer: &dyn Observer) -> Result<Option<Outcome>> {
         let wanted: Vec<Digest> =
             [Some(self.newest.digest), self.newest.table_digest].into_iter().flatten().collect();
@@ -325,7 +324,7 @@ impl<'a> Trial<'a> {
         Ok(entry.into_iter().chain(data).min().filter(|block| block.0 < self.table.blocks))
     }
 
-    /// What the table says of blocks, and what the image has; `None` for what cannot be read.
+    /// The entries of blocks in the table, and those of the image's content; `None` for what cannot be read.
     fn entries(
         &self,
         blocks: BlockRange,
@@ -358,7 +357,8 @@ impl<'a> Trial<'a> {
         Ok(all.map(|((block, table), image)| (block, table, image)).collect())
     }
 
-    /// Where a zero block is not believed: near what is disputed, or everywhere when nothing is, or too much.
+    /// Where a zero block does not count as proved: near disputed blocks, or everywhere if there are none or too
+    /// many.
     fn in_doubt(&self, disputed: &[Disputed], all_known: bool) -> Findings {
         let mut near = Findings::default();
         if disputed.is_empty() || !all_known {
@@ -372,7 +372,7 @@ impl<'a> Trial<'a> {
         near
     }
 
-    /// Takes what the search has found.
+    /// Applies the choice that the search has found.
     fn take(&self, digest: Digest, disputed: &[Disputed], from_image: &[bool]) -> Result<Outcome> {
         let header = DigestsHeader::new(DigestsKind::Image, self.newest, self.size);
         let mut file = rewrite(self.storage, &header)?;
@@ -387,8 +387,8 @@ impl<'a> Trial<'a> {
         Ok(Outcome::Proved { digest, rotten })
     }
 
-    /// Writes the entries of a range of blocks that `choose` makes of the block, its entry and that of its content.
-    /// Where it makes none the entry stays.
+    /// Writes the entries of a range of blocks. `choose` gets the block, its entry and that of its content. If it
+    /// returns none, the entry stays.
     fn write(
         &self,
         range: BlockRange,
@@ -412,8 +412,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Takes the tables of revisions from number `from` on as they are, as far as they read through to each other, since
-/// something that they read has been lost.
+/// Accepts the tables of revisions from number `from` on as they are, as far as they read through to each other,
+/// because something that they read has been lost.
 pub(crate) fn accept_older(
     storage: &Arc<dyn Storage>,
     manifest: &mut Manifest,
@@ -444,8 +444,8 @@ pub(crate) fn accept_older(
     Ok(())
 }
 
-/// Whether a delta and its digests say the same: every block that is held has a digest, one that is held as zeros has
-/// none, and no other has one.
+/// Whether a delta and its digests agree: every block that the delta holds has a digest, one that it holds as zeros
+/// has none, and no other block has one.
 fn agree(
     storage: &dyn Storage,
     revision: &Revision,

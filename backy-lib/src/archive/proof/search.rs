@@ -1,8 +1,8 @@
-//! Finding out of two entries for each disputed block those with which the digest of the revision comes out.
+//! Chooses one of two entries for each disputed block, so that the digest of the revision comes out.
 //!
-//! Damage comes in stretches: a sector of the table, an extent of the image. So the choices are tried first that
-//! seldom change between table and image as one goes through the disputed blocks: never, once, twice and so on. That
-//! tries every choice in the end, if there are few blocks; what is spent on it is limited.
+//! Damage comes in stretches: a sector of the table, an extent of the image. So the search first tries the choices
+//! that seldom change between table and image from one disputed block to the next: never, once, twice and so on. With
+//! few blocks it tries every choice in the end; a limit bounds the effort.
 
 use super::RawTable;
 use crate::base::digest::{Digest, RevisionHasher, TableEntry};
@@ -12,20 +12,20 @@ use crate::base::progress::{self, Observer};
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::Revision;
 
-/// Entries that are digested at most: some seconds.
+/// The most entries to digest: some seconds.
 const MAX_ENTRIES: u64 = 1 << 27;
 
-/// A block whose entry is not that of its content.
+/// A block whose entry does not match its content.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Disputed {
     pub(super) block: BlockIndex,
     pub(super) table: TableEntry,
-    /// Of the content; `None` when it cannot be read.
+    /// The entry of the content; `None` if it cannot be read.
     pub(super) image: Option<TableEntry>,
 }
 
-/// The digest, one of those wanted, and for each disputed block whether its entry is that of the image. `None` when
-/// none comes out, or when trying all choices would take too long.
+/// The digest, one of those wanted, and for each disputed block whether its entry is that of the image. `None` if no
+/// choice gives such a digest, or if trying all choices would take too long.
 pub(super) fn search(
     table: &RawTable,
     revision: &Revision,
@@ -60,8 +60,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Goes on with blocks from one of the two, from the first that is not chosen yet, and changes so many times
-    /// after it.
+    /// Chooses the blocks from one of the two, starting at the first that has no choice yet, and changes sides this
+    /// many times after it.
     fn stretch(
         &mut self,
         mut hasher: RevisionHasher,
@@ -97,7 +97,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Hands on the entries up to a block.
+    /// Feeds the entries up to a block to the hasher.
     fn feed(&mut self, hasher: &mut RevisionHasher, to: BlockIndex) -> Result<()> {
         let mut next = BlockIndex(hasher.blocks());
         self.left_entries = self.left_entries.saturating_sub(to.0.saturating_sub(next.0) + 1);

@@ -1,4 +1,5 @@
-//! Room in the image for bringing it back to the revision before: where that has data and the newest has holes.
+//! Space in the image for bringing it back to the previous revision: where that one has data and the newest has
+//! holes.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
@@ -9,13 +10,13 @@ use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
-/// Room that the image has been given.
+/// Space that the image has been given.
 pub(crate) struct Room {
     extents: Vec<Extent>,
 }
 
 impl Room {
-    /// Takes it away again, as far as that works: it only costs room.
+    /// Frees it again, as far as that works: a failure only costs space.
     pub(crate) fn give_back(&self, storage: &dyn Storage) {
         let Ok(image) = storage.open(FileName::IMAGE, Access::Write) else { return };
         for extent in &self.extents {
@@ -24,11 +25,11 @@ impl Room {
     }
 }
 
-/// Gives the image the room that it needs to become the revision before the newest. Where the file system cannot,
-/// nothing is promised.
+/// Allocates the space that the image needs to become the previous revision. A file system that cannot do this gives
+/// no guarantee.
 ///
 /// # Errors
-/// [`ErrorKind::NoSpace`] when there is none. Then the image has none of it.
+/// [`ErrorKind::NoSpace`] when there is too little. Then the image has got none of it.
 pub(crate) fn make(storage: &dyn Storage, manifest: &Manifest) -> Result<Room> {
     let Some((image, extents)) = holes(storage, manifest, Access::Write)? else {
         return Ok(Room { extents: Vec::new() });
@@ -49,13 +50,13 @@ pub(crate) fn make(storage: &dyn Storage, manifest: &Manifest) -> Result<Room> {
     Ok(room)
 }
 
-/// How many bytes that is.
+/// How many bytes [`make`] would allocate.
 pub(crate) fn needed_bytes(storage: &dyn Storage, manifest: &Manifest) -> Result<u64> {
     let holes = holes(storage, manifest, Access::Read)?;
     Ok(holes.map_or(0, |(_, extents)| extents.iter().map(|extent| extent.len).sum()))
 }
 
-/// That there is no room, with what would have to fit.
+/// The error for too little space, with the amount that has to fit.
 fn explained(error: Error, extents: &[Extent]) -> Error {
     if error.kind() != ErrorKind::NoSpace {
         return error;
@@ -68,7 +69,7 @@ fn explained(error: Error, extents: &[Extent]) -> Error {
 
 type Holes = Option<(Box<dyn StorageFile>, Vec<Extent>)>;
 
-/// The image, and its holes where the revision before the newest holds data.
+/// The image, and its holes where the previous revision holds data.
 fn holes(storage: &dyn Storage, manifest: &Manifest, access: Access) -> Result<Holes> {
     let Some(older) = manifest.revisions.get(1) else { return Ok(None) };
     let (size, size_bytes) = (manifest.block_size, older.size_bytes);

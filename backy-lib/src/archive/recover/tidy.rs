@@ -1,7 +1,8 @@
-//! What a committed backup no longer needs of the image: what lies past its new end, and blocks that have become zero.
+//! What a committed backup no longer needs of the image: the bytes past its new end, and blocks that have become
+//! zero.
 //!
-//! Until the commit the image keeps all of its room, because undoing writes there and another program may have taken
-//! what was given back. Nothing that is given back here reads as anything but zeros, or belongs to a revision.
+//! Until the commit the image keeps all of its space, because undoing writes there, and another program may have
+//! taken what was freed. Everything that is freed here reads as zeros or belongs to no revision.
 
 use crate::archive::moment;
 use crate::base::digest::is_zero;
@@ -15,9 +16,9 @@ use crate::image::delta::Delta;
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// Gives back what the image of a committed backup does not need. The manifest says that the delta of the revision
-/// before is being worked on; when it says so of another one nothing is done. What cannot be found out costs room and
-/// nothing else. Records what the image is then.
+/// Frees what the image of a committed backup does not need. The manifest says that the delta of the previous
+/// revision is being worked on; if it names another one, nothing is done. What cannot be found out only costs space.
+/// Records the state of the image afterwards.
 pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     let [newest, before, ..] = manifest.revisions.as_slice() else { return Ok(()) };
     let is_tidied = manifest.in_progress.as_ref().is_some_and(|operation| {
@@ -36,7 +37,7 @@ pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Re
         Err(error) if error.is_damage() => return Ok(()),
         Err(error) => return Err(error),
     };
-    // A length that looks right need not be durable, after a sync that failed.
+    // A length that looks right may not be durable after a failed sync.
     image.set_len(newest.size_bytes + 1)?;
     image.set_len(newest.size_bytes)?;
     let punched =
@@ -52,8 +53,8 @@ pub(crate) fn finish_image(storage: &dyn Storage, manifest: &mut Manifest) -> Re
     Ok(())
 }
 
-/// Hands out the extents of blocks that the delta holds and that are zero in the newest revision, which has so many
-/// bytes.
+/// Calls back with the extents of blocks that the delta holds and that are zero in the newest revision, which has
+/// this many bytes.
 pub(crate) fn for_each_emptied(
     size_bytes: u64,
     block_size: BlockSize,
@@ -85,7 +86,7 @@ pub(crate) fn for_each_emptied(
     Ok(())
 }
 
-/// Makes holes of those pieces of an extent that read as zeros.
+/// Makes holes of the pieces of an extent that read as zeros.
 fn punch_zeros(image: &dyn StorageFile, extent: Extent) -> Result<()> {
     let mut offset = extent.offset;
     let mut bytes = Vec::new();
@@ -101,7 +102,7 @@ fn punch_zeros(image: &dyn StorageFile, extent: Extent) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that are allocated in an extent of a file, as far as it says.
+/// Bytes that are allocated in an extent of a file, as the file system reports them.
 pub(crate) fn data_bytes(file: &dyn StorageFile, extent: Extent) -> Result<u64> {
     let (mut bytes, mut offset) = (0, extent.offset);
     while let Some(data) = file.next_data(offset)?.filter(|data| data.offset < extent.end()) {

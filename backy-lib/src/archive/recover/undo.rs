@@ -1,9 +1,8 @@
 //! Bringing the image back to the newest revision of the manifest, from the overlay alone.
 //!
-//! Every block of the overlay that can be read is written back, whatever digests say. Where there are digests they
-//! decide between an overlay and an image of which one is wrong, and they add findings; where there are none, or
-//! wrong ones, nothing is missing but the findings. What of the overlay cannot be read costs the blocks that it is
-//! about and nothing else.
+//! Every readable block of the overlay is written back, whatever digests say. Where there are digests, they decide
+//! whether the overlay or the image is wrong, and they add findings. If they are missing or wrong, only the findings
+//! are missing. An unreadable part of the overlay costs only the blocks that it describes.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +20,8 @@ use crate::image::delta::{self, Delta, Tables};
 use crate::image::digests::DigestTable;
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
-/// Brings the image back to what the newest revision of the manifest is, and points the next older delta to it. What
-/// is lost by that becomes a finding.
+/// Brings the image back to the newest revision of the manifest, and points the next older delta to it. Blocks that
+/// this loses become findings.
 pub(super) fn roll_back(
     storage: &dyn Storage,
     manifest: &mut Manifest,
@@ -67,7 +66,7 @@ fn point_back(storage: &dyn Storage, manifest: &Manifest, observer: &dyn Observe
         return Ok(());
     }
     match delta::rebase(storage, older.uuid, older.backing(Some(newest))) {
-        // It is lost for other reasons; scrub says how much of it.
+        // It is lost for other reasons; a scrub reports how much of it.
         Err(error) if error.is_damage() => {
             observer.event(&Event::Finding(error.to_string()));
             Ok(())
@@ -97,7 +96,7 @@ fn note(storage: &dyn Storage, manifest: &mut Manifest, lost: &Findings, observe
     newest.findings.add_all(added);
 }
 
-/// Opens the image for bringing it back; and whether it had to be made.
+/// Opens the image for bringing it back; also returns whether it had to be made.
 fn open_image(
     storage: &dyn Storage,
     newest: &Revision,
@@ -114,7 +113,7 @@ fn open_image(
     }
 }
 
-/// An image of the right length without data, in the place of one that is gone.
+/// An image of the right length without data, in place of one that is missing.
 pub(crate) fn make_image(storage: &dyn Storage, newest: &Revision) -> Result<Box<dyn StorageFile>> {
     let image = storage.create(FileName::IMAGE)?;
     image.set_len(newest.size_bytes)?;
@@ -123,13 +122,13 @@ pub(crate) fn make_image(storage: &dyn Storage, newest: &Revision) -> Result<Box
     Ok(image)
 }
 
-/// That there is no image.
+/// The error that there is no image.
 pub(crate) fn image_is_missing(storage: &dyn Storage, newest: &Revision) -> Error {
     let expected = format!("the image of revision {}", newest.uuid);
     Error::damaged(storage.path(FileName::IMAGE), "file", "none", expected)
 }
 
-/// The digests of the newest revision, if they can be had.
+/// The digests of the newest revision, if they are available.
 fn open_table(
     storage: &dyn Storage,
     newest: &Revision,
@@ -146,8 +145,8 @@ fn open_table(
     }
 }
 
-/// Whether blocks of the image may have been overwritten, although there is no overlay. It was made, and the next
-/// older delta was pointed to it, before that; and it goes when that delta has been pointed back.
+/// Whether blocks of the image may have been overwritten although there is no overlay. Before that happens, the
+/// overlay is made and the next older delta points to it; the overlay is deleted once that delta points back.
 fn may_have_begun(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -163,7 +162,7 @@ fn may_have_begun(
             Err(error) => Err(error),
         };
     }
-    // Made before the image is opened for writing; what it is of is swept up with the overlay.
+    // These are made before the image is opened for writing, and swept up with the overlay.
     let other = FileName::Digests(operation.revision, DigestsKind::Image);
     Ok(storage.list()?.contains(&other))
 }
@@ -177,10 +176,10 @@ struct Undo<'a> {
 }
 
 impl Undo<'_> {
-    /// The overlay, and where its tables are; `None` when there is none.
+    /// The overlay, and where its tables are; `None` if there is none.
     fn open_overlay(&self, operation: &InProgress) -> Result<Option<(Delta, Tables)>> {
         let (id, size, bytes) = (self.newest.uuid, self.block_size, self.newest.size_bytes);
-        // One that is being made was made by us. A delta that becomes the image may have been made anew by QEMU.
+        // We made the one that is being made. But QEMU may have rewritten a delta that becomes the image.
         if operation.operation == Operation::Remove {
             match Delta::open(self.storage, id, size, bytes) {
                 Ok(delta) => return Ok(Some((delta, Tables::AsFound))),
@@ -195,8 +194,8 @@ impl Undo<'_> {
         }
     }
 
-    /// Writes all blocks back, also those that look right: what a program sees is not what is durable after a failed
-    /// sync. Gives the blocks that are lost.
+    /// Writes all blocks back, also those that look right: after a failed sync, what a program sees is not what is
+    /// durable. Returns the lost blocks.
     fn copy_back(
         &self,
         overlay: &Delta,
@@ -206,10 +205,10 @@ impl Undo<'_> {
         let size_bytes = self.newest.size_bytes;
         let blocks = BlockIndex(self.block_size.count(size_bytes));
         let counters = progress::begin(observer, Phase::Recover, size_bytes);
-        // A length that looks right need not be durable either.
+        // A length that looks right may not be durable either.
         self.image.set_len(size_bytes + 1)?;
         self.image.set_len(size_bytes)?;
-        // What a standalone revision does not hold is zero.
+        // A block that a standalone revision does not hold is zero.
         let standalone = overlay.header().backing.is_none();
         let mut copy = Copying {
             undo: self,
@@ -219,7 +218,7 @@ impl Undo<'_> {
             zeros: Zeros { image: self.image, extent: Extent::new(0, 0) },
             lost: Findings::default(),
         };
-        // Whoever has been stopped leaves things in order all the same, unless that takes long.
+        // A stopped operation still puts everything in order, unless that takes long.
         let patience = if observer.cancelled() { limits().undo_patience } else { Duration::ZERO };
         let began = Instant::now();
         let mut next = BlockIndex(0);
@@ -250,7 +249,7 @@ impl Undo<'_> {
         Ok(copy.lost)
     }
 
-    /// What the digests say of blocks; nothing where there are none.
+    /// The digests of these blocks, or nothing if there are none.
     fn entries(&self, first: BlockIndex, count: u64) -> Result<Vec<TableEntry>> {
         match self.table.as_ref().map(|table| table.read(first, count)) {
             None => Ok(Vec::new()),
@@ -259,7 +258,7 @@ impl Undo<'_> {
         }
     }
 
-    /// An undoing that was cut short may have left the image a byte longer.
+    /// An interrupted undoing may have left the image a byte longer.
     fn restore_length(&self) -> Result<()> {
         if self.image.len()? != self.newest.size_bytes {
             self.image.set_len(self.newest.size_bytes)?;
@@ -267,8 +266,8 @@ impl Undo<'_> {
         Ok(())
     }
 
-    /// Blocks of the image that are not those of the newest revision, as far as there are digests. All of them where
-    /// there are none.
+    /// Blocks of the image that differ from the newest revision, as far as there are digests. All of them if there
+    /// are none.
     fn wrong_blocks(&self, observer: &dyn Observer) -> Result<Findings> {
         self.restore_length()?;
         let blocks = self.block_size.count(self.newest.size_bytes);
@@ -327,7 +326,7 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    /// Takes the next block: where the overlay holds it, if that can be told, and what it has to be, if that is known.
+    /// Takes the next block: where the overlay holds it, if known, and what it has to be, if known.
     fn take(
         &mut self,
         block: BlockIndex,

@@ -1,4 +1,4 @@
-//! What a person has to look at before anything expires, and what has been looked at.
+//! What a person has to look at before anything expires, and what somebody has confirmed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use super::unknown::keeps_unknown;
 use super::{Manifest, Unknown};
 use crate::base::revision::RevisionId;
 
-/// A revision of which far more had changed than usual.
+/// A revision in which far more has changed than usual.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Alarm {
@@ -17,22 +17,22 @@ pub struct Alarm {
     pub revision: RevisionId,
     /// When it was noticed: when the backup was committed.
     pub raised: Timestamp,
-    /// Bytes in blocks that differed from the revision before.
+    /// Bytes in blocks that differed from the previous revision.
     pub changed_bytes: u64,
-    /// As many would have been usual.
+    /// How many would have been usual.
     pub usual_bytes: u64,
-    /// When somebody confirmed that it is in order.
+    /// When somebody confirmed that this is all right.
     pub confirmed: Option<Timestamp>,
-    /// Bytes of data of the revision before that are gone, where these are most of it.
+    /// Bytes of data of the previous revision that are gone, if that is most of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_bytes: Option<u64>,
-    /// Bytes of data that the revision before had; known where `lost_bytes` is.
+    /// Bytes of data that the previous revision had; known if `lost_bytes` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub had_bytes: Option<u64>,
-    /// How the source differs from the one that was backed up before, where it is another one.
+    /// How the source differs from the one backed up before, if it is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_source: Option<String>,
-    /// Size in bytes of the revision before, where the source has shrunk.
+    /// Size in bytes of the previous revision, if the source has shrunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shrunk_from_bytes: Option<u64>,
     #[serde(flatten, skip_deserializing)]
@@ -40,7 +40,7 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// One that nobody has confirmed.
+    /// An alarm that nobody has confirmed.
     pub fn new(
         revision: RevisionId,
         raised: Timestamp,
@@ -62,7 +62,7 @@ impl Alarm {
     }
 }
 
-/// Damage that somebody knows of.
+/// Damage that somebody has confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct KnownDamage {
@@ -70,7 +70,7 @@ pub struct KnownDamage {
     pub revision: RevisionId,
     /// How many of its blocks were lost when it was confirmed.
     pub bad_blocks: u64,
-    /// When that was.
+    /// When somebody confirmed it.
     pub confirmed: Timestamp,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
@@ -79,15 +79,15 @@ pub struct KnownDamage {
 keeps_unknown!(Alarm, KnownDamage);
 
 impl Manifest {
-    /// Alarms that nobody has confirmed, about revisions that are there.
+    /// Alarms that nobody has confirmed, about revisions that exist.
     pub fn open_alarms(&self) -> impl Iterator<Item = &Alarm> {
         let open = self.alarms.iter().filter(|alarm| alarm.confirmed.is_none());
-        // Without an alarm, which is the rule, nobody needs the names.
+        // Usually there is no alarm, and nobody needs the names.
         let there = if self.alarms.is_empty() { HashSet::new() } else { self.names() };
         open.filter(move |alarm| there.contains(&alarm.revision))
     }
 
-    /// The damage that somebody has confirmed: the most lost blocks of each revision.
+    /// The damage that somebody has confirmed: the largest number of lost blocks of each revision.
     pub fn confirmed_damage(&self) -> HashMap<RevisionId, u64> {
         let mut most = HashMap::new();
         for known in &self.known_damage {
@@ -97,7 +97,7 @@ impl Manifest {
         most
     }
 
-    /// Forgets what was confirmed after `latest`, by a clock that was wrong.
+    /// Forgets confirmations after `latest`, from a wrong clock.
     pub(crate) fn forget_confirmations_after(&mut self, latest: Timestamp) {
         let flaws = self.revisions.iter_mut().flat_map(|revision| &mut revision.flaws);
         let confirmed = self.alarms.iter_mut().map(|alarm| &mut alarm.confirmed);
@@ -107,7 +107,7 @@ impl Manifest {
         self.known_damage.retain(|known| known.confirmed <= latest);
     }
 
-    /// Takes note that somebody has looked at all alarms and flaws and at this damage: lost blocks by revision.
+    /// Records that somebody has looked at all alarms and flaws and at this damage: lost blocks by revision.
     pub fn confirm(&mut self, damage: &[(RevisionId, u64)], now: Timestamp) {
         for alarm in &mut self.alarms {
             alarm.confirmed.get_or_insert(now);
@@ -133,7 +133,7 @@ impl Manifest {
         }
     }
 
-    /// Forgets what is about revisions that are not there any more.
+    /// Forgets everything about revisions that no longer exist.
     pub(super) fn forget_alarms_of_gone(&mut self) {
         if self.alarms.is_empty() && self.known_damage.is_empty() {
             return;
@@ -172,7 +172,7 @@ mod tests {
         (manifest, ids)
     }
 
-    /// An alarm is open until it is confirmed, and as long as its revision is there; the time of the first confirmation
+    /// An alarm is open until it is confirmed, and as long as its revision exists; the time of the first confirmation
     /// stays.
     #[test]
     fn an_alarm_is_open_until_it_is_confirmed() {
@@ -189,8 +189,8 @@ mod tests {
         assert_eq!(manifest.alarms[0].confirmed, Some(at(6)));
     }
 
-    /// Damage is known up to as many blocks as were confirmed; of more the last confirmation counts, for that revision
-    /// alone.
+    /// Confirmed damage covers as many blocks as were confirmed; if there are more, the last confirmation counts, for
+    /// that revision alone.
     #[test]
     fn damage_is_known_as_far_as_it_was_confirmed() {
         let (mut manifest, ids) = manifest(2);
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(known(&manifest, ids[0]), None);
         manifest.confirm(&[(ids[0], 3), (ids[1], 1)], at(6));
         assert_eq!([known(&manifest, ids[0]), known(&manifest, ids[1])], [Some(3), Some(1)]);
-        // Less than is known is nothing new.
+        // Less damage than confirmed is nothing new.
         manifest.confirm(&[(ids[0], 2)], at(7));
         assert_eq!(manifest.known_damage[0].confirmed, at(6));
         manifest.confirm(&[(ids[0], 5)], at(8));
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(manifest.known_damage.len(), 2);
     }
 
-    /// What is about a revision goes with it, and nothing else.
+    /// Deleting a revision deletes everything about it, and nothing else.
     #[test]
     fn what_is_about_a_revision_goes_with_it() {
         let (mut manifest, ids) = manifest(2);

@@ -1,4 +1,5 @@
-//! Lists that are short in any manifest that backy writes: a file that claims more is refused before that costs memory.
+//! Lists that are short in any manifest that backy writes: a file that claims a longer one is refused before it costs
+//! memory.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,10 +10,10 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use super::{Flaw, MAX_TAGS};
 use crate::base::revision::Tag;
 
-/// More features are refused; there have been few.
+/// More features are refused; so far there have been few.
 const MAX_FEATURES: usize = 256;
 
-/// More flaws of one revision are refused, so that a newer program may keep more than this one.
+/// More flaws of one revision are refused. Higher than this program's own limit, so that a newer one may keep more.
 const MAX_FLAWS_READ: usize = 256;
 
 pub(super) fn features<'de, D: Deserializer<'de>>(inner: D) -> Result<Vec<String>, D::Error> {
@@ -76,7 +77,7 @@ mod tests {
         flaws: Vec<Flaw>,
     }
 
-    /// As many as are allowed are read, and one more is refused, also when it is the same once more.
+    /// Reads as many as are allowed, and refuses one more, even if it is a repetition.
     #[test]
     fn one_more_than_allowed_is_refused() {
         let flaw = r#"{"file":"","message":"","found":"2026-11-28T00:00:00Z","confirmed":null}"#;

@@ -1,7 +1,7 @@
 //! Whether a manifest that was read can be used.
 //!
-//! First what it needs, since a newer format may do anything with the rest; then the checksum of its text; last whether
-//! its revisions are a chain. Nothing here looks at the other files of the archive.
+//! First checks what it requires, because a newer format may do anything with the rest; then the checksum of its
+//! text; last whether its revisions are a chain. Nothing here looks at the other files of the archive.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::format::name::FileName;
 use crate::format::qcow2::Layout;
 
 impl Manifest {
-    /// Whether the revisions are a chain, and what is claimed of them can be.
+    /// Checks that the revisions are a chain, and that the claims about them are possible.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut seen = HashSet::new();
         let mut newer: Option<&Revision> = None;
@@ -77,7 +77,7 @@ impl Manifest {
     }
 }
 
-/// The part of a manifest that says whether the rest can be understood.
+/// The part of a manifest that shows whether this program can understand the rest.
 #[derive(Deserialize)]
 pub(super) struct Needs {
     format: u32,
@@ -109,7 +109,7 @@ impl Needs {
     }
 }
 
-/// Whether the checksum is that of the text.
+/// Checks that the checksum is that of the text.
 pub(super) fn check_text(text: &str) -> Result<(), ManifestFlaw> {
     let missing = || ManifestFlaw::Damaged("checksum: found none, expected 64 digits".to_owned());
     let (before, rest) = text.split_once(CHECKSUM_KEY).ok_or_else(missing)?;

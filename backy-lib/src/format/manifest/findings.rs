@@ -1,5 +1,5 @@
-//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs have
-//! added to some of them.
+//! Which blocks of a file are known to be bad: a [set of blocks](BlockRanges), with the fields that newer programs
+//! have added to some of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,20 +8,19 @@ use super::unknown::keeps_unknown;
 use crate::base::block_ranges::{BlockRange, BlockRanges, without};
 use crate::base::units::BlockIndex;
 
-/// What is known to be wrong with the blocks of a revision.
+/// The known problems of a revision's blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct Findings {
-    /// Blocks that its own file holds with a content that is not what was backed up.
+    /// Blocks that its own file holds with other content than was backed up.
     pub bad_blocks: BlockRanges,
-    /// What newer programs have recorded about blocks, ascending. It stays with a block for as long as the block is
-    /// bad.
+    /// What newer programs have recorded about blocks, ascending. It stays with a block as long as the block is bad.
     fields: Vec<(BlockRange, Unknown)>,
     unknown: Unknown,
 }
 
 impl Findings {
-    /// These blocks.
+    /// Findings of these blocks.
     pub fn new(bad_blocks: impl IntoIterator<Item = BlockRange>) -> Self {
         Findings { bad_blocks: bad_blocks.into_iter().collect(), ..Findings::default() }
     }
@@ -31,7 +30,7 @@ impl Findings {
         self.bad_blocks.contains(block)
     }
 
-    /// The first blocks at or after `from` that are known to be bad, as far as they follow each other.
+    /// The first blocks at or after `from` that are known to be bad, as far as they are consecutive.
     pub fn next_bad(&self, from: BlockIndex) -> Option<BlockRange> {
         self.bad_blocks.next(from)
     }
@@ -56,13 +55,13 @@ impl Findings {
         self.bad_blocks.add_all(added);
     }
 
-    /// Forgets what was known of a range of blocks.
+    /// Forgets the findings in a range of blocks.
     pub fn clear(&mut self, cleared: BlockRange) {
         self.bad_blocks.remove(cleared);
         self.forget_fields();
     }
 
-    /// Forgets what was known of many ranges of blocks, which ascend.
+    /// Forgets the findings in many ranges of blocks, which ascend.
     pub fn clear_all(&mut self, cleared: &[BlockRange]) {
         if !cleared.is_empty() && !self.bad_blocks.is_empty() {
             self.bad_blocks.subtract(cleared);
@@ -70,7 +69,7 @@ impl Findings {
         }
     }
 
-    /// Records what a check of `checked`, ascending, has found: these blocks are `bad`, and no others there.
+    /// Records the result of a check of `checked`, ascending: these blocks are `bad`, and no others there.
     pub fn replace(&mut self, checked: &[BlockRange], bad: impl IntoIterator<Item = BlockRange>) {
         self.bad_blocks.subtract(checked);
         self.add_all(bad);
@@ -93,7 +92,7 @@ impl Findings {
         self.bad_blocks.block_count()
     }
 
-    /// Only what is bad has fields.
+    /// Only bad blocks have fields.
     fn forget_fields(&mut self) {
         for (range, unknown) in std::mem::take(&mut self.fields) {
             let left = self.bad_blocks.within(range);
@@ -102,7 +101,7 @@ impl Findings {
     }
 }
 
-/// Findings as the file has them: a range with fields of its own stands alone.
+/// Findings as in the file: a range with fields of its own stands alone.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
 struct Stored {
@@ -142,7 +141,7 @@ impl From<Stored> for Findings {
 
 impl From<Findings> for Stored {
     fn from(mut findings: Findings) -> Self {
-        // So that none of them is about more than one range.
+        // So that each field is about only one range.
         findings.forget_fields();
         let Findings { bad_blocks: ranges, fields, unknown } = findings;
         let mut bad_blocks: Vec<StoredRange> = Vec::with_capacity(ranges.len());
@@ -180,8 +179,8 @@ impl From<Findings> for Stored {
 mod tests {
     use super::*;
 
-    /// Whatever is added and cleared, in any order: the same blocks are bad as in a plain list, the ranges are
-    /// ascending with good blocks between them, and every question is answered as the list would.
+    /// Whatever is added and cleared, in any order: the same blocks are bad as in a plain list, the ranges ascend
+    /// with good blocks between them, and every question gets the answer that the list would give.
     #[test]
     fn ranges_say_the_same_as_a_list_of_blocks() {
         const BLOCKS: u64 = 24;
@@ -237,8 +236,7 @@ mod tests {
         }
     }
 
-    /// A million separate bad blocks are taken note of, looked up and cleared within seconds, in whatever order they
-    /// come.
+    /// A million separate bad blocks are recorded, looked up and cleared within seconds, in any order.
     #[test]
     fn a_million_bad_blocks_take_linear_time() {
         const BLOCKS: u64 = 1_000_000;
@@ -258,11 +256,12 @@ mod tests {
         assert_eq!(descending.bad_block_count(), BLOCKS / 2);
         ascending.clear_all(&all);
         assert_eq!(ascending, Findings::default());
-        // With a pass over all ranges for each block it would be hours.
+        // A pass over all ranges for each block would take hours.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     }
 
-    /// What a newer program says of blocks is written again for those of them that are still bad, and for no others.
+    /// Fields of newer programs about blocks are written again for those blocks that are still bad, and for no
+    /// others.
     #[test]
     fn fields_of_a_range_stay_with_its_blocks() {
         let read = |text: &str| serde_json::from_str::<Findings>(text).unwrap();

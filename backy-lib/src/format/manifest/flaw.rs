@@ -1,4 +1,4 @@
-//! What a scrub found wrong with a revision's files and could not repair, other than single blocks.
+//! Problems of a revision's files that a scrub found and could not repair, other than single blocks.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,12 +7,12 @@ use super::unknown::keeps_unknown;
 use super::{Revision, Unknown};
 use crate::format::name::FileName;
 
-/// A revision remembers no more of them: one is enough to make somebody look.
+/// The most flaws that a revision keeps: one is enough to make somebody look.
 const MAX_FLAWS: usize = 8;
-/// Longest message that is remembered.
+/// The longest message that is kept.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// Something wrong with a file of a revision that is not about single blocks: its header, its tables, its digests.
+/// A problem with a file of a revision that does not concern single blocks: its header, its tables, its digests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Flaw {
@@ -31,7 +31,7 @@ pub struct Flaw {
 keeps_unknown!(Flaw);
 
 impl Revision {
-    /// Records what a scrub finds wrong now. What was known before keeps its dates; what is not found any more is
+    /// Records the problems that a scrub finds now. Known ones keep their dates; those that are no longer found are
     /// forgotten.
     pub fn set_flaws(&mut self, found: Vec<(FileName, String)>, now: Timestamp) {
         let known = std::mem::take(&mut self.flaws);
@@ -50,7 +50,7 @@ impl Revision {
         }
     }
 
-    /// Records what a scrub finds wrong before it has looked at everything: what was known before stays.
+    /// Records the problems that a scrub finds before it has looked at everything: known ones stay.
     pub fn add_flaws(&mut self, found: Vec<(FileName, String)>, now: Timestamp) {
         let known = self.flaws.clone();
         self.set_flaws(found, now);
@@ -76,7 +76,7 @@ mod tests {
     use crate::base::units::BlockSize;
     use crate::format::manifest::{Manifest, Statistics};
 
-    /// A flaw is open until it is confirmed or found no more, and keeps its dates as long as it stays the same.
+    /// A flaw is open until it is confirmed or no longer found, and keeps its dates as long as it stays the same.
     #[test]
     fn a_flaw_is_open_until_it_is_confirmed_or_gone() {
         let at = |second| Timestamp::from_second(second).unwrap();

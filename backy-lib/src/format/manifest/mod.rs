@@ -3,8 +3,8 @@
 //! Pretty-printed JSON for people, guarded by a checksum over its own text: SHA-256 of the file with the 64
 //! digits of `checksum` as zeros. Fields that this program does not know survive a rewrite, at every depth.
 //!
-//! Nothing is written that could not be read again: what would be too long is made shorter where that costs no revision
-//! and hides no damage.
+//! Nothing is written that could not be read again: if the text would be too long, it is shortened where that costs
+//! no revision and hides no damage.
 
 use std::collections::BTreeSet;
 
@@ -46,10 +46,10 @@ use unknown::keeps_unknown;
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
 
-/// A manifest that is longer is not read.
+/// A longer manifest is not read.
 pub const MANIFEST_LIMIT_BYTES: u64 = 64 << 20;
 
-/// A manifest that is longer has no room for one more revision, with the most tags and all that is said of its source.
+/// A longer manifest has no space for one more revision with the most tags and the longest description of its source.
 pub const MANIFEST_FULL_BYTES: u64 = MANIFEST_LIMIT_BYTES - (64 << 10);
 
 /// Incompatible feature: an older revision may be standalone, so that the chain is in several pieces.
@@ -81,71 +81,71 @@ pub struct Manifest {
     pub block_size: BlockSize,
     /// What was backed up last.
     pub source: Option<SourceIdentity>,
-    /// The operation that is under way, or was when it was interrupted.
+    /// The operation that is under way, or was interrupted.
     pub in_progress: Option<InProgress>,
-    /// Newest first. The first one's image is `last.raw`; of the others each is a delta on the one before, or
-    /// standalone.
+    /// Newest first. The image of the first one is `last.raw`; each of the others is a delta on the previous one in
+    /// this list, or standalone.
     pub revisions: Vec<Revision>,
     /// The last test restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillReport>,
-    /// Deltas and digest files that a rebuild could make nothing of: kept until somebody removes them.
+    /// Deltas and digest files that a rebuild could not place: kept until somebody deletes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::set_aside")]
     pub set_aside: Vec<FileName>,
-    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them. Those
-    /// that the manifest names otherwise are not among them when it is read.
+    /// Files that backy has made, or is going to make, and that no revision needs: the next writer deletes them.
+    /// Reading the manifest removes files from this list that it names elsewhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "names::removable")]
     pub removable: Vec<FileName>,
-    /// What the file `last.raw` was when this was written.
+    /// The identity of the file `last.raw` when this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_file: Option<ImageFile>,
-    /// What the name has under which a manifest is written before it takes the place of this one.
+    /// The part of the name under which a manifest is written before it replaces this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staging: Option<String>,
-    /// Revisions of which unusually much had changed.
+    /// Revisions in which unusually much has changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<Alarm>,
     /// Damage that somebody has confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_damage: Vec<KnownDamage>,
-    /// When the series of scheduled tags began, one for a tag.
+    /// When the series of each scheduled tag began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
 
-/// What tells `last.raw` from one that was put in its place: any change of a file changes its time, and a copy gets a
-/// new one.
+/// Distinguishes `last.raw` from a file that was put in its place: any change of a file changes its time, and a copy
+/// gets a new one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct ImageFile {
-    /// When its content was last changed, as the file system had it. Its length is that of the newest revision.
+    /// When its content was last changed, by the file system's time. Its length is that of the newest revision.
     pub modified: Timestamp,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
 }
 
 impl ImageFile {
-    /// One that was changed at this time.
+    /// The identity of an image that was changed at this time.
     pub fn new(modified: Timestamp) -> Self {
         ImageFile { modified, unknown: Unknown::new() }
     }
 }
 
-/// An operation that has begun and not been committed.
+/// An operation that has begun and is not committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InProgress {
     /// The operation.
     pub operation: Operation,
-    /// The revision that a backup makes, that is removed, or to whose delta blocks are appended.
+    /// The revision that a backup makes, that is being deleted, or whose delta gets more blocks.
     pub revision: RevisionId,
     /// When it began.
     pub started: Timestamp,
 }
 
 impl InProgress {
-    /// Whether it writes to `last.raw`, or puts another file in its place.
+    /// Whether it writes to `last.raw`, or replaces it.
     pub(crate) fn changes_image(&self) -> bool {
         match self.operation {
             Operation::Backup | Operation::Remove => true,
@@ -154,7 +154,7 @@ impl InProgress {
     }
 }
 
-/// What a test restore found.
+/// The result of a test restore.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct DrillReport {
@@ -162,13 +162,13 @@ pub struct DrillReport {
     pub revision: RevisionId,
     /// When it began.
     pub started: Timestamp,
-    /// Time that reading or restoring took, without that of a command.
+    /// Time that reading or restoring took, without the command.
     pub seconds: f64,
     /// Size of the revision in bytes.
     pub size_bytes: u64,
     /// Bytes that were read and checked; zero blocks are not read.
     pub read_bytes: u64,
-    /// Those a second.
+    /// Bytes read per second.
     pub bytes_per_second: u64,
     /// The program that was run on it.
     #[serde(default, deserialize_with = "program_alone")]
@@ -183,15 +183,15 @@ pub struct DrillReport {
 }
 
 impl DrillReport {
-    /// Whether nothing more need be said of `failed`, a drill before this one: this one failed as well, or proves that
-    /// it is right now.
+    /// Whether nothing more need be reported about `failed`, an earlier drill: this one failed as well, or proves
+    /// that the revision is now right.
     pub(crate) fn settles(&self, failed: &DrillReport) -> bool {
         let ran_as_much = self.command.is_some() || failed.command.is_none();
         !self.passed || self.revision == failed.revision && ran_as_much
     }
 }
 
-/// Earlier versions wrote the whole command, with whatever secrets were in it: nobody sees them any more, and the next
+/// Earlier versions wrote the whole command, with any secrets in it: nothing shows these any more, and the next
 /// manifest is written without them.
 fn program_alone<'de, D: Deserializer<'de>>(
     from: D,
@@ -200,15 +200,15 @@ fn program_alone<'de, D: Deserializer<'de>>(
     Ok(command.map(|command| command.split(' ').next().unwrap_or_default().to_owned()))
 }
 
-/// Operations that leave something to undo when they are interrupted.
+/// Operations that leave something to undo if they are interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// A backup.
     Backup,
-    /// The newest revision is removed: the image goes back to the one before, as when a backup is undone.
+    /// Deletes the newest revision: the image returns to the previous one, as when a backup is undone.
     Remove,
-    /// Blocks are appended to a delta, without a change of what it reads as.
+    /// Appends blocks to a delta, which reads the same afterwards.
     Merge,
 }
 
@@ -217,9 +217,9 @@ keeps_unknown!(Manifest, ImageFile, DrillReport);
 /// Why a manifest cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManifestFlaw {
-    /// It is not as it was written; a sentence with place, found and expected.
+    /// It differs from what was written; a sentence with place, found and expected.
     Damaged(String),
-    /// It needs a newer program; says what it needs.
+    /// It needs a newer program; says in what respect.
     Unsupported(String),
 }
 
@@ -261,9 +261,9 @@ impl Manifest {
         Ok(manifest.without_named_removable())
     }
 
-    /// The file's content. What would be longer than [`MANIFEST_FULL_BYTES`] lacks the oldest dates of verification
-    /// and, where that is not enough, has ranges of bad blocks joined with the right ones between those that are
-    /// closest. It may still be too long.
+    /// The file's content. If it would be longer than [`MANIFEST_FULL_BYTES`], omits the oldest dates of
+    /// verification. If that is not enough, joins the closest ranges of bad blocks, with the good ones between them.
+    /// It may still be too long.
     ///
     /// # Errors
     /// A sentence when a value has no JSON form.
@@ -284,7 +284,7 @@ impl Manifest {
         Ok(text.replacen(NO_CHECKSUM, &checksum, 1).into_bytes())
     }
 
-    /// Leaves half of what can be spared out; whether there was anything.
+    /// Leaves out half of what is dispensable; returns whether there was anything.
     fn shorten(&mut self) -> bool {
         let dates = self.revisions.iter().flat_map(|revision| &revision.verified);
         let mut dates: Vec<Timestamp> = dates.map(|verified| verified.at).collect();
@@ -313,17 +313,17 @@ impl Manifest {
         &self.checksum
     }
 
-    /// The checksum that is in the first bytes of a file; it guards all of it.
+    /// The checksum in the first bytes of a file; it guards the whole file.
     pub fn checksum_at_start(start: &[u8]) -> Option<String> {
         let text = String::from_utf8_lossy(start);
         let (_, rest) = text.split_once(CHECKSUM_KEY)?;
         Some(rest.get(..NO_CHECKSUM.len())?.to_owned())
     }
 
-    /// What the name has under which the next manifest is written: the same as long as there is this archive.
+    /// The token in the name under which the next manifest is written: the same for the whole life of the archive.
     pub fn staging_token(&self) -> StagingToken {
         let own = self.staging.as_deref().and_then(StagingToken::parse);
-        // An older program's manifest has none; whoever finds the same manifest finds the same token.
+        // The manifest of an older program has none; everybody who reads the same manifest derives the same token.
         own.unwrap_or_else(|| match self.checksum == NO_CHECKSUM {
             true => StagingToken::FIRST,
             false => StagingToken::of(&self.checksum),
@@ -353,7 +353,7 @@ impl Manifest {
         named
     }
 
-    /// A name that is needed is not removable, whatever the list says.
+    /// Removes names that are needed from the removable files, whatever the list says.
     fn without_named_removable(mut self) -> Self {
         if !self.removable.is_empty() {
             let named = self.named_files();
@@ -371,9 +371,9 @@ impl Manifest {
         }
     }
 
-    /// Whether this is what `restore --undo` has made: of its only revision the archive holds what the restore was
-    /// going to overwrite, and deliberately nothing else. Earlier versions did not mark it; theirs are known by their
-    /// tag and by what they lack.
+    /// Whether `restore --undo` has made this. Its only revision holds what the restore was going to overwrite, and
+    /// deliberately nothing else. Earlier versions did not mark such a manifest; it is recognised by its tag and by
+    /// what it lacks.
     pub fn is_undo(&self) -> bool {
         let [revision] = self.revisions.as_slice() else { return false };
         let is_marked = self.compatible.iter().any(|feature| feature == UNDO);
@@ -384,8 +384,8 @@ impl Manifest {
         is_marked || is_tagged() && !revision.findings.bad_blocks.is_empty()
     }
 
-    /// Makes `revision` the newest; the one that was becomes a delta on it. What is known of the image goes with it; of
-    /// the blocks that have been written it has to be told by [`Revision::note_rewritten`].
+    /// Makes `revision` the newest; the previous newest becomes a delta on it. What is known of the image passes to
+    /// `revision`; the caller reports the blocks that have been written with [`Revision::note_rewritten`].
     pub fn push_newest(&mut self, mut revision: Revision) {
         if let Some(newest) = self.revisions.first_mut() {
             newest.image = FileName::Delta(newest.uuid).to_string();
@@ -404,8 +404,8 @@ impl Manifest {
         self.revisions.insert(0, revision);
     }
 
-    /// Takes revision `number` out; one that read through to it reads through to the next newer one. If it is the
-    /// newest, the next one becomes that.
+    /// Takes revision `number` out; one that read through to it now reads through to the next newer one. If it is the
+    /// newest, the next older one takes its place.
     pub fn remove(&mut self, number: usize) {
         if number >= self.revisions.len() {
             return;

@@ -1,4 +1,4 @@
-//! Lists of file names as they are spelt, each of those that belong into it.
+//! Lists of file names as text, each with the kinds of files that belong into it.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ fn serialize<S: Serializer>(names: &[FileName], serializer: S) -> Result<S::Ok, 
     serializer.collect_seq(names.iter().map(FileName::to_string))
 }
 
-/// A list, and what belongs into it.
+/// A list, and which files belong into it.
 struct Names {
     list: &'static str,
     expected: &'static str,
@@ -27,7 +27,7 @@ impl<'de> Visitor<'de> for Names {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<FileName>, A::Error> {
         let mut names = Vec::new();
-        // One by one, so that the first that is none ends it.
+        // One by one, so that the first invalid one ends it.
         while let Some(name) = seq.next_element::<String>()? {
             let parsed = FileName::parse(&name).filter(|name| (self.belongs)(*name));
             names.push(parsed.ok_or_else(|| {
@@ -61,7 +61,7 @@ pub(super) mod set_aside {
     }
 }
 
-/// Only files that an operation makes under their own name and that may have to go.
+/// Only files that an operation makes under their own name and that may have to be deleted.
 pub(super) mod removable {
     use super::*;
 

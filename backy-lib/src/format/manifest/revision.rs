@@ -1,4 +1,4 @@
-//! One revision as the manifest has it.
+//! One revision in the manifest.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::name::{DigestsKind, FileName};
 use crate::format::qcow2::Backing;
 
-/// Ranges that are told apart in what has been rewritten, at most, so that the manifest stays small.
+/// The most rewritten ranges to keep apart, so that the manifest stays small.
 const MAX_REWRITTEN: usize = 1024;
 
 /// One committed revision.
@@ -37,35 +37,35 @@ pub struct Revision {
     /// Why it exists: schedules that were due, and words given by hand.
     #[serde(deserialize_with = "bounded::tags")]
     pub tags: BTreeSet<Tag>,
-    /// Those of the tags that were given by hand and only go by hand.
+    /// Those tags that were given by hand and are only removed by hand.
     #[serde(default, deserialize_with = "bounded::tags")]
     pub pinned_tags: BTreeSet<Tag>,
-    /// Those of the pinned tags that it had from the schedule before they were given by hand: it has them from there
-    /// again when they are no longer pinned. Others in it mean nothing.
+    /// Those pinned tags that the schedule had given before somebody gave them by hand: when they are no longer
+    /// pinned, they are the schedule's again. Other tags in it mean nothing.
     #[serde(
         default,
         skip_serializing_if = "BTreeSet::is_empty",
         deserialize_with = "bounded::tags"
     )]
     pub scheduled_tags: BTreeSet<Tag>,
-    /// What its backup did.
+    /// The figures of its backup.
     pub statistics: Statistics,
-    /// What is known to be wrong with it.
+    /// Known problems of its blocks.
     #[serde(default)]
     pub findings: Findings,
-    /// What is wrong with its files other than single blocks.
+    /// Problems of its files other than single blocks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::flaws")]
     pub flaws: Vec<Flaw>,
-    /// Digest over the entries of its blocks as they are, since some of them were lost: what has to come out of the
-    /// digest files instead of `digest`.
+    /// Digest over the entries of its blocks as they are, after some of them were lost: the digest files must give
+    /// this instead of `digest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table_digest: Option<Digest>,
     /// When the blocks in its own file were last read and found right: ranges in ascending order that do not overlap.
-    /// Blocks in none of them have never been.
+    /// Blocks in none of them have never been read back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<Verified>,
-    /// The same of ranges in which blocks have been written since: nobody has read these back. Together with `verified`
-    /// they say when each place was last read.
+    /// The same for ranges in which blocks have been written since, and not read back. Together with `verified` they
+    /// give the time when each place was last read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rewritten: Vec<Verified>,
     #[serde(flatten, skip_deserializing)]
@@ -83,7 +83,7 @@ pub struct Verified {
     unknown: Unknown,
 }
 
-/// The same as the file has it.
+/// The same as in the file.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
 struct Stored {
@@ -112,11 +112,11 @@ impl From<Verified> for Stored {
 pub struct Statistics {
     /// Bytes read from the source; holes are not read.
     pub read_bytes: u64,
-    /// Bytes in blocks that differed from the revision before, those that were cut off among them.
+    /// Bytes in blocks that differed from the previous revision, including those that were cut off.
     pub changed_bytes: u64,
-    /// Bytes that the files of the archive take on disk more than before.
+    /// How many more bytes the files of the archive take on disk than before.
     pub stored_bytes: i64,
-    /// Bytes of data of the revision before that are zero in this one, or lie behind its end.
+    /// Bytes of data of the previous revision that are zero in this one, or lie behind its end.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost_bytes: u64,
     /// Time from start to commit.
@@ -190,7 +190,7 @@ impl Revision {
         FileName::Digests(self.uuid, kind)
     }
 
-    /// What its delta has to read through to; none for the newest and for a standalone one.
+    /// The backing file that its delta must have; none for the newest and for a standalone one.
     pub fn backing(&self, base: Option<&Revision>) -> Option<Backing> {
         let base = base.filter(|base| Some(base.uuid) == self.base)?;
         Some(if base.is_image() { Backing::IMAGE } else { Backing::delta(base.uuid) })
@@ -208,7 +208,7 @@ impl Revision {
         }
     }
 
-    /// Takes a tag away. One that the schedule had given before it was pinned is only pinned no longer.
+    /// Removes a tag. If the schedule had given it before it was pinned, it is only no longer pinned.
     pub fn remove_tag(&mut self, tag: &Tag) {
         let was_pinned = self.pinned_tags.remove(tag);
         let was_scheduled = self.scheduled_tags.remove(tag);
@@ -217,7 +217,7 @@ impl Revision {
         }
     }
 
-    /// Takes note that blocks of its own file were read at `at`.
+    /// Records that blocks of its own file were read at `at`.
     pub fn set_verified(&mut self, blocks: BlockRange, at: Timestamp) {
         let mut ranges = without(&self.verified, &[blocks]);
         ranges.push(Verified { blocks, at, unknown: Unknown::new() });
@@ -225,7 +225,7 @@ impl Revision {
         self.rewritten = without(&self.rewritten, &[blocks]);
     }
 
-    /// Takes note that blocks of its own file, in ascending order, have been written since they were last read.
+    /// Records that blocks of its own file, in ascending order, have been written since they were last read.
     pub fn note_rewritten(&mut self, blocks: impl IntoIterator<Item = BlockRange>) {
         let known: Vec<Verified> =
             joined(self.verified.iter().chain(&self.rewritten).cloned().collect());
@@ -239,18 +239,18 @@ impl Revision {
         self.rewritten = joined(within(&known, &cuts));
     }
 
-    /// Forgets when its own file was read, because it is another one now.
+    /// Forgets when its own file was read, because it is now another file.
     pub fn forget_verified(&mut self) {
         self.verified.clear();
         self.rewritten.clear();
     }
 
-    /// All that is known of when its own file was last read, in ascending order.
+    /// Everything known about when its own file was last read, in ascending order.
     pub fn read_at(&self) -> impl Iterator<Item = Verified> {
         joined(self.verified.iter().chain(&self.rewritten).cloned().collect()).into_iter()
     }
 
-    /// Ranges of blocks that a file claims: the field and the first range that is wrong.
+    /// Checks the ranges of blocks in the file: returns the field and the first range that is wrong.
     pub(super) fn check_ranges(&self, block_size: BlockSize) -> Result<(), (&'static str, String)> {
         let blocks = block_size.count(self.size_bytes);
         let wrong = |mut ranges: &mut dyn Iterator<Item = BlockRange>| {
@@ -275,13 +275,13 @@ impl Revision {
 }
 
 impl Verified {
-    /// The same of other blocks.
+    /// The same for other blocks.
     fn of(&self, blocks: BlockRange) -> Self {
         Verified { blocks, ..self.clone() }
     }
 }
 
-/// What of ascending ranges is in none of the cuts, which ascend as well.
+/// The parts of ascending ranges that are in none of the cuts, which also ascend.
 fn without(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
     let mut left = Vec::with_capacity(ranges.len());
     let mut cuts = cuts.iter().copied().peekable();
@@ -299,7 +299,7 @@ fn without(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
     left
 }
 
-/// What of ascending ranges is in one of the cuts.
+/// The parts of ascending ranges that are in one of the cuts.
 fn within(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
     let mut found = Vec::with_capacity(cuts.len());
     let mut cuts = cuts.iter().copied().peekable();
@@ -316,7 +316,7 @@ fn within(ranges: &[Verified], cuts: &[BlockRange]) -> Vec<Verified> {
     found
 }
 
-/// Ranges in ascending order, neighbours of one time together.
+/// Ranges in ascending order; joins neighbours with the same time.
 fn joined(mut ranges: Vec<Verified>) -> Vec<Verified> {
     ranges.retain(|range| range.blocks.count > 0);
     ranges.sort_unstable_by_key(|range| range.blocks.first);
@@ -339,8 +339,8 @@ mod tests {
     use super::*;
     use crate::base::block_ranges::BlockRanges;
 
-    /// A tag of the schedule that was pinned is the schedule's again when it is no longer pinned, and goes when it is
-    /// removed once more; one that was only pinned goes at once.
+    /// A tag of the schedule that was pinned is the schedule's again once it is no longer pinned, and is removed by a
+    /// second removal; one that was only pinned is removed at once.
     #[test]
     fn an_unpinned_tag_is_what_it_was_before() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
@@ -367,7 +367,7 @@ mod tests {
         assert!(revision.tags.is_empty());
     }
 
-    /// A delta reads through to its base and to nothing else, and to `last.raw` where that holds the base.
+    /// A delta reads through to its base and to nothing else, and to `last.raw` if that holds the base.
     #[test]
     fn a_delta_reads_through_to_its_base() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
@@ -431,8 +431,8 @@ mod tests {
         assert_eq!(found, [(0, 3, at(1)), (3, 3, at(2)), (6, 4, at(1))]);
     }
 
-    /// What has been written since is no longer verified; when its place was last read stays known, and is so until it
-    /// is read again.
+    /// Blocks that have been written since are no longer verified; the time when their place was last read stays
+    /// known until it is read again.
     #[test]
     fn what_is_rewritten_is_not_verified_until_it_is_read_again() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));
@@ -457,7 +457,8 @@ mod tests {
         assert_eq!(told(&revision.rewritten), [(10, 2, 2)]);
     }
 
-    /// However scattered what is written is, the manifest does not grow without bound, and none of it stays verified.
+    /// However scattered the writes are, the manifest does not grow without bound, and no written block stays
+    /// verified.
     #[test]
     fn scattered_writing_costs_few_ranges() {
         let (time, digest) = (Timestamp::UNIX_EPOCH, Digest::of(b""));

@@ -1,9 +1,9 @@
-//! What was backed up, and whether it is the same still.
+//! What was backed up, and whether it is still the same.
 //!
-//! Three kinds of marks. *Content*: identifiers that a partition table or a file system has in itself; they go with the
-//! data, onto another disk, too. *Hardware*: numbers of a disk. *Places*: names of volumes and files, which also change
-//! when the same data is put there in another way: a snapshot, a copy. A mark that is not known now or was not known
-//! then says nothing.
+//! There are three kinds of marks. *Content*: identifiers inside a partition table or a file system; they move with
+//! the data, even onto another disk. *Hardware*: numbers of a disk. *Places*: names of volumes and files, which also
+//! change when the same data is put there in another way: a snapshot, a copy. A mark that is unknown now, or was
+//! unknown then, proves nothing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -25,25 +25,25 @@ pub struct SourceIdentity {
     /// Serial number of the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// What the device mapper calls the volume; a snapshot has the one of its origin.
+    /// The device mapper's name of the volume; a snapshot has the name of its origin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dm_uuid: Option<String>,
-    /// The file that a loop device shows.
+    /// The file behind a loop device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loop_file: Option<String>,
-    /// Of the partition, if it is one.
+    /// UUID of the partition, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_uuid: Option<String>,
-    /// Of the partition table at its beginning: GPT's, or the signature of an MBR.
+    /// UUID of the partition table at its beginning: GPT's, or the signature of an MBR.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_table_uuid: Option<String>,
-    /// Of the file system, encrypted volume or physical volume that begins with it.
+    /// UUID of the file system, encrypted volume or physical volume that begins with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_system_uuid: Option<String>,
     /// Inode number of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
-    /// When the file was made.
+    /// When the file was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub born: Option<Timestamp>,
     /// The format of a disk image that the source is, such as `qcow2`.
@@ -62,21 +62,22 @@ keeps_unknown!(SourceIdentity);
 /// Whether a source is the one that was backed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sameness {
-    /// Nothing says that it is not.
+    /// Nothing indicates that it is another one.
     Same,
-    /// It is another one, or the same data in another place; how they differ.
+    /// It is another source, or the same data in another place; how they differ.
     Doubtful(String),
-    /// It is another one; how they differ.
+    /// It is another source; how they differ.
     Other(String),
 }
 
 impl SourceIdentity {
-    /// A source of which no more is known.
+    /// A source about which nothing else is known.
     pub fn new(path: impl Into<String>, kind: impl Into<String>) -> Self {
         SourceIdentity { path: path.into(), kind: kind.into(), ..SourceIdentity::default() }
     }
 
-    /// Compares what is there `now` with this, which was backed up. Under another path only the content counts.
+    /// Compares the source as it is `now` with this one, which was backed up. Under another path only the content
+    /// counts.
     pub fn compare(&self, now: &SourceIdentity) -> Sameness {
         let contents = [
             ("file system", &self.file_system_uuid, &now.file_system_uuid),
@@ -110,7 +111,7 @@ impl SourceIdentity {
         place.map_or(Sameness::Same, Sameness::Doubtful)
     }
 
-    /// Takes over the fields of newer programs from what was known before, if that is the same source.
+    /// Takes over the fields of newer programs from what was known before, if it is the same source.
     #[must_use]
     pub fn following(mut self, before: Option<&SourceIdentity>) -> Self {
         if let Some(before) =
@@ -121,7 +122,7 @@ impl SourceIdentity {
         self
     }
 
-    /// That it is an image in another format, if it is one: a sentence.
+    /// A sentence saying that the source is an image in another format, if it is one.
     pub fn container_note(&self) -> Option<String> {
         let format = self.container.as_ref()?;
         let backing = self.backing_file.as_ref().map(|name| {
@@ -136,7 +137,7 @@ impl SourceIdentity {
         ))
     }
 
-    /// File systems that make inode numbers up keep the time of birth; those that have none keep the number.
+    /// File systems that invent inode numbers keep the time of birth; those without such a time keep the number.
     fn differs_as_file(&self, now: &SourceIdentity) -> Option<String> {
         let (then_inode, now_inode) = self.inode.zip(now.inode)?;
         let (then_born, now_born) = self.born.zip(now.born)?;
@@ -167,8 +168,8 @@ mod tests {
         identity
     }
 
-    /// Another file system, another partition table and another disk are another source; what is not known on both
-    /// sides is not.
+    /// Another file system, another partition table and another disk are another source; a mark that is unknown on
+    /// one side is not.
     #[test]
     fn another_content_or_disk_is_another_source() {
         let text = |text: &str| Some(text.to_owned());
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A snapshot or a copy of the same content is not another source; without a content that is known, it is in doubt.
+    /// A snapshot or a copy of the same content is not another source; if the content is unknown, it is in doubt.
     #[test]
     fn the_same_content_in_another_place_is_the_same_source() {
         let volume = |dm: &str, system: Option<&str>| {
@@ -215,7 +216,7 @@ mod tests {
         assert!(matches!(file(1, 1).compare(&file(2, 2)), Sameness::Doubtful(_)));
     }
 
-    /// Under another path a disk is expected to be another one, its content is not.
+    /// Under another path a disk is expected to be another one, but its content is not.
     #[test]
     fn under_another_path_the_content_counts() {
         let moved = |serial: &str, system: &str| {

@@ -1,4 +1,4 @@
-//! Manifests as they are written, edited and damaged.
+//! Manifests as backy writes them, edited and damaged.
 
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ fn manifest(revisions: usize) -> Manifest {
     manifest
 }
 
-/// As an editor of the file would have it who also mends the checksum.
+/// As somebody who edits the file and also corrects the checksum.
 fn rewritten(manifest: &Manifest, change: impl Fn(String) -> String) -> Vec<u8> {
     let text = String::from_utf8(manifest.encode().unwrap()).unwrap();
     let (before, rest) = text.split_once(CHECKSUM_KEY).unwrap();
@@ -97,8 +97,8 @@ fn insert_everywhere(value: &mut Value) -> usize {
     }
 }
 
-/// However much damage there is, a manifest is short enough to be read: dates of verification go first; then right
-/// blocks between bad ones count as bad, but no bad one as right.
+/// However much damage there is, a manifest is short enough to be read. It loses dates of verification first; then
+/// good blocks between bad ones count as bad, but no bad one counts as good.
 #[test]
 fn a_manifest_is_never_too_long_to_be_read() {
     let mut large = manifest(2);
@@ -121,7 +121,7 @@ fn a_manifest_is_never_too_long_to_be_read() {
     assert!(large.revisions[1].findings.bad_blocks.iter().all(|r| found.is_bad(r.first)));
 }
 
-/// A number with more digits than a float has is rounded once, and stays.
+/// A number with more digits than a float is rounded once, and then stays.
 #[test]
 fn numbers_in_unknown_fields_survive_any_number_of_rewrites() {
     for number in ["26666666666666611853989", "285566666666666666666666666667", "0.3", "-1e-7"] {
@@ -188,7 +188,7 @@ fn a_standalone_revision_is_named_as_a_feature() {
     assert!(matches!(Manifest::parse(&hidden), Err(ManifestFlaw::Damaged(_))));
 }
 
-/// Removing the newest makes the next one the image, removing another passes its base on.
+/// Deleting the newest revision makes the next one the image; deleting another one passes its base on.
 #[test]
 fn removing_a_revision_keeps_a_chain() {
     for number in 0..4 {

@@ -1,4 +1,4 @@
-//! JSON for people: an object a line within lists of ranges, everything else pretty-printed.
+//! JSON for people: one line for each object within lists of ranges, everything else pretty-printed.
 
 use std::io::{self, Write};
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-/// Objects within so many lists and objects are written on one line: those of `verified` and `bad_blocks`, of which
-/// there may be very many.
+/// Objects nested this deep are written on one line: those of `verified` and `bad_blocks`, of which there may be very
+/// many.
 const FLAT_DEPTH: usize = 4;
 
 /// # Errors
-/// A sentence when a value has no JSON form.
+/// A sentence if a value has no JSON form.
 pub(super) fn pretty<T: Serialize>(value: &T) -> Result<String, String> {
     let mut bytes = Vec::new();
     let lines = Lines { pretty: PrettyFormatter::new(), depth: 0, flat: 0 };
@@ -23,9 +23,9 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<String, String> {
 
 struct Lines<'a> {
     pretty: PrettyFormatter<'a>,
-    /// Lists and objects that are open.
+    /// How many lists and objects are open.
     depth: usize,
-    /// Those of them that are on one line.
+    /// How many of them are on one line.
     flat: usize,
 }
 

@@ -1,8 +1,8 @@
-//! Fields of newer programs: kept as the text that they are, so that they cost no more memory than that.
+//! Fields of newer programs: kept as their text, so that they cost no more memory than that.
 //!
 //! A type that keeps them derives `Serialize` and `Deserialize` with `remote = "Self"`, has a field `unknown` with
-//! `flatten, skip_deserializing`, and is named in [`keeps_unknown`]. `flatten` alone would build a tree of everything
-//! first.
+//! `flatten, skip_deserializing`, and is named in [`keeps_unknown`]. `flatten` alone would first build a tree of
+//! everything.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde::forward_to_deserialize_any;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-/// An object with a longer text of unknown fields is refused.
+/// An object with more text of unknown fields is refused.
 pub const UNKNOWN_LIMIT_BYTES: usize = 1 << 20;
 
 /// An unknown field with lists and objects that are nested deeper is refused: other programs could not read it.
@@ -29,7 +29,7 @@ impl Unknown {
         Unknown::default()
     }
 
-    /// Whether there are none.
+    /// Whether there are no such fields.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -37,7 +37,7 @@ impl Unknown {
     /// Adds a field that is not among them; `value` is JSON.
     ///
     /// # Errors
-    /// A sentence when it is nested too deep, or they would be too long.
+    /// A sentence if it is nested too deep, or if they would be too long.
     fn add(&mut self, key: &str, value: &str) -> Result<(), String> {
         let shown = || key.chars().take(40).collect::<String>();
         let depth = depth(value);
@@ -66,7 +66,7 @@ impl Unknown {
     }
 }
 
-/// How deep lists and objects of a JSON text are nested.
+/// How deep the lists and objects of a JSON text are nested.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut bytes = json.bytes();
@@ -130,11 +130,11 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// A key, which only has to be copied when it has escapes.
+/// A key, which must only be copied if it has escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads an object for a type that ignores what it does not know, and keeps that.
+/// Reads an object for a type that ignores unknown fields, and keeps those.
 pub(super) struct Sift<'a, D> {
     pub(super) inner: D,
     pub(super) unknown: &'a mut Unknown,
@@ -204,7 +204,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Sifting<'_, A> {
     }
 }
 
-/// Reads and writes these types as the code derived for them does, with what that does not know in `unknown`.
+/// Reads and writes these types as the code derived for them does, with unknown fields in `unknown`.
 macro_rules! keeps_unknown {
     ($($name:ident),+) => {$(
         impl serde::Serialize for $name {
@@ -245,8 +245,8 @@ mod tests {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// Unknown fields come out as the text that went in, to the last digit, wherever they stand and whatever they are
-    /// called.
+    /// Unknown fields come out as the text that went in, to the last digit, wherever they are and whatever their
+    /// names.
     #[test]
     fn unknown_fields_are_kept_to_the_letter() {
         for (text, written) in [
@@ -272,7 +272,7 @@ mod tests {
         assert!(read(r#"{"a":1,"x":[}"#).is_err());
     }
 
-    /// As much and as deep as is allowed is read, and one byte or one level more is refused by name.
+    /// Reads as much and as deep as is allowed; refuses one byte or one level more, with the name of the field.
     #[test]
     fn what_is_too_long_or_too_deep_is_refused() {
         let deep = |depth: usize| {

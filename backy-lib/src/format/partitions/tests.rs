@@ -1,4 +1,4 @@
-//! Tables that are made here, whole, damaged and forged.
+//! Tables made for these tests: whole, damaged and forged.
 
 use proptest::prelude::*;
 
@@ -127,7 +127,7 @@ fn a_longer_gpt_header_is_read() {
     assert_eq!(found(&gpt_with(8 * MIB, 4096, 513)), GPT_FOUND);
 }
 
-/// Entries that do not have the checksum in the header are not believed; those of the second header are.
+/// Ignores entries that do not match the checksum in the header; uses those of the second header.
 #[test]
 fn damaged_gpt_entries_are_not_believed() {
     let mut image = gpt(8 * MIB, 512);
@@ -138,7 +138,7 @@ fn damaged_gpt_entries_are_not_believed() {
     assert_eq!(found(&image), []);
 }
 
-/// What lies past the end of the image is cut off or left out.
+/// Cuts off or omits what lies past the end of the image.
 #[test]
 fn partitions_end_with_the_image() {
     let mut image = gpt(8 * MIB, 512);
@@ -161,7 +161,7 @@ fn a_circle_of_logical_partitions_ends() {
     assert_eq!(found(&image), mbr_found());
 }
 
-/// A chain of logical partitions that goes on and on is followed for some hundred links.
+/// Follows an endless chain of logical partitions for some hundred links.
 #[test]
 fn an_endless_chain_of_logical_partitions_ends() {
     let mut image = vec![0; 1000 * 512];
@@ -175,7 +175,7 @@ fn an_endless_chain_of_logical_partitions_ends() {
     assert_eq!(found(&image).len(), LOGICAL_LIMIT);
 }
 
-/// The boot sector of a file system ends as an MBR does, and is none.
+/// The boot sector of a file system ends as an MBR does, but is none.
 #[test]
 fn what_is_no_table_has_no_partitions() {
     for image in [vec![], vec![0; 511], vec![0; 512], vec![0x55; 1 << 16], vec![0xaa; 4097]] {
@@ -203,7 +203,7 @@ fn an_image_that_cannot_be_read_is_an_error() {
     }
 }
 
-/// Sectors of a header that says what it likes, with a checksum that is right.
+/// Sectors of a header with a false value and a right checksum.
 fn forged(offset: usize, value: u64, len: usize) -> Vec<u8> {
     let mut image = gpt(8 * MIB, 512);
     put(&mut image, 512 + offset, &value.to_le_bytes()[..len]);
@@ -211,7 +211,7 @@ fn forged(offset: usize, value: u64, len: usize) -> Vec<u8> {
     image
 }
 
-/// Numbers in a header that is whole but lies are not believed; the second header is.
+/// Ignores false numbers in a header that is otherwise whole; uses the second header.
 #[test]
 fn a_header_that_lies_is_not_believed() {
     let mut truthful = forged(24, 1, 8);
@@ -243,7 +243,7 @@ fn is_sound(image: &[u8]) {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a first sector says, and wherever its chain leads, it ends in partitions that are within the image.
+    /// Whatever a first sector contains, and wherever its chain leads, the result is partitions within the image.
     #[test]
     fn any_sector_is_read(
         sectors in prop::collection::vec((prop::array::uniform32(any::<u8>()), 0_u32..64), 1..8),
@@ -252,7 +252,7 @@ proptest! {
         for (number, (entries, lead)) in sectors.iter().enumerate() {
             let at = number * 8 * 512;
             put(&mut image, at + 446, entries);
-            // Mostly well-formed, so that it is followed.
+            // Mostly well-formed, so that the reader follows it.
             image[at + 446] = 0;
             image[at + 462] = 0;
             image[at + 466] = 5;

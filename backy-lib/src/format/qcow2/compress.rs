@@ -1,7 +1,8 @@
-//! Clusters as zstd frames with a content checksum, which we write, and as deflate streams, which only QEMU writes.
+//! Clusters as zstd frames with a content checksum, which backy writes, and as deflate streams, which only QEMU
+//! writes.
 //!
-//! QEMU checks the frame's checksum when it reads, so rot in a compressed cluster is an I/O error there, too. A deflate
-//! stream has none: only the digest of the block tells.
+//! QEMU checks the frame's checksum when it reads, so rot in a compressed cluster is an I/O error there, too. A
+//! deflate stream has none: only the digest of the block shows rot.
 //!
 //! Source: qcow2 specification, "Compressed Clusters Descriptor" and "compression_type".
 
@@ -30,7 +31,7 @@ impl Compressor {
         Ok(Compressor { context: make().map_err(zstd_error)? })
     }
 
-    /// Puts the frame of a whole cluster into `out`; `false` when it is not at least a sector shorter than the cluster.
+    /// Puts the frame of a whole cluster into `out`; `false` if it is not at least a sector shorter than the cluster.
     pub fn compress(&mut self, cluster: &[u8], out: &mut Vec<u8>) -> bool {
         out.clear();
         out.reserve(cluster.len());
@@ -41,8 +42,8 @@ impl Compressor {
 
     /// A frame that every reader refuses: `cluster` with its checksum spoiled.
     ///
-    /// For a block that is known to differ from what was backed up: QEMU, which does not know our digests, gives an I/O
-    /// error for it instead of wrong bytes, and the bytes are still there for forensics.
+    /// For a block that is known to differ from what was backed up: QEMU, which does not know our digests, returns an
+    /// I/O error for it instead of wrong bytes, and the bytes are still there for forensics.
     pub fn compress_as_bad(&mut self, cluster: &[u8]) -> Result<Vec<u8>> {
         let mut frame = self.context.compress(cluster).map_err(zstd_error)?;
         if let Some(checksum) = frame.last_chunk_mut::<4>() {
@@ -55,7 +56,7 @@ impl Compressor {
 /// Decompresses clusters, one after the other, with one working memory.
 pub struct Decompressor {
     context: bulk::Decompressor<'static>,
-    /// Made when it is first needed: hardly any archive has a deflate stream.
+    /// Created when it is first needed: hardly any archive has a deflate stream.
     inflate: Option<Decompress>,
 }
 
@@ -70,11 +71,11 @@ impl Decompressor {
         Ok(Decompressor { context: make().map_err(zstd_error)?, inflate: None })
     }
 
-    /// Decompresses the raw deflate stream at the start of `stored` (which may go on after it) into all of `cluster`.
-    /// As QEMU has it, a stream that is longer than the cluster is cut off.
+    /// Decompresses the raw deflate stream at the start of `stored` (which may be longer) into all of `cluster`. As
+    /// in QEMU, a stream that is longer than the cluster is cut off.
     ///
     /// # Errors
-    /// One sentence; also when the stream ends before the cluster does.
+    /// One sentence; also if the stream ends before the cluster does.
     pub fn inflate(
         &mut self,
         stored: &[u8],
@@ -91,10 +92,10 @@ impl Decompressor {
         }
     }
 
-    /// Decompresses the frame at the start of `stored` (which may go on after it) into all of `cluster`.
+    /// Decompresses the frame at the start of `stored` (which may be longer) into all of `cluster`.
     ///
     /// # Errors
-    /// One sentence; also when the frame's checksum is wrong or its length is not that of the cluster.
+    /// One sentence; also if the frame's checksum is wrong or its length is not that of the cluster.
     pub fn decompress(
         &mut self,
         stored: &[u8],
@@ -112,10 +113,10 @@ impl Decompressor {
 }
 
 impl Decompressor {
-    /// The cluster in a frame that [`Compressor::compress_as_bad`] has made: as it was found, right or not.
+    /// The cluster in a frame from [`Compressor::compress_as_bad`]: as it was found, right or not.
     ///
     /// # Errors
-    /// One sentence, when the frame is not one of those.
+    /// One sentence, if it is not such a frame.
     pub fn decompress_bad(
         &mut self,
         stored: &[u8],
@@ -130,12 +131,12 @@ impl Decompressor {
     }
 }
 
-/// Length of the zstd frame at the start of `stored`; `None` when there is no whole one.
+/// Length of the zstd frame at the start of `stored`; `None` if there is no whole one.
 pub fn frame_bytes(stored: &[u8]) -> Option<usize> {
     zstd::zstd_safe::find_frame_compressed_size(stored).ok()
 }
 
-/// zstd fails to set itself up only for want of memory.
+/// zstd fails to set itself up only if memory is short.
 fn zstd_error(error: std::io::Error) -> Error {
     Error::io("zstd", "set up compression")(error)
 }
@@ -157,8 +158,8 @@ mod tests {
             .collect()
     }
 
-    /// A block that was marked as bad is refused, and can be had as it was found; a good one, or a rotten one, cannot
-    /// be had so.
+    /// Reading a block that was marked as bad fails, but it can be read as it was found; a good or a rotten block
+    /// cannot be read that way.
     #[test]
     fn what_was_marked_as_bad_can_be_had_as_it_was_found() {
         for cluster in [noise(4096), vec![7; 4096]] {
@@ -211,7 +212,7 @@ mod tests {
             assert!(decompressor.inflate(&stored[..len], &mut out).is_err(), "{len} bytes");
         }
         assert!(decompressor.inflate(&stored[..whole], &mut [0; 8192]).is_err());
-        // Block type 3 is none.
+        // Block type 3 does not exist.
         assert!(decompressor.inflate(&[0xff; 512], &mut out).is_err());
     }
 
@@ -241,7 +242,7 @@ mod tests {
         assert!(decompressor.decompress(&bad, &mut out).is_err());
     }
 
-    /// A frame is worth it when it saves a sector, and not when it saves a byte less.
+    /// A frame is used if it saves a sector, and not if it saves a byte less.
     #[test]
     fn a_frame_has_to_save_a_sector() {
         let mut compressor = Compressor::new(1).unwrap();

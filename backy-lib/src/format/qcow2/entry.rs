@@ -14,7 +14,7 @@ const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const RESERVED_MASK: u64 = 0x3f00_0000_0000_01fe;
 const SECTOR_BYTES: u64 = 512;
 
-/// What an L2 entry says of one cluster.
+/// The meaning of an L2 entry for one cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cluster {
     /// Not in this file: read the backing file.
@@ -30,13 +30,13 @@ pub enum Cluster {
     Compressed {
         /// Offset of the first byte in the file.
         offset: u64,
-        /// Upper bound of its length in bytes: the end is known to the sector only.
+        /// Upper bound of its length in bytes: the entry gives the end only to the sector.
         max_bytes: u64,
     },
 }
 
 impl Cluster {
-    /// Bytes of the file that have to be read for its content.
+    /// Bytes of the file to read for its content.
     pub fn stored_bytes(self, cluster_size: BlockSize) -> u64 {
         match self {
             Cluster::Unallocated | Cluster::Zero => 0,
@@ -82,7 +82,7 @@ impl L1Entry {
 pub fn decode_entry(raw: u64, cluster_size: BlockSize, file_bytes: u64) -> Result<Cluster, String> {
     if raw & COMPRESSED != 0 {
         let (offset, sectors) = split_compressed(raw, cluster_size);
-        // The first sector is counted from its start; those that follow are whole.
+        // The first sector counts from where the data starts; those that follow are whole.
         let max_bytes = (sectors + 1) * SECTOR_BYTES - offset % SECTOR_BYTES;
         if raw & COPIED != 0 {
             return Err(format!("L2 entry: found {raw:#x}, a compressed cluster marked as copied"));
@@ -109,7 +109,8 @@ pub fn decode_entry(raw: u64, cluster_size: BlockSize, file_bytes: u64) -> Resul
     })
 }
 
-/// Where a zero cluster keeps data that is not to be read, as QEMU leaves it when it writes zeros over a plain cluster.
+/// Where a zero cluster keeps data that must not be read, as QEMU leaves it when it writes zeros over a plain
+/// cluster.
 pub fn kept_offset(raw: u64) -> Option<u64> {
     let offset = raw & OFFSET_MASK;
     (raw & COMPRESSED == 0 && raw & ZERO != 0 && offset != 0).then_some(offset)
@@ -178,8 +179,8 @@ mod tests {
         }
     }
 
-    /// With every size of blocks, the last place in which a compressed cluster can be, and the most sectors, read back
-    /// as written.
+    /// With every block size, the last possible place of a compressed cluster, and the most sectors, are read back as
+    /// written.
     #[test]
     fn the_last_place_of_a_compressed_cluster_reads_back() {
         for bits in 12..=21 {
@@ -231,8 +232,8 @@ mod tests {
         );
     }
 
-    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and no
-    /// further.
+    /// A cluster, and a table, may lie anywhere from the first cluster after the header to the end of the file, and
+    /// no further.
     #[test]
     fn the_first_and_the_last_place_in_a_file_are_taken() {
         let size = BlockSize::DEFAULT;
@@ -255,7 +256,7 @@ mod tests {
         }
     }
 
-    /// A compressed cluster is never said to be longer than the file has bytes for it.
+    /// The length of a compressed cluster never exceeds the bytes that the file has for it.
     #[test]
     fn a_compressed_cluster_ends_with_the_file() {
         for size in [BlockSize::MIN, BlockSize::DEFAULT, BlockSize::MAX] {
@@ -269,7 +270,7 @@ mod tests {
         }
     }
 
-    /// Only a zero cluster that is not compressed keeps data, and only one that says where.
+    /// Only a zero cluster that is not compressed keeps data, and only if its entry says where.
     #[test]
     fn a_zero_cluster_may_keep_data() {
         let offset = 3 << 16;

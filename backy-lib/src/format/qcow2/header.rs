@@ -11,11 +11,11 @@ use super::layout::Layout;
 use crate::base::units::BlockSize;
 use crate::format::name::FileName;
 
-/// A header fits into this many bytes, one sector, so that writing it anew is atomic.
+/// A header fits into this many bytes, one sector, so that rewriting it is atomic.
 pub const HEADER_BYTES: usize = 512;
 
-/// A header that QEMU has written is looked for in this many bytes, the smallest cluster: it must not be longer than
-/// one.
+/// The bytes in which to look for a header that QEMU has written: the smallest cluster, because a header must not be
+/// longer than one.
 pub const MAX_HEADER_BYTES: usize = 4096;
 
 const MAGIC: u32 = 0x5146_49fb;
@@ -118,7 +118,7 @@ pub struct Header {
     pub refcount_table_offset: u64,
     /// Length of the reference count table in clusters.
     pub refcount_table_clusters: u32,
-    /// Reference counts may be wrong: the image is being written, or was when something went wrong.
+    /// Reference counts may be wrong: the image is being written, or writing it was interrupted.
     pub dirty: bool,
     /// How compressed clusters are compressed.
     pub compression: Compression,
@@ -190,7 +190,7 @@ impl Header {
     /// The first sector of the file.
     ///
     /// # Panics
-    /// Never: the longest name of a file in an archive leaves room.
+    /// Never: the longest name of a file in an archive fits.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         let name = self.backing.map(|backing| backing.file.to_string()).unwrap_or_default();
@@ -291,7 +291,7 @@ impl Header {
 
 const ENTRY_BYTES_U64: u64 = super::ENTRY_BYTES as u64;
 
-/// Refuses what we cannot read; says how clusters are compressed.
+/// Refuses features that backy cannot read; returns how clusters are compressed.
 fn check_features(features: u64, compression: u8) -> Result<Compression, String> {
     for (bit, what) in [
         (CORRUPT, "image is marked corrupt"),

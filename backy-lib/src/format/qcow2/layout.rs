@@ -39,13 +39,13 @@ impl Layout {
         let by_l1 = per_l1_entry.saturating_mul(MAX_L1_BYTES / ENTRY_BYTES as u64);
         let per_refcount_block = cluster * (cluster / REFCOUNT_BYTES);
         let host = per_refcount_block.saturating_mul(MAX_REFCOUNT_TABLE_BYTES / ENTRY_BYTES as u64);
-        // A file may grow to a little more than twice its image, see `host_clusters`, and what is compressed may be
+        // A file may grow to a little more than twice its image, see `host_clusters`, and compressed data may be
         // anywhere in it.
         by_l1.min(host / 4).min(compressed_end(cluster_size) / 4).min(1 << 50)
     }
 
-    /// The length that a delta can have whose reference count table has so many clusters: the table has room for all of
-    /// it and for the blocks that it leads to, and an entry for what is compressed can name every place in it.
+    /// The length that a delta can have whose reference count table has this many clusters. The table has space for
+    /// all of it and for the blocks that it leads to, and an entry for compressed data can name every place in it.
     pub fn max_file_bytes(cluster_size: BlockSize, refcount_table_clusters: u32) -> u64 {
         let cluster = cluster_size.bytes();
         let blocks = u64::from(refcount_table_clusters) * (cluster / ENTRY_BYTES as u64);
@@ -53,7 +53,7 @@ impl Layout {
         blocks.saturating_mul(counted).min(compressed_end(cluster_size))
     }
 
-    /// For a revision of `image_bytes`, at most [`Layout::max_image_bytes`].
+    /// The layout for a revision of `image_bytes`, at most [`Layout::max_image_bytes`].
     pub fn new(cluster_size: BlockSize, image_bytes: u64) -> Self {
         let cluster = cluster_size.bytes();
         let image_bytes = image_bytes.min(Self::max_image_bytes(cluster_size));
@@ -123,7 +123,7 @@ mod tests {
         }
     }
 
-    /// Where the tables are is part of the format: these were counted by hand.
+    /// The positions of the tables are part of the format: these were counted by hand.
     #[test]
     fn the_tables_are_where_they_were_counted_to_be() {
         let places = |size, bytes| {
@@ -143,8 +143,8 @@ mod tests {
         assert_eq!(limits.map(Layout::max_image_bytes), [2 << 40, 512 << 40, 128 << 40]);
     }
 
-    /// With every size of blocks, a delta of the largest image there may be can hold every block of it twice over, with
-    /// each of them compressed, and QEMU's limits hold.
+    /// With every block size, a delta of the largest possible image can hold every block of it twice over, with each
+    /// of them compressed, and QEMU's limits hold.
     #[test]
     fn the_largest_image_fits_with_every_size_of_blocks() {
         for bits in 12..=21 {

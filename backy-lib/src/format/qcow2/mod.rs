@@ -1,9 +1,9 @@
 //! qcow2 version 3, as far as our deltas use it.
 //!
-//! Source: "Qcow2 image file format", `docs/interop/qcow2.txt` in QEMU. What we write: 16-bit reference counts,
-//! zstd-compressed clusters with content checksums, plain clusters, zero clusters, a relative backing file name with
-//! its format. What we refuse: encryption, external data files, extended L2 entries, internal snapshots, unknown
-//! incompatible features, an image marked corrupt. What only QEMU writes is read as well: deflate streams, zero
+//! Source: "Qcow2 image file format", `docs/interop/qcow2.txt` in QEMU. backy writes 16-bit reference counts,
+//! zstd-compressed clusters with content checksums, plain clusters, zero clusters, and a relative backing file name
+//! with its format. It refuses encryption, external data files, extended L2 entries, internal snapshots, unknown
+//! incompatible features, and an image marked corrupt. It also reads what only QEMU writes: deflate streams, zero
 //! clusters that keep their data, headers of up to 4096 bytes, tables in any place.
 //!
 //! | file offset | content of a delta as we lay it out |

@@ -13,7 +13,7 @@ use crate::image::delta::{Delta, read_cut};
 use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
-/// How often a block that another process keeps moving is looked for.
+/// How often to look for a block that another process keeps moving.
 const ATTEMPTS: u32 = 8;
 
 impl Chain {
@@ -29,11 +29,11 @@ impl Chain {
         held.eq(stored.take(count))
     }
 
-    /// The revision as it is stored by another manifest. Where that no longer has it: what is held open of it here,
-    /// over the first revision of this chain that is still there. `None` when none of them is.
+    /// The revision as it is stored by another manifest. If that no longer has it: the files of it that are open
+    /// here, over the first revision of this chain that still exists. `None` if none does.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when the archive is being changed at this moment.
+    /// [`ErrorKind::NotFound`] if the archive is being changed at this moment.
     pub(crate) fn follow(&self, manifest: &Manifest) -> Result<Option<Chain>> {
         let held = self.layers.iter().map(|layer| layer.revision);
         let held = held.chain(self.image.iter().map(|image| image.revision));
@@ -102,7 +102,7 @@ impl Chain {
         Ok(entry.matches(bytes))
     }
 
-    /// Reads a block of the revision as it is stored now, if that has become another way.
+    /// Reads a block of the revision as it is stored now, if that has changed.
     pub(super) fn read_reopened(
         &self,
         block: BlockIndex,
@@ -137,7 +137,7 @@ impl Chain {
         Ok(read)
     }
 
-    /// Whether the block can be read right from where this chain has it, without looking any further.
+    /// Whether the block reads right from where this chain has it, without looking any further.
     fn read_once(
         &self,
         block: BlockIndex,

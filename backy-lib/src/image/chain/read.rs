@@ -1,7 +1,7 @@
 //! Reading located blocks, each checked against its digest.
 //!
-//! A block of the image with another digest may have been overwritten since it was located, so the reader looks for it
-//! where a writer has put it (`moved.rs`). Only when it is not there either is that an error.
+//! A block of the image with another digest may have been overwritten since it was located, so the reader looks for
+//! it where a writer has put it (`moved.rs`). Only if it is not there either is that an error.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::format::qcow2::Decompressor;
 use crate::image::delta::read_cut;
 use crate::storage::FileName;
 
-/// Stretches of the image that are no farther apart are read in one call: what the system reads ahead has those bytes,
-/// too.
+/// Stretches of the image this close together are read in one call: the system's read-ahead includes the bytes
+/// between them anyway.
 const NEAR_IMAGE_BYTES: usize = 128 << 10;
 
 impl Chain {
@@ -54,7 +54,7 @@ impl Chain {
                 }
                 (Place::Layer(..), _) if error.is_none() && planted(Bug::UncheckedBlock) => {}
                 (Place::Layer(layer, _), _) => {
-                    // A scrub may have mended it since it was located.
+                    // A scrub may have repaired it since it was located.
                     if !self.read_reopened(block, entry, decompressor, part)? {
                         let file = self.layers.get(layer).map(|layer| layer.revision);
                         let file = file.map_or(FileName::IMAGE, FileName::Delta);
@@ -66,7 +66,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Reads blocks from where they were located, right or not. Gives those that a delta could not be asked for,
+    /// Reads blocks from where they were located, right or not. Returns those that a delta could not provide,
     /// ascending.
     fn fetch(
         &self,
@@ -94,8 +94,8 @@ impl Chain {
         Ok(failed)
     }
 
-    /// The blocks that were located in the image, right or not: cut off past the end or overwritten meanwhile, both
-    /// show as a wrong digest. What lies between two of them that are near is read, too.
+    /// The blocks that were located in the image, right or not: a block that was cut off or overwritten meanwhile has
+    /// a wrong digest. Also reads the bytes between two of them that are close together.
     fn fetch_from_image(
         &self,
         first: BlockIndex,
@@ -115,7 +115,7 @@ impl Chain {
         for near in blocks.chunk_by(|a, b| (b - a - 1) * block_bytes <= NEAR_IMAGE_BYTES) {
             let (Some(&from), Some(&last)) = (near.first(), near.last()) else { continue };
             match read(from, last + 1) {
-                // It may be what nobody has asked for that cannot be read.
+                // Perhaps only bytes that nobody asked for are unreadable.
                 Err(_) if near.len() <= last - from => {
                     near.iter().try_for_each(|&at| read(at, at + 1))?;
                 }
@@ -125,7 +125,7 @@ impl Chain {
         Ok(())
     }
 
-    /// The same, but a block that cannot be read right becomes zero; which those are, ascending.
+    /// The same, but a block that does not read right becomes zero; returns those blocks, ascending.
     pub fn read_tolerant(
         &self,
         first: BlockIndex,
@@ -161,7 +161,7 @@ impl Chain {
         )
     }
 
-    /// A block of the image that is said to be zero by digests that are not right as a whole.
+    /// The error for a block of the image that is zero according to digests that are not right as a whole.
     pub(crate) fn doubtful_block(&self, block: BlockIndex) -> Error {
         self.damaged_block(
             self.storage.path(FileName::IMAGE),

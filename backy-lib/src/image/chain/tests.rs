@@ -1,5 +1,5 @@
-//! Chains over files that are written here block by block, beside plain vectors: what a chain says of every block, in
-//! every order of sizes, with files that are damaged or gone, and while the archive changes under it.
+//! Chains over files that are written here block by block, next to plain vectors: what a chain returns for every
+//! block, in every order of sizes, with damaged or missing files, and while the archive changes under it.
 
 mod scene;
 
@@ -15,8 +15,8 @@ use crate::storage::{DigestsKind, FileName};
 
 use scene::*;
 
-/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the blocks
-/// are held, and no data is ever skipped.
+/// Whatever the sizes and contents: every revision reads as its state, as a whole and in pieces, from where the
+/// blocks are held, and no data is ever skipped.
 #[test]
 fn any_chain_reads_as_its_revisions() {
     for seed in 0..30 {
@@ -71,8 +71,8 @@ fn any_chain_reads_as_its_revisions() {
     }
 }
 
-/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing; who keeps going
-/// loses that block and no other, in every revision that reads it and in no other.
+/// A flipped bit anywhere in the data is an error that names the file and the block, or costs nothing. A reader that
+/// keeps going loses that block and no other, in every revision that reads it and in no other.
 #[test]
 fn a_rotten_block_costs_itself() {
     for seed in 0..30 {
@@ -85,7 +85,7 @@ fn a_rotten_block_costs_itself() {
         }
         let scene = Scene::new(&states, &[]);
         let block = random.below(8);
-        // The byte that is flipped stands in the image, so those lose it that have it from there.
+        // The flipped byte is in the image, so the revisions that have it from there lose it.
         scene.poke(FileName::IMAGE, (block * BLOCK) as u64 + 98, &[!states[0][block * BLOCK + 98]]);
         for (number, state) in states.iter().enumerate() {
             let zero = is_zero(&states[0][block * BLOCK..states[0].len().min((block + 1) * BLOCK)]);
@@ -107,8 +107,8 @@ fn a_rotten_block_costs_itself() {
     }
 }
 
-/// A delta that is gone costs what comes from it or through it, and only that; without tolerance the revision cannot be
-/// opened.
+/// A missing delta costs the blocks that come from it or through it, and only those; without tolerance the revision
+/// cannot be opened.
 #[test]
 fn a_missing_delta_costs_what_reaches_it() {
     for seed in 0..20 {
@@ -156,8 +156,8 @@ fn plain_scene() -> Scene {
     Scene::new(&[newest, middle, oldest], &[])
 }
 
-/// An entry of a table that makes no sense costs its own block, and so does one that is gone while the digest of its
-/// block is still there.
+/// An invalid entry of a table costs only its own block. So does a missing one while the digest of its block is still
+/// there.
 #[test]
 fn a_bad_entry_costs_its_own_block() {
     for (entry, strict) in [(1u64 << 56 | 2, ErrorKind::Damaged), (0, ErrorKind::Damaged)] {
@@ -175,7 +175,7 @@ fn a_bad_entry_costs_its_own_block() {
     }
 }
 
-/// Digests that are not those that were recorded are noticed as a whole, and for single blocks.
+/// Digests that differ from those recorded are noticed as a whole, and for single blocks.
 #[test]
 fn wrong_digests_are_noticed() {
     let scene = plain_scene();
@@ -211,7 +211,7 @@ fn overwrite(scene: &Scene, blocks: &[usize]) {
 }
 
 /// Chains that were open before, and those that are opened in between, read the same while a backup overwrites the
-/// image, when it has been committed, and when the image has become another file.
+/// image, once it has been committed, and after the image has become another file.
 #[test]
 fn an_open_chain_follows_a_backup() {
     let scene = plain_scene();
@@ -239,7 +239,7 @@ fn an_open_chain_follows_a_backup() {
     check(&during, "during, with the file that was open");
 }
 
-/// A block of the image that is neither what it was nor in an overlay is an error, in every chain that needs it.
+/// A block of the image that is neither unchanged nor in an overlay is an error, in every chain that needs it.
 #[test]
 fn an_overwritten_block_without_an_overlay_is_an_error() {
     let scene = plain_scene();
@@ -257,14 +257,14 @@ fn an_overwritten_block_without_an_overlay_is_an_error() {
     );
 }
 
-/// Whether a manifest has a revision in the files that a chain holds; and where it has not, the chain that follows
-/// reads the same, also when its own revision has gone.
+/// A chain recognises whether a manifest stores its revision in the same files. If not, the chain that follows reads
+/// the same, even if its own revision has been deleted.
 #[test]
 fn a_chain_follows_its_revision_into_other_files() -> std::result::Result<(), Error> {
     let scene = plain_scene();
     let chains: Vec<Chain> = (0..3).map(|number| scene.open(number).unwrap()).collect();
     assert!(chains.iter().all(|chain| chain.is_stored_by(&scene.manifest)));
-    // The middle one goes: what it held is in the oldest.
+    // The middle one is deleted: the oldest holds its blocks.
     let mut merged = scene.manifest.clone();
     merged.remove(1);
     assert_eq!(chains.each_stored(&merged), [true, false, false]);
@@ -274,7 +274,7 @@ fn a_chain_follows_its_revision_into_other_files() -> std::result::Result<(), Er
     assert!(read_all(&gone)? == scene.states[1]);
     let stays = chains[2].follow(&merged)?.unwrap();
     assert_eq!((stays.layers.len(), stays.image.is_some()), (1, true));
-    // One that is standalone now is in other files, though they have the same names.
+    // One that is now standalone is in other files, although they have the same names.
     let mut standalone = scene.manifest.clone();
     standalone.revisions[1].base = None;
     assert_eq!(chains.each_stored(&standalone), [true, false, false]);

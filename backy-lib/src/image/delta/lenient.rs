@@ -1,4 +1,4 @@
-//! Reading what is left of a damaged delta: an entry that makes no sense costs its own block only.
+//! Reading the rest of a damaged delta: an invalid entry costs only its own block.
 
 use super::{Decompressor, Delta};
 use crate::base::error::{ErrorKind, Result, judged};
@@ -6,18 +6,18 @@ use crate::base::units::BlockIndex;
 use crate::format::qcow2::{Cluster, Compression, ENTRY_BYTES, Layout, decode_entry};
 use crate::storage::READ_ATTEMPTS;
 
-/// Where the tables of a delta are looked for.
+/// Where to look for the tables of a delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tables {
     /// Where header and L1 table say.
     AsFound,
-    /// Where [`DeltaWriter`] puts them, whatever is in header and L1 table by now.
+    /// Where [`DeltaWriter`] puts them, whatever header and L1 table contain by now.
     AsLaidOut,
 }
 
 impl Delta {
-    /// What can be told of `count` blocks from `first` on, ascending: where those are that the delta holds, and `None`
-    /// for those of which it cannot be told. An entry that makes no sense costs its own block only.
+    /// What is known about `count` blocks from `first` on, ascending: where those are that the delta holds, and
+    /// `None` for those that are unknown. An invalid entry costs only its own block.
     pub(crate) fn held_leniently(
         &self,
         tables: Tables,
@@ -47,7 +47,7 @@ impl Delta {
         Ok(held)
     }
 
-    /// So many entries from an offset on; `None` for one that cannot be read or makes no sense.
+    /// This many entries from an offset on; `None` for one that is unreadable or invalid.
     fn entries_leniently(
         &self,
         at: u64,
@@ -95,7 +95,7 @@ impl Delta {
         }
     }
 
-    /// The first block from `from` up to `end` of which something can be told, or cannot.
+    /// The first block from `from` up to `end` that the delta may hold, or about which nothing is known.
     pub(crate) fn next_held_leniently(
         &self,
         tables: Tables,
@@ -108,7 +108,7 @@ impl Delta {
                 Err(error) if error.is_unreadable() => Some(from),
                 found => found?,
             },
-            // They follow each other, and so do their entries. What is cut off cannot be told.
+            // They follow each other, and so do their entries. Nothing is known about those that are cut off.
             Tables::AsLaidOut => {
                 let entry = |block: BlockIndex| layout.l2_offset + block.0 * ENTRY_BYTES as u64;
                 let file_end = self.file.len()?.saturating_sub(layout.l2_offset);
@@ -122,7 +122,7 @@ impl Delta {
         Ok(next.filter(|block| *block < end))
     }
 
-    /// Reads a whole cluster also where it was stored as one that is known to be bad: as it was found.
+    /// Reads a whole cluster as it was found, even if it was stored as one that is known to be bad.
     pub(crate) fn read_as_found(
         &self,
         cluster: Cluster,

@@ -1,4 +1,4 @@
-//! Bringing the tables and the header of a delta into order.
+//! Repairing the tables and the header of a delta.
 
 use super::{Delta, read_header};
 use crate::base::error::Result;
@@ -9,19 +9,19 @@ use crate::format::qcow2::{Backing, Header, Layout};
 use crate::image::refcounts::{self, Unreferenced};
 use crate::storage::{Access, FileName, Storage};
 
-/// Gives a delta another backing file, or none: one sector, written at once. Reads the same before and after only if
-/// the caller has seen to that. Synced.
+/// Gives a delta another backing file, or none: one sector, written at once. The delta reads the same before and
+/// after only if the caller has ensured that. Synced.
 pub fn rebase(storage: &dyn Storage, revision: RevisionId, backing: Option<Backing>) -> Result<()> {
     let file = storage.open(FileName::Delta(revision), Access::Write)?;
     let header = read_header(&*file)?;
-    // Even when it looks right: after a sync that failed, what a program sees is not what is durable.
+    // Even if it looks right: after a failed sync, what a program sees is not what is durable.
     file.write_at(&Header { backing, ..header }.encode(), 0)?;
     file.sync()
 }
 
-/// Brings a delta to which blocks were being appended into order, whatever the backing file it has: makes durable what
-/// was entered, gives back what nothing refers to if the caller says so, writes the reference counts anew and clears
-/// the dirty bit. Synced.
+/// Repairs a delta to which blocks were being appended, whatever its backing file. Makes the entered blocks durable,
+/// frees clusters that nothing refers to if the caller allows that, rewrites the reference counts and clears the
+/// dirty bit. Synced.
 pub fn repair(
     storage: &dyn Storage,
     revision: RevisionId,
@@ -40,8 +40,8 @@ pub fn repair(
     delta.write_header(false, backing)
 }
 
-/// Writes header and L1 table anew, both of which follow from the revision's size; the reference counts are for
-/// [`repair`]. Synced.
+/// Rewrites header and L1 table, both of which follow from the revision's size; [`repair`] deals with the reference
+/// counts. Synced.
 pub fn write_tables(
     storage: &dyn Storage,
     revision: RevisionId,
@@ -60,8 +60,8 @@ pub fn write_tables(
 }
 
 impl Delta {
-    /// Writes the L2 tables again as they look: what a program sees is not what is durable after a sync that failed.
-    /// Only what is there already, since there may be no room for more.
+    /// Rewrites the L2 tables as they look: after a failed sync, what a program sees is not what is durable. Only
+    /// those that exist, because there may be no space for more.
     fn rewrite_tables(&self) -> Result<()> {
         let blocks = BlockIndex(self.header.cluster_size.count(self.header.virtual_bytes));
         let per_table = self.blocks_per_table();
@@ -76,7 +76,7 @@ impl Delta {
         Ok(())
     }
 
-    /// Writes the data in an extent of the file again, and leaves its holes.
+    /// Rewrites the data in an extent of the file, and leaves its holes.
     fn rewrite(&self, extent: Extent) -> Result<()> {
         let mut offset = extent.offset;
         while let Some(data) = self.file.next_data(offset)?.filter(|d| d.offset < extent.end()) {

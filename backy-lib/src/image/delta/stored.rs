@@ -10,7 +10,7 @@ use crate::format::qcow2::{Cluster, Compression, Compressor, Decompressor, frame
 pub struct OldBlock {
     /// Which block.
     pub block: BlockIndex,
-    /// Its content in the form in which it is stored.
+    /// Its content in its stored form.
     pub content: StoredBlock,
 }
 
@@ -26,7 +26,7 @@ pub enum StoredBlock {
 }
 
 impl StoredBlock {
-    /// Bytes that it takes in memory and, about, in the file.
+    /// Bytes that it takes in memory and, roughly, in the file.
     pub fn bytes(&self) -> usize {
         match self {
             StoredBlock::Zero => 0,
@@ -51,8 +51,8 @@ impl Compressor {
 }
 
 impl Delta {
-    /// The stored form of a block that the delta holds, as it is, right or not. What is not stored in one of our forms
-    /// gets one.
+    /// The stored form of a block that the delta holds, as it is, right or not. A block that is not in one of our
+    /// forms is converted.
     pub fn read_stored(&self, cluster: Cluster) -> Result<StoredBlock> {
         match cluster {
             Cluster::Unallocated | Cluster::Zero => Ok(StoredBlock::Zero),
@@ -75,7 +75,7 @@ impl Delta {
             }
             Cluster::Compressed { offset, max_bytes } => {
                 let mut frame = self.read_compressed(offset, max_bytes)?;
-                // One whose length cannot be told is rotten; it stays so.
+                // A frame without a known length is rotten; it stays so.
                 frame.truncate(frame_bytes(&frame).unwrap_or(frame.len()));
                 Ok(StoredBlock::Compressed(frame))
             }

@@ -4,8 +4,8 @@ use super::*;
 use crate::base::error::ErrorKind;
 use crate::storage::dir::DirStorage;
 
-/// With every size of blocks, what would be past the last place that can be named is not appended: an error, and the
-/// file is as it was. What just fits is appended.
+/// With every block size, content past the last place that an entry can name is not appended: that is an error, and
+/// the file stays as it was. Content that just fits is appended.
 #[test]
 fn a_delta_that_would_be_too_long_stays_as_it_is() {
     for bits in [12, 14, 16, 18, 20, 21] {

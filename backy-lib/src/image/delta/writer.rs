@@ -1,8 +1,8 @@
 //! Writing a delta, new or extended.
 //!
-//! The delta can be read at every moment, also by QEMU: data first, then sync, then the entries that refer to it. Only
-//! the reference counts wait for the end; until they are right, the dirty bit is set. The caller syncs in between and
-//! decides when; [`append`](crate::image::append) has the order for backups and merges.
+//! The delta can be read at every moment, also by QEMU: data first, then sync, then the entries that refer to it.
+//! Only the reference counts wait for the end; until they are right, the dirty bit is set. The caller decides when to
+//! sync; [`append`](crate::image::append) has the order for backups and merges.
 
 use super::{Delta, OldBlock, StoredBlock};
 use crate::base::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::format::qcow2::{Backing, Cluster, ENTRY_BYTES, Header, Layout, encode
 use crate::image::refcounts::NewCounts;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
-/// Makes a new delta, or appends to one.
+/// Creates a delta, or appends to one.
 pub struct DeltaWriter {
     pub(super) delta: Delta,
     pub(super) end: u64,
@@ -22,8 +22,8 @@ pub struct DeltaWriter {
 }
 
 impl DeltaWriter {
-    /// Makes the delta of a revision that holds nothing yet and reads through to `last.raw`. Synced, but its name is
-    /// not durable before the folder is synced.
+    /// Creates the delta of a revision, which holds nothing yet and reads through to `last.raw`. Synced, but its name
+    /// is not durable before the folder is synced.
     pub fn create(
         storage: &dyn Storage,
         revision: RevisionId,
@@ -81,8 +81,8 @@ impl DeltaWriter {
         })
     }
 
-    /// Appends blocks in ascending order: compressed ones packed, then plain ones. Not yet part of the delta and not
-    /// synced.
+    /// Appends blocks in ascending order: compressed ones packed, then plain ones. They are not yet part of the delta
+    /// and not synced.
     pub fn append(&mut self, blocks: &[OldBlock]) -> Result<()> {
         let cluster = self.delta.header.cluster_size.bytes();
         self.check_room(blocks)?;
@@ -116,8 +116,8 @@ impl DeltaWriter {
         self.delta.file.set_len(self.end)
     }
 
-    /// That no place of what is to be appended is past what an entry, or the reference counts, can name. Nothing has
-    /// been written.
+    /// Checks that an entry and the reference counts can name every place that the blocks would take. Nothing has
+    /// been written yet.
     pub(super) fn check_room(&self, blocks: &[OldBlock]) -> Result<()> {
         let Header { cluster_size, refcount_table_clusters, .. } = self.delta.header;
         let (mut packed, mut plain) = (0, 0);
@@ -128,7 +128,7 @@ impl DeltaWriter {
                 StoredBlock::Plain(_) => plain += cluster_size.bytes(),
             }
         }
-        // Whole sectors are read, and plain clusters begin at boundaries.
+        // Readers take whole sectors, and plain clusters begin at boundaries.
         let end = self.end.saturating_add(packed).saturating_add(plain + cluster_size.bytes());
         let limit = Layout::max_file_bytes(cluster_size, refcount_table_clusters);
         if end <= limit {
@@ -139,7 +139,7 @@ impl DeltaWriter {
         Err(Error::io(self.delta.path(), action)(too_large))
     }
 
-    /// Takes what is in the file already for a block, to be entered with what was appended.
+    /// Takes content that is already in the file for a block, to be entered with what was appended.
     pub(crate) fn adopt(&mut self, block: BlockIndex, cluster: Cluster) {
         self.appended.push((block, cluster));
     }
@@ -153,7 +153,7 @@ impl DeltaWriter {
         Ok(())
     }
 
-    /// Enters what was appended, in runs. The caller has synced in between, and syncs afterwards.
+    /// Enters the appended blocks, in runs. The caller has synced before, and syncs afterwards.
     pub fn enter(&mut self) -> Result<()> {
         let mut appended = std::mem::take(&mut self.appended);
         appended.iter().for_each(|(_, cluster)| self.counts.add(*cluster));
@@ -179,7 +179,7 @@ impl DeltaWriter {
         Ok(())
     }
 
-    /// Makes durable what was written so far.
+    /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<()> {
         self.delta.file.sync()
     }
@@ -208,7 +208,7 @@ impl DeltaWriter {
 }
 
 impl Delta {
-    /// Whoever writes relies on the tables being where we lay them out, and not in the data.
+    /// Checks that the tables are where backy puts them, and not in the data: writers rely on that.
     pub(super) fn check_layout(&self, size_bytes: u64) -> Result<()> {
         let layout = Layout::new(self.header.cluster_size, size_bytes);
         let ours = Header { dirty: self.header.dirty, ..Header::new(&layout, self.header.backing) };

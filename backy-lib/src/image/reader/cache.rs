@@ -14,7 +14,7 @@ use crate::image::chain::Located;
 pub(super) type Window = Arc<[Located]>;
 pub(super) type Block = Arc<[u8]>;
 
-/// What the readers of an archive share: places and blocks that were looked up lately, up to a limit.
+/// The common cache of the readers of an archive: places and blocks that were looked up lately, up to a limit.
 pub struct ReadCache {
     /// By the number of the opened chain and that of the window.
     pub(super) windows: Cache<(u64, u64), Window, Bytes>,
@@ -23,7 +23,7 @@ pub struct ReadCache {
     chains: AtomicU64,
 }
 
-/// Weighs what is cached by the memory that it takes.
+/// Weighs cached values by the memory that they take.
 #[derive(Clone)]
 pub(super) struct Bytes;
 
@@ -40,7 +40,7 @@ impl Weighter<[u8; DIGEST_BYTES], Block> for Bytes {
 }
 
 impl ReadCache {
-    /// One that holds at most about `limit_bytes`.
+    /// A cache that holds about `limit_bytes` at most.
     pub fn new(limit_bytes: u64) -> Arc<Self> {
         let (windows, blocks) = (limit_bytes / 4, limit_bytes - limit_bytes / 4);
         let window_bytes = limits().reader_window_blocks * size_of::<Located>() as u64;

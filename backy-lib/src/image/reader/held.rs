@@ -1,4 +1,4 @@
-//! The files that a reader holds on to, and which blocks of the image it has found right.
+//! The files that a reader keeps open, and which blocks of the image it has found right.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use crate::image::chain::Chain;
 use crate::storage::manifest::{self, ManifestFile};
 use crate::storage::{Stamp, Storage};
 
-/// How often a chain is opened anew when a writer changes the archive meanwhile.
+/// How often to open a chain again when a writer changes the archive meanwhile.
 const OPEN_ATTEMPTS: u32 = 16;
 
 /// The revision as it was stored when somebody last looked.
 pub(super) struct Held {
-    /// Of the chain, in the cache.
+    /// The number of the chain, in the cache.
     pub(super) number: u64,
     pub(super) chain: Arc<Chain>,
-    /// Which blocks of the image have been right, where that says anything of the next time.
+    /// Which blocks of the image have been right, if that proves anything for the next time.
     pub(super) checked: Option<Checked>,
-    /// What is wrong with the digests as a whole. Then a block that is said to be zero cannot be read.
+    /// The problem with the digests as a whole. Then a block that should be zero cannot be read.
     pub(super) doubt: Option<Arc<Error>>,
-    /// `None` when no writer can change what is read.
+    /// `None` if no writer can change what is read.
     manifest: Option<ManifestFile>,
 }
 
-/// The blocks of an image that have been right since it was as it is now.
+/// The blocks of an image that have been right since its last change.
 pub(super) struct Checked {
     /// A bit for each block.
     bits: Vec<AtomicU64>,
     pub(super) count: AtomicU64,
-    /// Of the image before any of them was read; `None` of one that no writer can reach.
+    /// The stamp of the image before any of them was read; `None` if no writer can reach the image.
     stamp: Option<Stamp>,
 }
 
@@ -60,12 +60,12 @@ impl Checked {
 }
 
 impl Held {
-    /// Takes hold of the revision that `chain` is, for the first time.
+    /// Opens the files of the revision of `chain`, for the first time.
     pub(super) fn first(storage: &dyn Storage, chain: Chain, cache: &ReadCache) -> Result<Self> {
         Self::take(storage, Self::new(chain, cache)?, cache)
     }
 
-    /// Takes hold of what the newest manifest says of the revision that was held before.
+    /// Opens the files in which the newest manifest stores the revision.
     pub(super) fn take(storage: &dyn Storage, before: Held, cache: &ReadCache) -> Result<Self> {
         for _ in 0..OPEN_ATTEMPTS {
             let manifest = manifest::open(storage)?;
@@ -75,14 +75,15 @@ impl Held {
             };
             let followed = followed.and_then(|now| now.map(|c| Self::new(c, cache)).transpose());
             let mut now = match followed {
-                // It is where it was, or nothing of it is left but what is open.
+                // It is where it was, or only the open files are left of it.
                 Ok(now) => now.unwrap_or(before),
                 // The archive was being changed.
                 Err(_) if !manifest.is_current()? => continue,
                 Err(error) => return Err(error),
             };
             if !now.chain.is_settled() {
-                // A writer may have begun with the image since the manifest was read: then that is not current.
+                // A writer may have begun with the image since the manifest was read: then the manifest is not
+                // current.
                 let stamp = now.chain.image_stamp()?;
                 now.checked = stamp.map(|stamp| Checked::new(&now.chain, Some(stamp)));
                 now.manifest = Some(manifest);
@@ -96,11 +97,11 @@ impl Held {
         Err(Error::NoSuchRevision { message })
     }
 
-    /// One that nobody can change. The digests of its blocks are checked here: then a block that is said to be zero is
-    /// zero, and one that matches its digest is the right one. Of the image the latter can be said one by one, if they
-    /// are not right as a whole; not so of a delta, which may have lost that it holds a block. That a block is zero can
-    /// then be said of none: what is lost of a table of digests comes out as zeros, and so does what is lost of an
-    /// image.
+    /// The state of a chain that nobody can change. Checks the digests of its blocks: if they are right, a zero entry
+    /// means a zero block, and a block that matches its digest is the right one. If the digests are not right as a
+    /// whole, a matching block of the image is still the right one, but one of a delta may not be, because the delta
+    /// may have lost that it holds a block. Then no block is known to be zero: lost parts of a digest table read as
+    /// zeros, and so do lost parts of an image.
     pub(super) fn new(chain: Chain, cache: &ReadCache) -> Result<Self> {
         let doubt = match chain.verify_digests(&Silent) {
             Err(error) if error.is_damage() && chain.is_image() => Some(Arc::new(error)),
@@ -118,15 +119,15 @@ impl Held {
         Self::unchecked(Arc::clone(&self.chain), self.number, self.doubt.clone())
     }
 
-    /// Whether the archive is as it was; what cannot be looked up may be another.
+    /// Whether the archive is unchanged; if it cannot be looked up, it may have changed.
     pub(super) fn is_current(&self) -> bool {
         self.manifest.as_ref().is_none_or(|file| file.is_current().unwrap_or(false))
     }
 
-    /// Whether all of these blocks of the image were right, which counts if [`Held::is_as_checked`] when they have been
-    /// read again.
+    /// Whether all of these blocks of the image were right. That counts if [`Held::is_as_checked`] holds after they
+    /// have been read again.
     pub(super) fn has_checked(&self, blocks: Range<u64>) -> bool {
-        // While somebody is changing the image, the manifest says nothing.
+        // While somebody is changing the image, the manifest proves nothing.
         let is_quiet =
             self.manifest.as_ref().is_none_or(|file| file.manifest.in_progress.is_none());
         let checked = self.checked.as_ref().filter(|_| is_quiet);

@@ -1,4 +1,4 @@
-//! Reference counts of what was appended.
+//! Reference counts of appended clusters.
 
 use super::{
     Counts, REFCOUNT_BYTES, STRETCH_COUNTS, Unreferenced, place_blocks, rebuild, write_all,
@@ -9,16 +9,16 @@ use crate::base::units::BlockSize;
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
 
-/// Counts of the host clusters from the end of what was there on, for what is appended. The cost follows what is
-/// appended, not what is there.
+/// Counts of the host clusters behind the previous end of the data, for appended content. The cost depends on what is
+/// appended, not on what is there.
 pub(in crate::image) struct NewCounts {
     counts: Counts,
-    /// More was appended than is counted here: count all anew at the end.
+    /// More was appended than is counted here: rebuild all counts at the end.
     too_many: bool,
 }
 
 impl NewCounts {
-    /// For a new delta of which nothing but the tables is written.
+    /// For a new delta that so far has only its tables.
     pub(in crate::image) fn after_tables(delta: &Delta, end: u64) -> Self {
         let cluster = delta.header.cluster_size.bytes();
         let mut new = NewCounts::from_end(0, delta.header.cluster_size);
@@ -33,7 +33,7 @@ impl NewCounts {
         new
     }
 
-    /// For a delta whose counts are right up to `end`, a cluster boundary where the next data goes.
+    /// For a delta whose counts are right up to `end`, a cluster boundary where the next data is written.
     pub(in crate::image) fn from_end(end: u64, cluster_size: BlockSize) -> Self {
         let cluster = cluster_size.bytes();
         NewCounts {
@@ -42,7 +42,7 @@ impl NewCounts {
         }
     }
 
-    /// Counts a cluster that was appended.
+    /// Counts an appended cluster.
     pub(in crate::image) fn add(&mut self, cluster: Cluster) {
         match cluster {
             Cluster::Unallocated | Cluster::Zero => {}
@@ -63,8 +63,8 @@ impl NewCounts {
         self.counts.add(offset, bytes);
     }
 
-    /// Writes them, and the table. Where the old counts are not to be relied on, all are made anew; what was appended
-    /// lies behind everything else, so that nothing is cut off then. Not synced.
+    /// Writes them, and the table. If the old counts are unreliable, rebuilds all; the appended clusters lie behind
+    /// everything else, so nothing is cut off then. Not synced.
     pub(in crate::image) fn write(mut self, delta: &Delta) -> Result<()> {
         let cluster = self.counts.cluster;
         let per_block = cluster / REFCOUNT_BYTES;
@@ -85,8 +85,7 @@ impl NewCounts {
             }
             let mut raw = vec![0; cluster as usize];
             if block_first < self.counts.first {
-                // One that is not there, or does not even count itself: the table is wrong, and leads to something
-                // else.
+                // It is missing, or does not even count itself: the table is wrong, and leads to something else.
                 if place >= first_offset {
                     return rebuild(delta, Unreferenced::Free);
                 }

@@ -1,4 +1,4 @@
-//! Walking over the tables of a delta, and over all that they refer to.
+//! Walking over the tables of a delta, and over everything that they refer to.
 
 use crate::base::error::Result;
 use crate::base::extent::Extent;
@@ -10,8 +10,8 @@ use crate::image::delta::Delta;
 /// Entries read at a time.
 const WALK_ENTRIES: u64 = 4096;
 
-/// Whether the tables, wherever they are, can be read and nothing else is where the header has one: then they can be
-/// trusted, whoever has made them, and the counts be written.
+/// Whether the tables are readable, wherever they are, and nothing else lies where the header has one. Then they can
+/// be trusted, whoever has made them, and the counts may be written.
 pub(crate) fn has_sound_tables(delta: &Delta, observer: &dyn Observer) -> Result<bool> {
     let header = &delta.header;
     let cluster = header.cluster_size.bytes();
@@ -41,7 +41,7 @@ pub(crate) fn has_sound_tables(delta: &Delta, observer: &dyn Observer) -> Result
     }
 }
 
-/// Where the last of the delta's tables, and of what they refer to, ends.
+/// The end of the last of the delta's tables and of what they refer to.
 pub(super) fn data_end(delta: &Delta) -> Result<u64> {
     let header = &delta.header;
     let cluster_bytes = header.cluster_size.bytes();

@@ -1,5 +1,5 @@
-//! System calls on files and block devices that are complete: a signal does not cut them short, and what a file system
-//! cannot do is done another way.
+//! Complete system calls on files and block devices: a signal does not cut them short, and what a file system cannot
+//! do is done another way.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::base::extent::Extent;
 
-/// What std's own function gives, which does not ask again when a signal comes between.
+/// The same as std's own function, which does not retry after a signal.
 pub(crate) fn metadata(file: &File) -> io::Result<std::fs::Metadata> {
     loop {
         match file.metadata() {
@@ -25,7 +25,7 @@ pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Resu
     read_all(buffer, |rest, done| file.read_at(rest, offset + done))
 }
 
-/// Asks `read` for what is missing, with the count of bytes that are there, until nothing is or nothing more comes.
+/// Calls `read` for the missing part, with the count of bytes that are there, until none is missing or no more come.
 pub(in crate::storage) fn read_all(
     buffer: &mut [u8],
     read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
@@ -42,7 +42,7 @@ pub(in crate::storage) fn read_all(
     Ok(done)
 }
 
-/// Frees an extent of a file or a block device; writes zeros where that is not supported. A file keeps its length.
+/// Frees an extent of a file or a block device; writes zeros if that is not supported. A file keeps its length.
 pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
     if extent.len == 0 {
         return Ok(());
@@ -50,10 +50,10 @@ pub(crate) fn punch_hole(file: &File, extent: Extent) -> io::Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match retry_on_intr(|| fallocate(file, flags, extent.offset, extent.len)) {
         Ok(()) => Ok(()),
-        // INVAL: not whole sectors of a block device, as the end of an image may be.
+        // INVAL: not whole sectors of a block device, as at the end of an image.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => {
             let found = file.metadata()?;
-            // A block device has no length there, and none that could grow.
+            // A block device reports no length here, and cannot grow.
             let end = if found.is_file() { extent.end().min(found.len()) } else { extent.end() };
             write_zeros(file, Extent::between(extent.offset, end.max(extent.offset)))
         }
@@ -86,7 +86,7 @@ pub(crate) fn next_data(file: &File, len: u64, offset: u64) -> io::Result<Option
     };
     let end = match retry_on_intr(|| seek(file, rustix::fs::SeekFrom::Hole(start))) {
         Ok(end) => end,
-        // Cut short by somebody else in between.
+        // Somebody else has cut it short in between.
         Err(Errno::NXIO) => return Ok(None),
         Err(errno) => return Err(errno.into()),
     };

@@ -21,7 +21,7 @@ use crate::storage::StorageFile;
 use crate::storage::cache::PageCache;
 use crate::storage::identity::{Stamp, is_local};
 
-/// A file, and whether children of this process get it.
+/// A file, and whether children of this process inherit it.
 enum Opened {
     Handed(File),
     Withheld(Withheld<File>),
@@ -53,12 +53,12 @@ pub(crate) struct DirFile {
 }
 
 impl DirFile {
-    /// One that has been opened, be it an archive's or not.
+    /// Takes over an open file, an archive's or not.
     pub(crate) fn over(path: PathBuf, file: File) -> Self {
         Self::with(path, Opened::Handed(file))
     }
 
-    /// One that is written to.
+    /// Takes over a file that is written to.
     pub(super) fn of_writer(path: PathBuf, file: Withheld<File>) -> Self {
         Self::with(path, Opened::Withheld(file))
     }
@@ -130,7 +130,7 @@ impl StorageFile for DirFile {
     }
 
     fn drop_cache(&self) {
-        // What cannot be written is what the medium does not have: whoever reads it finds that out.
+        // Data that cannot be written is not on the medium: whoever reads it finds out.
         let _ = rustix::fs::fdatasync(&self.file);
         let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
     }

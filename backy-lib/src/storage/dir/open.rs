@@ -1,4 +1,4 @@
-//! Opening and making files in a folder, without following links and without waiting for ever.
+//! Opening and creating files in a folder, without following links and without waiting forever.
 
 use std::fs::File;
 use std::io;
@@ -16,15 +16,14 @@ use crate::base::error::{Error, Result};
 use crate::storage::FileName;
 use crate::storage::many::ManyFiles;
 
-/// How long an opening waits until another program has given back its lease. The system takes it away after
-/// `/proc/sys/fs/lease-break-time`, which is 45 seconds unless somebody has changed it.
+/// How long to wait until another program gives back its lease. The system takes the lease away after
+/// `/proc/sys/fs/lease-break-time`, which is 45 seconds by default.
 const LEASE_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it tries meanwhile.
+/// How often to try meanwhile.
 const LEASE_TICK: Duration = Duration::from_millis(20);
 
-/// Opens `name` in the folder without following it; anything but a regular file is refused. It waits for nobody but for
-/// a program that holds a lease on the file (knfsd and Samba take them for their clients), and for that one no longer
-/// than a minute.
+/// Opens `name` in the folder without following it; refuses anything but a regular file. Waits only for a program
+/// that holds a lease on the file (knfsd and Samba take them for their clients), and at most a minute.
 pub(in crate::storage) fn open_regular(
     folder: impl AsFd,
     path: PathBuf,
@@ -36,7 +35,7 @@ pub(in crate::storage) fn open_regular(
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = || open_in_time(|| openat(&folder, name.to_string(), flags, mode));
     let opened = match open() {
-        // What is only open because it may be needed again is in the way of what is needed now.
+        // Files that are only open because they may be needed again take descriptors that are needed now.
         Err(Errno::MFILE | Errno::NFILE) if ManyFiles::of_this_process().close_all() => open(),
         opened => opened,
     };
@@ -56,8 +55,8 @@ pub(in crate::storage) fn open_regular(
     }
 }
 
-/// Gives a file that was just made to the owner of the archive's folder: what root makes there, that owner's next
-/// backup has to be able to change. Where the file system has no owners, or refuses, the file stays as it is.
+/// Gives a file that was just created to the owner of the archive's folder: that owner's next backup must be able to
+/// change what root creates there. If the file system has no owners, or refuses, the file stays as it is.
 pub(in crate::storage) fn give_to_owner(folder: impl AsFd, made: impl AsFd) {
     if !geteuid().is_root() {
         return;
@@ -70,17 +69,18 @@ pub(in crate::storage) fn give_to_owner(folder: impl AsFd, made: impl AsFd) {
     }
 }
 
-/// Opens a file with `NONBLOCK`, such that a lease that another program holds on it is waited for.
+/// Opens a file with `NONBLOCK`, but waits for a lease that another program holds on it.
 ///
 /// # Errors
-/// `AGAIN`, for [`not_in_time`], when it is not given back.
+/// `AGAIN`, for [`not_in_time`], if the lease is not given back.
 pub(crate) fn open_in_time(
     open: impl Fn() -> rustix::io::Result<OwnedFd>,
 ) -> rustix::io::Result<OwnedFd> {
     let began = Instant::now();
     loop {
         match retry_on_intr(&open) {
-            // Only a regular file can have a lease, and trying to open it has asked its holder to give it back.
+            // Only a regular file can have a lease, and trying to open it has asked its holder to give the lease
+            // back.
             Err(Errno::AGAIN) if began.elapsed() < LEASE_PATIENCE => std::thread::sleep(LEASE_TICK),
             opened => return opened,
         }

@@ -1,9 +1,10 @@
-//! The file `lock`: who may hold it, and what becomes of one that others than the archive's writers can lock or would
+//! The file `lock`: who may hold it, and what happens to one that others than the archive's writers can lock or would
 //! see changed.
 //!
-//! Whoever can open a file can lock it, and goes on to when it is closed to others. So a file that others could open,
-//! that has other names (hard links) or belongs to a stranger is not used but replaced, by one of mode 0600. What is
-//! replaced stays locked where that is possible, so that nobody who has opened it before takes it for free.
+//! Anybody who can open a file can lock it, and can still do so after permissions have been withdrawn. So a file that
+//! others could open, that has other names (hard links) or belongs to a stranger is not used but replaced, by one of
+//! mode 0600. The replaced file stays locked if possible, so that a process that has opened it before does not find
+//! it free.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -24,18 +25,18 @@ use crate::storage::FileName;
 use crate::storage::dir::{give_to_owner, open_regular};
 use crate::storage::holders::{Kind, Who, who};
 
-/// What came of trying to lock the file.
+/// The result of trying to lock the file.
 pub(super) enum Taken {
     Held {
-        /// `None` where there is no space to make it.
+        /// `None` if there is no space to create it.
         file: Option<Withheld<File>>,
-        /// What it has replaced; to be held as long.
+        /// The file that it has replaced; to be held for as long.
         replaced: Option<Withheld<File>>,
     },
     Busy(Busy),
 }
 
-/// Opens the file, made if need be, and locks it, whatever those have locked who may only read.
+/// Opens the file, creating it if necessary, and locks it, whatever locks users hold who may only read.
 pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     let path = place.path.join(NAME);
     let Some(file) = open(place)? else { return Ok(Taken::Held { file: None, replaced: None }) };
@@ -71,7 +72,7 @@ pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
     match replace(place, &file, is_held).map_err(failed) {
         Ok(Some(new)) => Ok(Taken::Held { file: Some(new), replaced: Some(file) }),
         Ok(None) => Ok(Taken::Busy(Busy::default())),
-        // Maintenance has to be able to make some.
+        // Maintenance must be able to make some.
         Err(error) if error.kind() == ErrorKind::NoSpace => {
             Ok(Taken::Held { file: None, replaced: Some(file) })
         }
@@ -98,7 +99,7 @@ fn make(place: &Place<'_>, name: &str) -> rustix::io::Result<Withheld<File>> {
     Ok(Withheld::new(File::from(made)))
 }
 
-/// Whether nobody else could have opened the file, which is locked, nor would see it changed.
+/// Whether the file, which is locked, is ours alone: nobody else could have opened it, or would see it changed.
 fn is_ours_alone(place: &Place<'_>, file: &File) -> rustix::io::Result<bool> {
     let others = Mode::RWXG | Mode::RWXO;
     let is_open = |found: &Stat| Mode::from_raw_mode(found.st_mode).intersects(others);
@@ -110,13 +111,13 @@ fn is_ours_alone(place: &Place<'_>, file: &File) -> rustix::io::Result<bool> {
     if !is_open(&found) {
         return Ok(true);
     }
-    // Where that does not help there are no permissions, and a new file would have no others.
+    // If that does not help, there are no permissions, and a new file would have no others.
     let closed = fchmod(file, Mode::RUSR | Mode::WUSR).and_then(|()| fstat(file));
     Ok(closed.map_or(true, |found| is_open(&found)))
 }
 
-/// Puts a new file, which is locked, in the place of `old`; `None` when somebody else was faster. `is_held`: `old` is
-/// locked by us.
+/// Puts a new file, which is locked, in place of `old`; `None` if somebody else was faster. `is_held`: we hold the
+/// lock on `old`.
 fn replace(
     place: &Place<'_>,
     old: &File,
@@ -128,20 +129,20 @@ fn replace(
     let aside = format!(".{NAME}.{}.own", rustix::process::getpid());
     let aside = aside.as_str();
     let remove = || unlinkat(place.fd, aside, AtFlags::empty());
-    // Of a process that had this number and was killed.
+    // A process that had this number and was killed may have left it.
     let _ = remove();
     let new = make(place, aside)?;
     let exchange = || renameat_with(place.fd, aside, place.fd, NAME, RenameFlags::EXCHANGE);
     let replaced = retry_on_intr(|| flock(&new, FlockOperation::NonBlockingLockExclusive))
         .and_then(|()| match exchange() {
-            // Whoever else wants to replace it would have to hold it.
+            // Anybody else who wants to replace it would have to hold its lock.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if is_held => {
                 renameat(place.fd, aside, place.fd, NAME).map(|()| true)
             }
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
             Ok(()) if has_name(place, aside, old)? => Ok(true),
-            // That is another one's, who has got his name back when he looks for it.
+            // That file is another process's, which has its name back when it looks for it.
             Ok(()) => exchange().map(|()| false),
         });
     let _ = remove();

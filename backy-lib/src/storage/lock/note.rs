@@ -1,5 +1,5 @@
-//! The note in the file `lock`: who holds it, in words, and in a second line which process that is, so that one of this
-//! machine that has gone is not taken for one that is at work.
+//! The note in the file `lock`: its first line describes the holder, and its second identifies the process, so that a
+//! process of this machine that has ended is not taken for one at work.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -11,18 +11,18 @@ use crate::base::digest::Digest;
 use crate::base::escape::is_unsafe;
 use crate::storage::{identity, system};
 
-/// What the second line begins with.
+/// How the second line begins.
 const MARK: &str = "backy-lock";
 
-/// What the first line begins with while a backup is made, by the command and by the module.
+/// How the first line begins while the command or the module makes a backup.
 const BACKUPS: [&str; 2] = ["'backup' (", "'backup' of Python ("];
 
-/// File systems whose inode numbers and times say little, and on which the kernel's own locks are all that there is
+/// File systems whose inode numbers and times mean little, and on which only the kernel's own locks count
 /// nevertheless: ramfs, overlayfs, JFS, ReiserFS, FAT, exFAT. Source: `linux/magic.h`.
 const ALONE: [u32; 6] =
     [0x8584_58f6, 0x794c_7630, 0x3153_464a, 0x5265_4973, 0x0000_4d44, 0x2011_bab0];
 
-/// Whether the file system of a folder is one of this machine alone.
+/// Whether only this machine uses the file system of a folder.
 pub(super) fn is_local(folder: impl AsFd) -> bool {
     identity::is_local(&folder) || identity::kind(&folder).is_some_and(|kind| ALONE.contains(&kind))
 }
@@ -51,19 +51,19 @@ pub(super) struct Note {
 /// A process, on whatever machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Process {
-    /// Changes with each start of the machine, and is the same in all its containers.
+    /// Changes each time the machine starts, and is the same in all its containers.
     boot: String,
     /// The machine, whatever is running on it.
     machine: String,
-    /// In which numbering `pid` is.
+    /// The namespace that `pid` is a number of.
     namespace: String,
     pid: i32,
-    /// When it began, in ticks since the machine was started.
+    /// When it began, in ticks since the machine started.
     started: u64,
 }
 
 impl Note {
-    /// That of this process.
+    /// The note of this process.
     pub(super) fn own(holder: &str) -> Self {
         let holder = holder.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect();
         Note { holder, process: Some(Process::own()) }
@@ -76,8 +76,8 @@ impl Note {
         Note { holder, process: lines.next().and_then(Process::parse) }
     }
 
-    /// Who is at work, as far as one can tell who has got the kernel's lock; `local`: on a file system of this machine
-    /// alone.
+    /// Who is at work according to the note, for a caller that has got the kernel's lock; `local`: on a file system
+    /// that only this machine uses.
     pub(super) fn held_by(&self, local: bool) -> Option<String> {
         let own = Process::own();
         let held = match &self.process {
@@ -86,9 +86,9 @@ impl Note {
             }
             // A container: its processes cannot be seen from here.
             Some(process) if process.boot == own.boot => !local,
-            // It has been started anew since.
+            // The machine has been restarted since.
             Some(process) => process.machine != own.machine,
-            // An earlier version: the words have the name of the machine.
+            // An earlier version: the text contains the name of the machine.
             None => {
                 let host = self.holder.rsplit_once(" on ").and_then(|(_, on)| on.split_once(','));
                 host.is_some_and(|(host, _)| host != self::host())
@@ -99,7 +99,7 @@ impl Note {
 }
 
 impl Note {
-    /// The process that this note names as a backup, if it can be seen from here and is there.
+    /// The process that this note names as a backup, if it can be seen from here and exists.
     pub(super) fn backup_process(&self) -> Option<i32> {
         let is_backup = BACKUPS.iter().any(|name| self.holder.starts_with(name));
         let own = Process::own();
@@ -125,7 +125,7 @@ impl Process {
         let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         Process {
             boot: word(&read("/proc/sys/kernel/random/boot_id")),
-            // Not the identity itself, which is not to be told to others.
+            // Not the identity itself, which must stay private.
             machine: short_digest(&[read("/etc/machine-id"), host()].concat()),
             namespace: word(&namespace.to_string_lossy()),
             pid,
@@ -142,11 +142,11 @@ impl Process {
         is_ours.then_some(Process { boot, machine, namespace, pid, started })
     }
 
-    /// Whether it still runs, and not another one that has got its number.
+    /// Whether it still runs, and is not another process with the same number.
     fn is_alive(&self) -> bool {
         let exists = Pid::from_raw(self.pid)
             .is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)));
-        // One that cannot be looked at belongs to somebody else.
+        // A process that cannot be inspected belongs to somebody else.
         exists
             && started(self.pid).is_none_or(|(started, state)| {
                 started == self.started && !matches!(state, 'Z' | 'X')
@@ -158,7 +158,7 @@ fn read(path: &str) -> String {
     system::read(Path::new(path)).unwrap_or_default()
 }
 
-/// One word, for what could not be read as well.
+/// One word, also for a value that could not be read.
 fn word(text: &str) -> String {
     let word: String = text.chars().filter(|c| c.is_ascii_graphic()).collect();
     if word.is_empty() { "-".to_owned() } else { word }
@@ -171,7 +171,7 @@ fn short_digest(text: &str) -> String {
 /// When a process began, and its state. Source: `proc_pid_stat(5)`, fields 22 and 3.
 fn started(pid: i32) -> Option<(u64, char)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before may have anything in it, but not after its end.
+    // The name before may contain anything, but not after its end.
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -200,7 +200,7 @@ mod tests {
         assert!(!is_note(b"shopping:\nmilk\n") && !is_note(b"\xff\xfe"));
     }
 
-    /// A process of this machine is at work as long as it is there; the machine's own file systems need no note.
+    /// A process of this machine is at work as long as it exists; file systems of this machine alone need no note.
     #[test]
     fn a_process_of_this_machine_is_looked_for() {
         let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
@@ -215,7 +215,7 @@ mod tests {
         assert!(held(container.clone(), false) && !held(container, true));
     }
 
-    /// What another machine holds is held; what this one held before it was started anew is not.
+    /// A lock of another machine counts as held; one of this machine from before a restart does not.
     #[test]
     fn the_note_of_another_machine_counts() {
         let other = Process { boot: "b".to_owned(), machine: "m".to_owned(), ..own() };

@@ -48,13 +48,13 @@ impl Many {
     }
 }
 
-/// Whether files can be told from others here.
+/// Whether files can be distinguished here.
 fn are_told_apart() -> bool {
     Identity::of(tempfile::tempfile().unwrap()).is_some()
 }
 
-/// However many there are, a few dozen have a descriptor. One that was closed is read as if it had stayed open, also
-/// after it was written to in its place.
+/// However many there are, a few dozen have a descriptor. A closed file reads as if it had stayed open, even after
+/// somebody wrote to it in place.
 #[test]
 fn few_of_many_files_have_a_descriptor() {
     let kinds: [fn(&File) -> Kept; 2] =
@@ -74,7 +74,7 @@ fn few_of_many_files_have_a_descriptor() {
     }
 }
 
-/// One that was deleted or replaced while it was closed is read all the same, and nothing of what replaced it.
+/// A file that was deleted or replaced while it was closed reads all the same, and nothing of its replacement.
 #[test]
 fn a_file_that_was_deleted_while_it_was_closed_is_read() {
     let many = Many::open(Kept::of);
@@ -108,8 +108,8 @@ fn what_cannot_be_copied_is_an_error() {
     assert!(error.to_string().contains("at offset 0"), "{error}");
 }
 
-/// Where the system keeps no files, those that come first stay open. One of the others that was replaced while it was
-/// closed is an error that names the limit, and no damage.
+/// If the system keeps no files, those that come first stay open. If one of the others was replaced while it was
+/// closed, the error names the limit, and is no damage.
 #[test]
 fn a_file_that_nothing_keeps_is_an_error_when_it_was_replaced() {
     if !are_told_apart() {

@@ -29,7 +29,7 @@ impl SimFile {
         self.storage.call(&action, self.path(), needs_space)
     }
 
-    /// That a file may end there.
+    /// Checks that a file may end there.
     fn check_end(&self, end: Option<u64>, action: &str) -> Result<()> {
         if end.is_some_and(|end| end <= MAX_FILE_BYTES) {
             return Ok(());
@@ -105,7 +105,7 @@ impl StorageFile for SimFile {
                 Ok(())
             }
             Err(error) => {
-                // A write that failed, or was cut by the crash, may have got part of the way.
+                // A write that failed, or that the crash cut, may have written a part.
                 let mut state = self.storage.state();
                 let at = state.fault.map(|(at, _)| at).unwrap_or_default();
                 if state.calls == at {
@@ -131,7 +131,7 @@ impl StorageFile for SimFile {
     }
 
     fn allocate(&self, bytes: u64) -> Result<()> {
-        // What is allocated is not counted: faults say when the disk is full.
+        // Allocated space is not counted: faults decide when the disk is full.
         self.call(format!("allocate {bytes} bytes"), true).map(drop)
     }
 
@@ -150,7 +150,7 @@ impl StorageFile for SimFile {
     }
 
     fn make_room(&self, extent: Extent) -> Result<()> {
-        // What is allocated is not counted: faults say when the disk is full.
+        // Allocated space is not counted: faults decide when the disk is full.
         let action = format!("allocate {} at {}", extent.len, extent.offset);
         self.call(action, true).map(drop)
     }

@@ -1,10 +1,10 @@
 //! A simulated disk for tests: everything that was not synced may be lost, in any subset, when it crashes.
 //!
-//! Two states are kept. The *volatile* one is what running programs see. The *durable* one is what is on the medium:
-//! the content as of each file's last sync, the names as of the folder's last sync, and beside them the changes since,
-//! in order. [`SimStorage::crash`] keeps a seeded subset of those changes, tears writes at sectors of 512 bytes, and
-//! gives the disk that the next program finds. A failed sync drops a subset of the changes it was asked to make
-//! durable, while programs go on seeing them, as Linux does.
+//! There are two states. The *volatile* one is what running programs see. The *durable* one is what is on the medium:
+//! the content as of each file's last sync, the names as of the folder's last sync, and besides them the changes
+//! since, in order. [`SimStorage::crash`] keeps a seeded subset of those changes, tears writes at sectors of 512
+//! bytes, and returns the disk that the next program finds. A failed sync drops a subset of the changes that it
+//! should have made durable, while programs still see them, as on Linux.
 //!
 //! Every call is counted and can be made to fail ([`Fault`]). A [`Schedule`] decides which of several threads makes
 //! the next call.
@@ -51,7 +51,7 @@ pub enum Failure {
     NoMemory,
 }
 
-/// What is left of the changes that were not synced.
+/// Which changes that were not synced survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsynced {
     /// Nothing.
@@ -62,7 +62,7 @@ pub enum Unsynced {
     Subset(u64),
 }
 
-/// A simulated folder. Clones are the same folder, as another program that uses it has it.
+/// A simulated folder. Clones are the same folder, as another program sees it.
 pub struct SimStorage {
     disk: Arc<Disk>,
     thread: Option<usize>,
@@ -112,7 +112,7 @@ impl SimStorage {
         Self::with_state(state, None)
     }
 
-    /// The same disk, with calls made in the order that `schedule` says.
+    /// The same disk, with calls in the order of `schedule`.
     pub fn scheduled(&self, schedule: Schedule) -> Self {
         let state = self.fork().state().clone();
         Self::with_state(state, Some(schedule))
@@ -123,8 +123,8 @@ impl SimStorage {
         SimStorage { thread: Some(number), ..self.clone() }
     }
 
-    /// The same disk as it is seen from afar, by sshfs for instance: whatever has a name now is said to be the file
-    /// that had it before, and times are not told.
+    /// The same disk as a remote client sees it, for instance through sshfs: any file that has a name now claims to
+    /// be the file that had it before, and there are no times.
     pub fn from_afar(&self) -> Self {
         SimStorage { is_remote: true, ..self.clone() }
     }
@@ -147,7 +147,7 @@ impl SimStorage {
         self.state().log.clone()
     }
 
-    /// The disk after a power cut: what was durable, and of the rest what `unsynced` says.
+    /// The disk after a power cut: everything durable, and of the rest what `unsynced` keeps.
     pub fn crash(&self, unsynced: Unsynced) -> Self {
         let mut state = self.state().clone();
         let mut random = Random(match unsynced {
@@ -200,7 +200,7 @@ impl SimStorage {
         self.disk.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call and lets it go ahead or fail. `needs_space` is whether a full disk stops it.
+    /// Counts a call and lets it proceed or fail. `needs_space`: a full disk makes it fail.
     fn call(
         &self,
         action: &str,
@@ -269,7 +269,7 @@ impl Storage for SimStorage {
         }
         let content = state.node(source).volatile.clone();
         let node = state.add_name(to);
-        // A clone takes what programs see of the source, and is itself not durable before it is synced.
+        // A clone copies what programs see of the source, and is not durable itself before it is synced.
         state.node(node).change(Change::SetLen(content.len()));
         state.node(node).change(Change::Write { offset: 0, data: content });
         Ok(Some(Box::new(SimFile { storage: self.clone(), name: to, node })))

@@ -14,7 +14,8 @@ struct Turn {
     random: Random,
     running: Vec<usize>,
     now: usize,
-    /// A thread that is let go is not stopped again for a while: much happens between two calls of another.
+    /// Whether a thread that was picked may make many calls before another is picked: much happens between two calls
+    /// of another thread.
     bursts: bool,
     /// Calls that the thread may still make before another is picked.
     stays: u64,
@@ -30,7 +31,7 @@ impl Schedule {
         Schedule { turn: Arc::new((Mutex::new(turn), Condvar::new())) }
     }
 
-    /// The thread makes no more calls. Every thread has to say so, or the others wait for ever.
+    /// The thread makes no more calls. Every thread has to call this, or the others wait forever.
     pub fn leave(&self, thread: usize) {
         let (turn, changed) = &*self.turn;
         let mut turn = turn.lock().unwrap_or_else(PoisonError::into_inner);

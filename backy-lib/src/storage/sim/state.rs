@@ -29,7 +29,7 @@ pub(super) struct Node {
     pub(super) volatile: Vec<u8>,
     pub(super) durable: Vec<u8>,
     pub(super) pending: Vec<Change>,
-    /// How often it was changed, as its times tell on a real disk.
+    /// How often it was changed, which the times of a real disk show.
     pub(super) changes: i64,
 }
 

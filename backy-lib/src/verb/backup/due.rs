@@ -1,4 +1,5 @@
-//! Asking whether a backup is due. Who asks often gets one at its hour; that somebody does is known from the history.
+//! Whether a backup is due. A caller that asks often gets one at its hour; the history shows that somebody asks
+//! often.
 
 use jiff::Timestamp;
 
@@ -13,20 +14,20 @@ use crate::policy::schedule::{self, Past};
 use crate::source::Source;
 use crate::verb::backup::{self, BackupOptions, BackupPlan};
 
-/// What the history calls it.
+/// The name of such a question in the history.
 const ASKED: &str = "asked";
 
 impl Archive {
     /// What a backup would do now.
     ///
     /// # Errors
-    /// Also [`Error::Specification`], when a tag is to be given as scheduled that is not in the schedule, when a
-    /// backup would be made and its tags would be refused, and for an undo archive.
+    /// Also [`Error::Specification`] when a tag to be given as scheduled is not in the schedule, or when a backup
+    /// would be made and its tags would be refused; and an error for an undo archive.
     pub fn plan_backup(&self, options: &BackupOptions, clock: &dyn Clock) -> Result<BackupPlan> {
         self.plan_backup_by(&self.config()?, options, clock)
     }
 
-    /// The same by a config that was read already.
+    /// The same by a config that has already been read.
     pub(crate) fn plan_backup_by(
         &self,
         config: &Config,
@@ -42,8 +43,8 @@ impl Archive {
         Ok(plan)
     }
 
-    /// Notes that a backup was asked for when none was due, where that decides when the next one is made: once
-    /// before each, in the history. Where that cannot be written down, the next one may be made a little early.
+    /// Records in the history that somebody asked for a backup when none was due, if that decides when the next one
+    /// is made; once before each backup. If this cannot be recorded, the next one may be made a little early.
     pub fn note_asked(&self, holder: &str, clock: &dyn Clock) {
         let Ok(config) = self.config() else { return };
         let now = clock.now();
@@ -55,7 +56,7 @@ impl Archive {
         history::record(self.storage(), ASKED, (now, now), outcome, &Silent);
     }
 
-    /// What the next due time follows from. The history is only read where it makes a difference.
+    /// What determines the next due time. Reads the history only if it makes a difference.
     fn past(&self, config: &Config, now: Timestamp, clock: &dyn Clock) -> Past<'_> {
         let past = Past::of_manifest(self.manifest(), clock.zone());
         let asked = match schedule::minds_asking(&past, config, now) {
@@ -65,8 +66,8 @@ impl Archive {
         Past { asked, ..past }
     }
 
-    /// Refuses to back up to an undo archive: the way back would be one revision further away, and what it left out
-    /// would be given up.
+    /// Refuses to back up to an undo archive: the state to go back to would be one revision further away, and what it
+    /// left out would be lost.
     pub(crate) fn check_no_undo(&self) -> Result<()> {
         if !self.manifest().is_undo() {
             return Ok(());
@@ -79,7 +80,7 @@ impl Archive {
         Err(Error::Specification { message })
     }
 
-    /// The room that a backup of `source` would take; without one, of a source as large as the newest revision.
+    /// The space that a backup of `source` would take; without `source`, that of one as large as the newest revision.
     pub fn estimate_backup(
         &self,
         source: Option<&dyn Source>,

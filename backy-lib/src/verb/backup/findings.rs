@@ -9,7 +9,7 @@ use crate::policy::health;
 use crate::storage::FileName;
 
 impl Making<'_> {
-    /// Says which blocks of the revision before were found to be rotten.
+    /// Reports which blocks of the previous revision are rotten.
     pub(super) fn report_rotten(&self, news: &Findings, revision: RevisionId) {
         let image = self.context.storage.path(FileName::IMAGE);
         let (listed, more) = damage::listed(news);
@@ -27,7 +27,7 @@ impl Making<'_> {
         }
     }
 
-    /// Says that the source is an image in another format, once.
+    /// Reports once that the source is an image in another format.
     pub(super) fn report_container(&self, manifest: &Manifest, source: &SourceIdentity) {
         let known = manifest.source.as_ref().and_then(|known| known.container.as_ref());
         if let Some(what) = source.container_note().filter(|_| known != source.container.as_ref()) {
@@ -35,7 +35,7 @@ impl Making<'_> {
         }
     }
 
-    /// Says that far more had changed than usual.
+    /// Reports that far more has changed than usual.
     pub(super) fn report_unusual(&self, manifest: &Manifest) {
         let own =
             health::freezes(manifest, &[]).into_iter().find(|f| f.revision == self.order.uuid);

@@ -1,4 +1,4 @@
-//! Makes the revision: the files that it needs, the blocks that have changed, the manifest that commits it.
+//! Makes the revision: the files that it needs, the blocks that have changed, and the manifest that commits it.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -25,11 +25,11 @@ use crate::source::{self, Source};
 use crate::storage::manifest::{self, publish};
 use crate::storage::{DigestsKind, FileName, Storage};
 
-/// At most so many ranges of written blocks are recorded separately.
+/// The most ranges of written blocks to record separately.
 const MAX_WRITTEN_RANGES: usize = 1024;
 
 pub(super) enum Failed {
-    /// Before the commit: what was done has to be undone.
+    /// Before the commit: everything has to be undone.
     Making(Error),
     /// The new manifest may be in place: nothing may be undone.
     Committing(Error),
@@ -46,11 +46,11 @@ pub(super) struct Making<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) order: Order<'a>,
     pub(super) clock: Instant,
-    /// How much of the source has been read, of how much.
+    /// How much of the source has been read, and its size.
     pub(super) read_bytes: Cell<(u64, u64)>,
 }
 
-/// A source as it was, for when it has been let go of.
+/// A source as it was, for use after it has been released.
 struct Described {
     identity: SourceIdentity,
     size_bytes: u64,
@@ -68,13 +68,13 @@ pub(super) struct Made {
     report: BackupReport,
 }
 
-/// What there is to be said of a source beside how much has changed.
+/// What to report about a source besides how much has changed.
 fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> health::Observed {
     let scan::Fate { had_bytes, replaced_bytes, lost_bytes } = fate;
     let known = manifest.source.as_ref().filter(|known| known.path == source.path);
     let other_source = match known.map_or(Sameness::Same, |known| known.compare(source)) {
         Sameness::Other(how) => Some(how),
-        // The same data in another place has most of what there was.
+        // The same data in another place still has most of the previous content.
         Sameness::Doubtful(how) => Some(how).filter(|_| replaced_bytes > had_bytes / 2),
         Sameness::Same => None,
     };
@@ -84,7 +84,7 @@ fn observed(manifest: &Manifest, source: &SourceIdentity, fate: scan::Fate) -> h
 }
 
 impl Making<'_> {
-    /// Everything up to the commit. Also gives what was wrong with letting go of the source.
+    /// Everything up to the commit. Also returns the error of releasing the source.
     pub(super) fn make(
         &self,
         manifest: &Manifest,
@@ -104,7 +104,7 @@ impl Making<'_> {
         Ok((made, untold))
     }
 
-    /// Makes the files that the revision needs; and what the image takes on disk before it is changed.
+    /// Makes the files that the revision needs; returns what the image takes on disk before it is changed.
     fn begin(
         &self,
         manifest: &Manifest,
@@ -134,7 +134,7 @@ impl Making<'_> {
         Ok((update, stored_before))
     }
 
-    /// Reads the source to its end and stores what has changed; which blocks of the image that were.
+    /// Reads the source to its end and stores what has changed; returns which blocks of the image have changed.
     fn scan(
         &self,
         manifest: &Manifest,
@@ -145,7 +145,7 @@ impl Making<'_> {
         let (source, observer) = (held.source(), held.observer());
         let level = self.context.config.compression_level;
         let threads = pipeline::threads(self.context.threads);
-        // Nobody reads ahead on a device: while one reads, another digests, also on a single core.
+        // Nothing reads ahead on a device: while one thread reads, another one digests, even on a single core.
         let is_waited_for = source.identity().kind == "block device";
         let threads = match self.context.threads {
             None if is_waited_for => threads.max(2),
@@ -217,13 +217,13 @@ impl Making<'_> {
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
         revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
-        // It has another name by now, and the next one is not ours.
+        // It has another name by now, and the next file of that name is not ours.
         after.removable.retain(|name| *name != FileName::STAGED_IMAGE);
         after.image_file = moment::image_file(&**self.context.storage)?;
         let mut found_bad = 0;
         if let Some(newest) = after.revisions.first_mut() {
             after.removable.push(newest.digests_file());
-            // Its own file now is the delta; what did not move there is with the new revision.
+            // The revision's own file is now the delta; findings that did not move there belong to the new revision.
             let known = newest.findings.clone();
             revision.findings.inherit(&known);
             let moved = finished.bad_blocks.iter();
@@ -235,18 +235,18 @@ impl Making<'_> {
             found_bad = news.bad_block_count();
             self.report_rotten(&news, newest.uuid);
         }
-        // What is imported was due long ago, if ever.
+        // An imported revision was due long ago, if ever.
         if self.order.stamp.is_none() {
             after.series = self.series(manifest);
         }
         after.push_newest(revision.clone());
         if let (false, Some(before)) = (finished.is_tidy, after.revisions.get(1)) {
-            // Its delta is complete; what is still to be done is about the image that it reads through to.
+            // Its delta is complete; the remaining steps concern the image that it reads through to.
             let (operation, started) = (Operation::Merge, self.order.started);
             after.in_progress = Some(InProgress { operation, revision: before.uuid, started });
         }
         let factor = self.context.config.monitoring.change_factor;
-        // What is imported changed long ago.
+        // An imported revision changed long ago.
         if self.order.stamp.is_none() {
             after.alarms.extend(health::unusual(&after.revisions, factor, seen));
         }
@@ -283,7 +283,7 @@ impl Making<'_> {
         }
         *manifest = made.manifest;
         self.report_unusual(manifest);
-        // What is left over does no harm; the next writer does it again.
+        // A failure here does no harm; the next writer tries again.
         if let Err(error) = tidy_up(storage, manifest) {
             self.context.observer.event(&Event::Note(format!("left for the next backup: {error}")));
         }
@@ -291,7 +291,7 @@ impl Making<'_> {
     }
 }
 
-/// Gives back the room that a committed backup does not need, and removes the files.
+/// Frees the space that a committed backup does not need, and deletes the files.
 fn tidy_up(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     if manifest.in_progress.is_some() {
         let mut after = manifest.clone();

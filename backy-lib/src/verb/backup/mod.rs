@@ -1,6 +1,6 @@
 //! `backup`: makes a revision of the source.
 //!
-//! The order of writes is what makes it safe; `doc/safety.md` has the argument, and the sweep tests hold it.
+//! The order of writes makes it safe; `doc/safety.md` has the argument, and the sweep tests check it.
 //!
 //! 1. publish the manifest with `in_progress`
 //! 2. make the overlay of the newest revision, sync it and the folder
@@ -8,7 +8,7 @@
 //! 4. per batch: old blocks to the overlay, sync; their entries, sync; only then the new blocks to the image
 //! 5. length and zeros of the image, sync; reference counts of the overlay, sync; digest files, sync
 //! 6. publish the manifest with the new revision: the commit
-//! 7. where the image takes more room than it needs, cut it, make holes of zeros, and publish the manifest without
+//! 7. where the image takes more space than it needs, cut it, make holes of zeros, and publish the manifest without
 //!    `in_progress`
 //!
 //! Where the file system can clone, step 4 writes to a clone of the image, which replaces it between 5 and 6.
@@ -48,45 +48,45 @@ pub use request::{BackupOutcome, BackupRequest, BackupSource, OpenSource};
 pub(crate) use room::estimate_for;
 pub(crate) use scan::RateLimit;
 
-/// How the newest image is brought up to date.
+/// How to bring the newest image up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImageUpdate {
-    /// On a clone where the file system can, else in place.
+    /// On a clone if the file system can, otherwise in place.
     #[default]
     Auto,
-    /// In place always.
+    /// Always in place.
     InPlace,
 }
 
-/// What is done about the room that a backup takes.
+/// How to check the space that a backup takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SpaceCheck {
-    /// Nothing.
+    /// Do not check it.
     #[default]
     Off,
-    /// When there is too little, the error says how much is missing and what would free it.
+    /// If there is too little, report how much is missing and what would free it.
     Explain,
-    /// And when there is less than is expected to be needed, the backup is not begun.
+    /// Also do not begin the backup if there is less space than it probably needs.
     Require,
 }
 
 /// What to back up, when, and how.
 #[derive(Debug, Clone, Default)]
 pub struct BackupOptions {
-    /// Whatever the schedule says.
+    /// Back up whatever the schedule says.
     pub force: bool,
-    /// Tags given by hand; with any, a backup is made whatever the schedule says.
+    /// Tags given by hand. If there are any, make a backup whatever the schedule says.
     pub tags: BTreeSet<Tag>,
-    /// Tags of the schedule that are given as if they were due now; with any, a backup is made. They expire like
-    /// any other.
+    /// Tags of the schedule to give as if they were due now. If there are any, make a backup. They expire like any
+    /// other scheduled tag.
     pub scheduled: BTreeSet<Tag>,
-    /// Threads that digest and compress; `None` for one a core.
+    /// Threads that digest and compress; `None` for one per core.
     pub threads: Option<usize>,
-    /// How the image is updated.
+    /// How to update the image.
     pub update: ImageUpdate,
-    /// Most bytes a second that are read from the source.
+    /// The most bytes per second to read from the source.
     pub limit_rate: Option<u64>,
-    /// What is done about the room that the backup takes.
+    /// How to check the space that the backup takes.
     pub space: SpaceCheck,
 }
 
@@ -98,21 +98,21 @@ pub struct BackupReport {
     pub revision: Revision,
     /// Whether the image was updated on a clone.
     pub cloned: bool,
-    /// Blocks of the revision before that were found to be rotten when they were moved to its delta.
+    /// Blocks of the previous revision that turned out to be rotten when they moved to its delta.
     pub bad_blocks: u64,
-    /// Blocks that were known to be bad and that the source still had: they are right again, in older revisions as
-    /// well.
+    /// Blocks that were known to be bad and whose content the source still had: they are right again, in older
+    /// revisions as well.
     pub healed_blocks: u64,
 }
 
-/// What a revision is that was made elsewhere, long ago.
+/// The identity of a revision that was made elsewhere, long ago.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stamp {
     pub uuid: RevisionId,
     pub time: Timestamp,
 }
 
-/// A backup that is to be made.
+/// A backup to make.
 pub(crate) struct Order<'a> {
     options: &'a BackupOptions,
     tags: BTreeSet<Tag>,
@@ -134,8 +134,8 @@ impl<'a> Order<'a> {
     }
 }
 
-/// Makes a revision of a source that is open, without hooks; with `stamp` one that keeps its name and time. The
-/// archive has been recovered; `manifest` is the one on disk and is kept up to date.
+/// Makes a revision of an open source, without hooks; with `stamp`, one that keeps its name and time. The archive has
+/// been recovered; `manifest` is the one on disk and is kept up to date.
 pub(crate) fn backup(
     context: &Context<'_>,
     manifest: &mut Manifest,
@@ -153,8 +153,8 @@ pub(crate) fn backup(
     Ok(report)
 }
 
-/// The same of a source that is let go of as soon as it has been read. What is wrong with that is given beside the
-/// report: the revision is there all the same.
+/// The same for a source that is released as soon as it has been read. An error of releasing it comes besides the
+/// report, because the revision exists all the same.
 fn backup_held(
     context: &Context<'_>,
     manifest: &mut Manifest,

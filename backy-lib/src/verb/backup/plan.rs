@@ -1,4 +1,4 @@
-//! Whether a backup would be made now, and with which tags.
+//! Whether backy would make a backup now, and with which tags.
 
 use std::collections::BTreeSet;
 
@@ -16,22 +16,22 @@ use crate::policy::schedule::{self, Due, Past};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BackupPlan {
-    /// Whether a revision would be made.
+    /// Whether backy would make a revision.
     pub due: bool,
     /// The tags that it would get.
     pub tags: BTreeSet<Tag>,
-    /// The room that it would take, when that has been looked at.
+    /// The space that it would take, if that has been estimated.
     pub room: Option<Estimate>,
-    /// When the next one is due, if none is made now; null when nothing is scheduled.
+    /// When the next backup is due, if none is made now; null when nothing is scheduled.
     pub next_due: Option<Timestamp>,
     /// The tag that is due then.
     pub next_tag: Option<Tag>,
 }
 
-/// Which tags a backup started at `now` would give, and whether it would be made.
+/// Which tags a backup started at `now` would give, and whether backy would make it.
 ///
 /// # Errors
-/// [`Error::Specification`] when a tag is to be given as scheduled that is not in the schedule.
+/// [`Error::Specification`] when a tag to be given as scheduled is not in the schedule.
 pub fn plan(
     past: &Past<'_>,
     config: &Config,
@@ -51,13 +51,13 @@ pub fn plan(
 }
 
 impl BackupOptions {
-    /// Whether a backup is to be made whatever the schedule says.
+    /// Whether to make a backup whatever the schedule says.
     pub fn is_wanted_now(&self) -> bool {
         self.force || !self.tags.is_empty() || !self.scheduled.is_empty()
     }
 }
 
-/// That what is to be given as scheduled is in the schedule, and is not pinned at the same time.
+/// Checks that tags to be given as scheduled are in the schedule, and are not pinned at the same time.
 fn check_scheduled(config: &Config, options: &BackupOptions) -> Result<()> {
     if let Some(tag) = options.scheduled.intersection(&options.tags).next() {
         let message = format!("{tag}: cannot be both a scheduled and a pinned tag; choose one");
@@ -74,7 +74,7 @@ fn check_scheduled(config: &Config, options: &BackupOptions) -> Result<()> {
     Err(Error::Specification { message: format!("{tag} is not in the schedule: {expected}") })
 }
 
-/// What to say about tags of the schedule that are given by hand: most who do so mean something else.
+/// The warning about tags of the schedule that are given by hand: most who do so mean something else.
 pub fn pins_scheduled(config: &Config, options: &BackupOptions) -> Option<String> {
     let pinned: Vec<&str> = options
         .tags

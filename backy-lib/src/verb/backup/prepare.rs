@@ -1,4 +1,4 @@
-//! Everything that may stop a backup before anything is written.
+//! Everything that may stop a backup before it writes anything.
 
 use std::collections::BTreeSet;
 
@@ -20,10 +20,10 @@ use crate::source::Source;
 use crate::storage::manifest::{self, publish};
 use crate::storage::{FileName, Storage};
 
-/// A longer name of a source is none: a path of a file has at most as many bytes.
+/// A longer name is not that of a source: the path of a file has at most this many bytes.
 const MAX_NAME_BYTES: usize = 4096;
 
-/// Everything that may stop a backup before anything is written, and then the manifest that says that it is under way.
+/// Everything that may stop a backup before it writes anything, and then the manifest that lists it as under way.
 pub(super) fn prepare(
     context: &Context<'_>,
     manifest: &mut Manifest,
@@ -50,15 +50,15 @@ pub(super) fn prepare(
     let operation = InProgress { operation: Operation::Backup, revision: order.uuid, started };
     left_overs::check_vacant(storage, &left_overs::made_by(manifest, &operation))?;
     left_overs::enter(&mut begun, operation);
-    // Nothing has been touched yet; the next writer finds either manifest in order.
+    // Nothing has changed yet; either manifest fits the files that the next writer finds.
     publish(storage, &begun)?;
     *manifest = begun;
     Ok((old, estimate))
 }
 
-/// That the digests of the newest revision, which decide what has changed and what was right, are those that were
-/// recorded. When they are not, they are put in order, and that is all that is done: somebody has to learn of it, and
-/// the next backup is made.
+/// Checks that the digests of the newest revision are those that were recorded, because they decide what has changed
+/// and what was right. If they are not, repairs them and stops: somebody has to learn of the problem. The next backup
+/// then works.
 fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
     let storage = &**context.storage;
     let mut after = manifest.clone();
@@ -70,8 +70,8 @@ fn check_table(context: &Context<'_>, manifest: &mut Manifest) -> Result<()> {
     Err(Error::PutInOrder { flaw: flaw.into(), outcome, undone })
 }
 
-/// Opens the newest image, to compare the source with. Damage that would stop the backup later is an error here, before
-/// anything is written. A damaged older delta is not: it is lost with or without the backup.
+/// Opens the newest image, to compare the source with it. Damage that would stop the backup later is an error here,
+/// before anything is written. A damaged older delta is not: it is lost with or without the backup.
 fn open_old(context: &Context<'_>, manifest: &Manifest) -> Result<Option<scan::OldImage>> {
     let (storage, block_size) = (&**context.storage, manifest.block_size);
     if let Some(older) = manifest.revisions.get(1).filter(|older| !older.is_standalone()) {
@@ -91,7 +91,7 @@ fn open_old(context: &Context<'_>, manifest: &Manifest) -> Result<Option<scan::O
     }
 }
 
-/// That nobody relies on the image as it is, where it is going to be updated in place.
+/// Checks that nobody uses the image as it is, if it is going to be updated in place.
 fn check_image_is_free(storage: &dyn Storage, update: ImageUpdate) -> Result<()> {
     let Some(holder) = storage.image_user()? else { return Ok(()) };
     let clones = update == ImageUpdate::Auto && storage.clone_unnamed(FileName::IMAGE)?.is_some();

@@ -14,29 +14,29 @@ use crate::verb::caller::{Caller, interrupted};
 
 const VERB: &str = "backup";
 
-/// What opens a source that is neither a file nor a device.
+/// Opens a source that is neither a file nor a device.
 pub type OpenSource<'s> = Box<dyn FnOnce(&Archive) -> Result<Box<dyn Source + 's>> + 's>;
 
 /// What to back up.
 pub enum BackupSource<'s> {
-    /// What `backy.toml` says.
+    /// The source in `backy.toml`.
     Config,
     /// A file or device.
     Path(PathBuf),
-    /// Something else that gives bytes.
+    /// Anything else that provides bytes.
     Other(OpenSource<'s>),
 }
 
-/// What became of a backup that was asked for.
+/// The result of asking for a backup.
 #[derive(Debug)]
 pub enum BackupOutcome {
     /// There is a new revision.
     Made(Box<BackupReport>),
-    /// No backup is due; when the next one is.
+    /// No backup is due; the plan has the time of the next one.
     NotDue(Box<BackupPlan>),
-    /// Another backup of this archive is running, and makes what is due.
+    /// Another backup of this archive is running, and makes the revision that is due.
     Running,
-    /// Another backup has made what was due, just before this one had the lock.
+    /// Another backup made the revision that was due, just before this one got the lock.
     JustMade,
 }
 
@@ -82,12 +82,12 @@ impl<'s> BackupRequest<'s> {
         Ok(plan)
     }
 
-    /// Makes a revision if one is due or asked for. `guard` gives the program that guards the hooks, and its
-    /// arguments; it is only called when a backup begins.
+    /// Makes a revision if one is due or asked for. `guard` returns the program that guards the hooks, and its
+    /// arguments; backy calls it only when a backup begins.
     ///
     /// # Errors
-    /// As those of [`ArchiveWriter::backup_from`]. A source that cannot be read is an error before the lock, and
-    /// recorded.
+    /// As those of [`ArchiveWriter::backup_from`]. An unreadable source is an error before the lock, and recorded in
+    /// the history.
     pub fn run(
         self,
         archive: &Archive,
@@ -111,7 +111,7 @@ impl<'s> BackupRequest<'s> {
             return Ok(BackupOutcome::NotDue(plan.into()));
         }
         if archive.config()?.hooks.before.is_none() {
-            // Before the lock: a source that cannot be read changes nothing at all.
+            // Before the lock: an unreadable source then changes nothing at all.
             source.device(&archive).inspect_err(|error| {
                 archive.record_failure(VERB, &caller.holder(VERB), error, caller.clock);
             })?;
@@ -141,7 +141,7 @@ impl<'s> BackupRequest<'s> {
     }
 }
 
-/// `None` when another backup already makes the revision that is due. One that was asked for by hand is always made.
+/// `None` if another backup already makes the revision that is due. A backup asked for by hand is always made.
 fn open_writer(
     archive: Archive,
     options: &BackupOptions,
@@ -159,7 +159,7 @@ fn open_writer(
 }
 
 impl<'s> BackupSource<'s> {
-    /// The file or device, opened; `None` of something else.
+    /// The file or device, opened; `None` for anything else.
     fn device(&self, archive: &Archive) -> Result<Option<DeviceSource>> {
         match self {
             BackupSource::Config => archive.open_source().map(Some),
@@ -168,7 +168,7 @@ impl<'s> BackupSource<'s> {
         }
     }
 
-    /// The path that hooks find in their environment.
+    /// The path of the source in the environment of hooks.
     fn path(&self, config: &Config) -> Option<PathBuf> {
         match self {
             BackupSource::Config => config.source.clone(),

@@ -1,4 +1,4 @@
-//! Whether there is room for a backup: the figures for the estimate, and what is said when it does not fit.
+//! Whether there is space for a backup: the figures for the estimate, and the message when it does not fit.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::storage::manifest;
 use crate::storage::{Access, FileName, Storage};
 use crate::verb::maintenance::{self, MaintenanceOptions};
 
-/// Stretches of a source that are looked at; what follows counts in full.
+/// The most stretches of a source to look at; everything after them counts in full.
 const MAX_EXTENTS: usize = 100_000;
 
-/// Files that are named one by one.
+/// The most files to name one by one.
 const MAX_NAMED: usize = 5;
 
 /// The estimate for a backup of `source`; without one, of a source as large as the newest revision.
@@ -56,7 +56,7 @@ pub(crate) fn estimate_for(
         }
         _ => None,
     };
-    // Of a small file, for that costs nothing: whether it works does not depend on the size.
+    // Tested with a small file, because that is cheap: whether it works does not depend on the size.
     let clones = update == ImageUpdate::Auto
         && newest.is_some()
         && storage.clone_unnamed(FileName::MANIFEST).is_ok_and(|clone| clone.is_some());
@@ -69,13 +69,13 @@ pub(crate) fn estimate_for(
         newest,
         clones,
     };
-    // Not knowing is no reason not to try. Some file systems over a network say 0 for everything.
+    // Not knowing is no reason not to try. Some network file systems report 0 for everything.
     let found = storage.file_system().unwrap_or(None).filter(|found| found.size_bytes > 0);
     let free_bytes = found.map(|found| found.free_bytes);
     Ok(estimate(&situation, &manifest.revisions, free_bytes))
 }
 
-/// Bytes up to `end` in the stretches that `next` gives.
+/// Bytes up to `end` in the stretches that `next` returns.
 fn sum(end: u64, next: impl Fn(u64) -> Result<Option<Extent>>) -> Result<u64> {
     let (mut bytes, mut offset) = (0_u64, 0);
     for _ in 0..MAX_EXTENTS {
@@ -92,7 +92,7 @@ fn sum(end: u64, next: impl Fn(u64) -> Result<Option<Extent>>) -> Result<u64> {
     Ok(bytes.saturating_add(end.saturating_sub(offset)))
 }
 
-/// That what is expected to be needed is there. That the most that it can be is not, is only worth a note.
+/// Checks that there is the space that the backup probably needs. Too little for the worst case is only worth a note.
 ///
 /// # Errors
 /// [`Error::Room`], which says what is missing and what would free it.
@@ -118,8 +118,8 @@ pub(super) fn check(context: &Context<'_>, manifest: &Manifest, estimate: &Estim
     Ok(())
 }
 
-/// Adds to the error of a disk that has become full what is missing and what would free it. `done_bytes` of the
-/// `total_bytes` of the source had been read by then.
+/// Adds to the error of a full disk how much is missing and what would free it. The backup had read `done_bytes` of
+/// the `total_bytes` of the source by then.
 pub(super) fn explain(
     context: &Context<'_>,
     manifest: &Manifest,
@@ -133,7 +133,7 @@ pub(super) fn explain(
     let Some(free) = estimate.free_bytes.filter(|_| is_full) else {
         return error;
     };
-    // So much had been enough for the part that was done.
+    // This much was enough for the part that was done.
     let in_proportion = (u128::from(free) * u128::from(total_bytes))
         .checked_div(u128::from(done_bytes))
         .and_then(|bytes| u64::try_from(bytes).ok())
@@ -142,7 +142,7 @@ pub(super) fn explain(
     let needed = in_proportion.max(expected).min(estimate.most_bytes);
     let missing = needed.saturating_sub(free);
     let also = match missing {
-        // It was nearly done.
+        // It was almost done.
         0 => format!("it needs a little more; {}", what_frees(context, manifest, 1)),
         _ => {
             let frees = what_frees(context, manifest, missing);
@@ -152,7 +152,7 @@ pub(super) fn explain(
     Error::Besides { first: error.into(), also }
 }
 
-/// What would free so many bytes, in words: first what lies in the archive and is no part of it.
+/// What would free this many bytes, in words: first files in the archive that are no part of it.
 fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> String {
     let frees = what_of_it_frees(context, manifest, missing);
     match strangers(context.storage.as_ref()) {
@@ -161,8 +161,8 @@ fn what_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) -> Strin
     }
 }
 
-/// Files of which the manifest on disk knows nothing, and what they take. That one lists what a backup makes while it
-/// is made.
+/// Files that the manifest on disk does not know, and the space that they take. That manifest lists what a backup
+/// makes while it is running.
 fn strangers(storage: &dyn Storage) -> Option<String> {
     let manifest = manifest::read(storage).ok()?;
     let named: Vec<String> = left_overs::unknown(storage, &manifest)
@@ -198,7 +198,7 @@ fn what_of_it_frees(context: &Context<'_>, manifest: &Manifest, missing: u64) ->
     if let Some(frees) = plan.ok().map(|plan| plan.frees_bytes).filter(|&frees| frees >= wanted) {
         return format!("'backy maintenance' would free about {}", display(frees));
     }
-    // The oldest go first; those that somebody wants to keep, and the newest, do not.
+    // The oldest first; not the newest, and not those that somebody wants to keep.
     let numbered = manifest.revisions.iter().enumerate().skip(1).rev();
     let candidates = numbered.filter(|(_, revision)| revision.pinned_tags.is_empty());
     let candidates: Vec<usize> = candidates.map(|(number, _)| number).collect();
@@ -217,7 +217,8 @@ fn display(bytes: i64) -> String {
     display_size(u64::try_from(bytes).unwrap_or(0))
 }
 
-/// The fewest of `candidates`, from the first on, whose removal frees enough, or all of them, and what that frees.
+/// The fewest of `candidates`, from the first on, whose deletion frees enough, or all of them; also returns what that
+/// frees.
 fn enough(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -262,7 +263,7 @@ fn as_specification(numbers: &[usize]) -> String {
 mod tests {
     use super::*;
 
-    /// Stretches are counted once, also those that overlap or go past the end.
+    /// Counts a stretch once, even if stretches overlap or extend past the end.
     #[test]
     fn stretches_are_counted_once() {
         let extents = [Extent::new(10, 10), Extent::new(15, 10), Extent::new(90, 100)];

@@ -18,7 +18,7 @@ use crate::source::hooks::{CommandHooks, Held, Hooks, NoHooks, Occasion};
 use crate::storage::Storage;
 
 impl ArchiveWriter {
-    /// Makes a revision of `source`, which is open already, if one is due or asked for. No hooks are run; see
+    /// Makes a revision of `source`, which is already open, if one is due or asked for. Runs no hooks; see
     /// [`ArchiveWriter::backup_from`].
     pub fn backup(
         &mut self,
@@ -31,8 +31,8 @@ impl ArchiveWriter {
         self.backup_from(|_| Ok(Box::new(source)), &mut none, options, clock, observer)
     }
 
-    /// The hooks of the config that this writer works by. `source` gets that config and names the source for their
-    /// environment; `guard` is the program that becomes their guard, and its arguments.
+    /// The hooks of this writer's config. `source` gets that config and names the source for their environment;
+    /// `guard` is the program that becomes their guard, and its arguments.
     pub fn hooks(
         &self,
         source: impl FnOnce(&Config) -> Option<PathBuf>,
@@ -43,13 +43,13 @@ impl ArchiveWriter {
         Ok(CommandHooks::new(config.hooks, source, guard))
     }
 
-    /// Makes a revision, if one is due or asked for, of the source that `open` gives. That is called after the first
-    /// of the hooks, and the source is closed before the second: as soon as it has been read, before the revision is
-    /// committed.
+    /// If a revision is due or asked for, makes one of the source that `open` returns. The first hook runs before
+    /// `open` is called. The source is closed as soon as it has been read, then the second hook runs, and then the
+    /// revision is committed.
     ///
     /// # Errors
-    /// [`Error::Hook`] with `before`: there is no revision, and the archive is as it was. [`Error::Hook`] with `after`
-    /// when only that has failed: the revision is there, and the message says so.
+    /// [`Error::Hook`] with `before`: there is no revision, and the archive is as it was. [`Error::Hook`] with
+    /// `after` if only that hook has failed: the revision exists, and the message says so.
     pub fn backup_from<'s>(
         &mut self,
         open: impl FnOnce(&Archive) -> Result<Box<dyn Source + 's>>,

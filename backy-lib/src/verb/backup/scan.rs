@@ -1,8 +1,8 @@
-//! Reading the source, and finding out what has changed: the part of a backup that all cores share.
+//! Reading the source and finding out what has changed: the part of a backup that all cores share.
 //!
-//! The image is cut into chunks. A chunk is read, its blocks are digested and compared with the digests of the
-//! newest revision; for each that differs the old content is fetched, checked and compressed, ready to be stored.
-//! What the source says cannot have changed is not read: its digests are those of the newest revision.
+//! The image is cut into chunks. A worker reads a chunk, digests its blocks and compares them with the digests of the
+//! newest revision; for each that differs it fetches, checks and compresses the old content, ready to be stored. If
+//! the source reports that a block cannot have changed, it is not read: its digest is that of the newest revision.
 
 mod chunks;
 mod tally;
@@ -33,7 +33,7 @@ pub(super) struct OldImage {
     digests: DigestTable,
     size_bytes: u64,
     blocks: u64,
-    /// What is known to be bad: if the source still has the right content, it heals.
+    /// Blocks that are known to be bad: if the source still has the right content, they heal.
     known: Findings,
 }
 
@@ -64,7 +64,7 @@ impl OldImage {
     }
 }
 
-/// Everything that the workers share.
+/// What the workers share.
 pub(super) struct Scan<'a> {
     block_size: BlockSize,
     chunk_blocks: u64,
@@ -84,17 +84,17 @@ pub(super) struct Chunk {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChunkKind {
-    /// May hold data in the source.
+    /// The source may hold data there.
     Data,
     /// A hole of the source, or past its end, where the newest revision may have data.
     Hole,
-    /// Zero in both; may be of any length.
+    /// Zero in both; of any length.
     Void,
     /// The same in both, as the source says.
     Unchanged,
 }
 
-/// What was found out about a chunk.
+/// The result for a chunk.
 pub(super) struct Outcome {
     chunk: Chunk,
     /// Entries of the new revision's blocks; none for a void.
@@ -103,7 +103,7 @@ pub(super) struct Outcome {
     old_entries: Vec<TableEntry>,
     /// Blocks that differ, ascending.
     pub changed: Vec<Changed>,
-    /// The chunk's bytes, when some of them have to be written.
+    /// The chunk's bytes, if some of them have to be written.
     pub bytes: Option<Vec<u8>>,
     read_bytes: u64,
     changed_bytes: u64,
@@ -120,27 +120,27 @@ pub(super) struct Changed {
     pub old: Option<Old>,
     /// Where its new content is within the chunk's bytes; `None` when it is zero or cut off.
     pub new: Option<Extent>,
-    /// It has not changed, but is written again because the image is known to have something else.
+    /// It has not changed, but is written again because the image is known to hold something else.
     pub heals: bool,
 }
 
-/// The content that is going to be replaced.
+/// The content to be replaced.
 pub(super) struct Old {
-    /// In the form in which it is stored.
+    /// In its stored form.
     pub stored: OldBlock,
     /// Its digest.
     pub entry: TableEntry,
-    /// Whether it is not what was backed up.
+    /// Whether it differs from what was backed up.
     pub bad: bool,
 }
 
-/// One thread's tools.
+/// The tools of one thread.
 pub(super) struct Worker {
     compressor: Compressor,
     old_blocks: Vec<u8>,
 }
 
-/// A block of the newest revision whose content has to be kept.
+/// A block of the newest revision whose content must be kept.
 struct Wanted {
     /// Its place among the changed blocks.
     at: usize,
@@ -176,7 +176,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The chunks of the source, in order, and after its end those of what the newest revision had there.
+    /// The chunks of the source, in order, and after its end those that the newest revision had there.
     pub(super) fn chunks(&'a self, observer: &'a dyn Observer) -> Chunks<'a> {
         Chunks::new(self, observer)
     }
@@ -239,13 +239,13 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Whether the source does not know what is in a block.
+    /// Whether the source has lost the content of a block.
     fn is_lost(&self, block: BlockIndex) -> bool {
         let extent = self.block_size.extent(block, self.source.size_bytes());
         next_lost(self.source, extent.offset).is_some_and(|lost| lost.offset < extent.end())
     }
 
-    /// Where the blocks end that have the same length in the source and in the newest revision.
+    /// The end of the blocks that have the same length in the source and in the newest revision.
     fn same_end(&self) -> BlockIndex {
         let new_bytes = self.source.size_bytes();
         match self.old {
@@ -272,7 +272,7 @@ impl<'a> Scan<'a> {
             let new_extent = self.block_size.extent(block, self.source.size_bytes());
             let old_extent =
                 self.block_size.extent(block, self.old.map_or(0, |old| old.size_bytes));
-            // The digest of a last block is that of its true length, so a block that grew has changed.
+            // The digest of a last block covers its true length, so a block that grew has changed.
             let is_data = new.is_some_and(|entry| !entry.is_zero_block());
             let new_place =
                 is_data.then(|| Extent::new(at * self.block_size.bytes(), new_extent.len));
@@ -289,7 +289,7 @@ impl<'a> Scan<'a> {
             };
             let has_bytes = if is_data { new_extent.len } else { 0 };
             let old = match old {
-                // Past the end of its backing file a delta reads as zeros anyway.
+                // A delta reads as zeros past the end of its backing file anyway.
                 Some(entry) if new.is_none() && entry.is_zero_block() => continue,
                 Some(entry) if entry.is_zero_block() => {
                     let stored = OldBlock { block, content: StoredBlock::Zero };
@@ -314,7 +314,7 @@ impl<'a> Scan<'a> {
         self.old.is_some_and(|old| old.known.is_bad(block))
     }
 
-    /// Reads, checks and compresses the old blocks that are wanted, and puts them where they belong.
+    /// Reads, checks and compresses the old blocks that are wanted, and puts them in their place.
     fn fetch_old(
         &self,
         worker: &mut Worker,
@@ -331,7 +331,7 @@ impl<'a> Scan<'a> {
             // A cluster is stored whole: a short last block is padded with zeros.
             padding.fill(0);
             match judged(old.image.read_padded_at(bytes, wanted.extent.offset))? {
-                // What is known to be bad may be so bad that it cannot be read at all.
+                // A block that is known to be bad may not even be readable.
                 Err(_) if old.known.is_bad(wanted.block) => bytes.fill(0),
                 read => read?,
             }
@@ -356,7 +356,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Changed blocks that follow each other and are all data, or all not.
+/// Consecutive changed blocks that either all have data or all have none.
 pub(super) struct Run {
     /// The first block.
     pub first: BlockIndex,

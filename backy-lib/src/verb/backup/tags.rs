@@ -1,4 +1,4 @@
-//! Which tags a backup may give its revision: asked before anything is done, so that a dry run and the run agree.
+//! Which tags a backup may give its revision: checked before anything else, so that a dry run and the run agree.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use crate::base::error::{Error, Result};
 use crate::base::revision::Tag;
 use crate::format::manifest::MAX_TAGS;
 
-/// Refuses more tags than a revision can hold, and new names that would stand for something else where revisions are
-/// named.
+/// Refuses more tags than a revision can hold, and new names that would mean something else where somebody names
+/// revisions.
 pub(crate) fn check(options: &BackupOptions, tags: &BTreeSet<Tag>) -> Result<()> {
     for tag in &options.tags {
         tag.check_new().map_err(|message| Error::Specification { message })?;

@@ -1,9 +1,9 @@
 //! Bringing the image up to date without ever losing what it held.
 //!
-//! *In place*: a block of `last.raw` is overwritten only when its old content is durable in the overlay. *Staged*: the
-//! new blocks go to a file of their own, a clone of the image or, at the first backup, an empty one, which is renamed
-//! over it when all is durable. In both, overlay over `last.raw` reads as the revision that was newest, at every
-//! moment.
+//! *In place*: backy overwrites a block of `last.raw` only when its old content is durable in the overlay. *Staged*:
+//! the new blocks are written to a file of their own, a clone of the image or, at the first backup, an empty one;
+//! when everything is durable, it is renamed over the image. In both cases, overlay over `last.raw` reads as the
+//! revision that was newest, at every moment.
 
 use super::ImageUpdate;
 use super::scan::Outcome;
@@ -51,15 +51,15 @@ struct Batch {
     bytes: usize,
 }
 
-/// An update of which everything but the manifest is durable.
+/// An update that is durable except for the manifest.
 pub(super) struct Finished {
     /// Whether a clone took the image's place.
     pub cloned: bool,
     /// Bytes on disk of the files that were made and of the image.
     pub stored_bytes: u64,
-    /// Old blocks that were not what was backed up.
+    /// Old blocks that differ from what was backed up.
     pub bad_blocks: Vec<BlockIndex>,
-    /// Bad blocks of the image that the source still had; they are right again.
+    /// Bad blocks of the image whose content the source still had; they are right again.
     pub healed_blocks: u64,
     /// Whether the image takes no space that it does not need.
     pub is_tidy: bool,
@@ -83,7 +83,7 @@ impl<'a> Update<'a> {
         let (image, staged) = match (newest, policy) {
             (None, _) => {
                 let image = storage.create(FileName::STAGED_IMAGE)?;
-                // First, or XFS allocates ahead of what grows, and what is skipped then is no hole.
+                // First of all: otherwise XFS allocates ahead in a growing file, and skipped blocks are not holes.
                 image.set_len(new_bytes)?;
                 // Each block is written once, in order.
                 image.bypass_cache();
@@ -160,7 +160,7 @@ impl<'a> Update<'a> {
         if let Some(overlay) = &mut self.overlay {
             overlay.flush()?;
         }
-        // Where the lock does not keep writers apart, the image may be another's by now.
+        // If the lock does not keep writers apart, the image may be another's by now.
         manifest::check_ours(self.storage)?;
         self.write_new(&batch)
     }
@@ -214,8 +214,8 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Clears the blocks that the overlay holds and that are zero now. They keep their room, which undoing would need.
-/// Gives how much of it can be given back when the revision is committed, if there are such blocks.
+/// Clears the blocks that the overlay holds and that are zero now. They keep their space, which undoing would need.
+/// Returns how much of it can be freed when the revision is committed, if there are such blocks.
 fn clear_zero_blocks(
     image: &dyn StorageFile,
     block_size: BlockSize,

@@ -49,13 +49,13 @@ impl Maintainer<'_> {
         )));
     }
 
-    /// A delta with a flaw may hold more than its tables say: a merge would take it for what it looks like, and delete
-    /// the rest. So it waits until somebody has confirmed that.
+    /// A delta with a flaw may hold more than its tables show. A merge would believe the tables and delete the rest,
+    /// so it waits until somebody has confirmed the damage.
     pub(super) fn check_flaws(&self, id: RevisionId) -> Result<()> {
         let number = self.number(id)?;
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
         match revision.open_flaws().next() {
-            // Of a file that is not there, nothing can be recovered.
+            // Nothing can be recovered from a file that does not exist.
             Some(flaw) if self.context.storage.list()?.contains(&revision.file()) => {
                 let path = self.context.storage.folder().join(&flaw.file);
                 Err(Error::flawed(path)(format!(
@@ -92,8 +92,8 @@ impl Maintainer<'_> {
         }
     }
 
-    /// Lets `append` change the delta of a revision, or undoes that. Does not begin when there is no room, with the
-    /// reserve, for as many bytes as are `needed`.
+    /// Lets `append` change the delta of a revision, and undoes the change if it fails. Does not begin if there is
+    /// not enough space, including the reserve, for `needed` bytes.
     pub(super) fn append<T>(
         &mut self,
         revision: RevisionId,
@@ -117,7 +117,7 @@ impl Maintainer<'_> {
         }
     }
 
-    /// That there is no room, with what would have to fit.
+    /// The error for too little space, with the amount that has to fit.
     pub(super) fn explained(&self, error: Error, revision: RevisionId, bytes: u64) -> Error {
         if error.kind() != ErrorKind::NoSpace {
             return error;

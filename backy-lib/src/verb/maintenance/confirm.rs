@@ -9,8 +9,8 @@ use crate::image::damage;
 use crate::policy::health::{self, Freeze};
 use crate::storage::Storage;
 
-/// Takes note that somebody has looked at all alarms and at the damage that is known; whether there was any of it that
-/// nobody had. One manifest, so that it is done or not.
+/// Records that somebody has looked at all alarms and at all known damage; returns the reasons for a freeze that
+/// nobody had confirmed yet. Publishes one manifest, so that either everything is confirmed or nothing.
 pub(super) fn confirm(
     storage: &dyn Storage,
     manifest: &mut Manifest,

@@ -21,8 +21,8 @@ impl Maintainer<'_> {
     /// Executes a plan step by step.
     ///
     /// # Errors
-    /// That of the first step that fails; those before it stay done. A step that fails because stored data is damaged
-    /// does not keep the others from being done.
+    /// The error of the first step that fails; the steps before it stay done. A step that fails because stored data
+    /// is damaged does not prevent the others.
     pub(super) fn execute(&mut self, plan: MaintenancePlan) -> Result<MaintenanceReport> {
         let clock = Instant::now();
         let before = self.allocated_bytes()?;
@@ -64,13 +64,13 @@ impl Maintainer<'_> {
         }
     }
 
-    /// Commits what has been done, takes revisions out of the manifest, then removes their files.
+    /// Commits what has been done, takes revisions out of the manifest, then deletes their files.
     pub(super) fn commit_without(&mut self, ids: &[RevisionId]) -> Result<()> {
         self.commit(self.without(ids, None), ids)
     }
 
-    /// The same while an operation is under way that cannot be undone for want of room: nothing reads through to these
-    /// revisions, and undoing it needs none of them.
+    /// The same while an operation is under way that cannot be undone because there is too little space: nothing
+    /// reads through to these revisions, and undoing needs none of them.
     pub(super) fn remove_oldest(&mut self, ids: &[RevisionId]) -> Result<()> {
         plan::check(&Step::Remove { revisions: ids.to_vec() }, &self.manifest.revisions)?;
         let under_way = self.manifest.in_progress.clone();

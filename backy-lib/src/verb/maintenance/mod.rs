@@ -1,8 +1,8 @@
 //! `maintenance` and `rm`: delete revisions that the schedule no longer keeps, or that somebody names.
 //!
-//! The manifest, the config and the known damage make a plan; then its steps are executed, and each publishes a
-//! manifest of its own. Steps that free space without needing any come first. On a full disk a reserve file is
-//! deleted, so that there is space for the manifest.
+//! The manifest, the config and the known damage determine a plan. Then its steps are executed, and each publishes a
+//! manifest of its own. Steps that free space without needing any come first. On a full disk, backy deletes a reserve
+//! file to make space for the manifest.
 
 mod appending;
 mod confirm;
@@ -28,11 +28,11 @@ pub use request::{MaintenanceRequest, RemovalRequest};
 /// How to maintain.
 #[derive(Debug, Clone, Default)]
 pub struct MaintenanceOptions {
-    /// Keep this many of the newest instead of what the schedule says.
+    /// Keep this many of the newest revisions instead of following the schedule.
     pub keep: Option<u32>,
-    /// Confirm first that every alarm and all damage that is known are seen to, so that revisions expire again.
+    /// First confirm that somebody has dealt with every alarm and all known damage, so that revisions expire again.
     pub confirm: bool,
-    /// Threads that compress; `None` for one a core.
+    /// Threads that compress; `None` for one per core.
     pub threads: Option<usize>,
 }
 
@@ -44,11 +44,11 @@ pub struct MaintenancePlan {
     pub verdicts: Vec<Verdict>,
     /// What is done, in order.
     pub steps: Vec<Step>,
-    /// Bytes on disk that come free; negative when standalone revisions take more.
+    /// Bytes on disk that this frees; negative when standalone revisions take more.
     pub frees_bytes: i64,
-    /// Why nothing expires, although the rule would let it.
+    /// Why nothing expires although the schedule would let it.
     pub frozen: Vec<Freeze>,
-    /// Why far more revisions stay than the schedule keeps, as a sentence; null when they do not.
+    /// Why far more revisions stay than the schedule keeps, as a sentence; null if they do not.
     pub excess: Option<String>,
 }
 
@@ -56,12 +56,12 @@ pub struct MaintenancePlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MaintenanceReport {
-    /// The plan, all of which was executed.
+    /// The plan, which was executed in full.
     #[serde(flatten)]
     pub plan: MaintenancePlan,
-    /// Bytes on disk that came free.
+    /// Bytes on disk that were freed.
     pub freed_bytes: i64,
-    /// What was confirmed before.
+    /// What was confirmed first.
     pub confirmed: Vec<Freeze>,
     /// How long it took, in seconds.
     pub seconds: f64,

@@ -1,4 +1,4 @@
-//! What maintenance, or the removal of revisions by hand, would do: the steps, and what they free and need.
+//! What maintenance, or deleting revisions by hand, would do: the steps, and the space that they free and need.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::policy::retention::{Pins, Rule, Verdict, excess, retention};
 use crate::storage::{FileName, Storage};
 use crate::verb::merge;
 
-/// What the schedule, or a number of revisions to keep, says now.
+/// The plan by the schedule as it is now, or by a number of revisions to keep.
 pub(crate) fn plan(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -69,10 +69,10 @@ pub(crate) fn plan(
     Ok(MaintenancePlan { frozen, excess, ..estimated })
 }
 
-/// The removal of the revisions with these numbers, whatever the schedule says.
+/// The plan to delete the revisions with these numbers, whatever the schedule says.
 ///
 /// # Errors
-/// [`Error::Specification`] when none would be left.
+/// [`Error::Specification`] when no revision would be left.
 pub(crate) fn plan_removal(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -105,7 +105,7 @@ pub(crate) fn plan_removal(
     estimate(storage, manifest, verdicts, steps, observer)
 }
 
-/// Adds what comes free, and puts the merges that need the least room first.
+/// Adds the space that the plan frees, and puts the merges that need the least space first.
 fn estimate(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -131,7 +131,8 @@ fn estimate(
     Ok(MaintenancePlan { verdicts, steps, frees_bytes, frozen: Vec::new(), excess: None })
 }
 
-/// Bytes on disk that a step frees and needs. What cannot be read counts as nothing: executing the step will say so.
+/// Bytes on disk that a step frees and needs. A file that cannot be read counts as nothing: executing the step
+/// reports it.
 fn weigh(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
@@ -156,7 +157,7 @@ fn weigh(
             let needs = merge::needed_bytes(storage, manifest, revisions, *into, observer);
             (zero_if_damaged(size_of(revisions))?, zero_if_damaged(needs)?)
         }
-        // The delta of the one that becomes the newest goes; what it holds has to have room in the image.
+        // The delta of the revision that becomes the newest is deleted; the image needs space for its content.
         Step::RollBack { to, .. } => {
             let needs = room::needed_bytes(&**storage, manifest);
             (zero_if_damaged(size_of(std::slice::from_ref(to)))?, zero_if_damaged(needs)?)

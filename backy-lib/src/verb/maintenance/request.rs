@@ -22,10 +22,10 @@ impl MaintenanceRequest {
         archive.plan_maintenance_at(&self.options, caller.clock)
     }
 
-    /// Deletes what the schedule no longer keeps.
+    /// Deletes the revisions that the schedule no longer keeps.
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<MaintenanceReport> {
         let archive = archive.trusted()?;
-        // Before the lock: a config that cannot be read changes nothing at all.
+        // Before the lock: an unreadable config then changes nothing at all.
         self.plan(&archive, caller)?;
         let mut writer = caller.writer(archive, "maintenance")?;
         writer.maintain(&self.options, caller.clock, caller.observer).map_err(interrupted(STATE))
@@ -37,7 +37,7 @@ impl MaintenanceRequest {
 pub struct RemovalRequest {
     /// The revisions.
     pub revisions: RevisionsSpec,
-    /// Also pinned ones.
+    /// Delete pinned ones, too.
     pub force: bool,
 }
 
@@ -54,12 +54,12 @@ impl RemovalRequest {
     /// Deletes them, whatever the schedule says.
     ///
     /// # Errors
-    /// As those of [`RemovalRequest::plan`], and [`Error::NoSuchRevision`](crate::Error::NoSuchRevision) when one was
-    /// deleted meanwhile.
+    /// As those of [`RemovalRequest::plan`], and [`Error::NoSuchRevision`](crate::Error::NoSuchRevision) when
+    /// somebody deleted one meanwhile.
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<MaintenanceReport> {
         let archive = archive.trusted()?;
         let (chosen, _) = self.choose(&archive)?;
-        // Numbers mean other revisions once somebody else has made one.
+        // Numbers mean other revisions once somebody else has made or deleted one.
         let names = names(archive.revisions(), &chosen);
         let mut writer = caller.writer(archive, "rm")?;
         let revisions = writer.archive().revisions();

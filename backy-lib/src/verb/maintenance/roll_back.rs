@@ -1,4 +1,4 @@
-//! Removing the newest revision: the next older one becomes the image.
+//! Deleting the newest revision: the next older one becomes the image.
 
 use super::Maintainer;
 use crate::archive::left_overs::{self, sweep};
@@ -19,23 +19,23 @@ use crate::storage::manifest;
 use crate::storage::{DigestsKind, FileName};
 
 impl Maintainer<'_> {
-    /// Makes the next older revision the newest. From the manifest's publishing on this is the undoing of a backup: it
-    /// goes on by itself, here or in the next writer.
+    /// Makes the next older revision the newest. Once the manifest is published, this is the undoing of a backup: it
+    /// continues by itself, here or in the next writer.
     pub(super) fn roll_back(&mut self) -> Result<()> {
         let Some(newest) = self.manifest.revisions.first().map(|newest| newest.uuid) else {
             return Ok(());
         };
         moment::check_image(self.context.storage, self.manifest, self.context.observer)?;
-        // Undoing writes to holes of the image, and must find room there when it can no longer be called off.
+        // Undoing writes to holes of the image, and must find space there once it can no longer be called off.
         let room = self.with_reserve(|this| room::make(&**this.context.storage, this.manifest))?;
         let entered = self.with_reserve(|this| this.enter_digests());
         let after = entered.and_then(|()| self.with_reserve(|this| this.rolled_back()));
         let after = after.inspect_err(|_| {
-            // Half of the digests, and the room; what cannot be removed now is removed by the next writer.
+            // Deletes half-written digests and frees the space; the next writer deletes what remains.
             let _ = sweep(&**self.context.storage, self.manifest);
             room.give_back(&**self.context.storage);
         })?;
-        // When this fails either manifest may be in place, and what the new one needs stays.
+        // If this fails, either manifest may be in place, so the files that the new one needs stay.
         reserve::publish(&**self.context.storage, &after)?;
         *self.manifest = after;
         self.with_reserve(|this| {
@@ -48,7 +48,7 @@ impl Maintainer<'_> {
         })
     }
 
-    /// Does something that needs little room; on a full disk once more without the reserve.
+    /// Does something that needs little space; if the disk is full, deletes the reserve and tries once more.
     pub(super) fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
         match act(self) {
             Err(error)
@@ -61,7 +61,7 @@ impl Maintainer<'_> {
         }
     }
 
-    /// Enters the digest file of the image to be as one that goes if nothing comes of it.
+    /// Lists the digest file of the new image as one to delete if the operation does not complete.
     pub(super) fn enter_digests(&mut self) -> Result<()> {
         let mut after = self.manifest.clone();
         let Some(older) = self.manifest.revisions.get(1) else { return Ok(()) };
@@ -75,10 +75,10 @@ impl Maintainer<'_> {
         Ok(())
     }
 
-    /// Writes the digests of the image to be; gives the manifest to be.
+    /// Writes the digests of the new image; returns the new manifest.
     pub(super) fn rolled_back(&mut self) -> Result<Manifest> {
         let storage = &**self.context.storage;
-        // What it reads from the image can only be told by digests that are right.
+        // Only correct digests show what the delta reads from the image.
         proof::prove_newest(self.context.storage, self.manifest, self.context.observer)?;
         let mut after = self.manifest.clone();
         let (Some(newest), Some(older)) =
@@ -98,7 +98,7 @@ impl Maintainer<'_> {
         }
         digests.finish(&DigestsHeader::new(kind, older, self.manifest.block_size))?;
         storage.sync_folder()?;
-        // What is bad in the image stays so where the older revision reads through to it.
+        // Bad blocks of the image stay bad where the older revision reads through to it.
         let unreadable = damage::unreadable(storage, self.manifest)?;
         after.remove(0);
         if let (Some(revision), Some(bad)) =

@@ -26,7 +26,7 @@ impl Archive {
         self.planned(options, Timestamp::MAX, &Silent)
     }
 
-    /// The same at a given time: what was confirmed later than that, by a clock that was wrong, is not confirmed.
+    /// The same at a given time: a confirmation with a later date, from a wrong clock, does not count.
     pub fn plan_maintenance_at(
         &self,
         options: &MaintenanceOptions,
@@ -44,10 +44,10 @@ impl Archive {
         plan(self.shared_storage(), self.manifest(), &self.config()?, options, now, observer)
     }
 
-    /// What the removal of revisions, by their numbers from the newest, would do.
+    /// What deleting revisions, by their numbers from the newest, would do.
     ///
     /// # Errors
-    /// [`crate::Error::Specification`] when none would be left.
+    /// [`crate::Error::Specification`] when no revision would be left.
     pub fn plan_removal(&self, numbers: &[usize]) -> Result<MaintenancePlan> {
         plan_removal(self.shared_storage(), self.manifest(), numbers, &Silent)
     }
@@ -113,7 +113,7 @@ impl Request for Maintain<'_> {
         let plan = |manifest: &Manifest| {
             plan(storage, manifest, config, self.options, self.started, observer)
         };
-        // Nothing is confirmed when the rest cannot be planned.
+        // Confirm nothing if the rest cannot be planned.
         let planned = plan(writer.archive().manifest())?;
         if !self.options.confirm {
             return Ok((planned, Vec::new()));
@@ -172,7 +172,7 @@ impl Request for Remove {
         recover_or_make_room(writer, plan, clock, observer)
     }
 
-    /// A config that cannot be read is no reason not to delete by hand.
+    /// An unreadable config is no reason to refuse a deletion by hand.
     fn config(archive: &Archive) -> Result<Config> {
         Ok(archive.config().unwrap_or_default())
     }
@@ -197,8 +197,8 @@ impl Request for Remove {
     }
 }
 
-/// Recovers before revisions are deleted. When there is no space for that, the oldest revisions of `plan`, which no
-/// other reads through to, are deleted all the same, and then it is tried again.
+/// Recovers before deleting revisions. If there is too little space for that, deletes the oldest revisions of `plan`
+/// all the same, which no other reads through to, and then tries again.
 fn recover_or_make_room(
     writer: &mut ArchiveWriter,
     plan: impl Fn(&Archive) -> Result<MaintenancePlan>,

@@ -1,4 +1,4 @@
-//! The revisions that a merge deletes, and what they have of each block.
+//! The revisions that a merge deletes, and what they hold of each block.
 
 use crate::base::canary::{Bug, planted};
 use crate::base::digest::TableEntry;
@@ -10,15 +10,15 @@ use crate::image::delta::{Delta, Tables, read_cut};
 use crate::image::digests::DigestTable;
 use crate::storage::{DigestsKind, Storage};
 
-/// A revision that the merge deletes. A file of it that cannot be opened is lost; the other file shows, as far as it
-/// can, what it held.
+/// A revision that the merge deletes. A file of it that cannot be opened is lost; the other file shows, as far as
+/// possible, what it held.
 pub(super) struct Goer {
     pub(super) delta: Option<Delta>,
     pub(super) digests: Option<DigestTable>,
     pub(super) revision: Revision,
     pub(super) blocks: u64,
     pub(super) standalone: bool,
-    /// Somebody has confirmed damage of its delta: what its tables no longer show is lost.
+    /// Somebody has confirmed damage of its delta: blocks that its tables no longer show are lost.
     pub(super) given_up: bool,
 }
 
@@ -45,7 +45,7 @@ impl Goer {
         self.delta.is_none() || self.digests.is_none()
     }
 
-    /// Where `count` blocks of its delta are; `None` for one whose entry makes no sense and has been given up.
+    /// Where `count` blocks of its delta are; `None` for one whose entry is invalid and has been given up.
     pub(super) fn clusters(
         &self,
         delta: &Delta,
@@ -76,7 +76,7 @@ pub(super) fn unless_damaged<T>(opened: Result<T>) -> Result<Option<T>> {
 #[derive(Clone, Copy)]
 pub(super) struct Moved {
     pub(super) entry: TableEntry,
-    /// Which goer holds it where; `None` when it is zero without being held, or lost.
+    /// The goer that holds it, and where; `None` if it is zero without being held, or lost.
     pub(super) from: Option<(usize, Cluster)>,
 }
 
@@ -128,7 +128,7 @@ impl Slot {
         };
     }
 
-    /// A lost goer may have held it, as zeros only or as anything.
+    /// A lost goer may have held it, as zeros only or as any content.
     pub(super) fn doubt(&mut self, zero: bool) {
         *self = match *self {
             Slot::Open => Slot::Doubtful { maybe_zero: zero },
@@ -137,13 +137,13 @@ impl Slot {
         };
     }
 
-    /// Whether the next goer has to be asked.
+    /// Whether to look into the next goer.
     pub(super) fn is_open(self) -> bool {
         matches!(self, Slot::Open | Slot::Doubtful { .. })
     }
 }
 
-/// Fills the open slots with what a goer has.
+/// Fills the open slots with what a goer holds.
 pub(super) fn look_into(
     number: usize,
     goer: &Goer,
@@ -153,7 +153,7 @@ pub(super) fn look_into(
 ) -> Result<()> {
     let inside = goer.blocks.saturating_sub(first.0).min(slots.len() as u64);
     let (within, past) = slots.split_at_mut(inside as usize);
-    // Past the end of a backing file everything is zero, however long the next one is.
+    // Everything past the end of a backing file is zero, however long the next one is.
     let close = |slots: &mut [Slot]| slots.iter_mut().for_each(|slot| slot.fill(Moved::ZERO));
     if !planted(Bug::ForgottenEnd) {
         close(past);
@@ -177,7 +177,7 @@ pub(super) fn look_into(
         for ((slot, cluster), entry) in slots.iter_mut().zip(clusters).zip(entries) {
             slot.fill(match cluster {
                 Some(cluster) => Moved { entry, from: Some((number, *cluster)) },
-                // A block that the delta does not hold has the digest of zeros as well.
+                // A block that the delta does not hold also has the digest of zeros.
                 None if entry.is_zero_block() => Moved::LOST,
                 None => Moved { entry, from: None },
             });

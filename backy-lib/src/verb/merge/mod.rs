@@ -1,14 +1,14 @@
 //! Appending to a delta what it reads from newer revisions, so that these can be deleted.
 //!
-//! Each step is neutral: the delta reads the same before a block is entered and after it. Data and digests are durable
-//! before the entries that refer to them ([`append`](crate::image::append)). Only when all is in place does the header
-//! name another backing file, and only then does the caller publish the manifest. Until then the newer revisions are
-//! untouched.
+//! Each step is neutral: the delta reads the same before a block is entered and after it. Data and digests are
+//! durable before the entries that refer to them ([`append`](crate::image::append)). Only when everything is in place
+//! does the header name another backing file, and only then does the caller publish the manifest. Until then the
+//! newer revisions are untouched.
 //!
-//! Blocks are copied in their stored form, without unpacking them (unless QEMU has written one of the deltas anew with
+//! Blocks are copied in their stored form, without unpacking them (unless QEMU has rewritten one of the deltas with
 //! another compression), and with their digests: a rotten block stays rotten, and a scrub finds it.
 //!
-//! The cost follows the deltas that are deleted, whatever the size of the others. There is one exception: where a
+//! The cost depends on the deltas that are deleted, not on the size of the others. There is one exception: if a
 //! standalone revision is deleted, or one that was shorter than its neighbours, the images before and after it are
 //! compared by their digests.
 
@@ -39,8 +39,8 @@ pub(crate) use standalone::{make_standalone, standalone_bytes};
 
 use goer::{Goer, Moved, Slot, entry_of, look_into, unless_damaged};
 
-/// Appends to the delta of revision `into` what it reads from the revisions `gone`, newest first, and points it to the
-/// next newer one.
+/// Appends to the delta of revision `into` what it reads from the revisions `gone`, newest first, and points it to
+/// the next newer one.
 ///
 /// # Errors
 /// [`Error::Plan`](crate::Error::Plan) when `gone` is not the run of revisions between these two: nothing has been
@@ -91,16 +91,16 @@ fn stored_bytes(size: BlockSize, cluster: Cluster) -> u64 {
     }
 }
 
-/// What the stored form of a block without content takes.
+/// The stored size of a block without content.
 const LOST_FRAME_BYTES: u64 = 64;
 
-/// What the merge believes of goers that are lost in part.
+/// What the merge assumes about goers of which a file is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
     /// A missing delta held the blocks that its digest file names and no zero blocks; a delta without digests holds
     /// what was backed up. With this assumption the digest of the remaining revision comes out.
     Remains,
-    /// It does not come out. What one of them may have held is lost.
+    /// It does not come out. Blocks that one of them may have held are lost.
     Nothing,
 }
 
@@ -111,9 +111,9 @@ struct Merge {
     delta: Delta,
     /// The revisions that are deleted, the nearest first.
     goers: Vec<Goer>,
-    /// What it will read through to.
+    /// The file that it will read through to.
     backing: Backing,
-    /// The same as a chain, where digests have to be compared with it.
+    /// The same as a chain, if digests must be compared with it.
     base: Option<Chain>,
     blocks: BlockIndex,
     trust: Trust,
@@ -164,7 +164,7 @@ impl Merge {
         Ok(merge)
     }
 
-    /// Whether what is left of the goers gives the digest of the remaining revision.
+    /// Whether the remains of the goers give the digest of the remaining revision.
     fn comes_out(&self, storage: &dyn Storage, observer: &dyn Observer) -> Result<bool> {
         let own = unless_damaged(DigestTable::open(storage, self.older.uuid, DigestsKind::Delta))?;
         let (Some(own), Some(base)) = (own, &self.base) else { return Ok(false) };
@@ -233,7 +233,7 @@ impl Merge {
         extension.push(OldBlock { block, content }, moved.entry, bad)
     }
 
-    /// Hands out what has to move, a step at a time, with the first block of the step.
+    /// Calls back with the blocks that have to move, a step at a time, with the first block of the step.
     fn for_each_step(
         &self,
         mut take: impl FnMut(BlockIndex, Vec<Option<Moved>>) -> Result<()>,
@@ -255,7 +255,7 @@ impl Merge {
         }
         let mut next = None;
         for goer in &self.goers {
-            // Where one is lost, the merge looks at all blocks.
+            // If a delta is lost, the merge looks at all blocks.
             let Some(delta) = &goer.delta else { return Ok(Some(from)) };
             let end = next.unwrap_or(self.blocks);
             next = match goer.given_up {
@@ -282,7 +282,7 @@ impl Merge {
         let moved = |(at, slot): (usize, Slot)| {
             let there = base.as_ref().and_then(|entries| entries.get(at)).copied();
             match slot {
-                // What the new base has at the same place need not be stored.
+                // A block that the new base has at the same place need not be stored.
                 Slot::Found(moved) => (there != Some(moved.entry)).then_some(moved),
                 // It may have been held as zeros, which does not matter if it is zero behind.
                 Slot::Doubtful { maybe_zero: true } if there == Some(TableEntry::ZERO_BLOCK) => {
@@ -295,7 +295,7 @@ impl Merge {
         Ok(slots.into_iter().enumerate().map(moved).collect())
     }
 
-    /// What the goers have of these blocks.
+    /// What the goers hold of these blocks.
     fn found(&self, blocks: BlockRange) -> Result<Vec<Slot>> {
         let BlockRange { first, count } = blocks;
         let mut slots: Vec<Slot> = vec![Slot::Open; count as usize];
@@ -316,7 +316,7 @@ impl Merge {
         Ok(slots)
     }
 
-    /// Fills the open slots with what is left of a goer of which a file is lost.
+    /// Fills the open slots with the remains of a goer of which a file is lost.
     fn look_into_lost(
         &self,
         number: usize,
@@ -362,7 +362,7 @@ impl Merge {
                 (None, _) => slot.doubt(goer.digests.is_some()),
             }
             if goer.standalone {
-                // What a standalone revision does not hold is zero.
+                // A block that a standalone revision does not hold is zero.
                 slot.fill(Moved::ZERO);
             }
         }

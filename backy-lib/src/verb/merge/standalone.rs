@@ -1,7 +1,7 @@
 //! Making a revision standalone: its delta takes over all that it reads from newer revisions.
 //!
-//! Every block is read and checked on its way, so that rot in the chain does not go unnoticed into the standalone
-//! revision: a block that cannot be read right is stored as bad, and reported.
+//! Every block is read and checked on the way, so that rot in the chain does not get into the standalone revision
+//! unnoticed: a block that does not read right is stored as bad, and reported.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::walk::{Blocks, Walk};
 use crate::storage::Storage;
 
-/// Appends to the delta of revision `number` all that it reads from newer revisions, so that it needs none of them.
+/// Appends to the delta of revision `number` everything that it reads from newer revisions, so that it needs none of
+/// them.
 pub(crate) fn make_standalone(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,

@@ -1,4 +1,4 @@
-//! `scrub --rebuild`: makes a lost or damaged manifest anew from the digest files and the headers of the deltas.
+//! `scrub --rebuild`: rebuilds a lost or damaged manifest from the digest files and the headers of the deltas.
 //!
 //! The manifest can be lost in the middle of any operation, also of one whose undoing has failed as well. Which
 //! revision is the newest follows from which image can be read in full ([`newest`]). The order of the older ones
@@ -45,7 +45,7 @@ pub struct RebuildReport {
     pub unknown: Vec<String>,
 }
 
-/// What only the manifest has.
+/// What only the manifest records.
 const NEVER_KNOWN: [&str; 4] = [
     "the statistics of the backups are lost",
     "the findings and dates of scrubs and drills are lost",
@@ -53,7 +53,7 @@ const NEVER_KNOWN: [&str; 4] = [
     "the identity of the source is lost: the next backup trusts the configured source",
 ];
 
-/// Checks that the manifest has to be made anew, or may be, and that this is an archive.
+/// Checks that the manifest has to be rebuilt, or may be, and that this is an archive.
 fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     match manifest::read(storage) {
         Ok(_) if force => {}
@@ -64,7 +64,7 @@ fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
             let message = format!("{}: is readable; nothing to rebuild", path.display());
             return Err(Error::Specification { message });
         }
-        // A newer program may have written it, or it is damaged just there.
+        // A newer program may have written it, or this part of it is damaged.
         Err(error) if error.kind() == ErrorKind::Unsupported && !force => return Err(error),
         Err(error) => match error.kind() {
             ErrorKind::Damaged | ErrorKind::NoArchive | ErrorKind::Unsupported => {}
@@ -82,7 +82,7 @@ fn check_needed(storage: &dyn Storage, force: bool) -> Result<()> {
     }
 }
 
-/// Whether a manifest belongs to the files beside it.
+/// Whether a manifest belongs to the files next to it.
 fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> {
     if moment::find(storage, manifest)?.is_some() {
         return Ok(false);
@@ -91,7 +91,7 @@ fn is_of_these_files(storage: &dyn Storage, manifest: &Manifest) -> Result<bool>
     Ok(!at_rest || manifest.image_file.is_none() || moment::is_as_recorded(storage, manifest)?)
 }
 
-/// Makes the manifest anew. The caller holds the lock.
+/// Rebuilds the manifest. The caller holds the lock.
 fn rebuild(
     storage: &Arc<dyn Storage>,
     force: bool,
@@ -143,7 +143,7 @@ fn publish(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
             manifest::publish(storage, &manifest.clone().with_staging_token(token))
         }
         Err(_) => {
-            // A manifest that was being written when the archive lost its own has the token of the archive in its name.
+            // A manifest that was being written when the archive lost its own has the archive's token in its name.
             let token = storage.list()?.into_iter().find_map(|name| match name {
                 FileName::Aside(Published::Manifest, token) => Some(token),
                 _ => None,
@@ -188,8 +188,8 @@ fn with_newest(
     }
     // Undoing records it again.
     manifest.image_file = moment::image_file(&**storage)?.filter(|_| !newest.undo);
-    // Digests of an image that is not there are left over from an interrupted operation, unless it is in doubt which
-    // image is there.
+    // If the image of these digests does not exist, they are left over from an interrupted operation, unless it is in
+    // doubt which image exists.
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
@@ -281,16 +281,16 @@ fn set_aside(
     survey.present.iter().filter(|name| is_kept(name)).copied().collect()
 }
 
-/// The files of a backup or a removal that never ended: digests of an image whose revision has its blocks elsewhere
-/// or never got them, and the image that was to be. Also those that the last operation may have deleted, the overlay
-/// of the newest revision and the digests of the image before it: where the deletion is not durable, a crash brings
-/// them back.
+/// The files of a backup or a deletion that never ended: digests of an image whose revision has its blocks elsewhere
+/// or never got them, and the unfinished image. Also those that the last operation may have deleted, the overlay of
+/// the newest revision and the digests of the image before it: if the deletion is not durable, a crash brings them
+/// back.
 fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Result<Vec<FileName>> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
-    // A readable manifest says whether an image was being made.
+    // A readable manifest shows whether an image was being made.
     let is_lost = judged(manifest::read(storage))?.is_err();
     if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);

@@ -1,11 +1,11 @@
 //! Which revision is in `last.raw`.
 //!
-//! During a backup, after it, and while the newest revision is being removed, there are digests of two images. The
-//! newest revision is the one that can be read in full; where both can, the one that does not cost the other. An
-//! overlay counts as part of its image, as long as undoing can bring it back.
+//! During a backup, after it, and while the newest revision is being deleted, there are digests of two images. The
+//! newest revision is the one that can be read in full; if both can, the one that does not cost the other. An overlay
+//! counts as part of its image, as long as undoing can bring it back.
 //!
-//! When no digests of an image are left, or only those of a revision that has become a delta since, the rebuild takes
-//! the image as it is: it gives it a name, and digests of its present content.
+//! If no digests of an image are left, or only those of a revision that has become a delta since, the rebuild takes
+//! the image as it is: it gives the image a name, and digests of its present content.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) struct Newest {
     pub(super) identity: Identity,
     /// Blocks that do not read right.
     pub(super) bad: Findings,
-    /// Whether the next writer has to bring the image back from the overlay, or to its length.
+    /// Whether the next writer must bring the image back from the overlay, or restore its length.
     pub(super) undo: bool,
     /// Whether the image is longer than the revision.
     pub(super) is_longer: bool,
@@ -124,7 +124,7 @@ fn notes(storage: &dyn Storage, identity: &Identity, reading: &Reading) -> Vec<S
     notes
 }
 
-/// A newest revision without an image: standalone ones behind it are readable all the same.
+/// A newest revision without an image: standalone revisions behind it are readable all the same.
 fn missing(storage: &dyn Storage, identity: &Identity) -> Newest {
     let blocks = BlockIndex(identity.block_size.count(identity.size_bytes));
     let mut bad = Findings::default();
@@ -141,8 +141,8 @@ fn missing(storage: &dyn Storage, identity: &Identity) -> Newest {
     }
 }
 
-/// Whether a candidate can still be read when another one is the newest. Its delta may have the dirty bit, when a
-/// backup was interrupted just before its commit or just after: then its digest decides.
+/// Whether a candidate is still readable if another one is the newest. Its delta may have the dirty bit, if a backup
+/// was interrupted just before its commit or just after: then its digest decides.
 fn stays_readable(
     storage: &Arc<dyn Storage>,
     survey: &Survey,
@@ -163,9 +163,9 @@ fn stays_readable(
     }
 }
 
-/// Makes the name of a complete image durable. A backup that could not sync the folder after it had renamed the image
-/// may have left a name that a crash takes back, and another sync does not help. In between, [`put_in_place`] finds
-/// it.
+/// Makes the name of a complete image durable. If a backup renamed the image and then could not sync the folder, a
+/// crash may take the name back, and another sync does not help. If that happens in between, [`put_in_place`] finds
+/// the image.
 fn renew_name(storage: &dyn Storage, survey: &Survey) -> Result<()> {
     if survey.present.contains(&FileName::STAGED_IMAGE) {
         return Ok(());
@@ -175,7 +175,7 @@ fn renew_name(storage: &dyn Storage, survey: &Survey) -> Result<()> {
     storage.sync_folder()
 }
 
-/// Renames the first image of an archive, or a clone, that is complete and does not have its name yet.
+/// Renames a complete image that does not have its name yet: the first one of an archive, or a clone.
 fn put_in_place(
     storage: &dyn Storage,
     survey: &Survey,
@@ -196,7 +196,7 @@ fn put_in_place(
     Ok(false)
 }
 
-/// Takes the image as it is for a revision of which nothing else is known.
+/// Takes the image as it is for a revision about which nothing else is known.
 fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Result<Newest> {
     let is_overlay = |name: &&FileName| match name {
         FileName::Delta(id) => !survey.nodes.contains_key(id),
@@ -253,7 +253,7 @@ fn adopt(storage: &dyn Storage, survey: &Survey, observer: &dyn Observer) -> Res
     })
 }
 
-/// The best guess: the time in the name of its damaged digest file, or that of the revision before it.
+/// The best guess: the time in the name of its damaged digest file, or that of the previous revision.
 fn time_of_image(survey: &Survey) -> Timestamp {
     let flawed = survey.flaws.iter().filter_map(|(id, _)| id.time());
     let before = survey.nodes.values().map(|node| node.identity.finished);

@@ -1,8 +1,8 @@
 //! The order of the older revisions: their headers suggest it, their digests prove it.
 //!
-//! As a rule each delta names the next newer one. While revisions are merged away, and until their files are deleted,
-//! several deltas name the same base. Then the order is right in which the digest of each comes out; there may be
-//! more than one. A delta whose header contradicts a place only gets that place when its digest comes out there.
+//! Usually each delta names the next newer one. While revisions are merged away, and until their files are deleted,
+//! several deltas name the same base. Then the right order is the one in which the digest of each comes out; there
+//! may be several. A delta whose header contradicts a place only gets that place if its digest comes out there.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::image::chain::Chain;
 use crate::storage::{FileName, Storage};
 
-/// Trials for each delta before the search takes what it has.
+/// Trials for each delta before the search takes the best so far.
 const TRIALS: usize = 8;
 
 /// The revisions in order.
@@ -88,14 +88,14 @@ pub(super) fn comes_out_behind(
     search.comes_out(&both.revisions)
 }
 
-/// A delta whose place is to be found.
+/// A delta whose place must be found.
 struct Link {
     revision: Revision,
     /// The base that its header names; none for a standalone one.
     base: Option<RevisionId>,
 }
 
-/// Revisions each of which reads through to the one before.
+/// Revisions that each read through to the one before.
 #[derive(Clone)]
 struct Segment {
     revisions: Vec<Revision>,
@@ -148,7 +148,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Continues a segment as far as possible; where there are several ways, in the one that proves most.
+    /// Continues a segment as far as possible; if there are several ways, in the one that proves most.
     fn segment(&mut self, mut segment: Segment) -> Result<Segment> {
         loop {
             let candidates = self.candidates(&segment);
@@ -168,7 +168,7 @@ impl Search<'_> {
             }
             let next = match right.pop() {
                 Some(longer) => Some(longer),
-                // Damaged, but its header names this place, where its right blocks can be read.
+                // Damaged, but its header names this place, where its good blocks are readable.
                 None => self.damaged_one(&segment, &candidates),
             };
             match next {
@@ -194,7 +194,7 @@ impl Search<'_> {
     }
 
     /// The deltas that may come next: those that name a revision of the segment, the nearest first. If there are
-    /// none, those that name a revision that is missing.
+    /// none, those that name a missing revision.
     fn candidates(&self, segment: &Segment) -> Vec<usize> {
         let open = |link: &&(usize, &Link)| !segment.contains(link.1.revision.uuid);
         let links: Vec<(usize, &Link)> = self.links.iter().enumerate().collect();

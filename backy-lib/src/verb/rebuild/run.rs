@@ -12,13 +12,13 @@ use crate::storage::dir::DirStorage;
 use crate::storage::{Storage, Trust};
 
 impl ArchiveWriter {
-    /// Makes the lost or damaged manifest of the archive in a folder anew, from its digest files and deltas. Takes
-    /// the lock for that time, saying who holds it. `force`: also when the manifest reads fine.
+    /// Rebuilds the lost or damaged manifest of the archive in a folder from its digest files and deltas. Holds the
+    /// lock meanwhile, noting who holds it. With `force`, also rebuilds a manifest that is valid.
     ///
     /// # Errors
     /// [`crate::Error::NoArchive`] when there is nothing of an archive; [`crate::Error::Specification`] when the
-    /// manifest reads fine; [`crate::Error::Damaged`] when nothing says what `last.raw` is;
-    /// [`crate::Error::Untrusted`]. Then nothing has been changed.
+    /// manifest is valid; [`crate::Error::Damaged`] when nothing shows which revision `last.raw` is;
+    /// [`crate::Error::Untrusted`]. Then nothing has changed.
     pub fn rebuild(
         folder: &Path,
         trust: Trust,
@@ -29,7 +29,7 @@ impl ArchiveWriter {
         Self::rebuild_within(folder, trust, holder, force, Duration::ZERO, observer)
     }
 
-    /// The same; another writer is waited for so long.
+    /// The same; waits this long for another writer.
     pub fn rebuild_within(
         folder: &Path,
         trust: Trust,
@@ -60,7 +60,7 @@ impl ArchiveWriter {
         observer: &dyn Observer,
     ) -> Result<RebuildReport> {
         storage.check_trust()?;
-        // Looked at before the lock as well, whose file would otherwise be left in a folder that is not ours.
+        // Also checked before taking the lock, which would leave its file in a folder that is not ours.
         check_needed(&*storage, force)?;
         let _lock = lock_within(&*storage, holder, wait, observer)?;
         take_file_mode(&*storage, trusted_config(&*storage))?;

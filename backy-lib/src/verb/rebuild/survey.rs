@@ -1,4 +1,4 @@
-//! What the folder of an archive without a manifest holds, as far as digest files and the headers of deltas say.
+//! What the folder of an archive without a manifest holds, as far as digest files and the headers of deltas show.
 
 use std::collections::{BTreeMap, BTreeSet};
 

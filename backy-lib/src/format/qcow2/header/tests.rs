@@ -1,4 +1,4 @@
-//! Headers as backy, QEMU and nobody writes them.
+//! Headers as backy and QEMU write them, and invalid ones.
 
 use super::*;
 use crate::base::revision::RevisionId;
@@ -67,7 +67,7 @@ fn a_truncated_header_is_an_error() {
     }
 }
 
-/// Sizes and places of the tables are taken up to their limits, and not beyond.
+/// Accepts sizes and places of the tables up to their limits, and not beyond.
 #[test]
 fn tables_are_taken_up_to_their_limits() {
     const CLUSTER: u64 = 64 << 10;
@@ -143,7 +143,7 @@ fn what_is_not_known_in_a_header_is_skipped() {
     }
 }
 
-/// The name of the backing file may end with the smallest cluster, and not after it.
+/// The name of the backing file may end with the smallest cluster, but not after it.
 #[test]
 fn a_backing_file_name_ends_in_the_first_cluster() {
     let name = Backing::IMAGE.file.to_string();

@@ -1,4 +1,4 @@
-//! The files of an archive, written here block by block, beside what its revisions have to be.
+//! The files of an archive, written here block by block, next to what its revisions must read as.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::storage::{Access, DigestsKind, FileName, Storage};
 pub(super) const SIZE: BlockSize = BlockSize::MIN;
 pub(super) const BLOCK: usize = 4096;
 
-/// Numbers that only depend on the seed.
+/// Numbers that depend only on the seed.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -48,7 +48,7 @@ impl Random {
     }
 }
 
-/// Revisions as they have to be, newest first, and the files that hold them.
+/// Revisions as they must read, newest first, and the files that hold them.
 pub(super) struct Scene {
     pub(super) storage: Arc<dyn Storage>,
     _folder: TempDir,
@@ -189,8 +189,8 @@ pub(super) fn entries(state: &[u8]) -> impl Iterator<Item = TableEntry> {
     state.chunks(BLOCK).map(TableEntry::of_block)
 }
 
-/// Which blocks an older revision has to hold itself: what the newer one has in another way, or in another length. Past
-/// its end all is zero.
+/// Which blocks an older revision must hold itself: those that the newer one has with other content, or with another
+/// length. Everything past its end is zero.
 pub(super) fn differing(older: &[u8], newer: &[u8]) -> Vec<bool> {
     let mut newer = newer.chunks(BLOCK);
     older.chunks(BLOCK).map(|block| newer.next().map_or(!is_zero(block), |n| n != block)).collect()
@@ -208,7 +208,7 @@ pub(super) fn read_all(chain: &Chain) -> Result<Vec<u8>> {
     read(chain, 0, &chain.locate(BlockIndex(0), chain.blocks())?)
 }
 
-/// What a tolerant chain gives, and which blocks it says are lost.
+/// What a tolerant chain returns, and which blocks it reports as lost.
 pub(super) fn read_tolerant(chain: &Chain) -> (Vec<u8>, Vec<u64>) {
     let located = chain.locate(BlockIndex(0), chain.blocks()).unwrap();
     let mut bytes = vec![0xee; chain.revision().size_bytes as usize];

@@ -1,7 +1,7 @@
-//! Cutting the source into chunks: what has to be read, what is a hole, and what cannot have changed.
+//! Cutting the source into chunks: which blocks must be read, which are holes, and which cannot have changed.
 //!
-//! Blocks that are known to be bad in the newest revision are read whatever the source says of changes, and lost ones
-//! whatever it says of holes.
+//! Blocks that are known to be bad in the newest revision are read whatever the source reports as unchanged, and lost
+//! ones whatever it reports as holes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub(in crate::verb::backup) struct Chunks<'a> {
     scan: &'a Scan<'a>,
     observer: &'a dyn Observer,
     next: BlockIndex,
-    /// The blocks at or after `next` that may have changed, once they have been looked for.
+    /// The blocks at or after `next` that may have changed, once backy has looked for them.
     changed: Option<Stretch>,
     /// The same for the source's data.
     data: Option<Stretch>,
@@ -48,7 +48,7 @@ impl<'a> Chunks<'a> {
         Chunks { scan, observer, next: BlockIndex(0), changed: None, data: None }
     }
 
-    /// The next chunk; asks before whether to go on, and waits for the rate limit.
+    /// The next chunk; first checks whether to continue, and waits for the rate limit.
     pub(in crate::verb::backup) fn next_chunk(
         &mut self,
         rate: Option<&RateLimit>,
@@ -87,7 +87,8 @@ impl<'a> Chunks<'a> {
         Ok(Some(Chunk { first, blocks: to.0 - first.0, kind }))
     }
 
-    /// A chunk up to `end` at most of which the source need not be read: void as far as the newest revision is zero.
+    /// A chunk that ends at `end` or before, of which the source need not be read: void as far as the newest revision
+    /// is zero.
     fn cut_old(
         &self,
         end: BlockIndex,
@@ -110,7 +111,7 @@ impl<'a> Chunks<'a> {
         })
     }
 
-    /// The next blocks that may differ from the newest revision, or whose content there is not known.
+    /// The next blocks that may differ from the newest revision, or whose content in it is unknown.
     fn next_changed(&mut self) -> Result<Stretch> {
         let (scan, next) = (self.scan, self.next);
         if let Some(changed) = self.changed.filter(|changed| next < changed.end) {
@@ -132,7 +133,7 @@ impl<'a> Chunks<'a> {
         Ok(earliest)
     }
 
-    /// The source's next stretch of data, or of what is lost there: that is stored as it is found.
+    /// The source's next stretch of data, or of lost blocks: those are stored as they are found.
     fn next_data(&mut self) -> Result<Stretch> {
         let (scan, next) = (self.scan, self.next);
         if let Some(data) = self.data.filter(|data| next < data.end) {
@@ -151,7 +152,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Keeps the reading of the source below a number of bytes a second.
+/// Limits how many bytes per second are read from the source.
 pub(crate) struct RateLimit {
     bytes_per_second: u64,
     next: Mutex<Option<Instant>>,

@@ -8,34 +8,34 @@ use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::{BlockRange, BlockRanges, Findings, Revision};
 use crate::storage::{DigestsKind, FileName, Storage};
 
-/// What a scan found out, all in all.
+/// The total result of a scan.
 pub(in crate::verb::backup) struct Scanned {
     /// Digest of the new revision.
     pub digest: Digest,
     /// Bytes read from the source.
     pub read_bytes: u64,
-    /// Bytes in changed blocks, those that were cut off among them.
+    /// Bytes in changed blocks, including those that were cut off.
     pub changed_bytes: u64,
-    /// What became of the data of the newest revision.
+    /// What happened to the data of the newest revision.
     pub fate: Fate,
-    /// What is wrong with the new image: blocks whose right content the source does not know, and those that were
-    /// known to be bad in the newest revision and are not replaced.
+    /// Problems of the new image: blocks whose right content the source does not know, and those that were known to
+    /// be bad in the newest revision and are not replaced.
     pub findings: Findings,
 }
 
-/// What became of the data of a revision in the one that follows.
+/// What became of the data of a revision in the next one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::verb::backup) struct Fate {
     /// Bytes in blocks that were not zero.
     pub had_bytes: u64,
-    /// Those of them whose blocks have another content now.
+    /// Those whose blocks now have other content.
     pub replaced_bytes: u64,
-    /// Those of them that are zero now, or lie behind the new end.
+    /// Those that are now zero, or behind the new end.
     pub lost_bytes: u64,
 }
 
-/// Adds up the outcomes, in order. Checks on the way that the digests of the newest revision are those recorded: they
-/// decide what counts as changed.
+/// Adds up the outcomes, in order. Also checks that the digests of the newest revision are those recorded, because
+/// they decide what counts as changed.
 pub(in crate::verb::backup) struct Tally {
     new: RevisionHasher,
     /// The newest revision's digest so far, from the first entry on in which it differs.
