@@ -1,4 +1,4 @@
-//! Makes a golden archive of the present format in a folder that is not there yet.
+//! Makes a golden archive of the present format in a new folder.
 //!
 //! Run once for each addition to the format; its result is committed and never made anew:
 //! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With
@@ -55,14 +55,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Four more backups of the same states, then all that changes what is there.
+/// Four more backups of the same states, then everything that changes existing data.
 fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
     for state in golden::states() {
         let options = BackupOptions { force: true, threads: Some(1), ..BackupOptions::default() };
         writer.backup(&MemorySource::new(&state), &options, &clock, &Silent)?;
     }
-    // A delta takes over the blocks of two others; the image goes back to the one before.
+    // A delta takes over the blocks of two others; the image returns to the one before.
     writer.remove(&[0, 4, 5], &clock, &Silent)?;
     let config = folder.join("backy.toml");
     write_config(&config, "max_chain = 2\n")?;
