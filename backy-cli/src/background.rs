@@ -122,7 +122,7 @@ pub(crate) fn close_inherited() -> io::Result<()> {
 /// In the second process: releases the caller and reports that all is ready.
 ///
 /// # Errors
-/// Also when the caller has gone, which nobody can be told.
+/// Also when the caller has ended, which nobody can be told.
 pub(crate) fn let_go() -> io::Result<()> {
     setsid()?;
     chdir("/")?;

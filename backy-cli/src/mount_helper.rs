@@ -2,8 +2,9 @@
 //!
 //! There are two forms. `mount.fuse`, of the package fuse3, runs `backy ARCHIVE MOUNTPOINT -o OPTIONS`: an archive is
 //! given with its whole path, so its '/' distinguishes it from a command. Where there is a link
-//! `/sbin/mount.fuse.backy` to backy, `mount` runs that, as `mount.fuse.backy ARCHIVE MOUNTPOINT [-sfnv] [-o
-//! OPTIONS]`. Both become the arguments of `backy mount`, and the rest of the command knows only these.
+//! `/sbin/mount.fuse.backy` to backy, `mount` runs that, as
+//! `mount.fuse.backy ARCHIVE MOUNTPOINT [-sfnv] [-o OPTIONS]`. Both become the arguments of `backy mount`, and the
+//! rest of the command knows only these.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};

@@ -17,7 +17,7 @@ pub fn available() -> bool {
     found
 }
 
-/// Says loudly that a test did not run.
+/// Prints a loud message that a test did not run.
 ///
 /// # Panics
 /// In CI, where nothing may be skipped.

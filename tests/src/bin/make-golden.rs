@@ -1,11 +1,11 @@
 //! Makes a golden archive of the present format in a new folder.
 //!
-//! Run once for each addition to the format; its result is committed and never made anew:
+//! Run it once for each addition to the format. Its result is committed and never made again:
 //! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With
-//! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and
-//! drilled. With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost,
-//! which is known. With `flawed`, the source is a file with a partition table, a block has neither content nor
-//! digest, and an older delta has a flaw.
+//! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and drilled.
+//! With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost, which is known.
+//! With `flawed`, the source is a file with a partition table, a block has neither content nor digest, and an older
+//! delta has a flaw.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A night for each state, with somebody who confirms the first alarm and a lost block of the image.
+/// A night for each state, in which somebody confirms the first alarm and a lost block of the image.
 fn alarms(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
     let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
     let options = BackupOptions {

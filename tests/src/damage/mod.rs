@@ -58,8 +58,8 @@ impl Damaged {
         self.forged = true;
     }
 
-    /// Every revision reads right or gives an error, in every way that there is to read it; says how many
-    /// can be restored.
+    /// Every revision reads right or returns an error, in every way that there is to read it. Returns how many can be
+    /// restored.
     ///
     /// # Panics
     /// When one reads wrong.
@@ -155,9 +155,9 @@ impl Damaged {
         Ok(())
     }
 
-    /// Restores what there is of a revision to a new target, to one that holds something else, and to a
-    /// stream, and checks that all three are the same: zero where the report says so, right everywhere else
-    /// unless the digests are not.
+    /// Restores what there is of a revision to a new target, to one with other content, and to a stream, and checks
+    /// that all three are the same: zero where the report says so, right everywhere else unless the digests are
+    /// wrong.
     ///
     /// # Panics
     /// When that is not so, or when it ends early.

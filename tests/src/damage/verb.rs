@@ -1,4 +1,4 @@
-//! What is done to a damaged archive, and what has to be true when it says that it worked.
+//! What is done to a damaged archive, and what has to be true when a command reports success.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub enum Verb {
     Salvage(u8),
     /// Writes a revision as a qcow2 file.
     Export(u8),
-    /// Reads a revision for trial and records that.
+    /// Reads a revision as a drill and records that.
     Drill(u8),
     /// Makes a revision; `true`: not on a clone.
     Backup(bool),
@@ -48,7 +48,7 @@ pub enum Verb {
     Check,
     /// Checks and repairs.
     Scrub,
-    /// Makes the manifest anew; `true`: even if it reads fine.
+    /// Rebuilds the manifest; `true`: even if it is readable.
     Rebuild(bool),
     /// Tags a revision.
     Tag(u8),
@@ -59,10 +59,10 @@ fn scrub_options() -> ScrubOptions {
 }
 
 impl Damaged {
-    /// Does it; an error is as good as a success. `next` is the state of the source.
+    /// Runs it. An error is as good as a success. `next` is the state of the source.
     ///
     /// # Panics
-    /// When it says that it worked and it did not.
+    /// When it reports success and has failed.
     pub fn apply(&mut self, verb: Verb, next: &[u8]) -> Result<()> {
         if let Verb::Rebuild(force) = verb {
             return self.rebuild(force);

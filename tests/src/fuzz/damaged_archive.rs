@@ -40,7 +40,7 @@ impl<'a> Arbitrary<'a> for Input {
 /// Damages an archive as the bytes say, and works with it.
 ///
 /// # Panics
-/// When it gives out wrong bytes, or says of itself what is not true.
+/// When it returns wrong bytes, or reports something untrue.
 pub fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary(&mut Unstructured::new(data)) else { return };
     let base = base(input.base.into());

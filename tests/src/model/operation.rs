@@ -112,13 +112,13 @@ pub enum Verb {
         /// How many of the newest are kept, modulo 6; 0 for what the schedule says.
         keep: u8,
     },
-    /// Gives or takes a tag.
+    /// Adds or removes a tag.
     Tag {
         /// Which revision, modulo their number.
         number: u8,
         /// Which tag, modulo those that there are.
         tag: u8,
-        /// Takes it.
+        /// Removes it.
         remove: bool,
     },
     /// Checks what is stored.
@@ -129,7 +129,7 @@ pub enum Verb {
         #[arbitrary(value = 1)]
         threads: usize,
     },
-    /// Reads a revision for trial and records that.
+    /// Reads a revision as a drill and records that.
     Drill {
         /// Which, modulo their number.
         number: u8,

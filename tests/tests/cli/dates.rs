@@ -7,7 +7,7 @@ use super::verdict::ago;
 
 const HOUR: i64 = 3600;
 
-/// The clock goes back a little over midnight of a long weekend: nothing is overdue because of that.
+/// The clock is set back a little over midnight of a long weekend: nothing is overdue because of that.
 #[test]
 fn a_clock_set_back_a_little_is_no_problem() {
     let scene = Scene::with_archive();

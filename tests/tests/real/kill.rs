@@ -78,7 +78,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Says where it was when the test panics.
+/// Prints where it was when the test panics.
 pub(crate) struct Told(pub(crate) String);
 
 impl Drop for Told {

@@ -46,7 +46,7 @@ pub(crate) fn qemu_io(folder: &Path, file: &str, format: &str, commands: &[Strin
     assert!(!misunderstood.iter().any(|word| said.contains(word)), "qemu-io {args:?}: {said}");
 }
 
-/// The content of an image as `qemu-img convert` gives it.
+/// The content of an image as `qemu-img convert` returns it.
 pub(crate) fn converted(folder: &Path, file: &str, format: &str) -> Vec<u8> {
     qemu_img(folder, &["convert", "-f", format, "-O", "raw", file, "converted"]);
     let bytes = fs::read(folder.join("converted")).expect("read what was converted");
@@ -102,7 +102,7 @@ pub(crate) fn file(number: u64) -> String {
     format!("{}.qcow2", revision(number))
 }
 
-/// Says which case it was when the test panics.
+/// Prints which case it was when the test panics.
 pub(crate) struct Case(pub(crate) String);
 
 impl Drop for Case {

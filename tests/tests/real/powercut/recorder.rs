@@ -92,7 +92,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Serves `folder/disk` as `folder/export`, with its log in `folder/log`. Says why when it cannot.
+    /// Serves `folder/disk` as `folder/export`, with its log in `folder/log`. Returns the reason when it cannot.
     fn start(folder: &Path) -> Result<Self, String> {
         let export = folder.join("export");
         for name in ["export", "log"] {

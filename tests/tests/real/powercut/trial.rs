@@ -158,7 +158,7 @@ impl Trial {
     }
 }
 
-/// Says where it was when the test panics, and keeps the disk as it was after the power cut.
+/// Prints where it was when the test panics, and keeps the disk as it was after the power cut.
 struct Failing<'a> {
     trial: &'a Trial,
     base: &'a Base<'a>,
