@@ -105,7 +105,7 @@ fn a_signal_ends_an_import() {
     std::fs::create_dir(scene.path("old")).unwrap();
     scene.write("old/config", format!(r#"{{"chunksize": {BLOCK_BYTES}}}"#).as_bytes());
     for number in 0..8 {
-        // No stretch of zeros has this MD5, and every length is tried.
+        // No run of zeros has this MD5, and every length is tried.
         old_file(&scene, number, BLOCK_BYTES, 1, r#"{"0": "00000000000000000000000000000000"}"#);
     }
     let run = stopped(&scene, &["-b", "new", "import", "old"]);

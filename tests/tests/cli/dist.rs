@@ -90,8 +90,8 @@ fn the_services_are_sandboxed() {
     }
 }
 
-/// Every timer has a service of the same name. Every service runs at idle priority, does not disturb the archive's
-/// neighbours, and is named as its file says.
+/// Every timer has a service of the same name. Every service has idle I/O priority and can write only to its archive.
+/// The first line of each unit names its file.
 #[test]
 fn the_units_belong_together() {
     for name in units() {

@@ -78,7 +78,7 @@ fn times_are_local() {
     assert_ne!(find("UTC").text(), delta);
 }
 
-/// A UUID that begins like a day, or like a number, is ambiguous and refused.
+/// A text that is a day or a number and also the beginning of a UUID is ambiguous and refused.
 #[test]
 fn a_name_with_two_meanings_is_an_error_that_lists_them() {
     let (scene, _) = Scene::with_revisions(2);

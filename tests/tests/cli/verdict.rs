@@ -24,7 +24,7 @@ pub(crate) fn ago(seconds: i64) -> Timestamp {
 }
 
 impl Scene {
-    /// Makes the archive look as if a backup that began so many seconds ago had just ended.
+    /// Makes a backup with a clock that shows so many seconds ago.
     pub(crate) fn backup_made(&self, seconds_ago: i64, tags: &[&str]) {
         let archive = Archive::open(&self.path("a")).expect("the archive");
         let source = archive.open_source().expect("the source");
