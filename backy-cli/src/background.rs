@@ -1,8 +1,8 @@
 //! A command that continues in the background once its caller has the shell back.
 //!
-//! Nothing is forked: the command starts itself again, with a mark before its arguments, and waits until this other
-//! half says that it is ready or ends. Until then the other half is part of the caller's session, so that Ctrl-C
-//! reaches it and its errors are seen; from then on it has a session of its own and holds nothing that is the
+//! Nothing is forked: the command starts itself again, with a mark before its arguments, and waits until this second
+//! process reports that it is ready or ends. Until then the second process is part of the caller's session, so that
+//! Ctrl-C reaches it and its errors are visible. From then on it has a session of its own and holds nothing of the
 //! caller's.
 
 use std::ffi::OsString;
@@ -19,26 +19,26 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::interrupt::Interrupt;
 
-/// Told to the other half before all arguments, with the name of the operation. The rest of the command does not know
-/// of it.
+/// The mark, which the second process gets before all arguments, with the name of the operation. The rest of the
+/// command does not know of it.
 const MARK: &str = "--background-half";
-/// What the other half says when it is ready.
+/// What the second process sends when it is ready.
 const READY: &[u8] = b"ready\n";
-/// How often it is looked whether somebody asked to stop.
+/// How often to check whether somebody asked to stop.
 const POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// What became of the other half.
+/// The outcome of the second process.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// It does its work.
     Ready,
-    /// It ended, and has said why if it could.
+    /// It ended, and has printed why if it could.
     Ended(ExitStatus),
     /// Somebody asked to stop, and it has ended.
     Interrupted,
 }
 
-/// The operation, if this process is such an other half. Takes the mark away from its arguments.
+/// The operation, if this process is such a second process. Removes the mark from its arguments.
 pub(crate) fn take_mark(args: &mut Vec<OsString>) -> Option<OperationId> {
     let operation = args.get(2)?.to_str()?.parse().ok()?;
     if args.get(1)? != MARK {
@@ -91,7 +91,7 @@ fn wait(child: &mut Child, mut pipe: ChildStdout, interrupt: &Interrupt) -> io::
         return Ok(Outcome::Ready);
     }
     if said == READY {
-        // It may have become ready before it could be asked.
+        // It may have become ready before the request to stop reached it.
         ask_to_end(child);
     }
     let status = child.wait()?;
@@ -105,8 +105,9 @@ fn ask_to_end(child: &Child) {
     }
 }
 
-/// In the other half, before it has opened anything: closes the files that the caller had open besides the standard
-/// ones. A lock on one of them, or the end of a pipe, would otherwise be held for as long as this goes on.
+/// In the second process, before it has opened anything: closes the files that the caller had open besides the
+/// standard ones. Otherwise a lock on one of them, or the end of a pipe, would be held for as long as this process
+/// runs.
 pub(crate) fn close_inherited() -> io::Result<()> {
     let names = fs::read_dir("/proc/self/fd")?.map(|entry| entry.map(|entry| entry.file_name()));
     let names = names.collect::<io::Result<Vec<_>>>()?;
@@ -118,10 +119,10 @@ pub(crate) fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// In the other half: releases the caller and reports that all is ready.
+/// In the second process: releases the caller and reports that all is ready.
 ///
 /// # Errors
-/// Also when the caller has gone, which nobody can be told.
+/// Also when the caller has ended, which nobody can be told.
 pub(crate) fn let_go() -> io::Result<()> {
     setsid()?;
     chdir("/")?;

@@ -25,7 +25,7 @@ pub(crate) const FAILURE_STATUS: u8 = 1;
 pub(crate) enum Failure {
     /// The engine's error, and what to do about it.
     Engine { error: Error, advice: String },
-    /// Found out here; the whole line.
+    /// Found here; the whole line.
     Message(String),
     /// Stopped on request; the whole line.
     Interrupted(String),
@@ -78,7 +78,7 @@ impl Failure {
         }
     }
 
-    /// Prints it on standard error; returns the exit status.
+    /// Prints it on standard error. Returns the exit status.
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
         let asked = match self {
             Failure::Told => return FAILURE_STATUS,
@@ -263,7 +263,7 @@ fn usage_line(error: &clap::Error, args: &[OsString]) -> String {
     parts.join("; ")
 }
 
-/// What the parsers of numbers say, in words for whoever types them.
+/// Errors of the number parsers, in words for people.
 fn plain(text: &str) -> String {
     let words = [
         ("invalid digit found in string", "expected a whole number"),

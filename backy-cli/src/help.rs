@@ -1,4 +1,4 @@
-//! The help of one command on two screens: its whole text, and each option with all that there is to say in one column.
+//! The help of one command on two screens: its whole text, and the full description of each option in one column.
 //!
 //! clap writes either a short text in two columns (`-h`) or a long one with each option on lines of its own (`--help`,
 //! `help COMMAND`), which takes up to four screens. So the long one is replaced here by the short form of a command
@@ -9,7 +9,7 @@ use clap::{Command, CommandFactory};
 
 use crate::cli::Cli;
 
-/// What to print instead of clap's long help, of a command or of all; `None` for any other text.
+/// What to print instead of clap's long help, of a command or of all. `None` for any other text.
 pub(crate) fn compact(shown: &clap::Error) -> Option<clap::Error> {
     let text = shown.render().to_string();
     let mut root = Cli::command();

@@ -67,7 +67,7 @@ pub(crate) fn of_usage(error: &clap::Error, args: &[OsString]) -> Option<String>
             if ARCHIVE_OPTIONS.contains(&name) {
                 return Some("-b names the folder of the archive".to_owned());
             }
-            // Of two words the first is taken for the folder to mount on.
+            // The first of two words counts as the folder to mount on.
             match args.iter().any(|arg| arg == "mount") {
                 true if !argument.starts_with('-') => Some(
                     "mount shows every revision under by-number, by-date and by-tag: name only a folder".to_owned(),

@@ -1,6 +1,6 @@
-//! Ctrl-C and its relatives. As long as a command only looks at things or prints what it found, the first one ends
-//! the process at once. While an operation is under way, it asks that to stop and leave everything in order, and a
-//! second Ctrl-C ends the process at once (which loses nothing either: the next writing command cleans up).
+//! Ctrl-C and the other signals. As long as a command only reads or prints, the first one ends the process at once.
+//! While an operation is under way, it asks that to stop and leave everything in order, and a second Ctrl-C ends the
+//! process at once (which loses nothing either: the next writing command cleans up).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{SigId, flag, low_level};
 
-/// Exit status after Ctrl-C: 128 and the number of the signal, as shells have it.
+/// Exit status after Ctrl-C: 128 and the number of the signal, as in shells.
 pub(crate) const CTRL_C_STATUS: u8 = 130;
 
-/// How often it is looked whether somebody asked to stop.
+/// How often to check whether somebody asked to stop.
 const POLL: Duration = Duration::from_millis(50);
-/// How long what was asked to stop may wait for somebody else.
+/// How long a stopping operation may wait for somebody else.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether somebody asked to stop, and how.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     requested: Arc<AtomicBool>,
-    /// Whether there is nothing that would have to be left in order.
+    /// Whether nothing would have to be left in order.
     only_looks: Arc<AtomicBool>,
     /// How many operations are under way.
     under_way: AtomicUsize,
@@ -46,7 +46,7 @@ impl Default for Interrupt {
 
 impl Interrupt {
     /// From now on SIGINT, SIGTERM and SIGHUP end the process, the last two with `status`, or, once something has
-    /// [begun](Interrupt::begin), ask to stop. Those that were ignored stay so, for `nohup`.
+    /// [begun](Interrupt::begin), ask to stop. Signals that were ignored stay ignored, for `nohup`.
     pub(crate) fn listen(&self, status: u8) -> io::Result<()> {
         let ignored = ignored_signals();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -57,7 +57,7 @@ impl Interrupt {
             let only_looks = Arc::clone(&self.only_looks);
             flag::register_conditional_shutdown(signal, status.into(), only_looks)?;
             if signal == SIGINT {
-                // Before the flag is set, or the first Ctrl-C would already find it so.
+                // Before the flag is set, or the first Ctrl-C would already see it.
                 let asked = Arc::clone(&self.requested);
                 let at_once = flag::register_conditional_shutdown(signal, status.into(), asked)?;
                 *self.at_once.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_once);
@@ -68,16 +68,15 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Until the end of what is returned a signal asks to stop: an operation is under way that looks whether somebody
-    /// asked.
+    /// While the returned value exists, a signal asks to stop: an operation is under way that checks for it.
     pub(crate) fn begin(&self) -> UnderWay<'_> {
         self.under_way.fetch_add(1, Relaxed);
         self.only_looks.store(false, Relaxed);
         UnderWay(self)
     }
 
-    /// Runs what may have to wait for somebody else, such as a reader of standard output. When it has been asked to
-    /// stop and waits all the same, `give_up` is called beside it, which ends the process.
+    /// Runs what may have to wait for somebody else, such as a reader of standard output. If it is asked to stop and
+    /// still waits, a thread calls `give_up`, which ends the process.
     pub(crate) fn or_give_up<T>(&self, work: impl FnOnce() -> T, give_up: impl Fn() + Sync) -> T {
         let (until_its_end, ended) = channel::<()>();
         let give_up = &give_up;
@@ -134,11 +133,11 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// From now on a file that becomes longer than allowed (`ulimit -f`) is an error of the writing, as on a file system
-/// that takes no longer one, and not the end of this process. What this one starts is not concerned: it has a
-/// handler, which is not inherited, and does not ignore the signal. Python does the same by itself.
+/// From now on a file that becomes longer than allowed (`ulimit -f`) is a write error, as on a file system with a
+/// smaller limit, and does not end this process. This does not affect child processes: it is a handler, which they do
+/// not inherit, and does not ignore the signal. Python does the same by itself.
 pub(crate) fn survive_size_limit() {
-    // What cannot be arranged would only matter under such a limit.
+    // A failure here would only matter under such a limit.
     let _ = flag::register(SIGXFSZ, Arc::default());
 }
 

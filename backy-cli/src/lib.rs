@@ -1,8 +1,8 @@
 //! The `backy` command: turns arguments into calls of the engine, and its reports into text.
 //!
-//! Results go to standard output, everything else to standard error. The exit status is 0 when it worked, 1 when it
-//! did not, 130 when it was stopped by Ctrl-C; that of the commands for monitoring is the verdict. Nothing is
-//! computed here that `backy_lib` does not report.
+//! Results are written to standard output, everything else to standard error. The exit status is 0 on success, 1 on
+//! failure, 130 when Ctrl-C stopped it. For the monitoring commands it is the verdict. This crate computes nothing
+//! that `backy_lib` does not report.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -49,11 +49,11 @@ use crate::output::Output;
 use crate::progress::Reporter;
 use crate::waiting::Waiting;
 
-/// What every command is given.
+/// The context of every command.
 pub(crate) struct Session {
     /// The archive's folder, absolute, so that messages say where it is.
     folder: PathBuf,
-    /// Whether the archive is acted on when others can change it.
+    /// Whether to act on the archive when others can change it.
     trust: Trust,
     verbosity: Verbosity,
     output: Output,
@@ -62,13 +62,13 @@ pub(crate) struct Session {
     operation: OperationId,
     /// The command's own name.
     command: &'static str,
-    /// The form of log that was asked for.
+    /// The requested log format.
     log_format: Option<LogFormat>,
     /// The service manager, if it started this process.
     notifier: Option<Arc<Notifier>>,
     /// Whether another process of this command waits for this one to be ready.
     is_background_half: bool,
-    /// The program by which this command is started once more, and its first arguments.
+    /// The program that starts this command once more, and its first arguments.
     itself: Vec<OsString>,
 }
 
@@ -95,7 +95,7 @@ impl Session {
         }
     }
 
-    /// How lines for a log other than standard error are written: as on that, or as text.
+    /// How to write lines for a log other than standard error: as on that, or as text.
     fn style(&self) -> Arc<Style> {
         let format = self.log_format.filter(|format| *format == LogFormat::Json);
         Arc::new(Style {
@@ -110,7 +110,7 @@ impl Session {
         Operation::begin(self.operation, Some(self.command.to_owned()), Some(archive))
     }
 
-    /// Whether a command that worked says what it did: when asked to, or to a person who waits for it.
+    /// Whether a successful command reports what it did: with -v, or to a person who waits for it.
     fn tells(&self) -> bool {
         match self.verbosity {
             Verbosity::Quiet => false,
@@ -130,10 +130,10 @@ pub fn main() -> ExitCode {
     ExitCode::from(run(std::env::args_os().collect(), itself))
 }
 
-/// Runs the command with these arguments, the first of which is its own name; the exit status.
+/// Runs the command with these arguments, the first of which is its own name. Returns the exit status.
 ///
-/// `itself` is the program, and its first arguments, by which the command is started once more. Signals are listened to
-/// from here on, for as long as the process lives.
+/// `itself` is the program, and its first arguments, that starts the command once more. From here on the process
+/// handles signals, for as long as it lives.
 pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     let mut args = args;
     interrupt::survive_size_limit();
@@ -194,27 +194,27 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     perform(cli.command, &session, is_probe)
 }
 
-/// Runs the command, and reports its beginning and end to the log and the service manager; the exit status.
+/// Runs the command, and reports its beginning and end to the log and the service manager. Returns the exit status.
 fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     let name = session.command;
-    // The other half has begun, and ends, for both.
+    // The background process reports the beginning and the end for both.
     let tells_all = session.verbosity == Verbosity::Verbose && !session.is_background_half;
     if tells_all {
         session.output.log(Event::Start, &format!("{name} begins"));
     }
-    // A mount is ready when it can be used.
+    // A mount is ready when it is usable.
     if !matches!(command, Command::Mount(_)) {
         session.notify(|manager| manager.ready(&format!("{name} begins")));
     }
     let changes = command.changes();
     let done = dispatch(command, session);
-    // Whoever asks to stop does not wait for a verdict; the next run writes it.
+    // Whoever asks to stop does not wait for a verdict. The next run writes it.
     if changes && !session.interrupt.requested() {
         write_figures(session);
     }
     let status = match done {
         Ok(()) => 0,
-        // It worked, and what it found is bad.
+        // It worked, and found a problem.
         Err(Failure::Verdict(status)) => status,
         Err(failure) => {
             session.notify(|manager| manager.status(&failure.text()));
@@ -305,8 +305,8 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// What a long chain of deltas keeps open is an eighth of the limit, of which the usual soft one of 1024 is little.
-/// This process does nothing else, so that it may have more of them open than a few dozen.
+/// A long chain of deltas may keep an eighth of the limit open, and the usual soft limit of 1024 is low. This process
+/// does nothing else, so it may have more of them open than a few dozen.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -1,20 +1,21 @@
-//! Being called by `mount(8)`, from a line of `/etc/fstab` or a systemd mount.
+//! Calls by `mount(8)`, from a line of `/etc/fstab` or a systemd mount.
 //!
-//! Two forms are known. `mount.fuse`, of the package fuse3, runs `backy ARCHIVE MOUNTPOINT -o OPTIONS`: an archive is
-//! given with its whole path, and so is told from a command by its '/'. Where there is a link
-//! `/sbin/mount.fuse.backy` to backy, `mount` runs that, as `mount.fuse.backy ARCHIVE MOUNTPOINT [-sfnv] [-o
-//! OPTIONS]`. Both become the arguments of `backy mount`, which is all that the rest of the command knows of.
+//! There are two forms. `mount.fuse`, of the package fuse3, runs `backy ARCHIVE MOUNTPOINT -o OPTIONS`: an archive is
+//! given with its whole path, so its '/' distinguishes it from a command. Where there is a link
+//! `/sbin/mount.fuse.backy` to backy, `mount` runs that, as
+//! `mount.fuse.backy ARCHIVE MOUNTPOINT [-sfnv] [-o OPTIONS]`. Both become the arguments of `backy mount`, and the
+//! rest of the command knows only these.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// What the link has to be called.
+/// The required name of the link.
 const HELPER: &str = "mount.fuse.backy";
 
-/// What `mount` itself acts on, or what does not matter for files that nothing but backy can make. `rw` is what
-/// `mount` gives when nothing is said.
+/// What `mount` itself acts on, or what does not matter for files that only backy can make. `rw` is the default of
+/// `mount`.
 const WITHOUT_EFFECT: [&str; 35] = [
     "rw",
     "dev",
@@ -53,11 +54,11 @@ const WITHOUT_EFFECT: [&str; 35] = [
     "nomand",
 ];
 
-/// Options of `backy mount` that may be given.
+/// The permitted options of `backy mount`.
 const FLAGS: [&str; 2] = ["allow_other", "writable"];
 const VALUES: [&str; 5] = ["cache", "log", "log_format", "dir", "gid"];
 
-/// The arguments of this process as those of `backy`; nothing when `mount` wants nothing to be done.
+/// The arguments of this process as those of `backy`. Nothing when `mount` needs no action.
 ///
 /// # Errors
 /// One line about the mistake in the arguments.
@@ -199,7 +200,7 @@ mod tests {
         translate(words).map(|args| args.map(joined))
     }
 
-    /// What mount(8) and mount.fuse call with becomes a call of `backy mount`; everything else stays.
+    /// The calls of mount(8) and mount.fuse become a call of `backy mount`. Everything else stays.
     #[test]
     fn both_forms_are_understood() {
         for (line, expected) in [

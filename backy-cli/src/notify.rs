@@ -1,6 +1,6 @@
 //! Reports progress to the service manager that started this process. Source: `sd_notify(3)`.
 //!
-//! A manager that does not listen, or not now, is passed over: a backup never waits for it.
+//! backy ignores a manager that does not listen, or not now: a backup never waits for it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -33,7 +33,7 @@ impl Notifier {
         let manager = match name.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             [b'/', ..] => SocketAddr::from_pathname(name)?,
-            // A virtual machine's manager, which has no business here.
+            // A virtual machine's manager, which does not belong here.
             _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         let socket = UnixDatagram::unbound()?;
@@ -65,7 +65,8 @@ impl Notifier {
 mod tests {
     use super::*;
 
-    /// A socket in a folder and one in no folder are both found; each message is one datagram whose lines are its own.
+    /// A socket in a folder and one in no folder are both found. Each message is one datagram whose lines are its
+    /// own.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "removes its own socket")]
     fn both_kinds_of_sockets_are_spoken_to() {

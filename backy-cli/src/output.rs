@@ -1,7 +1,7 @@
 //! What people see: lines on standard error, results on standard output, tables, sizes, times.
 //!
-//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. Where a log
-//! is wanted instead, standard error has only lines of that form.
+//! Colours and bars are for terminals only, and not when `NO_COLOR` is set or the terminal is a dumb one. If a log is
+//! requested instead, standard error has only lines of that form.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::panic::PanicHookInfo;
@@ -16,12 +16,12 @@ use jiff::tz::TimeZone;
 use crate::errors::Failure;
 use crate::log::{Ending, Event, Severity, Style};
 
-/// Where output goes, and what the places can show.
+/// Where output is written, and what those places can show.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     stdout: Stream,
     stderr: Stream,
-    /// How lines on standard error are written, where they are for a log.
+    /// How to write lines on standard error, where they are for a log.
     log: Option<Arc<Style>>,
 }
 
@@ -32,7 +32,7 @@ struct Stream {
     is_dumb: bool,
 }
 
-/// A longer answer is no.
+/// A longer answer means no.
 const MAX_ANSWER_BYTES: u64 = 1024;
 
 /// A colour of the terminal's own palette, so that it suits its background.
@@ -84,7 +84,7 @@ impl Output {
         io::stdin().is_terminal() && self.stderr.is_terminal && self.log.is_none()
     }
 
-    /// Asks a person; whether the answer is yes. An empty one, and the end of the input, are no.
+    /// Asks a person. Returns whether the answer is yes. An empty one, and the end of the input, mean no.
     pub(crate) fn ask(&self, question: &str) -> Result<bool, Failure> {
         let asked = format!("{} [y/N] ", escape::line(question));
         io::stderr().lock().write_all(asked.as_bytes()).map_err(Failure::Output)?;
@@ -134,7 +134,7 @@ impl Output {
         self.say(Severity::Warning, Event::Warning, text);
     }
 
-    /// One line on standard error about stored data that is wrong.
+    /// One line on standard error about damaged data.
     pub(crate) fn finding(&self, text: &str) {
         self.say(Severity::Warning, Event::Finding, text);
     }
@@ -179,7 +179,7 @@ static HELD_BACK: Mutex<Option<HeldBack>> = Mutex::new(None);
 /// The most lines that are kept; more than anybody reads.
 const MOST_HELD_BACK: usize = 10_000;
 
-/// Holds back standard error from now on; with `false` writes what was held back, and no longer does.
+/// Holds back standard error from now on. With `false` it writes what was held back, and stops.
 pub(crate) fn hold_back(held: bool) {
     let mut waiting = HELD_BACK.lock().unwrap_or_else(PoisonError::into_inner);
     if held {
@@ -202,11 +202,11 @@ fn write_line(line: String) {
         }
         return;
     }
-    // In one piece, so that lines of several processes do not mix. A standard error that is closed cannot be told of.
+    // In one piece, so that lines of several processes do not mix. A closed standard error cannot be reported.
     let _ = io::stderr().lock().write_all((line + "\n").as_bytes());
 }
 
-/// Says where a thread has panicked, in one line; what it said becomes an error, if the operation can still end with
+/// Reports in one line where a thread has panicked. Its message becomes an error, if the operation can still end with
 /// one.
 pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
@@ -260,7 +260,7 @@ pub(crate) fn level_colour(level: Level) -> Colour {
     }
 }
 
-/// A size for a column: as [`display_size`], and without the decimal where it says little.
+/// A size for a column: like [`display_size`], and without the decimal where it says little.
 pub(crate) fn size(bytes: u64) -> String {
     let text = display_size(bytes);
     match text.split_once('.') {

@@ -1,8 +1,8 @@
-//! Root in an archive of another user: what only changes the archive is done with that user's rights.
+//! Root in an archive of another user: commands that only change the archive run with that user's rights.
 //!
-//! Root may not act on what another user could change, and a `sudo backy tag` in a user's archive must leave it such
-//! that its owner can go on. As the owner, neither can go wrong: the command can do nothing that he could not do
-//! himself, and all it makes is his. What reads the source, runs hooks or restores is not done that way; it is
+//! Root may not act on what another user could change, and a `sudo backy tag` in a user's archive must leave it
+//! usable for its owner. With the owner's rights, both hold: the command can do nothing that he could not do himself,
+//! and everything that it makes is his. Commands that read the source, run hooks or restore do not do that; they are
 //! refused (`doc/decisions/18-trust.md`).
 
 use std::ffi::CString;
@@ -14,9 +14,9 @@ use rustix::process::geteuid;
 
 use crate::errors::Failure;
 
-/// Gives up root's rights for those of the user whom the archive in `folder` belongs to, for the rest of this
-/// process; who that is. Nothing happens when the caller is not root, or the archive is root's, or others than its
-/// owner can change it.
+/// Replaces root's rights by those of the owner of the archive in `folder`, for the rest of this process. Returns
+/// that owner. Does nothing when the caller is not root, or the archive is root's, or others than its owner can
+/// change it.
 pub(crate) fn take_on(folder: &Path) -> Result<Option<String>, Failure> {
     let Some(user) = other_owner(folder).filter(|_| geteuid().is_root()) else { return Ok(None) };
     let known = User::from_uid(Uid::from_raw(user)).ok().flatten();
@@ -34,8 +34,8 @@ pub(crate) fn take_on(folder: &Path) -> Result<Option<String>, Failure> {
     Ok(Some(who))
 }
 
-/// First the groups, which only root can change. Of a user without an account nobody knows the groups: one with his
-/// number, as Debian and others give everybody.
+/// First the groups, which only root can change. The groups of a user without an account are unknown: it gets one
+/// with his number, which Debian and others give everybody.
 fn give_up(user: u32, known: Option<&User>) -> nix::Result<()> {
     let group = known.map_or(Gid::from_raw(user), |known| known.gid);
     match known.and_then(|known| CString::new(known.name.as_bytes()).ok()) {

@@ -1,4 +1,4 @@
-//! Plans of `maintenance` and `rm` as text, and what has become of them.
+//! Plans of `maintenance` and `rm` as text, and their results.
 
 use backy_lib::plan::Step;
 use backy_lib::retention::Verdict;
@@ -9,7 +9,7 @@ use crate::output::{Colour, Output, duration, local_minute, signed_size};
 use crate::table::{self, Column, Table};
 use crate::words;
 
-/// The whole plan: a row for each revision, the steps, and the bytes that come free.
+/// The whole plan: a row for each revision, the steps, and the bytes that it frees.
 pub(crate) fn describe(plan: &MaintenancePlan, revisions: &[Revision], output: &Output) -> String {
     let mut lines = Vec::new();
     if !plan.verdicts.is_empty() {

@@ -1,5 +1,5 @@
-//! What monitoring runs: `status --check` and `check`. Their exit status is the verdict, and where nothing can be
-//! told, wrong arguments included, it is 3 with a line on standard output: whoever runs them reads nothing else.
+//! What monitoring runs: `status --check` and `check`. Their exit status is the verdict. Without a verdict, wrong
+//! arguments included, it is 3 with a line on standard output: whoever runs them reads nothing else.
 
 use std::ffi::OsString;
 
@@ -30,7 +30,7 @@ pub(crate) fn is_probe(args: &[OsString]) -> bool {
     }
 }
 
-/// Says why nothing can be told; the exit status. A verdict that has been printed is its own.
+/// Reports why there is no verdict. Returns the exit status. A verdict that has been printed keeps its own.
 pub(crate) fn unknown(output: &Output, failure: &Failure) -> u8 {
     match failure {
         Failure::Verdict(status) => *status,
@@ -46,7 +46,7 @@ pub(crate) fn unknown(output: &Output, failure: &Failure) -> u8 {
 mod tests {
     use super::*;
 
-    /// Only the two commands for monitoring are taken for such, wherever their options stand.
+    /// Only the two commands for monitoring count as such, wherever their options stand.
     #[test]
     fn the_commands_for_monitoring_are_known_by_their_arguments() {
         for (line, expected) in [

@@ -1,5 +1,5 @@
 //! Shows what an operation is doing: a bar on a terminal once it takes longer than a second, warnings, and notes; the
-//! phases in a log, and how far they are to the service manager.
+//! phases in a log, and the progress to the service manager.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use crate::notify::Notifier;
 use crate::output::{self, size};
 use crate::{Session, log};
 
-/// What is over sooner needs no bar.
+/// A shorter operation needs no bar.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
 /// How often the service manager learns how far it is.
@@ -24,7 +24,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const TEMPLATE: &str = "{msg} {percent:>3}% [{wide_bar}] {binary_bytes} of {binary_total_bytes}, \
                         {binary_bytes_per_sec}, {eta} left";
 
-/// Watches one operation, and stops it when somebody asks to.
+/// Watches one operation, and stops it when somebody asks for that.
 pub(crate) struct Reporter<'a> {
     session: &'a Session,
     verbosity: Verbosity,
@@ -97,7 +97,7 @@ impl Observer for Reporter<'_> {
     }
 }
 
-/// Prints what a plan finds. Nothing is under way, so that the first Ctrl-C ends the process.
+/// Prints what a plan finds. Nothing is under way, so the first Ctrl-C ends the process.
 pub(crate) struct Planning<'a>(pub(crate) &'a Session);
 
 impl Observer for Planning<'_> {
@@ -108,7 +108,7 @@ impl Observer for Planning<'_> {
     }
 }
 
-/// A phase as people say it.
+/// The name of a phase for people.
 fn words(phase: Phase) -> &'static str {
     match phase {
         Phase::Recover => "recovering",
@@ -125,8 +125,8 @@ fn words(phase: Phase) -> &'static str {
     }
 }
 
-/// Shows how far the present phase is, from its counters, by a thread of its own: as a bar on standard error, and to
-/// the service manager.
+/// Shows the progress of the present phase, from its counters, in a thread of its own: as a bar on standard error,
+/// and to the service manager.
 struct Display {
     shared: Arc<Shared>,
     drawer: Option<JoinHandle<()>>,
@@ -154,7 +154,7 @@ struct Running {
     bar: Option<ProgressBar>,
     counters: Arc<Counters>,
     began: Instant,
-    /// When the service manager was last told.
+    /// When the service manager was last notified.
     told: Instant,
 }
 
@@ -266,7 +266,7 @@ impl Drop for Display {
             running.end();
         }
         if let Some(drawer) = self.drawer.take() {
-            // It does not panic; if it did, the operation would be none the worse.
+            // It does not panic. If it did, that would not harm the operation.
             let _ = drawer.join();
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use rustix::termios::tcgetwinsize;
 
-/// Where standard output is no terminal, and on a terminal that does not say how wide it is.
+/// The width where standard output is no terminal, and on a terminal that does not report one.
 const USUAL_WIDTH: usize = 80;
 /// The last column is never narrower, whatever the others take.
 const LEAST_WRAPPED: usize = 16;

@@ -1,10 +1,10 @@
-//! A `~` that the shell has not expanded, as in `--backupdir=~/archive`, in quotes, or in a unit of systemd. Taken as
-//! it stands it would make a folder of that name, and the next thing that somebody types is `rm -rf ~`.
+//! A `~` that the shell has not expanded, as in `--backupdir=~/archive`, in quotes, or in a unit of systemd. Taken
+//! literally it would make a folder of that name, and the next command would be `rm -rf ~`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-/// That no argument begins a path with a `~`.
+/// Checks that no argument begins a path with a `~`.
 ///
 /// # Errors
 /// The line that says which one does, and what to write.

@@ -1,5 +1,5 @@
-//! What several commands say, said in the same way: lists of tags, of revisions and of stretches, words for a shell,
-//! and how much is checked.
+//! What several commands print in the same way: lists of tags, of revisions and of extents, words for a shell, and
+//! how much is verified.
 
 use backy_lib::extent::Extent;
 use backy_lib::health::display_age;
@@ -50,7 +50,7 @@ pub(crate) fn revisions(numbers: &[usize]) -> String {
     }
 }
 
-/// How many characters of UUIDs tell all of them apart: at least 8, and not just up to a hyphen.
+/// How many characters of UUIDs distinguish all of them: at least 8, and not just up to a hyphen.
 pub(crate) fn telling_length<'a>(ids: impl IntoIterator<Item = &'a RevisionId>) -> usize {
     let mut names: Vec<String> = ids.into_iter().map(RevisionId::to_string).collect();
     names.sort_unstable();
@@ -71,7 +71,7 @@ pub(crate) fn count(number: usize, word: &str) -> String {
     if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }
 
-/// Stretches that are shown of one revision.
+/// How many extents are shown of one revision.
 const MAX_EXTENTS: usize = 4;
 
 /// `bytes 0-65535, 131072-196607 (128 KiB)`; of many only the first ones.

@@ -1,4 +1,4 @@
-//! `backy.Archive`: signatures and docstrings. What the methods do is in `operations`.
+//! `backy.Archive`: signatures and docstrings. `operations` has the code of the methods.
 
 mod changing;
 mod giving;

@@ -1,4 +1,5 @@
-//! `backy.CancelToken`, and what every long call takes: a callback for its progress, and a token that stops it.
+//! `backy.CancelToken`, and the parameters of every long call: a callback for its progress, and a token that stops
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,9 +1,9 @@
 //! The end of the interpreter while other threads are in calls, and children that are forked meanwhile.
 //!
-//! Only daemon threads are still at work then. Before the interpreter ends, as the `atexit` module has it, their
-//! operations are asked to stop, and waited for until the archive is in order, but not for longer than [`PATIENCE`].
-//! Their threads do not go back to Python: what they would raise there nobody has asked for. They stay where they are
-//! until the process ends.
+//! Only daemon threads are still at work then. Before the interpreter ends, in a function registered with the
+//! `atexit` module, their operations are asked to stop. The interpreter waits until the archive is in order, but not
+//! for longer than [`PATIENCE`]. Their threads do not return to Python: nobody asked for the exceptions that they
+//! would raise there. They stay where they are until the process ends.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -118,7 +118,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // In a child that was forked in a call it is not counted any more.
+        // A child that was forked in a call no longer counts it.
         let _ = UNDER_WAY.fetch_update(SeqCst, SeqCst, |calls| calls.checked_sub(1));
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn in_context(py: Python<'_>, error: PyErr) -> PyErr {
         let errors = py.import("backy.errors")?;
         errors.getattr("_in_context")?.call1((error.value(py),)).map(|_| ())
     };
-    // It is only about what a traceback shows besides.
+    // It only affects what a traceback shows in addition.
     let _ = set();
     error
 }

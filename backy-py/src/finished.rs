@@ -1,4 +1,4 @@
-//! What an operation that has finished gives, whatever was raised meanwhile: a result is never lost.
+//! What an operation that has finished returns, whatever was raised meanwhile: a result is never lost.
 
 use backy_lib::Error;
 use pyo3::exceptions::PyException;

@@ -1,8 +1,8 @@
 //! Ctrl-C for operations in other threads than the main one, in which alone Python runs signal handlers.
 //!
 //! While such an operation is at work, a function of ours counts SIGINT and passes it on to Python's own, which it
-//! stands in front of; `signal.getsignal` and all handlers stay as they are. Whether it stops the operation depends
-//! on what Python does with it: a program with a handler of its own decides for itself, and cancels by token.
+//! precedes; `signal.getsignal` and all handlers stay as they are. Python decides whether it stops the operation: a
+//! program with a handler of its own decides for itself, and cancels by token.
 
 use std::ffi::{c_int, c_void};
 use std::mem::{MaybeUninit, transmute};
@@ -50,7 +50,7 @@ impl Interrupt {
         let Some(counted) = self.counted else { return Ok(false) };
         let has_come = COUNT.load(SeqCst) != counted;
         if !has_come {
-            // Python has put its own function in front again, if the program has set a handler meanwhile.
+            // Python has installed its own function again, if the program has set a handler meanwhile.
             stand_in_front();
         }
         self.stops.call1(py, (has_come,))?.extract(py)

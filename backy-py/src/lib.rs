@@ -1,7 +1,7 @@
 //! The native half of the `backy` Python module: the engine's objects, as Python sees them.
 //!
-//! Converts and nothing else: what a value means is decided in `backy_lib`, what an exception is called in
-//! `python/backy/errors.py`. The doc comments here are the docstrings; `_backy.pyi` has the types.
+//! It only converts: `backy_lib` decides what a value means, `python/backy/errors.py` what an exception is called.
+//! The doc comments here are the docstrings; `_backy.pyi` has the types.
 
 mod archive;
 mod cancel;

@@ -1,4 +1,4 @@
-//! Messages of the engine go to Python's `logging`, to the logger `backy`.
+//! Messages of the engine reach Python's `logging`, in the logger `backy`.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

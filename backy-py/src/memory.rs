@@ -1,8 +1,8 @@
-//! Large pieces of memory are given back to the system as soon as they are not needed.
+//! Returns large pieces of memory to the system as soon as they are not needed.
 //!
-//! The C library would keep them: once one of some size has been freed, it takes those that follow from the heaps
-//! that its threads have, and those do not shrink at their ends. Each mount has a buffer of 16 MiB for each of its
-//! threads, so that a process which mounts again and again would grow by as much for every heap.
+//! The C library would keep them: once one of some size has been freed, it takes later ones from the heaps of its
+//! threads, and those do not shrink at their ends. Each mount has a buffer of 16 MiB for each of its threads, so a
+//! process which mounts again and again would grow by as much for every heap.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::{NonNull, null_mut};

@@ -88,8 +88,8 @@ static MADE: Mutex<Vec<Weak<Mutex<Option<Mounted>>>>> = Mutex::new(Vec::new());
 /// end.
 #[expect(unsafe_code, reason = "the interpreter has no safe form of it")]
 pub(crate) fn arrange() {
-    // SAFETY: the function uses nothing of Python. There is space for some dozens of them at most; without it,
-    // only what nobody refers to is taken away.
+    // SAFETY: the function uses nothing of Python. There is space for some dozens of them at most; without it, only
+    // unreferenced ones are unmounted.
     let _ = unsafe { pyo3::ffi::Py_AtExit(Some(take_all_away)) };
 }
 
@@ -127,7 +127,7 @@ impl Mount {
             ..MountOptions::default()
         };
         let path = given.mountpoint;
-        // What is being mounted at the end is waited for, so that it can be taken away.
+        // At the end, wait for what is being mounted, so that it can be unmounted.
         let _call = Call::begin(py)?;
         let mounted = py.detach(|| {
             let path = std::path::absolute(&path).map_err(Error::io(&path, "find the folder"))?;

@@ -1,4 +1,4 @@
-//! Arguments by their names: an error about one says which it is.
+//! Arguments by their names: an error about one names it.
 //!
 //! PyO3 adds the name as a note, which `str()` of the error does not have, nor Python before 3.11.
 

@@ -1,5 +1,4 @@
-//! What the modules for scripts of 2014 need besides `backy.Archive`: archives of then, and chunks of revisions of
-//! today.
+//! What the modules for scripts of 2014 need besides `backy.Archive`: old archives, and chunks of today's revisions.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! What the methods of `backy.Archive` do, with the engine's types: the requests that the command makes, too.
+//! The code of the methods of `backy.Archive`, with the engine's types, including the requests that the command
+//! makes.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! Calls of code in Python that somebody else has written, with frames of Rust below them.
+//! Calls of foreign Python code, with frames of Rust below them.
 //!
-//! When the interpreter ends, up to Python 3.13, it ends each other thread that wants to go on in Python: by
+//! When the interpreter ends, up to Python 3.13, it ends each other thread that wants to continue in Python: by
 //! `pthread_exit`, which unwinds the stack. Frames of Rust abort the process then. So a thread that is ended in such
-//! a call stays here for ever instead, as Python 3.14 has it; the process ends without it.
+//! a call stays here forever instead, as in Python 3.14, and the process ends without it.
 
 use std::ptr::null_mut;
 

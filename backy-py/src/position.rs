@@ -1,4 +1,4 @@
-//! Where a file is that is being read. Each step is atomic: whoever reads takes its bytes first, as the kernel does
+//! The position of a file that is being read. Each step is atomic: a read takes its bytes first, as the kernel does
 //! it for other files. So threads, and signal handlers that come in the middle of a read, neither wait for each other
 //! nor lose a step.
 

@@ -1,4 +1,4 @@
-//! Reports from what `to_dict()` gave, from what the command printed, and from pickles.
+//! Reports from the output of `to_dict()`, from the command's output, and from pickles.
 
 use backy_lib::report_path::exactly;
 use pyo3::exceptions::PyTypeError;
@@ -46,7 +46,7 @@ fn parse<T: DeserializeOwned>(class: &str, text: &str) -> PyResult<T> {
     serde_path_to_error::deserialize(&mut parser).map_err(|error| {
         let place = error.path().to_string();
         let why = error.inner().to_string();
-        // Where that is in the text means nothing to who gave a dict.
+        // The position in the text means nothing to somebody who passed a dict.
         let why = why.split(" at line ").next().unwrap_or(&why);
         match place.as_str() {
             "." => wrong(format!("{class}.from_dict: {why}")),
@@ -90,7 +90,7 @@ fn write(value: &Bound<'_, PyAny>, text: &mut String, place: &mut Place<'_>) -> 
     } else if let Ok(flag) = value.cast::<PyBool>() {
         text.push_str(if flag.is_true() { "true" } else { "false" });
     } else if value.is_instance_of::<PyInt>() {
-        // The digits, also of a subclass that shows itself in another way.
+        // The digits, also of a subclass with another representation.
         let digits = value.call_method1("__format__", ("d",))?;
         text.push_str(&digits.extract::<String>()?);
     } else if let Ok(float) = value.cast::<PyFloat>() {

@@ -196,8 +196,8 @@ impl Reader {
         #[expect(unsafe_code, reason = "the stable ABI of Python 3.9 has no buffers")]
         // SAFETY: the only callers are RevisionFile.readinto and readinto_at. They take address and size from a
         // ctypes array over a writable buffer, and keep that array until this returns; while it lives, the buffer can
-        // neither be freed nor resized. The memory is initialised, as that of every Python buffer. That no other
-        // thread writes to it is what whoever calls readinto() has to see to with any file, too.
+        // neither be freed nor resized. The memory is initialised, as that of every Python buffer. The caller of
+        // readinto() has to ensure, as with any file, that no other thread writes to it.
         let buffer = unsafe { std::slice::from_raw_parts_mut(start, size) };
         self.fill(py, buffer, offset)
     }

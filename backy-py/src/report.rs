@@ -1,8 +1,8 @@
-//! Reports as Python objects: the engine's structs with a property for each field, and as what `--json` prints.
+//! Reports as Python objects: the engine's structs with a property for each field, and in the form that `--json`
+//! prints.
 //!
 //! A class is declared with [`report!`], once, and nothing is written twice: `to_dict` is the JSON of the engine's
-//! struct, and so are equality, hash and what a pickle has. How a report is read back is in `read`, how it is shown
-//! in `show`.
+//! struct, and so are equality, hash and the content of a pickle. `read` reads a report back, `show` shows it.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};

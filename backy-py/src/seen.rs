@@ -1,5 +1,5 @@
-//! A revision as it was seen in an archive: with its number there and what cannot be read from it, which its manifest
-//! does not say.
+//! A revision as it appeared in an archive: with its number there and its unreadable data, which its manifest does
+//! not have.
 
 use backy_lib::extent::Extent;
 use backy_lib::report_path::is_exact;

@@ -1,4 +1,4 @@
-//! How reports are shown: `repr`, with values as Python writes them, and what is in them short.
+//! How reports are shown: `repr`, with values as Python writes them, and nested ones in short.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};

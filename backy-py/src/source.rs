@@ -1,4 +1,4 @@
-//! Objects of Python as a source.
+//! Python objects as a source.
 
 use backy_lib::error::{Error, Result};
 use backy_lib::extent::Extent;
@@ -134,7 +134,7 @@ fn extents(answer: &Bound<'_, PyAny>, size_bytes: u64) -> PyResult<Vec<Extent>> 
         let (offset, len): (u64, u64) = item?.extract()?;
         Ok(Extent::between(offset, offset.saturating_add(len).min(size_bytes)))
     };
-    // A generator works while it is gone through.
+    // A generator runs while it is iterated.
     let answer = outcall::call(&answer.py().get_type::<PyList>(), (answer,))?;
     let mut given: Vec<Extent> = answer.try_iter()?.map(pair).collect::<PyResult<_>>()?;
     given.retain(|extent| extent.len > 0);

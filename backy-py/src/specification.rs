@@ -1,4 +1,4 @@
-//! How Python names revisions, and gives tags, rates and budgets: as the command does, or with numbers and objects.
+//! How Python names revisions, and passes tags, rates and budgets: as the command does, or with numbers and objects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Targets of a restore: paths, and binary files of Python, which are written from their beginning to their end.
+//! Targets of a restore: paths, and binary files of Python, which are written from beginning to end.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

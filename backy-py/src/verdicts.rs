@@ -1,4 +1,4 @@
-//! How archives are: status, the verdict, and what is behind it.
+//! The health of archives: status, the verdict, and what is behind it.
 
 use std::path::Path;
 

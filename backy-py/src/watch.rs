@@ -1,8 +1,8 @@
-//! Long calls: the operation works in a thread of its own, without the interpreter; the thread that called waits, and
-//! handles signals and the callback meanwhile.
+//! Long calls: the operation works in a thread of its own, without the interpreter. Meanwhile the calling thread
+//! waits, and handles signals and the callback.
 //!
-//! Whatever is raised there (Ctrl-C, an exception of the callback, one of a source or a target in Python) stops the
-//! operation, which puts the archive in order; then it is raised as it is. What comes too late for that, because the
+//! Any exception there (Ctrl-C, one of the callback, one of a source or a target in Python) stops the operation,
+//! which puts the archive in order. Then it is raised unchanged. An exception that comes too late, because the
 //! operation has finished, never hides the result: see `finished`.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -102,7 +102,7 @@ struct UntilItsEnd(Sender<News>);
 
 impl Drop for UntilItsEnd {
     fn drop(&mut self) {
-        // The one that waits is only gone when there is nobody to wait for.
+        // The waiting thread is only gone when there is nobody to wait for.
         let _ = self.0.send(News::Ended);
     }
 }
@@ -204,7 +204,7 @@ impl Observer for Watch {
         match event {
             Event::Begin { phase, counters } => {
                 *lock(&self.phase) = Some((*phase, Arc::clone(counters)));
-                // What is frozen is not kept waiting.
+                // A frozen file system must not wait.
                 if !self.held_back.load(Relaxed) {
                     self.wait_for_first_call();
                 }
@@ -285,7 +285,7 @@ fn wait(to_come: &Receiver<News>, watch: &Watch, interrupt: &Interrupt) {
         if due && lock(&watch.phase).is_some() {
             called = Some(Instant::now());
         }
-        // What has been asked to stop is not asked again.
+        // An operation that was asked to stop is not asked again.
         if !watch.cancelled() {
             attend(watch, interrupt, due);
         }

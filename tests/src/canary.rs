@@ -1,4 +1,4 @@
-//! Planting the bug that `tests/canary` wants to see found.
+//! Plants the bug that `tests/canary` expects the tests to find.
 
 use std::sync::Once;
 

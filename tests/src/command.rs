@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Run {
-    /// The exit status; nothing after a signal.
+    /// The exit status. `None` after a signal.
     pub status: Option<i32>,
     /// What it printed as its result.
     pub stdout: Vec<u8>,
@@ -41,8 +41,7 @@ impl From<Output> for Run {
     }
 }
 
-/// The binary under test. Cargo builds it beside the folder of the tests' own programs, which may be started
-/// without cargo.
+/// The binary under test. Cargo builds it beside the folder of the tests' own programs, which may run without cargo.
 pub fn program() -> &'static str {
     built("backy-under-test")
 }
@@ -70,7 +69,7 @@ pub fn backy(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Runs a command, of which only the program and the arguments count, to its end; one that hangs is killed.
+/// Runs a command to its end, of which only the program and the arguments count. Kills one that hangs.
 pub fn run(command: &mut Command) -> Output {
     let mut limited = Command::new("timeout");
     limited.args(["--signal=KILL", "120"]).arg(command.get_program()).args(command.get_args());
@@ -80,7 +79,7 @@ pub fn run(command: &mut Command) -> Output {
         Ok(child) => child,
         Err(error) => return failed(error),
     };
-    // A process that it leaves in the background may keep its output open for ever.
+    // A process that it leaves in the background may keep its output open forever.
     let (sender, receiver) = channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
     match receiver.recv_timeout(Duration::from_secs(130)) {
@@ -89,14 +88,14 @@ pub fn run(command: &mut Command) -> Output {
     }
 }
 
-/// Runs a command that has to work. Gives what it prints.
+/// Runs a command that has to work. Returns what it prints.
 pub fn works(command: &mut Command) -> Vec<u8> {
     let output = run(command);
     assert!(output.status.success(), "{command:?}: {}: {}", output.status, all_words(&output));
     output.stdout
 }
 
-/// Runs a command that has to fail with exit status 1 and one line, which this gives.
+/// Runs a command that has to fail with exit status 1 and one line, which this returns.
 pub fn fails(command: &mut Command) -> String {
     let output = run(command);
     failed(&output);
@@ -121,7 +120,7 @@ fn all_words(output: &Output) -> String {
     words(output) + if result.len() < 10_000 { &result } else { "" }
 }
 
-/// Runs another program that the test relies on; `None` when it is not there.
+/// Runs another program that the test relies on. `None` when it is not installed.
 pub fn tool(program: &str, args: &[&str]) -> Option<Run> {
     let mut command = Command::new(program);
     command.args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());

@@ -1,4 +1,5 @@
-//! The states that the golden archives of format 1 were made of. Never changed: the archives are never made anew.
+//! The states that the golden archives of format 1 were made of. They never change: the archives are never made
+//! again.
 
 use crate::world::{BLOCK_SIZE, fill_block, random_state};
 use backy_lib::storage::sim::Random;
@@ -23,8 +24,8 @@ pub fn states() -> Vec<Vec<u8>> {
     vec![first, second, third, fourth]
 }
 
-/// Source states of which each differs from the one before in one block of twelve, but for the eighth and the
-/// last, which are all new. Never changed either.
+/// Source states that each differ from the one before in one block of twelve, but for the eighth and the last, which
+/// are all new. Never changed either.
 pub fn unusual_states() -> Vec<Vec<u8>> {
     let block = BLOCK_SIZE.len();
     let mut random = Random(1126);

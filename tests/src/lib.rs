@@ -1,7 +1,7 @@
 //! What the tests share: sources and targets in memory, a model of an archive, oracles.
 //!
-//! The model keeps every revision as a plain `Vec<u8>` beside the archive under test. QEMU is the witness that does not
-//! share our mistakes ([`qemu`]).
+//! The model keeps every revision as a plain `Vec<u8>` beside the archive under test. QEMU is the witness that does
+//! not share our mistakes ([`qemu`]).
 
 pub mod canary;
 pub mod checker;

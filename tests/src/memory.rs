@@ -23,9 +23,9 @@ pub struct MemorySource {
     bytes: Vec<u8>,
     /// The call that fails, counted from 1, and whether all after it do, too.
     fails: Option<(u64, bool)>,
-    /// The size that it has when it is asked again.
+    /// Its size when it is asked again.
     size_later: Option<u64>,
-    /// What it says may have changed; `None` when it does not know.
+    /// What may have changed according to it. `None` when it does not know.
     changed: Option<Vec<Extent>>,
     lost: Vec<Extent>,
     calls: AtomicU64,
@@ -56,13 +56,13 @@ impl MemorySource {
         self
     }
 
-    /// Knows that only these stretches, ascending, may have changed.
+    /// Knows that only these extents, ascending, may have changed.
     pub fn changed_at(mut self, changed: &[Extent]) -> Self {
         self.changed = Some(changed.to_vec());
         self
     }
 
-    /// Does not know what is right in these stretches, ascending.
+    /// Does not know the right content of these extents, ascending.
     pub fn lost_at(mut self, lost: &[Extent]) -> Self {
         self.lost = lost.to_vec();
         self
@@ -73,12 +73,12 @@ impl MemorySource {
         self.read_extents.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many calls were made of it.
+    /// How many calls it got.
     pub fn calls(&self) -> u64 {
         self.calls.load(Relaxed)
     }
 
-    /// Counts a call and lets it go ahead or fail.
+    /// Counts a call, which then succeeds or fails.
     fn call(&self, action: &str, offset: u64) -> Result<()> {
         let number = self.calls.fetch_add(1, Relaxed) + 1;
         let fails = self.fails.is_some_and(|(at, lasting)| number == at || lasting && number > at);
@@ -155,7 +155,7 @@ pub struct MemoryTarget {
 }
 
 impl MemoryTarget {
-    /// A target that is not there yet.
+    /// A target that does not exist yet.
     pub fn absent() -> Self {
         MemoryTarget { bytes: Mutex::default(), new: true, written_bytes: AtomicU64::new(0) }
     }

@@ -8,7 +8,7 @@ use backy_lib::storage::sim::SimStorage;
 
 use crate::world::Expected;
 
-/// Whether `qemu-img` is here. Says `SKIPPED` when it is not; in CI that is a failure.
+/// Whether `qemu-img` is here. Prints `SKIPPED` when it is not; in CI that is a failure.
 pub fn available() -> bool {
     let found = Command::new("qemu-img").arg("--version").output().is_ok();
     if !found {
@@ -17,7 +17,7 @@ pub fn available() -> bool {
     found
 }
 
-/// Says loudly that a test did not run.
+/// Prints a loud message that a test did not run.
 ///
 /// # Panics
 /// In CI, where nothing may be skipped.

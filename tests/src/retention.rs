@@ -1,4 +1,4 @@
-//! Which revisions go, said a second time and without haste, and what the tests of that share.
+//! Which revisions expire, implemented a second time and without haste, and what the tests of that share.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ pub struct Archive {
     pub config: Config,
     /// Newest first.
     pub revisions: Vec<Revision>,
-    /// Those that are known not to be readable in full.
+    /// Those known not to be readable in full.
     pub damaged: HashSet<RevisionId>,
 }
 
@@ -33,7 +33,7 @@ impl Archive {
     }
 }
 
-/// Whether each revision stays and what expires on it, as `doc/retention.md` says it, one rule after the other.
+/// Whether each revision stays and what expires on it, as `doc/retention.md` has it, one rule after the other.
 pub fn by_the_book(archive: &Archive) -> Vec<(bool, BTreeSet<Tag>)> {
     let Archive { config, revisions, damaged } = archive;
     let apart = |a: &Revision, b: &Revision, nanoseconds: i128| {
@@ -100,7 +100,7 @@ pub fn revision(
     revision
 }
 
-/// Carries out those verdicts that `wanted` picks, each as a whole.
+/// Carries out the verdicts that `wanted` picks, each as a whole.
 pub fn apply(revisions: &mut Vec<Revision>, verdicts: &[Verdict], wanted: impl Fn(usize) -> bool) {
     let mut number = 0;
     revisions.retain_mut(|revision| {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use backy_lib::progress::{Event, Observer};
 
-/// Wants an operation to stop from the nth time on that it asks.
+/// Asks an operation to stop from its nth check on.
 #[derive(Debug)]
 pub struct StopAt {
     left: AtomicU64,
@@ -12,12 +12,12 @@ pub struct StopAt {
 }
 
 impl StopAt {
-    /// Lets it go on this many times.
+    /// Allows this many checks.
     pub fn after(asked: u64) -> Self {
         StopAt { left: AtomicU64::new(asked), asked_to: false.into() }
     }
 
-    /// Whether it has been told to stop.
+    /// Whether it has asked for a stop.
     pub fn has_said_so(&self) -> bool {
         self.asked_to.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! An archive on a simulated disk, and beside it what it has to hold.
+//! An archive on a simulated disk, and its expected content.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::memory::{MemorySource, MemoryTarget};
 /// Block size of the archives in tests: the smallest, so that small images have many blocks.
 pub const BLOCK_SIZE: BlockSize = BlockSize::MIN;
 
-/// A revision as it has to be.
+/// An expected revision.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Expected {
     /// Its name.
@@ -89,8 +89,8 @@ pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport>
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.remove(numbers, &clock(), &Silent)
 }
 
-/// Takes the lock and maintains, as somebody does who has seen to all alarms and damage. With one thread, so
-/// that calls come in a fixed order.
+/// Takes the lock and runs maintenance, after confirming all alarms and damage. With one thread, so that calls come
+/// in a fixed order.
 pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
     let options = MaintenanceOptions { keep, confirm: true, threads: Some(1) };
     ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
@@ -108,7 +108,7 @@ pub fn read_revision(archive: &Archive, number: usize) -> Result<Vec<u8>> {
     Ok(target.content())
 }
 
-/// The content of an open revision, with its blocks located anew.
+/// The content of an open revision, with its blocks located again.
 pub fn read_chain(chain: &Chain) -> Result<Vec<u8>> {
     let mut bytes = vec![0; chain.revision().size_bytes as usize];
     let located = chain.locate(BlockIndex(0), chain.blocks())?;
@@ -155,8 +155,8 @@ impl World {
         });
     }
 
-    /// Checks what is there when the revisions with these numbers may have gone, some or all of them. Says
-    /// whether all have.
+    /// Checks the archive when the revisions with these numbers may be deleted, some or all of them. Returns whether
+    /// all are.
     pub fn check_removing(&mut self, numbers: &[usize]) -> std::result::Result<bool, String> {
         let archive = open(&self.disk).map_err(|error| format!("open: {error}"))?;
         let there: Vec<RevisionId> = archive.revisions().iter().map(|r| r.uuid).collect();
@@ -167,7 +167,7 @@ impl World {
     }
 
     /// Checks that the archive holds what is expected, or that and one more revision with the content `maybe`.
-    /// Says which. Takes no lock and changes nothing.
+    /// Returns which. Takes no lock and changes nothing.
     pub fn check_committed(&mut self, maybe: Option<&[u8]>) -> std::result::Result<bool, String> {
         let archive = open(&self.disk).map_err(|error| format!("open: {error}"))?;
         let extra = archive.revisions().len() == self.expected.len() + 1;
@@ -199,7 +199,7 @@ impl World {
         checked.unwrap_or_else(|error| panic!("{place}: {error}"));
     }
 
-    /// Checks that the files are what the document of the format says, also while something is under way.
+    /// Checks that the files match the format document, also while something is under way.
     pub fn check_format(&self) -> std::result::Result<(), String> {
         let files = self.disk.files().into_iter();
         let files = files.map(|(name, content)| (name.to_string(), content)).collect();
@@ -209,8 +209,8 @@ impl World {
         }
     }
 
-    /// Checks that there are no files but those that the revisions need, that nothing is marked as bad, that the image
-    /// is plain and complete, and that the files are what the document of the format says.
+    /// Checks that there are only the files that the revisions need, that nothing is marked as bad, that the image is
+    /// plain and complete, and that the files match the format document.
     pub fn check_tidy(&self) -> std::result::Result<(), String> {
         self.check_format()?;
         let files = self.disk.files();
@@ -243,7 +243,7 @@ impl World {
     }
 }
 
-/// Files that may be there or not.
+/// Optional files.
 pub const UNNAMED: [FileName; 3] = [FileName::Reserve, FileName::History, FileName::OldHistory];
 
 /// How image updates are to be tested.

@@ -1,4 +1,4 @@
-//! The inputs that the fuzzers are seeded with, and those that once found something, on a stable compiler.
+//! The inputs that seed the fuzzers, and those that once found something, on a stable compiler.
 //!
 //! A binary of its own because it counts what the whole process allocates.
 
@@ -20,15 +20,15 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Whoever measures memory or uses much of it is alone.
+/// A test that measures memory or uses much of it runs alone.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What an input may take besides a multiple of its length; the same in a fuzzer, with all that it needs
-/// itself, is 512 MiB.
+/// What an input may allocate besides a multiple of its length. A fuzzer allows 512 MiB for the same, including its
+/// own needs.
 const MEMORY_BYTES: usize = 96 << 20;
 const MEMORY_TIMES: usize = 64;
 
-/// A fuzzer allows 1 s for an input. Here nothing is optimised and the machine is busy.
+/// A fuzzer allows 1 s for an input. Here the code is not optimised and the machine is busy.
 const TIME: Duration = Duration::from_secs(60);
 
 /// Changed inputs of each target.
@@ -42,7 +42,7 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
 }
 
-/// The names in a folder, none when there is no such folder.
+/// The names in a folder, or none when it does not exist.
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -56,7 +56,7 @@ fn inputs(target: &str) -> Vec<PathBuf> {
     folders.iter().flat_map(|folder| -> Vec<PathBuf> { files(folder) }).collect()
 }
 
-/// What is wrong with an input, if anything.
+/// The problem of an input, if there is one.
 fn flaw(target: &Target, data: &[u8]) -> Option<String> {
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
@@ -69,7 +69,7 @@ fn flaw(target: &Target, data: &[u8]) -> Option<String> {
     wrong.then(|| format!("it {verdict}, took {took:?} and {peak} bytes"))
 }
 
-/// No input breaks a promise, takes long, or takes memory out of proportion.
+/// No input breaks a promise, takes long, or takes excessive memory.
 #[test]
 fn every_seed_and_regression_passes() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,7 @@ fn every_seed_and_regression_passes() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Nor does one that is changed a little: a fuzzer for want of a better one, the same every time.
+/// Nor does one with small changes: this stands in for a fuzzer, and is the same every time.
 #[test]
 fn mutated_inputs_pass() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ fn mutated_inputs_pass() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Changes some bytes, leaves some out, doubles some, or takes some over from another input.
+/// Changes some bytes, leaves some out, doubles some, or takes some from another input.
 fn change(data: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     let at = random.below(data.len() as u64 + 1) as usize;
     let end = (at + 1 + random.below(16) as usize).min(data.len());
@@ -137,7 +137,7 @@ fn change(data: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-/// QEMU finds in our deltas what is to be in them, and nothing wrong with them.
+/// QEMU finds the expected content in our deltas, and no problem.
 #[test]
 fn qemu_reads_what_the_inputs_write() {
     if !qemu::available() {
@@ -161,7 +161,7 @@ fn qemu_reads_what_the_inputs_write() {
     assert!(compared >= 2, "only {compared} deltas hold anything");
 }
 
-/// A target is in the table, has a binary and seeds; nothing else lies about that no test would run.
+/// Every target is in the table, and has a binary and seeds. There is nothing else that no test would run.
 #[test]
 fn every_fuzz_target_is_registered_everywhere() {
     let targets: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();

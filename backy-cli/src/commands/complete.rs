@@ -1,5 +1,5 @@
-//! `backy complete -- WORD…`: what the scripts for shells ask for when somebody types the name of a revision. Nobody
-//! types it, so that it is no command like the others.
+//! `backy complete -- WORD…`: what the shell scripts call when somebody types the name of a revision. Nobody types
+//! it, so it is no command like the others.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,8 +18,8 @@ pub(crate) fn asked(args: &[OsString]) -> Option<&[OsString]> {
     }
 }
 
-/// Prints names of revisions, each with a tab and what it names; the exit status. Where there is no archive nothing
-/// is printed: whoever presses Tab wants no message.
+/// Prints names of revisions, each with a tab and its description. Returns the exit status. Where there is no archive
+/// it prints nothing: whoever presses Tab wants no message.
 pub(crate) fn run(words: &[OsString], output: &Output) -> u8 {
     let folder = folder(words).unwrap_or_else(|| PathBuf::from("."));
     let printed = Archive::open(&folder)
@@ -27,7 +27,7 @@ pub(crate) fn run(words: &[OsString], output: &Output) -> u8 {
     u8::from(!matches!(printed, Ok(Ok(())) | Err(_)))
 }
 
-/// The archive's folder in what was typed; a shell has not expanded a '~' in it yet.
+/// The archive's folder in the typed words. The shell has not expanded a '~' in it yet.
 fn folder(words: &[OsString]) -> Option<PathBuf> {
     let mut found = None;
     let mut words = words.iter().map(|word| word.as_bytes()).peekable();

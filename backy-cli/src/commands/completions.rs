@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     session.output.result(with_revisions(args.shell, &script).as_bytes())
 }
 
-/// The script with the names of revisions, which are those of the archive that is named on the command line.
+/// The script, which completes the names of revisions in the archive on the command line.
 fn with_revisions(shell: Shell, script: &str) -> String {
     match shell {
         Shell::Bash => {
@@ -48,7 +48,7 @@ fn with_revisions(shell: Shell, script: &str) -> String {
     }
 }
 
-/// What the help says of the arguments that name revisions.
+/// The description of the arguments that name revisions in the help.
 const REVISION_ARGUMENTS: [&str; 4] = [
     "Revision, without -r",
     "Which revisions to show",

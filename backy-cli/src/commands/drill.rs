@@ -124,7 +124,7 @@ fn with_command(
     session: &Session,
 ) -> Result<DrillReport, Failure> {
     let folder = temporary_folder(args.dir.as_deref())?;
-    // A second Ctrl-C must not end the process before the file is removed.
+    // A second Ctrl-C must not end the process before the file is deleted.
     session.interrupt.only_in_order();
     let reporter = session.reporter();
     let drilled = drill::assemble(archive, number, &folder, None, &SystemClock, &reporter);

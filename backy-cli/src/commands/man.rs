@@ -1,4 +1,4 @@
-//! `backy man`: the manual pages. That of the command is made from the arguments and the texts below.
+//! `backy man`: the manual pages. The page of the command is generated from the arguments and the texts below.
 
 use std::io;
 

@@ -72,7 +72,7 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Every key is on the page, in bold, and no line of a text is taken for a request.
+    /// Every key is on the page, in bold, and no line of a text counts as a request.
     #[test]
     fn the_page_has_every_key() {
         let page = page();

@@ -25,7 +25,7 @@ pub(crate) mod scrub;
 pub(crate) mod status;
 pub(crate) mod tag;
 
-/// The folder for temporary files: the one that was given with --dir, or the one of the environment. Absolute.
+/// The folder for temporary files: the one of --dir, or the one of the environment. Absolute.
 fn temporary_folder(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let folder = match given {
         Some(folder) => folder.to_owned(),

@@ -74,12 +74,12 @@ pub(crate) struct Args {
     mountpoint: PathBuf,
 }
 
-/// How often it is looked whether it was unmounted.
+/// How often to check whether it was unmounted.
 const POLL: Duration = Duration::from_millis(100);
-/// How long a mount that is in use is waited for when the system asks to end.
+/// How long to wait for a mount that is in use when the system asks to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is mounted where, in absolute paths: the half in the background has another current folder.
+/// What is mounted where, in absolute paths: the background process has another current folder.
 struct Place {
     mountpoint: PathBuf,
     writable: Option<PathBuf>,
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     if in_background_half {
         background::close_inherited().map_err(in_background)?;
     }
-    // Also at a second Ctrl-C, something has to be taken away first.
+    // Also at a second Ctrl-C, the mount has to be removed first.
     session.interrupt.only_in_order();
     let writable = args.writable.then(|| temporary_folder(args.dir.as_deref())).transpose()?;
     let log = args.log.as_deref().map(|file| absolute("--log", file)).transpose()?;
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     drop(archive);
     let names = format!("{} on {}", session.folder.display(), place.mountpoint.display());
     if in_background_half && let Err(error) = background::let_go() {
-        // The caller has gone, or nothing works any more.
+        // The caller has ended, or nothing works any more.
         mounted.unmount()?;
         return Err(in_background(error));
     }
@@ -136,7 +136,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     ended
 }
 
-/// Whoever names a revision here means one of the files that a mount has.
+/// Refuses a revision here: it means one of the files that a mount has.
 fn check_mountpoint(mountpoint: &Path) -> Result<(), Failure> {
     let Some(text) = mountpoint.to_str().filter(|text| revision(text).is_ok()) else {
         return Ok(());
@@ -152,7 +152,7 @@ fn in_background(error: std::io::Error) -> Failure {
     Failure::message(format!("cannot go to the background: {error}; try --foreground"))
 }
 
-/// Says what is found wrong.
+/// Reports findings.
 struct Watch {
     output: Output,
     log: Log,
@@ -170,7 +170,7 @@ impl Observer for Watch {
     }
 }
 
-/// Starts the half in the background, and waits for it.
+/// Starts the background process, and waits for it.
 fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
     let mut words: Vec<OsString> = vec!["-b".into(), session.folder.clone().into(), "mount".into()];
     words.extend(args.allow_other.then(|| "--allow-other".into()));
@@ -206,13 +206,13 @@ fn start(args: &Args, place: &Place, session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// What takes the mount away.
+/// What unmounts it.
 fn umount(place: &Place) -> String {
     let program = if rustix::process::geteuid().is_root() { "umount" } else { "fusermount3 -u" };
     format!("{program} {}", place.mountpoint.display())
 }
 
-/// Waits until somebody unmounts it, or asks to stop, and then for those that use it.
+/// Waits until somebody unmounts it, or asks to stop, and then for its users.
 fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), Failure> {
     let interrupt = &session.interrupt;
     let mut asked: Option<Instant> = None;
@@ -235,7 +235,7 @@ fn serve(mounted: Mounted, mountpoint: &Path, session: &Session) -> Result<(), F
                 told = true;
                 session.output.note(&waiting(&error, interrupt.by_ctrl_c()));
             }
-            // It ends now, or has told already why not.
+            // It ends now, or has reported already why not.
             _ => {}
         }
     }
@@ -257,7 +257,7 @@ fn waiting(error: &Error, by_ctrl_c: bool) -> String {
     format!("{error}; trying again until that works; {next}")
 }
 
-/// Takes the mount away from whoever uses it. They get errors, as this process does not wait for them.
+/// Takes the mount away from its users. They get errors, as this process does not wait for them.
 fn take_away(mounted: &Mounted, mountpoint: &Path) -> Result<(), Failure> {
     mounted.detach()?;
     let place = mountpoint.display();

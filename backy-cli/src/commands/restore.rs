@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         None => configured_source(&archive)?,
     };
     if session.output.can_ask() {
-        // What is not written needs no question, and a --yes is the answer.
+        // Without a write there is no question, and --yes is the answer.
         options.force |= args.yes || args.dry_run;
         if !args.yes && !args.dry_run {
             options.confirmed = confirm(&archive, number, &target, session)?;
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     judge(&report, session)
 }
 
-/// Shows what a restore would overwrite, and asks whether it may; `None` when it would overwrite nothing.
+/// Shows what a restore would overwrite, and asks whether it may. `None` when it would overwrite nothing.
 fn confirm(
     archive: &Archive,
     number: usize,
@@ -149,7 +149,7 @@ fn confirm(
     }
 }
 
-/// What is on a target, a line for each thing.
+/// The content of a target, a line for each thing.
 fn describe(look: &TargetLook, revision_bytes: u64) -> Vec<String> {
     let kind = match look.target_kind {
         TargetKind::BlockDevice => "block device",
@@ -233,7 +233,7 @@ fn to_stream(
     let mut stream = File::from(descriptor);
     let reporter = session.reporter();
     let part = || Failure::interrupted("interrupted; standard output has only part of the image");
-    // Whoever reads it may have stopped to.
+    // Whoever reads it may have stopped reading to stop this.
     let report = session.interrupt.or_give_up(
         || archive.restore_to_stream(number, &mut stream, options, &reporter),
         || {
@@ -258,7 +258,7 @@ fn configured_source(archive: &Archive) -> Result<PathBuf, Failure> {
     })
 }
 
-/// What has become of the target, where the engine only knows of the archive; and whether there is a way back.
+/// The state of the target, where the engine only knows of the archive; and whether the restore can be undone.
 fn explain(error: Error, target: &Path, options: &RestoreOptions) -> Failure {
     // A refusal changes nothing, and the archive in DIR may be another one.
     match error.kind() {
@@ -279,7 +279,7 @@ fn explain(error: Error, target: &Path, options: &RestoreOptions) -> Failure {
             None => error.into(),
         };
     }
-    // A new file is gone again; an existing one is there and holds a mixture.
+    // A new file is deleted again; an existing one stays and holds a mixture.
     match (target.exists() && !options.dry_run, way_back) {
         (true, Some(way_back)) => Failure::interrupted(format!(
             "interrupted; {} may be half restored: run it again without --undo to complete it; {way_back}",
@@ -297,7 +297,7 @@ fn explain(error: Error, target: &Path, options: &RestoreOptions) -> Failure {
     }
 }
 
-/// What a dry run has found out.
+/// The result of a dry run.
 fn plan(report: &RestoreReport) -> String {
     let stretches = match report.written_extents {
         1 => "1 stretch".to_owned(),
@@ -321,10 +321,10 @@ fn plan(report: &RestoreReport) -> String {
     )
 }
 
-/// Stretches that are named one by one.
+/// How many extents are listed one by one.
 const MAX_NAMED: usize = 100;
 
-/// Says what could not be read; an error when there is anything.
+/// Lists what could not be read. Returns an error if there is anything.
 fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
     name_changed(report, session);
     if report.is_complete() {
@@ -348,7 +348,7 @@ fn judge(report: &RestoreReport, session: &Session) -> Result<(), Failure> {
     )))
 }
 
-/// Says where a target has been changed since a restore that is being undone.
+/// Lists where a target has been changed since a restore that is being undone.
 fn name_changed(report: &RestoreReport, session: &Session) {
     for extent in report.changed_since.iter().take(MAX_NAMED) {
         let bytes = words::bytes(std::slice::from_ref(extent));

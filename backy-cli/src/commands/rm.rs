@@ -72,7 +72,7 @@ fn explain(error: Error) -> Failure {
             error,
             "use --force to delete pinned revisions, too, or unpin it with 'backy tag'",
         ),
-        // It says what to do itself.
+        // The error says what to do itself.
         Error::Specification { .. } => Failure::advised(error, ""),
         _ => plan::explain(error, "'backy status' lists what is left"),
     }

@@ -89,7 +89,7 @@ struct Whole<'a> {
     rebuilt: Option<RebuildReport>,
 }
 
-/// Rebuilds the manifest, and lists what could not be known.
+/// Rebuilds the manifest, and lists what could not be determined.
 fn rebuild(args: &Args, session: &Session) -> Result<RebuildReport, Failure> {
     // The unknown facts are printed below, also without -v.
     let verbosity = session.verbosity.min(Verbosity::Normal);
@@ -142,7 +142,7 @@ fn tell(
     Err(Failure::message(failure(args.checkonly, report, &session.folder)))
 }
 
-/// That there is something wrong, and what to do.
+/// Reports that there is a problem, and the remedy.
 fn failure(checkonly: bool, report: &ScrubReport, folder: &Path) -> String {
     let count = words::count(report.findings.len(), "finding");
     let repaired = report.findings.iter().filter(|finding| finding.repaired).count();
@@ -185,7 +185,7 @@ fn summary(report: &ScrubReport) -> String {
     )
 }
 
-/// Revisions that are shown of one finding.
+/// How many revisions are shown of one finding.
 const MAX_AFFECTED: usize = 8;
 
 /// A finding with a line for each revision that it costs something.

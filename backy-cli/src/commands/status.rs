@@ -74,8 +74,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     session.output.result(text.as_bytes())
 }
 
-/// What could be looked at. Otherwise the figures say that it is unknown: with an empty file all series of the
-/// archive would end, and with them their alerts.
+/// What could be examined. Otherwise the figures say that it is unknown: with an empty file all series of the archive
+/// would end, and with them their alerts.
 fn known<T>(looked: Result<T, Failure>, args: &Args, session: &Session) -> Result<T, Failure> {
     if let (Err(Failure::Engine { error, .. }), true) = (&looked, args.prometheus) {
         let unknown = Checked::unreadable(&session.folder, error);
@@ -124,7 +124,7 @@ fn heading(report: &StatusReport) -> String {
 
 fn table(revisions: &[RevisionStatus], shown: &Shown<'_>) -> Vec<String> {
     let verbose = shown.verbosity == Verbosity::Verbose;
-    // The heading has the size that all have.
+    // The heading has the size that all of them share.
     let sizes_differ = revisions.windows(2).any(|pair| match pair {
         [newer, older] => newer.size_bytes != older.size_bytes,
         _ => false,
@@ -207,7 +207,7 @@ fn room(space: &Space, now: Timestamp) -> String {
     )
 }
 
-/// When the next backup is due by the schedule.
+/// When the next backup is due according to the schedule.
 fn next_backup(report: &StatusReport) -> Option<String> {
     let next = report.schedule.iter().min_by_key(|tag| tag.due_at)?;
     report.newest.as_ref()?;
@@ -220,7 +220,7 @@ fn next_backup(report: &StatusReport) -> Option<String> {
     })
 }
 
-/// What goes on in the archive at this moment.
+/// What is under way in the archive at this moment.
 fn at_work(report: &StatusReport) -> Option<String> {
     let holder = escape::line(report.lock_holder.as_deref()?);
     Some(match &report.in_progress {
@@ -231,7 +231,7 @@ fn at_work(report: &StatusReport) -> Option<String> {
     })
 }
 
-/// The verdict, or each problem with what to do, worst first.
+/// The verdict, or each problem with its remedy, worst first.
 fn health(report: &StatusReport, output: &Output) -> Vec<String> {
     let health = &report.health;
     if health.problems.is_empty() {

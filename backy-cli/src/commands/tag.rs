@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let changed = request.run(&archive, &session.caller(args.waiting, &reporter));
     drop(reporter);
     let revision = changed.map_err(|error| match &error {
-        // It says what to do itself.
+        // The error says what to do itself.
         Error::Specification { message } if message.contains("; ") => Failure::advised(error, ""),
         _ => error.into(),
     })?;

@@ -1,4 +1,4 @@
-//! Where a command without a terminal says what it finds: the system's log, and a file if one is named.
+//! Where a command without a terminal reports what it finds: the system's log, and a file if one is named.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -19,12 +19,12 @@ use crate::errors::Failure;
 
 /// Where the system's log listens.
 const SYSTEM_LOG: &str = "/dev/log";
-/// How long a system's log that takes nothing is waited for.
+/// How long to wait for a system's log that accepts nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The facility of daemons, times 8. Source: RFC 3164, section 4.1.1.
 const DAEMON: u32 = 3 << 3;
 
-/// Takes lines. One that cannot be written is lost: there is no other place for it.
+/// Accepts lines. One that cannot be written is lost: there is no other place for it.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: Option<PathBuf>,
@@ -33,8 +33,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// With the system's log if `system`, and a file, which is appended to and made if it is not there. `style` is
-    /// that of the file.
+    /// With the system's log if `system`, and a file, which is appended to, and created if missing. `style` is that
+    /// of the file.
     ///
     /// # Errors
     /// When the file cannot be written to, or may not be one's own.
@@ -67,8 +67,8 @@ impl Log {
     }
 }
 
-/// Opens the file, or makes one that only its group may read besides. Nobody is waited for (a FIFO), and nothing is
-/// written to where somebody else's link, or file, in its place would lead.
+/// Opens the file, or makes one that only its group may read as well. It waits for nobody (a FIFO), and does not
+/// write to where somebody else's link, or file, in its place would lead.
 fn append(path: &Path) -> Result<File, Failure> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = OpenOptions::new()
@@ -100,7 +100,7 @@ fn append(path: &Path) -> Result<File, Failure> {
     }
 }
 
-/// The system's log may be started anew at any time, so each line finds it again.
+/// The system's log may restart at any time, so each line finds it again.
 fn send(line: &[u8]) -> io::Result<usize> {
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(PATIENCE))?;

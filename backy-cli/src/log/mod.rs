@@ -1,7 +1,7 @@
-//! Lines for a log: what each line about a run of the command says, in which form, and how much it matters.
+//! Lines for a log: what each line about a run of the command says, in which form, and how important it is.
 //!
-//! A person gets sentences without any of this; see `output`. The form for programs is a promise: `doc/scripting.md`
-//! has its fields, and a test holds them.
+//! People get sentences without any of this; see `output`. The form for programs is a promise: `doc/scripting.md` has
+//! its fields, and a test checks them.
 
 mod daemon;
 
@@ -46,7 +46,7 @@ pub(crate) enum LogFormat {
 }
 
 impl LogFormat {
-    /// What arguments that cannot be understood as a whole ask for, as far as can be seen.
+    /// What arguments that cannot be parsed as a whole ask for, as far as possible.
     pub(crate) fn guess(args: &[std::ffi::OsString]) -> Option<Self> {
         let mut words = args.iter().filter_map(|arg| arg.to_str()).take_while(|arg| *arg != "--");
         let value = words.find_map(|word| match word.strip_prefix("--log-format")? {
@@ -156,7 +156,7 @@ impl Style {
         }
     }
 
-    /// What all forms for people have in common.
+    /// What all forms for people share.
     fn said(&self, severity: Severity, message: &str) -> String {
         format!("{}: {}{}", self.operation.id, severity.word(), escape::line(message))
     }
@@ -219,7 +219,7 @@ mod tests {
         Style { format, to_journal, operation }
     }
 
-    /// A priority stands before the line where the journal reads it, whatever the form; and no message has a second
+    /// A priority is written before the line where the journal reads it, whatever the form. No message has a second
     /// line or a priority of its own.
     #[test]
     fn priorities_are_for_the_journal() {
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// The form of an error about arguments is the one that they ask for.
+    /// An error about arguments has the form that they ask for.
     #[test]
     fn the_form_is_seen_in_wrong_arguments() {
         for (line, format) in [

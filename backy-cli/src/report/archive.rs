@@ -16,7 +16,7 @@ use super::{charts, class, pill, tile, tile_of};
 use crate::output::{duration, interval, signed_size, size};
 use crate::words;
 
-/// With `folded`, what is healthy takes one line until somebody opens it.
+/// With `folded`, a healthy archive takes one line until somebody opens it.
 pub(super) fn section(number: usize, checked: &Checked, folded: bool, now: Timestamp) -> Markup {
     let is_healthy = checked.health.level == Level::Ok;
     html! {
@@ -26,7 +26,7 @@ pub(super) fn section(number: usize, checked: &Checked, folded: bool, now: Times
                     (heading(number, checked))
                     @if let Some(status) = &checked.status { span.brief { (brief(status, now)) } }
                 }
-                // Whoever follows a link to what is folded has it opened by the browser.
+                // When somebody follows a link to folded content, the browser opens it.
                 div.folded id={ "archive-" (number) } { (inside(number, checked, now)) }
             }
         } @else {
@@ -47,7 +47,7 @@ fn heading(number: usize, checked: &Checked) -> Markup {
     }
 }
 
-/// What is worth knowing of an archive that is healthy.
+/// Useful facts about a healthy archive.
 fn brief(status: &StatusReport, now: Timestamp) -> String {
     let last = status
         .newest
@@ -58,7 +58,7 @@ fn brief(status: &StatusReport, now: Timestamp) -> String {
     [last, Some(revisions), stored].into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
-/// All but the heading. An archive that could not be looked at has problems and nothing else.
+/// Everything but the heading. An archive that could not be examined has problems and nothing else.
 fn inside(number: usize, checked: &Checked, now: Timestamp) -> Markup {
     html! {
         p.path { (path(&checked.archive)) }

@@ -1,7 +1,7 @@
-//! Charts without text: they are stretched to the width that there is, and what they say is beside them.
+//! Charts without text: they are stretched to the available width, and their values are beside them.
 //!
-//! However many revisions there are, a chart has as many marks as can be told from each other. What changed and when
-//! revisions were made stand on one axis of time, one below the other.
+//! However many revisions there are, a chart has only as many marks as are distinguishable. Changes and revision
+//! times share one axis of time, one below the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,7 @@ impl Axis {
         ((share * places as f64) as usize).min(places - 1)
     }
 
-    /// What stands below the axis at its start, its middle and its end.
+    /// The labels below the axis at its start, its middle and its end.
     fn labels(&self, now: Timestamp) -> [String; 3] {
         let (first, last) = (self.first.as_second(), self.last.as_second());
         let middle = Timestamp::from_second(first + (last - first) / 2).unwrap_or(now);
@@ -110,7 +110,7 @@ pub(super) fn history(status: &StatusReport, now: Timestamp) -> Markup {
     }
 }
 
-/// The tags of the schedule in its order, then those given by hand; then what has no tag.
+/// The tags of the schedule in its order, then manual ones, then revisions without tags.
 fn rows<'a>(
     revisions: &'a [RevisionStatus],
     status: &StatusReport,
@@ -211,7 +211,7 @@ fn bars<'a>(status: &'a StatusReport, axis: &Axis) -> BTreeMap<usize, Bar<'a>> {
     bars
 }
 
-/// What the height of a chart stands for. One bar that is far above all others does not make them invisible.
+/// What the height of a chart stands for. One bar that is far above all others does not hide them.
 fn limit(heights: impl Iterator<Item = u64>) -> u64 {
     let mut heights: Vec<u64> = heights.collect();
     heights.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
@@ -251,7 +251,7 @@ fn plot(bars: &BTreeMap<usize, Bar<'_>>, limit: u64, usual: Option<u64>, backups
     }
 }
 
-/// The colour of a bar: what is worst of it.
+/// The colour of a bar: that of its worst part.
 fn shade(bar: &Bar<'_>, limit: u64) -> &'static str {
     match () {
         () if bar.is_damaged => " damaged",

@@ -1,4 +1,4 @@
-//! How damage is said, in the same words and in red wherever it is shown.
+//! The words for damage, which are the same, and red, wherever it is shown.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::words;
 
 /// What an archive has lost.
 pub(super) struct Damage {
-    /// Stretches that cannot be read; what several revisions read from one place counts once.
+    /// Extents that cannot be read. What several revisions read from one place counts once.
     places: usize,
     /// Revisions that cannot be read in full.
     revisions: usize,
@@ -43,7 +43,7 @@ impl Damage {
     }
 }
 
-/// Files that are missing or broken are damage that no block is named for.
+/// Missing or broken files are damage without a named block.
 fn is_damage(problem: &Problem) -> bool {
     let of_files = matches!(problem.kind, ProblemKind::Damage | ProblemKind::MissingFile);
     of_files && problem.level == Level::Critical

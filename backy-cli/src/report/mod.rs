@@ -1,9 +1,9 @@
 //! The page of `backy report`: HTML that needs no other file and no network.
 //!
-//! Every text goes through `maud`, which escapes it, and control characters are shown as such: paths and tags may
-//! hold anything. There is no script in the page, and its own policy forbids any. Charts are drawn without text, so
-//! that they may be stretched to any width; what they say is in titles and tables as well. Nothing is computed that
-//! the library does not report.
+//! Every text passes through `maud`, which escapes it, and control characters are shown as such: paths and tags may
+//! hold anything. The page has no script, and its own policy forbids any. Charts have no text, so that they can
+//! stretch to any width; titles and tables have their values as well. The page computes nothing that the library does
+//! not report.
 
 mod archive;
 mod charts;
@@ -24,7 +24,7 @@ use problems::problems;
 use text::{moment, until, zone};
 
 const STYLE: &str = include_str!("style.css");
-/// Nothing may be fetched or run. The icon is none.
+/// The page may fetch or run nothing. The icon is empty.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The whole page.
@@ -118,7 +118,7 @@ fn headline(level: Level) -> &'static str {
     }
 }
 
-/// A verdict as a sign and a word: colour alone says nothing to many.
+/// A verdict as a sign and a word: many people cannot rely on colour alone.
 fn pill(level: Level) -> Markup {
     let (sign, word) = match level {
         Level::Ok => ("✓", "OK"),
@@ -138,7 +138,7 @@ fn class(level: Level) -> &'static str {
     }
 }
 
-/// A figure with its name, and what there is to say of it.
+/// A figure with its name and its description.
 fn tile(name: &str, figure: &str, remark: &str) -> Markup {
     tile_of("", name, figure, remark)
 }

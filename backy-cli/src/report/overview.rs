@@ -1,4 +1,4 @@
-//! The table of all archives: how each stands, why, and the way to its section.
+//! The table of all archives: the verdict on each, the reason, and the link to its section.
 
 use backy_lib::check::Checked;
 use backy_lib::status::StatusReport;
@@ -57,7 +57,7 @@ pub(super) fn table(host: &HostReport) -> Markup {
     }
 }
 
-/// What is worst, where something is wrong.
+/// The worst problem, where there is one.
 fn reason(checked: &Checked) -> Markup {
     let is_bad = checked.health.level == Level::Critical;
     html! {

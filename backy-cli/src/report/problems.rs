@@ -43,7 +43,7 @@ fn commands(advice: &str, archive: &str) -> Vec<String> {
     found
 }
 
-/// Whether words mean nothing to a shell, name no other archive, and leave nothing to fill in, such as FILE.
+/// Whether words mean nothing special to a shell, name no other archive, and have no placeholder such as FILE.
 fn is_plain(words: &str) -> bool {
     let is_word = |word: &str| {
         let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.:=,%".contains(c);
@@ -89,8 +89,8 @@ fn quoted(path: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What an advice quotes becomes a command for the archive, but not what somebody has to fill in, nor what would be
-    /// more than one command.
+    /// A command that an advice quotes becomes one for the archive, unless it has a placeholder or would be more than
+    /// one command.
     #[test]
     fn commands_of_an_advice_are_for_its_archive() {
         let say = |advice: &str| commands(advice, "/srv/a").join("; ");
@@ -110,7 +110,7 @@ mod tests {
         }
     }
 
-    /// A shell takes the path for what it is, whatever is in it.
+    /// A shell takes the path literally, whatever is in it.
     #[test]
     fn a_shell_reads_the_path_as_one_word() {
         for path in [

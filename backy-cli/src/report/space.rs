@@ -12,10 +12,10 @@ use super::text::{day, name, path, until};
 use crate::output::{signed_size, size};
 use crate::words;
 
-/// How far is looked ahead, in days, and how that is said.
+/// How far the forecast reaches, in days, and its words.
 const AHEAD: [(i64, &str); 3] = [(30, "in 30 days"), (90, "in 90 days"), (365, "in a year")];
 
-/// Archives that are named beside a bar.
+/// How many archives are named beside a bar.
 const MAX_NAMES: usize = 5;
 
 /// A card with all file systems.
@@ -68,13 +68,13 @@ fn file_system(shared: &SharedSpace, members: &[(&Checked, &Space)], now: Timest
     }
 }
 
-/// Bytes of other files. Free is what backy may write; what is kept for root counts as used.
+/// Bytes of other files. Free is what backy may write; the reserve for root counts as used.
 fn others(shared: &SharedSpace) -> f64 {
     let used = shared.size_bytes.saturating_sub(shared.free_bytes);
     used.saturating_sub(shared.used_bytes) as f64
 }
 
-/// How full it will be in so many days, if the archives go on as they do and nothing else changes.
+/// How full it will be in so many days, if the archives keep growing like this and nothing else changes.
 fn share(shared: &SharedSpace, days: i64) -> f64 {
     let grown = shared.growth_bytes_per_day.unwrap_or(0) as f64 * days as f64;
     let archives = (shared.used_bytes as f64 + grown).max(0.0);
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// What is nearly full is not called full, and what does not fit any more is.
+    /// A nearly full disk is not called full, and one without space is.
     #[test]
     fn full_is_said_only_of_what_is_full() {
         let shared = |free_bytes, growth_bytes_per_day| SharedSpace {

@@ -72,7 +72,7 @@ fn hostile_texts_stay_texts() {
     assert!(page.contains("&amp;amp;"));
 }
 
-/// The page has nothing that a browser would fetch or run, and says so to it.
+/// The page has nothing that a browser would fetch or run, and forbids that itself.
 #[test]
 fn nothing_is_fetched() {
     let page = page(&with_revisions(3));
@@ -83,7 +83,7 @@ fn nothing_is_fetched() {
     assert_eq!(page.matches("href=\"").count(), page.matches("href=\"#").count() + 1);
 }
 
-/// Charts are there with no revision, with one and with a thousand, and have as many marks as can be told apart.
+/// Charts work with no revision, with one and with a thousand, and have only as many marks as are distinguishable.
 #[test]
 fn charts_stay_legible() {
     let empty = page(&with_revisions(0));
@@ -96,7 +96,7 @@ fn charts_stay_legible() {
     let many = page(&with_revisions(1000));
     assert!(marks(&many) <= 8 * 160 && bars(&many) <= 80, "{} {}", marks(&many), bars(&many));
     assert!(many.contains("24 other tags") && many.contains("All 1000 revisions"));
-    // The first backup is cut off, so that the others are seen.
+    // The first backup is cut off, so that the others are visible.
     assert!(many.contains("bar cut") && many.contains("up to 1.0 GiB"), "{many}");
     assert!(many.len() < 1 << 20, "{}", many.len());
 }
@@ -126,7 +126,7 @@ fn healthy(mut host: HostReport) -> HostReport {
     host
 }
 
-/// Healthy archives are folded and one that is not is open; a single one is never folded.
+/// Healthy archives are folded and an unhealthy one is open. A single one is never folded.
 #[test]
 fn healthy_archives_are_folded() {
     let folded = |page: &str| page.matches("<details class=\"card archive\"").count();
@@ -147,7 +147,7 @@ fn healthy_archives_are_folded() {
     }
 }
 
-/// What is damaged is said in place of how much was verified, in red, wherever that stands.
+/// Damage is shown in place of how much was verified, in red, wherever that stands.
 #[test]
 fn damage_is_shown_in_place_of_what_was_verified() {
     let mut host = many(healthy(with_revisions(3)), 2);
@@ -220,7 +220,7 @@ fn a_file_system_has_one_bar() {
     assert!(shown.contains(", 3 archives"));
 }
 
-/// The commands of an advice are there with the archive that they are for.
+/// The commands of an advice are shown with the archive that they are for.
 #[test]
 fn advice_has_commands_to_copy() {
     let mut host = with_revisions(0);
@@ -270,8 +270,8 @@ fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
     (one.max(other) + 0.05) / (one.min(other) + 0.05)
 }
 
-/// Text can be read by those with poor eyes, on a light page, a dark one and paper: 4.5 to 1 at least, and 3 to 1 for
-/// charts.
+/// People with poor eyesight can read the text, on a light page, a dark one and paper: 4.5 to 1 at least, and 3 to 1
+/// for charts.
 #[test]
 fn text_has_contrast() {
     assert!((contrast([0.0; 3], [1.0; 3]) - 21.0).abs() < 0.01);
@@ -289,7 +289,7 @@ fn text_has_contrast() {
         }
         for level in ["ok", "warning", "critical", "unknown"] {
             check(level, &format!("{level}-ground"), 4.5);
-            // In a list of problems the sign has the ground of a card, and the words that of the level.
+            // In a list of problems the sign has the background of a card, and the words that of the level.
             check(level, "card", 4.5);
             check("text", &format!("{level}-ground"), 4.5);
         }

@@ -31,7 +31,7 @@ pub(super) fn day(time: Timestamp) -> String {
     local_minute(time).split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// `Europe/Berlin (CET, UTC+01:00)`: the zone of all times on the page, and what it is at this one.
+/// `Europe/Berlin (CET, UTC+01:00)`: the zone of all times on the page, and its offset at this one.
 pub(super) fn zone(time: Timestamp) -> String {
     zone_of(time, TimeZone::system())
 }
@@ -39,7 +39,7 @@ pub(super) fn zone(time: Timestamp) -> String {
 fn zone_of(time: Timestamp, zone: TimeZone) -> String {
     let zoned = time.to_zoned(zone);
     let (short, offset) = (zoned.strftime("%Z").to_string(), zoned.strftime("%:z").to_string());
-    // Some zones have no short name but their difference.
+    // Some zones have no short name but their offset.
     let has_name = short.chars().all(char::is_alphabetic);
     match zoned.time_zone().iana_name() {
         _ if short == "UTC" => short,
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!((name("/srv/a/"), name("a"), name("/")), ("a", "a", "/"));
     }
 
-    /// The zone has its name and its difference from UTC at that time, in summer as in winter.
+    /// The zone has its name and its offset from UTC at that time, in summer as in winter.
     #[test]
     fn the_zone_is_named() {
         let zone = |time: &str, zone: &str| {

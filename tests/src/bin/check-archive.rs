@@ -1,5 +1,5 @@
-//! `check-archive FOLDER…`: holds archives against `doc/format.md`, see `checker`. Prints what does not hold;
-//! exit status 1 then.
+//! `check-archive FOLDER…`: compares archives with `doc/format.md`, see `checker`. Prints each violation, with exit
+//! status 1.
 
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 

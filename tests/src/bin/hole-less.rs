@@ -1,11 +1,11 @@
-//! `hole-less MAX_FILE_BYTES MOUNTPOINT [short] [interrupted]`: a file system in memory that can do no more
-//! than FAT. No holes: what a file is extended by is written out as zeros, and takes room. No punching, no
-//! looking for holes, no allocating in advance, no clones, no files without a name, no renaming that must not
-//! replace, no permissions that can be set, and an end to the length of a file. For the tests, since not every
-//! kernel has FAT. Ends with `umount`.
+//! `hole-less MAX_FILE_BYTES MOUNTPOINT [short] [interrupted]`: a file system in memory that supports no more than
+//! FAT. It has no holes: extending a file writes zeros, which take space. It has no punching, no search for holes, no
+//! allocation in advance, no clones, no files without a name, no renaming without replacing, no permissions that can
+//! be set, and a limit to the length of a file. The tests use it because not every kernel has FAT. Ends with
+//! `umount`.
 //!
-//! It can do what the manual pages allow and hardly any file system does: `short`, reads and writes come to an
-//! end early; `interrupted`, every third call is.
+//! It does what the manual pages allow and hardly any file system does: with `short`, reads and writes end early;
+//! with `interrupted`, every third call is interrupted.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,7 @@ use fuser::{
 
 const TTL: Duration = Duration::from_secs(1);
 const UNIT: u64 = 4096;
-/// Room of the whole, in units.
+/// Total space, in units.
 const UNITS: u64 = 1 << 18;
 
 enum Node {
@@ -30,7 +30,7 @@ enum Node {
     Folder(BTreeMap<OsString, u64>),
 }
 
-/// The nodes by their numbers, of which the first is 1, the root. None is ever given up.
+/// The nodes by their numbers. The first is 1, the root. None is ever freed.
 struct Fat {
     nodes: Mutex<Vec<Node>>,
     max_file_bytes: u64,
@@ -64,7 +64,7 @@ impl Fat {
         }
     }
 
-    /// Past the page cache, which would ask again by itself.
+    /// Past the page cache, which would retry by itself.
     fn flags(&self) -> FopenFlags {
         if self.short || self.interrupted {
             FopenFlags::FOPEN_DIRECT_IO

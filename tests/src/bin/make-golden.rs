@@ -1,11 +1,11 @@
-//! Makes a golden archive of the present format in a folder that is not there yet.
+//! Makes a golden archive of the present format in a new folder.
 //!
-//! Run once for each addition to the format; its result is committed and never made anew:
+//! Run it once for each addition to the format. Its result is committed and never made again:
 //! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With
-//! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and
-//! drilled. With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost,
-//! which is known. With `flawed`, the source is a file with a partition table, a block has neither content nor
-//! digest, and an older delta has a flaw.
+//! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and drilled.
+//! With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost, which is known.
+//! With `flawed`, the source is a file with a partition table, a block has neither content nor digest, and an older
+//! delta has a flaw.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -55,14 +55,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Four more backups of the same states, then all that changes what is there.
+/// Four more backups of the same states, then everything that changes existing data.
 fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
     for state in golden::states() {
         let options = BackupOptions { force: true, threads: Some(1), ..BackupOptions::default() };
         writer.backup(&MemorySource::new(&state), &options, &clock, &Silent)?;
     }
-    // A delta takes over the blocks of two others; the image goes back to the one before.
+    // A delta takes over the blocks of two others; the image returns to the one before.
     writer.remove(&[0, 4, 5], &clock, &Silent)?;
     let config = folder.join("backy.toml");
     write_config(&config, "max_chain = 2\n")?;
@@ -85,7 +85,7 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A night for each state, with somebody who confirms the first alarm and a lost block of the image.
+/// A night for each state, in which somebody confirms the first alarm and a lost block of the image.
 fn alarms(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
     let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
     let options = BackupOptions {

@@ -1,6 +1,5 @@
-//! `plain-digest FILE`: reads the data of a file and computes the digests of its blocks of 64 KiB, on all
-//! cores, and nothing else. What a backup of a source that has not changed cannot do without, for the benchmark
-//! to compare with.
+//! `plain-digest FILE`: reads the data of a file and computes the digests of its blocks of 64 KiB, on all cores, and
+//! nothing else. It is the minimum for a backup of a source that has not changed, and the benchmark compares with it.
 
 use std::iter;
 use std::path::PathBuf;
@@ -38,7 +37,7 @@ fn main() {
             let data: Vec<&[u8]> =
                 buffer[..count].chunks(BLOCK.len()).filter(|block| !is_zero(block)).collect();
             let mut digests = vec![[0; 32]; data.len()];
-            // What the library itself computes with, without what it computes again.
+            // Uses the library's digest function, without the repeated computations.
             tape_sha256::hash_many(&data, &mut digests);
             blocks += digests.len();
         }

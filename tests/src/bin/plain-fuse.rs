@@ -1,5 +1,5 @@
-//! `plain-fuse FILE MOUNTPOINT`: one file by FUSE, read and handed over, nothing else. What FUSE itself can do on this
-//! machine, for the benchmark to compare with. Ends with `umount`.
+//! `plain-fuse FILE MOUNTPOINT`: one file by FUSE, read and passed on, nothing else. It shows the limit of FUSE on
+//! this machine, and the benchmark compares with it. Ends with `umount`.
 
 use std::ffi::OsStr;
 use std::fs::File;

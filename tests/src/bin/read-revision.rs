@@ -1,5 +1,5 @@
-//! `read-revision ARCHIVE`: reads the newest revision from the first byte to the last, in one thread, as the
-//! Python module does. For the benchmark to compare with.
+//! `read-revision ARCHIVE`: reads the newest revision from the first byte to the last, in one thread, as the Python
+//! module does. The benchmark compares with it.
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@ pub(super) struct Delta<'a> {
     pub(super) held: BTreeMap<u64, Entry>,
 }
 
-/// Positions as the document has them.
+/// Positions from the document.
 struct Layout {
     table_clusters: u64,
     l1_entries: u64,
@@ -38,7 +38,7 @@ impl Layout {
     }
 }
 
-/// Checks the header and the tables of a delta. None when its entries cannot be told.
+/// Checks the header and the tables of a delta. None when its entries cannot be determined.
 pub(super) fn check<'a>(
     raw: &'a [u8],
     number: usize,
@@ -149,7 +149,8 @@ impl Delta<'_> {
         self.image.backing.is_some()
     }
 
-    /// That each cluster is where data may be, by itself, and counted as it is referred to.
+    /// Checks that each cluster is where data may be, overlaps no other, and is counted as often as it is referred
+    /// to.
     fn check_places(&self, name: &str, layout: &Layout, problems: &mut Problems) {
         let (image, cluster) = (&self.image, self.image.cluster);
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
@@ -209,7 +210,7 @@ impl Delta<'_> {
         let hosts = (image.raw.len() as u64).div_ceil(cluster);
         for (number, &place) in (0..).zip(&blocks) {
             let first = number * per_block;
-            // Without a block nothing is counted; where nothing is referred to, that is right.
+            // Without a block nothing is counted. Where nothing is referred to, that is right.
             let referred = counts.range(first..first + per_block);
             let all: Vec<u64> = match place {
                 0 => referred.map(|(host, _)| *host).collect(),

@@ -22,7 +22,7 @@ impl Table<'_> {
     }
 }
 
-/// Checks a digest file; gives its table if it can be used.
+/// Checks a digest file. Returns its table if it can be used.
 pub(super) fn check<'a>(
     name: &str,
     raw: &'a [u8],

@@ -1,4 +1,4 @@
-//! `manifest.json`, and which files there are.
+//! `manifest.json`, and which files exist.
 
 use std::collections::BTreeSet;
 
@@ -135,7 +135,7 @@ const DRILL: [(&str, Kind); 9] = [
     ("message", Kind::Text),
 ];
 
-/// Checks the manifest by itself and that its files are there. None when it cannot be used.
+/// Checks the manifest by itself and that its files exist. None when it cannot be used.
 pub(super) fn check(files: &Files, problems: &mut Problems) -> Option<Manifest> {
     let Some(raw) = files.get("manifest.json") else {
         problems.add("manifest.json: missing");
@@ -238,7 +238,7 @@ fn is_time(text: &str) -> bool {
     fraction.is_empty() || (!digits.is_empty() && digits.chars().all(|c| c == '9'))
 }
 
-/// That required fields are there and of their type.
+/// Checks that required fields exist and have their type.
 fn fields(
     place: &str,
     json: &Map<String, Value>,
@@ -427,7 +427,7 @@ fn check_in_progress(
     Some(InProgress { operation, revision })
 }
 
-/// That all files are there that the manifest needs.
+/// Checks that all files exist that the manifest needs.
 fn check_present(files: &Files, manifest: &Manifest, problems: &mut Problems) {
     let mut needed = vec!["README".to_owned()];
     for (number, revision) in manifest.revisions.iter().enumerate() {

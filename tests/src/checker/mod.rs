@@ -1,9 +1,9 @@
-//! An independent checker: does an archive say and hold what `doc/format.md` promises?
+//! An independent checker: does an archive match what `doc/format.md` promises?
 //!
-//! It shares no code with the library, so that a mistake in one is not in the other as well: a test sees to
-//! that. It gets the files as bytes and gives one sentence for each statement of the document that does not
-//! hold. Each block is digested once. Unknown fields are left alone, as the document has it. A revision with
-//! `flaws` is checked as far as the manifest goes.
+//! It shares no code with the library, so that a mistake in one is not in the other as well; a test checks that. It
+//! gets the files as bytes and returns one sentence for each statement of the document that does not hold. It digests
+//! each block once. It ignores unknown fields, as the document requires. It checks a revision with `flaws` only
+//! against the manifest.
 
 mod delta;
 mod digests;
@@ -53,7 +53,7 @@ pub fn check_folder(folder: &Path) -> io::Result<Option<Vec<String>>> {
     Ok(files.contains_key("manifest.json").then(|| check(&files)))
 }
 
-/// What does not hold.
+/// The violations.
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -62,7 +62,7 @@ impl Problems {
         self.0.push(sentence.into());
     }
 
-    /// Adds the sentence if this is not so, and says whether it is.
+    /// Adds the sentence if the condition is false, and returns the condition.
     fn expect(&mut self, is_so: bool, sentence: impl FnOnce() -> String) -> bool {
         if !is_so {
             self.0.push(sentence());
@@ -83,7 +83,7 @@ fn be_u64(bytes: &[u8], at: usize) -> u64 {
     number(bytes, at, 8)
 }
 
-/// A big-endian number; what is behind the end is zero.
+/// A big-endian number. What is behind the end is zero.
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     (at..at + len).fold(0, |value, at| value << 8 | u64::from(bytes.get(at).copied().unwrap_or(0)))
 }

@@ -37,7 +37,7 @@ pub(super) enum Entry {
 }
 
 impl<'a> Qcow2<'a> {
-    /// Reads a header; the sentence says which field is not what a delta has.
+    /// Reads a header. The sentence says which field differs from that of a delta.
     pub(super) fn parse(raw: &'a [u8]) -> Result<Self, String> {
         let fixed = [
             ("magic number", u64::from(be_u32(raw, 0)), u64::from(MAGIC)),
@@ -135,7 +135,7 @@ impl<'a> Qcow2<'a> {
         be_u16(self.raw, (block + 2 * at) as usize)
     }
 
-    /// Bytes of the file; none when they are not all there.
+    /// Bytes of the file. None when they are not all there.
     pub(super) fn bytes(&self, offset: u64, len: u64) -> Option<&'a [u8]> {
         self.raw.get(offset as usize..offset.checked_add(len)? as usize)
     }

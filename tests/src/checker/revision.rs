@@ -7,7 +7,7 @@ use super::{Files, Problems, hex, sha256};
 
 /// Checks all revisions, from the newest on.
 pub(super) fn check(files: &Files, manifest: &Manifest, problems: &mut Problems) {
-    // Digests of the revision before, as far as they can be told.
+    // Digests of the revision before, as far as they can be determined.
     let mut newer: Option<Vec<[u8; 32]>> = None;
     for number in 0..manifest.revisions.len() {
         let revision = &manifest.revisions[number];
@@ -93,7 +93,7 @@ fn check_newest(
     Some(entries)
 }
 
-/// The overlay of the newest revision. One that was not complete before the interruption is none: nothing
+/// The overlay of the newest revision. One that was not complete before the interruption does not count: nothing
 /// depends on it yet.
 fn overlay<'a>(
     files: &'a Files,
@@ -101,7 +101,7 @@ fn overlay<'a>(
     problems: &mut Problems,
 ) -> Option<Delta<'a>> {
     let operation = &manifest.in_progress.as_ref().filter(|p| p.has_overlay())?.operation;
-    // A clone that is still there never took the place of the image.
+    // A leftover clone never took the place of the image.
     if files.contains_key("last.raw.new") && operation == "backup" {
         return None;
     }
@@ -142,7 +142,7 @@ fn check_older(
     Some((0..manifest.blocks(number)).map(entry).collect())
 }
 
-/// The block in which the shorter of a revision and its base ends is held by the delta, unless it is zero in both.
+/// The delta holds the block in which the shorter of a revision and its base ends, unless it is zero in both.
 fn check_held(
     manifest: &Manifest,
     number: usize,

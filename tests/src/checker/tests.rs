@@ -1,4 +1,4 @@
-//! The checker names each rule that is broken, and none of an archive that is right.
+//! The checker names each broken rule, and none in an intact archive.
 
 use std::fs;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn sign(files: &mut Files, text: String) {
     files.insert("manifest.json".to_owned(), signed.into_bytes());
 }
 
-/// The one sentence that is wanted is among the problems.
+/// Checks that the expected sentence is among the problems.
 fn names(files: &Files, what: &str, words: &str) {
     let problems = check(files);
     assert!(
@@ -289,7 +289,7 @@ fn a_delta_holds_the_block_where_the_shorter_revision_ends() {
     }
 }
 
-/// A revision with flaws is not held against the checker, and neither is what reads through to it.
+/// The checker does not report a revision with flaws, nor what reads through to it.
 #[test]
 fn a_recorded_flaw_is_no_problem() {
     let mut files = archive();

@@ -1,4 +1,4 @@
-//! Archives that are damaged: each sound, and the same in every process, but for what was interrupted.
+//! Archives to be damaged: each intact, and the same in every process, except for what was interrupted.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ use crate::legacy;
 use crate::memory::MemorySource;
 use crate::world::{self, BLOCK_SIZE, Expected, World, changed_state, random_state};
 
-/// A sound archive, and what may happen to it next.
+/// An intact archive, and what may happen to it next.
 pub struct Base {
     /// The archive.
     pub world: World,
@@ -38,7 +38,7 @@ pub fn four_revisions(clones: bool) -> (World, Vec<Vec<u8>>) {
 /// How many there are.
 pub const BASES: usize = 10;
 
-/// One of them, `number` modulo how many there are; made once in a process.
+/// One of them, `number` modulo how many there are, made once in a process.
 pub fn base(number: usize) -> &'static Base {
     static MADE: [OnceLock<Base>; BASES] = [const { OnceLock::new() }; BASES];
     MADE[number % BASES].get_or_init(|| {
@@ -112,8 +112,8 @@ fn imported() -> World {
     world
 }
 
-/// The same archive with names that are the same each time, and without the time that things took: so that an
-/// input of a fuzzer means the same in every process.
+/// The same archive with names that are the same each time, and without durations, so that an input of a fuzzer means
+/// the same in every process.
 fn named_alike(world: &World) -> World {
     let disk = world.disk.fork();
     let manifest = world::open(&disk).expect("open").manifest().clone();
@@ -160,7 +160,7 @@ fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Before anything is damaged, every revision reads right, and an archive that was interrupted says so.
+    /// Before any damage, every revision reads right, and an interrupted archive says so.
     #[test]
     fn every_base_is_sound() {
         let mut under_way = 0;
@@ -168,7 +168,7 @@ mod tests {
             let base = base(number);
             let mut world = base.world.fork();
             let there: Vec<_> = world::open(&world.disk).expect("open").revisions().to_vec();
-            // What is being removed is no longer listed.
+            // Revisions that are being deleted are no longer listed.
             world.expected.retain(|expected| there.iter().any(|r| r.uuid == expected.uuid));
             world.check_committed(None).unwrap_or_else(|error| panic!("base {number}: {error}"));
             let archive = world::open(&world.disk).expect("open");

@@ -16,21 +16,21 @@ const PUNCTUATION: &[u8] = b" \n\t\",:[]{}";
 /// A change of one file.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 pub enum Edit {
-    /// One bit is another.
+    /// One bit flips.
     Flip {
         /// Which byte, modulo the length.
         at: u16,
         /// Which bit, modulo 8.
         bit: u8,
     },
-    /// Four bytes are others.
+    /// Four bytes change.
     Put {
         /// Which bytes, modulo the length.
         at: u16,
         /// What they are.
         bytes: [u8; 4],
     },
-    /// A big-endian number is another, as they are in headers and tables.
+    /// A big-endian number changes, as in headers and tables.
     Number {
         /// Which, in units of its size and modulo the length.
         at: u16,
@@ -39,7 +39,7 @@ pub enum Edit {
         /// What it is.
         value: Value,
     },
-    /// A sector is zero.
+    /// A sector becomes zero.
     Zero {
         /// Which, modulo the length.
         at: u8,
@@ -56,35 +56,35 @@ pub enum Edit {
         /// From where on, modulo the length.
         at: u16,
     },
-    /// There is more behind the end.
+    /// Bytes are added behind the end.
     Extend {
         /// How much, in bytes.
         bytes: u16,
         /// What it is.
         byte: u8,
     },
-    /// Another file of the archive is in its place.
+    /// Another file of the archive replaces it.
     Replace {
         /// Which, modulo their number.
         by: u8,
     },
-    /// It is gone.
+    /// It is missing.
     Delete,
-    /// A word of JSON, such as a name or a number, is another that there is.
+    /// A word of JSON, such as a name or a number, is replaced by another existing one.
     Word {
         /// Which, modulo their number.
         at: u16,
         /// The other.
         by: u16,
     },
-    /// A number in JSON is another.
+    /// A number in JSON changes.
     Count {
         /// Which word, modulo their number; if it is none, the next that is.
         at: u16,
         /// What it is.
         value: Value,
     },
-    /// A line of text is another that there is.
+    /// A line of text is replaced by another existing one.
     Line {
         /// Which, modulo their number.
         at: u8,
@@ -93,7 +93,7 @@ pub enum Edit {
     },
 }
 
-/// A number that somebody may not expect.
+/// A number that a program may not expect.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 pub enum Value {
     /// Any.
@@ -201,7 +201,7 @@ fn sector(at: u8, len: usize) -> Piece {
     start..(start + SECTOR).min(len)
 }
 
-/// Where the runs of bytes are that `belongs` says yes to.
+/// The extents of bytes for which `belongs` is true.
 fn pieces(bytes: &[u8], belongs: impl Fn(&u8) -> bool) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -222,8 +222,7 @@ fn copy_piece(bytes: &mut Vec<u8>, pieces: &[Piece], at: usize, by: usize) {
     }
 }
 
-/// Makes the checksums of the manifest and of the headers of digest files right, as somebody does who wants to
-/// be believed.
+/// Makes the checksums of the manifest and of the headers of digest files right, as a forger does.
 pub(super) fn forge(disk: &SimStorage) {
     for name in disk.files().into_keys() {
         match name {

@@ -1,9 +1,8 @@
-//! What a damaged archive may give out: the right bytes or an error. And what an archive that somebody forged
-//! may not do to us.
+//! What a damaged archive may return: the right bytes or an error. And what a forged archive must not do to us.
 //!
-//! [`Damaged`] is an archive whose files were changed behind its back, with what its revisions hold. Its checks
-//! panic when it gives out anything else. `tests/tests/engine/damage.rs` goes through damages and commands one
-//! by one, `fuzz::damaged_archive` tries any.
+//! [`Damaged`] is an archive whose files were changed behind its back, with what its revisions hold. Its checks panic
+//! when it returns anything else. `tests/tests/engine/damage.rs` tries damages and commands one by one,
+//! `fuzz::damaged_archive` tries any.
 
 mod base;
 mod edit;
@@ -37,8 +36,8 @@ pub struct Damaged {
     pub strangers: Vec<Vec<u8>>,
     /// Revisions that a rebuild has named and that nobody has read yet.
     unread: Vec<RevisionId>,
-    /// Whether checksums and digests were forged to fit what was changed. Then wrong bytes are no fault of
-    /// ours; what is left is that everything ends, with an error or without.
+    /// Whether checksums and digests were forged to fit the changes. Then wrong bytes are no fault of ours. What
+    /// remains is that everything ends, with an error or without.
     pub forged: bool,
 }
 
@@ -48,19 +47,19 @@ impl Damaged {
         Damaged { world, strangers: Vec::new(), unread: Vec::new(), forged: false }
     }
 
-    /// A copy of a sound archive, to be damaged.
+    /// A copy of an intact archive, to be damaged.
     pub fn of(base: &Base) -> Self {
         Damaged { strangers: base.unfinished.clone(), ..Damaged::new(base.world.fork()) }
     }
 
-    /// Makes the checksums of what was changed right again.
+    /// Corrects the checksums of the changed files.
     pub fn forge(&mut self) {
         edit::forge(&self.world.disk);
         self.forged = true;
     }
 
-    /// Every revision reads right or gives an error, in every way that there is to read it; says how many
-    /// can be restored.
+    /// Every revision reads right or returns an error, in every way that there is to read it. Returns how many can be
+    /// restored.
     ///
     /// # Panics
     /// When one reads wrong.
@@ -72,7 +71,7 @@ impl Damaged {
             let place = format!("{place}: revision {number}");
             let found = world::read_revision(&archive, number).ok();
             right += usize::from(found.is_some());
-            // Of one that only a rebuild knows, what is read must be the same each time.
+            // A revision that only a rebuild knows must read the same each time.
             let expected = self.expected(&place, &archive, number).or(found.clone());
             let Some(expected) = expected else { continue };
             if let Some(found) = found {
@@ -91,7 +90,7 @@ impl Damaged {
         assert!(self.forged || found == expected, "{place} has wrong bytes");
     }
 
-    /// What a revision has to hold, if anybody knows.
+    /// The expected content of a revision, if anybody knows it.
     fn expected(&self, place: &str, archive: &Archive, number: usize) -> Option<Vec<u8>> {
         let revision = &archive.revisions()[number];
         if let Some(known) = self.find(revision.uuid) {
@@ -132,7 +131,7 @@ impl Damaged {
         }
     }
 
-    /// Reads of single blocks here and there, as a mounted revision gets them.
+    /// Reads single blocks at random offsets, as a mounted revision does.
     fn read_here_and_there(&self, archive: &Archive, random: &mut Random) -> Result<()> {
         for number in 0..archive.revisions().len() {
             let place = format!("revision {number}");
@@ -156,9 +155,9 @@ impl Damaged {
         Ok(())
     }
 
-    /// Restores what there is of a revision to a new target, to one that holds something else, and to a
-    /// stream, and checks that all three are the same: zero where the report says so, right everywhere else
-    /// unless the digests are not.
+    /// Restores what there is of a revision to a new target, to one with other content, and to a stream, and checks
+    /// that all three are the same: zero where the report says so, right everywhere else unless the digests are
+    /// wrong.
     ///
     /// # Panics
     /// When that is not so, or when it ends early.
@@ -199,7 +198,7 @@ impl Damaged {
     }
 }
 
-/// Counts what an operation finds to be wrong.
+/// Counts the problems that an operation finds.
 #[derive(Default)]
 struct Findings(Mutex<Vec<String>>);
 

@@ -1,4 +1,4 @@
-//! What is done to a damaged archive, and what has to be true when it says that it worked.
+//! What is done to a damaged archive, and what has to be true when a command reports success.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub enum Verb {
     Salvage(u8),
     /// Writes a revision as a qcow2 file.
     Export(u8),
-    /// Reads a revision for trial and records that.
+    /// Reads a revision as a drill and records that.
     Drill(u8),
     /// Makes a revision; `true`: not on a clone.
     Backup(bool),
@@ -46,9 +46,9 @@ pub enum Verb {
     Maintain(u8),
     /// Checks, and changes nothing.
     Check,
-    /// Checks and mends.
+    /// Checks and repairs.
     Scrub,
-    /// Makes the manifest anew; `true`: even if it reads fine.
+    /// Rebuilds the manifest; `true`: even if it is readable.
     Rebuild(bool),
     /// Tags a revision.
     Tag(u8),
@@ -59,10 +59,10 @@ fn scrub_options() -> ScrubOptions {
 }
 
 impl Damaged {
-    /// Does it; an error is as good as a success. `next` is the state of the source.
+    /// Runs it. An error is as good as a success. `next` is the state of the source.
     ///
     /// # Panics
-    /// When it says that it worked and it did not.
+    /// When it reports success and has failed.
     pub fn apply(&mut self, verb: Verb, next: &[u8]) -> Result<()> {
         if let Verb::Rebuild(force) = verb {
             return self.rebuild(force);
@@ -131,7 +131,7 @@ impl Damaged {
         ArchiveWriter::open(world::open(&self.world.disk)?, "a test", &Silent)
     }
 
-    /// What is said to be well reads right.
+    /// What the command reports as healthy reads right.
     fn check_clean(&self, clean: bool, who: &str) {
         if clean && !self.forged {
             let there = world::open(&self.world.disk).expect("open").revisions().len();
@@ -143,7 +143,7 @@ impl Damaged {
     fn backup(&mut self, in_place: bool, next: &[u8]) -> Result<()> {
         let update = if in_place { ImageUpdate::InPlace } else { ImageUpdate::Auto };
         let options = BackupOptions { update, ..world::options() };
-        // What fails may have been committed all the same.
+        // A failed command may have committed all the same.
         self.strangers.push(next.to_vec());
         let report = world::backup_with(&self.world.disk, &MemorySource::new(next), &options)?;
         let uuid = report.revision.uuid;
@@ -173,7 +173,7 @@ impl Damaged {
         Ok(())
     }
 
-    /// What an export says it has written can be read from it.
+    /// What an export reports as written can be read from it.
     fn export(&self, archive: &Archive, number: usize) -> Result<()> {
         let place = format!("export of revision {number}");
         let expected = self.expected(&place, archive, number);
@@ -193,7 +193,7 @@ impl Damaged {
         if self.forged {
             return Ok(());
         }
-        // A manifest that was made anew may have another one.
+        // A rebuilt manifest may have another one.
         let size = archive.manifest().block_size;
         let blocks = size.count(archive.revisions()[number].size_bytes);
         let mut found = vec![0; blocks as usize * size.len()];

@@ -1,11 +1,10 @@
-//! A history of an archive: commands, things that go wrong in them, and what else happens; see [`crate::model`]
-//! for the promises.
+//! A history of an archive: commands, failures in them, and other events; see [`crate::model`] for the promises.
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::model::{History, Model};
 
-/// Reads a history out of the bytes and makes it happen.
+/// Reads a history from the bytes and carries it out.
 ///
 /// # Panics
 /// When the archive is not what it has to be.

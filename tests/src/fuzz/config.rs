@@ -1,5 +1,5 @@
-//! Any text as `backy.toml`: a config within its limits, or one line that names a place in the text. What was read,
-//! written down anew, is read as the same.
+//! Any text as `backy.toml`: a config within its limits, or one line that names a place in the text. A config that is
+//! written out again reads as the same.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -115,7 +115,7 @@ fn write_hooks(text: &mut String, hooks: &HooksConfig) {
 }
 
 fn write_monitoring(text: &mut String, monitoring: &Monitoring) {
-    // Taken apart, so that a new key cannot be forgotten here.
+    // Destructured here, so that a new key cannot be forgotten.
     let Monitoring {
         textfile,
         max_age,
@@ -164,8 +164,8 @@ fn written_string(text: &str) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
-/// A backup is due at first; after one with all tags nothing is, and everything again once it is long ago. At
-/// any time that a clock can show.
+/// A backup is due at first. After one with all tags nothing is due, and everything again once it is long ago. This
+/// holds at any time that a clock can show.
 fn check_schedule(config: &Config) {
     let tags = config.schedule.keys().cloned().collect::<std::collections::BTreeSet<Tag>>();
     for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
@@ -178,7 +178,7 @@ fn check_schedule(config: &Config) {
             // At the end of time whatever is due is due now.
             let past = Past::of(&revisions);
             assert_eq!(schedule::due(&past, config, now).is_due(), now == Timestamp::MAX);
-            // Outside of its window one is made when twice its interval is over.
+            // Outside of its window a backup is due when twice its interval has passed.
             let later = now.saturating_add(SignedDuration::from_hours(21 * 366 * 24));
             let later = later.expect("a duration can be added");
             if later != Timestamp::MAX {

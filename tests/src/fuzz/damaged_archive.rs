@@ -1,20 +1,18 @@
 //! A valid archive with bytes changed: right bytes or an error, never wrong bytes, never a panic.
 //!
-//! The input says which archive, which changes to which files, and which commands are run afterwards. After
-//! each command every revision is read in every way. What a command says of itself has to be true: what a scrub
-//! calls clean reads right, so does what a drill passes and what an export writes, and a new revision is that
-//! of the source.
+//! The input decides which archive, which changes to which files, and which commands run afterwards. After each
+//! command every revision is read in every way. What a command reports has to be true: what a scrub calls clean reads
+//! right, so does what a drill passes and what an export writes, and a new revision is that of the source.
 //!
-//! An input may also ask for the checksums to be made right again, of the manifest and of the headers of digest
-//! files, so that the fuzzer gets behind what they guard. Then wrong bytes are no fault of ours: whoever can
-//! forge those can forge everything. What is promised is that there is no panic, no memory out of proportion,
-//! and no end of patience.
+//! An input may also ask for corrected checksums, of the manifest and of the headers of digest files, so that the
+//! fuzzer gets behind what they guard. Then wrong bytes are no fault of ours: whoever can forge those can forge
+//! everything. The promise is that there is no panic, no excessive memory, and that everything ends soon.
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::damage::{Damaged, Edit, Verb, base};
 
-/// More of them find nothing that fewer do not.
+/// More of them find nothing new.
 const MAX_EDITS: usize = 6;
 const MAX_VERBS: usize = 5;
 
@@ -42,7 +40,7 @@ impl<'a> Arbitrary<'a> for Input {
 /// Damages an archive as the bytes say, and works with it.
 ///
 /// # Panics
-/// When it gives out wrong bytes, or says of itself what is not true.
+/// When it returns wrong bytes, or reports something untrue.
 pub fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary(&mut Unstructured::new(data)) else { return };
     let base = base(input.base.into());

@@ -1,7 +1,8 @@
-//! Any bytes as a digest file: its header comes back as it was read, and its table gives each entry in one way only.
+//! Any bytes as a digest file: its header comes back as it was read, and its table has only one way to read each
+//! entry.
 //!
-//! The checksum of the header would keep out nearly everything, so each input is also read with one that fits,
-//! and with the length that the header asks for when that is small.
+//! The checksum of the header would reject nearly everything. So each input is also read with one that fits, and with
+//! the length that the header asks for when that is small.
 
 use backy_lib::digest::{DIGEST_BYTES, Digest};
 use backy_lib::format::digests::{DigestsHeader, HEADER_BYTES, entry_offset};

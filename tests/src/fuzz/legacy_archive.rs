@@ -1,5 +1,5 @@
-//! Any folder as an archive of 2014: what is imported, and what is read from it as it is, has the MD5s that are
-//! recorded, or it is an error. Nothing is changed in the folder, and nothing outside is looked at.
+//! Any folder as an archive of 2014: what is imported, and what is read from it directly, has the recorded MD5s, or
+//! it is an error. Nothing in the folder changes, and nothing outside is read.
 //!
 //! An input is a text with the files one after the other, so that a mutation of it is one of a file: `%%file
 //! NAME`, `%%link NAME` (to what follows), `%%fifo NAME` or `%%folder NAME`, each at the start of a line and
@@ -78,7 +78,7 @@ fn said(report: &backy_lib::Result<ImportReport>) -> String {
     }
 }
 
-/// The files that the input describes; those whose names no folder can have are left out.
+/// The files that the input describes, without those whose names no folder can have.
 fn parse(data: &[u8]) -> BTreeMap<String, Entry> {
     let mut entries = BTreeMap::new();
     let starts: Vec<usize> = (0..data.len())
@@ -116,7 +116,7 @@ fn with_uuids(text: &str) -> String {
     (0..10).fold(text.to_owned(), |text, number| text.replace(&format!("${number}"), &uuid(number)))
 }
 
-/// The folder, and beside it something that nothing may look at.
+/// The folder, and beside it something that nothing may read.
 struct Scene {
     root: TempDir,
 }
@@ -130,7 +130,7 @@ impl Scene {
             let path = scene.old().join(name);
             match entry {
                 Entry::File(content) => fs::write(path, content).expect("a file"),
-                // An empty target, or one that is too long, cannot be.
+                // An empty or too long target is impossible.
                 Entry::Link(target) => drop(symlink(target, path)),
                 Entry::Fifo => {
                     let mode = Mode::from_raw_mode(0o600);
@@ -153,7 +153,7 @@ impl Scene {
             .expect("a FIFO");
     }
 
-    /// Into a new archive. After an error there is what came over before it.
+    /// Into a new archive. After an error there is what was imported before it.
     fn import(&self) -> (backy_lib::Result<ImportReport>, Option<Archive>) {
         let disk = SimStorage::new(false);
         world::init(&disk).expect("init");
@@ -196,8 +196,8 @@ impl Scene {
     }
 }
 
-/// What came over whole has the MD5 of its image, or those of all its blocks; of the rest, what is not lost has
-/// the MD5 of its block.
+/// A revision that was imported whole has the MD5 of its image, or those of all its blocks. In the rest, each block
+/// that is not lost has its MD5.
 fn check_imported(model: &Model, archive: &Archive, number: usize, imported: &Imported) {
     let name = imported.uuid.to_string();
     let target = MemoryTarget::absent();
@@ -235,7 +235,7 @@ fn check_block(model: &Model, name: &str, block: u64, content: &[u8]) {
     assert!(recorded.contains(&found), "{name}, block {block}: {found}, not {recorded:?}");
 }
 
-/// What is read as it is has the MD5s that are recorded.
+/// What is read directly has the recorded MD5s.
 fn check_reader(model: &Model, scene: &Scene) {
     let Ok(reader) = OldReader::open(&scene.old(), &Silent) else { return };
     for (at, entry) in reader.entries().iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Any bytes as a manifest: what is read comes back when it is written, with the fields that this program does
-//! not know.
+//! Any bytes as a manifest: what is read comes back when it is written, with the fields that this program does not
+//! know.
 //!
-//! The checksum would keep out nearly everything, so each input is also read with a checksum that fits.
+//! The checksum would reject nearly everything, so each input is also read with a checksum that fits.
 
 use std::collections::BTreeSet;
 
@@ -56,14 +56,14 @@ fn check(data: &[u8]) {
     let twice = again.encode().expect("a JSON form");
     assert!(twice == encoded, "written twice, it is not the same");
     let object = |bytes: &[u8]| serde_json::from_slice::<Map<String, Value>>(bytes);
-    // Within an object that is ours, what is not known is passed over, be it a number that is none, such as 1e999.
+    // Within an object that is ours, unknown fields are skipped, even an invalid number such as 1e999.
     if let Ok(read) = object(data) {
         check_unknown(&read, &object(&encoded).expect("JSON"));
     }
     exercise(manifest);
 }
 
-/// What is in `read` and not known has to be in `written`, and nothing else that was not there.
+/// Every unknown field of `read` has to be in `written`, and nothing else that was not there.
 fn check_unknown(read: &Map<String, Value>, written: &Map<String, Value>) {
     let known = Manifest::new(backy_lib::BlockSize::DEFAULT).encode().expect("a JSON form");
     let known: Map<String, Value> = serde_json::from_slice(&known).expect("JSON");
@@ -80,7 +80,7 @@ fn check_unknown(read: &Map<String, Value>, written: &Map<String, Value>) {
     let (read, written) = (revisions(read), revisions(written));
     for (read, written) in read.iter().flatten().zip(written.iter().flatten()) {
         for (key, value) in read.as_object().into_iter().flatten() {
-            // Known ones are written in one way only; these are compared as what they mean.
+            // Known ones are written in one way only, so these are compared by meaning.
             if written.get(key).is_none() {
                 assert!(is_left_out(key, value), "{key} is gone");
             } else if !KNOWN_IN_A_REVISION.contains(&key.as_str()) {
@@ -108,13 +108,13 @@ const KNOWN_IN_A_REVISION: [&str; 15] = [
     "bad_blocks",
 ];
 
-/// Whether a field that says nothing is not written.
+/// Whether a field with its default is not written.
 fn is_left_out(key: &str, value: &Value) -> bool {
     ["verified", "rewritten", "scheduled_tags"].contains(&key)
         && value.as_array().is_some_and(Vec::is_empty)
 }
 
-/// Taking out any revision, and adding one, leaves a manifest that is read.
+/// Taking out any revision, and adding one, leaves a readable manifest.
 fn exercise(mut manifest: Manifest) {
     manifest.in_progress = None;
     let count = manifest.revisions.len();

@@ -1,11 +1,11 @@
-//! What is fuzzed: for each target how bytes become an input, and the oracle that panics when a promise is broken.
+//! The fuzz targets: for each, how bytes become an input, and the oracle that panics when a promise is broken.
 //!
-//! `fuzz/fuzz_targets` hands these to libFuzzer, a few lines each, since that needs a nightly compiler. On stable
-//! `tests/tests/corpus.rs` runs them on the inputs in `fuzz/seeds` and `fuzz/regressions`. Whoever adds a
-//! target adds it to [`TARGETS`], and that test says what else is missing.
+//! `fuzz/fuzz_targets` passes these to libFuzzer, a few lines each, since that needs a nightly compiler. On stable
+//! `tests/tests/corpus.rs` runs them on the inputs in `fuzz/seeds` and `fuzz/regressions`. Whoever adds a target adds
+//! it to [`TARGETS`], and that test says what else is missing.
 //!
-//! A target does the same for the same bytes: no clock, no random names that matter, one thread. It is quick,
-//! and it bounds what it does with an input itself where a long one would do nothing new.
+//! A target does the same for the same bytes: no clock, no random names that matter, one thread. It is quick, and
+//! limits its own work where a long input would find nothing new.
 
 pub mod archive_ops;
 pub mod config;
@@ -22,7 +22,7 @@ pub mod revision_spec;
 
 pub use one_file::OneFile;
 
-/// A folder for one input, in memory where that can be had.
+/// A folder for one input, in memory where possible.
 ///
 /// # Panics
 /// When there is none to be had.

@@ -1,8 +1,8 @@
-//! Any bytes as the beginning of a disk: its partitions lie within it and have numbers of their own, and
-//! looking for them takes few short reads that stay within it, whatever its tables say.
+//! Any bytes as the beginning of a disk: its partitions lie within it and have numbers of their own, and looking for
+//! them takes few short reads that stay within it, whatever its tables say.
 //!
-//! The first two bytes are how many sectors of zeros follow behind the others. The checksums of a GPT would
-//! keep out nearly everything, so each input is also read with those that fit.
+//! The first two bytes are how many sectors of zeros follow behind the others. The checksums of a GPT would reject
+//! nearly everything, so each input is also read with those that fit.
 
 use std::cell::Cell;
 
@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Gives the header of a GPT, and its entries, the checksums that they should have.
+/// Corrects the checksums of the header and the entries of a GPT.
 fn seal(image: &mut [u8], sector_bytes: usize) {
     let word = |image: &[u8], at: usize| {
         let bytes = image.get(sector_bytes + at..)?.first_chunk()?;

@@ -1,6 +1,6 @@
-//! Any bytes as a delta: opening it, looking clusters up and reading them gives content or an error, never a panic,
-//! and never takes memory out of proportion. In an archive all ways to read it give the same, a merge into it
-//! or out of it changes nothing of what can be read, and an export is equal.
+//! Any bytes as a delta: opening it, looking clusters up and reading them returns content or an error, never a panic,
+//! and never takes excessive memory. In an archive all ways to read it return the same, a merge into it or out of it
+//! does not change what can be read, and an export is equal.
 
 use std::ops::Range;
 
@@ -41,7 +41,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Looks at the first and the last entries of the tables and reads some of the clusters.
+/// Reads the first and the last entries of the tables and some of the clusters.
 fn read_some(delta: &Delta) {
     let header = delta.header();
     let blocks = header.cluster_size.count(header.virtual_bytes);

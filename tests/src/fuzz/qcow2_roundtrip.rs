@@ -1,6 +1,6 @@
 //! Any set of blocks, of any kind and block size, written as a delta in any number of sessions: it reads back equal.
 //!
-//! `tests/tests/corpus.rs` gives what the seeds make to QEMU, which has to find the same.
+//! `tests/tests/corpus.rs` passes what the seeds make to QEMU, which has to find the same.
 
 use std::collections::BTreeMap;
 
@@ -219,7 +219,7 @@ fn check(written: &Written) {
     check_rebase(disk, *revision);
 }
 
-/// The stored form, as a merge copies it, is of the same content.
+/// The stored form, as a merge copies it, has the same content.
 fn check_stored(delta: &Delta, cluster: Cluster, content: &[u8], decompressor: &mut Decompressor) {
     match delta.read_stored(cluster).expect("its stored form") {
         StoredBlock::Zero => assert!(content.iter().all(|&byte| byte == 0)),
@@ -232,7 +232,7 @@ fn check_stored(delta: &Delta, cluster: Cluster, content: &[u8], decompressor: &
     }
 }
 
-/// A search never skips a block that is held, and only gives blocks that are inside.
+/// A search never skips a held block, and only returns blocks that are inside.
 fn check_search(delta: &Delta, held: &BTreeMap<BlockIndex, Vec<u8>>, blocks: u64) {
     let end = BlockIndex(blocks);
     for from in held.keys().copied().chain([BlockIndex(0), end]) {
@@ -248,7 +248,7 @@ fn check_search(delta: &Delta, held: &BTreeMap<BlockIndex, Vec<u8>>, blocks: u64
     }
 }
 
-/// No name but its own is there, and pointing it to itself anew changes nothing.
+/// It contains no name but its own, and pointing it to itself again changes nothing.
 fn check_rebase(disk: &SimStorage, revision: RevisionId) {
     let before = disk.files();
     assert_eq!(disk.list().expect("a list"), [FileName::Delta(revision)]);

@@ -1,6 +1,5 @@
-//! Any revisions, tags, schedule and clocks: what must stay stays, the verdicts are those of the rules as the
-//! document has them, carrying them out in part changes nothing, and the plan leaves a chain after each of its
-//! steps.
+//! Any revisions, tags, schedule and clocks: what must stay stays, the verdicts follow the rules of the document,
+//! carrying them out in part changes nothing, and the plan leaves a chain after each of its steps.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -80,7 +79,7 @@ fn archive(input: &Input) -> Archive {
         };
         now = now.clamp(Timestamp::MIN.as_second(), Timestamp::MAX.as_second());
         let started = Timestamp::from_second(now).expect("a time in range");
-        // By hand only now and then, since that keeps everything.
+        // Manual tags only now and then, since those keep everything.
         let by_hand = if made.by_hand & 0xc0 == 0xc0 { words(made.by_hand) } else { words(0) };
         let mut one = revision(number as u128 + 1, started, words(made.due), by_hand);
         one.size_bytes = 4096;
@@ -91,7 +90,7 @@ fn archive(input: &Input) -> Archive {
     archive
 }
 
-/// Gives them images and bases as an archive has them.
+/// Sets their images and bases as an archive has them.
 fn link(revisions: &mut [Revision], made: &[Made]) {
     let names: Vec<RevisionId> = revisions.iter().map(|each| each.uuid).collect();
     for (number, (each, made)) in revisions.iter_mut().zip(made.iter().rev()).enumerate().skip(1) {
@@ -123,7 +122,7 @@ fn words(bits: u8) -> BTreeSet<Tag> {
     chosen.map(|(_, word)| tag(word)).collect()
 }
 
-/// What must stay stays; for the rest, the book.
+/// What must stay stays; the document decides the rest.
 fn check_verdicts(archive: &Archive) {
     let verdicts = archive.verdicts();
     let found: Vec<(bool, BTreeSet<Tag>)> =
@@ -146,7 +145,7 @@ fn check_verdicts(archive: &Archive) {
     assert_eq!(good(|_| true), good(|keep| keep), "the last good one goes");
 }
 
-/// In part and then the rest is the same as at once, and after that nothing is left to do.
+/// A part and then the rest is the same as all at once, and after that nothing is left to do.
 fn check_parts(archive: &Archive, done: u64) {
     let verdicts = archive.verdicts();
     let mut whole = archive.clone();
@@ -175,7 +174,8 @@ fn check_number(archive: &Archive, count: u32) {
     }
 }
 
-/// The steps take out what goes and nothing else, each once, what needs no room first; after each there is a chain.
+/// The steps delete what expires and nothing else, each once, starting with what needs no space. After each there is
+/// a chain.
 fn check_plan(archive: &Archive) {
     let verdicts = archive.verdicts();
     let goes: HashSet<RevisionId> =
@@ -238,7 +238,7 @@ fn check_chain(manifest: &Manifest) {
     assert!(Manifest::parse(&encoded).is_ok(), "no chain: {:?}", manifest.revisions);
 }
 
-/// Only deltas are made standalone, each once; and all that are to be kept in full.
+/// Only deltas are made standalone, each once: all those to be kept in full.
 fn check_standalone(manifest: &Manifest, config: &Config) {
     let mut revisions = manifest.revisions.clone();
     let steps = plan::standalone(&revisions, config);

@@ -1,4 +1,4 @@
-//! Any text as a revision specification, on any revisions: it is resolved as `doc` has it, said here a second
+//! Any text as a revision specification, on any revisions: it resolves as `doc` describes, implemented here a second
 //! time, or it is an error of one line.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What may be there after something went wrong.
+//! What may exist after a failure.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use crate::world::{self, Expected};
 /// What a command may have done when it was interrupted: all of it, or a part.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Effects {
-    /// Revisions that may have gone.
+    /// Revisions that may be deleted.
     goes: BTreeSet<RevisionId>,
-    /// Content of new revisions that may have come.
+    /// Content of new revisions that may exist.
     comes: Vec<Vec<u8>>,
 }
 
@@ -47,8 +47,8 @@ impl Model {
         }
     }
 
-    /// A command has failed, or was cut with the power, whereupon a subset of what was not synced is left
-    /// that depends on `cut`.
+    /// A command has failed, or the power was cut. Then a subset of the unsynced changes is left that depends on
+    /// `cut`.
     pub(super) fn interrupted(&mut self, verb: Verb, effects: Effects, cut: Option<u64>) {
         self.unfinished.extend(effects.comes.iter().cloned());
         self.going.extend(&effects.goes);
@@ -84,7 +84,7 @@ impl Model {
         self.adopt(&bases, &format!("after a power cut, {unsynced:?}"));
     }
 
-    /// Takes what is there for what is expected, if it is one of `bases` with its effects.
+    /// Accepts the current state as the expected one, if it is one of `bases` with its effects.
     fn adopt(&mut self, bases: &[(Vec<Expected>, Effects)], place: &str) {
         let archive =
             world::open(&self.world.disk).unwrap_or_else(|error| panic!("{place}: open: {error}"));
@@ -101,7 +101,7 @@ impl Model {
         self.check(place);
     }
 
-    /// A manifest was made anew: all that was there is there, in order, and nothing that never was.
+    /// A manifest was rebuilt: every existing revision is there, in order, and nothing that never existed.
     pub(super) fn rebuilt(&mut self, revisions: &[RevisionId]) {
         let expected = &self.world.expected;
         let was = expected.iter().map(|e| e.uuid).filter(|uuid| revisions.contains(uuid));
@@ -131,7 +131,8 @@ impl Model {
     }
 }
 
-/// What is there, if it is `base` but for what may have gone, with new revisions on top whose content may have come.
+/// The current revisions, if they are `base` except for what may be deleted, with new revisions on top whose content
+/// may exist.
 fn explain(
     found: &[RevisionId],
     base: &[Expected],

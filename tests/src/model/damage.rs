@@ -1,4 +1,4 @@
-//! Damage to a sound archive: it is found, and costs what it must.
+//! Damage to an intact archive: it is found, and costs what it must.
 
 use backy_lib::ScrubOptions;
 use backy_lib::progress::Silent;
@@ -12,9 +12,9 @@ fn scrub() -> ScrubOptions {
 }
 
 impl Model {
-    /// A flipped bit anywhere: what cannot be read right any more is found; with the bit put back, nothing is.
+    /// A flipped bit anywhere: everything that no longer reads right is found. With the bit put back, nothing is.
     pub(super) fn damage(&mut self, file: u8, offset: u16, bit: u8) {
-        // Interrupted work is tidied up first: a scrub without the lock would have to look past it.
+        // Interrupted work is cleaned up first: otherwise a scrub without the lock would have to ignore it.
         self.succeed(Verb::Recover);
         self.clear_suspicion();
         let stored = self.world.disk.files().into_iter().filter(|(name, content)| {

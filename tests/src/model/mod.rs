@@ -1,7 +1,7 @@
 //! Histories of an archive, against a plain `Vec<u8>` for each revision.
 //!
-//! [`Operation`] is what can happen. [`Model`] makes it happen to an archive on a simulated disk, and panics
-//! when the archive is not what it has to be:
+//! [`Operation`] is what can happen. [`Model`] does it to an archive on a simulated disk, and panics when the archive
+//! is not what it has to be:
 //!
 //! - After a command that worked there are exactly the revisions that there should be, each with its bytes,
 //!   also when the power fails a moment later.
@@ -10,8 +10,8 @@
 //! - A reader that is open gives its own bytes, or an error once its revision has gone.
 //! - A scrub finds a damage, and nothing where there is none.
 //!
-//! `tests/tests/engine/model.rs` makes histories with proptest, `fuzz::archive_ops` out of the bytes that a
-//! fuzzer tries.
+//! `tests/tests/engine/model.rs` makes histories with proptest, `fuzz::archive_ops` from the bytes that a fuzzer
+//! tries.
 
 mod after;
 mod damage;
@@ -41,25 +41,23 @@ pub use operation::{History, Interruption, Operation, Verb};
 /// Sources are smaller.
 const MAX_BYTES: usize = 12 * 4096;
 
-/// A source, its archive, and what the archive has to hold.
+/// A source, its archive, and the expected content of the archive.
 pub struct Model {
     world: World,
     source: Vec<u8>,
     now: Timestamp,
     readers: Vec<Held>,
-    /// All revisions that there ever were: a manifest that is made anew may bring one back whose removal was
-    /// interrupted.
+    /// All revisions that ever existed: a rebuilt manifest may bring one back whose removal was interrupted.
     known: BTreeMap<RevisionId, Vec<u8>>,
-    /// What was being backed up when something went wrong: the same may happen to it.
+    /// What was being backed up at the failure: the same may happen to it.
     unfinished: Vec<Vec<u8>>,
-    /// What was being removed when something went wrong, until the next command of that sort has worked.
+    /// What was being removed at the failure, until the next command of that kind has worked.
     going: BTreeSet<RevisionId>,
-    /// What the medium may hold instead of what programs see, since a call failed and until a manifest is durable
-    /// again.
+    /// What the medium may hold instead of what programs see, from a failed call until a manifest is durable again.
     otherwise: Vec<(Vec<Expected>, Effects)>,
-    /// Whether a scrub may have noted a block to be bad that could not be read once.
+    /// Whether a scrub may have recorded a block as bad that was unreadable once.
     suspected: bool,
-    /// Whether a manifest was made anew while a deletion may not have been durable: no list has the file that comes
+    /// Whether a manifest was rebuilt while a deletion may not have been durable: no list has the file that comes
     /// back, and it is kept.
     unlisted: bool,
 }
@@ -86,7 +84,7 @@ impl Model {
         &self.world
     }
 
-    /// Makes all of a history happen to a new archive.
+    /// Carries out a whole history on a new archive.
     ///
     /// # Panics
     /// When the archive is not what it has to be.
@@ -175,7 +173,7 @@ impl Model {
         }
     }
 
-    /// Looks again at what could not be read once.
+    /// Reads again what was unreadable once.
     fn clear_suspicion(&mut self) {
         if self.suspected {
             self.apply(&Operation::Do(Verb::Scrub { which: 0, threads: 1 }));
@@ -221,7 +219,7 @@ impl Model {
             && self.world.expected.is_empty()
     }
 
-    /// A command during which something goes wrong.
+    /// A command with a failure during it.
     fn fail(&mut self, verb: Verb, call: u64, interruption: Interruption, seed: u64) {
         let calls = self.calls(verb);
         let effects = self.effects(verb);
@@ -231,10 +229,10 @@ impl Model {
         self.suspected |= matches!(verb, Verb::Scrub { .. });
         let cut = interruption == Interruption::PowerCut;
         if cut {
-            // Nobody who was at work can do anything any more, so that what he holds open is of no interest.
+            // No operation that was under way can continue, so what it holds open does not matter.
             self.readers.clear();
         } else {
-            // The fault has passed, and those who have files open go on.
+            // The fault has passed, and readers with open files continue.
             self.world.disk.set_fault(0, Fault::Once(Failure::Io), seed);
         }
         match (outcome, cut) {
@@ -281,7 +279,7 @@ impl Model {
         world::configure(&self.world.disk, &text);
     }
 
-    /// Onto a target with other content, what comes out is the revision, and what was right is not written again.
+    /// On a target with other content, the result is the revision, and nothing that was right is written again.
     fn restore(&mut self, number: u8, onto_other: bool, threads: usize) {
         let Some(number) = self.number(number) else { return };
         let wanted = &self.world.expected[number].bytes;
@@ -317,7 +315,7 @@ impl Model {
         ArchiveWriter::open(world::open(&self.world.disk)?, "a test", &Silent)
     }
 
-    /// That there is exactly what is expected.
+    /// Checks that exactly the expected revisions exist.
     fn check(&mut self, place: &str) {
         self.world
             .check_committed(None)

@@ -1,5 +1,5 @@
-//! What can happen to a source and its archive. Any numbers mean something: an operation that does not fit the
-//! state of the archive does as much of it as there is to do.
+//! What can happen to a source and its archive. Any numbers mean something: an operation that does not fit the state
+//! of the archive does as much as it can.
 
 use arbitrary::{Arbitrary, Unstructured};
 use backy_lib::storage::sim::{Failure, Fault};
@@ -16,7 +16,7 @@ pub enum Operation {
         /// Of the content.
         seed: u16,
     },
-    /// A stretch of the source becomes zero.
+    /// An extent of the source becomes zero.
     Discard {
         /// In bytes.
         offset: u16,
@@ -107,18 +107,18 @@ pub enum Verb {
         /// A bit for each, newest first; never all.
         which: u8,
     },
-    /// Lets go what need not be kept and makes standalone what has to be.
+    /// Deletes what need not be kept and makes standalone what has to be.
     Maintain {
         /// How many of the newest are kept, modulo 6; 0 for what the schedule says.
         keep: u8,
     },
-    /// Gives or takes a tag.
+    /// Adds or removes a tag.
     Tag {
         /// Which revision, modulo their number.
         number: u8,
         /// Which tag, modulo those that there are.
         tag: u8,
-        /// Takes it.
+        /// Removes it.
         remove: bool,
     },
     /// Checks what is stored.
@@ -129,14 +129,14 @@ pub enum Verb {
         #[arbitrary(value = 1)]
         threads: usize,
     },
-    /// Reads a revision for trial and records that.
+    /// Reads a revision as a drill and records that.
     Drill {
         /// Which, modulo their number.
         number: u8,
     },
-    /// Brings an archive of 2014 over, which is refused where there is something else.
+    /// Imports an archive of 2014, which is refused where there is something else.
     Import,
-    /// The manifest gets lost or damaged, and is made anew.
+    /// The manifest gets lost or damaged, and is rebuilt.
     Rebuild {
         /// Lost, not damaged.
         lost: bool,
@@ -145,7 +145,7 @@ pub enum Verb {
     Recover,
 }
 
-/// What goes wrong during a command.
+/// A failure during a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
 pub enum Interruption {
     /// The power fails.
@@ -184,7 +184,7 @@ pub struct History {
 }
 
 impl History {
-    /// Longer ones find nothing that shorter ones do not, and take long.
+    /// Longer ones find nothing new, and take long.
     pub const MAX_OPERATIONS: usize = 24;
 }
 

@@ -32,7 +32,7 @@ impl Model {
         self.readers.push(Held { reader, uuid: expected.uuid, bytes: expected.bytes.clone() });
     }
 
-    /// Lets everybody read who has a reader. As long as the archive has the revision it can be read.
+    /// Reads with all open readers. A reader works as long as the archive has its revision.
     pub(super) fn look(&mut self) {
         let is_there = |held: &Held| self.world.expected.iter().any(|e| e.uuid == held.uuid);
         for held in &self.readers {

@@ -1,4 +1,4 @@
-//! Commands, and what has to be there when they have worked.
+//! Commands, and the expected state after they have worked.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,17 +23,17 @@ const TAGS: [&str; 4] = ["full", "daily", "pinned", "other"];
 /// What a command that worked has done.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// Nothing that shows.
+    /// Nothing visible.
     Nothing,
     /// A manifest has been published, with the same revisions.
     Noted,
     /// A revision was made.
     Made(RevisionId),
-    /// Revisions have gone, each in a step of its own or not; perhaps none.
+    /// Revisions were deleted, each in a step of its own or not; perhaps none.
     Gone(Vec<RevisionId>),
-    /// An archive of 2014 came over: its revisions are there, newest first.
+    /// An archive of 2014 was imported: its revisions are there, newest first.
     Imported(Vec<RevisionId>),
-    /// The manifest was made anew, with these revisions.
+    /// The manifest was rebuilt, with these revisions.
     Rebuilt(Vec<RevisionId>),
     /// A scrub has ended, and found this.
     Found(Vec<String>),
@@ -52,7 +52,7 @@ impl Done {
         }
     }
 
-    /// Whether it may be that on a sound archive.
+    /// Whether that is possible on an intact archive.
     pub(super) fn is_good(&self) -> bool {
         match self {
             Done::Found(findings) => findings.is_empty(),
@@ -75,7 +75,7 @@ pub(super) fn sample_contents() -> [Vec<u8>; 3] {
 }
 
 impl Model {
-    /// Does it, whatever comes of it.
+    /// Runs the command, whatever the result.
     pub(super) fn attempt(&self, verb: Verb) -> Result<Done> {
         let (disk, clock) = (&self.world.disk, self.clock());
         if let Verb::Rebuild { .. } = verb {
@@ -110,7 +110,7 @@ impl Model {
                 let before = pinned(&writer);
                 let all = writer.tag(number, add, remove, &clock, &Silent)?;
                 assert!(all.is_superset(add), "{all:?}");
-                // One that was pinned over the schedule's is the schedule's again.
+                // One that was pinned over the schedule's belongs to the schedule again.
                 let is_unpinned = |tag| before.contains(tag) && !pinned(&writer).contains(tag);
                 assert!(all.intersection(remove).all(is_unpinned), "{all:?}");
                 Done::Noted
@@ -144,7 +144,7 @@ impl Model {
         })
     }
 
-    /// What has to happen before a manifest can be made anew.
+    /// What has to happen before a manifest can be rebuilt.
     pub(super) fn lose_manifest(&self, verb: Verb) {
         match verb {
             Verb::Rebuild { lost: true } => {
@@ -158,21 +158,21 @@ impl Model {
         }
     }
 
-    /// Whether it is right that this was refused.
+    /// Whether this refusal is right.
     pub(super) fn may_refuse(&self, verb: Verb, error: &Error) -> bool {
         verb == Verb::Import
             && error.kind() == ErrorKind::Specification
             && !self.world.expected.is_empty()
     }
 
-    /// Which revisions maintenance is to let go now.
+    /// Which revisions maintenance has to delete now.
     pub(super) fn expiring(&self, keep: u8) -> Vec<RevisionId> {
         let archive = world::open(&self.world.disk).expect("open");
         let plan = archive.plan_maintenance(&options(keep)).expect("a plan");
         plan.verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.uuid).collect()
     }
 
-    /// Checks that what a command has done is there, and nothing else.
+    /// Checks that the effects of a command are there, and nothing else.
     pub(super) fn done(&mut self, verb: Verb, done: Done) {
         let expected = &mut self.world.expected;
         let is_durable = done.is_durable();
@@ -206,7 +206,7 @@ impl Model {
     }
 }
 
-/// What a scrub has found that is wrong still, without what a rebuild could make nothing of.
+/// What a scrub has found that is still damaged, without what a rebuild could not identify.
 pub(super) fn flaws(report: ScrubReport) -> Vec<Finding> {
     let is_flaw = |finding: &Finding| {
         !finding.repaired && !finding.message.contains("set aside by a rebuild")
@@ -221,7 +221,7 @@ fn check_keeps(expected: &[Expected], gone: &[RevisionId], verb: &Verb) {
     }
 }
 
-/// Every other one by somebody who has seen to all alarms and damage.
+/// Every other one by somebody who has confirmed all alarms and damage.
 fn options(keep: u8) -> MaintenanceOptions {
     let (keep, confirm) = (u32::from(keep % 6), keep < 128);
     MaintenanceOptions { keep: (keep > 0).then_some(keep), confirm, threads: Some(1) }

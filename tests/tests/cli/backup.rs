@@ -16,7 +16,7 @@ fn successful_backup_prints_nothing() {
     }
 }
 
-/// With -v it says in a line what was made, or when the next one is due.
+/// With -v it prints in one line what it made, or when the next one is due.
 #[test]
 fn verbose_prints_one_line() {
     let scene = Scene::with_archive();
@@ -31,7 +31,7 @@ fn verbose_prints_one_line() {
     assert!(not_due.stderr.contains("next is daily at 20"), "{}", not_due.stderr);
 }
 
-/// --force and --tag make a revision whatever the schedule says; the tags are on it.
+/// --force and --tag make a revision whatever the schedule says, with these tags.
 #[test]
 fn force_and_tags() {
     let scene = Scene::with_archive();
@@ -60,7 +60,7 @@ fn backup_without_a_schedule_is_always_due() {
     }
 }
 
-/// --dry-run says what would be done and does nothing.
+/// --dry-run prints what a backup would do and does nothing.
 #[test]
 fn a_dry_run_changes_nothing() {
     let scene = Scene::with_archive();
@@ -95,7 +95,7 @@ fn the_rate_is_limited() {
     scene.refuses(&["-b", "a", "backup", "--limit-rate", "0"], &["--limit-rate", "--help"]);
 }
 
-/// Blocks that were found to be rotten are told even with -q; the backup itself works.
+/// A backup reports rotten blocks even with -q. The backup itself works.
 #[test]
 fn rot_is_reported_even_when_quiet() {
     let (scene, _) = Scene::with_revisions(1);

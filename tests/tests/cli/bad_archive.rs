@@ -1,4 +1,5 @@
-//! What is wrong with the archive: each a line that names the file and what to do, exit status 1, nothing changed.
+//! Problems of the archive: each is one line that names the file and the remedy, with exit status 1, and nothing
+//! changes.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use backy_lib::Digest;
 
 use super::harness::Scene;
 
-/// Writes the manifest anew with a change, as an editor would have it who also mends the checksum.
+/// Rewrites the manifest with a change, as an editor would who also updates the checksum.
 fn rewrite_manifest(scene: &Scene, change: impl Fn(String) -> String) {
     let text = scene.read_text("a/manifest.json");
     let key = "\"checksum\": \"";
@@ -87,7 +88,7 @@ fn patch(scene: &Scene, name: &str, offset: usize, bytes: &[u8]) {
     scene.write(name, &content);
 }
 
-/// A revision whose delta is missing, cut, or not a qcow2 file is not restored; newer ones are.
+/// A revision whose delta is missing, truncated, or not a qcow2 file is not restored. Newer ones are.
 #[test]
 fn damaged_delta() {
     let (scene, states) = Scene::with_revisions(2);
@@ -117,7 +118,7 @@ fn damaged_delta() {
     assert!(scene.works(&["-b", "a", "restore", "-r", "1", "-"]).stdout == states[1]);
 }
 
-/// Rot in the data of a delta or of the image is never restored; a new target does not appear.
+/// Rot in the data of a delta or of the image is never restored, and no new target appears.
 #[test]
 fn rotten_data() {
     let (scene, _) = Scene::with_revisions(2);
@@ -139,7 +140,7 @@ fn rotten_data() {
     }
 }
 
-/// A delta whose backing file is outside of the archive is not opened.
+/// A delta whose backing file is outside the archive is not opened.
 #[test]
 fn backing_file_outside_the_archive() {
     let (scene, _) = Scene::with_revisions(2);
@@ -165,7 +166,7 @@ fn unknown_features_of_a_delta() {
     scene.refuses(&["-b", "a", "restore", "-r", "1", "x"], &[&path, "0x10000000000", "features"]);
 }
 
-/// Digest files that are missing, cut or changed are named; nothing is restored unchecked.
+/// Missing, truncated or changed digest files are named, and nothing is restored unchecked.
 #[test]
 fn damaged_digests() {
     for suffix in [".image.digests", ".delta.digests"] {
@@ -189,7 +190,7 @@ fn damaged_digests() {
     }
 }
 
-/// A digest that was changed by itself is noticed before anything is written.
+/// A digest that was changed alone is noticed before anything is written.
 #[test]
 fn a_changed_digest() {
     let (scene, _) = Scene::with_revisions(1);
@@ -212,7 +213,7 @@ fn backup_refuses_a_damaged_archive() {
         let path = scene.text_path(&name);
         fs::remove_file(scene.path(&name)).unwrap();
         if suffix == ".image.digests" {
-            // The image proves them. That is done, and nothing else; then the next backup works.
+            // The image proves them. The backup repairs them and does nothing else. Then the next backup works.
             for content in [None, Some(&good[..100])] {
                 content.into_iter().for_each(|content| scene.write(&name, content));
                 let words = [&path, "; repaired: ", "no backup was made; run it again"];

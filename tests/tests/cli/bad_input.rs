@@ -1,4 +1,5 @@
-//! What is wrong with what was asked: each a line that says what, where and what to do, exit status 1, nothing changed.
+//! Wrong requests: each is one line that says what, where and how to correct it, with exit status 1, and nothing
+//! changes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -21,7 +22,7 @@ impl Drop for Ended {
     }
 }
 
-/// Where there is no archive, every command says so.
+/// Without an archive, every command says so.
 #[test]
 fn no_archive_there() {
     let scene = Scene::new();
@@ -37,7 +38,7 @@ fn no_archive_there() {
     scene.refuses(&["-b", "", "status"], &["--backupdir"]);
 }
 
-/// An archive is never made over another, however damaged that is.
+/// `init` never replaces an archive, however damaged that is.
 #[test]
 fn archive_already_there() {
     let (scene, _) = Scene::with_revisions(1);
@@ -52,7 +53,7 @@ fn archive_already_there() {
     scene.refuses(&init, &[&path, "already holds an archive"]);
 }
 
-/// A source that is a folder, something else or in the archive is told when the archive is made.
+/// `init` rejects a source that is a folder, something else or in the archive.
 #[test]
 fn init_with_a_bad_source() {
     let scene = Scene::new();
@@ -62,7 +63,7 @@ fn init_with_a_bad_source() {
     scene.refuses(&["init", "source.img"], &["source.img", "inside the archive", "-b"]);
 }
 
-/// A source that is missing, a folder, or something else is told at each backup, without a trace in the archive.
+/// Each backup rejects a source that is missing, a folder, or something else, and leaves no trace in the archive.
 #[test]
 fn backup_of_a_bad_source() {
     let (scene, _) = Scene::with_revisions(1);
@@ -81,13 +82,13 @@ fn backup_of_a_bad_source() {
     scene.refuses(&backup, &[&source, "inside the archive"]);
 }
 
-/// A source that may not be read is told so.
+/// A source without read permission is an error that says so.
 #[test]
 fn unreadable_source() {
     let scene = Scene::with_archive();
     let source = scene.path("source.img");
     let away: &[&str] = if is_root() {
-        // Root without the power to read everything.
+        // Root without the capability to read everything.
         &["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     } else {
         &[]
@@ -124,7 +125,7 @@ fn no_source_configured() {
     scene.refuses(&["-b", "a", "restore"], &[&path, "no source", "TARGET"]);
 }
 
-/// A mistake in the config is told with its line and column.
+/// A mistake in the config is reported with its line and column.
 #[test]
 fn mistakes_in_the_config() {
     let (scene, _) = Scene::with_revisions(1);
@@ -144,11 +145,11 @@ fn mistakes_in_the_config() {
     }
     fs::remove_file(&path).unwrap();
     scene.refuses(&["-b", "a", "backup"], &[&path, "No such file", "put it back"]);
-    // A restore to elsewhere does not need it.
+    // A restore to another target does not need it.
     scene.works(&["-b", "a", "restore", "x"]);
 }
 
-/// A revision that is not there is an error that says what there is.
+/// A missing revision is an error that lists the existing ones.
 #[test]
 fn unknown_revisions() {
     let (scene, _) = Scene::with_revisions(2);
@@ -168,7 +169,7 @@ fn unknown_revisions() {
     empty.refuses(&["-b", "a", "restore", "x"], &["no revisions yet", "status"]);
 }
 
-/// A beginning that two UUIDs share is an error that names them.
+/// A prefix that two UUIDs share is an error that names both.
 #[test]
 fn ambiguous_beginnings() {
     let (scene, _) = Scene::with_revisions(2);
@@ -182,8 +183,8 @@ fn ambiguous_beginnings() {
     scene.refuses(&["-b", "a", "find", "-r", &a[..3]], &[&a[..3]]);
 }
 
-/// While somebody else holds the lock, nothing that changes an archive begins: each says who, and no file is
-/// another one.
+/// While somebody else holds the lock, nothing that changes an archive begins: each command names the holder, and no
+/// file changes.
 #[test]
 fn no_writer_starts_while_the_archive_is_locked() {
     let (scene, _) = Scene::with_revisions(3);
@@ -228,12 +229,12 @@ fn held_by_flock() {
     scene.refuses(&["-b", "a", "backup", "-f"], &[&path, "in use by another process", "again"]);
     let status = scene.works(&["-b", "a", "status"]);
     assert!(status.text().contains("in use by another process"), "{}", status.text());
-    // What is not due needs no lock, and readers never do.
+    // A backup that is not due needs no lock, and readers never do.
     scene.works(&["-b", "a", "backup"]);
     scene.works(&["-b", "a", "restore", "x"]);
 }
 
-/// A second backup at the same time is told who makes the first; that one ends well.
+/// A second backup at the same time names who makes the first. The first one succeeds.
 #[test]
 fn held_by_another_backup() {
     let (scene, states) = Scene::with_revisions(1);
@@ -252,7 +253,7 @@ fn held_by_another_backup() {
     let status = scene.works(&["-b", "a", "status"]);
     assert!(status.text().contains("A backup has been running since 20"), "{}", status.text());
     assert!(status.text().contains(&process), "{}", status.text());
-    // A reader gets the revision that was the newest, while the next one is made.
+    // A reader gets the revision that was the newest, while the next one is under way.
     let read = scene.works(&["-b", "a", "restore", "-r", "tag:daily", "-"]);
     assert!(read.stdout == states[0]);
     assert!(first.0.wait().unwrap().success());
@@ -296,7 +297,7 @@ fn restore_refuses_targets_that_would_destroy_something() {
     scene.refuses(&["-b", "a", "restore", "gone/new.img"], &words);
 }
 
-/// Wrong arguments are a line, too, with exit status 1.
+/// Wrong arguments are one line, too, with exit status 1.
 #[test]
 fn usage_errors() {
     let scene = Scene::new();

@@ -16,15 +16,14 @@ use jiff::Timestamp;
 
 use super::harness::{Run, Scene, tool};
 
-/// How long a command may take to end on a machine that has other things to do. What is not looked for takes
-/// far longer.
+/// How long a command may take to end on a busy machine. The failures that these tests guard against take far longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is started with this has as much address space as the number says, in KiB.
+/// A program started with this has as much address space as the number says, in KiB.
 const LIMITED: [&str; 4] = ["sh", "-c", "ulimit -v $0 && exec \"$@\"", "1048576"];
 
-/// A scene whose archive is one revision of nothing but holes, as large as can be in blocks of 4 KiB, that take
-/// no room on disk.
+/// A scene whose archive is one revision of nothing but holes, as large as possible in blocks of 4 KiB, which take no
+/// space on disk.
 fn holes() -> Scene {
     let scene = Scene::new();
     let (size, now) = (BlockSize::MIN, Timestamp::UNIX_EPOCH);
@@ -47,7 +46,7 @@ fn holes() -> Scene {
     scene
 }
 
-/// Waits until a command has ended; what it did. Its standard output is not read before.
+/// Waits until a command has ended, and returns its output. Its standard output is not read before.
 fn end_of(mut child: Child, what: &str) -> Run {
     let began = Instant::now();
     while child.try_wait().expect("look for it").is_none() {
@@ -76,7 +75,7 @@ fn stopped(scene: &Scene, args: &[&str]) -> Run {
     end_of(child, &args.join(" "))
 }
 
-/// Hours of work that a few files claim are given up when somebody asks to.
+/// A signal ends hours of work that a few files claim.
 #[test]
 fn a_signal_ends_every_command() {
     let scene = holes();
@@ -98,7 +97,7 @@ fn a_signal_ends_every_command() {
     }
 }
 
-/// What an import tries for minutes is given up, too.
+/// A signal ends what an import tries for minutes, too.
 #[test]
 fn a_signal_ends_an_import() {
     const BLOCK_BYTES: u64 = 64 << 20;
@@ -106,7 +105,7 @@ fn a_signal_ends_an_import() {
     std::fs::create_dir(scene.path("old")).unwrap();
     scene.write("old/config", format!(r#"{{"chunksize": {BLOCK_BYTES}}}"#).as_bytes());
     for number in 0..8 {
-        // No stretch of zeros has this MD5, and every length is tried.
+        // No run of zeros has this MD5, and every length is tried.
         old_file(&scene, number, BLOCK_BYTES, 1, r#"{"0": "00000000000000000000000000000000"}"#);
     }
     let run = stopped(&scene, &["-b", "new", "import", "old"]);
@@ -138,7 +137,7 @@ fn an_old_archive_of_holes_is_refused() {
     assert!(message.contains("old: "), "{message}");
 }
 
-/// A command that nobody reads on from is not kept by that, whether it prints a result or an image.
+/// A command whose output nobody reads any more still ends, whether it prints a result or an image.
 #[test]
 fn a_signal_ends_a_command_that_waits_for_a_reader() {
     let (scene, _) = Scene::with_revisions(1);
@@ -157,7 +156,7 @@ fn a_signal_ends_a_command_that_waits_for_a_reader() {
     }
 }
 
-/// Writes a manifest into which something has been put, with the checksum that it must have.
+/// Writes a manifest with an insertion, and with the checksum that it needs.
 fn write_manifest(scene: &Scene, change: impl Fn(String) -> String) {
     let text = String::from_utf8(Manifest::new(BlockSize::DEFAULT).encode().unwrap()).unwrap();
     let (before, rest) = text.split_once("\"checksum\": \"").unwrap();
@@ -167,8 +166,8 @@ fn write_manifest(scene: &Scene, change: impl Fn(String) -> String) {
     scene.write("a/manifest.json", blank.replacen(&zeros, &checksum, 1).as_bytes());
 }
 
-/// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1
-/// GiB of address space.
+/// A manifest of the greatest length that is full of what no program writes is refused with a sentence, in 1 GiB of
+/// address space.
 #[test]
 fn a_manifest_of_huge_claims_is_refused_in_little_memory() {
     const LEN: usize = 60 << 20;
@@ -196,8 +195,8 @@ fn a_manifest_of_huge_claims_is_refused_in_little_memory() {
     }
 }
 
-/// Very many revisions whose files are all missing are seconds to a scrub, though each of them costs all older
-/// ones, and what it names is bounded.
+/// Very many revisions whose files are all missing take a scrub seconds, though each of them costs all older ones,
+/// and the list of names is bounded.
 #[test]
 fn scrub_of_many_missing_revisions_takes_seconds() {
     const REVISIONS: i64 = 10_000;
@@ -230,11 +229,11 @@ fn scrub_of_many_missing_revisions_takes_seconds() {
     let affected = findings.iter().filter_map(|finding| finding["affected"].as_array());
     let named: usize = affected.map(Vec::len).sum();
     assert!(findings.len() as i64 >= REVISIONS && named < 1 << 20, "{} {named}", findings.len());
-    // Where each names all that are older it is half an hour.
+    // If each named all older ones, it would take half an hour.
     assert!(began.elapsed().as_secs() < 120, "{:?}", began.elapsed());
 }
 
-/// What steers a terminal, a browser or the order of a line, as names and files may have it.
+/// What controls a terminal, a browser or the order of a line, as names and files may contain it.
 const HOSTILE: &str =
     "x\u{1b}]0;t\u{7}\n\u{9b}31m\u{85}\u{61c}\u{200e}\u{200f}\u{2028}\u{202e}\u{2067}<img>|\"y";
 
@@ -245,8 +244,8 @@ fn is_hostile(c: char) -> bool {
         || ('\u{2066}'..='\u{2069}').contains(&c)
 }
 
-/// No output has characters that steer what shows it, whatever the names and files say: no text, JSON, log,
-/// page or line for monitoring, and not the history.
+/// No output has characters that control what shows it, whatever the names and files say: no text, JSON, log, page or
+/// line for monitoring, and not the history.
 #[test]
 fn control_characters_reach_no_output() {
     let (scene, _) = Scene::with_revisions(1);

@@ -1,5 +1,5 @@
-//! What crosses the border of an archive: nothing secret gets out, no reader keeps a writer out, and nothing is
-//! written to what somebody else has put in the way.
+//! What crosses the border of an archive: no secret gets out, no reader blocks a writer, and backy does not write to
+//! what somebody else has put in the way.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -28,7 +28,7 @@ impl Drop for Ended {
     }
 }
 
-/// Everything that backy says of the archive: to people, programs and other hosts.
+/// Everything that backy reports about the archive: to people, programs and other hosts.
 fn said_of(scene: &Scene) -> String {
     let mut said = String::new();
     for args in [
@@ -51,7 +51,8 @@ fn said_of(scene: &Scene) -> String {
     said
 }
 
-/// A password among the arguments of a hook or a drill stays in `backy.toml`, however that ends and whoever is told.
+/// A password among the arguments of a hook or a drill stays in `backy.toml`, however that ends and whoever gets the
+/// report.
 #[test]
 fn secrets_of_hooks_and_drills_stay_secret() {
     let (scene, _) = Scene::with_revisions(1);
@@ -97,11 +98,11 @@ fn secrets_of_hooks_and_drills_stay_secret() {
     }
 }
 
-/// A process of a user who may do nothing but read, which has opened `what` and locked it in this way; nothing
-/// where there is no Python.
+/// A process of a user who may only read, which has opened `what` and locked it in this way; nothing where there is
+/// no Python.
 fn stranger(what: &Path, how: &str) -> Option<Ended> {
-    // Handed on: whom the kernel's table names has ended, and a child of his has the lock for as long as
-    // this process lives.
+    // Handed on: the process in the kernel's table has ended, and a child of it has the lock for as long as this
+    // process lives.
     const LOCKER: &str = "import fcntl, os, struct, sys, time
 how = sys.argv[2]
 read, write = os.pipe()
@@ -152,8 +153,8 @@ time.sleep(60)
     }
 }
 
-/// Who may read an archive can lock its folder, its image, and the lock file if that was left open to all; he
-/// keeps nobody from writing.
+/// Whoever may read an archive can lock its folder, its image, and the lock file if all may open that. He prevents
+/// nobody from writing.
 #[test]
 fn a_reader_does_not_block_writers() {
     if !is_root() {
@@ -203,8 +204,8 @@ fn a_reader_does_not_block_writers() {
     assert_eq!(hidden, 0, "{left:?}");
 }
 
-/// Where others may read the archive, those who may write to it still keep each other out, also when somebody
-/// deletes the file that they have locked.
+/// Where others may read the archive, those who may write to it still exclude each other, also when somebody deletes
+/// the file that they have locked.
 #[test]
 fn writers_exclude_each_other_where_others_may_read() {
     let (scene, _) = Scene::with_revisions(1);
@@ -235,7 +236,7 @@ fn writers_exclude_each_other_where_others_may_read() {
     scene.works(&["-b", "a", "tag", "0", "+x"]);
 }
 
-/// What the lock file shares with other names, or with another user, is not written to: it is replaced.
+/// backy does not write to a lock file that has other names or belongs to another user: it replaces it.
 #[test]
 fn a_foreign_lock_file_is_replaced() {
     let (scene, states) = Scene::with_revisions(1);
@@ -268,8 +269,7 @@ fn a_foreign_lock_file_is_replaced() {
     scene.holds(&states);
 }
 
-/// A drill with a command is refused where others could put another file in the place of the restored one, and
-/// leaves nothing.
+/// A drill with a command is refused where others could replace the restored file, and leaves nothing.
 #[test]
 fn drill_file_cannot_be_swapped_by_other_users() {
     let (scene, _) = Scene::with_revisions(1);
@@ -300,8 +300,8 @@ fn drill_file_cannot_be_swapped_by_other_users() {
     }
 }
 
-/// The log of a mount is a regular file of one's own: no link is followed, and what somebody else has put there
-/// is not written to.
+/// The log of a mount is a regular file of its user: backy follows no link, and does not write to what somebody else
+/// has put there.
 #[test]
 fn mount_log_follows_no_links() {
     let (scene, _) = Scene::with_revisions(1);

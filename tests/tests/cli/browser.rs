@@ -10,11 +10,10 @@ use super::harness::{Scene, tool};
 
 /// Widths of the window, of a phone and of a desk, in CSS pixels.
 const WIDTHS: [u32; 2] = [390, 1400];
-/// What the browser is told to prefer. Source: Chromium,
-/// `third_party/blink/public/mojom/css/preferred_color_scheme.mojom`.
+/// What the browser prefers. Source: Chromium, `third_party/blink/public/mojom/css/preferred_color_scheme.mojom`.
 const SCHEMES: [(&str, &str); 2] =
     [("dark", "preferredColorScheme=0"), ("light", "preferredColorScheme=1")];
-/// Columns at the right edge of a picture on which nothing may be.
+/// Columns at the right edge of a picture that have to be empty.
 const MARGIN: u32 = 6;
 
 /// A host with archives of all kinds: healthy, without a backup, damaged, unreadable, with long and with strange names.
@@ -59,7 +58,7 @@ fn host() -> Scene {
     scene
 }
 
-/// Looks at the page in a frame of each width, and says what is in it.
+/// Opens the page in a frame of each width, and returns what is in it.
 const LOOK: &str = r#"<!DOCTYPE html><meta charset="utf-8">
 <iframe id="w390" src="page.html" style="width:390px;height:800px;border:0"></iframe>
 <iframe id="w1400" src="page.html" style="width:1400px;height:800px;border:0"></iframe>
@@ -68,14 +67,14 @@ const LOOK: &str = r#"<!DOCTYPE html><meta charset="utf-8">
 onload = () => {
   const look = frame => {
     const page = frame.contentDocument, view = frame.contentWindow;
-    // What is folded has to fit as well.
+    // Folded content has to fit as well.
     page.querySelectorAll("details").forEach(e => e.open = true);
     const name = e => e.outerHTML.slice(0, 120);
     const all = [...page.querySelectorAll("main *, header *, footer *")];
     const flat = all.filter(e => !(e instanceof view.SVGElement));
     const style = e => view.getComputedStyle(e);
     const wide = flat.filter(e => !(e.closest(".scroll")) && e.getBoundingClientRect().right > frame.clientWidth + 1);
-    // Text that is longer than its box is cut off, or runs into what is beside it. A box that scrolls has all of it.
+    // Text that is longer than its box is cut off, or overlaps what is beside it. A box that scrolls shows all of it.
     const long = flat.filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
       && style(e).overflowX !== "auto" && style(e).display !== "inline");
     const cut = flat.filter(e => style(e).textOverflow === "ellipsis" || style(e).overflowX === "hidden");
@@ -102,8 +101,8 @@ onload = () => {
 };
 </script>"#;
 
-/// Nothing is cut off or runs over in any width and scheme, what is damaged is red, charts have one axis, nothing is
-/// fetched, and the browser has nothing to complain of.
+/// Nothing is cut off or overlaps in any width and scheme, damage is red, charts have one axis, the page fetches
+/// nothing, and the browser does not complain.
 #[test]
 fn a_browser_shows_all_of_the_page() {
     let scene = host();
@@ -161,7 +160,7 @@ const look = (image, margin) => {
   };
   const right = colours(image.naturalWidth - margin, margin), all = colours(0, image.naturalWidth);
   const ground = [...right].sort((a, b) => b[1] - a[1])[0][0];
-  // Shadows of cards are next to nothing.
+  // Shadows of cards hardly differ from the background.
   const isOther = colour => [16, 8, 0].some(by => Math.abs((colour >> by & 255) - (ground >> by & 255)) > 8);
   return { width: image.naturalWidth, right: [...right.keys()].filter(isOther).length, ground, colours: all.size };
 };
@@ -172,7 +171,7 @@ onload = () => {
 };
 </script>"#;
 
-/// Pictures of the page have the ground alone at their right edge, so nothing is drawn over it, and light ones are
+/// Pictures of the page show only the background at their right edge, so nothing is drawn over it, and light ones are
 /// light.
 #[test]
 fn screenshots_of_the_page_are_not_cut_off() {
@@ -213,7 +212,7 @@ fn screenshots_of_the_page_are_not_cut_off() {
     }
 }
 
-/// Sixty archives, of which one is damaged, are printed on a few pages.
+/// Sixty archives, one of them damaged, print on a few pages.
 #[test]
 fn sixty_archives_are_printed_on_a_few_pages() {
     let (scene, _) = Scene::with_revisions(2);
@@ -221,7 +220,7 @@ fn sixty_archives_are_printed_on_a_few_pages() {
     std::fs::create_dir(scene.path("all")).unwrap();
     for number in 0..60 {
         let to = scene.path(&format!("all/customer-{number:02}-system-disk"));
-        // With its times: another `last.raw` would have to be compared first.
+        // With its times: otherwise another `last.raw` would have to be compared first.
         let copied = tool("cp", &["-a", &scene.text_path("a"), to.to_str().unwrap()]);
         assert_eq!(copied.expect("cp").status, Some(0));
     }
@@ -239,7 +238,7 @@ fn sixty_archives_are_printed_on_a_few_pages() {
     assert!((2..=6).contains(&pages), "{pages} pages");
 }
 
-/// What the script of a page has seen; `None` without a browser.
+/// What the script of a page has found. `None` without a browser.
 fn seen(scene: &Scene, page: &str, setting: &str) -> Option<Value> {
     let setting = format!("--blink-settings={setting}");
     let output = browse(scene, page, &["--virtual-time-budget=20000", "--dump-dom", &setting])?;
@@ -250,7 +249,7 @@ fn seen(scene: &Scene, page: &str, setting: &str) -> Option<Value> {
     Some(serde_json::from_str(&seen).expect("JSON"))
 }
 
-/// Shows a page to a browser, which may have nothing to complain of; `None` without one.
+/// Shows a page to a browser, which must not complain. `None` without one.
 fn browse(scene: &Scene, page: &str, args: &[&str]) -> Option<Output> {
     let mut command = Command::new("chromium");
     command.args([
@@ -265,7 +264,7 @@ fn browse(scene: &Scene, page: &str, args: &[&str]) -> Option<Output> {
         "--disable-component-update",
         "--disable-sync",
     ]);
-    // Harnesses look into the page, which is another file.
+    // Test pages read the page, which is another file.
     command.args([
         "--allow-file-access-from-files",
         "--enable-logging=stderr",

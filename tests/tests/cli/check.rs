@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::harness::{Run, Scene, is_root};
 use super::monitors::{Plugin, parse_prometheus};
 
-/// A host with a good archive, one that is overdue, one that cannot be opened, and a folder that is none.
+/// A host with a good archive, one that is overdue, one that cannot be opened, and a folder that is no archive.
 fn host() -> Scene {
     let (scene, _) = Scene::with_revisions(2);
     fs::create_dir(scene.path("host")).unwrap();
@@ -28,7 +28,7 @@ fn copy(scene: &Scene, to: &str) {
     for entry in fs::read_dir(scene.path("a")).unwrap().flatten() {
         let copy = scene.path(to).join(entry.file_name());
         fs::copy(entry.path(), &copy).unwrap();
-        // Without its time the image would be one that somebody else has written.
+        // Without its time the image would count as one that somebody else has written.
         let modified = entry.metadata().unwrap().modified().unwrap();
         fs::File::options().write(true).open(copy).unwrap().set_modified(modified).unwrap();
     }
@@ -42,7 +42,8 @@ fn check(scene: &Scene, args: &[&str]) -> Run {
     run
 }
 
-/// All archives of a folder have their verdict, worst first, however one of them looks; every form says the same.
+/// All archives of a folder have their verdict, worst first, whatever state one of them is in. Every form says the
+/// same.
 #[test]
 fn check_reports_the_others_beside_a_broken_archive() {
     let scene = host();
@@ -94,7 +95,7 @@ fn check_reports_the_others_beside_a_broken_archive() {
     assert_eq!(metrics["backy_revisions"].len(), 2);
 }
 
-/// Archives, folders of archives and patterns may be given, each archive counts once; what is not there is unknown.
+/// Archives, folders of archives and patterns are accepted, and each archive counts once. A missing one is unknown.
 #[test]
 fn check_finds_archives_by_path_and_pattern() {
     let scene = host();
@@ -132,7 +133,7 @@ fn check_finds_archives_by_path_and_pattern() {
     assert!(Plugin::parse(run.text()).text.contains("DIR"), "{}", run.text());
 }
 
-/// Two hundred archives are all in one line.
+/// The verdicts of two hundred archives fit in one line.
 #[test]
 fn check_of_many_archives_prints_one_line() {
     let (scene, _) = Scene::with_revisions(2);
@@ -154,7 +155,7 @@ fn check_of_many_archives_prints_one_line() {
     assert_eq!(Plugin::parse(run.text()).figures["ok"].value, 200.0);
 }
 
-/// Nothing that cannot be looked at is left out, given as it is, by a folder or by a pattern; each has its
+/// Everything that cannot be opened is listed, whether named directly, by a folder or by a pattern. Each has its
 /// reason, its series and its place on the page.
 #[test]
 fn archives_that_cannot_be_opened_are_unknown_and_named() {
@@ -201,7 +202,7 @@ fn archives_that_cannot_be_opened_are_unknown_and_named() {
     for (name, reason) in reasons {
         assert!(page.contains(name) && page.contains(reason), "{name}");
     }
-    // A pattern: each folder that it fits is given, and so is what only looks like none.
+    // A pattern: each matching folder counts as named, and so does one that only looks like no archive.
     let names = |pattern: &str| -> Vec<String> {
         let json = check(&scene, &[pattern, "--json"]).json();
         let archives = json["archives"].as_array().unwrap().iter();
@@ -219,7 +220,7 @@ fn archives_that_cannot_be_opened_are_unknown_and_named() {
     assert_eq!(names("**/good"), ["good"]);
 }
 
-/// What may not be listed is unknown, also behind a pattern; nothing says that there is no archive.
+/// A folder that may not be listed is unknown, also behind a pattern. Nothing says that there is no archive.
 #[test]
 fn a_folder_without_permission_is_unknown() {
     if !is_root() {
@@ -273,7 +274,8 @@ fn the_label_of_an_archive_is_its_real_folder() {
     }
 }
 
-/// The history may say that the last run failed: whoever may not read it is told that, and not that all is well.
+/// The history may say that the last run failed: whoever may not read it learns that, and does not read that all is
+/// well.
 #[test]
 fn an_unreadable_history_is_unknown() {
     if !is_root() {

@@ -1,4 +1,4 @@
-//! Dates from a clock that was wrong, and a source that has lost its end: neither hides anything.
+//! Dates from a wrong clock, and a source that has lost its end: neither hides anything.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use super::verdict::ago;
 
 const HOUR: i64 = 3600;
 
-/// The clock goes back a little over midnight of a long weekend: nothing is overdue because of that.
+/// The clock is set back a little over midnight of a long weekend: nothing is overdue because of that.
 #[test]
 fn a_clock_set_back_a_little_is_no_problem() {
     let scene = Scene::with_archive();
@@ -51,7 +51,7 @@ fn events_in_the_future_count_as_never() {
     }
     let kinds: Vec<String> = scene.problems().into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, ["clock", "drill", "scrub", "unusual-change"]);
-    // The plan and the run know as well, and confirming again is enough.
+    // The plan and the run take it into account as well, and confirming again suffices.
     let plan = scene.works(&["-b", "a", "maintenance", "-n", "-k", "1", "--json"]).json();
     assert_eq!(plan["frozen"][0]["kind"], "unusual-change", "{plan}");
     let run = scene.works(&["-b", "a", "maintenance", "-k", "1"]);
@@ -63,7 +63,7 @@ fn events_in_the_future_count_as_never() {
     assert!(!kinds.iter().any(|kind| kind == "clock" || kind == "unusual-change"), "{kinds:?}");
 }
 
-/// A source that has become shorter is an alarm, whatever was in what it lacks.
+/// A source that has become shorter is an alarm, whatever the missing part held.
 #[test]
 fn a_source_that_shrank_is_an_alarm() {
     let scene = Scene::new();

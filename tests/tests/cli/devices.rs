@@ -58,7 +58,7 @@ fn from_device_to_device() {
     assert_eq!(status["last_source"]["kind"], "block device");
     scene.works(&["-b", "a", "restore", &blank.0]);
     assert!(scene.read("blank")[..DEVICE_BYTES] == source);
-    // Now it is not blank any more, and not the source.
+    // Now it is no longer blank, and not the source.
     scene.refuses(&["-b", "a", "restore", &blank.0], &[&blank.0, "not blank", "--force"]);
     let again = scene.works(&["-b", "a", "restore", "--force", "--json", &blank.0]).json();
     assert_eq!(again["written_bytes"], 0);
@@ -120,7 +120,7 @@ fn mounted_or_in_use() {
     }
 }
 
-/// A restore to a device with --undo leaves an archive that brings it back, also what the revision does not reach.
+/// A restore to a device with --undo leaves an archive that restores it, including what the revision does not reach.
 #[test]
 fn a_restore_to_a_device_is_undone() {
     let (scene, states) = Scene::with_revisions(1);

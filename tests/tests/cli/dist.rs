@@ -1,5 +1,5 @@
-//! What runs backy: systemd units, cron, Nagios, Prometheus, and what the package has. All of it is for other
-//! programs, so where those are here they are asked; and the commands in it are run.
+//! What runs backy: systemd units, cron, Nagios, Prometheus, and the contents of the package. All of it is for other
+//! programs. Where those are installed, the tests ask them, and run the commands in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,7 +63,7 @@ fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
 }
 
-/// systemd has nothing to say against the units; and it would have, if a setting was misspelled.
+/// systemd accepts the units, and rejects a misspelled setting.
 #[test]
 fn systemd_accepts_the_units() {
     let (_folder, mut units) = instances();
@@ -90,8 +90,8 @@ fn the_services_are_sandboxed() {
     }
 }
 
-/// Every timer has a service of the same name, and every service is idle, silent to the archive's neighbours,
-/// and named by the file that it says it is.
+/// Every timer has a service of the same name. Every service has idle I/O priority and can write only to its archive.
+/// The first line of each unit names its file.
 #[test]
 fn the_units_belong_together() {
     for name in units() {
@@ -119,7 +119,7 @@ fn the_units_belong_together() {
     }
 }
 
-/// No service reaches another machine by itself: only what is there for hooks lets them.
+/// No service reaches another machine by itself: only the drop-in for hooks allows it.
 #[test]
 fn only_hooks_may_use_the_network() {
     let families = |name: &str| -> BTreeSet<String> {
@@ -156,7 +156,7 @@ fn calls() -> Vec<Vec<String>> {
     lines.iter().filter_map(words).collect()
 }
 
-/// Every call of backy in these files works on an archive that is well.
+/// Every call of backy in these files works on a healthy archive.
 #[test]
 fn the_commands_run() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -186,8 +186,8 @@ fn the_commands_run() {
     }
 }
 
-/// The alerts are YAML with what Prometheus wants of a rule, and every figure in them is one that backy gives.
-/// Prometheus's own tool is asked where it is here.
+/// The alerts are YAML in the form that Prometheus wants for a rule, and backy exports every figure in them.
+/// Prometheus's own tool checks them where it is installed.
 #[test]
 fn prometheus_accepts_the_alerts() {
     let file = text("prometheus/backy-alerts.yml");
@@ -262,7 +262,7 @@ fn severities_are_levels(rules: &[Yaml]) {
     assert_eq!(verdicts, BTreeSet::from(levels));
 }
 
-/// What the Debian package is made of is there, but for what is built for it; its scripts are right for the shell.
+/// All files of the Debian package exist, except those that are built for it. Its scripts are valid for the shell.
 #[test]
 fn the_package_is_made_of_files_that_are_there() {
     let manifest = fs::read_to_string(checkout().join("backy-cli/Cargo.toml")).expect("a manifest");
@@ -305,8 +305,8 @@ fn generated(arguments: &[&str]) -> String {
     ran(Command::new("python3").arg(checkout().join("dist/debian/generate")).args(arguments))
 }
 
-/// Whoever gets the package reads whose work is in it and under which terms: of everything that cargo links into the
-/// command, the C library that comes with a crate included.
+/// Whoever gets the package can read whose work is in it and under which terms: of everything that cargo links into
+/// the command, including the C library that comes with a crate.
 #[test]
 fn the_package_has_the_notices_of_all_that_is_linked_in() {
     let copyright = generated(&["copyright"]);
@@ -371,8 +371,7 @@ fn the_package_names_a_maintainer_and_what_its_scripts_need() {
     assert!(needs.split(", ").any(|package| package == "python3"), "{needs}");
 }
 
-/// A package is made of what was built where cargo was told to build: nothing is looked for in the folder where it
-/// builds otherwise.
+/// A package contains what cargo built in its configured folder. Nothing is taken from the default build folder.
 #[test]
 fn the_package_is_made_where_cargo_builds() {
     let mut make = Command::new("make");

@@ -1,4 +1,4 @@
-//! What the documents say is true: their tables, examples and maps are read here and compared with the code.
+//! What the documents say is true: the tests read their tables, examples and maps and compare them with the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -62,8 +62,8 @@ fn code_blocks<'a>(text: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
     blocks
 }
 
-/// The five lines of Python in the archive's README give the recorded digest, for the image and for a delta
-/// converted by `qemu-img` as the README says; the format document has the same five lines.
+/// The five lines of Python in the archive's README print the recorded digest, for the image and for a delta
+/// converted by `qemu-img` as the README says. The format document has the same five lines.
 #[test]
 fn the_archives_readme_recovers_and_checks_without_backy() {
     if !backy_tests::qemu::available() {
@@ -102,8 +102,8 @@ fn the_archives_readme_recovers_and_checks_without_backy() {
     }
 }
 
-/// Every test that doc/safety.md names is there, and so is every file that CONTRIBUTING.md names. No promise
-/// stands in doc/safety.md twice, and no test holds two of them.
+/// Every test that doc/safety.md names exists, and so does every file that CONTRIBUTING.md names. doc/safety.md
+/// contains no promise twice, and no test holds two of them.
 #[test]
 fn named_tests_exist() {
     let safety = document("doc/safety.md");
@@ -145,8 +145,7 @@ fn named_tests_exist() {
     }
 }
 
-/// Every bug that can be planted is planted in one place and stands in doc/safety.md, and nothing else stands
-/// there as one.
+/// Every bug that can be planted is planted in one place and listed in doc/safety.md, and that lists no others.
 #[test]
 fn the_canaries_are_planted_and_named() {
     let rows = table(&document("doc/safety.md"), "## Broken on purpose");
@@ -180,8 +179,8 @@ fn the_readmes_commands_run() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("before-upgrade"));
 }
 
-/// Every folder of the library is one layer of ARCHITECTURE.md and uses only lower ones, but for the imports that the
-/// page lists with their reasons.
+/// Every folder of the library is one layer of ARCHITECTURE.md and uses only lower ones, except for the imports that
+/// the page lists with their reasons.
 #[test]
 fn the_layers_hold() {
     let page = document("ARCHITECTURE.md");
@@ -238,7 +237,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// All `crate::a::B` of a file, with those in braces taken apart.
+/// All `crate::a::B` of a file, with those in braces expanded.
 fn crate_paths(code: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -257,7 +256,7 @@ fn crate_paths(code: &str) -> Vec<String> {
     paths
 }
 
-/// The map in ARCHITECTURE.md leads to files that are there.
+/// The map in ARCHITECTURE.md leads to existing files.
 #[test]
 fn the_map_leads_to_files() {
     for row in table(&document("ARCHITECTURE.md"), "## Where is what") {

@@ -7,8 +7,8 @@ use backy_tests::qemu;
 
 use super::harness::{Run, SOURCE_BYTES, Scene, tool};
 
-/// A drill of any revision passes and says how much was read in which time; one by chance is one of those that
-/// there are.
+/// A drill of any revision passes and reports how much it read in which time. A random one is one of the existing
+/// revisions.
 #[test]
 fn a_drill_reads_a_revision() {
     let (scene, _) = Scene::with_revisions(2);
@@ -37,7 +37,7 @@ fn a_drill_reads_a_revision() {
     assert_eq!(status["drill"]["passed"], true);
 }
 
-/// A drill of a damaged revision does not pass, with a report all the same.
+/// A drill of a damaged revision does not pass, and still prints a report.
 #[test]
 fn a_drill_finds_damage() {
     let (scene, _) = Scene::with_revisions(1);
@@ -58,7 +58,8 @@ fn a_drill_finds_damage() {
     empty.refuses(&["-b", "a", "drill"], &["no revision"]);
 }
 
-/// A command is run on the restored revision, which can only be read and is gone afterwards; its exit status decides.
+/// A drill runs a command on the restored revision, which is read-only and deleted afterwards. Its exit status
+/// decides.
 #[test]
 fn a_command_looks_into_the_revision() {
     let (scene, states) = Scene::with_revisions(2);
@@ -91,7 +92,7 @@ fn a_command_looks_into_the_revision() {
     scene.refuses(&["-b", "a", "drill", "--dir", "tmp"], &["COMMAND", "--help"]);
 }
 
-/// A command that a signal ends has not been content, whatever the signal, and the drill says so for good.
+/// A command that a signal ends has failed, whatever the signal, and the drill records that.
 #[test]
 fn a_command_that_is_killed_does_not_pass() {
     let (scene, _) = Scene::with_revisions(1);
@@ -117,14 +118,14 @@ fn a_command_that_is_killed_does_not_pass() {
     }
 }
 
-/// Whether a process is there and has not ended.
+/// Whether a process exists and has not ended.
 fn is_alive(process: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
     let state = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().next());
     state.is_some_and(|state| state != "Z" && state != "X")
 }
 
-/// Starts two processes in the background, one in a session of its own that TERM does not end, and writes down which.
+/// Starts two processes in the background, one in a session of its own that TERM does not end, and records which.
 const BACKGROUND: &str = "sleep 100 & echo $! >group; \
     setsid sh -c 'trap \"\" TERM; echo $$ >session; while :; do sleep 1; done' & \
     while ! [ -s session ]; do sleep 0.05; done; ";
@@ -133,7 +134,8 @@ fn background(scene: &Scene) -> [String; 2] {
     ["group", "session"].map(|name| scene.read_text(name))
 }
 
-/// What the command of a drill has started ends with it, also what has gone into a session of its own and ignores TERM.
+/// What the command of a drill has started ends with it, including processes that have moved to a session of their
+/// own and ignore TERM.
 #[test]
 fn the_children_of_a_command_end_with_it() {
     let (scene, _) = Scene::with_revisions(1);
@@ -147,8 +149,8 @@ fn the_children_of_a_command_end_with_it() {
     assert!(scene.path("tmp").read_dir().unwrap().next().is_none(), "left over");
 }
 
-/// A command that does not end is ended when its time is over, with its children, and has not been content. The time
-/// is that of the option, or else that of the config.
+/// A command that exceeds its time is ended, with its children, and has failed. The time comes from the option, or
+/// else from the config.
 #[test]
 fn a_command_has_a_time_limit() {
     let (scene, _) = Scene::with_revisions(1);
@@ -178,7 +180,7 @@ fn a_command_has_a_time_limit() {
     scene.refuses(&["-b", "a", "drill", "--timeout", "soon", "--", "true"], &["soon", "none"]);
 }
 
-/// A drill that is killed takes its command with it, and the next one removes what it has left.
+/// A drill that is killed takes its command with it, and the next one deletes what it has left.
 #[test]
 fn a_killed_drill_ends_its_command() {
     let (scene, _) = Scene::with_revisions(1);
@@ -205,7 +207,7 @@ fn a_killed_drill_ends_its_command() {
     assert_eq!(images(), 0);
 }
 
-/// Ctrl-C, also twice, ends the command and removes the file.
+/// Ctrl-C, also twice, ends the command and deletes the file.
 #[test]
 fn ctrl_c_during_a_command() {
     let (scene, _) = Scene::with_revisions(1);
@@ -238,7 +240,7 @@ fn ctrl_c_during_a_command() {
     }
 }
 
-/// An exported revision is one file that QEMU finds right and equal, whatever its size, blocks and zeros.
+/// An exported revision is one file that QEMU finds intact and equal, whatever its size, blocks and zeros.
 #[test]
 fn qemu_reads_exported_revisions() {
     if !qemu::available() {
@@ -279,7 +281,7 @@ fn qemu_reads_exported_revisions() {
     }
 }
 
-/// Whoever only reads needs no backy.toml: an export, a restore and the others work when it is lost or wrong.
+/// Commands that only read need no backy.toml: an export, a restore and the others work when it is lost or wrong.
 #[test]
 fn an_archive_without_a_config_can_be_read() {
     let (scene, states) = Scene::with_revisions(2);
@@ -308,7 +310,7 @@ fn an_archive_without_a_config_can_be_read() {
     }
 }
 
-/// What is there is not overwritten, and what cannot be exported leaves nothing.
+/// An existing file is not overwritten, and a failed export leaves nothing.
 #[test]
 fn export_refuses_existing_and_unsafe_targets() {
     let (scene, _) = Scene::with_revisions(1);

@@ -1,4 +1,4 @@
-//! Whose figures are where: those of one archive never take the place of another's, and none end in silence.
+//! Which archive figures belong to: those of one archive never replace those of another, and none end in silence.
 
 use std::fs;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 use super::harness::Scene;
 use super::monitors::{parse_prometheus, single};
 
-/// A copy of an archive has the same textfile in its config: the figures of the original stay, those of the
-/// copy are beside them, and somebody hears of it. Files of others stay as well.
+/// A copy of an archive has the same textfile in its config: the figures of the original stay, those of the copy are
+/// beside them, and a warning says so. Files of others stay as well.
 #[test]
 fn a_copied_archive_leaves_the_metrics_of_the_original_alone() {
     let (scene, _) = Scene::with_revisions(1);
@@ -39,8 +39,8 @@ fn a_copied_archive_leaves_the_metrics_of_the_original_alone() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "node_load1 0.5\n");
 }
 
-/// Figures of an archive that cannot be opened say that it is unknown; an empty file would end its series and
-/// their alerts.
+/// Figures of an archive that cannot be opened say that it is unknown. An empty file would end its series and their
+/// alerts.
 #[test]
 fn metrics_of_an_unreadable_archive_are_unknown() {
     let (scene, _) = Scene::with_revisions(1);

@@ -1,17 +1,17 @@
-//! An alarm, or damage, holds back what would expire until somebody confirms; removing by hand works all the same.
+//! An alarm, or damage, prevents expiry until somebody confirms it. Deleting by hand still works.
 
 use backy_lib::{Archive, Manifest};
 
 use super::harness::{SOURCE_BYTES, Scene, noise};
 
-/// An archive with seven usual backups and, as the newest, one of which everything had changed.
+/// An archive with seven usual backups and, as the newest, one in which everything had changed.
 fn with_alarm() -> Scene {
     let (scene, _) = Scene::with_revisions(7);
     assert_eq!(unusual_backup(&scene, 100), 0);
     scene
 }
 
-/// Backs up a source that is all new; how many warnings lack.
+/// Backs up a source that is all new. Returns how many warnings are missing.
 fn unusual_backup(scene: &Scene, seed: u64) -> usize {
     scene.write("source.img", &noise(seed, SOURCE_BYTES));
     let run = scene.works(&["-b", "a", "backup", "--force"]);
@@ -28,8 +28,8 @@ fn kinds(scene: &Scene) -> Vec<String> {
     scene.problems().into_iter().map(|(kind, _)| kind).collect()
 }
 
-/// Nothing goes, that is said each time, and the plan says what would; confirming lets it go, and the next
-/// alarm holds it back again.
+/// Nothing expires, each run says so, and the plan lists what would expire. Confirming allows it, and the next alarm
+/// prevents it again.
 #[test]
 fn an_unusual_backup_freezes_expiry_until_it_is_confirmed() {
     let scene = with_alarm();
@@ -70,7 +70,7 @@ fn an_unusual_backup_freezes_expiry_until_it_is_confirmed() {
     assert_eq!((count(&scene), kinds(&scene)), (9, vec!["unusual-change".to_owned()]));
 }
 
-/// By hand what is named goes, also the revision that the alarm is about, and the alarm with it.
+/// `rm` deletes the named revisions, including the one that the alarm is about, and the alarm with it.
 #[test]
 fn rm_deletes_revisions_while_expiry_is_frozen() {
     let scene = with_alarm();
@@ -82,7 +82,7 @@ fn rm_deletes_revisions_while_expiry_is_frozen() {
     assert_eq!(manifest.alarms, []);
 }
 
-/// Damage freezes expiry until it is confirmed; more of it does so again.
+/// Damage freezes expiry until it is confirmed. More damage freezes it again.
 #[test]
 fn damage_freezes_expiry_until_it_is_confirmed() {
     let (scene, _) = Scene::with_revisions(4);
@@ -105,7 +105,7 @@ fn damage_freezes_expiry_until_it_is_confirmed() {
     assert_eq!(count(&scene), 2);
 }
 
-/// Who does not want it has only the alarm.
+/// With the freeze turned off there is only the alarm.
 #[test]
 fn freezing_can_be_switched_off() {
     let scene = with_alarm();

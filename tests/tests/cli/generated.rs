@@ -1,4 +1,4 @@
-//! Help, manual page and completions, all made from the arguments.
+//! Help, manual page and completions, all generated from the arguments.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -54,7 +54,7 @@ const CONTRACT: [(&str, &[&str]); 17] = [
 const GLOBAL: [&str; 5] =
     ["-b, --backupdir", "-v, --verbose", "-q, --quiet", "--log-format", "--trust"];
 
-/// Feeds text to another program; `None` when it is not installed.
+/// Feeds text to another program. `None` when it is not installed.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -68,7 +68,7 @@ fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<(bool, String)> 
     Some((output.status.success(), text.concat()))
 }
 
-/// The help of each command names all that the contract promises, and exits with 0.
+/// The help of each command names everything that the contract promises, and exits with 0.
 #[test]
 fn help_lists_every_command_and_option() {
     let scene = Scene::new();
@@ -87,7 +87,7 @@ fn help_lists_every_command_and_option() {
     assert_eq!(version.text(), format!("backy {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-/// The manual page has every command and option, and groff has nothing to say against it.
+/// The manual page has every command and option, and groff accepts it.
 #[test]
 fn the_manual_page_is_right() {
     let scene = Scene::new();
@@ -109,7 +109,7 @@ fn the_manual_page_is_right() {
     }
 }
 
-/// So has that of backy.toml every key that a config may have.
+/// That of backy.toml has every key that a config may have.
 #[test]
 fn the_manual_page_of_the_config_is_right() {
     let scene = Scene::new();
@@ -128,7 +128,7 @@ fn the_manual_page_of_the_config_is_right() {
     }
 }
 
-/// Completions are made for each shell; bash takes its own.
+/// Completions are made for each shell, and bash accepts its own.
 #[test]
 fn completions_are_made() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! A folder of its own for each test, and the command run in it with an environment of its own.
+//! A folder for each test, and the command run in it with its own environment.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// An odd size, so that the last block is short.
 pub(crate) const SOURCE_BYTES: usize = 1_500_003;
 
-/// How long something that another process does is waited for.
+/// How long a test waits for another process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder with `source.img` and, mostly, the archive `a` for it.
@@ -29,7 +29,7 @@ pub(crate) struct Scene {
 }
 
 impl Drop for Scene {
-    /// Whatever a test has done with the command, the archive is what the document of the format says.
+    /// Whatever a test has done with the command, the archive matches the format document.
     fn drop(&mut self) {
         if std::thread::panicking() || self.may_be_damaged.get() {
             return;
@@ -56,7 +56,7 @@ impl Scene {
         scene
     }
 
-    /// With revisions; the returned bytes are what each should be, newest first.
+    /// With revisions. The returned bytes are what each should be, newest first.
     pub(crate) fn with_revisions(count: u64) -> (Self, Vec<Vec<u8>>) {
         let scene = Scene::with_archive();
         let mut states = Vec::new();
@@ -68,7 +68,7 @@ impl Scene {
         (scene, states)
     }
 
-    /// Writes over a part of the source, another one for each `number`; its content then.
+    /// Overwrites a part of the source, a different one for each `number`. Returns its new content.
     pub(crate) fn change_source(&self, number: u64) -> Vec<u8> {
         let mut state = self.read("source.img");
         let from = 70_000 * (number as usize + 1);
@@ -144,15 +144,15 @@ impl Scene {
         self.command(args).output().expect("run backy").into()
     }
 
-    /// Runs what has to work.
+    /// Runs a command that has to work.
     pub(crate) fn works(&self, args: &[&str]) -> Run {
         let run = self.run(args);
         assert_eq!(run.status, Some(0), "{args:?}: {run:?}");
         run
     }
 
-    /// Runs what has to be refused: exit status 1, nothing on standard output, one line on standard error with each of
-    /// `words` and with what to do, and no file changed. Returns the line.
+    /// Runs a command that has to be refused: exit status 1, nothing on standard output, one line on standard error
+    /// with each of `words` and with what to do, and no file changed. Returns the line.
     pub(crate) fn refuses(&self, args: &[&str], words: &[&str]) -> String {
         self.refuses_run(self.command(args), words)
     }
@@ -164,7 +164,7 @@ impl Scene {
         message
     }
 
-    /// A command that fails with a line that has these words; what it did before stays.
+    /// A command that fails with a line that has these words. What it did before stays.
     pub(crate) fn fails(&self, args: &[&str], words: &[&str]) -> String {
         self.fails_run(self.command(args), words)
     }
@@ -183,21 +183,21 @@ impl Scene {
         message.to_owned()
     }
 
-    /// Every file in the scene with what it is: kind, permissions, size, digest.
+    /// Every file in the scene with its kind, permissions, size and digest.
     pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         list(self.folder.path(), &mut found);
         found
     }
 
-    /// The same without the log of operations, which also has those that failed.
+    /// The same without the log of operations, which also has the failed ones.
     pub(crate) fn state(&self) -> BTreeMap<PathBuf, String> {
         let mut found = self.listing();
         found.retain(|path, _| !path.ends_with("history.jsonl"));
         found
     }
 
-    /// That the archive has exactly these revisions, newest first, to the byte.
+    /// Checks that the archive has exactly these revisions, newest first, to the byte.
     pub(crate) fn holds(&self, states: &[impl AsRef<[u8]>]) {
         let status = self.works(&["-b", "a", "status", "--json"]).json();
         assert_eq!(status["revisions"].as_array().map(Vec::len), Some(states.len()), "{status}");
@@ -207,7 +207,7 @@ impl Scene {
         }
     }
 
-    /// Waits until an archive's status is as wanted.
+    /// Waits until an archive's status is as expected.
     pub(crate) fn await_status(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {

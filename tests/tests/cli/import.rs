@@ -17,7 +17,8 @@ fn scene() -> (Scene, OldArchive) {
     (scene, old)
 }
 
-/// It makes the archive with the old source, says in a line what was imported, and a second time that all is there.
+/// It makes the archive with the old source, prints in one line what it imported, and the second time that everything
+/// is there.
 #[test]
 fn import_creates_the_archive_and_prints_what_was_imported() {
     let (scene, old) = scene();
@@ -36,8 +37,7 @@ fn import_creates_the_archive_and_prints_what_was_imported() {
     assert!(changed.iter().all(|(path, _)| path.ends_with("lock")), "{changed:?}");
 }
 
-/// The block size is chosen for an archive that is made, and has to be that of one that is there. A config that
-/// is there stays.
+/// The caller chooses the block size of a new archive. For an existing one it has to match. An existing config stays.
 #[test]
 fn the_block_size_and_the_config_of_the_archive() {
     let (scene, _) = scene();
@@ -55,7 +55,7 @@ fn the_block_size_and_the_config_of_the_archive() {
     assert_eq!(scene.read("a/last.raw"), scene.read("source.img"));
 }
 
-/// What cannot be imported is told in warnings, also with -q, and makes the exit status 1; the rest is imported.
+/// Warnings name what cannot be imported, also with -q, and the exit status is 1. The rest is imported.
 #[test]
 fn import_lists_what_it_cannot_import() {
     let (scene, old) = scene();
@@ -83,8 +83,8 @@ fn import_lists_what_it_cannot_import() {
     assert!(run.status == Some(1) && run.stderr.contains("block 0 "), "{run:?}");
 }
 
-/// What is no old archive is refused before anything is made; so is one that would be written into, and an archive with
-/// revisions of its own.
+/// A folder that is no old archive is refused before anything is made. So is one that the import would write into,
+/// and an archive with revisions of its own.
 #[test]
 fn import_refuses_folders_without_an_old_archive() {
     let (scene, _) = scene();

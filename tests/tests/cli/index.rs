@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Columns of a line of text; rows of tables and code may be longer.
+/// Columns of a line of text. Rows of tables and code may be longer.
 const MAX_COLUMNS: usize = 120;
 
 fn root() -> PathBuf {
@@ -34,7 +34,7 @@ fn all_documents() -> Vec<PathBuf> {
     all
 }
 
-/// The lines that are neither code nor between its fences, numbered from 1.
+/// The lines outside of code and its fences, numbered from 1.
 fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut in_code = false;
     let mut lines = Vec::new();
@@ -48,7 +48,7 @@ fn prose(text: &str) -> Vec<(usize, &str)> {
     lines
 }
 
-/// The names that sections have in links, as the web shows them: those of equal headings are numbered.
+/// The names that sections have in links, as the web shows them. Those of equal headings are numbered.
 fn sections(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut names = BTreeSet::new();

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::harness::Scene;
 
-/// A new archive has its config, README and manifest, for its owner only, and says what to do next.
+/// A new archive has its config, README and manifest, for its owner only, and the output says what to do next.
 #[test]
 fn init_creates_an_archive_and_prints_it() {
     let scene = Scene::new();
@@ -24,7 +24,7 @@ fn init_creates_an_archive_and_prints_it() {
     assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
 }
 
-/// The source is written down with its absolute path, and a symbolic link as that link.
+/// The config has the absolute path of the source, and keeps a symbolic link as that link.
 #[test]
 fn the_source_is_absolute_and_a_link_stays_a_link() {
     let scene = Scene::new();
@@ -36,7 +36,7 @@ fn the_source_is_absolute_and_a_link_stays_a_link() {
     assert_eq!(scene.read("a/last.raw"), scene.read("source.img"));
 }
 
-/// Without -b, the archive is the folder that one is in.
+/// Without -b, the archive is the current folder.
 #[test]
 fn the_current_folder_is_the_default() {
     let scene = Scene::new();
@@ -46,7 +46,7 @@ fn the_current_folder_is_the_default() {
     assert!(scene.path("here/manifest.json").exists());
 }
 
-/// Without a source the archive says where to put it.
+/// Without a source, the archive says where to configure it.
 #[test]
 fn init_without_a_source_prints_where_to_set_it() {
     let scene = Scene::new();
@@ -55,7 +55,7 @@ fn init_without_a_source_prints_where_to_set_it() {
     scene.refuses(&["-b", "a", "backup"], &["a/backy.toml", "no source", "source = "]);
 }
 
-/// A source that is not there yet is taken with a warning, also behind a link; backups fail until it is there.
+/// A missing source is accepted with a warning, also behind a link. Backups fail until it exists.
 #[test]
 fn init_warns_about_a_missing_source() {
     let scene = Scene::new();
@@ -71,7 +71,7 @@ fn init_warns_about_a_missing_source() {
     symlink("nowhere", scene.path("dangling")).unwrap();
     let run = scene.works(&["-b", "b", "init", "dangling"]);
     assert!(run.stderr.contains("does not exist yet"), "{run:?}");
-    // One that would be in the archive will never do.
+    // One that would be in the archive is never accepted.
     std::fs::create_dir(scene.path("c")).unwrap();
     scene.refuses(&["-b", "c", "init", "c/later.img"], &["inside the archive", "-b"]);
 }
@@ -99,7 +99,7 @@ fn the_block_size_is_chosen() {
     scene.refuses(&["-b", "b", "init", "--block-size", "5K"], &["5K", "power of two", "--help"]);
 }
 
-/// With -q it says nothing.
+/// With -q it prints nothing.
 #[test]
 fn quiet_prints_nothing() {
     let scene = Scene::new();

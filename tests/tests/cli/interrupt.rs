@@ -26,7 +26,7 @@ fn ended(child: Child) -> Run {
     child.wait_with_output().expect("the end of a backup").into()
 }
 
-/// What there is but for the manifest, which also has the time of `last.raw`.
+/// All files except the manifest, which also has the time of `last.raw`.
 fn files(scene: &Scene) -> std::collections::BTreeMap<std::path::PathBuf, String> {
     let mut files = scene.state();
     files.retain(|path, _| !path.ends_with("manifest.json"));
@@ -69,7 +69,7 @@ fn other_signals_are_errors() {
     }
 }
 
-/// A second Ctrl-C ends it wherever it is; the next backup repairs what that left.
+/// A second Ctrl-C ends it wherever it is. The next backup repairs what that left.
 #[test]
 fn two_ctrl_cs() {
     let (scene, states) = Scene::with_revisions(1);

@@ -20,7 +20,7 @@ fn last_of_history(scene: &Scene) -> Value {
     serde_json::from_str(history.lines().last().expect("a line")).expect("JSON")
 }
 
-/// A log has a beginning, phases and an end, each line with the name of the operation that the history has as well.
+/// A log has a beginning, phases and an end, each line with the name of the operation that is in the history as well.
 #[test]
 fn all_log_lines_of_an_operation_have_one_id() {
     let scene = Scene::with_archive();
@@ -48,7 +48,7 @@ fn all_log_lines_of_an_operation_have_one_id() {
     }
 }
 
-/// In every form, what worked is not told without -v, as cron wants it.
+/// In every form, a successful run prints nothing without -v, as cron wants it.
 #[test]
 fn successful_commands_log_nothing() {
     let scene = Scene::with_archive();
@@ -60,7 +60,7 @@ fn successful_commands_log_nothing() {
     }
 }
 
-/// What did not work is one line, in any form, also when the arguments are wrong.
+/// A failure is one line, in any form, also when the arguments are wrong.
 #[test]
 fn a_failure_is_one_line() {
     let scene = Scene::with_archive();
@@ -86,7 +86,7 @@ fn a_failure_is_one_line() {
     }
 }
 
-/// Without being asked to, lines have priorities where standard error is the journal, and only there.
+/// By default, lines have priorities where standard error is the journal, and only there.
 #[test]
 fn journal_output_has_priorities() {
     let scene = Scene::with_archive();
@@ -109,7 +109,7 @@ fn journal_output_has_priorities() {
     }
 }
 
-/// The service manager is told when it begins, how far it is, and how it ended; by either kind of socket.
+/// backy notifies the service manager when it begins, how far it is, and how it ended, by either kind of socket.
 #[test]
 fn systemd_receives_status_notifications() {
     let scene = Scene::with_archive();
@@ -130,7 +130,7 @@ fn systemd_receives_status_notifications() {
         );
         assert_eq!(told.last().unwrap(), "STATUS=backup finished");
     }
-    // One that does not listen is no reason to fail, and an error is told.
+    // A socket without a listener is no reason to fail, and an error is reported.
     drop(in_none);
     let mut command = scene.command(&["-b", "a", "backup", "-f"]);
     assert!(command.env("NOTIFY_SOCKET", format!("@{name}")).status().unwrap().success());
@@ -139,7 +139,7 @@ fn systemd_receives_status_notifications() {
     assert!(told(&in_folder).last().unwrap().starts_with("STATUS=there is no revision 99"));
 }
 
-/// All that was told until now.
+/// All notifications so far.
 fn told(manager: &UnixDatagram) -> Vec<String> {
     manager.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let mut buffer = [0; 4096];

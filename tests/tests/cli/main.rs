@@ -1,9 +1,8 @@
-//! The command from end to end: arguments, output, exit status, and that whatever is refused changes nothing.
-//! With it, what is read or run without the library: the documents, the units and scripts in `dist`, the rescue
-//! program.
+//! The command from end to end: arguments, output, exit status, and that a refusal changes nothing. Also what is read
+//! or run without the library: the documents, the units and scripts in `dist`, the rescue program.
 //!
 //! A binary of its own because none of it needs the small limits of `engine`, nor root, loop devices or FUSE as
-//! `real` does: what somebody runs who changes the command or a document.
+//! `real` does: whoever changes the command or a document runs this one.
 
 #![expect(
     clippy::disallowed_methods,

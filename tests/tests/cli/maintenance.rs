@@ -11,7 +11,7 @@ fn tags(scene: &Scene) -> Vec<Value> {
     revisions.iter().map(|revision| revision["tags"].clone()).collect()
 }
 
-/// Has a schedule by which only the two newest with the tag stay, and no interval to wait for.
+/// Sets a schedule that keeps only the two newest with the tag, without an interval to wait for.
 fn keep_two(scene: &Scene) {
     let config = scene.read_text("a/backy.toml");
     let end = config.find("[schedule.").unwrap();
@@ -19,7 +19,7 @@ fn keep_two(scene: &Scene) {
     scene.write("a/backy.toml", config.as_bytes());
 }
 
-/// The plan has a row for each revision with its reason, then the steps and the room; it changes nothing.
+/// The plan has a row for each revision with its reason, then the steps and the space. It changes nothing.
 #[test]
 fn dry_run_prints_what_and_why_and_changes_nothing() {
     let (scene, _) = Scene::with_revisions(4);
@@ -54,7 +54,7 @@ fn dry_run_prints_what_and_why_and_changes_nothing() {
     assert_eq!(scene.listing(), before);
 }
 
-/// What worked prints nothing on a pipe, and one line with -v; what stays is restored right.
+/// A successful run prints nothing on a pipe, and one line with -v. What stays is restored right.
 #[test]
 fn keeping_a_number() {
     let (scene, states) = Scene::with_revisions(5);
@@ -73,7 +73,8 @@ fn keeping_a_number() {
     scene.holds(&states[..1]);
 }
 
-/// The schedule of backy.toml decides: a tag expires, its revision goes, and a pinned one stays with what it reads.
+/// The schedule of backy.toml decides: a tag expires, its revision is deleted, and a pinned one stays with what it
+/// reads.
 #[test]
 fn the_schedule_decides() {
     let scene = Scene::with_archive();
@@ -98,7 +99,7 @@ fn the_schedule_decides() {
     assert_eq!(scene.read("a/manifest.json"), before);
 }
 
-/// A config that cannot be read lets nothing go.
+/// With a config that cannot be read nothing expires.
 #[test]
 fn maintenance_without_a_config_deletes_nothing() {
     let (scene, _) = Scene::with_revisions(2);

@@ -1,4 +1,4 @@
-//! Messages for people: what other tools call things, and what is in the way.
+//! Messages for people: what other tools call things, and what prevents an operation.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ impl Drop for Undone {
     }
 }
 
-/// A command that another tool has is answered with the one that does that here.
+/// A command of another tool is answered with the one that does the same here.
 #[test]
 fn words_of_other_tools_get_a_hint() {
     let scene = Scene::new();
@@ -33,7 +33,7 @@ fn words_of_other_tools_get_a_hint() {
     }
 }
 
-/// Whoever names the folder above archives, or the archive in the wrong place, is told how to name it.
+/// Naming the folder above archives, or the archive in the wrong place, is an error that says how to name it.
 #[test]
 fn an_archive_that_is_named_wrongly_gets_a_hint() {
     let (scene, _) = Scene::with_revisions(1);
@@ -49,7 +49,7 @@ fn an_archive_that_is_named_wrongly_gets_a_hint() {
     scene.refuses(&["--repo", "a", "status"], &["-b names the folder of the archive"]);
 }
 
-/// What is no number is told in words for people.
+/// An invalid number is reported in words for people.
 #[test]
 fn invalid_numbers_are_usage_errors() {
     let scene = Scene::with_archive();
@@ -64,7 +64,7 @@ fn invalid_numbers_are_usage_errors() {
     }
 }
 
-/// A '~' that the shell has left as it is makes no folder of that name.
+/// A '~' that the shell has not expanded makes no folder of that name.
 #[test]
 fn a_literal_tilde_creates_no_folder() {
     let scene = Scene::new();
@@ -82,8 +82,8 @@ fn a_literal_tilde_creates_no_folder() {
     assert!(scene.path("~/a/manifest.json").exists());
 }
 
-/// A config in another encoding, or with a value of the wrong type, is told with line and column and without
-/// words of programs.
+/// A config in another encoding, or with a value of the wrong type, is reported with line and column and without
+/// jargon.
 #[test]
 fn a_config_in_another_encoding_is_an_error_with_its_place() {
     let scene = Scene::with_archive();
@@ -102,7 +102,7 @@ fn a_config_in_another_encoding_is_an_error_with_its_place() {
     }
 }
 
-/// A snapshot that a hook did not make is told as the hook's fault.
+/// The error for a snapshot that a hook did not make blames the hook.
 #[test]
 fn missing_snapshot_device_names_the_hook() {
     let scene = Scene::with_archive();
@@ -115,7 +115,7 @@ fn missing_snapshot_device_names_the_hook() {
     scene.fails(&["-b", "a", "backup"], &words.map(|word: &str| word));
 }
 
-/// Root, who is told that a file system is read-only, is not told to become root; the verdict knows.
+/// On a read-only file system root does not get the advice to become root, and the verdict reports the problem.
 #[test]
 fn a_read_only_archive_is_reported() {
     let (scene, _) = Scene::with_revisions(1);
@@ -143,7 +143,7 @@ fn a_read_only_archive_is_reported() {
     assert_eq!(scene.run(&["-b", "a", "status", "--check"]).status, Some(0));
 }
 
-/// An immutable file is told as such.
+/// The error names an immutable file as such.
 #[test]
 fn an_immutable_archive_is_reported() {
     let (scene, _) = Scene::with_revisions(1);

@@ -140,7 +140,7 @@ pub(crate) fn single(metrics: &BTreeMap<String, Vec<(Labels, f64)>>, name: &str)
     samples.first().map(|(_, value)| *value)
 }
 
-/// The readers refuse what the sources forbid: a reader that takes anything proves nothing.
+/// The readers refuse what the sources forbid: a reader that accepts anything proves nothing.
 #[test]
 fn the_readers_are_strict() {
     let refused = |read: fn(&str), text: &'static str| {

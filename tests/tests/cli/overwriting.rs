@@ -1,4 +1,5 @@
-//! What a restore may overwrite: without a terminal only the source as it was backed up, on one what a person has seen.
+//! What a restore may overwrite: without a terminal only the source as it was backed up, on a terminal what a person
+//! has seen.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -23,7 +24,7 @@ impl Drop for Ended {
     }
 }
 
-/// What is typed on the terminal.
+/// The input on the terminal.
 fn answering(scene: &Scene, line: &str, answer: &str) -> Option<Run> {
     let mut command = terminal(scene, &PLAIN, line)?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -42,8 +43,8 @@ fn labelled(label: &str, bytes: usize) -> Vec<u8> {
     disk
 }
 
-/// The path alone does not make it the source: a disk of another size or kind is another one, also with the
-/// same file system on it.
+/// The path alone does not make it the source: a disk of another size or kind is another one, also with the same file
+/// system on it.
 #[test]
 fn the_source_of_another_size_or_kind_needs_force() {
     let scene = Scene::new();
@@ -63,7 +64,7 @@ fn the_source_of_another_size_or_kind_needs_force() {
     }
     scene.works(&["-b", "a", "restore", "--force"]);
     assert!(scene.read("source.img") == state);
-    // Nothing is lost with an empty file, and nothing with one that is gone.
+    // Overwriting an empty or missing file loses nothing.
     scene.write("source.img", b"");
     scene.works(&["-b", "a", "restore"]);
     fs::remove_file(scene.path("source.img")).unwrap();
@@ -78,7 +79,7 @@ fn the_source_of_another_size_or_kind_needs_force() {
     scene.works(&["-b", "a", "restore", "--force"]);
 }
 
-/// Whoever has restored an older revision of another size has the same source as before.
+/// After the restore of an older revision of another size, the source still counts as the same.
 #[test]
 fn an_older_revision_of_another_size_and_back() {
     let scene = Scene::with_archive();
@@ -98,7 +99,8 @@ fn an_older_revision_of_another_size_and_back() {
     assert!(scene.read("source.img") == long[..5]);
 }
 
-/// A program that has the source open for writing would write into what is restored. One that only reads is no matter.
+/// A program that has the source open for writing would write into what is restored. One that only reads does not
+/// matter.
 #[test]
 fn restore_to_a_file_open_for_writing_needs_force() {
     let (scene, states) = Scene::with_revisions(2);
@@ -181,13 +183,13 @@ fn restore_asks_and_accepts_no() {
     let run = on_terminal(&scene, &PLAIN, "-b a restore --yes other").unwrap();
     assert!(run.status == Some(0) && !run.text().contains("Overwrite"), "{run:?}");
     assert!(scene.read("other") == state);
-    // Without a terminal there is nobody to answer for.
+    // Without a terminal nobody can answer.
     scene.write("other", b"precious");
     scene.refuses(&["-b", "a", "restore", "--yes", "other"], &["--force"]);
 }
 
-/// The answer is about what was shown: a target that was written to or replaced while the question was open
-/// stays as it is.
+/// The answer is about what was shown: a target that was written to or replaced while the question was open stays as
+/// it is.
 #[test]
 fn restore_refuses_a_target_that_changed_since_the_question() {
     let (scene, _) = Scene::with_revisions(2);
@@ -221,7 +223,7 @@ fn restore_refuses_a_target_that_changed_since_the_question() {
     }
 }
 
-/// Of a disk with partitions, each file system is shown that a person may know it by.
+/// For a disk with partitions, the question shows each file system in a way that a person may recognise.
 #[test]
 fn the_file_systems_of_a_disk_are_shown() {
     let (scene, _) = Scene::with_revisions(1);
@@ -249,7 +251,7 @@ fn the_file_systems_of_a_disk_are_shown() {
     assert!(scene.read("disk") == disk);
 }
 
-/// A larger disk has the backup of its partition table in the wrong place; a dry run says so as well.
+/// A larger disk has the backup of its partition table in the wrong place. A dry run says so as well.
 #[test]
 fn restore_of_a_gpt_to_a_larger_disk_prints_advice() {
     let scene = Scene::new();
@@ -276,7 +278,7 @@ fn restore_of_a_gpt_to_a_larger_disk_prints_advice() {
     }
 }
 
-/// A restore that fails in the middle says what has become of the target, and how it is completed.
+/// A restore that fails in the middle reports the state of the target, and how to complete it.
 #[test]
 fn failed_restore_reports_a_half_written_target() {
     let (scene, states) = Scene::with_revisions(1);

@@ -1,4 +1,4 @@
-//! Root in the archive of a user: what it changes is done as that user, and what it makes is that user's.
+//! Root in the archive of a user: backy makes changes as that user, and new files belong to that user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -64,8 +64,8 @@ impl UsersArchive {
     }
 }
 
-/// What changes the archive alone works for root in the archive of a user, who can go on afterwards. What reads
-/// the source or restores is refused, also when it would be harmless.
+/// Commands that only change the archive work for root in the archive of a user, who can continue afterwards.
+/// Commands that read the source or restore are refused, also when they would be harmless.
 #[test]
 fn root_changes_a_users_archive_as_that_user() {
     let Some(archive) = UsersArchive::make() else { return };
@@ -90,8 +90,8 @@ fn root_changes_a_users_archive_as_that_user() {
     archive.owner_does(&["backup", "--force"]);
 }
 
-/// With root's rights, a hard link in the place of a file of the archive would be copied, and the copy be given
-/// to the owner.
+/// With root's rights, backy would copy a hard link in the place of a file of the archive, and give the copy to the
+/// owner.
 #[test]
 fn root_copies_no_hard_links_of_other_users() {
     let Some(archive) = UsersArchive::make() else { return };
@@ -113,8 +113,8 @@ fn root_copies_no_hard_links_of_other_users() {
     assert_eq!(fs::read(&secret).unwrap(), noise(9, 100_000));
 }
 
-/// Root is the caller, and the archive is root's: nothing is given up, and a folder above that is a user's is
-/// refused as ever.
+/// Root is the caller, and the archive is root's: backy gives up no rights, and refuses a folder above that is a
+/// user's as always.
 #[test]
 fn root_refuses_an_archive_with_mixed_owners() {
     let Some(archive) = UsersArchive::make() else { return };

@@ -1,10 +1,10 @@
-//! `backy report`: the page and its file. What a browser makes of it is in `browser`.
+//! `backy report`: the page and its file. How a browser shows it is in `browser`.
 
 use std::process::Command;
 
 use super::harness::{Scene, program};
 
-/// The page is written as a whole, silently, and has every archive, also one that is none.
+/// The page is written as a whole, silently, and has every archive, also a folder that is none.
 #[test]
 fn report_writes_a_page() {
     let (scene, _) = Scene::with_revisions(2);
@@ -33,13 +33,13 @@ fn report_writes_a_page() {
         &["nowhere/page.html", "write the page"],
     );
     scene.fails(&["report", "a"], &["--output"]);
-    // Nothing of an archive is replaced, nor anything that is no file.
+    // No file of an archive is replaced, nor anything that is not a file.
     scene.refuses(&["report", "a", "-o", "a/last.raw"], &["a/last.raw", "is an archive"]);
     scene.refuses(&["report", "a", "-o", "a"], &["not a regular file"]);
     scene.refuses(&["report", "a", "-o", "/dev/null"], &["/dev/null", "not a regular file"]);
 }
 
-/// The commands of the page do in a shell what the advice says, whatever the path of the archive is.
+/// The commands on the page do what the advice says when a shell runs them, whatever the path of the archive is.
 #[test]
 fn commands_of_the_page_can_be_copied_into_a_shell() {
     let scene = Scene::new();

@@ -1,6 +1,5 @@
-//! `dist/rescue/backy-rescue.py`, which is run when nothing else is left, perhaps as root on an archive that
-//! came from elsewhere: whatever is in the files, it ends, says so in one line, and gives right bytes or names
-//! them as lost.
+//! `dist/rescue/backy-rescue.py`, which people run when nothing else is left, perhaps as root on an archive from
+//! elsewhere: whatever is in the files, it ends, says so in one line, and writes right bytes or names them as lost.
 
 mod hostile;
 
@@ -28,7 +27,7 @@ const BLOCK: usize = 4096;
 /// Damaged archives that are tried.
 const ROUNDS: u64 = 300;
 
-/// No run takes longer, whatever is in the archive. In truth they take some hundredths of a second.
+/// No run takes longer, whatever is in the archive. Usually one takes some hundredths of a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn program() -> PathBuf {
@@ -39,7 +38,7 @@ fn golden_folder(name: &str) -> PathBuf {
     checkout().join("tests/golden").join(name)
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 struct Run {
     /// The exit status, or what a frame was unpacked to.
@@ -47,7 +46,7 @@ struct Run {
     said: String,
 }
 
-/// Does the jobs in one process; see `rescue/runs.py`. None of them ends in a traceback, or not at all.
+/// Does the jobs in one process; see `rescue/runs.py`. None of them ends in a traceback or fails to end.
 fn run_all(jobs: &[Value]) -> Vec<Run> {
     let mut child = Command::new("python3")
         .arg(checkout().join("tests/tests/cli/rescue/runs.py"))
@@ -80,7 +79,7 @@ fn run_all(jobs: &[Value]) -> Vec<Run> {
     results
 }
 
-/// Runs the program by itself; it ends in time.
+/// Runs the program by itself. It ends in time.
 fn run(arguments: &[&str]) -> Output {
     let start = Instant::now();
     let output =
@@ -111,7 +110,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// What a revision of an intact golden archive is: its bytes, and what of them is lost for good.
+/// The content of a revision of an intact golden archive: its bytes, and which of them are lost for good.
 struct Truth {
     bytes: Vec<u8>,
     lost: Vec<Extent>,
@@ -130,13 +129,13 @@ fn truths(name: &str) -> BTreeMap<String, Truth> {
     (0..archive.revisions().len()).map(one).collect()
 }
 
-/// Spoils one thing in a file: a bit, a stretch, a number, or its end.
+/// Damages one thing in a file: a bit, an extent, a number, or its end.
 fn spoil(content: &mut Vec<u8>, random: &mut Random) {
     let len = content.len() as u64;
     if len == 0 {
         return;
     }
-    // Often in the heads, where most of what is read is only a few bytes.
+    // Often in the headers, since most reads depend on only a few bytes.
     let at = match random.below(3) {
         0 => random.below(len.min(600)),
         1 => random.below(len.min(20_000)),
@@ -159,7 +158,7 @@ fn spoil(content: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// What is said to be lost.
+/// What the program reports as lost.
 fn lost(said: &str) -> Vec<Extent> {
     let lines = said.lines().filter_map(|line| line.strip_prefix("lost: bytes "));
     let extent = |line: &str| {
@@ -169,7 +168,7 @@ fn lost(said: &str) -> Vec<Extent> {
     lines.map(extent).collect()
 }
 
-/// Of any damage to a few files of any golden archive: what the program calls right is right.
+/// After any damage to a few files of any golden archive, what the program calls right is right.
 #[test]
 fn any_damage_gives_right_bytes_or_names_what_is_lost() {
     let names = ["format-1", "format-1-alarms", "format-1-flawed", "format-1-kept"];
@@ -193,7 +192,7 @@ fn any_damage_gives_right_bytes_or_names_what_is_lost() {
         files.sort();
         for _ in 0..1 + random.below(3) {
             let path = archive.join(&files[random.below(files.len() as u64) as usize]);
-            // Perhaps it was removed before.
+            // An earlier step may have deleted it.
             let Ok(mut content) = fs::read(&path) else { continue };
             match random.below(20) {
                 0 => drop(fs::remove_file(&path)),
@@ -231,11 +230,11 @@ fn any_damage_gives_right_bytes_or_names_what_is_lost() {
         }
         assert!(found == bytes, "{job}: {run:?}");
     }
-    // Most damage is elsewhere, or costs some blocks. What cannot be narrowed down is rare.
+    // Most damage is elsewhere, or costs some blocks. Damage that cannot be located is rare.
     assert!(right > ROUNDS / 3 && located > ROUNDS / 10, "{right} right, {located} located");
 }
 
-/// A frame of zstd that is cut, spoilt, or claims what it likes is unpacked to what it was made of or to nothing, soon.
+/// A zstd frame that is cut, damaged, or claims anything is unpacked to its content or to nothing, soon.
 #[test]
 fn any_zstd_frame_ends() {
     let content: Vec<u8> = (0..BLOCK).map(|at| (at / 50) as u8).collect();
@@ -250,7 +249,7 @@ fn any_zstd_frame_ends() {
     let mut random = Random(8);
     let mut frames = vec![frame.clone(), [&frame[..], &[7; 400]].concat()];
     frames.extend((0..frame.len()).map(|len| frame[..len].to_vec()));
-    // Raw blocks of no length without end; blocks of one byte 128 KiB long, which would be 4 GiB.
+    // Endless raw blocks without length; blocks of one byte 128 KiB long, which would be 4 GiB.
     let head = &frame[..7];
     frames.push([head, &[0; 9000]].concat());
     let long = [0x02, 0x00, 0x10, 0x61].repeat(32_768);
@@ -318,7 +317,7 @@ fn damaged_digests_cost_nothing() {
     }
 }
 
-/// A target that exists stays as it is unless it is to be overwritten; then it is the revision and nothing
+/// An existing target stays as it is without the option to overwrite it. With it, it is the revision and nothing
 /// else. Nobody else can read it.
 #[test]
 fn a_target_is_overwritten_only_when_asked() {
@@ -337,7 +336,7 @@ fn a_target_is_overwritten_only_when_asked() {
     assert!(run(&["--force", archive, &uuid, text(&target)]).status.success());
     assert!(fs::read(&target).expect("an image") == truth.bytes);
 
-    // Nothing of the archive is a target, by whatever name.
+    // No file of the archive is a target, by whatever name.
     let image = base.path().join("last.raw");
     let before = fs::read(&image).expect("the image");
     for (number, name) in ["hard", "soft"].into_iter().enumerate() {
@@ -357,7 +356,7 @@ fn a_target_is_overwritten_only_when_asked() {
     is_error(&run(&[archive, &uuid, "/dev/full/x"]), "/dev/full/x: Not a directory");
 }
 
-/// Help is help, and a wrong call says what is right; all in a line.
+/// Help is help, and a wrong call prints the right one, all in one line.
 #[test]
 fn rescue_usage_errors_are_one_line() {
     let output = run(&["--help"]);
@@ -371,7 +370,7 @@ fn rescue_usage_errors_are_one_line() {
     is_error(&run(&[text(&archive), "9", "out"]), "found no revision 9");
 }
 
-/// Modules that lie in an archive beside the program are not run.
+/// The program does not run modules that lie in an archive beside it.
 #[test]
 fn modules_beside_the_program_are_not_run() {
     let base = copy_of(&golden_folder("format-1"));

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use super::harness::{SOURCE_BYTES, Scene, noise};
 
-/// Every revision comes out as it went in, by number, name and UUID, to a new file and to standard output.
+/// Every revision is restored as it was backed up, by number, name and UUID, to a new file and to standard output.
 #[test]
 fn restore_gives_the_bytes_that_were_backed_up() {
     let (scene, states) = Scene::with_revisions(3);
@@ -25,7 +25,7 @@ fn restore_gives_the_bytes_that_were_backed_up() {
     assert!(newest.stdout == states[0]);
 }
 
-/// A reader of standard output that goes away is an error in a line, not a crash.
+/// A reader of standard output that closes it is an error in one line, not a crash.
 #[test]
 fn a_closed_pipe_is_an_error() {
     let (scene, _) = Scene::with_revisions(1);
@@ -51,7 +51,7 @@ fn a_full_standard_output_is_an_error() {
     }
 }
 
-/// A file that exists is only overwritten with --force, and then has the right bytes and size.
+/// An existing file is only overwritten with --force, and then has the right bytes and size.
 #[test]
 fn an_existing_file_needs_force() {
     let (scene, states) = Scene::with_revisions(2);
@@ -65,7 +65,7 @@ fn an_existing_file_needs_force() {
     }
 }
 
-/// Without a target the source is restored, without --force, and only what differs is written.
+/// Without a target, the restore writes to the source, without --force, and only what differs.
 #[test]
 fn restore_without_a_target_writes_the_source() {
     let (scene, states) = Scene::with_revisions(2);
@@ -82,7 +82,7 @@ fn restore_without_a_target_writes_the_source() {
     assert!(scene.read("source.img") == states[0]);
 }
 
-/// A link to the source counts as the source; another link is a file that exists.
+/// A link to the source counts as the source. Any other link counts as an existing file.
 #[test]
 fn links_are_followed() {
     let (scene, states) = Scene::with_revisions(1);
@@ -95,7 +95,7 @@ fn links_are_followed() {
     scene.refuses(&["-b", "a", "restore", "another"], &["another", "exists", "--force"]);
 }
 
-/// Options that standard output has no use for are refused.
+/// Options that do not apply to standard output are refused.
 #[test]
 fn standard_output_takes_no_report_and_no_force() {
     let (scene, _) = Scene::with_revisions(1);
@@ -114,8 +114,7 @@ fn find_prints_a_path() {
     assert_eq!(scene.works(&["-b", "a", "find", "-r", "1"]).text(), format!("{delta}\n"));
 }
 
-/// A restore that is made again finds its file complete, writes nothing and needs no --force; with one other
-/// byte it does.
+/// A repeated restore finds its file complete, writes nothing and needs no --force. With one other byte it does.
 #[test]
 fn restore_writes_nothing_that_is_already_right() {
     let (scene, states) = Scene::with_revisions(1);

@@ -1,4 +1,4 @@
-//! How revisions are named: by times, with and without -r, and completed by shells.
+//! How to name revisions: by times, with and without -r, and completed by shells.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ fn found(scene: &Scene, args: &[&str]) -> String {
     scene.works(&[&["-b", "a", "find"], args].concat()).text().to_owned()
 }
 
-/// Every verb that takes one revision takes a time, and the newest that is not younger is meant.
+/// Every verb that takes one revision accepts a time, which means the newest that is not younger.
 #[test]
 fn a_time_names_a_revision_everywhere() {
     let (scene, states) = Scene::with_revisions(2);
@@ -51,7 +51,7 @@ fn a_time_names_a_revision_everywhere() {
     }
     scene.works(&["-b", "a", "restore", "-r", &exact, "older"]);
     assert!(scene.read("older") == states[1]);
-    // Where several are meant, all that were made then.
+    // Where a verb takes several, a day means all that were made then.
     let two = scene.works(&["-b", "a", "status", "--json", "today..0"]).json();
     assert_eq!(two["revisions"].as_array().map(Vec::len), Some(2));
     scene.refuses(&["-b", "a", "rm", &before], &["no revision was made on"]);
@@ -59,7 +59,7 @@ fn a_time_names_a_revision_everywhere() {
     scene.refuses(&["-b", "a", "find", "2026-02-30"], &["no such day", "--help"]);
 }
 
-/// A time of day is that of the reader's zone.
+/// A time of day is in the reader's time zone.
 #[test]
 fn times_are_local() {
     let (scene, _) = Scene::with_revisions(2);
@@ -78,13 +78,13 @@ fn times_are_local() {
     assert_ne!(find("UTC").text(), delta);
 }
 
-/// A UUID that begins like a day, or like a number, is not guessed at.
+/// A text that is a day or a number and also the beginning of a UUID is ambiguous and refused.
 #[test]
 fn a_name_with_two_meanings_is_an_error_that_lists_them() {
     let (scene, _) = Scene::with_revisions(2);
     let day = started(&scene, 1).strftime("%Y-%m-%d").to_string();
     let digits = day.replace('-', "");
-    // Nothing but the manifest is needed for a name.
+    // A name needs nothing but the manifest.
     let mut manifest = Manifest::parse(&scene.read("a/manifest.json")).expect("a manifest");
     let renamed = format!("{digits}{}", &manifest.revisions[0].uuid.to_string()[8..]);
     manifest.revisions[0].uuid = renamed.parse().expect("a UUID");
@@ -95,7 +95,7 @@ fn a_name_with_two_meanings_is_an_error_that_lists_them() {
     };
     write(&manifest);
     scene.write("b/last.raw", b"");
-    // The newest of that day is the one with that UUID, which is one meaning.
+    // The newest of that day is the one with that UUID, so there is only one meaning.
     scene.works(&["-b", "b", "tag", &day]);
     scene.works(&["-b", "b", "tag", &digits]);
     let later: Timestamp = "2999-01-01T00:00:00Z".parse().expect("a time");
@@ -112,7 +112,7 @@ fn a_name_with_two_meanings_is_an_error_that_lists_them() {
     );
 }
 
-/// A target that reads as a revision is most likely one; a file of that name can be written all the same.
+/// A target that reads as a revision most likely is one. It is still possible to write a file of that name.
 #[test]
 fn a_target_that_reads_as_a_revision_is_refused() {
     let (scene, states) = Scene::with_revisions(2);
@@ -172,8 +172,8 @@ fn a_revision_is_named_with_and_without_r() {
     scene.refuses(&["-b", "a", "tag"], &["REV", "--help"]);
 }
 
-/// What a shell asks for when somebody presses Tab: names of revisions with what they are, and nothing where
-/// there is no archive.
+/// What a shell asks for when somebody presses Tab: names of revisions with a description, and nothing where there is
+/// no archive.
 #[test]
 fn revisions_are_completed() {
     let (scene, _) = Scene::with_revisions(2);
@@ -189,8 +189,8 @@ fn revisions_are_completed() {
     assert!(!help.text().contains("complete "), "{}", help.text());
 }
 
-/// The script for bash completes revisions after -r and where a verb takes one in its place, and everything
-/// else as before.
+/// The script for bash completes revisions after -r and where a verb takes one in its place, and everything else as
+/// before.
 #[test]
 fn bash_completes_revisions() {
     let (scene, _) = Scene::with_revisions(2);

@@ -2,7 +2,7 @@
 
 use super::harness::Scene;
 
-/// The newest, one in the middle, the oldest, or all of these together go; the others are what they were.
+/// The newest, one in the middle, the oldest, or all of these together are deleted. The others stay as they were.
 #[test]
 fn rm_leaves_the_other_revisions_unchanged() {
     for (named, left) in [
@@ -20,14 +20,14 @@ fn rm_leaves_the_other_revisions_unchanged() {
         let left: Vec<&Vec<u8>> = left.iter().map(|&number| &states[number]).collect();
         scene.holds(&left);
         scene.works(&["-b", "a", "scrub", "-n"]);
-        // And a backup goes on from there.
+        // The next backup continues from there.
         let now = scene.change_source(9);
         scene.works(&["-b", "a", "backup", "-f"]);
         scene.holds(&[&[&now][..], &left].concat());
     }
 }
 
-/// --dry-run prints the steps, by number, and does none of them; --json has them by name.
+/// --dry-run prints the steps, by number, and does none of them. --json has them by name.
 #[test]
 fn a_dry_run_changes_nothing() {
     let (scene, _) = Scene::with_revisions(4);
@@ -51,7 +51,7 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(scene.listing(), before);
 }
 
-/// With -v it says in a line what went.
+/// With -v it prints in one line what it deleted.
 #[test]
 fn verbose_prints_one_line() {
     let (scene, _) = Scene::with_revisions(3);
@@ -61,7 +61,7 @@ fn verbose_prints_one_line() {
     assert!(run.stderr.ends_with(" freed; 1 left\n"), "{}", run.stderr);
 }
 
-/// A pinned revision goes only with --force; the refusal names the pins.
+/// A pinned revision is deleted only with --force. The refusal names the pins.
 #[test]
 fn pinned_revisions_are_not_deleted() {
     let (scene, states) = Scene::with_revisions(3);
@@ -73,7 +73,7 @@ fn pinned_revisions_are_not_deleted() {
     scene.holds(&states[2..]);
 }
 
-/// All revisions, none, and those that are not there are refused.
+/// All revisions, none, and missing ones are refused.
 #[test]
 fn refusals() {
     let (scene, states) = Scene::with_revisions(2);

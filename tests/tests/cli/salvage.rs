@@ -7,7 +7,7 @@ use super::harness::{SOURCE_BYTES, Scene, noise};
 
 const BLOCK: usize = 65536;
 
-/// A dry run says what would be written, and refuses what would be refused, without a trace.
+/// A dry run prints what the restore would write, and refuses what that would refuse, without a trace.
 #[test]
 fn a_dry_run_writes_nothing() {
     let (scene, states) = Scene::with_revisions(2);
@@ -48,7 +48,7 @@ fn a_dry_run_writes_nothing() {
     scene.refuses(&["-b", "a", "restore", "--dry-run", "-"], &["--dry-run", "omit"]);
 }
 
-/// Damage ends a restore; with --keep-going it costs its block, which is named, with exit status 1.
+/// Damage ends a restore. With --keep-going it costs its block, which is named, with exit status 1.
 #[test]
 fn keep_going_names_what_is_lost() {
     let (scene, states) = Scene::with_revisions(2);
@@ -78,7 +78,7 @@ fn keep_going_names_what_is_lost() {
     assert_eq!(run.json()["digests_checked"], true);
 }
 
-/// A delta that is gone costs what has to be read through it: the oldest revision keeps its own blocks.
+/// A missing delta costs what has to be read through it: the oldest revision keeps its own blocks.
 #[test]
 fn keep_going_without_a_delta() {
     let (scene, states) = Scene::with_revisions(3);
@@ -98,7 +98,7 @@ fn keep_going_without_a_delta() {
     assert!(right >= 2, "{right}");
 }
 
-/// With --undo DIR there is one command that goes back; DIR is as large as what was overwritten.
+/// With --undo DIR one command undoes the restore. DIR is as large as what was overwritten.
 #[test]
 fn undo_restores_the_former_target() {
     let (scene, states) = Scene::with_revisions(3);
@@ -128,8 +128,8 @@ fn undo_restores_the_former_target() {
     assert!(scene.read("source.img") == former);
 }
 
-/// What was changed between a restore and its undoing stays, and is named; the exit status is 0, since all that was
-/// saved is back.
+/// What was changed between a restore and its undoing stays, and is named. The exit status is 0, since all that was
+/// saved is restored.
 #[test]
 fn undo_lists_what_changed_since_the_restore() {
     let (scene, states) = Scene::with_revisions(2);
@@ -147,7 +147,7 @@ fn undo_lists_what_changed_since_the_restore() {
     assert!(scene.read("source.img") == expected);
 }
 
-/// A longer file, which the restore cuts off, is had back in full.
+/// A longer file, which the restore truncates, comes back in full.
 #[test]
 fn undo_of_a_file_that_is_cut_off() {
     let (scene, states) = Scene::with_revisions(1);
@@ -159,7 +159,7 @@ fn undo_of_a_file_that_is_cut_off() {
     assert!(scene.read("longer") == former);
 }
 
-/// Folders in which there can be no undo archive, and targets for which there need be none, are refused.
+/// Folders that cannot hold an undo archive, and targets that need none, are refused.
 #[test]
 fn undo_archives_in_unsuitable_folders_are_refused() {
     let (scene, _) = Scene::with_revisions(2);

@@ -1,4 +1,4 @@
-//! Scheduled tags now, waiting for the lock, other backups at work, and too much that stays.
+//! Scheduled tags on demand, waiting for the lock, concurrent backups, and a chain that keeps too much.
 
 use std::fs::File;
 use std::process::Child;
@@ -36,7 +36,7 @@ fn count(scene: &Scene) -> usize {
     status["revisions"].as_array().expect("revisions").len()
 }
 
-/// A backup that is due while another one is at work says nothing and exits with 0; one that is wanted now is an error.
+/// A backup that is due while another one runs prints nothing and exits with 0. One with --force is an error.
 #[test]
 fn a_due_backup_during_another_backup_prints_nothing() {
     let scene = Scene::with_archive();
@@ -50,14 +50,14 @@ fn a_due_backup_during_another_backup_prints_nothing() {
     for wanted in [["--force", "-q"], ["--tag", "mine"], ["--as", "daily"]] {
         scene.fails(&[&["-b", "a", "backup"], &wanted[..]].concat(), &["in use by 'backup'"]);
     }
-    // Waiting goes on to the end of the first, which has made what was due.
+    // Waiting lasts until the end of the first, which has made the due backup.
     let waited = scene.works(&["-v", "-b", "a", "backup", "--wait", "1m"]);
     assert!(waited.stderr.contains("another backup has just finished"), "{waited:?}");
     assert_eq!(ended(first).status, Some(0));
     assert_eq!(count(&scene), 1);
 }
 
-/// Whoever else holds the lock is in the way, also where the note of a backup that was killed is left.
+/// Anybody else who holds the lock blocks a backup, also where a killed backup has left its note.
 #[test]
 fn any_other_lock_holder_is_an_error() {
     let scene = Scene::with_archive();
@@ -71,7 +71,7 @@ fn any_other_lock_holder_is_an_error() {
     assert_eq!(count(&scene), 1);
 }
 
-/// Every command that changes an archive waits for its lock as long as it is told to, and no longer.
+/// Every command that changes an archive waits for its lock as long as the option says, and no longer.
 #[test]
 fn commands_wait_for_the_lock() {
     let (scene, _) = Scene::with_revisions(3);
@@ -92,7 +92,7 @@ fn commands_wait_for_the_lock() {
         let run = scene.run(&with("1s"));
         assert!(began.elapsed() >= Duration::from_secs(1), "{verb:?}: {run:?}");
         assert!(run.stderr.contains("in use by"), "{verb:?}: {run:?}");
-        // A drill that cannot be recorded has been made.
+        // A drill that cannot be recorded has still run.
         assert_eq!(run.status, Some(i32::from(*name != "drill")), "{verb:?}: {run:?}");
         let releasing = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
@@ -105,7 +105,7 @@ fn commands_wait_for_the_lock() {
     scene.refuses(&["-b", "a", "backup", "--wait", "soon"], &["wait: found \"soon\""]);
 }
 
-/// `--as` makes the revision of a scheduled tag now, which is not pinned; other tags are refused.
+/// `--as` makes the revision of a scheduled tag now, without pinning it. Other tags are refused.
 #[test]
 fn a_scheduled_tag_is_made_now() {
     let scene = Scene::with_archive();
@@ -121,7 +121,7 @@ fn a_scheduled_tag_is_made_now() {
     assert_eq!((plan["due"].clone(), plan["tags"].clone()), (true.into(), ["daily"].into()));
 }
 
-/// A tag of the schedule that is given by hand pins, and backy says so, also before it is done.
+/// A tag of the schedule that is given by hand pins, and backy says so, also before doing it.
 #[test]
 fn tagging_by_hand_with_a_scheduled_tag_warns() {
     let scene = Scene::with_archive();
@@ -134,7 +134,7 @@ fn tagging_by_hand_with_a_scheduled_tag_warns() {
     assert_eq!(scene.works(&["-b", "a", "backup", "--tag", "mine"]).stderr, "");
 }
 
-/// The status says when the next backup is due, and the plan does.
+/// The status and the plan show when the next backup is due.
 #[test]
 fn the_next_due_time_is_shown() {
     let scene = Scene::with_archive();
@@ -150,8 +150,8 @@ fn the_next_due_time_is_shown() {
     assert!(shown.text().starts_with("No backup is due; the next is daily at 20"), "{shown:?}");
 }
 
-/// Maintenance that keeps far more than the schedule says why; so does the verdict, but for what is pinned with
-/// tags of one's own.
+/// Maintenance that keeps far more than the schedule explains why. So does the verdict, except for revisions pinned
+/// with tags of one's own.
 #[test]
 fn maintenance_explains_why_far_more_is_kept() {
     for (tag, level, why) in [

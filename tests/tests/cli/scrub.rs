@@ -12,7 +12,7 @@ fn status(scene: &Scene) -> Value {
     scene.works(&["-b", "a", "status", "--json"]).json()
 }
 
-/// Flips a bit of a file of the archive; the file as it was.
+/// Flips a bit of a file of the archive. Returns the file as it was.
 fn flip(scene: &Scene, name: &str, at: usize) -> Vec<u8> {
     let good = scene.read(name);
     let mut bad = good.clone();
@@ -21,7 +21,8 @@ fn flip(scene: &Scene, name: &str, at: usize) -> Vec<u8> {
     good
 }
 
-/// That it found something: exit status 1, what on standard output, and in one line on standard error what to do.
+/// Checks that a scrub found something: exit status 1, the finding on standard output, and one line with the remedy
+/// on standard error.
 fn finds(scene: &Scene, args: &[&str], words: &[&str]) -> Run {
     let run = scene.run(args);
     assert_eq!(run.status, Some(1), "{run:?}");
@@ -37,7 +38,7 @@ fn finds(scene: &Scene, args: &[&str], words: &[&str]) -> Run {
     run
 }
 
-/// A backup that heals a block which a scrub has found to be bad says so, and nothing is wrong any more.
+/// A backup that heals a block that a scrub found bad says so, and the archive is healthy again.
 #[test]
 fn backup_reports_healed_blocks() {
     for json in [false, true] {
@@ -57,8 +58,8 @@ fn backup_reports_healed_blocks() {
     }
 }
 
-/// A flipped bit in the image or in a delta is found by 'scrub -n', which records nothing, and by 'scrub',
-/// which does; when the right bytes are back, the next scrub sees that all is well.
+/// 'scrub -n' finds a flipped bit in the image or in a delta and records nothing. 'scrub' finds it and records it.
+/// When the right bytes are back, the next scrub finds that all is well.
 #[test]
 fn a_flipped_bit_is_found_recorded_and_healed() {
     for (suffix, at, damaged) in [("last.raw", 1_000_000, &[0, 1, 2][..]), (".qcow2", 0, &[2])] {
@@ -82,7 +83,7 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
         }
         assert!(found.stderr.contains("1 finding; 'backy scrub' without -n"), "{}", found.stderr);
         assert_eq!(scene.listing(), before);
-        // That the image was changed shows by its time; what is wrong with it is not recorded.
+        // The time of the image shows that it was changed. The damage is not recorded.
         let level = if suffix == "last.raw" { "critical" } else { "ok" };
         assert_eq!(status(&scene)["health"]["level"], level, "{name}");
 
@@ -117,7 +118,8 @@ fn a_flipped_bit_is_found_recorded_and_healed() {
     }
 }
 
-/// A block whose right bytes are elsewhere in the archive is mended; that it was wrong is said, with exit status 1.
+/// A scrub repairs a block whose right bytes are elsewhere in the archive. It reports that the block was bad, with
+/// exit status 1.
 #[test]
 fn scrub_repairs_blocks_that_exist_elsewhere() {
     let scene = Scene::new();
@@ -138,7 +140,8 @@ fn scrub_repairs_blocks_that_exist_elsewhere() {
     assert_eq!(last[1]["report"]["findings"][0]["repaired"], true);
 }
 
-/// A clean scrub says nothing on a pipe; with -v how much was read, how fast, and how much has been checked.
+/// A clean scrub prints nothing on a pipe. With -v it prints how much it read, how fast, and how much has been
+/// checked.
 #[test]
 fn a_clean_scrub() {
     let (scene, _) = Scene::with_revisions(2);
@@ -156,7 +159,7 @@ fn a_clean_scrub() {
     assert!(run.text().contains("\nAll stored blocks verified within the last "), "{}", run.text());
 }
 
-/// A budget is a time or a share; what it is not is told.
+/// A budget is a time or a share. Anything else is an error that says so.
 #[test]
 fn budgets() {
     let (scene, _) = Scene::with_revisions(2);
@@ -168,7 +171,7 @@ fn budgets() {
     }
 }
 
-/// Files that no revision needs, and a config that is missing, are findings that cost no revision anything.
+/// Files that no revision needs, and a missing config, are findings that cost no revision anything.
 #[test]
 fn unimportant_findings_cost_no_revision() {
     let (scene, states) = Scene::with_revisions(1);
@@ -178,8 +181,8 @@ fn unimportant_findings_cost_no_revision() {
     scene.holds(&states);
 }
 
-/// A manifest that is lost or damaged is made anew; what could not be known is told, and the revisions are what
-/// they were. One that can be read is only made anew with --force.
+/// A lost or damaged manifest is rebuilt. The output names what could not be determined, and the revisions are what
+/// they were. A readable manifest is only rebuilt with --force.
 #[test]
 fn rebuild_recreates_a_lost_manifest() {
     let (scene, states) = Scene::with_revisions(3);
@@ -212,7 +215,7 @@ fn rebuild_recreates_a_lost_manifest() {
     scene.refuses(&["-b", ".", "scrub", "--rebuild"], &["no archive here"]);
 }
 
-/// Asks to stop when it has been asked so often.
+/// Asks to stop after so many checks.
 struct Stop {
     after: u32,
     asked: AtomicU32,

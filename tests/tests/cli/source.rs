@@ -20,7 +20,7 @@ fn alarm(scene: &Scene) -> String {
     status["health"].to_string()
 }
 
-/// A source that has become empty makes no revision, and takes none away.
+/// An empty source makes no revision, and deletes none.
 #[test]
 fn an_empty_source_is_not_backed_up() {
     let (scene, states) = Scene::with_revisions(2);
@@ -31,13 +31,13 @@ fn an_empty_source_is_not_backed_up() {
         scene.refuses(args, &["source.img", "it is empty"]);
     }
     scene.holds(&states);
-    // One that has yet to be filled can be named.
+    // `init` accepts one that is still to be filled.
     scene.works(&["-b", "b", "init", "source.img"]);
     scene.refuses(&["-b", "b", "backup"], &["it is empty"]);
 }
 
-/// Most of the data gone, behind the new end or zero now, is told, and nothing expires until somebody has
-/// confirmed it: also with two revisions, of which nobody knows what is usual.
+/// If most of the data is gone, behind the new end or now zero, backy warns, and nothing expires until somebody has
+/// confirmed it, even with two revisions, which do not show what is usual.
 #[test]
 fn a_source_that_lost_most_of_its_data_freezes_expiry() {
     let cut = |mut state: Vec<u8>| {
@@ -70,7 +70,7 @@ fn a_source_that_lost_most_of_its_data_freezes_expiry() {
     }
 }
 
-/// Less than half of the data may become zeros, and all of it may change, without a word.
+/// Less than half of the data may become zeros, and all of it may change, without a warning.
 #[test]
 fn a_source_that_lost_some_of_its_data_is_backed_up_quietly() {
     let (scene, _) = Scene::with_revisions(1);
@@ -82,7 +82,7 @@ fn a_source_that_lost_some_of_its_data_is_backed_up_quietly() {
     assert_eq!(scene.works(&["-b", "a", "backup", "--force"]).stderr, "");
 }
 
-/// Another disk under the same name is told of and remembered; a restore to "the source" does not overwrite it.
+/// Another disk under the same name is reported and remembered. A restore to "the source" does not overwrite it.
 #[test]
 fn another_disk_under_the_same_name_is_reported() {
     let scene = Scene::new();
@@ -99,7 +99,7 @@ fn another_disk_under_the_same_name_is_reported() {
     assert!(run.stderr.contains("another source") && run.stderr.lines().count() == 1, "{run:?}");
     assert!(alarm(&scene).contains("another source"));
     assert_eq!(scene.works(&["-b", "a", "backup", "--force"]).stderr, "", "told once");
-    // As long as nobody has confirmed that this is the disk, it is not overwritten.
+    // The disk is not overwritten until somebody has confirmed that it is the right one.
     scene.refuses(&["-b", "a", "restore", "-r", "2"], &["not the source", "--force"]);
     scene.works(&["-b", "a", "restore", "-r", "2", "--force"]);
     assert!(scene.read("source.img") == web);
@@ -108,7 +108,7 @@ fn another_disk_under_the_same_name_is_reported() {
     scene.works(&["-b", "a", "restore"]);
 }
 
-/// A file that was replaced is another source if it has another content; a copy of the same is not.
+/// A replaced file is another source if its content differs. A copy of the same content is not.
 #[test]
 fn a_copy_of_the_source_file_is_the_same_source() {
     let scene = Scene::with_archive();
@@ -128,7 +128,7 @@ fn a_copy_of_the_source_file_is_the_same_source() {
     assert_eq!(run.stderr.contains("another source"), knows_birth, "{run:?}");
 }
 
-/// An image in another format is backed up as the file that it is, which is said once, with the file that it needs.
+/// An image in another format is backed up as the file that it is. backy says so once, with the file that it needs.
 #[test]
 fn an_image_in_another_format_is_named_as_such() {
     let scene = Scene::new();
@@ -153,7 +153,7 @@ fn an_image_in_another_format_is_named_as_such() {
     assert!(scene.read("a/last.raw") == image);
 }
 
-/// What is recorded of file systems and partition tables is what other programs say of them.
+/// What backy records about file systems and partition tables matches what other programs report.
 #[test]
 fn disk_identifiers_match_those_of_other_programs() {
     for (program, args, probe) in [

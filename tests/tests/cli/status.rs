@@ -5,8 +5,8 @@ use backy_lib::{Archive, ArchiveWriter, DrillReport, SystemClock};
 
 use super::harness::Scene;
 
-/// The table has the facts of each revision and fits 80 columns; with -v it has all of them and the whole UUID.
-/// The verdict follows.
+/// The table has the facts of each revision and fits 80 columns. With -v it has all of them and the whole UUID. The
+/// verdict follows.
 #[test]
 fn the_table_and_the_verdict() {
     let (scene, _) = Scene::with_revisions(3);
@@ -41,7 +41,7 @@ fn the_table_and_the_verdict() {
     assert_eq!(run.stderr, "");
 }
 
-/// Revisions of several sizes have a column for the size; many tags are wrapped, not cut off.
+/// Revisions of several sizes have a column for the size. Many tags are wrapped, not cut off.
 #[test]
 fn many_tags_fit_80_columns() {
     let (scene, _) = Scene::with_revisions(2);
@@ -58,7 +58,7 @@ fn many_tags_fit_80_columns() {
     }
 }
 
-/// The times are those of the reader's zone.
+/// Times are in the reader's time zone.
 #[test]
 fn times_are_local() {
     let (scene, _) = Scene::with_revisions(1);
@@ -73,7 +73,7 @@ fn times_are_local() {
     assert!(text.contains(&expected), "{expected}: {text}");
 }
 
-/// Only the revisions that were asked for are shown.
+/// Only the requested revisions are shown.
 #[test]
 fn revisions_are_selected() {
     let (scene, _) = Scene::with_revisions(3);
@@ -92,7 +92,7 @@ fn revisions_are_selected() {
     }
 }
 
-/// Pinned tags and standalone revisions are marked; the last drill is told.
+/// Pinned tags and standalone revisions are marked, and the last drill is shown.
 #[test]
 fn marks_and_drills() {
     let (scene, _) = Scene::with_revisions(3);
@@ -136,7 +136,7 @@ fn marks_and_drills() {
     assert!(run.text().contains("CRITICAL: the last drill failed: block 7"), "{}", run.text());
 }
 
-/// What is wrong is told with what to do about it; the exit status stays 0, for the question was answered.
+/// Each problem is shown with its remedy. The exit status stays 0, since the command did its work.
 #[test]
 fn problems_come_with_advice() {
     let scene = Scene::with_archive();
@@ -157,7 +157,7 @@ fn problems_come_with_advice() {
     assert!(problems.iter().all(|line| line.contains("; ")), "{}", run.text());
 }
 
-/// A reader who has seen enough is no error.
+/// A reader who closes the output early is no error.
 #[test]
 fn a_closed_pipe_is_quiet() {
     let (scene, _) = Scene::with_revisions(1);

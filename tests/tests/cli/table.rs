@@ -1,5 +1,5 @@
-//! The table of problems in doc/scripting.md, row by row: each is raised for real, has its level in every form,
-//! and is cleared by what the row says and not before.
+//! The table of problems in doc/scripting.md, row by row: each is raised for real, has its level in every form, and
+//! is cleared by what the row says and not before.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +28,7 @@ macro_rules! rows {
             }
         )*
 
-        /// No row is without its test.
+        /// Every row has its test.
         #[test]
         fn each_row_has_its_test() {
             assert_eq!([$(Cause::$cause),*], Cause::ALL);
@@ -101,7 +101,7 @@ fn prove(cause: Cause) {
     assert!(has(&scene).is_err(), "it stays");
 }
 
-/// The problems that `check` has with the folder `host`.
+/// The problems that `check` reports for the folder `host`.
 fn checked(scene: &Scene) -> Vec<(String, String)> {
     let json = scene.run(&["check", "host", "--json"]).json();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
@@ -341,7 +341,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Nothing can be written any more, as after `errors=remount-ro`: known at once, not when a backup is overdue.
+/// No more writes are possible, as after `errors=remount-ro`: known at once, not when a backup is overdue.
 fn unwritable() -> Option<Raised> {
     let (scene, _) = Scene::with_revisions(1);
     let folder = scene.path("a");

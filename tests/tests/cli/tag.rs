@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::harness::Scene;
 
-/// Tags come with + and go with -, also when an option stands before the command; nothing is printed.
+/// + adds tags and - takes them away, also when an option stands before the command. Nothing is printed.
 #[test]
 fn tags_are_added_and_removed() {
     let (scene, states) = Scene::with_revisions(2);
@@ -22,7 +22,7 @@ fn tags_are_added_and_removed() {
     scene.holds(&states);
 }
 
-/// Without changes the tags are printed, a line each; those given by hand are pinned, which is said.
+/// Without changes it prints the tags, one per line. Tags given by hand are pinned, and the output says so.
 #[test]
 fn tags_are_shown() {
     let (scene, _) = Scene::with_revisions(2);
@@ -36,7 +36,7 @@ fn tags_are_shown() {
     assert_eq!(json["pinned_tags"], json!(["daily", "mine"]));
     assert_eq!(scene.listing(), before);
     let json = scene.works(&["-b", "a", "tag", "--json", "1", "-daily"]).json();
-    // The schedule had given it: it is only pinned no longer.
+    // The schedule had given it: it just stops being pinned.
     assert_eq!(json["tags"], json!(["daily", "mine", "monthly"]));
     let run = scene.works(&["-v", "-b", "a", "tag", "1", "+mine"]);
     assert!(run.stderr.ends_with(" has now: daily, mine (pinned), monthly\n"), "{}", run.stderr);
@@ -44,8 +44,8 @@ fn tags_are_shown() {
     assert!(status.text().contains("daily, mine (pinned), monthly\n"), "{}", status.text());
 }
 
-/// A tag that the schedule had given is the schedule's again when it is no longer pinned, also after a backup; one
-/// that was only pinned is gone at once.
+/// A tag that the schedule had given belongs to the schedule again when it is unpinned, also after a backup. One that
+/// was only pinned is gone at once.
 #[test]
 fn an_unpinned_tag_is_what_it_was_before() {
     let (scene, _) = Scene::with_revisions(2);
@@ -61,8 +61,8 @@ fn an_unpinned_tag_is_what_it_was_before() {
     assert_eq!(tags(), "daily\nmonthly\n");
 }
 
-/// A schedule of more tags than a revision can hold is a mistake of the config, which says where; a dry run says so
-/// as the run does. So it is with tags given by hand, and with names that mean ranges.
+/// A schedule of more tags than a revision can hold is a mistake of the config, and the error says where. A dry run
+/// says so as the run does. The same holds for tags given by hand, and for names that mean ranges.
 #[test]
 fn a_dry_run_refuses_the_tags_that_the_run_refuses() {
     let (scene, _) = Scene::with_revisions(1);
@@ -90,7 +90,7 @@ fn a_dry_run_refuses_the_tags_that_the_run_refuses() {
     assert_eq!(status["revision_count"], 1);
 }
 
-/// What cannot be meant is refused with what there is, or what to write.
+/// Impossible arguments are refused with what exists, or what to write.
 #[test]
 fn refusals() {
     let (scene, _) = Scene::with_revisions(2);

@@ -1,10 +1,11 @@
-//! What a terminal gets, and what a pipe does not. script(1) makes the terminal.
+//! What a terminal shows, and what a pipe does not. script(1) makes the terminal.
 
 use backy_tests::qemu::skipped;
 
 use super::harness::{Run, Scene, program, tool};
 
-/// Runs a command line of `backy` on a terminal of 100 columns, where nobody types anything; `None` without script(1).
+/// Runs a command line of `backy` on a terminal of 100 columns, where nobody types anything. `None` without
+/// script(1).
 pub(super) fn on_terminal(scene: &Scene, variables: &[(&str, &str)], line: &str) -> Option<Run> {
     let mut command = terminal(scene, variables, line)?;
     Some(command.output().expect("run script").into())
@@ -33,7 +34,7 @@ pub(super) fn terminal(
     Some(command)
 }
 
-/// A backup that takes longer than a second shows a bar with rate and time left, and tells what it made.
+/// A backup that takes longer than a second shows a bar with rate and time left, and reports what it made.
 #[test]
 fn a_bar_for_anything_over_a_second() {
     let scene = Scene::with_archive();
@@ -42,11 +43,11 @@ fn a_bar_for_anything_over_a_second() {
     for word in ["backing up", "% [", "of 1.43 MiB", "iB/s", " left", "backy: made revision"] {
         assert!(run.text().contains(word), "{word}: {:?}", run.text());
     }
-    // What is over sooner has none.
+    // A shorter one has none.
     let run = on_terminal(&scene, &[], "-b a backup -f").unwrap();
     assert!(!run.text().contains("backing up"), "{:?}", run.text());
     assert!(run.text().contains("made revision"), "{:?}", run.text());
-    // -q wants neither.
+    // -q turns both off.
     let run = on_terminal(&scene, &[], "-q -b a backup -f --limit-rate 1M").unwrap();
     assert_eq!(run.text(), "");
 }
@@ -59,7 +60,7 @@ fn restore_prints_its_target() {
     assert!(run.text().contains("restored revision") && run.text().contains(" to x: "), "{run:?}");
 }
 
-/// Commands that are silent on a pipe say in a line what they did, unless they are to be quiet.
+/// Commands that are silent on a pipe print one line on what they did, unless -q is given.
 #[test]
 fn terminal_prints_what_was_done() {
     let (scene, _) = Scene::with_revisions(2);
@@ -82,7 +83,7 @@ fn terminal_prints_what_was_done() {
     }
 }
 
-/// What has failed is not called right by anybody: on a terminal, where there is most to be told, and as a report.
+/// No output calls a failure a success: not a terminal, which gets the most text, and not a report.
 #[test]
 fn what_failed_is_not_called_right() {
     let (scene, _) = Scene::with_revisions(2);
@@ -119,7 +120,7 @@ fn what_failed_is_not_called_right() {
         let last = said.trim_end().lines().last().unwrap_or_default();
         assert!(last.starts_with("backy: error: "), "{line}: {said}");
     }
-    // A command that is not content, of a revision that is right.
+    // A command that fails, on an intact revision.
     let line = "-b a drill -r 1 -- false";
     let run = on_terminal(&scene, &[("NO_COLOR", "1")], line).unwrap();
     assert!(run.status == Some(1) && !run.text().contains("was content"), "{run:?}");
@@ -153,7 +154,7 @@ fn a_pipe_gets_plain_text() {
     }
 }
 
-/// An image is not thrown at a terminal.
+/// backy does not write an image to a terminal.
 #[test]
 fn no_image_on_a_terminal() {
     let (scene, _) = Scene::with_revisions(1);

@@ -1,4 +1,4 @@
-//! An archive, a link or a config that other users can change: nothing is done that they could decide, unless
+//! An archive, a link or a config that other users can change: backy does nothing that they could decide, unless
 //! somebody says so.
 
 use std::fs;
@@ -21,7 +21,7 @@ pub(crate) fn give_away(path: &Path) {
     lchown(path, Some(STRANGER), Some(STRANGER)).unwrap();
 }
 
-/// Whether this is root, who can give things to others. Says `SKIPPED` when not.
+/// Whether this is root, who can change owners. Prints `SKIPPED` when not.
 pub(crate) fn can_give() -> bool {
     if !is_root() {
         skipped("only root can give files to another user");
@@ -60,7 +60,7 @@ fn of_archive(args: &[&'static str]) -> Vec<&'static str> {
     [&["-b", "a"], args].concat()
 }
 
-/// Nothing acts on the archive, and each refusal has these words; all that only reads works.
+/// Every command that acts on the archive is refused with these words. All that only reads works.
 fn is_not_trusted(scene: &Scene, words: &[&str]) {
     let words = [&["not trusted: ", "expected only root", "--trust"], words].concat();
     for args in ACTING {
@@ -85,9 +85,9 @@ fn warnings(scene: &Scene) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Whoever can write to the folder, a folder above it or the config decides what is done: no command that acts
-/// on the archive does anything, `status` reports it, and reading works. In a sticky folder names are safe, but
-/// not in a sticky archive.
+/// Whoever can write to the folder, a folder above it or the config decides what happens: no command that acts on the
+/// archive does anything, `status` reports it, and reading works. In a sticky folder names are safe, but not in a
+/// sticky archive.
 #[test]
 fn archives_that_others_can_write_to_are_not_acted_on() {
     let (scene, states) = Scene::with_revisions(2);
@@ -114,7 +114,7 @@ fn archives_that_others_can_write_to_are_not_acted_on() {
     scene.holds(&states);
 }
 
-/// What belongs to another user is his to change, whatever its permissions: the folder, one above it, the config.
+/// The owner of the folder, one above it, or the config can change it, whatever its permissions.
 #[test]
 fn archives_of_another_user_are_not_acted_on() {
     if !can_give() {
@@ -152,8 +152,8 @@ fn links_to_the_archive_need_a_trusted_owner() {
     scene.works(&["-b", "links/up/a", "status"]);
 }
 
-/// A group that may write counts, unless it is that of root; so does whoever an access control list names, of
-/// which the permissions only show that somebody may write.
+/// A group that may write counts, unless it is root's. So does whoever an access control list names, of which the
+/// permissions only show that somebody may write.
 #[test]
 fn groups_and_access_control_lists_count() {
     if !can_give() {
@@ -193,8 +193,8 @@ fn groups_and_access_control_lists_count() {
     }
 }
 
-/// Hooks of somebody else are not run, his text file is not written, and his source is not read; with --trust
-/// all three are.
+/// backy does not run hooks of somebody else, write his text file, or read his source. With --trust it does all
+/// three.
 #[test]
 fn a_config_of_another_user_decides_nothing() {
     if !can_give() {
@@ -225,7 +225,7 @@ fn a_config_of_another_user_decides_nothing() {
     assert!(scene.read_text("figures.prom").starts_with("# HELP backy_"));
 }
 
-/// That somebody else's config names a file as the source is no reason to overwrite it.
+/// A source file that somebody else's config names may not be overwritten for that reason.
 #[test]
 fn a_source_of_another_users_config_is_overwritten_only_by_force() {
     if !can_give() {
@@ -240,7 +240,7 @@ fn a_source_of_another_users_config_is_overwritten_only_by_force() {
     scene.works(&restore);
 }
 
-/// What a config of somebody else names as the source is not even opened to tell how large it is.
+/// backy does not even open the source that somebody else's config names to find its size.
 #[test]
 fn a_dry_run_opens_no_source_of_another_users_config() {
     if !can_give() {
@@ -254,8 +254,8 @@ fn a_dry_run_opens_no_source_of_another_users_config() {
     assert!(scene.works(&dry_run).text().contains("A backup is due"));
 }
 
-/// No archive is made where others could change it: not in their folder, nor below one that they can write to.
-/// A sticky folder such as /tmp is fine.
+/// No archive is made where others could change it: not in their folder, nor below one that they can write to. A
+/// sticky folder such as /tmp is fine.
 #[test]
 fn init_refuses_folders_that_others_can_write_to() {
     let scene = Scene::new();
@@ -298,7 +298,7 @@ fn restore_saves_no_undo_where_others_can_write() {
     scene.works(&restore);
 }
 
-/// An old archive that belongs to somebody else is imported, but does not say what is backed up from then on.
+/// An old archive that belongs to somebody else is imported, but does not determine the source of later backups.
 #[test]
 fn an_import_takes_no_source_from_another_user() {
     if !can_give() {
@@ -347,7 +347,7 @@ fn links_of_other_users_are_not_followed_to_a_source_or_target() {
         scene.works(&["-b", "a", "restore", "-r", "1", "--force", path]);
         scene.write("a/backy.toml", config.as_bytes());
     }
-    // A file that is not there yet, in a folder behind such a link.
+    // A file that does not exist yet, in a folder behind such a link.
     give_away(&scene.path("middle"));
     let words = ["this symbolic link belongs to user 4711", "middle"];
     scene.refuses(&["-b", "a", "restore", "middle/new.img"], &words);
@@ -355,7 +355,7 @@ fn links_of_other_users_are_not_followed_to_a_source_or_target() {
     scene.works(&["-b", "a", "restore", "disks/new.img"]);
 }
 
-/// A user trusts root, himself and a group that is only his; not the group of his that others have as well.
+/// A user trusts root, himself and his private group, but not a group that others share.
 #[test]
 fn a_user_trusts_root_and_himself() {
     if !can_give() || tool("setpriv", &["--version"]).is_none() {

@@ -1,5 +1,5 @@
-//! The verdict on one archive: every kind of problem is produced for real, and told by the exit status, the
-//! line for Nagios, the JSON and the figures for Prometheus alike.
+//! The verdict on one archive: the tests produce every kind of problem for real, and the exit status, the line for
+//! Nagios, the JSON and the figures for Prometheus all report it alike.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +24,7 @@ pub(crate) fn ago(seconds: i64) -> Timestamp {
 }
 
 impl Scene {
-    /// A backup as one that began so many seconds ago has left it.
+    /// Makes a backup with a clock that shows so many seconds ago.
     pub(crate) fn backup_made(&self, seconds_ago: i64, tags: &[&str]) {
         let archive = Archive::open(&self.path("a")).expect("the archive");
         let source = archive.open_source().expect("the source");
@@ -47,7 +47,7 @@ impl Scene {
         self.write("a/manifest.json", &manifest.encode().expect("JSON"));
     }
 
-    /// The problems, after making sure that all forms say the same of them. Nothing is changed by asking.
+    /// The problems, after checking that all forms agree. Asking changes nothing.
     pub(crate) fn problems(&self) -> Vec<(String, String)> {
         let before = self.listing();
         let check = self.run(&["-b", "a", "status", "--check"]);
@@ -77,20 +77,19 @@ impl Scene {
         problems
     }
 
-    /// That this is the only problem.
+    /// Checks that this is the only problem.
     pub(crate) fn has(&self, kind: &str, level: &str) {
         assert_eq!(self.problems(), [(kind.to_owned(), level.to_owned())]);
     }
 }
 
-/// The first words of a verdict, without figures: what is free, for instance, is another share of a disk a
-/// moment later.
+/// The first words of a verdict, without figures: the share of free space, for instance, differs a moment later.
 fn words(verdict: &str) -> Vec<&str> {
     let is_figure = |word: &&str| word.contains(|c: char| c.is_ascii_digit());
     verdict.split_whitespace().filter(|word| !is_figure(word)).take(3).collect()
 }
 
-/// A backup that is as it should be is well, by every form; the figures are those of the archive.
+/// A normal backup is healthy, in every form. The figures are those of the archive.
 #[test]
 fn healthy_archive_is_ok() {
     let (scene, _) = Scene::with_revisions(3);
@@ -124,7 +123,7 @@ fn healthy_archive_is_ok() {
     assert_eq!(metrics["backy_tag_interval_seconds"].len(), 3);
 }
 
-/// What is wrong with the config and what is not there yet.
+/// Problems of the config, and what does not exist yet.
 #[test]
 fn config_source_and_first_backup() {
     let scene = Scene::with_archive();
@@ -135,7 +134,7 @@ fn config_source_and_first_backup() {
     scene.has("no-source", "critical");
 }
 
-/// The age is judged by tag; a dead cron is seen although somebody makes backups by hand.
+/// Each tag has its own age: a dead cron shows although somebody makes backups by hand.
 #[test]
 fn overdue() {
     for (hours, expected) in [(25, None), (26, Some("warning")), (37, Some("critical"))] {
@@ -165,7 +164,7 @@ fn overdue() {
     assert_eq!(scene.problems(), expected);
 }
 
-/// A run that failed is told with its reason, also when it failed before the lock; one that works ends that.
+/// A failed run is reported with its reason, also when it failed before the lock. A successful one ends that.
 #[test]
 fn the_last_run_failed() {
     let (scene, _) = Scene::with_revisions(1);
@@ -177,7 +176,7 @@ fn the_last_run_failed() {
     assert!(line.text.contains("the last backup failed") && line.text.contains("source.img"));
     let metrics = parse_prometheus(scene.works(&["-b", "a", "status", "--prometheus"]).text());
     assert_eq!(single(&metrics, "backy_run_success"), Some(0.0));
-    // What others put there is no reason to say nothing.
+    // A file that others put there is no reason to stay silent.
     let history = scene.read_text("a/history.jsonl");
     scene.write("a/history.jsonl", format!("{{\"torn\n{history}\u{0}|\n{{\"oper").as_bytes());
     scene.has("failed", "warning");
@@ -186,7 +185,7 @@ fn the_last_run_failed() {
     assert_eq!(scene.problems(), []);
 }
 
-/// An interrupted operation is told while nobody holds the lock, and no longer when the next one has tidied up.
+/// An interrupted operation is reported while nobody holds the lock, and no longer when the next one has cleaned up.
 #[test]
 fn interrupted() {
     let (scene, _) = Scene::with_revisions(2);
@@ -202,7 +201,7 @@ fn interrupted() {
     assert_eq!(scene.problems(), []);
 }
 
-/// Missing files and what scrubs have found are critical.
+/// Missing files and scrub findings are critical.
 #[test]
 fn missing_files_and_damage() {
     let (scene, _) = Scene::with_revisions(2);
@@ -249,7 +248,7 @@ fn drills() {
     assert_eq!(scene.problems(), []);
 }
 
-/// What has not been checked for too long, until it is; a new archive has its time.
+/// What has not been verified for too long, until a scrub verifies it. A new archive has its time.
 #[test]
 fn unchecked() {
     let scene = Scene::with_archive();
@@ -263,7 +262,7 @@ fn unchecked() {
     assert_eq!(single(&metrics, "backy_checked_ratio"), Some(1.0));
 }
 
-/// A chain that is longer than wanted; by itself some more than `max_chain`.
+/// A chain that is longer than configured. The default is some more than `max_chain`.
 #[test]
 fn long_chains() {
     let (scene, _) = Scene::with_revisions(3);
@@ -274,7 +273,7 @@ fn long_chains() {
     scene.has("chain", "warning");
 }
 
-/// Little room now, and none soon by what the history says of growth.
+/// Little space now, and too little soon according to the growth in the history.
 #[test]
 fn room() {
     let (scene, _) = Scene::with_revisions(1);
@@ -308,7 +307,7 @@ fn room() {
     scene.has("space", level);
 }
 
-/// Where nothing can be told the status is 3, with a line on standard output: no archive, damage, a wrong argument.
+/// Without a verdict the status is 3, with a line on standard output: no archive, damage, a wrong argument.
 #[test]
 fn unknown() {
     let (scene, _) = Scene::with_revisions(1);
@@ -329,7 +328,7 @@ fn unknown() {
     scene.fails(&["-b", "a", "status"], &["damaged"]);
 }
 
-/// The verdict is told while somebody holds the lock, and an operation that runs is not an interrupted one.
+/// The verdict is available while somebody holds the lock, and a running operation does not count as interrupted.
 #[test]
 fn while_the_archive_is_locked() {
     let (scene, _) = Scene::with_revisions(1);
@@ -346,8 +345,8 @@ fn while_the_archive_is_locked() {
     drop(writer);
 }
 
-/// The textfile is written after each command that may change the archive, also when nothing was due and when
-/// it failed; it can be read by everybody, and nothing else is left beside it.
+/// The textfile is written after each command that may change the archive, also when nothing was due and when it
+/// failed. Everybody can read it, and nothing else is left beside it.
 #[test]
 fn every_command_updates_the_textfile() {
     let (scene, _) = Scene::with_revisions(2);
@@ -397,7 +396,7 @@ fn every_command_updates_the_textfile() {
     assert_eq!(single(&metrics, "backy_revisions"), None);
 }
 
-/// A textfile that cannot be written is told and changes no exit status.
+/// A textfile that cannot be written is reported and changes no exit status.
 #[test]
 fn an_unwritable_textfile_is_reported() {
     let (scene, _) = Scene::with_revisions(1);

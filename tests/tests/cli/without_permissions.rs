@@ -45,9 +45,9 @@ impl Drop for Ntfs {
     }
 }
 
-/// On a file system without permissions backups are made, without a word in cron's mail. The verdict is a
-/// warning, until that is accepted or the mount lets nobody else in. Nothing outside of the archive is run or
-/// written by its word.
+/// On a file system without permissions backups work, without a line in cron's mail. The verdict is a warning, until
+/// somebody accepts that or the mount excludes everybody else. backy runs or writes nothing outside of the archive
+/// because it says so.
 #[test]
 fn without_file_permissions_backups_still_work() {
     let (scene, disk) = (Scene::new(), TempDir::new().unwrap());

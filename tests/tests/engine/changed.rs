@@ -1,4 +1,4 @@
-//! Backups of sources that know what has changed, or that do not know what is right.
+//! Backups of sources that know what has changed, or that do not know what their right content is.
 
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use backy_tests::world::{self, Expected, UPDATES, World, changed_state, random_s
 
 const BLOCK: usize = 4096;
 
-/// Stretches outside of which two states are the same; some are longer than they have to be.
+/// Extents outside of which two states are equal. Some are longer than necessary.
 fn differences(old: &[u8], new: &[u8], random: &mut Random) -> Vec<Extent> {
     let mut found: Vec<Extent> = Vec::new();
     for at in (0..new.len()).filter(|&at| old.get(at) != new.get(at)) {
@@ -28,8 +28,8 @@ fn differences(old: &[u8], new: &[u8], random: &mut Random) -> Vec<Extent> {
     found
 }
 
-/// A backup of a source that knows its changes makes the same revision as one that reads everything, for any
-/// changes and sizes, and reads no block that no change touches.
+/// A backup of a source that knows its changes makes the same revision as one that reads everything, for any changes
+/// and sizes. It reads no block that no change touches.
 #[test]
 fn only_what_may_have_changed_is_read() {
     for seed in 0..150 {
@@ -83,9 +83,9 @@ fn the_first_backup_reads_everything() {
     world.check_committed(None).expect("the only revision");
 }
 
-/// A block whose right content the source does not know is stored as it is found and marked, is never given
-/// out, stays with the revisions that it is lost for, and is right again as soon as a source knows it; all
-/// others stay right.
+/// A block whose right content the source does not know is stored as it is found and marked. No reader gets it, it
+/// stays with the revisions that lost it, and it is right again as soon as a source knows it. All other blocks stay
+/// right.
 #[test]
 fn a_lost_block_is_marked_and_never_given_out() {
     for (clones, update) in UPDATES {
@@ -119,7 +119,7 @@ fn a_lost_block_is_marked_and_never_given_out() {
             assert_eq!(world.disk.files()[&backy_lib::storage::FileName::IMAGE], later);
             check_lost(&world, &[true, true, false], &[2, 0, 0]);
 
-            // Whatever the source says of changes: what was lost is read.
+            // A lost block is read whatever the source says of changes.
             let source = MemorySource::new(&good).changed_at(&[Extent::new(0, 1)]);
             let report = world::backup_with(&world.disk, &source, &options).expect("a backup");
             assert_eq!(report.revision.findings.bad_block_count(), 0);
@@ -130,7 +130,7 @@ fn a_lost_block_is_marked_and_never_given_out() {
     }
 }
 
-/// Which revisions have a lost block, newest first, and how many bad blocks each one's own file holds.
+/// Which revisions have a lost block, newest first, and how many bad blocks the file of each one holds.
 fn check_lost(world: &World, lost: &[bool], own: &[u64]) {
     let archive = world::open(&world.disk).expect("open");
     for (number, expected) in world.expected.iter().enumerate() {
@@ -172,8 +172,7 @@ fn undoing_a_backup_keeps_a_lost_block_lost() {
     }
 }
 
-/// A source that is another one after each look at it, in content, holes and all but its size. Keeps what it
-/// has given out.
+/// A source that differs each time it is read, in content, holes and all but its size. It keeps what it has returned.
 struct Moving {
     states: Vec<Vec<u8>>,
     looks: Mutex<Random>,
@@ -187,7 +186,7 @@ impl Moving {
         Moving { states: states.to_vec(), looks, given: Mutex::new(given) }
     }
 
-    /// The state that it is in at this moment.
+    /// The state that it has at this moment.
     fn state(&self) -> &[u8] {
         let mut random = self.looks.lock().expect("nobody panicked");
         &self.states[random.below(self.states.len() as u64) as usize]
@@ -209,7 +208,7 @@ impl Source for Moving {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut given = self.given.lock().expect("nobody panicked");
-        // Torn within a read, too.
+        // A read may be torn, too.
         for (piece, at) in buffer.chunks_mut(700).zip((offset as usize..).step_by(700)) {
             piece.copy_from_slice(&self.state()[at..at + piece.len()]);
             given[at..at + piece.len()].copy_from_slice(piece);
@@ -222,8 +221,8 @@ impl Source for Moving {
     }
 }
 
-/// Of a source that changes while it is read the revision is what was read, and zero where there was a hole
-/// when it was looked for; it is right in itself, and so are those before and after it.
+/// The revision of a source that changes during the backup holds what was read, and zeros where a hole was found. It
+/// is consistent with its digests, and so are the revisions before and after it.
 #[test]
 fn revision_of_a_changing_source_is_what_was_read() {
     for seed in 0..200 {

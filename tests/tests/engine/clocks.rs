@@ -1,5 +1,5 @@
-//! Clocks that are wrong and jump, between operations and within them: nothing is lost, nothing goes that has
-//! to stay, backups go on being made, and what is wrong with the clock is told.
+//! Clocks that are wrong and jump, between operations and within them: nothing is lost, nothing is deleted that has
+//! to stay, backups continue, and backy reports the problem of the clock.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -30,7 +30,7 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time in range")
 }
 
-/// Shows another time whenever it is looked at: mostly the right one, which goes on, else one from anywhere.
+/// Shows another time at each call: mostly the right one, which advances, else any time at all.
 struct Jumping(Mutex<(Random, i64)>);
 
 impl Jumping {
@@ -65,7 +65,7 @@ fn writer(world: &World) -> ArchiveWriter {
     ArchiveWriter::open(archive, "a test", &Silent).expect("the lock")
 }
 
-/// A backup if one is due, or by force. Says whether one was made.
+/// Makes a backup if one is due, or by force. Returns whether it made one.
 fn backup(world: &mut World, state: &[u8], force: bool, clock: &dyn Clock) -> bool {
     let options = BackupOptions { force, ..world::options() };
     let report = writer(world)
@@ -76,11 +76,11 @@ fn backup(world: &mut World, state: &[u8], force: bool, clock: &dyn Clock) -> bo
     true
 }
 
-/// What must not go, whatever the clock says.
+/// What must not be deleted, whatever the clock says.
 struct Precious {
     newest: Option<RevisionId>,
     pinned: BTreeSet<RevisionId>,
-    /// Of each tag the newest that have it, as many as are to be kept.
+    /// The newest revisions of each tag, as many as the schedule keeps.
     tagged: Vec<RevisionId>,
 }
 
@@ -146,7 +146,7 @@ fn drilled(world: &World, number: usize, clock: &dyn Clock) {
     writer(world).record_drill(report, clock, &Silent).expect("a drill that is noted");
 }
 
-/// Any operations under a clock that shows anything: all that is committed reads right, and what must stay stays.
+/// Any operations under a clock that shows anything: everything committed reads right, and what must stay stays.
 #[test]
 fn nothing_is_lost_whatever_the_clock_shows() {
     let mut made = 0;
@@ -180,8 +180,8 @@ fn nothing_is_lost_whatever_the_clock_shows() {
     assert!(made > 500, "only {made} backups");
 }
 
-/// A manifest that is made anew has the revisions in their order, with their times, though neither names nor
-/// times say it.
+/// A rebuilt manifest has the revisions in their order and with their times, although neither names nor times show
+/// that order.
 fn lose_the_manifest(seed: u64, world: &World) {
     let before: Vec<_> = described(world).expect("a manifest");
     if before.is_empty() {
@@ -242,9 +242,9 @@ fn backups_go_on_when_the_clock_is_right_again() {
     }
 }
 
-/// Asking every quarter of an hour moves nothing: each backup is made at the hour of the first, since backy
-/// notes that somebody asks. After maintenance has let the first ones go, the manifest says when it was; what is
-/// made by hand changes nothing.
+/// Asking every quarter of an hour shifts nothing: each backup is made at the hour of the first, since backy notes
+/// each request. After maintenance has expired the first ones, the manifest records when that was. Manual backups
+/// change nothing.
 #[test]
 fn asking_often_does_not_move_the_schedule() {
     let mut world = World::with_backups(false, &[]);
@@ -277,12 +277,12 @@ fn asking_often_does_not_move_the_schedule() {
     assert!(series.iter().all(|series| series.began == second(first)), "{series:?}");
     let history = world.disk.files().remove(&FileName::History).expect("a history");
     let history = String::from_utf8(history).expect("text");
-    // Once before each backup but the first, and before the one that would be next.
+    // Once before each backup but the first, and before the next one.
     let count = history.matches("\"operation\":\"asked\"").count();
     assert_eq!(count, made.len(), "{history}");
 }
 
-/// A newest revision that is from the future is told: nobody could say of it that it is overdue.
+/// backy reports a newest revision from the future: otherwise it would never count as overdue.
 #[test]
 fn a_revision_from_the_future_is_reported() {
     let mut world = World::with_backups(false, &[]);
@@ -292,11 +292,11 @@ fn a_revision_from_the_future_is_reported() {
     let report = health(&world, second(NOW));
     assert_eq!(report.health.level, Level::Warning, "{:?}", report.health);
     assert!(report.health.summary.contains("from the future"), "{:?}", report.health);
-    // The next backup, which is due at once, puts it right.
+    // The next backup, which is due at once, corrects it.
     assert!(backup(&mut world, &state, false, &FixedClock(second(NOW))));
     let report = health(&world, second(NOW + 60));
     assert_eq!(report.health.level, Level::Ok, "{:?}", report.health);
-    // A clock that was put back a little is no matter.
+    // A clock that was set back a little does not matter.
     let report = health(&world, second(NOW - 60));
     assert_eq!(report.health.level, Level::Ok, "{:?}", report.health);
 }

@@ -1,5 +1,5 @@
-//! What is stored is damaged: the right bytes or an error, never wrong bytes, never a panic; and what is sound
-//! stays readable.
+//! Stored data is damaged: a reader gets the right bytes or an error, never wrong bytes, never a panic. What is
+//! intact stays readable.
 
 mod pairs;
 mod proof;
@@ -42,8 +42,8 @@ const CHANGES: [(&str, Change); 6] = [
     ("grow", |bytes, random| bytes.extend((0..700).map(|_| random.number() as u8))),
 ];
 
-/// Any file, changed in any of six ways at hundreds of places: no wrong byte, no panic, neither before nor after the
-/// next backup.
+/// Any file, changed in any of six ways at hundreds of places: no wrong byte and no panic, before and after the next
+/// backup.
 #[test]
 fn any_damage_to_any_file_gives_right_bytes_or_an_error() {
     let (world, states) = four_revisions(false);
@@ -83,8 +83,8 @@ const VERBS: [Verb; 12] = [
     Verb::Tag(1),
 ];
 
-/// Every change to every file, also its loss and another file in its place, and then every verb: right bytes or
-/// an error, and when the file is back, all that has not been removed reads right and the next backup works.
+/// Every change to every file, also its loss and another file in its place, followed by every verb: right bytes or an
+/// error. When the file is back, all that was not deleted reads right and the next backup works.
 #[test]
 fn every_verb_on_every_damage() {
     let (world, states) = four_revisions(false);
@@ -135,7 +135,7 @@ fn put_back(place: &str, world: World, verb: Verb, file: (FileName, &Vec<u8>), n
     world.check_committed(None).unwrap_or_else(|error| panic!("{place}, next backup: {error}"));
 }
 
-/// A file that is gone costs the revisions that need it, with an error that names it, and no others.
+/// A missing file costs the revisions that need it, with an error that names it, and no others.
 #[test]
 fn a_missing_file_costs_only_the_revisions_that_need_it() {
     let (world, _) = four_revisions(false);
@@ -154,8 +154,8 @@ fn a_missing_file_costs_only_the_revisions_that_need_it() {
     }
 }
 
-/// Rot in the image is found when the block moves to a delta: it is marked, told, never given out as right, not even by
-/// QEMU; the new revision and all blocks but that one stay good.
+/// A backup finds rot in the image when the block moves to a delta. It marks and reports the block, and no reader
+/// gets it as right, not even QEMU. The new revision and all other blocks stay good.
 #[test]
 fn rot_in_the_image_does_not_become_history() {
     for (clones, update) in world::UPDATES {
@@ -190,8 +190,8 @@ fn rot_in_the_image_does_not_become_history() {
     }
 }
 
-/// What is lost of the digests and of the image as well is not given out as zeros to whoever reads here and
-/// there; what is not zero can still be read.
+/// What is lost of the digests and of the image as well does not read as zeros at random offsets. What is not zero
+/// can still be read.
 #[test]
 fn zeros_that_nothing_proves_are_an_error() {
     let block = BLOCK_SIZE.len();

@@ -1,9 +1,8 @@
-//! QEMU's qcow2 and ours, one against the other. Images that `qemu-img` and `qemu-io` make read by our reader
-//! as `qemu-img convert` has them, or are refused by name (`theirs`, `features`); archives of ours read by QEMU
-//! as they were backed up (`ours`); and archives whose deltas QEMU has written to stay right, whatever is done
-//! with them next (`rewritten`).
+//! QEMU's qcow2 against ours. Our reader reads images that `qemu-img` and `qemu-io` make as `qemu-img convert` does,
+//! or refuses them by name (`theirs`, `features`). QEMU reads our archives as they were backed up (`ours`). Archives
+//! whose deltas QEMU has written to stay right, whatever is done with them next (`rewritten`).
 //!
-//! All cases come from seeds: they are the same in every run, and one that fails says its seed.
+//! All cases come from seeds: they are the same in every run, and a failing one prints its seed.
 
 #![expect(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! A machine that computes digests wrong: nothing that is stored is called lost for that, replaced, or taken
-//! for something else.
+//! A machine that computes digests wrong: nothing that is stored counts as lost, is replaced, or is taken for
+//! something else because of that.
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::digest::Digest;
@@ -12,7 +12,7 @@ use backy_tests::world::{self, World, clock};
 
 const BLOCK: usize = 4096;
 
-/// More blocks than lie between two that are digested again in any case.
+/// More blocks than lie between two that are always digested again.
 const BLOCKS: usize = 130;
 
 /// A state whose blocks all begin with `word`, and differ behind it.
@@ -35,7 +35,7 @@ fn block(state: &[u8], number: usize) -> &[u8] {
     &state[number * BLOCK..][..BLOCK]
 }
 
-/// The digest of this block comes out as another one.
+/// The digest of this block comes out wrong.
 fn about(block: &[u8]) -> Lie {
     Lie { about: block.to_vec(), digest: [0x5a; 32] }
 }
@@ -46,7 +46,7 @@ fn is_no_verdict<T>(result: Result<T, Error>) {
     assert!(error.to_string().contains("tape-sha256"), "{error}");
 }
 
-/// The revisions that there were come out right, nothing is noted about them, and there is no other one.
+/// The existing revisions read right, nothing is recorded about them, and there is no other one.
 fn is_untouched(world: &World) {
     let mut world = world.fork();
     assert_eq!(world.check_committed(None), Ok(false));
@@ -56,8 +56,8 @@ fn is_untouched(world: &World) {
     assert_eq!(check.expect("a check").findings, []);
 }
 
-/// A block that is right and is digested wrong is not lost: a restore, one that goes on past what is lost, a
-/// check and a scrub all end with an error that says whose fault that is, and note nothing.
+/// A block that is right and is digested wrong is not lost: a restore, a restore with `--keep-going`, a check and a
+/// scrub all end with an error that blames the machine, and record nothing.
 #[test]
 fn wrong_digests_of_the_machine_are_no_damage() {
     let (old, new) = (state("was read wrong"), state("is read wrong"));
@@ -81,8 +81,8 @@ fn wrong_digests_of_the_machine_are_no_damage() {
     }
 }
 
-/// A block of the source that has not changed and is digested wrong is not stored once more, and one that is
-/// new is not recorded with a digest that it does not have.
+/// A block of the source that has not changed and is digested wrong is not stored again. A new one is not recorded
+/// with a wrong digest.
 #[test]
 fn wrong_digests_of_the_machine_stop_a_backup() {
     let (old, new) = (state("is backed up wrong"), state("is new and wrong"));
@@ -106,11 +106,10 @@ fn wrong_digests_of_the_machine_mark_no_old_block() {
     is_untouched(&world);
 }
 
-/// A machine that gives every block the digest that was expected is noticed by the blocks that are digested
-/// again in any case.
+/// The blocks that are always digested again expose a machine that returns the expected digest for every block.
 #[test]
 fn a_machine_that_reports_no_change_is_detected() {
-    // Which are digested again depends on what the other tests digest meanwhile.
+    // Which blocks are digested again depends on what the other tests digest meanwhile.
     let count = 20 * BLOCKS;
     let old = vec![7; count * BLOCK];
     let world = World::with_backups(false, std::slice::from_ref(&old));

@@ -1,5 +1,5 @@
-//! Whose a file is, and to which moment it belongs: nothing is overwritten or deleted that backy has not made,
-//! and a manifest is not believed about files of another time.
+//! Who owns a file, and to which moment it belongs: backy overwrites and deletes only what it has made, and does not
+//! trust a manifest about files of another time.
 #![expect(clippy::disallowed_methods, reason = "plays the operator, and other programs")]
 
 mod folder;
@@ -66,7 +66,7 @@ pub(crate) fn write_to(archive: Archive, verb: &str, next: &[u8]) -> Result<()> 
     }
 }
 
-/// Puts a file there as another program does, or overwrites one.
+/// Writes or overwrites a file as another program does.
 pub(crate) fn put(disk: &SimStorage, name: FileName, content: &[u8]) {
     disk.remove(name).expect("remove");
     let file = disk.create(name).expect("create");
@@ -92,8 +92,8 @@ fn foreign() -> Files {
     names.into_iter().map(|name| (name, format!("what {name} has").into_bytes())).collect()
 }
 
-/// No verb deletes or changes a file that has only the name of one of ours, also when it undoes what was
-/// interrupted; `status` warns of it, and a scrub names it and is content.
+/// No verb deletes or changes a file that only has the name of one of ours, also when it undoes what was interrupted.
+/// `status` warns of it, and a scrub names it without failing.
 #[test]
 fn every_verb_keeps_foreign_files() {
     let states = states(5);
@@ -141,7 +141,7 @@ fn every_verb_keeps_foreign_files() {
     }
 }
 
-/// A file of somebody else whose name is needed stops the operation before anything is changed, and the error names it.
+/// A file of somebody else whose name is needed stops the operation before any change, and the error names it.
 #[test]
 fn a_file_in_the_way_is_named_and_kept() {
     let states = states(3);
@@ -176,8 +176,8 @@ impl Observer for Rival {
     }
 }
 
-/// Where the lock does not keep two writers apart, the one that finds the other's manifest stops: it commits
-/// nothing, undoes nothing and deletes nothing.
+/// Where the lock does not keep two writers apart, the one that finds the other's manifest stops: it commits, undoes
+/// and deletes nothing.
 #[test]
 fn a_writer_stops_when_the_manifest_has_changed() {
     let states = states(5);

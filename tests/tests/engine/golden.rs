@@ -14,7 +14,7 @@ use backy_tests::{golden, qemu, world};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
-/// The archives that there are.
+/// The existing archives.
 const GOLDEN: [&str; 7] = [
     "format-1",
     "format-1-alarms",
@@ -29,7 +29,7 @@ fn golden_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
-/// Every format that there ever was has a golden archive, and each that is there is read by these tests.
+/// Every format that ever existed has a golden archive, and these tests read each one.
 #[test]
 fn every_format_has_a_golden_archive() {
     let folder = golden_folder(GOLDEN[0]).parent().expect("a parent").to_owned();
@@ -44,8 +44,8 @@ fn every_format_has_a_golden_archive() {
     }
 }
 
-/// One of which revisions were removed, merged and made standalone, and which was scrubbed: all that is left
-/// reads right, by QEMU as well, and is clean.
+/// One whose revisions were removed, merged and made standalone, and which was scrubbed: all that is left reads
+/// right, by QEMU as well, and is clean.
 #[test]
 fn a_kept_archive_of_format_1_reads_right() {
     let folder = golden_folder("format-1-kept");
@@ -71,8 +71,8 @@ fn a_kept_archive_of_format_1_reads_right() {
     }
 }
 
-/// One with the beginnings of its series: they are what the first backup made them, and an archive of before
-/// goes on with its oldest revisions.
+/// One with the beginnings of its series: they are what the first backup made them, and an archive from before
+/// continues with its oldest revisions.
 #[test]
 fn an_archive_of_format_1_with_series_keeps_its_hour() {
     let archive = Archive::open(&golden_folder("format-1-series")).expect("the golden archive");
@@ -96,8 +96,8 @@ fn an_archive_of_format_1_with_series_keeps_its_hour() {
     }
 }
 
-/// One with an alarm that is confirmed, one that is open, and a lost block that is known: the manifest says so,
-/// what is not lost reads right, and nothing expires of a copy until it is confirmed.
+/// One with a confirmed alarm, an open one, and a known lost block: the manifest says so, what is not lost reads
+/// right, and nothing expires in a copy until the open alarm is confirmed.
 #[test]
 fn an_archive_of_format_1_with_alarms_reads_right() {
     let folder = golden_folder("format-1-alarms");
@@ -132,9 +132,9 @@ fn an_archive_of_format_1_with_alarms_reads_right() {
     assert_eq!((maintain(false), maintain(true)), (states.len(), 2));
 }
 
-/// One with what this program records of its source, of lost blocks, of flaws and of what was written since it
-/// was read: the newest revision reads right, the others but for what is lost, and nothing of a copy expires or
-/// is merged before somebody confirms it.
+/// One with what this program records of its source, of lost blocks, of flaws and of what was written since it was
+/// read: the newest revision reads right, the others but for what is lost, and nothing in a copy expires or is merged
+/// before somebody confirms it.
 #[test]
 fn a_flawed_archive_of_format_1_reads_right() {
     let folder = golden_folder("format-1-flawed");
@@ -182,8 +182,8 @@ fn a_flawed_archive_of_format_1_reads_right() {
     assert!(found == states[4]);
 }
 
-/// One with a tag of the schedule that was pinned, and one that was only pinned: all revisions read right, and unpinned
-/// each is what it was.
+/// One with a pinned tag of the schedule, and one that was only pinned: all revisions read right, and unpinned each
+/// is what it was.
 #[test]
 fn a_pinned_archive_of_format_1_reads_right() {
     let folder = copy_of(&golden_folder("format-1-pinned"));
@@ -202,7 +202,7 @@ fn a_pinned_archive_of_format_1_reads_right() {
     assert_eq!(left, ["daily", "monthly", "weekly"]);
 }
 
-/// An undo archive: it is known as one, has nothing wrong, and brings back what a restore has overwritten.
+/// An undo archive: backy recognizes it and finds no problem, and it restores what a restore has overwritten.
 #[test]
 fn an_undo_archive_of_format_1_is_restored() {
     let folder = golden_folder("format-1-undo");

@@ -1,5 +1,5 @@
-//! Archives of 2014 are imported: what is provably right comes over, the rest is named, and the old folder is
-//! only read.
+//! Archives of 2014 are imported: what is provably right is imported, the rest is named, and the old folder is only
+//! read.
 #![expect(clippy::disallowed_methods, reason = "damages the files of another program")]
 
 mod anywhere;
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use scene::{Scene, listing, reason, said};
 
-/// The sample from 2014 comes over with its names, times and bytes, oldest first, pinned.
+/// The sample from 2014 is imported with its names, times and bytes, oldest first, pinned.
 #[test]
 fn the_sample_is_imported() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("legacy/scrub-consistent");
@@ -59,7 +59,7 @@ fn the_sample_is_imported() {
     said(&report.notes, &["'imported'", "they never expire"]);
 }
 
-/// What was imported just now has not been lying about unchecked for years, whenever it was backed up.
+/// A freshly imported revision does not count as unverified for years, however old its backup is.
 #[test]
 fn imported_revisions_count_as_written_now() {
     let disk = SimStorage::new(false);
@@ -78,7 +78,7 @@ fn imported_revisions_count_as_written_now() {
 }
 
 /// The clock of the old machine had gone back a year before the newest revision: it is the newest here, too, since
-/// the older one reads through to it. An import that is interrupted goes on in the same order.
+/// the older one reads through to it. An interrupted import continues in the same order.
 #[test]
 fn parents_decide_the_order_not_times() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -105,8 +105,8 @@ fn parents_decide_the_order_not_times() {
     assert_eq!((again.present.len(), again.imported.len()), (3, 0));
 }
 
-/// Any archive of any old block size, with images of odd sizes that grow and shrink, comes over byte for byte;
-/// only what differs from one revision to the next is read.
+/// Any archive of any old block size, with images of odd sizes that grow and shrink, is imported byte for byte. The
+/// import reads only what differs from one revision to the next.
 #[test]
 fn any_archive_is_imported_byte_for_byte() {
     for (seed, block_bytes) in
@@ -137,8 +137,8 @@ fn any_archive_is_imported_byte_for_byte() {
     assert!(read[1..].iter().all(|bytes| *bytes < 9700), "{read:?}");
 }
 
-/// A full revision that nothing refers to comes over by itself; one whose bytes are not right does not.
-/// Revisions of several chains come in the order of their times.
+/// A full revision that nothing refers to is imported by itself, unless its bytes are wrong. Revisions of several
+/// chains come in the order of their times.
 #[test]
 fn several_chains_are_imported_in_order_of_time() {
     let scene = Scene::small();
@@ -165,8 +165,8 @@ fn several_chains_are_imported_in_order_of_time() {
     assert!(world::read_revision(&archive, 0).expect("the orphan") == orphan[0]);
 }
 
-/// Parents that lead in a circle, deltas without parent, files that are no JSON or name another revision: each
-/// is named, and the rest comes over.
+/// Parents that form a circle, deltas without a parent, files that are no JSON or name another revision: each is
+/// named, and the rest is imported.
 #[test]
 fn unknown_files_are_named() {
     let scene = Scene::small();
@@ -190,7 +190,7 @@ fn unknown_files_are_named() {
     assert!(reason(&report, &uuid(99)).contains("no .rev"), "{report:?}");
 }
 
-/// `last` that leads to a delta or to nothing is noted; one that leads to the full revision is not.
+/// `last` that leads to a delta or to nothing is reported. One that leads to the full revision is not.
 #[test]
 fn last_is_looked_at() {
     for (target, word) in
@@ -231,7 +231,7 @@ fn links_and_fifos_are_refused() {
     fs::create_dir(scene.old.folder.join("config")).expect("a folder");
     scene.old.change_rev(4, |_| {});
     let (report, _) = scene.import();
-    // The block size is not known now, and with another one nothing is right.
+    // The block size is unknown now, and with another one nothing is right.
     scene.check(&report, &[], &[]);
     said(&report.notes, &["config", "regular file", "4194304"]);
     said(&report.notes, &[&uuid(1), "regular file"]);
@@ -256,7 +256,7 @@ fn the_usual_block_size_is_tried() {
     assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
 }
 
-/// An import may be stopped anywhere: what it had made stays and is right, and another import goes on after it.
+/// An import may be stopped anywhere: what it had made stays and is right, and another import continues after it.
 #[test]
 fn an_interrupted_import_continues() {
     let mut stopped_at = Vec::new();
@@ -289,7 +289,8 @@ fn an_interrupted_import_continues() {
     assert!((0..5).all(|done| stopped_at.contains(&done)), "{stopped_at:?}");
 }
 
-/// An archive that has revisions of its own is refused, and so are folders that are no old archive or hold the new one.
+/// An archive that has revisions of its own is refused, and so are folders that are no old archive or hold the new
+/// one.
 #[test]
 fn import_refuses_archives_with_revisions_and_other_folders() {
     let scene = Scene::small();
@@ -300,7 +301,7 @@ fn import_refuses_archives_with_revisions_and_other_folders() {
     assert!(error.to_string().contains(&own), "{error}");
     assert_eq!(scene.archive().revisions().len(), 1);
 
-    // All is there, and a newer one.
+    // All revisions are there, and a newer one.
     let scene = Scene::small();
     scene.import();
     world::backup(&scene.disk, &MemorySource::new(b"its own")).expect("a backup");
@@ -322,7 +323,7 @@ fn import_refuses_archives_with_revisions_and_other_folders() {
     assert_eq!(source, Some(PathBuf::from("/dev/vg0/old")));
 }
 
-/// Changes a data file as soon as the first revision is being made.
+/// Changes a data file as soon as the import makes the first revision.
 struct ChangeLater<'a> {
     old: &'a OldArchive,
 }
@@ -339,7 +340,7 @@ impl Observer for ChangeLater<'_> {
     }
 }
 
-/// An old archive that changes while it is imported is noticed before wrong bytes come over.
+/// An old archive that changes during the import is noticed before any wrong bytes are imported.
 #[test]
 fn an_old_archive_that_changes_during_the_import_is_detected() {
     let scene = Scene::small();

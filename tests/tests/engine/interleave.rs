@@ -1,4 +1,4 @@
-//! Readers without a lock, while backups run: every order of their calls that a seed can give.
+//! Readers without a lock during backups: every order of their calls that a seed can produce.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
@@ -15,7 +15,7 @@ const WRITER: usize = 0;
 const READER: usize = 1;
 const SEEDS: u64 = 1500;
 
-/// Leaves the schedule when dropped, also by a panic, so that the other thread does not wait for ever.
+/// Leaves the schedule when dropped, also by a panic, so that the other thread does not wait forever.
 struct Turn<'a>(&'a Schedule, usize);
 
 impl Drop for Turn<'_> {
@@ -24,7 +24,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Runs `write` and `read` on one disk, each call of either in the order that the seed gives.
+/// Runs `write` and `read` on one disk, each call of either in the order that the seed determines.
 fn interleave(
     seed: u64,
     disk: &SimStorage,
@@ -89,8 +89,8 @@ impl Case {
     }
 }
 
-/// A revision that is read while backups are made gives its own bytes: opened before, between or while they run, the
-/// newest or an older one.
+/// A revision that is read during backups has its own bytes: opened before, between or during them, the newest or an
+/// older one.
 #[test]
 fn a_revision_read_while_backups_run_gives_its_own_bytes() {
     for seed in 0..SEEDS {
@@ -155,8 +155,8 @@ fn an_open_revision_stays_readable() {
     }
 }
 
-/// A reader keeps its bytes while revisions around its own are merged away, made standalone and removed, and
-/// backups are made in between. It holds no revision that goes.
+/// A reader keeps its bytes while revisions around its own are merged away, made standalone and deleted, with backups
+/// in between. It holds no revision that is deleted.
 #[test]
 fn a_revision_read_during_maintenance_gives_its_own_bytes() {
     for seed in 0..SEEDS / 3 {
@@ -180,7 +180,7 @@ fn a_revision_read_during_maintenance_gives_its_own_bytes() {
             |disk| {
                 let archive = world::open(disk).expect("open");
                 let count = archive.revisions().len();
-                // Opened when some may have gone already: found by their names.
+                // Opened when some may be deleted already: found by their names.
                 let wanted = [1usize, 4].map(|number| &world.expected[number]);
                 let numbers = wanted.map(|expected| {
                     archive.revisions().iter().position(|r| r.uuid == expected.uuid)
@@ -201,8 +201,7 @@ fn a_revision_read_during_maintenance_gives_its_own_bytes() {
     }
 }
 
-/// A status that is asked for while everything changes tells of no damage, no missing file and no interruption:
-/// there are none.
+/// A status while everything changes reports no damage, no missing file and no interruption, for there are none.
 #[test]
 fn status_during_a_backup_reports_no_false_problem() {
     for seed in 0..SEEDS / 3 {
@@ -236,7 +235,7 @@ fn status_during_a_backup_reports_no_false_problem() {
     }
 }
 
-/// Reads here and there, whole blocks and parts of them, over and over.
+/// Reads at random offsets, whole blocks and parts of them, over and over.
 fn read_about(
     reader: &RevisionReader,
     expected: &[u8],
@@ -255,7 +254,7 @@ fn read_about(
     Ok(())
 }
 
-/// Opens readers of all revisions; some may go while that is done.
+/// Opens readers of all revisions. Some may be deleted meanwhile.
 fn open_readers(disk: &SimStorage) -> Vec<(RevisionId, RevisionReader)> {
     let archive = world::open(disk).expect("open");
     let cache = ReadCache::new(1 << 16);
@@ -266,8 +265,9 @@ fn open_readers(disk: &SimStorage) -> Vec<(RevisionId, RevisionReader)> {
     (0..archive.revisions().len()).filter_map(open).collect()
 }
 
-/// On a disk that is seen from afar, where nothing tells that a file has been replaced, a reader that has read all of a
-/// revision gives its bytes or an error, and never those of the backups that another machine has made since.
+/// On a disk that is mounted from another machine, where nothing shows that a file has been replaced, a reader that
+/// has read all of a revision returns its bytes or an error, and never those of the backups that another machine has
+/// made since.
 #[test]
 fn a_reader_from_afar_gives_right_bytes_or_an_error() {
     for seed in 0..40 {
@@ -291,8 +291,8 @@ fn a_reader_from_afar_gives_right_bytes_or_an_error() {
     }
 }
 
-/// Whoever writes to the image without a word, such as a program that copies a newer archive over it in place,
-/// makes what was read before an error, and not wrong bytes.
+/// A program that writes to the image without notice, such as one that copies a newer archive over it in place, turns
+/// later reads into errors, not into wrong bytes.
 #[test]
 fn bytes_that_others_write_to_the_image_are_an_error() {
     let states = states(99, 1);
@@ -319,8 +319,8 @@ fn bytes_that_others_write_to_the_image_are_an_error() {
     assert!(wrong > 4, "{wrong} errors");
 }
 
-/// An open reader stays readable when its own revision goes, as long as one of those that it reads through to
-/// stays, in any order of the calls; and it never gives wrong bytes.
+/// An open reader stays readable when its own revision is deleted, as long as one of those that it reads through to
+/// stays, in any order of the calls. It never returns wrong bytes.
 #[test]
 fn an_open_reader_outlives_its_revision() {
     for seed in 0..SEEDS / 3 {
@@ -357,7 +357,7 @@ fn an_open_reader_outlives_its_revision() {
     }
 }
 
-/// An open reader stays readable when everything that it was made of goes, if it looks between two operations.
+/// An open reader stays readable when everything that it was made of is deleted, if it checks between two operations.
 #[test]
 fn an_open_reader_that_looks_in_time_stays_readable() {
     for seed in 0..60 {
@@ -368,7 +368,7 @@ fn an_open_reader_that_looks_in_time_stays_readable() {
         for (round, state) in states[4..].iter().enumerate() {
             case.backup(&world.disk, state);
             let refresh = || readers.iter().try_for_each(|(_, reader)| reader.refresh());
-            // Half of them only look when they read.
+            // Half of them only check when they read.
             if seed % 4 < 2 {
                 refresh().expect("nobody is changing the archive");
             } else {
@@ -389,7 +389,7 @@ fn an_open_reader_that_looks_in_time_stays_readable() {
     }
 }
 
-/// A reader in whose archive everything goes at once without its looking gives its own bytes or an error.
+/// A reader whose whole archive is deleted at once before it checks returns its own bytes or an error.
 #[test]
 fn a_reader_that_looks_too_late_gives_right_bytes_or_an_error() {
     let mut errors = 0;

@@ -1,4 +1,4 @@
-//! The library, mostly on the simulated disk: what is stored, what is lost, what is reported.
+//! The library, mostly on the simulated disk: what it stores, loses and reports.
 //!
 //! A binary of its own because [`backy_tests::world`] makes the library's limits small for the whole process, so
 //! that an image of some ten blocks has many batches and windows. All tests here want that, or do not notice.

@@ -1,5 +1,5 @@
-//! Manifests through the life of an archive: what newer programs have written stays, and no number of bad
-//! blocks is too many.
+//! Manifests through the life of an archive: the fields of newer programs stay, and no number of bad blocks is too
+//! many.
 
 #![expect(clippy::disallowed_methods, reason = "edits manifests behind the program's back")]
 
@@ -25,7 +25,8 @@ use tempfile::TempDir;
 
 const BLOCK: usize = 4096;
 
-/// Marks every object of a manifest, however deep, with a field that no program knows; the marks, with where each is.
+/// Marks every object of a manifest, however deep, with a field that no program knows. Returns the marks, with where
+/// each is.
 fn mark(value: &mut Value, place: &str, marks: &mut Vec<String>) {
     match value {
         Value::Array(values) => {
@@ -122,8 +123,8 @@ fn collect(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Fields of newer programs stay in every object, whatever is done to the archive; only what an operation
-/// replaces as a whole, or deletes, takes its own along.
+/// Fields of newer programs stay in every object, whatever happens to the archive. An operation that replaces or
+/// deletes an object as a whole takes its fields along.
 #[test]
 fn fields_of_newer_programs_survive_every_verb() {
     let (world, marks) = marked();
@@ -174,8 +175,8 @@ fn fields_of_newer_programs_survive_every_verb() {
     }
 }
 
-/// A million separate bad blocks are recorded, listed and judged within seconds by each verb, and the archive
-/// stays one that every verb can be used on.
+/// Each verb records, lists and judges a million separate bad blocks within seconds, and every verb still works on
+/// the archive.
 #[test]
 fn every_verb_handles_a_million_bad_blocks_in_seconds() {
     const BLOCKS: u64 = 2_000_000;
@@ -208,7 +209,7 @@ fn every_verb_handles_a_million_bad_blocks_in_seconds() {
     backup(&archive);
     let count = open().revisions()[0].findings.bad_block_count();
     assert_eq!(count, 0, "the source has what is right");
-    // With a pass over all of them for each of them it would be hours.
+    // With a pass over all of them for each of them it would take hours.
     assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
 }
 

@@ -1,5 +1,5 @@
-//! Merging revisions of different sizes: a backing file that is shorter than its overlay reads as zeros past
-//! its end, so what it hid has to be stored when it goes. And merging into deltas whose tables are damaged.
+//! Merging revisions of different sizes: a backing file that is shorter than its overlay reads as zeros past its end,
+//! so a merge has to store what it hid. And merging into deltas whose tables are damaged.
 
 use backy_lib::ScrubOptions;
 use backy_lib::format::qcow2::Layout;
@@ -17,8 +17,8 @@ fn state(seed: u8, size_bytes: usize, first: usize) -> Vec<u8> {
     state
 }
 
-/// Any revisions between the newest and the oldest may go, whatever their sizes, and whether one of them is
-/// standalone: what stays reads right, by QEMU as well, and the deltas are clean.
+/// Any revisions between the newest and the oldest may be deleted, whatever their sizes, and whether or not one of
+/// them is standalone: what stays reads right, by QEMU as well, and the deltas are clean.
 #[test]
 fn any_sizes() {
     let sizes = [3 * 4096, 4 * 4096 - 3, 6 * 4096, 7 * 4096 + 512];
@@ -65,7 +65,7 @@ fn three() -> (World, FileName, Layout) {
     (world, oldest, Layout::new(BLOCK_SIZE, 6 * 4096))
 }
 
-/// Writes a number into a file behind everybody's back; gives what was there.
+/// Writes a number into a file behind everybody's back. Returns what was there.
 fn set(world: &World, name: FileName, offset: u64, value: u64) -> u64 {
     let mut before = [0; 8];
     world.disk.tamper(name, |file| {
@@ -76,8 +76,8 @@ fn set(world: &World, name: FileName, offset: u64, value: u64) -> u64 {
     u64::from_be_bytes(before)
 }
 
-/// A reference count table that leads anywhere, into the data for one, is not followed by a merge: nothing is
-/// overwritten, and the counts are right afterwards.
+/// A merge does not follow a reference count table that leads elsewhere, for example into the data: it overwrites
+/// nothing, and the counts are right afterwards.
 #[test]
 fn wrong_reference_counts_do_no_harm() {
     let (world, oldest, layout) = three();
@@ -94,8 +94,8 @@ fn wrong_reference_counts_do_no_harm() {
     }
 }
 
-/// A delta whose header or L1 table says that its tables are somewhere else is not written to: once that is put
-/// back, all is there.
+/// A merge does not write to a delta whose header or L1 table says that its tables are somewhere else. Once that is
+/// corrected, everything is there.
 #[test]
 fn merge_does_not_write_to_deltas_of_other_layout() {
     let (world, oldest, layout) = three();

@@ -1,5 +1,5 @@
-//! Archives of 2014 are read as they are: old blocks and whole images, right or an error, and nothing in the
-//! folder changes.
+//! Archives of 2014 are read as they are: old blocks and whole images, right or an error, and nothing in the folder
+//! changes.
 #![expect(clippy::disallowed_methods, reason = "damages the files of another program")]
 
 use std::fs;
@@ -72,7 +72,8 @@ fn the_sample_is_read() {
     }
 }
 
-/// What a `.rev` has about the blocks in its data file is shown as it is written there, a mark of a bad one included.
+/// What a `.rev` says about the blocks in its data file is shown as it is written there, including the mark of a bad
+/// one.
 #[test]
 fn records_are_shown_as_they_are_written() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("legacy/scrub-consistent");
@@ -107,8 +108,8 @@ fn records_are_shown_as_they_are_written() {
     }
 }
 
-/// Blocks and restores of any archive are the bytes that were backed up, whatever the sizes, also over files
-/// that exist.
+/// Blocks and restores of any archive are the bytes that were backed up, whatever the sizes, also over existing
+/// files.
 #[test]
 fn blocks_and_restores_are_right() {
     for seed in 0..20 {
@@ -127,8 +128,8 @@ fn blocks_and_restores_are_right() {
     }
 }
 
-/// Any byte of a data file that is wrong is an error for each block and image that has it, and nothing is
-/// restored; all others are right.
+/// Any wrong byte of a data file is an error for each block and image that has it, and nothing is restored. All
+/// others are right.
 #[test]
 fn damage_is_an_error() {
     let mut errors = 0;
@@ -160,7 +161,8 @@ fn damage_is_an_error() {
     assert!(errors > 20, "{errors}");
 }
 
-/// Marked blocks, missing files, blocks and images without MD5, and an image with another: an error that says it.
+/// Marked blocks, missing files, blocks and images without MD5, and an image with a different MD5: an error that says
+/// so.
 #[test]
 fn unproven_blocks_are_an_error() {
     let said = |change: &dyn Fn(&OldArchive)| {
@@ -211,7 +213,7 @@ fn targets_are_guarded() {
     assert_eq!(fs::read(&file).expect("the file"), b"mine");
 }
 
-/// Of an archive of today: what lies in a revision's own file is what has changed since, zero blocks included.
+/// In an archive of today, a revision's own file holds what has changed since, zero blocks included.
 #[test]
 fn own_blocks_are_the_changed_ones() {
     let disk = backy_lib::storage::sim::SimStorage::new(false);

@@ -1,4 +1,4 @@
-//! A manifest that is lost or damaged is made anew, whatever was going on when it was lost.
+//! A lost or damaged manifest is rebuilt, whatever was under way when it was lost.
 #![expect(clippy::disallowed_methods, reason = "loses files of a real archive behind its back")]
 
 mod undone;
@@ -77,8 +77,8 @@ fn scrub_findings(disk: &SimStorage) -> Vec<String> {
 
 const FULL: &str = "[schedule.full]\ninterval = \"1d\"\nkeep = 50\nfull = true\n";
 
-/// A lost manifest of an archive at rest comes back with all revisions, their order and their tags; backups,
-/// removals and maintenance go on.
+/// A lost manifest of an archive at rest comes back with all revisions, their order and their tags. Backups, removals
+/// and maintenance continue.
 #[test]
 fn all_revisions_and_their_tags_come_back() {
     for (count, standalone) in [(1, false), (2, false), (6, false), (6, true), (9, true)] {
@@ -114,7 +114,7 @@ fn all_revisions_and_their_tags_come_back() {
     }
 }
 
-/// A manifest that reads fine is not replaced unless that is asked for; a damaged one is.
+/// An intact manifest is not replaced unless somebody asks for that. A damaged one is.
 #[test]
 fn rebuild_replaces_a_good_manifest_only_by_force() {
     let mut world = history(&states(3));
@@ -153,14 +153,14 @@ fn the_golden_archive_comes_back() {
 
 /// What a rebuild may find besides the revisions that have to be there.
 struct Interrupted<'a> {
-    /// Content of a revision that nobody was told of.
+    /// Content of a revision that nobody knew of.
     new: Option<&'a [u8]>,
-    /// Numbers of revisions that were going.
+    /// Numbers of revisions whose deletion was under way.
     going: &'a [usize],
 }
 
-/// Rebuilds what a crash has left; every committed revision reads right, before anything is undone and after
-/// the next backup.
+/// Rebuilds what a crash has left. Every committed revision reads right, before anything is undone and after the next
+/// backup.
 fn check_after_crash(place: &str, mut world: World, interrupted: &Interrupted<'_>, later: &[u8]) {
     let known: BTreeMap<RevisionId, Vec<u8>> =
         world.expected.iter().map(|e| (e.uuid, e.bytes.clone())).collect();
@@ -186,7 +186,7 @@ fn check_after_crash(place: &str, mut world: World, interrupted: &Interrupted<'_
     world.check_committed(None).unwrap_or_else(|error| panic!("{place}: {error}"));
     world.backup(later);
     world.check_committed(None).unwrap_or_else(|error| panic!("{place}: next backup: {error}"));
-    // Files of revisions that were going, or of the first one that never was.
+    // Files of revisions whose deletion was under way, or of a first one that never existed.
     let aside = world::open(&world.disk).expect("open").manifest().set_aside.clone();
     let first = known.is_empty();
     assert!(aside.is_empty() || first || !going.is_empty(), "{place}: {aside:?} set aside");
@@ -198,7 +198,7 @@ fn check_after_crash(place: &str, mut world: World, interrupted: &Interrupted<'_
     assert!(findings.is_empty(), "{place}: {findings:?}");
 }
 
-/// Stops the machine at every call of an operation, loses the manifest and hands out what is left.
+/// Stops the machine at every call of an operation, loses the manifest and passes on what is left.
 fn crash_everywhere(
     world: &World,
     operation: impl Fn(&SimStorage) -> Result<()>,
@@ -285,8 +285,8 @@ fn lost_while_a_revision_becomes_standalone() {
     );
 }
 
-/// With any digest file or delta damaged or missing besides, what comes back reads right or gives an error, and no file
-/// with data is removed or lost, neither by the rebuild nor by the next backup.
+/// With any digest file or delta damaged or missing besides, what comes back reads right or fails, and no file with
+/// data is deleted or lost, neither by the rebuild nor by the next backup.
 #[test]
 fn other_damage_costs_only_its_own_blocks() {
     let states = states(5);
@@ -341,7 +341,7 @@ fn other_damage_costs_only_its_own_blocks() {
     }
 }
 
-/// How many of the revisions of a report read right; none reads wrong.
+/// How many of the revisions of a report read right. None reads wrong.
 fn count_right(place: &str, world: &World, report: &RebuildReport) -> usize {
     let archive = world::open(&world.disk).unwrap_or_else(|error| panic!("{place}: {error}"));
     let mut right = 0;
@@ -361,7 +361,7 @@ fn count_right(place: &str, world: &World, report: &RebuildReport) -> usize {
     right
 }
 
-/// The digests of the image are lost, too: it is taken as it is, and all older revisions are there.
+/// The digests of the image are lost, too: the rebuild takes the image as it is, and all older revisions are there.
 #[test]
 fn an_image_without_digests_is_taken_as_it_is() {
     let states = states(4);
@@ -377,7 +377,7 @@ fn an_image_without_digests_is_taken_as_it_is() {
     world.check_committed(None).and_then(|_| world.check_tidy()).expect("after the next backup");
 }
 
-/// What was set aside stays through backups, removals and scrubs, and scrub tells of it until somebody removes it.
+/// What was set aside stays through backups, removals and scrubs, and scrub reports it until somebody deletes it.
 #[test]
 fn set_aside_files_stay() {
     let states = states(4);
@@ -399,7 +399,7 @@ fn set_aside_files_stay() {
     assert_eq!(scrub_findings(&world.disk), Vec::<String>::new());
 }
 
-/// A rebuild that fails or is cut short at any call changes nothing that counts: it works when it is tried again.
+/// A rebuild that fails or stops at any call changes nothing that counts: the next attempt works.
 #[test]
 fn a_rebuild_may_fail_at_any_call() {
     let states = states(5);
@@ -447,8 +447,8 @@ fn a_rebuild_may_fail_at_any_call() {
     }
 }
 
-/// An archive without revisions gets its manifest back with its block size; a folder without anything of an
-/// archive is left as it is.
+/// An archive without revisions gets its manifest back with its block size. A folder without anything of an archive
+/// is left as it is.
 #[test]
 fn nothing_to_rebuild_from() {
     let states = states(1);

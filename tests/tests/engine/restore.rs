@@ -1,4 +1,4 @@
-//! Restoring what there still is of a damaged archive, and going back from a restore.
+//! Restoring what is left of a damaged archive, and undoing a restore.
 
 mod faults;
 mod undo;
@@ -30,7 +30,7 @@ fn states(seed: u64, blocks: &[usize]) -> Vec<Vec<u8>> {
     states
 }
 
-/// Restores what there is of a revision, and checks that it is right where it is not said to be lost.
+/// Restores what there is of a revision, and checks that it is right except where the restore reports loss.
 fn salvage(place: &str, world: &World, number: usize) -> RestoreReport {
     Damaged::new(world.fork()).salvage(place, number)
 }
@@ -58,8 +58,8 @@ fn a_rotten_block_costs_only_itself() {
     }
 }
 
-/// Blocks of the image that lie close together are read in one call, with what is between them; where that
-/// cannot be read, it costs nothing.
+/// One call reads blocks of the image that lie close together, with what is between them. An unreadable gap costs
+/// nothing.
 #[test]
 fn what_is_between_the_wanted_blocks_of_the_image_may_be_unreadable() {
     let state = |middle: u8| [[1; BLOCK], [middle; BLOCK], [3; BLOCK]].concat();
@@ -92,7 +92,7 @@ fn an_undamaged_archive_is_restored_exactly() {
     }
 }
 
-/// When a file is gone, what does not depend on it comes out right, and the rest is named.
+/// When a file is missing, what does not depend on it is restored right, and the rest is named.
 #[test]
 fn a_missing_file_costs_only_what_depends_on_it() {
     let world = World::with_backups(false, &states(11, &[9, 9, 6, 11]));
@@ -114,7 +114,8 @@ fn a_missing_file_costs_only_what_depends_on_it() {
     }
 }
 
-/// Any file, changed in any way: it never ends early, what is not named is right, or it is said that it may not be.
+/// Any file, changed in any way: the restore never ends early, and what it does not name is right or reported as
+/// possibly wrong.
 #[test]
 fn any_damage_is_survived() {
     let world = World::with_backups(false, &states(12, &[9, 9, 6, 11]));
@@ -147,16 +148,16 @@ fn any_damage_is_survived() {
     }
 }
 
-/// A target in memory that is a device: it keeps its size. Writes fail from a given one on, and so does one
-/// call of any kind.
+/// A target in memory that is a device: it keeps its size. Writes fail from a given one on, and so does one call of
+/// any kind.
 struct Device {
     bytes: MemoryTarget,
     kind: TargetKind,
     writes_left: AtomicU64,
     calls: AtomicU64,
-    /// The number of the call that fails, counted from 1, and the system's code for why.
+    /// The number of the call that fails, counted from 1, and the system's error code.
     fails: Option<(u64, i32)>,
-    /// Where a sector is that cannot be read before it is written; past the end for none.
+    /// Where a sector is that cannot be read before it is written. Past the end for none.
     bad_sector: AtomicU64,
 }
 
@@ -300,8 +301,8 @@ fn former_contents(revision: &[u8], seed: u64) -> Vec<Vec<u8>> {
     ]
 }
 
-/// After a restore with an undo archive, a restore from that gives the former target byte for byte, whatever it
-/// held; what the archive holds of it is no more than what was overwritten or cut off.
+/// After a restore with an undo archive, a restore from that brings back the former target byte for byte, whatever it
+/// held. The archive holds no more of it than what was overwritten or cut off.
 #[test]
 fn undoing_a_restore_gives_the_former_target() {
     for seed in 0..12 {
@@ -332,7 +333,7 @@ fn undoing_a_restore_gives_the_former_target() {
     }
 }
 
-/// The undo archive holds the blocks that the restore has changed, and says of every other one that it has not.
+/// The undo archive holds the blocks that the restore has changed, and records that it lacks every other one.
 fn check_saved(place: &str, report: &UndoReport, former: &[u8], after: &[u8], undo: &SimStorage) {
     let block = |bytes: &[u8], at: usize| {
         bytes.get(at..).map(|rest| rest[..rest.len().min(BLOCK)].to_vec()).unwrap_or_default()
@@ -355,7 +356,7 @@ fn check_saved(place: &str, report: &UndoReport, former: &[u8], after: &[u8], un
     assert!((saved..=saved + BLOCK as u64).contains(&report.saved_bytes), "{place}");
 }
 
-/// A removal that failed at any call costs a restore that goes on nothing, before it is undone and after.
+/// A removal that failed at any call costs a restore with `--keep-going` nothing, before its undoing and after.
 #[test]
 fn a_removal_that_fails_anywhere_loses_nothing() {
     let world = World::with_backups(false, &states(8, &[9, 9, 12]));
@@ -375,7 +376,7 @@ fn a_removal_that_fails_anywhere_loses_nothing() {
     }
 }
 
-/// Every revision that is there is restored in full by a restore that goes on.
+/// A restore with `--keep-going` restores every existing revision in full.
 fn check_going_on(place: &str, disk: &SimStorage, world: &World) {
     let archive = world::open(disk).expect(place);
     let options = RestoreOptions { keep_going: true, ..world::restore_options() };
@@ -388,7 +389,7 @@ fn check_going_on(place: &str, disk: &SimStorage, world: &World) {
     }
 }
 
-/// A dry run reads all that a restore would, says what that would write, and writes nothing.
+/// A dry run reads all that a restore would, reports what that would write, and writes nothing.
 #[test]
 fn a_dry_run_writes_nothing() {
     let world = World::with_backups(false, &states(3, &[9, 12]));
@@ -436,8 +437,8 @@ fn a_restore_that_failed_anywhere_can_be_undone() {
     }
 }
 
-/// Files that only have the names of an archive's, such as images of another program, keep an undo archive from
-/// being made beside them, and stay as they are.
+/// Files that only have the names of an archive's, such as images of another program, prevent an undo archive beside
+/// them, and stay as they are.
 #[test]
 fn no_undo_archive_is_created_beside_foreign_files() {
     let world = World::with_backups(false, &states(6, &[9, 12]));

@@ -1,5 +1,5 @@
-//! Which revisions go: against a rule written a second time and without haste, and over ten years of cron; and
-//! when they are made.
+//! Which revisions expire: against a rule that is written a second time and without haste, and over ten years of
+//! cron. And when backups are made.
 
 mod hours;
 mod rules;

@@ -1,4 +1,4 @@
-//! `scrub`: what is wrong is found, told exactly, and mended where the right bytes are known.
+//! `scrub`: finds damage, reports it exactly, and repairs it where the right bytes are known.
 
 mod budget;
 mod entries;
@@ -52,7 +52,7 @@ fn only(report: &ScrubReport) -> &Finding {
     &report.findings[0]
 }
 
-/// A sound archive has no findings, and all of it is verified afterwards.
+/// A healthy archive has no findings, and all of it is verified afterwards.
 #[test]
 fn scrub_of_a_healthy_archive_finds_nothing() {
     let world = three();
@@ -65,8 +65,8 @@ fn scrub_of_a_healthy_archive_finds_nothing() {
     world.check_tidy().expect("tidy");
 }
 
-/// A finding names the block and exactly the revisions and bytes that it costs; a delta with its own copy shields
-/// the older ones.
+/// A finding names the block and exactly the revisions and bytes that it costs. A delta with its own copy shields the
+/// older ones.
 #[test]
 fn findings_name_the_revisions_and_blocks_they_cost() {
     for (number, affected) in [(5usize, vec![0, 1, 2]), (3, vec![0]), (1, vec![0])] {
@@ -108,7 +108,7 @@ fn compressed_len(world: &World, name: FileName) -> usize {
     (raw & 0xffff_ffff) as usize + 40 - 4 * BLOCK
 }
 
-/// What was found stays known until it is right again, and status tells of it.
+/// A finding stays known until the data is right again, and status reports it.
 #[test]
 fn a_finding_is_recorded_until_it_is_right_again() {
     let world = three();
@@ -127,7 +127,7 @@ fn a_finding_is_recorded_until_it_is_right_again() {
     world.check_tidy().expect("nothing is marked any more");
 }
 
-/// An image that was cut off costs the blocks that were behind its end, and not those that are zero anyway.
+/// A truncated image costs the blocks behind its end, and not those that are zero anyway.
 #[test]
 fn a_truncated_image_costs_only_its_blocks() {
     let world = three();
@@ -152,8 +152,8 @@ fn a_truncated_image_costs_only_its_blocks() {
     world.check_committed(None).and_then(|_| world.check_tidy()).expect("mended");
 }
 
-/// A delta that is missing is one finding: files that are as they were are not blamed, and what an older revision holds
-/// itself is not lost to it.
+/// A missing delta is one finding: intact files are not blamed, and an older revision does not lose what it holds
+/// itself.
 #[test]
 fn a_missing_delta_is_one_finding() {
     let world = three();
@@ -169,7 +169,7 @@ fn a_missing_delta_is_one_finding() {
     }
 }
 
-/// A missing delta costs its revision and those that read through to it, and is told; the others stay clean.
+/// A missing delta costs its revision and those that read through to it, and is reported. The others stay clean.
 #[test]
 fn a_missing_file_is_a_finding() {
     let world = three();
@@ -181,7 +181,7 @@ fn a_missing_file_is_a_finding() {
     assert_eq!(finding.affected.iter().map(|a| a.number).collect::<Vec<_>>(), [1, 2]);
 }
 
-/// With a budget, runs read what was verified longest ago, and in the end all has been read.
+/// With a budget, each run reads what was verified longest ago, and in the end all has been read.
 #[test]
 fn scrubs_with_a_budget_cover_everything_in_the_end() {
     let mut random = Random(4);
@@ -213,8 +213,8 @@ fn only_the_files_of_the_named_revisions_are_read() {
     assert_eq!((scrub(vec![0, 1]), scrub(vec![2])), (0, 1));
 }
 
-/// The next backup heals a block that is marked bad: from the source if that has it, and then older revisions
-/// are healed with it; otherwise they are marked, and never given the new content.
+/// The next backup heals a block that is marked bad: from the source if that has it, which heals older revisions as
+/// well. Otherwise they are marked, and never get the new content.
 #[test]
 fn the_next_backup_heals_the_image() {
     for (clones, update) in world::UPDATES {
@@ -251,8 +251,8 @@ fn the_next_backup_heals_the_image() {
     }
 }
 
-/// While something is under way, a scrub without the lock looks again at what it has found; digests that are
-/// lost are still found.
+/// While another operation is under way, a scrub without the lock checks its findings again. It still finds lost
+/// digests.
 #[test]
 fn lost_digests_are_found_in_an_interrupted_archive() {
     let mut world = three();
@@ -304,8 +304,8 @@ fn delta_of(world: &World, number: usize) -> FileName {
     FileName::Delta(world.expected[number].uuid)
 }
 
-/// Every finding is remembered, makes the status critical and keeps everything from expiring, until it is right
-/// again or confirmed; also one that is not about blocks.
+/// Every finding is remembered, makes the status critical and prevents all expiry, until the data is right again or
+/// somebody confirms it. This includes a finding that is not about blocks.
 #[test]
 fn a_finding_without_blocks_is_remembered() {
     use backy_lib::health::Level;
@@ -317,7 +317,7 @@ fn a_finding_without_blocks_is_remembered() {
             world.disk.tamper(digests, |digests| digests[4096 + 2 * 32] ^= 1);
         }),
         ("a header of another image", |world| {
-            // Version 2, and nothing of our tables: not ours to write to.
+            // Version 2, and nothing of our tables: backy must not write to it.
             world.disk.tamper(delta_of(world, 1), |delta| delta[..3 * BLOCK].fill(0x11));
         }),
         ("a missing delta", |world| {
@@ -371,7 +371,7 @@ fn a_finding_without_blocks_is_remembered() {
     }
 }
 
-/// Confirmed by somebody, a finding without blocks keeps nothing from expiring any more.
+/// Once somebody has confirmed it, a finding without blocks no longer prevents expiry.
 #[test]
 fn a_confirmed_finding_lets_revisions_expire() {
     let world = all_kinds();
@@ -390,7 +390,7 @@ fn a_confirmed_finding_lets_revisions_expire() {
     world::maintain(&world.disk, Some(1)).expect("what was confirmed may go");
 }
 
-/// What is behind the end of an image that is right is cut off, and stays when anything before it is not.
+/// What is behind the end of an intact image is cut off. It stays when anything before it is damaged.
 #[test]
 fn bytes_behind_a_wrong_image_are_kept() {
     let world = all_kinds();

@@ -70,7 +70,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Runs `operation` on copies of `world` with every fault at every call, and hands each outcome to `check`.
+/// Runs `operation` on copies of `world` with every fault at every call, and passes each outcome to `check`.
 pub(crate) fn sweep(
     world: &World,
     operation: impl Fn(&SimStorage) -> Result<()>,
@@ -100,7 +100,7 @@ pub(crate) fn sweep_with(
             if fault != Fault::Crash {
                 check(&place, on(broken.disk.fork()), copy(&result));
             }
-            // A crash some time after an error is no excuse either; two of its aftermaths will do.
+            // A crash some time after an error is no excuse either. Two of its aftermaths suffice.
             let mut aftermaths = aftermaths(at);
             aftermaths.rotate_left(at as usize % 6);
             let all = aftermaths_of_a_crash;
@@ -108,7 +108,7 @@ pub(crate) fn sweep_with(
             let mut seen = Vec::new();
             for &unsynced in aftermaths.iter().take(taken) {
                 let crashed = broken.disk.crash(unsynced);
-                // Where little is unsynced, several choices leave the very same disk: checking it once is enough.
+                // Where little is unsynced, several choices leave the same disk. Checking it once is enough.
                 let left = visible(&crashed);
                 if !seen.contains(&left) {
                     seen.push(left);
@@ -120,7 +120,7 @@ pub(crate) fn sweep_with(
     calls
 }
 
-/// All that a program can find out about a disk: names, contents, and which files they are of.
+/// All that a program can find out about a disk: names, contents, and which files they belong to.
 fn visible(disk: &SimStorage) -> Vec<(FileName, Vec<u8>, Option<Stamp>)> {
     // Looking counts as a call of the disk.
     let disk = disk.fork();
@@ -136,7 +136,7 @@ fn copy(result: &Result<()>) -> Result<()> {
     }
 }
 
-/// All is well before recovery; the next backup works and leaves nothing over.
+/// All is well before recovery. The next backup works and leaves nothing behind.
 fn check_backup(place: &str, mut world: World, result: Result<()>, new: &[u8], later: &[u8]) {
     let committed = world
         .check_committed(Some(new))
@@ -210,7 +210,7 @@ fn recovery() {
     }
 }
 
-/// `init` that fails at any call leaves nothing that keeps the next `init` and the first backup from working.
+/// `init` that fails at any call leaves nothing that prevents the next `init` and the first backup.
 #[test]
 fn init() {
     let world = World { disk: SimStorage::new(false), expected: Vec::new() };
@@ -232,15 +232,15 @@ fn init() {
     });
 }
 
-/// A restore during which reading the archive fails gives an error or the right bytes, and leaves the archive
-/// alone. One that keeps going gives the right bytes and zeros where it says so.
+/// A restore during which reading the archive fails returns an error or the right bytes, and leaves the archive
+/// alone. One that keeps going writes the right bytes, and zeros where it says so.
 #[test]
 fn restore() {
     for (name, before, new, _) in scenarios() {
         let mut states = before;
         states.push(new);
         let world = World::with_backups(false, &states);
-        // The removal of what the last backup left over need not be durable.
+        // The removal of what the last backup left behind need not be durable.
         let world = World { disk: world.disk.crash(Unsynced::Kept), ..world };
         let files = world.disk.files();
         for number in 0..states.len() {
@@ -271,8 +271,8 @@ fn restore() {
     }
 }
 
-/// A source that fails at any call, for once or from then on, or changes its size while it is read, leaves the
-/// archive as it was, and the error says what was tried with it.
+/// A source that fails at any call, once or from then on, or changes its size during the backup, leaves the archive
+/// as it was. The error says what backy tried to do with it.
 #[test]
 fn source_errors() {
     for (clones, update) in world::UPDATES {
@@ -306,7 +306,8 @@ fn source_errors() {
                 assert!(error.to_string().contains("/memory: "), "{name} {case}: {error}");
                 let mut after = broken.disk.files();
                 after.retain(|name, _| is_compared(name));
-                // The manifest was written twice, and says what was going to be made; nothing else may differ.
+                // The manifest was written twice, and says which revision was about to be made. Nothing else may
+                // differ.
                 let now = world::open(&broken.disk).expect("open");
                 assert!(now.revisions() == revisions && now.manifest().in_progress.is_none());
                 let differs: Vec<_> = files
@@ -348,8 +349,8 @@ fn qemu_at_every_crash_point() {
                 let mut crashed = World { disk: broken.disk.crash(unsynced), ..world.clone() };
                 let committed = crashed.check_committed(Some(&new)).expect(&place);
                 qemu::write_out(&crashed.disk, folder.path());
-                // The newest one is in between while it is updated in place: only its overlay, if any, is
-                // right. Committed, it may be longer than it will be.
+                // An update in place leaves the newest one half written: only its overlay, if any, is right. Once
+                // committed, it may be longer than it will be.
                 let archive = world::open(&crashed.disk).expect(&place);
                 let skip = usize::from(!committed || archive.manifest().in_progress.is_some());
                 qemu::check(folder.path(), &crashed.expected, skip, false)

@@ -1,5 +1,5 @@
-//! What backy says of itself is what has happened: progress, the plan, the history, alarms and findings. Other
-//! tests ask whether the bytes are right; these, whether the words and the figures are.
+//! backy's reports match what has happened: progress, the plan, the history, alarms and findings. Other tests check
+//! the bytes; these check the words and the figures.
 
 mod alarms;
 mod history;
@@ -25,7 +25,7 @@ use backy_tests::world::{self, World, noise};
 pub(crate) const BLOCK: usize = 4096;
 
 /// States with holes at their beginnings, in the middle and at the end, of different lengths that are no whole
-/// blocks; several times as long as what is done at a time.
+/// blocks, and several times as long as one batch.
 pub(crate) fn holey(count: u64) -> Vec<Vec<u8>> {
     let state = |number: u64| {
         let mut state = noise(number, (900 + 40 * (number as usize % 3)) * BLOCK + 77);
@@ -40,7 +40,7 @@ pub(crate) fn holey(count: u64) -> Vec<Vec<u8>> {
     (0..count).map(state).collect()
 }
 
-/// Keeps the counters of every phase that is announced.
+/// Records the counters of every phase that is announced.
 #[derive(Default)]
 struct Watching {
     phases: Mutex<Vec<(Phase, Arc<Counters>)>>,
@@ -64,7 +64,7 @@ fn ended(phase: Phase, counters: &Counters) {
 }
 
 impl Watching {
-    /// That all phases have ended where they should; the names and totals.
+    /// Checks that all phases have ended where they should. Returns the names and totals.
     fn finish(self) -> Vec<(Phase, u64)> {
         let phases = self.phases.into_inner().expect("no panic before");
         phases.iter().for_each(|(phase, counters)| ended(*phase, counters));
@@ -84,12 +84,12 @@ pub(crate) fn writer(disk: &SimStorage) -> ArchiveWriter {
     ArchiveWriter::open(archive, "a test", &Silent).expect("the lock")
 }
 
-/// The progress of each verb that reads goes up to the size of what it works on, and stops there.
+/// The progress of each verb that reads rises to the size of its input, and stops there.
 #[test]
 fn progress_of_reading_verbs_ends_at_its_total() {
     let states = holey(3);
     let world = World::with_backups(false, &states);
-    // An export looks at the folder itself.
+    // An export opens the folder itself.
     let temp = tempfile::tempdir().expect("a temporary folder");
     let folder = temp.path().join("archive");
     std::fs::create_dir(&folder).expect("make a folder");
@@ -150,7 +150,7 @@ fn progress_of_reading_verbs_ends_at_its_total() {
     assert_eq!(found, [(Phase::SaveTarget, states[0].len() as u64)]);
 }
 
-/// The same of the verbs that write.
+/// The same for the verbs that write.
 #[test]
 fn progress_of_writing_verbs_ends_at_its_total() {
     let states = holey(4);

@@ -11,7 +11,7 @@ use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
 
-/// States of which each changes three quarters, not always the same ones.
+/// States that each change three quarters of the blocks, not always the same ones.
 fn states(seed: u64, count: usize) -> Vec<Vec<u8>> {
     let mut state = noise(seed, 4 * MIB);
     let mut change = |number: usize| {
@@ -32,7 +32,7 @@ fn slowed(command: Command, log: &Path) -> Command {
     }
 }
 
-/// Runs `look` again and again until `done`. Says how often.
+/// Runs `look` again and again until `done`. Returns how often.
 fn until(done: &AtomicBool, mut look: impl FnMut()) -> u32 {
     let mut count = 0;
     while !done.load(Relaxed) {
@@ -42,7 +42,7 @@ fn until(done: &AtomicBool, mut look: impl FnMut()) -> u32 {
     count
 }
 
-/// Sets a flag at its end, also when that is a panic, for which the others would wait for ever.
+/// Sets a flag at its end, also by a panic, for otherwise the others would wait forever.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -51,7 +51,7 @@ impl Drop for Done<'_> {
     }
 }
 
-/// Backups, removals and maintenance that leave pinned revisions alone but for their neighbours.
+/// Backups, removals and maintenance that spare pinned revisions but not their neighbours.
 fn keep_busy(site: &mut Site, states: &[Vec<u8>], log: &Path) {
     for pair in states.chunks(2) {
         for state in pair {
@@ -66,7 +66,7 @@ fn keep_busy(site: &mut Site, states: &[Vec<u8>], log: &Path) {
     }
 }
 
-/// A restore gets the bytes of its revision while others around it are made, merged away and deleted; a scrub that
+/// A restore gets the bytes of its revision while others around it are made, merged away and deleted. A scrub that
 /// changes nothing finds nothing, and the status is available at any time.
 fn restore_gets_its_own_bytes_during_maintenance(place: &Path) {
     let states = states(200, 14);
@@ -75,7 +75,7 @@ fn restore_gets_its_own_bytes_during_maintenance(place: &Path) {
     for revision in &kept {
         works(&mut site.backy(&["tag", &revision.uuid.to_string(), "+keep"]));
     }
-    // In this order the last two stay. It matters at the end only, when those between have gone.
+    // In this order the last two stay. It matters at the end only, when those between are deleted.
     site.expected.swap(4, 3);
     let folder = site.folder.clone();
     let reader = |args: &[&str]| works(&mut crate::site::backy(&folder, args));
@@ -108,7 +108,7 @@ fn restore_gets_its_own_bytes_during_maintenance(place: &Path) {
 }
 both_ways!(restore_gets_its_own_bytes_during_maintenance(place));
 
-/// A second maintainer, a removal and a scrub fail at once and name who is at work, who does not notice.
+/// A second maintainer, a removal and a scrub fail at once and name the one at work, who does not notice.
 #[test]
 fn two_maintainers_at_once() {
     if !strace::available() {

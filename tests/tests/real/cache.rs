@@ -1,5 +1,5 @@
-//! The page cache belongs to those who work with their data: what a backup, a scrub and a restore read or write
-//! from one end to the other leaves it as it was.
+//! The page cache belongs to the programs that work with their data: a backup, a scrub or a restore that reads or
+//! writes everything leaves it as it was.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::disks::Disk;
 use crate::site::{Site, noise, run, text, works};
 
 const BYTES: usize = 48 << 20;
-/// Pages that two threads were at when they should have gone, and what was read ahead.
+/// Pages that two threads were using when they should have been dropped, and readahead.
 const SLACK_BYTES: u64 = BYTES as u64 / 4;
 
 /// Bytes of a file that are in the page cache.
@@ -31,7 +31,7 @@ fn drop_cache(path: &Path) {
     assert_eq!(cached_bytes(path), 0, "{}", path.display());
 }
 
-/// Whether the kernel reads without leaving anything in the cache. Says `SKIPPED` when not.
+/// Whether the kernel can read without leaving anything in the cache. Prints `SKIPPED` when not.
 fn kernel_can(path: &Path) -> bool {
     let file = File::open(path).expect("open it");
     let mut byte = [0];
@@ -43,7 +43,7 @@ fn kernel_can(path: &Path) -> bool {
     can.is_ok()
 }
 
-/// What was not in the cache before is not there afterwards, and what was is.
+/// What was not in the cache before is not there afterwards, and what was still is.
 #[test]
 fn sequential_reading_leaves_the_page_cache_alone() {
     for kind in ["ext4", "xfs"] {

@@ -1,7 +1,7 @@
 //! Every command with each of its system calls failing in turn: no space at a write, an error of the disk at a
 //! read, a write or a sync. Backups have their own tests, in `kill.rs`.
 //!
-//! The first calls are tried, and later ones more and more sparsely; `make torture` tries every one.
+//! The tests try the first calls, and later ones more and more sparsely; `make torture` tries every one.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ const SIZES: [usize; 5] = [
     5 * BLOCK_BYTES + 1,
 ];
 
-/// What a full disk makes of the calls that may need room.
+/// What a full disk does to the calls that may need space.
 const NO_SPACE: [(&str, &str); 4] = [
     ("pwrite64", "error=ENOSPC"),
     ("openat", "error=ENOSPC"),
@@ -34,7 +34,7 @@ const NO_SPACE: [(&str, &str); 4] = [
     ("renameat", "error=ENOSPC"),
 ];
 
-/// What a broken disk makes of the others.
+/// What a broken disk does to the others.
 const BROKEN: [(&str, &str); 9] = [
     ("pread64", "error=EIO"),
     ("preadv2", "error=EIO"),
@@ -47,7 +47,7 @@ const BROKEN: [(&str, &str); 9] = [
     ("getdents64", "error=EIO"),
 ];
 
-/// The numbers of the calls that are tried; the first ones of `openat` are the loader's.
+/// The numbers of the calls that are tried. The first ones of `openat` are the loader's.
 fn numbers(call: &str) -> impl Iterator<Item = u32> {
     let step = |n: &u32| Some(if every_call() { n + 1 } else { n * 2 + 1 });
     let first = if call == "openat" { 4 } else { 1 };
@@ -69,13 +69,13 @@ struct Trial<'a> {
     place: &'a Path,
     base: &'a Site,
     args: &'a [&'a str],
-    /// Numbers of revisions that the command may remove.
+    /// Numbers of revisions that the command may delete.
     may_go: &'a [usize],
 }
 
 impl Trial<'_> {
-    /// Makes each of the calls fail once, and once from then on. Hands out the archive and what came of the
-    /// command, which is success, or exit status 1 and a line that names a file.
+    /// Makes each of the calls fail once, and once from then on. Passes on the archive and the result of the command,
+    /// which is success, or exit status 1 and a line that names a file.
     fn at_each(
         &self,
         calls: &[(&str, &str)],
@@ -109,8 +109,8 @@ impl Trial<'_> {
         tried
     }
 
-    /// The same for a command that changes the archive. After each: every revision that has not gone reads right before
-    /// anything is repaired, and the same command and a backup work.
+    /// The same for a command that changes the archive. After each: every revision that is still there reads right
+    /// before any repair, and the same command and a backup work.
     fn loses_nothing(&self, calls: &[(&str, &str)], lasting: bool) -> u32 {
         let next = noise(950, 5 * BLOCK_BYTES + 7);
         self.at_each(calls, lasting, |site, outcome| {
@@ -126,8 +126,8 @@ impl Trial<'_> {
     }
 }
 
-/// Success, or exit status 1 with a last line that says which file. A program that the loader cannot start is
-/// no matter.
+/// Success, or exit status 1 with a last line that says which file. A program that the loader cannot start does not
+/// matter.
 fn judge(outcome: &Injected, place: &Path) {
     let output = &outcome.output;
     if output.status.success() || is_not_loaded(outcome) {
@@ -167,10 +167,10 @@ fn roll_back_survives_any_failing_call() {
     trial(&[0], &["rm", "0"], 952);
 }
 
-/// Maintenance that lets several go.
+/// Maintenance that expires several revisions.
 #[test]
 fn maintenance_survives_any_failing_call() {
-    // The source has shrunk, which keeps everything until somebody has confirmed it.
+    // The source has shrunk, which prevents expiry until somebody has confirmed it.
     trial(&[2, 3, 4], &["maintenance", "-k", "2", "--confirm"], 953);
 }
 
@@ -180,7 +180,7 @@ fn tag_survives_any_failing_call() {
     trial(&[], &["tag", "1", "+x"], 954);
 }
 
-/// A scrub without anything to mend records what it has read, or does not.
+/// A scrub with nothing to repair records what it has read, or does not.
 #[test]
 fn scrub_survives_any_failing_call() {
     trial(&[], &["scrub"], 955);
@@ -195,7 +195,7 @@ fn readers_survive_any_failing_call() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let base = Site::with_backups(temp.path(), &states(956, &SIZES));
     let before = base.contents();
-    // The last number is that of a revision whose bytes come out, if any do.
+    // The last number is that of a revision whose bytes are written, if any are.
     for (args, number) in [
         (&["restore", "-r", "0", "-"][..], Some(0)),
         (&["restore", "-r", "3", "{}"], Some(3)),
@@ -215,7 +215,7 @@ fn readers_survive_any_failing_call() {
                 .filter(|name| name != "archive" && name != "strace.log" && name != "target")
                 .collect();
             if !outcome.output.status.success() {
-                // What could not be removed is not removed.
+                // What could not be deleted is still there.
                 assert!(left.is_empty() || words(&outcome.output).contains("unlink"), "{left:?}");
                 return;
             }
@@ -231,7 +231,7 @@ fn readers_survive_any_failing_call() {
     }
 }
 
-/// A restore onto a file that holds something else: after an error it can be run again, and is right then.
+/// A restore onto a file with other content: after an error it can run again, and is right then.
 #[test]
 fn a_restore_whose_target_fails() {
     if !strace::available() {
@@ -278,8 +278,8 @@ fn a_restore_whose_target_fails() {
     site.check_at_rest();
 }
 
-/// A new image and a new target are written past the page cache, by calls of their own. When one fails there is
-/// no revision, or no target, and the next attempt works; later ones are made only where the file system can.
+/// A new image and a new target are written past the page cache, by calls of their own. When one fails there is no
+/// revision, or no target, and the next attempt works. Later ones are made only where the file system supports it.
 #[test]
 fn first_backup_and_restore_survive_any_failing_write() {
     if !strace::available() {
@@ -315,8 +315,8 @@ fn first_backup_and_restore_survive_any_failing_write() {
     }
 }
 
-/// A source that cannot be read at some place: the error names it and the place, the archive is as it was, and
-/// the next backup works.
+/// A source that cannot be read at some place: the error names it and the place, the archive is as it was, and the
+/// next backup works.
 #[test]
 fn a_source_that_cannot_be_read() {
     if !strace::available() {
@@ -330,7 +330,7 @@ fn a_source_that_cannot_be_read() {
     let named = format!("source {source}: cannot read ");
     let mut places = 0;
     for number in numbers("pread64") {
-        // Only the reads of the source: strace counts those of each thread by itself.
+        // Only the reads of the source: strace counts the calls of each thread separately.
         let log = temp.path().join("strace.log");
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-P", &source, "-o"]).arg(&log);
@@ -357,8 +357,8 @@ fn a_source_that_cannot_be_read() {
     site.check_at_rest();
 }
 
-/// An import whose old archive cannot be read, or whose disk fails: what has come over is right, nothing else
-/// is there, the old archive is as it was, and another import does the rest.
+/// An import whose old archive cannot be read, or whose disk fails: what it has imported is right, nothing else is
+/// there, the old archive is as it was, and another import does the rest.
 #[test]
 fn import_survives_any_failing_call() {
     if !strace::available() {
@@ -389,7 +389,7 @@ fn import_survives_any_failing_call() {
                 old.revisions.iter().for_each(|(uuid, bytes)| site.push(uuid, bytes));
                 site.check_at_rest_here();
             }
-            // What had been left out would have to come before what has come over.
+            // What was left out would have to come before what has been imported.
             assert!(again.status.success() || outcome.happened, "{}", words(&again));
             assert!(contents(&old.folder) == before, "the old archive was changed");
             drop(told);
@@ -403,7 +403,7 @@ fn import_survives_any_failing_call() {
     assert!(tried > 15, "only {tried} calls have failed");
 }
 
-/// What has come over is right, or it was said that something of it is lost.
+/// What was imported is right, or the import reported that a part of it is lost.
 fn check_imported(site: &Site, old: &OldArchive, outcome: &Injected) {
     let archive = Archive::open(&site.folder).expect("open the archive");
     let said = words(&outcome.output);
@@ -419,7 +419,7 @@ fn check_imported(site: &Site, old: &OldArchive, outcome: &Injected) {
     assert!(all || !outcome.output.status.success(), "told that it worked");
 }
 
-/// A manifest that is made anew, or a folder that becomes an archive, while a call fails: the next time it works.
+/// A manifest that is rebuilt, or a folder that becomes an archive, while a call fails: the next attempt works.
 #[test]
 fn rebuild_and_init_survive_any_failing_call() {
     if !strace::available() {

@@ -43,8 +43,8 @@ fn on_btrfs_backups_are_made_on_clones() {
     backups_use_clones("btrfs");
 }
 
-/// Who holds `last.raw` open, such as `dd` or a virtual machine, reads the old revision to its end, however
-/// many backups are made meanwhile.
+/// A program that holds `last.raw` open, such as `dd` or a virtual machine, reads the old revision to its end,
+/// however many backups are made meanwhile.
 #[test]
 fn whoever_has_last_raw_open_reads_the_old_bytes() {
     for kind in ["xfs", "btrfs"] {
@@ -62,8 +62,8 @@ fn whoever_has_last_raw_open_reads_the_old_bytes() {
     }
 }
 
-/// A backup on btrfs that is killed when half of the clone is written, or just before or after it takes the image's
-/// place, loses nothing, and the next one works.
+/// A backup on btrfs that is killed when half of the clone is written, or just before or after the clone replaces the
+/// image, loses nothing, and the next one works.
 #[test]
 fn a_backup_on_btrfs_killed_in_the_middle() {
     let Some(disk) = disk("btrfs") else { return };
@@ -88,7 +88,7 @@ fn a_backup_on_btrfs_killed_in_the_middle() {
     }
 }
 
-/// A file system with clones that becomes full during a backup: an error, nothing lost, no clone left over.
+/// A file system with clones that becomes full during a backup: an error, nothing lost, no clone left behind.
 #[test]
 fn a_full_disk_with_clones() {
     let Some(disk) = disk("xfs") else { return };

@@ -1,5 +1,5 @@
-//! The simulated disk against real ones: the same calls in the same order have the same results. What the other
-//! tests conclude from the simulation holds as far as this does.
+//! The simulated disk against real ones: the same calls in the same order have the same results. What the other tests
+//! conclude from the simulation holds as far as this does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ const CALLS: usize = 250;
 /// No file becomes longer; a few pages, so that calls meet each other.
 const LIMIT_BYTES: u64 = 40 << 10;
 
-/// A call, with all that it is given.
+/// A call, with all its arguments.
 #[derive(Debug, Clone)]
 enum Call {
     Open(FileName, Access),
@@ -54,14 +54,14 @@ enum Call {
     Close(usize),
 }
 
-/// A folder and what somebody has open of it.
+/// A folder and the files in it that are open.
 struct Hand<'a> {
     storage: &'a dyn Storage,
     files: Vec<Option<Box<dyn StorageFile>>>,
     lock: Option<Box<dyn StorageLock>>,
 }
 
-/// What there is of a call's result that has to be the same.
+/// The part of a call's result that has to be the same.
 type Outcome = std::result::Result<String, ErrorKind>;
 
 impl Hand<'_> {
@@ -73,7 +73,7 @@ impl Hand<'_> {
         self.files[number].as_deref().expect("a file that is open")
     }
 
-    /// Makes a call. A file that it opens gets the next number; one that could not be opened leaves its number free.
+    /// Makes a call. A file that it opens gets the next number. One that could not be opened leaves its number free.
     fn make(&mut self, call: &Call) -> Outcome {
         let kind = |error: backy_lib::Error| error.kind();
         let unit = |done: Result<()>| done.map(|()| String::new()).map_err(kind);
@@ -106,7 +106,7 @@ impl Hand<'_> {
             }
             Call::Clone(from, to) => {
                 let made = self.storage.clone_file(from, to).map_err(kind)?;
-                // Where it can, the copy is taken; where it cannot, there is none.
+                // Where the copy is possible, it is used; where it is not, there is none.
                 let Some(copy) = made else { return Ok("no clones".to_owned()) };
                 let content = whole(&*copy).map_err(kind)?;
                 self.files.push(Some(copy));
@@ -152,7 +152,7 @@ impl Hand<'_> {
             Call::SetLen(file, len) => unit(self.file(file).set_len(len)),
             Call::Allocate(file, bytes) => unit(self.file(file).allocate(bytes)),
             Call::Punch(file, extent) => unit(self.file(file).punch_hole(extent)),
-            // More may be told to be data than there is; `check_data` sees to that.
+            // More may be reported as data than there is; `check_data` checks that.
             Call::NextData(file, offset) => {
                 self.check_data(file, offset);
                 Ok(String::new())
@@ -165,7 +165,7 @@ impl Hand<'_> {
         }
     }
 
-    /// Stretches of data from an offset on are in order, within the file, and have all bytes that are not zero.
+    /// Extents of data from an offset on are in order, within the file, and have all bytes that are not zero.
     fn check_data(&self, number: usize, offset: u64) {
         let file = self.file(number);
         let content = whole(file).expect("read a file");
@@ -205,7 +205,7 @@ fn names() -> Vec<FileName> {
     ]
 }
 
-/// The next call. `open`: the numbers of the files that are open, and whether they may be written to.
+/// The next call. `open`: the numbers of the open files, and whether they are writable.
 fn next_call(random: &mut Random, open: &BTreeMap<usize, bool>, locked: bool) -> Call {
     let names = names();
     let mut name = || names[random.below(names.len() as u64) as usize];
@@ -217,7 +217,7 @@ fn next_call(random: &mut Random, open: &BTreeMap<usize, bool>, locked: bool) ->
         return match random.below(12) {
             0..=2 => Call::Create(one),
             3 => Call::Open(one, Access::Read),
-            // Who writes to it twice at once is refused on a real disk, by the image locks.
+            // On a real disk, image locks refuse a second writer of the same file.
             4 if one != FileName::IMAGE => Call::Open(one, Access::Write),
             5 if one != other => Call::Clone(one, other),
             6 if one != other => Call::Rename(one, other),
@@ -236,7 +236,7 @@ fn next_call(random: &mut Random, open: &BTreeMap<usize, bool>, locked: bool) ->
     };
     let offset = random.below(LIMIT_BYTES);
     let len = random.below(2 + (LIMIT_BYTES - offset).min(13_000));
-    // The real one asks for permission; nobody writes to what he opened for reading.
+    // The real one checks for permission. Nobody writes to a file that he opened for reading.
     match random.below(if writable { 14 } else { 6 }) {
         0 | 1 => Call::Read(file, offset, len as usize),
         2 => Call::NextData(file, offset),
@@ -252,7 +252,7 @@ fn next_call(random: &mut Random, open: &BTreeMap<usize, bool>, locked: bool) ->
     }
 }
 
-/// One life of a folder in both. `may_lack`: calls that a file system need not be able to do.
+/// One life of a folder in both. `may_lack`: calls that a file system need not support.
 fn live(seed: u64, folder: &Path, clones: bool, may_lack: fn(&Call) -> bool) {
     let real = DirStorage::open(folder).expect("open a folder");
     let simulated = SimStorage::new(clones);
@@ -263,8 +263,7 @@ fn live(seed: u64, folder: &Path, clones: bool, may_lack: fn(&Call) -> bool) {
     for _ in 0..CALLS {
         let call = next_call(&mut random, &open, simulated.lock.is_some());
         made.push(format!("{call:?}").chars().take(120).collect());
-        // Whether somebody else has the lock cannot be told from the inode number alone, which is what the
-        // real one asks for.
+        // The inode number alone, which the real one checks, does not show whether somebody else has the lock.
         let nobody = matches!(call, Call::LockHolder) && simulated.lock.is_none();
         if may_lack(&call) || nobody {
             continue;
@@ -304,8 +303,8 @@ fn can_all(_: &Call) -> bool {
     false
 }
 
-/// Every call of a file works behind 4 GiB, past the page cache and through it, and leaves what is 4 GiB before
-/// as it is.
+/// Every call of a file works behind 4 GiB, past the page cache and through it, and leaves what is 4 GiB before as it
+/// is.
 #[test]
 fn a_file_may_be_longer_than_4_gib() {
     backy_tests::canary::plant();
@@ -348,7 +347,7 @@ fn a_file_may_be_longer_than_4_gib() {
 #[test]
 fn a_temporary_folder_behaves_like_the_simulation() {
     let temp = tempfile::tempdir().expect("a temporary folder");
-    // Whatever is there may be able to clone or not.
+    // The file system there may or may not be able to clone.
     lives(temp.path(), 0..60, false, |call| matches!(call, Call::Clone(..)));
 }
 
@@ -377,7 +376,7 @@ fn file_systems_with_clones_behave_like_the_simulation() {
     }
 }
 
-/// On a file system that can less, and that does only a part of what it is asked to.
+/// On a file system that supports less, and that does only a part of each request.
 #[test]
 fn limited_file_systems_behave_like_the_simulation() {
     let lacks = |call: &Call| matches!(call, Call::Allocate(..));

@@ -1,4 +1,4 @@
-//! What things cost, beside that they are right: room on the disk, and what is written to it.
+//! Costs, apart from correctness: space on the disk, and writes to it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,7 +14,7 @@ use crate::strace;
 use crate::ways::both_ways;
 
 const MIB: usize = 1 << 20;
-/// What a file system may need besides, for its own tables.
+/// What a file system may need in addition, for its own tables.
 const SLACK_BYTES: u64 = 256 << 10;
 /// Far more than that.
 const PIECE_BYTES: usize = 20 * BLOCK_BYTES;
@@ -23,7 +23,7 @@ fn allocated(path: &Path) -> u64 {
     fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).blocks() * 512
 }
 
-/// Text-like bytes of which a better compression makes less: words, in an order without rule.
+/// Text-like bytes that a better compression makes smaller: words, in random order.
 fn prose(seed: u64, len: usize) -> Vec<u8> {
     let words: Vec<Vec<u8>> = (0..300).map(|word| noise(word, 3 + word as usize % 9)).collect();
     let order = noise(seed, len);
@@ -72,7 +72,7 @@ fn zeros_take_no_space(place: &Path) {
     state.check("a new target", &target);
     check("a new target", &target, most);
 
-    // What was there and is to be zero is given back.
+    // Old data that has to become zero is freed.
     fs::write(&target, noise(9, 26 * MIB)).expect("write the target");
     works(&mut site.backy(&["restore", "--force", text(&target)]));
     state.check("an old target", &target);
@@ -82,7 +82,7 @@ fn zeros_take_no_space(place: &Path) {
     works(&mut site.backy(&["export", text(&exported)]));
     check("an export", &exported, most);
 
-    // Data that became zero leaves the image and is in the delta; what became data was nothing and is no data there.
+    // Data that became zero leaves the image and is in the delta. What became data was nothing and is no data there.
     let mut next = state.clone();
     next.clear(3 * BLOCK_BYTES as u64);
     next.put(5, 9 * MIB as u64, 2 * BLOCK_BYTES);
@@ -108,7 +108,8 @@ fn zeros_take_no_space_on_ext4() {
     zeros_take_no_space(disk.path());
 }
 
-/// Old blocks and exports are compressed, by the level that the config or the command says: a higher one makes less.
+/// Old blocks and exports are compressed, at the level of the config or the command: a higher level makes them
+/// smaller.
 #[test]
 fn the_level_of_compression_counts() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -156,7 +157,7 @@ fn written_to(command: &Command, name: &str, place: &Path) -> u64 {
     written.sum()
 }
 
-/// Only blocks that differ are written: to the image, in place and on a clone, and to a target that is there.
+/// Only blocks that differ are written: to the image, in place and on a clone, and to an existing target.
 #[test]
 fn restore_and_backup_write_only_what_differs() {
     if !strace::available() {

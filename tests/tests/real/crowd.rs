@@ -13,7 +13,7 @@ const ROUNDS: usize = 8;
 /// What maintenance keeps.
 const KEEP: usize = 4;
 
-/// It worked without a word, or found the archive in use and said by whom.
+/// It worked silently, or found the archive in use and named the user.
 fn worked(output: &Output) -> bool {
     if !output.status.success() {
         failed(output);
@@ -22,8 +22,8 @@ fn worked(output: &Output) -> bool {
     output.status.success()
 }
 
-/// Starts two backups of the source, which holds `state`, and maintenance at once. Takes note of what has
-/// become of it; how many of the three have worked.
+/// Starts two backups of the source, which holds `state`, and maintenance at once. Records the result, and returns
+/// how many of the three have worked.
 fn all_at_once(site: &mut Site, state: &[u8]) -> usize {
     site.write_source(state);
     let keep = KEEP.to_string();
@@ -42,7 +42,7 @@ fn all_at_once(site: &mut Site, state: &[u8]) -> usize {
     let known = |uuid: &&String| site.expected.iter().any(|e| e.uuid.to_string() == **uuid);
     let new = committed.iter().take_while(|uuid| !known(uuid)).count();
     assert_eq!(new, made, "{worked:?}: {committed:?}");
-    // All that are left are those that maintenance has to leave: it came before, between or after the backups.
+    // Only those are left that maintenance has to keep: it ran before, between or after the backups.
     let left = committed.len() - new;
     assert!(left + new >= KEEP.min(site.expected.len()), "{worked:?}: {committed:?}");
     assert!(worked[1] || left == site.expected.len(), "{worked:?}: {committed:?}");

@@ -1,5 +1,5 @@
-//! How many files are open at a time: few, whatever the length of the chain, and enough to go on reading what has been
-//! deleted meanwhile.
+//! How many files are open at a time: few, whatever the length of the chain, and enough to continue reading what has
+//! been deleted meanwhile.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use crate::site::{backy, noise, run, text, words, works};
 const LONG: usize = 1000;
 const OPEN_FILES: usize = 256;
 
-/// What a process may have open of chains, and of each reader besides: the folder, the image and the manifest.
+/// How many files a process may have open for chains, and for each reader in addition: the folder, the image and the
+/// manifest.
 const OF_CHAINS: usize = 48;
 const OF_A_READER: usize = 3;
 
@@ -35,7 +36,7 @@ fn place() -> tempfile::TempDir {
     place.expect("a temporary folder")
 }
 
-/// An archive of very many revisions of a few blocks, and all that the source ever was, newest first.
+/// An archive of very many revisions of a few blocks, and all states of the source, newest first.
 fn long_chain(folder: &Path, revisions: usize) -> Vec<Vec<u8>> {
     let block = BlockSize::MIN.len();
     let mut state = noise(1, 40 * block);
@@ -110,7 +111,7 @@ fn a_process_with_few_files_does_everything_with_a_long_chain() {
     }
     works(&mut few(&["rm", "first"]));
     assert!(works(&mut few(&["restore", "-r", "first", "-"])) == states[LONG - 2]);
-    // Rebuilding tries what follows what, which takes long for a thousand.
+    // Rebuilding tries which revision follows which, which takes long for a thousand.
     works(&mut few(&["maintenance", "--keep", "140"]));
     fs::remove_file(folder.join("manifest.json")).expect("lose the manifest");
     works(&mut few(&["scrub", "--rebuild"]));
@@ -151,8 +152,8 @@ fn many_readers_of_a_long_chain_share_few_descriptors() {
     assert!(open_in(&folder) == 0, "{} stay open", open_in(&folder));
 }
 
-/// Revisions of a long chain that are open stay readable when they, and hundreds beside them, are deleted at one
-/// stroke, though hardly any of their files was open.
+/// Open revisions of a long chain stay readable when they, and hundreds beside them, are deleted at once, though
+/// hardly any of their files was open.
 #[test]
 fn open_revisions_of_a_long_chain_stay_readable_when_they_are_deleted() {
     const REVISIONS: usize = 300;
@@ -169,7 +170,7 @@ fn open_revisions_of_a_long_chain_stay_readable_when_they_are_deleted() {
     for (number, reader) in numbers.into_iter().zip(&readers) {
         assert!(whole(reader) == states[number], "wrong bytes of revision {number}");
     }
-    // What replaces the image, and another backup, changes nothing of that.
+    // A replaced image, and another backup, do not change that.
     let options = BackupOptions { force: true, ..BackupOptions::default() };
     let next = noise(9, states[0].len());
     writer.backup(&MemorySource::new(&next), &options, &SystemClock, &Silent).expect("a backup");
@@ -179,7 +180,7 @@ fn open_revisions_of_a_long_chain_stay_readable_when_they_are_deleted() {
 }
 
 /// An import that may not open another file is an error that names the limit: no file of the old archive counts as
-/// missing or bad, and the next import brings all of it over.
+/// missing or bad, and the next import imports all of it.
 #[test]
 fn an_import_with_too_few_files_gives_up_nothing() {
     const REVISIONS: usize = 30;
@@ -204,7 +205,7 @@ fn an_import_with_too_few_files_gives_up_nothing() {
     for limit in [8, 12, 16, 20, 24, 28, 32] {
         let output = run(&mut import(limit));
         let said = words(&output);
-        // Where not even the program can be loaded, its loader says why.
+        // If not even the program can be loaded, its loader says why.
         if output.status.success() || output.status.code() == Some(127) {
             continue;
         }

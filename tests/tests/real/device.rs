@@ -66,7 +66,7 @@ fn a_block_device_that_grows_and_shrinks() {
     site.check_at_rest();
 }
 
-/// A block device that cannot be written to is as good a source, and no target.
+/// A block device that cannot be written to works as a source, and not as a target.
 #[test]
 fn a_read_only_block_device() {
     let Some(temp) = place() else { return };
@@ -98,8 +98,8 @@ fn a_restore_to_a_larger_blank_device() {
     assert!(found[state.len()..].iter().all(|&byte| byte == 0), "what is past its end");
 }
 
-/// A device that is not blank is refused without `--force`; with it, it holds the revision, and past its end
-/// what it held before. Also where blocks of the revision are zero, and the last one is not whole.
+/// A device that is not blank is refused without `--force`. With it, the device holds the revision, and past its end
+/// what it held before. This includes revisions with zero blocks and a last block that is not whole.
 #[test]
 fn a_restore_to_a_device_that_is_not_blank() {
     let Some(temp) = place() else { return };
@@ -123,7 +123,7 @@ fn a_restore_to_a_device_that_is_not_blank() {
     }
 }
 
-/// One byte other than zero, anywhere, is enough for a device not to be blank.
+/// One byte other than zero, anywhere, makes a device not blank.
 #[test]
 fn a_device_with_one_byte_on_it_is_not_blank() {
     let Some(temp) = place() else { return };
@@ -169,7 +169,7 @@ fn a_restore_to_a_device_in_use() {
     }
 }
 
-/// A source that shrinks while it is read is an error that says so, and the archive is as it was.
+/// A source that shrinks during the backup is an error that says so, and the archive is as it was.
 #[test]
 fn a_block_device_that_shrinks_while_it_is_read() {
     let Some(temp) = place() else { return };

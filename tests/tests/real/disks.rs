@@ -1,4 +1,4 @@
-//! Loop devices and small file systems, which go away with their value, whatever happens in the test.
+//! Loop devices and small file systems, which are removed with their value, whatever happens in the test.
 
 use std::fs;
 use std::fs::File;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::site::works;
 
-/// Whether loop devices can be made here. Says `SKIPPED` when not.
+/// Whether loop devices are possible here. Prints `SKIPPED` when not.
 pub(crate) fn loops_available() -> bool {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.as_file().set_len(1 << 20).expect("make it long enough");
@@ -41,12 +41,12 @@ impl LoopDevice {
         (output.status.success() && !path.is_empty()).then(|| LoopDevice { path: path.into() })
     }
 
-    /// Takes over the new length of the file.
+    /// Applies the new length of the file.
     pub(crate) fn resized(&self) {
         works(Command::new("losetup").arg("--set-capacity").arg(&self.path));
     }
 
-    /// Writes through the device, so that no cache has anything else.
+    /// Writes through the device, so that no cache has other content.
     pub(crate) fn write(&self, bytes: &[u8], offset: u64) {
         let device = File::options().write(true).open(&self.path).expect("open the loop device");
         device.write_all_at(bytes, offset).expect("write to the loop device");
@@ -61,7 +61,7 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        // A test that panics already must not abort; the device is busy at worst.
+        // A test that already panics must not abort. The device is busy at worst.
         let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
     }
 }
@@ -75,7 +75,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// A new file system of `bytes`. Says `SKIPPED` and gives nothing where that is impossible.
+    /// A new file system of `bytes`. Prints `SKIPPED` and returns nothing where that is impossible.
     pub(crate) fn make(kind: &str, bytes: u64) -> Option<Self> {
         if !loops_available() {
             return None;
@@ -87,7 +87,7 @@ impl Disk {
         let mut mkfs = Command::new(format!("mkfs.{kind}"));
         mkfs.arg("-q").arg(&image).stdout(Stdio::null()).stderr(Stdio::null());
         if kind == "ext4" {
-            // Nothing kept for root: full is full.
+            // No reserve for root: full is full.
             mkfs.args(["-m", "0"]);
         }
         if !mkfs.status().is_ok_and(|status| status.success()) {
@@ -124,7 +124,7 @@ impl Disk {
     pub(crate) fn fill(&self, left: u64) -> Ballast {
         let ballast = Ballast { path: self.mountpoint.join("ballast") };
         File::create(&ballast.path).expect("make the ballast");
-        // The file system keeps some room for its own tables, so that not all goes in one step.
+        // The file system keeps some space for its own tables, so one step does not fill it.
         let mut most = u64::MAX;
         while most >= 4096 {
             let free = self.free_bytes();
@@ -147,13 +147,13 @@ impl Drop for Disk {
             umount.args(options).arg(&self.mountpoint).stderr(Stdio::null()).status()
         };
         if !unmount(&[]).is_ok_and(|status| status.success()) {
-            // A test that panics already must not abort; lazily it goes when the last user has gone.
+            // A test that already panics must not abort. A lazy unmount completes when the last user has ended.
             let _ = unmount(&["--lazy"]);
         }
     }
 }
 
-/// A file that takes up room.
+/// A file that takes up space.
 pub(crate) struct Ballast {
     path: PathBuf,
 }
@@ -166,7 +166,7 @@ impl Ballast {
         fallocate.stderr(Stdio::null()).status().expect("run fallocate").success()
     }
 
-    /// Makes room.
+    /// Frees space.
     pub(crate) fn remove(self) {
         fs::remove_file(self.path).expect("remove the ballast");
     }

@@ -1,5 +1,4 @@
-//! What is outside the archive is durable when a command says that it worked: data first, then the name, then
-//! the folder of it.
+//! Output outside the archive is durable when a command reports success: data first, then the name, then its folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +9,11 @@ use crate::site::{Site, noise, text, works};
 use crate::strace;
 
 const MIB: usize = 1 << 20;
-/// All that changes what a file holds, what it is called, or makes that durable.
+/// All calls that change what a file holds or its name, or make that durable.
 const CALLS: &str = "trace=write,pwrite64,pwritev,pwritev2,ftruncate,fallocate,copy_file_range,\
                      fsync,fdatasync,sync_file_range,syncfs,rename,renameat,renameat2,link,linkat";
 
-/// A system call, by the file that it is about.
+/// A system call, by the file that it concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Call {
     /// Changes the content of an open file.
@@ -54,11 +53,11 @@ fn call(line: &str) -> Option<Call> {
     }
 }
 
-/// Checks what a command does to the files in a folder outside the archive: each is synced after its last
-/// change, and before anything gets a name; and the folder is synced after the last name.
+/// Checks what a command does to the files in a folder outside the archive: each is synced after its last change, and
+/// before anything gets a name. The folder is synced after the last name.
 fn is_durable(what: &str, command: &Command, place: &Path, out: &Path) {
     let calls = calls(command, place);
-    // What is in the lock is for people, and goes again.
+    // The content of the lock is for people, and is deleted again.
     let within = |path: &String| Path::new(path).starts_with(out) && !path.ends_with("/lock");
     let mut changed: BTreeMap<&String, usize> = BTreeMap::new();
     let mut named = None;
@@ -89,13 +88,13 @@ fn is_durable(what: &str, command: &Command, place: &Path, out: &Path) {
     assert!(touched, "{what}: nothing was written there: {calls:?}");
 }
 
-/// A name that was given relative to an open folder is one of those that are there now.
+/// A name relative to an open folder is one of those that exist now.
 fn is_in(folder: &Path, name: &Path) -> bool {
     folder.join(name).exists()
 }
 
-/// A new target and one that is there, an export, an undo archive and a textfile are durable, with their names,
-/// before the command ends.
+/// A new target and an existing one, an export, an undo archive and a textfile are durable, with their names, before
+/// the command ends.
 #[test]
 fn results_are_durable() {
     if !strace::available() {
@@ -122,7 +121,7 @@ fn results_are_durable() {
     check("a textfile", &["backup", "--force"]);
 }
 
-/// Nothing of a target is overwritten before what it was is durable in the undo archive, names and all.
+/// Nothing of a target is overwritten before its old content is durable in the undo archive, including the names.
 #[test]
 fn undo_data_is_durable_before_the_target_is_overwritten() {
     if !strace::available() {

@@ -1,4 +1,5 @@
-//! A file system that becomes full: an error that says so, an archive that is as it was, and a next backup that works.
+//! A file system that becomes full: an error that says so, an archive that is as it was, and a next backup that
+//! works.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,21 +21,21 @@ fn small_disk() -> Option<(Disk, TempDir, PathBuf)> {
     Some((disk, elsewhere, source))
 }
 
-/// The message names a file of the archive, and says what is wrong and what to do.
+/// The message names a file of the archive, the problem and the remedy.
 fn check_message(message: &str, disk: &Disk) {
     assert!(message.contains("No space left on device"), "{message}");
     assert!(message.contains(text(disk.path())), "{message}");
     assert!(message.contains("free some space"), "{message}");
 }
 
-/// However much or little room there is for the next backup: if it does not suffice that is said, with the
-/// file, and the archive is as it was, without a file that keeps the disk full; once there is room the next
-/// backup works.
+/// However much or little space there is for the next backup: if it is not enough, the error says so and names the
+/// file. The archive is as it was, without a file that keeps the disk full. Once there is space the next backup
+/// works.
 #[test]
 fn the_disk_becomes_full_during_a_backup() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
     let mut site = Site::init(disk.path(), &source);
-    // The second half of the source is a hole, which costs the image room when it is written to.
+    // The second half of the source is a hole, and writing to it costs the image space.
     let mut state = noise(2, 4 * MIB);
     state[2 * MIB..].fill(0);
     site.backup(&state);
@@ -57,8 +58,8 @@ fn the_disk_becomes_full_during_a_backup() {
     site.check_at_rest();
 }
 
-/// The room that a failed backup took is given back at once, also when the disk is full to the last byte: everything
-/// reads, the state is told, and a backup into the room that was made works.
+/// A failed backup frees its space at once, also when the disk is full to the last byte: everything reads, the status
+/// works, and a backup into the freed space works.
 #[test]
 fn the_next_backup_works_after_space_was_freed() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
@@ -70,7 +71,7 @@ fn the_next_backup_works_after_space_was_freed() {
     check_message(&fails(&mut site.backy(&["backup", "--force", "--no-space-check"])), &disk);
     site.check_at_rest();
     works(&mut site.backy(&["status"]));
-    // And once more: the failed one must not have made it worse.
+    // Once more: the failed one must not have made it worse.
     check_message(&fails(&mut site.backy(&["backup", "--force", "--no-space-check"])), &disk);
     site.check_at_rest();
     ballast.remove();
@@ -79,7 +80,7 @@ fn the_next_backup_works_after_space_was_freed() {
     site.check_at_rest();
 }
 
-/// `init` on a full disk fails, and says so; with room again it works in the same folder.
+/// `init` on a full disk fails, and says so. With free space it works in the same folder.
 #[test]
 fn the_disk_is_full_at_init() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
@@ -106,7 +107,7 @@ fn the_disk_is_full_at_init() {
     site.check_at_rest();
 }
 
-/// A first backup that does not fit fails, leaves no half image behind, and works once there is room.
+/// A first backup that does not fit fails, leaves no half image behind, and works once there is space.
 #[test]
 fn the_disk_becomes_full_during_the_first_backup() {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
@@ -146,8 +147,8 @@ fn the_disk_becomes_full_during_a_restore() {
     assert!(fs::read(&target).expect("read the target") == state);
 }
 
-/// A command on a disk that has from 0 bytes of room on up to what it takes: an error that says so, or success;
-/// in both cases everything reads right, and with room the rest is done.
+/// A command on a disk with free space from 0 bytes up to what it takes: an error that says so, or success. In both
+/// cases everything reads right, and with more space the rest is done.
 fn with_ever_more_room(args: &[&str], prepare: impl Fn(&Site), may_go: &[usize]) {
     let Some((disk, _elsewhere, source)) = small_disk() else { return };
     let mut base = Site::init(disk.path(), &source);
@@ -157,7 +158,7 @@ fn with_ever_more_room(args: &[&str], prepare: impl Fn(&Site), may_go: &[usize])
         state[at..at + MIB / 2].copy_from_slice(&noise(41 + number as u64, MIB / 2));
         base.backup(&state);
     }
-    // What is kept for a full disk would let most of it work.
+    // The reserve for a full disk would let most of it work.
     fs::remove_file(base.folder.join("reserve")).expect("remove the reserve");
     let place = disk.path().join("trial");
     let (mut failures, mut successes) = (0, 0);
@@ -191,20 +192,20 @@ fn with_ever_more_room(args: &[&str], prepare: impl Fn(&Site), may_go: &[usize])
     assert!(failures > 0 || args[0] == "scrub", "{args:?} has never failed");
 }
 
-/// Maintenance, whose merge and manifests need room.
+/// Maintenance, whose merge and manifests need space.
 #[test]
 fn the_disk_becomes_full_during_maintenance() {
     with_ever_more_room(&["maintenance", "-k", "1"], |_| {}, &[1, 2, 3]);
     with_ever_more_room(&["rm", "1"], |_| {}, &[1]);
 }
 
-/// A tag, for which a manifest is written.
+/// A tag, which writes a manifest.
 #[test]
 fn the_disk_becomes_full_during_a_tag() {
     with_ever_more_room(&["tag", "1", "+x"], |_| {}, &[]);
 }
 
-/// A scrub that mends a header, and writes down what it has read.
+/// A scrub that repairs a header, and records what it has read.
 #[test]
 fn the_disk_becomes_full_during_a_scrub() {
     let damage = |site: &Site| {
@@ -230,7 +231,7 @@ fn the_disk_becomes_full_during_a_scrub() {
         failures += usize::from(said.contains("No space left on device"));
         assert_eq!(first.status.code(), Some(1), "it finds something: {said}");
         ballast.remove();
-        // If it was not mended then, it is now, which is a finding as well; then all is well.
+        // If it was not repaired then, it is now, which is a finding as well. Then all is well.
         crate::site::run(&mut site.backy(&["scrub"]));
         works(&mut site.backy(&["scrub"]));
         site.check_at_rest_here();
@@ -241,7 +242,7 @@ fn the_disk_becomes_full_during_a_scrub() {
     assert!(failures > 0, "it has never failed");
 }
 
-/// An import, which makes revision after revision: those that are complete stay, and it goes on when there is room.
+/// An import, which makes revision after revision: complete ones stay, and it continues when there is space.
 #[test]
 fn the_disk_becomes_full_during_an_import() {
     let Some((disk, elsewhere, _source)) = small_disk() else { return };

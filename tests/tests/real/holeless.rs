@@ -1,5 +1,5 @@
-//! An archive on a file system without holes, on which everything that is zero takes room as well, and nothing
-//! can be punched, cloned, allocated in advance or given permissions. It costs room, and nothing else.
+//! An archive on a file system without holes, on which zeros take space as well, and which cannot punch, clone,
+//! allocate in advance or set permissions. That costs space, and nothing else.
 
 use std::fs;
 use std::io::Read;
@@ -22,24 +22,24 @@ const SIZES: [usize; 6] = [
     10 * BLOCK_BYTES + 1,
 ];
 
-/// The file system, which goes with its value.
+/// The file system, which is unmounted with its value.
 pub(crate) struct HoleLess {
     on: Mountpoint,
     serving: Child,
 }
 
 impl HoleLess {
-    /// Says `SKIPPED` and gives nothing where there is no FUSE.
+    /// Prints `SKIPPED` and returns nothing where there is no FUSE.
     pub(crate) fn make(max_file_bytes: u64) -> Option<Self> {
         Self::make_with(max_file_bytes, &[])
     }
 
-    /// One that reads and writes less than it was asked to.
+    /// One that reads and writes less than each request.
     pub(crate) fn make_short() -> Option<Self> {
         Self::make_with(1 << 30, &["short"])
     }
 
-    /// One of whose calls every third is interrupted.
+    /// One that interrupts every third call.
     pub(crate) fn make_interrupted() -> Option<Self> {
         Self::make_with(1 << 30, &["interrupted"])
     }
@@ -63,7 +63,7 @@ impl HoleLess {
 
 impl Drop for HoleLess {
     fn drop(&mut self) {
-        // A test that panics already must not abort; whoever is still in it loses it.
+        // A test that already panics must not abort. Whoever still uses it loses it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.on.path).status();
         let _ = self.serving.kill();
         let _ = self.serving.wait();
@@ -183,7 +183,7 @@ fn killed_without_holes() {
     site.check_at_rest();
 }
 
-/// Where a file may not become as long as the image is, that is said, with the file, and nothing is left of it.
+/// Where a file may not become as long as the image, the error says so and names the file, and nothing is left of it.
 #[test]
 fn a_file_that_becomes_too_long() {
     let limit = 12 * BLOCK_BYTES;

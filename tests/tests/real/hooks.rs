@@ -1,4 +1,4 @@
-//! Hooks around real backups: what is frozen is thawed, whatever becomes of backy; hooks that hang or fail.
+//! Hooks around real backups: what is frozen is thawed, whatever happens to backy. Also hooks that hang or fail.
 
 use std::fs;
 use std::io::Read;
@@ -45,7 +45,7 @@ fn kill(signal: &str, process: u32) {
     works(Command::new("kill").args(["-s", signal, &process.to_string()]));
 }
 
-/// Waits for its end; how it ended, and what it said.
+/// Waits for its end. Returns how it ended, and its output.
 fn end(child: Child) -> (std::process::ExitStatus, String) {
     let output = child.wait_with_output().expect("the end of a backup");
     (output.status, words(&output))
@@ -54,7 +54,7 @@ fn end(child: Child) -> (std::process::ExitStatus, String) {
 /// Starts a slow backup, and waits until it reads the source.
 fn start_reading(site: &Site, rate: &str) -> Child {
     let manifest = || fs::read_to_string(site.folder.join("manifest.json")).expect("a manifest");
-    // One that was killed may have left such a manifest.
+    // A killed one may have left such a manifest.
     let before = manifest();
     let child = start(site, &["backup", "--force", "--limit-rate", rate]);
     wait_until("a backup", || {
@@ -76,15 +76,15 @@ fn guard_of(backup: &Child) -> u32 {
     guard.parse().expect("a number")
 }
 
-/// An archive whose hooks write down when they are run.
+/// An archive whose hooks record when they run.
 struct Noted {
     place: TempDir,
     site: Site,
 }
 
 impl Noted {
-    /// `before` and `after` stand in the config as lines, `LOG` for a file that is written to and shown by
-    /// [`Noted::log`].
+    /// `before` and `after` are lines of the config, with `LOG` for a file that they write to and [`Noted::log`]
+    /// shows.
     fn make(before: &str, after: &str, more: &str) -> Self {
         let place = tempfile::tempdir().expect("a temporary folder");
         let site = Site::with_backups(place.path(), &[noise(1, 2 * MIB)]);
@@ -110,7 +110,7 @@ impl Noted {
 const BEFORE: &str = "echo before >> LOG";
 const AFTER: &str = "echo after $BACKY_RESULT >> LOG";
 
-/// Hooks are told what is backed up; they are run for a backup that is made, and for no other; they print only for -v.
+/// Hooks learn what is backed up. They run for a backup that is made, and for no other. They print only with -v.
 #[test]
 fn hooks_receive_what_is_backed_up() {
     let dump = "echo a word; env | grep ^BACKY_ | sort >> LOG";
@@ -142,8 +142,8 @@ fn hooks_receive_what_is_backed_up() {
     }
 }
 
-/// A `before` that fails, cannot be run, or hangs: an error that says so in a line, `after` if it was started,
-/// no backup, and the archive as it was.
+/// A `before` that fails, cannot run, or hangs: an error that says so in one line, `after` if it was started, no
+/// backup, and the archive as it was.
 #[test]
 fn a_before_that_fails() {
     for (before, after, said) in [
@@ -181,8 +181,8 @@ fn a_before_that_fails() {
     noted.site.check_at_rest();
 }
 
-/// Where others may write to the archive, and so say what is run, nothing is run unless somebody says that they
-/// are trusted.
+/// Where others may write to the archive, and so decide what runs, nothing runs unless somebody says that they are
+/// trusted.
 #[test]
 fn hooks_of_an_archive_that_others_may_write_to() {
     let noted = Noted::make(BEFORE, AFTER, "");
@@ -196,7 +196,7 @@ fn hooks_of_an_archive_that_others_may_write_to() {
     assert_ne!(noted.log(), "");
 }
 
-/// An `after` that fails or hangs is an error, and the revision stays; beside another error both are told.
+/// An `after` that fails or hangs is an error, and the revision stays. With another error, both are reported.
 #[test]
 fn an_after_that_fails() {
     for (after, said) in
@@ -222,7 +222,7 @@ fn an_after_that_fails() {
     noted.site.check_at_rest();
 }
 
-/// Ctrl-C, SIGTERM and SIGKILL while `before` hangs: it is ended with its children, then `after` is run.
+/// Ctrl-C, SIGTERM and SIGKILL while `before` hangs: it is ended with its children, then `after` runs.
 #[test]
 fn stopped_while_before_hangs() {
     for (signal, code) in [("INT", Some(130)), ("TERM", Some(1)), ("KILL", None)] {
@@ -244,8 +244,8 @@ fn stopped_while_before_hangs() {
     }
 }
 
-/// After a kill the archive is locked until `after` has ended, so that no hooks of two backups come between
-/// each other; and `after` is run once, also when the kill comes while it runs.
+/// After a kill the archive is locked until `after` has ended, so that the hooks of two backups do not mix. `after`
+/// runs once, also when the kill comes while it runs.
 #[test]
 fn the_archive_is_locked_until_after_has_ended() {
     let slow = "echo begin >> LOG; sleep 3; echo end $BACKY_RESULT >> LOG";
@@ -297,21 +297,21 @@ impl Frozen {
     }
 }
 
-/// Whether a file system is frozen. It must not become so at this moment.
+/// Whether a file system is frozen. It must not become frozen at this moment.
 fn is_frozen(mountpoint: &Path) -> bool {
     let fsfreeze = |action: &str| {
         let mut command = Command::new("fsfreeze");
         command.arg(action).arg(mountpoint).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    // One that is frozen cannot be frozen again.
+    // A frozen one cannot be frozen again.
     let is_frozen = !fsfreeze("--freeze");
     assert!(is_frozen || fsfreeze("--unfreeze"), "it is frozen by this test");
     is_frozen
 }
 
-/// A file system that `before` has frozen is thawed when the backup ends, however that is: well, by Ctrl-C, two of
-/// them, SIGTERM, SIGKILL, and when it is the guard that is killed. Then it can be written to and backed up again.
+/// A file system that `before` has frozen is thawed when the backup ends, in whatever way: by success, Ctrl-C, two of
+/// them, SIGTERM, SIGKILL, and when the guard itself is killed. Then it can be written to and backed up again.
 #[test]
 fn the_source_is_thawed_whatever_happens() {
     let Some(mut frozen) = Frozen::make("ext4", 24 << 20) else { return };
@@ -352,8 +352,8 @@ fn a_frozen_xfs_is_thawed() {
     assert!(!is_frozen(frozen.disk.path()), "it is still frozen");
 }
 
-/// With the archive on the frozen file system backy waits for itself, until the guard thaws because max_hold
-/// has passed; the backup fails and says why, and the archive is as it was.
+/// With the archive on the frozen file system backy waits for itself, until the guard thaws because max_hold has
+/// passed. The backup fails and says why, and the archive is as it was.
 #[test]
 fn a_backup_that_waits_for_itself() {
     let Some(frozen) = Frozen::make("ext4", 48 << 20) else { return };
@@ -383,7 +383,7 @@ fn a_backup_that_waits_for_itself() {
     site.check_at_rest();
 }
 
-/// Standard error may be a log on the very file system that is frozen: what there is to say waits until it is thawed.
+/// Standard error may be a log on the very file system that is frozen: messages wait until it is thawed.
 #[test]
 fn messages_wait_while_the_source_is_frozen() {
     let Some(frozen) = Frozen::make("ext4", 24 << 20) else { return };

@@ -28,7 +28,7 @@ struct Trial<'a> {
     base: Site,
     next: Vec<u8>,
     args: Vec<String>,
-    /// Numbers of the revisions that go, all of them in one step.
+    /// Numbers of the deleted revisions, all of them in one step.
     goes: &'a [usize],
 }
 
@@ -49,9 +49,9 @@ impl<'a> Trial<'a> {
         trial
     }
 
-    /// Kills it at each call of this name until there is none so late. At each: every revision reads right
-    /// before anything is repaired, those that go are all there or all gone, and what comes next leaves an
-    /// archive at rest. Says how many calls there were.
+    /// Kills it at each call of this name until there is none so late. At each: every revision reads right before any
+    /// repair, the deleted ones are all there or all gone, and what comes next leaves an archive at rest. Returns how
+    /// many calls there were.
     fn killed_at_each(&self, call: &str) -> u32 {
         for number in 1.. {
             let place = self.place.join(format!("{call}-{number}"));
@@ -136,7 +136,7 @@ fn a_merge_killed_at_every_sync() {
     });
 }
 
-/// The removal of the newest revision either has not begun or goes on by itself, and loses no other.
+/// The removal of the newest revision either has not begun or completes by itself, and loses no other.
 #[test]
 fn a_roll_back_killed_at_every_sync() {
     in_place(|place| {
@@ -161,11 +161,11 @@ fn removals_with_clones_killed_at_every_sync() {
     }
 }
 
-/// Maintenance that lets the older revisions go loses none of those that stay.
+/// Maintenance that expires the older revisions loses none of those that stay.
 #[test]
 fn maintenance_killed_at_every_sync() {
     in_place(|place| {
-        // The source has shrunk, which keeps everything until somebody has confirmed it.
+        // The source has shrunk, which prevents expiry until somebody has confirmed it.
         let trial = Trial::new(place, 35, &["maintenance", "-k", "2", "--confirm"], &[2, 3, 4]);
         trial.killed_at_every_sync();
         trial.killed_at_each("unlinkat");
@@ -179,7 +179,7 @@ fn making_a_revision_standalone_killed_at_every_sync() {
         let trial = Trial::new(place, 36, &["maintenance"], &[]);
         let config = trial.base.folder.join("backy.toml");
         let text = fs::read_to_string(&config).expect("read backy.toml");
-        // Above the tables, of which it is no part.
+        // Above the tables, which do not include it.
         fs::write(&config, format!("max_chain = 1\n{text}")).expect("write backy.toml");
         let syncs = trial.killed_at_each("fdatasync");
         assert!(syncs >= 6, "making a revision standalone has more than {syncs} syncs of files");
@@ -187,7 +187,7 @@ fn making_a_revision_standalone_killed_at_every_sync() {
     });
 }
 
-/// A scrub that mends a header which is lost loses nothing, and the next one mends it.
+/// A scrub that repairs a lost header loses nothing, and the next one repairs it.
 #[test]
 fn a_repairing_scrub_killed_at_every_sync() {
     in_place(|place| {
@@ -207,7 +207,7 @@ fn a_repairing_scrub_killed_at_every_sync() {
                 check_readable(&site);
                 if outcome.happened {
                     was_killed(&outcome);
-                    // It says what it finds, and that it is mended, unless that was done.
+                    // It reports what it finds and repairs, unless that was done before.
                     let again = run(&mut trial.command(&site));
                     assert!(again.status.code().is_some_and(|code| code <= 1), "{again:?}");
                 }
@@ -238,8 +238,8 @@ fn check_readable(site: &Site) {
     }
 }
 
-/// An import of an archive of 2014 that is killed keeps the revisions that it has made, and goes on from there; the old
-/// archive stays as it is.
+/// An import of an archive of 2014 that is killed keeps the revisions that it has made, and the next one continues
+/// from there. The old archive stays as it is.
 #[test]
 fn an_import_killed_in_the_middle() {
     in_place(|place| {

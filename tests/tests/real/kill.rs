@@ -20,7 +20,7 @@ fn sampled() -> impl Iterator<Item = u32> {
     std::iter::successors(Some(1), next)
 }
 
-/// An archive, a backup that is disturbed, and the one after it.
+/// An archive, a disturbed backup, and the one after it.
 struct Trial<'a> {
     place: &'a Path,
     base: Site,
@@ -29,7 +29,7 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// The backup that is disturbed is number `count`, counted from 0.
+    /// The disturbed backup is number `count`, counted from 0.
     fn new(place: &'a Path, states: &[Vec<u8>], count: usize) -> Self {
         let base = Site::with_backups(place, &states[..count]);
         let (disturbed, next) = (states[count].clone(), states[count + 1].clone());
@@ -37,8 +37,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Disturbs a backup at the given calls until there is none so late. At each: every committed revision reads
-    /// right before anything is repaired, and the next backup leaves an archive at rest. Says how many
-    /// calls there were.
+    /// right before any repair, and the next backup leaves an archive at rest. Returns how many calls there were.
     fn at_each(
         &self,
         call: &str,
@@ -79,7 +78,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Says where it was when the test panics.
+/// Prints where it was when the test panics.
 pub(crate) struct Told(pub(crate) String);
 
 impl Drop for Told {
@@ -95,7 +94,7 @@ pub(crate) fn was_killed(outcome: &Injected) {
     assert_eq!(outcome.output.status.signal(), Some(9), "{}", words(&outcome.output));
 }
 
-/// An error is one line and exit status 1. After the commit there is only tidying up, which may fail without a word.
+/// An error is one line and exit status 1. Only the cleanup follows the commit, and may fail silently.
 fn has_failed(outcome: &Injected) {
     if !outcome.output.status.success() {
         failed(&outcome.output);
@@ -211,7 +210,7 @@ fn a_backup_in_which_a_slow_call_fails() {
         let trial = Trial::new(temp.path(), &states, 1);
         let slow = temp.path().join("slow");
         fs::create_dir(&slow).expect("make a folder");
-        // The syncs of the first batches, in the midst of the reading.
+        // The syncs of the first batches, in the middle of the reading.
         for number in 4..=7 {
             let mut site = trial.base.copy(&slow);
             site.write_source(&trial.disturbed);
@@ -226,7 +225,7 @@ fn a_backup_in_which_a_slow_call_fails() {
     }
 }
 
-/// When from some call on all fail, so that not even the undoing works, still nothing is lost.
+/// When all calls fail from some call on, so that not even the undoing works, nothing is lost.
 #[test]
 fn a_backup_in_which_from_then_on_all_calls_fail() {
     if strace::available() {

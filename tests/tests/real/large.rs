@@ -1,5 +1,5 @@
-//! Images longer than 4 GiB and than 16 TiB: an offset that is cut to 32 bits, anywhere between the source and
-//! what comes back, gives wrong bytes only there. The images are next to all holes, so that this takes seconds.
+//! Images longer than 4 GiB and than 16 TiB: an offset cut to 32 bits, anywhere between the source and the restored
+//! data, gives wrong bytes only there. The images are nearly all holes, so this takes seconds.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -26,13 +26,13 @@ const TIB: u64 = 1 << 40;
 struct Large {
     site: Site,
     place: PathBuf,
-    /// Newest first, with what they have to be.
+    /// Newest first, with their expected content.
     revisions: Vec<(String, Sparse)>,
     states: Vec<Sparse>,
 }
 
 impl Large {
-    /// Backs up states of which all change around `border`; `clones` says how.
+    /// Backs up states that all change around `border`. `clones` says how.
     fn make(place: &Path, border: u64, block: &str, clones: bool) -> Self {
         let block_bytes = backy_lib::units::parse_size(block).expect("a size");
         let states = states(border ^ block_bytes, border, block_bytes);
@@ -60,7 +60,7 @@ impl Large {
         report
     }
 
-    /// Every revision restored to a new file; the image; and each delta as QEMU reads it.
+    /// Every revision restored to a new file, the image, and each delta as QEMU reads it.
     fn check(&self, when: &str) {
         for (number, (uuid, state)) in self.revisions.iter().enumerate() {
             let what = format!("{when}: revision {number}");
@@ -77,7 +77,7 @@ impl Large {
         self.revisions[0].1.check(when, &self.site.folder.join("last.raw"));
     }
 
-    /// That QEMU reads an image as what was restored.
+    /// Checks that QEMU reads an image like the restored file.
     fn compare(&self, what: &str, qcow2: &Path, restored: &Path) {
         if qemu::available() {
             let sectors = fs::metadata(restored).expect("look up a file").size();
@@ -90,7 +90,7 @@ impl Large {
         }
     }
 
-    /// A restore onto a file with something else in it, and back again.
+    /// A restore onto a file with other content, and its undoing.
     fn restore_over(&self) {
         let target = self.place.join("over");
         let undo = self.place.join("undo");
@@ -106,7 +106,7 @@ impl Large {
         fs::remove_dir_all(&undo).expect("remove the undo archive");
     }
 
-    /// Exports, as QEMU reads them; a drill whose command copies what it is given.
+    /// Exports, as QEMU reads them, and a drill whose command copies its file.
     fn export_and_drill(&self) {
         for (number, (uuid, state)) in self.revisions.iter().enumerate().take(2) {
             let file = self.place.join("exported.qcow2");
@@ -128,14 +128,14 @@ impl Large {
         fs::remove_file(&copy).expect("remove the copy");
     }
 
-    /// Reads here and there through a mount, and writes through one that may be written to.
+    /// Reads at random offsets through a mount, and writes through a writable one.
     fn mounts(&self) {
         let Some(mount) = Mount::make(&self.site, &[]) else { return };
         for (uuid, state) in &self.revisions {
             let file = File::open(mount.path(uuid)).expect("open a revision");
             assert_eq!(file.metadata().expect("look it up").len(), state.len);
             state.check_places("mounted", |buffer, at| file.read_exact_at(buffer, at));
-            // What was right once is read again without what is around it.
+            // What was right once is read again without its surroundings.
             crate::mounted::forget_pages(&file);
             fadvise(&file, 0, None, Advice::Random).expect("no reading ahead");
             state.check_places("mounted, again", |buffer, at| file.read_exact_at(buffer, at));
@@ -180,8 +180,8 @@ impl Large {
         works(&mut self.site.backy(&["scrub", "-n"]));
     }
 
-    /// Merges, also into a delta whose own end is behind the border, a standalone revision, a lost
-    /// manifest, and the newest gone.
+    /// Merges, also into a delta whose own end is behind the border, a standalone revision, a lost manifest, and
+    /// removal of the newest.
     fn keep(&mut self) {
         let delta = |uuid: &str| self.site.folder.join(format!("{uuid}.qcow2"));
         // What the merge appends comes behind 4 GiB.
@@ -226,22 +226,22 @@ fn everything(place: &Path, border: u64, block: &str, clones: bool) {
     large.keep();
 }
 
-/// Behind 4 GiB, in place and with reads and writes that go through the page cache: whatever is done to a long
-/// image, every revision is what it was.
+/// Behind 4 GiB, in place and with reads and writes through the page cache: whatever happens to a long image, every
+/// revision stays as it was.
 #[test]
 fn behind_4_gib_in_place() {
     let Some(disk) = memory() else { return };
     everything(&disk.path, 4 * GIB, "64K", false);
 }
 
-/// The same with clones, and with reads and writes that go past the page cache where the kernel can.
+/// The same with clones, and with reads and writes past the page cache where the kernel supports it.
 #[test]
 fn behind_4_gib_on_clones() {
     let Some(disk) = Disk::make("xfs", 400 << 20) else { return };
     everything(disk.path(), 4 * GIB, "64K", true);
 }
 
-/// A backup, and a restore to a new file and to one that is there, where the temporary files are.
+/// A backup, and a restore to a new file and to an existing one, on the disk for temporary files.
 #[test]
 fn a_restore_behind_4_gib() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -262,7 +262,7 @@ fn a_restore_behind_4_gib() {
     state.check("a target that is there", &target);
 }
 
-/// Behind 16 TiB, where a file of ext4 would have its end: in place.
+/// Behind 16 TiB, the limit of a file on ext4: in place.
 #[test]
 fn behind_16_tib_in_place() {
     let Some(disk) = memory() else { return };
@@ -291,7 +291,7 @@ fn a_digest_table_behind_4_gib() {
     state.check("restored", &target);
 }
 
-/// A file system in memory, in which a file may be as long as it likes. Says `SKIPPED` where none can be mounted.
+/// A file system in memory, in which a file may have any length. Prints `SKIPPED` where none can be mounted.
 fn memory() -> Option<Mountpoint> {
     let on = Mountpoint::new();
     let mut mount = Command::new("mount");
@@ -366,8 +366,8 @@ fn sync(device: &LoopDevice) {
     File::open(&device.path).and_then(|device| device.sync_all()).expect("sync a device");
 }
 
-/// An archive of 2014 whose image is longer than 4 GiB comes over as it is. With `make torture` alone: three
-/// MD5s of all of it take half a minute of a core.
+/// An archive of 2014 whose image is longer than 4 GiB is imported as it is. Only with `make torture`: three MD5s of
+/// all of it take half a minute of a core.
 #[test]
 fn an_import_behind_4_gib() {
     if wanted("BACKY_TORTURE_ROUNDS").is_none() {

@@ -1,5 +1,5 @@
-//! What a killed restore, export or drill leaves outside the archive: nothing, or what the next one recognises
-//! and deletes.
+//! What a killed restore, export or drill leaves outside the archive: nothing, or what the next one recognises and
+//! deletes.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Kills a command at one of its first writes; the same process number each time, as in a container.
+/// Kills a command at one of its first writes, with the same process number each time, as in a container.
 fn kill(command: &Command, place: &Path) {
     let killed = strace::inject(command, "pwritev2,pwrite64", "signal=KILL:when=3", place);
     let killed = killed.happened && !killed.output.status.success();
@@ -38,8 +38,8 @@ fn commands(site: &Site, folder: &Path) -> [Command; 3] {
     ]
 }
 
-/// A killed restore or export leaves no file, and no name that would be in the way of the next one; a drill
-/// none that the next does not delete.
+/// A killed restore or export leaves no file, and no name that would block the next one. A killed drill leaves none
+/// that the next does not delete.
 #[test]
 fn a_killed_restore_export_or_drill_leaves_nothing() {
     if !strace::available() {
@@ -61,8 +61,8 @@ fn a_killed_restore_export_or_drill_leaves_nothing() {
     }
 }
 
-/// Where the file system has no files without names, the next one deletes what was left, and leaves alone what
-/// others are making and what is somebody else's.
+/// Where the file system has no files without names, the next one deletes what was left, and spares files that others
+/// are making or own.
 #[test]
 fn the_next_restore_deletes_what_a_killed_one_left() {
     if !strace::available() {
@@ -85,8 +85,8 @@ fn the_next_restore_deletes_what_a_killed_one_left() {
     }
 }
 
-/// A drill that is killed while its command runs leaves a file, which the next drill there deletes; one that
-/// runs keeps its own.
+/// A drill that is killed while its command runs leaves a file, which the next drill there deletes. A running one
+/// keeps its own.
 #[test]
 fn the_next_drill_deletes_the_file_of_a_killed_one() {
     let place = tempfile::tempdir().expect("a temporary folder");

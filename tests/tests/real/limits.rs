@@ -1,5 +1,5 @@
-//! What the system refuses, delays or interrupts: few open files, no threads, short files, leases of others,
-//! signals in the middle of a call.
+//! What the system refuses, delays or interrupts: few open files, no threads, short files, leases of others, signals
+//! in the middle of a call.
 
 use std::fs;
 use std::io::Read;
@@ -47,7 +47,7 @@ fn long_chain(folder: &Path) -> Vec<u8> {
     oldest
 }
 
-/// A chain of far more files than a process may have open is restored, scrubbed, mounted and maintained all the same.
+/// A chain of far more files than a process may have open can still be restored, scrubbed, mounted and maintained.
 #[test]
 fn long_chains_need_few_open_files() {
     let memory = Path::new("/dev/shm");
@@ -75,8 +75,7 @@ fn long_chains_need_few_open_files() {
     works(&mut few(&["scrub"]));
 }
 
-/// With so few files that nothing can be done, the error names the limit; nothing is said to be damaged, and
-/// nothing is.
+/// With so few files that nothing works, the error names the limit. It reports no damage, and there is none.
 #[test]
 fn too_few_open_files_are_no_damage() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -86,7 +85,7 @@ fn too_few_open_files_are_no_damage() {
         for args in [&["scrub"][..], &["restore", "-r", "2", "-"], &["backup", "--force"]] {
             let output = run(&mut limited(&format!("-n {limit}"), &site.backy(args)));
             let said = words(&output);
-            // Where not even the program can be loaded, its loader says why.
+            // If not even the program can be loaded, its loader says why.
             if output.status.success() || output.status.code() == Some(127) {
                 continue;
             }
@@ -107,7 +106,7 @@ fn too_few_open_files_are_no_damage() {
     site.expected.clear();
 }
 
-/// A file that becomes longer than allowed is an error in one line, and leaves the archive as it was.
+/// A file that exceeds the size limit is an error in one line, and leaves the archive as it was.
 #[test]
 fn a_limit_of_file_sizes_is_an_error() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -158,7 +157,7 @@ fn interrupted_calls_are_made_again() {
     let target = temp.path().join("target");
     let target = text(&target);
     let mut happened = 0;
-    // The first calls of some are the loader's, which does not know of signals: as many as there are libraries.
+    // The first calls of some are the loader's, which does not handle signals: as many as there are libraries.
     for (call, mut first) in [
         ("openat", 12),
         ("newfstatat", 8),
@@ -179,7 +178,7 @@ fn interrupted_calls_are_made_again() {
         ("getdents64", 1),
     ] {
         for args in [&["backup", "--force"][..], &["restore", "--force", target], &["scrub"]] {
-            // Whether a target is there is asked by the standard library, which does not ask twice.
+            // The standard library checks whether a target exists, and does not repeat the call.
             if call == "statx" && args[0] == "restore" {
                 continue;
             }
@@ -251,7 +250,8 @@ fn hold(file: &Path, kind: &str) -> Option<Holder> {
     Some(holder)
 }
 
-/// A lease of another program, as knfsd and Samba take for their clients, is waited for, whichever file it is on.
+/// backy waits for a lease of another program, such as knfsd and Samba take for their clients, whichever file it is
+/// on.
 #[test]
 fn leases_are_waited_for() {
     let temp = tempfile::tempdir().expect("a temporary folder");

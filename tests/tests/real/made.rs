@@ -1,4 +1,4 @@
-//! Who may read what is made. A disk's image has its owner's secrets, whatever the umask says.
+//! Who may read new files. The image of a disk has its owner's secrets, whatever the umask is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,7 @@ fn under(umask: &str, command: &Command) -> Vec<u8> {
     works(shell.args(command.get_args()))
 }
 
-/// A site with three backups, made under a umask that takes nothing away.
+/// A site with three backups, made under a umask that masks nothing.
 fn open_site(place: &Path) -> Site {
     let source = place.join("source");
     fs::write(&source, noise(1, MIB)).expect("write the source");
@@ -49,7 +49,7 @@ fn backups(site: &Site, count: u64) {
     }
 }
 
-/// Everything of an archive is its owner's alone, from `init` to a manifest that was made anew, whatever the umask.
+/// Everything of an archive is its owner's alone, from `init` to a rebuilt manifest, whatever the umask.
 #[test]
 fn an_archive_is_private_to_its_owner() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -72,7 +72,7 @@ fn an_archive_is_private_to_its_owner() {
     assert!(found.values().all(|mode| mode == "0600"), "{found:?}");
 }
 
-/// `file_mode` is that of each file made from then on: image, deltas, digests, manifest and history.
+/// `file_mode` sets the mode of each file made from then on: image, deltas, digests, manifest and history.
 #[test]
 fn file_mode_applies_to_all_new_files() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -99,13 +99,13 @@ fn file_mode_applies_to_all_new_files() {
     }
 }
 
-/// A restored image, an export and an undo archive are their owner's alone, too; a target that was there keeps
-/// its permissions.
+/// A restored image, an export and an undo archive are their owner's alone, too. An existing target keeps its
+/// permissions.
 #[test]
 fn restored_files_are_private_to_their_owner() {
     let temp = tempfile::tempdir().expect("a temporary folder");
     let site = open_site(temp.path());
-    // What the archive's files may be says nothing of what comes out.
+    // The mode of the archive's files does not apply to restored files.
     let config = site.folder.join("backy.toml");
     let wanted = fs::read_to_string(&config).expect("read the config");
     fs::write(&config, format!("file_mode = \"0644\"\n{wanted}")).expect("write the config");

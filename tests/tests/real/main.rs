@@ -1,6 +1,6 @@
 //! The real `backy` command on the real system: killed, out of space, on file systems with clones, in several
-//! processes at once, with block devices, mounted, and after power cuts. The simulated disk of the other tests
-//! shares our ideas of a disk; this one does not.
+//! processes at once, with block devices, mounted, and after power cuts. The simulated disk of the other tests shares
+//! our ideas of a disk; this one does not.
 //!
 //! A binary of its own because its library works with the limits of a normal build: `engine` makes them small
 //! for its whole process. No test here changes its own process: what needs other limits, signals or users runs

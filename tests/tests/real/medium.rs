@@ -1,6 +1,5 @@
-//! What is on the medium, and not what memory has of it: block devices as sources and targets while file
-//! systems, partitions and other programs write past their page caches; scrubs of files whose disk has rotted
-//! under the cache.
+//! What is on the medium, and not what memory has of it: block devices as sources and targets while file systems,
+//! partitions and other programs write past their page caches; scrubs of files whose disk has rotted under the cache.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -23,7 +22,7 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// Says `SKIPPED` and gives nothing where that is impossible.
+    /// Prints `SKIPPED` and returns nothing where that is impossible.
     fn make(kind: &str, options: &[&str], mib: u64) -> Option<Self> {
         let place = tempfile::tempdir().expect("a temporary folder");
         let disk = place.path().join("disk");
@@ -65,7 +64,7 @@ impl Mounted {
         works(Command::new("sync").arg("-f").arg(&self.mountpoint));
     }
 
-    /// A backup while the file system stands still, which has to be what is on the disk.
+    /// A backup while the file system is frozen. It has to match the disk.
     fn backup_frozen(&self, site: &Site, what: &str) {
         works(Command::new("fsfreeze").arg("--freeze").arg(&self.mountpoint));
         let made = run(&mut site.backy(&["backup", "--force"]));
@@ -83,7 +82,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Every backup of a mounted, frozen device is what the file system has written, not what the device once had.
+/// Every backup of a mounted, frozen device is what the file system has written, not an older state of the device.
 #[test]
 fn each_backup_of_a_mounted_device_has_what_its_file_system_has_written() {
     if !loops_available() {
@@ -129,7 +128,7 @@ fn partitioned(place: &Path) -> Option<(LoopDevice, PathBuf, PathBuf)> {
     if !partition.exists()
         && let Ok(number) = fs::read_to_string(number)
     {
-        // Nobody here makes nodes of what the kernel finds.
+        // Nothing here makes device nodes of what the kernel finds.
         let (major, minor) = number.trim().split_once(':').expect("a device number");
         let _ = Command::new("mknod").arg(&partition).args(["b", major, minor]).status();
     }
@@ -140,7 +139,7 @@ fn partitioned(place: &Path) -> Option<(LoopDevice, PathBuf, PathBuf)> {
     Some((device, partition, disk))
 }
 
-/// The page cache of a disk is another one than that of its partition: a backup of the disk has what is on the
+/// The page cache of a disk is separate from that of its partition: a backup of the disk has what is on the
 /// partition.
 #[test]
 fn a_backup_of_a_whole_disk_has_what_a_mounted_partition_has_written() {
@@ -181,9 +180,9 @@ fn a_backup_of_a_whole_disk_has_what_was_written_to_a_partition_unsynced() {
     }
 }
 
-/// A restore compares with what is on the device, and what it writes is there, whatever somebody who has the
-/// device or its partition open has in the cache, synced or not; and whoever looks at the partition afterwards
-/// sees it.
+/// A restore compares with what is on the device, and what it writes arrives there, whatever the cache of a program
+/// holds that has the device or its partition open, synced or not. Anybody who reads the partition afterwards sees
+/// it.
 #[test]
 fn a_restore_to_an_open_device_reaches_its_readers() {
     if !loops_available() {
@@ -197,7 +196,7 @@ fn a_restore_to_an_open_device_reaches_its_readers() {
     let somebody = File::options().read(true).write(true).open(&device.path).expect("open it");
     works(&mut site.backy(&["backup", "--force"]));
     let state = fs::read(&disk).expect("read the disk");
-    // The whole disk is in its cache now; the partition is written to beside that.
+    // The whole disk is in its cache now. Writes to the partition bypass that.
     let mut bytes = vec![0; state.len()];
     somebody.read_exact_at(&mut bytes, 0).expect("read all of it");
     let other = File::options().read(true).write(true).open(&partition).expect("open it");
@@ -252,7 +251,7 @@ fn any_sectors_and_odd_images() {
     }
 }
 
-/// A scrub reads what is on the disk: that memory still has the right bytes does not make them right.
+/// A scrub reads what is on the disk: right bytes in memory do not make it right.
 #[test]
 fn a_scrub_finds_what_has_rotted_under_the_page_cache() {
     if !loops_available() {
@@ -284,7 +283,7 @@ fn a_scrub_finds_what_has_rotted_under_the_page_cache() {
     panic!("the blocks were not found on the disk");
 }
 
-/// A loop device by another name of its file is the same file: a hard link, a bind mount, a name that is gone.
+/// A loop device over another name of its file is the same file: a hard link, a bind mount, a deleted name.
 #[test]
 fn restore_refuses_a_target_in_use_under_another_name() {
     if !loops_available() {
@@ -311,8 +310,8 @@ fn restore_refuses_a_target_in_use_under_another_name() {
     works(&mut site.backy(&["restore"]));
 }
 
-/// A loop device over a file of the archive is no target, and neither is a partition or a disk of which the
-/// other is mounted.
+/// A loop device over a file of the archive is no target. Neither is a partition of a mounted disk, nor a disk with a
+/// mounted partition.
 #[test]
 fn restore_refuses_a_device_that_has_another_use() {
     if !loops_available() {
@@ -337,8 +336,8 @@ fn restore_refuses_a_device_that_has_another_use() {
     }
 }
 
-/// A revision whose GPT counts in other sectors than those of the target is restored with a word about it, and
-/// with a dry run as well; with its own sectors nothing is said.
+/// Restoring a revision whose GPT uses another sector size than the target prints a warning, with a dry run as well.
+/// With its own sector size there is none.
 #[test]
 fn a_restore_to_other_sectors_says_so() {
     if !loops_available() {

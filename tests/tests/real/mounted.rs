@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::site::{Site, text, works};
 
-/// Whether FUSE can be used here. Says `SKIPPED` when not.
+/// Whether FUSE works here. Prints `SKIPPED` when not.
 pub(crate) fn fuse_available() -> bool {
     let found = File::options().read(true).write(true).open("/dev/fuse").is_ok();
     if !found {
@@ -49,7 +49,7 @@ impl Mountpoint {
         works(Command::new("mount").args(["-o", options]).arg(what).arg(&self.path));
     }
 
-    /// `umount`, which has to work. A loop device that is going may hold it for a moment longer.
+    /// `umount`, which has to work. A loop device that is being detached may hold it for a moment longer.
     pub(crate) fn unmount(&self) {
         until("it can be unmounted", || {
             let mut umount = Command::new("umount");
@@ -57,7 +57,7 @@ impl Mountpoint {
         });
     }
 
-    /// The processes in the background that serve it.
+    /// The background processes that serve it.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let folders = fs::read_dir("/proc").expect("list processes").flatten();
         let numbers = folders.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -73,7 +73,7 @@ impl Mountpoint {
 
 impl Drop for Mountpoint {
     fn drop(&mut self) {
-        // What has been unmounted already is no matter. Twice, for what is mounted over something.
+        // It does not matter if it is unmounted already. Twice, for what is mounted over something.
         for _ in 0..2 {
             let mut umount = Command::new("umount");
             let _ = umount.arg("--lazy").arg(&self.path).stderr(Stdio::null()).status();
@@ -87,8 +87,8 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// `backy mount ARGS` on a new folder, which has to work without a word. Nothing where there is no
-    /// FUSE, which is said.
+    /// `backy mount ARGS` on a new folder, which has to work silently. Prints a message and returns nothing where
+    /// there is no FUSE.
     pub(crate) fn make(site: &Site, args: &[&str]) -> Option<Self> {
         if !fuse_available() {
             return None;
@@ -111,14 +111,14 @@ impl Mount {
         self.path(&revision.to_string())
     }
 
-    /// Unmounts; the process ends soon after.
+    /// Unmounts. The process ends soon after.
     pub(crate) fn unmount(self) {
         self.on.unmount();
         until("its process has ended", || self.on.processes().is_empty());
     }
 }
 
-/// Waits until something holds, for a time that is long only where it never will.
+/// Waits until a condition holds. The timeout is long only where it never will.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -127,12 +127,12 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Lets the kernel forget what it keeps of a file, so that it has to ask.
+/// Drops what the kernel has cached of a file, so that it has to read again.
 pub(crate) fn forget_pages(file: &File) {
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed).expect("fadvise");
 }
 
-/// All bytes of an open file, asked for anew.
+/// All bytes of an open file, read again.
 pub(crate) fn read_anew(file: &File) -> Vec<u8> {
     forget_pages(file);
     let size = file.metadata().expect("look up an open file").len();
@@ -179,7 +179,7 @@ impl Front {
         signal(self.process(), name);
     }
 
-    /// Waits until it has ended. Gives its exit status, what it said, and where it was mounted.
+    /// Waits until it has ended. Returns its exit status, its output, and where it was mounted.
     pub(crate) fn finish(mut self) -> (Option<i32>, String) {
         let mut child = self.child.take().expect("a process");
         until("it has ended", || child.try_wait().expect("look after it").is_some());
@@ -193,7 +193,7 @@ impl Front {
 impl Drop for Front {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It has ended already where all went well.
+            // Where all went well, it has ended already.
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -1,6 +1,6 @@
-//! A source that others change while it is backed up. The revision has at each place what the source had there
-//! at some time during the backup, is whole in itself, and costs no older one anything; a source whose size
-//! changes is an error.
+//! A source that others change during the backup. The revision has at each place what the source had there at some
+//! time during the backup, is consistent with its digests, and does not harm older ones. A source whose size changes
+//! is an error.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -30,7 +30,7 @@ fn image(versions: &[u64]) -> Vec<u8> {
     versions.iter().zip(0..).flat_map(|(&version, number)| page(number, version)).collect()
 }
 
-/// Writes pages of the source until `done`; now and then a hole takes the place of one. Gives the last version of each.
+/// Writes pages of the source until `done`. Now and then a hole replaces one. Returns the last version of each.
 fn write_on_and_on(
     source: &Path,
     mut versions: Vec<u64>,
@@ -51,8 +51,8 @@ fn write_on_and_on(
     versions
 }
 
-/// A file may be written to during its backup: each block has its content of some moment, and older revisions
-/// keep theirs.
+/// A file may be written to during its backup: each block has its content of some moment, and older revisions keep
+/// theirs.
 fn source_may_be_written_to_during_a_backup(place: &Path) {
     let source = place.join("source");
     fs::write(&source, []).expect("make the source");
@@ -84,17 +84,17 @@ fn source_may_be_written_to_during_a_backup(place: &Path) {
         }
         assert!(mixed > 0 && mixed < found.len() / 8, "{mixed} words are new: nothing was mixed");
         site.push(&uuid, &found);
-        // It is what was digested, the older ones are what they were, and nothing is found wrong.
+        // It matches its digests, the older ones are unchanged, and a scrub finds nothing.
         site.check_at_rest();
         works(&mut site.backy(&["scrub", "-n"]));
     }
-    // Once it stands still, a revision is the source.
+    // Once the source stands still, a revision matches it.
     site.backup_source(&image(&versions));
     site.check_at_rest();
 }
 both_ways!(source_may_be_written_to_during_a_backup(place));
 
-/// Does something to the source in the midst of a backup. Gives what came of that, in words, and whether it worked.
+/// Does something to the source in the middle of a backup. Returns the output, and whether the backup worked.
 fn meanwhile(site: &Site, change: impl FnOnce(&Path)) -> (bool, String) {
     let mut backup = Running::start(&mut site.backy(&["backup", "--force", "--limit-rate", "4M"]));
     wait_for_lock(site, &mut backup);
@@ -108,8 +108,8 @@ fn meanwhile(site: &Site, change: impl FnOnce(&Path)) -> (bool, String) {
     (status.success(), said)
 }
 
-/// A source that becomes shorter or longer during the backup is an error that says so with both sizes; the
-/// archive is as it was, and the next backup works.
+/// A source that becomes shorter or longer during the backup is an error that says so with both sizes. The archive is
+/// as it was, and the next backup works.
 #[test]
 fn a_source_that_changes_its_size() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -134,8 +134,7 @@ fn a_source_that_changes_its_size() {
     site.check_at_rest();
 }
 
-/// A source in whose place another file is put, or that is removed, during the backup is backed up as it was
-/// when that began.
+/// A source that is replaced or deleted during the backup is backed up as it was when the backup began.
 #[test]
 fn a_source_that_is_replaced() {
     let temp = tempfile::tempdir().expect("a temporary folder");

@@ -1,4 +1,4 @@
-//! Programs beside backy that have an image open: QEMU's locks, and what `find` gives them.
+//! Other programs that have an image open: QEMU's locks, and the file that `find` names for them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use crate::site::{Site, compare, failed, fails, noise, run, text, words, works};
 
 const MIB: usize = 1 << 20;
 
-/// Whether `qemu-nbd` is here. Says `SKIPPED` when not.
+/// Whether `qemu-nbd` is here. Prints `SKIPPED` when not.
 fn available() -> bool {
     let found = Command::new("qemu-nbd").arg("--version").stdout(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
@@ -47,8 +47,8 @@ fn delta(site: &Site, number: usize) -> PathBuf {
     site.folder.join(format!("{}.qcow2", site.expected[number].uuid))
 }
 
-/// A target that a program of QEMU writes to is refused, with the program's name and nothing written;
-/// afterwards it is a target again.
+/// A target that a program of QEMU writes to is refused, with the program's name and without a write. Afterwards it
+/// is a target again.
 #[test]
 fn a_restore_to_what_qemu_has_open_is_refused() {
     if !available() {
@@ -72,7 +72,7 @@ fn a_restore_to_what_qemu_has_open_is_refused() {
     works(&mut site.backy(&["restore", "--force", text(&other)]));
 }
 
-/// A running machine's disk can be backed up; only overwriting it is refused.
+/// A running machine's disk can be backed up. Only overwriting it is refused.
 #[test]
 fn a_disk_that_qemu_has_open_can_be_backed_up() {
     if !available() {
@@ -84,8 +84,8 @@ fn a_disk_that_qemu_has_open_can_be_backed_up() {
     works(&mut site.backy(&["backup", "--force"]));
 }
 
-/// While somebody reads an older revision with QEMU, no backup overwrites in place what he reads: it fails
-/// before it begins, and says who that is. On a clone nobody waits for anybody.
+/// While QEMU reads an older revision, no backup overwrites in place what it reads: the backup fails before it
+/// begins, and names the reader. On a clone neither waits for the other.
 #[test]
 fn a_backup_does_not_overwrite_what_qemu_reads() {
     if !available() {
@@ -115,8 +115,8 @@ fn a_backup_does_not_overwrite_what_qemu_reads() {
     }
 }
 
-/// While a backup updates the image in place, QEMU refuses to read an older revision rather than to give a
-/// mixture; afterwards it reads it.
+/// While a backup updates the image in place, QEMU refuses to read an older revision instead of returning a mixture.
+/// Afterwards it reads it.
 #[test]
 fn qemu_does_not_read_what_a_backup_overwrites() {
     if !available() {
@@ -143,8 +143,8 @@ fn qemu_does_not_read_what_a_backup_overwrites() {
     site.check_at_rest();
 }
 
-/// `find` names a file that holds the revision, also while a backup in place is at work on `last.raw`, and
-/// after it was killed.
+/// `find` names a file that holds the revision, also while a backup in place works on `last.raw`, and after it was
+/// killed.
 #[test]
 fn find_never_names_a_file_that_is_being_changed() {
     let place = tempfile::tempdir_in("/dev/shm").expect("a temporary folder");
@@ -185,7 +185,7 @@ fn find_never_names_a_file_that_is_being_changed() {
     assert_eq!(found(&site), (text(&image).to_owned(), String::new()));
 }
 
-/// A writer that finds the image in use by QEMU undoes nothing until that has ended, and then does.
+/// A writer that finds QEMU using the image undoes nothing until QEMU has ended, and then does.
 #[test]
 fn undoing_waits_for_qemu() {
     if !available() {

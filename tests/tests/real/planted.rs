@@ -1,5 +1,5 @@
-//! Symbolic links, FIFOs, sockets, devices and folders in the place of each file of an archive: no command
-//! follows them out of the archive, waits at them, or changes what they lead to.
+//! Symbolic links, FIFOs, sockets, devices and folders in the place of each file of an archive: no command follows
+//! them out of the archive, waits for them, or changes what they lead to.
 
 use std::fs::{self, File};
 use std::io;
@@ -36,7 +36,7 @@ const ALL: [Planted; 7] = [
     Planted::Folder,
 ];
 
-/// Commands that only read; `{}` is a path outside where nothing is yet.
+/// Commands that only read. `{}` is a path outside where nothing exists yet.
 const READERS: [&[&str]; 8] = [
     &["status"],
     &["find", "-r", "1"],
@@ -96,7 +96,7 @@ impl Outside {
     }
 }
 
-/// Puts something in the place of a file, whose content, if it has any, is kept outside.
+/// Replaces a file by something else. The content of the file, if it has any, is kept outside.
 fn plant(what: Planted, path: &Path, outside: &Outside) -> io::Result<()> {
     let content = fs::read(path).unwrap_or_default();
     let _ = fs::remove_file(path);
@@ -131,7 +131,7 @@ fn plant(what: Planted, path: &Path, outside: &Outside) -> io::Result<()> {
 }
 
 /// Runs a command, which has to end by itself, with success, or with exit status 1 and one line that names the
-/// archive. Gives the line.
+/// archive. Returns the line.
 fn ends(site: &Site, args: &[&str], target: &Path) -> Option<String> {
     let args: Vec<&str> =
         args.iter().map(|&arg| if arg == "{}" { text(target) } else { arg }).collect();
@@ -153,7 +153,7 @@ fn ends(site: &Site, args: &[&str], target: &Path) -> Option<String> {
     Some(error)
 }
 
-/// The names of the files in an archive of three revisions, and of those that there may be.
+/// The names of the files in an archive of three revisions, and of the optional ones.
 fn names(site: &Site) -> Vec<String> {
     let mut names: Vec<String> = site.files().into_iter().collect();
     // One delta is like another.
@@ -164,14 +164,15 @@ fn names(site: &Site) -> Vec<String> {
     names
 }
 
-/// Whether the revision with this number cannot be had without the file of this name.
+/// Whether the revision with this number is unavailable without the file of this name.
 fn needs(site: &Site, number: usize, name: &str) -> bool {
     let newer = site.expected[..=number].iter().map(|revision| revision.uuid.to_string());
     let own = newer.clone().any(|uuid| name.starts_with(&uuid));
     own || matches!(name, "manifest.json" | "last.raw")
 }
 
-/// Which of the writers have their turn on an archive: all in turn in a normal run, one after the other in a long one.
+/// Which of the writers run on an archive: they take turns in a normal run, and all run one after the other in a long
+/// one.
 fn writers(at: usize) -> impl Iterator<Item = &'static [&'static str]> {
     let all = wanted("BACKY_TORTURE_ROUNDS").is_some();
     let chosen = move |(number, _): &(usize, _)| all || (number + at).is_multiple_of(3);
@@ -221,19 +222,19 @@ fn planted(kinds: &[Planted]) {
     }
 }
 
-/// A symbolic link is not followed, wherever it leads, by any command.
+/// No command follows a symbolic link, wherever it leads.
 #[test]
 fn links_in_the_place_of_files() {
     planted(&ALL[..3]);
 }
 
-/// Nobody waits at a FIFO, nobody talks to a socket.
+/// No command waits for a FIFO or connects to a socket.
 #[test]
 fn fifos_and_sockets_in_the_place_of_files() {
     planted(&ALL[3..5]);
 }
 
-/// Nobody reads from a device or writes to it, and a folder stays with what is in it.
+/// No command reads from a device or writes to it, and a folder keeps its content.
 #[test]
 fn devices_and_folders_in_the_place_of_files() {
     planted(&ALL[5..]);

@@ -1,13 +1,13 @@
-//! Power cuts for real: the `backy` command on ext4 and XFS, on a device whose every write and flush is logged.
-//! From the log the disk of any moment is made again, also one on which any subset of the writes since the last
-//! flush was lost or torn; it is mounted, and what the archive promises is checked: every committed revision by
-//! `qemu-img` before anything is repaired, then by backy, then the next backup.
+//! Power cuts for real: the `backy` command on ext4 and XFS, on a device whose every write and flush is logged. The
+//! tests rebuild from the log the disk of any moment, also one on which any subset of the writes since the last flush
+//! was lost or torn. They mount it and check what the archive promises: every committed revision by `qemu-img` before
+//! any repair, then by backy, then the next backup.
 //!
-//! Neither the simulated disk of the other tests nor a kill does this: here the file system's own journal, the
-//! page cache and the kernel's order of writes take part. `POWERCUT_COUNT` is how many moments are tried on
-//! each file system (`make powercut COUNT=200`), `POWERCUT_SEED` which states the source has and which moments
-//! are chosen. The log itself is not the same in two runs, since it depends on time; so a moment that failed is
-//! kept as the image of its disk.
+//! Neither the simulated disk of the other tests nor a kill does this: here the file system's own journal, the page
+//! cache and the kernel's order of writes take part. `POWERCUT_COUNT` is how many moments are tried on each file
+//! system (`make powercut COUNT=200`). `POWERCUT_SEED` decides which states the source has and which moments are
+//! chosen. The log itself differs between two runs, since it depends on time. So a moment that failed is kept as the
+//! image of its disk.
 
 mod log;
 mod moment;
@@ -21,7 +21,7 @@ use std::time::Instant;
 use recorder::{FileSystem, Recorder};
 use trial::Trial;
 
-/// Moments tried on each file system unless told otherwise: one for about every other command.
+/// Moments tried on each file system by default: one for about every other command.
 const COUNT: usize = 12;
 
 fn number(name: &str, default: u64) -> u64 {

@@ -26,7 +26,7 @@ impl Running {
         self.0.try_wait().expect("look after a process").is_none()
     }
 
-    /// Waits until it has ended, which has to be with success and without a word.
+    /// Waits until it has ended, which has to be with success and silently.
     pub(crate) fn finish(mut self) {
         let status = self.0.wait().expect("wait for a process");
         let mut said = String::new();
@@ -38,13 +38,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already where all went well.
+        // Where all went well, it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Waits until somebody holds the archive's lock and has said who.
+/// Waits until somebody holds the archive's lock and has recorded who.
 pub(crate) fn wait_for_lock(site: &Site, holder: &mut Running) {
     let began = Instant::now();
     let lock = site.folder.join("lock");
@@ -61,12 +61,12 @@ pub(crate) fn wait_for_lock(site: &Site, holder: &mut Running) {
     }
 }
 
-/// States of which the next one changes every block, so that the image is overwritten from end to end.
+/// States that each change every block, so that the image is overwritten from end to end.
 fn states(seed: u64, bytes: usize, count: u64) -> Vec<Vec<u8>> {
     (0..count).map(|number| noise(seed + number, bytes)).collect()
 }
 
-/// While a backup runs, restores of each revision there was in a loop. Says how many there were.
+/// Restores each existing revision in a loop while a backup runs. Returns how many restores there were.
 fn read_during_backup(site: &mut Site, next: &[u8], backup: &mut Command) -> u32 {
     site.write_source(next);
     let mut backup = Running::start(backup);
@@ -85,7 +85,7 @@ fn read_during_backup(site: &mut Site, next: &[u8], backup: &mut Command) -> u32
     reads
 }
 
-/// A process that restores a revision while another one makes a backup gets the bytes of that revision, always.
+/// A process that restores a revision while another one makes a backup always gets the bytes of that revision.
 fn restore_gets_its_own_bytes_during_a_backup(place: &Path) {
     // Several batches, so that the image is half overwritten for most of the time.
     let states = states(100, 30 * MIB, 4);
@@ -131,7 +131,7 @@ fn paused_restore_gets_its_own_bytes(place: &Path) {
 }
 both_ways!(paused_restore_gets_its_own_bytes(place));
 
-/// A restore whose reader goes away after a while ends with an error, also when all its threads have run ahead
+/// A restore whose reader closes the pipe after a while ends with an error, also when all its threads have run ahead
 /// and wait.
 #[test]
 fn a_reader_that_goes_away() {
@@ -154,7 +154,7 @@ fn a_reader_that_goes_away() {
     }
 }
 
-/// A second backup fails at once, names who is at work, and leaves everything alone; the first one does not notice.
+/// A second backup fails at once, names the one at work, and leaves everything alone. The first one does not notice.
 #[test]
 fn two_backups_at_once() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -163,7 +163,7 @@ fn two_backups_at_once() {
     site.write_source(&states[1]);
     let mut first = Running::start(&mut site.backy(&["backup", "--force", "--limit-rate", "1M"]));
     wait_for_lock(&site, &mut first);
-    // The first one reads for seconds before it has anything to write; until then its files stand still.
+    // The first one reads for seconds before it writes anything. Until then its files do not change.
     sleep(Duration::from_millis(300));
     let before = site.contents();
     for _ in 0..5 {
@@ -180,7 +180,7 @@ fn two_backups_at_once() {
     site.check_at_rest();
 }
 
-/// The lock of a backup that is killed is free at once, and the next one undoes what it left and works.
+/// The lock of a killed backup is free at once, and the next one undoes what it left and works.
 #[test]
 fn the_lock_of_a_killed_backup_is_free() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -197,8 +197,8 @@ fn the_lock_of_a_killed_backup_is_free() {
     site.check_at_rest();
 }
 
-/// Of many backups that are started at the same time, each works or finds the archive in use, and each that worked has
-/// made a revision.
+/// Of many backups that start at the same time, each works or finds the archive in use, and each that worked has made
+/// a revision.
 #[test]
 fn many_backups_at_once() {
     let temp = tempfile::tempdir().expect("a temporary folder");

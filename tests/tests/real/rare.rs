@@ -1,5 +1,5 @@
-//! What system calls may answer and next to never do: they are interrupted, or do only a part of what they were
-//! asked to. None of that is an error, and no byte is lost or put elsewhere.
+//! Answers of system calls that are allowed and hardly ever happen: they are interrupted, or do only a part of a
+//! request. None of that is an error, and no byte is lost or written elsewhere.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::ways::both_ways;
 const SIZES: [usize; 4] =
     [9 * BLOCK_BYTES - 100, 14 * BLOCK_BYTES + 5, 8 * BLOCK_BYTES - 512, 11 * BLOCK_BYTES + 1];
 
-/// Calls of which the manual says that they may be interrupted, on some file system or other.
+/// Calls that may be interrupted according to the manual, on some file system or other.
 const MAY_BE_INTERRUPTED: [&str; 13] = [
     "pread64",
     "preadv2",
@@ -78,8 +78,8 @@ fn signals_during_any_call_cost_nothing(place: &Path) {
 }
 both_ways!(signals_during_any_call_cost_nothing(place));
 
-/// On a file system whose reads and writes end early, all commands do what they do elsewhere: archive, source,
-/// target and export are there.
+/// On a file system whose reads and writes end early, all commands work as elsewhere: archive, source, target and
+/// export are there.
 #[test]
 fn reads_and_writes_may_be_short() {
     if let Some(disk) = HoleLess::make_short() {
@@ -119,7 +119,7 @@ fn everything_works(disk: &Path) {
     let exported = disk.join("exported.qcow2");
     works(&mut site.backy(&["export", "-r", "2", text(&exported)]));
     if backy_tests::qemu::available() {
-        // Elsewhere, since it is not QEMU that is to be tried.
+        // Elsewhere, since this does not test QEMU.
         let temp = tempfile::tempdir().expect("a temporary folder");
         let copy = temp.path().join("copy.qcow2");
         fs::write(&copy, fs::read(&exported).expect("read the export")).expect("copy it");

@@ -1,6 +1,6 @@
 //! Readers that never stop: processes that restore, and programs that read a mount, each comparing every byte.
 //!
-//! A revision that goes while it is read is an error for its reader, and no other error is.
+//! A revision that is deleted while it is read is an error for its reader, and no other error is.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,12 +19,12 @@ use serde_json::Value;
 use crate::mounted::forget_pages;
 use crate::site::{Site, backy, run, text, words};
 
-/// The processor is for the others, too.
+/// Leaves the processor to the others, too.
 const PAUSE: Duration = Duration::from_millis(20);
 
 type Bytes = Arc<Vec<u8>>;
 
-/// Sets a flag at its end, also when that is a panic, for which the others would wait for ever.
+/// Sets a flag at its end, also by a panic, for otherwise the others would wait forever.
 pub(crate) struct Done<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -33,7 +33,7 @@ impl Drop for Done<'_> {
     }
 }
 
-/// What every revision that there ever was has to hold.
+/// The content of every revision that ever existed.
 pub(crate) struct Truth {
     folder: PathBuf,
     known: Mutex<BTreeMap<RevisionId, Bytes>>,
@@ -67,7 +67,7 @@ impl Truth {
         uuids.map(|uuid| uuid.parse().expect("a UUID")).collect()
     }
 
-    /// One that is there, by chance, with what it has to hold.
+    /// A random existing one, with its content.
     fn pick(&self, random: &mut Random) -> Option<(RevisionId, Bytes)> {
         let there = self.there();
         let known = self.known();
@@ -76,13 +76,13 @@ impl Truth {
         Some((**uuid, Arc::clone(bytes)))
     }
 
-    /// Only what has gone may be an error.
+    /// Only a deleted revision may be an error.
     fn excuse(&self, uuid: RevisionId, what: &str) {
         assert!(!self.there().contains(&uuid), "{uuid} is there and cannot be read: {what}");
     }
 }
 
-/// Restores revisions by the command until `done`. Gives how many came out right.
+/// Restores revisions by the command until `done`. Returns how many were right.
 pub(crate) fn restore_on_and_on(truth: &Truth, seed: u64, done: &AtomicBool) -> u64 {
     let mut random = Random(seed);
     let mut right = 0;
@@ -102,8 +102,8 @@ pub(crate) fn restore_on_and_on(truth: &Truth, seed: u64, done: &AtomicBool) -> 
     right
 }
 
-/// Reads revisions of a mount until `done`: a new one each time, and one that is held open as long as it is
-/// there. Gives how many came out right.
+/// Reads revisions of a mount until `done`: a new one each time, and one that is held open as long as it exists.
+/// Returns how many were right.
 pub(crate) fn read_a_mount_on_and_on(
     truth: &Truth,
     mountpoint: &Path,

@@ -14,10 +14,10 @@ use crate::site::{BLOCK_BYTES, Site, compare, fails, noise, run, states, text, w
 /// None shrinks, which would be an alarm.
 const SIZES: [usize; 3] = [6 * BLOCK_BYTES, 7 * BLOCK_BYTES - 9, 9 * BLOCK_BYTES + 5];
 
-/// Runs backy as somebody, on the archive of a site.
+/// Runs backy as a given user, on the archive of a site.
 type As<'a> = &'a dyn Fn(&Site, &[&str]) -> Command;
 
-/// Everything that only reads, without a word on standard error but for the drill, which cannot be noted.
+/// Everything that only reads, with no output on standard error except for the drill, which cannot be recorded.
 fn readers_work(site: &Site, elsewhere: &Path, backy: As<'_>) {
     let quiet = |args: &[&str]| {
         let output = run(&mut backy(site, args));
@@ -58,7 +58,7 @@ fn readers_work(site: &Site, elsewhere: &Path, backy: As<'_>) {
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
-/// Everything that writes: one line that names the archive and what the system says, and nothing has changed.
+/// Everything that writes: one line that names the archive and the system's error, and nothing has changed.
 fn writers_say_why(site: &Site, why: &str, backy: As<'_>) {
     let before = site.contents();
     for args in [
@@ -78,7 +78,7 @@ fn writers_say_why(site: &Site, why: &str, backy: As<'_>) {
     assert!(site.contents() == before, "something was changed");
 }
 
-/// On a file system that is mounted read-only, and after that the archive goes on.
+/// On a file system that is mounted read-only. Afterwards the archive works again.
 #[test]
 fn on_a_read_only_file_system() {
     let Some(disk) = Disk::make("ext4", 48 << 20) else { return };
@@ -109,7 +109,7 @@ fn on_a_read_only_file_system() {
     site.check_at_rest();
 }
 
-/// For a user who may read the archive and not write to it; such as the one who watches it.
+/// For a user who may only read the archive, such as one for monitoring.
 #[test]
 fn for_a_user_who_may_only_read() {
     if !rustix::process::geteuid().is_root() {
@@ -126,7 +126,7 @@ fn for_a_user_who_may_only_read() {
         open(&entry.expect("list the archive").path(), 0o644);
     }
     open(&site.source, 0o644);
-    // The binary has to be where everybody gets to.
+    // The binary has to be where everybody can reach it.
     let program = temp.path().join("backy");
     fs::copy(site.backy(&[]).get_program(), &program).expect("copy the command");
     let elsewhere = temp.path().join("elsewhere");
@@ -145,7 +145,7 @@ fn for_a_user_who_may_only_read() {
         open(on.path.parent().expect("a folder"), 0o755);
         works(Command::new("chown").arg("65534").arg(&on.path));
         let output = run(&mut nobody(&site, &["mount", text(&on.path)]));
-        // Whether somebody else than root may use /dev/fuse is for the machine to say.
+        // The machine decides whether users other than root may use /dev/fuse.
         if output.status.success() {
             let mut cat = Command::new("setpriv");
             cat.args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"]);

@@ -1,5 +1,5 @@
-//! The recipes of `doc/hooks.md`, as they stand there but for their paths: freezing and btrfs for real; LVM,
-//! ZFS and libvirt with programs in their place that keep book and do with files what those do with devices.
+//! The recipes of `doc/hooks.md`, as they stand there but for their paths: freezing and btrfs for real; LVM, ZFS and
+//! libvirt with stand-ins that keep records and do with files what those do with devices.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +16,8 @@ use crate::site::{Site, fails, noise, run, text, words};
 
 const MIB: usize = 1 << 20;
 
-/// What the stand-ins share: where they write, and whether somebody has a file open, which the real ones refuse
-/// to remove.
+/// What the stand-ins share: where they write, and whether somebody has a file open, which the real ones refuse to
+/// remove.
 const COMMON: &str = r#"#!/bin/sh
 say() { echo "${0##*/} $*" >> "$BOOK"; }
 in_use() { find /proc/[0-9]*/fd -lname "$1" 2>/dev/null | grep -q .; }
@@ -103,7 +103,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// With the recipe `name`, in which each of `paths` is another one here.
+    /// With the recipe `name`, in which each of `paths` is replaced.
     fn make(name: &str, paths: &[(&str, &Path)]) -> Self {
         let place = tempfile::tempdir().expect("a temporary folder");
         let bin = place.path().join("bin");
@@ -135,7 +135,7 @@ impl Machine {
         self.place.path().join("dev").join(name)
     }
 
-    /// What the stand-ins have been asked to do.
+    /// The requests to the stand-ins.
     fn book(&self) -> String {
         let book = fs::read_to_string(self.place.path().join("book")).unwrap_or_default();
         book.replace(text(self.place.path()), "")
@@ -154,7 +154,7 @@ impl Machine {
         command
     }
 
-    /// A backup that works without a word; the bytes of the revision.
+    /// A backup that works silently. Returns the bytes of the revision.
     fn backup(&self) -> Vec<u8> {
         let output = run(&mut self.backy(&["backup", "--force"]));
         assert!(output.status.success() && words(&output).is_empty(), "{}", words(&output));
@@ -162,7 +162,7 @@ impl Machine {
     }
 }
 
-/// Every recipe is a config, and names scripts that are there and can be run.
+/// Every recipe is a config, and names scripts that exist and run.
 #[test]
 fn every_recipe_is_a_config() {
     let recipes = recipes();
@@ -188,7 +188,7 @@ fn every_recipe_is_a_config() {
     }
 }
 
-/// LVM: the snapshot is read and not the volume, one that was left over goes first, and nothing is left; what
+/// LVM: the backup reads the snapshot and not the volume, a leftover one is removed first, and nothing is left. What
 /// only has the name of a snapshot is left alone.
 #[test]
 fn lvm() {
@@ -211,7 +211,8 @@ fn lvm() {
     assert_eq!(fs::read(machine.volume("vg0/mynode-backy")).expect("it is there"), b"mine");
 }
 
-/// The QEMU guest agent: the guest stands still for the moment of the snapshot, and is thawed when there can be none.
+/// The QEMU guest agent: the guest is frozen for the moment of the snapshot, and is thawed when no snapshot is
+/// possible.
 #[test]
 fn qemu() {
     let machine = Machine::make("qemu", &[]);
@@ -235,7 +236,8 @@ fn qemu() {
     assert!(!machine.place.path().join("book.frozen").exists(), "the guest is still frozen");
 }
 
-/// ZFS: the snapshot's device is waited for, read, and removed; without a snapshot's name nothing is destroyed.
+/// ZFS: the hooks wait for the snapshot's device, read it, and remove it. Without a snapshot's name nothing is
+/// destroyed.
 #[test]
 fn zfs() {
     let machine = Machine::make("zfs", &[]);

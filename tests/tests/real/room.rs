@@ -1,4 +1,4 @@
-//! Removals and maintenance on a disk that is full to the last byte: they make room, and need none for that.
+//! Removals and maintenance on a disk that is full to the last byte: they free space, and need none for that.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,8 +15,8 @@ const MIB: usize = 1 << 20;
 /// What the file `reserve` takes.
 const RESERVE_BYTES: u64 = 4 << 20;
 
-/// An archive on a small file system with the source elsewhere. Of its 10 MiB every backup but the first changes 2 MiB,
-/// and only the fifth of them the same again.
+/// An archive on a small file system with the source elsewhere. Every backup but the first changes 2 MiB of its 10
+/// MiB, and only the fifth changes the same again.
 struct Small {
     disk: Disk,
     site: Site,
@@ -39,8 +39,8 @@ impl Small {
         Some(Small { disk, site, _elsewhere: elsewhere })
     }
 
-    /// Runs a command that has to work without a word on the full disk; `goes` are the numbers of the
-    /// revisions that it removes.
+    /// Runs a command that has to work silently on the full disk. `goes` are the numbers of the revisions that it
+    /// deletes.
     fn works(&mut self, args: &[&str], goes: &[usize]) {
         let output = run(&mut self.site.backy(args));
         let said = words(&output);
@@ -63,7 +63,7 @@ fn reserve_bytes(folder: &Path) -> u64 {
     fs::metadata(folder.join("reserve")).map_or(0, |found| found.blocks() * 512)
 }
 
-/// With 0 bytes free the oldest revision goes at once, and what it frees fills the reserve again.
+/// With 0 bytes free the oldest revision is deleted at once, and its space fills the reserve again.
 #[test]
 fn the_oldest_revision_can_be_deleted_on_a_full_disk() {
     let Some(mut small) = Small::make(4) else { return };
@@ -74,8 +74,8 @@ fn the_oldest_revision_can_be_deleted_on_a_full_disk() {
     assert!(small.disk.free_bytes() > MIB as u64, "it has made no room");
 }
 
-/// With 0 bytes free maintenance lets go what it wants to let go; without the reserve, too, as soon as there is
-/// room for a manifest.
+/// With 0 bytes free maintenance deletes what expires; without the reserve, too, as soon as there is space for a
+/// manifest.
 #[test]
 fn maintenance_on_a_full_disk() {
     let Some(mut small) = Small::make(5) else { return };
@@ -97,8 +97,8 @@ fn a_merge_that_fits_into_the_reserve() {
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
-/// A merge that fits nowhere is refused with what it needs, and changes nothing; the steps before it stay done;
-/// with room it works.
+/// A merge that fits nowhere is refused with what it needs, and changes nothing. The steps before it stay done. With
+/// free space it works.
 #[test]
 fn a_merge_that_does_not_fit() {
     let Some(mut small) = Small::make(6) else { return };
@@ -114,7 +114,7 @@ fn a_merge_that_does_not_fit() {
     works(&mut small.site.backy(&["status"]));
     let kept = small.reserve_bytes();
     assert!(kept >= RESERVE_BYTES - (64 << 10), "only {kept} bytes of reserve are left");
-    // What the oldest frees does not suffice either.
+    // What the oldest frees is not enough either.
     let oldest = small.site.expected[4].uuid;
     refused(&small, "1,2,3,first", 4);
     small.forget(&[5]);
@@ -125,7 +125,7 @@ fn a_merge_that_does_not_fit() {
     assert!(small.reserve_bytes() >= RESERVE_BYTES, "no reserve again");
 }
 
-/// With 0 bytes free the newest revision goes, and the image becomes that of the one before.
+/// With 0 bytes free the newest revision is deleted, and the image becomes that of the one before.
 #[test]
 fn the_newest_revision_can_be_deleted_on_a_full_disk() {
     let Some(mut small) = Small::make(3) else { return };
@@ -134,8 +134,8 @@ fn the_newest_revision_can_be_deleted_on_a_full_disk() {
     assert!(small.reserve_bytes() > 0, "no reserve again");
 }
 
-/// With 0 bytes free the newest stays when the one before has data for which the image has no room, which is
-/// said before anything is begun. The oldest goes all the same, and with room so does the newest.
+/// With 0 bytes free the newest stays when the one before has data for which the image has no space. The command says
+/// so before it begins. The oldest is deleted all the same, and with free space so is the newest.
 #[test]
 fn the_newest_revision_stays_without_space_for_the_previous_one() {
     let Some(disk) = Disk::make("ext4", 64 << 20) else { return };
@@ -161,7 +161,8 @@ fn the_newest_revision_stays_without_space_for_the_previous_one() {
     site.check_at_rest();
 }
 
-/// What an interrupted merge has left is put in order on a disk that is full by then, so that a removal can make room.
+/// The leftovers of an interrupted merge are cleaned up on a disk that is full by then, so that a removal can free
+/// space.
 #[test]
 fn a_removal_on_a_full_disk_after_a_crash() {
     let Some(mut small) = Small::make(4) else { return };
@@ -202,8 +203,8 @@ fn an_export_and_a_drill_to_a_full_disk() {
     compare(&target, "qcow2", &site.expected[1].bytes);
 }
 
-/// A restore that does not fit is refused before anything is written, by a dry run as well; what the target has
-/// already and what becomes free in it count, and with `--no-space-check` it is begun.
+/// A restore that does not fit is refused before anything is written, by a dry run as well. What the target has
+/// already and what becomes free in it count. With `--no-space-check` it begins anyway.
 #[test]
 fn a_restore_that_does_not_fit_is_not_started() {
     let Some(disk) = Disk::make("ext4", 32 << 20) else { return };

@@ -1,4 +1,4 @@
-//! An archive made by the real command, its source, and beside them what the archive has to hold.
+//! An archive made by the real command, its source, and the expected content of the archive.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use backy_tests::{checker, qemu};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-/// Block size of the archives here: that of a new archive unless told otherwise.
+/// Block size of the archives here: that of a new archive by default.
 pub(crate) const BLOCK_BYTES: usize = 64 << 10;
 
 /// A folder `archive`, a source, and the committed revisions, newest first.
@@ -62,7 +62,7 @@ impl Site {
         fs::write(&self.source, state).expect("write the source");
     }
 
-    /// A backup of `state`, which has to work without a word. Gives its report.
+    /// A backup of `state`, which has to work silently. Returns its report.
     pub(crate) fn backup(&mut self, state: &[u8]) -> Value {
         self.write_source(state);
         self.backup_source(state)
@@ -72,7 +72,7 @@ impl Site {
     pub(crate) fn backup_source(&mut self, state: &[u8]) -> Value {
         let output = run(&mut self.backy(&["backup", "--force", "--json"]));
         let said = words(&output);
-        // A source that lost much of its data, or has become another one, is what some tests are about.
+        // Some tests are about a source that lost much of its data, or has become another one.
         let mut lines = said.lines().filter(|line| !line.contains("nothing expires until"));
         assert_eq!(lines.next(), None, "a backup that works says nothing");
         assert!(output.status.success(), "backup: {}", output.status);
@@ -97,7 +97,7 @@ impl Site {
     }
 
     /// Checks without a lock that the archive holds what is expected, or that and one more revision with the content
-    /// `maybe`: `backy restore` gives the bytes of each, and `qemu-img compare` finds those of the older ones.
+    /// `maybe`: `backy restore` returns the bytes of each, and `qemu-img compare` finds those of the older ones.
     pub(crate) fn check(&mut self, maybe: Option<&[u8]>) {
         let committed = self.committed();
         if committed.len() == self.expected.len() + 1 {
@@ -119,7 +119,7 @@ impl Site {
     }
 
     /// Checks what has to hold when no backup is under way or was interrupted: also that `last.raw` is the newest
-    /// revision, that QEMU finds nothing wrong with the deltas, and that no other files are left.
+    /// revision, that QEMU finds no problem in the deltas, and that no other files are left.
     pub(crate) fn check_at_rest(&mut self) {
         self.check(None);
         self.check_files();
@@ -147,7 +147,7 @@ impl Site {
         }
     }
 
-    /// The same of what has to hold when no operation is under way or was interrupted.
+    /// The same for what has to hold when no operation is under way or was interrupted.
     pub(crate) fn check_at_rest_here(&self) {
         self.check_here();
         self.check_files();
@@ -157,8 +157,8 @@ impl Site {
         }
     }
 
-    /// Takes note of what a command may have done that was cut short: of the revisions with these numbers,
-    /// any may have gone, and one with the content `maybe` may be there.
+    /// Records what an interrupted command may have done: any of the revisions with these numbers may be deleted, and
+    /// one with the content `maybe` may exist.
     pub(crate) fn reconcile(&mut self, may_go: &[usize], maybe: Option<&[u8]>) {
         let committed = self.committed();
         let mut numbers = 0..;
@@ -173,7 +173,7 @@ impl Site {
         }
     }
 
-    /// Checks that there are no files but those that the revisions need.
+    /// Checks that there are only the files that the revisions need.
     pub(crate) fn check_files(&self) {
         let mut needed: BTreeSet<String> =
             ["README", "backy.toml", "manifest.json", "lock"].map(str::to_owned).into();
@@ -191,7 +191,7 @@ impl Site {
         assert_eq!(problems.unwrap_or_default(), Vec::<String>::new(), "against the format");
     }
 
-    /// The names of the files in the archive, without those that come and go as they may.
+    /// The names of the files in the archive, without those that may come and go.
     pub(crate) fn files(&self) -> BTreeSet<String> {
         let entries = self.folder.read_dir().expect("list the archive").map(|e| e.expect("entry"));
         let names = entries.map(|entry| entry.file_name().into_string().expect("a plain name"));

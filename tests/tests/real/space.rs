@@ -1,5 +1,5 @@
-//! Room on the disk before and during a backup: what is not expected to fit is not begun, what may not fit is,
-//! and the message says how much is missing and what frees it.
+//! Space on the disk before and during a backup: backy does not begin a backup that is not expected to fit, and
+//! begins one that may not fit. The message says how much is missing and what frees it.
 
 use std::fs;
 
@@ -48,7 +48,7 @@ impl Small {
         serde_json::from_slice(&json).expect("JSON")
     }
 
-    /// Gives it another schedule; with none nothing expires.
+    /// Gives it another schedule. Without one nothing expires.
     fn configure(&self, schedule: &str) {
         let config = format!("source = {:?}\n{schedule}", self.site.source);
         fs::write(self.site.folder.join("backy.toml"), config).expect("write the config");
@@ -65,9 +65,8 @@ fn advised(message: &str) -> String {
     rest.split_once('\'').expect("its end").0.to_owned()
 }
 
-/// A backup that is not expected to fit is refused before anything is written: the message says how much is
-/// missing and which revisions would free it; after that removal it works. With --no-space-check it is begun
-/// all the same.
+/// A backup that is not expected to fit is refused before anything is written: the message says how much is missing
+/// and which revisions would free it. After that removal it works. With --no-space-check it begins all the same.
 #[test]
 fn a_backup_that_will_not_fit_is_not_started() {
     let Some(mut small) = Small::make("ext4", 48 << 20, 5) else { return };
@@ -86,7 +85,7 @@ fn a_backup_that_will_not_fit_is_not_started() {
     }
     assert!(message.contains(text(&small.site.folder)), "{message}");
     assert!(small.site.contents() == files, "it has changed the archive");
-    // What the schedule lets go anyhow comes first.
+    // Revisions that expire anyhow come first.
     assert!(message.contains("'backy maintenance' would free about"), "{message}");
     small.configure("");
     let text = works(&mut small.site.backy(&["backup", "--force", "--dry-run"]));
@@ -109,7 +108,8 @@ fn a_backup_that_will_not_fit_is_not_started() {
     drop(ballast);
 }
 
-/// What takes space in the archive's folder and is no part of it is named: nobody else knows that it may be moved.
+/// Files in the archive's folder that take space and are no part of it are named: nobody else knows that they may be
+/// moved.
 #[test]
 fn foreign_files_that_take_space_are_named() {
     let Some(mut small) = Small::make("ext4", 48 << 20, 4) else { return };
@@ -123,7 +123,7 @@ fn foreign_files_that_take_space_are_named() {
     assert!(small.site.folder.join(stranger).exists());
 }
 
-/// What somebody has pinned is not proposed, and when nothing else could go that is said.
+/// backy does not suggest pinned revisions, and says so when nothing else could be deleted.
 #[test]
 fn pinned_revisions_are_not_proposed() {
     let Some(mut small) = Small::make("ext4", 48 << 20, 4) else { return };
@@ -139,8 +139,8 @@ fn pinned_revisions_are_not_proposed() {
     assert!(message.contains("nothing can be deleted"), "{message}");
 }
 
-/// With as much room as the estimate says at most, a backup of which every block has changed to something that
-/// does not compress fits: in place and on a clone, into holes, grown and shrunk.
+/// With as much space as the estimate says at most, a backup fits in which every block has changed to something that
+/// does not compress: in place and on a clone, into holes, grown and shrunk.
 #[test]
 fn the_estimated_maximum_is_enough() {
     for (kind, bytes) in [("ext4", 96 << 20), ("xfs", 400 << 20)] {
@@ -155,7 +155,7 @@ fn the_estimated_maximum_is_enough() {
             let json = works(&mut site.backy(&["backup", "--force", "--dry-run", "--json"]));
             let plan: Value = serde_json::from_slice(&json).expect("JSON");
             let most = plan["room"]["most_bytes"].as_u64().expect("a number");
-            // Nothing that has changed is left out, and it is not simply twice everything.
+            // The estimate includes everything that has changed, and is not simply twice everything.
             assert!(
                 most as usize >= len && (most as usize) < 2 * len.max(12 * MIB) + 2 * MIB,
                 "{plan}"
@@ -172,8 +172,8 @@ fn the_estimated_maximum_is_enough() {
     }
 }
 
-/// A first backup of a file that is larger than the disk is not begun; one of a file with holes is. When only
-/// the most that a later one could be does not fit, it is made, and -v says so.
+/// A first backup of a file that is larger than the disk does not begin. One of a file with holes does. When only the
+/// largest possible later one does not fit, it is made, and -v says so.
 #[test]
 fn holes_and_unlikely_cases_need_no_space() {
     let Some(mut small) = Small::make("ext4", 24 << 20, 0) else { return };

@@ -1,4 +1,4 @@
-//! Files of many gigabytes that are next to all holes, and cost nothing.
+//! Files of many gigabytes that are nearly all holes, and cost nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -109,8 +109,8 @@ impl Sparse {
         self.check_places(what, |buffer, at| file.read_exact_at(buffer, at));
     }
 
-    /// Checks each piece with what is around it, what is in the first bytes and the last, and the places to
-    /// which an offset leads that was cut to 32 bits.
+    /// Checks each piece with its surroundings, the first bytes and the last, and the places that an offset cut to 32
+    /// bits would lead to.
     pub(crate) fn check_places(
         &self,
         what: &str,
@@ -141,9 +141,9 @@ impl Sparse {
     }
 }
 
-/// States of a source of `len` bytes, oldest first, which change on both sides of the place `border` as well as
-/// where an offset leads to that has lost its upper half. The second one grows, the last one is shorter, but
-/// ends behind the border, too.
+/// States of a source of `len` bytes, oldest first, which change on both sides of the place `border` as well as where
+/// an offset without its upper half leads to. The second one grows. The last one is shorter, but ends behind the
+/// border, too.
 pub(crate) fn states(seed: u64, border: u64, block_bytes: u64) -> Vec<Sparse> {
     let mut seeds = Random(seed);
     let len = border + 40 * block_bytes;

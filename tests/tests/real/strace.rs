@@ -12,7 +12,7 @@ use backy_tests::qemu;
 
 use crate::site::run;
 
-/// Whether `strace` is here and may trace. Says `SKIPPED` when not.
+/// Whether `strace` is here and may trace. Prints `SKIPPED` when not.
 pub(crate) fn available() -> bool {
     let trial = Command::new("strace")
         .args(["-f", "-o", "/dev/null", "true"])
@@ -26,13 +26,13 @@ pub(crate) fn available() -> bool {
     found
 }
 
-/// What came of a command, and whether something was injected.
+/// The result of a command, and whether something was injected.
 pub(crate) struct Injected {
     pub(crate) output: Output,
     pub(crate) happened: bool,
 }
 
-/// `command` under `strace -e inject=CALL:WHAT`, with a log that goes to `place`.
+/// `command` under `strace -e inject=CALL:WHAT`, which writes its log to `place`.
 pub(crate) fn tracing(command: &Command, call: &str, what: &str, log: &Path) -> Command {
     let mut strace = Command::new("strace");
     strace

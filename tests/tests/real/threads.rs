@@ -1,4 +1,4 @@
-//! A command uses the cores that it is given, and no more threads than that.
+//! A command uses the cores that it may use, and no more threads than that.
 
 use std::fs;
 use std::process::Command;

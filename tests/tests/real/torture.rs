@@ -1,7 +1,7 @@
 //! Commands killed at random times and at random syncs, over and over, beside a reader and a mount that never stop.
 //!
-//! `make torture ROUNDS=1000` does it for long; the seed is printed, and `SEED=` repeats the commands of a run,
-//! though not the moments at which the kernel lets them be killed.
+//! `make torture ROUNDS=1000` runs it for long. The seed is printed, and `SEED=` repeats the commands of a run,
+//! though not the moments at which the kernel kills them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ use crate::ways::{Way, both_ways};
 
 /// Rounds of each of the two tests in a normal run.
 const ROUNDS: u64 = 20;
-/// Revisions beyond which some go.
+/// Above this number of revisions, some are deleted.
 const MAX_REVISIONS: usize = 8;
 /// Calls at which a command is killed, and up to which of them: about as many as most commands make. Syncs are
 /// the most.
@@ -54,10 +54,10 @@ enum Operation {
     Backup,
     /// `rm` of revisions, by their numbers.
     Remove(Vec<usize>),
-    /// `maintenance -k`, under which the revisions with these numbers may go.
+    /// `maintenance -k`, which may delete the revisions with these numbers.
     Maintain(u64, Vec<usize>),
     Scrub,
-    /// Pins a revision, or, when `false`, takes that away.
+    /// Pins a revision, or unpins it when `false`.
     Tag(RevisionId, bool),
 }
 
@@ -74,7 +74,7 @@ struct Torture<'a> {
 }
 
 impl Torture<'_> {
-    /// Another operation, which suits what there is.
+    /// Another operation that fits the current state.
     fn choose(&mut self) -> Operation {
         let count = self.site.expected.len();
         let free = |number: &usize| !self.pinned.contains(&self.site.expected[*number].uuid);
@@ -154,7 +154,7 @@ impl Torture<'_> {
         }
     }
 
-    /// Runs a command that is killed, at a random call or after a random time, unless it is over by then.
+    /// Runs a command and kills it, at a random call or after a random time, unless it has ended by then.
     fn kill(&mut self, mut command: Command) {
         if self.random.flip() {
             let (call, most) = CALLS[self.random.below(CALLS.len() as u64) as usize];
@@ -176,7 +176,7 @@ impl Torture<'_> {
         self.kills += u64::from(status.signal() == Some(9));
     }
 
-    /// Takes note of what a command may have done. All that is committed reads right, before anything is repaired.
+    /// Records what a command may have done. Everything committed reads right, before any repair.
     fn look_after(&mut self, operation: &Operation) {
         let (may_go, maybe): (&[usize], _) = match operation {
             Operation::Backup => (&[], Some(self.source.as_slice())),
@@ -198,7 +198,7 @@ impl Torture<'_> {
     }
 
     fn round(&mut self, number: u64) {
-        // In one of three cases what comes next is killed, too, perhaps in the midst of undoing the first.
+        // In one of three cases the next command is killed, too, perhaps in the middle of undoing the first.
         loop {
             let operation = self.choose();
             let told = Told(format!("round {number}: {operation:?} is killed"));
@@ -276,7 +276,7 @@ fn archive_survives_kills_at_any_time(place: &Path, way: Way) {
             "torture {way:?}: {rounds} rounds, {kills} commands killed, {syncs} of them at a chosen call; \
              {restores} restores and {reads} reads of the mount beside them, all right"
         );
-        // Most are; by how many it is fewer, in so few rounds, is chance.
+        // Most are. With so few rounds, chance decides by how many it is fewer.
         assert!(kills >= rounds / 4, "only {kills} commands were killed");
         assert!(
             restores >= rounds / 4 && reads >= rounds / 4,

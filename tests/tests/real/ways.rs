@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::disks::Disk;
 
-/// Space for any of these tests, and more than the smallest XFS; what is not written takes none.
+/// Space for any of these tests, and more than the smallest XFS. What is not written takes none.
 const XFS_BYTES: u64 = 400 << 20;
 
 /// How image updates are made in a folder.

@@ -1,4 +1,4 @@
-//! An archive of 2014 as its JSON says, said a second time: which MD5 is recorded for which block.
+//! A second implementation of the JSON of an archive of 2014: which MD5 is recorded for which block.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,9 @@ use super::{Entry, with_uuids};
 use crate::legacy::md5_hex;
 
 const DEFAULT_BLOCK_BYTES: u64 = 4 << 20;
-/// Images that are put together to fill in an MD5 are no larger.
+/// Larger images are not assembled to fill in an MD5.
 const MAX_IMAGE_BYTES: u64 = 1 << 20;
-/// Longer chains are none.
+/// Longer chains are invalid.
 const MAX_DEPTH: usize = 32;
 
 /// What the files say.
@@ -122,7 +122,7 @@ impl Model {
         rest.get(..rest.len().min(self.block_bytes as usize)).filter(|bytes| !bytes.is_empty())
     }
 
-    /// The image of a revision, put together from the data files.
+    /// The image of a revision, assembled from the data files.
     fn image(&self, name: &str) -> Option<Vec<u8>> {
         let blocks = self.revisions.get(name)?["blocks"].as_u64()?;
         let mut image = Vec::new();

@@ -1,4 +1,4 @@
-//! A delta out of any bytes in an archive of three revisions whose digests fit it, as far as it can be read.
+//! A delta made of any bytes in an archive of three revisions whose digests fit it, as far as it can be read.
 
 use std::path::Path;
 
@@ -28,13 +28,13 @@ use crate::{qemu, world};
 const MAX_BLOCKS: u64 = 64;
 const MAX_BYTES: u64 = 4 << 20;
 
-/// A block as a revision has it; none when it cannot be read.
+/// A block as a revision has it. None when it cannot be read.
 type Block = Option<Vec<u8>>;
 
 /// Which of the revisions the input is, counted from the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Position {
-    /// The one that goes.
+    /// The deleted one.
     Middle = 1,
     /// The one that takes over its blocks.
     Oldest = 2,
@@ -50,7 +50,7 @@ struct Model {
 /// Reads an archive with the delta in every way, merges, and exports.
 ///
 /// # Panics
-/// When one way gives other bytes than another.
+/// When one way returns other bytes than another.
 pub(super) fn check(delta: &Delta, data: &[u8], position: Position, folder: &Path) {
     let size = delta.header().cluster_size;
     let bytes = delta.header().virtual_bytes;
@@ -66,7 +66,7 @@ pub(super) fn check(delta: &Delta, data: &[u8], position: Position, folder: &Pat
     });
     (0..3).for_each(|number| model.check_reads(number));
     model.check_exports(folder);
-    // Those that stay read as before, whether it worked or not.
+    // The remaining ones read as before, whether it worked or not.
     let removed =
         model.writer().and_then(|mut writer| writer.remove(&[1], &world::clock(), &Silent));
     if removed.is_ok() {
@@ -80,8 +80,8 @@ pub(super) fn check(delta: &Delta, data: &[u8], position: Position, folder: &Pat
     }
 }
 
-/// What the delta says of each block: not held, or held with what can be read of it. None when its tables
-/// cannot be read.
+/// What the delta has for each block: not held, or held with what can be read of it. None when its tables cannot be
+/// read.
 fn held(delta: &Delta, blocks: u64) -> Option<Vec<Option<Block>>> {
     let clusters = delta.clusters(BlockIndex(0), blocks).ok()?;
     let mut decompressor = Decompressor::new().expect("memory");
@@ -207,7 +207,7 @@ impl Model {
         ArchiveWriter::open(self.archive(), "a fuzzer", &Silent)
     }
 
-    /// A restore as a whole, one that goes on, and a reader that comes here and there give the same.
+    /// A whole restore, one with `--keep-going`, and a reader at random offsets return the same.
     fn check_reads(&self, number: usize) {
         let (archive, image) = (self.archive(), &self.images[number]);
         let size = archive.manifest().block_size;
@@ -253,7 +253,7 @@ impl Model {
         [1, 2].into_iter().for_each(|number| self.check_export(&archive, number, folder));
     }
 
-    /// What can be read in full can be exported, and reads the same by itself; what cannot leaves no file.
+    /// What can be read in full can be exported, and reads the same by itself. What cannot leaves no file.
     fn check_export(&self, archive: &Archive, number: usize, folder: &Path) {
         let path = folder.join(format!("{number}.qcow2"));
         let options = ExportOptions { level: Some(1), threads: Some(1) };
@@ -281,7 +281,7 @@ impl Model {
     }
 }
 
-/// The digest of a block; one that is of nothing for one that cannot be read.
+/// The digest of a block. For one that cannot be read, a digest that matches nothing.
 fn entry(block: Option<&[u8]>) -> TableEntry {
     block.map_or(TableEntry([1; 32]), TableEntry::of_block)
 }

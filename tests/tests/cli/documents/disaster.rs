@@ -1,4 +1,4 @@
-//! `doc/disaster.md`: everything comes back with `dd`, `qemu-img` and Python, where there is no backy.
+//! `doc/disaster.md`: `dd`, `qemu-img` and Python restore everything where there is no backy.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -68,7 +68,7 @@ fn run_without_backy(folder: &Path, script: &str) -> Output {
             "zstd",
         ];
         let tools = tools.map(|tool| (tool, format!("command -v {tool}")));
-        // What is found as python3 may be a script that needs more than these.
+        // `python3` may be a script that needs more than these.
         let python = "python3 -c 'import sys; print(sys.executable)'".to_owned();
         for (tool, finds) in tools.into_iter().chain([("python3", python)]) {
             let path = Command::new("sh").args(["-c", &finds]).output();
@@ -91,7 +91,7 @@ fn rescue(folder: &Path, arguments: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8(said).expect("UTF-8"))
 }
 
-/// The commands of the document, as they stand there, give back the newest, an older and the oldest revision.
+/// The commands of the document, as they stand there, restore the newest, an older and the oldest revision.
 #[test]
 fn the_commands_get_everything_back_without_backy() {
     if !backy_tests::qemu::available() {
@@ -111,8 +111,8 @@ fn the_commands_get_everything_back_without_backy() {
     assert_eq!(absent.status.code(), Some(127), "backy was in the PATH");
 }
 
-/// What the document does before QEMU reads an archive from elsewhere finds deltas that lead out of it, or to
-/// an image of no said format.
+/// The checks that the document makes before QEMU reads an archive from elsewhere find deltas that lead out of it, or
+/// to an image without a given format.
 #[test]
 fn what_leads_out_of_an_archive_is_found() {
     if !backy_tests::qemu::available() {
@@ -139,7 +139,7 @@ fn what_leads_out_of_an_archive_is_found() {
     }
 }
 
-/// The rescue program gives every revision of every golden archive and says that the digest is right, but where
+/// The rescue program restores every revision of every golden archive and says that the digest is right, except where
 /// a block is lost, which it names.
 #[test]
 fn the_rescue_program_reads_every_golden_archive() {
@@ -174,7 +174,7 @@ fn the_rescue_program_needs_no_manifest() {
     }
 }
 
-/// What is damaged is named and is an error; all other bytes come out.
+/// The program names what is damaged and fails. It writes all other bytes.
 #[test]
 fn the_rescue_program_names_what_is_lost() {
     let states = states();
@@ -201,7 +201,7 @@ fn the_rescue_program_names_what_is_lost() {
     assert!(said.contains(&format!("lost: bytes {}", wrong[0] * BLOCK_BYTES)), "{said}");
 }
 
-/// The archive is only read: a target in it is refused.
+/// The program only reads the archive: it refuses a target in it.
 #[test]
 fn the_rescue_program_does_not_write_into_the_archive() {
     let folder = scene(&states());

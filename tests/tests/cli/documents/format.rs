@@ -23,7 +23,7 @@ fn the_worked_example_is_the_golden_archive() {
     }
 }
 
-/// The fields of the example's header have the values in the table, and our parser says the same.
+/// The fields of the example's header have the values in the table, and our parser agrees.
 #[test]
 fn the_header_table_holds() {
     let text = document("doc/format.md");

@@ -9,7 +9,7 @@ use backy_tests::command::program;
 
 use super::{code_blocks, document};
 
-/// Every command of the guide works, from the first backup to the restored disk; those that mount need root.
+/// Every command of the guide works, from the first backup to the restored disk. Those that mount need root.
 #[test]
 fn the_guides_commands_run() {
     let is_root = rustix::process::geteuid().is_root() && fs::exists("/dev/fuse").unwrap_or(false);
@@ -45,7 +45,7 @@ pub(crate) fn folder_with_backy() -> tempfile::TempDir {
     folder
 }
 
-/// Runs a script as it stands in a document, in such a folder; it ends with the first command that fails.
+/// Runs a script as it stands in a document, in such a folder. It ends with the first command that fails.
 pub(crate) fn run(folder: &Path, script: &str) -> Output {
     Command::new("sh")
         .args(["-e", "-c", script])

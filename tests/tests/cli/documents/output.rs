@@ -1,4 +1,4 @@
-//! What programs read of the command is as its documents have it: JSON, exit statuses, metrics, history, log.
+//! What programs read from the command matches its documents: JSON, exit statuses, metrics, history, log.
 
 use backy_tests::command::program;
 
@@ -151,7 +151,7 @@ fn monitoring_is_as_documented() {
     }
 }
 
-/// A problem gets its level from one table: nothing else in the library makes one, or names a level for one.
+/// One table decides the level of a problem: nothing else in the library makes a problem, or names a level for one.
 #[test]
 fn levels_come_from_one_table() {
     let mut folders = vec![checkout().join("backy-lib/src")];
@@ -181,7 +181,7 @@ fn levels_come_from_one_table() {
     assert!(seen > 100, "{seen}");
 }
 
-/// What stands in code in the first column of the table after `heading`.
+/// The code in the first column of the table after `heading`.
 fn names(text: &str, heading: &str) -> Vec<String> {
     table(text, heading).iter().map(|row| row[0].trim_matches('`').to_owned()).collect()
 }
@@ -249,8 +249,8 @@ fn steps_and_history_are_as_documented() {
     assert_eq!(fields.into_iter().collect::<BTreeSet<_>>(), used);
 }
 
-/// Each line of a log in JSON has the fields in doc/scripting.md, and no others; which events there are, and which
-/// fields each has besides, is told there as well.
+/// Each line of a log in JSON has the fields in doc/scripting.md, and no others. That page also lists the events and
+/// their additional fields.
 #[test]
 fn the_log_is_as_documented() {
     let text = document("doc/scripting.md");
@@ -290,7 +290,7 @@ fn the_log_is_as_documented() {
         let event = line["event"].as_str().expect("a word").to_owned();
         assert_eq!(found.entry(event).or_insert(besides.clone()), &besides);
     }
-    // Of the rest there is no warning to be had here.
+    // This scene cannot raise warnings of the rest.
     found.entry("warning".to_owned()).or_default();
     assert_eq!(found, documented);
 }

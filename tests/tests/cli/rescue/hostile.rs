@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A manifest whose checksum is right may say what it likes: what makes no sense is not believed, and leads nowhere.
+/// A manifest with a right checksum may say anything: the program does not believe nonsense, and follows it nowhere.
 #[test]
 fn rescue_believes_no_sizes_it_cannot_check() {
     let base = copy_of(&golden_folder("format-1"));
@@ -38,7 +38,7 @@ fn rescue_believes_no_sizes_it_cannot_check() {
         fs::remove_file(&target).expect("what it wrote");
     }
 
-    // One that would take hours is compared with what other files say.
+    // The program compares one that would take hours with what other files say.
     let mut long = good.clone();
     long["revisions"][0]["size_bytes"] = json!(1_u64 << 40);
     put_manifest(archive, &long);
@@ -63,7 +63,7 @@ fn rescue_believes_no_sizes_it_cannot_check() {
     fs::remove_file(&target).expect("what it wrote");
 }
 
-/// What would move the cursor of a terminal, or turn text around, is written in another way.
+/// The program escapes what would move the cursor of a terminal, or turn text around.
 #[test]
 fn rescue_escapes_control_characters() {
     let base = copy_of(&golden_folder("format-1"));
@@ -82,7 +82,7 @@ fn rescue_escapes_control_characters() {
     );
 }
 
-/// Files of the archive that are links, FIFOs or devices are not read, and nothing waits for them.
+/// The program does not read files of the archive that are links, FIFOs or devices, and does not wait for them.
 #[test]
 fn only_regular_files_are_read() {
     let base = copy_of(&golden_folder("format-1"));
@@ -125,7 +125,7 @@ fn only_regular_files_are_read() {
     }
 }
 
-/// Deltas that read through each other end, and cost what they would have to hold.
+/// The program detects deltas that read through each other. They cost what they would have to hold.
 #[test]
 fn a_cycle_of_deltas_is_an_error() {
     let base = copy_of(&golden_folder("format-1"));
@@ -147,7 +147,7 @@ fn a_cycle_of_deltas_is_an_error() {
     assert!(said.contains("is its own backing file") && said.contains("lost: bytes"), "{said}");
     fs::remove_file(&target).expect("what it wrote");
 
-    // A name with a path in it is none of an archive.
+    // A name with a path in it belongs to no archive.
     let hostile = b"/etc/passwd";
     delta[at..at + hostile.len()].copy_from_slice(hostile);
     delta[16..20].copy_from_slice(&(hostile.len() as u32).to_be_bytes());

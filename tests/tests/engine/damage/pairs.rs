@@ -1,5 +1,5 @@
-//! Two flaws at once, at rest and in what a killed operation has left: never a wrong byte, and a way out that
-//! the table in `doc/disaster.md` names.
+//! Two flaws at once, in an archive at rest and in what a killed operation has left: never a wrong byte, and a way
+//! out that the table in `doc/disaster.md` names.
 
 use backy_lib::Result;
 use backy_lib::format::qcow2::Layout;
@@ -53,7 +53,7 @@ fn entry(world: &World, number: usize, block: usize) -> usize {
     layout.l2_offset as usize + 8 * block
 }
 
-/// What may be wrong with one file.
+/// What may be damaged in one file.
 const FLAWS: [(&str, Flaw); 17] = [
     ("a rotten block of the image", |w| spoil(w, FileName::IMAGE, 3 * BLOCK + 9)),
     ("blocks of the image that have become zero", |w| clear(w, FileName::IMAGE, BLOCK, 4 * BLOCK)),
@@ -74,12 +74,12 @@ const FLAWS: [(&str, Flaw); 17] = [
     ("no oldest delta", |w| remove(w, delta(w, 3))),
 ];
 
-/// The verbs of the table in `doc/disaster.md`, one after the other, until a backup works.
+/// Runs the verbs of the table in `doc/disaster.md`, one after the other, until a backup works.
 fn way_out(place: &str, damaged: &mut Damaged, next: &[u8]) -> usize {
     let mut last = None;
     for step in 0..6 {
         match step {
-            // What the first one has put in order keeps it from being made, not the next.
+            // What the first one has repaired makes it fail, but not the next one.
             0 | 1 => {}
             2 | 5 => _ = damaged.apply(Verb::Scrub, next),
             3 => remove_lost(damaged, next),
@@ -95,7 +95,7 @@ fn way_out(place: &str, damaged: &mut Damaged, next: &[u8]) -> usize {
                         assert!(newest == next, "{place}, step {step}: wrong bytes");
                         return step;
                     }
-                    // A rotten block that has not changed is only noticed by a scrub.
+                    // Only a scrub notices a rotten block that has not changed.
                     Err(error) => last = Some(error),
                 }
             }
@@ -106,7 +106,7 @@ fn way_out(place: &str, damaged: &mut Damaged, next: &[u8]) -> usize {
     panic!("{place}: no way out: {last:?}");
 }
 
-/// Removes what cannot be read, the oldest first.
+/// Deletes what cannot be read, the oldest first.
 fn remove_lost(damaged: &mut Damaged, next: &[u8]) {
     let Ok(archive) = world::open(&damaged.world.disk) else { return };
     for number in (1..archive.revisions().len()).rev() {
@@ -116,7 +116,7 @@ fn remove_lost(damaged: &mut Damaged, next: &[u8]) {
     }
 }
 
-/// Everything that cannot be read can be removed, and then all is whole, and so is the next backup.
+/// Everything that cannot be read can be deleted. Then the archive is healthy, and so is the next backup.
 fn tidy_up(place: &str, damaged: &mut Damaged, next: &[u8]) {
     let _ = damaged.apply(Verb::Scrub, next);
     loop {
@@ -125,7 +125,7 @@ fn tidy_up(place: &str, damaged: &mut Damaged, next: &[u8]) {
         let lost = numbers.find(|&number| world::read_revision(&archive, number).is_err());
         let Some(number) = lost else { break };
         let mut removed = damaged.apply(Verb::Remove(number as u8), next);
-        // Of what may still be recovered somebody has to say that it need not be.
+        // Somebody has to confirm that what might still be recovered may be given up.
         if matches!(&removed, Err(error) if error.to_string().contains("maintenance --confirm")) {
             let _ = damaged.apply(Verb::Maintain(0), next);
             removed = damaged.apply(Verb::Remove(number as u8), next);

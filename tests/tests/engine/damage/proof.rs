@@ -1,5 +1,5 @@
-//! Digest tables that are damaged, and images besides: what can be proved stays, the rest is lost and marked,
-//! and backups go on.
+//! Damaged digest tables, also together with damaged images: what can be proved stays, the rest is lost and marked,
+//! and backups continue.
 
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::Random;
@@ -29,13 +29,12 @@ fn spoil_entry(world: &World, block: usize, with: u8) {
     world.disk.tamper(table(world), |bytes| bytes[4096 + 32 * block..][..32].fill(with));
 }
 
-/// Every byte of a block, where it is not zero, becomes another one.
+/// Changes every byte of a block where it is not zero.
 fn spoil_block(world: &World, block: usize) {
     world.disk.tamper(FileName::IMAGE, |image| image[block * BLOCK + 5] ^= 0x40);
 }
 
-/// A backup onto digests that are not right: it puts them in order, says so, and leaves the image alone. The
-/// next one is made.
+/// A backup onto wrong digests repairs them, says so, and leaves the image alone. The next backup makes a revision.
 fn backup(place: &str, damaged: &mut Damaged, in_place: bool, next: &[u8]) {
     let image = damaged.world.disk.files().remove(&FileName::IMAGE);
     let error = damaged.apply(Verb::Backup(in_place), next).expect_err(place);
@@ -49,15 +48,15 @@ fn is_zero(state: &[u8], block: usize) -> bool {
     state[block * BLOCK..].iter().take(BLOCK).all(|&byte| byte == 0)
 }
 
-/// One entry of the newest digests is wrong, whatever it is, or all of them: the next backup puts that right
-/// before it writes anything, in place and on a clone, and not a byte is lost.
+/// One entry of the newest digests is wrong, whatever it is, or all of them: the next backup repairs that before it
+/// writes anything, in place and on a clone, and no byte is lost.
 #[test]
 fn a_damaged_digest_table_is_repaired_before_the_next_backup() {
     let (world, states) = three();
     let blocks = states[2].len().div_ceil(BLOCK);
     let next = changed_state(&mut Random(1), &states[2], 12 * BLOCK);
     for with in [0, 0x5a, 0xff] {
-        // An entry that is zero anyway is not damaged by zeros.
+        // Zeros do not damage an entry that is zero anyway.
         let is_damaged =
             |block: &usize| with != 0 || *block == blocks || !is_zero(&states[2], *block);
         for block in (0..=blocks).filter(is_damaged) {
@@ -75,8 +74,8 @@ fn a_damaged_digest_table_is_repaired_before_the_next_backup() {
     }
 }
 
-/// A rotten block and a wrong entry of another block: what comes out as the digest of the revision proves which
-/// is which. The source still has the rotten one, so that the backup heals it.
+/// A rotten block and a wrong entry of another block: the digest of the revision proves which is which. The source
+/// still has the rotten block, so the backup heals it.
 #[test]
 fn a_rotten_block_and_a_wrong_entry_of_another_are_told_apart() {
     let (world, states) = three();
@@ -93,7 +92,7 @@ fn a_rotten_block_and_a_wrong_entry_of_another_are_told_apart() {
     }
 }
 
-/// Several stretches of rot and of wrong entries are told apart as well.
+/// Several extents of rot and of wrong entries are distinguished as well.
 #[test]
 fn stretches_of_rot_and_of_wrong_entries_are_told_apart() {
     let state: Vec<u8> = (0..40 * BLOCK).map(|at| (at / BLOCK + at % 251 + 1) as u8).collect();
@@ -105,9 +104,9 @@ fn stretches_of_rot_and_of_wrong_entries_are_told_apart() {
     damaged.world.check_committed(None).expect("all is right");
 }
 
-/// An entry and the content of its block are both wrong: the block is lost to the revision and the one behind
-/// it that reads it, is marked, and given out by nobody; all that is not zero near it stays readable, and the
-/// next revision is right.
+/// An entry and the content of its block are both wrong: the block is lost to the revision and the one behind it that
+/// reads it. It is marked, and no reader gets it. Everything near it that is not zero stays readable, and the next
+/// revision is right.
 #[test]
 fn a_block_without_content_and_digest_is_lost_and_nothing_else() {
     let mut random = Random(4);
@@ -137,7 +136,7 @@ fn a_block_without_content_and_digest_is_lost_and_nothing_else() {
                 }
                 let archive = world::open(&damaged.world.disk).expect("open");
                 assert_eq!(archive.revisions()[1].findings.bad_block_count(), 1, "{place}");
-                // And the next ones go on, whatever goes.
+                // The next backups work, whatever is deleted.
                 damaged.apply(Verb::Scrub, &next).expect(&place);
                 damaged.apply(Verb::Backup(false), &second).expect(&place);
                 damaged.apply(Verb::Remove(2), &second).expect(&place);
@@ -149,7 +148,7 @@ fn a_block_without_content_and_digest_is_lost_and_nothing_else() {
     }
 }
 
-/// What has become zero in the digests and in the image is not given out as zeros, before or after a backup or a scrub.
+/// What has become zero in the digests and in the image does not read as zeros, before or after a backup or a scrub.
 #[test]
 fn zeros_that_nothing_proves_are_lost() {
     let (world, states) = three();
@@ -171,7 +170,7 @@ fn zeros_that_nothing_proves_are_lost() {
     }
 }
 
-/// An image that is gone is no end: a scrub makes one without data, and the next backup has what the source still has.
+/// A missing image is not the end: a scrub makes one without data, and the next backup has what the source still has.
 #[test]
 fn scrub_recreates_a_missing_image() {
     let (world, states) = three();

@@ -1,5 +1,5 @@
-//! A backup in place was killed, and its overlay, or something else, is damaged: undoing writes back what can
-//! be read, notes the rest, and the next backup works.
+//! A backup in place was killed, and its overlay, or something else, is damaged: undoing writes back what can be read
+//! and records the rest, and the next backup works.
 
 use backy_lib::Result;
 use backy_lib::archive::ArchiveWriter;
@@ -21,8 +21,8 @@ fn noise(seed: u64, blocks: usize) -> Vec<u8> {
     (0..blocks * BLOCK).map(|_| random.number() as u8 | 1).collect()
 }
 
-/// An archive with revisions of noise, and the states in which a backup of something else, in place, leaves it
-/// when it is killed.
+/// An archive with revisions of noise, and the states in which a killed backup of something else, in place, leaves
+/// it.
 fn killed(revisions: u64) -> Vec<(World, Vec<u8>)> {
     let states: Vec<_> = (0..revisions).map(|seed| noise(seed, 10)).collect();
     let world = World::with_backups(false, &states);
@@ -55,7 +55,7 @@ fn recover(world: &World) -> Result<()> {
         .map(drop)
 }
 
-/// Where the entries of the overlay's L2 table are that say something.
+/// Where the used entries of the overlay's L2 table are.
 fn entries(world: &World) -> Vec<usize> {
     let overlay = FileName::Delta(world.expected[0].uuid);
     let layout = Layout::new(BLOCK_SIZE, world.expected[0].bytes.len() as u64);
@@ -65,8 +65,8 @@ fn entries(world: &World) -> Vec<usize> {
     said.filter(|&at| content.get(at..at + 8).is_some_and(|raw| raw != [0; 8])).collect()
 }
 
-/// Undoing needs the overlay alone: without the digests of the image, with its own header and L1 table gone, it
-/// brings back every byte.
+/// Undoing needs the overlay alone: it restores every byte without the digests of the image, and with its own header
+/// and L1 table gone.
 #[test]
 fn undoing_needs_the_overlay_alone() {
     for (world, _) in killed(3) {
@@ -84,7 +84,7 @@ fn undoing_needs_the_overlay_alone() {
     }
 }
 
-/// An entry of the overlay that makes no sense costs its block, if that, which is noted; the next backup works.
+/// An invalid entry of the overlay costs at most its block, which is recorded. The next backup works.
 #[test]
 fn a_bad_entry_costs_its_block() {
     let (mut lost, mut kept) = (0, 0);
@@ -117,7 +117,7 @@ fn a_bad_entry_costs_its_block() {
     assert!(lost > 5 && kept > 5, "{lost} lost, {kept} kept");
 }
 
-/// An overlay that is gone, or cut off, costs what only it held, which is noted. The next backup works.
+/// A missing or truncated overlay costs what only it held, which is recorded. The next backup works.
 #[test]
 fn a_missing_overlay_costs_only_its_blocks() {
     for revisions in [1, 3] {
@@ -146,8 +146,8 @@ fn a_missing_overlay_costs_only_its_blocks() {
     }
 }
 
-/// A failed sync may have dropped what programs still see. Undoing writes all of it again, also where the image
-/// looks right.
+/// A failed sync may have dropped what programs still see. Undoing writes all of it again, also where the image looks
+/// right.
 #[test]
 fn undoing_an_undamaged_overlay_is_exact() {
     for (mut world, _) in killed(2) {

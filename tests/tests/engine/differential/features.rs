@@ -1,4 +1,4 @@
-//! One image for each thing that QEMU can do to one: it reads right, or it is refused with a word that says why.
+//! One image for each QEMU feature: it reads right, or our reader refuses it with a word that says why.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::tools::{Case, converted, file, qemu_img, qemu_io, read_delta, revisio
 
 const SIZE: &str = "1000448";
 
-/// Makes an image of its own with these options, writes to it, and says what our reader makes of it.
+/// Makes an image with these options, writes to it, and returns what our reader makes of it.
 fn made(folder: &Path, options: &str) -> Result<Vec<u8>, String> {
     let name = file(0);
     qemu_img(folder, &["create", "-q", "-f", "qcow2", "-o", options, &name, SIZE]);
@@ -124,8 +124,8 @@ fn what_qemu_can_put_into_an_image_is_read_or_refused() {
     is_read("a bitmap", folder.path(), read(folder.path()));
 }
 
-/// What the header says by a bit is heeded: a dirty image is read, one marked corrupt or with bits that nobody knows is
-/// refused. Unknown extensions are passed over.
+/// The reader obeys the bits of the header: it reads a dirty image, and refuses one that is marked corrupt or has
+/// unknown bits. It skips unknown extensions.
 #[test]
 fn header_bits_are_respected() {
     if !backy_tests::qemu::available() {
@@ -168,7 +168,7 @@ fn other_backing_files_are_refused() {
     is_refused("last.raw as qcow2", read(folder.path()), "backing file format: found 'qcow2'");
 }
 
-/// A delta that QEMU has resized is not that of its revision any more.
+/// A delta that QEMU has resized is no longer that of its revision.
 #[test]
 fn a_resized_delta_is_refused() {
     if !backy_tests::qemu::available() {

@@ -74,7 +74,7 @@ fn has_the_same_map(folder: &Path, revision: &Expected, block_size: BlockSize) {
         };
         let extent = map.iter().find(covers).expect("an extent for each block");
         let held = extent["depth"] == 0 && extent["present"] == true;
-        // Before QEMU 8.2 nothing is said of compression, and compressed data has no offset.
+        // QEMU before 8.2 does not report compression, and compressed data has no offset.
         let compressed = match extent["compressed"].as_bool() {
             Some(compressed) => compressed,
             None => extent["data"] == true && extent["offset"].is_null(),
@@ -129,8 +129,8 @@ fn history(seed: u64, block_size: BlockSize) {
     qemu_agrees(&world, block_size);
 }
 
-/// Histories with blocks of every size that there is, of sources of odd sizes that grow and shrink, with
-/// removals and standalone revisions: QEMU reads them as they were backed up and as our reader does.
+/// Histories with blocks of every supported size, of sources of odd sizes that grow and shrink, with removals and
+/// standalone revisions: QEMU reads them as they were backed up and as our reader does.
 #[test]
 fn qemu_reads_what_backy_writes() {
     if !qemu::available() {
@@ -143,7 +143,7 @@ fn qemu_reads_what_backy_writes() {
     }
 }
 
-/// A block that was rotten when it moved to a delta is an I/O error for QEMU, too, and costs QEMU nothing else.
+/// A block that was rotten when it moved to a delta is an I/O error for QEMU, too. QEMU reads everything else.
 #[test]
 fn a_bad_block_is_an_error_for_qemu() {
     if !qemu::available() {

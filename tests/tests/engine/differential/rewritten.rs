@@ -1,4 +1,4 @@
-//! Archives whose deltas QEMU has written to, without changing what they read as.
+//! Archives whose deltas QEMU has written to without changing their content.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ use super::tools::{Case, noise, qemu_img, qemu_io};
 
 const BLOCK_BYTES: u64 = 4096;
 
-/// The blocks of the first state: what the others have at the same place tells what is held.
+/// The blocks of the first state: what the others have at the same place decides which blocks a delta holds.
 const BLOCKS: usize = 30;
 
 /// A way in which QEMU writes to a delta.
@@ -30,11 +30,11 @@ enum Way {
     Amend,
     RebaseUnsafe,
     Rebase,
-    /// Lost reference counts, made anew.
+    /// Rebuilt the lost reference counts.
     CheckAndRepair,
-    /// Its blocks written again as they are, zeros as clusters that keep their data.
+    /// Wrote its blocks again as they are, with zeros as clusters that keep their data.
     WriteAgain,
-    /// Made anew with `qemu-img convert`, which lays it out in another way.
+    /// Rebuilt with `qemu-img convert`, which uses another layout.
     Convert(&'static str),
 }
 
@@ -54,9 +54,9 @@ const WAYS: [Way; 8] = [
 enum Next {
     Scrub,
     Backup,
-    /// The revision goes whose blocks move to the delta.
+    /// The revision whose blocks move to the delta is deleted.
     MergeInto,
-    /// The revision of the delta goes.
+    /// The revision of the delta is deleted.
     MergeFrom,
     Standalone,
 }
@@ -167,7 +167,7 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Does what comes next. An error is that of something that writes to the delta.
+    /// Does what comes next. An error comes from an operation that writes to the delta.
     fn go_on(&mut self, number: usize, next: Next) -> Result<()> {
         match next {
             Next::Scrub => {}
@@ -192,7 +192,7 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Checks that all revisions read right, by QEMU as well, and that nothing is lost or said to be.
+    /// Checks that all revisions read right, by QEMU as well, and that nothing is lost or reported as lost.
     fn check(&self, when: &str) {
         let archive = self.archive();
         assert_eq!(archive.revisions().len(), self.expected.len(), "{when}: revisions");
@@ -213,7 +213,7 @@ impl Site<'_> {
     }
 }
 
-/// States of which each holds zero blocks, text and noise of its own, and that grow and shrink.
+/// States that each hold zero blocks, text and noise of their own, and that grow and shrink.
 fn states() -> Vec<Vec<u8>> {
     let mut random = Random(77);
     let mut states = vec![noise(&mut random, BLOCKS * BLOCK_BYTES as usize)];
@@ -230,9 +230,9 @@ fn states() -> Vec<Vec<u8>> {
     states
 }
 
-/// A delta that QEMU has amended, rebased, repaired, written to or made anew reads right, is not taken for damaged, and
-/// is right after whatever backy does next: a scrub, a backup, a merge to or from it, or making it standalone.
-/// To one that QEMU has laid out in its own way nothing is written, and that is said.
+/// A delta that QEMU has amended, rebased, repaired, written to or rebuilt reads right and does not count as damaged.
+/// It is right after whatever backy does next: a scrub, a backup, a merge to or from it, or making it standalone.
+/// backy writes nothing to one with QEMU's own layout, and says so.
 #[test]
 fn revisions_stay_right_after_qemu_wrote_to_them() {
     if !qemu::available() {
@@ -245,7 +245,7 @@ fn revisions_stay_right_after_qemu_wrote_to_them() {
     for way in WAYS {
         for number in [1, 2] {
             for next in NEXT {
-                // A merge into the nearest delta takes the newest revision away, which is no merge.
+                // A merge into the nearest delta would delete the newest revision, which is no merge.
                 if number == 1 && matches!(next, Next::MergeInto) {
                     continue;
                 }
@@ -270,8 +270,8 @@ fn revisions_stay_right_after_qemu_wrote_to_them() {
     }
 }
 
-/// A scrub that finds a damaged delta which QEMU has made does not write tables over it where backy would have
-/// them: what can be read of it stays.
+/// A scrub that finds damage in a delta of QEMU does not write tables over it where backy would have them: what can
+/// be read of it stays.
 #[test]
 fn scrub_does_not_overwrite_clusters_that_qemu_allocated() {
     if !qemu::available() {

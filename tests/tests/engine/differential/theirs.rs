@@ -16,7 +16,7 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// A size of some clusters, and as a rule not whole ones.
+    /// A size of some clusters, usually not whole ones.
     fn size_bytes(&mut self) -> u64 {
         let most = (4 << 20) / self.cluster_bytes;
         let clusters = 1 + self.random.below(most.clamp(3, 40));
@@ -26,7 +26,7 @@ impl Chain<'_> {
         }
     }
 
-    /// Makes a chain and gives the number of its top.
+    /// Makes a chain and returns the number of its top.
     fn make(&mut self) -> u64 {
         let depth = 1 + self.random.below(4);
         let mut backing = match self.random.below(4) {
@@ -74,7 +74,7 @@ impl Chain<'_> {
         let mut args = vec!["create", "-q", "-f", "qcow2"];
         match backing {
             Some((file, format)) => args.extend(["-b", file, "-F", format]),
-            // Every cluster is allocated then, and the unwritten ones have data that is not to be read.
+            // Then every cluster is allocated, and the unwritten ones have data that must not be read.
             None if self.random.below(3) == 0 => options += ",preallocation=metadata",
             None => {}
         }
@@ -85,12 +85,12 @@ impl Chain<'_> {
         qemu_io(self.folder, &name, "qcow2", &commands);
     }
 
-    /// Something that changes an image. None where it does not fit.
+    /// Something that changes an image. `None` where it does not fit.
     fn command(&mut self, size_bytes: u64) -> Option<String> {
         let cluster = self.cluster_bytes;
         let pattern = self.random.below(256);
         if self.random.below(3) == 0 {
-            // Compressed writes are of whole clusters, the last one of what there is of it.
+            // Compressed writes cover whole clusters. The last one covers what there is of it.
             let offset = self.random.below(size_bytes.div_ceil(cluster)) * cluster;
             let bytes = cluster.min(size_bytes - offset);
             return Some(match self.random.below(3) {
@@ -130,7 +130,7 @@ fn compare(seed: u64, cluster_bytes: u64) {
     let random = Random(seed ^ cluster_bytes);
     let top = Chain { folder: folder.path(), random, cluster_bytes }.make();
     let cluster_size = BlockSize::new(cluster_bytes).expect("a block size");
-    // Every image of the chain: the lower ones have seen other writes.
+    // Check every image of the chain: the lower ones have seen other writes.
     for number in 0..=top {
         let expected = converted(folder.path(), &file(number), "qcow2");
         let found = read_delta(folder.path(), revision(number), cluster_size);
@@ -141,15 +141,15 @@ fn compare(seed: u64, cluster_bytes: u64) {
     }
 }
 
-/// Chains of QEMU's images with clusters of any size that we use, of zlib and zstd, with zero and discarded
-/// clusters, over shorter and longer backing files, read as `qemu-img convert` gives them.
+/// Chains of QEMU's images with clusters of any size that we use, of zlib and zstd, with zero and discarded clusters,
+/// over shorter and longer backing files, read as `qemu-img convert` reads them.
 #[test]
 fn chains_of_qemu_read_as_qemu_reads_them() {
     if !backy_tests::qemu::available() {
         return;
     }
     for bits in 12..=21 {
-        // Small clusters are quick, and everything that can happen happens in them.
+        // Small clusters are quick, and every case occurs in them.
         let seeds = if bits <= 16 { 10 } else { 3 };
         for seed in 0..seeds {
             compare(seed, 1 << bits);

@@ -1,4 +1,4 @@
-//! QEMU's programs, our reader without an archive around it, and what says where a failing test was.
+//! QEMU's programs, our reader without an archive around it, and a guard that says which case failed.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(crate) fn output(program: &str, folder: &Path, args: &[&str]) -> Output {
     command.output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
-/// The same, which has to work. Gives what it prints.
+/// The same, which has to work. Returns what it prints.
 pub(crate) fn works(program: &str, folder: &Path, args: &[&str]) -> String {
     let output = output(program, folder, args);
     let words = String::from_utf8_lossy(&output.stderr);
@@ -30,8 +30,8 @@ pub(crate) fn qemu_img(folder: &Path, args: &[&str]) -> String {
     works("qemu-img", folder, args)
 }
 
-/// `qemu-io` commands, one after the other, on one image. Those that QEMU cannot do, such as a compressed write
-/// over what is there, change nothing.
+/// Runs `qemu-io` commands one after the other on one image. Those that QEMU cannot do, such as a compressed write
+/// over existing data, change nothing.
 pub(crate) fn qemu_io(folder: &Path, file: &str, format: &str, commands: &[String]) {
     if commands.is_empty() {
         return;
@@ -46,7 +46,7 @@ pub(crate) fn qemu_io(folder: &Path, file: &str, format: &str, commands: &[Strin
     assert!(!misunderstood.iter().any(|word| said.contains(word)), "qemu-io {args:?}: {said}");
 }
 
-/// The content of an image as `qemu-img convert` gives it.
+/// The content of an image as `qemu-img convert` returns it.
 pub(crate) fn converted(folder: &Path, file: &str, format: &str) -> Vec<u8> {
     qemu_img(folder, &["convert", "-f", format, "-O", "raw", file, "converted"]);
     let bytes = fs::read(folder.join("converted")).expect("read what was converted");
@@ -54,8 +54,8 @@ pub(crate) fn converted(folder: &Path, file: &str, format: &str) -> Vec<u8> {
     bytes
 }
 
-/// The content of a delta as our reader gives it, through its backing files, which are cut off or go on with
-/// zeros as QEMU has it.
+/// The content of a delta as our reader reads it, through its backing files, which are cut off or continue with zeros
+/// as in QEMU.
 pub(crate) fn read_delta(
     folder: &Path,
     revision: RevisionId,
@@ -102,7 +102,7 @@ pub(crate) fn file(number: u64) -> String {
     format!("{}.qcow2", revision(number))
 }
 
-/// Says which case it was when the test panics.
+/// Prints which case it was when the test panics.
 pub(crate) struct Case(pub(crate) String);
 
 impl Drop for Case {

@@ -1,4 +1,4 @@
-//! Real folders: what is there before an archive, files with several names, and the notes of other machines.
+//! Real folders: what exists before an archive, files with several names, and the notes of other machines.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,7 +45,7 @@ fn backup(folder: &Path, state: &[u8]) -> backy_lib::Result<()> {
     writer.backup(&MemorySource::new(state), &options, &world::clock(), &Silent).map(drop)
 }
 
-/// `init` replaces no file of somebody else, names each, and changes nothing; what an archive does not use, an
+/// `init` replaces no file of somebody else, names each, and changes nothing. Files that an archive does not use, an
 /// empty `lost+found` and a config that was put there on purpose do not disturb it.
 #[test]
 fn init_replaces_nothing() {
@@ -82,7 +82,7 @@ fn init_replaces_nothing() {
     assert!(after["backy.toml"].starts_with(b"# mine") && after["letter.txt"] == b"Dear");
 }
 
-/// What is linked as a whole by `cp -al` stays what it was, whatever is done to the archive.
+/// A copy that `cp -al` has linked as a whole stays as it was, whatever happens to the archive.
 #[test]
 fn a_hard_linked_copy_stays_unchanged() {
     let states = states(6);
@@ -92,7 +92,7 @@ fn a_hard_linked_copy_stays_unchanged() {
         let (folder, copy) = (place.path().join("a"), place.path().join("b"));
         archive(&folder, &states[..5]);
         if verb == "scrub" {
-            // Something to write: reference counts that are wrong.
+            // Something to write: wrong reference counts.
             let delta = fs::read_dir(&folder).expect("the folder").flatten().map(|e| e.path());
             let delta = delta.into_iter().find(|p| p.extension().is_some_and(|e| e == "qcow2"));
             let delta = delta.expect("a delta");
@@ -148,7 +148,7 @@ fn interrupt(folder: &Path, state: &[u8]) {
             super::put(&simulated, name, &bytes);
         }
     }
-    // The simulated disk has times of its own, which would be noticed.
+    // The simulated disk has times of its own, which backy would notice.
     let trial = simulated.fork();
     super::write(&trial, "in place", state).expect("a backup");
     simulated.set_fault(trial.calls() * 9 / 10, backy_lib::storage::sim::Fault::Crash, 1);
@@ -159,8 +159,8 @@ fn interrupt(folder: &Path, state: &[u8]) {
     }
 }
 
-/// The note of another machine counts as held until somebody deletes the file, and the error says that; one of
-/// a process of this machine that has gone does not.
+/// The note of another machine counts as held until somebody deletes the file, and the error says that. The note of
+/// an ended process of this machine does not.
 #[test]
 fn a_lock_note_of_another_machine_is_respected() {
     let states = states(3);

@@ -64,7 +64,7 @@ fn rebuild(disk: &SimStorage, force: bool) -> backy_lib::Result<backy_lib::Rebui
     ArchiveWriter::rebuild_on(Arc::new(disk.clone()), "a test", force, &Silent)
 }
 
-/// Whether each of these revisions is there and reads right.
+/// Whether each of these revisions exists and reads right.
 fn check_all(place: &str, disk: &SimStorage, expected: &[Expected]) {
     let archive = world::open(disk).unwrap_or_else(|error| panic!("{place}: {error}"));
     for Expected { uuid, bytes } in expected {
@@ -76,9 +76,9 @@ fn check_all(place: &str, disk: &SimStorage, expected: &[Expected]) {
     }
 }
 
-/// Whatever moment a manifest is of, no verb destroys what the files hold: it refuses, with both sides in the
-/// error, or a rebuild afterwards brings all of it back. One that lacks the newest revision of the files, or
-/// names a newer one, is always refused, `status` is critical, and the rebuild that the error advises gives
+/// Whatever moment a manifest belongs to, no verb destroys what the files hold: it refuses, with both sides in the
+/// error, or a rebuild afterwards restores all of it. A manifest that lacks the newest revision of the files, or
+/// names a newer one, is always refused. `status` is critical, and the rebuild that the error advises brings back
 /// every revision that the files hold.
 #[test]
 fn a_manifest_of_another_moment_loses_nothing() {
@@ -134,7 +134,7 @@ fn a_manifest_of_another_moment_loses_nothing() {
     }
 }
 
-/// The same of a manifest that was taken in the middle of an operation, which says that it is under way.
+/// The same for a manifest from the middle of an operation, which says that it is under way.
 #[test]
 fn a_manifest_from_the_middle_of_an_operation_loses_nothing() {
     let states = states(8);
@@ -152,7 +152,7 @@ fn a_manifest_from_the_middle_of_an_operation_loses_nothing() {
                     broken.disk.crash(Unsynced::Kept).files()[&FileName::MANIFEST].clone();
                 let is_new = manifests.iter().all(|(_, known)| *known != manifest);
                 if is_new && manifest != world.disk.files()[&FileName::MANIFEST] {
-                    // Uuids are made anew in each run: only those of this very run belong to the files.
+                    // Each run makes new UUIDs: only those of this very run belong to the files.
                     let disk = broken.disk.crash(Unsynced::Kept);
                     manifests.push((format!("{verb}, call {at}"), manifest));
                     go_on(
@@ -168,7 +168,7 @@ fn a_manifest_from_the_middle_of_an_operation_loses_nothing() {
     }
 }
 
-/// Finishes what was interrupted, makes more backups, then brings the manifest of the interruption back.
+/// Finishes what was interrupted, makes more backups, then restores the manifest of the interruption.
 fn go_on(place: &str, disk: &SimStorage, world: &World, manifests: &[(String, Vec<u8>)]) {
     let states = states(8);
     let interrupted = manifests.last().expect("one").1.clone();
@@ -196,8 +196,8 @@ fn go_on(place: &str, disk: &SimStorage, world: &World, manifests: &[(String, Ve
     }
 }
 
-/// A copy of the archive that broke off before the manifest, at any file and within the image, loses no
-/// revision that was in the copy before.
+/// A copy of the archive that broke off before the manifest, at any file and within the image, loses no revision that
+/// was in the copy before.
 #[test]
 fn an_unfinished_copy_loses_nothing() {
     let moments = life(false);
@@ -231,7 +231,7 @@ fn an_unfinished_copy_loses_nothing() {
                     let disk = disk_with(&files);
                     let kept: Vec<Expected> = match verb {
                         "rm 1" | "rm 0" | "maintenance" => continue,
-                        // What was removed since, or rolled back, has gone with the new files.
+                        // What was deleted since, or rolled back, is gone with the new files.
                         _ => old.expected.iter().filter(|e| new.expected.contains(e)).cloned(),
                     }
                     .collect();
@@ -244,7 +244,7 @@ fn an_unfinished_copy_loses_nothing() {
     }
 }
 
-/// What an operation says.
+/// What an operation returns.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -271,8 +271,8 @@ fn replace_image(disk: &SimStorage, content: &[u8]) {
     disk.open(FileName::IMAGE, Access::Write).unwrap().write_at(content, 0).unwrap();
 }
 
-/// An image of an older moment, of the same length, is noticed before anything is changed; a scrub records what
-/// is lost, and then backups go on.
+/// An image of an older moment, of the same length, is noticed before any change. A scrub records what is lost, and
+/// then backups continue.
 #[test]
 fn an_image_of_another_moment_is_detected() {
     let states = states(6);
@@ -292,7 +292,7 @@ fn an_image_of_another_moment_is_detected() {
                     after.keys().filter(|name| !world::UNNAMED.contains(name)).collect();
                 assert!(changed.is_empty(), "{what}, {verb}: {changed:?}");
             }
-            // What newer ones had in common with the newest is lost.
+            // What newer ones shared with the newest is lost.
             let older = &trial.expected[whose..];
             check_all(&what, &trial.disk, older);
             let rebuilt = trial.fork();
@@ -307,8 +307,8 @@ fn an_image_of_another_moment_is_detected() {
     }
 }
 
-/// An image that somebody has touched or copied is read once, and then no more; one without a record, of an
-/// older program, too.
+/// An image that somebody has touched or copied is read once, and not again. So is one without a record, of an older
+/// program.
 #[test]
 fn an_image_that_was_copied_is_read_once() {
     let states = states(6);
@@ -326,7 +326,7 @@ fn an_image_that_was_copied_is_read_once() {
     assert!(notes.contains("compared with its digests in full"), "{notes}");
     assert_eq!(unchanged(&mut world, &states[5]), "", "it is known again");
     world.check_committed(None).and_then(|_| world.check_tidy()).expect("all is there");
-    // Undoing, removing and scrubbing leave it known.
+    // It stays known through undoing, removing and scrubbing.
     for verb in ["rm 0", "scrub", "tag", "rm 1"] {
         write(&world.disk, verb, &states[0]).expect(verb);
         let trial = world.fork();
@@ -340,7 +340,7 @@ fn an_image_that_was_copied_is_read_once() {
     assert!(!notes.contains("compared with"), "after undoing: {notes}");
 }
 
-/// A block of an image that was copied and is wrong is rot: it is marked, and the backup goes on.
+/// A wrong block of an image that was copied is rot: the backup marks it and continues.
 #[test]
 fn rot_in_a_copied_image_is_marked() {
     let states = states(4);
@@ -364,7 +364,7 @@ fn rot_in_a_copied_image_is_marked() {
     assert!(world::read_revision(&archive, 2).is_ok_and(|found| found == states[0]));
 }
 
-/// Digests of another moment are told like any other damage, and are made anew from the data.
+/// Digests of another moment are reported like any other damage, and rebuilt from the data.
 #[test]
 fn digests_of_another_moment_are_recreated() {
     let states = states(5);

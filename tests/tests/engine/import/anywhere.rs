@@ -7,8 +7,8 @@ use backy_tests::world;
 
 use super::scene::Scene;
 
-/// An import may fail at any call of the new archive, in any way: what has come over is right, and another
-/// import does the rest.
+/// An import may fail at any call of the new archive, in any way: what it has imported is right, and another import
+/// does the rest.
 #[test]
 fn an_import_that_fails_anywhere_continues() {
     let scene = Scene::small();
@@ -27,7 +27,7 @@ fn an_import_that_fails_anywhere_continues() {
     ];
     let mut done = [false; 6];
     for at in 1..=trial.calls() {
-        // All of them at some calls, each at most.
+        // All of them at some calls, each at most calls.
         let chosen =
             faults.into_iter().cycle().skip(at as usize).take(if at % 7 == 0 { 5 } else { 2 });
         for fault in chosen {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A byte that is wrong in a delta costs that block in the revisions that read it there, and it is named; all
-/// others come over.
+/// A wrong byte in a delta costs that block in the revisions that read it there, and it is named. All other blocks
+/// are imported.
 #[test]
 fn a_wrong_byte_in_a_delta_costs_its_block() {
     let scene = Scene::small();
@@ -18,7 +18,7 @@ fn a_wrong_byte_in_a_delta_costs_its_block() {
     assert!(!report.is_complete());
 }
 
-/// A block that is marked as bad is lost though its bytes are there; a source that knows it heals it.
+/// A block that is marked as bad is lost although its bytes are there. A source that knows it heals it.
 #[test]
 fn a_block_that_is_marked_as_bad_is_lost() {
     let scene = Scene::small();
@@ -37,7 +37,7 @@ fn a_block_that_is_marked_as_bad_is_lost() {
     world::read_revision(&archive, 1).expect_err("a lost block that became right by itself");
 }
 
-/// Data files that are too short, too long, or missing: what is right of them comes over.
+/// Data files that are too short, too long, or missing: what is right of them is imported.
 #[test]
 fn data_files_of_wrong_length() {
     let scene = Scene::small();
@@ -72,7 +72,7 @@ fn data_files_of_wrong_length() {
     assert!(reason(&report, &uuid(4)).contains("only 0 of its 10 blocks"), "{report:?}");
 }
 
-/// The last block of an older image that was padded with zeros when the source grew, is cut where its MD5 says.
+/// The last block of an older image, padded with zeros when the source grew, is cut where its MD5 says.
 #[test]
 fn a_padded_last_block_is_cut_where_its_md5_says() {
     let mut state: Vec<u8> = (0..2_300u32).map(|at| (at % 13) as u8).collect();
@@ -86,7 +86,7 @@ fn a_padded_last_block_is_cut_where_its_md5_says() {
     said(&report.notes, &[&uuid(0), "300 bytes"]);
 }
 
-/// Numbers of blocks that are not in the image do no harm to those that are.
+/// Numbers of blocks that are not in the image do not harm the other blocks.
 #[test]
 fn blocks_past_the_end_are_left_out() {
     let scene = Scene::small();
@@ -97,7 +97,7 @@ fn blocks_past_the_end_are_left_out() {
     said(&report.notes, &[&uuid(1), "block 77", "10"]);
 }
 
-/// A number of blocks, or of one block, that is far past what is stored is named, and costs nothing but that.
+/// A number of blocks, or of one block, far past what is stored is named, and costs nothing else.
 #[test]
 fn numbers_far_past_what_is_stored() {
     let scene = Scene::small();
@@ -111,7 +111,7 @@ fn numbers_far_past_what_is_stored() {
     said(&told, &[&uuid(4), "block 16777215", "not in the file"]);
 }
 
-/// An image whose blocks all seem right while it is not does not come over, nor does one of which most is not there.
+/// An image whose blocks all seem right although it is wrong is not imported, nor is one that is mostly missing.
 #[test]
 fn unproven_blocks_are_not_imported() {
     let scene = Scene::small();
@@ -132,7 +132,7 @@ fn unproven_blocks_are_not_imported() {
     scene.check(&report, &[0, 1, 3, 4], &[]);
 }
 
-/// A delta whose parent has neither a `.rev` nor a data file does not come over, nor what hangs on it.
+/// A delta whose parent has neither a `.rev` nor a data file is not imported, nor are the deltas that depend on it.
 #[test]
 fn a_delta_without_its_parent() {
     let scene = Scene::small();
@@ -145,8 +145,8 @@ fn a_delta_without_its_parent() {
     said(&told, &[&uuid(1), "not imported"]);
 }
 
-/// The wedge of a backup that crashed in 2014: the parent is a data file without `.rev`. What it proves by MD5
-/// comes over.
+/// The wedge of a backup that crashed in 2014: the parent is a data file without `.rev`. What it proves by MD5 is
+/// imported.
 #[test]
 fn a_parent_without_rev_proves_what_it_can() {
     // Before anything was written: the data file is the image of the newest delta.
@@ -159,8 +159,8 @@ fn a_parent_without_rev_proves_what_it_can() {
     scene.check(&report, &[0, 1, 2, 3], &[]);
     assert!(reason(&report, &uuid(4)).contains("no .rev"), "{report:?}");
 
-    // After a part was written: revision 3 cannot be proven. Revisions 0 to 2 need nothing of what was
-    // overwritten but block 6.
+    // After a part was written, revision 3 cannot be proved. Of what was overwritten, revisions 0 to 2 need only
+    // block 6.
     let scene = Scene::small();
     fs::remove_file(scene.old.rev(4)).expect("remove");
     scene.old.change_rev(3, |rev| rev["blocksums"] = json!({}));
@@ -173,8 +173,8 @@ fn a_parent_without_rev_proves_what_it_can() {
     assert!(why.contains("MD5") && why.contains(&uuid(4)), "{why}");
 }
 
-/// Any damage to any file of an old archive: each revision that comes over has the right bytes, but where it is
-/// said to be damaged and refuses to be read.
+/// Any damage to any file of an old archive: each imported revision has the right bytes, except where it is reported
+/// as damaged and refuses to be read.
 #[test]
 fn any_damage_gives_right_bytes_or_a_report() {
     for seed in 0..150 {

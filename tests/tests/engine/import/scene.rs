@@ -1,4 +1,4 @@
-//! An archive of 2014 in a real folder, and a simulated disk that it is imported to.
+//! An archive of 2014 in a real folder, and a simulated disk for the import.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +54,7 @@ impl Scene {
         report
     }
 
-    /// The report, and what was told meanwhile.
+    /// The report, and the warnings on the way.
     pub(crate) fn import(&self) -> (ImportReport, Vec<String>) {
         let told = Told::default();
         let report = self.try_import(&told).expect("an import");

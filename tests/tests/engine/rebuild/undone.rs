@@ -14,7 +14,7 @@ use super::{lose, rebuild, states};
 /// The disk is full from one call on.
 const FULL: Fault = Fault::FromThenOn(Failure::NoSpace);
 
-/// Lets all further calls work.
+/// Makes all further calls work.
 fn repair(disk: &SimStorage) {
     disk.set_fault(0, Fault::Once(Failure::Io), 0);
 }
@@ -28,7 +28,7 @@ fn recover(disk: &SimStorage) -> Result<()> {
     ArchiveWriter::open(world::open(disk)?, "a test", &Silent).map(drop)
 }
 
-/// How many calls an operation makes on a disk that works.
+/// How many calls an operation makes on a working disk.
 fn calls(world: &World, operation: impl Fn(&SimStorage) -> Result<()>) -> u64 {
     let trial = world.fork();
     // It may be refused.
@@ -37,7 +37,7 @@ fn calls(world: &World, operation: impl Fn(&SimStorage) -> Result<()>) -> u64 {
 }
 
 /// Loses the manifest and rebuilds it. Afterwards there are the revisions of `world`, but for those of `going`, and
-/// perhaps one with the content `new`; all of them survive a power cut, and the next backup works.
+/// perhaps one with the content `new`. All of them survive a power cut, and the next backup works.
 fn check(place: &str, mut world: World, new: &[u8], going: &[RevisionId], later: &[u8]) {
     lose(&world.disk, FileName::MANIFEST);
     let report = rebuild(&world.disk, false).unwrap_or_else(|error| panic!("{place}: {error}"));
@@ -71,8 +71,8 @@ fn check(place: &str, mut world: World, new: &[u8], going: &[RevisionId], later:
     }
 }
 
-/// Deletes what the rebuild has set aside, and files that came back because their deletion was not durable: an
-/// operator does that.
+/// Deletes what the rebuild has set aside, and files that came back because their deletion was not durable, as an
+/// operator does.
 fn remove_left_overs(place: &str, disk: &SimStorage) {
     let archive = world::open(disk).unwrap_or_else(|error| panic!("{place}: {error}"));
     let check = archive.check(&ScrubOptions::default(), &world::clock(), &Silent);
@@ -105,7 +105,8 @@ fn lost_after_a_first_backup_that_was_not_undone() {
     }
 }
 
-/// A backup in place is cut anywhere, undoing it finds the disk full anywhere, and the first rebuild fails anywhere.
+/// A backup in place is cut off anywhere, undoing it finds the disk full anywhere, and the first rebuild fails
+/// anywhere.
 #[test]
 fn lost_after_a_backup_that_was_not_undone() {
     let states = states(5);
@@ -139,7 +140,7 @@ fn lost_after_a_backup_that_was_not_undone() {
     }
 }
 
-/// With clones: a backup is cut, and maintenance afterwards finds the disk full anywhere.
+/// With clones: a backup is cut off, and maintenance afterwards finds the disk full anywhere.
 #[test]
 fn lost_after_maintenance_that_was_not_undone() {
     let states = states(5);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A target of which any call fails, one that has no room or one that is broken, is an error, never a success; with
-/// `--keep-going` as well. The archive stays as it is, and a restore onto what is left is right.
+/// A target that fails at any call, is full or is broken is an error, never a success, with `--keep-going` as well.
+/// The archive stays as it is, and a restore onto what is left is right.
 #[test]
 fn a_target_that_fails_anywhere_is_an_error() {
     const CODES: [i32; 2] = [5, 28];
@@ -45,8 +45,8 @@ fn a_target_that_fails_anywhere_is_an_error() {
     }
 }
 
-/// Saving that fails at any call leaves no archive or a complete one, does not change the target, and works the
-/// next time.
+/// Saving that fails at any call leaves no archive or a complete one, does not change the target, and works the next
+/// time.
 #[test]
 fn a_failed_save_leaves_nothing_behind() {
     let world = World::with_backups(false, &states(6, &[9, 12]));
@@ -78,7 +78,7 @@ fn a_failed_save_leaves_nothing_behind() {
             );
             match save(&world, 1, &target, &undo) {
                 Ok(_) => assert!(!complete, "{place}: written over"),
-                // After a crash files may be left that another archive could have left.
+                // A crash may leave files that another archive could have left.
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::ArchiveExists, "{place}");
                     assert!(complete || !matches!(fault, Fault::Once(_)), "{place}: left over");
@@ -147,7 +147,8 @@ impl Target for BadSector {
     }
 }
 
-/// What cannot be read of a target differs from the revision: it is written, be it data or zeros, and nothing else is.
+/// What cannot be read of a target counts as different from the revision: the restore writes it, be it data or zeros,
+/// and nothing else.
 #[test]
 fn a_sector_of_the_target_that_cannot_be_read_is_written() {
     let mut state = states(40, &[12]).remove(0);

@@ -1,4 +1,4 @@
-//! Going back from a restore when something else has happened in between, and what an undo archive is not for.
+//! Undoing a restore after something else has happened, and what an undo archive is not for.
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::clock::FixedClock;
@@ -53,8 +53,8 @@ fn scrub(undo: &SimStorage) -> backy_lib::scrub::ScrubReport {
     writer.scrub(&options, &world::clock(), &Silent).expect("a scrub")
 }
 
-/// Whoever mounts the disk and looks writes to it. Then all that was saved is written back, what was not saved stays
-/// as it is now, and that is listed; a dry run says the same.
+/// Whoever mounts the disk to look at it writes to it. Then all that was saved is written back, and what was not
+/// saved stays as it is now and is listed. A dry run says the same.
 #[test]
 fn undo_keeps_and_lists_what_changed_after_the_restore() {
     let (device, former, undo) = restored();
@@ -75,8 +75,7 @@ fn undo_keeps_and_lists_what_changed_after_the_restore() {
     assert!(device.bytes.content() == expected, "not what was saved beside what was there");
 }
 
-/// What `--keep-going` does to a block that cannot be read, it does not do to one that the undo archive left out on
-/// purpose.
+/// `--keep-going` fills a block that cannot be read, but not one that the undo archive left out on purpose.
 #[test]
 fn undo_with_keep_going_does_not_zero_skipped_blocks() {
     let (device, _, undo) = restored();
@@ -89,7 +88,7 @@ fn undo_with_keep_going_does_not_zero_skipped_blocks() {
     assert!(device.bytes.content()[7 * BLOCK..] == now[7 * BLOCK..]);
 }
 
-/// A saved block that has rotted is an error, as anywhere: it is not taken for one that was left out.
+/// A saved block that has rotted is an error, as anywhere. It does not count as left out.
 #[test]
 fn a_saved_block_that_has_rotted_is_damage() {
     let (device, _, undo) = restored();
@@ -105,8 +104,7 @@ fn a_saved_block_that_has_rotted_is_damage() {
     assert_eq!(go_back(&undo, &device).expect_err("it has rotted").kind(), ErrorKind::Damaged);
 }
 
-/// However old it is, status has nothing to advise that would spoil an undo archive, and a scrub finds nothing wrong
-/// with it.
+/// However old it is, status gives no advice that would spoil an undo archive, and a scrub finds no problem in it.
 #[test]
 fn status_of_an_undo_archive_is_healthy() {
     let (device, former, undo) = restored();
@@ -130,7 +128,8 @@ fn status_of_an_undo_archive_is_healthy() {
     assert!(device.bytes.content() == former);
 }
 
-/// Nobody backs up to an undo archive: the way back would no longer be the newest revision. A dry run says so, too.
+/// Nobody backs up to an undo archive: the saved state would no longer be the newest revision. A dry run says so,
+/// too.
 #[test]
 fn nothing_is_backed_up_to_an_undo_archive() {
     let (device, former, undo) = restored();
@@ -145,7 +144,8 @@ fn nothing_is_backed_up_to_an_undo_archive() {
     assert!(device.bytes.content() == former);
 }
 
-/// An undo archive makes no new image: neither a restore to a new file or a stream, nor an export or a drill begins.
+/// An undo archive makes no new image: a restore to a new file or a stream, an export and a drill all refuse to
+/// begin.
 #[test]
 fn an_undo_archive_is_no_image() {
     let (_, _, undo) = restored();
@@ -166,8 +166,8 @@ fn an_undo_archive_is_no_image() {
     assert!(!file.exists());
 }
 
-/// A sector of the target that cannot be read is no reason not to restore: it cannot be saved, which is said, and it
-/// can be written. Going back brings back the rest.
+/// A sector of the target that cannot be read does not prevent a restore: it cannot be saved, which backy reports,
+/// and it can be written. Undoing brings back the rest.
 #[test]
 fn undo_leaves_out_sectors_that_were_unreadable() {
     let revision = noise(1, 8);
@@ -190,7 +190,7 @@ fn undo_leaves_out_sectors_that_were_unreadable() {
     assert!(device.bytes.content() == former);
 }
 
-/// What an earlier version made has no mark: it is known by its tag and by what it lacks.
+/// An undo archive of an earlier version has no mark: its tag and what it lacks identify it.
 #[test]
 fn an_undo_archive_without_its_mark_is_recognised() {
     let (device, former, undo) = restored();

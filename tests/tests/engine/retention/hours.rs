@@ -1,5 +1,5 @@
-//! Three years of asking whether a backup is due, in every way in which people ask: each series keeps its hour
-//! and its weekday, and nothing is left out.
+//! Three years of asking whether a backup is due, in every way in which people ask: each series keeps its hour and
+//! its weekday, and nothing is left out.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -34,8 +34,8 @@ fn minutes(count: i64) -> SignedDuration {
     SignedDuration::from_mins(count)
 }
 
-/// A time of a day, counted from the first of January of 2026. What the clock leaves out is run when it goes on,
-/// as cron does.
+/// A time of a day, counted from the first of January of 2026. What the clock skips runs as soon as it has jumped, as
+/// with cron.
 fn at(day: i64, minute: i64, name: &str) -> Timestamp {
     let first: Zoned = format!("2026-01-01T00:00[{name}]").parse().expect("a time");
     let day = first.date().checked_add(day.days()).expect("a day");
@@ -44,7 +44,7 @@ fn at(day: i64, minute: i64, name: &str) -> Timestamp {
     local.timestamp()
 }
 
-/// All that was asked and made, for all tests together.
+/// Everything that was asked and made, for all tests together.
 static RESULTS: LazyLock<Vec<(Machine, Made)>> = LazyLock::new(|| {
     let run = |machine: Machine| {
         let made = run(&machine, true);
@@ -61,7 +61,7 @@ struct Machine {
     asks: Vec<Timestamp>,
 }
 
-/// A timer that goes off every so many minutes, a little late, from 02:00 on.
+/// A timer that fires every so many minutes, a little late, from 02:00 on.
 fn polling(every: i64, zone: &str, random: &mut Random) -> Vec<Timestamp> {
     let (first, last) = (at(0, 120, zone), at(DAYS, 0, zone));
     let mut asks = Vec::new();
@@ -82,8 +82,8 @@ fn nightly(minute: i64, jitter: u64, zone: &str, random: &mut Random) -> Vec<Tim
     (0..DAYS).map(|day| at(day, minute, zone) + late(random)).collect()
 }
 
-/// Without those while the machine is off: on every thirtieth day from the evening on for some hours, and once
-/// for two weeks.
+/// Without those while the machine is off: on every thirtieth day from the evening on for some hours, and once for
+/// two weeks.
 fn with_outages(asks: Vec<Timestamp>, zone: &str, random: &mut Random) -> Vec<Timestamp> {
     let mut off: Vec<(Timestamp, Timestamp)> = (1..DAYS / 30)
         .map(|number| {
@@ -117,7 +117,7 @@ fn daily(more: &str) -> Config {
 /// What was made, by tag, oldest first.
 type Made = BTreeMap<Tag, Vec<Timestamp>>;
 
-/// Asks as often as the machine does; `skips`: leaves out asking where nothing can be due for hours.
+/// Asks as often as the machine does. `skips`: leaves out asking where nothing can be due for hours.
 fn run(machine: &Machine, skips: bool) -> Made {
     let Machine { config, asks, .. } = machine;
     let zone = zone(machine.zone);
@@ -162,7 +162,7 @@ fn machines() -> Vec<Machine> {
         add("every hour", name, template(), polling(60, name, random));
         add("at 02:30, up to 30 minutes late", name, template(), nightly(150, 30, name, random));
     }
-    // What a machine that is set to UTC thinks of the cron of another.
+    // How a machine that is set to UTC sees the cron of another.
     add("at 02:00 in Berlin", "UTC", template(), nightly(120, 5, BERLIN, random));
     for (asked, each) in [("every 15 minutes, with outages", 15), ("every hour, with outages", 60)]
     {
@@ -232,7 +232,7 @@ fn row(machine: &Machine, made: &Made) -> String {
     )
 }
 
-/// The table in doc/retention.md is what three years of asking leave, in every way in which people ask.
+/// The table in doc/retention.md is the result of three years of asking, in every way in which people ask.
 #[test]
 fn three_years_of_backups_match_the_document() {
     let table: Vec<String> = RESULTS.iter().map(|(machine, made)| row(machine, made)).collect();
@@ -240,8 +240,8 @@ fn three_years_of_backups_match_the_document() {
     assert!(documented("## Three years") == table, "the table should be:\n\n{shown}\n");
 }
 
-/// Whoever asks often, or once a night, gets one each day at the hour of the first, and one a week on its
-/// weekday, whatever the clocks are set to.
+/// Asking often, or once a night, makes one backup each day at the hour of the first, and one a week on its weekday,
+/// whatever the clocks are set to.
 #[test]
 fn a_series_keeps_its_hour_and_its_weekday() {
     for (machine, made) in RESULTS.iter().filter(|(machine, _)| !machine.asked.contains("outages"))
@@ -259,7 +259,7 @@ fn a_series_keeps_its_hour_and_its_weekday() {
             let (early, late) = (Time::constant(2, 0, 0, 0), Time::constant(2, 3, 0, 0));
             for time in daily {
                 let at = local(*time, name).time();
-                // Where the clock leaves 02:00 out, it is 03:00.
+                // Where the clock skips 02:00, it is 03:00.
                 let is_moved = at.hour() == 3
                     && longest_gap(&[at_midnight(*time, name), *time]) < minutes(180);
                 assert!((early..=late).contains(&at) || is_moved, "{asked}, {name}: {time}");
@@ -273,7 +273,7 @@ fn at_midnight(time: Timestamp, name: &str) -> Timestamp {
     day.to_datetime(Time::midnight()).to_zoned(zone(name)).expect("a time").timestamp()
 }
 
-/// After an outage one is made as soon as somebody asks, and the next ones come at the old hour; in a window,
+/// After an outage a backup is made as soon as somebody asks, and the next ones come at the old hour; in a window,
 /// when it begins, unless a whole interval was missed.
 #[test]
 fn an_outage_is_made_up_for_once() {

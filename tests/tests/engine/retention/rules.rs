@@ -32,7 +32,7 @@ fn any_config() -> impl Strategy<Value = Config> {
     })
 }
 
-/// Steps of some hours, jumps to and fro, and times that are centuries away.
+/// Steps of some hours, jumps back and forth, and times that are centuries away.
 fn any_clock() -> impl Strategy<Value = Timestamp> {
     let hour = |hour: i64| Timestamp::from_second(1_767_225_600 + hour * 1800).expect("a time");
     prop_oneof![
@@ -60,7 +60,7 @@ fn any_archive() -> impl Strategy<Value = Archive> {
     })
 }
 
-/// A history in which the clock is right: what is due at random times, with some given by hand.
+/// A history with a right clock: due backups at random times, and some manual ones.
 fn sane_history(config: &Config, steps: &[(i64, u8)]) -> Vec<Revision> {
     let mut revisions = Vec::new();
     let mut second = 1_767_225_600;
@@ -79,7 +79,7 @@ fn sane_history(config: &Config, steps: &[(i64, u8)]) -> Vec<Revision> {
     revisions
 }
 
-/// Whether the revisions that have a tag are so far apart that each of them counts. After an outage they may not be.
+/// Whether the revisions with a tag are so far apart that each of them counts. After an outage they may not be.
 fn is_regular(revisions: &[Revision], name: &Tag, interval: &Interval) -> bool {
     let with = revisions.iter().filter(|each| each.tags.contains(name));
     let times: Vec<Timestamp> = with.map(|each| each.started).collect();
@@ -136,7 +136,7 @@ fn the_reasons_are_those_in_the_document() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The verdicts are those of the rules as the document has them.
+    /// The verdicts follow the rules of the document.
     #[test]
     fn the_verdicts_are_those_of_the_book(archive in any_archive()) {
         let found: Vec<(bool, BTreeSet<Tag>)> =
@@ -159,8 +159,8 @@ proptest! {
         }
     }
 
-    /// Whatever the clock says: the newest stays, what is pinned stays with its tags, something good stays if there was
-    /// something good, and of each scheduled tag the newest `keep` stay.
+    /// Whatever the clock says: the newest stays, pinned revisions stay with their tags, a good one stays if there
+    /// was one, and of each scheduled tag the newest `keep` stay.
     #[test]
     fn what_must_stay_stays(archive in any_archive()) {
         let before = archive.revisions.clone();
@@ -181,8 +181,8 @@ proptest! {
         }
     }
 
-    /// Carrying out the verdicts in part, and then those on what is left, ends where carrying them out at
-    /// once does; and there nothing more is to do.
+    /// Carrying out a part of the verdicts, and then those on what is left, ends where carrying them out at once
+    /// does. Nothing more is to do there.
     #[test]
     fn it_does_not_matter_how_far_one_got(archive in any_archive(), done in any::<u32>()) {
         let mut whole = archive.clone();

@@ -16,10 +16,10 @@ use super::documented;
 const SEED: u64 = 2026;
 const FIRST_NIGHT: &str = "2026-01-01T02:00:00Z";
 const DAYS: i64 = 3652;
-/// What the template says that is kept, in all.
+/// How many the template says it keeps, in all.
 const SUM_OF_KEEP: usize = 9 + 5 + 4;
 
-/// What goes wrong, or is done by hand, and on which day.
+/// What fails, or is done by hand, and on which day.
 struct Events {
     missed: BTreeSet<i64>,
     /// First days of outages, and how many.
@@ -53,7 +53,7 @@ impl Events {
     }
 }
 
-/// The archive, and what a witness with a right clock writes down about it.
+/// The archive, and what a witness with a right clock records about it.
 struct Simulation {
     config: Config,
     events: Events,
@@ -62,7 +62,7 @@ struct Simulation {
     series: Vec<Series>,
     /// The true day on which each revision was made.
     made_on: HashMap<RevisionId, i64>,
-    /// The last true day with each tag; what a clock from the future has done is left out, as `due` does.
+    /// The last true day with each tag. Revisions from a clock in the future do not count, as in `due`.
     last_with: BTreeMap<Tag, i64>,
     /// Rows of the table of troubles.
     troubles: Vec<String>,
@@ -135,8 +135,8 @@ impl Simulation {
         }
     }
 
-    /// Tags of which a slot has passed since the last revision, by the true calendar: each series began on the
-    /// first day.
+    /// Tags of which a slot has passed since the last revision, by the true calendar: each series began on the first
+    /// day.
     fn missing(&self, day: i64) -> BTreeSet<Tag> {
         let over = |tag: &Tag, days: i64| {
             self.last_with.get(tag).is_none_or(|last| (last / days + 1) * days <= day)
@@ -148,7 +148,8 @@ impl Simulation {
             .collect()
     }
 
-    /// `backup` and then `maintenance`, at what the clock shows as `now`. The tags of the revision, if one was made.
+    /// Runs `backup` and then `maintenance`, with `now` on the clock. Returns the tags of the revision, if one was
+    /// made.
     fn backup(
         &mut self,
         day: i64,
@@ -180,13 +181,13 @@ impl Simulation {
         self.troubles.push(format!("| {date} | {what} | {} |", list(tags)));
     }
 
-    /// What has to be so on every day, and after a calm year.
+    /// What has to hold on every day, and after a calm year.
     fn check(&self, day: i64) {
         let pinned = self.revisions.iter().filter(|each| !each.pinned_tags.is_empty()).count();
         assert_eq!(pinned, usize::from(day >= self.events.before_upgrade), "day {day}");
         let count = self.revisions.len() - pinned;
-        // Beyond what is kept: one that was forced, one that a clock that was set back has doubled; and after
-        // outages one of each tag, which was made so shortly before the next that it does not count.
+        // Beyond what the schedule keeps: a forced one, one that a clock set back has doubled; and after outages one
+        // of each tag, made so shortly before the next that it does not count.
         let more = if self.events.calm(day) { 2 } else { 5 };
         assert!(count <= SUM_OF_KEEP + more, "day {day}: {count} revisions");
         for (name, interval) in &self.config.schedule {
@@ -201,7 +202,7 @@ impl Simulation {
             if self.events.calm(day) {
                 assert_eq!(ages.len(), keep, "day {day}, {name}: {ages:?}");
                 let oldest = ages[keep - 1];
-                // The oldest may be late by a day or two that were missed, and so may the next one be.
+                // The oldest may be late by a day or two that were missed, and so may the next one.
                 let (least, most) = (reach - 3, reach + days + interval.keep as i64 * 3);
                 assert!((least..=most).contains(&oldest), "day {day}, {name}: {ages:?}");
             } else if day > reach + 2 * days {
@@ -211,7 +212,7 @@ impl Simulation {
         }
     }
 
-    /// What there is in the end, as `doc/retention.md` shows it.
+    /// The result at the end, as `doc/retention.md` shows it.
     fn table(&self) -> Vec<String> {
         let verdicts =
             retention(&self.revisions, &HashSet::new(), &Rule::Schedule(&self.config.schedule));
@@ -254,7 +255,7 @@ fn ten_years_of_retention_match_the_document() {
     );
 }
 
-/// What was made while the clock was wrong does not stay for ever: in the end nothing is left of it.
+/// What a wrong clock made does not stay forever: in the end nothing is left of it.
 #[test]
 fn revisions_of_a_wrong_clock_expire_in_turn() {
     let mut simulation = Simulation::new();

@@ -1,4 +1,4 @@
-//! `scrub --budget`: nothing waits for ever, whatever is backed up in between.
+//! `scrub --budget`: nothing waits forever, whatever is backed up in between.
 
 use std::collections::BTreeMap;
 
@@ -23,11 +23,11 @@ enum Step {
     Backup { changed: Vec<u8>, grows: i8 },
     /// A scrub with the budget.
     Scrub,
-    /// A revision other than the newest is removed, and merged where others need it.
+    /// A revision other than the newest is deleted, and merged where others need it.
     Remove(u8),
 }
 
-/// An archive whose clock goes on by an hour with every step.
+/// An archive whose clock advances by an hour with every step.
 struct Scene {
     world: World,
     random: Random,
@@ -132,7 +132,7 @@ impl Scene {
         }
     }
 
-    /// That all that was there when run `first` began has been read since.
+    /// Checks that everything that was there when run `first` began has been read since.
     fn check_read_since(&self, first: usize) {
         let archive = world::open(&self.world.disk).expect("open");
         let since = self.runs[first].at;
@@ -158,7 +158,7 @@ impl Scene {
         }
     }
 
-    /// That no block counts as verified that was written after it was read.
+    /// Checks that no block counts as verified that was written after it was read.
     fn check_verified(&self) {
         let archive = world::open(&self.world.disk).expect("open");
         let newest = archive.revisions().first().expect("a revision");
@@ -184,8 +184,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever is backed up, removed and merged in between: once budgets add up to what had to be read, nothing that
-    /// was there at the beginning is unread.
+    /// Whatever is backed up, removed and merged in between: once budgets add up to what had to be read, everything
+    /// from the beginning has been read.
     #[test]
     fn budgeted_scrubs_read_everything(
         seed in any::<u64>(),
@@ -259,7 +259,7 @@ fn a_sparse_delta_costs_only_what_it_holds() {
     assert!(report.read_bytes <= stored / 2 + 3 * BLOCK as u64, "{report:?}");
 }
 
-/// Holes of the image are not charged: what is stored of an image that is nearly all holes is read in as few runs.
+/// Holes of the image are free: a scrub reads a nearly empty image in correspondingly few runs.
 #[test]
 fn holes_of_the_image_cost_nothing() {
     let mut scene = Scene::new(4, 64);
@@ -274,7 +274,7 @@ fn holes_of_the_image_cost_nothing() {
     assert!((report.coverage.verified_share - 1.0).abs() < 1e-9, "{report:?}");
 }
 
-/// Rot in the image is found although every day there is a new delta that was never read.
+/// A scrub finds rot in the image although every day brings a new delta that was never read.
 #[test]
 fn rot_in_the_image_is_found_beside_new_deltas() {
     let mut scene = Scene::new(5, 60);

@@ -1,4 +1,4 @@
-//! L2 entries that are lost or lead elsewhere: restored where the digests prove the content.
+//! L2 entries that are lost or lead elsewhere are restored where the digests prove the content.
 
 use super::*;
 
@@ -13,8 +13,8 @@ fn is_whole(world: &mut World, what: &str) {
     }
 }
 
-/// An L2 entry that became zero, or something that is none, is entered again, whatever kind of cluster it led
-/// to: the content is still in the file, and the digests prove it. So are all entries of a table at once.
+/// A scrub restores an L2 entry that became zero or invalid, whatever kind of cluster it led to: the content is still
+/// in the file, and the digests prove it. It also restores all entries of a table at once.
 #[test]
 fn scrub_restores_a_lost_entry() {
     for older in [1, 2] {
@@ -41,7 +41,7 @@ fn scrub_restores_a_lost_entry() {
     }
 }
 
-/// An entry that leads to another block's content is put right, too.
+/// An entry that leads to another block's content is corrected, too.
 #[test]
 fn scrub_corrects_an_entry_that_leads_elsewhere() {
     let mut world = all_kinds();
@@ -56,7 +56,7 @@ fn scrub_corrects_an_entry_that_leads_elsewhere() {
     is_whole(&mut world, "two entries lead to one cluster");
 }
 
-/// A lost entry is found again although a digest of the same delta is damaged as well: what the data says counts then.
+/// A lost entry is found again although a digest of the same delta is damaged as well: the data decides then.
 #[test]
 fn scrub_restores_a_lost_entry_beside_a_damaged_digest() {
     let mut world = all_kinds();
@@ -69,8 +69,8 @@ fn scrub_restores_a_lost_entry_beside_a_damaged_digest() {
     is_whole(&mut world, "an entry and a digest");
 }
 
-/// A block whose entry is lost and whose content is nowhere costs this block alone, and only what can be proved
-/// is said.
+/// A block whose entry is lost and whose content is nowhere costs this block alone, and the scrub claims only what
+/// can be proved.
 #[test]
 fn a_lost_entry_without_content_costs_one_block() {
     let world = all_kinds();
@@ -100,9 +100,8 @@ fn a_lost_entry_without_content_costs_one_block() {
     assert!(world::read_revision(&archive, 0).expect("the newest") == world.expected[0].bytes);
 }
 
-/// A block whose entry makes no sense and whose content is gone is no reason to keep its revision for ever:
-/// once somebody has confirmed the finding, the revision can be removed, and of those behind it only what they
-/// had there is lost.
+/// A block with an invalid entry and lost content does not keep its revision forever: once somebody has confirmed the
+/// finding, the revision can be deleted. Those behind it lose only what they had there.
 #[test]
 fn revisions_beyond_repair_can_be_deleted() {
     let mut world = all_kinds();
@@ -136,8 +135,8 @@ fn revisions_beyond_repair_can_be_deleted() {
     }
 }
 
-/// What cannot be put right is left as it is: nothing that may still be recovered is given back, at the end of
-/// the file or in it, by this scrub, by the next one or by the tidying up after a merge that was interrupted.
+/// What cannot be repaired stays as it is: nothing that may still be recovered is freed, at the end of the file or in
+/// it, by this scrub, by the next one or by the cleanup after an interrupted merge.
 #[test]
 fn blocks_that_may_still_be_recovered_are_kept() {
     let mut world = all_kinds();

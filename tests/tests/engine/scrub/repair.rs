@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Whatever follows from the manifest is made anew: headers, L1 tables, reference counts, lengths, digest files.
+/// Everything that the manifest determines is rebuilt: headers, L1 tables, reference counts, lengths, digest files.
 #[test]
 fn scrub_repairs_what_the_manifest_determines() {
     type Damage = fn(&mut Vec<u8>);
@@ -65,7 +65,7 @@ fn scrub_repairs_length_and_digests_of_the_image() {
     }
 }
 
-/// A bad block of which the archive has another copy is mended from that; one of which it has none is not.
+/// A bad block is repaired from another copy in the archive. One without a copy is not.
 #[test]
 fn scrub_repairs_a_bad_block_from_a_copy() {
     let twice = [block(1), block(2), block(1), vec![0; BLOCK]].concat();
@@ -99,8 +99,8 @@ fn scrub_repairs_a_bad_block_from_a_copy() {
     }
 }
 
-/// What digests that are not right as a whole say of a block is no reason to change it: neither that it is zero
-/// nor that it is another one that there is.
+/// A digest table that is wrong as a whole is no reason to change a block: neither if it says that the block is zero
+/// nor if it names another existing block.
 #[test]
 fn doubtful_digests_repair_nothing() {
     let world = three();
@@ -109,7 +109,7 @@ fn doubtful_digests_repair_nothing() {
     // Block 4 is zero, and so is its entry.
     for other in [0, 4] {
         let damaged = world.fork();
-        // So that the digests cannot be made anew from the image.
+        // So that the digests cannot be rebuilt from the image.
         damaged.disk.tamper(FileName::IMAGE, |image| image[2 * BLOCK + 9] ^= 1);
         damaged.disk.tamper(digests, |bytes| bytes.copy_within(entry(other), entry(5).start));
         let image = damaged.disk.files().remove(&FileName::IMAGE);

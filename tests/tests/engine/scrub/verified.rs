@@ -9,8 +9,8 @@ fn verified(world: &World, number: usize) -> Vec<u64> {
     ranges.iter().flat_map(|range| range.blocks.first.0..range.blocks.end().0).collect()
 }
 
-/// What a backup replaces is not verified until a scrub has read it: not what differs, not what was emptied,
-/// not what was repaired. When its place was last read stays known.
+/// A block that a backup replaces is not verified until a scrub has read it: not if it differs, was emptied, or was
+/// repaired. When its place was last read stays known.
 #[test]
 fn only_what_was_read_after_it_was_written_is_verified() {
     for (clones, update) in world::UPDATES {
@@ -35,7 +35,7 @@ fn only_what_was_read_after_it_was_written_is_verified() {
     }
 }
 
-/// What a merge brings into a delta is not verified there before a scrub has read it.
+/// A block that a merge moves into a delta is not verified there before a scrub has read it.
 #[test]
 fn merged_blocks_are_not_yet_verified() {
     let mut world = three();
@@ -48,7 +48,7 @@ fn merged_blocks_are_not_yet_verified() {
     assert_eq!(verified(&world, 1), before);
 }
 
-/// What a scrub has repaired it has written and not read back: the next one verifies it.
+/// A scrub has written what it repaired and not read it back: the next one verifies it.
 #[test]
 fn the_next_scrub_verifies_repaired_blocks() {
     let state = [block(1), block(2), block(1)].concat();
@@ -61,7 +61,7 @@ fn the_next_scrub_verifies_repaired_blocks() {
     assert_eq!(verified(&world, 0), [0, 1, 2]);
 }
 
-/// What the undoing of a backup has written back is not verified, and the rest still is.
+/// What the undoing of a backup has written back is not verified. The rest still is.
 #[test]
 fn blocks_written_back_are_not_yet_verified() {
     let first = [block(1), block(2), block(3)].concat();
@@ -92,7 +92,7 @@ fn blocks_written_back_are_not_yet_verified() {
         let archive = world::open(&after.disk).expect("open");
         drop(ArchiveWriter::open(archive, "a test", &Silent).expect("undo"));
         let left = verified(&after, 0);
-        // All, as long as the overlay holds nothing; none, where it could not be read.
+        // All, as long as the overlay holds nothing. None where it could not be read.
         let right = [&[0, 2][..], &[0, 1, 2], &[]].contains(&left.as_slice());
         assert!(right && !(written && left.contains(&1)), "call {at}: {left:?}");
         undone += u64::from(written && left == [0, 2]);

@@ -1,4 +1,5 @@
-//! Alarms, and confirming them: with their revision or not at all, and nothing goes before.
+//! Alarms, and confirming them: an alarm exists with its revision or not at all, and nothing is deleted before
+//! somebody confirms it.
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
@@ -9,7 +10,7 @@ use backy_tests::world::{self, BLOCK_SIZE, World};
 
 use super::sweep_with;
 
-/// Seven states of which each differs from the one before in one block of twelve, and one that is all new.
+/// Seven states that each differ from the one before in one block of twelve, and one that is all new.
 fn states() -> (Vec<Vec<u8>>, Vec<u8>) {
     let block = BLOCK_SIZE.len();
     let mut random = Random(8);
@@ -33,7 +34,7 @@ fn maintain(disk: &SimStorage, confirm: bool) -> Result<()> {
     writer.maintain(&options, &world::clock(), &Silent).map(drop)
 }
 
-/// An unusual backup may fail at any call: the alarm is there exactly when its revision is.
+/// An unusual backup may fail at any call: the alarm exists exactly when its revision does.
 #[test]
 fn an_alarm_comes_with_its_revision() {
     let (states, unusual) = states();
@@ -52,15 +53,15 @@ fn an_alarm_comes_with_its_revision() {
             world.backup(&unusual);
         }
         assert_eq!(open_alarms(&world), 1, "{place}: again");
-        // Now it holds back what would go.
+        // Now it holds back what would expire.
         maintain(&world.disk, false).unwrap_or_else(|error| panic!("{place}: {error}"));
         world.assert_tidy(format_args!("{place}: frozen"));
     });
     assert!(seen.iter().all(|&times| times > 0), "{seen:?}");
 }
 
-/// Confirming, with the maintenance that follows, may fail at any call: nothing has gone while the alarm is not
-/// confirmed, and the next one does the rest. The next unusual backup is an alarm of its own.
+/// Confirming, with the maintenance that follows, may fail at any call: nothing is deleted while the alarm is not
+/// confirmed, and the next run does the rest. The next unusual backup is an alarm of its own.
 #[test]
 fn nothing_expires_before_the_alarm_is_confirmed() {
     let (mut states, unusual) = states();

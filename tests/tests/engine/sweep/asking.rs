@@ -1,4 +1,4 @@
-//! Noting that a backup was asked for: a hint, which may fail at any call and costs nothing but itself.
+//! Noting that somebody asked for a backup: a hint, which may fail at any call and costs nothing but itself.
 
 use backy_lib::Clock;
 use backy_lib::clock::FixedClock;

@@ -1,4 +1,4 @@
-//! Damage that decides what a verb has to find out or to repair, to an archive with three revisions or more.
+//! Damage that decides what a verb has to detect or repair, in an archive with three revisions or more.
 
 use backy_lib::storage::{DigestsKind, FileName};
 use backy_tests::world::World;

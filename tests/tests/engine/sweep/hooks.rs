@@ -29,7 +29,7 @@ fn noted(log: &Log) -> Vec<String> {
     log.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Hooks that write down when they are called, and what is committed then.
+/// Hooks that record when they are called, and what is committed at that moment.
 struct Recorded {
     log: Log,
     disk: SimStorage,
@@ -53,7 +53,8 @@ impl Recorded {
         }
     }
 
-    /// Whether the revision is committed, asked of a copy of the disk, so that the calls that can fail are not counted.
+    /// Whether the revision is committed, looked up in a copy of the disk, so that the calls that can fail are not
+    /// counted.
     fn is_committed(&self) -> bool {
         let archive = world::open(&self.disk.fork());
         let wanted = *self.revision.borrow();
@@ -80,7 +81,7 @@ impl Hooks for Recorded {
     }
 }
 
-/// A source that writes down when it is opened, read and closed.
+/// A source that records when it is opened, read and closed.
 struct Watched {
     inner: MemorySource,
     log: Log,
@@ -152,8 +153,8 @@ fn backup_with(
     Ok(done.expect("a forced backup is made"))
 }
 
-/// The steps of one backup came in their order, as far as they came: `after` exactly once if `before` was
-/// called, when the source was closed.
+/// The steps of one backup ran in their order, as far as they ran: `after` exactly once if `before` was called, when
+/// the source was closed.
 fn check_order(place: &str, log: &[String]) {
     let steps: Vec<&str> = log.iter().map(String::as_str).collect();
     let mut steps: Vec<&str> = steps.into_iter().filter(|step| *step != "read").collect();
@@ -171,9 +172,8 @@ fn check_order(place: &str, log: &[String]) {
     assert!(reads.iter().all(within), "{place}: {log:?}");
 }
 
-/// Whatever call of a backup fails, in whatever way: `before` and `after` are run once or not at all, the
-/// source is read between them only, nothing is committed before `after`, and the archive is as a backup
-/// without hooks leaves it.
+/// Whatever call of a backup fails, in whatever way: `before` and `after` run once or not at all, the source is read
+/// only between them, nothing is committed before `after`, and the archive is as a backup without hooks leaves it.
 #[test]
 fn the_order_holds_at_every_fault() {
     for (clones, _) in world::UPDATES {
@@ -200,8 +200,8 @@ fn the_order_holds_at_every_fault() {
     }
 }
 
-/// A `before` that fails, and a source that cannot be opened, read or trusted afterwards: `after` is told, and
-/// the archive is as it was, without even a manifest that was written.
+/// A `before` that fails, and a source that cannot be opened, read or trusted afterwards: `after` learns of it, and
+/// the archive is as it was, without even a new manifest.
 #[test]
 fn after_hook_receives_the_failure() {
     let (_, before, new, _) = scenarios().swap_remove(2);
@@ -252,7 +252,7 @@ fn after_hook_receives_the_failure() {
     assert!(!committed, "what was read after the source was let go of has been committed");
 }
 
-/// A source that is held for longer than it may is let go of at once, and what was read is not committed.
+/// backy releases a source at once that is held longer than allowed, and does not commit what it read.
 #[test]
 fn the_time_is_limited() {
     let (_, before, new, _) = scenarios().swap_remove(2);
@@ -272,8 +272,8 @@ fn the_time_is_limited() {
     assert!(!world.check_committed(Some(&new)).expect("it reads right"));
 }
 
-/// A panic in the middle is an error: it runs `after`, too, the archive is as it was, and the next backup
-/// works. So it is with more threads, of which one panics while the others wait for it.
+/// A panic in the middle is an error: `after` runs all the same, the archive is as it was, and the next backup works.
+/// The same holds with more threads, of which one panics while the others wait for it.
 #[test]
 fn a_panic_runs_after() {
     for threads in [1, 3] {

@@ -1,4 +1,4 @@
-//! What lets revisions go, marks them, mends and heals.
+//! What deletes, marks, repairs and heals revisions.
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
@@ -12,14 +12,14 @@ use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
 use super::damages::{self, Damage};
 use super::{scenarios, sweep, sweep_with};
 
-/// Numbers that go, of the revisions that a scenario leaves.
+/// Numbers of the revisions to delete, among those that a scenario leaves.
 fn removals(revisions: usize) -> Vec<Vec<usize>> {
     let all = [vec![0], vec![1], vec![2], vec![0, 1], vec![1, 2], vec![0, 2], vec![3], vec![1, 3]];
     all.into_iter().filter(|numbers| numbers.iter().all(|&n| n < revisions)).collect()
 }
 
-/// A removal of any revisions that fails at any call, in any way, costs no other revision, and the next one
-/// works. QEMU agrees.
+/// A removal of any revisions that fails at any call, in any way, costs no other revision, and the next one works.
+/// QEMU agrees.
 #[test]
 fn removal() {
     let qemu = qemu::available().then(|| tempfile::tempdir().expect("a temporary folder"));
@@ -30,7 +30,8 @@ fn removal() {
             make_standalone(&world.disk).expect("a standalone revision");
         }
         let world = World { disk: world.disk.crash(Unsynced::Kept), ..world };
-        // Each set of numbers is swept with one scenario, all with all would take minutes; and all are made to work.
+        // Each set of numbers is swept with one scenario, since all with all would take minutes. All of them have to
+        // work.
         let all = removals(states.len());
         let swept = &all[at % all.len()];
         let calls = sweep_with(
@@ -62,7 +63,8 @@ fn make_standalone(disk: &SimStorage) -> Result<()> {
     world::maintain(disk, None).map(drop)
 }
 
-/// Making a revision standalone may fail at any call, in any way; it changes what no revision reads as. QEMU agrees.
+/// Making a revision standalone may fail at any call, in any way. It does not change the content of any revision.
+/// QEMU agrees.
 #[test]
 fn standalone() {
     let qemu = qemu::available().then(|| tempfile::tempdir().expect("a temporary folder"));
@@ -81,7 +83,7 @@ fn standalone() {
             make_standalone(&world.disk).unwrap_or_else(|error| panic!("{name}: {place}: {error}"));
             assert!(standalone(&world), "{name}: {place}: again");
             world.assert_tidy(format_args!("{name}: {place}: after recovery"));
-            // The image may now be lost without that revision and those behind it.
+            // Now the image may be lost without costing that revision and those behind it.
             let storage: &dyn backy_lib::storage::Storage = &world.disk;
             storage.remove(FileName::IMAGE).expect("remove");
             let archive = world::open(&world.disk).expect("open");
@@ -103,8 +105,8 @@ fn standalone() {
     }
 }
 
-/// A scrub that mends may fail at any call, in any way: no revision reads wrong, what was right stays so, and
-/// the next scrub mends it.
+/// A repairing scrub may fail at any call, in any way: no revision reads wrong, what was right stays so, and the next
+/// scrub repairs it.
 #[test]
 fn scrub() {
     let block = BLOCK_SIZE.len();
@@ -142,7 +144,7 @@ fn scrub() {
             let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
             let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
             let report = writer.scrub(&options, &world::clock(), &Silent)?;
-            // What could not be read counts as bad; the next scrub will find it right.
+            // What could not be read counts as bad. The next scrub will find it right.
             if report.is_clean() { Ok(()) } else { Err(backy_lib::Error::Interrupted) }
         };
         sweep_with(&world, 2, scrub, |place, mut world, result| {
@@ -195,8 +197,8 @@ fn tags() {
     );
 }
 
-/// Maintenance of several steps may fail at any call: what is not to go stays and reads right, and the next one
-/// does the rest.
+/// Maintenance of several steps may fail at any call: what is kept stays and reads right, and the next run does the
+/// rest.
 #[test]
 fn maintenance() {
     let block = BLOCK_SIZE.len();
@@ -207,7 +209,7 @@ fn maintenance() {
         states.push(changed_state(&mut random, &last, size * block - 5));
     }
     let world = World::with_backups(false, &states);
-    // 1, 2 and 4 go: a merge of two into 3, and the oldest but for 5, which is pinned: another merge.
+    // 1, 2 and 4 expire: a merge of two into 3, and the oldest but for 5, which is pinned: another merge.
     tag(&world.disk, 3).expect("a tag");
     tag(&world.disk, 5).expect("a tag");
     let world = World { disk: world.disk.crash(Unsynced::Kept), ..world };
@@ -232,7 +234,7 @@ fn healing() {
         let world = World::with_backups(clones, &states);
         let newest = states[states.len() - 1].clone();
         let world = world.fork();
-        // A block with data: one that is zero is mended by the scrub.
+        // A block with data: the scrub repairs one that is zero.
         let is_zero = |block: &[u8]| block.iter().all(|&byte| byte == 0);
         let at = newest.chunks(BLOCK_SIZE.len()).position(|block| !is_zero(block));
         let at = at.expect("a block with data") * BLOCK_SIZE.len();
@@ -270,7 +272,7 @@ fn healing() {
     }
 }
 
-/// Nothing but what was to go has gone, before recovery; then all of it can go and a backup works.
+/// Before recovery, only what was to be deleted is gone. Then all of it can be deleted and a backup works.
 fn check_removal(
     place: &str,
     mut world: World,
@@ -288,7 +290,7 @@ fn check_removal(
         .collect();
     world.remove(&left);
     world.assert_tidy(format_args!("{place}: after recovery"));
-    // What a sync that failed has lost must not count as durable later.
+    // What a failed sync has lost must not count as durable later.
     let mut crashed = World { disk: world.disk.crash(Unsynced::Lost), ..world.clone() };
     crashed
         .check_committed(None)

@@ -1,5 +1,5 @@
-//! A process that may not open another file, or gets no memory, in the middle of anything. That is an error that names
-//! the limit, never an answer: no finding, no failed drill, no lost block, no revision that is left out.
+//! A process that may not open another file, or gets no memory, in the middle of anything. That is an error that
+//! names the limit, never a result: no finding, no failed drill, no lost block, no revision that is left out.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -60,9 +60,9 @@ fn recorded(disk: &SimStorage) -> Option<String> {
     Some(of_each.collect())
 }
 
-/// Makes each call of `verb` fail for want of files and memory. It gives what it gives on a working disk, or such an
-/// error; nothing else is recorded than what is recorded on a working disk, and it works afterwards. `settle` makes
-/// comparable what is left.
+/// Makes each call of `verb` fail for lack of files and memory. It returns what it returns on a working disk, or such
+/// an error. It records nothing else than on a working disk, and works afterwards. `settle` makes the remaining files
+/// comparable.
 fn sweep_limits<T: PartialEq + Debug>(
     what: &str,
     world: &World,
@@ -106,7 +106,7 @@ fn files(disk: &SimStorage) -> String {
     files.map(|(name, content)| format!("{name}: {}\n", Digest::of(&content))).collect()
 }
 
-/// The revisions that can be read, and what a check says of the rest.
+/// The revisions that can be read, and what a check reports about the rest.
 fn readable(disk: &SimStorage) -> String {
     let archive = world::open(disk).expect("open");
     let read = |number| world::read_revision(&archive, number).map(|bytes| Digest::of(&bytes));
@@ -120,14 +120,14 @@ fn check_options() -> ScrubOptions {
 
 fn comparable(report: serde_json::Result<serde_json::Value>) -> serde_json::Value {
     let mut report = report.expect("JSON");
-    // What is measured is never the same.
+    // Measured values are never the same.
     for measured in ["seconds", "bytes_per_second", "read_bytes"] {
         report.as_object_mut().map(|report| report.remove(measured));
     }
     report
 }
 
-/// A check, a status and a drill give their answers or an error.
+/// A check, a status and a drill return their results or an error.
 #[test]
 fn a_lack_of_resources_is_an_error_not_an_answer() {
     for (what, world) in worlds() {
@@ -153,7 +153,8 @@ fn a_lack_of_resources_is_an_error_not_an_answer() {
     }
 }
 
-/// Readers, restores and restores that keep going give the same bytes, and name the same as lost, or an error.
+/// Readers, restores and restores that keep going return the same bytes and name the same blocks as lost, or return
+/// an error.
 #[test]
 fn a_lack_of_resources_loses_no_block() {
     for (what, world) in worlds() {
@@ -222,7 +223,7 @@ fn a_lack_of_resources_costs_no_revision() {
             let all = all.map(|bytes| bytes.map(|bytes| Digest::of(&bytes)));
             format!("{:?}", all.collect::<Vec<_>>())
         };
-        // What becomes of a block that is bad already depends on how often a backup has come by.
+        // How a known bad block ends up depends on how many backups have run.
         if what == "sound" {
             sweep_limits_of_backup(&format!("{what}: backup"), &world, backup, contents);
         }
@@ -231,7 +232,7 @@ fn a_lack_of_resources_costs_no_revision() {
     }
 }
 
-/// The same where what is recorded is about revisions that are new each time.
+/// The same where the records concern revisions that are new each time.
 fn sweep_limits_of_backup(
     what: &str,
     world: &World,
@@ -259,7 +260,7 @@ fn sweep_limits_of_backup(
     }
 }
 
-/// An interrupted backup is undone, and a lost manifest made anew, with nothing lost for want of a file.
+/// An interrupted backup is undone, and a lost manifest rebuilt, with nothing lost for lack of a file.
 #[test]
 fn a_lack_of_resources_stops_recovery_and_rebuild_cleanly() {
     for (what, world) in worlds() {
@@ -294,7 +295,7 @@ fn a_lack_of_resources_stops_recovery_and_rebuild_cleanly() {
     }
 }
 
-/// The same for what brings an archive into order: afterwards it is as if nothing had come between.
+/// The same for what repairs an archive: afterwards it is as if nothing had failed.
 fn sweep_recovery<T: PartialEq + Debug>(
     what: &str,
     world: &World,

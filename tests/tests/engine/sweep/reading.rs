@@ -1,5 +1,5 @@
-//! Everything that only reads, with each of its calls failing in turn: the right result or an error that names
-//! the file, and the archive stays as it is. Exports, which need a real folder, are in `real/calls.rs`.
+//! Everything that only reads, with each of its calls failing in turn: the right result or an error that names the
+//! file, and the archive stays as it is. Exports, which need a real folder, are in `real/calls.rs`.
 
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::health::Level;
@@ -30,17 +30,16 @@ fn worlds() -> Vec<World> {
     worlds.collect()
 }
 
-/// What a reader says when one of its calls fails, beside an error.
+/// What a reader returns when one of its calls fails, beside an error.
 enum Said {
     /// The right result.
     Right,
-    /// That something is wrong.
+    /// A report of a problem.
     Wrong,
 }
 
-/// Makes each call of `read` fail, once and from then on. Errors have to name the file that could not be read,
-/// and where a call failed it may not be said that all is well unless the result is right. Gives the numbers of
-/// errors and of calls.
+/// Makes each call of `read` fail, once and from then on. Errors have to name the file that could not be read. After
+/// a failed call no result may say that all is well unless it is right. Returns the numbers of errors and of calls.
 fn sweep_reader(
     what: &str,
     world: &World,
@@ -57,7 +56,7 @@ fn sweep_reader(
             broken.disk.set_fault(at, fault, at);
             let result = read(&broken.disk);
             let log = broken.disk.log();
-            // Those that have failed, of which the error names one.
+            // The calls that have failed, of which the error names one.
             let number = |line: &String| line.split(':').next().and_then(|n| n.parse().ok());
             let all = fault != Fault::Once(Failure::Io);
             let has_failed = |n: u64| n == at || all && n > at;
@@ -113,7 +112,7 @@ fn read_as_a_mount(world: &World, archive: &Archive, number: usize) -> Result<Sa
     Ok(Said::Right)
 }
 
-/// The reader that mounts and Python have: its own bytes or an error.
+/// The reader that mounts and Python use: its own bytes or an error.
 #[test]
 fn a_mounted_revision() {
     for world in worlds() {
@@ -126,7 +125,7 @@ fn a_mounted_revision() {
     }
 }
 
-/// A restore to a stream gives its own bytes up to an error.
+/// A restore to a stream writes its own bytes up to an error.
 #[test]
 fn a_stream() {
     for world in worlds() {
@@ -157,14 +156,14 @@ fn a_check() {
             if !report.is_clean() {
                 return Ok(Said::Wrong);
             }
-            // More where it could not be found out what is a hole.
+            // More where the holes could not be determined.
             assert!(report.read_bytes >= whole, "it is clean, and not all was read");
             Ok(Said::Right)
         });
     }
 }
 
-/// The status is the right one, or says that something is wrong.
+/// The status is the right one, or reports a problem.
 #[test]
 fn the_status() {
     for world in worlds() {
@@ -186,7 +185,7 @@ fn the_status() {
     }
 }
 
-/// A drill that could not read all has not passed.
+/// A drill that could not read everything has not passed.
 #[test]
 fn a_drill() {
     for world in worlds() {
@@ -200,7 +199,7 @@ fn a_drill() {
     }
 }
 
-/// Plans are those of the archive as it is, or none.
+/// Plans are those of the archive as it is, or there are none.
 #[test]
 fn plans() {
     for world in worlds() {
@@ -218,7 +217,7 @@ fn plans() {
     }
 }
 
-/// What a drill has found out is noted or not, and nothing else changes.
+/// The result of a drill is recorded or not, and nothing else changes.
 #[test]
 fn noting_a_drill() {
     let (_, states, _, later) = scenarios().remove(2);
@@ -240,7 +239,7 @@ fn noting_a_drill() {
     });
 }
 
-/// A config that cannot be read is an error for those that need it, and keeps nobody from restoring.
+/// A config that cannot be read is an error for the verbs that need it, and prevents nobody from restoring.
 #[test]
 fn without_a_config() {
     let world = worlds().remove(0);

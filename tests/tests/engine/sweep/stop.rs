@@ -1,4 +1,4 @@
-//! Every operation is asked to stop, each time that it looks whether somebody has.
+//! Every operation is stopped, at each point where it checks for a stop.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,13 +29,13 @@ struct Operation<'a> {
     world: World,
     /// Numbers of the revisions that it removes.
     removes: Vec<usize>,
-    /// How often it has to look, at least.
+    /// How often it has to check, at least.
     looks: u64,
 }
 
 impl Operation<'_> {
-    /// Stops it wherever it looks. Before anything is repaired all committed revisions read right; run
-    /// again, it works, and nothing is left over.
+    /// Stops it at each check. All committed revisions read right before any repair. Run again, it works, and leaves
+    /// nothing behind.
     fn check(&self) {
         let mut looks = 0;
         loop {
@@ -46,7 +46,7 @@ impl Operation<'_> {
             if let Err(error) = &result {
                 assert_eq!(error.kind(), ErrorKind::Interrupted, "{place}: {error}");
             }
-            // Durable in its order: what a power cut leaves right after the stop is as good.
+            // Writes are durable in their order: what a power cut leaves right after the stop is as good.
             for mut world in
                 [world.fork(), World { disk: world.disk.crash(Unsynced::Lost), ..world.fork() }]
             {
@@ -87,7 +87,7 @@ fn world_of_four(clones: bool) -> World {
     World { disk: world.disk.crash(Unsynced::Kept), ..world }
 }
 
-/// A backup that is stopped anywhere has been made or not; the next one works.
+/// A backup that is stopped anywhere has been made or not, and the next one works.
 #[test]
 fn a_backup_can_be_stopped_anywhere() {
     for (clones, update) in world::UPDATES {
@@ -120,14 +120,14 @@ fn a_backup_can_be_stopped_anywhere() {
                 looks += 1;
             }
             assert!(looks > 1, "{name} has looked {looks} times");
-            // Nobody waits for the undoing, which takes no time here at all; a clone never took the image's place.
+            // Nobody waits for the undoing, which takes no time here at all. A clone never took the image's place.
             assert_eq!(left > 0, !clones && !before.is_empty(), "{name}: {left} of {looks}");
         }
     }
 }
 
-/// So can everything else that changes an archive: a removal, a maintenance, making a revision standalone, a
-/// scrub that repairs, the undoing of a backup that was killed.
+/// The same holds for everything else that changes an archive: a removal, a maintenance, making a revision
+/// standalone, a scrub that repairs, the undoing of a killed backup.
 #[test]
 fn every_writing_verb_can_be_stopped_anywhere() {
     let world = world_of_four(false);
@@ -161,7 +161,7 @@ fn every_writing_verb_can_be_stopped_anywhere() {
             vec![1, 2],
             2,
             Box::new(|disk, observer| {
-                // What is gone already is not removed again.
+                // What is deleted already is not deleted again.
                 let numbers: &[usize] =
                     if world::open(disk)?.revisions().len() == 4 { &[1, 2] } else { &[] };
                 writer(disk, observer)?.remove(numbers, &world::clock(), observer).map(drop)
@@ -206,7 +206,7 @@ fn every_writing_verb_can_be_stopped_anywhere() {
     }
 }
 
-/// A rebuild that is stopped leaves the archive without a manifest, as it was; the next one makes it.
+/// A rebuild that is stopped leaves the archive without a manifest, as it was. The next rebuild makes it.
 #[test]
 fn a_rebuild_can_be_stopped_anywhere() {
     let world = world_of_four(false);
@@ -233,7 +233,7 @@ fn a_rebuild_can_be_stopped_anywhere() {
     assert!(looks > 1, "it has looked {looks} times");
 }
 
-/// What only reads stops as well, and leaves the archive and what it was writing alone.
+/// What only reads stops as well, and leaves the archive and its output alone.
 #[test]
 fn every_reading_verb_can_be_stopped_anywhere() {
     let world = world_of_four(false);

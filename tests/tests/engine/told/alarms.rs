@@ -1,4 +1,4 @@
-//! Alarms, damage and drills: what is wrong is told as what it is, for as long as it is so.
+//! Alarms, damage and drills: backy reports each problem as what it is, for as long as it exists.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn spoil(world: &World, number: usize, block: usize) {
     });
 }
 
-/// Seven usual states, and as many unusual ones as are wanted.
+/// Seven usual states, and as many unusual ones as requested.
 fn with_alarms(unusual: u64) -> World {
     let mut state = noise(1, 12 * BLOCK);
     let mut states = vec![state.clone()];
@@ -54,8 +54,8 @@ fn frozen(disk: &SimStorage) -> Vec<(ProblemKind, usize)> {
     frozen.map(|freeze| (freeze.kind, number(freeze.revision).expect("a revision"))).collect()
 }
 
-/// Two alarms and damage at once: each is told by itself, a confirmation confirms all of them and no later one,
-/// and nothing is confirmed twice.
+/// Two alarms and damage at once: each is reported by itself. A confirmation confirms all current alarms and no later
+/// one, and nothing is confirmed twice.
 #[test]
 fn each_alarm_is_reported_and_can_be_confirmed() {
     use ProblemKind::{Damage, UnusualChange};
@@ -95,8 +95,7 @@ fn each_alarm_is_reported_and_can_be_confirmed() {
     assert_eq!(frozen(&world.disk), [(UnusualChange, 0)], "a later one is an alarm of its own");
 }
 
-/// A drill whose command is not content has not passed and does not say that all is right; nor has one of a
-/// damaged revision.
+/// A drill whose command fails has not passed and does not say that all is right. Nor does one of a damaged revision.
 #[test]
 fn what_failed_is_not_called_right() {
     let world = World::with_backups(false, &[noise(1, 9 * BLOCK)]);
@@ -117,8 +116,8 @@ fn what_failed_is_not_called_right() {
     assert!(!judged.passed, "a command that is content makes nothing right");
 }
 
-/// What is known to be bad stays known wherever it goes: into the delta that takes a block over, into the image
-/// when the newest revision goes, and into a revision that becomes standalone.
+/// Known damage stays known wherever it moves: into the delta that takes over a block, into the image when the newest
+/// revision is deleted, and into a revision that becomes standalone.
 #[test]
 fn bad_blocks_stay_marked() {
     let states: Vec<Vec<u8>> = (0..4)
@@ -164,7 +163,7 @@ fn bad_blocks_stay_marked() {
     let done = world::maintain(&standalone, Some(9));
     assert!(done.is_ok(), "{done:?}");
     assert_eq!(bad(&standalone), [vec![], vec![3], vec![3], vec![3]]);
-    // And the next scrub finds nothing that was not known.
+    // The next scrub finds nothing that was not known.
     for disk in [&merged, &rolled_back, &standalone] {
         let archive = world::open(disk).expect("open");
         let report = archive.check(&ScrubOptions::default(), &world::clock(), &Silent);
@@ -173,7 +172,7 @@ fn bad_blocks_stay_marked() {
     }
 }
 
-/// Somebody else's lock keeps every writer from beginning; readers do not ask for it.
+/// Somebody else's lock prevents every writer from starting. Readers do not ask for it.
 #[test]
 fn nobody_writes_without_the_lock() {
     let world = World::with_backups(false, &[noise(1, 3 * BLOCK), noise(2, 3 * BLOCK)]);

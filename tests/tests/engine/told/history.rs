@@ -52,8 +52,8 @@ const VERBS: [(&str, Verb); 6] = [
     }),
 ];
 
-/// Every verb that changes the archive adds one line to the history, with its name and result: also when it
-/// fails, and when somebody stops it.
+/// Every verb that changes the archive adds one line to the history, with its name and result, also when it fails and
+/// when somebody stops it.
 #[test]
 fn every_verb_has_its_line_in_the_history() {
     let states: Vec<Vec<u8>> = (0..4).map(|seed| noise(seed, 30 * BLOCK)).collect();
@@ -76,7 +76,7 @@ fn every_verb_has_its_line_in_the_history() {
             let before = history(&disk);
             let mut writer = writer(&disk);
             if !stopped {
-                // Everything that needs room; but the history, which is there, has some.
+                // Everything that needs space. The history file exists already and has some.
                 disk.set_fault(2, Fault::Once(Failure::Io), 1);
             }
             let observer: &dyn Observer = if stopped { &StopAt::after(0) } else { &Silent };
@@ -87,7 +87,7 @@ fn every_verb_has_its_line_in_the_history() {
             };
             let after = history(&disk);
             if after.len() == before.len() {
-                // It failed before it was an operation, as in reading its config.
+                // It failed before it became an operation, for example while reading its config.
                 assert!(!stopped || name == "maintenance", "{name}: no line: {error}");
                 continue;
             }
@@ -118,8 +118,8 @@ fn an_import_has_its_line_in_the_history() {
     assert_eq!((&line["operation"], &line["result"]), (&"import".into(), &"failed".into()));
 }
 
-/// A history that has become longer than 1 MiB goes on in a new file: no line is lost, the older file is
-/// replaced as a whole, and the new one begins with the last runs, without their reports.
+/// A history longer than 1 MiB continues in a new file: no line is lost, the older file is replaced as a whole, and
+/// the new one begins with the last runs, without their reports.
 #[test]
 fn a_long_history_continues_in_a_new_file() {
     let world = World::with_backups(false, &[noise(1, 3 * BLOCK), noise(2, 3 * BLOCK)]);
@@ -166,11 +166,11 @@ fn a_long_history_continues_in_a_new_file() {
         report.last_runs.iter().map(|run| run.operation.clone()).collect::<Vec<_>>()
     };
     assert_eq!(status(disk), ["backup", "scrub"]);
-    // A line that does not fill it stays in the file.
+    // A line that does not exceed the limit stays in the file.
     tag(&mut writer(disk), &Silent).expect("a tag");
     let text = String::from_utf8(disk.files()[&FileName::History].clone()).expect("text");
     assert_eq!(text.lines().count(), 4);
-    // Once more: what was put aside first goes.
+    // Once more: this deletes the file that was moved aside first.
     grow(1 << 20);
     scrub(&mut writer(disk), &Silent).expect("a scrub");
     let text = String::from_utf8(disk.files()[&FileName::History].clone()).expect("text");

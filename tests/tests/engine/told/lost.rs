@@ -1,4 +1,4 @@
-//! What is known to be lost or wrong stays known although a scrub has not read everything.
+//! Known loss and damage stay known although a scrub has not read everything.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -37,8 +37,8 @@ fn archive() -> World {
     World::with_backups(false, &[before, state])
 }
 
-/// A lost or truncated image is made anew or long enough again by a scrub; what that lacks is recorded, also
-/// when nothing of it is read, and stays critical until a backup finds it in the source again.
+/// A scrub rebuilds a lost image and extends a truncated one. What it lacks is recorded, also when the scrub reads
+/// nothing of it, and stays critical until a backup finds it in the source again.
 #[test]
 fn blocks_of_a_lost_image_are_recorded_before_reading() {
     for (cut, lost) in [(None, 5), (Some(2 * BLOCK), 3)] {
@@ -78,7 +78,7 @@ impl Observer for Impatient {
     }
 }
 
-/// A scrub that is interrupted forgets nothing that an earlier one has found.
+/// An interrupted scrub forgets nothing that an earlier one has found.
 #[test]
 fn an_interrupted_scrub_forgets_no_finding() {
     let world = archive();

@@ -1,4 +1,4 @@
-//! What a plan says of the room that comes free.
+//! What a plan says about the space that it frees.
 
 use backy_lib::MaintenanceOptions;
 use backy_lib::plan::Step;
@@ -6,11 +6,10 @@ use backy_tests::world::{self, World, noise};
 
 use super::{BLOCK, holey};
 
-/// What a plan says that comes free is what comes free, within the few pages of tables that a merge adds; and
-/// what it needs is in that.
+/// A plan frees as much as it says, within the few pages of tables that a merge adds. What it needs is included.
 #[test]
 fn a_plan_frees_what_it_promises() {
-    // Of the same length, so that the image stays as large when the newest goes.
+    // Of the same length, so that the image stays as large when the newest revision is deleted.
     let mut states = holey(5);
     states.iter_mut().for_each(|state| state.truncate(900 * BLOCK + 77));
     let world = World::with_backups(false, &states);
@@ -38,7 +37,7 @@ fn a_plan_frees_what_it_promises() {
     assert!((said - came).abs() <= -said / 20, "said {said}, came {came}");
 }
 
-/// Where a merge needs more than comes free, the plan says so.
+/// Where a merge needs more than it frees, the plan says so.
 #[test]
 fn a_plan_knows_what_a_merge_needs() {
     // What the middle one holds is in the older one as well, so that nothing has to be copied; or half of it is not.
@@ -60,7 +59,7 @@ fn a_plan_knows_what_a_merge_needs() {
     let blocks = |bytes: i64| bytes / BLOCK as i64;
     let same = frees(&[with(0..200, 2), with(0..200, 3), with(0..200, 4)]);
     assert!((190..230).contains(&blocks(same)), "all of it comes free: {same}");
-    // 400 blocks go, and 200 of them are copied.
+    // 400 blocks are deleted, and 200 of them are copied.
     let half = frees(&[with(0..200, 2), with(0..200, 3), with(200..400, 4)]);
     assert!((190..230).contains(&blocks(half)), "half of it is copied: {half}");
     let none = frees(&[with(0..200, 2), with(0..200, 2), with(200..400, 4)]);

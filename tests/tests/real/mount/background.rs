@@ -1,4 +1,4 @@
-//! The half in the background holds nothing that is its caller's, and the caller hears of its errors.
+//! The background process holds nothing of its caller, and the caller learns of its errors.
 
 use std::fs;
 use std::io::Read;
@@ -25,8 +25,8 @@ fn script(site: &Site, on: &Mountpoint, text: &str) -> Command {
     command
 }
 
-/// A pipe that its caller reads from ends when the command ends, also one that is no standard stream; and a
-/// lock that its caller holds is free again.
+/// A pipe that its caller reads from ends when the command ends, also if it is no standard stream. A lock that its
+/// caller holds is free again.
 #[test]
 fn background_mount_holds_nothing_of_the_caller() {
     if !fuse_available() {
@@ -66,7 +66,7 @@ fn background_mount_holds_nothing_of_the_caller() {
     until("it has ended", || on.processes().is_empty());
 }
 
-/// Paths that are given from the current folder mean the same in the background.
+/// Paths relative to the current folder mean the same in the background.
 #[test]
 fn relative_paths_start_at_the_callers_folder() {
     if !fuse_available() {
@@ -106,7 +106,7 @@ fn script_through_env(site: &Site, on: &Mountpoint, text: &str) -> Command {
     command
 }
 
-/// SIGTERM to the half in the background unmounts and ends it.
+/// SIGTERM to the background process unmounts and ends it.
 #[test]
 fn a_terminated_mount_unmounts() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -117,7 +117,7 @@ fn a_terminated_mount_unmounts() {
     assert!(!mount.on.is_mounted());
 }
 
-/// SIGTERM while something is open waits for it, and after five seconds waits no longer; nothing is left mounted then.
+/// SIGTERM while a file is open waits for it, for at most five seconds. Then nothing is left mounted.
 #[test]
 fn a_terminated_mount_waits_for_users() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -132,7 +132,7 @@ fn a_terminated_mount_waits_for_users() {
     drop(file);
 }
 
-/// Findings go to the system's log, as the lines of other daemons do.
+/// Findings are written to the system's log, as the lines of other daemons are.
 #[test]
 fn mount_findings_go_to_syslog() {
     if !fuse_available() {
@@ -192,7 +192,7 @@ fn a_log_that_cannot_be_written() {
     assert!(!on.is_mounted() && on.processes().is_empty());
 }
 
-/// `backy mount`, held up for two seconds just before it is mounted, and the process that its caller waits for.
+/// `backy mount`, delayed by two seconds just before it mounts, and the process that its caller waits for.
 fn held_up(site: &Site, on: &Mountpoint) -> (Running, u32) {
     let mut command = site.backy(&["mount"]);
     command.arg(&on.path);
@@ -210,7 +210,7 @@ fn held_up(site: &Site, on: &Mountpoint) -> (Running, u32) {
     (running, parent)
 }
 
-/// Ctrl-C before it is mounted ends both halves, with 130, and nothing is mounted.
+/// Ctrl-C before it is mounted ends both processes, with 130, and nothing is mounted.
 #[test]
 fn ctrl_c_before_it_is_mounted() {
     if !fuse_available() || !strace::available() {
@@ -227,7 +227,7 @@ fn ctrl_c_before_it_is_mounted() {
     assert!(!on.is_mounted() && on.processes().is_empty());
 }
 
-/// When whoever waits for it is killed before it is mounted, it is unmounted again.
+/// When the waiting process is killed before it is mounted, it is unmounted again.
 #[test]
 fn background_mount_returns_to_the_caller() {
     if !fuse_available() || !strace::available() {
@@ -251,7 +251,7 @@ impl Running {
         Running(command.spawn().expect("start a process"))
     }
 
-    /// Waits until it has ended. Gives its exit status and what it said.
+    /// Waits until it has ended. Returns its exit status and its output.
     fn end(mut self) -> (Option<i32>, String) {
         until("it has ended", || self.0.try_wait().expect("look after it").is_some());
         let mut said = String::new();
@@ -263,7 +263,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already where all went well.
+        // Where all went well, it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! Every byte is the right one, however it is asked for.
+//! Every byte is the right one, in whatever way it is read.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -47,7 +47,7 @@ fn every_revision_has_its_bytes() {
     all_bytes(temp.path());
 }
 
-/// The same where backups are made on clones, and the kernel reads what was checked by itself.
+/// The same where backups are made on clones, and the kernel itself reads what was checked.
 #[test]
 fn every_revision_has_its_bytes_with_clones() {
     for kind in ["xfs", "btrfs"] {
@@ -79,7 +79,7 @@ fn all_bytes(place: &Path) {
     mount.unmount();
 }
 
-/// Where a program is told of a hole, there are zeros.
+/// Where a program sees a hole, there are zeros.
 fn holes_are_zero(file: &File, bytes: &[u8]) {
     let size = bytes.len() as u64;
     let mut at = 0;
@@ -152,7 +152,7 @@ fn eight_readers_get_their_own_bytes_during_backups(place: &Path) {
 }
 both_ways!(eight_readers_get_their_own_bytes_during_backups(place));
 
-/// Sets a flag at its end, also when that is a panic, for which the others would wait for ever.
+/// Sets a flag at its end, also by a panic, for otherwise the others would wait forever.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -161,8 +161,8 @@ impl Drop for Done<'_> {
     }
 }
 
-/// Reading some of every block of several revisions takes no more memory than the cache may have and some for
-/// the threads.
+/// Reading some of every block of several revisions takes no more memory than the cache may have and some for the
+/// threads.
 #[test]
 fn memory_has_a_limit() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -188,6 +188,6 @@ fn memory_has_a_limit() {
     };
     let (Some(small), Some(large)) = (peak_kib("1M"), peak_kib("256M")) else { return };
     assert!(small < 24 << 10, "{small} KiB with a cache of 1 MiB");
-    // Else the first proves nothing.
+    // Otherwise the first proves nothing.
     assert!(large > 32 << 10, "{large} KiB with a cache of 256 MiB");
 }

@@ -1,4 +1,4 @@
-//! What is damaged in the archive cannot be read, and all else can.
+//! Damaged data in the archive cannot be read, and everything else can.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -31,7 +31,7 @@ fn site(place: &Path) -> Site {
     Site::with_backups(place, &states)
 }
 
-/// Turns some bytes of a file of the archive over.
+/// Flips some bytes of a file of the archive.
 fn flip(site: &Site, name: &str, offsets: &[u64]) {
     let path = site.folder.join(name);
     let file = File::options().read(true).write(true).open(path).expect("open a file");
@@ -42,7 +42,7 @@ fn flip(site: &Site, name: &str, offsets: &[u64]) {
     }
 }
 
-/// The pages that cannot be read of a revision, as a scrub has it, which looks at the same files in another way.
+/// The unreadable pages of a revision according to a scrub, which reads the same files in another way.
 fn bad_pages(site: &Site, revision: RevisionId) -> Vec<usize> {
     let output = run(&mut site.backy(&["scrub", "-n", "--json"]));
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
@@ -77,7 +77,7 @@ fn check_pages(file: &Path, bytes: &[u8], bad: &[usize]) {
     }
 }
 
-/// Checks all revisions page by page. How many pages are bad in each.
+/// Checks all revisions page by page. Returns how many pages are bad in each.
 fn check(site: &Site, mount: &Mount) -> Vec<usize> {
     let check = |revision: &backy_tests::world::Expected| {
         let bad = bad_pages(site, revision.uuid);
@@ -89,8 +89,8 @@ fn check(site: &Site, mount: &Mount) -> Vec<usize> {
 
 const PAGES: usize = BLOCK_BYTES / PAGE;
 
-/// A block of the image that has changed cannot be read, in all revisions that have it, and all others can. The log
-/// names it once. On clones, the kernel gets no file to read by itself that has such a block.
+/// A changed block of the image cannot be read, in all revisions that have it, and all others can. The log names it
+/// once. On clones, the kernel gets no file with such a block to read by itself.
 fn rotten_block_of_the_image_is_an_io_error(place: &Path) {
     let site = site(place);
     // Blocks 4 and 7: one is in the image since the last backup, one since that before.
@@ -113,7 +113,7 @@ fn rotten_block_of_the_image_is_an_io_error(place: &Path) {
 }
 both_ways!(rotten_block_of_the_image_is_an_io_error(place));
 
-/// A delta that has changed in one place costs the block that is there.
+/// A delta that has changed in one place costs the block at that place.
 #[test]
 fn a_rotten_block_of_a_delta() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -131,9 +131,8 @@ fn a_rotten_block_of_a_delta() {
     mount.unmount();
 }
 
-/// With a digest that has changed, its block of the newest revision cannot be read, and older revisions that
-/// use the digests cannot be opened; the log says why. The others can be read, and all of them when a scrub has
-/// mended it.
+/// If a digest has changed, its block of the newest revision cannot be read, and older revisions that use the digests
+/// cannot be opened; the log says why. The others can be read, and all of them when a scrub has repaired it.
 #[test]
 fn a_rotten_digest() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -173,7 +172,7 @@ fn a_rotten_digest() {
     mount.unmount();
 }
 
-/// With `-f` what is found is told on standard error.
+/// With `-f` findings are printed on standard error.
 #[test]
 fn foreground_mount_reports_damage_on_standard_error() {
     if !fuse_available() {

@@ -1,5 +1,5 @@
-//! What a mount leaves free: the disk of the archive once it is unmounted, the mountpoint for the next one, and the
-//! alarms of whoever watches how full disks are.
+//! What a mount releases: the disk of the archive once it is unmounted, and the mountpoint for the next one. And it
+//! raises no alarm of whoever watches how full disks are.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use super::namespace::Namespace;
 use crate::mounted::{Mount, Mountpoint, fuse_available, signal, until};
 use crate::site::{BLOCK_BYTES, Site, noise, run, text, words, works};
 
-/// A file system of its own for an archive. Nothing where that cannot be had, which is said.
+/// A file system of its own for an archive. Prints a message and returns nothing where that is impossible.
 struct Disk {
     image: std::path::PathBuf,
     on: Mountpoint,
@@ -65,7 +65,7 @@ fn the_disk_of_the_archive_is_free_when_umount_returns() {
     disk.on.unmount();
 }
 
-/// With the helper of the package `umount` of a relative path waits for what is being closed, and unmounts.
+/// With the helper of the package `umount` of a relative path waits for files that are being closed, and unmounts.
 #[test]
 fn the_helper_of_umount_unmounts() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -99,7 +99,7 @@ fn the_helper_of_umount_unmounts() {
     assert_eq!(calls.lines().count(), 8, "{calls}");
 }
 
-/// As long as a file is open, its archive's disk is in use: it cannot be taken away from the reader.
+/// As long as a file is open, its archive's disk is in use and cannot be unmounted under the reader.
 #[test]
 fn the_disk_is_in_use_while_a_file_is_open() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -111,11 +111,11 @@ fn the_disk_is_in_use_while_a_file_is_open() {
     assert!(words(&refused).contains("busy"), "{}", words(&refused));
     drop(file);
     disk.on.unmount();
-    // Without its disk there is nothing to read, and nothing wrong is given out; with it there is.
+    // Without its disk nothing can be read, and no wrong bytes are returned. With the disk, reads work.
     File::open(mount.path("latest")).expect_err("its disk is not there");
     disk.plug_in();
     let found = fs::read(mount.path("latest"));
-    // A disk that is mounted anew may have another number: then the mount is of what is no more.
+    // A disk that is mounted again may have another number: then the mount belongs to what no longer exists.
     assert!(found.is_err() || found.is_ok_and(|bytes| bytes == site.expected[0].bytes));
     mount.unmount();
     disk.on.unmount();
@@ -137,8 +137,8 @@ impl Drop for Stopped {
     }
 }
 
-/// The process of a mount that has ended leaves one alone that has taken its place meanwhile: it asks it nothing,
-/// which would keep that one in use.
+/// The process of a mount that has ended spares another one that has taken its place meanwhile: it sends it no
+/// request, which would keep that one in use.
 #[test]
 fn a_mount_that_has_ended_leaves_the_next_one_alone() {
     if !fuse_available() {
@@ -160,7 +160,7 @@ fn a_mount_that_has_ended_leaves_the_next_one_alone() {
     works(site.backy(&["mount"]).arg(&on.path));
     let second = on.processes().into_iter().find(|process| *process != first).expect("its process");
     {
-        // Whoever asks it something waits.
+        // Whoever sends it a request waits.
         let _silent = Stopped::new(second);
         drop(late);
         until("the first has ended", || !on.processes().contains(&first));
@@ -170,7 +170,7 @@ fn a_mount_that_has_ended_leaves_the_next_one_alone() {
     until("both have ended", || on.processes().is_empty());
 }
 
-/// `df` prints no share of a mount, of bytes or of files, so that nobody is called because of it.
+/// `df` prints no percentage for a mount, of bytes or of files, so that it triggers no alarm.
 #[test]
 fn df_prints_no_share() {
     let temp = tempfile::tempdir().expect("a temporary folder");

@@ -41,7 +41,7 @@ impl Scene {
         fs::create_dir(&bin).expect("make a folder");
         std::os::unix::fs::symlink(site.backy(&[]).get_program(), bin.join("backy"))
             .expect("make a link");
-        // mount(8) does not hand on the PATH.
+        // mount(8) does not pass on the PATH.
         view.bind(&bin, "/usr/local/bin");
         Some(Scene { site, on: Mountpoint::new(), bin, view, _temp: temp })
     }
@@ -84,7 +84,7 @@ impl Scene {
     }
 }
 
-/// `mount -t fuse.backy ARCHIVE MOUNTPOINT` mounts, with the options that mount(8) and backy have.
+/// `mount -t fuse.backy ARCHIVE MOUNTPOINT` mounts, with the options of mount(8) and backy.
 #[test]
 fn by_type() {
     let Some(mut scene) = Scene::new() else { return };
@@ -104,7 +104,7 @@ fn by_type() {
     scene.site.check_at_rest();
 }
 
-/// What is wrong with the options, or with the archive, is told, and nothing is mounted.
+/// A problem with the options, or with the archive, is reported, and nothing is mounted.
 #[test]
 fn errors_by_type() {
     let Some(scene) = Scene::new() else { return };
@@ -159,7 +159,7 @@ fn the_systemd_unit() {
     scene.check("the unit");
 }
 
-/// Under the name that `mount` looks for, the command is a helper of its own.
+/// Under the name that `mount` looks for, the command is a mount helper.
 #[test]
 fn under_the_name_of_the_helper() {
     let Some(scene) = Scene::new() else { return };

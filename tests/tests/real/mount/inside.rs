@@ -52,7 +52,7 @@ fn ext4(place: &Path, name: &str, size_bytes: u64, content: &Path) -> PathBuf {
 }
 
 /// An ext4 on a mounted revision, checked over and over past the caches, has its files while ten backups of a
-/// source that becomes something else and their maintenance run; and so has one mounted with `-o loop`.
+/// changing source and their maintenance run. So has one mounted with `-o loop`.
 #[test]
 fn an_ext4_beside_ten_backups() {
     let Some(place) = place() else { return };
@@ -62,7 +62,7 @@ fn an_ext4_beside_ten_backups() {
     let mut site = Site::with_backups(place.path(), &[fs::read(&image).expect("read the image")]);
     let revision = site.expected[0].uuid;
     let Some(mount) = Mount::make(&site, &[]) else { return };
-    // Past the page cache of the file; that of the device goes when it is unmounted.
+    // Past the page cache of the file. That of the device is dropped when it is unmounted.
     let device = LoopDevice::attach(&mount.file(revision), &["--read-only", "--direct-io=on"]);
     let looped = Mountpoint::new();
     looped.mount("ro,loop,noload", &mount.file(revision));
@@ -90,7 +90,7 @@ fn an_ext4_beside_ten_backups() {
     mount.unmount();
 }
 
-/// `fsck -n` has nothing to say against an ext4 in a mounted revision.
+/// `fsck -n` finds no problem in an ext4 in a mounted revision.
 #[test]
 fn a_file_system_check_of_a_revision() {
     let Some(place) = place() else { return };
@@ -101,7 +101,8 @@ fn a_file_system_check_of_a_revision() {
     mount.unmount();
 }
 
-/// A disk with an XFS that was in use when it went off: files are there, but only after the journal was replayed.
+/// A disk with an XFS that was in use when it was turned off: files are there, but only after the journal was
+/// replayed.
 fn dirty_xfs(place: &Path) -> Option<(PathBuf, String)> {
     let image = place.join("image");
     fs::File::create(&image).and_then(|file| file.set_len(320 * MIB)).expect("make an image");
@@ -116,14 +117,14 @@ fn dirty_xfs(place: &Path) -> Option<(PathBuf, String)> {
     works(Command::new("sync").arg("-f").arg(&on.path));
     works(Command::new("cp").arg(content.join("who")).arg(&on.path));
     works(Command::new("xfs_io").args(["-c", "fsync"]).arg(on.path.join("who")));
-    // The log is on the disk, what it speaks of is not.
+    // The log is on the disk, what it describes is not.
     works(Command::new("xfs_io").args(["-x", "-c", "shutdown -f"]).arg(&on.path));
     on.unmount();
     Some((image, digests(&content)))
 }
 
-/// `backy mount --writable` lets the journal of an XFS be replayed, and files be written; the archive stays as
-/// it was, to the last bit, and the next mount has the revision as it was.
+/// `backy mount --writable` allows replaying the journal of an XFS, and writing files. The archive stays as it was,
+/// to the last bit, and the next mount has the revision as it was.
 #[test]
 fn a_dirty_xfs_is_replayed() {
     let Some(place) = place() else { return };
@@ -145,7 +146,7 @@ fn a_dirty_xfs_is_replayed() {
     assert_eq!(digests(&inner.path), expected);
     fs::write(inner.path.join("new"), noise(3, 3 << 20)).expect("write to it");
     inner.unmount();
-    // What was written is there for as long as it is mounted.
+    // Written data exists for as long as it is mounted.
     inner.mount("loop", &writable.path("latest"));
     assert!(fs::read(inner.path.join("new")).expect("read it") == noise(3, 3 << 20));
     inner.unmount();
@@ -158,7 +159,8 @@ fn a_dirty_xfs_is_replayed() {
     again.unmount();
 }
 
-/// `fsck -y` mends an ext4 in a writable mount, which then is whole there, and as broken as before in the archive.
+/// `fsck -y` repairs an ext4 in a writable mount, which is intact there afterwards, and as broken as before in the
+/// archive.
 #[test]
 fn fsck_repairs_an_overlay_of_a_revision() {
     let Some(place) = place() else { return };
@@ -211,7 +213,7 @@ fn partitions_are_files(name: &str, script: &str) {
         .map(|name| name.parse().expect("a number"))
         .collect();
     there.sort_unstable();
-    // One that only holds others has no bytes of its own.
+    // An extended one has no bytes of its own.
     let own = table.iter().filter(|(number, ..)| !(name == "dos" && *number == 3));
     assert_eq!(there, own.clone().map(|(number, ..)| *number).collect::<Vec<_>>(), "{name}");
     for (number, start, len) in own {
@@ -274,7 +276,7 @@ fn a_partition_and_its_disk_are_one() {
     site.check_at_rest();
 }
 
-/// What the kernel keeps of one of them from before is not given out when it is opened after the other was written to.
+/// Data of one of them that the kernel has cached is not returned when it is opened after a write to the other.
 #[test]
 fn no_stale_pages_of_a_partition_or_its_disk() {
     let Some(place) = place() else { return };
@@ -347,7 +349,7 @@ fn the_readmes_commands_mount() {
     outer.unmount();
 }
 
-/// A virtual machine's disk program reads a revision through the mount: `qemu-img convert` gives its bytes.
+/// A virtual machine's disk program reads a revision through the mount: `qemu-img convert` returns its bytes.
 #[test]
 fn qemu_reads_a_mounted_revision() {
     let temp = tempfile::tempdir().expect("a temporary folder");

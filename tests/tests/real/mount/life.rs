@@ -1,4 +1,4 @@
-//! How a mount begins and ends, and what it is to others.
+//! How a mount begins and ends, and how others see it.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ fn site(place: &Path) -> Site {
     Site::with_backups(place, &[noise(700, 3 * BLOCK_BYTES), noise(701, 2 * BLOCK_BYTES + 1)])
 }
 
-/// What cannot be mounted is one line and exit status 1, with -f and without, and nothing is left mounted or running.
+/// A failed mount is one line and exit status 1, with -f and without, and leaves nothing mounted or running.
 #[test]
 fn mount_refuses_what_cannot_be_mounted() {
     if !fuse_available() {
@@ -65,7 +65,7 @@ fn mount_refuses_a_mounted_folder() {
     mount.unmount();
 }
 
-/// Two mounts of one archive, and a backup, maintenance and a status beside them, do not mind each other.
+/// Two mounts of one archive, and a backup, maintenance and a status beside them, do not disturb each other.
 #[test]
 fn mount_takes_no_lock() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -88,8 +88,8 @@ fn mount_takes_no_lock() {
     second.unmount();
 }
 
-/// `umount` ends what runs in front, with exit status 0 and without a word; one that finds it in use fails, and nothing
-/// happens to those that use it.
+/// `umount` ends the foreground command, with exit status 0 and silently. One that finds it in use fails, and does
+/// not affect its users.
 #[test]
 fn umount_ends_the_process() {
     if !fuse_available() {
@@ -148,7 +148,7 @@ fn ctrl_c_waits_for_users() {
     assert_eq!(said.lines().count(), 2, "{said}");
 }
 
-/// A second Ctrl-C takes it away from those that use it, at once.
+/// A second Ctrl-C takes it away from its users at once.
 #[test]
 fn two_ctrl_cs_detach_the_mount() {
     if !fuse_available() {
@@ -168,7 +168,7 @@ fn two_ctrl_cs_detach_the_mount() {
     file.read_exact_at(&mut byte, 9000).expect_err("nobody is there to read it");
 }
 
-/// When its process is killed, `fusermount3 -u` takes the rest away; the next mount also works without.
+/// When its process is killed, `fusermount3 -u` removes the rest. The next mount also works without that.
 #[test]
 fn a_killed_mount_can_be_mounted_again() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -223,7 +223,7 @@ fn a_foreign_dead_mount_is_left_alone() {
     }
 }
 
-/// Runs a command as a user who is nobody.
+/// Runs a command as the user nobody.
 fn as_nobody(command: &Command) -> Command {
     let mut other = Command::new("setpriv");
     other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -231,7 +231,7 @@ fn as_nobody(command: &Command) -> Command {
     other
 }
 
-/// Whether this is root, who can be others.
+/// Whether this is root, who can become other users.
 fn is_root() -> bool {
     let found = rustix::process::geteuid().is_root();
     if !found {
@@ -240,8 +240,8 @@ fn is_root() -> bool {
     found
 }
 
-/// Nobody but the members of the group that `--gid` names reads or writes what root has mounted, whatever else
-/// is given.
+/// Only the members of the group that `--gid` names can read or write what root has mounted, whatever other options
+/// are given.
 #[test]
 fn allow_other_respects_permissions() {
     if !fuse_available() || !is_root() {
@@ -283,7 +283,8 @@ fn open_to_all(folder: &Path) {
     fs::set_permissions(folder, all).expect("open a folder to all");
 }
 
-/// Who is not root mounts with the help of fusermount3, and unmounts with it; a place that is not theirs is refused.
+/// Users other than root mount with the help of fusermount3, and unmount with it. A place that is not theirs is
+/// refused.
 #[test]
 fn without_root() {
     if !fuse_available() {
@@ -298,7 +299,7 @@ fn without_root() {
     view.bind(&device, "/dev/fuse");
     let site = site(temp.path());
     works(Command::new("chown").args(["-R", "65534:65534"]).arg(&site.folder));
-    // The binary has to be where everybody gets to.
+    // The binary has to be where everybody can reach it.
     let backy = temp.path().join("backy");
     fs::copy(site.backy(&[]).get_program(), &backy).expect("copy the command");
     let nobody = |program: &Path, arguments: &[&str]| {
@@ -321,7 +322,7 @@ fn without_root() {
     assert!(bytes == site.expected[0].bytes);
     works(&mut nobody(Path::new("fusermount3"), &["-u", text(&on.path)]));
     until("it has ended", || on.processes().is_empty());
-    // Others may not let others in, unless the machine's owner has said so.
+    // Users may not give others access, unless the machine's owner allows it.
     let output = run(&mut nobody(&backy, &["-b", mount[1], "mount", "--allow-other", mount[3]]));
     if output.status.success() {
         works(&mut nobody(Path::new("fusermount3"), &["-u", text(&on.path)]));
@@ -332,7 +333,7 @@ fn without_root() {
     assert!(!is_mounted());
 }
 
-/// On a terminal, or with -v, it is said what is mounted and how it is ended.
+/// On a terminal, or with -v, it prints what is mounted and how to unmount it.
 #[test]
 fn foreground_mount_prints_how_to_end_it() {
     if !fuse_available() {

@@ -1,4 +1,4 @@
-//! A view of the file system in which things are installed that the rest of the machine does not see.
+//! A view of the file system with installed files that the rest of the machine does not see.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -9,13 +9,13 @@ use backy_tests::qemu::skipped;
 use crate::mounted::until;
 use crate::site::{run, works};
 
-/// A mount namespace, which ends with the value and with those who live in it.
+/// A mount namespace, which ends with the value and with its processes.
 pub(crate) struct Namespace {
     holder: Child,
 }
 
 impl Namespace {
-    /// A new one. Says `SKIPPED` and gives nothing where that is impossible.
+    /// A new one. Prints `SKIPPED` and returns nothing where that is impossible.
     pub(crate) fn new() -> Option<Self> {
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "--propagation", "private"]);
@@ -33,14 +33,14 @@ impl Namespace {
         Some(namespace)
     }
 
-    /// A command that lives in it.
+    /// A command that runs in it.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--target", &self.holder.id().to_string(), "--"]).arg(program);
         command
     }
 
-    /// Puts something in place of something else.
+    /// Mounts something over something else.
     pub(crate) fn bind(&self, what: &Path, over: &str) {
         works(self.command("mount").arg("--bind").arg(what).arg(over));
     }

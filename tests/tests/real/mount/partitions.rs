@@ -13,7 +13,8 @@ use crate::site::{text, works};
 
 const MIB: u64 = 1 << 20;
 
-/// Makes partitions on an image by a script for `sfdisk`; their numbers, first bytes and lengths as it has them.
+/// Makes partitions on an image by a script for `sfdisk`. Returns their numbers, first bytes and lengths according to
+/// it.
 pub(crate) fn partitioned(image: &Path, size_bytes: u64, script: &str) -> Vec<(u64, u64, u64)> {
     fs::File::create(image).and_then(|file| file.set_len(size_bytes)).expect("make an image");
     write_table(image, &image.with_extension("script"), script);
@@ -27,14 +28,14 @@ fn write_table(disk: &Path, script_file: &Path, script: &str) {
     works(&mut sfdisk);
 }
 
-/// What `sfdisk` says of a disk: each partition's number, first byte and length, and its type.
+/// What `sfdisk` reports for a disk: each partition's number, first byte and length, and its type.
 fn table_of(disk: &Path) -> Vec<((u64, u64, u64), String)> {
     let table = works(Command::new("sfdisk").arg("--json").arg(disk));
     let table: serde_json::Value = serde_json::from_slice(&table).expect("JSON");
     let table = &table["partitiontable"];
     let partitions = table["partitions"].as_array().expect("partitions");
     let number = |value: &serde_json::Value| value.as_u64().expect("a number");
-    // Older ones do not say it, and know no other.
+    // Older ones do not print it, and know no other.
     let sector_bytes = table["sectorsize"].as_u64().unwrap_or(512);
     let row = |partition: &serde_json::Value| {
         let node = partition["node"].as_str().expect("a name");
@@ -90,7 +91,8 @@ fn tables_of_sfdisk_are_read() {
     }
 }
 
-/// Without its first header, and without all that is in front, a GPT is read by the second, at the end of the disk.
+/// Without its first header, and without everything at the front, a GPT is read from the second, at the end of the
+/// disk.
 #[test]
 fn the_second_gpt_of_sfdisk_is_read() {
     if !installed("sfdisk") {

@@ -1,4 +1,4 @@
-//! A file that is open stays readable, whatever maintenance does.
+//! An open file stays readable, whatever maintenance does.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -20,8 +20,8 @@ const SIZES: [usize; 14] = {
     sizes
 };
 
-/// A revision that is open gives its own bytes after ten backups of a changing source that grows and shrinks, and
-/// after all of them were deleted.
+/// An open revision has its own bytes after ten backups of a changing source that grows and shrinks, and after all of
+/// them were deleted.
 fn open_file_stays_readable(place: &Path) {
     let states = states(440, &SIZES);
     let mut site = Site::with_backups(place, &states[..4]);
@@ -49,8 +49,8 @@ fn open_file_stays_readable(place: &Path) {
 }
 both_ways!(open_file_stays_readable(place));
 
-/// Deleting the newest revision while it is open turns the image into the previous one: the open file gives its
-/// own bytes or an error, and always its bytes where backups are made on clones.
+/// Deleting the newest revision while it is open turns the image into the previous one: the open file returns its own
+/// bytes or an error, and always its bytes where backups are made on clones.
 fn newest_revision_is_deleted_while_open(place: &Path, way: Way) {
     let states = states(450, &[20 * BLOCK_BYTES; 3]);
     let mut site = Site::with_backups(place, &states);

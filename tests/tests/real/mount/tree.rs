@@ -1,4 +1,4 @@
-//! What is where, and what it looks like.
+//! The layout of a mount, and its attributes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,20 +22,20 @@ fn set(names: impl IntoIterator<Item = impl ToString>) -> BTreeSet<String> {
     names.into_iter().map(|name| name.to_string()).collect()
 }
 
-/// What `status` says of the revisions.
+/// What `status` reports about the revisions.
 fn revisions(site: &Site) -> Vec<Value> {
     let report = works(&mut site.backy(&["status", "--json"]));
     let report: Value = serde_json::from_slice(&report).expect("a report in JSON");
     report["revisions"].as_array().expect("revisions").clone()
 }
 
-/// When a revision was begun, as `by-date` names it.
+/// When a revision was begun, in the form of `by-date`.
 fn date(revision: &Value) -> String {
     let started = revision["started"].as_str().expect("a time");
     format!("{}Z", started.split(['.', 'Z']).next().expect("a time"))
 }
 
-/// That a link in the mount is relative and leads to a file or folder in its root.
+/// Checks that a link in the mount is relative and leads to a file or folder in its root.
 fn leads_to(mount: &Mount, link: &str, name: &str) {
     let target = fs::read_link(mount.path(link)).unwrap_or_else(|e| panic!("{link}: {e}"));
     assert!(target.is_relative(), "{link} leads to {}", target.display());
@@ -43,7 +43,7 @@ fn leads_to(mount: &Mount, link: &str, name: &str) {
     assert_eq!(found, fs::canonicalize(mount.path(name)).expect("what it leads to"), "{link}");
 }
 
-/// Waits between backups, so that they are of different seconds.
+/// Waits between backups, so that they have different seconds.
 fn next_second() {
     std::thread::sleep(std::time::Duration::from_millis(1001));
 }
@@ -87,7 +87,7 @@ fn every_revision_is_a_file() {
         leads_to(&mount, &format!("by-date/{}.partitions", date(revision)), &partitions);
         assert!(names(&mount.path(&partitions)).is_empty(), "no partitions");
     }
-    // The schedule of a new archive gives tags as well.
+    // The schedule of a new archive sets tags as well.
     let tags = revisions.iter().flat_map(|revision| revision["tags"].as_array().expect("tags"));
     let tags: BTreeSet<String> = tags.map(|tag| tag.as_str().expect("a tag").to_owned()).collect();
     assert!(tags.is_superset(&set(["mine", "old"])));
@@ -113,7 +113,7 @@ fn programs_get_along(mount: &Mount) {
     assert_eq!(String::from_utf8_lossy(&bytes).trim(), SIZES[2].to_string());
 }
 
-/// What is not there is not found, and nothing can be made, changed or removed.
+/// Missing names are not found, and nothing can be made, changed or deleted.
 #[test]
 fn nothing_can_be_changed() {
     let temp = tempfile::tempdir().expect("a temporary folder");
@@ -136,7 +136,7 @@ fn nothing_can_be_changed() {
     mount.unmount();
 }
 
-/// Revisions and tags that come and go while it is mounted do so in the mount as well; also in one that was empty.
+/// New revisions and tags appear in the mount and deleted ones disappear, also in a mount that was empty.
 #[test]
 fn new_revisions_appear_and_deleted_ones_disappear() {
     let temp = tempfile::tempdir().expect("a temporary folder");

@@ -1,9 +1,9 @@
 //! The log of a device's writes, as QEMU's `blklogwrites` makes it, and disks made from it.
 //!
-//! Source: `Documentation/admin-guide/device-mapper/log-writes.rst` in Linux, whose format it is: a superblock,
-//! then for each request one sector with `sector`, `nr_sectors`, `flags`, `data_len` (64 bits each,
-//! little-endian) and, but for discards, its data. A request is logged when it has ended and before whoever
-//! made it hears of it; so what was written before a flush was asked for is before it in the log.
+//! Source: `Documentation/admin-guide/device-mapper/log-writes.rst` in Linux, which defines the format: a superblock,
+//! then for each request one sector with `sector`, `nr_sectors`, `flags`, `data_len` (64 bits each, little-endian)
+//! and, but for discards, its data. A request is logged when it has ended and before its caller learns of it. So what
+//! was written before a flush request is before it in the log.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -82,7 +82,7 @@ impl Log {
         self.entries.iter().take_while(|entry| entry.data_offset <= log_bytes).count()
     }
 
-    /// After how many entries there was a flush: what comes before it is durable.
+    /// After how many entries there was a flush: everything before it is durable.
     pub(crate) fn flushes(&self) -> impl Iterator<Item = usize> {
         let flushes = self.entries.iter().enumerate().filter(|(_, e)| e.flags & FLUSH != 0);
         flushes.map(|(number, _)| number + 1)
@@ -105,7 +105,7 @@ impl<'a> Base<'a> {
         Base { log, path: path.to_owned(), file, done: 0 }
     }
 
-    /// Goes on to where `count` entries are durable.
+    /// Advances to where `count` entries are durable.
     pub(crate) fn advance(&mut self, count: usize) {
         for entry in &self.log.entries[self.done..count] {
             apply(self.log, entry, &self.file, |_| true);
@@ -113,7 +113,7 @@ impl<'a> Base<'a> {
         self.done = self.done.max(count);
     }
 
-    /// Makes the disk of a power cut after `end` entries, of which those that the base has not are kept or not.
+    /// Makes the disk of a power cut after `end` entries. The entries that the base lacks are kept or dropped.
     pub(crate) fn cut(&self, to: &Path, end: usize, kept: Kept, random: &mut Random) {
         let mut copy = std::process::Command::new("cp");
         works(copy.args(["--sparse=always", "--reflink=auto"]).arg(&self.path).arg(to));
@@ -132,10 +132,10 @@ impl<'a> Base<'a> {
     }
 }
 
-/// Writes those sectors of an entry that are wanted, by their numbers.
+/// Writes the given sectors of an entry, by their numbers.
 fn apply(log: &Log, entry: &Entry, disk: &File, mut wanted: impl FnMut(u64) -> bool) {
     let mut data = vec![0; entry.bytes as usize];
-    // What was discarded may read as anything; zeros are what a device gives.
+    // Discarded sectors may read as anything. Zeros are what a device returns.
     if entry.flags & DISCARD == 0 {
         log.file.read_exact_at(&mut data, entry.data_offset).expect("read the log");
     }

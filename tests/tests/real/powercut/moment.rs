@@ -27,7 +27,7 @@ impl Witnesses {
         Witnesses { folder: folder.to_owned() }
     }
 
-    /// Whether QEMU finds in an image what this revision has to be.
+    /// Whether QEMU finds the content of this revision in an image.
     fn agree(&self, image: &Path, format: &str, name: &str) -> Result<(), String> {
         let mut command = Command::new("qemu-img");
         command.args(["compare", "-q", "-f", format, "-F", "raw"]).arg(image);
@@ -63,7 +63,7 @@ impl Moment<'_> {
         self.check_untouched(&site, &committed);
         self.check_with_backy(&mut site, &committed);
         if self.damaged_from().is_some() {
-            // It says what it finds, and that it is mended, unless that was done.
+            // It reports what it finds and repairs, unless that was done before.
             let output = run(&mut site.backy(&["scrub"]));
             assert!(output.status.code().is_some_and(|code| code <= 1), "{}", words(&output));
             works(&mut site.backy(&["scrub"]));
@@ -84,7 +84,7 @@ impl Moment<'_> {
         both.into_iter().flatten().min()
     }
 
-    /// The revisions in the manifest: all that were there and stay, and of those that come or go any.
+    /// The revisions in the manifest: all that existed and stay, and any of those that the step adds or deletes.
     fn committed(&self, site: &Site) -> Vec<String> {
         let committed = site.committed();
         let set = |step: &Step| -> BTreeSet<String> {
@@ -105,8 +105,8 @@ impl Moment<'_> {
         committed
     }
 
-    /// Without backy: QEMU reads the older revisions, and the newest is `last.raw`, or, while it is being changed, the
-    /// overlay over it.
+    /// Without backy: QEMU reads the older revisions, and the newest is `last.raw`, or, while it is being changed,
+    /// the overlay over it.
     fn check_untouched(&self, site: &Site, committed: &[String]) {
         let Some((newest, older)) = committed.split_first() else { return };
         let sound = self.damaged_from().unwrap_or(usize::MAX);
@@ -127,7 +127,7 @@ impl Moment<'_> {
             let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest in JSON");
             let operation = &manifest["in_progress"]["operation"];
             if operation == "merge" {
-                // What follows its end is only room that is still to be given back.
+                // Behind its end there is only space that is still to be freed.
                 let newest = &site.expected[0].bytes;
                 assert!(image.starts_with(newest), "last.raw is not the newest revision");
                 return;
@@ -141,8 +141,8 @@ impl Moment<'_> {
         }
     }
 
-    /// With backy, which changes nothing: each revision is given out right, or, where something was damaged
-    /// on purpose, not at all.
+    /// With backy, which changes nothing: each revision reads right, or, where a step has damaged something on
+    /// purpose, not at all.
     fn check_with_backy(&self, site: &mut Site, committed: &[String]) {
         let status = works(&mut site.backy(&["status", "--json"]));
         let status: Value = serde_json::from_slice(&status).expect("a report in JSON");

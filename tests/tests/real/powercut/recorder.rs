@@ -1,6 +1,6 @@
-//! A file system on a device whose writes are logged: `qemu-storage-daemon` with `blklogwrites`, exported as a
-//! file by FUSE, a loop device on that, and the file system on it. Everything goes away with its value,
-//! whatever happens in the test.
+//! A file system on a device whose writes are logged: `qemu-storage-daemon` with `blklogwrites`, exported as a file
+//! by FUSE, a loop device on that, and the file system on it. Everything is removed with its value, whatever happens
+//! in the test.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts an image, with what its journal says, or says why that is impossible.
+    /// Mounts an image, replaying its journal, or says why that is impossible.
     pub(crate) fn mount(kind: &str, image: &Path, mountpoint: &Path) -> Result<Self, String> {
         fs::create_dir_all(mountpoint).expect("make the mount point");
         let device = LoopDevice::attach(image, &[]);
@@ -77,7 +77,7 @@ impl Drop for Mounted {
         for options in [&[][..], &["--lazy"]] {
             let mut umount = Command::new("umount");
             umount.args(options).arg(&self.mountpoint).stderr(Stdio::null());
-            // A test that panics already must not abort.
+            // A test that already panics must not abort.
             if umount.status().is_ok_and(|status| status.success()) {
                 break;
             }
@@ -92,7 +92,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Serves `folder/disk` as `folder/export`, with its log in `folder/log`. Says why when it cannot.
+    /// Serves `folder/disk` as `folder/export`, with its log in `folder/log`. Returns the reason when it cannot.
     fn start(folder: &Path) -> Result<Self, String> {
         let export = folder.join("export");
         for name in ["export", "log"] {
@@ -153,7 +153,7 @@ impl Drop for Daemon {
 /// A file system that is being written to and logged.
 pub(crate) struct Recorder {
     file_system: FileSystem,
-    // In the order in which they have to go.
+    // In the order of removal.
     mounted: Mounted,
     daemon: Daemon,
     folder: TempDir,
@@ -163,12 +163,12 @@ pub(crate) struct Recorder {
 pub(crate) struct Recorded {
     pub(crate) kind: &'static str,
     pub(crate) log: Log,
-    /// With the disk as it was when the log began, `start`, and room for the disks to come.
+    /// With the disk as it was when the log began, `start`, and space for the disks to come.
     pub(crate) folder: TempDir,
 }
 
 impl Recorder {
-    /// Makes the file system. Says `SKIPPED` and gives nothing where that is impossible.
+    /// Makes the file system. Prints `SKIPPED` and returns nothing where that is impossible.
     pub(crate) fn start(file_system: FileSystem) -> Option<Self> {
         if !loops_available() || !backy_tests::qemu::available() {
             return None;
@@ -209,7 +209,7 @@ impl Recorder {
         self.folder.path()
     }
 
-    /// How long the log is now: what has been told to be durable is in it.
+    /// How long the log is now: it contains everything that was reported durable.
     pub(crate) fn log_bytes(&self) -> u64 {
         fs::metadata(self.folder.path().join("log")).expect("look up the log").len()
     }
@@ -225,7 +225,7 @@ impl Recorder {
     }
 }
 
-/// A folder in memory where there is room, so that a moment costs less than a second.
+/// A folder in memory where there is space, so that a moment costs less than a second.
 fn scratch() -> TempDir {
     const ROOM: u64 = 2 << 30;
     let memory = Path::new("/dev/shm");

@@ -62,7 +62,7 @@ impl Trial {
         )
     }
 
-    /// Tries `count` moments. Says how many it has tried.
+    /// Tries `count` moments. Returns how many it has tried.
     pub(crate) fn run(&mut self, count: usize) -> usize {
         let mut cuts = self.choose(count);
         cuts.sort_by_key(|cut| (cut.durable, cut.end));
@@ -94,8 +94,8 @@ impl Trial {
         moment.check(&mounted.path().join("archive"), &folder.join("source"));
     }
 
-    /// Every flush and every end of a step, with nothing of what came later, and moments in between with a part of it;
-    /// of each step as many as of the others, as far as there are so many.
+    /// Every flush and every end of a step, with nothing of what came later, and moments in between with a part of
+    /// it. Each step gets as many as the others, as far as it has so many.
     fn choose(&self, count: usize) -> Vec<Cut> {
         let mut random = Random(self.seed);
         let mut by_step: Vec<Vec<Cut>> = self.marks.iter().map(|_| Vec::new()).collect();
@@ -109,7 +109,7 @@ impl Trial {
                 cuts.push(Cut { durable, end, kept, seed, ended });
             }
         };
-        // Once around is every flush; after that, more in between.
+        // The first round covers every flush; after that, more in between.
         for round in 0..=count / flushes.len() {
             for pair in flushes.windows(2) {
                 let &[durable, next] = pair else { continue };
@@ -158,7 +158,7 @@ impl Trial {
     }
 }
 
-/// Says where it was when the test panics, and keeps the disk as it was after the power cut.
+/// Prints where it was when the test panics, and keeps the disk as it was after the power cut.
 struct Failing<'a> {
     trial: &'a Trial,
     base: &'a Base<'a>,

@@ -1,4 +1,4 @@
-//! What is done to the archive while the device is being logged, and what has to be there after each step.
+//! What happens to the archive while the device is logged, and what has to be there after each step.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ const SIZES: [usize; 10] = [
 /// Which of them is long.
 const LONG: usize = 3;
 
-/// Blocks of every state that are the same, so that one can be mended from the other.
+/// Equal blocks of every state, so that one can be repaired from the other.
 const TWINS: [usize; 2] = [3, 8];
 
 /// A step that has ended.
@@ -42,7 +42,7 @@ pub(crate) struct Step {
     pub(crate) log_bytes: u64,
 }
 
-/// All steps, and what each revision that there ever was has to be.
+/// All steps, and the content of each revision that ever existed.
 pub(crate) struct Steps {
     pub(crate) steps: Vec<Step>,
     pub(crate) content: BTreeMap<String, Expected>,
@@ -50,7 +50,7 @@ pub(crate) struct Steps {
     pub(crate) next: Vec<u8>,
 }
 
-/// Does it all.
+/// Runs all steps.
 pub(crate) fn run_all(recorder: &Recorder, seed: u64) -> Steps {
     let mut states = states(seed, &SIZES);
     let twin = noise(seed ^ 0x7417, BLOCK_BYTES);
@@ -94,7 +94,7 @@ impl Work<'_> {
         }
         self.command(&["tag", "1", "+kept"]);
         self.backup(&states[4]);
-        // The long one goes, so that its blocks move to its older neighbour.
+        // The long one is deleted, so that its blocks move to its older neighbour.
         self.command(&["rm", "1"]);
         self.backup(&states[5]);
         self.command(&["rm", "0"]);
@@ -110,7 +110,8 @@ impl Work<'_> {
         self.backup(&states[8]);
     }
 
-    /// Remembers what has to be there from now on. Nothing is synced here: what a command says is durable has to be.
+    /// Remembers what has to be there from now on. Nothing is synced here: what a command reports as durable has to
+    /// be.
     fn ended(&mut self, name: &str, has_archive: bool) {
         let log_bytes = self.recorder.log_bytes();
         let revisions = has_archive.then(|| self.site.committed());
@@ -150,15 +151,15 @@ impl Work<'_> {
         );
     }
 
-    /// Beside every other step, that of the long backup among them. Without it more is lost, with it more
-    /// comes in another order.
+    /// Beside every other step, that of the long backup among them. Without it more is lost, with it more comes in
+    /// another order.
     fn writeback(&self) -> Option<Writeback> {
         let number = self.steps.steps.len();
         let seed = self.seed ^ number as u64;
         (!number.is_multiple_of(2)).then(|| Writeback::of(&self.site.folder, seed))
     }
 
-    /// Finds something, which is exit status 1, and mends it.
+    /// Finds something, which is exit status 1, and repairs it.
     fn scrub(&mut self) {
         let writeback = self.writeback();
         let output = run(&mut self.site.backy(&["scrub"]));
@@ -198,7 +199,7 @@ impl Work<'_> {
     fn configure(&mut self, line: &str) {
         let config = self.site.folder.join("backy.toml");
         let text = fs::read_to_string(&config).expect("read backy.toml");
-        // Not in the archive's folder, where a power cut would leave it as a file that nobody knows.
+        // Not in the archive's folder, where a power cut would leave it as an unknown file.
         let aside = self.recorder.path().join("config");
         let mut file = File::create(&aside).expect("write the config aside");
         file.write_all(format!("{line}\n{text}").as_bytes()).expect("write the config");

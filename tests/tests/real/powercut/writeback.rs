@@ -1,5 +1,5 @@
-//! The kernel may write what is in the page cache whenever it likes, one file before another. In the short time
-//! that a test takes it hardly does, and then a sync that is missing does not show: so this does it.
+//! The kernel may write what is in the page cache at any time, one file before another. In the short time of a test
+//! it hardly does, which hides a missing sync. So this does it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ impl Writeback {
     }
 }
 
-/// A file that goes meanwhile is no matter. The image is taken most often: it must never be the first.
+/// A file that is deleted meanwhile does not matter. The image is chosen most often: it must never be the first.
 fn write_one(folder: &Path, random: &mut Random) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -45,7 +45,7 @@ impl Drop for Writeback {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A test that panics already must not abort.
+            // A test that already panics must not abort.
             let _ = thread.join();
         }
     }
