@@ -164,7 +164,8 @@ fn holder(file: &File) -> Holder {
     }
 }
 
-/// Whether a process only shares the open files of this one: it has not started its own program yet, or is about to end.
+/// Whether a process only shares the open files of this one: it has not started its own program yet, or is about to
+/// end.
 fn is_passing_child(process: u32, own: u32) -> bool {
     let program = |process: u32| std::fs::read_link(format!("/proc/{process}/exe")).ok();
     let is_ours = || program(process).is_none_or(|its| Some(its) == program(own));
