@@ -339,10 +339,17 @@ fn a_source_that_cannot_be_read() {
         let backup = site.backy(&["backup", "--force"]);
         strace.arg(backup.get_program()).args(backup.get_args());
         let output = run(&mut strace);
-        let happened = fs::read_to_string(&log).expect("the log").contains("(INJECTED)");
-        if !happened {
+        // What only looks for the format of an image, in the first 128 KiB, may fail.
+        let is_data = |line: &str| line.contains("(INJECTED)") && !line.contains("131072");
+        if !fs::read_to_string(&log).expect("the log").lines().any(is_data) {
             assert!(output.status.success(), "{}", words(&output));
-            break;
+            let uuid = site.committed()[0].clone();
+            site.push(&uuid, &noise(962, bytes));
+            // On a busy machine one thread may have done nearly everything.
+            if number > 8 {
+                break;
+            }
+            continue;
         }
         failed(&output);
         let said = words(&output);
@@ -352,8 +359,6 @@ fn a_source_that_cannot_be_read() {
         site.check_at_rest_here();
     }
     assert!(places >= 1, "no read has failed");
-    let uuid = site.committed()[0].clone();
-    site.push(&uuid, &noise(962, bytes));
     site.check_at_rest();
 }
 
