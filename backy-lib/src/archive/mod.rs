@@ -30,6 +30,7 @@ use crate::storage::manifest::{self, Look, ManifestFile};
 use crate::storage::{Storage, Trust};
 
 pub use below::archives_below;
+pub(crate) use sources::is_inside;
 pub(crate) use trusted::{take_file_mode, trusted_config};
 pub(crate) use waiting::lock as lock_within;
 pub use writer::ArchiveWriter;

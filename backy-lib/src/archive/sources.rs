@@ -29,18 +29,21 @@ impl Archive {
     /// [`Error::Source`] also when it is one of the archive's own files, and when it is empty.
     pub fn open_device(&self, path: &Path) -> Result<DeviceSource> {
         let source = DeviceSource::open(path)?;
-        let inside = path
-            .canonicalize()
-            .ok()
-            .zip(self.folder().canonicalize().ok())
-            .is_some_and(|(source, archive)| source.starts_with(archive));
-        if inside {
+        if is_inside(path, &self.folder()) {
             let path = path.to_owned();
             return Err(Error::Source { path, message: "it is inside the archive".to_owned() });
         }
         source::check_not_empty(&source)?;
         Ok(source)
     }
+}
+
+/// Whether a path leads into a folder, as far as both exist.
+pub(crate) fn is_inside(path: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.ancestors().find_map(|above| above.canonicalize().ok());
+    folder
+        .canonicalize()
+        .is_ok_and(|folder| real(path).is_some_and(|real| real.starts_with(folder)))
 }
 
 /// Adds which hook has to create the snapshot to the error of one that cannot be read.

@@ -8,6 +8,7 @@ use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Event, Observer};
 use crate::base::revision::OperationId;
+use crate::policy::select::{names, numbers};
 use crate::storage::holder_note;
 
 /// Who changes an archive, and under which conditions.
@@ -30,6 +31,23 @@ impl Caller<'_> {
     /// As those of [`ArchiveWriter::open_within`].
     pub fn writer(&self, archive: Archive, verb: &str) -> Result<ArchiveWriter> {
         ArchiveWriter::open_within(archive, &self.holder(verb), self.wait, self.observer)
+    }
+
+    /// The same, with these revisions, which `archive` numbers, by their numbers under the lock: a number means another
+    /// revision once somebody else has made or deleted one.
+    ///
+    /// # Errors
+    /// Also [`Error::NoSuchRevision`] when somebody deleted one meanwhile.
+    pub(crate) fn writer_and_numbers(
+        &self,
+        archive: Archive,
+        verb: &str,
+        chosen: &[usize],
+    ) -> Result<(ArchiveWriter, Vec<usize>)> {
+        let names = names(archive.revisions(), chosen);
+        let writer = self.writer(archive, verb)?;
+        let chosen = numbers(writer.archive().revisions(), &names)?;
+        Ok((writer, chosen))
     }
 
     /// The note that others read while `verb` holds the lock.

@@ -149,7 +149,7 @@ fn a_truncated_image_costs_only_its_blocks() {
     world.disk.tamper(FileName::IMAGE, |image| image.truncate(BLOCK));
     let report = scrub(&world.disk);
     assert!(only(&report).repaired && only(&report).affected.is_empty(), "{report:?}");
-    world.check_committed(None).and_then(|_| world.check_tidy()).expect("mended");
+    world.check_committed(None).and_then(|_| world.check_tidy()).expect("repaired");
 }
 
 /// A missing delta is one finding: intact files are not blamed, and an older revision does not lose what it holds

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, is_inside};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::units::BlockSize;
 use crate::policy::config::Config;
@@ -88,12 +88,4 @@ fn look(path: &Path, folder: &Path) -> Result<Found> {
     };
     let size_bytes = source.map(|source| source.size_bytes());
     Ok(Found { path: absolute, size_bytes, warning })
-}
-
-/// Whether a path leads into a folder, as far as both exist.
-fn is_inside(path: &Path, folder: &Path) -> bool {
-    let real = |path: &Path| path.ancestors().find_map(|above| above.canonicalize().ok());
-    folder
-        .canonicalize()
-        .is_ok_and(|folder| real(path).is_some_and(|real| real.starts_with(folder)))
 }

@@ -41,7 +41,7 @@ impl Maintainer<'_> {
         self.commit(after, ids)
     }
 
-    pub(super) fn report_unproved(&self, into: RevisionId, lost: u64) {
+    fn report_unproved(&self, into: RevisionId, lost: u64) {
         self.context.observer.event(&Event::Finding(format!(
             "{}: {lost} blocks of revision {into} are lost: a file of a revision that it read through to is \
              missing or damaged",
@@ -51,7 +51,7 @@ impl Maintainer<'_> {
 
     /// A delta with a flaw may hold more than its tables show. A merge would believe the tables and delete the rest,
     /// so it waits until somebody has confirmed the damage.
-    pub(super) fn check_flaws(&self, id: RevisionId) -> Result<()> {
+    fn check_flaws(&self, id: RevisionId) -> Result<()> {
         let number = self.number(id)?;
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
         match revision.open_flaws().next() {
@@ -84,17 +84,16 @@ impl Maintainer<'_> {
         self.commit_without(&[])
     }
 
-    pub(super) fn note_appended(&mut self, number: usize, appended: Appended) {
+    fn note_appended(&mut self, number: usize, appended: Appended) {
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
-            let one = |first| BlockRange { first, count: 1 };
-            revision.findings.add_all(appended.bad_blocks.into_iter().map(one));
+            revision.findings.add_all(appended.bad_blocks.into_iter().map(BlockRange::one));
             revision.note_rewritten(appended.blocks);
         }
     }
 
     /// Lets `append` change the delta of a revision, and undoes the change if it fails. Does not begin if there is
     /// not enough space, including the reserve, for `needed` bytes.
-    pub(super) fn append<T>(
+    fn append<T>(
         &mut self,
         revision: RevisionId,
         needed: Result<u64>,
@@ -118,7 +117,7 @@ impl Maintainer<'_> {
     }
 
     /// The error for too little space, with the amount that has to fit.
-    pub(super) fn explained(&self, error: Error, revision: RevisionId, bytes: u64) -> Error {
+    fn explained(&self, error: Error, revision: RevisionId, bytes: u64) -> Error {
         if error.kind() != ErrorKind::NoSpace {
             return error;
         }

@@ -54,7 +54,7 @@ impl Maintainer<'_> {
         Ok(MaintenanceReport { plan, freed_bytes, confirmed, seconds })
     }
 
-    pub(super) fn step(&mut self, step: &Step) -> Result<()> {
+    fn step(&mut self, step: &Step) -> Result<()> {
         plan::check(step, &self.manifest.revisions)?;
         match step {
             Step::Remove { revisions } => self.commit_without(revisions),
@@ -100,7 +100,7 @@ impl Maintainer<'_> {
         self.remove_files(ids)
     }
 
-    pub(super) fn remove_files(&self, ids: &[RevisionId]) -> Result<()> {
+    fn remove_files(&self, ids: &[RevisionId]) -> Result<()> {
         for id in ids {
             for name in files_of(*id) {
                 self.context.storage.remove(name)?;
@@ -114,7 +114,7 @@ impl Maintainer<'_> {
         number.ok_or_else(|| Error::Plan { message: format!("revision {id}: there is none") })
     }
 
-    pub(super) fn allocated_bytes(&self) -> Result<u64> {
+    fn allocated_bytes(&self) -> Result<u64> {
         let files = self.manifest.revisions.iter().flat_map(|r| [r.file(), r.digests_file()]);
         files.map(|file| reserve::allocated_bytes(&**self.context.storage, file)).sum()
     }

@@ -3,7 +3,7 @@
 use super::{MaintenanceOptions, MaintenancePlan, MaintenanceReport};
 use crate::archive::Archive;
 use crate::base::error::Result;
-use crate::policy::select::{RevisionsSpec, check_unpinned, names, numbers};
+use crate::policy::select::{RevisionsSpec, check_unpinned};
 use crate::verb::caller::{Caller, interrupted};
 
 /// What an interruption leaves: each step is committed by itself.
@@ -59,11 +59,7 @@ impl RemovalRequest {
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<MaintenanceReport> {
         let archive = archive.trusted()?;
         let (chosen, _) = self.choose(&archive)?;
-        // Numbers mean other revisions once somebody else has made or deleted one.
-        let names = names(archive.revisions(), &chosen);
-        let mut writer = caller.writer(archive, "rm")?;
-        let revisions = writer.archive().revisions();
-        let chosen = numbers(revisions, &names)?;
+        let (mut writer, chosen) = caller.writer_and_numbers(archive, "rm", &chosen)?;
         self.check_pins(writer.archive(), &chosen)?;
         writer.remove(&chosen, caller.clock, caller.observer).map_err(interrupted(STATE))
     }

@@ -49,7 +49,7 @@ impl Maintainer<'_> {
     }
 
     /// Does something that needs little space; if the disk is full, deletes the reserve and tries once more.
-    pub(super) fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
+    fn with_reserve<T>(&mut self, act: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
         match act(self) {
             Err(error)
                 if error.kind() == ErrorKind::NoSpace
@@ -62,7 +62,7 @@ impl Maintainer<'_> {
     }
 
     /// Lists the digest file of the new image as one to delete if the operation does not complete.
-    pub(super) fn enter_digests(&mut self) -> Result<()> {
+    fn enter_digests(&mut self) -> Result<()> {
         let mut after = self.manifest.clone();
         let Some(older) = self.manifest.revisions.get(1) else { return Ok(()) };
         let name = FileName::Digests(older.uuid, DigestsKind::Image);
@@ -76,7 +76,7 @@ impl Maintainer<'_> {
     }
 
     /// Writes the digests of the new image; returns the new manifest.
-    pub(super) fn rolled_back(&mut self) -> Result<Manifest> {
+    fn rolled_back(&mut self) -> Result<Manifest> {
         let storage = &**self.context.storage;
         // Only correct digests show what the delta reads from the image.
         proof::prove_newest(self.context.storage, self.manifest, self.context.observer)?;

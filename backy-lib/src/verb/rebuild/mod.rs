@@ -100,12 +100,16 @@ fn rebuild(
     check_needed(&**storage, force)?;
     cache::drop_all(&**storage, observer)?;
     let survey = Survey::take(&**storage)?;
+    let before = judged(manifest::read(&**storage))?.ok();
     let mut unknown = Vec::new();
     let mut manifest = match newest::find(storage, &survey, observer)? {
         Some(newest) => with_newest(storage, &survey, newest, &mut unknown, observer)?,
         None => without_newest(&**storage, &survey, &mut unknown)?,
     };
-    manifest.removable.extend(deleted_before(&**storage)?);
+    manifest.removable.extend(left_over(&survey, &manifest, before.is_none()));
+    if let Some(before) = before {
+        manifest.removable.extend(deleted_before(&**storage, before)?);
+    }
     for (id, flaw) in &survey.flaws {
         if manifest.set_aside.iter().any(|name| revision_of(*name) == Some(*id)) {
             unknown.push(format!("{flaw}; revision {id} is not among the revisions"));
@@ -128,8 +132,7 @@ fn rebuild(
 }
 
 /// Files that the previous manifest lists as removable and that are gone. After a failed sync they may come back.
-fn deleted_before(storage: &dyn Storage) -> Result<Vec<FileName>> {
-    let Ok(before) = judged(manifest::read(storage))? else { return Ok(Vec::new()) };
+fn deleted_before(storage: &dyn Storage, before: Manifest) -> Result<Vec<FileName>> {
     let present = storage.list()?;
     Ok(before.removable.into_iter().filter(|name| !present.contains(name)).collect())
 }
@@ -193,7 +196,6 @@ fn with_newest(
     let is_left_over =
         |id| !newest.doubt && survey.is_image_only(id) && (newest.undo || !survey.is_flawed(id));
     manifest.set_aside = set_aside(survey, &manifest, is_left_over);
-    manifest.removable.extend(left_over(&**storage, survey, &manifest)?);
     Ok(manifest)
 }
 
@@ -211,7 +213,6 @@ fn without_newest(
     }
     let mut manifest = Manifest::new(survey.block_size(storage, unknown)?);
     manifest.set_aside = set_aside(survey, &manifest, |_| false);
-    manifest.removable.extend(left_over(storage, survey, &manifest)?);
     Ok(manifest)
 }
 
@@ -285,13 +286,12 @@ fn set_aside(
 /// or never got them, and the unfinished image. Also those that the last operation may have deleted, the overlay of
 /// the newest revision and the digests of the image before it: if the deletion is not durable, a crash brings them
 /// back.
-fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Result<Vec<FileName>> {
+fn left_over(survey: &Survey, manifest: &Manifest, is_lost: bool) -> Vec<FileName> {
     let named = manifest.named_files();
     let is_left = |name: &FileName| matches!(name, FileName::Digests(..)) && !named.contains(name);
     let mut left: Vec<FileName> =
         survey.present.iter().filter(|name| is_left(name)).copied().collect();
     // A readable manifest shows whether an image was being made.
-    let is_lost = judged(manifest::read(storage))?.is_err();
     if is_lost || !left.is_empty() || manifest.in_progress.is_some() {
         left.push(FileName::STAGED_IMAGE);
     }
@@ -304,7 +304,7 @@ fn left_over(storage: &dyn Storage, survey: &Survey, manifest: &Manifest) -> Res
         let names = overlay.into_iter().flatten().chain(replaced);
         left.extend(names.filter(|name| !survey.present.contains(name)));
     }
-    Ok(left)
+    left
 }
 
 fn revision_of(name: FileName) -> Option<RevisionId> {

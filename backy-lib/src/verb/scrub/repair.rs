@@ -45,9 +45,9 @@ impl Scrub<'_> {
         }
         self.search_unreferenced(&mut wanted, &mut found)?;
         found.sort_unstable_by_key(|(number, block, _)| (*number, *block));
-        for mended in found.chunk_by(|a, b| a.0 == b.0) {
-            if let Some((number, _, _)) = mended.first() {
-                self.write(*number, mended)?;
+        for repairs in found.chunk_by(|a, b| a.0 == b.0) {
+            if let Some((number, _, _)) = repairs.first() {
+                self.write(*number, repairs)?;
             }
         }
         Ok(())
@@ -147,10 +147,10 @@ impl Scrub<'_> {
     }
 
     /// Writes the correct bytes in place of bad ones in the file of one revision.
-    fn write(&mut self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
+    fn write(&mut self, number: usize, repairs: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
         let Some(revision) = self.manifest.revisions.get(number).cloned() else { return Ok(()) };
         match revision.is_image() {
-            true => match self.write_image(revision.size_bytes, mended) {
+            true => match self.write_image(revision.size_bytes, repairs) {
                 // They stay bad until the next scrub.
                 Err(error @ Error::Locked { .. }) => {
                     self.context
@@ -162,7 +162,7 @@ impl Scrub<'_> {
             },
             false => {
                 self.begin_repair(&revision)?;
-                match self.write_delta(number, mended) {
+                match self.write_delta(number, repairs) {
                     Ok(()) => {}
                     // backy does not write to a delta with QEMU's layout.
                     Err(error) if error.is_damage() => return self.end_repair(),
@@ -171,7 +171,7 @@ impl Scrub<'_> {
             }
         }
         let repaired: BlockRanges =
-            mended.iter().map(|(_, block, _)| BlockRange::one(*block)).collect();
+            repairs.iter().map(|(_, block, _)| BlockRange::one(*block)).collect();
         if let Some(revision) = self.manifest.revisions.get_mut(number) {
             revision.findings.clear_all(&repaired);
             revision.note_rewritten(repaired.iter().copied());
@@ -192,9 +192,9 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    fn write_image(&self, size_bytes: u64, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
+    fn write_image(&self, size_bytes: u64, repairs: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
         let image = self.context.storage.open(FileName::IMAGE, Access::Write)?;
-        for (_, block, bytes) in mended {
+        for (_, block, bytes) in repairs {
             let extent = self.manifest.block_size.extent(*block, size_bytes);
             match bytes.is_empty() {
                 true => image.punch_hole(extent)?,
@@ -204,13 +204,13 @@ impl Scrub<'_> {
         image.sync()
     }
 
-    fn write_delta(&self, number: usize, mended: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
+    fn write_delta(&self, number: usize, repairs: &[(usize, BlockIndex, Vec<u8>)]) -> Result<()> {
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(()) };
         let size = self.manifest.block_size;
         let mut writer =
             DeltaWriter::reopen(&**self.context.storage, revision.uuid, size, revision.size_bytes)?;
         let mut compressor = Compressor::new(1)?;
-        for (_, block, bytes) in mended {
+        for (_, block, bytes) in repairs {
             let mut cluster = bytes.clone();
             let content = match cluster.is_empty() {
                 true => StoredBlock::Zero,

@@ -3,7 +3,7 @@
 use super::{Budget, ScrubOptions, ScrubReport};
 use crate::archive::Archive;
 use crate::base::error::Result;
-use crate::policy::select::{RevisionsSpec, names, numbers};
+use crate::policy::select::RevisionsSpec;
 use crate::verb::caller::{Caller, WithoutFindings, interrupted};
 
 /// A scrub of revisions.
@@ -39,12 +39,13 @@ impl ScrubRequest {
             let checked = archive.check(&options, caller.clock, &observer);
             return checked.map_err(interrupted("nothing was changed"));
         }
-        // Numbers mean other revisions once somebody else has made one.
-        let names = names(archive.revisions(), &chosen);
-        let mut writer = caller.writer(archive, "scrub")?;
-        if !is_all {
-            options.revisions = Some(numbers(writer.archive().revisions(), &names)?);
-        }
+        let mut writer = if is_all {
+            caller.writer(archive, "scrub")?
+        } else {
+            let (writer, chosen) = caller.writer_and_numbers(archive, "scrub", &chosen)?;
+            options.revisions = Some(chosen);
+            writer
+        };
         writer
             .scrub(&options, caller.clock, &observer)
             .map_err(interrupted("what was read until then is recorded"))

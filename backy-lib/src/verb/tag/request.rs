@@ -6,7 +6,7 @@ use crate::archive::Archive;
 use crate::base::error::{Error, Result};
 use crate::base::revision::Tag;
 use crate::format::manifest::Revision;
-use crate::policy::select::{RevisionSpec, check_tagged, names, numbers};
+use crate::policy::select::{RevisionSpec, check_tagged};
 use crate::verb::caller::{Caller, interrupted};
 
 /// Tags to add to a revision and to remove from it.
@@ -38,10 +38,8 @@ impl TagRequest {
             return of_number(archive, number);
         }
         let archive = archive.trusted()?;
-        // A number means another revision once somebody else has made one.
-        let names = names(archive.revisions(), &[number]);
-        let mut writer = caller.writer(archive, "tag")?;
-        let number = numbers(writer.archive().revisions(), &names)?.pop().unwrap_or(number);
+        let (mut writer, numbers) = caller.writer_and_numbers(archive, "tag", &[number])?;
+        let number = numbers.into_iter().next().unwrap_or(number);
         check_tagged(writer.archive().revisions(), number, remove)?;
         writer
             .tag(number, add, remove, caller.clock, caller.observer)

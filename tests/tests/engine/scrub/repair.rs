@@ -34,7 +34,7 @@ fn scrub_repairs_what_the_manifest_determines() {
             assert!(!check(&world.disk).is_clean(), "{what} of revision {older}: not found");
             let report = scrub(&world.disk);
             assert!(report.is_clean() && !report.findings.is_empty(), "{what}: {report:?}");
-            assert!(scrub(&world.disk).findings.is_empty(), "{what}: not mended");
+            assert!(scrub(&world.disk).findings.is_empty(), "{what}: not repaired");
             world.check_committed(None).and_then(|_| world.check_tidy()).expect(what);
             if qemu::available() {
                 let folder = tempfile::tempdir().expect("a temporary folder");
@@ -61,7 +61,7 @@ fn scrub_repairs_length_and_digests_of_the_image() {
         assert!(!check(&world.disk).is_clean(), "{damage}: not found");
         let report = scrub(&world.disk);
         assert!(report.is_clean() && !report.findings.is_empty(), "{damage}: {report:?}");
-        world.check_committed(None).and_then(|_| world.check_tidy()).expect("mended");
+        world.check_committed(None).and_then(|_| world.check_tidy()).expect("repaired");
     }
 }
 
@@ -72,7 +72,7 @@ fn scrub_repairs_a_bad_block_from_a_copy() {
     let once = [block(3), block(2), block(3), block(4)].concat();
     let make = || World::with_backups(false, &[once.clone(), twice.clone()]);
     // In the image, a zero block in the image, and in the delta.
-    for (name, offset, mended) in [
+    for (name, offset, repaired) in [
         (None, 7, true),
         (None, 2 * BLOCK, true),
         (None, 3 * BLOCK + 5, true),
@@ -85,10 +85,10 @@ fn scrub_repairs_a_bad_block_from_a_copy() {
         world.disk.tamper(file, |content| content[start + offset] ^= 0x11);
         assert_eq!(check(&world.disk).findings.len(), 1);
         let report = scrub(&world.disk);
-        assert_eq!(report.is_clean(), mended, "{file} {offset}: {report:?}");
+        assert_eq!(report.is_clean(), repaired, "{file} {offset}: {report:?}");
         let read = world.check_committed(None);
-        assert_eq!(read.is_ok(), mended, "{file} {offset}");
-        if mended {
+        assert_eq!(read.is_ok(), repaired, "{file} {offset}");
+        if repaired {
             world.check_tidy().expect("tidy");
             if qemu::available() {
                 let folder = tempfile::tempdir().expect("a temporary folder");

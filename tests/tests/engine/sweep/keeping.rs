@@ -153,11 +153,11 @@ fn scrub() {
                 if let Ok(bytes) = world::read_revision(&archive, number) {
                     assert!(bytes == expected.bytes, "{what}: {place}: revision {number} is wrong");
                 } else {
-                    assert!(result.is_err(), "{what}: {place}: told that all is mended");
+                    assert!(result.is_err(), "{what}: {place}: reports that all is repaired");
                 }
             }
             scrub(&world.disk).unwrap_or_else(|error| panic!("{what}: {place}: again: {error}"));
-            world.assert_tidy(format_args!("{what}: {place}: mended"));
+            world.assert_tidy(format_args!("{what}: {place}: repaired"));
             world.backup(&first);
             world
                 .check_committed(None)

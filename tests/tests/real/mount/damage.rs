@@ -166,7 +166,7 @@ fn a_rotten_digest() {
     let output = site.backy(&["scrub"]).output().expect("scrub");
     assert_eq!(output.status.code(), Some(1), "a scrub with a finding");
     for revision in &site.expected {
-        let found = fs::read(mount.file(revision.uuid)).expect("read it once it is mended");
+        let found = fs::read(mount.file(revision.uuid)).expect("read it once it is repaired");
         assert!(found == revision.bytes, "wrong bytes of {}", revision.uuid);
     }
     mount.unmount();
