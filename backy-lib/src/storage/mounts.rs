@@ -61,6 +61,27 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { device, path, kind, source, options })
 }
 
+/// The mountpoint above a path that `/etc/fstab` lists and that has nothing mounted on it, so that the path is on
+/// another disk than it should be.
+pub(crate) fn unmounted(path: &Path) -> Option<PathBuf> {
+    let listed = std::fs::read(Path::new("/etc/fstab")).ok()?;
+    let mounted: Vec<PathBuf> = mounts().ok()?.into_iter().map(|mount| mount.path).collect();
+    mountpoints(&listed).find(|point| path.starts_with(point) && !mounted.contains(point))
+}
+
+/// The mountpoints in the text of a file such as `/etc/fstab`. Source: `fstab(5)`.
+fn mountpoints(fstab: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let lines = fstab.split(|byte| *byte == b'\n');
+    let fields = |line: &[u8]| {
+        let mut fields = line.split(|byte| byte.is_ascii_whitespace());
+        let mut fields = fields.by_ref().filter(|field| !field.is_empty());
+        let first = fields.next()?;
+        let point = unescape(fields.next()?);
+        (!first.starts_with(b"#") && point.is_absolute()).then_some(point)
+    };
+    lines.filter_map(fields)
+}
+
 fn device_number(field: &[u8]) -> Option<u64> {
     let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
@@ -103,6 +124,14 @@ mod tests {
         assert!(!mount.has_option("nosuid") && !mount.has_option("allow"));
         assert_eq!((mount.option("user_id"), mount.option("id")), (Some("7"), None));
         assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn the_mountpoints_of_fstab_are_found() {
+        let text = b"# /dev/sda /commented ext4\n\n/dev/sda1\t/\text4 defaults 0 1\n \
+                     UUID=5 /srv/a\\040b xfs\n/dev/sdb none swap sw\n/dev/sdc\n";
+        let found: Vec<PathBuf> = mountpoints(text).collect();
+        assert_eq!(found, [Path::new("/"), Path::new("/srv/a b")]);
     }
 
     #[test]

@@ -226,7 +226,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         newest: described(0),
         schedule: tags.unwrap_or_default(),
         last_runs: recent.runs,
-        last_scrub: last_scrub(manifest),
+        last_scrub: scrub::last_read(manifest),
         unchecked_since: health::unchecked_since(manifest),
         chain_length: health::chain_length(archive.revisions()),
         long_chain: health::long_chain(config.as_ref()),
@@ -258,11 +258,6 @@ fn unreadable(archive: &Archive, manifest: &Manifest) -> Result<Vec<Findings>> {
         *newest = damage::besides_left_out(archive.storage(), manifest, newest)?;
     }
     Ok(unreadable)
-}
-
-/// When a scrub last read anything.
-fn last_scrub(manifest: &Manifest) -> Option<Timestamp> {
-    manifest.revisions.iter().flat_map(Revision::read_at).map(|range| range.at).max()
 }
 
 /// Space used by the archive, and free space.

@@ -2,10 +2,14 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Error, limit};
 
-/// The class of an error: a short, stable list on which callers base decisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The class of an error: a short, stable list on which callers base decisions. In JSON its name has hyphens, as in
+/// `no-space`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A file does not exist.

@@ -224,7 +224,7 @@ fn run(job: &Job, adopts: bool, stop: &mut dyn FnMut(i32) -> bool) -> Ended {
 }
 
 /// Waits for the command. Ends it, with the reason, when its time is up or `stop` says so.
-fn attend(
+pub(crate) fn attend(
     child: &mut Child,
     timeout: Option<Duration>,
     stop: &mut dyn FnMut() -> bool,

@@ -30,6 +30,7 @@ use crate::base::progress::{Event, Observer};
 use crate::base::revision::RevisionId;
 use crate::policy::config::{HookCommand, HooksConfig};
 
+pub(crate) use command::attend;
 pub use command::{run_command, words_on};
 pub(crate) use held::Held;
 use process::{Conditions, Ran};

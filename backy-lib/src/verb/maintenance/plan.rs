@@ -6,30 +6,37 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{MaintenanceOptions, MaintenancePlan};
+use crate::archive::Archive;
 use crate::archive::recover::room;
 use crate::archive::reserve;
+use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{self, Observer};
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{Findings, Manifest, Revision};
 use crate::image::damage;
 use crate::policy::config::Config;
-use crate::policy::health;
+use crate::policy::health::{self, Freeze};
 use crate::policy::plan::{self, Step};
 use crate::policy::retention::{Pins, Rule, Verdict, excess, retention};
 use crate::storage::{FileName, Storage};
 use crate::verb::merge;
 
-/// The plan by the schedule as it is now, or by a number of revisions to keep.
-pub(crate) fn plan(
-    storage: &Arc<dyn Storage>,
+/// What the schedule as it is now, or a number of revisions to keep, says of each revision, and the steps to that.
+struct Decided {
+    frozen: Vec<Freeze>,
+    verdicts: Vec<Verdict>,
+    steps: Vec<Step>,
+}
+
+fn decide(
+    storage: &dyn Storage,
     manifest: &Manifest,
     config: &Config,
     options: &MaintenanceOptions,
     now: Timestamp,
-    observer: &dyn Observer,
-) -> Result<MaintenancePlan> {
-    let unreadable = damage::unreadable(&**storage, manifest)?;
+) -> Result<Decided> {
+    let unreadable = damage::unreadable(storage, manifest)?;
     let bad_blocks: Vec<u64> = unreadable.iter().map(Findings::bad_block_count).collect();
     let revisions = manifest.revisions.iter().zip(&bad_blocks);
     let damaged = revisions.filter(|&(revision, &bad)| bad > 0 || !revision.flaws.is_empty());
@@ -61,12 +68,49 @@ pub(crate) fn plan(
         })
         .collect();
     steps.extend(plan::standalone(&stay, config));
+    Ok(Decided { frozen, verdicts, steps })
+}
+
+/// The plan by the schedule as it is now, or by a number of revisions to keep.
+pub(crate) fn plan(
+    storage: &Arc<dyn Storage>,
+    manifest: &Manifest,
+    config: &Config,
+    options: &MaintenanceOptions,
+    now: Timestamp,
+    observer: &dyn Observer,
+) -> Result<MaintenancePlan> {
+    let Decided { frozen, verdicts, steps } = decide(&**storage, manifest, config, options, now)?;
     let excess = match options.keep {
         Some(_) => None,
         None => excess(&manifest.revisions, &config.schedule, Pins::All),
     };
     let estimated = estimate(storage, manifest, verdicts, steps, observer)?;
     Ok(MaintenancePlan { frozen, excess, ..estimated })
+}
+
+/// Work that maintenance by the schedule would do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// How many revisions it would delete.
+    pub(crate) deletions: usize,
+    /// How many revisions it would make standalone.
+    pub(crate) standalone: usize,
+}
+
+impl Archive {
+    /// What maintenance would do now, without an estimate of the space; `None` if nothing.
+    pub(crate) fn maintenance_due(&self, clock: &dyn Clock) -> Result<Option<Work>> {
+        let (storage, manifest, config) = (self.storage(), self.manifest(), self.config()?);
+        let options = MaintenanceOptions::default();
+        let Decided { verdicts, steps, .. } =
+            decide(storage, manifest, &config, &options, clock.now())?;
+        let deletions = verdicts.iter().filter(|verdict| !verdict.keep).count();
+        let standalone = steps.iter().filter(|step| matches!(step, Step::Standalone { .. })).count();
+        let expires = verdicts.iter().any(|verdict| !verdict.expired_tags.is_empty());
+        let has_work = expires || !steps.is_empty();
+        Ok(has_work.then_some(Work { deletions, standalone }))
+    }
 }
 
 /// The plan to delete the revisions with these numbers, whatever the schedule says.

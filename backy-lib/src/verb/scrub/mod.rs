@@ -12,6 +12,7 @@
 mod budget;
 mod content;
 mod digests;
+mod due;
 mod lost;
 mod record;
 mod repair;
@@ -42,6 +43,7 @@ use report::{Read, confirmed, report};
 
 pub use content::Coverage;
 pub(crate) use content::coverage;
+pub(crate) use due::{Due, PART, last_read};
 pub use request::ScrubRequest;
 
 /// What to verify, and how.

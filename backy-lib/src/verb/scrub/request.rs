@@ -6,6 +6,9 @@ use crate::base::error::Result;
 use crate::policy::select::RevisionsSpec;
 use crate::verb::caller::{Caller, WithoutFindings, interrupted};
 
+/// What an interruption leaves.
+const STATE: &str = "what was read until then is recorded";
+
 /// A scrub of revisions.
 #[derive(Debug, Clone)]
 pub struct ScrubRequest {
@@ -48,6 +51,26 @@ impl ScrubRequest {
         };
         writer
             .scrub(&options, caller.clock, &observer)
-            .map_err(interrupted("what was read until then is recorded"))
+            .map_err(interrupted(STATE))
+    }
+
+    /// Verifies a tenth of what is stored if that is due by `scrub_within`; what was verified longest ago comes first.
+    /// `None` if another process has just done so, or is at it.
+    ///
+    /// # Errors
+    /// As those of [`ArchiveWriter::scrub`](crate::ArchiveWriter::scrub).
+    pub fn run_if_due(archive: &Archive, caller: &Caller<'_>) -> Result<Option<ScrubReport>> {
+        let archive = archive.trusted()?;
+        if archive.scrub_due(caller.clock)?.is_none() {
+            return Ok(None);
+        }
+        let mut writer = caller.writer(archive, "scrub")?;
+        // Whoever held the lock until now may have scrubbed.
+        if writer.archive().scrub_due(caller.clock)?.is_none() {
+            return Ok(None);
+        }
+        let options = ScrubOptions { budget: Some(super::PART), ..ScrubOptions::default() };
+        let done = writer.scrub(&options, caller.clock, &WithoutFindings(caller.observer));
+        done.map(Some).map_err(interrupted(STATE))
     }
 }

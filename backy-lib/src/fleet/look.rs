@@ -1,0 +1,220 @@
+//! What is due in one archive.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::job::{Job, Operation};
+use super::plan::{Idle, Problem};
+use super::pool::{self, Answer};
+use crate::archive::history;
+use crate::archive::{Archive, folders};
+use crate::base::clock::{Clock, latest};
+use crate::base::error::{Result, judged};
+use crate::base::report_path::ReportPath;
+use crate::policy::config::Config;
+use crate::policy::health::{self, Run};
+use crate::policy::schedule::Past;
+use crate::storage::{Trust, holder_note};
+use crate::verb::backup::BackupOptions;
+
+/// Why nothing is known of an archive that hangs.
+pub(super) const NO_ANSWER: &str = "no answer within a minute; its disk, or the server of its file system, hangs";
+
+/// What there is to do in one archive.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) jobs: Vec<Job>,
+    /// Without jobs: why.
+    pub(super) idle: Option<Idle>,
+    pub(super) problem: Option<Problem>,
+    /// The source in its `backy.toml`, if that can be read.
+    pub(super) source: Option<ReportPath>,
+}
+
+impl Looked {
+    fn problem(folder: &Path, message: String) -> Self {
+        let archive = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        Looked { problem: Some(Problem::new(archive.into(), message)), ..Looked::default() }
+    }
+}
+
+/// How to look at archives.
+#[derive(Clone)]
+pub(super) struct Looking {
+    pub(super) trust: Trust,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Whether to record that somebody asked, as a backup does that is not due.
+    pub(super) notes: bool,
+}
+
+impl Looking {
+    /// Looks at the archives in many folders.
+    ///
+    /// # Errors
+    /// Only errors of the process, which say nothing about the archives.
+    pub(super) fn look_at_all(&self, folders: Vec<PathBuf>) -> Result<Vec<(PathBuf, Looked)>> {
+        let looking = self.clone();
+        let answers = pool::ask(folders, move |folder: &PathBuf| looking.look(folder))?;
+        let looked = |(folder, answer): (PathBuf, Answer<Looked>)| {
+            let looked = match answer {
+                Answer::Got(looked) => looked,
+                Answer::None => Looked::problem(&folder, NO_ANSWER.to_owned()),
+            };
+            (folder, looked)
+        };
+        Ok(answers.into_iter().map(looked).collect())
+    }
+
+    fn look(&self, folder: &Path) -> Result<Looked> {
+        let opened = Archive::open_with(folder, self.trust).and_then(|archive| self.jobs(&archive));
+        Ok(judged(opened)?.unwrap_or_else(|error| Looked::problem(folder, error.to_string())))
+    }
+
+    fn jobs(&self, archive: &Archive) -> Result<Looked> {
+        let config = archive.config()?;
+        let label = folders::label(&archive.folder());
+        let source = config.source.as_ref().map(|source| source.as_path().into());
+        let mut jobs = Vec::new();
+        let idle = match self.backup(archive, &config)? {
+            Backup::Due(job) => {
+                jobs.push(*job);
+                None
+            }
+            Backup::Not(why) => Some(why),
+        };
+        jobs.extend(self.maintenance(archive)?);
+        jobs.extend(self.scrub(archive)?);
+        if !jobs.is_empty() {
+            let runs = history::recent(archive.storage(), Timestamp::MAX, latest(self.clock.now()))?;
+            for job in &mut jobs {
+                job.archive = label.clone();
+                job.group.clone_from(&config.group);
+                job.expected_seconds = expected_seconds(job.operation, archive, &runs.runs);
+                job.command = self.command(job);
+            }
+        }
+        let idle = idle.filter(|_| jobs.is_empty());
+        let idle = idle.map(|(why, next_due)| Idle { archive: label, why, next_due });
+        Ok(Looked { jobs, idle, problem: None, source })
+    }
+
+    fn backup(&self, archive: &Archive, config: &Config) -> Result<Backup> {
+        let not = |why: &str| Ok(Backup::Not((why.to_owned(), None)));
+        if archive.manifest().is_undo() {
+            return not("an undo archive takes no backups");
+        }
+        if config.source.is_none() {
+            return not("no source is set in backy.toml");
+        }
+        let now = self.clock.now();
+        let plan = archive.plan_backup(&BackupOptions::default(), &*self.clock)?;
+        if !plan.due {
+            if self.notes {
+                archive.note_asked(&holder_note("'run'", now), &*self.clock);
+            }
+            let why = match &plan.next_tag {
+                Some(tag) => format!("the next backup is {tag}"),
+                None => "no backup is due".to_owned(),
+            };
+            return Ok(Backup::Not((why, plan.next_due)));
+        }
+        let past = Past::of_manifest(archive.manifest(), self.clock.zone());
+        let tags = health::tags(&past, config, now);
+        let due = tags.iter().filter(|tag| plan.tags.contains(&tag.tag));
+        let overdue = due.filter_map(|tag| {
+            let since = tag.due_at?;
+            Some((overdue(since, tag.interval_seconds, now), since, &tag.tag))
+        });
+        let worst = overdue.max_by(|a, b| a.0.total_cmp(&b.0));
+        let has_backup = !archive.revisions().is_empty();
+        let (overdue, due_since, why) = match worst {
+            Some((overdue, since, tag)) => (Some(overdue), Some(since), format!("{tag} is due")),
+            None if !has_backup => (None, None, "there is no backup yet".to_owned()),
+            None if config.schedule.is_empty() => (Some(0.0), None, "there is no schedule".into()),
+            None => {
+                let tags: Vec<&str> = plan.tags.iter().map(|tag| tag.as_str()).collect();
+                (Some(1.0), None, format!("no revision has the tag {} yet", tags.join(", ")))
+            }
+        };
+        Ok(Backup::Due(Box::new(job(Operation::Backup, why, due_since, overdue))))
+    }
+
+    fn maintenance(&self, archive: &Archive) -> Result<Option<Job>> {
+        Ok(archive.maintenance_due(&*self.clock)?.map(|work| {
+            let why = match (work.deletions, work.standalone) {
+                (0, 0) => "tags expire".to_owned(),
+                (0, some) => format!("{} to make standalone", revisions(some)),
+                (some, _) => format!("{} to delete", revisions(some)),
+            };
+            job(Operation::Maintenance, why, None, Some(0.0))
+        }))
+    }
+
+    fn scrub(&self, archive: &Archive) -> Result<Option<Job>> {
+        let now = self.clock.now();
+        Ok(archive.scrub_due(&*self.clock)?.map(|due| {
+            let age = now.as_second() - due.unverified_since.as_second();
+            let why = format!("some data was last verified {} ago", health::display_age(age));
+            let overdue = due.since.map(|since| overdue(since, due.interval.as_secs(), now));
+            job(Operation::Scrub, why, due.since, overdue)
+        }))
+    }
+
+    /// The command that does a job.
+    pub(super) fn command(&self, job: &Job) -> Vec<ReportPath> {
+        let mut words: Vec<ReportPath> = vec!["backy".to_owned().into()];
+        if self.trust == Trust::Given {
+            words.push("--trust".to_owned().into());
+        }
+        words.extend(["-b".to_owned().into(), job.archive.clone()]);
+        words.push(job.operation.name().to_owned().into());
+        if job.operation == Operation::Scrub {
+            words.push("--when-due".to_owned().into());
+        }
+        words
+    }
+}
+
+enum Backup {
+    Due(Box<Job>),
+    Not((String, Option<Timestamp>)),
+}
+
+/// A job of which the rest is filled in by whoever knows it.
+pub(super) fn job(
+    operation: Operation,
+    why: String,
+    due_since: Option<Timestamp>,
+    overdue: Option<f64>,
+) -> Job {
+    Job {
+        archive: ReportPath::default(),
+        operation,
+        why,
+        due_since,
+        overdue,
+        group: None,
+        expected_seconds: None,
+        command: Vec::new(),
+    }
+}
+
+/// How many intervals ago something was due.
+fn overdue(since: Timestamp, interval_seconds: i64, now: Timestamp) -> f64 {
+    let late = (now.as_second() - since.as_second()).max(0);
+    late as f64 / interval_seconds.max(1) as f64
+}
+
+/// As long as the last time.
+fn expected_seconds(operation: Operation, archive: &Archive, runs: &[Run]) -> Option<f64> {
+    let run = runs.iter().find(|run| run.operation == operation.name() && run.result == "ok");
+    let run = run.map(|run| run.finished.duration_since(run.started).as_secs_f64());
+    let newest = archive.revisions().first().filter(|_| operation == Operation::Backup);
+    run.or_else(|| newest.map(|newest| newest.statistics.seconds)).map(|seconds| seconds.max(0.0))
+}
+
+fn revisions(count: usize) -> String {
+    if count == 1 { "1 revision".to_owned() } else { format!("{count} revisions") }
+}
