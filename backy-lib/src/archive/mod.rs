@@ -11,6 +11,7 @@ pub(crate) mod operation;
 pub(crate) mod proof;
 pub(crate) mod recover;
 pub(crate) mod reserve;
+pub(crate) mod settings;
 mod sources;
 mod trusted;
 mod waiting;

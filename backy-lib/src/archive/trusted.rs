@@ -8,16 +8,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::Archive;
+use super::settings::Settings;
 use crate::base::error::{Error, ErrorKind, Result, judged};
-use crate::policy::config::{CONFIG_LIMIT_BYTES, Config};
-use crate::storage::{Access, FileName, Storage, StorageFile, staged};
+use crate::policy::config::Config;
+use crate::storage::{Behalf, FileName, Storage};
 
 /// What a config said when it was first needed.
 pub(super) type Held = Arc<OnceLock<Config>>;
 
 impl Archive {
     /// The same archive, for acting on it or on what its config names. Nobody but the caller and root can change its
-    /// folder, those above it, or `backy.toml`; or the caller has decided that this does not matter.
+    /// folder, those above it, `backy.toml`, or the files that this includes; or the caller has decided that this does not matter.
     ///
     /// # Errors
     /// [`Error::Untrusted`]. A config that cannot be read for another reason is an error only of [`Archive::config`].
@@ -43,13 +44,21 @@ impl Archive {
     /// What `backy.toml` says: now, or for a [`trusted`](Archive::trusted) archive when it was first read.
     pub fn config(&self) -> Result<Config> {
         let Some(held) = &self.held else {
-            return parse(&*self.storage.open(FileName::CONFIG, Access::Read)?);
+            return self.settings()?.config();
         };
         if let Some(config) = held.get() {
             return Ok(config.clone());
         }
         let config = trusted_config(&*self.storage)?;
         Ok(held.get_or_init(|| config).clone())
+    }
+}
+
+impl Archive {
+    /// What `backy.toml` and the files that it includes say now, as far as they can be read.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        let (file, behalf) = self.storage.open_config()?;
+        Settings::read(&*self.storage, &*file, behalf)
     }
 }
 
@@ -64,18 +73,15 @@ pub(crate) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> R
     Ok(())
 }
 
-/// What `backy.toml` says, if nobody but the caller and root can change it.
+/// What `backy.toml` says, if nobody but the caller and root can change it or what it includes.
 pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
-    let config = parse(&*storage.open_trusted(FileName::CONFIG)?)?;
+    let file = storage.open_trusted(FileName::CONFIG)?;
+    let config = Settings::read(storage, &*file, Behalf::Acting)?.config()?;
     if config.acts_outside() {
         storage.check_trust_outside()?;
+        config.includes.iter().try_for_each(|path| storage.check_included_outside(path))?;
     }
     Ok(config)
-}
-
-fn parse(file: &dyn StorageFile) -> Result<Config> {
-    let content = staged::read_file(file, CONFIG_LIMIT_BYTES)?;
-    Config::parse_bytes(&content, &file.path())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use rustix::process::geteuid;
 use super::holders::{Kind, Who, who};
 use super::identity::{FolderIdentity, is_local};
 use super::image_lock::{self, Use};
+use super::included::{self, Behalf, Included};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
@@ -146,6 +147,16 @@ impl DirStorage {
 }
 
 impl DirStorage {
+    /// Root and the owner of the folder. If that cannot be looked up, the code that needs it reports that.
+    fn keepers_of_owner(&self, accepts_no_permissions: bool) -> Option<Keepers> {
+        let found = retry_on_intr(|| fstat(&self.fd)).ok()?;
+        let keepers = Keepers::of(found.st_uid);
+        Some(match accepts_no_permissions {
+            true => keepers.on(WithoutPermissions::Accepted),
+            false => keepers,
+        })
+    }
+
     /// Whether the folder belongs to the calling user.
     fn is_own(&self) -> bool {
         fstat(&self.fd).is_ok_and(|found| found.st_uid == geteuid().as_raw())
@@ -346,14 +357,36 @@ impl Storage for DirStorage {
         Ok(Box::new(DirFile::over(path, file)))
     }
 
+    fn open_config(&self) -> Result<(Box<dyn StorageFile>, Behalf)> {
+        let path = self.path(FileName::CONFIG);
+        let flags = OFlags::RDONLY;
+        let file = open_regular(&self.fd, path.clone(), FileName::CONFIG, flags, Mode::empty())?;
+        let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
+        let is_trusted = self.check_trust().and_then(|()| match self.trust {
+            Trust::Checked => keepers.check_file(&path, &file),
+            Trust::Given => Ok(()),
+        });
+        let owner = fstat(&file).map_or(0, |found| found.st_uid);
+        let behalf = Behalf::of_reader(owner, judged(is_trusted)?.is_ok());
+        Ok((Box::new(DirFile::over(path, file)), behalf))
+    }
+
+    fn open_included(&self, path: &Path, behalf: Behalf) -> Result<Included> {
+        included::open(path, behalf, self.trust)
+    }
+
+    fn check_included_outside(&self, path: &Path) -> Result<()> {
+        self.trust.check_file(path)
+    }
+
+    fn exposed_included(&self, path: &Path, accepts_no_permissions: bool) -> Result<Option<Error>> {
+        let Some(keepers) = self.keepers_of_owner(accepts_no_permissions) else { return Ok(None) };
+        let checked = judged(keepers.check_path(path))?;
+        Ok(checked.err().filter(|error| error.kind() == ErrorKind::Untrusted))
+    }
+
     fn exposed(&self, accepts_no_permissions: bool) -> Result<Option<Error>> {
-        // If it cannot be looked up, the code that needs it reports that.
-        let Ok(found) = retry_on_intr(|| fstat(&self.fd)) else { return Ok(None) };
-        let keepers = Keepers::of(found.st_uid);
-        let keepers = match accepts_no_permissions {
-            true => keepers.on(WithoutPermissions::Accepted),
-            false => keepers,
-        };
+        let Some(keepers) = self.keepers_of_owner(accepts_no_permissions) else { return Ok(None) };
         let path = self.path(FileName::CONFIG);
         let config = || {
             let flags = OFlags::RDONLY;

@@ -25,6 +25,7 @@ pub(crate) mod follow;
 mod holders;
 mod identity;
 pub(crate) mod image_lock;
+mod included;
 mod links;
 mod lock;
 pub(crate) mod manifest;
@@ -45,7 +46,7 @@ mod trust;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -54,6 +55,7 @@ use crate::base::extent::Extent;
 
 pub use crate::format::name::{DigestsKind, FileName, Published, StagingToken};
 pub use identity::{FolderIdentity, Stamp};
+pub use included::{Behalf, Included};
 pub use lock::{holder_note, is_note};
 pub use many::take_many_descriptors;
 pub use seen::Seen;
@@ -187,6 +189,38 @@ pub trait Storage: Send + Sync {
     /// [`crate::Error::Untrusted`]; those of [`Storage::open`].
     fn open_trusted(&self, name: FileName) -> Result<Box<dyn StorageFile>> {
         self.open(name, Access::Read)
+    }
+
+    /// Opens `backy.toml` for reading, whoever can change it. Also returns on whose behalf backy opens what it includes.
+    fn open_config(&self) -> Result<(Box<dyn StorageFile>, Behalf)> {
+        Ok((self.open(FileName::CONFIG, Access::Read)?, Behalf::Reading))
+    }
+
+    /// Opens a file for reading that a config includes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Untrusted`], on behalf of somebody who acts on it; also if it is not a regular file.
+    fn open_included(&self, path: &Path, behalf: Behalf) -> Result<Included> {
+        let _ = behalf;
+        Err(Error::io(path, "open it")(std::io::ErrorKind::NotFound.into()))
+    }
+
+    /// [`Storage::check_trust_outside`] for a file that a config includes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Untrusted`].
+    fn check_included_outside(&self, path: &Path) -> Result<()> {
+        let _ = path;
+        Ok(())
+    }
+
+    /// [`Storage::exposed`] for a file that the config includes.
+    ///
+    /// # Errors
+    /// Those of the process alone.
+    fn exposed_included(&self, path: &Path, accepts_no_permissions: bool) -> Result<Option<Error>> {
+        let _ = (path, accepts_no_permissions);
+        Ok(None)
     }
 
     /// What others than root and the owner of the folder can change: of the folder and those above it, and of

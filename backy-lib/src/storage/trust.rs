@@ -3,8 +3,8 @@
 //! Anybody who can write to an archive, or rename a folder above it, decides what is read, where a restore writes and
 //! which programs run, often as root. So before backy acts on an archive, its folder, every folder above it, every
 //! symbolic link on the way and `backy.toml` must belong to the caller or to root, and nobody else may be able to
-//! write to them. sshd (`StrictModes`), sudo and git (`safe.directory`) require the same. `doc/decisions/18-trust.md`
-//! gives the reason for each rule.
+//! write to them; the same for each file that `backy.toml` includes. sshd (`StrictModes`), sudo and git
+//! (`safe.directory`) require the same. `doc/decisions/18-trust.md` gives the reason for each rule.
 //!
 //! Who may *read* does not matter here, and backy checks nothing of this before it reads an archive.
 
@@ -42,10 +42,7 @@ impl Trust {
         if self == Trust::Given {
             return Ok(());
         }
-        let keepers = Keepers::caller();
-        Place::find(path, &mut |place, is_last| keepers.judge(place, is_last))
-            .map(drop)
-            .map_err(|refusal| keepers.error(path, refusal))
+        Keepers::caller().check_path(path)
     }
 
     /// Checks that a folder that is to become an archive, whose last parts need not exist, is in a trusted place.
@@ -137,6 +134,13 @@ impl Keepers {
         Err(self.untrusted(folder.to_owned(), "it was replaced by another folder meanwhile"))
     }
 
+    /// Checks that nobody else can change what a path leads to, or make it lead elsewhere.
+    pub(super) fn check_path(&self, path: &Path) -> Result<()> {
+        Place::find(path, &mut |place, is_last| self.judge(place, is_last))
+            .map(drop)
+            .map_err(|refusal| self.error(path, refusal))
+    }
+
     /// Checks that nobody else can change a file that is open for reading. The code that opened it must know that its
     /// name leads to it.
     pub(super) fn check_file(&self, path: &Path, file: &File) -> Result<()> {
@@ -152,7 +156,7 @@ impl Keepers {
     }
 
     /// The problem with a step on the way to what is to be trusted.
-    fn judge(&self, place: &Place, is_last: bool) -> std::result::Result<(), Refusal> {
+    pub(super) fn judge(&self, place: &Place, is_last: bool) -> std::result::Result<(), Refusal> {
         let refuse = |found: String| Err(Refusal::Foreign { part: place.path().to_owned(), found });
         if place.is_beyond_proc() {
             return refuse("cannot check the folders above the target of this link".into());
@@ -231,7 +235,7 @@ impl Keepers {
         }
     }
 
-    fn error(&self, path: &Path, refusal: Refusal) -> Error {
+    pub(super) fn error(&self, path: &Path, refusal: Refusal) -> Error {
         match refusal {
             Refusal::Io(error) => Error::io(path, "look up the folders above it")(error),
             Refusal::Foreign { part, found } => self.untrusted(part, &found),

@@ -290,7 +290,14 @@ fn recent(archive: &Archive, now: Timestamp) -> Result<Recent> {
 /// What users other than the owner can change, as a sentence.
 fn exposed(archive: &Archive, config: Option<&Config>) -> Result<Option<String>> {
     let accepts = config.is_some_and(|config| config.monitoring.accept_no_permissions);
-    Ok(archive.storage().exposed(accepts)?.map(|error| error.to_string()))
+    let storage = archive.storage();
+    let mut exposed = storage.exposed(accepts)?;
+    for path in config.iter().flat_map(|config| &config.includes) {
+        if exposed.is_none() {
+            exposed = storage.exposed_included(path, accepts)?;
+        }
+    }
+    Ok(exposed.map(|error| error.to_string()))
 }
 
 /// Files that a rebuild could not use and that still exist.

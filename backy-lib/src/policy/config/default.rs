@@ -8,6 +8,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             source: None,
+            group: None,
+            includes: Vec::new(),
             schedule: BTreeMap::new(),
             max_chain: None,
             compression_level: DEFAULT_LEVEL,

@@ -1,40 +1,27 @@
-//! Decodes the bytes of `backy.toml`: editors on other systems save files in other encodings.
-
-use std::path::Path;
-
-use super::Config;
-use crate::base::error::{Error, Result};
+//! Decodes files with settings: editors on other systems save files in other encodings.
 
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-impl Config {
-    /// Parses a config as it is on disk. `path` is only for messages.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with line and column, also if the bytes are not UTF-8.
-    pub fn parse_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
-        let at = |(line, column), message: String| {
-            Err(Error::Config { path: path.to_owned(), line, column, message })
-        };
-        // UTF-16 text begins with a mark or has zero bytes between its letters.
-        let begins_wide = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
-        let has_zero = bytes.iter().take(2).filter(|byte| **byte == 0).count() == 1;
-        if begins_wide || bytes.len() > 1 && has_zero {
-            return at((1, 1), "found UTF-16, expected UTF-8; save the file as UTF-8".to_owned());
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Config::parse(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text), path),
-            Err(error) => {
-                let (before, rest) =
-                    bytes.split_at_checked(error.valid_up_to()).unwrap_or_default();
-                let found = rest.first().copied().unwrap_or_default();
-                let message = format!(
-                    "found the byte 0x{found:02x}, which is not UTF-8 (in Latin-1 it is '{}'); save the file as UTF-8",
-                    char::from(found).escape_debug()
-                );
-                at(place_after(&String::from_utf8_lossy(before)), message)
-            }
+/// The text of a file; or line and column, both from 1, and a message about what is not UTF-8.
+pub(super) fn decode(bytes: &[u8]) -> Result<&str, (usize, usize, String)> {
+    // UTF-16 text begins with a mark or has zero bytes between its letters.
+    let begins_wide = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+    let has_zero = bytes.iter().take(2).filter(|byte| **byte == 0).count() == 1;
+    if begins_wide || bytes.len() > 1 && has_zero {
+        return Err((1, 1, "found UTF-16, expected UTF-8; save the file as UTF-8".to_owned()));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)),
+        Err(error) => {
+            let (before, rest) = bytes.split_at_checked(error.valid_up_to()).unwrap_or_default();
+            let found = rest.first().copied().unwrap_or_default();
+            let message = format!(
+                "found the byte 0x{found:02x}, which is not UTF-8 (in Latin-1 it is '{}'); save the file as UTF-8",
+                char::from(found).escape_debug()
+            );
+            let (line, column) = place_after(&String::from_utf8_lossy(before));
+            Err((line, column, message))
         }
     }
 }
@@ -47,7 +34,9 @@ fn place_after(text: &str) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+
+    use crate::policy::config::Config;
 
     fn error(bytes: &[u8]) -> String {
         Config::parse_bytes(bytes, Path::new("backy.toml")).expect_err("no text").to_string()

@@ -26,7 +26,7 @@ pub struct Table {
 }
 
 /// In names of tables, stands for any tag.
-const SCHEDULE: &str = "schedule.TAG";
+pub(super) const SCHEDULE: &str = "schedule.TAG";
 
 /// The tables, in the order of the manual page.
 pub const TABLES: [Table; 5] = [
@@ -60,7 +60,27 @@ const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 26] = [
+pub const KEYS: [Key; 29] = [
+    key(
+        "",
+        "include",
+        "\"/etc/backy/standard.toml\"",
+        None,
+        "A file with settings for several archives, or a list of such files. What a later file sets overrides an \
+         earlier one, and what this file sets overrides them all: key by key, also in a table such as \
+         [schedule.daily]. An included file may include others. A relative path begins in the folder of the file that \
+         has it; backy expands neither '~' nor variables. Nobody but you and root may be able to change an included \
+         file, or a folder above it. If one is missing, 'backy backup' and 'backy maintenance' fail; the archive can \
+         still be read, restored, verified and mounted.",
+    ),
+    key(
+        "",
+        "without",
+        "[\"schedule.monthly\", \"hooks\"]",
+        None,
+        "Keys and tables that this file does not take from the files that it includes. It may set them itself. A tag \
+         with a '.' needs quotation marks, as in a header.",
+    ),
     key(
         "",
         "source",
@@ -68,6 +88,14 @@ pub const KEYS: [Key; 26] = [
         None,
         "What to back up: the absolute path of a block device or a file. If it is a symbolic link, every \
          backup follows it.",
+    ),
+    key(
+        "",
+        "group",
+        "\"vg0\"",
+        None,
+        "Archives with the same group share a limit of 'backy run'. A name as of a tag: 1 to 64 letters, digits, '_', \
+         '-' and '.'.",
     ),
     key(
         "",

@@ -1,14 +1,19 @@
 //! `backy.toml`: source, schedule, options. The only file of an archive that people edit.
 //!
-//! Unknown keys, wrong types and impossible values are errors with line and column.
+//! Unknown keys, wrong types and impossible values are errors with line and column. The settings may be in several
+//! files, which [`files`] holds and [`include`] merges; `archive::settings` reads them.
 
 mod default;
 mod drill;
 mod encoding;
+pub(crate) mod files;
+mod group;
 mod hooks;
+pub(crate) mod include;
 pub mod keys;
 mod monitoring;
 mod schedule;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +21,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use toml::Spanned;
 
 use crate::base::error::{Error, Result};
@@ -23,9 +29,11 @@ use crate::base::escape;
 use crate::base::revision::Tag;
 use crate::format::manifest::MAX_TAGS;
 
+use files::Files;
 use hooks::RawHooks;
 
 pub use drill::TimeLimit;
+pub use group::Group;
 pub use hooks::{HookCommand, HooksConfig};
 pub use monitoring::Monitoring;
 pub use schedule::{Interval, Window};
@@ -38,6 +46,10 @@ pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What to back up; `None` until somebody fills it in.
     pub source: Option<PathBuf>,
+    /// The archives with which it shares a limit of `backy run`.
+    pub group: Option<Group>,
+    /// The files that `backy.toml` includes, directly or through another one, in the order in which they were read.
+    pub includes: Vec<PathBuf>,
     /// Tags with their intervals. If empty, a backup is always due.
     pub schedule: BTreeMap<Tag, Interval>,
     /// Largest number of deltas in a chain before one is made standalone; `None` for no limit.
@@ -57,7 +69,13 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "settings and sections")]
 struct RawConfig {
+    // Gone before this is read, but known.
+    #[serde(rename = "include")]
+    _include: Option<IgnoredAny>,
+    #[serde(rename = "without")]
+    _without: Option<IgnoredAny>,
     source: Option<Spanned<String>>,
+    group: Option<Spanned<String>>,
     max_chain: Option<Spanned<i64>>,
     compression_level: Option<Spanned<i64>>,
     file_mode: Option<Spanned<String>>,
@@ -72,17 +90,23 @@ struct RawConfig {
 }
 
 impl Config {
-    /// Parses a config. `path` is only for messages.
+    /// Parses one file, without those that it includes. `path` is only for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let at = |offset: usize, message: String| {
-            let (line, column) = line_and_column(text, offset);
-            Error::Config { path: path.to_owned(), line, column, message }
-        };
-        let raw: RawConfig = toml::from_str(text).map_err(|error| {
-            let offset = error.span().map_or(0, |span| span.start);
-            at(offset, plain(&without_value(error.message())).replace('\n', "; "))
-        })?;
-        check(raw).map_err(|flaw| at(flaw.offset, flaw.message))
+        let mut files = Files::default();
+        files.add_text(path, text, None)?;
+        include::includes(&files, 0)?;
+        Config::of_files(&files)
+    }
+
+    /// The same for a file as it is on disk.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with line and column, also if the bytes are not UTF-8.
+    pub fn parse_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        let mut files = Files::default();
+        files.add(path, bytes, None)?;
+        include::includes(&files, 0)?;
+        Config::of_files(&files)
     }
 
     /// Whether the config runs programs, or writes a file outside of the archive.
@@ -132,44 +156,6 @@ fn toml_string(text: &str) -> String {
     out + "\""
 }
 
-/// A message about a misplaced string, without the string: it may be a hook with a password.
-fn without_value(message: &str) -> String {
-    match (message.split_once("string \""), message.rsplit_once("\", expected")) {
-        (Some((before, _)), Some((_, after))) => format!("{before}string, expected{after}"),
-        _ => message.to_owned(),
-    }
-}
-
-/// A message in plain words: names of Rust types mean nothing to the author of a config.
-fn plain(message: &str) -> String {
-    let words = [
-        ("i64", "a whole number"),
-        ("u64", "a whole number"),
-        ("u32", "a whole number"),
-        ("i128", "a whole number"),
-        ("u128", "a whole number"),
-        ("a map", "a section"),
-        ("map", "section"),
-        ("a sequence", "a list"),
-        ("sequence", "list"),
-        ("a boolean", "true or false"),
-        ("boolean", "true or false"),
-    ];
-    // "integer `9223372036854775808` as i128, expected i64"
-    let mut text = message.replace(" as i128", "").replace(" as u64", "");
-    for place in ["expected ", "invalid type: ", "invalid value: "] {
-        for (word, plain) in words {
-            let (from, to) = (format!("{place}{word}"), format!("{place}{plain}"));
-            let is_whole = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
-            let ends = text.split_once(&from).is_some_and(|(_, rest)| is_whole(rest));
-            if ends {
-                text = text.replacen(&from, &to, 1);
-            }
-        }
-    }
-    text
-}
-
 struct Flaw {
     offset: usize,
     message: String,
@@ -187,6 +173,8 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         schedule.insert(tag, schedule::check(raw)?);
     }
     Ok(Config {
+        group: raw.group.map(check_group).transpose()?,
+        includes: Vec::new(),
         source: raw.source.map(|path| check_absolute("source", path)).transpose()?,
         schedule,
         max_chain: raw.max_chain.map(|count| at_least_one("max_chain", &count)).transpose()?,
@@ -224,6 +212,10 @@ fn check_absolute(key: &str, text: Spanned<String>) -> std::result::Result<PathB
         text.get_ref()
     );
     Err(flaw(&text, message))
+}
+
+fn check_group(text: Spanned<String>) -> std::result::Result<Group, Flaw> {
+    text.get_ref().parse().map_err(|message| flaw(&text, message))
 }
 
 fn at_least_one(key: &str, count: &Spanned<i64>) -> std::result::Result<u32, Flaw> {
@@ -284,15 +276,6 @@ fn parse_time(key: &str, text: &str) -> std::result::Result<SignedDuration, Stri
         .filter(|seconds| (1..=MAX_SECONDS).contains(seconds))
         .map(SignedDuration::from_secs)
         .ok_or_else(|| format!("{key}: found {text:?}, expected 1s to 10 years"))
-}
-
-/// Line and column, both from 1, of a byte offset.
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before: String =
-        text.char_indices().take_while(|(at, _)| *at < offset).map(|(_, c)| c).collect();
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    (before.matches('\n').count() + 1, column)
 }
 
 #[cfg(test)]
