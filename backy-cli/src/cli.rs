@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::commands::{
     backup, check, completions, drill, export, find, import, init, maintenance, man, mount, report,
-    restore, rm, scrub, status, tag,
+    restore, rm, run, scrub, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -118,6 +118,7 @@ pub(crate) fn check_file_name(name: &Path) -> Result<(), Failure> {
 pub(crate) enum Command {
     Init(init::Args),
     Backup(backup::Args),
+    Run(run::Args),
     Status(status::Args),
     Check(check::Args),
     Report(report::Args),
@@ -154,6 +155,7 @@ impl Command {
             Command::Scrub(_) => "scrub",
             Command::Tag(_) => "tag",
             Command::Rm(_) => "rm",
+            Command::Run(_) => "run",
             Command::Completions(_) => "completions",
             Command::Man(_) => "man",
         }
@@ -174,6 +176,8 @@ impl Command {
             | Command::Export(_)
             | Command::Mount(_)
             | Command::Find(_)
+            // Each of its jobs does so itself.
+            | Command::Run(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
         }

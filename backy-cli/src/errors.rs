@@ -78,6 +78,15 @@ impl Failure {
         }
     }
 
+    /// The kind of the engine's error.
+    fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Failure::Engine { error, .. } => Some(error.kind()),
+            Failure::Interrupted(_) => Some(ErrorKind::Interrupted),
+            _ => None,
+        }
+    }
+
     /// Prints it on standard error. Returns the exit status.
     pub(crate) fn report(&self, output: &Output, by_ctrl_c: bool) -> u8 {
         let asked = match self {
@@ -91,7 +100,7 @@ impl Failure {
         };
         let status = if asked && by_ctrl_c { CTRL_C_STATUS } else { FAILURE_STATUS };
         let ending = if asked { Ending::Interrupted } else { Ending::Failed };
-        output.error(&self.text(), ending, status);
+        output.error(&self.text(), ending, status, self.kind());
         status
     }
 }

@@ -10,6 +10,8 @@ mod background;
 mod cli;
 mod commands;
 mod errors;
+mod fleet_display;
+mod fleet_job;
 mod guard;
 mod help;
 mod hints;
@@ -68,6 +70,8 @@ pub(crate) struct Session {
     notifier: Option<Arc<Notifier>>,
     /// Whether another process of this command waits for this one to be ready.
     is_background_half: bool,
+    /// Whether `backy run` started this process.
+    is_job_of_run: bool,
     /// The program that starts this command once more, and its first arguments.
     itself: Vec<OsString>,
 }
@@ -145,6 +149,10 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         return commands::complete::run(words, &Output::detect());
     }
     let half_of = background::take_mark(&mut args);
+    let is_job_of_run = match fleet_job::take_mark(&mut args) {
+        Ok(is_job) => is_job,
+        Err(message) => return Failure::message(message).report(&Output::detect(), false),
+    };
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
     let on_stderr = |format: Option<LogFormat>, operation: Operation| {
@@ -172,7 +180,8 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         Err(error) => return errors::usage(&output, &error, args, is_probe),
     };
     raise_file_limit();
-    let start = Start { operation: id, is_probe, is_background_half: half_of.is_some(), itself };
+    let is_background_half = half_of.is_some();
+    let start = Start { operation: id, is_probe, is_background_half, is_job_of_run, itself };
     let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
         Err(failure) if is_probe => return probe::unknown(&output, &failure),
@@ -227,7 +236,7 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     let text = format!("{name} finished");
     session.notify(|manager| manager.status(&text));
     if tells_all {
-        session.output.log(Event::End(Ending::Ok, status), &text);
+        session.output.log(Event::End(Ending::Ok, status, None), &text);
     }
     status
 }
@@ -252,6 +261,7 @@ struct Start {
     operation: OperationId,
     is_probe: bool,
     is_background_half: bool,
+    is_job_of_run: bool,
     itself: Vec<OsString>,
 }
 
@@ -279,6 +289,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         log_format: cli.log_format,
         notifier: Notifier::detect().map(Arc::new),
         is_background_half: start.is_background_half,
+        is_job_of_run: start.is_job_of_run,
         itself: start.itself,
     })
 }
@@ -300,6 +311,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Mount(args) => commands::mount::run(&args, session),
         Command::Tag(args) => commands::tag::run(&args, session),
         Command::Rm(args) => commands::rm::run(&args, session),
+        Command::Run(args) => commands::run::run(&args, session),
         Command::Completions(args) => commands::completions::run(&args, session),
         Command::Man(args) => commands::man::run(&args, session),
     }

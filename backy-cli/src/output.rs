@@ -8,8 +8,9 @@ use std::panic::PanicHookInfo;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use backy_lib::escape;
+use backy_lib::progress::Phase;
 use backy_lib::units::display_size;
-use backy_lib::{Level, Problem};
+use backy_lib::{ErrorKind, Level, Problem};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -140,8 +141,24 @@ impl Output {
     }
 
     /// One line on standard error: why the command failed.
-    pub(crate) fn error(&self, text: &str, ending: Ending, status: u8) {
-        self.say(Severity::Error, Event::End(ending, status), text);
+    pub(crate) fn error(&self, text: &str, ending: Ending, status: u8, kind: Option<ErrorKind>) {
+        self.say(Severity::Error, Event::End(ending, status, kind), text);
+    }
+
+    /// One line on standard error about one of many things that failed.
+    pub(crate) fn failure(&self, text: &str) {
+        self.say(Severity::Error, Event::Warning, text);
+    }
+
+    /// How far a phase is, for the run that started this job. Does not wait for a frozen file system: the run reads
+    /// this from a pipe.
+    pub(crate) fn progress(&self, phase: Phase, done_bytes: u64, total_bytes: u64) {
+        if let Some(style) = &self.log {
+            let event = Event::Progress(phase, done_bytes, total_bytes);
+            let line = style.line(Severity::Info, event, "");
+            // The run may have ended; then this process is about to hear of it.
+            let _ = io::stderr().lock().write_all((line + "\n").as_bytes());
+        }
     }
 
     /// How far the operation is, for a log that has everything.

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::cli::Verbosity;
 use crate::interrupt::UnderWay;
 use crate::notify::Notifier;
-use crate::output::{self, size};
+use crate::output::{self, Output, size};
 use crate::{Session, log};
 
 /// A shorter operation needs no bar.
@@ -36,8 +36,9 @@ impl<'a> Reporter<'a> {
     pub(crate) fn new(session: &'a Session, verbosity: Verbosity) -> Self {
         let has_bar = session.output.can_draw() && verbosity > Verbosity::Quiet;
         let notifier = session.notifier.clone();
-        let display =
-            (has_bar || notifier.is_some()).then(|| Display::new(Shows { has_bar, notifier }));
+        let run = session.is_job_of_run.then(|| session.output.clone());
+        let shows = Shows { has_bar, notifier, run };
+        let display = shows.anything().then(|| Display::new(shows));
         let _under_way = session.interrupt.begin();
         Reporter { session, verbosity, display, _under_way }
     }
@@ -141,6 +142,14 @@ struct Shared {
 struct Shows {
     has_bar: bool,
     notifier: Option<Arc<Notifier>>,
+    /// Where the run that started this job reads.
+    run: Option<Output>,
+}
+
+impl Shows {
+    fn anything(&self) -> bool {
+        self.has_bar || self.notifier.is_some() || self.run.is_some()
+    }
 }
 
 #[derive(Default)]
@@ -156,6 +165,8 @@ struct Running {
     began: Instant,
     /// When the service manager was last notified.
     told: Instant,
+    /// Bytes done when the run was last told.
+    done: Option<u64>,
 }
 
 impl Running {
@@ -170,10 +181,10 @@ impl Running {
             bar.with_message(words(phase))
         });
         let (counters, now) = (Arc::clone(counters), Instant::now());
-        Running { phase, bar, counters, began: now, told: now }
+        Running { phase, bar, counters, began: now, told: now, done: None }
     }
 
-    fn draw(&mut self, notifier: Option<&Notifier>) {
+    fn draw(&mut self, shows: &Shows) {
         if let Some(bar) = &self.bar {
             bar.set_position(self.counters.done_bytes());
             if bar.is_hidden() && self.began.elapsed() > QUIET_TIME {
@@ -181,12 +192,20 @@ impl Running {
                 bar.tick();
             }
         }
-        if let Some(notifier) = notifier
-            && self.told.elapsed() >= STATUS_INTERVAL
-        {
-            self.told = Instant::now();
+        if self.told.elapsed() < STATUS_INTERVAL && self.done.is_some() {
+            return;
+        }
+        self.told = Instant::now();
+        if let Some(notifier) = &shows.notifier {
             notifier.status(&self.status());
         }
+        let done = Some(self.counters.done_bytes());
+        if let Some(output) = &shows.run
+            && self.done != done
+        {
+            output.progress(self.phase, self.counters.done_bytes(), self.counters.total_bytes());
+        }
+        self.done = done;
     }
 
     /// `backing up: 45 % of 12.0 GiB, 230 MiB/s`
@@ -247,7 +266,7 @@ impl Shared {
             let woken = self.ended.wait_timeout(state, TICK);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
             if let Some(running) = &mut state.phase {
-                running.draw(self.shows.notifier.as_deref());
+                running.draw(&self.shows);
             }
         }
     }

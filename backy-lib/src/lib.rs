@@ -56,6 +56,7 @@
 
 pub mod archive;
 mod base;
+pub mod fleet;
 pub mod format;
 pub mod image;
 pub mod mount;

@@ -135,7 +135,7 @@ fn not_due(plan: &BackupPlan) -> String {
     format!("No backup is due{}.", when.unwrap_or_default())
 }
 
-fn summary(report: &BackupReport) -> String {
+pub(crate) fn summary(report: &BackupReport) -> String {
     let revision = &report.revision;
     let statistics = &revision.statistics;
     let tags = match list(&revision.tags) {

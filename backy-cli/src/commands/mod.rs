@@ -21,6 +21,7 @@ pub(crate) mod mount;
 pub(crate) mod report;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod run;
 pub(crate) mod scrub;
 pub(crate) mod status;
 pub(crate) mod tag;

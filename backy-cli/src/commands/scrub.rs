@@ -5,7 +5,7 @@ use std::path::Path;
 use backy_lib::escape;
 use backy_lib::scrub::{Affected, Finding, ScrubRequest};
 use backy_lib::{
-    ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubReport, SystemClock,
+    Archive, ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubReport, SystemClock,
 };
 use serde::Serialize;
 
@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// and one more verify everything.
     #[arg(long, value_name = "TIME|SHARE")]
     budget: Option<Budget>,
+
+    /// Verify a tenth, if that is due for 'scrub_within' in backy.toml
+    #[arg(long, conflicts_with_all = ["checkonly", "budget", "rebuild", "revisions"])]
+    when_due: bool,
 
     /// First rebuild a lost or damaged manifest.json from the other files
     ///
@@ -68,6 +72,9 @@ impl Args {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let rebuilt = if args.rebuild { Some(rebuild(args, session)?) } else { None };
     let archive = session.archive()?;
+    if args.when_due {
+        return run_when_due(args, &archive, session);
+    }
     let request = ScrubRequest {
         revisions: args.revisions.clone(),
         check_only: args.checkonly,
@@ -78,6 +85,21 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     drop(reporter);
     let report = report?;
     tell(args, &report, rebuilt, session)
+}
+
+fn run_when_due(args: &Args, archive: &Archive, session: &Session) -> Result<(), Failure> {
+    let reporter = session.reporter();
+    let done = ScrubRequest::run_if_due(archive, &session.caller(args.waiting, &reporter));
+    drop(reporter);
+    match done? {
+        Some(report) => tell(args, &report, None, session),
+        None => {
+            if session.tells() {
+                session.output.note("no scrub is due");
+            }
+            if args.json { session.output.json(&()) } else { Ok(()) }
+        }
+    }
 }
 
 /// What `--json` prints.
@@ -172,7 +194,7 @@ fn failure(checkonly: bool, report: &ScrubReport, folder: &Path) -> String {
     }
 }
 
-fn summary(report: &ScrubReport) -> String {
+pub(crate) fn summary(report: &ScrubReport) -> String {
     let rate = match report.read_bytes as f64 / report.seconds {
         rate if rate.is_finite() => format!(", {}/s", size(rate as u64)),
         _ => String::new(),

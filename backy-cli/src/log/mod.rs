@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use backy_lib::escape;
 use backy_lib::progress::Phase;
-use backy_lib::{Clock, OperationId, SystemClock};
+use backy_lib::{Clock, ErrorKind, OperationId, SystemClock};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -65,7 +65,10 @@ pub(crate) enum Event {
     Note,
     Finding,
     Warning,
-    End(Ending, u8),
+    /// How far the present phase is: bytes done, and to do. Only for the run that started this job.
+    Progress(Phase, u64, u64),
+    /// With the kind of the engine's error, if it was one.
+    End(Ending, u8, Option<ErrorKind>),
 }
 
 /// How an operation ended.
@@ -85,6 +88,7 @@ impl Event {
             Event::Note => "note",
             Event::Finding => "finding",
             Event::Warning => "warning",
+            Event::Progress(..) => backy_lib::fleet::PROGRESS,
             Event::End(..) => "end",
         }
     }
@@ -134,6 +138,10 @@ struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     total_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    done_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<ErrorKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<Ending>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<u8>,
@@ -178,6 +186,8 @@ impl Style {
             message,
             phase: None,
             total_bytes: None,
+            done_bytes: None,
+            kind: None,
             result: None,
             exit_status: None,
             seconds: None,
@@ -186,7 +196,12 @@ impl Style {
             Event::Phase(phase, total_bytes) => {
                 (line.phase, line.total_bytes) = (Some(phase.name()), Some(total_bytes));
             }
-            Event::End(ending, status) => {
+            Event::Progress(phase, done_bytes, total_bytes) => {
+                (line.phase, line.total_bytes) = (Some(phase.name()), Some(total_bytes));
+                line.done_bytes = Some(done_bytes);
+            }
+            Event::End(ending, status, kind) => {
+                line.kind = kind;
                 (line.result, line.exit_status) = (Some(ending), Some(status));
                 line.seconds = Some(self.seconds());
             }

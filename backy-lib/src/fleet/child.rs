@@ -40,15 +40,15 @@ pub enum Severity {
 
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub(super) struct Progress {
     /// The phase, by its name for programs; empty before the first one.
-    pub phase: String,
+    pub(super) phase: String,
     /// Bytes done in this phase.
-    pub done_bytes: u64,
+    pub(super) done_bytes: u64,
     /// Bytes to do in this phase.
-    pub total_bytes: u64,
+    pub(super) total_bytes: u64,
     /// When there was last any progress.
-    pub at: Instant,
+    pub(super) at: Instant,
 }
 
 /// What a process reports.

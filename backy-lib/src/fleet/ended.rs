@@ -13,7 +13,7 @@ use crate::base::error::{ErrorKind, describe_io};
 const KILL: i32 = 9;
 
 /// How one attempt at a job ended.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Ended {
     pub(super) result: JobResult,
     pub(super) message: Option<String>,

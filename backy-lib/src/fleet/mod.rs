@@ -17,6 +17,7 @@ mod pool;
 mod queue;
 mod report;
 mod run;
+mod settings;
 mod until;
 
 pub use child::{JOB_MARK, PROGRESS, Severity};

@@ -88,7 +88,11 @@ where
         match std::thread::Builder::new().spawn(worker) {
             Ok(_) => {}
             Err(_) if started > 0 => break,
-            Err(error) => return Err(Error::Limit { message: describe_io(&error) }),
+            Err(error) => {
+                let path = "/proc/self/task".into();
+                let message = format!("cannot start a thread: {}", describe_io(&error));
+                return Err(Error::Limit { path, message });
+            }
         }
     }
     Ok(take)

@@ -108,7 +108,7 @@ pub struct JobReport {
 }
 
 /// The report of a job's own command.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Done {
     /// Of one that has none.

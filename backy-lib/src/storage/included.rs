@@ -54,7 +54,7 @@ pub struct Included {
 }
 
 /// Opens a file without waiting for anything. Refuses whatever is not a regular file before it opens it.
-pub(super) fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
+pub(crate) fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
     let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
     let is_refused = behalf == Behalf::Acting && trust == Trust::Checked;
     let (mut is_trusted, mut is_public) = (true, true);

@@ -7,6 +7,7 @@ mod default;
 mod drill;
 mod encoding;
 pub(crate) mod files;
+mod fleet;
 mod group;
 mod hooks;
 pub(crate) mod include;
@@ -33,6 +34,7 @@ use files::Files;
 use hooks::RawHooks;
 
 pub use drill::TimeLimit;
+pub use fleet::{Declared, FLEET_PATH, FleetSettings};
 pub use group::Group;
 pub use hooks::{HookCommand, HooksConfig};
 pub use monitoring::Monitoring;

@@ -103,7 +103,7 @@ pub(super) fn check(raw: RawMonitoring) -> Result<Monitoring, Flaw> {
 
 /// The path must be absolute, because a relative one would depend on who runs backy, and end with `.prom`,
 /// because the collector reads no other names.
-fn check_textfile(textfile: Spanned<String>) -> Result<PathBuf, Flaw> {
+pub(super) fn check_textfile(textfile: Spanned<String>) -> Result<PathBuf, Flaw> {
     let path = PathBuf::from(textfile.get_ref());
     if path.is_absolute() && path.extension().is_some_and(|extension| extension == "prom") {
         return Ok(path);

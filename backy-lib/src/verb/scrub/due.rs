@@ -14,7 +14,7 @@ use crate::format::manifest::{Manifest, Revision};
 use crate::policy::health;
 
 /// The share of the stored bytes that one run verifies.
-pub(crate) const PART: Budget = Budget::Share(0.1);
+pub(super) const PART: Budget = Budget::Share(0.1);
 
 /// How many runs there are within `scrub_within`.
 const RUNS: i32 = 24;

@@ -43,7 +43,7 @@ use report::{Read, confirmed, report};
 
 pub use content::Coverage;
 pub(crate) use content::coverage;
-pub(crate) use due::{Due, PART, last_read};
+pub(crate) use due::last_read;
 pub use request::ScrubRequest;
 
 /// What to verify, and how.

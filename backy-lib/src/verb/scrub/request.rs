@@ -1,5 +1,6 @@
 //! A scrub as the command and Python ask for one: of revisions by name.
 
+use super::due::PART;
 use super::{Budget, ScrubOptions, ScrubReport};
 use crate::archive::Archive;
 use crate::base::error::Result;
@@ -69,7 +70,7 @@ impl ScrubRequest {
         if writer.archive().scrub_due(caller.clock)?.is_none() {
             return Ok(None);
         }
-        let options = ScrubOptions { budget: Some(super::PART), ..ScrubOptions::default() };
+        let options = ScrubOptions { budget: Some(PART), ..ScrubOptions::default() };
         let done = writer.scrub(&options, caller.clock, &WithoutFindings(caller.observer));
         done.map(Some).map_err(interrupted(STATE))
     }
