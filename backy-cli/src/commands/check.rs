@@ -1,18 +1,18 @@
 //! `backy check`
 
 use std::ffi::OsString;
-use std::path::Path;
 
-use backy_lib::check::{Checked, check};
+use backy_lib::check::Checked;
 use backy_lib::escape;
 use backy_lib::health::display_age;
 use backy_lib::monitoring::{nagios_host, prometheus};
+use backy_lib::progress::Silent;
 use backy_lib::{HostReport, SystemClock};
 use clap::ValueHint;
 use jiff::Timestamp;
 
 use crate::Session;
-use crate::commands::absolute;
+use crate::commands::run::Fleet;
 use crate::errors::Failure;
 use crate::output::{Colour, Output, level_colour, level_word, problem_line, size};
 use crate::table::{Column, Table};
@@ -20,16 +20,20 @@ use crate::table::{Column, Table};
 /// Report the health of many archives
 ///
 /// Each DIR is an archive, a folder that holds archives, such as /srv/backup, or a pattern in quotes, such as
-/// '/srv/*/backup'. Prints a row for each archive, worst first, then each problem and what to do about it. Takes no
+/// '/srv/*/backup'; without one, /etc/backy/fleet.toml names them, and an expected archive that is missing, has
+/// another source or was never backed up is critical. Prints a row for each archive, worst first, then each problem and what to do about it. Takes no
 /// lock and changes nothing.
 ///
 /// Reports as unknown whatever it cannot read: a folder without permission, a dead disk, an empty folder, a dangling
 /// link, a pattern that matches nothing. Exits like a Nagios plugin: 0 ok, 1 warning, 2 critical, 3 unknown.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Archives, or folders that hold archives
-    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Archives, or folders that hold archives; without any, what fleet.toml names
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     folders: Vec<OsString>,
+
+    #[command(flatten)]
+    fleet: Fleet,
 
     /// Print the report as JSON
     #[arg(long, group = "form")]
@@ -45,8 +49,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let folders = args.folders.iter().map(|given| absolute("DIR", Path::new(given)));
-    let report = check(&folders.collect::<Result<Vec<_>, _>>()?, &SystemClock)?;
+    let request = args.fleet.request(&args.folders, session)?;
+    let report = request.check(false, &SystemClock, &Silent)?;
     if args.json {
         session.output.json(&report)?;
     } else {

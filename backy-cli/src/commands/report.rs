@@ -6,11 +6,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use backy_lib::check::inventory;
+use backy_lib::config::FLEET_PATH;
+use backy_lib::progress::Silent;
 use backy_lib::{Error, SystemClock};
 use clap::ValueHint;
 
 use crate::commands::absolute;
+use crate::commands::run::Fleet;
 use crate::errors::Failure;
 use crate::{Session, report};
 
@@ -20,7 +22,8 @@ use crate::{Session, report};
 /// for each archive its revisions, changes, verified data, damage and schedule. Healthy archives are collapsed. Mail
 /// it, print it, or put it on a web server.
 ///
-/// DIR is as in 'backy check'; the default is the archive of --backupdir. Takes no lock and changes nothing.
+/// DIR is as in 'backy check'; the default is the archive of --backupdir or, where there is none, what
+/// /etc/backy/fleet.toml names. Takes no lock and changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// File to write or replace; - for standard output
@@ -30,15 +33,19 @@ pub(crate) struct Args {
     /// Archives, or folders that hold archives
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     folders: Vec<OsString>,
+
+    #[command(flatten)]
+    fleet: Fleet,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let folders = args.folders.iter().map(|given| absolute("DIR", Path::new(given)));
-    let mut folders = folders.collect::<Result<Vec<_>, _>>()?;
-    if folders.is_empty() {
-        folders.push(session.folder.clone());
+    let mut folders = args.folders.clone();
+    let has_fleet = args.fleet.is_given() || Path::new(FLEET_PATH).exists();
+    if folders.is_empty() && (is_archive(&session.folder) || !has_fleet) {
+        folders.push(session.folder.clone().into());
     }
-    let host = inventory(&folders, &SystemClock)?;
+    let request = args.fleet.request(&folders, session)?;
+    let host = request.check(true, &SystemClock, &Silent)?;
     let page = report::page(&host);
     if args.output == Path::new("-") {
         return session.output.result(page.as_bytes());
@@ -62,7 +69,7 @@ fn check(path: &Path) -> Result<(), Failure> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return Err(refused("it exists and is not a regular file"));
     }
-    match path.parent().is_some_and(|folder| folder.join("manifest.json").exists()) {
+    match path.parent().is_some_and(is_archive) {
         true => Err(refused("its folder is an archive")),
         false => Ok(()),
     }
@@ -78,4 +85,8 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.as_file().sync_data()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+fn is_archive(folder: &Path) -> bool {
+    folder.join("manifest.json").exists()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use backy_lib::config::{FLEET_PATH, FleetSettings};
 use backy_lib::escape;
-use backy_lib::fleet::{FleetPlan, FleetRequest, Job, parse_until};
+use backy_lib::fleet::{FleetPlan, FleetRequest, Job, Problem, parse_until};
 use backy_lib::{Clock, SystemClock};
 use clap::ValueHint;
 use jiff::Timestamp;
@@ -68,6 +68,11 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
+    /// Whether the arguments name a file.
+    pub(crate) fn is_given(&self) -> bool {
+        self.fleet.is_some()
+    }
+
     /// The archives that the arguments name, and the settings for all of them.
     pub(crate) fn request(
         &self,
@@ -118,12 +123,20 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         session.output.json(&report)?;
     }
     for problem in &report.problems {
-        session.output.failure(&format!("{}: {}", problem.archive, problem.message));
+        session.output.failure(&line(problem));
     }
     if report.interrupted {
         return Err(Failure::interrupted("stopped on request; what was finished stays done"));
     }
     if report.is_ok() { Ok(()) } else { Err(Failure::Verdict(FAILURE_STATUS)) }
+}
+
+/// Names the archive, unless the message does.
+fn line(Problem { archive, message, .. }: &Problem) -> String {
+    match message.contains(archive.as_str()) {
+        true => message.clone(),
+        false => format!("{archive}: {message}"),
+    }
 }
 
 fn show_plan(plan: &FleetPlan, json: bool, session: &Session) -> Result<(), Failure> {
@@ -133,7 +146,7 @@ fn show_plan(plan: &FleetPlan, json: bool, session: &Session) -> Result<(), Fail
         session.output.result(describe(plan, &session.output).as_bytes())?;
     }
     for problem in &plan.problems {
-        session.output.failure(&format!("{}: {}", problem.archive, problem.message));
+        session.output.failure(&line(problem));
     }
     if plan.problems.is_empty() { Ok(()) } else { Err(Failure::Verdict(FAILURE_STATUS)) }
 }
@@ -155,7 +168,7 @@ fn describe(plan: &FleetPlan, output: &Output) -> String {
     }
     let due = match plan.jobs.len() {
         0 => "nothing is due".to_owned(),
-        count => format!("{} at most {} at a time", words::count(count, "job,"), plan.limits.jobs),
+        count => format!("{}, at most {} at a time", words::count(count, "job"), plan.limits.jobs),
     };
     let idle = words::count(plan.idle.len(), "archive");
     let next = plan.idle.iter().filter_map(|idle| Some((idle.next_due?, &idle.archive))).min();

@@ -4,6 +4,7 @@ mod below;
 pub(crate) mod compare;
 mod find;
 pub(crate) mod folders;
+mod heartbeat;
 pub(crate) mod history;
 pub(crate) mod left_overs;
 pub(crate) mod moment;

@@ -95,6 +95,7 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<R::Report> {
+        let observer = &self.heartbeat(observer);
         let (since, threads) = (request.planned_since(), request.threads());
         let storage = Arc::clone(self.archive().shared_storage());
         let recovered = request.recover(self, clock, observer);

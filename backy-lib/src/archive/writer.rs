@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::recover::{self, LostImage};
+use super::heartbeat::Heartbeat;
 use super::{Archive, history, left_overs, moment, waiting};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -19,7 +20,7 @@ use crate::storage::manifest;
 /// An archive that nobody else can change: holds the exclusive lock until dropped.
 pub struct ArchiveWriter {
     archive: Archive,
-    lock: Box<dyn StorageLock>,
+    lock: Arc<dyn StorageLock>,
 }
 
 impl ArchiveWriter {
@@ -53,7 +54,7 @@ impl ArchiveWriter {
     ) -> Result<Self> {
         let archive = archive.trusted()?;
         manifest::begin_writing(&*archive.storage)?;
-        let mut writer = ArchiveWriter { archive, lock };
+        let mut writer = ArchiveWriter { archive, lock: lock.into() };
         match writer.recover(observer) {
             // Every operation tries again; `rm` can make space for that, and a scrub gives up lost blocks.
             Err(error) if waits(&error) && writer.is_under_way() => Ok(writer),
@@ -73,6 +74,11 @@ impl ArchiveWriter {
     /// See [`StorageLock::share`].
     pub(crate) fn share_lock(&self) -> Option<OwnedFd> {
         self.lock.share()
+    }
+
+    /// An observer that also shows others the progress of an operation.
+    pub(super) fn heartbeat<'a>(&self, observer: &'a dyn Observer) -> Heartbeat<'a> {
+        Heartbeat::begin(&self.lock, observer)
     }
 
     /// The manifest as it is on disk, to be kept up to date.

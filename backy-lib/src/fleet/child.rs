@@ -101,7 +101,7 @@ impl JobProcess {
         let process = rustix::process::getpid().as_raw_nonzero();
         let mut command = Command::new(program);
         command.args(first).arg(JOB_MARK).arg(process.to_string());
-        command.args(["--log-format", "json"]).args(arguments).arg("--json").env_remove(NOTIFY);
+        command.args(["--log-format", "json"]).args(arguments).env_remove(NOTIFY);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let at = Instant::now();

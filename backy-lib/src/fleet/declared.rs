@@ -19,7 +19,7 @@ use crate::storage::mounts;
 const INIT_SECONDS: f64 = 1.0;
 
 /// The archives that a request names, and those that it expects.
-pub(crate) struct Expected {
+pub(super) struct Expected {
     /// As somebody wrote them.
     given: Vec<PathBuf>,
     declared: BTreeMap<ReportPath, Declared>,
@@ -27,7 +27,7 @@ pub(crate) struct Expected {
 
 impl Expected {
     /// Reads the list of a program, if there is one. If that fails, it is a problem, and the rest goes on.
-    pub(crate) fn of(request: &FleetRequest, problems: &mut Vec<Problem>) -> Result<Self> {
+    pub(super) fn of(request: &FleetRequest, problems: &mut Vec<Problem>) -> Result<Self> {
         let settings = &request.settings;
         let mut declared = settings.declared.clone();
         if let Some(program) = settings.archives_from.first() {
@@ -53,26 +53,26 @@ impl Expected {
     }
 
     /// All that there may be.
-    pub(crate) fn given(&self) -> Vec<PathBuf> {
+    pub(super) fn given(&self) -> Vec<PathBuf> {
         let declared = self.declared.values().map(|declared| declared.path.clone());
         self.given.iter().cloned().chain(declared).collect()
     }
 
     /// Whether nothing is found at a path because a declared archive has not been made yet.
-    pub(crate) fn explains(&self, path: &Path) -> bool {
+    pub(super) fn explains(&self, path: &Path) -> bool {
         let missing = self.declared.values().filter(|declared| is_missing(&declared.path));
         let mut missing = missing.map(|declared| declared.path.as_path());
         missing.any(|declared| names(path, declared))
     }
 
     /// How an archive that is there differs from what is declared.
-    pub(crate) fn difference(&self, label: &ReportPath, looked: &Looked) -> Option<Problem> {
+    pub(super) fn difference(&self, label: &ReportPath, looked: &Looked) -> Option<Problem> {
         self.other_source(label, looked.source.as_ref())
             .map(|message| Problem::new(label.clone(), message))
     }
 
     /// The same as a sentence, for an archive with this source.
-    pub(crate) fn other_source(
+    pub(super) fn other_source(
         &self,
         label: &ReportPath,
         source: Option<&ReportPath>,
@@ -92,17 +92,17 @@ impl Expected {
     }
 
     /// Whether an archive is expected.
-    pub(crate) fn contains(&self, label: &ReportPath) -> bool {
+    pub(super) fn contains(&self, label: &ReportPath) -> bool {
         self.declared.contains_key(label)
     }
 
     /// The declared archives that do not exist.
-    pub(crate) fn missing_ones(&self) -> impl Iterator<Item = (&ReportPath, &Declared)> {
+    pub(super) fn missing_ones(&self) -> impl Iterator<Item = (&ReportPath, &Declared)> {
         self.declared.iter().filter(|(_, declared)| is_missing(&declared.path))
     }
 
     /// Adds jobs that make the archives that do not exist.
-    pub(crate) fn missing(
+    pub(super) fn missing(
         &self,
         there: &BTreeSet<ReportPath>,
         looking: &Looking,

@@ -5,6 +5,7 @@
 //! the memory or the hang of one archive does not reach another. Whether a job is due is decided once more under the
 //! archive's lock, so several runs at once, also of several hosts, do each job once.
 
+mod check;
 mod child;
 mod declared;
 mod ended;

@@ -226,7 +226,10 @@ impl Run<'_> {
 
     fn start(&mut self, attempt: Attempt) {
         let job = &attempt.job;
-        let arguments = job.command.iter().skip(1).map(|word| word.as_path().into());
+        let words = job.command.iter().skip(1).map(|word| word.as_path().into());
+        // Making an archive has no report.
+        let json = (job.operation != Operation::Init).then(|| OsString::from("--json"));
+        let arguments = words.chain(json);
         let number = self.started;
         self.started += 1;
         let report = to_channel(number, self.sender.clone());

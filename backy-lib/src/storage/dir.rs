@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use jiff::Timestamp;
 use rustix::fs::{
     Access as Permission, AtFlags, Mode, OFlags, accessat, fstat, fstatvfs, ioctl_ficlone, openat,
     renameat, statat, unlinkat,
@@ -325,6 +326,11 @@ impl Storage for DirStorage {
     fn lock_holder(&self) -> Result<Option<String>> {
         let unknown = Error::io(&self.folder, "find out who uses the archive");
         lock::holder(&self.fd).map_err(unknown)
+    }
+
+    fn lock_progress(&self) -> Result<Option<Timestamp>> {
+        let unknown = Error::io(&self.folder, "look up the lock");
+        lock::progress(&self.fd).map_err(|errno| unknown(errno.into()))
     }
 
     fn is_backup_at_work(&self) -> bool {

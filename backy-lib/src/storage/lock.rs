@@ -26,7 +26,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, Mode, OFlags, Stat, flock, fstat, openat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, flock, fstat, futimens,
+    openat, statat,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::StorageLock;
@@ -69,6 +72,29 @@ impl StorageLock for HeldLock {
         self.is_shared.fetch_or(shared.is_some(), Relaxed);
         shared
     }
+
+    fn shows_progress(&self) -> bool {
+        self.file.is_some()
+    }
+
+    fn touch(&self) {
+        if let Some(file) = &self.file {
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            // Nothing depends on it but what others are told.
+            let _ = futimens(file, &Timestamps { last_access: now, last_modification: now });
+        }
+    }
+}
+
+/// When the holder of a lock last showed progress. `None` without a note of backy.
+pub(super) fn progress(folder: impl AsFd) -> rustix::io::Result<Option<Timestamp>> {
+    let found = match retry_on_intr(|| statat(&folder, NAME, AtFlags::SYMLINK_NOFOLLOW)) {
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => found,
+        Ok(_) | Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let has_note = found.st_size > 0;
+    Ok(Timestamp::from_second(found.st_mtime).ok().filter(|_| has_note))
 }
 
 impl Drop for HeldLock {

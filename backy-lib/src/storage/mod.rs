@@ -148,6 +148,11 @@ pub trait Storage: Send + Sync {
     /// Who holds the lock at this moment, without taking it.
     fn lock_holder(&self) -> Result<Option<String>>;
 
+    /// When the holder of the lock last showed progress, by the file system's time. `None` if nobody shows any.
+    fn lock_progress(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
     /// Whether a backup is known to hold the lock at this moment. One that cannot be seen does not count.
     fn is_backup_at_work(&self) -> bool {
         false
@@ -265,6 +270,14 @@ pub trait StorageLock: Send + Sync {
     fn share(&self) -> Option<OwnedFd> {
         None
     }
+
+    /// Whether others see a time that [`StorageLock::touch`] sets.
+    fn shows_progress(&self) -> bool {
+        false
+    }
+
+    /// Shows others that the holder makes progress now. A failure is no reason to fail.
+    fn touch(&self) {}
 }
 
 /// How often to try a read before it counts as failed.

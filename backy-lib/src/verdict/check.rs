@@ -80,6 +80,24 @@ impl Checked {
         Checked { archive, health, status: Some(status) }
     }
 
+    /// The same with other problems.
+    pub(crate) fn judged(mut self, change: impl FnOnce(&mut Vec<Problem>)) -> Self {
+        let mut problems = self.health.problems.clone();
+        change(&mut problems);
+        if problems != self.health.problems {
+            self.health = Health::of(problems, || "no problems".to_owned());
+            if let Some(status) = &mut self.status {
+                status.health = self.health.clone();
+            }
+        }
+        self
+    }
+
+    /// For an archive that does not exist.
+    pub(crate) fn missing(archive: ReportPath, problem: Problem) -> Self {
+        Checked { archive, health: Health::of(vec![problem], String::new), status: None }
+    }
+
     /// For something that cannot be read.
     pub fn unreadable(folder: &Path, error: &Error) -> Self {
         let advice = match error.kind() {
@@ -125,6 +143,17 @@ fn survey(
     clock: &dyn Clock,
     observer: &dyn Observer,
 ) -> Result<HostReport> {
+    let archives = look_at_all(folders, with_revisions, clock, observer)?;
+    Ok(judge(archives, Vec::new(), clock.now()))
+}
+
+/// The verdict on each archive, in no order.
+pub(crate) fn look_at_all(
+    folders: &[PathBuf],
+    with_revisions: bool,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<Vec<Checked>> {
     let mut found = folders::archives(folders).into_iter();
     let mut archives = Vec::new();
     // Most of the time is spent waiting for the disks.
@@ -144,10 +173,15 @@ fn survey(
             Ok(())
         },
     )?;
-    Ok(judge(archives, clock.now()))
+    Ok(archives)
 }
 
-fn judge(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
+/// The verdict on all of them together, with problems that are none of a single archive.
+pub(crate) fn judge(
+    mut archives: Vec<Checked>,
+    mut problems: Vec<Problem>,
+    now: Timestamp,
+) -> HostReport {
     archives.sort_by(|a, b| {
         b.health.level.cmp(&a.health.level).then_with(|| a.archive.cmp(&b.archive))
     });
@@ -158,8 +192,7 @@ fn judge(mut archives: Vec<Checked>, now: Timestamp) -> HostReport {
     }
     let file_systems: Vec<SharedSpace> =
         by_device.into_values().map(|shared| shared.foretold(now)).collect();
-    let problems: Vec<Problem> =
-        file_systems.iter().filter_map(|shared| health::shared_space(shared, now)).collect();
+    problems.extend(file_systems.iter().filter_map(|shared| health::shared_space(shared, now)));
     let worst = archives.iter().map(|checked| checked.health.level);
     let level = worst.chain(problems.iter().map(|problem| problem.level)).max();
     let level = level.unwrap_or(Level::Unknown);

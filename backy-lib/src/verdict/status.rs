@@ -46,6 +46,9 @@ pub struct StatusReport {
     pub in_progress: Option<InProgress>,
     /// Who holds the archive's lock.
     pub lock_holder: Option<String>,
+    /// When that process last made progress; null if nobody holds the lock, or the holder does not show it.
+    #[serde(default)]
+    pub progress_at: Option<Timestamp>,
     /// How much of the stored data scrubs have verified, and since when.
     pub coverage: Coverage,
     /// The last test restore.
@@ -161,6 +164,10 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     let (config, now) = (judged(archive.config())?, clock.now());
     let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let lock_holder = archive.lock_holder()?;
+    let progress_at = match lock_holder {
+        Some(_) => archive.storage().lock_progress()?,
+        None => None,
+    };
     let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
     let manifest = &*manifest;
     let recent = recent(archive, now)?;
@@ -182,7 +189,8 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         zone: &zone,
         manifest,
         config: config.as_ref().map_err(|_| why.as_str()),
-        is_locked: lock_holder.is_some(),
+        lock_holder: lock_holder.as_deref(),
+        progress: progress_at,
         failures: &recent.failures,
         missing: &missing,
         replaced: replaced.as_deref(),
@@ -213,6 +221,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         block_size: manifest.block_size,
         in_progress: manifest.in_progress.clone(),
         lock_holder,
+        progress_at,
         coverage: scrub::coverage(manifest),
         drill: manifest.drill.clone(),
         revisions: numbers.iter().filter_map(|&number| described(number)).collect(),

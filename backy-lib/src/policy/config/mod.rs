@@ -34,6 +34,7 @@ use files::Files;
 use hooks::RawHooks;
 
 pub use drill::TimeLimit;
+pub(crate) use fleet::DEFAULT_STALL;
 pub use fleet::{Declared, FLEET_PATH, FleetSettings};
 pub use group::Group;
 pub use hooks::{HookCommand, HooksConfig};

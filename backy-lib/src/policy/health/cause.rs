@@ -60,11 +60,15 @@ pub enum Cause {
     UnknownFile,
     /// Far more revisions stay than the schedule keeps.
     Excess,
+    /// The operation that holds the lock makes no progress.
+    Stuck,
+    /// `fleet.toml` expects an archive that is missing, has another source, or was never backed up.
+    Expected,
 }
 
 impl Cause {
     /// All rows, in the order of the table.
-    pub const ALL: [Cause; 26] = [
+    pub const ALL: [Cause; 28] = [
         Cause::Unreadable,
         Cause::Config,
         Cause::NoSource,
@@ -91,6 +95,8 @@ impl Cause {
         Cause::Mismatch,
         Cause::UnknownFile,
         Cause::Excess,
+        Cause::Stuck,
+        Cause::Expected,
     ];
 
     /// Its kind and its level.
@@ -122,6 +128,8 @@ impl Cause {
             Cause::Mismatch => (ProblemKind::Mismatch, Level::Critical),
             Cause::UnknownFile => (ProblemKind::UnknownFile, Level::Warning),
             Cause::Excess => (ProblemKind::Excess, Level::Warning),
+            Cause::Stuck => (ProblemKind::Stuck, Level::Warning),
+            Cause::Expected => (ProblemKind::Expected, Level::Critical),
         }
     }
 

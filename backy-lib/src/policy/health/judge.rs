@@ -1,5 +1,7 @@
 //! The rules: what is a problem, and what to do about it. The table in `cause.rs` says how bad each is.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::{
@@ -9,7 +11,7 @@ use super::{
 use crate::base::clock::latest;
 use crate::base::units::display_size;
 use crate::format::manifest::{Operation, Revision};
-use crate::policy::config::{Config, Monitoring};
+use crate::policy::config::{Config, DEFAULT_STALL, Monitoring};
 use crate::policy::retention::{Pins, excess};
 
 /// Default limit of a chain's length: each delta is a file that a read may have to open.
@@ -44,6 +46,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     problems.extend(mismatch(facts));
     problems.extend(unknown(facts));
     problems.extend(too_many(facts));
+    problems.extend(stuck(facts.lock_holder, facts.progress, facts.now, DEFAULT_STALL));
     if facts.manifest.is_undo() {
         problems.retain(|problem| !NOT_OF_AN_UNDO_ARCHIVE.contains(&problem.kind));
         return Health::of(problems, || well_to_undo(facts));
@@ -107,6 +110,25 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
     age::overdue(revisions, config, &tags(&facts.past(), config, facts.now), facts.now)
 }
 
+/// The operation that holds the lock has made no progress for `stall`.
+pub(crate) fn stuck(
+    holder: Option<&str>,
+    progress: Option<Timestamp>,
+    now: Timestamp,
+    stall: Duration,
+) -> Option<Problem> {
+    let (holder, progress) = (holder?, progress?);
+    let silent = Duration::try_from(now.duration_since(progress)).ok()?;
+    if silent < stall {
+        return None;
+    }
+    let age = age_of(progress, now);
+    let message = format!("no progress for {age} of what holds the lock: {holder}");
+    let advice = "find out what that process waits for, such as a disk, a network file system or a hook; ending it \
+                  loses no revision";
+    Some(Cause::Stuck.problem(message, advice))
+}
+
 /// Backups fail without a trace, because the archive cannot be written to.
 fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
     let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
@@ -137,7 +159,7 @@ fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
 
 fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
     let operation = facts.manifest.in_progress.as_ref();
-    let operation = operation.filter(|_| !facts.is_locked && facts.mismatch.is_none())?;
+    let operation = operation.filter(|_| facts.lock_holder.is_none() && facts.mismatch.is_none())?;
     let what = match operation.operation {
         Operation::Backup => "backup",
         Operation::Remove | Operation::Merge => "maintenance",

@@ -31,7 +31,7 @@ pub(crate) use checked::long_as;
 pub use checked::unchecked_since;
 pub(crate) use future::{Ahead, as_of};
 pub use judge::judge;
-pub(crate) use judge::{chain_length, long_chain};
+pub(crate) use judge::{chain_length, long_chain, stuck};
 pub use space::{
     Growth, MIN_BACKUPS, MIN_DAYS, Movement, SharedSpace, WINDOW_DAYS, full_at, growth,
     shared_space,
@@ -111,13 +111,17 @@ pub enum ProblemKind {
     UnknownFile,
     /// Far more revisions stay than the schedule keeps.
     Excess,
+    /// The operation that holds the lock makes no progress.
+    Stuck,
+    /// `fleet.toml` expects an archive that is missing, has another source, or was never backed up.
+    Expected,
     /// A kind added by a newer version; appears only in a report read from its JSON.
     Newer(&'static str),
 }
 
 impl ProblemKind {
     /// All kinds, in the order in which equally bad ones are reported.
-    pub const ALL: [ProblemKind; 22] = [
+    pub const ALL: [ProblemKind; 24] = [
         ProblemKind::Unreadable,
         ProblemKind::Config,
         ProblemKind::NoSource,
@@ -140,6 +144,8 @@ impl ProblemKind {
         ProblemKind::Mismatch,
         ProblemKind::UnknownFile,
         ProblemKind::Excess,
+        ProblemKind::Stuck,
+        ProblemKind::Expected,
     ];
 
     /// Its name in JSON and in labels.
@@ -167,6 +173,8 @@ impl ProblemKind {
             ProblemKind::Mismatch => "mismatch",
             ProblemKind::UnknownFile => "unknown-file",
             ProblemKind::Excess => "excess",
+            ProblemKind::Stuck => "stuck",
+            ProblemKind::Expected => "expected",
             ProblemKind::Newer(word) => word,
         }
     }
@@ -272,8 +280,10 @@ pub struct Facts<'a> {
     pub manifest: &'a Manifest,
     /// The config, or why it cannot be used.
     pub config: Result<&'a Config, &'a str>,
-    /// Whether another process is changing the archive right now.
-    pub is_locked: bool,
+    /// Who is changing the archive right now.
+    pub lock_holder: Option<&'a str>,
+    /// When that process last showed progress, if it shows any.
+    pub progress: Option<Timestamp>,
     /// Failed runs from the history that no successful run has followed.
     pub failures: &'a [Run],
     /// Files that are missing or have the wrong length; a sentence each.

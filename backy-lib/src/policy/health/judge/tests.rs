@@ -39,7 +39,8 @@ fn facts<'a>(manifest: &'a Manifest, config: &'a Config) -> Facts<'a> {
         zone: &UTC,
         manifest,
         config: Ok(config),
-        is_locked: false,
+        lock_holder: None,
+        progress: None,
         failures: &[],
         missing: &[],
         replaced: None,
@@ -112,7 +113,7 @@ proptest! {
         let space = Space {
             used_bytes: 1, free_bytes: free, size_bytes: 1000, growth_bytes_per_day: None, full_at: None, device: 0,
         };
-        let some = Facts { is_locked, bad_blocks: &bad[..ages.len()], ..facts(&manifest, &config) };
+        let some = Facts { lock_holder: is_locked.then_some("somebody"), bad_blocks: &bad[..ages.len()], ..facts(&manifest, &config) };
         let more = Facts { missing: &missing, space: Some(&space), ..some };
         let (some, more) = (judge(&some), judge(&more));
         prop_assert!(more.level >= some.level && more.problems.len() >= some.problems.len());
