@@ -5,7 +5,8 @@ use std::path::Path;
 use backy_lib::escape;
 use backy_lib::scrub::{Affected, Finding, ScrubRequest};
 use backy_lib::{
-    Archive, ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubReport, SystemClock,
+    Archive, ArchiveWriter, Budget, Clock, ErrorKind, RebuildReport, RevisionsSpec, ScrubReport,
+    SystemClock,
 };
 use serde::Serialize;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::recover::{self, LostImage};
 use super::heartbeat::Heartbeat;
+use super::recover::{self, LostImage};
 use super::{Archive, history, left_overs, moment, waiting};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result};

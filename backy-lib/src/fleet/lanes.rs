@@ -189,7 +189,7 @@ mod tests {
                 prop_assert!(running.len() <= places);
                 prop_assert_eq!(running.len(), lanes.running());
                 for group in ["a", "b", "unlimited"].map(|name| name.parse::<Group>().unwrap()) {
-                    let same = running.iter().filter(|&&(job, _)| jobs[job].0.group.as_deref() == Some(group));
+                    let same = running.iter().filter(|&&(job, _)| jobs[job].0.group.as_ref() == Some(&group));
                     prop_assert!(same.count() <= limits.of_group(&group));
                 }
                 let mut left = Vec::new();

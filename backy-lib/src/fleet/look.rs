@@ -20,7 +20,8 @@ use crate::storage::{Trust, holder_note};
 use crate::verb::backup::BackupOptions;
 
 /// Why nothing is known of an archive that hangs.
-pub(super) const NO_ANSWER: &str = "no answer within a minute; its disk, or the server of its file system, hangs";
+pub(super) const NO_ANSWER: &str =
+    "no answer within a minute; its disk, or the server of its file system, hangs";
 
 /// What there is to do in one archive.
 #[derive(Debug, Default)]
@@ -87,7 +88,8 @@ impl Looking {
         jobs.extend(self.maintenance(archive)?);
         jobs.extend(self.scrub(archive)?);
         if !jobs.is_empty() {
-            let runs = history::recent(archive.storage(), Timestamp::MAX, latest(self.clock.now()))?;
+            let runs =
+                history::recent(archive.storage(), Timestamp::MAX, latest(self.clock.now()))?;
             for job in &mut jobs {
                 job.archive = label.clone();
                 job.group.clone_from(&config.group);

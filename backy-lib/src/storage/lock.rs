@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, flock, fstat, futimens,
-    openat, statat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, flock,
+    fstat, futimens, openat, statat,
 };
 use rustix::io::{Errno, retry_on_intr};
 

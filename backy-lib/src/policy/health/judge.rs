@@ -159,7 +159,8 @@ fn failed<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Problem> + 'a {
 
 fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
     let operation = facts.manifest.in_progress.as_ref();
-    let operation = operation.filter(|_| facts.lock_holder.is_none() && facts.mismatch.is_none())?;
+    let operation =
+        operation.filter(|_| facts.lock_holder.is_none() && facts.mismatch.is_none())?;
     let what = match operation.operation {
         Operation::Backup => "backup",
         Operation::Remove | Operation::Merge => "maintenance",

@@ -106,7 +106,8 @@ impl Archive {
         let Decided { verdicts, steps, .. } =
             decide(storage, manifest, &config, &options, clock.now())?;
         let deletions = verdicts.iter().filter(|verdict| !verdict.keep).count();
-        let standalone = steps.iter().filter(|step| matches!(step, Step::Standalone { .. })).count();
+        let standalone =
+            steps.iter().filter(|step| matches!(step, Step::Standalone { .. })).count();
         let expires = verdicts.iter().any(|verdict| !verdict.expired_tags.is_empty());
         let has_work = expires || !steps.is_empty();
         Ok(has_work.then_some(Work { deletions, standalone }))

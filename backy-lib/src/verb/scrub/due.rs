@@ -57,3 +57,73 @@ fn due(manifest: &Manifest, within: SignedDuration, now: Timestamp) -> Option<Du
 pub(crate) fn last_read(manifest: &Manifest) -> Option<Timestamp> {
     manifest.revisions.iter().flat_map(Revision::read_at).map(|range| range.at).max()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::Digest;
+    use crate::base::revision::RevisionId;
+    use crate::base::units::{BlockIndex, BlockSize};
+    use crate::format::manifest::{BlockRange, Statistics};
+
+    const DAY: i64 = 86400;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// One revision of a hundred blocks, made at second 0.
+    fn manifest() -> Manifest {
+        let mut manifest = Manifest::new(BlockSize::MIN);
+        let (time, size) = (at(0), 100 * BlockSize::MIN.bytes());
+        let (id, digest) = (RevisionId::new(time), Digest::of(b""));
+        manifest.push_newest(Revision::newest(id, time, time, size, digest, Statistics::default()));
+        manifest
+    }
+
+    fn due_at(manifest: &Manifest, second: i64) -> bool {
+        due(manifest, SignedDuration::from_hours(60 * 24), at(second)).is_some()
+    }
+
+    /// New data waits for a twenty-fourth of the time that is allowed, and so does the next run after each.
+    #[test]
+    fn runs_are_a_twenty_fourth_of_the_time_apart() {
+        let mut manifest = manifest();
+        assert!(!due_at(&manifest, 2 * DAY) && due_at(&manifest, 3 * DAY));
+        let part = BlockRange { first: BlockIndex(0), count: 10 };
+        manifest.revisions[0].set_verified(part, at(3 * DAY));
+        assert!(!due_at(&manifest, 5 * DAY) && due_at(&manifest, 6 * DAY));
+    }
+
+    /// Run as often as that is due, a tenth at a time, everything is verified long before the time is up.
+    #[test]
+    fn everything_is_verified_in_time() {
+        let mut manifest = manifest();
+        let (mut next, mut latest) = (0, 0);
+        for hour in 0..24 * 365 {
+            let now = hour * 3600;
+            if due_at(&manifest, now) {
+                let part = BlockRange { first: BlockIndex(next), count: 10 };
+                manifest.revisions[0].set_verified(part, at(now));
+                next = (next + 10) % 100;
+            }
+            let since = health::unchecked_since(&manifest).unwrap();
+            latest = latest.max(now - since.as_second());
+        }
+        assert!(latest < 30 * DAY, "some data waited {} days", latest / DAY);
+    }
+
+    /// A time from the future says nothing, so a part is due at once.
+    #[test]
+    fn a_verification_from_the_future_does_not_count() {
+        let mut manifest = manifest();
+        let all = BlockRange { first: BlockIndex(0), count: 100 };
+        manifest.revisions[0].set_verified(all, at(900 * DAY));
+        assert!(due_at(&manifest, 10 * DAY));
+    }
+
+    #[test]
+    fn without_revisions_nothing_is_due() {
+        assert!(!due_at(&Manifest::new(BlockSize::MIN), 900 * DAY));
+    }
+}

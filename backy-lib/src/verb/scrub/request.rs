@@ -50,9 +50,7 @@ impl ScrubRequest {
             options.revisions = Some(chosen);
             writer
         };
-        writer
-            .scrub(&options, caller.clock, &observer)
-            .map_err(interrupted(STATE))
+        writer.scrub(&options, caller.clock, &observer).map_err(interrupted(STATE))
     }
 
     /// Verifies a tenth of what is stored if that is due by `scrub_within`; what was verified longest ago comes first.
