@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand, ValueHint};
 use jiff::tz::TimeZone;
 
 use crate::commands::{
-    backup, check, completions, drill, export, find, import, init, maintenance, man, mount, report,
-    restore, rm, scrub, status, tag,
+    backup, check, completions, config, drill, export, find, import, init, maintenance, man, mount,
+    report, restore, rm, scrub, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -126,6 +126,7 @@ pub(crate) enum Command {
     Export(export::Args),
     Mount(mount::Args),
     Find(find::Args),
+    Config(config::Args),
     Import(import::Args),
     Maintenance(maintenance::Args),
     Scrub(scrub::Args),
@@ -149,6 +150,7 @@ impl Command {
             Command::Export(_) => "export",
             Command::Mount(_) => "mount",
             Command::Find(_) => "find",
+            Command::Config(_) => "config",
             Command::Import(_) => "import",
             Command::Maintenance(_) => "maintenance",
             Command::Scrub(_) => "scrub",
@@ -174,6 +176,7 @@ impl Command {
             | Command::Export(_)
             | Command::Mount(_)
             | Command::Find(_)
+            | Command::Config(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
         }

@@ -53,8 +53,18 @@ pub struct Included {
     pub behalf: Behalf,
 }
 
+impl Trust {
+    /// Opens a file that the config of an archive includes.
+    ///
+    /// # Errors
+    /// As those of [`super::Storage::open_included`].
+    pub(crate) fn open_included(self, path: &Path, behalf: Behalf) -> Result<Included> {
+        open(path, behalf, self)
+    }
+}
+
 /// Opens a file without waiting for anything. Refuses whatever is not a regular file before it opens it.
-pub(super) fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
+fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
     let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
     let is_refused = behalf == Behalf::Acting && trust == Trust::Checked;
     let (mut is_trusted, mut is_public) = (true, true);
