@@ -88,16 +88,18 @@ fn put_over<'a>(under: &mut DeTable<'a>, over: DeTable<'a>, levels: u32) {
     }
 }
 
+/// Removes a key or table; also a table that has nothing left then, so that no tag without keys remains.
 fn remove(table: &mut DeTable<'_>, path: &[String]) {
-    match path {
-        [] => {}
-        [name] => drop(table.remove(name.as_str())),
-        [name, rest @ ..] => {
-            if let Some(DeValue::Table(inner)) = table.get_mut(name.as_str()).map(Spanned::get_mut)
-            {
-                remove(inner, rest);
-            }
+    let [name, rest @ ..] = path else { return };
+    let is_empty = match table.get_mut(name.as_str()).map(Spanned::get_mut) {
+        Some(DeValue::Table(inner)) if !rest.is_empty() && !inner.is_empty() => {
+            remove(inner, rest);
+            inner.is_empty()
         }
+        _ => rest.is_empty(),
+    };
+    if is_empty {
+        table.remove(name.as_str());
     }
 }
 
@@ -185,3 +187,6 @@ fn is_known(names: &[String]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
