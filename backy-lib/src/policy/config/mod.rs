@@ -36,6 +36,8 @@ use hooks::RawHooks;
 pub use drill::TimeLimit;
 pub use group::Group;
 pub use hooks::{HookCommand, HooksConfig};
+#[cfg(feature = "testing")]
+pub use include::of_texts;
 pub use monitoring::Monitoring;
 pub use schedule::{Interval, Window};
 
