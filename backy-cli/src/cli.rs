@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand, ValueHint};
 use jiff::tz::TimeZone;
 
 use crate::commands::{
-    backup, check, completions, drill, export, find, import, init, maintenance, man, mount, report,
-    restore, rm, run, scrub, status, tag,
+    backup, check, completions, config, drill, export, find, import, init, maintenance, man, mount,
+    report, restore, rm, run, scrub, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -127,6 +127,7 @@ pub(crate) enum Command {
     Export(export::Args),
     Mount(mount::Args),
     Find(find::Args),
+    Config(config::Args),
     Import(import::Args),
     Maintenance(maintenance::Args),
     Scrub(scrub::Args),
@@ -150,6 +151,7 @@ impl Command {
             Command::Export(_) => "export",
             Command::Mount(_) => "mount",
             Command::Find(_) => "find",
+            Command::Config(_) => "config",
             Command::Import(_) => "import",
             Command::Maintenance(_) => "maintenance",
             Command::Scrub(_) => "scrub",
@@ -178,6 +180,7 @@ impl Command {
             | Command::Find(_)
             // Each of its jobs does so itself.
             | Command::Run(_)
+            | Command::Config(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
         }

@@ -43,8 +43,8 @@ const COMMANDS: [(&[&str], &str); 13] = [
         "'backy tag' adds and removes tags; one that you add keeps its revision",
     ),
     (
-        &["config", "settings", "edit"],
-        "the settings are in backy.toml, in the folder of the archive",
+        &["settings", "edit"],
+        "the settings are in backy.toml, in the folder of the archive; 'backy config' prints those that apply",
     ),
     (&["new", "create-archive", "setup"], "'backy init' creates an archive"),
 ];

@@ -305,6 +305,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Drill(args) => commands::drill::run(&args, session),
         Command::Export(args) => commands::export::run(&args, session),
         Command::Find(args) => commands::find::run(&args, session),
+        Command::Config(args) => commands::config::run(&args, session),
         Command::Import(args) => commands::import::run(&args, session),
         Command::Maintenance(args) => commands::maintenance::run(&args, session),
         Command::Scrub(args) => commands::scrub::run(&args, session),

@@ -25,6 +25,7 @@
 //! let init = InitRequest {
 //!     folder: temp.path().join("archive"),
 //!     source: Some(source.clone()),
+//!     include: Vec::new(),
 //!     block_size: BlockSize::DEFAULT,
 //!     trust: Trust::default(),
 //! };
@@ -76,7 +77,7 @@ pub use policy::{config, health, plan, retention, room, schedule, select};
 pub use source::hooks;
 pub use verb::caller::Caller;
 pub use verb::{backup, drill, export, import, init, maintenance, restore, scrub, tag};
-pub use verdict::{check, monitoring, status};
+pub use verdict::{check, monitoring, settings, status};
 
 pub use archive::{Archive, ArchiveWriter, archives_below};
 pub use backup::{BackupOptions, BackupPlan, BackupReport, ImageUpdate, SpaceCheck};
@@ -96,6 +97,7 @@ pub use restore::{RestoreOptions, RestoreReport};
 pub use revision::{OperationId, RevisionId, Tag};
 pub use scrub::{Budget, ScrubOptions, ScrubReport};
 pub use select::{Here, RevisionSpec, RevisionsSpec};
+pub use settings::ConfigReport;
 pub use status::StatusReport;
 pub use storage::Trust;
 pub use units::BlockSize;

@@ -119,7 +119,7 @@ impl Archive {
         let block_size = known_block_size(block_size)?;
         let Folder { path: folder, trust } = archive.folder.clone();
         let source = source.map(|given| given.0);
-        let request = InitRequest { folder, source, block_size, trust };
+        let request = InitRequest { folder, source, include: Vec::new(), block_size, trust };
         let warning = py.detach(|| request.run()).map_err(exception)?.warning;
         if let Some(warning) = warning {
             let warning = CString::new(warning)?;

@@ -18,7 +18,8 @@ use crate::words::shell_word;
 /// Create an archive
 ///
 /// Creates the folder with backy.toml and README. The archive gets a daily, weekly and monthly schedule, which you
-/// can change in backy.toml. backy refuses a folder that already holds an archive.
+/// can change in backy.toml, or the settings of the files of --include. backy refuses a folder that already holds an
+/// archive.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Block device or file to back up [default: none; set it later in backy.toml]
@@ -27,6 +28,12 @@ pub(crate) struct Args {
     /// follows it, if it belongs to root or to you.
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
+
+    /// File with settings for several archives, which backy.toml includes; repeatable
+    ///
+    /// backy.toml then has only the source, and whatever you add: it overrides the settings of these files.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    include: Vec<PathBuf>,
 
     /// Unit of comparison and storage: a power of two from 4K to 2M; it cannot be changed later
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = block_size)]
@@ -43,6 +50,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let request = InitRequest {
         folder: session.folder.clone(),
         source: args.source.clone(),
+        include: args.include.clone(),
         block_size: args.block_size,
         trust: session.trust,
     };
@@ -83,7 +91,12 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
         }
         (None, _) => line(format!("Source: not set; set it in {folder}/backy.toml.")),
     }
-    line(format!("Schedule: {} (in {folder}/backy.toml).", schedule(&config)));
+    let place = match config.includes.as_slice() {
+        [] => format!("in {folder}/backy.toml"),
+        [file] => format!("see {}", escape::line(&file.to_string_lossy())),
+        files => format!("see the {} files that {folder}/backy.toml includes", files.len()),
+    };
+    line(format!("Schedule: {} ({place}).", schedule(&config)));
     let quoted = shell_word(&folder);
     // In a line of cron a '%' ends the command, also in quotes.
     let for_cron = quoted.replace('%', r"\%");

@@ -9,6 +9,7 @@ pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod complete;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod drill;
 pub(crate) mod export;
 pub(crate) mod find;

@@ -17,6 +17,9 @@ const MAX_FILES: usize = 32;
 /// How deep files may include each other.
 const MAX_DEPTH: usize = 8;
 
+/// How an included file is opened.
+pub(crate) type OpenIncluded<'a> = dyn Fn(&Path, Behalf) -> Result<Included> + 'a;
+
 /// The files of a config as they were read.
 pub(crate) struct Settings {
     /// What was read.
@@ -36,19 +39,20 @@ impl Settings {
         behalf: Behalf,
     ) -> Result<Self> {
         let content = staged::read_file(file, CONFIG_LIMIT_BYTES)?;
-        Self::of_content(storage, &file.path(), &content, behalf)
+        let open = |path: &Path, behalf| storage.open_included(path, behalf);
+        Self::of_content(&open, &file.path(), &content, behalf)
     }
 
-    /// The same for a `backy.toml` with this content.
+    /// The same for a `backy.toml` with this content, of an archive that need not exist yet.
     pub(crate) fn of_content(
-        storage: &dyn Storage,
+        open: &OpenIncluded<'_>,
         path: &Path,
         content: &[u8],
         behalf: Behalf,
     ) -> Result<Self> {
         let mut files = Files::default();
         let own = files.add(path, content, None)?;
-        let mut reader = Reader { storage, files, problems: Vec::new(), on_the_way: Vec::new() };
+        let mut reader = Reader { open, files, problems: Vec::new(), on_the_way: Vec::new() };
         reader.follow(own, behalf);
         Ok(Settings { files: reader.files, problems: reader.problems })
     }
@@ -66,7 +70,7 @@ impl Settings {
 }
 
 struct Reader<'a> {
-    storage: &'a dyn Storage,
+    open: &'a OpenIncluded<'a>,
     files: Files,
     problems: Vec<Error>,
     /// The included files that led to the present one, without symbolic links in their paths.
@@ -83,7 +87,7 @@ impl Reader<'_> {
     }
 
     fn take(&mut self, include: &Include, behalf: Behalf) {
-        let added = self.open(include, behalf).and_then(|included| {
+        let added = self.opened(include, behalf).and_then(|included| {
             let content = self.content(include, &included)?;
             let number = self.files.add(&include.path, &content, Some(include.at))?;
             Ok((number, included))
@@ -98,13 +102,13 @@ impl Reader<'_> {
         }
     }
 
-    fn open(&self, include: &Include, behalf: Behalf) -> Result<Included> {
+    fn opened(&self, include: &Include, behalf: Behalf) -> Result<Included> {
         let refuse = |message: String| Err(self.files.error(include.at, message));
         let shown = include.path.display();
         if self.files.paths().count() == MAX_FILES {
             return refuse(format!("include: found more than {MAX_FILES} files"));
         }
-        let included = self.storage.open_included(&include.path, behalf);
+        let included = (self.open)(&include.path, behalf);
         let included = included.map_err(|error| self.about(include, error))?;
         if self.on_the_way.contains(&included.real) {
             return refuse(format!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::base::error::Result;
 use crate::policy::config::{CONFIG_LIMIT_BYTES, FleetSettings};
-use crate::storage::{Behalf, Trust, open_included, staged};
+use crate::storage::{Behalf, Trust, staged};
 
 impl FleetSettings {
     /// Reads the file.
@@ -13,7 +13,7 @@ impl FleetSettings {
     /// [`crate::Error::Config`] with line and column; [`crate::Error::Untrusted`] if others than the caller and root
     /// can change it; [`crate::Error::Io`].
     pub fn read(path: &Path, trust: Trust) -> Result<Self> {
-        let file = open_included(path, Behalf::Acting, trust)?.file;
+        let file = trust.open_included(path, Behalf::Acting)?.file;
         let content = staged::read_file(&*file, CONFIG_LIMIT_BYTES)?;
         Self::parse_bytes(&content, path)
     }

@@ -25,7 +25,7 @@ use rustix::process::geteuid;
 use super::holders::{Kind, Who, who};
 use super::identity::{FolderIdentity, is_local};
 use super::image_lock::{self, Use};
-use super::included::{self, Behalf, Included};
+use super::included::{Behalf, Included};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
@@ -378,7 +378,7 @@ impl Storage for DirStorage {
     }
 
     fn open_included(&self, path: &Path, behalf: Behalf) -> Result<Included> {
-        included::open(path, behalf, self.trust)
+        self.trust.open_included(path, behalf)
     }
 
     fn check_included_outside(&self, path: &Path) -> Result<()> {

@@ -53,20 +53,27 @@ pub struct Included {
     pub behalf: Behalf,
 }
 
+impl Trust {
+    /// Opens a file that the config of an archive includes.
+    ///
+    /// # Errors
+    /// As those of [`super::Storage::open_included`].
+    pub(crate) fn open_included(self, path: &Path, behalf: Behalf) -> Result<Included> {
+        open(path, behalf, self)
+    }
+}
+
 /// Opens a file without waiting for anything. Refuses whatever is not a regular file before it opens it.
-pub(crate) fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
+fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
     let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
     let is_refused = behalf == Behalf::Acting && trust == Trust::Checked;
-    let (mut is_trusted, mut is_public) = (true, true);
-    let place = Place::find(path, &mut |place, is_last| {
-        is_public &= is_open_to_everybody(place, is_last);
-        match keepers.judge(place, is_last) {
-            Err(Refusal::Foreign { .. }) if !is_refused => {
-                is_trusted = false;
-                Ok(())
-            }
-            judged => judged,
+    let mut is_trusted = true;
+    let place = Place::find(path, &mut |place, is_last| match keepers.judge(place, is_last) {
+        Err(Refusal::Foreign { .. }) if !is_refused => {
+            is_trusted = false;
+            Ok(())
         }
+        judged => judged,
     });
     let place = place.map_err(|refusal| match refusal {
         Refusal::Io(error) => Error::io(path, "open it")(error),
@@ -78,8 +85,8 @@ pub(crate) fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included
     }
     let owner = place.found().st_uid;
     if let (Behalf::Others(user), Trust::Checked) = (behalf, trust)
-        && !is_public
         && user != Some(owner)
+        && !is_open_to_everybody(&place)
     {
         let why =
             "others can change the file that includes it, and not all users may read this one";
@@ -112,12 +119,15 @@ fn describe(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// Whether every user may pass a step on the way, and read the file at its end.
-fn is_open_to_everybody(place: &Place, is_last: bool) -> bool {
-    let mode = Mode::from_raw_mode(place.found().st_mode);
-    match place.kind() {
-        FileType::Symlink => true,
-        FileType::Directory => mode.contains(Mode::XOTH),
-        _ => is_last && mode.contains(Mode::ROTH) && !place.is_beyond_proc(),
-    }
+/// Whether every user may read a file by its path without links. That path need not be the one that was followed,
+/// which may lead through the archive, as `../standard.toml` does.
+fn is_open_to_everybody(file: &Place) -> bool {
+    let mut is_open = !file.is_beyond_proc();
+    let found = Place::find(file.path(), &mut |place, is_last| {
+        let mode = Mode::from_raw_mode(place.found().st_mode);
+        is_open &= mode.contains(if is_last { Mode::ROTH } else { Mode::XOTH });
+        Ok(())
+    });
+    let id = |place: &Place| (place.found().st_dev, place.found().st_ino);
+    is_open && found.is_ok_and(|found| id(&found) == id(file))
 }

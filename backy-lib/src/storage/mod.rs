@@ -55,7 +55,6 @@ use crate::base::extent::Extent;
 
 pub use crate::format::name::{DigestsKind, FileName, Published, StagingToken};
 pub use identity::{FolderIdentity, Stamp};
-pub(crate) use included::open as open_included;
 pub use included::{Behalf, Included};
 pub use lock::{holder_note, is_note};
 pub use many::take_many_descriptors;

@@ -2,9 +2,10 @@
 
 mod request;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::archive::settings::{OpenIncluded, Settings};
 use crate::archive::{Archive, trusted_config};
 use crate::base::error::{Error, Result};
 use crate::base::units::BlockSize;
@@ -13,7 +14,7 @@ use crate::format::readme::{self, readme};
 use crate::policy::config::Config;
 use crate::storage::dir::DirStorage;
 use crate::storage::manifest;
-use crate::storage::{FileName, Published, StagingToken, Storage, Trust, is_note, staged};
+use crate::storage::{Behalf, FileName, Published, StagingToken, Storage, Trust, is_note, staged};
 
 pub use request::{Created, InitRequest};
 
@@ -43,9 +44,18 @@ impl Archive {
         block_size: BlockSize,
         trust: Trust,
     ) -> Result<Self> {
+        Self::create(folder, Content { source, include: &[] }, block_size, trust)
+    }
+
+    fn create(
+        folder: &Path,
+        content: Content<'_>,
+        block_size: BlockSize,
+        trust: Trust,
+    ) -> Result<Self> {
         trust.check_new(folder)?;
         let storage = DirStorage::create(folder)?.with_trust(trust);
-        Self::init_on(Arc::new(storage), source, block_size)
+        Self::create_on(Arc::new(storage), content, block_size)
     }
 
     /// Creates an archive in any storage. Keeps a config that exists already, and continues what an interrupted
@@ -55,13 +65,21 @@ impl Archive {
         source: Option<&Path>,
         block_size: BlockSize,
     ) -> Result<Self> {
-        let config = Config::template(source)?;
-        Config::parse(&config, &storage.path(FileName::CONFIG))?;
+        Self::create_on(storage, Content { source, include: &[] }, block_size)
+    }
+
+    fn create_on(
+        storage: Arc<dyn Storage>,
+        content: Content<'_>,
+        block_size: BlockSize,
+    ) -> Result<Self> {
+        let open = |path: &Path, behalf| storage.open_included(path, behalf);
+        let config = content.checked(&storage.path(FileName::CONFIG), &open)?;
         storage.check_trust()?;
         // Also checked before taking the lock, which would leave its file in a folder that is not ours.
-        check_vacant(&*storage, source)?;
+        check_vacant(&*storage, content)?;
         let _lock = storage.lock("'init'")?;
-        let present = check_vacant(&*storage, source)?;
+        let present = check_vacant(&*storage, content)?;
         if !present.contains(&FileName::CONFIG) {
             staged::publish(&*storage, Published::Config, FIRST, config.as_bytes())?;
         }
@@ -71,8 +89,25 @@ impl Archive {
     }
 }
 
+/// What the config of a new archive says.
+#[derive(Debug, Clone, Copy)]
+struct Content<'a> {
+    source: Option<&'a Path>,
+    /// Absolute paths of files that it includes.
+    include: &'a [PathBuf],
+}
+
+impl Content<'_> {
+    /// The text of the config, which is to be in the file `path`; it and all that it includes are right.
+    fn checked(&self, path: &Path, open: &OpenIncluded<'_>) -> Result<String> {
+        let text = Config::template_with(self.source, self.include)?;
+        Settings::of_content(open, path, text.as_bytes(), Behalf::Acting)?.config()?;
+        Ok(text)
+    }
+}
+
 /// Checks that there is no archive yet; returns which of an archive's files exist all the same.
-fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<FileName>> {
+fn check_vacant(storage: &dyn Storage, content: Content<'_>) -> Result<Vec<FileName>> {
     let present = storage.list()?;
     if present.contains(&FileName::MANIFEST) || present.contains(&FileName::IMAGE) {
         return Err(Error::ArchiveExists { path: storage.folder() });
@@ -87,7 +122,7 @@ fn check_vacant(storage: &dyn Storage, source: Option<&Path>) -> Result<Vec<File
         return Err(Error::Occupied { path: storage.folder(), names: foreign.join(", ") });
     }
     if present.contains(&FileName::CONFIG) {
-        check_kept_config(storage, source)?;
+        check_kept_config(storage, content)?;
     }
     Ok(present)
 }
@@ -110,17 +145,24 @@ fn is_from_init(storage: &dyn Storage, name: FileName) -> Result<bool> {
     })
 }
 
-/// Checks that a config from before the archive is valid and does not name another source.
-fn check_kept_config(storage: &dyn Storage, source: Option<&Path>) -> Result<()> {
+/// Checks that a config from before the archive is valid, names no other source, and includes what it should.
+fn check_kept_config(storage: &dyn Storage, content: Content<'_>) -> Result<()> {
     let kept = trusted_config(storage)?;
-    match source {
-        Some(source) if kept.source.as_deref() != Some(source) => Err(Error::Specification {
-            message: format!(
-                "{} exists and names another source than {}; change it, or omit SOURCE",
-                storage.path(FileName::CONFIG).display(),
-                source.display()
-            ),
-        }),
-        _ => Ok(()),
+    let path = storage.path(FileName::CONFIG);
+    let refuse = |message: String| Err(Error::Specification { message });
+    if let Some(source) = content.source.filter(|source| kept.source.as_deref() != Some(*source)) {
+        return refuse(format!(
+            "{} exists and names another source than {}; change it, or omit SOURCE",
+            path.display(),
+            source.display()
+        ));
+    }
+    match content.include.iter().find(|include| !kept.includes.contains(include)) {
+        Some(include) => refuse(format!(
+            "{} exists and does not include {}; change it, or omit that",
+            path.display(),
+            include.display()
+        )),
+        None => Ok(()),
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod monitoring;
+pub mod settings;
 pub mod status;

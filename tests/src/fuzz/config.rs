@@ -1,13 +1,14 @@
 //! Any text as `backy.toml`: a config within its limits, or one line that names a place in the text. A config that is
-//! written out again reads as the same.
+//! written out again reads as the same. Lines `%%` divide the text into several files, which may include each other.
 
 use std::fmt::Write;
 use std::path::Path;
 
-use backy_lib::config::{Config, HookCommand, HooksConfig, Interval, Monitoring, Window};
+use backy_lib::config::{Config, HookCommand, HooksConfig, Interval, Monitoring, Window, of_texts};
 use backy_lib::digest::Digest;
 use backy_lib::format::manifest::Statistics;
 use backy_lib::schedule::{self, Past};
+use backy_lib::settings::{FileLine, Origin, Setting};
 use backy_lib::{Error, Revision, RevisionId, Tag};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -18,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 /// When a promise is broken.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    check_several(text);
     let config = match parse(text) {
         Ok(config) => config,
         Err(error) => return check_error(text, &error),
@@ -37,6 +39,27 @@ pub fn run(data: &[u8]) {
 
 fn parse(text: &str) -> backy_lib::Result<Config> {
     Config::parse(text, Path::new("backy.toml"))
+}
+
+/// The names of the files.
+const NAMES: [&str; 4] = ["/s/backy.toml", "/s/a", "/s/b", "/s/c"];
+
+/// Files that include each other give a config that the file and line of each setting lead to, or an error about a
+/// place in one of them.
+fn check_several(text: &str) {
+    let texts: Vec<(&Path, &str)> = NAMES.iter().map(Path::new).zip(text.split("\n%%\n")).collect();
+    let of = |path: &Path| texts.iter().find(|(name, _)| *name == path).expect("one of them").1;
+    match of_texts(&texts) {
+        Err(error) => check_error(of(error.path().expect("a file")), &error),
+        Ok((config, settings)) => {
+            check_limits(&config);
+            for Setting { key, origin, .. } in settings {
+                let Origin::File(FileLine { file, line }) = origin else { panic!("a default") };
+                let lines: Vec<&str> = of(file.as_path()).split('\n').collect();
+                assert!((1..=lines.len()).contains(&line), "{key}: {file}:{line}");
+            }
+        }
+    }
 }
 
 /// One line, and a place that is in the text.
@@ -65,6 +88,9 @@ fn written(config: &Config) -> String {
     let mut text = String::new();
     if let Some(source) = &config.source {
         let _ = writeln!(text, "source = {}", written_path(source));
+    }
+    if let Some(group) = &config.group {
+        let _ = writeln!(text, "group = \"{group}\"");
     }
     if let Some(max_chain) = config.max_chain {
         let _ = writeln!(text, "max_chain = {max_chain}");

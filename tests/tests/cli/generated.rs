@@ -8,8 +8,8 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 17] = [
-    ("init", &["SOURCE", "--block-size"]),
+const CONTRACT: [(&str, &[&str]); 18] = [
+    ("init", &["--include", "SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "--check", "--prometheus", "REVISIONS"]),
     ("check", &["--json", "--nagios", "--prometheus", "DIR"]),
@@ -42,6 +42,7 @@ const CONTRACT: [(&str, &[&str]); 17] = [
         ],
     ),
     ("find", &["-r, --revision"]),
+    ("config", &["--json"]),
     ("import", &["--block-size", "--json", "OLD"]),
     ("maintenance", &["-n, --dry-run", "-k, --keep", "--confirm", "--json"]),
     ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),

@@ -26,6 +26,7 @@ mod freeze;
 mod generated;
 mod harness;
 mod import;
+mod include;
 mod index;
 mod init;
 mod interrupt;

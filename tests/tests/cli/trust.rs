@@ -61,7 +61,7 @@ fn of_archive(args: &[&'static str]) -> Vec<&'static str> {
 }
 
 /// Every command that acts on the archive is refused with these words. All that only reads works.
-fn is_not_trusted(scene: &Scene, words: &[&str]) {
+pub(crate) fn is_not_trusted(scene: &Scene, words: &[&str]) {
     let words = [&["not trusted: ", "expected only root", "--trust"], words].concat();
     for args in ACTING {
         scene.refuses(&of_archive(args), &words);

@@ -143,6 +143,15 @@ impl Files {
         text
     }
 
+    /// The path of each file but the first, and where it is included.
+    pub(crate) fn included(&self) -> impl Iterator<Item = (&Path, Place<'_>)> {
+        let included = |file| {
+            let File { path, included_at, .. }: &File = file;
+            Some((path.as_path(), self.place((*included_at)?)))
+        };
+        self.0.iter().filter_map(included)
+    }
+
     /// The paths of all files.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|file| file.path.as_path())

@@ -40,6 +40,42 @@ impl Config {
     }
 }
 
+/// The config of the first of several files, and the settings in them. The files are paths with their texts; one that
+/// is not among them is not included. For tests: it reads like an archive, but no files.
+///
+/// # Errors
+/// [`crate::Error::Config`].
+#[cfg(feature = "testing")]
+pub fn of_texts(texts: &[(&Path, &str)]) -> Result<(Config, Vec<super::setting::Setting>)> {
+    let mut files = Files::default();
+    if let Some((path, text)) = texts.first() {
+        let own = files.add_text(path, text, None)?;
+        add_included(&mut files, texts, own, 0)?;
+    }
+    Ok((Config::of_files(&files)?, super::setting::settings(&files, false)))
+}
+
+#[cfg(feature = "testing")]
+fn add_included(
+    files: &mut Files,
+    texts: &[(&Path, &str)],
+    number: usize,
+    depth: u32,
+) -> Result<()> {
+    const MAX_DEPTH: u32 = 4;
+    const MAX_FILES: usize = 16;
+    for include in includes(files, number)? {
+        let found = texts.iter().find(|(path, _)| **path == include.path);
+        if let Some((path, text)) = found.filter(|_| depth < MAX_DEPTH)
+            && files.paths().count() < MAX_FILES
+        {
+            let number = files.add_text(path, text, Some(include.at))?;
+            add_included(files, texts, number, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
 /// The files that a file includes, in order.
 ///
 /// # Errors
@@ -88,16 +124,18 @@ fn put_over<'a>(under: &mut DeTable<'a>, over: DeTable<'a>, levels: u32) {
     }
 }
 
+/// Removes a key or table; also a table that has nothing left then, so that no tag without keys remains.
 fn remove(table: &mut DeTable<'_>, path: &[String]) {
-    match path {
-        [] => {}
-        [name] => drop(table.remove(name.as_str())),
-        [name, rest @ ..] => {
-            if let Some(DeValue::Table(inner)) = table.get_mut(name.as_str()).map(Spanned::get_mut)
-            {
-                remove(inner, rest);
-            }
+    let [name, rest @ ..] = path else { return };
+    let is_empty = match table.get_mut(name.as_str()).map(Spanned::get_mut) {
+        Some(DeValue::Table(inner)) if !rest.is_empty() && !inner.is_empty() => {
+            remove(inner, rest);
+            inner.is_empty()
         }
+        _ => rest.is_empty(),
+    };
+    if is_empty {
+        table.remove(name.as_str());
     }
 }
 
@@ -185,3 +223,6 @@ fn is_known(names: &[String]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

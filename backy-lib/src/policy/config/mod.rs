@@ -14,6 +14,7 @@ pub(crate) mod include;
 pub mod keys;
 mod monitoring;
 mod schedule;
+pub(crate) mod setting;
 mod words;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub(crate) use fleet::DEFAULT_STALL;
 pub use fleet::{Declared, FLEET_PATH, FleetSettings};
 pub use group::Group;
 pub use hooks::{HookCommand, HooksConfig};
+#[cfg(feature = "testing")]
+pub use include::of_texts;
 pub use monitoring::Monitoring;
 pub use schedule::{Interval, Window};
 
@@ -119,13 +122,42 @@ impl Config {
 
     /// The text of the config of a new archive.
     pub fn template(source: Option<&Path>) -> Result<String> {
-        let source = match source {
-            None => "# The block device or file to back up; remove the '#':\n\
-                     # source = \"/dev/vg0/mynode\"\n"
-                .to_owned(),
-            Some(path) => Self::source_line(path)?,
+        Ok(TEMPLATE.replace("@SOURCE@\n", &Self::source_lines(source)?))
+    }
+
+    /// The same for one that takes everything but the source from files that it includes.
+    ///
+    /// # Errors
+    /// [`Error::Specification`], if the path of one is not UTF-8.
+    pub fn template_with(source: Option<&Path>, include: &[PathBuf]) -> Result<String> {
+        if include.is_empty() {
+            return Self::template(source);
+        }
+        let mut lines = Vec::new();
+        for path in include {
+            let text = path.to_str().ok_or_else(|| Error::Specification {
+                message: format!(
+                    "include {}: its name is not UTF-8, so it cannot stand in backy.toml",
+                    path.display()
+                ),
+            })?;
+            lines.push(toml_string(text));
+        }
+        let include = match lines.as_slice() {
+            [one] => one.clone(),
+            several => format!("[{}]", several.join(", ")),
         };
-        Ok(TEMPLATE.replace("@SOURCE@\n", &source))
+        let template = INCLUDING.replace("@INCLUDE@", &include);
+        Ok(template.replace("@SOURCE@\n", &Self::source_lines(source)?))
+    }
+
+    fn source_lines(source: Option<&Path>) -> Result<String> {
+        match source {
+            None => Ok("# The block device or file to back up; remove the '#':\n\
+                        # source = \"/dev/vg0/mynode\"\n"
+                .to_owned()),
+            Some(path) => Self::source_line(path),
+        }
     }
 
     /// The line that sets the source.
@@ -139,6 +171,7 @@ impl Config {
 }
 
 const TEMPLATE: &str = include_str!("../config_template.toml");
+const INCLUDING: &str = include_str!("../config_template_including.toml");
 
 /// The default zstd level.
 pub(crate) const DEFAULT_LEVEL: i32 = 1;

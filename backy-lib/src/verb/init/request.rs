@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Content;
 use crate::archive::{Archive, is_inside};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::units::BlockSize;
-use crate::policy::config::Config;
 use crate::source::{DeviceSource, Source};
-use crate::storage::Trust;
+use crate::storage::{FileName, Trust};
 
 /// An archive to create.
 #[derive(Debug, Clone)]
@@ -16,6 +16,9 @@ pub struct InitRequest {
     pub folder: PathBuf,
     /// The device or file to back up; `None` to set it in `backy.toml` later.
     pub source: Option<PathBuf>,
+    /// Files with settings that its `backy.toml` includes, instead of having settings of its own. They are checked
+    /// now.
+    pub include: Vec<PathBuf>,
     /// Unit of comparison and storage.
     pub block_size: BlockSize,
     /// Whether to create it where others can change it.
@@ -39,14 +42,20 @@ impl InitRequest {
     ///
     /// # Errors
     /// As those of [`Archive::init`]; [`Error::Source`] when the source cannot be backed up, or is inside the
-    /// archive. Then nothing was created.
+    /// archive; [`Error::Config`] and [`Error::Untrusted`] when a file cannot be included. Then nothing was created.
     pub fn run(&self) -> Result<Created> {
         refuse_archive(&self.folder)?;
         let found = self.source.as_deref().map(|path| look(path, &self.folder)).transpose()?;
         let path = found.as_ref().map(|found| found.path.as_path());
-        // Refuses a source whose name cannot stand in the config, before anything is created.
-        Config::template(path)?;
-        let archive = Archive::init_with(&self.folder, path, self.block_size, self.trust)?;
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(Error::io(path, "find the folder of"))
+        };
+        let include: Vec<PathBuf> = self.include.iter().map(absolute).collect::<Result<_>>()?;
+        let content = Content { source: path, include: &include };
+        // Refuses what cannot stand in the config, and files that cannot be included, before anything is created.
+        let open = |path: &Path, behalf| self.trust.open_included(path, behalf);
+        content.checked(&self.folder.join(FileName::CONFIG.to_string()), &open)?;
+        let archive = Archive::create(&self.folder, content, self.block_size, self.trust)?;
         let (source_bytes, warning) =
             found.map_or((None, None), |found| (found.size_bytes, found.warning));
         Ok(Created { archive, source_bytes, warning })
