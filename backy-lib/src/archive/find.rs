@@ -11,7 +11,8 @@ use crate::image::delta::Delta;
 use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
-/// How often to look for a file that a writer is about to make, and how long to wait in between.
+/// How often to look for a file that a writer is about to make, and how long to wait in between. The manifest stays the
+/// same meanwhile, so `manifest::look` would not look again.
 const FIND_ATTEMPTS: u32 = 250;
 const FIND_PAUSE: Duration = Duration::from_millis(20);
 

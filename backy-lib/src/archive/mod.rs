@@ -173,6 +173,12 @@ impl Archive {
         &self.storage
     }
 
+    /// The same archive as another of its manifests describes it.
+    pub(crate) fn as_of(&self, manifest: &Manifest) -> Self {
+        let (storage, held) = (Arc::clone(&self.storage), self.held.clone());
+        Archive { storage, manifest: manifest.clone(), held }
+    }
+
     /// The archive as its manifest describes it now, and the file that the manifest was read from.
     pub(crate) fn reload(&self) -> Result<(Self, ManifestFile)> {
         let (archive, file) = Self::open_with_manifest(Arc::clone(&self.storage))?;

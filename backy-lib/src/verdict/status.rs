@@ -24,6 +24,7 @@ use crate::policy::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
 };
 use crate::policy::schedule::Past;
+use crate::storage::manifest::{self, Look};
 use crate::storage::{Access, FileName, FileSystem};
 use crate::verb::scrub::{self, Coverage};
 
@@ -124,7 +125,7 @@ pub struct RevisionStatus {
     pub bad_blocks: Vec<BlockRange>,
 }
 
-/// How often to retry if a writer changes the archive meanwhile.
+/// How often to look if a writer changes the archive meanwhile. Then even a doubtful report is better than none.
 const ATTEMPTS: u32 = 16;
 
 /// Inventory of the given revisions and health of the whole archive.
@@ -133,19 +134,16 @@ const ATTEMPTS: u32 = 16;
 /// reported only if the manifest stayed the same; otherwise everything is read again, with the same revisions
 /// as far as they still exist.
 pub fn status(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<StatusReport> {
-    let mut archive = archive.clone();
-    for _ in 1..ATTEMPTS {
-        let report = look(&archive, ids, clock);
-        if report.as_ref().is_ok_and(|report| !is_doubtful(report)) {
-            return report;
-        }
-        let (now, _) = archive.reload()?;
-        if now.manifest() == archive.manifest() {
-            return report;
-        }
-        archive = now;
-    }
-    look(&archive, ids, clock)
+    let mut left_attempts = ATTEMPTS;
+    manifest::look(archive.storage(), archive.manifest().clone(), |manifest| {
+        left_attempts -= 1;
+        let report = look(&archive.as_of(manifest), ids, clock);
+        let is_sure = report.as_ref().is_ok_and(|report| !is_doubtful(report));
+        Ok(match is_sure || left_attempts == 0 {
+            true => Look::Sure(report),
+            false => Look::IfCurrent(report),
+        })
+    })?
 }
 
 /// Whether there is a problem that a running writer could cause temporarily.

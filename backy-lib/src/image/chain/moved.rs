@@ -13,7 +13,8 @@ use crate::image::delta::{Delta, read_cut};
 use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
-/// How often to look for a block that another process keeps moving.
+/// How often to look for a block that another process keeps moving. A backup moves blocks to the overlay under one and
+/// the same manifest, so `manifest::look` would not look again.
 const ATTEMPTS: u32 = 8;
 
 impl Chain {
