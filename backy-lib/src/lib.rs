@@ -44,7 +44,8 @@
 //! assert_eq!(report.revision.size_bytes, 300_000);
 //!
 //! let archive = backy_lib::Archive::open(&archive.folder())?;
-//! archive.restore(0, &target, &RestoreOptions::default(), &SystemClock, &Silent)?;
+//! let newest = archive.id(0)?;
+//! archive.restore(newest, &target, &RestoreOptions::default(), &SystemClock, &Silent)?;
 //! assert!(std::fs::read(&source)? == std::fs::read(&target)?);
 //! # Ok(())
 //! # }

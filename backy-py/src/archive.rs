@@ -204,7 +204,9 @@ impl Archive {
     /// Each access reads the archive, so that it shows a backup made meanwhile.
     #[getter]
     fn revisions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let all = |archive: &backy_lib::Archive| Ok((0..archive.revisions().len()).collect());
+        let all = |archive: &backy_lib::Archive| {
+            Ok(archive.revisions().iter().map(|revision| revision.uuid).collect())
+        };
         let revisions = py.detach(|| see(&self.folder, all)).map_err(exception)?;
         revisions.iter().map(|revision| revision.to_python(py)).collect()
     }
@@ -232,8 +234,8 @@ impl Archive {
         #[pyo3(from_py_with = named::revision)] revision: One,
     ) -> PyResult<PathBuf> {
         self.read(py, |archive| {
-            let number = revision.resolve(archive)?;
-            archive.find(number)
+            let id = revision.resolve(archive)?;
+            archive.find(id)
         })
     }
 
@@ -247,8 +249,8 @@ impl Archive {
         #[pyo3(from_py_with = named::revisions)] revisions: Several,
     ) -> PyResult<Bound<'py, PyAny>> {
         let status = |archive: &_| {
-            let numbers = revisions.resolve(archive)?;
-            backy_lib::status::status(archive, &numbers, &SystemClock)
+            let shown = revisions.resolve(archive)?;
+            backy_lib::status::status(archive, &shown, &SystemClock)
         };
         self.read(py, status)?.to_python(py)
     }

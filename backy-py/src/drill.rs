@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use backy_lib::config::TimeLimit;
 use backy_lib::drill::{assemble, choose, read, record, run_command, timeout, words_on};
-use backy_lib::{Archive, DrillReport, Result, SystemClock};
+use backy_lib::{Archive, DrillReport, Result, RevisionId, SystemClock};
 use pyo3::prelude::*;
 
 use crate::cancel::Control;
@@ -35,17 +35,17 @@ pub(crate) fn drill(
     Conditions { limit, wait, control }: Conditions,
 ) -> PyResult<Finished<DrillReport>> {
     let (judging, recording) = (control.without_progress(), control.without_progress());
-    let open = || -> Result<(Archive, usize)> {
+    let open = || -> Result<(Archive, RevisionId)> {
         // It is recorded.
         let archive = folder.open()?.trusted()?;
         let seed = RandomState::new().build_hasher().finish();
-        let number = choose(&archive, revision.as_ref().map(One::spec), seed)?;
-        Ok((archive, number))
+        let id = choose(&archive, revision.as_ref().map(One::spec), seed)?;
+        Ok((archive, id))
     };
     let report = match command {
         None => run(py, control, |watch| {
-            let (archive, number) = open()?;
-            read(&archive, number, None, &SystemClock, watch)
+            let (archive, id) = open()?;
+            read(&archive, id, None, &SystemClock, watch)
         })?
         .value()?,
         Some(command) => {
@@ -59,9 +59,9 @@ pub(crate) fn drill(
                 helpers.getattr("words")?.call1((&command, limit.is_some()))?.extract()?;
             let guard = words.as_ref().map(|_| guard(py)).transpose()?;
             let (report, assembled, limit) = run(py, control, |watch| {
-                let (archive, number) = open()?;
+                let (archive, id) = open()?;
                 let limit = limit.unwrap_or_else(|| timeout(&archive));
-                let (report, file) = assemble(&archive, number, &dir, None, &SystemClock, watch)?;
+                let (report, file) = assemble(&archive, id, &dir, None, &SystemClock, watch)?;
                 Ok((report, file, limit))
             })?
             .value()?;

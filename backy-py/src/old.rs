@@ -171,13 +171,13 @@ pub(crate) fn own_chunks(
     let uuid = parse(revision)?;
     py.detach(|| {
         let archive = backy_lib::Archive::open(&path)?;
-        let is_it = |found: &backy_lib::Revision| found.uuid == uuid;
-        let number = archive.revisions().iter().position(is_it).ok_or_else(|| {
+        let no_such = |_| {
             let message = format!("{}: there is no revision {uuid}", path.display());
             Error::NoSuchRevision { message }
-        })?;
+        };
+        archive.revision(uuid).map_err(no_such)?;
         let cache: Arc<ReadCache> = ReadCache::new(CACHE_BYTES);
-        let reader = archive.open_reader(number, &cache)?;
+        let reader = archive.open_reader(uuid, &cache)?;
         let chunk_size = chunk_size.max(1);
         let mut chunks = Vec::new();
         let mut offset = 0;

@@ -164,12 +164,12 @@ pub(crate) fn restore(
     watch: &Watch,
 ) -> Result<RestoreReport> {
     let archive = folder.open()?;
-    let number = revision.resolve(&archive)?;
+    let id = revision.resolve(&archive)?;
     match target {
-        Target::Path(path) => archive.restore(number, &path, options, &SystemClock, watch),
+        Target::Path(path) => archive.restore(id, &path, options, &SystemClock, watch),
         Target::File(file) => {
             let mut stream = Stream::new(file, watch);
-            archive.restore_to_stream(number, &mut stream, options, watch)
+            archive.restore_to_stream(id, &mut stream, options, watch)
         }
     }
 }
@@ -236,8 +236,8 @@ pub(crate) fn export(
     watch: &Watch,
 ) -> Result<ExportReport> {
     let archive = folder.open()?;
-    let number = revision.resolve(&archive)?;
-    backy_lib::export::export(&archive, number, path, options, watch)
+    let id = revision.resolve(&archive)?;
+    backy_lib::export::export(&archive, id, path, options, watch)
 }
 
 pub(crate) fn import(

@@ -60,7 +60,7 @@ impl Reader {
         py: Python<'_>,
         folder: &Folder,
         cache: &Arc<Caches>,
-        which: impl FnOnce(&Archive) -> Result<usize> + Send,
+        which: impl FnOnce(&Archive) -> Result<RevisionId> + Send,
     ) -> PyResult<Self> {
         let shared = cache.get();
         let open = || {
@@ -92,12 +92,11 @@ impl Reader {
         }
         drop(opened);
         let revision = self.revision;
-        let missing = move || Error::NoSuchRevision {
+        let missing = move |_| Error::NoSuchRevision {
             message: format!("revision {revision} was deleted before this process opened it"),
         };
         let find = move |archive: &Archive| {
-            let mut revisions = archive.revisions().iter();
-            revisions.position(|found| found.uuid == revision).ok_or_else(missing)
+            archive.revision(revision).map(|found| found.uuid).map_err(missing)
         };
         let anew = Self::open(py, &self.folder, &self.cache, find)?;
         let anew = anew.opened.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,11 @@
 //! A revision as it appeared in an archive: with its number there and its unreadable data, which its manifest does
 //! not have.
 
+use std::collections::HashMap;
+
 use backy_lib::extent::Extent;
 use backy_lib::report_path::is_exact;
-use backy_lib::{Archive, Result, status};
+use backy_lib::{Archive, Result, RevisionId, status};
 use pyo3::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -36,11 +38,11 @@ impl Seen {
     }
 }
 
-/// The revisions that `choose` names by their numbers, in that order. An archive whose damage cannot be looked up can
+/// The revisions that `choose` names, in that order. An archive whose damage cannot be looked up can
 /// be listed all the same.
 pub(crate) fn see(
     folder: &Folder,
-    choose: impl Fn(&Archive) -> Result<Vec<usize>>,
+    choose: impl Fn(&Archive) -> Result<Vec<RevisionId>>,
 ) -> Result<Vec<Seen>> {
     let mut archive = folder.open()?;
     let mut damage = status::damage(&archive).unwrap_or_default();
@@ -51,8 +53,10 @@ pub(crate) fn see(
         archive = folder.open()?;
         damage = status::damage(&archive).unwrap_or_default();
     }
-    let seen = |number: usize| {
-        let revision = archive.revisions().get(number)?;
+    let numbered = archive.revisions().iter().enumerate();
+    let numbered: HashMap<RevisionId, _> = numbered.map(|found| (found.1.uuid, found)).collect();
+    let seen = |id: RevisionId| {
+        let &(number, revision) = numbered.get(&id)?;
         let damaged = damage.as_ref().and_then(|all| all.get(number).cloned());
         Some(Seen { number: Some(number), damaged, ..Seen::alone(revision) })
     };

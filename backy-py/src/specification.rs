@@ -7,7 +7,7 @@ use backy_lib::config::{TimeLimit, parse_wait};
 use backy_lib::select::When;
 use backy_lib::units::parse_rate;
 use backy_lib::{
-    Archive, Budget, Clock, Here, Result, RevisionSpec, RevisionsSpec, SystemClock, Tag,
+    Archive, Budget, Clock, Here, Result, RevisionId, RevisionSpec, RevisionsSpec, SystemClock, Tag,
 };
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -36,7 +36,7 @@ impl One {
         &self.0
     }
 
-    pub(crate) fn resolve(&self, archive: &Archive) -> Result<usize> {
+    pub(crate) fn resolve(&self, archive: &Archive) -> Result<RevisionId> {
         self.0.resolve(archive.revisions())
     }
 }
@@ -104,8 +104,8 @@ impl Several {
         Several(RevisionsSpec::all())
     }
 
-    /// Numbers of the revisions, ascending and each once.
-    pub(crate) fn resolve(&self, archive: &Archive) -> Result<Vec<usize>> {
+    /// The revisions, newest first and each once.
+    pub(crate) fn resolve(&self, archive: &Archive) -> Result<Vec<RevisionId>> {
         self.0.resolve(archive.revisions())
     }
 }

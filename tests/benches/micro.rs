@@ -155,7 +155,7 @@ fn delta_append(bencher: Bencher<'_, '_>) {
 fn chain_look_up(bencher: Bencher<'_, '_>, revisions: usize) {
     let disk = chain(revisions);
     let archive = world::open(&disk).expect("an archive");
-    let chain = archive.open_revision(revisions - 1).expect("a chain");
+    let chain = archive.open_revision(archive.id(revisions - 1).unwrap()).expect("a chain");
     bencher
         .counter(ItemsCount::new(IMAGE_BLOCKS))
         .bench_local(|| chain.locate(BlockIndex(0), IMAGE_BLOCKS as u64).expect("located"));
@@ -166,7 +166,7 @@ fn chain_look_up(bencher: Bencher<'_, '_>, revisions: usize) {
 fn chain_read(bencher: Bencher<'_, '_>, revisions: usize) {
     let disk = chain(revisions);
     let archive = world::open(&disk).expect("an archive");
-    let chain = archive.open_revision(revisions - 1).expect("a chain");
+    let chain = archive.open_revision(archive.id(revisions - 1).unwrap()).expect("a chain");
     let located = chain.locate(BlockIndex(0), IMAGE_BLOCKS as u64).expect("located");
     let mut decompressor = Decompressor::new().expect("memory");
     let mut buffer = vec![0; IMAGE_BLOCKS * BLOCK_BYTES];
@@ -186,6 +186,6 @@ fn merge(bencher: Bencher<'_, '_>) {
             let archive = world::open(&disk).expect("an archive");
             let mut writer =
                 ArchiveWriter::open(archive, "a benchmark", &Silent).expect("a writer");
-            writer.remove(&[2], &world::clock(), &Silent).expect("a removal")
+            world::remove_by(&mut writer, &[2]).expect("a removal")
         });
 }

@@ -84,9 +84,26 @@ pub fn backup_with(
     Ok(writer.backup(source, options, &clock(), &Silent)?.expect("a forced backup is made"))
 }
 
+/// The names of the revisions with these numbers.
+pub fn ids(archive: &Archive, numbers: &[usize]) -> Result<Vec<RevisionId>> {
+    numbers.iter().map(|&number| archive.id(number)).collect()
+}
+
+/// The names of all revisions, newest first.
+pub fn all(archive: &Archive) -> Vec<RevisionId> {
+    archive.revisions().iter().map(|revision| revision.uuid).collect()
+}
+
 /// Takes the lock and removes revisions by their numbers.
 pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport> {
-    ArchiveWriter::open(open(disk)?, "a test", &Silent)?.remove(numbers, &clock(), &Silent)
+    let mut writer = ArchiveWriter::open(open(disk)?, "a test", &Silent)?;
+    remove_by(&mut writer, numbers)
+}
+
+/// The same with the lock.
+pub fn remove_by(writer: &mut ArchiveWriter, numbers: &[usize]) -> Result<MaintenanceReport> {
+    let ids = ids(writer.archive(), numbers)?;
+    writer.remove(&ids, &clock(), &Silent)
 }
 
 /// Takes the lock and runs maintenance, after confirming all alarms and damage. With one thread, so that calls come
@@ -104,7 +121,7 @@ pub fn configure(disk: &SimStorage, text: &str) {
 /// The content of a revision, read as a restore reads it.
 pub fn read_revision(archive: &Archive, number: usize) -> Result<Vec<u8>> {
     let target = MemoryTarget::absent();
-    archive.restore_to(number, &target, &restore_options(), &Silent)?;
+    archive.restore_to(archive.id(number)?, &target, &restore_options(), &Silent)?;
     Ok(target.content())
 }
 

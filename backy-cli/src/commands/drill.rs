@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use backy_lib::config::TimeLimit;
 use backy_lib::drill;
-use backy_lib::{Archive, DrillReport, Error, RevisionSpec, SystemClock};
+use backy_lib::{Archive, DrillReport, Error, RevisionId, RevisionSpec, SystemClock};
 use clap::ValueHint;
 
 use crate::cli::{REVISION_HELP, revision};
@@ -66,13 +66,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     // It is recorded.
     let archive = session.archive()?.trusted()?;
     let named = args.revision.as_ref().or(args.named.as_ref());
-    let number = drill::choose(&archive, named, RandomState::new().build_hasher().finish())?;
+    let id = drill::choose(&archive, named, RandomState::new().build_hasher().finish())?;
     let report = match args.command.split_first() {
         None => {
             let reporter = session.reporter();
-            drill::read(&archive, number, None, &SystemClock, &reporter).map_err(explain)?
+            drill::read(&archive, id, None, &SystemClock, &reporter).map_err(explain)?
         }
-        Some((program, rest)) => with_command(&archive, number, program, rest, args, session)?,
+        Some((program, rest)) => with_command(&archive, id, program, rest, args, session)?,
     };
     let reporter = session.reporter();
     drill::record(archive, &report, &session.caller(args.waiting, &reporter));
@@ -117,7 +117,7 @@ fn summary(report: &DrillReport) -> String {
 
 fn with_command(
     archive: &Archive,
-    number: usize,
+    id: RevisionId,
     program: &OsString,
     rest: &[OsString],
     args: &Args,
@@ -127,7 +127,7 @@ fn with_command(
     // A second Ctrl-C must not end the process before the file is deleted.
     session.interrupt.only_in_order();
     let reporter = session.reporter();
-    let drilled = drill::assemble(archive, number, &folder, None, &SystemClock, &reporter);
+    let drilled = drill::assemble(archive, id, &folder, None, &SystemClock, &reporter);
     drop(reporter);
     let (report, assembled) = drilled.map_err(explain)?;
     let Some(assembled) = assembled else { return Ok(report) };

@@ -47,10 +47,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     check_file_name(&args.file)?;
     let wanted = args.revision.as_ref().or(args.named.as_ref()).unwrap_or(&RevisionSpec::Latest);
     let archive = session.archive()?;
-    let number = wanted.resolve(archive.revisions())?;
+    let id = wanted.resolve(archive.revisions())?;
     let options = ExportOptions { level: args.level, threads: None };
     let reporter = session.reporter();
-    let exported = export(&archive, number, &args.file, &options, &reporter);
+    let exported = export(&archive, id, &args.file, &options, &reporter);
     drop(reporter);
     let report = exported.map_err(explain)?;
     if args.json {

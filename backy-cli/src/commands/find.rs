@@ -26,9 +26,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = session.archive()?;
     let wanted = args.revision.as_ref().or(args.named.as_ref()).unwrap_or(&RevisionSpec::Latest);
-    let number = wanted.resolve(archive.revisions())?;
-    let path = archive.find(number)?;
-    if number == 0 && path.extension().is_some_and(|extension| extension == "qcow2") {
+    let id = wanted.resolve(archive.revisions())?;
+    let path = archive.find(id)?;
+    let is_newest = archive.revisions().first().is_some_and(|newest| newest.uuid == id);
+    if is_newest && path.extension().is_some_and(|extension| extension == "qcow2") {
         let lock = session.folder.join("lock");
         session.output.warning(&format!(
             "a backup is running or was interrupted: until it ends or is undone, this overlay on last.raw holds \

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use backy_lib::escape;
 use backy_lib::restore::{Content, TargetKind, TargetLook};
 use backy_lib::{
-    Archive, Error, ErrorKind, RestoreOptions, RestoreReport, RevisionSpec, SystemClock,
+    Archive, Error, ErrorKind, RestoreOptions, RestoreReport, RevisionId, RevisionSpec, SystemClock,
 };
 use clap::ValueHint;
 
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     }
     let archive = session.archive()?;
     let wanted = args.revision.as_ref().unwrap_or(&RevisionSpec::Latest);
-    let number = wanted.resolve(archive.revisions())?;
+    let id = wanted.resolve(archive.revisions())?;
     let mut options = RestoreOptions {
         force: args.force,
         confirmed: None,
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         threads: None,
     };
     if to_stdout {
-        let report = to_stream(&archive, number, &options, session)?;
+        let report = to_stream(&archive, id, &options, session)?;
         tell(&report, "standard output", session);
         return judge(&report, session);
     }
@@ -102,11 +102,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         // Without a write there is no question, and --yes is the answer.
         options.force |= args.yes || args.dry_run;
         if !args.yes && !args.dry_run {
-            options.confirmed = confirm(&archive, number, &target, session)?;
+            options.confirmed = confirm(&archive, id, &target, session)?;
         }
     }
     let reporter = session.reporter();
-    let restored = archive.restore(number, &target, &options, &SystemClock, &reporter);
+    let restored = archive.restore(id, &target, &options, &SystemClock, &reporter);
     drop(reporter);
     let report = restored.map_err(|error| explain(error, &target, &options))?;
     if args.json {
@@ -123,15 +123,17 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 /// Shows what a restore would overwrite, and asks whether it may. `None` when it would overwrite nothing.
 fn confirm(
     archive: &Archive,
-    number: usize,
+    id: RevisionId,
     target: &Path,
     session: &Session,
 ) -> Result<Option<TargetLook>, Failure> {
     let reporter = session.reporter();
-    let looked = archive.look_at_target(number, target, &reporter);
+    let looked = archive.look_at_target(id, target, &reporter);
     drop(reporter);
     let Some(look) = looked? else { return Ok(None) };
-    let Some(revision) = archive.revisions().get(number) else { return Ok(None) };
+    let mut numbered = archive.revisions().iter().enumerate();
+    let found = numbered.find(|(_, revision)| revision.uuid == id);
+    let Some((number, revision)) = found else { return Ok(None) };
     if look.is_revision(revision.size_bytes) {
         return Ok(None);
     }
@@ -223,7 +225,7 @@ fn check_stdout(args: &Args, session: &Session) -> Result<(), Failure> {
 
 fn to_stream(
     archive: &Archive,
-    number: usize,
+    id: RevisionId,
     options: &RestoreOptions,
     session: &Session,
 ) -> Result<RestoreReport, Failure> {
@@ -235,7 +237,7 @@ fn to_stream(
     let part = || Failure::interrupted("interrupted; standard output has only part of the image");
     // Whoever reads it may have stopped reading to stop this.
     let report = session.interrupt.or_give_up(
-        || archive.restore_to_stream(number, &mut stream, options, &reporter),
+        || archive.restore_to_stream(id, &mut stream, options, &reporter),
         || {
             let status = part().report(&session.output, session.interrupt.by_ctrl_c());
             std::process::exit(status.into());

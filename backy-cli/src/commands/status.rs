@@ -51,8 +51,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let archive = known(session.archive(), args, session)?;
-    let numbers = args.revisions.resolve(archive.revisions())?;
-    let looked = status(&archive, &numbers, &SystemClock).map_err(Failure::from);
+    let shown = args.revisions.resolve(archive.revisions())?;
+    let looked = status(&archive, &shown, &SystemClock).map_err(Failure::from);
     let report = known(looked, args, session)?;
     if args.json {
         return session.output.json(&report);

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use super::Archive;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::revision::RevisionId;
 use crate::format::manifest::InProgress;
 use crate::image::delta::Delta;
 use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
-/// How often to look for a file that a writer is about to make, and how long to wait in between.
+/// How often to look for a file that a writer is about to make, and how long to wait in between. The manifest stays the
+/// same meanwhile, so `manifest::look` would not look again.
 const FIND_ATTEMPTS: u32 = 250;
 const FIND_PAUSE: Duration = Duration::from_millis(20);
 
@@ -20,12 +22,10 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Damaged`] when that overlay cannot be read.
-    pub fn find(&self, number: usize) -> Result<PathBuf> {
-        let uuid = self.revisions().get(number).map(|revision| revision.uuid);
+    pub fn find(&self, id: RevisionId) -> Result<PathBuf> {
         let mut manifest = self.manifest.clone();
         for _ in 0..FIND_ATTEMPTS {
-            let revision = manifest.revisions.iter().find(|revision| Some(revision.uuid) == uuid);
-            let Some(revision) = revision else { break };
+            let Some(revision) = manifest.revision(id) else { break };
             let writing = manifest.in_progress.as_ref().is_some_and(InProgress::changes_image);
             if !writing || !revision.is_image() {
                 return Ok(self.storage.path(revision.file()));
@@ -53,7 +53,7 @@ impl Archive {
             manifest = manifest::read(&*self.storage)?;
         }
         Err(Error::NoSuchRevision {
-            message: format!("{}: revision {number} no longer exists", self.folder().display()),
+            message: format!("{}: revision {id} no longer exists", self.folder().display()),
         })
     }
 }

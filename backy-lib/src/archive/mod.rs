@@ -18,15 +18,18 @@ mod trusted;
 mod waiting;
 mod writer;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::Silent;
+use crate::base::revision::RevisionId;
 use crate::format::manifest::{Manifest, Revision};
 use crate::image::chain::Chain;
 use crate::image::reader::{ReadCache, RevisionReader};
+use crate::policy::select::RevisionSpec;
 use crate::storage::dir::DirStorage;
 use crate::storage::manifest::{self, Look, ManifestFile};
 use crate::storage::{Storage, Trust};
@@ -88,36 +91,57 @@ impl Archive {
         self.storage.folder()
     }
 
-    /// Opens a revision, by its number from the newest, for reading.
-    pub fn open_revision(&self, number: usize) -> Result<Chain> {
-        self.open_chain(number, false)
+    /// The name of the revision with this number now, 0 being the newest. Every backup changes the numbers.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`] with the numbers that exist.
+    pub fn id(&self, number: usize) -> Result<RevisionId> {
+        RevisionSpec::Number(number).resolve(self.revisions())
     }
 
-    /// Opens a revision, by its number from the newest, as a file for reading at any place.
-    pub fn open_reader(&self, number: usize, cache: &Arc<ReadCache>) -> Result<RevisionReader> {
-        RevisionReader::new(&self.storage, self.open_revision(number)?, cache)
+    /// The revision with this name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`].
+    pub fn revision(&self, id: RevisionId) -> Result<&Revision> {
+        let message = || format!("revision {id} no longer exists");
+        self.manifest.revision(id).ok_or_else(|| Error::NoSuchRevision { message: message() })
+    }
+
+    /// Checks that revisions exist.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`] with the first that does not.
+    pub(crate) fn check_there(&self, ids: &[RevisionId]) -> Result<()> {
+        let there: HashSet<RevisionId> = self.revisions().iter().map(|r| r.uuid).collect();
+        let missing = ids.iter().find(|id| !there.contains(id));
+        missing.map_or(Ok(()), |&id| self.revision(id).map(drop))
+    }
+
+    /// Opens a revision for reading.
+    pub fn open_revision(&self, id: RevisionId) -> Result<Chain> {
+        self.open_chain(id, false)
+    }
+
+    /// Opens a revision as a file for reading at any place.
+    pub fn open_reader(&self, id: RevisionId, cache: &Arc<ReadCache>) -> Result<RevisionReader> {
+        RevisionReader::new(&self.storage, self.open_revision(id)?, cache)
     }
 
     /// The same as [`Archive::open_revision`]. With `tolerant`, a file that cannot be opened only costs the blocks
     /// that depend on it.
-    pub(crate) fn open_chain(&self, number: usize, tolerant: bool) -> Result<Chain> {
-        let uuid = self.revisions().get(number).map(|revision| revision.uuid);
+    pub(crate) fn open_chain(&self, id: RevisionId, tolerant: bool) -> Result<Chain> {
         let deleted = || Error::NoSuchRevision {
-            message: format!(
-                "{}: revision {number} was deleted meanwhile",
-                self.folder().display()
-            ),
+            message: format!("{}: revision {id} was deleted meanwhile", self.folder().display()),
         };
         let mut left_attempts = OPEN_ATTEMPTS;
         let open = |manifest: &Manifest| {
             left_attempts = left_attempts.checked_sub(1).ok_or_else(deleted)?;
-            let position =
-                manifest.revisions.iter().position(|revision| Some(revision.uuid) == uuid);
-            let position = position.ok_or_else(deleted)?;
+            let number = manifest.number_of(id).ok_or_else(deleted)?;
             // A writer may have changed the chain between the manifest and its files.
             let chain = match tolerant {
-                true => Chain::open_tolerant(&self.storage, manifest, position),
-                false => Chain::open(&self.storage, manifest, position),
+                true => Chain::open_tolerant(&self.storage, manifest, number),
+                false => Chain::open(&self.storage, manifest, number),
             };
             Ok(match chain.as_ref().is_ok_and(|chain| chain.broken().is_none()) {
                 true => Look::Sure(chain),
@@ -149,6 +173,12 @@ impl Archive {
     /// The same storage, shared, for a caller that keeps it.
     pub(crate) fn shared_storage(&self) -> &Arc<dyn Storage> {
         &self.storage
+    }
+
+    /// The same archive as another of its manifests describes it.
+    pub(crate) fn as_of(&self, manifest: &Manifest) -> Self {
+        let (storage, held) = (Arc::clone(&self.storage), self.held.clone());
+        Archive { storage, manifest: manifest.clone(), held }
     }
 
     /// The archive as its manifest describes it now, and the file that the manifest was read from.

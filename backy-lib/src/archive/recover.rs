@@ -166,7 +166,7 @@ fn repair_delta(
     operation: &InProgress,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let number = manifest.revisions.iter().position(|r| r.uuid == operation.revision);
+    let number = manifest.number_of(operation.revision);
     let Some((number, revision)) =
         number.and_then(|number| Some((number, manifest.revisions.get(number)?)))
     else {

@@ -104,12 +104,16 @@ impl Located {
 
 impl Chain {
     /// Opens revision `number` of the manifest, counted from the newest, and everything that it reads through to.
-    pub fn open(storage: &Arc<dyn Storage>, manifest: &Manifest, number: usize) -> Result<Self> {
+    pub(crate) fn open(
+        storage: &Arc<dyn Storage>,
+        manifest: &Manifest,
+        number: usize,
+    ) -> Result<Self> {
         Self::open_as(storage, manifest, number, false)
     }
 
     /// The same for blocks that are still readable; [`Chain::broken`] returns what could not be opened.
-    pub fn open_tolerant(
+    pub(crate) fn open_tolerant(
         storage: &Arc<dyn Storage>,
         manifest: &Manifest,
         number: usize,

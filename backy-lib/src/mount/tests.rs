@@ -80,7 +80,9 @@ impl Fixture {
 
     fn remove(&self, number: usize) {
         let clock = FixedClock("2026-11-30T00:00:00Z".parse().unwrap());
-        self.writer().remove(&[number], &clock, &Silent).unwrap();
+        let mut writer = self.writer();
+        let id = writer.archive().id(number).unwrap();
+        writer.remove(&[id], &clock, &Silent).unwrap();
     }
 
     fn tree(&self, writable: bool) -> Tree {

@@ -26,7 +26,6 @@ use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
 use crate::base::progress::Observer;
 use crate::base::revision::RevisionId;
-use crate::format::manifest::Revision;
 use crate::format::partitions::{self, Partition};
 use crate::image::reader::ReadCache;
 
@@ -331,9 +330,11 @@ impl Tree {
         let view = self.view_now();
         let archive = hold.archive().map_err(|error| failed(&error))?;
         // Another archive in the same place may have a different revision with this name.
-        let is_wanted = |revision: &Revision| facts(revision) == wanted;
-        let number = archive.revisions().iter().position(is_wanted).ok_or(Errno::NOENT)?;
-        let reader = archive.open_reader(number, &self.cache).map_err(|error| failed(&error))?;
+        let found = archive.revision(wanted.id).map_err(|_| Errno::NOENT)?;
+        if facts(found) != wanted {
+            return Err(Errno::NOENT);
+        }
+        let reader = archive.open_reader(wanted.id, &self.cache).map_err(|error| failed(&error))?;
         if let Some(doubt) = reader.doubt() {
             self.findings.report(wanted.id, &doubt);
         }

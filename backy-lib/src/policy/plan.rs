@@ -303,8 +303,8 @@ mod tests {
             }
         };
         for id in gone {
-            let number = manifest.revisions.iter().position(|r| r.uuid == id).unwrap();
-            manifest.remove(number);
+            assert!(manifest.revision(id).is_some());
+            manifest.remove(id);
         }
         manifest.revisions
     }

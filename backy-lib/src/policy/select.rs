@@ -5,7 +5,7 @@
 
 mod when;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -107,11 +107,18 @@ impl RevisionSpec {
         Err(malformed(text))
     }
 
-    /// Number of the revision, counted from the newest.
+    /// The revision that it means.
     ///
     /// # Errors
     /// [`Error::NoSuchRevision`] if there is none or more than one, with those that exist.
-    pub fn resolve(&self, revisions: &[Revision]) -> Result<usize> {
+    pub fn resolve(&self, revisions: &[Revision]) -> Result<RevisionId> {
+        let number = self.number(revisions)?;
+        let found = revisions.get(number).map(|revision| revision.uuid);
+        found.ok_or_else(|| no_such(format!("there is no revision {number}")))
+    }
+
+    /// The same as its number, counted from the newest.
+    fn number(&self, revisions: &[Revision]) -> Result<usize> {
         let Some(last) = revisions.len().checked_sub(1) else {
             return Err(no_such("there are no revisions yet".to_owned()));
         };
@@ -145,7 +152,7 @@ fn resolve_prefix(prefix: &str, revisions: &[Revision]) -> Result<usize> {
         ([one], None) => Ok(*one),
         ([one], Some(number)) if *one == number => Ok(number),
         ([], _) => match number {
-            Some(number) => RevisionSpec::Number(number).resolve(revisions),
+            Some(number) => RevisionSpec::Number(number).number(revisions),
             None => Err(no_such(format!(
                 "no revision's UUID begins with '{prefix}'; there are {} revisions, see 'status'",
                 revisions.len()
@@ -197,13 +204,22 @@ impl RevisionsSpec {
         self.0.contains(&Part::All)
     }
 
-    /// Numbers of the revisions, ascending and without duplicates. `all` of an empty archive is not an error.
-    pub fn resolve(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
+    /// The revisions that it means, newest first and without duplicates. `all` of an empty archive is not an error.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`].
+    pub fn resolve(&self, revisions: &[Revision]) -> Result<Vec<RevisionId>> {
+        let numbers = self.numbers(revisions)?.into_iter();
+        Ok(numbers.filter_map(|number| Some(revisions.get(number)?.uuid)).collect())
+    }
+
+    /// The same as numbers, ascending.
+    fn numbers(&self, revisions: &[Revision]) -> Result<Vec<usize>> {
         let mut numbers = Vec::new();
         for part in &self.0 {
             match part {
                 Part::All => numbers.extend(0..revisions.len()),
-                Part::One(spec) => numbers.push(spec.resolve(revisions)?),
+                Part::One(spec) => numbers.push(spec.number(revisions)?),
                 Part::Made(when) => numbers.extend(when.all_made(revisions)?),
                 Part::Between(a, b) => numbers.extend(between(a, b, revisions)?),
                 Part::Tagged(tag) => match with_tag(tag, revisions) {
@@ -248,7 +264,7 @@ fn between(a: &RevisionSpec, b: &RevisionSpec, revisions: &[Revision]) -> Result
             made(&|_, time| start <= time && time < end)
         }
         (RevisionSpec::NotAfter(when), other) | (other, RevisionSpec::NotAfter(when)) => {
-            let (stretch, end) = (when.only_reading()?, other.resolve(revisions)?);
+            let (stretch, end) = (when.only_reading()?, other.number(revisions)?);
             let of_end = revisions.get(end).map_or(stretch.start, |found| found.started);
             match of_end {
                 of_end if of_end < stretch.start => {
@@ -261,39 +277,21 @@ fn between(a: &RevisionSpec, b: &RevisionSpec, revisions: &[Revision]) -> Result
             }
         }
         (a, b) => {
-            let (a, b) = (a.resolve(revisions)?, b.resolve(revisions)?);
+            let (a, b) = (a.number(revisions)?, b.number(revisions)?);
             Ok((a.min(b)..=a.max(b)).collect())
         }
     }
-}
-
-/// The UUIDs of the revisions with these numbers. A number means another revision once another process has
-/// made one; so a caller that changes an archive resolves names before it takes the lock, and numbers
-/// afterwards.
-pub fn names(revisions: &[Revision], numbers: &[usize]) -> Vec<RevisionId> {
-    let chosen = numbers.iter().filter_map(|&number| revisions.get(number));
-    chosen.map(|revision| revision.uuid).collect()
-}
-
-/// The numbers of the revisions with these UUIDs.
-///
-/// # Errors
-/// [`Error::NoSuchRevision`] if one no longer exists.
-pub fn numbers(revisions: &[Revision], names: &[RevisionId]) -> Result<Vec<usize>> {
-    let number = |name: &RevisionId| {
-        let number = revisions.iter().position(|revision| revision.uuid == *name);
-        number.ok_or_else(|| no_such(format!("revision {name} no longer exists")))
-    };
-    names.iter().map(number).collect()
 }
 
 /// Refuses pinned revisions: a person who pinned one wants to keep it.
 ///
 /// # Errors
 /// [`Error::Pinned`] names those that are.
-pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
-    let pinned = numbers.iter().filter_map(|&number| {
-        let tags: Vec<&str> = revisions.get(number)?.pinned_tags.iter().map(Tag::as_str).collect();
+pub fn check_unpinned(revisions: &[Revision], ids: &[RevisionId]) -> Result<()> {
+    let ids: HashSet<RevisionId> = ids.iter().copied().collect();
+    let named = revisions.iter().enumerate().filter(|(_, revision)| ids.contains(&revision.uuid));
+    let pinned = named.filter_map(|(number, revision)| {
+        let tags: Vec<&str> = revision.pinned_tags.iter().map(Tag::as_str).collect();
         (!tags.is_empty()).then(|| format!("revision {number} ({})", tags.join(", ")))
     });
     let pinned: Vec<String> = pinned.collect();
@@ -306,10 +304,11 @@ pub fn check_unpinned(revisions: &[Revision], numbers: &[usize]) -> Result<()> {
 /// Refuses to remove tags that a revision does not have: the user means another revision or another tag.
 ///
 /// # Errors
-/// [`Error::Specification`] with the tags it has; [`Error::NoSuchRevision`] if the number does not exist.
-pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>) -> Result<()> {
-    let Some(revision) = revisions.get(number) else {
-        return Err(no_such(format!("there is no revision {number}")));
+/// [`Error::Specification`] with the tags it has; [`Error::NoSuchRevision`].
+pub fn check_tagged(revisions: &[Revision], id: RevisionId, tags: &BTreeSet<Tag>) -> Result<()> {
+    let mut numbered = revisions.iter().enumerate();
+    let Some((number, revision)) = numbered.find(|(_, revision)| revision.uuid == id) else {
+        return Err(no_such(format!("revision {id} no longer exists")));
     };
     let Some(tag) = tags.difference(&revision.tags).next() else { return Ok(()) };
     let mark = |tag: &Tag| match revision.pinned_tags.contains(tag) {
@@ -320,8 +319,7 @@ pub fn check_tagged(revisions: &[Revision], number: usize, tags: &BTreeSet<Tag>)
         tags if tags.is_empty() => "none".to_owned(),
         tags => tags,
     };
-    let message =
-        format!("revision {number} ({}) has no tag '{tag}' to remove; it has {has}", revision.uuid);
+    let message = format!("revision {number} ({id}) has no tag '{tag}' to remove; it has {has}");
     Err(Error::Specification { message })
 }
 

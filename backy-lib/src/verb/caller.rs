@@ -7,8 +7,7 @@ use crate::archive::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::progress::{Event, Observer};
-use crate::base::revision::OperationId;
-use crate::policy::select::{names, numbers};
+use crate::base::revision::{OperationId, RevisionId};
 use crate::storage::holder_note;
 
 /// Who changes an archive, and under which conditions.
@@ -33,21 +32,19 @@ impl Caller<'_> {
         ArchiveWriter::open_within(archive, &self.holder(verb), self.wait, self.observer)
     }
 
-    /// The same, with these revisions, which `archive` numbers, by their numbers under the lock: a number means another
-    /// revision once somebody else has made or deleted one.
+    /// The same for an operation on these revisions.
     ///
     /// # Errors
-    /// Also [`Error::NoSuchRevision`] when somebody deleted one meanwhile.
-    pub(crate) fn writer_and_numbers(
+    /// Also [`Error::NoSuchRevision`] when somebody deleted one before this caller had the lock.
+    pub(crate) fn writer_for(
         &self,
         archive: Archive,
         verb: &str,
-        chosen: &[usize],
-    ) -> Result<(ArchiveWriter, Vec<usize>)> {
-        let names = names(archive.revisions(), chosen);
+        chosen: &[RevisionId],
+    ) -> Result<ArchiveWriter> {
         let writer = self.writer(archive, verb)?;
-        let chosen = numbers(writer.archive().revisions(), &names)?;
-        Ok((writer, chosen))
+        writer.archive().check_there(chosen)?;
+        Ok(writer)
     }
 
     /// The note that others read while `verb` holds the lock.

@@ -20,6 +20,7 @@ use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
 use crate::base::fork::Maker;
 use crate::base::progress::{Observer, Phase};
+use crate::base::revision::RevisionId;
 use crate::format::manifest::{DrillReport, Manifest, Revision, Unknown};
 use crate::image::sequential::{Reading, check_digests};
 use crate::policy::config::{Config, TimeLimit};
@@ -80,21 +81,21 @@ pub fn timeout(archive: &Archive) -> TimeLimit {
 }
 
 /// Which of `revisions` revisions a drill takes, given any number such as a random one; `None` if there are none.
-pub fn pick(revisions: usize, seed: u64) -> Option<usize> {
+fn pick(revisions: usize, seed: u64) -> Option<usize> {
     seed.checked_rem(revisions as u64).map(|number| number as usize)
 }
 
-/// Reads a revision, by its number from the newest, through its chain, and checks every block.
+/// Reads a revision through its chain, and checks every block.
 pub fn read(
     archive: &Archive,
-    number: usize,
+    id: RevisionId,
     threads: Option<usize>,
     clock: &dyn Clock,
     observer: &dyn Observer,
 ) -> Result<DrillReport> {
-    let drill = Drill::begin(archive, number, clock)?;
+    let drill = Drill::begin(archive, id, clock)?;
     let mut read_bytes = 0;
-    let outcome = archive.open_revision(number).and_then(|chain| {
+    let outcome = archive.open_revision(id).and_then(|chain| {
         check_digests(&chain, false, observer)?;
         let (phase, keep_going) = (Phase::Drill, false);
         let reading =
@@ -118,13 +119,13 @@ pub fn read(
 /// has less space than the revision has data.
 pub fn assemble(
     archive: &Archive,
-    number: usize,
+    id: RevisionId,
     place: &Path,
     threads: Option<usize>,
     clock: &dyn Clock,
     observer: &dyn Observer,
 ) -> Result<(DrillReport, Option<Assembled>)> {
-    let drill = Drill::begin(archive, number, clock)?;
+    let drill = Drill::begin(archive, id, clock)?;
     let folder = open_private(place)?;
     folder.sweep();
     let token = Token::new();
@@ -132,7 +133,7 @@ pub fn assemble(
     let path = place.join(&name);
     let options = RestoreOptions { threads, ..RestoreOptions::default() };
     let (mut read_bytes, mut assembled) = (0, None);
-    let outcome = archive.open_revision(number).and_then(|chain| {
+    let outcome = archive.open_revision(id).and_then(|chain| {
         let needed = space::needed_bytes(&chain, None, observer)?;
         space::check(place, needed)?;
         let note = Note::write(&folder, &token, &name).map_err(Error::io(&path, "create"))?;
@@ -187,16 +188,14 @@ struct Drill<'a> {
 }
 
 impl<'a> Drill<'a> {
-    fn begin(archive: &'a Archive, number: usize, clock: &dyn Clock) -> Result<Self> {
+    fn begin(archive: &'a Archive, id: RevisionId, clock: &dyn Clock) -> Result<Self> {
         if archive.manifest().is_undo() {
             let message =
                 "an undo archive holds only what a restore overwrote; there is no whole revision to test"
                     .to_owned();
             return Err(Error::Specification { message });
         }
-        let message = || format!("there is no revision {number}");
-        let revision = archive.revisions().get(number);
-        let revision = revision.ok_or_else(|| Error::NoSuchRevision { message: message() })?;
+        let revision = archive.revision(id)?;
         Ok(Drill { revision, started: clock.now(), began: Instant::now() })
     }
 

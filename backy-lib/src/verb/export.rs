@@ -55,13 +55,13 @@ pub struct ExportReport {
     pub seconds: f64,
 }
 
-/// Writes a revision, by its number from the newest, to a qcow2 file that does not exist yet.
+/// Writes a revision to a qcow2 file that does not exist yet.
 ///
 /// # Errors
 /// [`Error::Target`] if the file exists or would be in the archive.
 pub fn export(
     archive: &Archive,
-    number: usize,
+    id: RevisionId,
     path: &Path,
     options: &ExportOptions,
     observer: &dyn Observer,
@@ -72,7 +72,7 @@ pub fn export(
         // Nothing else in the config is needed: an archive without one can be exported, too.
         None => archive.config().map_or(DEFAULT_LEVEL, |config| config.compression_level),
     };
-    let chain = archive.open_revision(number)?;
+    let chain = archive.open_revision(id)?;
     restore::check_whole(&chain)?;
     check_target(archive, &chain, path, observer)?;
     check_digests(&chain, false, observer)?;

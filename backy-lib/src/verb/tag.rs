@@ -24,21 +24,22 @@ impl ArchiveWriter {
     /// added it, removing it leaves it to the schedule again. Returns all tags that the revision then has.
     ///
     /// # Errors
-    /// [`Error::Specification`] for more tags than a revision can hold, and for a new one with `..` in its name.
+    /// [`Error::NoSuchRevision`]. [`Error::Specification`] for more tags than a revision can hold, and for a new one
+    /// with `..` in its name.
     pub fn tag(
         &mut self,
-        number: usize,
+        id: RevisionId,
         add: &BTreeSet<Tag>,
         remove: &BTreeSet<Tag>,
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<BTreeSet<Tag>> {
-        self.operation(ChangeTags { number, add, remove }, clock, observer).map(|done| done.tags)
+        self.operation(ChangeTags { id, add, remove }, clock, observer).map(|done| done.tags)
     }
 }
 
 struct ChangeTags<'a> {
-    number: usize,
+    id: RevisionId,
     add: &'a BTreeSet<Tag>,
     remove: &'a BTreeSet<Tag>,
 }
@@ -63,10 +64,9 @@ impl Request for ChangeTags<'_> {
 
     fn plan(&self, writer: &mut ArchiveWriter, _: &Context<'_>) -> Result<(Manifest, TagReport)> {
         let mut after = writer.archive().manifest().clone();
-        let Some(revision) = after.revisions.get_mut(self.number) else {
-            let message = format!("there is no revision {}", self.number);
-            return Err(Error::NoSuchRevision { message });
-        };
+        let revision = after.revisions.iter_mut().find(|revision| revision.uuid == self.id);
+        let no_such = || format!("revision {} no longer exists", self.id);
+        let revision = revision.ok_or_else(|| Error::NoSuchRevision { message: no_such() })?;
         for tag in self.add.difference(&revision.tags) {
             tag.check_new().map_err(|message| Error::Specification { message })?;
         }

@@ -64,8 +64,8 @@ pub fn check_one(folder: &Path, clock: &dyn Clock) -> Result<Checked> {
 
 fn look_at(folder: &Path, with_revisions: bool, clock: &dyn Clock) -> Result<Checked> {
     let judge = |archive: Archive| {
-        let count = if with_revisions { archive.revisions().len() } else { 0 };
-        status(&archive, &(0..count).collect::<Vec<_>>(), clock)
+        let all = archive.revisions().iter().filter(|_| with_revisions);
+        status(&archive, &all.map(|revision| revision.uuid).collect::<Vec<_>>(), clock)
     };
     Ok(match judged(Archive::open(folder).and_then(judge))? {
         Ok(status) => Checked::of(status),

@@ -1,5 +1,7 @@
 //! `status`: the inventory of an archive and the health of its backups, from the files alone and without a lock.
 
+use std::collections::HashMap;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,7 @@ use crate::policy::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
 };
 use crate::policy::schedule::Past;
+use crate::storage::manifest::{self, Look};
 use crate::storage::{Access, FileName, FileSystem};
 use crate::verb::scrub::{self, Coverage};
 
@@ -125,7 +128,7 @@ pub struct RevisionStatus {
     pub bad_blocks: Vec<BlockRange>,
 }
 
-/// How often to retry if a writer changes the archive meanwhile.
+/// How often to look if a writer changes the archive meanwhile. Then even a doubtful report is better than none.
 const ATTEMPTS: u32 = 16;
 
 /// Inventory of the given revisions and health of the whole archive.
@@ -133,24 +136,17 @@ const ATTEMPTS: u32 = 16;
 /// A writer may change the archive after its manifest was read and before its folder is. A problem is
 /// reported only if the manifest stayed the same; otherwise everything is read again, with the same revisions
 /// as far as they still exist.
-pub fn status(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
-    let (mut archive, mut numbers) = (archive.clone(), numbers.to_vec());
-    for _ in 1..ATTEMPTS {
-        let report = look(&archive, &numbers, clock);
-        if report.as_ref().is_ok_and(|report| !is_doubtful(report)) {
-            return report;
-        }
-        let (now, _) = archive.reload()?;
-        if now.manifest() == archive.manifest() {
-            return report;
-        }
-        let there = |id| now.revisions().iter().position(|revision| revision.uuid == id);
-        let wanted =
-            numbers.iter().filter_map(|&number| Some(archive.revisions().get(number)?.uuid));
-        numbers = wanted.filter_map(there).collect();
-        archive = now;
-    }
-    look(&archive, &numbers, clock)
+pub fn status(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<StatusReport> {
+    let mut left_attempts = ATTEMPTS;
+    manifest::look(archive.storage(), archive.manifest().clone(), |manifest| {
+        left_attempts -= 1;
+        let report = look(&archive.as_of(manifest), ids, clock);
+        let is_sure = report.as_ref().is_ok_and(|report| !is_doubtful(report));
+        Ok(match is_sure || left_attempts == 0 {
+            true => Look::Sure(report),
+            false => Look::IfCurrent(report),
+        })
+    })?
 }
 
 /// Whether there is a problem that a running writer could cause temporarily.
@@ -160,7 +156,7 @@ fn is_doubtful(report: &StatusReport) -> bool {
     report.health.problems.iter().any(|problem| doubtful.contains(&problem.kind))
 }
 
-fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<StatusReport> {
+fn look(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<StatusReport> {
     let (config, now) = (judged(archive.config())?, clock.now());
     let why = config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let lock_holder = archive.lock_holder()?;
@@ -205,6 +201,8 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
     };
     let health = health::judge(&facts);
     let all: Vec<(&Revision, &Findings)> = manifest.revisions.iter().zip(&unreadable).collect();
+    let numbers = manifest.revisions.iter().map(|revision| revision.uuid).zip(0..);
+    let numbers: HashMap<RevisionId, usize> = numbers.collect();
     let described = |number: usize| {
         let (revision, bad) = all.get(number)?;
         Some(describe(number, revision, damaged(manifest.block_size, revision, bad)))
@@ -224,7 +222,7 @@ fn look(archive: &Archive, numbers: &[usize], clock: &dyn Clock) -> Result<Statu
         progress_at,
         coverage: scrub::coverage(manifest),
         drill: manifest.drill.clone(),
-        revisions: numbers.iter().filter_map(|&number| described(number)).collect(),
+        revisions: ids.iter().filter_map(|id| described(*numbers.get(id)?)).collect(),
         health,
         checked: now,
         revision_count: manifest.revisions.len(),

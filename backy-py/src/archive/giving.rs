@@ -105,8 +105,8 @@ impl Archive {
     ) -> PyResult<Bound<'py, PyAny>> {
         let look = |watch: &Watch| {
             let archive = self.folder.open()?;
-            let number = revision.resolve(&archive)?;
-            archive.look_at_target(number, &target.0, watch)
+            let id = revision.resolve(&archive)?;
+            archive.look_at_target(id, &target.0, watch)
         };
         run(py, Control::new(progress, cancel), look)?.to_python(py)
     }

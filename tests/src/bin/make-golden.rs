@@ -17,7 +17,7 @@ use backy_lib::source::DeviceSource;
 use backy_lib::{BackupOptions, ImageUpdate, MaintenanceOptions, ScrubOptions, drill};
 use backy_tests::golden;
 use backy_tests::memory::MemorySource;
-use backy_tests::world::BLOCK_SIZE;
+use backy_tests::world::{self, BLOCK_SIZE};
 use jiff::{SignedDuration, Timestamp};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -63,7 +63,8 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
         writer.backup(&MemorySource::new(&state), &options, &clock, &Silent)?;
     }
     // A delta takes over the blocks of two others; the image returns to the one before.
-    writer.remove(&[0, 4, 5], &clock, &Silent)?;
+    let ids = world::ids(writer.archive(), &[0, 4, 5])?;
+    writer.remove(&ids, &clock, &Silent)?;
     let config = folder.join("backy.toml");
     write_config(&config, "max_chain = 2\n")?;
     writer.maintain(
@@ -78,9 +79,10 @@ fn keep(folder: &Path, clock: FixedClock) -> Result<(), Box<dyn Error>> {
         &clock,
         &Silent,
     )?;
-    writer.tag(1, &["kept".parse()?].into(), &[].into(), &clock, &Silent)?;
+    writer.tag(writer.archive().id(1)?, &["kept".parse()?].into(), &[].into(), &clock, &Silent)?;
     writer.scrub(&ScrubOptions { threads: Some(1), ..Default::default() }, &clock, &Silent)?;
-    let drill = drill::read(writer.archive(), 3, Some(1), &clock, &Silent)?;
+    let archive = writer.archive();
+    let drill = drill::read(archive, archive.id(3)?, Some(1), &clock, &Silent)?;
     writer.record_drill(drill, &clock, &Silent)?;
     Ok(())
 }

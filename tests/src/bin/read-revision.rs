@@ -8,7 +8,8 @@ use backy_lib::image::reader::ReadCache;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let archive = std::env::args_os().nth(1).ok_or("usage: read-revision ARCHIVE")?;
-    let reader = Archive::open(Path::new(&archive))?.open_reader(0, &ReadCache::new(64 << 20))?;
+    let archive = Archive::open(Path::new(&archive))?;
+    let reader = archive.open_reader(archive.id(0)?, &ReadCache::new(64 << 20))?;
     let mut buffer = vec![0; 1 << 20];
     let mut offset = 0;
     while offset < reader.size_bytes() {

@@ -79,7 +79,15 @@ impl Damaged {
             }
             self.check_reader(&place, &archive, number, &expected);
             let target = MemoryTarget::holding(newest);
-            if archive.restore_to(number, &target, &world::restore_options(), &Silent).is_ok() {
+            if archive
+                .restore_to(
+                    archive.id(number).unwrap(),
+                    &target,
+                    &world::restore_options(),
+                    &Silent,
+                )
+                .is_ok()
+            {
                 self.compare(&format!("{place}, onto another"), &target.content(), &expected);
             }
         }
@@ -109,7 +117,10 @@ impl Damaged {
 
     /// Reads a revision as a mount does, twice and in pieces, and looks for its holes.
     fn check_reader(&self, place: &str, archive: &Archive, number: usize, expected: &[u8]) {
-        let Ok(reader) = archive.open_reader(number, &ReadCache::new(1 << 16)) else { return };
+        let Ok(reader) = archive.open_reader(archive.id(number).unwrap(), &ReadCache::new(1 << 16))
+        else {
+            return;
+        };
         let mut buffer = vec![0xee; READ_BYTES];
         for offset in (0..expected.len()).step_by(buffer.len()).chain([0, 5000]) {
             if let Ok(count) = reader.read_at(&mut buffer, offset as u64) {
@@ -136,7 +147,7 @@ impl Damaged {
         for number in 0..archive.revisions().len() {
             let place = format!("revision {number}");
             let Some(bytes) = self.expected(&place, archive, number) else { continue };
-            let Ok(chain) = archive.open_revision(number) else { continue };
+            let Ok(chain) = archive.open_revision(archive.id(number).unwrap()) else { continue };
             if chain.verify_digests(&Silent).is_err() {
                 continue;
             }
@@ -168,16 +179,18 @@ impl Damaged {
         let findings = Findings::default();
         let new = MemoryTarget::absent();
         let report = archive
-            .restore_to(number, &new, &options, &findings)
+            .restore_to(archive.id(number).unwrap(), &new, &options, &findings)
             .unwrap_or_else(|error| panic!("{place}: {error}"));
         let found = new.content();
         let old = MemoryTarget::holding(&vec![0x55; found.len() + 700]);
-        let again = archive.restore_to(number, &old, &options, &Silent).expect(place);
+        let again =
+            archive.restore_to(archive.id(number).unwrap(), &old, &options, &Silent).expect(place);
         assert_eq!(again.unreadable, report.unreadable, "{place}");
         assert!(old.content() == found, "{place}: an existing target");
         let mut stream = Vec::new();
-        let streamed =
-            archive.restore_to_stream(number, &mut stream, &options, &Silent).expect(place);
+        let streamed = archive
+            .restore_to_stream(archive.id(number).unwrap(), &mut stream, &options, &Silent)
+            .expect(place);
         assert_eq!(streamed.unreadable, report.unreadable, "{place}");
         assert!(stream == found, "{place}: a stream");
 

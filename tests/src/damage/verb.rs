@@ -75,8 +75,7 @@ impl Damaged {
         }
         match verb {
             Verb::Status => {
-                let numbers: Vec<usize> = (0..archive.revisions().len()).collect();
-                let report = status(&archive, &numbers, &clock)?;
+                let report = status(&archive, &world::all(&archive), &clock)?;
                 serde_json::to_string(&report).expect("JSON");
             }
             Verb::Reads(seed) => self.read_here_and_there(&archive, &mut Random(seed.into()))?,
@@ -93,7 +92,7 @@ impl Damaged {
             }
             Verb::Drill(seed) => {
                 let Some(number) = number(seed) else { return Ok(()) };
-                let report = drill::read(&archive, number, Some(1), &clock, &Silent)?;
+                let report = drill::read(&archive, archive.id(number)?, Some(1), &clock, &Silent)?;
                 let read = world::read_revision(&archive, number);
                 let agree = report.passed == read.is_ok();
                 assert!(agree || self.forged, "a drill said {report:?}, a restore {read:?}");
@@ -101,7 +100,9 @@ impl Damaged {
             }
             Verb::Backup(in_place) => self.backup(in_place, next)?,
             Verb::Remove(number) => {
-                _ = self.writer()?.remove(&[usize::from(number)], &clock, &Silent)?;
+                let mut writer = self.writer()?;
+                let ids: Vec<RevisionId> = writer.archive().id(number.into()).into_iter().collect();
+                _ = writer.remove(&ids, &clock, &Silent)?;
             }
             Verb::Maintain(keep) => {
                 let (count, confirm) = (u32::from(keep % 6), keep < 128);
@@ -119,8 +120,9 @@ impl Damaged {
             }
             Verb::Tag(number) => {
                 let tags = ["x".parse().expect("a tag")].into();
-                let number = usize::from(number);
-                _ = self.writer()?.tag(number, &tags, &[].into(), &clock, &Silent)?;
+                let mut writer = self.writer()?;
+                let id = writer.archive().id(number.into())?;
+                _ = writer.tag(id, &tags, &[].into(), &clock, &Silent)?;
             }
             Verb::Rebuild(_) => {}
         }
@@ -187,7 +189,7 @@ impl Damaged {
         let uuid = RevisionId::new(world::clock().0);
         let path = folder.path().join(FileName::Delta(uuid).to_string());
         let options = ExportOptions { level: None, threads: Some(1) };
-        export(archive, number, &path, &options, &Silent)?;
+        export(archive, archive.id(number)?, &path, &options, &Silent)?;
         let storage: Box<dyn Storage> = Box::new(DirStorage::open(folder.path())?);
         let delta = Delta::open_any_size(&*storage, uuid, archive.manifest().block_size)?;
         if self.forged {
@@ -214,6 +216,8 @@ impl Damaged {
     fn salvage_forged(&self, archive: &Archive, number: usize) -> Result<()> {
         let options = backy_lib::RestoreOptions { keep_going: true, ..world::restore_options() };
         let mut stream = Vec::new();
-        archive.restore_to_stream(number, &mut stream, &options, &Silent).map(drop)
+        archive
+            .restore_to_stream(archive.id(number).unwrap(), &mut stream, &options, &Silent)
+            .map(drop)
     }
 }

@@ -203,7 +203,9 @@ fn check_imported(model: &Model, archive: &Archive, number: usize, imported: &Im
     let target = MemoryTarget::absent();
     let options =
         RestoreOptions { keep_going: true, threads: Some(1), ..RestoreOptions::default() };
-    let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+    let report = archive
+        .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+        .expect("a restore");
     let bytes = target.content();
     assert_eq!(bytes.len() as u64, imported.size_bytes, "{name}");
     assert!(report.digests_checked);

@@ -228,7 +228,8 @@ fn carry_out(manifest: &mut Manifest, step: &Step, gone: &mut HashSet<RevisionId
         assert!(!going.iter().any(|id| bases.contains(id)), "one that stays reads it: {step:?}");
     }
     for id in going {
-        manifest.remove(number(manifest, id));
+        assert!(manifest.revision(id).is_some());
+        manifest.remove(id);
         assert!(gone.insert(id), "{id} goes twice");
     }
 }

@@ -287,7 +287,9 @@ impl Model {
         let target = MemoryTarget::holding(&other);
         let archive = world::open(&self.world.disk).expect("open");
         let options = RestoreOptions { threads: Some(threads), ..RestoreOptions::default() };
-        archive.restore_to(number, &target, &options, &Silent).expect("a restore that works");
+        archive
+            .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+            .expect("a restore that works");
         assert!(target.content() == *wanted, "restore of revision {number}");
         if !onto_other {
             assert_eq!(target.written_bytes(), 0, "what was right was written again");

@@ -24,7 +24,9 @@ impl Model {
     pub(super) fn hold(&mut self, number: u8) {
         let Some(number) = self.number(number) else { return };
         let archive = world::open(&self.world.disk).expect("open");
-        let reader = archive.open_reader(number, &ReadCache::new(CACHE_BYTES)).expect("a reader");
+        let reader = archive
+            .open_reader(archive.id(number).unwrap(), &ReadCache::new(CACHE_BYTES))
+            .expect("a reader");
         if self.readers.len() == MAX_READERS {
             self.readers.remove(0);
         }

@@ -97,7 +97,7 @@ impl Model {
                 let report = writer.backup(&source, &options, &clock, &Silent)?;
                 report.map_or(Done::Nothing, |report| Done::Made(report.revision.uuid))
             }
-            Verb::Remove { which } => gone(writer.remove(&self.chosen(which), &clock, &Silent)?),
+            Verb::Remove { which } => gone(world::remove_by(&mut writer, &self.chosen(which))?),
             Verb::Maintain { keep } => gone(writer.maintain(&options(keep), &clock, &Silent)?),
             Verb::Tag { number, tag, remove } => {
                 let Some(number) = self.number(number) else { return Ok(Done::Nothing) };
@@ -108,7 +108,7 @@ impl Model {
                     writer.archive().revisions()[number].pinned_tags.clone()
                 };
                 let before = pinned(&writer);
-                let all = writer.tag(number, add, remove, &clock, &Silent)?;
+                let all = writer.tag(writer.archive().id(number)?, add, remove, &clock, &Silent)?;
                 assert!(all.is_superset(add), "{all:?}");
                 // One that was pinned over the schedule's belongs to the schedule again.
                 let is_unpinned = |tag| before.contains(tag) && !pinned(&writer).contains(tag);
@@ -117,6 +117,7 @@ impl Model {
             }
             Verb::Scrub { which, threads } => {
                 let chosen = self.chosen(which);
+                let chosen = world::ids(writer.archive(), &chosen)?;
                 let revisions = (!chosen.is_empty()).then_some(chosen);
                 let options =
                     ScrubOptions { revisions, threads: Some(threads), ..ScrubOptions::default() };
@@ -126,7 +127,8 @@ impl Model {
             }
             Verb::Drill { number } => {
                 let Some(number) = self.number(number) else { return Ok(Done::Nothing) };
-                let drill = drill::read(writer.archive(), number, Some(1), &clock, &Silent)?;
+                let archive = writer.archive();
+                let drill = drill::read(archive, archive.id(number)?, Some(1), &clock, &Silent)?;
                 let failed = (!drill.passed).then(|| drill.message.clone());
                 writer.record_drill(drill, &clock, &Silent)?;
                 failed.map_or(Done::Noted, Done::Failed)

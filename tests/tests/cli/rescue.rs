@@ -122,7 +122,9 @@ fn truths(name: &str) -> BTreeMap<String, Truth> {
     let one = |number: usize| {
         let target = MemoryTarget::absent();
         let options = RestoreOptions { keep_going: true, ..world::restore_options() };
-        let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+        let report = archive
+            .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+            .expect("a restore");
         let truth = Truth { bytes: target.content(), lost: report.unreadable };
         (archive.revisions()[number].uuid.to_string(), truth)
     };

@@ -120,8 +120,7 @@ fn maintain(world: &mut World, clock: &dyn Clock) {
 
 fn health(world: &World, now: Timestamp) -> StatusReport {
     let archive = world::open(&world.disk).expect("open");
-    let numbers: Vec<usize> = (0..archive.revisions().len()).collect();
-    let report = status(&archive, &numbers, &FixedClock(now)).expect("the status");
+    let report = status(&archive, &world::all(&archive), &FixedClock(now)).expect("the status");
     serde_json::to_string(&report).expect("a status in JSON");
     report
 }
@@ -129,7 +128,9 @@ fn health(world: &World, now: Timestamp) -> StatusReport {
 fn tag(world: &World, number: usize, clock: &dyn Clock) {
     let (add, remove) = (["pinned".parse().expect("a tag")].into(), BTreeSet::new());
     let (add, remove) = if number.is_multiple_of(2) { (add, remove) } else { (remove, add) };
-    writer(world).tag(number, &add, &remove, clock, &Silent).expect("a tag");
+    let mut writer = writer(world);
+    let id = writer.archive().id(number).unwrap();
+    writer.tag(id, &add, &remove, clock, &Silent).expect("a tag");
 }
 
 fn scrub(world: &World, clock: &dyn Clock) {
@@ -141,7 +142,8 @@ fn scrub(world: &World, clock: &dyn Clock) {
 
 fn drilled(world: &World, number: usize, clock: &dyn Clock) {
     let archive = world::open(&world.disk).expect("open");
-    let report = drill::read(&archive, number, Some(1), clock, &Silent).expect("a drill");
+    let report = drill::read(&archive, archive.id(number).unwrap(), Some(1), clock, &Silent)
+        .expect("a drill");
     assert!(report.passed, "{}", report.message);
     writer(world).record_drill(report, clock, &Silent).expect("a drill that is noted");
 }

@@ -201,7 +201,8 @@ fn zeros_that_nothing_proves_are_an_error() {
     world.disk.tamper(digests, |bytes| bytes[4096..4096 + 32].fill(0));
     world.disk.tamper(FileName::IMAGE, |image| image[..block].fill(0));
     let archive = world::open(&world.disk).expect("open");
-    let reader = archive.open_reader(0, &ReadCache::new(1 << 16)).expect("a reader");
+    let reader =
+        archive.open_reader(archive.id(0).unwrap(), &ReadCache::new(1 << 16)).expect("a reader");
     let mut found = vec![0xee; block];
     for part in [block, 100] {
         let error = reader.read_at(&mut found[..part], 0).expect_err("zeros that nothing proves");

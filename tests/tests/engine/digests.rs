@@ -69,7 +69,12 @@ fn wrong_digests_of_the_machine_are_no_damage() {
                 let options = RestoreOptions { keep_going, ..world::restore_options() };
                 let archive = world::open(&world.disk).expect("open");
                 let target = MemoryTarget::absent();
-                is_no_verdict(archive.restore_to(number, &target, &options, &Silent));
+                is_no_verdict(archive.restore_to(
+                    archive.id(number).unwrap(),
+                    &target,
+                    &options,
+                    &Silent,
+                ));
             }
             let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
             let archive = world::open(&world.disk).expect("open");

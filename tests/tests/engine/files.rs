@@ -50,8 +50,8 @@ pub(crate) fn write_to(archive: Archive, verb: &str, next: &[u8]) -> Result<()> 
     match verb {
         "backup" => backup(&mut writer, ImageUpdate::Auto),
         "in place" => backup(&mut writer, ImageUpdate::InPlace),
-        "rm 1" => writer.remove(&[1], &clock, &Silent).map(drop),
-        "rm 0" => writer.remove(&[0], &clock, &Silent).map(drop),
+        "rm 1" => world::remove_by(&mut writer, &[1]).map(drop),
+        "rm 0" => world::remove_by(&mut writer, &[0]).map(drop),
         "maintenance" => {
             let options = MaintenanceOptions { keep: Some(2), confirm: true, threads: Some(1) };
             writer.maintain(&options, &clock, &Silent).map(drop)
@@ -59,7 +59,7 @@ pub(crate) fn write_to(archive: Archive, verb: &str, next: &[u8]) -> Result<()> 
         "scrub" => writer.scrub(&ScrubOptions::default(), &clock, &Silent).map(drop),
         "tag" => {
             let tags = ["x".parse().expect("a tag")].into();
-            writer.tag(0, &tags, &[].into(), &clock, &Silent).map(drop)
+            writer.tag(writer.archive().id(0)?, &tags, &[].into(), &clock, &Silent).map(drop)
         }
         "open" => Ok(()),
         other => panic!("{other}?"),
@@ -198,7 +198,10 @@ fn a_writer_stops_when_the_manifest_has_changed() {
                     let source = MemorySource::new(&states[4]);
                     writer.backup(&source, &world::options(), &clock, &rival).map(drop)
                 }
-                _ => writer.remove(&[2], &clock, &rival).map(drop),
+                _ => {
+                    let id = writer.archive().id(2).unwrap();
+                    writer.remove(&[id], &clock, &rival).map(drop)
+                }
             };
             let error = done.expect_err("another writer's manifest");
             assert!(error.to_string().contains("another writer"), "{verb}: {error}");

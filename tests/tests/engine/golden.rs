@@ -145,7 +145,9 @@ fn a_flawed_archive_of_format_1_reads_right() {
     for ((number, state), lost) in states.iter().rev().enumerate().zip(lost) {
         let target = MemoryTarget::absent();
         let options = RestoreOptions { keep_going: true, ..world::restore_options() };
-        let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+        let report = archive
+            .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+            .expect("a restore");
         let mut expected = state.clone();
         let mut unreadable = Vec::new();
         for &block in lost {
@@ -195,9 +197,10 @@ fn a_pinned_archive_of_format_1_reads_right() {
     }
     let tags = ["weekly", "mine"].map(|tag| tag.parse().expect("a tag")).into();
     let oldest = archive.revisions().last().expect("a revision");
+    let id = oldest.uuid;
     assert_eq!((&oldest.pinned_tags, oldest.scheduled_tags.len()), (&tags, 1));
     let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
-    let left = writer.tag(states.len() - 1, &Default::default(), &tags, &world::clock(), &Silent);
+    let left = writer.tag(id, &Default::default(), &tags, &world::clock(), &Silent);
     let left: Vec<String> = left.expect("a tag").iter().map(ToString::to_string).collect();
     assert_eq!(left, ["daily", "monthly", "weekly"]);
 }
@@ -212,7 +215,8 @@ fn an_undo_archive_of_format_1_is_restored() {
     assert_eq!(check.expect("a check").findings, []);
     let states = golden::states();
     let target = MemoryTarget::holding(&states[3]);
-    let report = archive.restore_to(0, &target, &world::restore_options(), &Silent);
+    let report =
+        archive.restore_to(archive.id(0).unwrap(), &target, &world::restore_options(), &Silent);
     assert!(report.expect("a restore").is_exact());
     assert!(target.content() == golden::overwritten_state());
 }

@@ -140,7 +140,9 @@ fn an_open_revision_stays_readable() {
                 let archive = world::open(disk).expect("open");
                 let count = archive.revisions().len();
                 let chains: Vec<_> = (0..count)
-                    .map(|number| archive.open_revision(number).expect("open a revision"))
+                    .map(|number| {
+                        archive.open_revision(archive.id(number).unwrap()).expect("open a revision")
+                    })
                     .collect();
                 for _ in 0..6 {
                     for (number, chain) in chains.iter().enumerate() {
@@ -182,12 +184,8 @@ fn a_revision_read_during_maintenance_gives_its_own_bytes() {
                 let count = archive.revisions().len();
                 // Opened when some may be deleted already: found by their names.
                 let wanted = [1usize, 4].map(|number| &world.expected[number]);
-                let numbers = wanted.map(|expected| {
-                    archive.revisions().iter().position(|r| r.uuid == expected.uuid)
-                });
-                let chains = numbers.map(|number| {
-                    archive.open_revision(number.expect("it stays")).expect("open a revision")
-                });
+                let chains = wanted
+                    .map(|expected| archive.open_revision(expected.uuid).expect("open a revision"));
                 for _ in 0..8 {
                     for (chain, expected) in chains.iter().zip(wanted) {
                         let found = world::read_chain(chain).unwrap_or_else(|error| {
@@ -220,8 +218,7 @@ fn status_during_a_backup_reports_no_false_problem() {
             |disk| {
                 for _ in 0..6 {
                     let archive = world::open(disk).expect("open");
-                    let all: Vec<usize> = (0..archive.revisions().len()).collect();
-                    let report = status(&archive, &all, &world::clock())
+                    let report = status(&archive, &world::all(&archive), &world::clock())
                         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
                     let false_alarms = report.health.problems.iter().filter(|problem| {
                         use ProblemKind::{Damage, Interrupted, MissingFile, ReplacedImage};
@@ -258,11 +255,8 @@ fn read_about(
 fn open_readers(disk: &SimStorage) -> Vec<(RevisionId, RevisionReader)> {
     let archive = world::open(disk).expect("open");
     let cache = ReadCache::new(1 << 16);
-    let open = |number: usize| {
-        let uuid = archive.revisions()[number].uuid;
-        Some((uuid, archive.open_reader(number, &cache).ok()?))
-    };
-    (0..archive.revisions().len()).filter_map(open).collect()
+    let open = |id| Some((id, archive.open_reader(id, &cache).ok()?));
+    world::all(&archive).into_iter().filter_map(open).collect()
 }
 
 /// On a disk that is mounted from another machine, where nothing shows that a file has been replaced, a reader that

@@ -15,6 +15,7 @@ mod interleave;
 mod manifests;
 mod merge;
 mod model;
+mod names;
 mod old;
 mod rebuild;
 mod restore;

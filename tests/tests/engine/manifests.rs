@@ -62,7 +62,8 @@ fn marked() -> (World, Vec<String>) {
     rot(&lost.disk, &[7, 8]);
     scrub(&lost.disk).expect("a scrub");
     let archive = world::open(&lost.disk).expect("open");
-    let report = drill::read(&archive, 1, Some(1), &clock(), &Silent).expect("a drill");
+    let report =
+        drill::read(&archive, archive.id(1).unwrap(), Some(1), &clock(), &Silent).expect("a drill");
     writer(&lost.disk)
         .and_then(|mut w| w.record_drill(report, &clock(), &Silent))
         .expect("recorded");
@@ -143,11 +144,14 @@ fn fields_of_newer_programs_survive_every_verb() {
     type Verb = fn(&SimStorage) -> Result<()>;
     let tag: Verb = |disk| {
         let tags = BTreeSet::from(["kept".parse().expect("a tag")]);
-        writer(disk)?.tag(0, &tags, &BTreeSet::new(), &clock(), &Silent).map(drop)
+        let mut writer = writer(disk)?;
+        let id = writer.archive().id(0)?;
+        writer.tag(id, &tags, &BTreeSet::new(), &clock(), &Silent).map(drop)
     };
     let backup: Verb = |disk| world::backup(disk, &MemorySource::new(&[7; 12 * BLOCK])).map(drop);
     let drill: Verb = |disk| {
-        let report = drill::read(&world::open(disk)?, 0, Some(1), &clock(), &Silent)?;
+        let archive = world::open(disk)?;
+        let report = drill::read(&archive, archive.id(0)?, Some(1), &clock(), &Silent)?;
         writer(disk)?.record_drill(report, &clock(), &Silent)
     };
     let remove: Verb = |disk| world::remove(disk, &[2]).map(drop);
@@ -193,7 +197,7 @@ fn every_verb_handles_a_million_bad_blocks_in_seconds() {
     let began = Instant::now();
     let open = || Archive::open(&archive).expect("open");
     let writer = || ArchiveWriter::open(open(), "a test", &Silent).expect("a writer");
-    let status = status::status(&open(), &[0, 1], &clock()).expect("status");
+    let status = status::status(&open(), &world::all(&open()), &clock()).expect("status");
     assert_eq!(status.damaged_count, 2);
     let options =
         ScrubOptions { budget: Some(Budget::Time(Duration::ZERO)), ..ScrubOptions::default() };
@@ -203,7 +207,8 @@ fn every_verb_handles_a_million_bad_blocks_in_seconds() {
     assert!(more.message.starts_with("999000 more blocks in 999000 places"), "{}", more.message);
     assert_eq!(more.affected.len(), 2, "also the revision that reads through to them");
     let tags = BTreeSet::from(["kept".parse().expect("a tag")]);
-    writer().tag(1, &tags, &BTreeSet::new(), &clock(), &Silent).expect("tag");
+    let id = open().id(1).unwrap();
+    writer().tag(id, &tags, &BTreeSet::new(), &clock(), &Silent).expect("tag");
     let report = writer().scrub(&options, &clock(), &Silent).expect("a scrub");
     assert!(report.findings.iter().any(|finding| finding.repaired), "zero blocks are known");
     backup(&archive);

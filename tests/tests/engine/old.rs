@@ -229,7 +229,7 @@ fn own_blocks_are_the_changed_ones() {
     assert_eq!(archive.manifest().block_size.len(), block);
     let cache = backy_lib::image::reader::ReadCache::new(1 << 20);
     let own = |number: usize| {
-        let reader = archive.open_reader(number, &cache).expect("a reader");
+        let reader = archive.open_reader(archive.id(number).unwrap(), &cache).expect("a reader");
         let mut found = Vec::new();
         let mut offset = 0;
         while let Some(next) = reader.next_own(offset).expect("a table") {

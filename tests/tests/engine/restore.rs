@@ -264,7 +264,7 @@ fn save(
 ) -> Result<UndoReport> {
     let archive = world::open(&world.disk)?;
     let saving = Saving {
-        chain: &archive.open_revision(number)?,
+        chain: &archive.open_revision(archive.id(number)?)?,
         target,
         path: Path::new("/memory"),
         clock: &world::clock(),
@@ -276,7 +276,8 @@ fn save(
 
 /// Restores the undo archive's revision to the target.
 fn go_back(undo: &SimStorage, target: &dyn Target) -> Result<RestoreReport> {
-    world::open(undo)?.restore_to(0, target, &world::restore_options(), &Silent)
+    let undo = world::open(undo)?;
+    undo.restore_to(undo.id(0)?, target, &world::restore_options(), &Silent)
 }
 
 /// What targets held before, beside a revision of this content: nearly the same, something else, longer,
@@ -321,7 +322,9 @@ fn undoing_a_restore_gives_the_former_target() {
                     assert!(target.bytes.content() == former, "{place}: saving changed it");
                     let archive = world::open(&world.disk).expect(&place);
                     let options = world::restore_options();
-                    archive.restore_to(number, &target, &options, &Silent).expect(&place);
+                    archive
+                        .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+                        .expect(&place);
                     let restored = target.bytes.content();
                     assert!(restored[..revision.len()] == revision, "{place}: not restored");
                     check_saved(&place, &report, &former, &restored, &undo);
@@ -383,7 +386,9 @@ fn check_going_on(place: &str, disk: &SimStorage, world: &World) {
     for (number, revision) in archive.revisions().iter().enumerate() {
         let expected = world.expected.iter().find(|each| each.uuid == revision.uuid);
         let target = MemoryTarget::absent();
-        let report = archive.restore_to(number, &target, &options, &Silent).expect(place);
+        let report = archive
+            .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+            .expect(place);
         assert!(report.unreadable.is_empty(), "{place}: {number}: {:?}", report.unreadable);
         assert!(target.content() == expected.expect(place).bytes, "{place}: {number} is wrong");
     }
@@ -398,16 +403,22 @@ fn a_dry_run_writes_nothing() {
     for number in 0..2 {
         for former in former_contents(&world.expected[number].bytes, 3) {
             let target = Device::new(TargetKind::File, &former);
-            let planned = archive.restore_to(number, &target, &dry, &Silent).expect("a dry run");
+            let planned = archive
+                .restore_to(archive.id(number).unwrap(), &target, &dry, &Silent)
+                .expect("a dry run");
             assert!(planned.dry_run && target.bytes.content() == former);
             let options = world::restore_options();
-            let done = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+            let done = archive
+                .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+                .expect("a restore");
             assert!(!done.dry_run);
             assert_eq!(planned.written_bytes, done.written_bytes);
             assert_eq!(planned.written_extents, done.written_extents);
         }
         let mut stream = Vec::new();
-        archive.restore_to_stream(number, &mut stream, &dry, &Silent).expect("a dry run");
+        archive
+            .restore_to_stream(archive.id(number).unwrap(), &mut stream, &dry, &Silent)
+            .expect("a dry run");
         assert!(stream.is_empty());
     }
 }
@@ -426,7 +437,9 @@ fn a_restore_that_failed_anywhere_can_be_undone() {
             let undo = undo.crash(Unsynced::Lost);
             target.writes_left.store(writes, Relaxed);
             let archive = world::open(&world.disk).expect(&place);
-            let worked = archive.restore_to(1, &target, &world::restore_options(), &Silent).is_ok();
+            let worked = archive
+                .restore_to(archive.id(1).unwrap(), &target, &world::restore_options(), &Silent)
+                .is_ok();
             target.writes_left.store(u64::MAX, Relaxed);
             go_back(&undo, &target).expect(&place);
             assert!(target.bytes.content() == former, "{place}: not undone");

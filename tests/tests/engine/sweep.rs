@@ -251,8 +251,9 @@ fn restore() {
                     let target =
                         old.map_or_else(MemoryTarget::absent, |b| MemoryTarget::holding(b));
                     let options = RestoreOptions { keep_going, ..world::restore_options() };
-                    let report =
-                        world::open(disk)?.restore_to(number, &target, &options, &Silent)?;
+                    let archive = world::open(disk)?;
+                    let id = archive.id(number)?;
+                    let report = archive.restore_to(id, &target, &options, &Silent)?;
                     let mut expected = expected.clone();
                     for lost in report.unreadable {
                         expected[lost.offset as usize..lost.end() as usize].fill(0);

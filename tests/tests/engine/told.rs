@@ -15,7 +15,7 @@ use backy_lib::progress::{Counters, Event, Observer, Phase, Silent};
 use backy_lib::restore::Saving;
 use backy_lib::storage::sim::SimStorage;
 use backy_lib::storage::{FileName, Storage};
-use backy_lib::{BackupOptions, MaintenanceOptions, RestoreOptions, ScrubOptions};
+use backy_lib::{BackupOptions, MaintenanceOptions, RestoreOptions, RevisionId, ScrubOptions};
 use backy_tests::legacy::OldArchive;
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
@@ -104,31 +104,44 @@ fn progress_of_reading_verbs_ends_at_its_total() {
             MemoryTarget::holding(&world.expected[number].bytes),
         ] {
             let found = watched(|watching| {
-                archive.restore_to(number, &target, &options, watching).expect("a restore");
+                archive
+                    .restore_to(archive.id(number).unwrap(), &target, &options, watching)
+                    .expect("a restore");
             });
             assert_eq!(found, [(Phase::Restore, size(number))]);
         }
         let found = watched(|watching| {
             let mut stream = Vec::new();
-            archive.restore_to_stream(number, &mut stream, &options, watching).expect("a stream");
+            archive
+                .restore_to_stream(archive.id(number).unwrap(), &mut stream, &options, watching)
+                .expect("a stream");
             assert_eq!(stream.len() as u64, size(number));
         });
         assert_eq!(found, [(Phase::Restore, size(number))]);
         let found = watched(|watching| {
             let file = temp.path().join(format!("{number}.qcow2"));
             let options = ExportOptions::default();
-            export(&archive, number, &file, &options, watching).expect("an export");
+            export(&archive, archive.id(number).unwrap(), &file, &options, watching)
+                .expect("an export");
         });
         assert_eq!(found, [(Phase::Export, size(number))]);
         let found = watched(|watching| {
-            let done = drill::read(&archive, number, None, &world::clock(), watching);
+            let done =
+                drill::read(&archive, archive.id(number).unwrap(), None, &world::clock(), watching);
             assert!(done.expect("a drill").passed);
         });
         assert_eq!(found, [(Phase::Drill, size(number))]);
         let found = watched(|watching| {
             let clock = world::clock();
-            drill::assemble(&archive, number, temp.path(), None, &clock, watching)
-                .expect("a drill");
+            drill::assemble(
+                &archive,
+                archive.id(number).unwrap(),
+                temp.path(),
+                None,
+                &clock,
+                watching,
+            )
+            .expect("a drill");
         });
         assert_eq!(found, [(Phase::Restore, size(number))]);
     }
@@ -140,7 +153,7 @@ fn progress_of_reading_verbs_ends_at_its_total() {
     let undo = SimStorage::new(false);
     let target = MemoryTarget::holding(&noise(5, states[0].len()));
     let found = watched(|watching| {
-        let chain = archive.open_revision(1).expect("a revision");
+        let chain = archive.open_revision(archive.id(1).unwrap()).expect("a revision");
         let (path, clock) = (std::path::Path::new("/memory"), world::clock());
         let observer: &dyn Observer = watching;
         let saving =
@@ -174,7 +187,8 @@ fn progress_of_writing_verbs_ends_at_its_total() {
     assert!(found.iter().all(|(phase, _)| *phase == Phase::Scrub) && !found.is_empty());
     let remove = |world: &World, numbers: &[usize]| {
         watched(|watching| {
-            writer(&world.disk).remove(numbers, &world::clock(), watching).expect("a removal");
+            let ids: Vec<RevisionId> = numbers.iter().map(|&n| world.expected[n].uuid).collect();
+            writer(&world.disk).remove(&ids, &world::clock(), watching).expect("a removal");
         })
     };
     let of = |found: &[(Phase, u64)], phase| {

@@ -71,7 +71,7 @@ fn readers(folder: &Path, numbers: impl IntoIterator<Item = usize>) -> Vec<Revis
     let cache = ReadCache::new(1 << 20);
     let open = |number| {
         let archive = Archive::open(folder).expect("open");
-        archive.open_reader(number, &cache).expect("a reader")
+        archive.open_reader(archive.id(number).unwrap(), &cache).expect("a reader")
     };
     numbers.into_iter().map(open).collect()
 }

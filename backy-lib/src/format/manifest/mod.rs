@@ -404,12 +404,10 @@ impl Manifest {
         self.revisions.insert(0, revision);
     }
 
-    /// Takes revision `number` out; one that read through to it now reads through to the next newer one. If it is the
+    /// Takes a revision out; one that read through to it now reads through to the next newer one. If it is the
     /// newest, the next older one takes its place.
-    pub fn remove(&mut self, number: usize) {
-        if number >= self.revisions.len() {
-            return;
-        }
+    pub fn remove(&mut self, id: RevisionId) {
+        let Some(number) = self.number_of(id) else { return };
         let removed = self.revisions.remove(number);
         self.forget_alarms_of_gone();
         let newer = self.newer(number).map(|newer| newer.uuid);
@@ -422,8 +420,18 @@ impl Manifest {
         }
     }
 
+    /// The revision with this name.
+    pub fn revision(&self, id: RevisionId) -> Option<&Revision> {
+        self.revisions.iter().find(|revision| revision.uuid == id)
+    }
+
+    /// The number of a revision, 0 being the newest: its place in this manifest and in no other.
+    pub(crate) fn number_of(&self, id: RevisionId) -> Option<usize> {
+        self.revisions.iter().position(|revision| revision.uuid == id)
+    }
+
     /// The next newer revision.
-    pub fn newer(&self, number: usize) -> Option<&Revision> {
+    pub(crate) fn newer(&self, number: usize) -> Option<&Revision> {
         self.revisions.get(number.checked_sub(1)?)
     }
 }

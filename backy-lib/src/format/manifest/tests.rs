@@ -181,7 +181,7 @@ fn a_standalone_revision_is_named_as_a_feature() {
     let bytes = manifest.encode().unwrap();
     let mut read = Manifest::parse(&bytes).unwrap();
     assert!(read.revisions[1].is_standalone() && read.incompatible == [STANDALONE]);
-    read.remove(1);
+    read.remove(read.revisions[1].uuid);
     assert_eq!(read.revisions[1].base, Some(read.revisions[0].uuid));
     assert!(!String::from_utf8(read.encode().unwrap()).unwrap().contains(STANDALONE));
     let hidden = rewritten(&manifest, |text| text.replacen("\"standalone\"", "", 1));
@@ -193,7 +193,7 @@ fn a_standalone_revision_is_named_as_a_feature() {
 fn removing_a_revision_keeps_a_chain() {
     for number in 0..4 {
         let mut manifest = manifest(4);
-        manifest.remove(number);
+        manifest.remove(manifest.revisions[number].uuid);
         let read = Manifest::parse(&manifest.encode().unwrap()).unwrap();
         assert_eq!(read.revisions.len(), 3);
         assert!(read.revisions[0].is_image());

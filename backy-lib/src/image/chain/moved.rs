@@ -13,7 +13,8 @@ use crate::image::delta::{Delta, read_cut};
 use crate::storage::manifest;
 use crate::storage::{Access, FileName};
 
-/// How often to look for a block that another process keeps moving.
+/// How often to look for a block that another process keeps moving. A backup moves blocks to the overlay under one and
+/// the same manifest, so `manifest::look` would not look again.
 const ATTEMPTS: u32 = 8;
 
 impl Chain {
@@ -21,7 +22,7 @@ impl Chain {
     pub(crate) fn is_stored_by(&self, manifest: &Manifest) -> bool {
         let held = self.layers.iter().map(|layer| (layer.revision, layer.standalone, false));
         let held = held.chain(self.image.iter().map(|image| (image.revision, false, true)));
-        let number = manifest.revisions.iter().position(|r| r.uuid == self.revision.uuid);
+        let number = manifest.number_of(self.revision.uuid);
         let Some(number) = number else { return false };
         let stored = manifest.revisions.get(..=number).unwrap_or_default().iter().rev();
         let stored = stored.map(|r| (r.uuid, r.is_standalone(), r.is_image()));
@@ -38,8 +39,7 @@ impl Chain {
         let held = self.layers.iter().map(|layer| layer.revision);
         let held = held.chain(self.image.iter().map(|image| image.revision));
         for (depth, id) in held.enumerate() {
-            let number = manifest.revisions.iter().position(|revision| revision.uuid == id);
-            let Some(number) = number else { continue };
+            let Some(number) = manifest.number_of(id) else { continue };
             let mut chain = Chain::open(&self.storage, manifest, number)?;
             let own = self.layers.iter().take(depth).cloned();
             chain.layers.splice(..0, own);

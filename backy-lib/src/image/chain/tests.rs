@@ -266,7 +266,7 @@ fn a_chain_follows_its_revision_into_other_files() -> std::result::Result<(), Er
     assert!(chains.iter().all(|chain| chain.is_stored_by(&scene.manifest)));
     // The middle one is deleted: the oldest holds its blocks.
     let mut merged = scene.manifest.clone();
-    merged.remove(1);
+    merged.remove(merged.revisions[1].uuid);
     assert_eq!(chains.each_stored(&merged), [true, false, false]);
     // Its own delta is held open, over the newest.
     let gone = chains[1].follow(&merged)?.unwrap();

@@ -12,7 +12,8 @@ use crate::image::chain::Chain;
 use crate::storage::manifest::{self, ManifestFile};
 use crate::storage::{Stamp, Storage};
 
-/// How often to open a chain again when a writer changes the archive meanwhile.
+/// How often to open a chain again when a writer changes the archive meanwhile. Not by `manifest::look`: a reader keeps
+/// the open manifest, which later shows that nothing has changed since the chain was opened.
 const OPEN_ATTEMPTS: u32 = 16;
 
 /// The revision as it was stored when somebody last looked.

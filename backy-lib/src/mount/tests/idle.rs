@@ -63,7 +63,10 @@ fn a_file_that_cannot_be_opened_leaves_nothing_open() {
     fixture.backup(&bytes(2, 4), "2026-11-23T19:13:05Z", &[]);
     let tree = fixture.tree(false);
     let old = walk(&tree, "by-number/1").unwrap();
-    let delta = fixture.archive().find(1).unwrap();
+    let delta = {
+        let archive = fixture.archive();
+        archive.find(archive.id(1).unwrap()).unwrap()
+    };
     fs::write(&delta, b"no delta").unwrap();
     assert_eq!(tree.open(old.number, false), Err(Errno::IO));
     assert_eq!(open_there(&fixture), Vec::<PathBuf>::new());

@@ -51,7 +51,8 @@ fn every_way_to_name_one_revision() {
         ("0002", 2),
     ] {
         let spec = one(text).unwrap();
-        assert_eq!(spec.resolve(&revisions()).unwrap(), number, "{text}");
+        assert_eq!(spec.number(&revisions()).unwrap(), number, "{text}");
+        assert_eq!(spec.resolve(&revisions()).unwrap(), revisions()[number].uuid, "{text}");
     }
 }
 
@@ -87,9 +88,11 @@ fn every_way_to_name_several_revisions() {
         ("tag:weekly, 1234", vec![1, 2]),
     ] {
         let spec = several(text).unwrap();
-        assert_eq!(spec.resolve(&revisions()).unwrap(), numbers, "{text}");
+        assert_eq!(spec.numbers(&revisions()).unwrap(), numbers, "{text}");
+        let ids: Vec<RevisionId> = numbers.iter().map(|&number| revisions()[number].uuid).collect();
+        assert_eq!(spec.resolve(&revisions()).unwrap(), ids, "{text}");
     }
-    let numbers = |text: &str| several(text).unwrap().resolve(&revisions());
+    let numbers = |text: &str| several(text).unwrap().numbers(&revisions());
     // `..` is part of a tag if a revision has that tag; otherwise it is a range.
     assert_eq!(numbers("tag:a..b").unwrap(), [2]);
     assert_eq!(numbers("tag:a..b..1").unwrap(), [1, 2]);
@@ -99,5 +102,5 @@ fn every_way_to_name_several_revisions() {
     for text in ["", "0,", "0..", "..", "everything"] {
         assert!(several(text).is_err(), "{text}");
     }
-    assert_eq!(RevisionsSpec::all().resolve(&[]).unwrap(), Vec::<usize>::new());
+    assert_eq!(RevisionsSpec::all().resolve(&[]).unwrap(), Vec::<RevisionId>::new());
 }

@@ -227,8 +227,9 @@ fn enough(
     observer: &dyn Observer,
 ) -> Option<(String, i64)> {
     let frees = |count: usize| {
-        let numbers = candidates.get(..count)?;
-        let plan = maintenance::plan_removal(storage, manifest, numbers, observer);
+        let numbers = candidates.get(..count)?.iter();
+        let ids = numbers.filter_map(|&number| Some(manifest.revisions.get(number)?.uuid));
+        let plan = maintenance::plan_removal(storage, manifest, &ids.collect(), observer);
         plan.ok().map(|plan| plan.frees_bytes)
     };
     let all = candidates.len();

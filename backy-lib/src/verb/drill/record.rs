@@ -4,19 +4,20 @@ use super::pick;
 use crate::archive::Archive;
 use crate::base::error::Result;
 use crate::base::progress::Event;
+use crate::base::revision::RevisionId;
 use crate::format::manifest::DrillReport;
 use crate::policy::select::RevisionSpec;
 use crate::verb::caller::Caller;
 
-/// The number of the revision that a drill takes: the one that is named, else one by the random number `seed`.
+/// The revision that a drill takes: the one that is named, else one by the random number `seed`.
 ///
 /// # Errors
 /// [`Error::NoSuchRevision`](crate::Error::NoSuchRevision).
-pub fn choose(archive: &Archive, revision: Option<&RevisionSpec>, seed: u64) -> Result<usize> {
+pub fn choose(archive: &Archive, revision: Option<&RevisionSpec>, seed: u64) -> Result<RevisionId> {
     let revisions = archive.revisions();
     match (revision, pick(revisions.len(), seed)) {
         (Some(revision), _) => revision.resolve(revisions),
-        (None, Some(number)) => Ok(number),
+        (None, Some(number)) => archive.id(number),
         // Without revisions the newest gives the right error.
         (None, None) => RevisionSpec::Latest.resolve(revisions),
     }

@@ -29,7 +29,7 @@ impl Maintainer<'_> {
         let mut after = self.without(ids, None);
         if is_unproved {
             self.report_unproved(into, lost);
-            if let Some(number) = after.revisions.iter().position(|r| r.uuid == into) {
+            if let Some(number) = after.number_of(into) {
                 proof::accept_older(
                     self.context.storage,
                     &mut after,

@@ -83,9 +83,7 @@ impl Maintainer<'_> {
         let mut after = self.manifest.clone();
         after.in_progress = under_way;
         for id in ids {
-            if let Some(number) = after.revisions.iter().position(|r| r.uuid == *id) {
-                after.remove(number);
-            }
+            after.remove(*id);
             after.removable.extend(files_of(*id));
         }
         after
@@ -110,7 +108,7 @@ impl Maintainer<'_> {
     }
 
     pub(super) fn number(&self, id: RevisionId) -> Result<usize> {
-        let number = self.manifest.revisions.iter().position(|revision| revision.uuid == id);
+        let number = self.manifest.number_of(id);
         number.ok_or_else(|| Error::Plan { message: format!("revision {id}: there is none") })
     }
 

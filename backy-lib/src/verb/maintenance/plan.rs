@@ -114,19 +114,18 @@ impl Archive {
     }
 }
 
-/// The plan to delete the revisions with these numbers, whatever the schedule says.
+/// The plan to delete those of these revisions that exist, whatever the schedule says.
 ///
 /// # Errors
 /// [`Error::Specification`] when no revision would be left.
 pub(crate) fn plan_removal(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
-    numbers: &[usize],
+    ids: &HashSet<RevisionId>,
     observer: &dyn Observer,
 ) -> Result<MaintenancePlan> {
-    let numbers: HashSet<usize> = numbers.iter().copied().collect();
-    let goes = |number: usize| numbers.contains(&number);
-    if !manifest.revisions.is_empty() && (0..manifest.revisions.len()).all(goes) {
+    let goes = |revision: &Revision| ids.contains(&revision.uuid);
+    if !manifest.revisions.is_empty() && manifest.revisions.iter().all(goes) {
         let all = match manifest.revisions.len() {
             1 => "this is the only revision".to_owned(),
             count => format!("these are all {count} revisions"),
@@ -140,8 +139,8 @@ pub(crate) fn plan_removal(
     let verdict = |(number, revision): (usize, &Revision)| Verdict {
         number,
         uuid: revision.uuid,
-        keep: !goes(number),
-        reason: if goes(number) { "deleted by hand" } else { "not named" }.to_owned(),
+        keep: !goes(revision),
+        reason: if goes(revision) { "deleted by hand" } else { "not named" }.to_owned(),
         expired_tags: Default::default(),
     };
     let verdicts: Vec<Verdict> = manifest.revisions.iter().enumerate().map(verdict).collect();
@@ -195,7 +194,6 @@ fn weigh(
         Err(error) if error.is_damage() => Ok(0),
         other => other.map(|bytes| bytes as i64),
     };
-    let number = |id: &RevisionId| manifest.revisions.iter().position(|r| r.uuid == *id);
     Ok(match step {
         Step::Remove { revisions } => (zero_if_damaged(size_of(revisions))?, 0),
         Step::Merge { revisions, into } => {
@@ -208,7 +206,7 @@ fn weigh(
             (zero_if_damaged(size_of(std::slice::from_ref(to)))?, zero_if_damaged(needs)?)
         }
         Step::Standalone { revision, .. } => {
-            let needs = match number(revision) {
+            let needs = match manifest.number_of(*revision) {
                 Some(number) => merge::standalone_bytes(storage, manifest, number, observer),
                 None => Ok(0),
             };

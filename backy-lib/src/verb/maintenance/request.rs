@@ -3,6 +3,7 @@
 use super::{MaintenanceOptions, MaintenancePlan, MaintenanceReport};
 use crate::archive::Archive;
 use crate::base::error::Result;
+use crate::base::revision::RevisionId;
 use crate::policy::select::{RevisionsSpec, check_unpinned};
 use crate::verb::caller::{Caller, interrupted};
 
@@ -59,19 +60,19 @@ impl RemovalRequest {
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<MaintenanceReport> {
         let archive = archive.trusted()?;
         let (chosen, _) = self.choose(&archive)?;
-        let (mut writer, chosen) = caller.writer_and_numbers(archive, "rm", &chosen)?;
+        let mut writer = caller.writer_for(archive, "rm", &chosen)?;
         self.check_pins(writer.archive(), &chosen)?;
         writer.remove(&chosen, caller.clock, caller.observer).map_err(interrupted(STATE))
     }
 
-    fn choose(&self, archive: &Archive) -> Result<(Vec<usize>, MaintenancePlan)> {
+    fn choose(&self, archive: &Archive) -> Result<(Vec<RevisionId>, MaintenancePlan)> {
         let chosen = self.revisions.resolve(archive.revisions())?;
         let plan = archive.plan_removal(&chosen)?;
         self.check_pins(archive, &chosen)?;
         Ok((chosen, plan))
     }
 
-    fn check_pins(&self, archive: &Archive, chosen: &[usize]) -> Result<()> {
+    fn check_pins(&self, archive: &Archive, chosen: &[RevisionId]) -> Result<()> {
         if self.force { Ok(()) } else { check_unpinned(archive.revisions(), chosen) }
     }
 }

@@ -100,7 +100,7 @@ impl Maintainer<'_> {
         storage.sync_folder()?;
         // Bad blocks of the image stay bad where the older revision reads through to it.
         let unreadable = damage::unreadable(storage, self.manifest)?;
-        after.remove(0);
+        after.remove(newest.uuid);
         if let (Some(revision), Some(bad)) =
             (after.revisions.first_mut(), unreadable.into_iter().nth(1))
         {

@@ -44,12 +44,14 @@ impl Archive {
         plan(self.shared_storage(), self.manifest(), &self.config()?, options, now, observer)
     }
 
-    /// What deleting revisions, by their numbers from the newest, would do.
+    /// What deleting revisions would do.
     ///
     /// # Errors
-    /// [`crate::Error::Specification`] when no revision would be left.
-    pub fn plan_removal(&self, numbers: &[usize]) -> Result<MaintenancePlan> {
-        plan_removal(self.shared_storage(), self.manifest(), numbers, &Silent)
+    /// [`crate::Error::NoSuchRevision`]. [`crate::Error::Specification`] when no revision would be left.
+    pub fn plan_removal(&self, ids: &[RevisionId]) -> Result<MaintenancePlan> {
+        self.check_there(ids)?;
+        let ids = ids.iter().copied().collect();
+        plan_removal(self.shared_storage(), self.manifest(), &ids, &Silent)
     }
 }
 
@@ -65,16 +67,18 @@ impl ArchiveWriter {
         self.operation(Maintain { options, started }, clock, observer)
     }
 
-    /// Deletes revisions, by their numbers from the newest, whatever the schedule says.
+    /// Deletes revisions, whatever the schedule says.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSuchRevision`]. [`crate::Error::Specification`] when no revision would be left.
     pub fn remove(
         &mut self,
-        numbers: &[usize],
+        ids: &[RevisionId],
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<MaintenanceReport> {
-        let revisions = self.archive().revisions();
-        let named = numbers.iter().filter_map(|&number| revisions.get(number));
-        let revisions = named.map(|revision| revision.uuid).collect();
+        self.archive().check_there(ids)?;
+        let revisions = ids.iter().copied().collect();
         let started = clock.now();
         self.operation(Remove { revisions, started }, clock, observer)
     }
@@ -140,16 +144,14 @@ impl Request for Maintain<'_> {
 }
 
 struct Remove {
+    /// Those that recovery had to delete no longer exist.
     revisions: HashSet<RevisionId>,
     started: Timestamp,
 }
 
 impl Remove {
     fn planned(&self, archive: &Archive, observer: &dyn Observer) -> Result<MaintenancePlan> {
-        let there = archive.revisions().iter().enumerate();
-        let named = there.filter(|(_, revision)| self.revisions.contains(&revision.uuid));
-        let numbers: Vec<usize> = named.map(|(number, _)| number).collect();
-        plan_removal(archive.shared_storage(), archive.manifest(), &numbers, observer)
+        plan_removal(archive.shared_storage(), archive.manifest(), &self.revisions, observer)
     }
 }
 

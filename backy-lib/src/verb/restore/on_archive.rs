@@ -7,13 +7,14 @@ use crate::archive::Archive;
 use crate::base::clock::Clock;
 use crate::base::error::{Result, judged};
 use crate::base::progress::Observer;
+use crate::base::revision::RevisionId;
 use crate::verb::restore::{self, Guard, RestoreOptions, RestoreReport, Target, TargetLook};
 
 impl Archive {
     /// Writes a revision to the file or device at `path`, after the safety checks.
     pub fn restore(
         &self,
-        number: usize,
+        id: RevisionId,
         path: &Path,
         options: &RestoreOptions,
         clock: &dyn Clock,
@@ -23,7 +24,7 @@ impl Archive {
         if !force {
             self.check_known(path)?;
         }
-        let chain = self.open_chain(number, options.keep_going)?;
+        let chain = self.open_chain(id, options.keep_going)?;
         let source = judged(self.trusted_source())?.ok();
         let folder = self.folder();
         let guard = Guard {
@@ -43,13 +44,13 @@ impl Archive {
     /// [`crate::Error::Target`] if the restore would be refused even with `force`.
     pub fn look_at_target(
         &self,
-        number: usize,
+        id: RevisionId,
         path: &Path,
         observer: &dyn Observer,
     ) -> Result<Option<TargetLook>> {
         let known = self.check_known(path);
         // The digests alone show how much differs; the restore itself finds damage.
-        let chain = self.open_chain(number, true)?;
+        let chain = self.open_chain(id, true)?;
         let source = judged(self.trusted_source())?.ok();
         let folder = self.folder();
         let guard = Guard {
@@ -74,22 +75,22 @@ impl Archive {
     /// Writes a revision to an open target. `force` and `undo` concern paths and have no effect here.
     pub fn restore_to(
         &self,
-        number: usize,
+        id: RevisionId,
         target: &dyn Target,
         options: &RestoreOptions,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        restore::to_target(&self.open_chain(number, options.keep_going)?, target, options, observer)
+        restore::to_target(&self.open_chain(id, options.keep_going)?, target, options, observer)
     }
 
     /// Writes a revision to a stream.
     pub fn restore_to_stream(
         &self,
-        number: usize,
+        id: RevisionId,
         stream: &mut dyn Write,
         options: &RestoreOptions,
         observer: &dyn Observer,
     ) -> Result<RestoreReport> {
-        restore::to_stream(&self.open_chain(number, options.keep_going)?, stream, options, observer)
+        restore::to_stream(&self.open_chain(id, options.keep_going)?, stream, options, observer)
     }
 }

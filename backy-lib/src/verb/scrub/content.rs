@@ -237,8 +237,7 @@ pub(super) fn is_unreadable(
     let size = manifest.block_size;
     let mut decompressor = Decompressor::new()?;
     for affected in &finding.affected {
-        let number = manifest.revisions.iter().position(|r| r.uuid == affected.revision);
-        let Some(number) = number else { continue };
+        let Some(number) = manifest.number_of(affected.revision) else { continue };
         let chain = match Chain::open(storage, manifest, number) {
             Ok(chain) => chain,
             Err(error) if error.is_unreadable() => return Ok(true),

@@ -22,7 +22,7 @@ mod run;
 mod stored;
 mod structure;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -51,8 +51,8 @@ pub use request::ScrubRequest;
 pub struct ScrubOptions {
     /// Change nothing, not even the record of findings.
     pub check_only: bool,
-    /// Numbers of the revisions whose files are read; `None` for all.
-    pub revisions: Option<Vec<usize>>,
+    /// The revisions whose files are read, as far as they exist; `None` for all.
+    pub revisions: Option<Vec<RevisionId>>,
     /// How much content is read, longest waiting first: since it was last read or, if never, since it was written.
     pub budget: Option<Budget>,
     /// Threads that read and digest; `None` for one per core.
@@ -147,19 +147,9 @@ fn scrub(
     manifest: &mut Manifest,
     options: &ScrubOptions,
 ) -> Result<ScrubReport> {
-    let (mut options, mut before) = (options.clone(), manifest.clone());
     manifest::look(&**context.storage, manifest.clone(), |now| {
-        let same = |&number: &usize| {
-            let named = before.revisions.get(number)?.uuid;
-            now.revisions.iter().position(|revision| revision.uuid == named)
-        };
-        options.revisions = options.revisions.take().map(|all| match now == &before {
-            true => all,
-            false => all.iter().filter_map(same).collect(),
-        });
-        before = now.clone();
         *manifest = now.clone();
-        Ok(match scrub_once(context, manifest, &options) {
+        Ok(match scrub_once(context, manifest, options) {
             // Without the lock: a file went because its revision did. Then it is another archive that is to be checked.
             Err(error) if options.check_only && error.kind() == ErrorKind::NotFound => {
                 Look::IfCurrent(Err(error))
@@ -265,8 +255,11 @@ impl Scrub<'_> {
     fn numbers(&self) -> Vec<usize> {
         let count = self.manifest.revisions.len();
         let Some(named) = &self.options.revisions else { return (0..count).collect() };
+        let named: HashSet<RevisionId> = named.iter().copied().collect();
+        let numbered = self.manifest.revisions.iter().enumerate();
+        let named = numbered.filter(|(_, revision)| named.contains(&revision.uuid));
         let mut numbers = BTreeSet::new();
-        for &number in named {
+        for (number, _) in named {
             for number in (0..=number).rev() {
                 let standalone =
                     self.manifest.revisions.get(number).is_none_or(|r| r.is_standalone());

@@ -46,7 +46,7 @@ impl ScrubRequest {
         let mut writer = if is_all {
             caller.writer(archive, "scrub")?
         } else {
-            let (writer, chosen) = caller.writer_and_numbers(archive, "scrub", &chosen)?;
+            let writer = caller.writer_for(archive, "scrub", &chosen)?;
             options.revisions = Some(chosen);
             writer
         };

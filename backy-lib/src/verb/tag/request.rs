@@ -28,27 +28,21 @@ impl TagRequest {
     /// to be removed, and as those of [`ArchiveWriter::tag`](crate::ArchiveWriter::tag).
     pub fn run(&self, archive: &Archive, caller: &Caller<'_>) -> Result<Revision> {
         let TagRequest { revision, add, remove } = self;
-        let number = revision.resolve(archive.revisions())?;
+        let id = revision.resolve(archive.revisions())?;
         if let Some(tag) = add.intersection(remove).next() {
             let message = format!("cannot add and remove '{tag}' at once; omit one of them");
             return Err(Error::Specification { message });
         }
-        check_tagged(archive.revisions(), number, remove)?;
+        check_tagged(archive.revisions(), id, remove)?;
         if add.is_empty() && remove.is_empty() {
-            return of_number(archive, number);
+            return archive.revision(id).cloned();
         }
         let archive = archive.trusted()?;
-        let (mut writer, numbers) = caller.writer_and_numbers(archive, "tag", &[number])?;
-        let number = numbers.into_iter().next().unwrap_or(number);
-        check_tagged(writer.archive().revisions(), number, remove)?;
+        let mut writer = caller.writer_for(archive, "tag", &[id])?;
+        check_tagged(writer.archive().revisions(), id, remove)?;
         writer
-            .tag(number, add, remove, caller.clock, caller.observer)
+            .tag(id, add, remove, caller.clock, caller.observer)
             .map_err(interrupted("the archive is as it was before"))?;
-        of_number(writer.archive(), number)
+        writer.archive().revision(id).cloned()
     }
-}
-
-fn of_number(archive: &Archive, number: usize) -> Result<Revision> {
-    let no_such = || Error::NoSuchRevision { message: format!("there is no revision {number}") };
-    archive.revisions().get(number).cloned().ok_or_else(no_such)
 }

@@ -67,8 +67,7 @@ pub(super) fn check(delta: &Delta, data: &[u8], position: Position, folder: &Pat
     (0..3).for_each(|number| model.check_reads(number));
     model.check_exports(folder);
     // The remaining ones read as before, whether it worked or not.
-    let removed =
-        model.writer().and_then(|mut writer| writer.remove(&[1], &world::clock(), &Silent));
+    let removed = model.writer().and_then(|mut writer| world::remove_by(&mut writer, &[1]));
     if removed.is_ok() {
         model.revisions.remove(1);
         model.images.remove(1);
@@ -222,9 +221,13 @@ impl Model {
         let target = MemoryTarget::absent();
         let options =
             RestoreOptions { keep_going: true, threads: Some(1), ..RestoreOptions::default() };
-        let going = archive.restore_to(number, &target, &options, &Silent).expect("what there is");
+        let going = archive
+            .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+            .expect("what there is");
         let written = target.content();
-        let reader = archive.open_reader(number, &ReadCache::new(1 << 20)).expect("a reader");
+        let reader = archive
+            .open_reader(archive.id(number).unwrap(), &ReadCache::new(1 << 20))
+            .expect("a reader");
         let mut buffer = vec![0; size.len()];
         for (block, at) in image.iter().zip(0..) {
             let extent = size.extent(BlockIndex(at), archive.revisions()[number].size_bytes);
@@ -258,7 +261,7 @@ impl Model {
         let path = folder.join(format!("{number}.qcow2"));
         let options = ExportOptions { level: Some(1), threads: Some(1) };
         let whole: Option<Vec<Vec<u8>>> = self.images[number].iter().cloned().collect();
-        let done = export(archive, number, &path, &options, &Silent);
+        let done = export(archive, archive.id(number).unwrap(), &path, &options, &Silent);
         let Some(whole) = whole else {
             assert!(done.is_err() && !path.exists(), "an export of what cannot be read");
             return;

@@ -50,9 +50,9 @@ fn killed(revisions: u64) -> Vec<(World, Vec<u8>)> {
 }
 
 fn recover(world: &World) -> Result<()> {
-    ArchiveWriter::open(world::open(&world.disk)?, "a test", &Silent)
-        .and_then(|mut writer| writer.tag(0, &[].into(), &[].into(), &world::clock(), &Silent))
-        .map(drop)
+    let mut writer = ArchiveWriter::open(world::open(&world.disk)?, "a test", &Silent)?;
+    let id = writer.archive().id(0)?;
+    writer.tag(id, &[].into(), &[].into(), &world::clock(), &Silent).map(drop)
 }
 
 /// Where the used entries of the overlay's L2 table are.

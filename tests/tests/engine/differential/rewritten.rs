@@ -162,7 +162,7 @@ impl Site<'_> {
     }
 
     fn remove(&mut self, number: usize) -> Result<()> {
-        self.writer().remove(&[number], &world::clock(), &Silent)?;
+        world::remove_by(&mut self.writer(), &[number])?;
         self.expected.remove(number);
         Ok(())
     }

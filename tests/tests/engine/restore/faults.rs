@@ -18,7 +18,7 @@ fn a_target_that_fails_anywhere_is_an_error() {
                 let mut target = Device::new(TargetKind::File, &former);
                 target.fails = Some((at, code));
                 let options = RestoreOptions { keep_going, ..world::restore_options() };
-                let done = archive.restore_to(1, &target, &options, &Silent);
+                let done = archive.restore_to(archive.id(1).unwrap(), &target, &options, &Silent);
                 if target.calls.load(Relaxed) < at {
                     done.unwrap_or_else(|error| panic!("{place}: undisturbed: {error}"));
                     assert!(target.bytes.content() == *wanted, "{place}");
@@ -38,7 +38,9 @@ fn a_target_that_fails_anywhere_is_an_error() {
                 assert_eq!(error.kind(), kind, "{place}");
                 assert!(world.disk.files() == files, "{place}: the archive has changed");
                 target.fails = None;
-                archive.restore_to(1, &target, &options, &Silent).expect(&place);
+                archive
+                    .restore_to(archive.id(1).unwrap(), &target, &options, &Silent)
+                    .expect(&place);
                 assert!(target.bytes.content() == *wanted, "{place}: again");
             }
         }
@@ -163,7 +165,9 @@ fn a_sector_of_the_target_that_cannot_be_read_is_written() {
         };
         let archive = world::open(&world.disk).expect("open");
         let options = world::restore_options();
-        let report = archive.restore_to(0, &target, &options, &Silent).expect("a restore");
+        let report = archive
+            .restore_to(archive.id(0).unwrap(), &target, &options, &Silent)
+            .expect("a restore");
         assert!(target.bad.lock().expect("nobody panics").is_none(), "block {block}");
         assert!(target.bytes.content() == state, "block {block}");
         if block == 0 {

@@ -38,12 +38,15 @@ fn restored() -> (Device, Vec<u8>, SimStorage) {
     let undo = SimStorage::new(false);
     save(&world, 0, &device, &undo).expect("an undo archive");
     let archive = world::open(&world.disk).expect("open");
-    archive.restore_to(0, &device, &world::restore_options(), &Silent).expect("a restore");
+    archive
+        .restore_to(archive.id(0).unwrap(), &device, &world::restore_options(), &Silent)
+        .expect("a restore");
     (device, former, undo)
 }
 
 fn status_of(undo: &SimStorage, now: Timestamp) -> StatusReport {
-    status(&world::open(undo).expect("open"), &[0], &FixedClock(now)).expect("a status")
+    let archive = world::open(undo).expect("open");
+    status(&archive, &[archive.id(0).unwrap()], &FixedClock(now)).expect("a status")
 }
 
 fn scrub(undo: &SimStorage) -> backy_lib::scrub::ScrubReport {
@@ -64,7 +67,8 @@ fn undo_keeps_and_lists_what_changed_after_the_restore() {
     let now = device.bytes.content();
     let options = backy_lib::RestoreOptions { dry_run: true, ..world::restore_options() };
     let archive = world::open(&undo).expect("open");
-    let dry = archive.restore_to(0, &device, &options, &Silent).expect("a dry run");
+    let dry =
+        archive.restore_to(archive.id(0).unwrap(), &device, &options, &Silent).expect("a dry run");
     let report: RestoreReport = go_back(&undo, &device).expect("a restore");
     let changed = [Extent::new(7 * BLOCK as u64, BLOCK as u64)];
     assert_eq!((&dry.changed_since[..], &report.changed_since[..]), (&changed[..], &changed[..]));
@@ -83,7 +87,8 @@ fn undo_with_keep_going_does_not_zero_skipped_blocks() {
     let now = device.bytes.content();
     let options = backy_lib::RestoreOptions { keep_going: true, ..world::restore_options() };
     let archive = world::open(&undo).expect("open");
-    let report = archive.restore_to(0, &device, &options, &Silent).expect("a restore");
+    let report =
+        archive.restore_to(archive.id(0).unwrap(), &device, &options, &Silent).expect("a restore");
     assert_eq!((report.unreadable.len(), report.changed_since.len()), (0, 1));
     assert!(device.bytes.content()[7 * BLOCK..] == now[7 * BLOCK..]);
 }
@@ -154,11 +159,22 @@ fn an_undo_archive_is_no_image() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("new.qcow2");
     let errors = [
-        archive.restore_to(0, &MemoryTarget::absent(), &options, &Silent).expect_err("new"),
-        archive.restore_to_stream(0, &mut Vec::new(), &options, &Silent).expect_err("stream"),
-        export(&archive, 0, &file, &ExportOptions { level: Some(1), threads: None }, &Silent)
-            .expect_err("export"),
-        drill::read(&archive, 0, Some(1), &world::clock(), &Silent).expect_err("drill"),
+        archive
+            .restore_to(archive.id(0).unwrap(), &MemoryTarget::absent(), &options, &Silent)
+            .expect_err("new"),
+        archive
+            .restore_to_stream(archive.id(0).unwrap(), &mut Vec::new(), &options, &Silent)
+            .expect_err("stream"),
+        export(
+            &archive,
+            archive.id(0).unwrap(),
+            &file,
+            &ExportOptions { level: Some(1), threads: None },
+            &Silent,
+        )
+        .expect_err("export"),
+        drill::read(&archive, archive.id(0).unwrap(), Some(1), &world::clock(), &Silent)
+            .expect_err("drill"),
     ];
     for error in errors {
         assert!(error.to_string().contains("undo archive"), "{error}");
@@ -182,7 +198,9 @@ fn undo_leaves_out_sectors_that_were_unreadable() {
     let report = save(&world, 0, &device, &undo).expect("an undo archive");
     assert_eq!(report.saved_bytes, BLOCK as u64);
     let archive = world::open(&world.disk).expect("open");
-    archive.restore_to(0, &device, &world::restore_options(), &Silent).expect("a restore");
+    archive
+        .restore_to(archive.id(0).unwrap(), &device, &world::restore_options(), &Silent)
+        .expect("a restore");
     assert!(device.bytes.content() == revision);
     let report = go_back(&undo, &device).expect("a restore");
     assert_eq!(report.changed_since, [Extent::new(5 * BLOCK as u64, BLOCK as u64)]);

@@ -127,7 +127,8 @@ impl Scene {
         if older > 0 {
             let number = 1 + number % older;
             let clock = self.clock();
-            self.writer().remove(&[number], &clock, &Silent).expect("a removal that works");
+            let id = self.world.expected[number].uuid;
+            self.writer().remove(&[id], &clock, &Silent).expect("a removal that works");
             self.world.expected.remove(number);
         }
     }

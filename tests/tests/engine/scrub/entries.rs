@@ -88,7 +88,7 @@ fn a_lost_entry_without_content_costs_one_block() {
     assert_eq!(open[0].blocks.map(|range| (range.first.0, range.count)), Some((2, 1)));
     let archive = world::open(&world.disk).expect("open");
     let report = archive.restore_to(
-        1,
+        archive.id(1).unwrap(),
         &backy_tests::memory::MemoryTarget::absent(),
         &backy_lib::RestoreOptions { keep_going: true, ..world::restore_options() },
         &Silent,
@@ -124,7 +124,9 @@ fn revisions_beyond_repair_can_be_deleted() {
     for (number, expected) in world.expected.iter().enumerate() {
         let target = backy_tests::memory::MemoryTarget::absent();
         let options = backy_lib::RestoreOptions { keep_going: true, ..world::restore_options() };
-        let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+        let report = archive
+            .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+            .expect("a restore");
         let lost: u64 = report.unreadable.iter().map(|extent| extent.len).sum();
         assert!(lost <= BLOCK as u64, "revision {number}: {lost} bytes are lost");
         for (at, (found, was)) in

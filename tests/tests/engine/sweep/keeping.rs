@@ -170,7 +170,7 @@ fn scrub() {
 fn tag(disk: &SimStorage, number: usize) -> Result<()> {
     let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
     let tags = ["pinned".parse().expect("a tag")].into();
-    writer.tag(number, &tags, &[].into(), &world::clock(), &Silent).map(drop)
+    writer.tag(writer.archive().id(number)?, &tags, &[].into(), &world::clock(), &Silent).map(drop)
 }
 
 /// A tag is there or not, and nothing else changes.

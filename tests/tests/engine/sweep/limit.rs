@@ -10,7 +10,7 @@ use backy_lib::progress::Silent;
 use backy_lib::status::status;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
 use backy_lib::storage::{FileName, Storage};
-use backy_lib::{Digest, Result, ScrubOptions, drill};
+use backy_lib::{Digest, Result, RevisionId, ScrubOptions, drill};
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, World};
 
@@ -136,16 +136,17 @@ fn a_lack_of_resources_is_an_error_not_an_answer() {
             Ok(comparable(serde_json::to_value(report)))
         };
         sweep_limits(&format!("{what}: check"), &world, check, files);
-        let all: Vec<usize> = (0..world.expected.len()).collect();
+        let all: Vec<RevisionId> = world.expected.iter().map(|one| one.uuid).collect();
         let look = |disk: &SimStorage| {
             let report = status(&world::open(disk)?, &all, &world::clock())?;
             Ok(comparable(serde_json::to_value(report)))
         };
         sweep_limits(&format!("{what}: status"), &world, look, files);
-        for number in all.iter().copied().step_by(2) {
+        for number in (0..all.len()).step_by(2) {
             let read = |disk: &SimStorage| {
                 let archive = world::open(disk)?;
-                let report = drill::read(&archive, number, Some(1), &world::clock(), &Silent)?;
+                let report =
+                    drill::read(&archive, archive.id(number)?, Some(1), &world::clock(), &Silent)?;
                 Ok(comparable(serde_json::to_value(report)))
             };
             sweep_limits(&format!("{what}: drill of {number}"), &world, read, files);
@@ -164,13 +165,18 @@ fn a_lack_of_resources_loses_no_block() {
                 let options = world::restore_options();
                 let options = backy_lib::RestoreOptions { keep_going: true, ..options };
                 let archive = world::open(disk)?;
-                let report = archive.restore_to_stream(number, &mut stream, &options, &Silent)?;
+                let report = archive.restore_to_stream(
+                    archive.id(number)?,
+                    &mut stream,
+                    &options,
+                    &Silent,
+                )?;
                 Ok((stream, report.unreadable))
             };
             sweep_limits(&format!("{what}: restore of {number}"), &world, keep_going, files);
             let here_and_there = |disk: &SimStorage| {
                 let archive = world::open(disk)?;
-                let reader = archive.open_reader(number, &ReadCache::new(1 << 14))?;
+                let reader = archive.open_reader(archive.id(number)?, &ReadCache::new(1 << 14))?;
                 let mut read = Vec::new();
                 for offset in (0..reader.size_bytes()).step_by(3000) {
                     let mut buffer = vec![0; 3000];

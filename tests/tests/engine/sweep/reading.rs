@@ -8,7 +8,7 @@ use backy_lib::progress::Silent;
 use backy_lib::status::status;
 use backy_lib::storage::FileName;
 use backy_lib::storage::sim::{Failure, Fault, SimStorage, Unsynced};
-use backy_lib::{Error, MaintenanceOptions, Result, ScrubOptions, drill};
+use backy_lib::{Error, MaintenanceOptions, Result, RevisionId, ScrubOptions, drill};
 use backy_tests::world::{self, World};
 
 use super::{scenarios, sweep_with};
@@ -89,7 +89,7 @@ fn check_message(place: &str, error: &Error, failed: &[&String]) {
 /// A revision as a mount reads it, in pieces, with its holes.
 fn read_as_a_mount(world: &World, archive: &Archive, number: usize) -> Result<Said> {
     let expected = &world.expected[number].bytes;
-    let reader = archive.open_reader(number, &ReadCache::new(1 << 14))?;
+    let reader = archive.open_reader(archive.id(number)?, &ReadCache::new(1 << 14))?;
     let mut buffer = vec![0; 3000];
     let mut offset = 0;
     while offset < expected.len() {
@@ -134,7 +134,12 @@ fn a_stream() {
                 let mut stream = Vec::new();
                 let options = world::restore_options();
                 let archive = world::open(disk)?;
-                let done = archive.restore_to_stream(number, &mut stream, &options, &Silent);
+                let done = archive.restore_to_stream(
+                    archive.id(number).unwrap(),
+                    &mut stream,
+                    &options,
+                    &Silent,
+                );
                 assert!(expected.bytes.starts_with(&stream), "wrong bytes");
                 done?;
                 assert_eq!(stream.len(), expected.bytes.len());
@@ -167,7 +172,7 @@ fn a_check() {
 #[test]
 fn the_status() {
     for world in worlds() {
-        let all: Vec<usize> = (0..world.expected.len()).collect();
+        let all: Vec<RevisionId> = world.expected.iter().map(|one| one.uuid).collect();
         world::configure(&world.disk, "source = \"/memory\"");
         // That the source has shrunk.
         world::maintain(&world.disk, None).expect("a confirmation");
@@ -192,7 +197,8 @@ fn a_drill() {
         for number in 0..world.expected.len() {
             sweep_reader(&format!("drill of {number}"), &world, |disk| {
                 let archive = world::open(disk)?;
-                let report = drill::read(&archive, number, Some(1), &world::clock(), &Silent)?;
+                let report =
+                    drill::read(&archive, archive.id(number)?, Some(1), &world::clock(), &Silent)?;
                 Ok(if report.passed { Said::Right } else { Said::Wrong })
             });
         }
@@ -207,7 +213,8 @@ fn plans() {
         let plans = |disk: &SimStorage| {
             let archive = world::open(disk)?;
             let backup = archive.plan_backup(&world::options(), &world::clock())?;
-            Ok((backup, archive.plan_maintenance(&options)?, archive.plan_removal(&[1])?))
+            let removal = archive.plan_removal(&world::ids(&archive, &[1])?)?;
+            Ok((backup, archive.plan_maintenance(&options)?, removal))
         };
         let sound = format!("{:?}", plans(&world.disk).expect("plans"));
         sweep_reader("plans", &world, |disk| {
@@ -224,7 +231,8 @@ fn noting_a_drill() {
     let world = World::with_backups(false, &states);
     let world = World { disk: world.disk.crash(Unsynced::Kept), ..world };
     let archive = world::open(&world.disk).expect("open");
-    let report = drill::read(&archive, 1, Some(1), &world::clock(), &Silent).expect("a drill");
+    let report = drill::read(&archive, archive.id(1).unwrap(), Some(1), &world::clock(), &Silent)
+        .expect("a drill");
     let note = |disk: &SimStorage| {
         let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
         writer.record_drill(report.clone(), &world::clock(), &Silent)

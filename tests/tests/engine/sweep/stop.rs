@@ -164,7 +164,8 @@ fn every_writing_verb_can_be_stopped_anywhere() {
                 // What is deleted already is not deleted again.
                 let numbers: &[usize] =
                     if world::open(disk)?.revisions().len() == 4 { &[1, 2] } else { &[] };
-                writer(disk, observer)?.remove(numbers, &world::clock(), observer).map(drop)
+                let ids = world::ids(&world::open(disk)?, numbers)?;
+                writer(disk, observer)?.remove(&ids, &world::clock(), observer).map(drop)
             }),
         ),
         operation(
@@ -248,14 +249,15 @@ fn every_reading_verb_can_be_stopped_anywhere() {
     let file = folder.path().join("file");
     let clock = world::clock();
     let open = || Archive::open(on.path()).expect("open");
+    let id = open().id(2).unwrap();
     type Reads<'a> = &'a dyn Fn(&dyn Observer) -> Result<()>;
     let restore = |observer: &dyn Observer| {
         let target = MemoryTarget::absent();
-        open().restore_to(2, &target, &world::restore_options(), observer).map(drop)
+        open().restore_to(id, &target, &world::restore_options(), observer).map(drop)
     };
     let stream = |observer: &dyn Observer| {
         let options = world::restore_options();
-        open().restore_to_stream(2, &mut Vec::new(), &options, observer).map(drop)
+        open().restore_to_stream(id, &mut Vec::new(), &options, observer).map(drop)
     };
     let scrub = |observer: &dyn Observer| {
         let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
@@ -263,12 +265,12 @@ fn every_reading_verb_can_be_stopped_anywhere() {
     };
     let export = |observer: &dyn Observer| {
         let options = ExportOptions::default();
-        export::export(&open(), 2, &file, &options, observer).map(drop)
+        export::export(&open(), id, &file, &options, observer).map(drop)
     };
     let drill =
-        |observer: &dyn Observer| drill::read(&open(), 2, Some(1), &clock, observer).map(drop);
+        |observer: &dyn Observer| drill::read(&open(), id, Some(1), &clock, observer).map(drop);
     let assemble = |observer: &dyn Observer| {
-        drill::assemble(&open(), 2, folder.path(), Some(1), &clock, observer).map(drop)
+        drill::assemble(&open(), id, folder.path(), Some(1), &clock, observer).map(drop)
     };
     let all: [(&str, Reads<'_>); 6] = [
         ("restore", &restore),

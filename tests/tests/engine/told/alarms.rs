@@ -100,7 +100,8 @@ fn each_alarm_is_reported_and_can_be_confirmed() {
 fn what_failed_is_not_called_right() {
     let world = World::with_backups(false, &[noise(1, 9 * BLOCK)]);
     let archive = world::open(&world.disk).expect("open");
-    let passed = drill::read(&archive, 0, None, &world::clock(), &Silent).expect("a drill");
+    let passed = drill::read(&archive, archive.id(0).unwrap(), None, &world::clock(), &Silent)
+        .expect("a drill");
     let right = passed.message.clone();
     assert!(passed.passed && right.contains("all blocks"), "{right}");
     let judged = passed.clone().judged("look".to_owned(), Err("it is empty".to_owned()));
@@ -109,7 +110,8 @@ fn what_failed_is_not_called_right() {
     let content = passed.judged("look".to_owned(), Ok(()));
     assert!(content.passed && content.message == right);
     world.disk.tamper(FileName::IMAGE, |image| image[5000] ^= 1);
-    let failed = drill::read(&archive, 0, None, &world::clock(), &Silent).expect("a drill");
+    let failed = drill::read(&archive, archive.id(0).unwrap(), None, &world::clock(), &Silent)
+        .expect("a drill");
     assert!(!failed.passed && !failed.message.contains("every block"), "{}", failed.message);
     assert!(failed.message.contains("block 1"), "{}", failed.message);
     let judged = failed.judged("look".to_owned(), Ok(()));
@@ -139,10 +141,16 @@ fn bad_blocks_stay_marked() {
         let unreadable = |number: usize| {
             let target = MemoryTarget::absent();
             let options = RestoreOptions { keep_going: true, ..world::restore_options() };
-            let report = archive.restore_to(number, &target, &options, &Silent).expect("a restore");
+            let report = archive
+                .restore_to(archive.id(number).unwrap(), &target, &options, &Silent)
+                .expect("a restore");
             let blocks = report.unreadable.iter();
             let blocks: Vec<u64> = blocks.map(|extent| extent.offset / BLOCK as u64).collect();
-            let said = backy_lib::status::status(&archive, &[number], &world::clock());
+            let said = backy_lib::status::status(
+                &archive,
+                &[archive.id(number).unwrap()],
+                &world::clock(),
+            );
             let said = said.expect("a status").revisions[0].damaged.clone();
             assert_eq!(said, report.unreadable, "revision {number}: what the manifest says");
             blocks

@@ -37,17 +37,22 @@ const VERBS: [(&str, Verb); 6] = [
         let options = MaintenanceOptions { keep: Some(2), confirm: true, threads: Some(1) };
         writer.maintain(&options, &world::clock(), observer).map(drop)
     }),
-    ("rm", |writer, observer| writer.remove(&[1], &world::clock(), observer).map(drop)),
+    ("rm", |writer, observer| {
+        writer.remove(&[writer.archive().id(1)?], &world::clock(), observer).map(drop)
+    }),
     ("scrub", |writer, observer| {
         let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
         writer.scrub(&options, &world::clock(), observer).map(drop)
     }),
     ("tag", |writer, observer| {
         let add: BTreeSet<Tag> = ["mine".parse().expect("a tag")].into();
-        writer.tag(0, &add, &BTreeSet::new(), &world::clock(), observer).map(drop)
+        writer
+            .tag(writer.archive().id(0)?, &add, &BTreeSet::new(), &world::clock(), observer)
+            .map(drop)
     }),
     ("drill", |writer, observer| {
-        let drilled = drill::read(writer.archive(), 0, Some(1), &world::clock(), observer)?;
+        let archive = writer.archive();
+        let drilled = drill::read(archive, archive.id(0)?, Some(1), &world::clock(), observer)?;
         writer.record_drill(drilled, &world::clock(), observer)
     }),
 ];

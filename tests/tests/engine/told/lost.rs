@@ -14,7 +14,7 @@ use super::{BLOCK, writer};
 
 fn status(disk: &SimStorage) -> StatusReport {
     let archive = world::open(disk).expect("open");
-    backy_lib::status::status(&archive, &[0, 1], &world::clock()).expect("a status")
+    backy_lib::status::status(&archive, &world::all(&archive), &world::clock()).expect("a status")
 }
 
 fn bad_blocks(disk: &SimStorage) -> u64 {

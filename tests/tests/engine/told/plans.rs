@@ -18,7 +18,9 @@ fn a_plan_frees_what_it_promises() {
         [(&[4][..], true), (&[3, 4], true), (&[2], false), (&[1, 3], false), (&[0], false)]
     {
         let disk = world.disk.fork();
-        let plan = world::open(&disk).expect("open").plan_removal(numbers).expect("a plan");
+        let archive = world::open(&disk).expect("open");
+        let ids = world::ids(&archive, numbers).expect("revisions");
+        let plan = archive.plan_removal(&ids).expect("a plan");
         let report = world::remove(&disk, numbers).expect("a removal");
         assert_eq!(report.plan, plan, "{numbers:?}");
         let (said, came) = (plan.frees_bytes, report.freed_bytes);
@@ -51,7 +53,7 @@ fn a_plan_knows_what_a_merge_needs() {
     let frees = |states: &[Vec<u8>]| {
         let world = World::with_backups(false, states);
         let archive = world::open(&world.disk).expect("open");
-        let said = archive.plan_removal(&[1]).expect("a plan").frees_bytes;
+        let said = archive.plan_removal(&[archive.id(1).unwrap()]).expect("a plan").frees_bytes;
         let came = world::remove(&world.disk, &[1]).expect("a removal").freed_bytes;
         assert!((said - came).abs() <= 16 * 4096, "said {said}, came {came}");
         said

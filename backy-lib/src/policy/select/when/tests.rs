@@ -30,11 +30,11 @@ fn revisions() -> Vec<Revision> {
 }
 
 fn one(text: &str) -> Result<usize> {
-    RevisionSpec::parse(text, &here())?.resolve(&revisions())
+    RevisionSpec::parse(text, &here())?.number(&revisions())
 }
 
 fn several(text: &str) -> Result<Vec<usize>> {
-    RevisionsSpec::parse(text, &here())?.resolve(&revisions())
+    RevisionsSpec::parse(text, &here())?.numbers(&revisions())
 }
 
 #[test]
