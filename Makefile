@@ -222,6 +222,7 @@ deb: build ## The Debian package, target/debian/backy_*.deb
 	mkdir -p $(PACKAGE)
 	$(TARGET)/release/backy man | gzip -9n > $(PACKAGE)/backy.1.gz
 	$(TARGET)/release/backy man backy.toml | gzip -9n > $(PACKAGE)/backy.toml.5.gz
+	$(TARGET)/release/backy man fleet.toml | gzip -9n > $(PACKAGE)/fleet.toml.5.gz
 	gzip -9n < dist/mount/umount.fuse.backy.8 > $(PACKAGE)/umount.fuse.backy.8.gz
 	$(TARGET)/release/backy completions bash > $(PACKAGE)/backy
 	$(TARGET)/release/backy completions zsh > $(PACKAGE)/_backy

@@ -117,7 +117,8 @@ impl<'a> Display<'a> {
                 self.beside_bars(|| self.session.output.failure(&text));
             }
             JobResult::Ok if self.is_verbose() => {
-                self.note(&report.archive, &summary(report, done));
+                let text = format!("{}: {}", report.archive, summary(report, done));
+                self.beside_bars(|| self.session.output.done(&text));
             }
             JobResult::Skipped if self.is_verbose() => {
                 self.note(&report.archive, &format!("{name} skipped: {message}"));

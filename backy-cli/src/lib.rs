@@ -30,6 +30,7 @@ mod tilde;
 mod waiting;
 mod words;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +73,8 @@ pub(crate) struct Session {
     is_background_half: bool,
     /// Whether `backy run` started this process.
     is_job_of_run: bool,
+    /// Whether the log has a line about the beginning.
+    has_begun: Cell<bool>,
     /// The program that starts this command once more, and its first arguments.
     itself: Vec<OsString>,
 }
@@ -112,6 +115,15 @@ impl Session {
     fn log_operation(&self) -> Operation {
         let archive = self.folder.display().to_string();
         Operation::begin(self.operation, Some(self.command.to_owned()), Some(archive))
+    }
+
+    /// Reports to the log, with -v, that the command begins. Then its end is reported, too.
+    fn begins(&self) {
+        // The background process reports the beginning and the end for both.
+        let tells = self.verbosity == Verbosity::Verbose && !self.is_background_half;
+        if tells && !self.has_begun.replace(true) {
+            self.output.log(Event::Start, &format!("{} begins", self.command));
+        }
     }
 
     /// Whether a successful command reports what it did: with -v, or to a person who waits for it.
@@ -206,10 +218,11 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
 /// Runs the command, and reports its beginning and end to the log and the service manager. Returns the exit status.
 fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     let name = session.command;
-    // The background process reports the beginning and the end for both.
-    let tells_all = session.verbosity == Verbosity::Verbose && !session.is_background_half;
-    if tells_all {
-        session.output.log(Event::Start, &format!("{name} begins"));
+    // The journal has nothing of what is not due; whatever begins then, says so itself.
+    let may_be_idle =
+        matches!(command, Command::Backup(_) | Command::Run(_)) && session.output.is_journal();
+    if !may_be_idle {
+        session.begins();
     }
     // A mount is ready when it is usable.
     if !matches!(command, Command::Mount(_)) {
@@ -235,7 +248,7 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     };
     let text = format!("{name} finished");
     session.notify(|manager| manager.status(&text));
-    if tells_all {
+    if session.has_begun.get() {
         session.output.log(Event::End(Ending::Ok, status, None), &text);
     }
     status
@@ -290,6 +303,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         notifier: Notifier::detect().map(Arc::new),
         is_background_half: start.is_background_half,
         is_job_of_run: start.is_job_of_run,
+        has_begun: Cell::new(false),
         itself: start.itself,
     })
 }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::errors::Failure;
-use crate::log::{Ending, Event, Severity, Style};
+use crate::log::{Ending, Event, LogFormat, Severity, Style};
 
 /// Where output is written, and what those places can show.
 #[derive(Debug, Clone)]
@@ -70,6 +70,12 @@ impl Output {
     /// Whether standard error has a log.
     pub(crate) fn is_logging(&self) -> bool {
         self.log.is_some()
+    }
+
+    /// Whether standard error is, or looks like, the journal.
+    pub(crate) fn is_journal(&self) -> bool {
+        let is_journal = |style: &Style| style.to_journal || style.format == LogFormat::Journal;
+        self.log.as_deref().is_some_and(is_journal)
     }
 
     pub(crate) fn stdout_is_terminal(&self) -> bool {
@@ -147,7 +153,12 @@ impl Output {
 
     /// One line on standard error about one of many things that failed.
     pub(crate) fn failure(&self, text: &str) {
-        self.say(Severity::Error, Event::Warning, text);
+        self.say(Severity::Error, Event::Job, text);
+    }
+
+    /// One line on standard error about one of many things that were done.
+    pub(crate) fn done(&self, text: &str) {
+        self.say(Severity::Info, Event::Job, text);
     }
 
     /// How far a phase is, for the run that started this job. Does not wait for a frozen file system: the run reads

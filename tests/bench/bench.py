@@ -21,6 +21,7 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   large   an image of --large-size, against a durable cp; needs a --dir on a disk
   mounts  what is read through a mount: see mounts.py
   python  the module in .venv against the command
+  fleet   runs over --archives archives of 64 MiB against one backup of the same data; needs some 30 GiB
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with
@@ -44,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
+import fleet
 import interpreter
 import mounts
 import table
@@ -67,6 +69,7 @@ SUBJECTS: dict[str, Callable[[Bench], str]] = {
     "large": disk.run_large,
     "mounts": mounts.run_mounts,
     "python": interpreter.run_python,
+    "fleet": fleet.run_fleet,
 }
 EXTRA = ("peers", *(subject for subject in SUBJECTS if subject != "operations"))
 NEED_IMAGES = ("operations", "levels", "cold", "mounts", "python")
@@ -113,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparse-data", default="2G", help="data in it (2G)")
     parser.add_argument("--large-size", default="64G", help="size of the large image (64G)")
     parser.add_argument("--revisions", type=int, default=1000, help="revisions of an archive with many (1000)")
+    parser.add_argument("--archives", type=int, default=200, help="archives of a fleet (200)")
     parser.add_argument("--plots", type=Path, default=CHECKOUT / "doc/plots", metavar="DIR", help="where plots go")
     parser.add_argument("--backy", type=Path, default=CHECKOUT / "target/release/backy", help="the binary")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")

@@ -84,10 +84,15 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     }
     let reporter = session.reporter();
     let caller = session.caller(args.waiting, &reporter);
-    let guard = || Ok(guard::words(&session.itself));
+    let guard = || {
+        session.begins();
+        Ok(guard::words(&session.itself))
+    };
     let outcome = request.run(&archive, guard, &caller)?;
     drop(reporter);
-    if session.tells() {
+    let is_made = matches!(outcome, BackupOutcome::Made(_));
+    // The timer asks often, and the journal is not to have a line for each answer.
+    if session.tells() && (is_made || !session.output.is_journal()) {
         session.output.note(&match &outcome {
             BackupOutcome::Made(report) => summary(report),
             BackupOutcome::NotDue(plan) => not_due(plan),

@@ -15,7 +15,7 @@ use crate::errors::Failure;
 /// 'backy man | man -l -' shows it, 'backy man > /usr/local/share/man/man1/backy.1' installs it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which page: the command or backy.toml
+    /// Which page: the command, backy.toml or fleet.toml
     #[arg(value_enum, default_value_t)]
     page: Page,
 }
@@ -27,12 +27,15 @@ enum Page {
     Command,
     #[value(name = "backy.toml")]
     Config,
+    #[value(name = "fleet.toml")]
+    Fleet,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     match args.page {
         Page::Command => session.output.result(&page().map_err(Failure::Output)?),
         Page::Config => session.output.result(man_config::page().as_bytes()),
+        Page::Fleet => session.output.result(man_config::fleet_page().as_bytes()),
     }
 }
 

@@ -119,6 +119,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let report = request.run(&session.itself, &clock, &display);
     drop(display);
     let report = report?;
+    // Whoever asks to stop does not wait for a verdict. The next run writes it.
+    if !report.interrupted
+        && let Err(error) = request.write_textfile(&report, &SystemClock)
+    {
+        let advice = "correct textfile in fleet.toml, or create its folder";
+        session.output.warning(&format!("{error}; {advice}"));
+    }
     if args.json {
         session.output.json(&report)?;
     }

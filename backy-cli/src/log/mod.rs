@@ -65,6 +65,8 @@ pub(crate) enum Event {
     Note,
     Finding,
     Warning,
+    /// A job of a run has ended.
+    Job,
     /// How far the present phase is: bytes done, and to do. Only for the run that started this job.
     Progress(Phase, u64, u64),
     /// With the kind of the engine's error, if it was one.
@@ -88,6 +90,7 @@ impl Event {
             Event::Note => "note",
             Event::Finding => "finding",
             Event::Warning => "warning",
+            Event::Job => "job",
             Event::Progress(..) => backy_lib::fleet::PROGRESS,
             Event::End(..) => "end",
         }
@@ -205,7 +208,7 @@ impl Style {
                 (line.result, line.exit_status) = (Some(ending), Some(status));
                 line.seconds = Some(self.seconds());
             }
-            Event::Start | Event::Note | Event::Finding | Event::Warning => {}
+            Event::Start | Event::Note | Event::Finding | Event::Warning | Event::Job => {}
         }
         // Text and numbers always become JSON.
         escape::json(serde_json::to_string(&line).unwrap_or_default())

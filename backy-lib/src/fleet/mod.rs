@@ -19,6 +19,7 @@ mod queue;
 mod report;
 mod run;
 mod settings;
+mod textfile;
 mod until;
 
 pub use child::{JOB_MARK, PROGRESS, Severity};
@@ -27,6 +28,7 @@ pub use lanes::Limits;
 pub use plan::{FleetPlan, FleetRequest, Idle, Problem};
 pub use report::{Done, FleetReport, JobReport, JobResult};
 pub use run::{FleetEvent, FleetObserver, Running};
+pub use textfile::fleet_metrics;
 pub use until::parse_until;
 
 /// Version of the JSON of a [`FleetPlan`] and of a [`FleetReport`]; `doc/scripting.md` has the promise.

@@ -26,7 +26,7 @@ fn units() -> Vec<String> {
     let names = entries.map(|entry| entry.file_name().into_string().expect("text"));
     let mut units: Vec<String> = names.filter(|name| name.starts_with("backy-")).collect();
     units.sort();
-    assert_eq!(units.len(), 6, "{units:?}");
+    assert_eq!(units.len(), 8, "{units:?}");
     units
 }
 
@@ -108,7 +108,11 @@ fn the_units_belong_together() {
                 for setting in [
                     "IOSchedulingClass=idle",
                     "ProtectSystem=strict",
-                    "ReadWritePaths=%f\n",
+                    if name == "backy-run.service" {
+                        "ReadWritePaths=-/srv"
+                    } else {
+                        "ReadWritePaths=%f\n"
+                    },
                     "NoNewPrivileges=yes",
                     "NotifyAccess=main",
                 ] {

@@ -22,6 +22,7 @@ mod dist;
 mod documents;
 mod drill;
 mod figures;
+mod fleet;
 mod freeze;
 mod generated;
 mod harness;

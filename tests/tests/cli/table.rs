@@ -63,6 +63,8 @@ rows! {
     a_manifest_of_another_moment_is_critical: Mismatch,
     an_unknown_file_is_a_warning: UnknownFile,
     far_more_revisions_than_the_schedule_keeps_are_a_warning: Excess,
+    an_operation_without_progress_is_a_warning: Stuck,
+    a_declared_archive_that_is_missing_is_critical: Expected,
 }
 
 /// What a test does to its archive.
@@ -91,7 +93,11 @@ fn prove(cause: Cause) {
     let level = serde_json::to_value(cause.level()).expect("JSON");
     let row = (cause.kind().as_str().to_owned(), level.as_str().expect("text").to_owned());
     let has = |scene: &Scene| {
-        let problems = if cause == Cause::Unreadable { checked(scene) } else { scene.problems() };
+        let problems = match cause {
+            Cause::Unreadable => checked(scene, &["host"]),
+            Cause::Expected => checked(scene, &["--fleet", "fleet.toml"]),
+            _ => scene.problems(),
+        };
         if problems.contains(&row) { Ok(()) } else { Err(problems) }
     };
     assert_eq!(has(&scene), Ok(()));
@@ -101,9 +107,9 @@ fn prove(cause: Cause) {
     assert!(has(&scene).is_err(), "it stays");
 }
 
-/// The problems that `check` reports for the folder `host`.
-fn checked(scene: &Scene) -> Vec<(String, String)> {
-    let json = scene.run(&["check", "host", "--json"]).json();
+/// The problems that `check` reports.
+fn checked(scene: &Scene, args: &[&str]) -> Vec<(String, String)> {
+    let json = scene.run(&[&["check", "--json"][..], args].concat()).json();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     let archives = json["archives"].as_array().expect("a list");
     let problems =
@@ -325,7 +331,40 @@ fn raise(cause: Cause) -> Option<Raised> {
             Raised::new(scene, |scene| drop(scene.works(&["-b", "a", "rm", "--force", "2..7"])))?
                 .and_not_by(maintenance)
         }
+        Cause::Stuck => stuck(),
+        Cause::Expected => {
+            let scene = Scene::new();
+            fs::create_dir(scene.path("host")).expect("a folder");
+            let (path, source) = (scene.text_path("host/new"), scene.text_path("source.img"));
+            let text = format!("[[archive]]\npath = {path:?}\nsource = {source:?}\n");
+            scene.write("fleet.toml", text.as_bytes());
+            let run = |scene: &Scene| drop(scene.works(&["run", "--fleet", "fleet.toml"]));
+            // It is still without a backup.
+            let make = |scene: &Scene| drop(scene.works(&["-b", "host/new", "init", "source.img"]));
+            Raised::new(scene, run)?.and_not_by(make)
+        }
     }
+}
+
+/// A backup whose hook does not end, an hour later.
+fn stuck() -> Option<Raised> {
+    let scene = Scene::with_archive();
+    let (begun, go) = (scene.text_path("begun"), scene.text_path("go"));
+    let hook = format!("touch {begun}; while [ ! -e {go} ]; do sleep 0.05; done");
+    let text = scene.read_text("a/backy.toml") + &format!("\n[hooks]\nbefore = \"{hook}\"\n");
+    scene.write("a/backy.toml", text.as_bytes());
+    let child = scene.command(&["-b", "a", "backup"]).spawn().expect("run backy");
+    while !scene.path("begun").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let old = Command::new("touch").args(["-d", "1 hour ago"]).arg(scene.path("a/lock")).status();
+    assert!(old.expect("run touch").success());
+    let child = std::cell::Cell::new(Some(child));
+    Raised::new(scene, move |scene| {
+        scene.write("go", b"");
+        let ended = child.take().map(|mut child| child.wait().expect("wait for backy"));
+        assert!(ended.is_some_and(|status| status.success()));
+    })
 }
 
 fn backup(scene: &Scene) {

@@ -49,7 +49,7 @@ pub const TABLES: [Table; 5] = [
     },
 ];
 
-const fn key(
+pub(super) const fn key(
     table: &'static str,
     name: &'static str,
     example: &'static str,

@@ -8,6 +8,7 @@ mod drill;
 mod encoding;
 pub(crate) mod files;
 mod fleet;
+mod fleet_keys;
 mod group;
 mod hooks;
 pub(crate) mod include;
@@ -37,6 +38,7 @@ use hooks::RawHooks;
 pub use drill::TimeLimit;
 pub(crate) use fleet::DEFAULT_STALL;
 pub use fleet::{Declared, FLEET_PATH, FleetSettings};
+pub use fleet_keys::{FLEET_KEYS, FLEET_TABLES};
 pub use group::Group;
 pub use hooks::{HookCommand, HooksConfig};
 #[cfg(feature = "testing")]

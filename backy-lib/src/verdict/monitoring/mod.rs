@@ -12,4 +12,5 @@ mod tests;
 
 pub use nagios::{nagios, nagios_host, nagios_unknown};
 pub use prometheus::{prometheus, prometheus_names};
+pub(crate) use textfile::replace as replace_figures;
 pub use textfile::{Textfile, write_textfile};

@@ -97,7 +97,7 @@ fn beside(wanted: &Path, archive: &str) -> PathBuf {
 }
 
 /// A reader gets the old or the new content, even after a power cut.
-fn replace(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let process = rustix::process::getpid().as_raw_nonzero();
     // The collector ignores this name.
     let staged = path.with_extension(format!("prom.{process}.tmp"));

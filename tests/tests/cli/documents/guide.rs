@@ -36,6 +36,27 @@ fn the_guides_commands_run() {
     }
 }
 
+/// The first thirty minutes of `doc/fleet.md`: 60 archives are planned, made, backed up and checked.
+#[test]
+fn the_fleets_commands_run() {
+    let folder = folder_with_backy();
+    let text = document("doc/fleet.md");
+    let blocks = code_blocks(&text, "sh run");
+    assert_eq!(blocks.len(), 4);
+    let mut said = Vec::new();
+    for (_, script) in blocks {
+        let output = run(folder.path(), script);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{script}\n{errors}");
+        said.push(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let [_, planned, checked, config] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(planned.lines().filter(|line| line.starts_with("init ")).count(), 60, "{planned}");
+    assert_eq!(checked.lines().filter(|line| line.starts_with("OK ")).count(), 60, "{checked}");
+    assert!(checked.contains("nothing is due; nothing to do in 60 archives"), "{checked}");
+    assert!(config.contains("standard.toml:") && config.contains("compression_level"), "{config}");
+}
+
 /// A folder with the command in its `bin`.
 pub(crate) fn folder_with_backy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
