@@ -30,11 +30,11 @@ mod tilde;
 mod waiting;
 mod words;
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
@@ -74,7 +74,7 @@ pub(crate) struct Session {
     /// Whether `backy run` started this process.
     is_job_of_run: bool,
     /// Whether the log has a line about the beginning.
-    has_begun: Cell<bool>,
+    has_begun: AtomicBool,
     /// The program that starts this command once more, and its first arguments.
     itself: Vec<OsString>,
 }
@@ -121,7 +121,7 @@ impl Session {
     fn begins(&self) {
         // The background process reports the beginning and the end for both.
         let tells = self.verbosity == Verbosity::Verbose && !self.is_background_half;
-        if tells && !self.has_begun.replace(true) {
+        if tells && !self.has_begun.swap(true, Relaxed) {
             self.output.log(Event::Start, &format!("{} begins", self.command));
         }
     }
@@ -248,7 +248,7 @@ fn perform(command: Command, session: &Session, is_probe: bool) -> u8 {
     };
     let text = format!("{name} finished");
     session.notify(|manager| manager.status(&text));
-    if session.has_begun.get() {
+    if session.has_begun.load(Relaxed) {
         session.output.log(Event::End(Ending::Ok, status, None), &text);
     }
     status
@@ -303,7 +303,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         notifier: Notifier::detect().map(Arc::new),
         is_background_half: start.is_background_half,
         is_job_of_run: start.is_job_of_run,
-        has_begun: Cell::new(false),
+        has_begun: AtomicBool::new(false),
         itself: start.itself,
     })
 }

@@ -20,9 +20,9 @@ use crate::table::{Column, Table};
 /// Report the health of many archives
 ///
 /// Each DIR is an archive, a folder that holds archives, such as /srv/backup, or a pattern in quotes, such as
-/// '/srv/*/backup'; without one, /etc/backy/fleet.toml names them, and an expected archive that is missing, has
-/// another source or was never backed up is critical. Prints a row for each archive, worst first, then each problem and what to do about it. Takes no
-/// lock and changes nothing.
+/// '/srv/*/backup'. Without one, /etc/backy/fleet.toml names them, and an expected archive that is missing, has another
+/// source or was never backed up is critical. Prints a row for each archive, worst first, then each problem and what to
+/// do about it. Takes no lock and changes nothing.
 ///
 /// Reports as unknown whatever it cannot read: a folder without permission, a dead disk, an empty folder, a dangling
 /// link, a pattern that matches nothing. Exits like a Nagios plugin: 0 ok, 1 warning, 2 critical, 3 unknown.

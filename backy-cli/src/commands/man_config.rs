@@ -21,10 +21,10 @@ struct Manual {
 const CONFIG: Manual = Manual {
     name: "backy.toml",
     what: "configuration of a backy archive",
-    description: "The file backy.toml in the folder of an archive says what to back up, when, and what to keep. It is a \
-                  TOML file, and the only file of an archive that you edit; 'backy init' creates it. An unknown key, a \
-                  wrong type or an impossible value is an error with line and column; 'backy status' reports it. A \
-                  restore does not need the file.",
+    description: "The file backy.toml in the folder of an archive says what to back up, when, and what to keep. It \
+                  is a TOML file, and the only file of an archive that you edit; 'backy init' creates it. An \
+                  unknown key, a wrong type or an impossible value is an error with line and column; 'backy status' \
+                  reports it. A restore does not need the file.",
     tables: &TABLES,
     keys: &KEYS,
     example: &["source", "interval", "keep"],
@@ -35,10 +35,10 @@ const CONFIG: Manual = Manual {
 const FLEET: Manual = Manual {
     name: "fleet.toml",
     what: "the archives of 'backy run'",
-    description: "The file /etc/backy/fleet.toml says which archives 'backy run', 'backy check' and 'backy report' work \
-                  on if you name none; --fleet names another file. It is a TOML file. An unknown key, a wrong type or \
-                  an impossible value is an error with line and column. Nobody but root and the user who runs backy may \
-                  be able to change it.",
+    description: "The file /etc/backy/fleet.toml says which archives 'backy run', 'backy check' and 'backy report' \
+                  work on if you name none; --fleet names another file. It is a TOML file. An unknown key, a wrong \
+                  type or an impossible value is an error with line and column. Nobody but root and the user who \
+                  runs backy may be able to change it.",
     tables: &FLEET_TABLES,
     keys: &FLEET_KEYS,
     example: &["archives", "jobs", "path", "source", "include"],

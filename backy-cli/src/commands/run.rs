@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use backy_lib::config::{FLEET_PATH, FleetSettings};
 use backy_lib::escape;
-use backy_lib::fleet::{FleetPlan, FleetRequest, Job, Problem, parse_until};
+use backy_lib::fleet::{FleetPlan, FleetRequest, Job, Obstacle, parse_until};
 use backy_lib::{Clock, SystemClock};
 use clap::ValueHint;
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ use crate::words;
 /// are due, each as a process of its own, the most overdue backup first. Retries what failed, at most twice, after
 /// all others. Makes archives that fleet.toml declares and that do not exist.
 ///
-/// Prints nothing when all is well; otherwise a line for each failure, and exits with 1. An archive that another
+/// Prints nothing when nothing fails; otherwise a line for each failure, and exits with 1. An archive that another
 /// process works on is no failure. A timer starts this; see fleet.md.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
 }
 
 /// Names the archive, unless the message does.
-fn line(Problem { archive, message, .. }: &Problem) -> String {
+fn line(Obstacle { archive, message, .. }: &Obstacle) -> String {
     match message.contains(archive.as_str()) {
         true => message.clone(),
         false => format!("{archive}: {message}"),
@@ -179,10 +179,11 @@ fn describe(plan: &FleetPlan, output: &Output) -> String {
     };
     let idle = words::count(plan.idle.len(), "archive");
     let next = plan.idle.iter().filter_map(|idle| Some((idle.next_due?, &idle.archive))).min();
-    let next = next.map(|(time, archive)| {
-        format!("; the next backup is due at {}: {}", local_minute(time), escape::line(archive))
-    });
-    lines.push(format!("{due}; nothing to do in {idle}{}", next.unwrap_or_default()));
+    lines.push(format!("{due}; nothing to do in {idle}"));
+    lines.extend(next.map(|(time, archive)| {
+        let archive = escape::line(archive);
+        format!("the next backup is due at {}: {archive}", local_minute(time))
+    }));
     lines.join("\n") + "\n"
 }
 

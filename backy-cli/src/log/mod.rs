@@ -143,7 +143,7 @@ struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     done_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<ErrorKind>,
+    kind: Option<Option<ErrorKind>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<Ending>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,7 +204,7 @@ impl Style {
                 line.done_bytes = Some(done_bytes);
             }
             Event::End(ending, status, kind) => {
-                line.kind = kind;
+                line.kind = Some(kind);
                 (line.result, line.exit_status) = (Some(ending), Some(status));
                 line.seconds = Some(self.seconds());
             }

@@ -8,7 +8,7 @@ use glob::Pattern;
 use super::job::Operation;
 use super::listing;
 use super::look::{self, Looked, Looking};
-use super::plan::{FleetPlan, FleetRequest, Problem};
+use super::plan::{FleetPlan, FleetRequest, Obstacle};
 use crate::archive::folders;
 use crate::base::error::Result;
 use crate::base::report_path::ReportPath;
@@ -27,7 +27,7 @@ pub(super) struct Expected {
 
 impl Expected {
     /// Reads the list of a program, if there is one. If that fails, it is a problem, and the rest goes on.
-    pub(super) fn of(request: &FleetRequest, problems: &mut Vec<Problem>) -> Result<Self> {
+    pub(super) fn of(request: &FleetRequest, problems: &mut Vec<Obstacle>) -> Result<Self> {
         let settings = &request.settings;
         let mut declared = settings.declared.clone();
         if let Some(program) = settings.archives_from.first() {
@@ -35,7 +35,7 @@ impl Expected {
                 Ok(listed) => declared.extend(listed),
                 Err(error) if error.is_of_process() => return Err(error),
                 Err(error) => {
-                    problems.push(Problem::new(program.clone().into(), error.to_string()));
+                    problems.push(Obstacle::new(program.clone().into(), error.to_string()));
                 }
             }
         }
@@ -66,9 +66,9 @@ impl Expected {
     }
 
     /// How an archive that is there differs from what is declared.
-    pub(super) fn difference(&self, label: &ReportPath, looked: &Looked) -> Option<Problem> {
+    pub(super) fn difference(&self, label: &ReportPath, looked: &Looked) -> Option<Obstacle> {
         self.other_source(label, looked.source.as_ref())
-            .map(|message| Problem::new(label.clone(), message))
+            .map(|message| Obstacle::new(label.clone(), message))
     }
 
     /// The same as a sentence, for an archive with this source.
@@ -110,7 +110,7 @@ impl Expected {
     ) {
         for (label, declared) in self.missing_ones().filter(|(label, _)| !there.contains(*label)) {
             if let Some(message) = obstacle(&declared.path) {
-                plan.problems.push(Problem::new(label.clone(), message));
+                plan.problems.push(Obstacle::new(label.clone(), message));
                 continue;
             }
             let why = "fleet.toml declares it, and it does not exist".to_owned();

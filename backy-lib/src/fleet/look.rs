@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::job::{Job, Operation};
-use super::plan::{Idle, Problem};
+use super::plan::{Idle, Obstacle};
 use super::pool::{self, Answer};
 use crate::archive::history;
 use crate::archive::{Archive, folders};
@@ -29,7 +29,7 @@ pub(super) struct Looked {
     pub(super) jobs: Vec<Job>,
     /// Without jobs: why.
     pub(super) idle: Option<Idle>,
-    pub(super) problem: Option<Problem>,
+    pub(super) problem: Option<Obstacle>,
     /// The source in its `backy.toml`, if that can be read.
     pub(super) source: Option<ReportPath>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Looked {
 impl Looked {
     fn problem(folder: &Path, message: String) -> Self {
         let archive = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        Looked { problem: Some(Problem::new(archive.into(), message)), ..Looked::default() }
+        Looked { problem: Some(Obstacle::new(archive.into(), message)), ..Looked::default() }
     }
 }
 

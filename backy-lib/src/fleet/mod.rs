@@ -25,7 +25,7 @@ mod until;
 pub use child::{JOB_MARK, PROGRESS, Severity};
 pub use job::{Job, Operation};
 pub use lanes::Limits;
-pub use plan::{FleetPlan, FleetRequest, Idle, Problem};
+pub use plan::{FleetPlan, FleetRequest, Idle, Obstacle};
 pub use report::{Done, FleetReport, JobReport, JobResult};
 pub use run::{FleetEvent, FleetObserver, Running};
 pub use textfile::fleet_metrics;

@@ -57,7 +57,7 @@ pub struct FleetPlan {
     /// Archives in which nothing is due.
     pub idle: Vec<Idle>,
     /// What cannot be worked on, and expectations that are not met.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Obstacle>,
 }
 
 /// An archive in which nothing is due.
@@ -75,16 +75,16 @@ pub struct Idle {
 /// Something that keeps a run from its work on one archive, or from a whole list of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Problem {
+pub struct Obstacle {
     /// The archive's folder, or what else is concerned, such as a pattern or `fleet.toml`.
     pub archive: ReportPath,
     /// What was found, in one line.
     pub message: String,
 }
 
-impl Problem {
+impl Obstacle {
     pub(super) fn new(archive: ReportPath, message: String) -> Self {
-        Problem { archive, message }
+        Obstacle { archive, message }
     }
 }
 
@@ -135,7 +135,7 @@ impl FleetRequest {
 }
 
 /// The archives that are there. What cannot be read becomes a problem.
-fn found(expected: &Expected, problems: &mut Vec<Problem>) -> Result<Vec<PathBuf>> {
+fn found(expected: &Expected, problems: &mut Vec<Obstacle>) -> Result<Vec<PathBuf>> {
     let given = vec![expected.given()];
     let answers = pool::ask(given, |given: &Vec<PathBuf>| Ok(folders::archives(given)))?;
     let mut all = Vec::new();
@@ -143,7 +143,7 @@ fn found(expected: &Expected, problems: &mut Vec<Problem>) -> Result<Vec<PathBuf
         let Answer::Got(found) = answer else {
             let given = given.iter().map(|path| path.display().to_string());
             let message = format!("cannot list them: {NO_ANSWER}");
-            problems.push(Problem::new(given.collect::<Vec<_>>().join(", ").into(), message));
+            problems.push(Obstacle::new(given.collect::<Vec<_>>().join(", ").into(), message));
             continue;
         };
         for found in found {
@@ -153,7 +153,7 @@ fn found(expected: &Expected, problems: &mut Vec<Problem>) -> Result<Vec<PathBuf
                 // It is about to be made.
                 Err((path, _)) if expected.explains(&path) => {}
                 Err((path, error)) => {
-                    problems.push(Problem::new(folders::label(&path), error.to_string()));
+                    problems.push(Obstacle::new(folders::label(&path), error.to_string()));
                 }
             }
         }

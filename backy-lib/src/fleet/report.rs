@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::job::Operation;
-use super::plan::Problem;
+use super::plan::Obstacle;
 use crate::base::report_path::ReportPath;
 use crate::base::revision::RevisionId;
 use crate::verb::backup::BackupReport;
@@ -26,7 +26,7 @@ pub struct FleetReport {
     /// The jobs, in the order in which they ended.
     pub jobs: Vec<JobReport>,
     /// What it could not work on, and expectations that are not met.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Obstacle>,
     /// Whether it was stopped on request.
     pub interrupted: bool,
 }

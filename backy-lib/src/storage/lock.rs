@@ -94,7 +94,8 @@ pub(super) fn progress(folder: impl AsFd) -> rustix::io::Result<Option<Timestamp
         Err(errno) => return Err(errno),
     };
     let has_note = found.st_size > 0;
-    Ok(Timestamp::from_second(found.st_mtime).ok().filter(|_| has_note))
+    let nanoseconds = i32::try_from(found.st_mtime_nsec).unwrap_or_default();
+    Ok(Timestamp::new(found.st_mtime, nanoseconds).ok().filter(|_| has_note))
 }
 
 impl Drop for HeldLock {

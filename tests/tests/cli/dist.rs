@@ -179,13 +179,17 @@ fn the_commands_run() {
             "%f" | "$ARG1$" | "/srv/backup/mynode" | "/srv/backup" => archive.to_owned(),
             _ => word.clone(),
         };
-        let arguments: Vec<String> = call.iter().map(place).collect();
+        let mut arguments: Vec<String> = call.iter().map(place).collect();
+        if arguments.contains(&"run".to_owned()) {
+            // In place of what /etc/backy/fleet.toml names.
+            arguments.push(archive.to_owned());
+        }
         assert!(arguments.contains(&archive.to_owned()), "{call:?}");
         let output = run(&arguments);
         assert!(output.status.success(), "{call:?}: {}", said(&output));
         commands.extend(call.into_iter().filter(|word| word.starts_with(char::is_alphabetic)));
     }
-    for command in ["backup", "maintenance", "scrub", "status", "check"] {
+    for command in ["backup", "maintenance", "scrub", "status", "check", "run"] {
         assert!(commands.contains(command), "{commands:?}");
     }
 }

@@ -1,11 +1,12 @@
 //! `backy run`: what is due in many archives, and what is done about it.
 
+mod expected;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use backy_tests::command::is_root;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -100,7 +101,9 @@ fn a_run_does_what_is_due_and_is_silent() {
     assert_eq!(again.json()["jobs"], Value::Array(Vec::new()));
     assert_eq!((again.json()["archives"].as_u64(), again.stderr.as_str()), (Some(5), ""));
     let plan = fleet.run(&["-n", "all"]);
-    assert!(plan.text().starts_with("nothing is due; nothing to do in 5 archives; the next"));
+    assert!(
+        plan.text().starts_with("nothing is due; nothing to do in 5 archives\nthe next backup")
+    );
 }
 
 /// The plan names the jobs in the order in which they start, the most overdue first, each with the reason and the
@@ -129,7 +132,13 @@ fn a_plan_has_the_most_overdue_first() {
     fleet.scene.works(&command[1..]);
     assert_eq!(fleet.revisions("vm1"), 2);
     let table = fleet.run(&["-n", "all"]);
-    assert!(table.text().lines().all(|line| line.len() <= 80), "{}", table.text());
+    // The path of the archive that is next may be of any length.
+    let lines = table.text().lines().filter(|line| !line.starts_with("the next backup"));
+    assert!(
+        lines.clone().count() >= 3 && lines.clone().all(|line| line.len() <= 80),
+        "{}",
+        table.text()
+    );
 }
 
 /// One archive that cannot be backed up keeps no other from it. It is tried three times, and named in one line.
@@ -192,17 +201,19 @@ fn a_locked_archive_is_skipped() {
 #[test]
 fn a_run_maintains_and_scrubs() {
     let settings =
-        "[schedule.now]\ninterval = \"1s\"\nkeep = 1\n[monitoring]\nscrub_within = \"24s\"\n";
+        "[schedule.now]\ninterval = \"1s\"\nkeep = 2\n[monitoring]\nscrub_within = \"24s\"\n";
     let fleet = Fleet::new(1, settings);
-    fleet.run(&["all"]);
-    std::thread::sleep(Duration::from_secs(3));
+    for _ in 0..2 {
+        fleet.run(&["all"]);
+        std::thread::sleep(Duration::from_secs(3));
+    }
     let run = fleet.run(&["--json", "all"]);
     assert_eq!(run.status, Some(0), "{}", run.stderr);
     let done: Vec<(String, String)> =
         jobs(&run.json()).into_iter().map(|(_, operation, result)| (operation, result)).collect();
     let expected = ["backup", "maintenance", "scrub"];
     assert_eq!(done, expected.map(|name| (name.to_owned(), "ok".to_owned())));
-    assert_eq!(fleet.revisions("vm0"), 1);
+    assert_eq!(fleet.revisions("vm0"), 2);
     let status = fleet.scene.works(&["-b", "all/vm0", "status", "--json"]).json();
     assert!(status["last_scrub"].is_string(), "{status}");
 }
@@ -330,6 +341,8 @@ fn a_stuck_job_is_reported() {
         problems.filter(|problem| problem["kind"] == "stuck").count()
     };
     wait_for("a verdict", || stuck(&check()) == 1);
+    // The run looks several times a second.
+    std::thread::sleep(Duration::from_secs(1));
     fleet.scene.write("go", b"");
     let run: Run = child.wait_with_output().unwrap().into();
     assert_eq!(run.status, Some(0), "{}", run.stderr);
@@ -337,155 +350,6 @@ fn a_stuck_job_is_reported() {
         format!("backy: warning: {}: backup: no progress for ", fleet.scene.text_path("all/vm1"));
     assert!(run.stderr.lines().count() == 1 && run.stderr.starts_with(&warning), "{}", run.stderr);
     assert_eq!(stuck(&check()), 0);
-}
-
-/// `fleet.toml` with the declared archives `all/new` and those of `more`.
-fn declaring(fleet: &Fleet, more: &str) {
-    let path = |name: &str| fleet.scene.text_path(name);
-    fleet.scene.write("standard.toml", DAILY.as_bytes());
-    fleet.toml(&format!(
-        "[[archive]]\npath = \"{}\"\nsource = \"{}\"\ninclude = \"{}\"\n{more}",
-        path("all/new"),
-        path("source.img"),
-        path("standard.toml")
-    ));
-}
-
-/// A declared archive is critical until it is made and backed up, which a run does, with the settings it includes.
-#[test]
-fn a_run_makes_declared_archives() {
-    let fleet = Fleet::new(1, DAILY);
-    declaring(&fleet, "");
-    let check = || fleet.scene.run(&["check", "--fleet", "fleet.toml"]);
-    fleet.run(&["all"]);
-    let before = check();
-    assert_eq!(before.status, Some(2));
-    assert!(
-        before.text().contains("declares this archive, and it does not exist"),
-        "{}",
-        before.text()
-    );
-    let plan = fleet.run(&["-n", "--fleet", "fleet.toml"]);
-    assert!(
-        plan.text().contains("init") && !fleet.scene.path("all/new").exists(),
-        "{}",
-        plan.text()
-    );
-    let run = fleet.run(&["--fleet", "fleet.toml"]);
-    assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
-    assert_eq!(fleet.revisions("new"), 1);
-    let settings = fleet.scene.read_text("all/new/backy.toml");
-    assert!(settings.contains("include = "), "{settings}");
-    let after = check();
-    assert_eq!(after.status, Some(0), "{}", after.text());
-}
-
-/// An archive with another source than declared is critical, and a failure of the run; it is backed up all the same.
-#[test]
-fn another_source_than_declared_is_critical() {
-    let fleet = Fleet::new(1, DAILY);
-    let other = fleet.scene.text_path("source.img");
-    let path = fleet.scene.text_path("all/vm0");
-    fleet.toml(&format!("[[archive]]\npath = \"{path}\"\nsource = \"{other}\"\n"));
-    let run = fleet.run(&["--fleet", "fleet.toml"]);
-    assert_eq!((run.status, fleet.revisions("vm0")), (Some(1), 1));
-    assert!(run.stderr.contains("fleet.toml declares the source"), "{}", run.stderr);
-    let check = fleet.scene.run(&["check", "--fleet", "fleet.toml"]);
-    assert!(check.status == Some(2) && check.text().contains("fleet.toml declares the source"));
-}
-
-/// No archive is made where its folder is missing, nor in an empty folder, whose disk may not be mounted.
-#[test]
-fn nothing_is_made_where_a_disk_may_be_missing() {
-    let fleet = Fleet::new(1, DAILY);
-    let (away, empty) = (fleet.scene.text_path("away/new"), fleet.scene.text_path("empty"));
-    fs::create_dir(fleet.scene.path("empty")).unwrap();
-    fleet.toml(&format!("[[archive]]\npath = \"{away}\"\n[[archive]]\npath = \"{empty}\"\n"));
-    let run = fleet.run(&["--fleet", "fleet.toml"]);
-    assert_eq!((run.status, run.stderr.lines().count()), (Some(1), 2), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("there is no folder") && run.stderr.contains("is empty"),
-        "{}",
-        run.stderr
-    );
-    assert!(!fleet.scene.path("away").exists());
-    assert_eq!(fs::read_dir(fleet.scene.path("empty")).unwrap().count(), 0);
-}
-
-/// A program may list the archives; one that fails or prints something else is reported, and the rest goes on.
-#[test]
-fn a_program_lists_archives() {
-    let fleet = Fleet::new(1, DAILY);
-    let source = fleet.scene.text_path("source.img");
-    let new = fleet.scene.text_path("all/listed");
-    let program = fleet.scene.text_path("list");
-    let script = |body: &str| {
-        fleet.scene.write("list", format!("#!/bin/sh\n{body}\n").as_bytes());
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        fleet.toml(&format!("archives_from = [\"{program}\", \"x\"]\n"));
-    };
-    for (body, words) in [
-        ("exit 3", "ended with exit status: 3"),
-        ("echo disks:", "line 1 of its output"),
-        ("echo '{\"path\": \"relative\"}'", "expected an absolute path"),
-    ] {
-        script(body);
-        let run = fleet.run(&["--fleet", "fleet.toml"]);
-        assert_eq!(run.status, Some(1), "{body}");
-        assert!(run.stderr.contains(words), "{body}: {}", run.stderr);
-        let check = fleet.scene.run(&["check", "--fleet", "fleet.toml"]);
-        assert!(check.status == Some(3) && check.text().contains(words), "{}", check.text());
-    }
-    assert_eq!(fleet.revisions("vm0"), 1);
-    script(&format!("echo '{{\"path\": \"{new}\", \"source\": \"{source}\"}}'; test \"$1\" = x"));
-    let run = fleet.run(&["--fleet", "fleet.toml"]);
-    assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
-    assert_eq!(fleet.revisions("listed"), 1);
-}
-
-/// Without arguments and without the file, the commands for many archives say what to give.
-#[test]
-fn a_command_for_many_archives_needs_some() {
-    let scene = Scene::new();
-    if std::path::Path::new("/etc/backy/fleet.toml").exists() {
-        return;
-    }
-    for command in ["run", "check"] {
-        let run = scene.run(&[command]);
-        let (printed, status) = (run.text().to_owned() + &run.stderr, run.status);
-        assert!(printed.contains("no DIR was given") && printed.contains("/etc/backy/fleet.toml"));
-        assert_eq!(status, Some(if command == "check" { 3 } else { 1 }));
-    }
-}
-
-/// Wrong settings are named with line and column; a file that others can change is refused.
-#[test]
-fn wrong_settings_are_named() {
-    let fleet = Fleet::new(1, DAILY);
-    for (text, words) in [
-        ("jobs = 0\n", "fleet.toml:2:8: jobs: found 0"),
-        ("stall = \"soon\"\n", "fleet.toml:2:9: stall: found \"soon\""),
-        ("archive = 3\n", "fleet.toml:2:11"),
-        (
-            "[[archive]]\npath = \"x\"\n",
-            "fleet.toml:3:8: path: found \"x\", expected an absolute path",
-        ),
-        ("[[archive]]\n", "missing field `path`"),
-        ("[groups]\n\"a b\" = 1\n", "fleet.toml:3:1: group: found \"a b\""),
-        ("archives_from = [\"list\"]\n", "absolute path of a program"),
-        ("jbos = 2\n", "unknown field `jbos`"),
-    ] {
-        fleet.toml(text);
-        fleet.scene.fails(&["run", "--fleet", "fleet.toml"], &[words]);
-    }
-    fleet.toml("");
-    fs::set_permissions(fleet.scene.path("fleet.toml"), fs::Permissions::from_mode(0o666)).unwrap();
-    fleet.scene.fails(&["run", "--fleet", "fleet.toml"], &["fleet.toml", "chmod go-w"]);
-    assert_eq!(fleet.revisions("vm0"), 0);
-    fleet.scene.fails(&["run", "--fleet", "none.toml"], &["none.toml"]);
-    if is_root() {
-        fleet.scene.works(&["run", "--trust", "--fleet", "fleet.toml"]);
-    }
 }
 
 /// A run writes one file for Prometheus, with its own figures, which the document lists, and those of the archives.

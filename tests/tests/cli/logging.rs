@@ -93,7 +93,7 @@ fn journal_output_has_priorities() {
     scene.works(&["-b", "a", "backup"]);
     let journal = scene.path("journal");
     for (args, is_journal, begin) in [
-        (&["-v", "-b", "a", "backup"][..], true, "<6>"),
+        (&["-v", "-b", "a", "backup", "-f"][..], true, "<6>"),
         (&["-b", "a", "restore", "source.img/x"], true, "<3>"),
         (&["-v", "--log-format", "json", "-b", "a", "scrub"], true, "<6>{"),
         (&["-v", "-b", "a", "scrub"], false, "backy: "),
@@ -107,6 +107,21 @@ fn journal_output_has_priorities() {
         let said = scene.read_text("journal");
         assert!(!said.is_empty() && said.lines().all(|line| line.starts_with(begin)), "{said}");
     }
+}
+
+/// A timer asks often whether a backup is due. The journal has nothing of those that are not; a log in another form has
+/// all, and so has a terminal.
+#[test]
+fn the_journal_has_nothing_of_what_is_not_due() {
+    let scene = Scene::with_archive();
+    scene.works(&["-b", "a", "backup"]);
+    for args in [&["-v", "-b", "a", "backup"][..], &["-v", "run", "a"]] {
+        let journal = [&["--log-format", "journal"], args].concat();
+        assert_eq!(scene.works(&journal).stderr, "", "{args:?}");
+    }
+    let json = scene.works(&["--log-format", "json", "-v", "-b", "a", "backup"]);
+    assert_eq!(json.stderr.lines().count(), 3, "{}", json.stderr);
+    assert!(scene.works(&["-v", "-b", "a", "backup"]).stderr.contains("No backup is due"));
 }
 
 /// backy notifies the service manager when it begins, how far it is, and how it ended, by either kind of socket.

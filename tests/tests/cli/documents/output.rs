@@ -98,7 +98,7 @@ fn monitoring_is_as_documented() {
         assert_eq!(serde_json::to_value(kind).expect("JSON"), kind.as_str());
     }
     let metrics: Vec<&str> = monitoring::prometheus_names().collect();
-    assert_eq!(names(&text, "All are gauges"), metrics);
+    assert_eq!(names(&text, "Of archives: all are gauges"), metrics);
 
     let rows = table(&text, "### Settings");
     assert_eq!(rows.len(), 10);
@@ -292,6 +292,7 @@ fn the_log_is_as_documented() {
     }
     // This scene cannot raise warnings of the rest.
     found.entry("warning".to_owned()).or_default();
+    found.entry("job".to_owned()).or_default();
     assert_eq!(found, documented);
 }
 

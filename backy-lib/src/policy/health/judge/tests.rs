@@ -113,7 +113,8 @@ proptest! {
         let space = Space {
             used_bytes: 1, free_bytes: free, size_bytes: 1000, growth_bytes_per_day: None, full_at: None, device: 0,
         };
-        let some = Facts { lock_holder: is_locked.then_some("somebody"), bad_blocks: &bad[..ages.len()], ..facts(&manifest, &config) };
+        let lock_holder = is_locked.then_some("somebody");
+        let some = Facts { lock_holder, bad_blocks: &bad[..ages.len()], ..facts(&manifest, &config) };
         let more = Facts { missing: &missing, space: Some(&space), ..some };
         let (some, more) = (judge(&some), judge(&more));
         prop_assert!(more.level >= some.level && more.problems.len() >= some.problems.len());
