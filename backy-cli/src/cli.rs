@@ -73,7 +73,6 @@ Examples, in the folder above the archive 'mynode':
   backy check .                           the health of every archive here
   backy -b mynode restore -r 1 disk.img   the previous revision, to a file
   backy -b mynode mount /mnt              every revision as a file
-  backy -b mynode tag 0 +before-upgrade   keep the newest revision
 
 Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C.
 Of check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";

@@ -191,7 +191,8 @@ pub trait Storage: Send + Sync {
         self.open(name, Access::Read)
     }
 
-    /// Opens `backy.toml` for reading, whoever can change it. Also returns on whose behalf backy opens what it includes.
+    /// Opens `backy.toml` for reading, whoever can change it. Also returns on whose behalf backy opens what it
+    /// includes.
     fn open_config(&self) -> Result<(Box<dyn StorageFile>, Behalf)> {
         Ok((self.open(FileName::CONFIG, Access::Read)?, Behalf::Reading))
     }

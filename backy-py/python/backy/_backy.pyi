@@ -21,11 +21,14 @@ __all__ = [
     "CancelToken",
     "Change",
     "Checked",
+    "ConfigFile",
+    "ConfigReport",
     "Coverage",
     "DrillReport",
     "Estimate",
     "ExportReport",
     "Extent",
+    "FileLine",
     "Finding",
     "Freeze",
     "Health",
@@ -48,6 +51,7 @@ __all__ = [
     "RevisionStatus",
     "Run",
     "ScrubReport",
+    "Setting",
     "SharedSpace",
     "Skipped",
     "SourceIdentity",
@@ -165,7 +169,14 @@ class Archive:
     def _at(path: str, trust: bool) -> Archive: ...
     def __new__(cls, path: _Path, *, trust: bool = False) -> Archive: ...
     @staticmethod
-    def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive:
+    def init(
+        path: _Path,
+        source: _Path | None = None,
+        *,
+        include: Iterable[_Path] = (),
+        block_size: int = 65536,
+        trust: bool = False,
+    ) -> Archive:
         """Create an archive in a folder, which is created if it does not exist.
 
         `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
@@ -603,6 +614,8 @@ class Archive:
         `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         """
+    def config(self) -> ConfigReport:
+        """."""
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile:
         """Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.
@@ -1872,6 +1885,69 @@ class Checked(Report):
     @property
     def status(self) -> Status | None:
         """What is behind it, without the revisions; None when the archive cannot be opened."""
+
+@final
+class ConfigReport(Report):
+    """."""
+
+    __match_args__ = ("schema", "archive", "files", "settings", "errors")
+    @property
+    def schema(self) -> int:
+        """."""
+    @property
+    def archive(self) -> Path:
+        """."""
+    @property
+    def files(self) -> tuple[ConfigFile, ...]:
+        """."""
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """."""
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """."""
+
+@final
+class ConfigFile(Report):
+    """."""
+
+    __match_args__ = ("file", "included_by")
+    @property
+    def file(self) -> Path:
+        """."""
+    @property
+    def included_by(self) -> FileLine | None:
+        """."""
+
+@final
+class FileLine(Report):
+    """."""
+
+    __match_args__ = ("file", "line")
+    @property
+    def file(self) -> Path:
+        """."""
+    @property
+    def line(self) -> int:
+        """."""
+
+@final
+class Setting(Report):
+    """."""
+
+    __match_args__ = ("key", "value", "is_shortened", "origin")
+    @property
+    def key(self) -> str:
+        """."""
+    @property
+    def value(self) -> str | int | tuple[str, ...]:
+        """."""
+    @property
+    def is_shortened(self) -> bool:
+        """."""
+    @property
+    def origin(self) -> FileLine | Literal["default"]:
+        """."""
 
 @final
 class HostReport(Report):

@@ -137,8 +137,13 @@ fn what_cannot_be_included_is_named() {
         assert_eq!(shown.status, Some(1), "{shown:?}");
         assert!(words.iter().all(|word| shown.stderr.contains(word)), "{words:?}: {shown:?}");
     }
-    include(&scene, "/dev/null", "");
-    scene.refuses(&["-b", "a", "backup", "--force"], &["/dev/null", "found a device"]);
+    include(&scene, "/dev/zero", "");
+    scene.refuses(
+        &["-b", "a", "--trust", "backup", "--force"],
+        &[&own, "/dev/zero", "found a device"],
+    );
+    let shown = scene.run(&["-b", "a", "config"]);
+    assert!(shown.status == Some(1) && shown.stderr.contains("found a device"), "{shown:?}");
 }
 
 /// Whoever can change an included file, or put another one in its place, decides what happens like one who can change
