@@ -43,6 +43,9 @@ impl Behalf {
     }
 }
 
+/// Finds out on whose behalf backy opens what a config includes.
+pub type AskBehalf<'a> = Box<dyn FnOnce() -> Result<Behalf> + 'a>;
+
 /// An open file that a config includes.
 pub struct Included {
     /// The file, for reading.

@@ -55,7 +55,7 @@ use crate::base::extent::Extent;
 
 pub use crate::format::name::{DigestsKind, FileName, Published, StagingToken};
 pub use identity::{FolderIdentity, Stamp};
-pub use included::{Behalf, Included};
+pub use included::{AskBehalf, Behalf, Included};
 pub use lock::{holder_note, is_note};
 pub use many::take_many_descriptors;
 pub use seen::Seen;
@@ -191,10 +191,11 @@ pub trait Storage: Send + Sync {
         self.open(name, Access::Read)
     }
 
-    /// Opens `backy.toml` for reading, whoever can change it. Also returns on whose behalf backy opens what it
-    /// includes.
-    fn open_config(&self) -> Result<(Box<dyn StorageFile>, Behalf)> {
-        Ok((self.open(FileName::CONFIG, Access::Read)?, Behalf::Reading))
+    /// Opens `backy.toml` for reading, whoever can change it. Also returns how to find out on whose behalf backy opens
+    /// what it includes: most include nothing, and then nobody need ask.
+    fn open_config(&self) -> Result<(Box<dyn StorageFile>, AskBehalf<'_>)> {
+        let file = self.open(FileName::CONFIG, Access::Read)?;
+        Ok((file, Box::new(|| Ok(Behalf::Reading))))
     }
 
     /// Opens a file for reading that a config includes.
