@@ -204,7 +204,7 @@ pub trait Storage: Send + Sync {
     /// [`crate::Error::Untrusted`], on behalf of somebody who acts on it; also if it is not a regular file.
     fn open_included(&self, path: &Path, behalf: Behalf) -> Result<Included> {
         let _ = behalf;
-        Err(Error::io(path, "open it")(std::io::ErrorKind::NotFound.into()))
+        Err(Error::io(path, "open")(std::io::ErrorKind::NotFound.into()))
     }
 
     /// [`Storage::check_trust_outside`] for a file that a config includes.
