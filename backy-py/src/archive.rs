@@ -18,7 +18,7 @@ use crate::cancel::{Callback, Cancel, Control};
 use crate::ending::Call;
 use crate::error::{exception, wrong};
 use crate::mount::{Group, Mount, MountArguments};
-use crate::named::{self, GivenPath};
+use crate::named::{self, GivenPath, Paths};
 use crate::operations::{self, Folder};
 use crate::read::reduced;
 use crate::reader::{Caches, Reader};
@@ -98,20 +98,25 @@ impl Archive {
     /// Create an archive in a folder, which is created if it does not exist.
     ///
     /// `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
-    /// `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
+    /// `include`: files with settings for several archives, which its backy.toml includes. `block_size` is the unit of
+    /// comparison and storage in bytes, a power of two from 4096 to 2097152.
     ///
     /// A source that does not exist yet, or that holds an image in another format, is accepted with a UserWarning.
     ///
     /// Raises ArchiveExistsError when there is an archive already, SourceError when the source cannot be read or is
-    /// inside the archive.
+    /// inside the archive, ConfigError when a file cannot be included.
     ///
     /// `path`: the folder. `trust`: also when others than the caller and root can change it.
     #[staticmethod]
-    #[pyo3(signature = (path, source=None, *, block_size=65536, trust=false))]
+    #[pyo3(
+        signature = (path, source=None, *, include=Paths::default(), block_size=65536, trust=false),
+        text_signature = "(path, source=None, *, include=(), block_size=65536, trust=False)"
+    )]
     fn init(
         py: Python<'_>,
         #[pyo3(from_py_with = named::path)] path: GivenPath,
         #[pyo3(from_py_with = named::source)] source: Option<GivenPath>,
+        #[pyo3(from_py_with = named::include)] include: Paths,
         #[pyo3(from_py_with = named::block_size)] block_size: u64,
         #[pyo3(from_py_with = named::trust)] trust: bool,
     ) -> PyResult<Self> {
@@ -119,7 +124,7 @@ impl Archive {
         let block_size = known_block_size(block_size)?;
         let Folder { path: folder, trust } = archive.folder.clone();
         let source = source.map(|given| given.0);
-        let request = InitRequest { folder, source, include: Vec::new(), block_size, trust };
+        let request = InitRequest { folder, source, include: include.0, block_size, trust };
         let warning = py.detach(|| request.run()).map_err(exception)?.warning;
         if let Some(warning) = warning {
             let warning = CString::new(warning)?;
@@ -253,6 +258,13 @@ impl Archive {
             backy_lib::status::status(archive, &shown, &SystemClock)
         };
         self.read(py, status)?.to_python(py)
+    }
+
+    /// The settings that apply, and the file and line that each comes from: backy.toml with the files that it includes.
+    ///
+    /// Problems with the settings are in its errors.
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.read(py, backy_lib::settings::config)?.to_python(py)
     }
 
     /// Open a revision as a file: read, readinto, seek, and the rest of io.RawIOBase.

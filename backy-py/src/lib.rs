@@ -25,6 +25,7 @@ mod reader;
 mod report;
 mod reports;
 mod seen;
+mod settings;
 mod show;
 mod source;
 mod specification;
@@ -65,6 +66,8 @@ mod _backy {
         RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step, TargetContent,
         TargetLook, UndoReport, Verdict,
     };
+    #[pymodule_export]
+    use crate::settings::{ConfigFile, ConfigReport, FileLine, Setting};
     #[pymodule_export]
     use crate::verdicts::{
         Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, Problem, RevisionStatus,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyString};
 
 use crate::error::wrong;
 
@@ -49,7 +49,7 @@ macro_rules! arguments {
 
 arguments! {
     add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
-    force gid keep keep_going lazy level limit_rate mountpoint old path remove revision revisions
+    force gid include keep keep_going lazy level limit_rate mountpoint old path remove revision revisions
     source tags target timeout trust undo wait writable
 }
 
@@ -74,5 +74,22 @@ impl<'py> FromPyObject<'_, 'py> for GivenPath {
             return Err(wrong("the path has a NUL character in it, as no file has".to_owned()));
         }
         Ok(GivenPath(path.into()))
+    }
+}
+
+/// Several paths: an iterable of them.
+#[derive(Debug, Default)]
+pub(crate) struct Paths(pub(crate) Vec<PathBuf>);
+
+impl<'py> FromPyObject<'_, 'py> for Paths {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyString>() || object.is_instance_of::<PyBytes>() {
+            let message = "paths are an iterable of them, such as [\"/etc/backy/standard.toml\"]";
+            return Err(PyTypeError::new_err(message));
+        }
+        let path = |item: PyResult<Bound<'py, PyAny>>| Ok(item?.extract::<GivenPath>()?.0);
+        object.try_iter()?.map(path).collect::<PyResult<_>>().map(Paths)
     }
 }

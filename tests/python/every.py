@@ -85,6 +85,7 @@ def instances(folder: Path) -> dict[str, list[Any]]:
         archive.export(folder / "new.qcow2", 0),
         damaged(archive).scrub(),
         archive.status(),
+        archive.config(),
         backy.check(archive.path),
         archive.maintenance(keep=2, dry_run=True),
         archive.rm("3", force=True, dry_run=True),

@@ -82,6 +82,7 @@ def test_a_type_error_names_the_argument(made: Made) -> None:
 WRONG_VALUES: list[tuple[str, Callable[[Archive], Any], str]] = [
     ("block_size", lambda a: Archive.init(a.path.parent / "new", block_size=5), "found 5, expected a power of two"),
     ("block_size", lambda a: Archive.init(a.path.parent / "new", block_size=-1), ""),
+    ("include", lambda a: Archive.init(a.path.parent / "new", include=[""]), "the path is empty"),
     ("keep", lambda a: a.maintenance(keep=-1), ""),
     ("keep", lambda a: a.maintenance(keep=2**40), ""),
     ("level", lambda a: a.export(a.path.parent / "new", level=20), "found 20, expected 1 to 19"),
@@ -118,6 +119,7 @@ WRONG_TYPES: list[tuple[str, Callable[[Any], Any]]] = [
     ("budget", lambda a: a.scrub(budget=True)),
     ("wait", lambda a: a.scrub(wait=True)),
     ("timeout", lambda a: a.drill(command=["true"], timeout=[30])),
+    ("include", lambda a: Archive.init(a.path, include="standard.toml")),
     ("tags", lambda a: a.backup(tags="manual")),
     ("tags", lambda a: a.backup(tags=[5])),
     ("force", lambda a: a.backup(force=None)),

@@ -49,6 +49,7 @@ def test_reports_are_read_from_the_json_of_the_command(made: Made, backy_bin: Pa
     Archive.import_(every.OLD, archive)
     commands: list[tuple[type[Report], tuple[str | Path, ...]]] = [
         (backy.Status, ("status", "--json")),
+        (backy.ConfigReport, ("config", "--json")),
         (backy.HostReport, ("check", "--json", made.path)),
         (backy.BackupPlan, ("backup", "--json", "--dry-run", "-f")),
         (backy.RestoreReport, ("restore", "--json", target)),

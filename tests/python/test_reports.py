@@ -154,6 +154,7 @@ def test_properties_are_the_values_of_to_dict(copy: Made) -> None:
     reports: list[Any] = [
         found,
         archive.status(),
+        archive.config(),
         backy.check(copy.path),
         archive.maintenance(keep=1, dry_run=True),
         archive.rm("0,1", force=True, dry_run=True),

@@ -98,6 +98,17 @@ def config(text: str) -> Prepare:
     return add
 
 
+def sharing(place: Place) -> None:
+    (place.folder / "standard.toml").write_text('max_chain = 7\n[hooks]\nbefore = ["env", "PASSWORD=x"]\n')
+    path = place.archive / "backy.toml"
+    path.write_text('include = "../standard.toml"\n' + path.read_text())
+
+
+def without_archive_but_settings(place: Place) -> None:
+    sharing(place)
+    without_archive(place)
+
+
 def damage(place: Place) -> None:
     flip(place.archive / "last.raw", 140000)
 
@@ -167,6 +178,17 @@ ROWS = {
         lambda p: Archive.init(p.archive, p.folder),
         without_archive,
         error=backy.SourceError,
+    ),
+    "init-that-includes": Row(
+        "init {source} --include {folder}/standard.toml",
+        lambda p: Archive.init(p.archive, p.source, include=[p.folder / "standard.toml"]) and None,
+        without_archive_but_settings,
+    ),
+    "init-that-includes-what-is-missing": Row(
+        "init {source} --include {folder}/gone.toml",
+        lambda p: Archive.init(p.archive, p.source, include=[p.folder / "gone.toml"]),
+        without_archive,
+        error=backy.ConfigError,
     ),
     "init-where-an-archive-is": Row(
         "init {source}", lambda p: Archive.init(p.archive, p.source), error=backy.ArchiveExistsError
@@ -332,6 +354,15 @@ ROWS = {
     ),
     "rebuild-what-is-readable": Row(
         "scrub --rebuild", lambda p: Archive.rebuild(p.archive), error=backy.SpecificationError
+    ),
+    "config": Row("config", lambda p: p.open().config()),
+    "config-that-includes": Row("config", lambda p: p.open().config(), sharing),
+    "config-with-mistakes": Row("config", lambda p: p.open().config(), config("\nnonsense\n"), status=FAILS),
+    "config-without-the-file": Row(
+        "config", lambda p: p.open().config(), lambda p: (p.archive / "backy.toml").unlink(), status=FAILS
+    ),
+    "config-without-an-archive": Row(
+        "config", lambda p: p.open().config(), without_archive, error=backy.ArchiveNotFoundError
     ),
     "find": Row("find 1", lambda p: p.open().find(1)),
     "find-no-such-revision": Row("find 7", lambda p: p.open().find(7), error=backy.NoSuchRevisionError),

@@ -14,8 +14,8 @@ use crate::table;
 /// the file and line that sets it, or default. Settings that nothing sets are left out, and so are arguments of hooks,
 /// which may be secret.
 ///
-/// If the settings cannot be used, it prints what can be read, without defaults, and what is wrong; the exit status is
-/// 1 then.
+/// If the settings cannot be used, it prints what can be read, without defaults, and the problems; the exit status is 1
+/// then.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print the report as JSON

@@ -22,9 +22,10 @@ const CONFIG: Manual = Manual {
     name: "backy.toml",
     what: "configuration of a backy archive",
     description: "The file backy.toml in the folder of an archive says what to back up, when, and what to keep. It \
-                  is a TOML file, and the only file of an archive that you edit; 'backy init' creates it. An \
-                  unknown key, a wrong type or an impossible value is an error with line and column; 'backy status' \
-                  reports it. A restore does not need the file.",
+                  is a TOML file, and the only file of an archive that you edit; 'backy init' creates it. It may \
+                  include files with settings for several archives. 'backy config' prints the settings that apply, \
+                  and where each comes from. An unknown key, a wrong type or an impossible value is an error with \
+                  line and column; 'backy status' reports it. A restore does not need the file.",
     tables: &TABLES,
     keys: &KEYS,
     example: &["source", "interval", "keep"],

@@ -36,7 +36,7 @@ impl Settings {
     pub(crate) fn read(
         storage: &dyn Storage,
         file: &dyn StorageFile,
-        behalf: Behalf,
+        behalf: impl FnOnce() -> Result<Behalf>,
     ) -> Result<Self> {
         let content = staged::read_file(file, CONFIG_LIMIT_BYTES)?;
         let open = |path: &Path, behalf| storage.open_included(path, behalf);
@@ -48,12 +48,16 @@ impl Settings {
         open: &OpenIncluded<'_>,
         path: &Path,
         content: &[u8],
-        behalf: Behalf,
+        behalf: impl FnOnce() -> Result<Behalf>,
     ) -> Result<Self> {
         let mut files = Files::default();
         let own = files.add(path, content, None)?;
+        let includes = include::includes(&files, own);
         let mut reader = Reader { open, files, problems: Vec::new(), on_the_way: Vec::new() };
-        reader.follow(own, behalf);
+        match includes {
+            Ok(includes) if includes.is_empty() => {}
+            includes => reader.follow(includes, behalf()?),
+        }
         Ok(Settings { files: reader.files, problems: reader.problems })
     }
 
@@ -79,8 +83,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads what a file includes.
-    fn follow(&mut self, number: usize, behalf: Behalf) {
-        match include::includes(&self.files, number) {
+    fn follow(&mut self, includes: Result<Vec<Include>>, behalf: Behalf) {
+        match includes {
             Ok(includes) => includes.iter().for_each(|include| self.take(include, behalf)),
             Err(error) => self.problems.push(error),
         }
@@ -95,7 +99,7 @@ impl Reader<'_> {
         match added {
             Ok((number, included)) => {
                 self.on_the_way.push(included.real);
-                self.follow(number, included.behalf);
+                self.follow(include::includes(&self.files, number), included.behalf);
                 self.on_the_way.pop();
             }
             Err(error) => self.problems.push(error),

@@ -18,7 +18,8 @@ pub(super) type Held = Arc<OnceLock<Config>>;
 
 impl Archive {
     /// The same archive, for acting on it or on what its config names. Nobody but the caller and root can change its
-    /// folder, those above it, `backy.toml`, or the files that this includes; or the caller has decided that this does not matter.
+    /// folder, those above it, `backy.toml`, or the files that this includes; or the caller has decided that this does
+    /// not matter.
     ///
     /// # Errors
     /// [`Error::Untrusted`]. A config that cannot be read for another reason is an error only of [`Archive::config`].
@@ -36,9 +37,10 @@ impl Archive {
     /// target that they want overwritten.
     pub fn trusted_source(&self) -> Result<PathBuf> {
         let archive = self.trusted()?;
-        archive.storage.check_trust_outside()?;
+        let config = archive.config()?;
+        check_outside(&*archive.storage, &config)?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
-        archive.config()?.source.ok_or_else(no_source)
+        config.source.ok_or_else(no_source)
     }
 
     /// What `backy.toml` says: now, or for a [`trusted`](Archive::trusted) archive when it was first read.
@@ -76,12 +78,17 @@ pub(crate) fn take_file_mode(storage: &dyn Storage, config: Result<Config>) -> R
 /// What `backy.toml` says, if nobody but the caller and root can change it or what it includes.
 pub(crate) fn trusted_config(storage: &dyn Storage) -> Result<Config> {
     let file = storage.open_trusted(FileName::CONFIG)?;
-    let config = Settings::read(storage, &*file, Behalf::Acting)?.config()?;
+    let config = Settings::read(storage, &*file, || Ok(Behalf::Acting))?.config()?;
     if config.acts_outside() {
-        storage.check_trust_outside()?;
-        config.includes.iter().try_for_each(|path| storage.check_included_outside(path))?;
+        check_outside(storage, &config)?;
     }
     Ok(config)
+}
+
+/// Checks whether backy may run or write what a config names outside of the archive.
+fn check_outside(storage: &dyn Storage, config: &Config) -> Result<()> {
+    storage.check_trust_outside()?;
+    config.includes.iter().try_for_each(|path| storage.check_included_outside(path))
 }
 
 #[cfg(test)]

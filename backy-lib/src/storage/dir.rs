@@ -25,7 +25,7 @@ use rustix::process::geteuid;
 use super::holders::{Kind, Who, who};
 use super::identity::{FolderIdentity, is_local};
 use super::image_lock::{self, Use};
-use super::included::{Behalf, Included};
+use super::included::{AskBehalf, Behalf, Included};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
 use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
@@ -363,18 +363,22 @@ impl Storage for DirStorage {
         Ok(Box::new(DirFile::over(path, file)))
     }
 
-    fn open_config(&self) -> Result<(Box<dyn StorageFile>, Behalf)> {
+    fn open_config(&self) -> Result<(Box<dyn StorageFile>, AskBehalf<'_>)> {
         let path = self.path(FileName::CONFIG);
         let flags = OFlags::RDONLY;
         let file = open_regular(&self.fd, path.clone(), FileName::CONFIG, flags, Mode::empty())?;
-        let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
-        let is_trusted = self.check_trust().and_then(|()| match self.trust {
-            Trust::Checked => keepers.check_file(&path, &file),
-            Trust::Given => Ok(()),
-        });
-        let owner = fstat(&file).map_or(0, |found| found.st_uid);
-        let behalf = Behalf::of_reader(owner, judged(is_trusted)?.is_ok());
-        Ok((Box::new(DirFile::over(path, file)), behalf))
+        let same = file.try_clone().map_err(Error::io(&path, "open"))?;
+        let read = DirFile::over(path.clone(), file);
+        let ask = move || {
+            let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
+            let is_trusted = self.check_trust().and_then(|()| match self.trust {
+                Trust::Checked => keepers.check_file(&path, &same),
+                Trust::Given => Ok(()),
+            });
+            let owner = fstat(&same).map_or(0, |found| found.st_uid);
+            Ok(Behalf::of_reader(owner, judged(is_trusted)?.is_ok()))
+        };
+        Ok((Box::new(read), Box::new(ask)))
     }
 
     fn open_included(&self, path: &Path, behalf: Behalf) -> Result<Included> {

@@ -4,8 +4,8 @@
 //! run. So before backy acts, the rules of `trust` apply to each of them and to all folders and links on the way.
 //!
 //! Reading an archive needs no trust, but whoever may write its `backy.toml` must not choose which files backy reads
-//! with rights that he lacks himself: messages about a file show words of it. So on behalf of such a config backy
-//! reads only what that user could read.
+//! with rights that they lack: messages about a file show words of it. So on behalf of such a config backy
+//! reads only what they could read.
 
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,9 @@ impl Behalf {
     }
 }
 
+/// Finds out on whose behalf backy opens what a config includes.
+pub type AskBehalf<'a> = Box<dyn FnOnce() -> Result<Behalf> + 'a>;
+
 /// An open file that a config includes.
 pub struct Included {
     /// The file, for reading.
@@ -66,20 +69,20 @@ impl Trust {
 /// Opens a file without waiting for anything. Refuses whatever is not a regular file before it opens it.
 fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
     let keepers = Keepers::caller().on(WithoutPermissions::Accepted);
-    let is_refused = behalf == Behalf::Acting && trust == Trust::Checked;
+    let must_be_trusted = behalf == Behalf::Acting && trust == Trust::Checked;
     let mut is_trusted = true;
     let place = Place::find(path, &mut |place, is_last| match keepers.judge(place, is_last) {
-        Err(Refusal::Foreign { .. }) if !is_refused => {
+        Err(Refusal::Foreign { .. }) if !must_be_trusted => {
             is_trusted = false;
             Ok(())
         }
         judged => judged,
     });
     let place = place.map_err(|refusal| match refusal {
-        Refusal::Io(error) => Error::io(path, "open it")(error),
+        Refusal::Io(error) => Error::io(path, "open")(error),
         refusal => keepers.error(path, refusal),
     })?;
-    let other = |message: String| Err(Error::io(path, "read it")(std::io::Error::other(message)));
+    let other = |message: String| Err(Error::io(path, "read")(std::io::Error::other(message)));
     if let Some(kind) = describe(place.kind()) {
         return other(format!("found {kind}, expected a regular file"));
     }
@@ -93,10 +96,10 @@ fn open(path: &Path, behalf: Behalf, trust: Trust) -> Result<Included> {
         return other(why.to_owned());
     }
     let file = place.open(OFlags::RDONLY | OFlags::NONBLOCK).map_err(|errno| match errno {
-        Errno::STALE => Error::io(path, "open it")(std::io::Error::other(describe_open(errno))),
-        errno => Error::io(path, "open it")(not_in_time(errno)),
+        Errno::STALE => Error::io(path, "open")(std::io::Error::other(describe_open(errno))),
+        errno => Error::io(path, "open")(not_in_time(errno)),
     })?;
-    if is_refused {
+    if must_be_trusted {
         // Where inode numbers mean nothing, it may not be the file that was judged.
         keepers.check_file(path, &file)?;
     }

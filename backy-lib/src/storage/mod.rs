@@ -55,7 +55,7 @@ use crate::base::extent::Extent;
 
 pub use crate::format::name::{DigestsKind, FileName, Published, StagingToken};
 pub use identity::{FolderIdentity, Stamp};
-pub use included::{Behalf, Included};
+pub use included::{AskBehalf, Behalf, Included};
 pub use lock::{holder_note, is_note};
 pub use many::take_many_descriptors;
 pub use seen::Seen;
@@ -196,9 +196,11 @@ pub trait Storage: Send + Sync {
         self.open(name, Access::Read)
     }
 
-    /// Opens `backy.toml` for reading, whoever can change it. Also returns on whose behalf backy opens what it includes.
-    fn open_config(&self) -> Result<(Box<dyn StorageFile>, Behalf)> {
-        Ok((self.open(FileName::CONFIG, Access::Read)?, Behalf::Reading))
+    /// Opens `backy.toml` for reading, whoever can change it. Also returns how to find out on whose behalf backy opens
+    /// what it includes: most include nothing, and then nobody need ask.
+    fn open_config(&self) -> Result<(Box<dyn StorageFile>, AskBehalf<'_>)> {
+        let file = self.open(FileName::CONFIG, Access::Read)?;
+        Ok((file, Box::new(|| Ok(Behalf::Reading))))
     }
 
     /// Opens a file for reading that a config includes.
@@ -207,7 +209,7 @@ pub trait Storage: Send + Sync {
     /// [`crate::Error::Untrusted`], on behalf of somebody who acts on it; also if it is not a regular file.
     fn open_included(&self, path: &Path, behalf: Behalf) -> Result<Included> {
         let _ = behalf;
-        Err(Error::io(path, "open it")(std::io::ErrorKind::NotFound.into()))
+        Err(Error::io(path, "open")(std::io::ErrorKind::NotFound.into()))
     }
 
     /// [`Storage::check_trust_outside`] for a file that a config includes.

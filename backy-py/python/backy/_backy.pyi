@@ -21,11 +21,14 @@ __all__ = [
     "CancelToken",
     "Change",
     "Checked",
+    "ConfigFile",
+    "ConfigReport",
     "Coverage",
     "DrillReport",
     "Estimate",
     "ExportReport",
     "Extent",
+    "FileLine",
     "Finding",
     "Freeze",
     "Health",
@@ -48,6 +51,7 @@ __all__ = [
     "RevisionStatus",
     "Run",
     "ScrubReport",
+    "Setting",
     "SharedSpace",
     "Skipped",
     "SourceIdentity",
@@ -165,16 +169,24 @@ class Archive:
     def _at(path: str, trust: bool) -> Archive: ...
     def __new__(cls, path: _Path, *, trust: bool = False) -> Archive: ...
     @staticmethod
-    def init(path: _Path, source: _Path | None = None, *, block_size: int = 65536, trust: bool = False) -> Archive:
+    def init(
+        path: _Path,
+        source: _Path | None = None,
+        *,
+        include: Iterable[_Path] = (),
+        block_size: int = 65536,
+        trust: bool = False,
+    ) -> Archive:
         """Create an archive in a folder, which is created if it does not exist.
 
         `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
-        `block_size` is the unit of comparison and storage in bytes, a power of two from 4096 to 2097152.
+        `include`: files with settings for several archives, which its backy.toml includes. `block_size` is the unit of
+        comparison and storage in bytes, a power of two from 4096 to 2097152.
 
         A source that does not exist yet, or that holds an image in another format, is accepted with a UserWarning.
 
         Raises ArchiveExistsError when there is an archive already, SourceError when the source cannot be read or is
-        inside the archive.
+        inside the archive, ConfigError when a file cannot be included.
 
         `path`: the folder. `trust`: also when others than the caller and root can change it.
         """
@@ -602,6 +614,11 @@ class Archive:
         `level`: how hard to compress, from 1 (fast) to 19 (small); without it that of backy.toml.
         `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        """
+    def config(self) -> ConfigReport:
+        """The settings that apply, and the file and line that each comes from: backy.toml with the files that it includes.
+
+        Problems with the settings are in its errors.
         """
     @overload
     def open(self, revision: _Revision = "latest", *, buffered: Literal[False] = False) -> RevisionFile:
@@ -1872,6 +1889,69 @@ class Checked(Report):
     @property
     def status(self) -> Status | None:
         """What is behind it, without the revisions; None when the archive cannot be opened."""
+
+@final
+class ConfigReport(Report):
+    """The settings of an archive."""
+
+    __match_args__ = ("schema", "archive", "files", "settings", "errors")
+    @property
+    def schema(self) -> int:
+        """Version of to_dict(): fields may be added within a version, never removed or changed."""
+    @property
+    def archive(self) -> Path:
+        """The archive's folder, without symbolic links."""
+    @property
+    def files(self) -> tuple[ConfigFile, ...]:
+        """backy.toml, then the files that it includes, in the order in which they are read."""
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that apply, in the order of the manual page; without defaults if there are errors."""
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Why the settings cannot be used, a sentence for each problem."""
+
+@final
+class ConfigFile(Report):
+    """A file with settings."""
+
+    __match_args__ = ("file", "included_by")
+    @property
+    def file(self) -> Path:
+        """Its path, as it is given where it is included."""
+    @property
+    def included_by(self) -> FileLine | None:
+        """Where it is included; None for backy.toml."""
+
+@final
+class FileLine(Report):
+    """A line of a file."""
+
+    __match_args__ = ("file", "line")
+    @property
+    def file(self) -> Path:
+        """The file."""
+    @property
+    def line(self) -> int:
+        """The line, counted from 1."""
+
+@final
+class Setting(Report):
+    """A setting that applies."""
+
+    __match_args__ = ("key", "value", "is_shortened", "origin")
+    @property
+    def key(self) -> str:
+        """Its name with that of its table, such as "schedule.daily.keep"."""
+    @property
+    def value(self) -> str | int | tuple[str, ...]:
+        """Its value, as it is written: text, a number, a truth value or a tuple of texts."""
+    @property
+    def is_shortened(self) -> bool:
+        """Whether the value is only a part: arguments of hooks are left out, since they may be secret."""
+    @property
+    def origin(self) -> FileLine | Literal["default"]:
+        """The FileLine that sets it, or "default"."""
 
 @final
 class HostReport(Report):

@@ -6,7 +6,7 @@ use std::os::unix::fs::{lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use super::harness::{Scene, tool};
+use super::harness::{Scene, is_root, program, tool};
 use super::trust::{can_give, give_away, is_not_trusted, set_mode};
 
 /// A schedule and a hook for several archives.
@@ -55,7 +55,7 @@ fn an_archive_whose_include_is_missing_can_be_read() {
     let (scene, states) = sharing(2);
     fs::remove_file(scene.path("standard.toml")).unwrap();
     let place = format!("{}:1:11: include: ", scene.text_path("a/backy.toml"));
-    let words = [place.as_str(), "a/../standard.toml: cannot open it: No such file or directory"];
+    let words = [place.as_str(), "a/../standard.toml: cannot open: No such file or directory"];
     for args in [
         &["backup"][..],
         &["backup", "--force"],
@@ -80,6 +80,13 @@ fn an_archive_whose_include_is_missing_can_be_read() {
     }
     assert!(scene.read("disk.img") == states[0]);
     scene.holds(&states);
+    if is_root() && Path::new("/dev/fuse").exists() {
+        fs::create_dir(scene.path("mounted")).unwrap();
+        scene.works(&["-b", "a", "mount", "mounted"]);
+        let mounted = fs::read(scene.path("mounted/by-number/0")).map(|read| read == states[0]);
+        tool("umount", &[&scene.text_path("mounted")]).unwrap();
+        assert!(mounted.unwrap());
+    }
     let status = scene.run(&["-b", "a", "status", "--check"]);
     assert_eq!(status.status, Some(2), "{status:?}");
     assert!(status.text().contains(&place), "{status:?}");
@@ -115,8 +122,8 @@ fn what_cannot_be_included_is_named() {
     let own = format!("{}:1:11", path("a/backy.toml"));
     let included = format!("; included by {own}");
     for (name, words) in [
-        ("missing", vec![own.as_str(), "missing: cannot open it: No such file"]),
-        ("dangling", vec![&own, "dangling: cannot open it: No such file"]),
+        ("missing", vec![own.as_str(), "missing: cannot open: No such file"]),
+        ("dangling", vec![&own, "dangling: cannot open: No such file"]),
         ("folder", vec![&own, "found a folder, expected a regular file"]),
         ("fifo", vec![&own, "found a FIFO, expected a regular file"]),
         (
@@ -137,8 +144,13 @@ fn what_cannot_be_included_is_named() {
         assert_eq!(shown.status, Some(1), "{shown:?}");
         assert!(words.iter().all(|word| shown.stderr.contains(word)), "{words:?}: {shown:?}");
     }
-    include(&scene, "/dev/null", "");
-    scene.refuses(&["-b", "a", "backup", "--force"], &["/dev/null", "found a device"]);
+    include(&scene, "/dev/zero", "");
+    scene.refuses(
+        &["-b", "a", "--trust", "backup", "--force"],
+        &[&own, "/dev/zero", "found a device"],
+    );
+    let shown = scene.run(&["-b", "a", "config"]);
+    assert!(shown.status == Some(1) && shown.stderr.contains("found a device"), "{shown:?}");
 }
 
 /// Whoever can change an included file, or put another one in its place, decides what happens like one who can change
@@ -226,6 +238,41 @@ fn a_config_of_another_user_includes_only_what_that_user_may_read() {
     assert!(!shown().contains("of_root"), "{}", shown());
 }
 
+/// A user's archive may include settings of root, which all may read. A file that the user may not read is named.
+#[test]
+fn a_user_includes_settings_of_root() {
+    if !can_give() || tool("setpriv", &["--version"]).is_none() {
+        return;
+    }
+    let (scene, _) = sharing(0);
+    let command = scene.path("backy");
+    fs::copy(program(), &command).unwrap();
+    let above = command.parent().unwrap();
+    set_mode(above, 0o755);
+    set_mode(&scene.path("source.img"), 0o644);
+    set_mode(&scene.path("standard.toml"), 0o644);
+    for entry in fs::read_dir(above.join("a")).unwrap().flatten() {
+        give_away(&entry.path());
+    }
+    give_away(&above.join("a"));
+    let archive = above.join("a");
+    let run = |args: &[&str]| {
+        let starter = ["--reuid=4711", "--regid=4711", "--clear-groups", command.to_str().unwrap()];
+        tool("setpriv", &[&starter[..], &["-b", archive.to_str().unwrap()], args].concat()).unwrap()
+    };
+    let backup = run(&["backup", "--force"]);
+    assert_eq!((backup.status, backup.stderr.as_str()), (Some(0), ""));
+    let config = scene.works(&["-b", "a", "config"]);
+    assert!(config.text().contains("compression_level = 3"), "{config:?}");
+    set_mode(&scene.path("standard.toml"), 0o600);
+    for args in [&["backup", "--force"][..], &["config"]] {
+        let run = run(args);
+        assert_eq!(run.status, Some(1), "{args:?}");
+        assert!(run.stderr.contains("standard.toml: cannot open: Permission denied"), "{run:?}");
+    }
+    assert_eq!(run(&["restore", "-"]).status, Some(0));
+}
+
 /// `config` prints the settings with the place of each in at most 80 columns, and the same as JSON.
 #[test]
 fn config_prints_each_setting_with_its_place() {
@@ -302,7 +349,7 @@ fn config_shows_what_can_be_read_of_broken_settings() {
 fn init_makes_an_archive_that_includes_a_file() {
     let scene = Scene::new();
     let args = ["-b", "a", "init", "source.img", "--include", "standard.toml"];
-    scene.refuses(&args, &["standard.toml: cannot open it: No such file"]);
+    scene.refuses(&args, &["standard.toml: cannot open: No such file"]);
     scene.write("standard.toml", b"max_chain = 0\n");
     scene.refuses(&args, &["standard.toml:1:13: max_chain: found 0"]);
     scene.write("standard.toml", STANDARD.as_bytes());
@@ -334,7 +381,7 @@ fn a_moved_archive_takes_relative_includes_from_its_new_place() {
     let mut copy = Command::new("cp");
     copy.args(["-a"]).arg(scene.path("a")).arg(scene.path("below/a"));
     assert!(copy.status().unwrap().success());
-    let words = ["below/a/backy.toml:1:11", "below/a/../standard.toml: cannot open it"];
+    let words = ["below/a/backy.toml:1:11", "below/a/../standard.toml: cannot open"];
     scene.refuses(&["-b", "below/a", "backup", "--force"], &words);
     assert!(scene.works(&["-b", "below/a", "restore", "-"]).stdout == states[0]);
     include(&scene, &scene.text_path("standard.toml"), "");

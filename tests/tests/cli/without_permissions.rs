@@ -88,3 +88,31 @@ fn without_file_permissions_backups_still_work() {
     assert!(!status().contains("every user"), "{}", status());
     scene.works(&["-b", "ntfs/a", "restore"]);
 }
+
+/// The same holds for a file on such a disk that a config includes: it may have a schedule, but no hooks, no textfile
+/// and no source that a restore goes back to.
+#[test]
+fn an_include_without_file_permissions_runs_nothing() {
+    let (scene, disk) = (Scene::with_archive(), TempDir::new().unwrap());
+    let Some(_mounted) = Ntfs::mount(&scene, &disk, &[]) else { return };
+    let source = format!("source = {:?}\n", scene.text_path("source.img"));
+    let include = |own: &str, shared: &str| {
+        scene.write("ntfs/standard.toml", shared.as_bytes());
+        scene.write(
+            "a/backy.toml",
+            format!("include = \"../ntfs/standard.toml\"\n{own}").as_bytes(),
+        );
+    };
+    include(&source, "[schedule.daily]\ninterval = \"1d\"\nkeep = 9\n");
+    assert_eq!(scene.works(&["-b", "a", "backup", "--force"]).stderr, "");
+    let status = scene.works(&["-b", "a", "status"]);
+    assert!(status.text().contains("/ntfs: not trusted: every user"), "{}", status.text());
+    let hook = format!("[hooks]\nbefore = \"touch {}\"\n", scene.text_path("proof"));
+    let words = ["/ntfs: not trusted: every user may write to it"];
+    include(&source, &hook);
+    scene.refuses(&["-b", "a", "backup", "--force"], &words);
+    assert!(!scene.path("proof").exists());
+    include("", &source);
+    scene.works(&["-b", "a", "backup", "--force"]);
+    scene.refuses(&["-b", "a", "restore"], &words);
+}

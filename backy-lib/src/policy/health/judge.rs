@@ -87,7 +87,10 @@ fn age_of(time: Timestamp, now: Timestamp) -> String {
 
 fn config(facts: &Facts<'_>) -> Option<Problem> {
     match facts.config {
-        Err(why) => Some(Cause::Config.problem(why, "correct backy.toml")),
+        Err(why) => Some(
+            Cause::Config
+                .problem(why, "correct it; 'backy config' prints all settings and problems"),
+        ),
         Ok(config) if config.source.is_none() => {
             Some(Cause::NoSource.problem("no source is configured", "set it in backy.toml"))
         }
