@@ -544,7 +544,7 @@ class Chain:
         expected = -(-size // 512) * 512 if is_rounded else size
         found = first.size if first.table is None else first.table.size
         if found != expected:
-            raise Failure(f"revision {self.revision.uuid}: is said to have {size} bytes, and in another place {found}")
+            raise Failure(f"revision {self.revision.uuid}: the manifest says {size} bytes, another file {found}")
 
     def spans(self):
         """Pieces of the revision: the blocks of which one table of each delta says where they are."""

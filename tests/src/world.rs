@@ -69,6 +69,11 @@ pub fn open(disk: &SimStorage) -> Result<Archive> {
     Archive::open_on(shared(disk))
 }
 
+/// Opens the archive on a disk and takes the lock, which undoes what was interrupted.
+pub fn writer(disk: &SimStorage) -> Result<ArchiveWriter> {
+    ArchiveWriter::open(open(disk)?, "a test", &Silent)
+}
+
 /// Takes the lock and makes a backup of `source`.
 pub fn backup(disk: &SimStorage, source: &MemorySource) -> Result<BackupReport> {
     backup_with(disk, source, &options())
@@ -80,8 +85,14 @@ pub fn backup_with(
     source: &MemorySource,
     options: &BackupOptions,
 ) -> Result<BackupReport> {
-    let mut writer = ArchiveWriter::open(open(disk)?, "a test", &Silent)?;
-    Ok(writer.backup(source, options, &clock(), &Silent)?.expect("a forced backup is made"))
+    let made = writer(disk)?.backup(source, options, &clock(), &Silent)?;
+    Ok(made.expect("a forced backup is made"))
+}
+
+/// Takes the lock and makes a backup of these bytes, in place or in whatever way the disk allows.
+pub fn backup_by(disk: &SimStorage, state: &[u8], update: ImageUpdate) -> Result<()> {
+    let options = BackupOptions { update, ..options() };
+    backup_with(disk, &MemorySource::new(state), &options).map(drop)
 }
 
 /// The names of the revisions with these numbers.
@@ -96,8 +107,7 @@ pub fn all(archive: &Archive) -> Vec<RevisionId> {
 
 /// Takes the lock and removes revisions by their numbers.
 pub fn remove(disk: &SimStorage, numbers: &[usize]) -> Result<MaintenanceReport> {
-    let mut writer = ArchiveWriter::open(open(disk)?, "a test", &Silent)?;
-    remove_by(&mut writer, numbers)
+    remove_by(&mut writer(disk)?, numbers)
 }
 
 /// The same with the lock.
@@ -110,7 +120,7 @@ pub fn remove_by(writer: &mut ArchiveWriter, numbers: &[usize]) -> Result<Mainte
 /// in a fixed order.
 pub fn maintain(disk: &SimStorage, keep: Option<u32>) -> Result<MaintenanceReport> {
     let options = MaintenanceOptions { keep, confirm: true, threads: Some(1) };
-    ArchiveWriter::open(open(disk)?, "a test", &Silent)?.maintain(&options, &clock(), &Silent)
+    writer(disk)?.maintain(&options, &clock(), &Silent)
 }
 
 /// Replaces the config.

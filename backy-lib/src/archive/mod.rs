@@ -1,4 +1,7 @@
 //! An archive: [`Archive`] reads, [`ArchiveWriter`] holds the exclusive lock and changes.
+//!
+//! An [`Archive`] is what the manifest said when it was opened. Only an [`ArchiveWriter`] makes, changes or deletes
+//! revisions, and it undoes what was interrupted first. Both name a revision by its [`RevisionId`].
 
 mod below;
 pub(crate) mod compare;

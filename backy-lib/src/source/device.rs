@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Advice, FileType, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::{Errno, retry_on_intr};
@@ -29,6 +30,8 @@ pub struct DeviceSource {
     medium: Medium,
     size_bytes: u64,
     is_made: bool,
+    /// Asked for several times in a backup, and read once: an open source stays the same one.
+    identity: OnceLock<SourceIdentity>,
 }
 
 #[derive(Debug)]
@@ -81,7 +84,8 @@ impl DeviceSource {
                 error(format!("cannot read it past the page cache: {}", describe(e)))
             })?,
         };
-        Ok(DeviceSource { path: path.to_owned(), medium, size_bytes, is_made: false })
+        let (path, identity) = (path.to_owned(), OnceLock::new());
+        Ok(DeviceSource { path, medium, size_bytes, is_made: false, identity })
     }
 
     /// As [`DeviceSource::open`], but `None` if nothing is at `path` or a link leads nowhere.
@@ -98,7 +102,7 @@ impl DeviceSource {
     /// For a source that is created or attached anew for each backup: only its content identifies it.
     #[must_use]
     pub fn made_anew(self) -> Self {
-        DeviceSource { is_made: true, ..self }
+        DeviceSource { is_made: true, identity: OnceLock::new(), ..self }
     }
 }
 
@@ -141,7 +145,9 @@ impl Medium {
 
 impl Source for DeviceSource {
     fn identity(&self) -> SourceIdentity {
-        identify(self, self.medium.open_file(), (&self.path, self.medium.kind()), self.is_made)
+        let named = (&*self.path, self.medium.kind());
+        let read = || identify(self, self.medium.open_file(), named, self.is_made);
+        self.identity.get_or_init(read).clone()
     }
 
     fn size_bytes(&self) -> u64 {

@@ -1,4 +1,6 @@
 //! What is backed up: a regular file, a block device, or anything that returns bytes at offsets.
+//!
+//! A [`Source`] is only read. Its size is the one when it was opened: a backup of a source that changes its size fails.
 
 mod device;
 pub mod hooks;

@@ -1,4 +1,7 @@
 //! `init`: creates an archive.
+//!
+//! [`InitRequest`] also looks at the source first. Nothing of an archive that exists is touched, and a folder becomes
+//! an archive only when its manifest, which is written last, is complete.
 
 mod request;
 

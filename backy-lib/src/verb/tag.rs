@@ -1,4 +1,6 @@
 //! `tag`: adds tags to a revision and removes them.
+//!
+//! [`TagRequest`] is what the command and Python ask for. A tag that somebody adds is pinned: it never expires.
 
 mod request;
 

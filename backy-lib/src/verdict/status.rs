@@ -1,4 +1,7 @@
 //! `status`: the inventory of an archive and the health of its backups, from the files alone and without a lock.
+//!
+//! [`status()`] gathers the facts in a [`StatusReport`]; `policy/health` judges them. What looks broken only because a
+//! writer is at work is no problem.
 
 use std::collections::HashMap;
 

@@ -7,8 +7,7 @@ use backy_lib::image::reader::{ReadCache, RevisionReader};
 use backy_lib::status::status;
 use backy_lib::storage::sim::{Random, Schedule, SimStorage, Unsynced};
 use backy_lib::storage::{Access, FileName, Storage};
-use backy_lib::{BackupOptions, ProblemKind, RevisionId};
-use backy_tests::memory::MemorySource;
+use backy_lib::{ImageUpdate, ProblemKind, RevisionId};
 use backy_tests::world::{self, BLOCK_SIZE, World, changed_state, random_state};
 
 const WRITER: usize = 0;
@@ -66,7 +65,7 @@ struct Case {
     seed: u64,
     states: Vec<Vec<u8>>,
     world: World,
-    options: BackupOptions,
+    update: ImageUpdate,
 }
 
 impl Case {
@@ -74,8 +73,7 @@ impl Case {
     fn new(seed: u64, states: Vec<Vec<u8>>, count: usize) -> Self {
         let (clones, update) = world::UPDATES[seed as usize % 2];
         let world = World::with_backups(clones, &states[..count]);
-        let options = BackupOptions { update, ..world::options() };
-        Case { seed, states, world, options }
+        Case { seed, states, world, update }
     }
 
     /// What the writer does, which has to work.
@@ -84,8 +82,7 @@ impl Case {
     }
 
     fn backup(&self, disk: &SimStorage, state: &[u8]) {
-        let source = MemorySource::new(state);
-        self.step("backup", world::backup_with(disk, &source, &self.options));
+        self.step("backup", world::backup_by(disk, state, self.update));
     }
 }
 
@@ -425,9 +422,7 @@ fn a_revision_read_during_recovery_gives_its_own_bytes() {
         let Case { states, world, .. } = &case;
         let interrupted = world.fork();
         interrupted.disk.set_fault(40 + seed % 60, Fault::Crash, seed);
-        if world::backup_with(&interrupted.disk, &MemorySource::new(&states[2]), &case.options)
-            .is_ok()
-        {
+        if world::backup_by(&interrupted.disk, &states[2], case.update).is_ok() {
             continue;
         }
         let crashed = interrupted.disk.crash(Unsynced::Subset(seed));

@@ -127,6 +127,5 @@ fn a_number_that_no_revision_has_is_an_error() {
 }
 
 fn writer(world: &World) -> ArchiveWriter {
-    let archive = world::open(&world.disk).expect("open");
-    ArchiveWriter::open(archive, "a test", &Silent).expect("the lock")
+    world::writer(&world.disk).expect("the lock")
 }

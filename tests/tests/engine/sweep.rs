@@ -13,7 +13,6 @@ mod reading;
 #[expect(clippy::disallowed_methods, reason = "exports and drills make real files")]
 mod stop;
 
-use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Failure, Fault, Random, SimStorage, Unsynced};
 use backy_lib::storage::{Access, FileName, Stamp, Storage};
@@ -154,10 +153,9 @@ fn backup() {
     for (clones, update) in world::UPDATES {
         for (name, before, new, later) in scenarios() {
             let world = World::with_backups(clones, &before);
-            let options = backy_lib::BackupOptions { update, ..world::options() };
             let calls = sweep(
                 &world,
-                |disk| world::backup_with(disk, &MemorySource::new(&new), &options).map(|_| ()),
+                |disk| world::backup_by(disk, &new, update),
                 |place, world, result| {
                     let place = format!("{name}, clones {clones}: {place}");
                     check_backup(&place, world, result, &new, &later);
@@ -174,10 +172,7 @@ fn recovery() {
     for (clones, update) in world::UPDATES {
         for (name, before, new, later) in scenarios() {
             let world = World::with_backups(clones, &before);
-            let options = backy_lib::BackupOptions { update, ..world::options() };
-            let run = |disk: &SimStorage| {
-                world::backup_with(disk, &MemorySource::new(&new), &options).map(|_| ())
-            };
+            let run = |disk: &SimStorage| world::backup_by(disk, &new, update);
             let trial = world.fork();
             run(&trial.disk).expect("the backup works");
             let calls = trial.disk.calls();
@@ -194,9 +189,7 @@ fn recovery() {
                 crashed
                     .check_committed(Some(&new))
                     .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
-                let recover = |disk: &SimStorage| {
-                    ArchiveWriter::open(world::open(disk)?, "a test", &Silent).map(|_| ())
-                };
+                let recover = |disk: &SimStorage| world::writer(disk).map(|_| ());
                 sweep(&crashed, recover, |inner, mut world, _| {
                     let place = format!("{place}, recovery: {inner}");
                     world
@@ -335,10 +328,7 @@ fn qemu_at_every_crash_point() {
     for (clones, update) in world::UPDATES {
         for (name, before, new, later) in scenarios().into_iter().skip(2) {
             let world = World::with_backups(clones, &before);
-            let options = backy_lib::BackupOptions { update, ..world::options() };
-            let run = |disk: &SimStorage| {
-                world::backup_with(disk, &MemorySource::new(&new), &options).map(|_| ())
-            };
+            let run = |disk: &SimStorage| world::backup_by(disk, &new, update);
             let trial = world.fork();
             run(&trial.disk).expect("the backup works");
             for at in 1..=trial.disk.calls() {
@@ -357,13 +347,9 @@ fn qemu_at_every_crash_point() {
                 qemu::check(folder.path(), &crashed.expected, skip, false)
                     .unwrap_or_else(|error| panic!("{place}: before recovery: {error}"));
                 if at % 9 == 0 {
-                    ArchiveWriter::open(
-                        world::open(&crashed.disk).expect(&place),
-                        "a test",
-                        &Silent,
-                    )
-                    .map(drop)
-                    .unwrap_or_else(|error| panic!("{place}: recovery: {error}"));
+                    world::writer(&crashed.disk)
+                        .map(drop)
+                        .unwrap_or_else(|error| panic!("{place}: recovery: {error}"));
                     crashed.check_tidy().unwrap_or_else(|error| panic!("{place}: {error}"));
                     qemu::write_out(&crashed.disk, folder.path());
                     qemu::check(folder.path(), &crashed.expected, 0, true)

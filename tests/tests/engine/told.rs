@@ -15,7 +15,7 @@ use backy_lib::progress::{Counters, Event, Observer, Phase, Silent};
 use backy_lib::restore::Saving;
 use backy_lib::storage::sim::SimStorage;
 use backy_lib::storage::{FileName, Storage};
-use backy_lib::{BackupOptions, MaintenanceOptions, RestoreOptions, RevisionId, ScrubOptions};
+use backy_lib::{BackupOptions, MaintenanceOptions, RestoreOptions, ScrubOptions};
 use backy_tests::legacy::OldArchive;
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::qemu;
@@ -187,8 +187,9 @@ fn progress_of_writing_verbs_ends_at_its_total() {
     assert!(found.iter().all(|(phase, _)| *phase == Phase::Scrub) && !found.is_empty());
     let remove = |world: &World, numbers: &[usize]| {
         watched(|watching| {
-            let ids: Vec<RevisionId> = numbers.iter().map(|&n| world.expected[n].uuid).collect();
-            writer(&world.disk).remove(&ids, &world::clock(), watching).expect("a removal");
+            let mut writer = writer(&world.disk);
+            let ids = world::ids(writer.archive(), numbers).expect("revisions");
+            writer.remove(&ids, &world::clock(), watching).expect("a removal");
         })
     };
     let of = |found: &[(Phase, u64)], phase| {

@@ -8,6 +8,7 @@ use crate::base::clock::Clock;
 use crate::base::error::{Result, judged};
 use crate::base::progress::Observer;
 use crate::base::revision::RevisionId;
+use crate::image::chain::Chain;
 use crate::verb::restore::{self, Guard, RestoreOptions, RestoreReport, Target, TargetLook};
 
 impl Archive {
@@ -25,16 +26,9 @@ impl Archive {
             self.check_known(path)?;
         }
         let chain = self.open_chain(id, options.keep_going)?;
-        let source = judged(self.trusted_source())?.ok();
-        let folder = self.folder();
-        let guard = Guard {
-            archive: &folder,
-            source: source.as_deref(),
-            size_bytes: chain.revision().size_bytes,
-            force,
-            observer,
-        };
-        restore::to_path(&chain, &guard, path, options, clock)
+        self.guarded(&chain, force, observer, |guard| {
+            restore::to_path(&chain, guard, path, options, clock)
+        })
     }
 
     /// What restoring a revision to the file or device at `path` would overwrite, for a confirmation; `None`
@@ -51,16 +45,20 @@ impl Archive {
         let known = self.check_known(path);
         // The digests alone show how much differs; the restore itself finds damage.
         let chain = self.open_chain(id, true)?;
+        self.guarded(&chain, false, observer, |guard| restore::look(&chain, guard, path, known))
+    }
+
+    /// Acts with the facts by which a target is judged. Only a source that this archive may name needs no `force`.
+    fn guarded<T>(
+        &self,
+        chain: &Chain,
+        force: bool,
+        observer: &dyn Observer,
+        act: impl FnOnce(&Guard<'_>) -> Result<T>,
+    ) -> Result<T> {
         let source = judged(self.trusted_source())?.ok();
-        let folder = self.folder();
-        let guard = Guard {
-            archive: &folder,
-            source: source.as_deref(),
-            size_bytes: chain.revision().size_bytes,
-            force: false,
-            observer,
-        };
-        restore::look(&chain, &guard, path, known)
+        let (archive, size_bytes) = (&*self.folder(), chain.revision().size_bytes);
+        act(&Guard { archive, source: source.as_deref(), size_bytes, force, observer })
     }
 
     /// Checks that a target that is the configured source is the one that was backed up. If others may have

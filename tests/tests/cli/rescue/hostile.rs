@@ -42,7 +42,7 @@ fn rescue_believes_no_sizes_it_cannot_check() {
     let mut long = good.clone();
     long["revisions"][0]["size_bytes"] = json!(1_u64 << 40);
     put_manifest(archive, &long);
-    is_error(&restore("0"), "is said to have 1099511627776 bytes, and in another place");
+    is_error(&restore("0"), "the manifest says 1099511627776 bytes, another file");
 
     for block_size in [json!(0), json!(3), json!(1_u64 << 40), json!([]), json!("4096")] {
         let mut forged = good.clone();

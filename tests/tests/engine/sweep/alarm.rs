@@ -1,7 +1,6 @@
 //! Alarms, and confirming them: an alarm exists with its revision or not at all, and nothing is deleted before
 //! somebody confirms it.
 
-use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Random, SimStorage, Unsynced};
 use backy_lib::{MaintenanceOptions, Result};
@@ -30,7 +29,7 @@ fn open_alarms(world: &World) -> usize {
 
 fn maintain(disk: &SimStorage, confirm: bool) -> Result<()> {
     let options = MaintenanceOptions { keep: Some(3), confirm, threads: Some(1) };
-    let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
+    let mut writer = world::writer(disk)?;
     writer.maintain(&options, &world::clock(), &Silent).map(drop)
 }
 

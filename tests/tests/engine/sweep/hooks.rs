@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backy_lib::archive::ArchiveWriter;
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::SourceIdentity;
 use backy_lib::hooks::{Ended, Hooks, Occasion, Outcome};
@@ -146,7 +145,7 @@ fn backup_with(
     open: impl FnOnce() -> Result<Watched>,
     threads: usize,
 ) -> Result<BackupReport> {
-    let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
+    let mut writer = world::writer(disk)?;
     let open = |_: &backy_lib::Archive| -> Result<Box<dyn Source>> { Ok(Box::new(open()?)) };
     let options = BackupOptions { threads: Some(threads), ..world::options() };
     let done = writer.backup_from(open, hooks, &options, &world::clock(), &Silent)?;

@@ -1,6 +1,5 @@
 //! What deletes, marks, repairs and heals revisions.
 
-use backy_lib::archive::ArchiveWriter;
 use backy_lib::progress::Silent;
 use backy_lib::storage::sim::{Random, SimStorage, Unsynced};
 use backy_lib::storage::{DigestsKind, FileName};
@@ -142,7 +141,7 @@ fn scrub() {
         damage(&world);
         let scrub = |disk: &SimStorage| {
             let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
-            let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
+            let mut writer = world::writer(disk)?;
             let report = writer.scrub(&options, &world::clock(), &Silent)?;
             // What could not be read counts as bad. The next scrub will find it right.
             if report.is_clean() { Ok(()) } else { Err(backy_lib::Error::Interrupted) }
@@ -168,7 +167,7 @@ fn scrub() {
 
 /// Pins a revision.
 fn tag(disk: &SimStorage, number: usize) -> Result<()> {
-    let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
+    let mut writer = world::writer(disk)?;
     let tags = ["pinned".parse().expect("a tag")].into();
     writer.tag(writer.archive().id(number)?, &tags, &[].into(), &world::clock(), &Silent).map(drop)
 }
@@ -240,9 +239,7 @@ fn healing() {
         let at = at.expect("a block with data") * BLOCK_SIZE.len();
         world.disk.tamper(FileName::IMAGE, |image| image[at + 3] ^= 0x40);
         let options = ScrubOptions { threads: Some(1), ..ScrubOptions::default() };
-        let mut writer =
-            ArchiveWriter::open(world::open(&world.disk).expect("open"), "a test", &Silent)
-                .expect("the lock");
+        let mut writer = world::writer(&world.disk).expect("the lock");
         let report = writer.scrub(&options, &world::clock(), &Silent).expect("a scrub");
         assert_eq!(report.findings.len(), 1);
         drop(writer);

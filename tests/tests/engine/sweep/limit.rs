@@ -201,7 +201,7 @@ fn a_lack_of_resources_loses_no_block() {
 fn a_lack_of_resources_is_no_finding() {
     for (what, world) in worlds() {
         let scrub = |disk: &SimStorage| {
-            let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
+            let mut writer = world::writer(disk)?;
             let report = writer.scrub(&check_options(), &world::clock(), &Silent)?;
             let findings = report.findings.iter();
             Ok(findings.map(|f| format!("{}: {}", f.file, f.message)).collect::<Vec<_>>())
@@ -282,9 +282,7 @@ fn a_lack_of_resources_stops_recovery_and_rebuild_cleanly() {
             }
             let disk = broken.disk.crash(Unsynced::Kept);
             let crashed = World { disk, ..world.clone() };
-            let recover = |disk: &SimStorage| {
-                ArchiveWriter::open(world::open(disk)?, "a test", &Silent).map(|_| ())
-            };
+            let recover = |disk: &SimStorage| world::writer(disk).map(|_| ());
             if recover(&crashed.fork().disk).is_ok() {
                 sweep_recovery(&format!("{what}: recovery from {at}"), &crashed, recover);
             }

@@ -1,7 +1,7 @@
 //! Everything that only reads, with each of its calls failing in turn: the right result or an error that names the
 //! file, and the archive stays as it is. Exports, which need a real folder, are in `real/calls.rs`.
 
-use backy_lib::archive::{Archive, ArchiveWriter};
+use backy_lib::archive::Archive;
 use backy_lib::health::Level;
 use backy_lib::image::reader::ReadCache;
 use backy_lib::progress::Silent;
@@ -234,7 +234,7 @@ fn noting_a_drill() {
     let report = drill::read(&archive, archive.id(1).unwrap(), Some(1), &world::clock(), &Silent)
         .expect("a drill");
     let note = |disk: &SimStorage| {
-        let mut writer = ArchiveWriter::open(world::open(disk)?, "a test", &Silent)?;
+        let mut writer = world::writer(disk)?;
         writer.record_drill(report.clone(), &world::clock(), &Silent)
     };
     sweep_with(&world, 3, note, |place, mut world, result| {
