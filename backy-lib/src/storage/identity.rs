@@ -19,6 +19,21 @@ pub(super) fn is_local(file: impl AsFd) -> bool {
     kind(file).is_some_and(|kind| LOCAL.contains(&kind))
 }
 
+/// File systems with holes that a client may not see: CephFS, NFS, FUSE. Source: `statfs(2)`.
+const HIDING: [u32; 3] = [0x00c3_6400, 0x0000_6969, FUSE];
+const FUSE: u32 = 0x6573_5546;
+
+/// Whether an open file may have holes that its file system does not report. FAT and its like have none: what was never
+/// written is stored as zeros there. So have those that FUSE serves from a block device.
+pub(super) fn may_hide_holes(file: impl AsFd) -> bool {
+    let kind = kind(&file).unwrap_or_default();
+    let is_on_device = || {
+        let found = retry_on_intr(|| fstat(&file));
+        found.is_ok_and(|found| rustix::fs::major(found.st_dev) != 0)
+    };
+    HIDING.contains(&kind) && (kind != FUSE || !is_on_device())
+}
+
 /// The type of the file system that an open file is on.
 pub(super) fn kind(file: impl AsFd) -> Option<u32> {
     // All of these numbers have 32 bits, which some systems sign-extend.
