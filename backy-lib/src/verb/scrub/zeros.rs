@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use super::Scrub;
+use crate::base::canary::{Bug, planted};
 use crate::base::error::{ErrorKind, Result};
 use crate::format::manifest::{BlockRange, BlockRanges};
 use crate::storage::{Access, FileName};
@@ -39,7 +40,10 @@ impl Scrub<'_> {
         let mut written = BlockRanges::default();
         let rewritten = newest.rewritten.iter().map(|range| range.blocks);
         let bad = newest.findings.bad_blocks.iter().copied();
-        written.add_all(emptied.into_iter().chain(rewritten).chain(bad));
+        written.add_all(rewritten.chain(bad));
+        if !planted(Bug::UnreadZeros) {
+            written.add_all(emptied);
+        }
         Ok(Some(Arc::new(written)))
     }
 }
