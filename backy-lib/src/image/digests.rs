@@ -90,8 +90,8 @@ impl DigestTable {
         }
     }
 
-    /// How many blocks are not zero: exactly, or for a long table an estimate from parts that are evenly spread over it,
-    /// so that the cost is bounded.
+    /// How many blocks are not zero: exactly, or for a long table an estimate from parts that are evenly spread over
+    /// it, so that the cost is bounded.
     pub(crate) fn estimate_data_blocks(&self) -> Result<u64> {
         let parts = self.blocks.div_ceil(limits().walk_blocks).max(1);
         let step = parts.div_ceil(ESTIMATE_PARTS);

@@ -2,7 +2,8 @@
 //!
 //! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number
 //! of the previous one, and what they report about a file may be seconds old. So this module only asks file systems
-//! that are known to be this kernel's own. It reports nothing about all others, and its callers do without.
+//! that are known to be this kernel's own. It reports nothing about all others but of which type they are, and its
+//! callers do without.
 
 use std::os::fd::AsFd;
 
@@ -27,7 +28,7 @@ pub(super) const CEPH: u32 = 0x00c3_6400;
 const FUSE: u32 = 0x6573_5546;
 
 /// Whether an open file may have holes that its file system does not report. FAT and its like have none: what was never
-/// written is stored as zeros there. So have those that FUSE serves from a block device.
+/// written is stored as zeros there. The same holds for those that FUSE serves from a block device, such as NTFS.
 pub(super) fn may_hide_holes(file: impl AsFd) -> bool {
     let kind = kind(&file).unwrap_or_default();
     let is_on_device = || {

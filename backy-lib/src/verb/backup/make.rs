@@ -215,10 +215,8 @@ impl Making<'_> {
             manifest.revisions.first().map(|newest| header(newest, DigestsKind::Delta));
         let finished =
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
-        let reported = finished.newest_bytes.zip(stored_before);
-        let growth = reported.map(|(after, before)| after as i64 - before as i64);
-        let growth = growth.unwrap_or(scanned.growth_bytes);
-        revision.statistics.stored_bytes = finished.older_bytes as i64 + growth;
+        revision.statistics.stored_bytes =
+            finished.stored_bytes(stored_before, scanned.growth_bytes);
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
         // It has another name by now, and the next file of that name is not ours.
         after.removable.retain(|name| *name != FileName::STAGED_IMAGE);

@@ -67,6 +67,16 @@ pub(super) struct Finished {
     pub is_tidy: bool,
 }
 
+impl Finished {
+    /// Bytes on disk that were added. `before` is what the image and its digests took, and `growth_bytes` how much more
+    /// data they have now: that counts if the file system does not report what they take.
+    pub(super) fn stored_bytes(&self, before: Option<u64>, growth_bytes: i64) -> i64 {
+        let reported = self.newest_bytes.zip(before);
+        let growth = reported.map(|(after, before)| after as i64 - before as i64);
+        self.older_bytes as i64 + growth.unwrap_or(growth_bytes)
+    }
+}
+
 impl<'a> Update<'a> {
     /// Makes the overlay and the files that the new revision needs. Their names are durable when this returns.
     pub(super) fn begin(

@@ -66,8 +66,8 @@ impl Scrub<'_> {
         Ok(emptied)
     }
 
-    /// Numbers of the revisions whose digest does not match, ascending; if there are none at all, also the zero blocks of
-    /// the image that an older revision holds.
+    /// Numbers of the revisions whose digest does not match, ascending; if there are none at all, also the zero blocks
+    /// of the image that an older revision holds.
     fn wrong_digests(&self) -> Result<(Vec<usize>, Option<Vec<BlockRange>>)> {
         let mut wrong = Vec::new();
         let mut emptied = Ranges::with_limit(MAX_EMPTIED);
