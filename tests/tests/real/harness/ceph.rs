@@ -231,7 +231,7 @@ impl FsMount {
         &self.on.path
     }
 
-    /// Kills the client, which takes no leave: the cluster goes on keeping its locks.
+    /// Kills the client. The cluster does not notice at once, and keeps the client's locks.
     pub(crate) fn kill(mut self) {
         self.client.kill().expect("kill the client");
         self.client.wait().expect("wait for the client");
