@@ -50,11 +50,13 @@ pub enum Bug {
     LostHistory,
     /// A textfile is renamed into place while its figures may not be durable yet.
     UnsyncedTextfile,
+    /// Where the file system reports no holes, a scrub does not read the blocks that backy has emptied.
+    UnreadZeros,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 20] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -74,6 +76,7 @@ impl Bug {
         Bug::LostFindings,
         Bug::LostHistory,
         Bug::UnsyncedTextfile,
+        Bug::UnreadZeros,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -98,6 +101,7 @@ impl Bug {
             Bug::LostFindings => "lost-findings",
             Bug::LostHistory => "lost-history",
             Bug::UnsyncedTextfile => "unsynced-textfile",
+            Bug::UnreadZeros => "unread-zeros",
         }
     }
 }

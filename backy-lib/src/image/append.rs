@@ -115,7 +115,7 @@ impl NewDelta {
         self.0.flush()?;
         let digests_bytes = self.0.digests.finish(header)?;
         let delta = self.0.writer.finish()?;
-        let stored_bytes = digests_bytes + delta.allocated_bytes()?;
+        let stored_bytes = digests_bytes + delta.stored_bytes()?;
         Ok((delta, stored_bytes, self.0.bad_blocks))
     }
 }

@@ -11,7 +11,7 @@ mod stored;
 mod tests;
 mod writer;
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Result, judged};
 use crate::base::extent::Extent;
 use crate::base::limits::limits;
 use crate::base::revision::RevisionId;
@@ -20,6 +20,7 @@ use crate::format::qcow2::{
     Backing, Cluster, Compression, Decompressor, ENTRY_BYTES, Header, L1Entry, Layout,
     MAX_HEADER_BYTES, MAX_STORED_CLUSTERS, decode_entry,
 };
+use crate::image::taken::delta_bytes;
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
 #[cfg(feature = "testing")]
@@ -152,7 +153,8 @@ impl Delta {
 
     /// The first block from `from` up to `end` that the delta may hold; `None` when it holds none of them.
     ///
-    /// Empty L2 tables are holes; a stretch of them costs one system call, however long it is.
+    /// Empty L2 tables are holes; a stretch of them costs one system call, however long it is. Where the file system
+    /// reports no holes, they are read.
     pub fn next_held_block(&self, from: BlockIndex, end: BlockIndex) -> Result<Option<BlockIndex>> {
         let file_bytes = self.file.len()?;
         let per_table = self.blocks_per_table();
@@ -175,16 +177,35 @@ impl Delta {
                 if hole.offset <= at && table_end <= hole.end() {
                     continue;
                 }
-                let data = self.file.next_data(at)?.map_or(u64::MAX, |data| data.offset.max(at));
-                if data >= table_end {
-                    hole = Extent::between(at, data);
+                let data = self.file.next_data(at)?;
+                let start = data.map_or(u64::MAX, |data| data.offset.max(at));
+                if start >= table_end {
+                    hole = Extent::between(at, start);
                     continue;
                 }
-                let block = table * per_table + (data - offset) / ENTRY_BYTES as u64;
+                let reaches_end = data.is_some_and(|data| data.end() >= file_bytes);
+                let wanted_end = offset + (next.min(end) - table * per_table) * ENTRY_BYTES as u64;
+                let start = match reaches_end && start < wanted_end {
+                    true => self.next_entry(start, wanted_end)?,
+                    false => Some(start),
+                };
+                let Some(start) = start else { continue };
+                let block = table * per_table + (start - offset) / ENTRY_BYTES as u64;
                 return Ok((block < end).then_some(BlockIndex(block)));
             }
         }
         Ok(None)
+    }
+
+    /// The first entry of a table between two offsets that says something. Data that reaches to the end of the file may
+    /// only mean that the file system reports no holes. An entry that cannot be read may say something.
+    fn next_entry(&self, from: u64, to: u64) -> Result<Option<u64>> {
+        let mut raw = vec![0; (to - from) as usize];
+        if judged(self.file.read_exact_at(&mut raw, from))?.is_err() {
+            return Ok(Some(from));
+        }
+        let said = raw.iter().position(|&byte| byte != 0);
+        Ok(said.map(|at| from + (at / ENTRY_BYTES * ENTRY_BYTES) as u64))
     }
 
     /// Reads a whole cluster that the delta holds. Its content is not checked against a digest here.
@@ -220,9 +241,14 @@ impl Delta {
         Ok(stored)
     }
 
-    /// Bytes that the file takes on disk.
-    pub fn allocated_bytes(&self) -> Result<u64> {
-        self.file.allocated_bytes()
+    /// Bytes that the file takes on disk: if the file system does not report them, those that were written.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        let written = |len| {
+            let Header { cluster_size, virtual_bytes, .. } = self.header;
+            delta_bytes(len, cluster_size, virtual_bytes)
+        };
+        let taken = self.file.taken_bytes()?;
+        taken.map_or_else(|| self.file.len().map(written), Ok)
     }
 
     /// Where the delta is, for messages.

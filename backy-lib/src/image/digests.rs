@@ -2,11 +2,15 @@
 
 use crate::base::digest::{DIGEST_BYTES, TableEntry};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::extent::Extent;
 use crate::base::limits::limits;
 use crate::base::revision::RevisionId;
 use crate::base::units::BlockIndex;
 use crate::format::digests::{DigestsHeader, HEADER_BYTES, Identity, entry_offset};
 use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
+
+/// The most parts of a table from which the number of data blocks is estimated: 4 MiB of it.
+const ESTIMATE_PARTS: u64 = 32;
 
 /// A digest file that is open for reading.
 pub struct DigestTable {
@@ -54,19 +58,27 @@ impl DigestTable {
         Ok(entries.iter().map(|raw| TableEntry(*raw)).collect())
     }
 
-    /// Bytes that the file takes on disk.
-    pub fn allocated_bytes(&self) -> Result<u64> {
-        self.file.allocated_bytes()
+    /// Bytes that the file takes on disk; `None` if the file system does not report that.
+    pub(crate) fn taken_bytes(&self) -> Result<Option<u64>> {
+        self.file.taken_bytes()
     }
 
     /// The first block at or after `from` that is not zero.
     pub fn next_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
         let mut next = from;
-        // Holes of the file first, which are whole pages; then the entries themselves.
-        while let Some(data) = self.file.next_data(entry_offset(next))? {
-            let in_table = data.offset.saturating_sub(HEADER_BYTES as u64);
-            next = next.max(BlockIndex(in_table / DIGEST_BYTES as u64));
-            let entries = self.read(next, limits().search_entries)?;
+        let mut data = Extent::new(0, 0);
+        let mut count = limits().search_entries;
+        // Holes of the file first, which are whole pages; then the entries themselves, more at a time the longer there
+        // is nothing but zeros.
+        loop {
+            let at = entry_offset(next);
+            if !(data.offset <= at && at < data.end()) {
+                let Some(found) = self.file.next_data(at)? else { return Ok(None) };
+                let in_table = found.offset.saturating_sub(HEADER_BYTES as u64);
+                next = next.max(BlockIndex(in_table / DIGEST_BYTES as u64));
+                data = found;
+            }
+            let entries = self.read(next, count)?;
             if entries.is_empty() {
                 return Ok(None);
             }
@@ -74,8 +86,24 @@ impl DigestTable {
                 return Ok(Some(next.plus(at as u64)));
             }
             next = next.plus(entries.len() as u64);
+            count = (count * 2).min(limits().walk_blocks);
         }
-        Ok(None)
+    }
+
+    /// How many blocks are not zero: exactly, or for a long table an estimate from parts that are evenly spread over
+    /// it, so that the cost is bounded.
+    pub(crate) fn estimate_data_blocks(&self) -> Result<u64> {
+        let parts = self.blocks.div_ceil(limits().walk_blocks).max(1);
+        let step = parts.div_ceil(ESTIMATE_PARTS);
+        let (mut found, mut looked_at) = (0, 0);
+        for part in (0..parts).step_by(step as usize) {
+            let entries =
+                self.read(BlockIndex(part * limits().walk_blocks), limits().walk_blocks)?;
+            looked_at += entries.len() as u64;
+            found += entries.iter().filter(|entry| !entry.is_zero_block()).count() as u64;
+        }
+        let share = u128::from(found) * u128::from(self.blocks);
+        Ok(share.checked_div(u128::from(looked_at)).map_or(0, |blocks| blocks as u64))
     }
 }
 
@@ -87,6 +115,8 @@ pub struct DigestWriter {
     name: FileName,
     run_first: BlockIndex,
     run: Vec<u8>,
+    /// How many entries were taken.
+    entries: u64,
 }
 
 impl DigestWriter {
@@ -94,7 +124,13 @@ impl DigestWriter {
     pub fn create(storage: &dyn Storage, revision: RevisionId, kind: DigestsKind) -> Result<Self> {
         let name = FileName::Digests(revision, kind);
         let run = Vec::with_capacity(limits().run_entries * DIGEST_BYTES);
-        Ok(DigestWriter { file: storage.create(name)?, name, run_first: BlockIndex(0), run })
+        Ok(DigestWriter {
+            file: storage.create(name)?,
+            name,
+            run_first: BlockIndex(0),
+            run,
+            entries: 0,
+        })
     }
 
     /// Opens the file of a delta that blocks are being appended to.
@@ -103,7 +139,7 @@ impl DigestWriter {
         DigestTable::open(storage, revision, DigestsKind::Delta)?;
         let name = FileName::Digests(revision, DigestsKind::Delta);
         let file = storage.open(name, Access::Write)?;
-        Ok(DigestWriter { file, name, run_first: BlockIndex(0), run: Vec::new() })
+        Ok(DigestWriter { file, name, run_first: BlockIndex(0), run: Vec::new(), entries: 0 })
     }
 
     /// Makes the entered digests durable.
@@ -123,10 +159,12 @@ impl DigestWriter {
             self.run_first = block;
         }
         self.run.extend(entry.0);
+        self.entries += 1;
         Ok(())
     }
 
-    /// Writes the header, gives the table its full length and syncs. Returns the bytes that the file takes on disk.
+    /// Writes the header, gives the table its full length and syncs. Returns the bytes that the file takes on disk: if
+    /// the file system does not report them, those of the header and the entries.
     pub fn finish(mut self, header: &DigestsHeader) -> Result<u64> {
         debug_assert_eq!(self.name, FileName::Digests(header.identity.uuid, header.kind));
         self.flush()?;
@@ -141,7 +179,10 @@ impl DigestWriter {
         self.file.set_len(len)?;
         self.file.write_at(&encoded, 0)?;
         self.file.sync()?;
-        self.file.allocated_bytes()
+        Ok(self
+            .file
+            .taken_bytes()?
+            .unwrap_or(HEADER_BYTES as u64 + self.entries * DIGEST_BYTES as u64))
     }
 
     fn flush(&mut self) -> Result<()> {

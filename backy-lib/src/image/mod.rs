@@ -21,4 +21,5 @@ mod private;
 pub mod reader;
 pub(crate) mod refcounts;
 pub(crate) mod sequential;
+pub(crate) mod taken;
 pub(crate) mod walk;

@@ -23,12 +23,14 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::geteuid;
 
 use super::holders::{Kind, Who, who};
-use super::identity::{FolderIdentity, is_local};
+use super::identity::{FolderIdentity, is_local, may_hide_holes};
 use super::image_lock::{self, Use};
 use super::included::{AskBehalf, Behalf, Included};
 use super::many::ManyFiles;
 use super::trust::{Keepers, Trust, WithoutPermissions};
-use super::{Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, links, lock};
+use super::{
+    Access, FileName, FileSystem, Seen, Storage, StorageFile, StorageLock, Taken, links, lock,
+};
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::fork::{Maker, Withheld};
 
@@ -144,6 +146,14 @@ impl DirStorage {
 
     fn error(&self, name: FileName, action: &str, errno: Errno) -> Error {
         Error::io(self.path(name), action)(errno.into())
+    }
+
+    /// The length of a file, and its size on disk as the file system reports it.
+    fn sizes(&self, name: FileName) -> Result<(u64, u64)> {
+        let look = || statat(&self.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW);
+        let found = retry_on_intr(look).map_err(|errno| self.error(name, "look up", errno))?;
+        let bytes = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok((bytes(found.st_size), bytes(found.st_blocks).saturating_mul(512)))
     }
 }
 
@@ -287,9 +297,13 @@ impl Storage for DirStorage {
     }
 
     fn stored_bytes(&self, name: FileName) -> Result<u64> {
-        let look = || statat(&self.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW);
-        let found = retry_on_intr(look).map_err(|errno| self.error(name, "look up", errno))?;
-        Ok(u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512))
+        Ok(self.sizes(name)?.1)
+    }
+
+    fn taken(&self, name: FileName) -> Result<Taken> {
+        let (len_bytes, bytes) = self.sizes(name)?;
+        let is_known = bytes < len_bytes || !may_hide_holes(&self.fd);
+        Ok(Taken { len_bytes, bytes: is_known.then_some(bytes) })
     }
 
     fn file_system(&self) -> Result<Option<FileSystem>> {

@@ -2,12 +2,15 @@
 //!
 //! Inode numbers of network and FUSE file systems are no identity: sshfs gives the next file under a name the number
 //! of the previous one, and what they report about a file may be seconds old. So this module only asks file systems
-//! that are known to be this kernel's own. It reports nothing about all others, and its callers do without.
+//! that are known to be this kernel's own. It reports nothing about all others but of which type they are, and its
+//! callers do without.
 
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::retry_on_intr;
+
+use super::mounts;
 
 /// File systems that only this kernel works on, with inode numbers and times of their own: ext2 to ext4, XFS, btrfs,
 /// tmpfs, F2FS, ZFS, bcachefs. Source: `statfs(2)`, and the file systems themselves.
@@ -17,6 +20,33 @@ const LOCAL: [u32; 7] =
 /// Whether an open file is on a file system of this kernel's own.
 pub(super) fn is_local(file: impl AsFd) -> bool {
     kind(file).is_some_and(|kind| LOCAL.contains(&kind))
+}
+
+/// File systems with holes that a client may not see: CephFS, NFS, FUSE. Source: `statfs(2)`.
+const HIDING: [u32; 3] = [CEPH, 0x0000_6969, FUSE];
+pub(super) const CEPH: u32 = 0x00c3_6400;
+const FUSE: u32 = 0x6573_5546;
+
+/// Whether an open file may have holes that its file system does not report. FAT and its like have none: what was never
+/// written is stored as zeros there. The same holds for those that FUSE serves from a block device, such as NTFS.
+pub(super) fn may_hide_holes(file: impl AsFd) -> bool {
+    let kind = kind(&file).unwrap_or_default();
+    let is_on_device = || {
+        let found = retry_on_intr(|| fstat(&file));
+        found.is_ok_and(|found| rustix::fs::major(found.st_dev) != 0)
+    };
+    HIDING.contains(&kind) && (kind != FUSE || !is_on_device())
+}
+
+/// Whether an open file is on a FUSE file system that is listed under this type, such as `fuse.sshfs`.
+pub(super) fn is_fuse(file: impl AsFd, listed_as: &str) -> bool {
+    if kind(&file) != Some(FUSE) {
+        return false;
+    }
+    let Ok(found) = retry_on_intr(|| fstat(&file)) else { return false };
+    let mounts = mounts::mounts().unwrap_or_default();
+    let mut here = mounts.iter().filter(|mount| mount.device == found.st_dev).peekable();
+    here.peek().is_some() && here.all(|mount| mount.kind == listed_as)
 }
 
 /// The type of the file system that an open file is on.

@@ -12,7 +12,7 @@
 //! On some network file systems `flock` only separates processes on one machine. There the note in the file decides:
 //! a writer empties it when it ends, so a note that remains means that its writer is at work, or was killed. For a
 //! process of this machine the note shows which of the two ([`note`]); the note of another machine counts as held
-//! until somebody deletes the file.
+//! until somebody deletes the file. CephFS separates processes on all machines: there the lock alone decides.
 
 mod file;
 mod note;
@@ -39,7 +39,7 @@ use crate::base::error::{Error, Result, limit};
 use crate::base::fork::{Maker, Withheld};
 
 pub use note::is_note;
-use note::{Note, is_local};
+use note::{Note, Reach};
 
 /// The name of the file.
 const NAME: &str = "lock";
@@ -168,15 +168,14 @@ struct Place<'a> {
     fd: BorrowedFd<'a>,
     path: &'a Path,
     found: Stat,
-    /// Whether only the kernel's locks count.
-    is_local: bool,
+    reach: Reach,
 }
 
 fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> {
     let fd = folder_fd.as_fd();
     let found = retry_on_intr(|| fstat(fd))
         .map_err(|errno| Error::io(folder, "look up the folder")(errno.into()))?;
-    let place = Place { fd, path: folder, found, is_local: is_local(fd) };
+    let place = Place { fd, path: folder, found, reach: Reach::of(fd) };
     let (file, replaced) = match file::take(&place)? {
         file::Taken::Busy(other) => return Ok(Taken::Busy(other)),
         file::Taken::Held { file, replaced } => (file, replaced),
@@ -190,7 +189,7 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
     let path = folder.join(NAME);
     match &file {
         Some(file) => {
-            write_note(file, holder, place.is_local).map_err(Error::io(&path, "write"))?;
+            write_note(file, holder, place.reach).map_err(Error::io(&path, "write"))?;
         }
         None if folder_lock.is_none() => {
             return Err(Error::io(&path, "create")(io::ErrorKind::StorageFull.into()));
@@ -202,6 +201,11 @@ fn try_take(folder_fd: impl AsFd, folder: &Path, holder: &str) -> Result<Taken> 
 }
 
 impl Place<'_> {
+    /// Whether only this machine uses the file system.
+    fn is_local(&self) -> bool {
+        self.reach == Reach::ThisMachine
+    }
+
     /// Whether those who hold a lock may only read the archive.
     fn are_readers(&self, who: Who) -> bool {
         who == Who::Strangers && self.has_one_writer()
@@ -224,7 +228,7 @@ fn is_held_by_readers(place: &Place<'_>) -> bool {
     match who(&place.fd, Kind::Flock, place.found.st_uid) {
         Who::Unknown => {
             let may_be_readers = place.is_open_for(Mode::RGRP | Mode::ROTH);
-            place.is_local && may_be_readers && place.has_one_writer()
+            place.is_local() && may_be_readers && place.has_one_writer()
         }
         seen => place.are_readers(seen),
     }
@@ -252,7 +256,12 @@ pub(super) fn holder(folder_fd: impl AsFd) -> io::Result<Option<String>> {
         }
     }
     let note = read_note(&file).map(|note| Note::parse(&note));
-    Ok(note.ok().and_then(|note| note.held_by(is_local(folder_fd))))
+    // Not having tried to get the lock, this cannot tell whether a process elsewhere holds it.
+    let reach = match Reach::of(folder_fd) {
+        Reach::Everywhere => Reach::Unknown,
+        reach => reach,
+    };
+    Ok(note.ok().and_then(|note| note.held_by(reach)))
 }
 
 /// Whether a backup holds the lock now: the note says so, and the process that it names exists and has taken the
@@ -307,14 +316,17 @@ fn read_note(file: &File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(bytes.get(..found).unwrap_or_default()).into_owned())
 }
 
-fn write_note(file: &File, holder: &str, local: bool) -> io::Result<()> {
+fn write_note(file: &File, holder: &str, reach: Reach) -> io::Result<()> {
     // When a quota is used up, even cutting an empty file fails.
     let cut = if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
-    let note = Note::own(holder).to_string();
+    let note = Note::own(holder, reach).to_string();
     // At its place, even if a signal interrupts it.
     let written = cut.and_then(|()| file.write_all_at(note.as_bytes(), 0));
     // Other machines see it once it has been written out.
-    let written = written.and_then(|()| if local { Ok(()) } else { file.sync_data() });
+    let written = written.and_then(|()| match reach {
+        Reach::ThisMachine => Ok(()),
+        Reach::Everywhere | Reach::Unknown => file.sync_data(),
+    });
     match written {
         // The note is a courtesy; a full disk must not keep maintenance from making space.
         Err(error) if Error::is_want_of_space(&error) => Ok(()),

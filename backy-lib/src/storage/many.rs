@@ -363,6 +363,13 @@ impl StorageFile for OneOfMany {
         }
     }
 
+    fn hides_holes(&self) -> Result<bool> {
+        match self.0.file()? {
+            Open::File(file) => file.hides_holes(),
+            Open::Pinned(_) => Ok(true),
+        }
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         match self.0.file()? {
             Open::File(file) => file.next_data(offset),

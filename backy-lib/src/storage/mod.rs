@@ -133,6 +133,15 @@ pub trait Storage: Send + Sync {
         self.open(name, Access::Read)?.allocated_bytes()
     }
 
+    /// The length of a file, and the bytes that it takes on disk if the file system reports them.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] if there is none.
+    fn taken(&self, name: FileName) -> Result<Taken> {
+        let file = self.open(name, Access::Read)?;
+        Ok(Taken { len_bytes: file.len()?, bytes: file.taken_bytes()? })
+    }
+
     /// The file system that the folder is on. `None` if there is none.
     fn file_system(&self) -> Result<Option<FileSystem>> {
         Ok(None)
@@ -253,6 +262,15 @@ pub trait Storage: Send + Sync {
     }
 }
 
+/// The size of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Its length.
+    pub len_bytes: u64,
+    /// Bytes that it takes on disk; `None` if the file system may keep holes and reports only the length, as CephFS.
+    pub bytes: Option<u64>,
+}
+
 /// A file system, and its space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
@@ -349,6 +367,12 @@ pub trait StorageFile: Send + Sync {
         Ok(())
     }
 
+    /// Whether the file system is one that does not report holes, as CephFS and NFS: then only the digest tables know
+    /// which blocks are zero, and a stretch that was never written takes no space all the same.
+    fn hides_holes(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The first stretch at or after `offset` that may hold data; `None` when only holes follow.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
 
@@ -357,6 +381,16 @@ pub trait StorageFile: Send + Sync {
 }
 
 impl dyn StorageFile + '_ {
+    /// Bytes that the file takes on disk; `None` if the file system only reports its length.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    pub(crate) fn taken_bytes(&self) -> Result<Option<u64>> {
+        let bytes = self.allocated_bytes()?;
+        let is_known = bytes < self.len()? || !self.hides_holes()?;
+        Ok(is_known.then_some(bytes))
+    }
+
     /// Reads all of `buffer`, or fails with what is missing.
     ///
     /// # Errors

@@ -83,7 +83,7 @@ pub fn export(
     let mut writer = DeltaWriter::create_in(file, chain.block_size(), size_bytes, None)?;
     let export = Export { chain: &chain, level, threads: options.threads, observer };
     export.write(&mut writer)?;
-    let stored_bytes = writer.finish()?.allocated_bytes()?;
+    let stored_bytes = writer.finish()?.stored_bytes()?;
     target.finish(size_bytes)?;
     Ok(ExportReport {
         revision: chain.revision().uuid,

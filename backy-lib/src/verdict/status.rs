@@ -22,6 +22,7 @@ use crate::format::manifest::{
     Alarm, BlockRange, DrillReport, Findings, InProgress, Manifest, Revision, SourceIdentity,
 };
 use crate::image::damage;
+use crate::image::taken;
 use crate::policy::config::Config;
 use crate::policy::health::{
     self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
@@ -276,14 +277,11 @@ fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Op
     let Some(FileSystem { device, size_bytes, free_bytes }) = storage.file_system()? else {
         return Ok(None);
     };
+    let block_size = archive.manifest().block_size;
     let mut used_bytes = 0_u64;
     for revision in archive.revisions() {
-        for name in [revision.file(), revision.digests_file()] {
-            used_bytes = used_bytes.saturating_add(match storage.stored_bytes(name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => 0,
-                bytes => bytes?,
-            });
-        }
+        let bytes = taken::revision_bytes(storage, revision, block_size)?;
+        used_bytes = used_bytes.saturating_add(bytes);
     }
     let growth_bytes_per_day = growth.map(|growth| growth.bytes_per_day);
     let full_at = growth_bytes_per_day.and_then(|growth| health::full_at(free_bytes, growth, now));

@@ -2,7 +2,7 @@
 
 use backy_lib::ScrubOptions;
 use backy_lib::progress::Silent;
-use backy_lib::storage::FileName;
+use backy_lib::storage::{Access, FileName, Storage};
 
 use super::{Model, Verb, verb};
 use crate::world::{self, BLOCK_SIZE};
@@ -62,8 +62,18 @@ impl Model {
         self.succeed(Verb::Recover);
         // A reader checks a block of the image once.
         self.readers.clear();
-        let at = usize::from(block) % blocks * BLOCK_SIZE.len() + usize::from(block);
-        self.world.disk.tamper(FileName::IMAGE, |image| image[at] ^= 0xff);
+        let number = usize::from(block) % blocks;
+        let at = number * BLOCK_SIZE.len() + usize::from(block);
+        let is_zero =
+            self.source[number * BLOCK_SIZE.len()..][..BLOCK_SIZE.len()].iter().all(|b| *b == 0);
+        let image = self.world.disk.open(FileName::IMAGE, Access::Write).expect("the image");
+        if is_zero && image.hides_holes().expect("ask for holes") {
+            // There is nothing that could rot, but somebody may write to it.
+            image.write_at(&[0xff], at as u64).and_then(|()| image.sync()).expect("write to it");
+        } else {
+            self.world.disk.tamper(FileName::IMAGE, |image| image[at] ^= 0xff);
+        }
+        drop(image);
         let mut writer = self.writer().expect("the lock");
         let report = writer.scrub(&scrub(), &self.clock(), &Silent).expect("a scrub that ends");
         let image = FileName::IMAGE.to_string();

@@ -10,6 +10,7 @@ mod differential;
 mod digests;
 mod files;
 mod golden;
+mod hidden;
 mod import;
 mod interleave;
 mod manifests;

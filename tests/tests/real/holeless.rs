@@ -7,9 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use serde_json::Value;
+
 use crate::kill::{KILL, Told, was_killed};
 use crate::mounted::{Mount, Mountpoint, fuse_available, until};
-use crate::site::{BLOCK_BYTES, Site, compare, fails, run, states, text, words, works};
+use crate::site::{BLOCK_BYTES, Site, compare, fails, noise, run, states, text, words, works};
 use crate::strace;
 
 /// Grown, shrunk, odd, less than a block.
@@ -125,6 +127,40 @@ fn everything_works_without_holes() {
     site.backup(&states[4]);
     site.check_at_rest();
     works(&mut site.backy(&["scrub", "-n"]));
+}
+
+/// What a backup stores, what the archive uses and what a scrub and a restore read follows from the data, although the
+/// file system reports everything as data and its length as its size on disk.
+#[test]
+fn sizes_and_scrubs_follow_the_data_without_holes() {
+    const SIZE: usize = 64 << 20;
+    let Some(disk) = HoleLess::make(1 << 30) else { return };
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let source = elsewhere.path().join("source");
+    fs::write(&source, []).expect("make the source");
+    let mut site = Site::init(disk.path(), &source);
+    let mut state = vec![0; SIZE];
+    for block in [0, 300, 700] {
+        state[block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES]
+            .copy_from_slice(&noise(block as u64, BLOCK_BYTES));
+    }
+    let near = |found: &Value, blocks: usize, what: &str| {
+        let off = found.as_i64().expect("a number") - (blocks * BLOCK_BYTES) as i64;
+        assert!((0..2 * BLOCK_BYTES as i64).contains(&off), "{what}: {found} for {blocks} blocks");
+    };
+    let first = site.backup(&state);
+    near(&first["revision"]["statistics"]["stored_bytes"], 3, "the first backup");
+    state[300 * BLOCK_BYTES..301 * BLOCK_BYTES].copy_from_slice(&noise(5, BLOCK_BYTES));
+    let second = site.backup(&state);
+    near(&second["revision"]["statistics"]["stored_bytes"], 1, "the second backup");
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_slice(&works(&mut site.backy(args))).expect("a report in JSON")
+    };
+    near(&json(&["status", "--json"])["space"]["used_bytes"], 4, "the archive");
+    // With the rest of each piece that is read together.
+    let read = json(&["scrub", "--json"])["read_bytes"].as_u64().expect("a number");
+    assert!(read <= 4 << 20, "a scrub read {read} bytes");
+    site.check_at_rest();
 }
 
 /// A restore to a file on it, and an export to one, are right.

@@ -14,6 +14,7 @@
 mod beside;
 mod cache;
 mod calls;
+mod ceph;
 mod clone;
 mod conformance;
 mod cost;
@@ -23,6 +24,7 @@ mod device;
 mod disks;
 mod durable;
 mod full;
+mod harness;
 mod holeless;
 mod hooks;
 mod keeping;

@@ -8,7 +8,8 @@ use crate::base::units::{BlockIndex, display_size};
 use crate::format::manifest::Manifest;
 use crate::format::qcow2::Cluster;
 use crate::image::delta::Delta;
-use crate::storage::{Access, FileName, Storage, StorageFile};
+use crate::image::digests::DigestTable;
+use crate::storage::{Access, DigestsKind, FileName, Storage, StorageFile};
 
 /// Space that the image has been given.
 pub(crate) struct Room {
@@ -69,20 +70,35 @@ fn explained(error: Error, extents: &[Extent]) -> Error {
 
 type Holes = Option<(Box<dyn StorageFile>, Vec<Extent>)>;
 
-/// The image, and its holes where the previous revision holds data.
+/// The image, and its holes where the previous revision holds data. If the file system does not report holes, the
+/// blocks that are zero by the digests.
 fn holes(storage: &dyn Storage, manifest: &Manifest, access: Access) -> Result<Holes> {
-    let Some(older) = manifest.revisions.get(1) else { return Ok(None) };
+    let [newest, older, ..] = manifest.revisions.as_slice() else { return Ok(None) };
     let (size, size_bytes) = (manifest.block_size, older.size_bytes);
     let delta = Delta::open(storage, older.uuid, size, size_bytes)?;
     let image = storage.open(FileName::IMAGE, access)?;
+    let table = match image.hides_holes()? {
+        true => Some(DigestTable::open(storage, newest.uuid, DigestsKind::Image)?),
+        false => None,
+    };
     let mut extents: Vec<Extent> = Vec::new();
     let end = BlockIndex(size.count(size_bytes));
     let mut next = BlockIndex(0);
     while let Some(first) = delta.next_held_block(next, end)? {
         let count = limits().walk_blocks.min(end.0 - first.0);
         for (block, cluster) in delta.held(first, count)? {
-            if cluster != Cluster::Zero {
-                add_holes(&*image, size.extent(block, size_bytes), &mut extents)?;
+            if cluster == Cluster::Zero {
+                continue;
+            }
+            let extent = size.extent(block, size_bytes);
+            match &table {
+                None => add_holes(&*image, extent, &mut extents)?,
+                Some(table) => {
+                    let entries = table.read(block, 1)?;
+                    if entries.first().is_none_or(|entry| entry.is_zero_block()) {
+                        add(extent, &mut extents);
+                    }
+                }
             }
         }
         next = first.plus(count);
@@ -95,12 +111,17 @@ fn add_holes(image: &dyn StorageFile, extent: Extent, extents: &mut Vec<Extent>)
     while offset < extent.end() {
         let data = image.next_data(offset)?.filter(|data| data.offset < extent.end());
         let hole_end = data.map_or(extent.end(), |data| data.offset.max(offset));
-        match extents.last_mut() {
-            _ if hole_end == offset => {}
-            Some(last) if last.end() == offset => last.len += hole_end - offset,
-            _ => extents.push(Extent::between(offset, hole_end)),
-        }
+        add(Extent::between(offset, hole_end), extents);
         offset = data.map_or(extent.end(), |data| data.end().max(offset + 1));
     }
     Ok(())
+}
+
+/// Adds an extent that begins no earlier than the last one.
+fn add(extent: Extent, extents: &mut Vec<Extent>) {
+    match extents.last_mut() {
+        _ if extent.len == 0 => {}
+        Some(last) if last.end() == extent.offset => last.len += extent.len,
+        _ => extents.push(extent),
+    }
 }

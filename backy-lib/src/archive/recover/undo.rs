@@ -245,6 +245,7 @@ impl Undo<'_> {
             counters.add(done - self.block_size.offset(next));
             next = first.plus(count);
         }
+        counters.add(size_bytes.saturating_sub(counters.done_bytes()));
         copy.zeros.clear()?;
         Ok(copy.lost)
     }

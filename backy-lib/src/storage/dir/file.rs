@@ -19,7 +19,7 @@ use crate::base::extent::Extent;
 use crate::base::fork::Withheld;
 use crate::storage::StorageFile;
 use crate::storage::cache::PageCache;
-use crate::storage::identity::{Stamp, is_local};
+use crate::storage::identity::{Stamp, is_local, may_hide_holes};
 
 /// A file, and whether children of this process inherit it.
 enum Opened {
@@ -184,6 +184,14 @@ impl StorageFile for DirFile {
                 Err(self.error(action, errno))
             }
         }
+    }
+
+    fn hides_holes(&self) -> Result<bool> {
+        if !may_hide_holes(&self.file) {
+            return Ok(false);
+        }
+        let all = Extent::new(0, self.len()?);
+        Ok(self.next_data(0)?.is_none_or(|data| data == all))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {

@@ -54,7 +54,7 @@ pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
         Err(errno) => return Err(Error::io(&path, "lock")(errno.into())),
     };
     let text = read_note(&file).map_err(Error::io(&path, "read"))?;
-    if let Some(holder) = Note::parse(&text).held_by(place.is_local) {
+    if let Some(holder) = Note::parse(&text).held_by(place.reach) {
         let holder = format!(
             "{holder}, says {}, perhaps of another machine; if nothing runs there any more, delete that file",
             path.display()
@@ -62,7 +62,7 @@ pub(super) fn take(place: &Place<'_>) -> Result<Taken> {
         return Ok(Taken::Busy(Busy { holder: Some(holder), may_be_ending: false }));
     }
     let failed = |errno: Errno| Error::io(&path, "create it again")(errno.into());
-    if is_held && place.is_local && !has_name(place, NAME, &file).map_err(failed)? {
+    if is_held && place.is_local() && !has_name(place, NAME, &file).map_err(failed)? {
         // Somebody has replaced it since it was opened: the next attempt finds the other one.
         return Ok(Taken::Busy(Busy::default()));
     }

@@ -22,9 +22,30 @@ const BACKUPS: [&str; 2] = ["'backup' (", "'backup' of Python ("];
 const ALONE: [u32; 6] =
     [0x8584_58f6, 0x794c_7630, 0x3153_464a, 0x5265_4973, 0x0000_4d44, 0x2011_bab0];
 
-/// Whether only this machine uses the file system of a folder.
-pub(super) fn is_local(folder: impl AsFd) -> bool {
-    identity::is_local(&folder) || identity::kind(&folder).is_some_and(|kind| ALONE.contains(&kind))
+/// The word at the end of the second line if the holder's lock keeps out all machines.
+const EVERYWHERE: &str = "everywhere";
+
+/// Whom the kernel's locks on a file system keep out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Everybody: only this machine uses the file system.
+    ThisMachine,
+    /// Everybody: the file system passes them on to all machines that use it.
+    Everywhere,
+    /// Perhaps only processes of this machine, while others use the file system as well.
+    Unknown,
+}
+
+impl Reach {
+    /// Of the file system of a folder. CephFS has locks for all machines; nothing is assumed about others.
+    pub(super) fn of(folder: impl AsFd) -> Self {
+        let kind = identity::kind(&folder);
+        if identity::is_local(&folder) || kind.is_some_and(|kind| ALONE.contains(&kind)) {
+            return Reach::ThisMachine;
+        }
+        let is_ceph = kind == Some(identity::CEPH) || identity::is_fuse(&folder, "fuse.ceph-fuse");
+        if is_ceph { Reach::Everywhere } else { Reach::Unknown }
+    }
 }
 
 /// The name of this machine.
@@ -60,13 +81,16 @@ struct Process {
     pid: i32,
     /// When it began, in ticks since the machine started.
     started: u64,
+    /// Whether its lock keeps out all machines.
+    reaches_all: bool,
 }
 
 impl Note {
     /// The note of this process.
-    pub(super) fn own(holder: &str) -> Self {
+    pub(super) fn own(holder: &str, reach: Reach) -> Self {
         let holder = holder.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect();
-        Note { holder, process: Some(Process::own()) }
+        let reaches_all = reach == Reach::Everywhere;
+        Note { holder, process: Some(Process { reaches_all, ..Process::own() }) }
     }
 
     pub(super) fn parse(text: &str) -> Self {
@@ -76,16 +100,17 @@ impl Note {
         Note { holder, process: lines.next().and_then(Process::parse) }
     }
 
-    /// Who is at work according to the note, for a caller that has got the kernel's lock; `local`: on a file system
-    /// that only this machine uses.
-    pub(super) fn held_by(&self, local: bool) -> Option<String> {
+    /// Who is at work according to the note, for a caller that has got the kernel's lock, which reaches so far.
+    pub(super) fn held_by(&self, reach: Reach) -> Option<String> {
         let own = Process::own();
         let held = match &self.process {
             Some(process) if process.boot == own.boot && process.namespace == own.namespace => {
                 process.pid != own.pid && process.is_alive()
             }
+            // Wherever it is: it would hold the lock that the caller has got.
+            Some(process) if process.reaches_all && reach == Reach::Everywhere => false,
             // A container: its processes cannot be seen from here.
-            Some(process) if process.boot == own.boot => !local,
+            Some(process) if process.boot == own.boot => reach != Reach::ThisMachine,
             // The machine has been restarted since.
             Some(process) => process.machine != own.machine,
             // An earlier version: the text contains the name of the machine.
@@ -112,10 +137,12 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.holder)?;
-        let Some(Process { boot, machine, namespace, pid, started }) = &self.process else {
+        let Some(Process { boot, machine, namespace, pid, started, reaches_all }) = &self.process
+        else {
             return Ok(());
         };
-        writeln!(f, "{MARK} {boot} {machine} {namespace} {pid} {started}")
+        let reach = if *reaches_all { format!(" {EVERYWHERE}") } else { String::new() };
+        writeln!(f, "{MARK} {boot} {machine} {namespace} {pid} {started}{reach}")
     }
 }
 
@@ -130,6 +157,7 @@ impl Process {
             namespace: word(&namespace.to_string_lossy()),
             pid,
             started: started(pid).map_or(0, |(started, _)| started),
+            reaches_all: false,
         }
     }
 
@@ -139,7 +167,8 @@ impl Process {
         let mut next = || words.next().map(str::to_owned);
         let (boot, machine, namespace) = (next()?, next()?, next()?);
         let (pid, started) = (next()?.parse().ok()?, next()?.parse().ok()?);
-        is_ours.then_some(Process { boot, machine, namespace, pid, started })
+        let reaches_all = next().is_some_and(|word| word == EVERYWHERE);
+        is_ours.then_some(Process { boot, machine, namespace, pid, started, reaches_all })
     }
 
     /// Whether it still runs, and is not another process with the same number.
@@ -186,15 +215,20 @@ mod tests {
         Process::own()
     }
 
-    fn held(process: Process, local: bool) -> bool {
-        Note { holder: "who".to_owned(), process: Some(process) }.held_by(local).is_some()
+    const REACHES: [Reach; 3] = [Reach::ThisMachine, Reach::Everywhere, Reach::Unknown];
+
+    fn held(process: Process, reach: Reach) -> bool {
+        Note { holder: "who".to_owned(), process: Some(process) }.held_by(reach).is_some()
     }
 
     #[test]
     fn a_note_reads_back() {
-        let note = Note::own("'backup' (process 7 on a\nb)");
-        assert_eq!(note.holder, "'backup' (process 7 on a b)");
-        assert_eq!(Note::parse(&note.to_string()), note);
+        for reach in REACHES {
+            let note = Note::own("'backup' (process 7 on a\nb)", reach);
+            assert_eq!(note.holder, "'backup' (process 7 on a b)");
+            assert_eq!(Note::parse(&note.to_string()), note);
+        }
+        let note = Note::own("'backup' (process 7 on a b)", Reach::Unknown);
         assert!(is_note(note.to_string().as_bytes()) && is_note(b"") && is_note(b"'init'"));
         assert!(is_note(b"'backup' (process 7 on host, since 2026-11-28 02:00:00Z)"));
         assert!(!is_note(b"shopping:\nmilk\n") && !is_note(b"\xff\xfe"));
@@ -205,14 +239,18 @@ mod tests {
     fn a_process_of_this_machine_is_looked_for() {
         let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
         let (ticks, _) = started(parent).expect("the parent is there");
-        for local in [true, false] {
-            assert!(held(Process { pid: parent, started: ticks, ..own() }, local));
-            assert!(!held(Process { pid: parent, started: ticks + 1, ..own() }, local));
-            assert!(!held(Process { pid: i32::MAX, ..own() }, local));
-            assert!(!held(own(), local), "this very process");
+        for reach in REACHES {
+            assert!(held(Process { pid: parent, started: ticks, ..own() }, reach));
+            assert!(!held(Process { pid: parent, started: ticks + 1, ..own() }, reach));
+            assert!(!held(Process { pid: i32::MAX, ..own() }, reach));
+            assert!(!held(own(), reach), "this very process");
         }
         let container = Process { namespace: "pid:[1]".to_owned(), ..own() };
-        assert!(held(container.clone(), false) && !held(container, true));
+        assert!(
+            held(container.clone(), Reach::Unknown)
+                && held(container.clone(), Reach::Everywhere)
+                && !held(container, Reach::ThisMachine)
+        );
     }
 
     /// A lock of another machine counts as held; one of this machine from before a restart does not.
@@ -220,16 +258,32 @@ mod tests {
     fn the_note_of_another_machine_counts() {
         let other = Process { boot: "b".to_owned(), machine: "m".to_owned(), ..own() };
         let before = Process { boot: "b".to_owned(), ..own() };
-        for local in [true, false] {
-            assert!(held(other.clone(), local));
-            assert!(!held(before.clone(), local));
+        for reach in REACHES {
+            assert!(held(other.clone(), reach));
+            assert!(!held(before.clone(), reach));
         }
         let old = |host: &str| {
             Note::parse(&format!("'backup' (process 7 on {host}, since 2026-11-28 02:00:00Z)"))
         };
-        assert!(old("elsewhere").held_by(true).is_some());
-        assert!(old(&host()).held_by(false).is_none());
-        assert!(Note::parse("'init'").held_by(false).is_none());
-        assert!(Note::parse("").held_by(false).is_none());
+        assert!(old("elsewhere").held_by(Reach::ThisMachine).is_some());
+        assert!(old(&host()).held_by(Reach::Unknown).is_none());
+        assert!(Note::parse("'init'").held_by(Reach::Unknown).is_none());
+        assert!(Note::parse("").held_by(Reach::Unknown).is_none());
+    }
+
+    /// Where locks keep out all machines, whoever gets the lock knows that the holder of before has ended, on whatever
+    /// machine, if that one's lock did so, too.
+    #[test]
+    fn the_note_of_a_lock_that_reaches_everywhere_does_not_outlive_it() {
+        let machine = Process { boot: "b".to_owned(), machine: "m".to_owned(), ..own() };
+        let container = Process { namespace: "pid:[1]".to_owned(), ..own() };
+        for other in [machine, container] {
+            let other = Process { reaches_all: true, ..other };
+            assert!(held(other.clone(), Reach::Unknown) && !held(other, Reach::Everywhere));
+        }
+        let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
+        let (ticks, _) = started(parent).expect("the parent is there");
+        let alive = Process { pid: parent, started: ticks, reaches_all: true, ..own() };
+        assert!(held(alive, Reach::Everywhere));
     }
 }

@@ -65,6 +65,9 @@ impl StorageFile for SimFile {
 
     fn allocated_bytes(&self) -> Result<u64> {
         let mut state = self.call("look up its size on disk".to_owned(), false)?;
+        if state.hides_holes {
+            return Ok((state.node(self.node).volatile.len() as u64).next_multiple_of(512));
+        }
         let pages = state.node(self.node).volatile.chunks(PAGE as usize);
         Ok(pages.filter(|page| page.iter().any(|&byte| byte != 0)).count() as u64 * PAGE)
     }
@@ -82,6 +85,7 @@ impl StorageFile for SimFile {
         let rest = content.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
+        *state.read_bytes.entry(self.name).or_default() += count as u64;
         Ok(count)
     }
 
@@ -155,8 +159,13 @@ impl StorageFile for SimFile {
         self.call(action, true).map(drop)
     }
 
+    fn hides_holes(&self) -> Result<bool> {
+        Ok(self.storage.state().hides_holes)
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         let mut state = self.call(format!("seek data from {offset}"), false)?;
+        let hides_holes = state.hides_holes;
         let content = &state.node(self.node).volatile;
         let len = content.len() as u64;
         let zero = |page: u64| {
@@ -166,6 +175,9 @@ impl StorageFile for SimFile {
         let pages = len.div_ceil(PAGE);
         if offset >= len {
             return Ok(None);
+        }
+        if hides_holes {
+            return Ok(Some(Extent::between(offset, len)));
         }
         let Some(start) = (offset / PAGE..pages).find(|&page| !zero(page)) else { return Ok(None) };
         let end = (start..pages).find(|&page| zero(page)).unwrap_or(pages);

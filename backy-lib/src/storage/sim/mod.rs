@@ -129,6 +129,16 @@ impl SimStorage {
         SimStorage { is_remote: true, ..self.clone() }
     }
 
+    /// From now on the disk, its forks and what is left of it after a crash report neither holes nor allocated sizes.
+    pub fn hide_holes(&self) {
+        self.state().hides_holes = true;
+    }
+
+    /// How many bytes of a file have been read, by all who have a handle.
+    pub fn read_bytes(&self, name: FileName) -> u64 {
+        self.state().read_bytes.get(&name).copied().unwrap_or_default()
+    }
+
     /// Makes call number `at`, counted from 1 from now on, fail.
     pub fn set_fault(&self, at: u64, fault: Fault, seed: u64) {
         let mut state = self.state();

@@ -19,6 +19,10 @@ pub(super) struct State {
     pub(super) calls: u64,
     pub(super) fault: Option<(u64, Fault)>,
     pub(super) clones: bool,
+    /// Whether the file system reports all of a file as data, and its length as the space that it takes.
+    pub(super) hides_holes: bool,
+    /// Bytes that were read of each file.
+    pub(super) read_bytes: BTreeMap<FileName, u64>,
     pub(super) locked: bool,
     pub(super) random: Random,
     pub(super) log: Vec<String>,

@@ -104,16 +104,16 @@ impl Making<'_> {
         Ok((made, untold))
     }
 
-    /// Makes the files that the revision needs; returns what the image takes on disk before it is changed.
+    /// Makes the files that the revision needs; returns what the image takes on disk before it is changed, if known.
     fn begin(
         &self,
         manifest: &Manifest,
         source: &Described,
         old: Option<&scan::OldImage>,
-    ) -> Result<(update::Update<'_>, u64)> {
+    ) -> Result<(update::Update<'_>, Option<u64>)> {
         let storage = self.context.storage;
         let newest = manifest.revisions.first();
-        let stored_before = old.map_or(Ok(0), scan::OldImage::allocated_bytes)?;
+        let stored_before = old.map_or(Ok(Some(0)), scan::OldImage::taken_bytes)?;
         let update = update::Update::begin(
             &**storage,
             newest,
@@ -186,7 +186,7 @@ impl Making<'_> {
         source: Described,
         update: update::Update<'_>,
         scanned: scan::Scanned,
-        stored_before: u64,
+        stored_before: Option<u64>,
     ) -> Result<Made> {
         let mut after = manifest.clone();
         after.in_progress = None;
@@ -215,7 +215,8 @@ impl Making<'_> {
             manifest.revisions.first().map(|newest| header(newest, DigestsKind::Delta));
         let finished =
             update.finish(&header(&revision, DigestsKind::Image), old_header.as_ref())?;
-        revision.statistics.stored_bytes = finished.stored_bytes as i64 - stored_before as i64;
+        revision.statistics.stored_bytes =
+            finished.stored_bytes(stored_before, scanned.growth_bytes);
         revision.statistics.seconds = self.clock.elapsed().as_secs_f64();
         // It has another name by now, and the next file of that name is not ours.
         after.removable.retain(|name| *name != FileName::STAGED_IMAGE);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::{Context, ImageUpdate};
 use crate::archive::left_overs;
-use crate::archive::reserve::allocated_bytes;
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
 use crate::base::progress::{Event, Observer};
 use crate::base::units::display_size;
 use crate::format::manifest::Manifest;
+use crate::image::taken;
 use crate::policy::room::{Estimate, Newest, Situation, estimate};
 use crate::source::Source;
 use crate::storage::manifest;
@@ -33,7 +33,7 @@ pub(crate) fn estimate_for(
     let newest = match manifest.revisions.first() {
         None => None,
         Some(newest) => {
-            let image_bytes = allocated_bytes(storage, FileName::IMAGE)?;
+            let image_bytes = taken::image_bytes(storage, newest, manifest.block_size)?;
             Some(Newest { size_bytes: newest.size_bytes, image_bytes })
         }
     };

@@ -58,9 +58,10 @@ impl OldImage {
         })
     }
 
-    /// Bytes on disk of the image and its digests.
-    pub(super) fn allocated_bytes(&self) -> Result<u64> {
-        Ok(self.image.allocated_bytes()? + self.digests.allocated_bytes()?)
+    /// Bytes on disk of the image and its digests; `None` if the file system does not report them.
+    pub(super) fn taken_bytes(&self) -> Result<Option<u64>> {
+        let (image, digests) = (self.image.taken_bytes()?, self.digests.taken_bytes()?);
+        Ok(image.zip(digests).map(|(image, digests)| image + digests))
     }
 }
 

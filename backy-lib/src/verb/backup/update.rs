@@ -55,14 +55,26 @@ struct Batch {
 pub(super) struct Finished {
     /// Whether a clone took the image's place.
     pub cloned: bool,
-    /// Bytes on disk of the files that were made and of the image.
-    pub stored_bytes: u64,
+    /// Bytes on disk of the files of the revision that was the newest.
+    pub older_bytes: u64,
+    /// The same of the image and its digests; `None` if the file system does not report them.
+    pub newest_bytes: Option<u64>,
     /// Old blocks that differ from what was backed up.
     pub bad_blocks: Vec<BlockIndex>,
     /// Bad blocks of the image whose content the source still had; they are right again.
     pub healed_blocks: u64,
     /// Whether the image takes no space that it does not need.
     pub is_tidy: bool,
+}
+
+impl Finished {
+    /// Bytes on disk that were added. `before` is what the image and its digests took, and `growth_bytes` how much more
+    /// data they have now: that counts if the file system does not report what they take.
+    pub(super) fn stored_bytes(&self, before: Option<u64>, growth_bytes: i64) -> i64 {
+        let reported = self.newest_bytes.zip(before);
+        let growth = reported.map(|(after, before)| after as i64 - before as i64);
+        self.older_bytes as i64 + growth.unwrap_or(growth_bytes)
+    }
 }
 
 impl<'a> Update<'a> {
@@ -179,12 +191,13 @@ impl<'a> Update<'a> {
         old_header: Option<&DigestsHeader>,
     ) -> Result<Finished> {
         self.flush()?;
-        let mut stored_bytes = self.digests.finish(header)?;
+        let digests_bytes = self.digests.finish(header)?;
+        let mut older_bytes = 0;
         let mut bad_blocks = Vec::new();
         let mut room_bytes = None;
         if let (Some(overlay), Some(old_header)) = (self.overlay.take(), old_header) {
             let (delta, overlay_bytes, bad) = overlay.finish(old_header)?;
-            stored_bytes += overlay_bytes;
+            older_bytes = overlay_bytes;
             bad_blocks = bad;
             if self.staged.is_none() {
                 let table = DigestTable::open(self.storage, self.revision, DigestsKind::Image)?;
@@ -206,11 +219,11 @@ impl<'a> Update<'a> {
             self.storage.rename(FileName::STAGED_IMAGE, FileName::IMAGE)?;
         }
         self.storage.sync_folder()?;
-        let kept = self.image.allocated_bytes()?.saturating_sub(room_bytes.unwrap_or(0));
-        stored_bytes += kept;
+        let kept = |bytes: u64| bytes.saturating_sub(room_bytes.unwrap_or(0));
+        let newest_bytes = self.image.taken_bytes()?.map(|image| kept(image) + digests_bytes);
         let (cloned, healed_blocks) = (self.staged == Some(Staged::Clone), self.healed_blocks);
         let is_tidy = room_bytes.is_none();
-        Ok(Finished { cloned, stored_bytes, bad_blocks, healed_blocks, is_tidy })
+        Ok(Finished { cloned, older_bytes, newest_bytes, bad_blocks, healed_blocks, is_tidy })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::base::error::{Error, Result};
 use crate::base::progress;
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{InProgress, Manifest};
+use crate::image::taken;
 use crate::policy::plan::{self, Step};
 use crate::storage::{DigestsKind, FileName};
 
@@ -25,7 +26,7 @@ impl Maintainer<'_> {
     /// is damaged does not prevent the others.
     pub(super) fn execute(&mut self, plan: MaintenancePlan) -> Result<MaintenanceReport> {
         let clock = Instant::now();
-        let before = self.allocated_bytes()?;
+        let before = self.stored_bytes()?;
         for verdict in &plan.verdicts {
             let named = self.manifest.revisions.iter_mut().find(|r| r.uuid == verdict.uuid);
             if let Some(revision) = named.filter(|_| verdict.keep) {
@@ -49,7 +50,7 @@ impl Maintainer<'_> {
         if let Some(error) = damage {
             return Err(error);
         }
-        let freed_bytes = before as i64 - self.allocated_bytes()? as i64;
+        let freed_bytes = before as i64 - self.stored_bytes()? as i64;
         let (confirmed, seconds) = (Vec::new(), clock.elapsed().as_secs_f64());
         Ok(MaintenanceReport { plan, freed_bytes, confirmed, seconds })
     }
@@ -112,8 +113,9 @@ impl Maintainer<'_> {
         number.ok_or_else(|| Error::Plan { message: format!("revision {id}: there is none") })
     }
 
-    fn allocated_bytes(&self) -> Result<u64> {
-        let files = self.manifest.revisions.iter().flat_map(|r| [r.file(), r.digests_file()]);
-        files.map(|file| reserve::allocated_bytes(&**self.context.storage, file)).sum()
+    fn stored_bytes(&self) -> Result<u64> {
+        let size = self.manifest.block_size;
+        let bytes = |revision| taken::revision_bytes(&**self.context.storage, revision, size);
+        self.manifest.revisions.iter().map(bytes).sum()
     }
 }

@@ -15,6 +15,7 @@ use crate::base::progress::{self, Observer};
 use crate::base::revision::RevisionId;
 use crate::format::manifest::{Findings, Manifest, Revision};
 use crate::image::damage;
+use crate::image::taken;
 use crate::policy::config::Config;
 use crate::policy::health::{self, Freeze};
 use crate::policy::plan::{self, Step};
@@ -186,9 +187,14 @@ fn weigh(
     let size_of = |ids: &[RevisionId]| {
         let ids: HashSet<&RevisionId> = ids.iter().collect();
         let named = manifest.revisions.iter().filter(|revision| ids.contains(&revision.uuid));
-        let files =
-            named.flat_map(|revision| [FileName::Delta(revision.uuid), revision.digests_file()]);
-        files.map(|file| reserve::allocated_bytes(&**storage, file)).sum::<Result<u64>>()
+        let bytes = |revision: &Revision| match revision.is_image() {
+            true => [FileName::Delta(revision.uuid), revision.digests_file()]
+                .into_iter()
+                .map(|file| reserve::allocated_bytes(&**storage, file))
+                .sum(),
+            false => taken::revision_bytes(&**storage, revision, manifest.block_size),
+        };
+        named.map(bytes).sum::<Result<u64>>()
     };
     let zero_if_damaged = |result: Result<u64>| match result {
         Err(error) if error.is_damage() => Ok(0),

@@ -219,7 +219,7 @@ impl Saving<'_> {
         let statistics = Statistics {
             read_bytes: copy.read_bytes,
             changed_bytes: copy.saved_bytes,
-            stored_bytes: image.allocated_bytes()? as i64,
+            stored_bytes: image.taken_bytes()?.unwrap_or(copy.saved_bytes) as i64,
             seconds: began.elapsed().as_secs_f64(),
             ..Statistics::default()
         };

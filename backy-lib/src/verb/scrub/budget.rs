@@ -89,8 +89,12 @@ impl Scrub<'_> {
     fn file_to_measure(&self, revision: &Revision) -> Result<Option<StoredFile>> {
         match self.options.budget {
             Some(Budget::Share(_)) => {
-                let size = self.manifest.block_size;
-                StoredFile::without_digests(&**self.context.storage, revision, size)
+                let (storage, size) = (&**self.context.storage, self.manifest.block_size);
+                let Some(zeros) = self.written_zeros.as_ref().filter(|_| revision.is_image())
+                else {
+                    return StoredFile::without_digests(storage, revision, size);
+                };
+                StoredFile::open_knowing(storage, revision, size, Some(zeros)).map(Some)
             }
             Some(Budget::Time(_)) | None => Ok(None),
         }

@@ -84,6 +84,7 @@ impl Scrub<'_> {
             groups: groups.into(),
             current: None,
             file: None,
+            written_zeros: self.written_zeros.as_ref(),
             deadline: self.deadline(),
             left_bytes,
         };
@@ -152,6 +153,7 @@ struct Pieces<'a> {
     /// The group being divided, with its next block.
     current: Option<(Group, BlockIndex)>,
     file: Option<(usize, Arc<StoredFile>)>,
+    written_zeros: Option<&'a Arc<BlockRanges>>,
     deadline: Option<Instant>,
     /// Stored bytes left in the budget.
     left_bytes: u64,
@@ -215,7 +217,8 @@ impl Pieces<'_> {
             return Ok(Some(Arc::clone(file)));
         }
         let Some(revision) = self.manifest.revisions.get(number) else { return Ok(None) };
-        match StoredFile::open(&**self.storage, revision, self.manifest.block_size) {
+        let (storage, size) = (&**self.storage, self.manifest.block_size);
+        match StoredFile::open_knowing(storage, revision, size, self.written_zeros) {
             Ok(file) => {
                 let file = Arc::new(file);
                 self.file = Some((number, Arc::clone(&file)));

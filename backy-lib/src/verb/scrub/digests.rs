@@ -7,6 +7,7 @@ use super::Scrub;
 use super::stored::StoredFile;
 use super::structure::flaw_of;
 use crate::archive::proof;
+use crate::base::block_ranges::Ranges;
 use crate::base::digest::{RevisionHasher, TableEntry};
 use crate::base::error::{Error, Result};
 use crate::base::limits::limits;
@@ -20,11 +21,15 @@ use crate::image::digests::rewrite;
 use crate::image::walk;
 use crate::storage::{DigestsKind, FileName};
 
+/// The most ranges of emptied blocks to remember.
+const MAX_EMPTIED: usize = 1 << 16;
+
 impl Scrub<'_> {
     /// Checks that each revision's digest follows from its digest files. Rebuilds a wrong file from the data,
-    /// if that data is then proven correct.
-    pub(super) fn check_digests(&mut self) -> Result<()> {
-        let wrong = self.wrong_digests()?;
+    /// if that data is then proven correct. If all match, returns which zero blocks of the image an older revision
+    /// holds, in few ranges, which may include some in between.
+    pub(super) fn check_digests(&mut self) -> Result<Option<Vec<BlockRange>>> {
+        let (wrong, emptied) = self.wrong_digests()?;
         let numbers = self.numbers().into_iter();
         self.vouched = numbers.filter(|number| wrong.binary_search(number).is_err()).collect();
         let mut places = Places::default();
@@ -58,29 +63,38 @@ impl Scrub<'_> {
             let costs = Some(costs).filter(|_| !repaired);
             self.find(revision.digests_file(), flaw, costs, repaired)?;
         }
-        Ok(())
+        Ok(emptied)
     }
 
-    /// Numbers of the revisions whose digest does not match, ascending.
-    fn wrong_digests(&self) -> Result<Vec<usize>> {
+    /// Numbers of the revisions whose digest does not match, ascending; if there are none at all, also the zero blocks
+    /// of the image that an older revision holds.
+    fn wrong_digests(&self) -> Result<(Vec<usize>, Option<Vec<BlockRange>>)> {
         let mut wrong = Vec::new();
+        let mut emptied = Ranges::with_limit(MAX_EMPTIED);
         let revisions = self.manifest.revisions.as_slice();
         let mut first = 0;
         while first < revisions.len() {
             let rest = revisions.iter().enumerate().skip(first + 1);
             let end = rest.into_iter().find(|(_, revision)| revision.is_standalone());
             let end = end.map_or(revisions.len(), |(number, _)| number);
-            self.walk(first, end, &mut wrong)?;
+            self.walk(first, end, &mut wrong, &mut emptied)?;
             first = end;
         }
+        let emptied = wrong.is_empty().then(|| emptied.finish());
         // Ascending.
         let numbers = self.numbers();
         wrong.retain(|number| numbers.binary_search(number).is_ok());
-        Ok(wrong)
+        Ok((wrong, emptied))
     }
 
     /// Walks the tables of revisions `first` to `end` in parallel; each reads through to the previous one.
-    fn walk(&self, first: usize, end: usize, wrong: &mut Vec<usize>) -> Result<()> {
+    fn walk(
+        &self,
+        first: usize,
+        end: usize,
+        wrong: &mut Vec<usize>,
+        emptied: &mut Ranges,
+    ) -> Result<()> {
         let size = self.manifest.block_size;
         let revisions = self.manifest.revisions.get(first..end).unwrap_or_default();
         let mut files: Vec<Walked> = Vec::new();
@@ -101,6 +115,7 @@ impl Scrub<'_> {
                 size_bytes: revision.size_bytes,
                 blocks: size.count(revision.size_bytes),
                 standalone: revision.is_standalone(),
+                is_image: revision.is_image(),
                 hasher,
                 broken: false,
             });
@@ -116,7 +131,8 @@ impl Scrub<'_> {
                 walked.hasher.push_zero_blocks(zeros, self.context.observer)?;
             }
             let count = limits().window_blocks.min(blocks - data.0);
-            walk_window(&mut files, BlockRange { first: data, count }, self.context.observer)?;
+            let window = BlockRange { first: data, count };
+            walk_window(&mut files, window, emptied, self.context.observer)?;
             next = data.plus(count);
         }
         for ((number, revision), walked) in (first..end).zip(revisions).zip(files) {
@@ -222,13 +238,20 @@ struct Walked {
     size_bytes: u64,
     blocks: u64,
     standalone: bool,
+    is_image: bool,
     hasher: RevisionHasher,
     broken: bool,
 }
 
 /// Computes the entries of a window from the newest revision to the oldest, each on top of the previous one.
-fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer) -> Result<()> {
+fn walk_window(
+    files: &mut [Walked],
+    window: BlockRange,
+    emptied: &mut Ranges,
+    observer: &dyn Observer,
+) -> Result<()> {
     let mut entries: Vec<TableEntry> = Vec::new();
+    let mut zeros = Zeros::default();
     for walked in files {
         progress::check(observer)?;
         let inside = walked.blocks.saturating_sub(window.first.0).min(window.count);
@@ -238,7 +261,7 @@ fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer
         // Past the end of the base everything is zero.
         entries.resize(inside as usize, TableEntry::ZERO_BLOCK);
         let end = window.first.plus(inside);
-        let held = walked.file.next_stored_block(window.first, end).and_then(|next| match next {
+        let held = walked.file.next_entry(window.first, end).and_then(|next| match next {
             Some(first) => {
                 let blocks = BlockRange::between(first, end);
                 Ok(Some((first, walked.file.held_entries(blocks)?)))
@@ -248,6 +271,7 @@ fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer
         match held {
             Ok(Some((first, held))) => {
                 let at = (first.0 - window.first.0) as usize;
+                zeros.note_held(at, &held);
                 let slots = entries.get_mut(at..).unwrap_or_default();
                 for (slot, entry) in slots.iter_mut().zip(held) {
                     *slot = entry.unwrap_or(*slot);
@@ -257,6 +281,9 @@ fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer
             Err(error) if error.is_damage() => walked.broken = true,
             Err(error) => return Err(error),
         }
+        if walked.is_image {
+            zeros = Zeros::of(&entries);
+        }
         for run in entries.chunk_by(|a, b| a.is_zero_block() && b.is_zero_block()) {
             match run {
                 [entry] => walked.hasher.push(*entry),
@@ -264,12 +291,35 @@ fn walk_window(files: &mut [Walked], window: BlockRange, observer: &dyn Observer
             }
         }
     }
+    zeros.emptied(window.first).for_each(|block| emptied.push(BlockRange::one(block)));
     Ok(())
+}
+
+/// The blocks of a window that are zero in the image, and whether an older revision holds them.
+#[derive(Default)]
+struct Zeros(Vec<Option<bool>>);
+
+impl Zeros {
+    fn of(image: &[TableEntry]) -> Self {
+        Zeros(image.iter().map(|entry| entry.is_zero_block().then_some(false)).collect())
+    }
+
+    /// Takes the entries of the blocks from number `at` of the window on that a file holds.
+    fn note_held(&mut self, at: usize, held: &[Option<TableEntry>]) {
+        let zeros = self.0.get_mut(at..).unwrap_or_default().iter_mut().zip(held);
+        let zeros = zeros.filter(|(_, held)| held.is_some());
+        zeros.for_each(|(zero, _)| *zero = zero.map(|_| true));
+    }
+
+    fn emptied(self, first: BlockIndex) -> impl Iterator<Item = BlockIndex> {
+        let blocks = self.0.into_iter().zip((first.0..).map(BlockIndex));
+        blocks.filter(|(zero, _)| *zero == Some(true)).map(|(_, block)| block)
+    }
 }
 
 /// The first block from `from` on that any of the files holds, or `end`.
 fn next_data(files: &[Walked], from: BlockIndex, end: BlockIndex) -> BlockIndex {
-    files.iter().fold(end, |next, walked| match walked.file.next_stored_block(from, next) {
+    files.iter().fold(end, |next, walked| match walked.file.next_entry(from, next) {
         Ok(found) => found.unwrap_or(next),
         // Damaged tables are noticed when they are read.
         Err(_) => from,

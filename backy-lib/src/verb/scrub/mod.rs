@@ -21,8 +21,10 @@ mod request;
 mod run;
 mod stored;
 mod structure;
+mod zeros;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -35,7 +37,7 @@ use crate::archive::recover;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extent::Extent;
 use crate::base::revision::RevisionId;
-use crate::format::manifest::{BlockRange, Manifest, Revision};
+use crate::format::manifest::{BlockRange, BlockRanges, Manifest, Revision};
 use crate::storage::manifest::{self, Look};
 use crate::storage::{FileName, cache};
 
@@ -138,6 +140,9 @@ struct Scrub<'a> {
     left_costs: usize,
     /// The budget in bytes, once known.
     budget_bytes: Option<u64>,
+    /// Zero blocks of the image that are read; `None` for those that the file system reports as data: see
+    /// [`zeros`](self::zeros).
+    written_zeros: Option<Arc<BlockRanges>>,
 }
 
 /// Verifies the archive. With the lock, and unless `options` say otherwise, repairs and records; `manifest`
@@ -179,11 +184,13 @@ fn scrub_once(
         vouched,
         left_costs,
         budget_bytes: None,
+        written_zeros: None,
     };
     scrub.replace_lost_image()?;
     cache::drop_all(&**storage, observer)?;
     scrub.check_structure()?;
-    scrub.check_digests()?;
+    let emptied = scrub.check_digests()?;
+    scrub.written_zeros = scrub.find_written_zeros(emptied, was_recorded)?;
     let checked = scrub.check_content();
     // Not everything was checked, so known problems stay recorded.
     scrub.record_flaws(Revision::add_flaws);

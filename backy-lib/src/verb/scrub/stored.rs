@@ -1,13 +1,13 @@
 //! A file of a revision with its digests: which blocks it holds, and which of them are not what was backed up.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::base::digest::TableEntry;
 use crate::base::error::{Result, judged};
 use crate::base::extent::Extent;
 use crate::base::limits::limits;
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, Revision};
+use crate::format::manifest::{BlockRange, BlockRanges, Revision};
 use crate::format::qcow2::{Cluster, Decompressor};
 use crate::image::damage;
 use crate::image::delta::{Delta, read_cut};
@@ -33,6 +33,8 @@ pub(super) struct StoredFile {
     digests: Option<DigestTable>,
     pub(super) block_size: BlockSize,
     pub(super) size_bytes: u64,
+    /// Zero blocks of the image that have to be read; `None` for those that the file system reports as data.
+    written_zeros: Option<Arc<BlockRanges>>,
     /// The extent of data in the image that was found last: finding its end can cost as much as reading it.
     data: Mutex<Extent>,
 }
@@ -52,6 +54,17 @@ impl StoredFile {
         let digests = DigestTable::open(storage, revision.uuid, kind)?;
         let file = Self::open_content(storage, revision, block_size)?;
         Ok(StoredFile { digests: Some(digests), ..file })
+    }
+
+    /// The same, reading only these zero blocks if it is the image: the digests prove which blocks are zero.
+    pub(super) fn open_knowing(
+        storage: &dyn Storage,
+        revision: &Revision,
+        block_size: BlockSize,
+        written_zeros: Option<&Arc<BlockRanges>>,
+    ) -> Result<Self> {
+        let file = Self::open(storage, revision, block_size)?;
+        Ok(StoredFile { written_zeros: written_zeros.cloned(), ..file })
     }
 
     /// Only the file; `None` if it cannot be read.
@@ -82,7 +95,8 @@ impl StoredFile {
             false => Content::Delta(Delta::open(storage, revision.uuid, block_size, size_bytes)?),
         };
         let data = Mutex::new(Extent::new(0, 0));
-        Ok(StoredFile { content, digests: None, block_size, size_bytes, data })
+        let (digests, written_zeros) = (None, None);
+        Ok(StoredFile { content, digests, block_size, size_bytes, written_zeros, data })
     }
 
     fn entries(&self, blocks: BlockRange) -> Result<Vec<TableEntry>> {
@@ -100,7 +114,21 @@ impl StoredFile {
         }
     }
 
-    /// The first block from `from` up to `end` that takes space.
+    /// The first block from `from` up to `end` that the file may hold with a digest other than that of a zero block.
+    pub(super) fn next_entry(
+        &self,
+        from: BlockIndex,
+        end: BlockIndex,
+    ) -> Result<Option<BlockIndex>> {
+        let next = match (&self.content, &self.digests) {
+            (Content::Delta(delta), _) => delta.next_held_block(from, end)?,
+            (Content::Image(_), Some(table)) => table.next_data_block(from)?,
+            (Content::Image(_), None) => Some(from),
+        };
+        Ok(next.filter(|block| *block < end))
+    }
+
+    /// The first block from `from` up to `end` that has to be read.
     pub(super) fn next_stored_block(
         &self,
         from: BlockIndex,
@@ -113,8 +141,12 @@ impl StoredFile {
                     Some(table) => table.next_data_block(from)?,
                     None => None,
                 };
-                let data = self.next_image_data(&**image, self.block_size.offset(from))?;
-                let data = data.map(|offset| self.block_size.index(offset).max(from));
+                let data = match &self.written_zeros {
+                    Some(written) => written.next(from).map(|range| range.first),
+                    None => self
+                        .next_image_data(&**image, self.block_size.offset(from))?
+                        .map(|offset| self.block_size.index(offset).max(from)),
+                };
                 match (entry, data) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -149,6 +181,14 @@ impl StoredFile {
         let end = blocks.end();
         let mut bytes = 0;
         match &self.content {
+            Content::Image(_) if self.written_zeros.is_some() => {
+                let mut next = blocks.first;
+                while let Some(first) = self.next_stored_block(next, end)? {
+                    let count = limits().walk_blocks.min(end.0 - first.0);
+                    bytes += self.bytes_to_read(BlockRange { first, count })?;
+                    next = first.plus(count);
+                }
+            }
             Content::Image(image) => {
                 let all = damage::extent(blocks, self.block_size, self.size_bytes);
                 let mut next = all.offset;
@@ -171,6 +211,15 @@ impl StoredFile {
             }
         }
         Ok(bytes)
+    }
+
+    /// Bytes of those blocks of the image that are not zero, or zero and to be read all the same.
+    fn bytes_to_read(&self, blocks: BlockRange) -> Result<u64> {
+        let entries = self.entries(blocks)?.into_iter().zip((blocks.first.0..).map(BlockIndex));
+        let is_written =
+            |block| self.written_zeros.as_ref().is_none_or(|written| written.contains(block));
+        let read = entries.filter(|(entry, block)| !entry.is_zero_block() || is_written(*block));
+        Ok(read.map(|(_, block)| self.block_size.extent(block, self.size_bytes).len).sum())
     }
 
     /// The entries of those blocks that the file holds.

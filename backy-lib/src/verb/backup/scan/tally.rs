@@ -1,10 +1,11 @@
 //! Adds up what the workers found, in the order of the image.
 
 use super::{ChunkKind, Outcome, Scan};
-use crate::base::digest::{Digest, RevisionHasher, TableEntry};
+use crate::base::digest::{DIGEST_BYTES, Digest, RevisionHasher, TableEntry};
 use crate::base::error::{Error, Result};
 use crate::base::progress::Observer;
 use crate::base::units::{BlockIndex, BlockSize};
+use crate::format::digests::HEADER_BYTES;
 use crate::format::manifest::{BlockRange, BlockRanges, Findings, Revision};
 use crate::storage::{DigestsKind, FileName, Storage};
 
@@ -18,6 +19,8 @@ pub(in crate::verb::backup) struct Scanned {
     pub changed_bytes: u64,
     /// What happened to the data of the newest revision.
     pub fate: Fate,
+    /// How many more bytes of data the image and its digests have than before, in whole blocks.
+    pub growth_bytes: i64,
     /// Problems of the new image: blocks whose right content the source does not know, and those that were known to
     /// be bad in the newest revision and are not replaced.
     pub findings: Findings,
@@ -47,6 +50,8 @@ pub(in crate::verb::backup) struct Tally {
     changed_bytes: u64,
     block_size: BlockSize,
     fate: Fate,
+    /// Bytes in blocks of the new revision that are not zero.
+    data_bytes: u64,
     known_bad: BlockRanges,
     findings: Findings,
 }
@@ -68,6 +73,7 @@ impl Tally {
             changed_bytes: 0,
             block_size: scan.block_size,
             fate: Fate::default(),
+            data_bytes: 0,
             known_bad: scan.old.map(|old| old.known.bad_blocks.clone()).unwrap_or_default(),
             findings: Findings::default(),
         }
@@ -82,8 +88,12 @@ impl Tally {
     ) -> Result<()> {
         self.read_bytes += outcome.read_bytes;
         self.changed_bytes += outcome.changed_bytes;
-        let had = outcome.old_entries.iter().filter(|entry| !entry.is_zero_block()).count();
-        self.fate.had_bytes += had as u64 * self.block_size.bytes();
+        let data_bytes = |entries: &[TableEntry]| {
+            let data = entries.iter().filter(|entry| !entry.is_zero_block()).count();
+            data as u64 * self.block_size.bytes()
+        };
+        self.fate.had_bytes += data_bytes(&outcome.old_entries);
+        self.data_bytes += data_bytes(&outcome.entries);
         self.fate.replaced_bytes += outcome.replaced_bytes;
         self.fate.lost_bytes += outcome.lost_bytes;
         let chunk = outcome.chunk;
@@ -138,11 +148,17 @@ impl Tally {
                 return Err(Error::damaged(storage.path(name), place, found, expected));
             }
         }
+        let mut growth_bytes = self.data_bytes as i64 - self.fate.had_bytes as i64;
+        growth_bytes += growth_bytes / self.block_size.bytes() as i64 * DIGEST_BYTES as i64;
+        if !self.has_old {
+            growth_bytes += HEADER_BYTES as i64;
+        }
         Ok(Scanned {
             digest,
             read_bytes: self.read_bytes,
             changed_bytes: self.changed_bytes,
             fate: self.fate,
+            growth_bytes,
             findings: self.findings,
         })
     }

@@ -1,0 +1,3 @@
+//! Other systems that tests start and end.
+
+pub(crate) mod ceph;
