@@ -151,14 +151,14 @@ fn attend(
 ) {
     let mut failure = None;
     let printed = std::thread::scope(|scope| {
-        let read = || stdout.map(|pipe| read_report(pipe)).unwrap_or_default();
+        let read = || stdout.map(read_report).unwrap_or_default();
         let reader = std::thread::Builder::new().spawn_scoped(scope, read);
         if let Some(pipe) = stderr {
             read_lines(pipe, |line| match parse(line) {
                 Some(line) if line.event == PROGRESS => note(progress, &line),
                 Some(line) if line.event == "end" => {
                     let failed = line.level == Severity::Error;
-                    failure = failed.then(|| Failure { message: line.message, kind: line.kind });
+                    failure = failed.then_some(Failure { message: line.message, kind: line.kind });
                 }
                 Some(line) if line.event == "start" || line.event == "phase" => {}
                 Some(line) => report(Report::Message(line.level, line.message)),

@@ -1,7 +1,8 @@
 //! The file for Prometheus that a run writes: its own figures, and those of all archives.
 
 use std::fmt::Write;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::plan::FleetRequest;
@@ -79,13 +80,14 @@ fn figures(report: &FleetReport) -> String {
 
 /// Refuses a file that no run has written.
 fn check_ours(path: &Path) -> Result<()> {
-    let failed = Error::io(path, "read the figures there");
-    let is_ours = match std::fs::read(path) {
+    let mut begin = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(BEGIN.len() as u64).read_to_end(&mut begin));
+    let is_ours = match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(Error::io(path, "read the figures there")(error)),
         // A power cut may have left an empty file.
-        content => content
-            .map(|text| text.is_empty() || text.starts_with(BEGIN.as_bytes()))
-            .map_err(failed)?,
+        Ok(_) => begin.is_empty() || begin == BEGIN.as_bytes(),
     };
     let why =
         "something that 'backy run' did not write is there; name another file, or delete this one";

@@ -64,7 +64,8 @@ fn parse(line: &[u8]) -> Option<Mount> {
 /// The mountpoint above a path that `/etc/fstab` lists and that has nothing mounted on it, so that the path is on
 /// another disk than it should be.
 pub(crate) fn unmounted(path: &Path) -> Option<PathBuf> {
-    let listed = std::fs::read(Path::new("/etc/fstab")).ok()?;
+    let mut listed = Vec::new();
+    File::open("/etc/fstab").and_then(|mut file| file.read_to_end(&mut listed)).ok()?;
     let mounted: Vec<PathBuf> = mounts().ok()?.into_iter().map(|mount| mount.path).collect();
     mountpoints(&listed).find(|point| path.starts_with(point) && !mounted.contains(point))
 }

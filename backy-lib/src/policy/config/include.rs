@@ -211,7 +211,7 @@ fn is_known(names: &[String]) -> bool {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let is_key = |table: &str, name: &str| {
         let is_it = |key: &super::keys::Key| key.table == table && key.name == name;
-        KEYS.iter().any(|key| is_it(key))
+        KEYS.iter().any(is_it)
     };
     match *names.as_slice() {
         ["include" | "without"] => false,
