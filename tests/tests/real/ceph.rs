@@ -241,7 +241,7 @@ fn back_up_when_free(site: &mut Site, seed: u64) {
     site.check_at_rest();
 }
 
-/// Three runners on two hosts look after many archives, each in an order of its own.
+/// Three runs on two hosts look after the same archives at once: none fails, and each archive is backed up once.
 fn each_archive_is_backed_up_once(runners: [&FsMount; 3]) {
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let source = elsewhere.path().join("source");
@@ -250,22 +250,14 @@ fn each_archive_is_backed_up_once(runners: [&FsMount; 3]) {
     for number in 0..ARCHIVES {
         works(&mut backy(&runners[0].path().join(name(number)), &["init", text(&source)]));
     }
-    let work = |mount: &FsMount, seed: u64| {
-        let mut random = Random(seed);
-        let mut left: Vec<usize> = (0..ARCHIVES).collect();
-        while !left.is_empty() {
-            let number = left.swap_remove(random.below(left.len() as u64) as usize);
-            // Silent when it is not due. Another host may be at it, which is then looked at again.
-            let done = run(&mut backy(&mount.path().join(name(number)), &["backup"]));
-            if !done.status.success() {
-                assert!(words(&done).contains("is in use by"), "{number}: {}", words(&done));
-                left.push(number);
-            }
-        }
+    let work = |mount: &FsMount| {
+        let mut command = Command::new(backy_tests::command::program());
+        let done = run(command.arg("run").arg(mount.path().join("fleet")));
+        assert!(done.status.success() && words(&done).is_empty(), "{}", words(&done));
     };
     std::thread::scope(|scope| {
-        for (seed, mount) in (1..).zip(runners) {
-            scope.spawn(move || work(mount, seed));
+        for mount in runners {
+            scope.spawn(move || work(mount));
         }
     });
     for mount in runners {
