@@ -37,7 +37,7 @@ impl DigestTable {
             ));
         }
         let blocks = header.identity.block_size.count(header.identity.size_bytes);
-        let (len, expected) = (file.len()?, entry_offset(BlockIndex(blocks)));
+        let (len, expected) = (file.final_len()?, entry_offset(BlockIndex(blocks)));
         if len != expected {
             return Err(Error::damaged(file.path(), "length", len, format!("{expected} bytes")));
         }

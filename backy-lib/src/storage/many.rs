@@ -342,6 +342,16 @@ impl StorageFile for OneOfMany {
         }
     }
 
+    fn final_len(&self) -> Result<u64> {
+        match self.0.file()? {
+            Open::File(file) => file.len(),
+            Open::Pinned(pinned) => match self.0.known_bytes.load(Relaxed) {
+                0 => pinned.len(),
+                known => Ok(known),
+            },
+        }
+    }
+
     fn allocated_bytes(&self) -> Result<u64> {
         match self.0.file()? {
             Open::File(file) => file.allocated_bytes(),

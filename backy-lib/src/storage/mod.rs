@@ -315,8 +315,13 @@ pub trait StorageFile: Send + Sync {
         Ok(None)
     }
 
-    /// Length in bytes.
+    /// Length in bytes. One of many files that is kept without a descriptor may be said to be up to a page longer.
     fn len(&self) -> Result<u64>;
+
+    /// Length in bytes of a file that no longer grows. It is exact however the file is kept.
+    fn final_len(&self) -> Result<u64> {
+        self.len()
+    }
 
     /// Bytes that the file takes on disk.
     fn allocated_bytes(&self) -> Result<u64>;

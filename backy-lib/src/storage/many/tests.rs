@@ -71,6 +71,9 @@ fn few_of_many_files_have_a_descriptor() {
         assert!(many.read(0).unwrap().starts_with("other"));
         assert!(many.pool.close_all());
         assert_eq!(many.descriptors(), 1, "only the one that is written to");
+        for (file, name) in many.files.iter().zip(&many.names) {
+            assert_eq!(file.final_len().unwrap(), name.to_string().len() as u64);
+        }
     }
 }
 
