@@ -5,22 +5,27 @@ use std::ffi::OsString;
 use backy_lib::fleet::JOB_MARK;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-/// Whether a run started this process. Removes the mark from the arguments. From then on this process stops in order
-/// when the run ends, however that ends.
+/// The process of the run that started this one; `None` if none did. Removes the mark from the arguments.
+pub(crate) fn take_mark(args: &mut Vec<OsString>) -> Option<i32> {
+    let is_mark = args.get(1).is_some_and(|arg| arg == JOB_MARK);
+    let run = args.get(2).and_then(|arg| arg.to_str()?.parse::<i32>().ok());
+    let run = run.filter(|_| is_mark)?;
+    args.drain(1..3);
+    Some(run)
+}
+
+/// From now on this process stops in order when the run ends, however that ends. The kernel forgets it when the process
+/// becomes another user.
 ///
 /// # Errors
 /// A sentence, if the run has already ended.
-pub(crate) fn take_mark(args: &mut Vec<OsString>) -> Result<bool, String> {
-    let is_mark = args.get(1).is_some_and(|arg| arg == JOB_MARK);
-    let run = args.get(2).and_then(|arg| arg.to_str()?.parse::<i32>().ok());
-    let Some(run) = run.filter(|_| is_mark) else { return Ok(false) };
-    args.drain(1..3);
+pub(crate) fn follow(run: i32) -> Result<(), String> {
     set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| format!("cannot follow the run that started this job: {error}"))?;
     // It may have ended before that.
     let parent = getppid().map(|parent| parent.as_raw_nonzero().get());
     match parent == Some(run) {
-        true => Ok(true),
+        true => Ok(()),
         false => Err("the run that started this job has ended".to_owned()),
     }
 }

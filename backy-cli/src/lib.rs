@@ -161,10 +161,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
         return commands::complete::run(words, &Output::detect());
     }
     let half_of = background::take_mark(&mut args);
-    let is_job_of_run = match fleet_job::take_mark(&mut args) {
-        Ok(is_job) => is_job,
-        Err(message) => return Failure::message(message).report(&Output::detect(), false),
-    };
+    let job_of_run = fleet_job::take_mark(&mut args);
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
     let on_stderr = |format: Option<LogFormat>, operation: Operation| {
@@ -193,7 +190,7 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     };
     raise_file_limit();
     let is_background_half = half_of.is_some();
-    let start = Start { operation: id, is_probe, is_background_half, is_job_of_run, itself };
+    let start = Start { operation: id, is_probe, is_background_half, job_of_run, itself };
     let mut session = match prepare(&cli, output.clone(), start) {
         Ok(session) => session,
         Err(failure) if is_probe => return probe::unknown(&output, &failure),
@@ -211,6 +208,9 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
             Ok(_) => {}
             Err(failure) => return failure.report(&session.output, false),
         }
+    }
+    if let Some(Err(message)) = job_of_run.map(fleet_job::follow) {
+        return Failure::message(message).report(&session.output, false);
     }
     perform(cli.command, &session, is_probe)
 }
@@ -274,7 +274,7 @@ struct Start {
     operation: OperationId,
     is_probe: bool,
     is_background_half: bool,
-    is_job_of_run: bool,
+    job_of_run: Option<i32>,
     itself: Vec<OsString>,
 }
 
@@ -302,7 +302,7 @@ fn prepare(cli: &Cli, output: Output, start: Start) -> Result<Session, Failure> 
         log_format: cli.log_format,
         notifier: Notifier::detect().map(Arc::new),
         is_background_half: start.is_background_half,
-        is_job_of_run: start.is_job_of_run,
+        is_job_of_run: start.job_of_run.is_some(),
         has_begun: AtomicBool::new(false),
         itself: start.itself,
     })

@@ -209,10 +209,8 @@ fn names(text: &str) -> Option<Vec<String>> {
 /// Whether a config may have such a key or table.
 fn is_known(names: &[String]) -> bool {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let is_key = |table: &str, name: &str| {
-        let is_it = |key: &super::keys::Key| key.table == table && key.name == name;
-        KEYS.iter().any(is_it)
-    };
+    let is_key =
+        |table: &str, name: &str| KEYS.iter().any(|key| key.table == table && key.name == name);
     match *names.as_slice() {
         ["include" | "without"] => false,
         ["schedule"] => true,

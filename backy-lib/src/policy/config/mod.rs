@@ -1,7 +1,7 @@
 //! `backy.toml`: source, schedule, options. The only file of an archive that people edit.
 //!
 //! Unknown keys, wrong types and impossible values are errors with line and column. The settings may be in several
-//! files, which [`files`] holds and [`include`] merges; `archive::settings` reads them.
+//! files, which `files` holds and `include` merges; `archive::settings` reads them.
 
 mod default;
 mod drill;

@@ -186,11 +186,11 @@ fn secrets_of_an_included_file_are_in_no_message() {
     }
 }
 
-/// A key with its value by a number.
-type Keyed = (&'static str, fn(i64) -> SettingValue);
+/// The value of a key by a number.
+type ValueOf = fn(i64) -> SettingValue;
 
-/// Keys of the model.
-const MODEL: [Keyed; 13] = [
+/// Keys of the model with their values.
+const MODEL: [(&str, ValueOf); 13] = [
     ("source", |n| SettingValue::Text(format!("/dev/{n}"))),
     ("group", |n| SettingValue::Text(format!("g{n}"))),
     ("max_chain", |n| SettingValue::Number(n + 1)),
