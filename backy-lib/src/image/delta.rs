@@ -11,6 +11,8 @@ mod stored;
 mod tests;
 mod writer;
 
+use std::sync::OnceLock;
+
 use crate::base::error::{Error, Result, judged};
 use crate::base::extent::Extent;
 use crate::base::limits::limits;
@@ -34,6 +36,8 @@ pub use writer::DeltaWriter;
 pub struct Delta {
     pub(super) file: Box<dyn StorageFile>,
     pub(super) header: Header,
+    /// Whether its tables must be read to know which of them are empty, once that was needed.
+    hides_holes: OnceLock<bool>,
 }
 
 impl Delta {
@@ -65,7 +69,7 @@ impl Delta {
             let (found, expected) = (header.cluster_size.bytes(), block_size.bytes());
             return Err(Error::damaged(path, "cluster size", found, expected));
         }
-        Ok(Delta { file, header })
+        Ok(Delta::of(file, header))
     }
 
     /// Opens the delta of a revision that [`DeltaWriter`] has made, whatever its header contains by now: every
@@ -78,7 +82,11 @@ impl Delta {
     ) -> Result<Self> {
         let file = storage.open(FileName::Delta(revision), Access::Read)?;
         let layout = Layout::new(block_size, size_bytes);
-        Ok(Delta { file, header: Header::new(&layout, Some(Backing::IMAGE)) })
+        Ok(Delta::of(file, Header::new(&layout, Some(Backing::IMAGE))))
+    }
+
+    fn of(file: Box<dyn StorageFile>, header: Header) -> Self {
+        Delta { file, header, hides_holes: OnceLock::new() }
     }
 
     /// The header when the delta was opened.
@@ -185,7 +193,7 @@ impl Delta {
                 }
                 let reaches_end = data.is_some_and(|data| data.end() >= file_bytes);
                 let wanted_end = offset + (next.min(end) - table * per_table) * ENTRY_BYTES as u64;
-                let start = match reaches_end && start < wanted_end {
+                let start = match reaches_end && start < wanted_end && self.hides_holes()? {
                     true => self.next_entry(start, wanted_end)?,
                     false => Some(start),
                 };
@@ -197,8 +205,17 @@ impl Delta {
         Ok(None)
     }
 
-    /// The first entry of a table between two offsets that says something. Data that reaches to the end of the file may
-    /// only mean that the file system reports no holes. An entry that cannot be read may say something.
+    fn hides_holes(&self) -> Result<bool> {
+        match self.hides_holes.get() {
+            Some(hides) => Ok(*hides),
+            None => {
+                let hides = self.file.hides_holes()?;
+                Ok(*self.hides_holes.get_or_init(|| hides))
+            }
+        }
+    }
+
+    /// The first entry of a table between two offsets that says something. One that cannot be read may say something.
     fn next_entry(&self, from: u64, to: u64) -> Result<Option<u64>> {
         let mut raw = vec![0; (to - from) as usize];
         if judged(self.file.read_exact_at(&mut raw, from))?.is_err() {

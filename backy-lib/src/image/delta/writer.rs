@@ -47,7 +47,7 @@ impl DeltaWriter {
         file.write_at(&layout.l1_table(), layout.l1_offset)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
-        let delta = Delta { file, header };
+        let delta = Delta::of(file, header);
         let end = layout.data_offset;
         Ok(DeltaWriter {
             counts: NewCounts::after_tables(&delta, end),

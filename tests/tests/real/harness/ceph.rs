@@ -242,7 +242,8 @@ impl FsMount {
         kill_process(Pid::from_child(&self.client), signal).expect("send a signal");
     }
 
-    /// How many objects the client has asked the disks for since it was mounted. An object has up to 4 MiB of a file.
+    /// How often the client has asked the disks for a part of an object since it was mounted. An object has up to 4 MiB
+    /// of a file.
     pub(crate) fn objects_read(&self) -> u64 {
         let mut ask = Command::new("ceph");
         ask.args(["--admin-daemon", text(&self.socket), "perf", "dump", "objecter"]);
