@@ -57,8 +57,8 @@ impl Use {
 }
 
 /// How long to wait for a lock that no other process seems to hold: whoever had it may just be closing the image, or be
-/// a child of this process that nobody can look for, because this process may open no more files. On a busy machine both
-/// take a while.
+/// a child of this process that nobody can look for, because this process may open no more files. On a busy machine
+/// both take a while.
 const PASSING: Duration = Duration::from_secs(3);
 /// How long to wait for a child of this process to start its own program. Until then it shares our open files, and with
 /// them locks that we have given up. On a busy machine, or from a slow disk, that can take seconds.
