@@ -30,15 +30,22 @@ __all__ = [
     "Extent",
     "FileLine",
     "Finding",
+    "FleetJob",
+    "FleetLimits",
+    "FleetPlan",
+    "FleetReport",
     "Freeze",
     "Health",
     "HostReport",
+    "IdleArchive",
     "ImportReport",
     "Imported",
     "InProgress",
+    "JobReport",
     "MaintenancePlan",
     "MaintenanceReport",
     "Mount",
+    "Obstacle",
     "OldArchive",
     "OldRevision",
     "Problem",
@@ -69,6 +76,7 @@ __all__ = [
     "init_unseen",
     "main",
     "own_chunks",
+    "run",
 ]
 
 __version__: str
@@ -81,6 +89,8 @@ _Wait: TypeAlias = str | float | timedelta | None
 
 # Words that properties can have; newer versions may add some. A test compares them with the engine's lists.
 _FreezeKind: TypeAlias = Literal["unusual-change", "damage"]
+_JobOperation: TypeAlias = Literal["init", "backup", "maintenance", "scrub"]
+_JobResult: TypeAlias = Literal["ok", "failed", "skipped", "interrupted", "not-started"]
 _Level: TypeAlias = Literal["ok", "warning", "unknown", "critical"]
 _Operation: TypeAlias = Literal["backup", "remove", "merge"]
 _Phase: TypeAlias = Literal[
@@ -1744,6 +1754,7 @@ class Status(Report):
         "block_size",
         "in_progress",
         "lock_holder",
+        "progress_at",
         "coverage",
         "drill",
         "revisions",
@@ -1787,6 +1798,8 @@ class Status(Report):
     @property
     def lock_holder(self) -> str | None:
         """Who changes the archive at this moment, or None."""
+    @property
+    def progress_at(self) -> datetime | None: ...
     @property
     def coverage(self) -> Coverage:
         """What scrubs have checked."""
@@ -2000,13 +2013,153 @@ class HostReport(Report):
     def prometheus(self) -> str:
         """The figures in the text format of Prometheus, as check --prometheus prints them."""
 
-def check(*folders: _Path, cancel: CancelToken | None = None) -> HostReport:
-    """The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as
-    '/srv/*/backup'.
+@final
+class FleetPlan(Report):
+    __match_args__ = ("schema", "planned", "until", "limits", "jobs", "idle", "problems")
+    @property
+    def schema(self) -> int: ...
+    @property
+    def planned(self) -> datetime: ...
+    @property
+    def until(self) -> datetime | None: ...
+    @property
+    def limits(self) -> FleetLimits: ...
+    @property
+    def jobs(self) -> tuple[FleetJob, ...]: ...
+    @property
+    def idle(self) -> tuple[IdleArchive, ...]: ...
+    @property
+    def problems(self) -> tuple[Obstacle, ...]: ...
 
-    Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
-    patterns. `cancel`: a CancelToken that stops it.
-    """
+@final
+class FleetLimits(Report):
+    __match_args__ = ("jobs", "groups")
+    @property
+    def jobs(self) -> int: ...
+    @property
+    def groups(self) -> dict[str, int]: ...
+
+@final
+class FleetJob(Report):
+    __match_args__ = ("archive", "operation", "why", "due_since", "overdue", "group", "expected_seconds", "command")
+    @property
+    def archive(self) -> Path: ...
+    @property
+    def operation(self) -> _JobOperation: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def due_since(self) -> datetime | None: ...
+    @property
+    def overdue(self) -> float | None: ...
+    @property
+    def group(self) -> str | None: ...
+    @property
+    def expected_seconds(self) -> float | None: ...
+    @property
+    def command(self) -> tuple[str, ...]: ...
+
+@final
+class IdleArchive(Report):
+    __match_args__ = ("archive", "why", "next_due")
+    @property
+    def archive(self) -> Path: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def next_due(self) -> datetime | None: ...
+
+@final
+class Obstacle(Report):
+    __match_args__ = ("archive", "message")
+    @property
+    def archive(self) -> Path: ...
+    @property
+    def message(self) -> str: ...
+
+@final
+class FleetReport(Report):
+    __match_args__ = ("schema", "started", "finished", "archives", "jobs", "problems", "interrupted", "is_ok")
+    @property
+    def schema(self) -> int: ...
+    @property
+    def started(self) -> datetime: ...
+    @property
+    def finished(self) -> datetime: ...
+    @property
+    def archives(self) -> int: ...
+    @property
+    def jobs(self) -> tuple[JobReport, ...]: ...
+    @property
+    def problems(self) -> tuple[Obstacle, ...]: ...
+    @property
+    def interrupted(self) -> bool: ...
+    @property
+    def is_ok(self) -> bool: ...
+
+@final
+class JobReport(Report):
+    __match_args__ = (
+        "archive",
+        "operation",
+        "result",
+        "attempts",
+        "message",
+        "seconds",
+        "revision",
+        "read_bytes",
+        "stored_bytes",
+    )
+    @property
+    def archive(self) -> Path: ...
+    @property
+    def operation(self) -> _JobOperation: ...
+    @property
+    def result(self) -> _JobResult: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def message(self) -> str | None: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def read_bytes(self) -> int | None: ...
+    @property
+    def stored_bytes(self) -> int | None: ...
+
+def check(*folders: _Path, fleet: _Path | None = None, cancel: CancelToken | None = None) -> HostReport: ...
+@overload
+def run(
+    *folders: _Path,
+    fleet: _Path | None = None,
+    jobs: int | None = None,
+    until: str | datetime | None = None,
+    dry_run: Literal[False] = False,
+    trust: bool = False,
+    cancel: CancelToken | None = None,
+) -> FleetReport: ...
+@overload
+def run(
+    *folders: _Path,
+    fleet: _Path | None = None,
+    jobs: int | None = None,
+    until: str | datetime | None = None,
+    dry_run: Literal[True],
+    trust: bool = False,
+    cancel: CancelToken | None = None,
+) -> FleetPlan: ...
+@overload
+def run(
+    *folders: _Path,
+    fleet: _Path | None = None,
+    jobs: int | None = None,
+    until: str | datetime | None = None,
+    dry_run: bool,
+    trust: bool = False,
+    cancel: CancelToken | None = None,
+) -> FleetReport | FleetPlan: ...
 
 # For the modules of 2014, backy.backup and backy.revision.
 
