@@ -26,6 +26,8 @@ NEEDED: dict[str, Any] = {
     "revisions": "all",
     "fields": {},
 }
+# Type checkers know better.
+RUN: Any = backy.run
 # Its tests are those of calls.
 ELSEWHERE = {"progress"}
 
@@ -42,7 +44,13 @@ def calls(archive: Archive) -> dict[str, Callable[..., Any]]:
         for name, kind in vars(Archive).items()
         if not name.startswith("_") and callable(getattr(archive, name, None)) and kind is not None
     }
-    return {**methods, "Archive": opened, "check": backy.check, "run": backy.run, "Extent.from_dict": backy.Extent.from_dict}
+    return {
+        **methods,
+        "Archive": opened,
+        "check": backy.check,
+        "run": backy.run,
+        "Extent.from_dict": backy.Extent.from_dict,
+    }
 
 
 def parameters(archive: Archive) -> list[tuple[str, Callable[..., Any], inspect.Parameter]]:
@@ -133,8 +141,8 @@ WRONG_TYPES: list[tuple[str, Callable[[Any], Any]]] = [
     ("revisions", lambda a: a.rm([True])),
     ("cache", lambda a: a.mount(a.path, cache=1.5)),
     ("gid", lambda a: a.mount(a.path, gid=1.5)),
-    ("jobs", lambda a: backy.run(a.path, jobs=1.5)),
-    ("until", lambda a: backy.run(a.path, until=6)),
+    ("jobs", lambda a: RUN(a.path, jobs=1.5)),
+    ("until", lambda a: RUN(a.path, until=6)),
 ]
 
 

@@ -126,7 +126,7 @@ def test_a_run_that_is_stopped_leaves_all_in_order(how: str, folder: Path, caplo
     finally:
         logger.removeHandler(handler)
     assert time.monotonic() - began < 30
-    report = raised.value.report  # type: ignore[union-attr]
+    report = raised.value.report  # type: ignore[attr-defined]
     assert isinstance(report, backy.FleetReport)
     assert report.interrupted
     assert not report.is_ok
