@@ -345,7 +345,7 @@ impl Archive {
     }
 }
 
-fn absolute(folder: &Path) -> PyResult<PathBuf> {
+pub(crate) fn absolute(folder: &Path) -> PyResult<PathBuf> {
     std::path::absolute(folder).map_err(Error::io(folder, "find the folder")).map_err(exception)
 }
 

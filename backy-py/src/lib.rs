@@ -11,6 +11,8 @@ mod drill;
 mod ending;
 mod error;
 mod finished;
+mod fleet;
+mod fleet_reports;
 mod interrupt;
 mod logging;
 mod memory;
@@ -51,6 +53,12 @@ mod _backy {
     use crate::check::check;
     #[pymodule_export]
     use crate::command::main;
+    #[pymodule_export]
+    use crate::fleet::run_fleet;
+    #[pymodule_export]
+    use crate::fleet_reports::{
+        FleetJob, FleetLimits, FleetPlan, FleetReport, IdleArchive, JobReport, Obstacle,
+    };
     #[pymodule_export]
     use crate::mount::Mount;
     #[pymodule_export]

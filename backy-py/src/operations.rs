@@ -141,8 +141,12 @@ pub(crate) fn backup(
 
 /// What is started to guard the hooks, or the command of a drill.
 pub(crate) fn guard(py: Python<'_>) -> PyResult<Vec<OsString>> {
-    let itself: Vec<OsString> = py.import("backy._again")?.call_method0("words")?.extract()?;
-    Ok(backy_cli::guard_words(&itself))
+    Ok(backy_cli::guard_words(&itself(py)?))
+}
+
+/// What starts the command once more; empty in a program that only has Python in it.
+pub(crate) fn itself(py: Python<'_>) -> PyResult<Vec<OsString>> {
+    py.import("backy._again")?.call_method0("words")?.extract()
 }
 
 pub(crate) fn scrub(

@@ -4,7 +4,8 @@
 //! A class is declared with [`report!`], once, and nothing is written twice: `to_dict` is the JSON of the engine's
 //! struct, and so are equality, hash and the content of a pickle. `read` reads a report back, `show` shows it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use backy_lib::{BlockSize, Digest, ReportPath, RevisionId, Tag};
 use jiff::Timestamp;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use serde::Serialize;
 
 use crate::show;
@@ -135,6 +136,14 @@ impl<T: ToPython> ToPython for BTreeSet<T> {
     }
 }
 
+impl<V: ToPython> ToPython for BTreeMap<&str, V> {
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let map = PyDict::new(py);
+        self.iter().try_for_each(|(key, value)| map.set_item(key, value.to_python(py)?))?;
+        Ok(map.into_any())
+    }
+}
+
 /// Values that PyO3 can convert, or what is left of ours when they are made such.
 macro_rules! plain {
     ($($kind:ty: |$value:ident| $expression:expr;)*) => { $(
@@ -155,6 +164,7 @@ plain! {
     f64: |value| value;
     str: |value| value;
     String: |value| value;
+    OsStr: |value| value;
     Path: |value| value;
     ReportPath: |value| value.as_path();
     Timestamp: |value| value;

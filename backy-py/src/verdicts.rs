@@ -243,6 +243,8 @@ report! {
         in_progress(r) = r.in_progress;
         /// Who changes the archive at this moment, or None.
         lock_holder(r) = r.lock_holder;
+        /// When that one last made progress, to about ten seconds, with zone UTC; None without a lock_holder.
+        progress_at(r) = r.progress_at;
         /// What scrubs have checked.
         coverage(r) = r.coverage;
         /// The last test restore, or None.

@@ -1,5 +1,6 @@
 //! The words that properties can have, for a test of the stub, where type checkers find them.
 
+use backy_lib::fleet::{JobResult, Operation as JobOperation};
 use backy_lib::format::manifest::Operation;
 use backy_lib::health::{RUN_RESULTS, RUNS};
 use backy_lib::progress::Phase;
@@ -18,6 +19,8 @@ pub(crate) fn _words(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let targets =
         [TargetKind::NewFile, TargetKind::File, TargetKind::BlockDevice, TargetKind::Stream];
     let operations = [Operation::Backup, Operation::Remove, Operation::Merge];
+    let jobs =
+        [JobOperation::Init, JobOperation::Backup, JobOperation::Maintenance, JobOperation::Scrub];
     let all = PyDict::new(py);
     all.set_item("Level", levels.iter().filter_map(word).collect::<Vec<_>>())?;
     all.set_item("ProblemKind", ProblemKind::ALL.map(ProblemKind::as_str))?;
@@ -28,6 +31,8 @@ pub(crate) fn _words(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     all.set_item("Phase", Phase::ALL.map(Phase::name))?;
     all.set_item("TargetKind", targets.iter().filter_map(word).collect::<Vec<_>>())?;
     all.set_item("Operation", operations.iter().filter_map(word).collect::<Vec<_>>())?;
+    all.set_item("JobOperation", jobs.map(JobOperation::name))?;
+    all.set_item("JobResult", JobResult::ALL.map(JobResult::as_str))?;
     all.set_item("RunOperation", RUNS)?;
     all.set_item("RunResult", RUN_RESULTS)?;
     all.set_item("ErrorKind", ErrorKind::ALL.map(kind))?;

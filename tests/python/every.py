@@ -76,7 +76,11 @@ def instances(folder: Path) -> dict[str, list[Any]]:
     imported = Archive.import_(old, folder / "imported")
     whole = Archive(folder / "imported")
     (whole.path / "manifest.json").unlink()
+    one, two = (Archive.init(folder / "fleet" / name, disk) for name in ("one", "two"))
+    one.backup()
     found: list[Any] = [
+        backy.run(one.path, two.path, folder / "gone", dry_run=True),
+        backy.run(one.path, two.path, folder / "gone"),
         archive.backup(force=True, dry_run=True),
         archive.backup(source=asking, force=True),
         *asking.seen,

@@ -26,6 +26,8 @@ NEEDED: dict[str, Any] = {
     "revisions": "all",
     "fields": {},
 }
+# Type checkers know better.
+RUN: Any = backy.run
 # Its tests are those of calls.
 ELSEWHERE = {"progress"}
 
@@ -42,7 +44,13 @@ def calls(archive: Archive) -> dict[str, Callable[..., Any]]:
         for name, kind in vars(Archive).items()
         if not name.startswith("_") and callable(getattr(archive, name, None)) and kind is not None
     }
-    return {**methods, "Archive": opened, "check": backy.check, "Extent.from_dict": backy.Extent.from_dict}
+    return {
+        **methods,
+        "Archive": opened,
+        "check": backy.check,
+        "run": backy.run,
+        "Extent.from_dict": backy.Extent.from_dict,
+    }
 
 
 def parameters(archive: Archive) -> list[tuple[str, Callable[..., Any], inspect.Parameter]]:
@@ -100,6 +108,9 @@ WRONG_VALUES: list[tuple[str, Callable[[Archive], Any], str]] = [
     ("tags", lambda a: a.backup(tags=["not a tag"]), "not a tag"),
     ("as_", lambda a: a.backup(as_=["not a tag"]), "not a tag"),
     ("remove", lambda a: a.tag(0, remove=["not a tag"]), "not a tag"),
+    ("jobs", lambda a: backy.run(a.path, jobs=0), ""),
+    ("jobs", lambda a: backy.run(a.path, jobs=-1), ""),
+    ("until", lambda a: backy.run(a.path, until="24:00"), "'24:00' is no time of day"),
     ("revision", lambda a: a.find(-1), "-1 names no revision"),
     ("revisions", lambda a: a.select("a..b"), "'a' names no revision"),
 ]
@@ -130,6 +141,8 @@ WRONG_TYPES: list[tuple[str, Callable[[Any], Any]]] = [
     ("revisions", lambda a: a.rm([True])),
     ("cache", lambda a: a.mount(a.path, cache=1.5)),
     ("gid", lambda a: a.mount(a.path, gid=1.5)),
+    ("jobs", lambda a: RUN(a.path, jobs=1.5)),
+    ("until", lambda a: RUN(a.path, until=6)),
 ]
 
 
@@ -247,7 +260,8 @@ def path_arguments(archive: Archive, path: Any) -> dict[str, list[Callable[[], A
         "undo": [lambda: archive.restore("/nonexistent/x", undo=path)],
         "mountpoint": [lambda: archive.mount(path)],
         "dir": [lambda: archive.drill(command=["true"], dir=path)],
-        "folders": [lambda: backy.check(path)],
+        "folders": [lambda: backy.check(path), lambda: backy.run(path)],
+        "fleet": [lambda: backy.check(fleet=path), lambda: backy.run(fleet=path)],
         "old": [lambda: Archive.import_(path, "/nonexistent/x")],
     }
 
@@ -257,7 +271,7 @@ def test_bytes_and_numbers_are_no_paths(path: Any, made: Made) -> None:
     """As for pathlib; a number is no descriptor either."""
     for name, each in path_arguments(Archive(made.path), path).items():
         for call in each:
-            if path is None and name in ("source", "undo", "dir"):
+            if path is None and name in ("source", "undo", "dir", "fleet"):
                 continue
             with pytest.raises(TypeError, match=f"^{name}: "):
                 call()

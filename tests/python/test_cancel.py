@@ -94,6 +94,8 @@ def test_a_cancelled_token_lets_nothing_begin(copy: Made, tmp_path: Path) -> Non
         "backup -n": lambda **how: archive.backup(dry_run=True, **how),
         "import": lambda **how: Archive.import_(tmp_path, tmp_path / "imported", **how),
         "check": lambda **how: backy.check(copy.path, **how),
+        "run": lambda **how: backy.run(copy.path, **how),
+        "run -n": lambda **how: backy.run(copy.path, dry_run=True, **how),
     }
     for name, call in calls.items():
         with pytest.raises(CancelledError):

@@ -51,6 +51,8 @@ def test_reports_are_read_from_the_json_of_the_command(made: Made, backy_bin: Pa
         (backy.Status, ("status", "--json")),
         (backy.ConfigReport, ("config", "--json")),
         (backy.HostReport, ("check", "--json", made.path)),
+        (backy.FleetPlan, ("run", "--json", "--dry-run", made.path)),
+        (backy.FleetReport, ("run", "--json", tmp_path)),
         (backy.BackupPlan, ("backup", "--json", "--dry-run", "-f")),
         (backy.RestoreReport, ("restore", "--json", target)),
         (backy.ScrubReport, ("scrub", "--json", "-n")),

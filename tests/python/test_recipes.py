@@ -134,6 +134,29 @@ def test_the_nightly_job_mails_how_the_archives_are(tmp_path: Path, mails: tuple
     assert [len(backy.Archive(base / name).revisions) for name in ("one", "two")] == [1, 2]
 
 
+def test_what_is_due_is_run_and_failures_are_mailed(tmp_path: Path, mails: tuple[int, list[str]]) -> None:
+    """No mail if all is well; otherwise one that names the archive."""
+    port, received = mails
+    (tmp_path / "one").write_bytes(b"one" * 50_000)
+    archive = backy.Archive.init(tmp_path / "backup" / "one", tmp_path / "one")
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(f'archives = ["{tmp_path}/backup"]\n')
+    program = recipe(
+        "Run what is due, and mail the failures",
+        ("/etc/backy/fleet.toml", str(fleet)),
+        ('"localhost", 25', f'"127.0.0.1", {port}'),
+    )
+    done = run(program, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (len(archive.revisions), received) == (1, [])
+
+    (archive.path / "backy.toml").write_text("nonsense\n")
+    done = run(program, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Subject: backups: 1 need attention" in received[0]
+    assert str(archive.path) in received[0].replace("=\n", "")
+
+
 def test_the_mbr_of_every_revision_is_verified(tmp_path: Path) -> None:
     """No complaint about good ones; a lost signature and a changed partition table are named with their revisions."""
     good, other, lost = disk(1 << 20), disk(1 << 20, partition=4096), disk(1 << 20)
@@ -264,7 +287,7 @@ def test_an_lvm_snapshot_is_backed_up_and_removed(tmp_path: Path) -> None:
 def test_every_recipe_has_a_test() -> None:
     parts = DOCUMENT.split("\n### ")[1:]
     headings = [part.splitlines()[0] for part in parts if "```python recipe" in part]
-    assert len(headings) == 5
+    assert len(headings) == 6
     assert len(headings) == DOCUMENT.count("```python recipe")
     text = Path(__file__).read_text()
     for heading in headings:

@@ -151,8 +151,13 @@ def test_properties_are_the_values_of_to_dict(copy: Made) -> None:
     found = archive.scrub()
     assert found.findings
     archive.restore(copy.path.parent / "target", 1, keep_going=True)
+    fresh = Archive.init(copy.path.parent / "fresh", copy.path.parent / "target")
+    gone = copy.path.parent / "gone"
     reports: list[Any] = [
         found,
+        backy.run(fresh.path, gone, dry_run=True),
+        backy.run(fresh.path, gone),
+        backy.run(fresh.path, dry_run=True),
         archive.status(),
         archive.config(),
         backy.check(copy.path),

@@ -23,7 +23,7 @@ from conftest import Made, flip
 from test_reports import OLD
 
 # Two runs differ in how long they take, in what else is on the disk, and in times and the names of new revisions.
-DIFFERING = {"seconds", "bytes_per_second", "free_bytes", "full_at"}
+DIFFERING = {"seconds", "expected_seconds", "overdue", "bytes_per_second", "free_bytes", "full_at"}
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:[\d.]+)?Z?")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 AGE = re.compile(r"\b\d+ s (?=old|ago)")
@@ -151,6 +151,16 @@ def without_revisions(place: Place) -> None:
     Archive.init(place.archive, place.source)
 
 
+def declared(place: Place) -> None:
+    """An archive with another one that is expected and not there yet."""
+    another = place.folder / "another"
+    shutil.rmtree(another, ignore_errors=True)
+    (place.folder / "fleet.toml").write_text(
+        f'archives = ["{place.archive}"]\njobs = 1\n'
+        f'[groups]\nvg0 = 2\n[[archive]]\npath = "{another}"\nsource = "{place.source}"\n'
+    )
+
+
 SNAPSHOT = '\n[hooks]\nbefore = "true"\nsnapshot = "{0}/snapshot.img"\n'
 
 ROWS = {
@@ -262,6 +272,36 @@ ROWS = {
     # It has an alarm.
     "check": Row("check {archive}", lambda p: backy.check(p.archive), status=1),
     "check-without-an-archive": Row("check {archive}", lambda p: backy.check(p.archive), without_archive, status=3),
+    "check-with-a-fleet-file": Row(
+        "check --fleet {folder}/fleet.toml",
+        lambda p: backy.check(fleet=p.folder / "fleet.toml"),
+        declared,
+        status=2,
+    ),
+    "run": Row("run {archive}", lambda p: backy.run(p.archive)),
+    "run-plan": Row("run --dry-run --jobs 2 {archive}", lambda p: backy.run(p.archive, jobs=2, dry_run=True)),
+    "run-with-a-fleet-file": Row(
+        "run --fleet {folder}/fleet.toml",
+        lambda p: backy.run(fleet=p.folder / "fleet.toml"),
+        declared,
+    ),
+    "run-plan-with-a-fleet-file": Row(
+        "run --dry-run --fleet {folder}/fleet.toml",
+        lambda p: backy.run(fleet=p.folder / "fleet.toml", dry_run=True),
+        declared,
+    ),
+    "run-with-a-broken-fleet-file": Row(
+        "run --fleet {folder}/fleet.toml",
+        lambda p: backy.run(fleet=p.folder / "fleet.toml"),
+        lambda p: (p.folder / "fleet.toml").write_text("nonsense\n"),
+        error=backy.ConfigError,
+    ),
+    "run-with-a-fleet-file-that-names-nothing": Row(
+        "run --fleet {folder}/fleet.toml",
+        lambda p: backy.run(fleet=p.folder / "fleet.toml"),
+        lambda p: (p.folder / "fleet.toml").write_text("jobs = 2\n"),
+        error=backy.SpecificationError,
+    ),
     "scrub": Row("scrub", lambda p: p.open().scrub()),
     "scrub-with-findings": Row("scrub", lambda p: p.open().scrub(), damage, status=FAILS),
     "scrub-without-changes": Row("scrub -n", lambda p: p.open().scrub(check_only=True), damage, status=FAILS),

@@ -40,7 +40,7 @@ def literals() -> dict[str, set[str]]:
 def test_literals_have_the_words_of_the_engine() -> None:
     """Neither more nor fewer: the lists are those that the engine uses itself."""
     words = {name: set(known) for name, known in _backy._words().items()}
-    assert len(words) == 9
+    assert len(words) == 11
     # That of an error that backy has not raised.
     words["ErrorKind"].add(backy.BackyError.kind)
     found = literals()
@@ -100,7 +100,7 @@ def test_everything_public_in_the_stub_has_a_docstring() -> None:
 
 def test_every_parameter_is_described_where_it_is_hovered_over() -> None:
     without = []
-    calls: list[tuple[str, Any]] = [("check", backy.check), ("unmount", backy.Mount.unmount)]
+    calls: list[tuple[str, Any]] = [("check", backy.check), ("run", backy.run), ("unmount", backy.Mount.unmount)]
     calls += [(name, getattr(Archive, name)) for name in vars(Archive) if not name.startswith("_")]
     for name, call in calls:
         if not callable(call):
@@ -162,6 +162,9 @@ def use(archive: backy.Archive, flag: bool, source: backy.Source, target: backy.
     reveal_type(archive.rm(0, dry_run=flag))
     reveal_type(archive.rm(0, dry_run=True))
     reveal_type(archive.rm(0))
+    reveal_type(backy.run("one", "two"))
+    reveal_type(backy.run(fleet="fleet.toml", dry_run=True))
+    reveal_type(backy.run(dry_run=flag))
     reveal_type(backy.Status.from_dict({}))
     show(archive.revisions[0])
     show(archive.status().revisions[0])
@@ -180,6 +183,9 @@ REVEALED = [
     "MaintenanceReport | MaintenancePlan",
     "MaintenancePlan",
     "MaintenanceReport",
+    "FleetReport",
+    "FleetPlan",
+    "FleetReport | FleetPlan",
     "Status",
 ]
 

@@ -5,10 +5,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backy_lib::config::{FLEET_PATH, FleetSettings};
 use backy_lib::escape;
-use backy_lib::fleet::{FleetPlan, FleetRequest, Job, Obstacle, parse_until};
-use backy_lib::{Clock, SystemClock};
+use backy_lib::fleet::{FleetPlan, FleetRequest, Job, parse_until};
+use backy_lib::{Clock, ErrorKind, SystemClock};
 use clap::ValueHint;
 use jiff::Timestamp;
 
@@ -81,29 +80,13 @@ impl Fleet {
     ) -> Result<FleetRequest, Failure> {
         let given = folders.iter().map(|given| absolute("DIR", Path::new(given)));
         let folders = given.collect::<Result<Vec<_>, _>>()?;
-        let settings = match &self.fleet {
-            Some(path) => FleetSettings::read(&absolute("--fleet", path)?, session.trust)?,
-            None if !folders.is_empty() => FleetSettings::default(),
-            None if !Path::new(FLEET_PATH).exists() => {
-                return Err(Failure::message(format!(
-                    "no DIR was given, and there is no {FLEET_PATH}; give archives or folders that hold archives, or \
-                     write that file: fleet.toml(5)"
-                )));
-            }
-            None => FleetSettings::read(Path::new(FLEET_PATH), session.trust)?,
-        };
-        if folders.is_empty()
-            && settings.archives.is_empty()
-            && settings.declared.is_empty()
-            && settings.archives_from.is_empty()
-        {
-            let path = self.fleet.as_deref().unwrap_or(Path::new(FLEET_PATH));
-            return Err(Failure::message(format!(
-                "{}: names no archive; set archives, archives_from or [[archive]]: fleet.toml(5)",
-                path.display()
-            )));
-        }
-        Ok(FleetRequest { folders, settings, trust: session.trust, ..FleetRequest::default() })
+        let fleet = self.fleet.as_ref().map(|path| absolute("--fleet", path)).transpose()?;
+        let request = FleetRequest::of(folders, fleet.as_deref(), session.trust);
+        request.map_err(|error| match error.kind() {
+            // It says what to do itself.
+            ErrorKind::Specification => Failure::message(error.to_string()),
+            _ => error.into(),
+        })
     }
 }
 
@@ -130,20 +113,12 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         session.output.json(&report)?;
     }
     for problem in &report.problems {
-        session.output.failure(&line(problem));
+        session.output.failure(&problem.to_string());
     }
     if report.interrupted {
         return Err(Failure::interrupted("stopped on request; what was finished stays done"));
     }
     if report.is_ok() { Ok(()) } else { Err(Failure::Verdict(FAILURE_STATUS)) }
-}
-
-/// Names the archive, unless the message does.
-fn line(Obstacle { archive, message, .. }: &Obstacle) -> String {
-    match message.contains(archive.as_str()) {
-        true => message.clone(),
-        false => format!("{archive}: {message}"),
-    }
 }
 
 fn show_plan(plan: &FleetPlan, json: bool, session: &Session) -> Result<(), Failure> {
@@ -153,7 +128,7 @@ fn show_plan(plan: &FleetPlan, json: bool, session: &Session) -> Result<(), Fail
         session.output.result(describe(plan, &session.output).as_bytes())?;
     }
     for problem in &plan.problems {
-        session.output.failure(&line(problem));
+        session.output.failure(&problem.to_string());
     }
     if plan.problems.is_empty() { Ok(()) } else { Err(Failure::Verdict(FAILURE_STATUS)) }
 }

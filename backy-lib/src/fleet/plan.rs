@@ -1,6 +1,7 @@
 //! What a run would do: the jobs in the order in which they would start, and what it leaves alone.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,6 +86,17 @@ pub struct Obstacle {
 impl Obstacle {
     pub(super) fn new(archive: ReportPath, message: String) -> Self {
         Obstacle { archive, message }
+    }
+}
+
+/// One line, with the archive.
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Obstacle { archive, message } = self;
+        match message.contains(archive.as_str()) {
+            true => f.write_str(message),
+            false => write!(f, "{archive}: {message}"),
+        }
     }
 }
 

@@ -30,15 +30,22 @@ __all__ = [
     "Extent",
     "FileLine",
     "Finding",
+    "FleetJob",
+    "FleetLimits",
+    "FleetPlan",
+    "FleetReport",
     "Freeze",
     "Health",
     "HostReport",
+    "IdleArchive",
     "ImportReport",
     "Imported",
     "InProgress",
+    "JobReport",
     "MaintenancePlan",
     "MaintenanceReport",
     "Mount",
+    "Obstacle",
     "OldArchive",
     "OldRevision",
     "Problem",
@@ -69,6 +76,7 @@ __all__ = [
     "init_unseen",
     "main",
     "own_chunks",
+    "run",
 ]
 
 __version__: str
@@ -81,6 +89,8 @@ _Wait: TypeAlias = str | float | timedelta | None
 
 # Words that properties can have; newer versions may add some. A test compares them with the engine's lists.
 _FreezeKind: TypeAlias = Literal["unusual-change", "damage"]
+_JobOperation: TypeAlias = Literal["init", "backup", "maintenance", "scrub"]
+_JobResult: TypeAlias = Literal["ok", "failed", "skipped", "interrupted", "not-started"]
 _Level: TypeAlias = Literal["ok", "warning", "unknown", "critical"]
 _Operation: TypeAlias = Literal["backup", "remove", "merge"]
 _Phase: TypeAlias = Literal[
@@ -119,6 +129,8 @@ _ProblemKind: TypeAlias = Literal[
     "mismatch",
     "unknown-file",
     "excess",
+    "stuck",
+    "expected",
 ]
 _RunOperation: TypeAlias = Literal["backup", "maintenance", "scrub"]
 _RunResult: TypeAlias = Literal["ok", "failed", "interrupted"]
@@ -1744,6 +1756,7 @@ class Status(Report):
         "block_size",
         "in_progress",
         "lock_holder",
+        "progress_at",
         "coverage",
         "drill",
         "revisions",
@@ -1787,6 +1800,9 @@ class Status(Report):
     @property
     def lock_holder(self) -> str | None:
         """Who changes the archive at this moment, or None."""
+    @property
+    def progress_at(self) -> datetime | None:
+        """When that one last made progress, to about ten seconds, with zone UTC; None without a lock_holder."""
     @property
     def coverage(self) -> Coverage:
         """What scrubs have checked."""
@@ -2000,12 +2016,264 @@ class HostReport(Report):
     def prometheus(self) -> str:
         """The figures in the text format of Prometheus, as check --prometheus prints them."""
 
-def check(*folders: _Path, cancel: CancelToken | None = None) -> HostReport:
+@final
+class FleetPlan(Report):
+    """What a run would do now."""
+
+    __match_args__ = ("schema", "planned", "until", "limits", "jobs", "idle", "problems")
+    @property
+    def schema(self) -> int:
+        """Version of to_dict(): fields may be added within a version, never removed or changed."""
+    @property
+    def planned(self) -> datetime:
+        """When it was made, with zone UTC."""
+    @property
+    def until(self) -> datetime | None:
+        """Nothing starts later; None without a limit."""
+    @property
+    def limits(self) -> FleetLimits:
+        """How many jobs run at a time."""
+    @property
+    def jobs(self) -> tuple[FleetJob, ...]:
+        """The jobs, in the order in which they would start."""
+    @property
+    def idle(self) -> tuple[IdleArchive, ...]:
+        """Archives in which nothing is due."""
+    @property
+    def problems(self) -> tuple[Obstacle, ...]:
+        """What cannot be worked on, and expectations of fleet.toml that are not met."""
+
+@final
+class FleetLimits(Report):
+    """How many jobs of a run may be at work at a time."""
+
+    __match_args__ = ("jobs", "groups")
+    @property
+    def jobs(self) -> int:
+        """Of all archives together."""
+    @property
+    def groups(self) -> dict[str, int]:
+        """Of the archives of each group, by its name. A group without an entry has one job at a time."""
+
+@final
+class FleetJob(Report):
+    """One operation that is due on one archive."""
+
+    __match_args__ = ("archive", "operation", "why", "due_since", "overdue", "group", "expected_seconds", "command")
+    @property
+    def archive(self) -> Path:
+        """The archive's folder, without symbolic links."""
+    @property
+    def operation(self) -> _JobOperation:
+        """"init", "backup", "maintenance" or "scrub"."""
+    @property
+    def why(self) -> str:
+        """Why it is due."""
+    @property
+    def due_since(self) -> datetime | None:
+        """Since when it has been due, with zone UTC; None if it has never been done."""
+    @property
+    def overdue(self) -> float | None:
+        """How late it is, in units of its interval; None if it has never been done."""
+    @property
+    def group(self) -> str | None:
+        """The group in the archive's backy.toml, whose archives share a limit; or None."""
+    @property
+    def expected_seconds(self) -> float | None:
+        """How many seconds it is expected to take; None if nothing is known."""
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The words of the command that does it, for programs that start it themselves."""
+
+@final
+class IdleArchive(Report):
+    """An archive in which nothing is due."""
+
+    __match_args__ = ("archive", "why", "next_due")
+    @property
+    def archive(self) -> Path:
+        """Its folder, without symbolic links."""
+    @property
+    def why(self) -> str:
+        """Why nothing is due."""
+    @property
+    def next_due(self) -> datetime | None:
+        """When the next backup is due, with zone UTC; None if none is scheduled."""
+
+@final
+class Obstacle(Report):
+    """Something that keeps a run from its work on one archive, or from a whole list of them."""
+
+    __match_args__ = ("archive", "message")
+    @property
+    def archive(self) -> Path:
+        """The archive's folder, or what else is concerned, such as a pattern or fleet.toml."""
+    @property
+    def message(self) -> str:
+        """What was found, in one line."""
+
+@final
+class FleetReport(Report):
+    """What a run did."""
+
+    __match_args__ = ("schema", "started", "finished", "archives", "jobs", "problems", "interrupted", "is_ok")
+    @property
+    def schema(self) -> int:
+        """Version of to_dict(): fields may be added within a version, never removed or changed."""
+    @property
+    def started(self) -> datetime:
+        """When it began, with zone UTC."""
+    @property
+    def finished(self) -> datetime:
+        """When it ended, with zone UTC."""
+    @property
+    def archives(self) -> int:
+        """How many archives it looked at."""
+    @property
+    def jobs(self) -> tuple[JobReport, ...]:
+        """The jobs, in the order in which they ended."""
+    @property
+    def problems(self) -> tuple[Obstacle, ...]:
+        """What it could not work on, and expectations of fleet.toml that are not met."""
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped on request."""
+    @property
+    def is_ok(self) -> bool:
+        """Whether no job failed, there is no problem, and nobody stopped it."""
+
+@final
+class JobReport(Report):
+    """How one job of a run ended."""
+
+    __match_args__ = (
+        "archive",
+        "operation",
+        "result",
+        "attempts",
+        "message",
+        "seconds",
+        "revision",
+        "read_bytes",
+        "stored_bytes",
+    )
+    @property
+    def archive(self) -> Path:
+        """The archive's folder."""
+    @property
+    def operation(self) -> _JobOperation:
+        """"init", "backup", "maintenance" or "scrub"."""
+    @property
+    def result(self) -> _JobResult:
+        """"ok", "failed", "skipped", "interrupted" or "not-started"."""
+    @property
+    def attempts(self) -> int:
+        """How often it was tried."""
+    @property
+    def message(self) -> str | None:
+        """Why it failed or was skipped, in one line; or None."""
+    @property
+    def seconds(self) -> float:
+        """How many seconds the last attempt took."""
+    @property
+    def revision(self) -> str | None:
+        """UUID of the revision that it made, or None."""
+    @property
+    def read_bytes(self) -> int | None:
+        """Bytes that it read, of the source or of stored data; or None."""
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes on disk that it added, negative if it freed some; or None."""
+
+def check(*folders: _Path, fleet: _Path | None = None, cancel: CancelToken | None = None) -> HostReport:
     """The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as
-    '/srv/*/backup'.
+    '/srv/*/backup'. Without folders, on those that fleet.toml names; one that it expects and that is missing, has
+    another source or was never backed up is critical.
 
     Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
-    patterns. `cancel`: a CancelToken that stops it.
+    patterns. `fleet`: a fleet.toml, by default /etc/backy/fleet.toml if there are no `folders`. `cancel`: a
+    CancelToken that stops it.
+    """
+@overload
+def run(
+    *folders: _Path,
+    fleet: _Path | None = None,
+    jobs: int | None = None,
+    until: str | datetime | None = None,
+    dry_run: Literal[False] = False,
+    trust: bool = False,
+    cancel: CancelToken | None = None,
+) -> FleetReport:
+    """Does what is due in many archives: makes the backup, the maintenance and the scrub that are due in each, the most
+    overdue backup first, and makes archives that fleet.toml declares and that do not exist. Returns a FleetReport;
+    with `dry_run` the FleetPlan, which only lists the jobs.
+
+    Each job is a process of its own. One that fails is tried again, at most twice, after all others; a job that still
+    fails raises nothing: `is_ok` of the report is False then. Failed jobs, problems and messages of jobs go to the
+    logger "backy".
+
+    `folders`: archives, folders that hold archives, or patterns such as '/srv/*/backup'; without any, what fleet.toml
+    names. `fleet`: that file, by default /etc/backy/fleet.toml if there are no `folders`. `jobs`: how many run at a
+    time; by default as many as fleet.toml sets, or one for each core, at most four. `until`: nothing starts after
+    this time of day, such as "06:00", or after this datetime. `trust`: also for archives and a fleet.toml that others
+    than the caller and root can change.
+
+    `cancel`: a CancelToken that stops it, as Ctrl-C does: all jobs end in order, what is done stays done, and the
+    attribute `report` of the exception is the FleetReport.
+    """
+@overload
+def run(
+    *folders: _Path,
+    fleet: _Path | None = None,
+    jobs: int | None = None,
+    until: str | datetime | None = None,
+    dry_run: Literal[True],
+    trust: bool = False,
+    cancel: CancelToken | None = None,
+) -> FleetPlan:
+    """Does what is due in many archives: makes the backup, the maintenance and the scrub that are due in each, the most
+    overdue backup first, and makes archives that fleet.toml declares and that do not exist. Returns a FleetReport;
+    with `dry_run` the FleetPlan, which only lists the jobs.
+
+    Each job is a process of its own. One that fails is tried again, at most twice, after all others; a job that still
+    fails raises nothing: `is_ok` of the report is False then. Failed jobs, problems and messages of jobs go to the
+    logger "backy".
+
+    `folders`: archives, folders that hold archives, or patterns such as '/srv/*/backup'; without any, what fleet.toml
+    names. `fleet`: that file, by default /etc/backy/fleet.toml if there are no `folders`. `jobs`: how many run at a
+    time; by default as many as fleet.toml sets, or one for each core, at most four. `until`: nothing starts after
+    this time of day, such as "06:00", or after this datetime. `trust`: also for archives and a fleet.toml that others
+    than the caller and root can change.
+
+    `cancel`: a CancelToken that stops it, as Ctrl-C does: all jobs end in order, what is done stays done, and the
+    attribute `report` of the exception is the FleetReport.
+    """
+@overload
+def run(
+    *folders: _Path,
+    fleet: _Path | None = None,
+    jobs: int | None = None,
+    until: str | datetime | None = None,
+    dry_run: bool,
+    trust: bool = False,
+    cancel: CancelToken | None = None,
+) -> FleetReport | FleetPlan:
+    """Does what is due in many archives: makes the backup, the maintenance and the scrub that are due in each, the most
+    overdue backup first, and makes archives that fleet.toml declares and that do not exist. Returns a FleetReport;
+    with `dry_run` the FleetPlan, which only lists the jobs.
+
+    Each job is a process of its own. One that fails is tried again, at most twice, after all others; a job that still
+    fails raises nothing: `is_ok` of the report is False then. Failed jobs, problems and messages of jobs go to the
+    logger "backy".
+
+    `folders`: archives, folders that hold archives, or patterns such as '/srv/*/backup'; without any, what fleet.toml
+    names. `fleet`: that file, by default /etc/backy/fleet.toml if there are no `folders`. `jobs`: how many run at a
+    time; by default as many as fleet.toml sets, or one for each core, at most four. `until`: nothing starts after
+    this time of day, such as "06:00", or after this datetime. `trust`: also for archives and a fleet.toml that others
+    than the caller and root can change.
+
+    `cancel`: a CancelToken that stops it, as Ctrl-C does: all jobs end in order, what is done stays done, and the
+    attribute `report` of the exception is the FleetReport.
     """
 
 # For the modules of 2014, backy.backup and backy.revision.

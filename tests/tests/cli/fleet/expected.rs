@@ -122,7 +122,9 @@ fn a_command_for_many_archives_needs_some() {
     for command in ["run", "check"] {
         let run = scene.run(&[command]);
         let (printed, status) = (run.text().to_owned() + &run.stderr, run.status);
-        assert!(printed.contains("no DIR was given") && printed.contains("/etc/backy/fleet.toml"));
+        assert!(
+            printed.contains("no archive was given") && printed.contains("/etc/backy/fleet.toml")
+        );
         assert_eq!(status, Some(if command == "check" { 3 } else { 1 }));
     }
 }
