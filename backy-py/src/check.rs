@@ -9,11 +9,11 @@ use crate::fleet::Given;
 use crate::named::{self, GivenPath};
 use crate::watch::{Watch, run};
 
-/// The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as
+/// The verdict on many archives: each folder is one, or has some directly below it, or is a pattern such as
 /// '/srv/*/backup'. Without folders, on those that fleet.toml names; one that it expects and that is missing, has
 /// another source or was never backed up is critical.
 ///
-/// Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
+/// Nothing is locked or changed. What cannot be read is "unknown", and hides no other. `folders`: paths or
 /// patterns. `fleet`: a fleet.toml, by default /etc/backy/fleet.toml if there are no `folders`. `cancel`: a
 /// CancelToken that stops it.
 #[pyfunction]

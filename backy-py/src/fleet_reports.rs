@@ -27,7 +27,7 @@ report! {
 }
 
 report! {
-    /// How many jobs of a run may be at work at a time.
+    /// How many jobs of a run may run at a time.
     FleetLimits of backy_lib::fleet::Limits {
         /// Of all archives together.
         jobs(r) = r.jobs.get();
@@ -89,7 +89,7 @@ report! {
         started(r) = r.started;
         /// When it ended, with zone UTC.
         finished(r) = r.finished;
-        /// How many archives it looked at.
+        /// How many archives it checked.
         archives(r) = r.archives;
         /// The jobs, in the order in which they ended.
         jobs(r) = r.jobs;

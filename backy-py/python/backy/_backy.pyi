@@ -2045,7 +2045,7 @@ class FleetPlan(Report):
 
 @final
 class FleetLimits(Report):
-    """How many jobs of a run may be at work at a time."""
+    """How many jobs of a run may run at a time."""
 
     __match_args__ = ("jobs", "groups")
     @property
@@ -2128,7 +2128,7 @@ class FleetReport(Report):
         """When it ended, with zone UTC."""
     @property
     def archives(self) -> int:
-        """How many archives it looked at."""
+        """How many archives it checked."""
     @property
     def jobs(self) -> tuple[JobReport, ...]:
         """The jobs, in the order in which they ended."""
@@ -2186,11 +2186,11 @@ class JobReport(Report):
         """Bytes on disk that it added, negative if it freed some; or None."""
 
 def check(*folders: _Path, fleet: _Path | None = None, cancel: CancelToken | None = None) -> HostReport:
-    """The verdict on many archives: each folder is one, or has some right below it, or is a pattern such as
+    """The verdict on many archives: each folder is one, or has some directly below it, or is a pattern such as
     '/srv/*/backup'. Without folders, on those that fleet.toml names; one that it expects and that is missing, has
     another source or was never backed up is critical.
 
-    Nothing is locked or changed. What cannot be looked at is "unknown", and hides no other. `folders`: paths or
+    Nothing is locked or changed. What cannot be read is "unknown", and hides no other. `folders`: paths or
     patterns. `fleet`: a fleet.toml, by default /etc/backy/fleet.toml if there are no `folders`. `cancel`: a
     CancelToken that stops it.
     """
