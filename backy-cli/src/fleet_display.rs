@@ -38,12 +38,7 @@ impl Bars {
     }
 
     fn show(&mut self, running: &[Running], ended: usize, waiting: usize) {
-        while self.jobs.len() > running.len() {
-            if let Some(bar) = self.jobs.pop() {
-                bar.finish_and_clear();
-                self.all.remove(&bar);
-            }
-        }
+        self.shorten(running.len());
         while self.jobs.len() < running.len() {
             self.jobs.push(self.all.insert_before(&self.total, line()));
         }
@@ -53,8 +48,17 @@ impl Bars {
         let running = running.len();
         self.total.set_message(format!("{ended} done, {running} running, {waiting} waiting"));
     }
+
+    /// Takes away the lines of jobs that have ended.
+    fn shorten(&mut self, count: usize) {
+        for bar in self.jobs.drain(count.min(self.jobs.len())..) {
+            bar.finish_and_clear();
+            self.all.remove(&bar);
+        }
+    }
 }
 
+/// A line without anything on it yet.
 fn line() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
@@ -67,6 +71,7 @@ fn line() -> ProgressBar {
 fn progress(running: &Running) -> String {
     let (done, total) = (running.done_bytes, running.total_bytes);
     let far = match (u128::from(done) * 100).checked_div(u128::from(total)) {
+        None if running.phase.is_empty() => "starting".to_owned(),
         None => running.phase.clone(),
         Some(percent) => format!("{percent:>3} % of {}", size(total)),
     };
@@ -180,7 +185,7 @@ impl Drop for Display<'_> {
     /// Takes the lines off the screen.
     fn drop(&mut self) {
         if let Some(bars) = &self.bars {
-            bars.borrow_mut().show(&[], 0, 0);
+            bars.borrow_mut().shorten(0);
             bars.borrow().total.finish_and_clear();
         }
     }

@@ -154,7 +154,10 @@ fn describe(plan: &FleetPlan, output: &Output) -> String {
     };
     let idle = words::count(plan.idle.len(), "archive");
     let next = plan.idle.iter().filter_map(|idle| Some((idle.next_due?, &idle.archive))).min();
-    lines.push(format!("{due}; nothing to do in {idle}"));
+    lines.push(match plan.idle.len() {
+        0 => due,
+        _ => format!("{due}; nothing to do in {idle}"),
+    });
     lines.extend(next.map(|(time, archive)| {
         let archive = escape::line(archive);
         format!("the next backup is due at {}: {archive}", local_minute(time))

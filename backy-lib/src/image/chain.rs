@@ -11,7 +11,7 @@
 //!
 //! A backing file that is shorter than its overlay reads as zeros past its end, as in QEMU.
 //!
-//! [`Chain::open_tolerant`] is for recovering whatever is still readable. A file that cannot be opened, or a table
+//! `Chain::open_tolerant` is for recovering whatever is still readable. A file that cannot be opened, or a table
 //! that cannot be read, makes the blocks that reach it *lost*, and only those: their data cannot be read.
 
 mod moved;

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use backy_lib::storage::sim::Random;
 use backy_tests::command::backy;
 use rustix::process::Signal;
 use serde_json::Value;
