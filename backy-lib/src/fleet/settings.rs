@@ -38,8 +38,8 @@ impl FleetRequest {
             None if !folders.is_empty() => FleetSettings::default(),
             None if !default.exists() => {
                 let message = format!(
-                    "no archive was given, and there is no {FLEET_PATH}; give archives or folders that hold \
-                     archives, or write that file: fleet.toml(5)"
+                    "no archive was given, and there is no {FLEET_PATH}; name archives, or folders that hold \
+                     archives (DIR), or write that file: fleet.toml(5)"
                 );
                 return Err(Error::Specification { message });
             }
