@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::heartbeat::Heartbeat;
 use super::{Archive, ArchiveWriter};
 use crate::base::clock::Clock;
 use crate::base::error::{Error, Result};
@@ -95,7 +96,8 @@ impl ArchiveWriter {
         clock: &dyn Clock,
         observer: &dyn Observer,
     ) -> Result<R::Report> {
-        let observer = &self.heartbeat(observer);
+        let lock = self.shared_lock();
+        let observer = &Heartbeat::begin(&*lock, observer);
         let (since, threads) = (request.planned_since(), request.threads());
         let storage = Arc::clone(self.archive().shared_storage());
         let recovered = request.recover(self, clock, observer);

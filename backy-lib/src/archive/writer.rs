@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::heartbeat::Heartbeat;
 use super::recover::{self, LostImage};
 use super::{Archive, history, left_overs, moment, waiting};
 use crate::base::clock::Clock;
@@ -76,9 +75,9 @@ impl ArchiveWriter {
         self.lock.share()
     }
 
-    /// An observer that also shows others the progress of an operation.
-    pub(super) fn heartbeat<'a>(&self, observer: &'a dyn Observer) -> Heartbeat<'a> {
-        Heartbeat::begin(&self.lock, observer)
+    /// The lock, for an observer that shows others the progress of an operation.
+    pub(super) fn shared_lock(&self) -> Arc<dyn StorageLock> {
+        Arc::clone(&self.lock)
     }
 
     /// The manifest as it is on disk, to be kept up to date.

@@ -73,10 +73,6 @@ impl StorageLock for HeldLock {
         shared
     }
 
-    fn shows_progress(&self) -> bool {
-        self.file.is_some()
-    }
-
     fn touch(&self) {
         if let Some(file) = &self.file {
             let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };

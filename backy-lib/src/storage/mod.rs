@@ -290,11 +290,6 @@ pub trait StorageLock: Send + Sync {
         None
     }
 
-    /// Whether others see a time that [`StorageLock::touch`] sets.
-    fn shows_progress(&self) -> bool {
-        false
-    }
-
     /// Shows others that the holder makes progress now. A failure is no reason to fail.
     fn touch(&self) {}
 }
