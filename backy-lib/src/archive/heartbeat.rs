@@ -71,3 +71,39 @@ impl Observer for Heartbeat<'_> {
         self.inner.operation()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+    use crate::base::progress::{self, Phase, Silent};
+
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl StorageLock for Counting {
+        fn touch(&self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The time is set when there was progress since the last look, at most every ten seconds, and not when an
+    /// operation only asks whether to stop.
+    #[test]
+    fn the_time_follows_the_progress() {
+        let lock = Counting::default();
+        let heartbeat = Heartbeat::begin(&lock, &Silent);
+        let counters = progress::begin(&heartbeat, Phase::Backup, 100);
+        let look = |later: bool| {
+            if later {
+                heartbeat.state.lock().unwrap().at = Instant::now().checked_sub(BEAT).unwrap();
+            }
+            assert!(!heartbeat.cancelled());
+            lock.0.load(Relaxed)
+        };
+        assert_eq!((look(false), look(true), look(true)), (0, 1, 1));
+        counters.add(10);
+        assert_eq!((look(false), look(true), look(true)), (1, 2, 2));
+    }
+}
