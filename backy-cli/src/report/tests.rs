@@ -1,6 +1,7 @@
 use backy_lib::archive::Archive;
-use backy_lib::check::inventory;
+use backy_lib::fleet::FleetRequest;
 use backy_lib::health::Problem;
+use backy_lib::progress::Silent;
 use backy_lib::{BlockSize, SystemClock};
 
 use super::*;
@@ -11,7 +12,8 @@ fn host() -> (tempfile::TempDir, HostReport) {
     let folder = tempfile::tempdir().unwrap();
     let archive = folder.path().join("archive");
     Archive::init(&archive, Some(std::path::Path::new("/dev/zero")), BlockSize::DEFAULT).unwrap();
-    let host = inventory(&[archive], &SystemClock).unwrap();
+    let request = FleetRequest { folders: vec![archive], ..FleetRequest::default() };
+    let host = request.check(true, &SystemClock, &Silent).unwrap();
     (folder, host)
 }
 

@@ -12,7 +12,7 @@ use crate::archive::folders;
 use crate::base::clock::Clock;
 use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::pipeline;
-use crate::base::progress::{self, Observer, Silent};
+use crate::base::progress::{self, Observer};
 use crate::base::report_path::ReportPath;
 use crate::policy::health::{self, Cause, Health, Level, Problem, SharedSpace};
 use crate::verdict::status::{StatusReport, status};
@@ -50,7 +50,7 @@ pub struct Checked {
     pub archive: ReportPath,
     /// The verdict; its level is `unknown` if the archive cannot be read.
     pub health: Health,
-    /// The report behind the verdict; with revisions only after [`inventory`]; null if the archive cannot be read.
+    /// The report behind the verdict; with revisions only if they were wanted; null if the archive cannot be read.
     pub status: Option<StatusReport>,
 }
 
@@ -112,42 +112,13 @@ impl Checked {
     }
 }
 
-/// The verdicts on all given archives: each path is an archive, a folder with archives directly below it, or
-/// a pattern such as `/srv/*/backup`. Each archive is examined once, however often and under whatever names
-/// it is given. A path that cannot be read gets a verdict as well: a folder without permission or on a dead
-/// disk, a broken link, an empty folder, a pattern without matches.
+/// The verdict on each of the given archives, in no order, until the observer asks to stop: each path is an archive, a
+/// folder with archives directly below it, or a pattern such as `/srv/*/backup`. Each archive is examined once, however
+/// often and under whatever names it is given. A path that cannot be read gets a verdict as well: a folder without
+/// permission or on a dead disk, a broken link, an empty folder, a pattern without matches.
 ///
 /// # Errors
 /// Only errors of the process: one that cannot open another file knows nothing of any archive, and gives no verdicts.
-pub fn check(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
-    survey(folders, false, clock, &Silent)
-}
-
-/// As [`check`], until the observer asks to stop.
-pub fn check_watched(
-    folders: &[PathBuf],
-    clock: &dyn Clock,
-    observer: &dyn Observer,
-) -> Result<HostReport> {
-    survey(folders, false, clock, observer)
-}
-
-/// As [`check`], with every revision of each archive.
-pub fn inventory(folders: &[PathBuf], clock: &dyn Clock) -> Result<HostReport> {
-    survey(folders, true, clock, &Silent)
-}
-
-fn survey(
-    folders: &[PathBuf],
-    with_revisions: bool,
-    clock: &dyn Clock,
-    observer: &dyn Observer,
-) -> Result<HostReport> {
-    let archives = look_at_all(folders, with_revisions, clock, observer)?;
-    Ok(judge(archives, Vec::new(), clock.now()))
-}
-
-/// The verdict on each archive, in no order.
 pub(crate) fn look_at_all(
     folders: &[PathBuf],
     with_revisions: bool,
@@ -251,7 +222,7 @@ fn summary(archives: &[Checked], problems: &[Problem]) -> String {
 mod tests {
     use super::*;
     use crate::base::clock::SystemClock;
-    use crate::base::progress::Event;
+    use crate::base::progress::{Event, Silent};
 
     struct Stopping;
 
@@ -268,8 +239,8 @@ mod tests {
     fn a_check_can_be_stopped() {
         let folder = tempfile::tempdir().expect("a folder");
         let folders = [folder.path().to_path_buf()];
-        let stopped = check_watched(&folders, &SystemClock, &Stopping).expect_err("stopped");
+        let stopped = look_at_all(&folders, false, &SystemClock, &Stopping).expect_err("stopped");
         assert_eq!(stopped.kind(), ErrorKind::Interrupted);
-        assert!(check(&folders, &SystemClock).is_ok());
+        assert!(look_at_all(&folders, false, &SystemClock, &Silent).is_ok());
     }
 }
