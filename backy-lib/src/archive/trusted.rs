@@ -54,9 +54,7 @@ impl Archive {
         let config = trusted_config(&*self.storage)?;
         Ok(held.get_or_init(|| config).clone())
     }
-}
 
-impl Archive {
     /// What `backy.toml` and the files that it includes say now, as far as they can be read.
     pub(crate) fn settings(&self) -> Result<Settings> {
         let (file, behalf) = self.storage.open_config()?;

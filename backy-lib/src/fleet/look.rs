@@ -85,8 +85,8 @@ impl Looking {
             }
             Backup::Not(why) => Some(why),
         };
-        jobs.extend(self.maintenance(archive)?);
-        jobs.extend(self.scrub(archive)?);
+        jobs.extend(self.maintenance(archive, &config)?);
+        jobs.extend(self.scrub(archive, &config));
         if !jobs.is_empty() {
             let runs =
                 history::recent(archive.storage(), Timestamp::MAX, latest(self.clock.now()))?;
@@ -111,10 +111,10 @@ impl Looking {
             return not("no source is set in backy.toml");
         }
         let now = self.clock.now();
-        let plan = archive.plan_backup(&BackupOptions::default(), &*self.clock)?;
+        let plan = archive.plan_backup_by(config, &BackupOptions::default(), &*self.clock)?;
         if !plan.due {
             if self.notes {
-                archive.note_asked(&holder_note("'run'", now), &*self.clock);
+                archive.note_asked_by(config, &holder_note("'run'", now), &*self.clock);
             }
             let why = match &plan.next_tag {
                 Some(tag) => format!("the next backup is {tag}"),
@@ -143,8 +143,8 @@ impl Looking {
         Ok(Backup::Due(Box::new(job(Operation::Backup, why, due_since, overdue))))
     }
 
-    fn maintenance(&self, archive: &Archive) -> Result<Option<Job>> {
-        Ok(archive.maintenance_due(&*self.clock)?.map(|work| {
+    fn maintenance(&self, archive: &Archive, config: &Config) -> Result<Option<Job>> {
+        Ok(archive.maintenance_due(config, &*self.clock)?.map(|work| {
             let why = match (work.deletions, work.standalone) {
                 (0, 0) => "tags expire".to_owned(),
                 (0, some) => format!("{} to make standalone", revisions(some)),
@@ -154,14 +154,14 @@ impl Looking {
         }))
     }
 
-    fn scrub(&self, archive: &Archive) -> Result<Option<Job>> {
+    fn scrub(&self, archive: &Archive, config: &Config) -> Option<Job> {
         let now = self.clock.now();
-        Ok(archive.scrub_due(&*self.clock)?.map(|due| {
+        archive.scrub_due(config, &*self.clock).map(|due| {
             let age = now.as_second() - due.unverified_since.as_second();
             let why = format!("some data was last verified {} ago", health::display_age(age));
             let overdue = due.since.map(|since| overdue(since, due.interval.as_secs(), now));
             job(Operation::Scrub, why, due.since, overdue)
-        }))
+        })
     }
 
     /// The command that does a job.

@@ -76,7 +76,7 @@ impl StorageLock for HeldLock {
     fn touch(&self) {
         if let Some(file) = &self.file {
             let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-            // Nothing depends on it but what others are told.
+            // Only what others see depends on it.
             let _ = futimens(file, &Timestamps { last_access: now, last_modification: now });
         }
     }

@@ -46,9 +46,15 @@ impl Archive {
     /// Records in the history that somebody asked for a backup when none was due, if that decides when the next one
     /// is made; once before each backup. If this cannot be recorded, the next one may be made a little early.
     pub fn note_asked(&self, holder: &str, clock: &dyn Clock) {
-        let Ok(config) = self.config() else { return };
+        if let Ok(config) = self.config() {
+            self.note_asked_by(&config, holder, clock);
+        }
+    }
+
+    /// The same by a config that has already been read.
+    pub(crate) fn note_asked_by(&self, config: &Config, holder: &str, clock: &dyn Clock) {
         let now = clock.now();
-        if !schedule::notes_asking(&self.past(&config, now, clock), &config, now) {
+        if !schedule::notes_asking(&self.past(config, now, clock), config, now) {
             return;
         }
         let Ok(_lock) = self.trusted().and_then(|own| own.storage().lock(holder)) else { return };

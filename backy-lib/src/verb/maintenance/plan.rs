@@ -101,11 +101,15 @@ pub(crate) struct Work {
 
 impl Archive {
     /// What maintenance would do now, without an estimate of the space; `None` if nothing.
-    pub(crate) fn maintenance_due(&self, clock: &dyn Clock) -> Result<Option<Work>> {
-        let (storage, manifest, config) = (self.storage(), self.manifest(), self.config()?);
+    pub(crate) fn maintenance_due(
+        &self,
+        config: &Config,
+        clock: &dyn Clock,
+    ) -> Result<Option<Work>> {
+        let (storage, manifest) = (self.storage(), self.manifest());
         let options = MaintenanceOptions::default();
         let Decided { verdicts, steps, .. } =
-            decide(storage, manifest, &config, &options, clock.now())?;
+            decide(storage, manifest, config, &options, clock.now())?;
         let deletions = verdicts.iter().filter(|verdict| !verdict.keep).count();
         let standalone =
             steps.iter().filter(|step| matches!(step, Step::Standalone { .. })).count();

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::Budget;
 use crate::archive::Archive;
 use crate::base::clock::Clock;
-use crate::base::error::Result;
 use crate::format::manifest::{Manifest, Revision};
+use crate::policy::config::Config;
 use crate::policy::health;
 
 /// The share of the stored bytes that one run verifies.
@@ -32,9 +32,8 @@ pub(crate) struct Due {
 
 impl Archive {
     /// The scrub that is due; `None` if there is nothing to verify yet.
-    pub(crate) fn scrub_due(&self, clock: &dyn Clock) -> Result<Option<Due>> {
-        let within = self.config()?.monitoring.scrub_within;
-        Ok(due(self.manifest(), within, clock.now()))
+    pub(crate) fn scrub_due(&self, config: &Config, clock: &dyn Clock) -> Option<Due> {
+        due(self.manifest(), config.monitoring.scrub_within, clock.now())
     }
 }
 

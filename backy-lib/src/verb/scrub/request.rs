@@ -60,12 +60,13 @@ impl ScrubRequest {
     /// As those of [`ArchiveWriter::scrub`](crate::ArchiveWriter::scrub).
     pub fn run_if_due(archive: &Archive, caller: &Caller<'_>) -> Result<Option<ScrubReport>> {
         let archive = archive.trusted()?;
-        if archive.scrub_due(caller.clock)?.is_none() {
+        if archive.scrub_due(&archive.config()?, caller.clock).is_none() {
             return Ok(None);
         }
         let mut writer = caller.writer(archive, "scrub")?;
         // Whoever held the lock until now may have scrubbed.
-        if writer.archive().scrub_due(caller.clock)?.is_none() {
+        let locked = writer.archive();
+        if locked.scrub_due(&locked.config()?, caller.clock).is_none() {
             return Ok(None);
         }
         let options = ScrubOptions { budget: Some(PART), ..ScrubOptions::default() };
