@@ -10,6 +10,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 
 use backy_lib::OperationId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,7 +22,7 @@ use crate::interrupt::Interrupt;
 
 /// The mark, which the second process gets before all arguments, with the name of the operation. The rest of the
 /// command does not know of it.
-const MARK: &str = "--background-half";
+pub(crate) const MARK: &str = "--background-half";
 /// What the second process sends when it is ready.
 const READY: &[u8] = b"ready\n";
 /// How often to check whether somebody asked to stop.
@@ -38,14 +39,15 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
-/// The operation, if this process is such a second process. Removes the mark from its arguments.
-pub(crate) fn take_mark(args: &mut Vec<OsString>) -> Option<OperationId> {
-    let operation = args.get(2)?.to_str()?.parse().ok()?;
-    if args.get(1)? != MARK {
+/// What follows a mark, if this process was started with one: for a second process its operation. Removes both from the
+/// arguments.
+pub(crate) fn take_mark<T: FromStr>(args: &mut Vec<OsString>, mark: &str) -> Option<T> {
+    let value = args.get(2)?.to_str()?.parse().ok()?;
+    if args.get(1)? != mark {
         return None;
     }
     args.drain(1..3);
-    Some(operation)
+    Some(value)
 }
 
 /// Starts the program `itself` with `args` and waits until it is ready, or ends. Its standard error is ours until then.

@@ -1,18 +1,6 @@
 //! The process of a job that `backy run` starts: this command, with a mark before its arguments.
 
-use std::ffi::OsString;
-
-use backy_lib::fleet::JOB_MARK;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-
-/// The process of the run that started this one; `None` if none did. Removes the mark from the arguments.
-pub(crate) fn take_mark(args: &mut Vec<OsString>) -> Option<i32> {
-    let is_mark = args.get(1).is_some_and(|arg| arg == JOB_MARK);
-    let run = args.get(2).and_then(|arg| arg.to_str()?.parse::<i32>().ok());
-    let run = run.filter(|_| is_mark)?;
-    args.drain(1..3);
-    Some(run)
-}
 
 /// From now on this process stops in order when the run ends, however that ends. The kernel forgets it when the process
 /// becomes another user.

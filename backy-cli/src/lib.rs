@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use backy_lib::fleet::JOB_MARK;
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::Observer;
 use backy_lib::storage::take_many_descriptors;
@@ -160,8 +161,8 @@ pub fn run(args: Vec<OsString>, itself: Vec<OsString>) -> u8 {
     if let Some(words) = commands::complete::asked(&args) {
         return commands::complete::run(words, &Output::detect());
     }
-    let half_of = background::take_mark(&mut args);
-    let job_of_run = fleet_job::take_mark(&mut args);
+    let half_of = background::take_mark(&mut args, background::MARK);
+    let job_of_run = background::take_mark(&mut args, JOB_MARK);
     let id = half_of.unwrap_or_else(|| OperationId::new(SystemClock.now()));
     let to_journal = log::stderr_is_journal();
     let on_stderr = |format: Option<LogFormat>, operation: Operation| {
