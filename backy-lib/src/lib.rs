@@ -62,6 +62,7 @@ pub mod fleet;
 pub mod format;
 pub mod image;
 pub mod mount;
+pub mod origin;
 mod policy;
 pub mod source;
 pub mod storage;
