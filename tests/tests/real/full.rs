@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use backy_tests::legacy::OldArchive;
 use tempfile::TempDir;
@@ -277,4 +278,36 @@ fn the_disk_becomes_full_during_an_import() {
         fs::remove_dir_all(&folder).expect("remove the archive");
     }
     assert!(made[0] && made[3] && (made[1] || made[2]), "{made:?}");
+}
+
+/// A run in which the disk of one archive is full makes the revisions of all others. It names that archive and the
+/// reason in one line, and the next run with free space makes its revision as well.
+#[test]
+fn the_disk_of_one_archive_of_a_run_becomes_full() {
+    let Some((disk, elsewhere, source)) = small_disk() else { return };
+    let others = [1, 2].map(|number| elsewhere.path().join(number.to_string()));
+    for place in &others {
+        fs::create_dir(place).expect("a folder");
+    }
+    let sites: Vec<Site> = others
+        .iter()
+        .map(|place| Site::init(place, &source))
+        .chain([Site::init(disk.path(), &source)])
+        .collect();
+    let folders: Vec<&str> = sites.iter().map(|site| text(&site.folder)).collect();
+    let run_all = || {
+        let mut command = Command::new(backy_tests::command::program());
+        command.arg("run").args(&folders);
+        command
+    };
+    let ballast = disk.fill(1 << 20);
+    let message = fails(&mut run_all());
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.contains(folders[2]) && message.contains("backup failed"), "{message}");
+    assert!(message.contains("space"), "{message}");
+    let made = || sites.iter().map(|site| site.committed().len()).collect::<Vec<_>>();
+    assert_eq!(made(), [1, 1, 0]);
+    ballast.remove();
+    works(&mut run_all());
+    assert_eq!(made(), [1, 1, 1]);
 }
