@@ -51,6 +51,11 @@ pub(super) struct Holder {
 }
 
 impl Holder {
+    /// Whether it still holds a lock on the file.
+    pub(super) fn still_holds(&self, file: impl AsFd, kind: Kind) -> bool {
+        fstat(file).is_ok_and(|found| holds(&self.folder, &found, kind))
+    }
+
     /// What the process is called.
     pub(super) fn name(&self) -> String {
         let name = system::read(&self.folder.join("comm")).unwrap_or_default();

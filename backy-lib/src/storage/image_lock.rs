@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::holders::{Kind, holders};
+use super::holders::{Holder as Process, Kind, holders};
 use super::system;
 
 const USED_BASE: libc::off_t = 100;
@@ -80,12 +80,17 @@ enum Holder {
 /// # Errors
 /// Who has the image open in a conflicting way. Then no lock is held.
 pub(crate) fn take(file: &File, what: Use) -> Result<(), String> {
+    patiently(|| try_take(file, what))
+}
+
+/// Tries again while the holder of the lock is only passing.
+fn patiently(attempt: impl Fn() -> Result<(), Holder>) -> Result<(), String> {
     let begun = Instant::now();
     loop {
-        match try_take(file, what) {
+        match attempt() {
             Err(Holder::Unknown) if begun.elapsed() < PASSING => std::thread::sleep(PAUSE),
             Err(Holder::Child) if begun.elapsed() < STARTING => std::thread::sleep(PAUSE),
-            taken => return taken.map_err(named),
+            done => return done.map_err(named),
         }
     }
 }
@@ -118,7 +123,8 @@ fn try_take(file: &File, what: Use) -> Result<(), Holder> {
 
 /// Who has the image open in a way that conflicts with this use.
 pub(crate) fn user(file: &File, what: Use) -> Option<String> {
-    is_used(file, what).then(|| named(holder(file)))
+    let ask = || if is_used(file, what) { Err(holder(file)) } else { Ok(()) };
+    patiently(ask).err()
 }
 
 fn is_used(file: &File, what: Use) -> bool {
@@ -159,7 +165,11 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
 fn holder(file: &File) -> Holder {
     let own = std::process::id();
     let others = || holders(file, Kind::Fcntl).filter(|holder| holder.process != own);
-    match others().find(|holder| !is_passing_child(holder.process, own)) {
+    // A child that has started its own program since it was found has closed our files.
+    let is_other = |holder: &Process| {
+        !is_passing_child(holder.process, own) && holder.still_holds(file, Kind::Fcntl)
+    };
+    match others().find(is_other) {
         Some(other) => Holder::Program(format!("{} (process {})", other.name(), other.process)),
         None if others().next().is_some() => Holder::Child,
         None => Holder::Unknown,
@@ -246,8 +256,9 @@ mod tests {
         drop(held);
         let again = open(file.path());
         let begun = Instant::now();
-        assert_eq!(take(&again, Use::Overwrite), Ok(()));
+        assert_eq!(user(&again, Use::Overwrite), None, "asking");
         assert!(begun.elapsed() > Duration::from_millis(100), "the child did not have the lock");
+        assert_eq!(take(&again, Use::Overwrite), Ok(()));
         rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()).expect("wait");
     }
 }
