@@ -22,6 +22,7 @@ rm-oldest, rm-middle, plain-digest, sha256sum, qemu-img. Only when named, and ea
   mounts  what is read through a mount: see mounts.py
   python  the module in .venv against the command
   fleet   runs over --archives archives of 64 MiB against one backup of the same data; needs some 30 GiB
+  copy    pulls over a pipe and over a slow line against a backup of the same day, rsync, and restic copy
 
 --json takes everything that was measured, written anew after each subject: size, runs, cpus, kernel, python, targets
 (ratios to cp, `peak_mib`, `bytes`, `sparse`, `cold`), and `measured`: by subject (`operations`, with
@@ -55,6 +56,7 @@ from measure import MIB, Results, allocated_bytes, remove
 from operations import OPERATIONS, run_operations
 from places import CHECKOUT, DAYS, Bench
 from scale import run_scale
+from second_copy import run_copy
 from sparse import SPARSE_TARGET, run_sparse
 from workload import parse_size
 
@@ -70,9 +72,10 @@ SUBJECTS: dict[str, Callable[[Bench], str]] = {
     "mounts": mounts.run_mounts,
     "python": interpreter.run_python,
     "fleet": fleet.run_fleet,
+    "copy": run_copy,
 }
 EXTRA = ("peers", *(subject for subject in SUBJECTS if subject != "operations"))
-NEED_IMAGES = ("operations", "levels", "cold", "mounts", "python")
+NEED_IMAGES = ("operations", "levels", "cold", "mounts", "python", "copy")
 NEED_DISK = ("cold", "large")
 
 
