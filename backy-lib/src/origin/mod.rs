@@ -5,6 +5,7 @@
 //! is. `doc/decisions/35-copies.md` has the reasons.
 
 mod local;
+pub mod wire;
 
 use std::collections::BTreeSet;
 
