@@ -47,6 +47,8 @@ pub struct Link {
     pub filter: Option<Filter>,
     /// How long each side waits for the other.
     pub patience: Patience,
+    /// Passes on whatever comes, without looking for frames: each read counts as one.
+    pub is_raw: bool,
 }
 
 /// For tests in which nobody should have to wait.
@@ -57,7 +59,13 @@ pub fn patience() -> Patience {
 
 impl Default for Link {
     fn default() -> Self {
-        Link { latency: Duration::ZERO, bytes_per_second: None, filter: None, patience: patience() }
+        Link {
+            latency: Duration::ZERO,
+            bytes_per_second: None,
+            filter: None,
+            patience: patience(),
+            is_raw: false,
+        }
     }
 }
 
@@ -124,6 +132,11 @@ impl Link {
             Pass::Bytes(frame)
         };
         Link { filter: Some(Arc::new(filter)), ..Link::default() }
+    }
+
+    /// A line for what may be no frames.
+    pub fn raw(patience: Patience) -> Self {
+        Link { is_raw: true, patience, ..Link::default() }
     }
 
     /// A line with something that changes frames.
@@ -216,6 +229,12 @@ impl Line {
 
     /// The next frame, or what there is of it at the end.
     fn next(&self, from: &mut PipeReader) -> Option<Vec<u8>> {
+        if self.link.is_raw {
+            let mut some = vec![0; 16 << 10];
+            let length = from.read(&mut some).ok().filter(|length| *length > 0)?;
+            some.truncate(length);
+            return Some(some);
+        }
         let mut frame = vec![0; 8];
         if !fill(from, &mut frame) {
             return None;

@@ -4,7 +4,9 @@
 //! Whoever asks believes nothing: a block is right if its digest is, a table of digests if the digest of the revision
 //! is. `doc/decisions/35-copies.md` has the reasons.
 
+pub mod address;
 mod local;
+mod ssh;
 pub mod wire;
 
 use std::collections::BTreeSet;
@@ -18,7 +20,10 @@ use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::{BlockRange, Revision};
 
+pub use address::{Address, SshAddress};
 pub use local::LocalOrigin;
+pub use ssh::{Lines, SshOptions};
+pub(crate) use ssh::{SshChild, SshOrigin};
 
 /// An archive to copy from. One thread uses it at a time.
 pub trait Origin: Send {

@@ -24,3 +24,4 @@ mod retention;
 mod scrub;
 mod sweep;
 mod told;
+mod wire;

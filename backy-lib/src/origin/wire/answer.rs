@@ -300,6 +300,12 @@ fn work(
         Request::Blocks { revision, blocks } => {
             let (mut states, mut data) = (Vec::with_capacity(blocks.len()), Vec::new());
             let mut expected: VecDeque<_> = blocks.iter().copied().collect();
+            let name = origin.name();
+            let no_block = |block| {
+                let message =
+                    format!("{name}: block {block} of revision {revision}: there is no such block");
+                Error::Specification { message }
+            };
             origin.fetch(*revision, blocks, &mut |block, fetched| {
                 if expected.pop_front() != Some(block) {
                     let message = format!("the origin gave block {block} out of order");
@@ -307,6 +313,7 @@ fn work(
                 }
                 states.push(match fetched {
                     Fetched::Bad => State::Bad,
+                    Fetched::Data([]) => return Err(no_block(block)),
                     Fetched::Data(bytes) if is_zero(bytes) => State::Zero,
                     Fetched::Data(bytes) => {
                         data.extend_from_slice(bytes);
@@ -315,12 +322,8 @@ fn work(
                 });
                 Ok(())
             })?;
-            if let Some(missing) = expected.front() {
-                let message = format!(
-                    "{}: block {missing} of revision {revision}: there is no such block",
-                    origin.name()
-                );
-                return Err(Error::Specification { message });
+            if let Some(&missing) = expected.front() {
+                return Err(no_block(missing));
             }
             debug_assert!(data.len() as u64 <= super::BATCH_BYTES.max(block_size.bytes()));
             let mut packed = Vec::new();

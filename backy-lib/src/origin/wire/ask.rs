@@ -79,6 +79,11 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
         })
     }
 
+    /// Whether the connection cannot be used any more.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// Ends the connection in order.
     pub fn finish(self) -> Result<()> {
         self.end(&End::default())

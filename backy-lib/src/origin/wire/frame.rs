@@ -143,7 +143,7 @@ impl<R: Read> FrameReader<R> {
         if found == MAGIC {
             return Ok(());
         }
-        if filled == 0 {
+        if MAGIC.starts_with(found.get(..filled).unwrap_or_default()) {
             return Err(broken(&self.name, "the connection ended before backy there answered"));
         }
         // Most likely somebody's shell prints something when it starts.

@@ -16,7 +16,8 @@ pub(super) const MOST_LIST_BYTES: usize = 16 << 20;
 /// A frame is full once it is as long as this; the next revision is shorter than what is left of the limit.
 const FULL_FRAME_BYTES: usize = 128 << 10;
 
-/// The most ranges of bad blocks of one revision; of more, the origin lists the first ones. They take less than 800 KiB.
+/// The most ranges of bad blocks of one revision; of more, the origin lists the first ones. They take less than
+/// 800 KiB.
 const MOST_BAD_RANGES: usize = 16 << 10;
 
 /// A list as frames.

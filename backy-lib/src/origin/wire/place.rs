@@ -18,6 +18,7 @@ pub(super) fn existing(root: &Path, named: &str) -> Result<PathBuf> {
     let path = joined(root, named)?;
     let root = root.canonicalize().map_err(Error::io(root, "look up the folder"))?;
     match path.canonicalize() {
+        Ok(found) if !found.is_dir() => Err(Error::NoArchive { path }),
         Ok(found) => inside(&root, found, named),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoArchive { path }),
         Err(error) => Err(Error::io(path, "look up the folder")(error)),
@@ -35,7 +36,11 @@ pub(super) fn existing_or_new(root: &Path, named: &str) -> Result<PathBuf> {
     let refused = || outside(root, named);
     let (above, name) = (path.parent().ok_or_else(refused)?, path.file_name().ok_or_else(refused)?);
     let look_up = |folder: &Path| {
-        folder.canonicalize().map_err(Error::io(folder, "look up the folder for a new archive"))
+        let real = folder.canonicalize().and_then(|real| match real.is_dir() {
+            true => Ok(real),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        });
+        real.map_err(Error::io(folder, "look up the folder for a new archive"))
     };
     if path == root {
         return Ok(look_up(above)?.join(name));
