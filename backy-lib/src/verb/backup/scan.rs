@@ -251,8 +251,7 @@ impl<'a> Scan<'a> {
         let new_bytes = self.source.size_bytes();
         match self.old {
             None => BlockIndex(0),
-            Some(old) if old.size_bytes == new_bytes => BlockIndex(self.new_blocks),
-            Some(old) => self.block_size.index(old.size_bytes.min(new_bytes)),
+            Some(old) => self.block_size.same_length_end(old.size_bytes, new_bytes),
         }
     }
 
