@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Entries, Fetched, Listing, Offered, Origin, PIECE_ENTRIES, PIECE_RUNS};
-use super::{TablePiece, TableRun};
+use super::runs::Runs;
+use super::{Fetched, Listing, Offered, Origin, TablePiece};
 use crate::archive::Archive;
-use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result};
 use crate::base::limits::limits;
 use crate::base::revision::RevisionId;
@@ -196,7 +195,7 @@ fn compare(
     let end = BlockIndex(size.count(new.size_bytes()));
     let same_end =
         old.map_or(BlockIndex(0), |old| size.same_length_end(new.size_bytes(), old.size_bytes()));
-    let mut runs = Runs { runs: Vec::new(), entries: 0 };
+    let mut runs = Runs::default();
     let mut next = from;
     let mut left = COMPARED_BLOCKS;
     while next < end && left > 0 && runs.left_entries() > 0 {
@@ -221,46 +220,5 @@ fn compare(
         next = next.plus(entries.len().max(1) as u64);
         left = left.saturating_sub(count);
     }
-    Ok(TablePiece { runs: runs.runs, next })
-}
-
-/// The runs of a piece so far.
-struct Runs {
-    runs: Vec<TableRun>,
-    entries: usize,
-}
-
-impl Runs {
-    /// How many blocks may follow, even if each of them begins a run.
-    fn left_entries(&self) -> u64 {
-        let entries = PIECE_ENTRIES.saturating_sub(self.entries);
-        entries.min(PIECE_RUNS.saturating_sub(self.runs.len())) as u64
-    }
-
-    fn push_zeros(&mut self, first: BlockIndex, count: u64) {
-        match self.runs.last_mut() {
-            _ if count == 0 => {}
-            Some(TableRun { first: begin, entries: Entries::Zero(zeros) })
-                if begin.plus(*zeros) == first =>
-            {
-                *zeros += count;
-            }
-            _ => self.runs.push(TableRun { first, entries: Entries::Zero(count) }),
-        }
-    }
-
-    fn push(&mut self, block: BlockIndex, entry: TableEntry) {
-        if entry.is_zero_block() {
-            return self.push_zeros(block, 1);
-        }
-        self.entries += 1;
-        match self.runs.last_mut() {
-            Some(TableRun { first, entries: Entries::Each(entries) })
-                if first.plus(entries.len() as u64) == block =>
-            {
-                entries.push(entry);
-            }
-            _ => self.runs.push(TableRun { first: block, entries: Entries::Each(vec![entry]) }),
-        }
-    }
+    Ok(TablePiece { runs: runs.finish(), next })
 }
