@@ -42,6 +42,13 @@ pub struct SshOptions {
     pub lines: Option<Lines>,
 }
 
+impl std::fmt::Debug for SshOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let SshOptions { program, batch, name, patience, lines: _ } = self;
+        write!(f, "SshOptions({program:?}, {batch}, {name:?}, {patience:?})")
+    }
+}
+
 impl Default for SshOptions {
     fn default() -> Self {
         SshOptions {
@@ -216,18 +223,19 @@ pub(crate) struct SshOrigin<'a> {
     wire: Option<WireOrigin<FdReader<'a>, FdWriter>>,
     child: SshChild,
     name: String,
+    stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> SshOrigin<'a> {
     pub(crate) fn open(
         address: &SshAddress,
         options: &SshOptions,
-        stopped: impl Fn() -> bool + Send + 'a,
+        stopped: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Self> {
         let (child, connection) = SshChild::call(address, options, None, stopped)?;
         let name = address.to_string();
         let wire = Some(WireOrigin::new(connection, &name, options.patience)?);
-        Ok(SshOrigin { wire, child, name })
+        Ok(SshOrigin { wire, child, name, stopped })
     }
 
     fn ask<T>(
@@ -239,6 +247,10 @@ impl<'a> SshOrigin<'a> {
             return Err(Error::Origin { name: self.name.clone(), message });
         };
         let result = call(wire);
+        // What ends it as well, such as Ctrl-C, may have ended the child a little earlier.
+        if result.is_err() && (self.stopped)() {
+            return Err(Error::Interrupted);
+        }
         if !wire.is_broken() {
             return result;
         }
@@ -264,6 +276,10 @@ impl Origin for SshOrigin<'_> {
         from: BlockIndex,
     ) -> Result<TablePiece> {
         self.ask(|wire| wire.table(revision, since, from))
+    }
+
+    fn announce(&mut self, revision: RevisionId, blocks: &[BlockIndex]) -> Result<()> {
+        self.ask(|wire| wire.announce(revision, blocks))
     }
 
     fn fetch(

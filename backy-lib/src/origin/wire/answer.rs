@@ -39,7 +39,7 @@ pub struct Answering<'a> {
     pub block_size: BlockSize,
     /// How many threads work; by default as many as there are cores, and not more than four.
     pub threads: Option<usize>,
-    /// The most bytes a second to send.
+    /// The most bytes to send per second.
     pub limit_rate: Option<u64>,
     /// How long to wait for the other side.
     pub patience: Patience,

@@ -8,6 +8,7 @@ use super::frame::{FrameReader, FrameWriter, Kind, broken};
 use super::message::{NO_REQUEST, Reason};
 use super::{Patience, VERSIONS};
 use crate::base::error::{Error, Result};
+use crate::base::revision::RevisionId;
 
 /// The most versions that a caller may offer.
 const MOST_VERSIONS: usize = 64;
@@ -25,9 +26,9 @@ pub enum Role {
 /// What the caller of a push wishes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Push {
-    /// The revisions to pull, by their names; all if there are none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub revisions: Vec<crate::base::revision::RevisionId>,
+    /// The revisions to pull, by their names; without them, those that the schedule of the copy keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revisions: Option<Vec<RevisionId>>,
     /// Whether to plan only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use answer::{Answering, Outcome, answer};
 pub use ask::WireOrigin;
 pub use hello::{Connection, Hello, Push, Role, call};
-pub use serve::{Accepted, ServeOptions, accept, serve};
+pub use serve::{Accepted, Pipes, ServeOptions, accept, serve};
 pub use stream::{FdReader, FdWriter};
 
 /// The versions of the protocol that this program knows, in ascending order.

@@ -1,12 +1,13 @@
 //! The called side: `backy serve` answers, `backy receive` asks. Both stay below one folder.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::hello::{Call, Hello, Push, Role, listen};
-use super::{Answering, Outcome, Patience, WireOrigin, answer, place};
+use super::{Answering, FdReader, FdWriter, Outcome, Patience, WireOrigin, answer, place};
 use crate::archive::Archive;
 use crate::base::error::{Error, Result};
 use crate::origin::{LocalOrigin, Origin};
@@ -78,6 +79,28 @@ pub fn accept<R: Read, W: Write>(
             Ok(Accepted { folder, push, name, call, patience: options.patience })
         }
         Err(error) => Err(call.refuse(error)),
+    }
+}
+
+/// The standard input and output of this process, or another pair of pipes.
+pub struct Pipes {
+    /// From the other side.
+    pub input: OwnedFd,
+    /// To the other side.
+    pub output: OwnedFd,
+}
+
+impl Pipes {
+    /// As streams that do not wait for ever, and that stop soon after `stopped` or the `stop` of the options has become
+    /// true.
+    pub fn streams<'a>(
+        self,
+        options: &ServeOptions,
+        stopped: impl Fn() -> bool + Send + 'a,
+    ) -> (FdReader<'a>, FdWriter) {
+        let (stop, silence) = (Arc::clone(&options.stop), options.patience.silence);
+        let stopped = move || stop.load(Relaxed) || stopped();
+        (FdReader::new(self.input, silence, stopped), FdWriter::new(self.output, silence))
     }
 }
 
