@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::commands::{
     backup, check, completions, config, drill, export, find, import, init, maintenance, man, mount,
-    report, restore, rm, run, scrub, status, tag,
+    pull, push, receive, report, restore, rm, run, scrub, serve, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -127,6 +127,12 @@ pub(crate) enum Command {
     Find(find::Args),
     Config(config::Args),
     Import(import::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    #[command(hide = true)]
+    Serve(serve::Args),
+    #[command(hide = true)]
+    Receive(receive::Args),
     Maintenance(maintenance::Args),
     Scrub(scrub::Args),
     Tag(tag::Args),
@@ -151,6 +157,10 @@ impl Command {
             Command::Find(_) => "find",
             Command::Config(_) => "config",
             Command::Import(_) => "import",
+            Command::Pull(_) => "pull",
+            Command::Push(_) => "push",
+            Command::Serve(_) => "serve",
+            Command::Receive(_) => "receive",
             Command::Maintenance(_) => "maintenance",
             Command::Scrub(_) => "scrub",
             Command::Tag(_) => "tag",
@@ -166,6 +176,7 @@ impl Command {
         match self {
             Command::Init(_) | Command::Import(_) | Command::Tag(_) | Command::Drill(_) => true,
             Command::Backup(args) => !args.is_dry_run(),
+            Command::Pull(args) => !args.is_dry_run(),
             Command::Maintenance(args) => !args.is_dry_run(),
             Command::Rm(args) => !args.is_dry_run(),
             Command::Scrub(args) => !args.only_checks(),
@@ -176,6 +187,10 @@ impl Command {
             | Command::Export(_)
             | Command::Mount(_)
             | Command::Find(_)
+            // What they change is not the archive of -b.
+            | Command::Push(_)
+            | Command::Serve(_)
+            | Command::Receive(_)
             // Each of its jobs does so itself.
             | Command::Run(_)
             | Command::Config(_)

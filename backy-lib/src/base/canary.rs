@@ -52,11 +52,15 @@ pub enum Bug {
     UnsyncedTextfile,
     /// Where the file system reports no holes, a scrub does not read the blocks that backy has emptied.
     UnreadZeros,
+    /// A pull commits a revision whose digest is not the one that the origin offered.
+    UncheckedCopy,
+    /// A caller may name a folder that is not below the one that is served.
+    LeavesTheRoot,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 22] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -77,6 +81,8 @@ impl Bug {
         Bug::LostHistory,
         Bug::UnsyncedTextfile,
         Bug::UnreadZeros,
+        Bug::UncheckedCopy,
+        Bug::LeavesTheRoot,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -102,6 +108,8 @@ impl Bug {
             Bug::LostHistory => "lost-history",
             Bug::UnsyncedTextfile => "unsynced-textfile",
             Bug::UnreadZeros => "unread-zeros",
+            Bug::UncheckedCopy => "unchecked-copy",
+            Bug::LeavesTheRoot => "leaves-the-root",
         }
     }
 }

@@ -4,20 +4,30 @@
 //! Whoever asks believes nothing: a block is right if its digest is, a table of digests if the digest of the revision
 //! is. `doc/decisions/35-copies.md` has the reasons.
 
+pub mod address;
 mod local;
+mod runs;
+mod ssh;
+pub mod wire;
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Archive;
 use crate::base::digest::{Digest, TableEntry};
 use crate::base::error::Result;
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, Revision};
+use crate::format::manifest::{BlockRange, Revision, Statistics};
+use crate::storage::Trust;
 
+pub use address::{Address, SshAddress};
 pub use local::LocalOrigin;
+pub(crate) use runs::Runs;
+pub use ssh::{Lines, SshOptions};
+pub(crate) use ssh::{SshChild, SshOrigin};
 
 /// An archive to copy from. One thread uses it at a time.
 pub trait Origin: Send {
@@ -39,6 +49,15 @@ pub trait Origin: Send {
         from: BlockIndex,
     ) -> Result<TablePiece>;
 
+    /// Announces which blocks of `revision`, in ascending order, are probably fetched next: an origin at the other end
+    /// of a long line can ask for them ahead. It may ignore them.
+    ///
+    /// # Errors
+    /// As for [`Origin::table`].
+    fn announce(&mut self, _revision: RevisionId, _blocks: &[BlockIndex]) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads blocks of `revision`: calls `take` once for each block of `wanted`, in that order, which is ascending.
     /// An error of `take` ends it.
     ///
@@ -50,6 +69,24 @@ pub trait Origin: Send {
         wanted: &[BlockIndex],
         take: &mut dyn FnMut(BlockIndex, Fetched<'_>) -> Result<()>,
     ) -> Result<()>;
+}
+
+/// Opens the origin at an address. It stops waiting for another machine soon after `stopped` has become true.
+///
+/// # Errors
+/// As those of [`Archive::open`] for a folder; [`Error::Origin`](crate::Error::Origin) if another machine cannot be
+/// reached.
+pub fn open_origin<'a>(
+    address: &Address,
+    ssh: &SshOptions,
+    stopped: &'a (dyn Fn() -> bool + Sync),
+) -> Result<Box<dyn Origin + 'a>> {
+    Ok(match address {
+        Address::Folder(folder) => {
+            Box::new(LocalOrigin::new(Archive::open_with(folder, Trust::Given)?))
+        }
+        Address::Ssh(address) => Box::new(SshOrigin::open(address, ssh, stopped)?),
+    })
 }
 
 /// What an origin has.
@@ -104,6 +141,25 @@ impl From<&Revision> for Offered {
             scheduled_tags: revision.scheduled_tags.clone(),
             bad_blocks: (&revision.findings.bad_blocks).into_iter().copied().collect(),
         }
+    }
+}
+
+impl Offered {
+    /// What the entries of its table give.
+    pub fn expected_digest(&self) -> Digest {
+        self.table_digest.unwrap_or(self.digest)
+    }
+
+    /// The revision as a new one of an archive, with its tags.
+    pub(crate) fn as_revision(&self) -> Revision {
+        let (uuid, started, finished) = (self.uuid, self.started, self.finished);
+        let (size_bytes, digest) = (self.size_bytes, self.digest);
+        let figures = Statistics::default();
+        let mut revision = Revision::newest(uuid, started, finished, size_bytes, digest, figures);
+        revision.tags.clone_from(&self.tags);
+        revision.pinned_tags.clone_from(&self.pinned_tags);
+        revision.scheduled_tags.clone_from(&self.scheduled_tags);
+        revision
     }
 }
 
