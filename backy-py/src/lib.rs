@@ -71,8 +71,8 @@ mod _backy {
     use crate::reports::{
         Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate,
         ExportReport, Extent, Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport,
-        RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step, TargetContent,
-        TargetLook, UndoReport, Verdict,
+        RbdDiffReport, RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step,
+        TargetContent, TargetLook, UndoReport, Verdict,
     };
     #[pymodule_export]
     use crate::settings::{ConfigFile, ConfigReport, FileLine, Setting};

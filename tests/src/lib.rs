@@ -13,6 +13,7 @@ pub mod legacy;
 pub mod memory;
 pub mod model;
 pub mod qemu;
+pub mod rbd_diff;
 pub mod retention;
 pub mod stop;
 pub mod world;

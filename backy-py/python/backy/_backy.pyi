@@ -51,6 +51,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Reader",
+    "RbdDiffReport",
     "RebuildReport",
     "Report",
     "RestoreReport",
@@ -625,6 +626,25 @@ class Archive:
 
         `level`: how hard to compress, from 1 (fast) to 19 (small); without it that of backy.toml.
         `revision`: which one, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        """
+    def export_rbd_diff(
+        self,
+        target: _Path | Writable,
+        revision: _Revision = "latest",
+        *,
+        since: _Revision | None = None,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+    ) -> RbdDiffReport:
+        """Write a revision in Ceph's format "rbd diff v1", for `rbd import-diff`, which makes a snapshot named by its UUID.
+
+        `since`: the revision that the image in Ceph has already, as such a snapshot; then there is only what differs
+        from it. Without it there is all data, for an empty image. The format has no checksum: compare what arrives
+        with the `sha256` of the report. A path must not exist yet. After an error, what was written to a file object
+        is not complete, and no reader takes it for complete.
+
+        `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         """
     def config(self) -> ConfigReport:
@@ -1347,6 +1367,49 @@ class ExportReport(Report):
     @property
     def stored_bytes(self) -> int:
         """Bytes that the file takes on disk."""
+    @property
+    def seconds(self) -> float:
+        """Seconds that it took."""
+
+@final
+class RbdDiffReport(Report):
+    """What was exported for Ceph."""
+
+    __match_args__ = (
+        "revision",
+        "since",
+        "file",
+        "size_bytes",
+        "stream_bytes",
+        "data_bytes",
+        "zero_bytes",
+        "sha256",
+        "seconds",
+    )
+    @property
+    def revision(self) -> str:
+        """UUID of the revision, and the name of the snapshot that `rbd import-diff` makes."""
+    @property
+    def since(self) -> str | None:
+        """UUID of the revision that the image has to have already, or None."""
+    @property
+    def file(self) -> Path:
+        """The file that was made; "-" for a file object."""
+    @property
+    def size_bytes(self) -> int:
+        """Size of the revision in bytes."""
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes that were written."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the revision that are among them."""
+    @property
+    def zero_bytes(self) -> int:
+        """Bytes that become zero."""
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written, 64 hex digits."""
     @property
     def seconds(self) -> float:
         """Seconds that it took."""
