@@ -18,7 +18,7 @@ use backy_lib::tag::TagRequest;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, Caller, Error, ExportReport,
     ImportReport, MaintenancePlan, MaintenanceReport, RebuildReport, RestoreOptions, RestoreReport,
-    Result, ScrubReport, SystemClock, Tag, Trust,
+    Result, RevisionId, ScrubReport, SystemClock, Tag, Trust,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;

@@ -176,7 +176,7 @@ impl Archive {
         run(py, Control::new(progress, cancel), export)?.to_python(py)
     }
 
-    /// Write a revision in Ceph's format "rbd diff v1", for `rbd import-diff`, which makes a snapshot named by its UUID.
+    /// Write a revision in the format "rbd diff v1": `rbd import-diff` makes a snapshot of it, named by its UUID.
     ///
     /// `since`: the revision that the image in Ceph has already, as such a snapshot; then there is only what differs
     /// from it. Without it there is all data, for an empty image. The format has no checksum: compare what arrives
