@@ -14,6 +14,7 @@ mod hooks;
 pub(crate) mod include;
 pub mod keys;
 mod monitoring;
+mod origin;
 mod schedule;
 pub(crate) mod setting;
 mod words;
@@ -44,6 +45,8 @@ pub use hooks::{HookCommand, HooksConfig};
 #[cfg(feature = "testing")]
 pub use include::of_texts;
 pub use monitoring::Monitoring;
+pub use origin::OriginConfig;
+pub(crate) use origin::check_url;
 pub use schedule::{Interval, Window};
 
 /// A longer config is not read.
@@ -54,6 +57,8 @@ pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What to back up; `None` until somebody fills it in.
     pub source: Option<PathBuf>,
+    /// The archive that this one is a copy of; never set together with a source.
+    pub origin: Option<OriginConfig>,
     /// The archives with which it shares a limit of `backy run`.
     pub group: Option<Group>,
     /// The files that `backy.toml` includes, directly or through another one, in the order in which they were read.
@@ -92,6 +97,8 @@ struct RawConfig {
     #[serde(default)]
     hooks: RawHooks,
     #[serde(default)]
+    origin: origin::RawOrigin,
+    #[serde(default)]
     drill: drill::RawDrill,
     #[serde(default)]
     monitoring: monitoring::RawMonitoring,
@@ -117,9 +124,9 @@ impl Config {
         Config::of_files(&files)
     }
 
-    /// Whether the config runs programs, or writes a file outside of the archive.
+    /// Whether the config runs programs, writes a file outside of the archive, or names what to take into it.
     pub(crate) fn acts_outside(&self) -> bool {
-        !self.hooks.is_empty() || self.monitoring.textfile.is_some()
+        !self.hooks.is_empty() || self.monitoring.textfile.is_some() || self.origin.is_some()
     }
 
     /// The text of the config of a new archive.
@@ -211,6 +218,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         schedule.insert(tag, schedule::check(raw)?);
     }
     Ok(Config {
+        origin: origin::check(raw.origin, raw.source.as_ref())?,
         group: raw.group.map(check_group).transpose()?,
         includes: Vec::new(),
         source: raw.source.map(|path| check_absolute("source", path)).transpose()?,
