@@ -29,6 +29,13 @@ pub(crate) struct Args {
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
 
+    /// Archive to copy, in place of a source: ssh://HOST/PATH, or an absolute path
+    ///
+    /// The new archive is a copy: 'backy pull' takes over revisions of the other one. Its own schedule decides how
+    /// long they stay.
+    #[arg(long, value_name = "URL", conflicts_with = "source")]
+    origin: Option<String>,
+
     /// File with settings for several archives, which backy.toml includes; repeatable
     ///
     /// backy.toml then has only the source, and whatever you add: it overrides the settings of these files.
@@ -50,6 +57,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let request = InitRequest {
         folder: session.folder.clone(),
         source: args.source.clone(),
+        origin: args.origin.clone(),
         include: args.include.clone(),
         block_size: args.block_size,
         trust: session.trust,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::job::{Job, Operation};
 use super::plan::{Idle, Obstacle};
 use super::pool::{self, Answer};
-use crate::archive::history;
+use crate::archive::history::{self, Filled};
 use crate::archive::{Archive, folders};
 use crate::base::clock::{Clock, latest};
 use crate::base::error::{Result, judged};
@@ -88,8 +88,8 @@ impl Looking {
         jobs.extend(self.maintenance(archive, &config)?);
         jobs.extend(self.scrub(archive, &config));
         if !jobs.is_empty() {
-            let runs =
-                history::recent(archive.storage(), Timestamp::MAX, latest(self.clock.now()))?;
+            let (filled, latest) = (Filled::of(&config), latest(self.clock.now()));
+            let runs = history::recent(archive.storage(), filled, Timestamp::MAX, latest)?;
             for job in &mut jobs {
                 job.archive = label.clone();
                 job.group.clone_from(&config.group);

@@ -46,7 +46,6 @@ pub use hooks::{HookCommand, HooksConfig};
 pub use include::of_texts;
 pub use monitoring::Monitoring;
 pub use origin::OriginConfig;
-pub(crate) use origin::check_url;
 pub use schedule::{Interval, Window};
 
 /// A longer config is not read.
@@ -131,17 +130,43 @@ impl Config {
 
     /// The text of the config of a new archive.
     pub fn template(source: Option<&Path>) -> Result<String> {
-        Ok(TEMPLATE.replace("@SOURCE@\n", &Self::source_lines(source)?))
+        Ok(TEMPLATE
+            .replace(SOURCE_PLACE, &format!("{ABOUT_SOURCE}{}", Self::source_lines(source)?)))
     }
 
-    /// The same for one that takes everything but the source from files that it includes.
+    /// The same for one that takes everything but the source from files that it includes, or that is a copy of an
+    /// origin, and has no source.
     ///
     /// # Errors
-    /// [`Error::Specification`], if the path of one is not UTF-8.
-    pub fn template_with(source: Option<&Path>, include: &[PathBuf]) -> Result<String> {
+    /// [`Error::Specification`], if the path of an included file is not UTF-8, or the origin has no such path or URL.
+    pub fn template_with(
+        source: Option<&Path>,
+        origin: Option<&str>,
+        include: &[PathBuf],
+    ) -> Result<String> {
+        let Some(origin) = origin else { return Self::template_of_source(source, include) };
+        origin::check_url(origin).map_err(|message| Error::Specification { message })?;
+        if source.is_some() {
+            let message = "a copy has no source; name a source or an origin".to_owned();
+            return Err(Error::Specification { message });
+        }
+        let text = match include {
+            [] => TEMPLATE.to_owned(),
+            include => Self::including(include)?,
+        };
+        let lines = format!("\n[origin]\nurl = {}\n# interval = \"1d\"\n", toml_string(origin));
+        Ok(text.replace(SOURCE_PLACE, ABOUT_ORIGIN) + &lines)
+    }
+
+    fn template_of_source(source: Option<&Path>, include: &[PathBuf]) -> Result<String> {
         if include.is_empty() {
             return Self::template(source);
         }
+        let lines = format!("{ABOUT_SOURCE}{}", Self::source_lines(source)?);
+        Ok(Self::including(include)?.replace(SOURCE_PLACE, &lines))
+    }
+
+    fn including(include: &[PathBuf]) -> Result<String> {
         let mut lines = Vec::new();
         for path in include {
             let text = path.to_str().ok_or_else(|| Error::Specification {
@@ -156,8 +181,7 @@ impl Config {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         };
-        let template = INCLUDING.replace("@INCLUDE@", &include);
-        Ok(template.replace("@SOURCE@\n", &Self::source_lines(source)?))
+        Ok(INCLUDING.replace("@INCLUDE@", &include))
     }
 
     fn source_lines(source: Option<&Path>) -> Result<String> {
@@ -181,6 +205,13 @@ impl Config {
 
 const TEMPLATE: &str = include_str!("../config_template.toml");
 const INCLUDING: &str = include_str!("../config_template_including.toml");
+
+/// The line of a template that the source, or a note in its place, replaces.
+const SOURCE_PLACE: &str = "@SOURCE@\n";
+const ABOUT_SOURCE: &str = "# What to back up: the absolute path of a block device or a file. If it is a symbolic \
+                            link, every backup follows it.\n";
+const ABOUT_ORIGIN: &str = "# A copy of another archive, which [origin] at the end names: 'backy pull' takes over its \
+                            revisions.\n# They stay as long as the schedule here says, whatever the origin deletes.\n";
 
 /// The default zstd level.
 pub(crate) const DEFAULT_LEVEL: i32 = 1;
