@@ -19,6 +19,7 @@ mod model;
 mod names;
 mod old;
 mod rbd_diff;
+mod pull;
 mod rebuild;
 mod restore;
 mod retention;
