@@ -19,7 +19,7 @@ pub const FLEET_TABLES: [Table; 3] = [
 ];
 
 /// The keys, grouped by table.
-pub const FLEET_KEYS: [Key; 9] = [
+pub const FLEET_KEYS: [Key; 10] = [
     key(
         "",
         "archives",
@@ -71,6 +71,14 @@ pub const FLEET_KEYS: [Key; 9] = [
         "\"/dev/vg0/mynode\"",
         None,
         "What it backs up, an absolute path. Without it, whatever its own backy.toml says.",
+    ),
+    key(
+        "[archive]",
+        "origin",
+        "\"ssh://backup1/srv/backup/mynode\"",
+        None,
+        "In place of source, for a copy: the archive that it takes over revisions of, as url in [origin] of \
+         backy.toml(5).",
     ),
     key(
         "[archive]",

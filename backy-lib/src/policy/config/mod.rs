@@ -145,7 +145,7 @@ impl Config {
         include: &[PathBuf],
     ) -> Result<String> {
         let Some(origin) = origin else { return Self::template_of_source(source, include) };
-        origin::check_url(origin).map_err(|message| Error::Specification { message })?;
+        origin::check_url("origin", origin).map_err(|message| Error::Specification { message })?;
         if source.is_some() {
             let message = "a copy has no source; name a source or an origin".to_owned();
             return Err(Error::Specification { message });

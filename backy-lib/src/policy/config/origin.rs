@@ -51,7 +51,7 @@ pub(super) fn check(
     let ssh = raw.ssh.map(check_ssh).transpose()?;
     let limit_rate = raw.limit_rate.map(check_rate).transpose()?;
     let Some(url) = raw.url else { return Ok(None) };
-    check_url(url.get_ref()).map_err(|message| flaw(&url, message))?;
+    check_url("url", url.get_ref()).map_err(|message| flaw(&url, message))?;
     if source.is_some() {
         let message = "url: this archive also has a source; expected one of them, since a copy has only what its \
                        origin has";
@@ -60,13 +60,13 @@ pub(super) fn check(
     Ok(Some(OriginConfig { url: url.into_inner(), interval, ssh, limit_rate }))
 }
 
-/// Checks the place of an origin, as far as that goes without looking for it.
-pub(crate) fn check_url(url: &str) -> Result<(), String> {
+/// Checks the value of `key`, the place of an origin, as far as that goes without looking for it.
+pub(crate) fn check_url(key: &str, url: &str) -> Result<(), String> {
     let is_host = url.strip_prefix(SSH).is_some_and(|rest| !rest.is_empty());
     match (is_host || Path::new(url).is_absolute()) && !url.chars().any(escape::is_unsafe) {
         true => Ok(()),
         false => Err(format!(
-            "url: found {url:?}, expected \"ssh://HOST/PATH\" or an absolute path, since cron and you start in \
+            "{key}: found {url:?}, expected \"ssh://HOST/PATH\" or an absolute path, since cron and you start in \
              different folders"
         )),
     }
