@@ -78,8 +78,8 @@ mod _backy {
     use crate::settings::{ConfigFile, ConfigReport, FileLine, Setting};
     #[pymodule_export]
     use crate::verdicts::{
-        Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, Problem, RevisionStatus,
-        Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
+        Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, OriginStatus, Problem,
+        RevisionStatus, Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
     };
     #[pymodule_export]
     use crate::watch::Progress;

@@ -16,6 +16,7 @@ mod bombs;
 mod border;
 mod browser;
 mod check;
+mod copies;
 mod dates;
 mod devices;
 mod dist;

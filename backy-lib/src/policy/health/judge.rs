@@ -135,10 +135,11 @@ fn pulls(facts: &Facts<'_>) -> Vec<Problem> {
         return vec![Cause::NoBackup.problem(message, advice)];
     }
     let status = OriginStatus::of(origin, facts.last_pull, revisions, facts.now);
-    let old = age::overdue(revisions, config, &[], facts.now).map(|problem| Problem {
-        advice: "find out why the origin makes no backups, or why they were not pulled".to_owned(),
-        ..problem
-    });
+    let mut old = age::overdue(revisions, config, &[], facts.now);
+    if let Some(old) = &mut old {
+        let advice = "find out why the origin makes no backups, or why they were not pulled";
+        old.advice = advice.to_owned();
+    }
     status.problem(facts.now).into_iter().chain(old).collect()
 }
 
