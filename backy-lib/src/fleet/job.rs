@@ -78,8 +78,8 @@ impl Job {
         self.expected_seconds.is_some_and(|seconds| seconds <= SHORT_SECONDS)
     }
 
-    /// The more urgent job first: backups before pulls before maintenance before scrubs, what was never done before the rest,
-    /// then what is most overdue relative to its interval.
+    /// The more urgent job first: backups before pulls before maintenance before scrubs, what was never done before the
+    /// rest, then what is most overdue relative to its interval.
     pub(crate) fn urgency(&self, other: &Job) -> Ordering {
         let never = |job: &Job| job.overdue.is_none();
         let overdue = |job: &Job| job.overdue.unwrap_or_default();

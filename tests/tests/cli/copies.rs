@@ -50,7 +50,8 @@ fn a_copy_pulls_from_its_configured_origin() {
     let (scene, states) = scene();
     let origin = scene.text_path("a");
     let config = scene.works(&["-b", "c", "config"]);
-    assert!(config.text().contains("origin.url") && config.text().contains(&origin), "{config:?}");
+    let url = format!("[origin]\nurl = {origin:?}");
+    assert!(config.text().contains(&url), "{}", config.text());
     for args in [&["backup"][..], &["backup", "--force"], &["backup", "--dry-run"]] {
         let words = [&format!("is a copy of {origin}")[..], "use 'backy pull'"];
         scene.refuses(&[&["-b", "c"], args].concat(), &words);
@@ -102,7 +103,7 @@ fn a_copy_is_judged_by_its_pulls() {
     assert!(line.text().contains("the last pull is overdue: it began 2 days ago"), "{line:?}");
     // The origin cannot be reached: that is recorded, and reported until a pull succeeds.
     fs::rename(scene.path("a"), scene.path("away")).unwrap();
-    scene.fails(&["-b", "c", "pull"], &["No such file"]);
+    scene.fails(&["-b", "c", "pull"], &["no archive here"]);
     let (kinds, _) = verdict(&scene);
     assert_eq!(kinds, ["overdue", "failed"]);
     let advice = status(&scene)["health"]["problems"][1]["advice"].clone();

@@ -28,8 +28,8 @@ const ARCHIVES: usize = 30;
 
 /// On CephFS every command does what it does elsewhere, and its cost follows the data; hosts exclude each other and see
 /// at once what another has committed; the lock of a host that is gone can be taken, and a host that comes back writes
-/// nothing more; and each of many archives is backed up once, however many hosts try. `rbd import-diff` makes a snapshot
-/// of each exported revision.
+/// nothing more; and each of many archives is backed up once, however many hosts try. `rbd import-diff` makes a
+/// snapshot of each exported revision.
 #[test]
 fn archives_on_cephfs_are_worked_on_by_several_hosts() {
     let Some(cluster) = Cluster::start() else { return };

@@ -91,7 +91,7 @@ fn of_copy(past: &Past<'_>, tag: &Tag, interval: &Interval, now: Timestamp) -> T
         due_at: None,
         overdue_at: None,
         critical_at: None,
-        level: Level::Ok,
+        level: cause(now, None, None).map_or(Level::Ok, Cause::level),
     }
 }
 
