@@ -116,7 +116,10 @@ fn heading(report: &StatusReport) -> String {
     let source = match (&report.source, &report.origin) {
         (Some(source), _) => format!("source {}", escape::line(source)),
         (None, Some(origin)) => format!("copy of {}", escape::line(&origin.url)),
-        (None, None) => "no source".to_owned(),
+        (None, None) => match report.last_source.as_ref().filter(|last| last.is_archive()) {
+            Some(last) => format!("copy of {}", escape::line(&last.path)),
+            None => "no source".to_owned(),
+        },
     };
     let blocks = size(report.block_size.bytes()).replace(".0 ", " ");
     let revisions = match &report.newest {

@@ -96,7 +96,7 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
             Cause::Config
                 .problem(why, "correct it; 'backy config' prints all settings and problems"),
         ),
-        Ok(config) if config.source.is_none() && config.origin.is_none() => {
+        Ok(config) if !is_filled(config) && !is_pushed(facts, config) => {
             Some(Cause::NoSource.problem("no source is configured", "set it in backy.toml"))
         }
         Ok(_) => None,
@@ -105,7 +105,11 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
 
 /// No backup exists, or the last one is too old.
 fn backups(facts: &Facts<'_>) -> Option<Problem> {
-    let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
+    let config: &Config = facts.config.ok()?;
+    let is_pushed = is_pushed(facts, config);
+    if config.source.is_none() && !is_pushed {
+        return None;
+    }
     let revisions = &facts.manifest.revisions;
     if !revisions.iter().any(|revision| revision.started <= latest(facts.now)) {
         let advice = "run 'backy backup', then let cron or a timer run it";
@@ -115,7 +119,24 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
         };
         return Some(Cause::NoBackup.problem(message, advice));
     }
-    age::overdue(revisions, config, &tags(&facts.past(), config, facts.now), facts.now)
+    let tags = tags(&facts.past(), config, facts.now);
+    let mut overdue = age::overdue(revisions, config, &tags, facts.now)?;
+    if is_pushed {
+        overdue.advice =
+            "find out why its origin makes no backups, or does not push them".to_owned();
+    }
+    Some(overdue)
+}
+
+/// Whether something in the archive's own config brings revisions.
+fn is_filled(config: &Config) -> bool {
+    config.source.is_some() || config.origin.is_some()
+}
+
+/// Whether another archive has brought the newest revision, by `backy push`.
+fn is_pushed(facts: &Facts<'_>, config: &Config) -> bool {
+    let source = facts.manifest.source.as_ref();
+    !is_filled(config) && source.is_some_and(|source| source.is_archive())
 }
 
 /// A copy has no revision yet, its last pull is too old, or its newest revision.
@@ -164,8 +185,7 @@ pub(crate) fn stuck(
 
 /// Backups fail without a trace, because the archive cannot be written to.
 fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
-    let is_used = |config: &&Config| config.source.is_some() || config.origin.is_some();
-    let config: &Config = facts.config.ok().filter(is_used)?;
+    let config: &Config = facts.config.ok().filter(|config| is_filled(config))?;
     let why = facts.unwritable?;
     let is_past = |due: &Timestamp| *due <= facts.now;
     let tags = tags(&facts.past(), config, facts.now);

@@ -7,13 +7,13 @@ use super::{PullOptions, PullPlan, PullReport};
 use crate::archive::Archive;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
-use crate::origin::{Listing, open_origin};
+use crate::origin::{Listing, Origin, open_origin};
 use crate::policy::config::Config;
 use crate::storage::Trust;
 use crate::verb::caller::{Caller, interrupted};
 use crate::verb::init::InitRequest;
 
-const VERB: &str = "pull";
+pub(super) const VERB: &str = "pull";
 
 /// Revisions of another archive to pull.
 #[derive(Debug, Clone)]
@@ -29,29 +29,6 @@ pub struct PullRequest {
 }
 
 impl PullRequest {
-    /// A pull from the origin in the `backy.toml` of the copy. `options` say what that leaves open.
-    ///
-    /// # Errors
-    /// As those of [`Archive::trusted_origin`].
-    pub fn configured(folder: PathBuf, trust: Trust, options: PullOptions) -> Result<Self> {
-        let origin = Archive::open_with(&folder, trust)?.trusted_origin()?;
-        let limit_rate = options.limit_rate.or(origin.limit_rate);
-        Ok(PullRequest {
-            origin: origin.url,
-            folder,
-            trust,
-            options: PullOptions { limit_rate, ..options },
-        })
-    }
-
-    /// Pulls if that is due by the `interval` of `[origin]`. `None` if another process has just done so.
-    ///
-    /// # Errors
-    /// As those of [`PullRequest::run`].
-    pub fn run_if_due(&self, caller: &Caller<'_>) -> Result<Option<PullReport>> {
-        self.perform(caller, |archive| archive.is_pull_due(caller.clock))
-    }
-
     /// What the pull would do now. Takes no lock and changes nothing.
     ///
     /// # Errors
@@ -59,7 +36,7 @@ impl PullRequest {
     pub fn plan(&self, caller: &Caller<'_>) -> Result<PullPlan> {
         let mut origin = open_origin(&self.origin)?;
         let listing = origin.listing()?;
-        let (manifest, config) = match self.open()? {
+        let (manifest, config) = match self.open(&*origin)? {
             Some(archive) => (archive.manifest().clone(), archive.config()?),
             None => (Manifest::new(listing.block_size), Config::default()),
         };
@@ -78,48 +55,25 @@ impl PullRequest {
     /// # Errors
     /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull), and of creating an archive.
     pub fn run(&self, caller: &Caller<'_>) -> Result<PullReport> {
-        let pulled = self.perform(caller, |_| Ok(true))?;
-        pulled.ok_or_else(|| Error::Panic { message: "the pull was left out".to_owned() })
-    }
-
-    /// Pulls if `is_wanted`, which is asked before the lock is taken and after it.
-    fn perform(
-        &self,
-        caller: &Caller<'_>,
-        is_wanted: impl Fn(&Archive) -> Result<bool>,
-    ) -> Result<Option<PullReport>> {
-        let copy = self.open()?;
-        if let Some(copy) = &copy
-            && !is_wanted(copy)?
-        {
-            return Ok(None);
-        }
-        let opened = open_origin(&self.origin).inspect_err(|error| {
-            if let Some(copy) = &copy {
-                copy.record_failure(VERB, &caller.holder(VERB), error, caller.clock);
-            }
-        });
-        let mut origin = opened?;
-        let archive = match copy {
-            Some(copy) => copy,
+        let opened = open_origin(&self.origin);
+        let mut origin = opened.inspect_err(|error| self.record_unreached(error, caller))?;
+        let archive = match self.open(&*origin)? {
+            Some(archive) => archive,
             None => self.create(origin.listing()?)?,
         };
         let mut writer = caller.writer(archive, VERB)?;
-        // Whoever held the lock until now may have pulled.
-        if !is_wanted(writer.archive())? {
-            return Ok(None);
-        }
-        let pulled = writer.pull(&mut *origin, &self.options, caller.clock, caller.observer);
-        pulled.map(Some).map_err(interrupted("the pulled revisions are complete"))
+        writer
+            .pull(&mut *origin, &self.options, caller.clock, caller.observer)
+            .map_err(interrupted("the pulled revisions are complete"))
     }
 
     /// The copy, if there is one.
-    fn open(&self) -> Result<Option<Archive>> {
+    fn open(&self, origin: &dyn Origin) -> Result<Option<Archive>> {
         let real = |path: &std::path::Path| path.canonicalize().ok();
         let folder = real(&self.folder);
         if folder.is_some() && folder == real(self.origin.as_ref()) {
             let message = "it is the archive to pull into; expected another one".to_owned();
-            return Err(Error::Source { path: self.origin.as_str().into(), message });
+            return Err(Error::Source { path: origin.name().into(), message });
         }
         match Archive::open_with(&self.folder, self.trust) {
             Err(error) if error.kind() == ErrorKind::NoArchive => Ok(None),
@@ -127,16 +81,16 @@ impl PullRequest {
         }
     }
 
-    /// Makes the copy, whose config names the origin: later pulls need no arguments.
+    /// Its config names the origin, so that later pulls need no arguments; unless the origin has called.
     fn create(&self, Listing { block_size, .. }: Listing) -> Result<Archive> {
-        let (folder, origin, trust) = (self.folder.clone(), self.origin.clone(), self.trust);
+        let origin = self.origin.to_string();
         let request = InitRequest {
-            folder,
+            folder: self.folder.clone(),
             source: None,
-            origin: Some(origin),
+            origin: (!origin.is_empty()).then_some(origin),
             include: Vec::new(),
             block_size,
-            trust,
+            trust: self.trust,
         };
         Ok(request.run()?.archive)
     }

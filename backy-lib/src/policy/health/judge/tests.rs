@@ -9,7 +9,7 @@ use super::*;
 use crate::base::digest::Digest;
 use crate::base::revision::RevisionId;
 use crate::base::units::BlockSize;
-use crate::format::manifest::{Alarm, Manifest, Statistics};
+use crate::format::manifest::{Alarm, Manifest, SourceIdentity, Statistics};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
@@ -112,6 +112,23 @@ fn a_copy_is_judged_by_its_pulls() {
     let (kinds, _, advice) = verdict(&old, &config, Some(3600));
     assert_eq!(kinds, [(ProblemKind::Overdue, Level::Critical)]);
     assert!(advice[0].contains("origin makes no backups"), "{advice:?}");
+}
+
+/// An archive that gets its revisions by `push` needs neither a source nor an origin, and is overdue by its schedule.
+#[test]
+fn a_pushed_copy_is_judged_by_its_schedule() {
+    let schedule = "[schedule.daily]\ninterval = \"1d\"\nkeep = 3\n";
+    let config = Config::parse(schedule, Path::new("x")).unwrap();
+    let kinds = |age: i64, kind: &str| {
+        let mut manifest = manifest(&[age]);
+        manifest.source = Some(SourceIdentity::new("host", kind));
+        let health = judge(&facts(&manifest, &config));
+        health.problems.iter().map(|one| (one.kind, one.advice.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(3600, "archive"), []);
+    let advice = "find out why its origin makes no backups, or does not push them".to_owned();
+    assert_eq!(kinds(90 * 3600, "archive"), [(ProblemKind::Overdue, advice)]);
+    assert_eq!(kinds(3600, "file")[0].0, ProblemKind::NoSource);
 }
 
 #[test]
