@@ -113,6 +113,7 @@ fn join(what: &str, advice: &str) -> String {
 fn advice_on(error: &Error) -> &'static str {
     match error {
         Error::NoSource { .. } => "set it there, as in source = \"/dev/vg0/mynode\"",
+        Error::IsCopy { .. } => "use 'backy pull'",
         Error::Target { forcible: true, .. } => {
             "use --force to overwrite it, or choose another target"
         }

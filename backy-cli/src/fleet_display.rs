@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::Session;
 use crate::cli::Verbosity;
-use crate::commands::{backup, scrub};
+use crate::commands::{backup, pull, scrub};
 use crate::interrupt::UnderWay;
 use crate::output::{duration, size};
 use crate::plan;
@@ -136,6 +136,7 @@ impl<'a> Display<'a> {
 fn summary(report: &JobReport, done: Option<&Done>) -> String {
     match done {
         Some(Done::Backup(done)) => backup::summary(done),
+        Some(Done::Pull(done)) => pull::summary(done),
         Some(Done::Maintenance(done)) => plan::summary(done),
         Some(Done::Scrub(done)) => scrub::summary(done),
         _ => format!("{} finished", report.operation.name()),

@@ -25,6 +25,7 @@ mod plan;
 mod probe;
 mod progress;
 mod report;
+mod stream;
 mod table;
 mod tilde;
 mod waiting;
@@ -125,6 +126,11 @@ impl Session {
         if tells && !self.has_begun.swap(true, Relaxed) {
             self.output.log(Event::Start, &format!("{} begins", self.command));
         }
+    }
+
+    /// Whether the command prints what is not a problem but has to be known.
+    fn prints_facts(&self) -> bool {
+        self.verbosity != Verbosity::Quiet
     }
 
     /// Whether a successful command reports what it did: with -v, or to a person who waits for it.

@@ -25,6 +25,7 @@
 //! let init = InitRequest {
 //!     folder: temp.path().join("archive"),
 //!     source: Some(source.clone()),
+//!     origin: None,
 //!     include: Vec::new(),
 //!     block_size: BlockSize::DEFAULT,
 //!     trust: Trust::default(),

@@ -98,6 +98,8 @@ impl Archive {
     /// Create an archive in a folder, which is created if it does not exist.
     ///
     /// `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
+    /// `origin` is another archive that the new one is to be a copy of, in place of a source: an absolute path, or
+    /// ssh://HOST/PATH.
     /// `include`: files with settings for several archives, which its backy.toml includes. `block_size` is the unit of
     /// comparison and storage in bytes, a power of two from 4096 to 2097152.
     ///
@@ -109,13 +111,14 @@ impl Archive {
     /// `path`: the folder. `trust`: also when others than the caller and root can change it.
     #[staticmethod]
     #[pyo3(
-        signature = (path, source=None, *, include=Paths::default(), block_size=65536, trust=false),
-        text_signature = "(path, source=None, *, include=(), block_size=65536, trust=False)"
+        signature = (path, source=None, *, origin=None, include=Paths::default(), block_size=65536, trust=false),
+        text_signature = "(path, source=None, *, origin=None, include=(), block_size=65536, trust=False)"
     )]
     fn init(
         py: Python<'_>,
         #[pyo3(from_py_with = named::path)] path: GivenPath,
         #[pyo3(from_py_with = named::source)] source: Option<GivenPath>,
+        #[pyo3(from_py_with = named::origin)] origin: Option<String>,
         #[pyo3(from_py_with = named::include)] include: Paths,
         #[pyo3(from_py_with = named::block_size)] block_size: u64,
         #[pyo3(from_py_with = named::trust)] trust: bool,
@@ -124,7 +127,7 @@ impl Archive {
         let block_size = known_block_size(block_size)?;
         let Folder { path: folder, trust } = archive.folder.clone();
         let source = source.map(|given| given.0);
-        let request = InitRequest { folder, source, include: include.0, block_size, trust };
+        let request = InitRequest { folder, source, origin, include: include.0, block_size, trust };
         let warning = py.detach(|| request.run()).map_err(exception)?.warning;
         if let Some(warning) = warning {
             let warning = CString::new(warning)?;

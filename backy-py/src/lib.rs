@@ -10,6 +10,7 @@ mod command;
 mod drill;
 mod ending;
 mod error;
+mod exports;
 mod finished;
 mod fleet;
 mod fleet_reports;
@@ -54,6 +55,8 @@ mod _backy {
     #[pymodule_export]
     use crate::command::main;
     #[pymodule_export]
+    use crate::exports::{ExportReport, RbdDiffReport};
+    #[pymodule_export]
     use crate::fleet::run_fleet;
     #[pymodule_export]
     use crate::fleet_reports::{
@@ -69,17 +72,17 @@ mod _backy {
     use crate::report::Report;
     #[pymodule_export]
     use crate::reports::{
-        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate,
-        ExportReport, Extent, Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport,
-        RebuildReport, RestoreReport, Revision, ScrubReport, Skipped, Step, TargetContent,
-        TargetLook, UndoReport, Verdict,
+        Affected, BackupPlan, BackupReport, BlockRange, Coverage, DrillReport, Estimate, Extent,
+        Finding, ImportReport, Imported, MaintenancePlan, MaintenanceReport, RebuildReport,
+        RestoreReport, Revision, ScrubReport, Skipped, Step, TargetContent, TargetLook, UndoReport,
+        Verdict,
     };
     #[pymodule_export]
     use crate::settings::{ConfigFile, ConfigReport, FileLine, Setting};
     #[pymodule_export]
     use crate::verdicts::{
-        Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, Problem, RevisionStatus,
-        Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
+        Alarm, Change, Checked, Freeze, Health, HostReport, InProgress, OriginStatus, Problem,
+        RevisionStatus, Run, SharedSpace, SourceIdentity, Space, Status, TagStatus,
     };
     #[pymodule_export]
     use crate::watch::Progress;

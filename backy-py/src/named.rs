@@ -49,8 +49,8 @@ macro_rules! arguments {
 
 arguments! {
     add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
-    fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old path remove revision
-    revisions source tags target timeout trust undo until wait writable
+    fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old origin path remove revision
+    revisions since source tags target timeout trust undo until wait writable
 }
 
 /// A path as `pathlib` takes it: `str`, or an `os.PathLike` of `str`.

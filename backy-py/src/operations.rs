@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use backy_lib::backup::{BackupRequest, BackupSource};
-use backy_lib::export::ExportOptions;
+use backy_lib::export::{
+    ExportOptions, RbdDiffOptions, RbdDiffReport, rbd_diff, rbd_diff_to_stream,
+};
 use backy_lib::import::ImportRequest;
 use backy_lib::maintenance::{MaintenanceRequest, RemovalRequest};
 use backy_lib::monitoring::write_textfile;
@@ -16,7 +18,7 @@ use backy_lib::tag::TagRequest;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, Caller, Error, ExportReport,
     ImportReport, MaintenancePlan, MaintenanceReport, RebuildReport, RestoreOptions, RestoreReport,
-    Result, ScrubReport, SystemClock, Tag, Trust,
+    Result, RevisionId, ScrubReport, SystemClock, Tag, Trust,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -242,6 +244,21 @@ pub(crate) fn export(
     let archive = folder.open()?;
     let id = revision.resolve(&archive)?;
     backy_lib::export::export(&archive, id, path, options, watch)
+}
+
+pub(crate) fn export_rbd_diff(
+    archive: &Archive,
+    target: Target,
+    id: RevisionId,
+    options: &RbdDiffOptions,
+    watch: &Watch,
+) -> Result<RbdDiffReport> {
+    match target {
+        Target::Path(path) => rbd_diff(archive, id, &path, options, watch),
+        Target::File(file) => {
+            rbd_diff_to_stream(archive, id, &mut Stream::new(file, watch), options, watch)
+        }
+    }
 }
 
 pub(crate) fn import(

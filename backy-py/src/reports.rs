@@ -421,22 +421,6 @@ report! {
 }
 
 report! {
-    /// What an export did.
-    ExportReport of backy_lib::ExportReport {
-        /// UUID of the revision.
-        revision(r) = r.revision;
-        /// The file that was made.
-        file(r) = r.file;
-        /// Size of the revision in bytes.
-        size_bytes(r) = r.size_bytes;
-        /// Bytes that the file takes on disk.
-        stored_bytes(r) = r.stored_bytes;
-        /// Seconds that it took.
-        seconds(r) = r.seconds;
-    }
-}
-
-report! {
     /// A revision that was imported.
     Imported of backy_lib::import::Imported {
         /// Its name, the old one.

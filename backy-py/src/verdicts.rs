@@ -135,7 +135,31 @@ report! {
         revisions(r) = r.revisions;
         /// When the last one with it began, or None.
         last(r) = r.last;
-        /// From when on it is due; None when it is due because no revision has it.
+        /// From when on it is due; None when it is due because no revision has it, and in a copy.
+        due_at(r) = r.due_at;
+        /// From when on it is overdue, or None.
+        overdue_at(r) = r.overdue_at;
+        /// From when on that is critical, or None.
+        critical_at(r) = r.critical_at;
+        /// "ok", "warning" or "critical".
+        level(r) = word(&r.level);
+    }
+}
+
+report! {
+    /// Where a copy comes from, and whether it is up to date.
+    OriginStatus of backy_lib::health::OriginStatus {
+        /// The path or URL of the origin.
+        url(r) = r.url;
+        /// Seconds from one pull to the next.
+        interval_seconds(r) = r.interval_seconds;
+        /// When the last successful pull began, or None.
+        last_pull(r) = r.last_pull;
+        /// How many revisions it left out that are newer than the newest one here; None if not known.
+        left_out(r) = r.left_out;
+        /// Seconds since the newest revision began; None without revisions.
+        behind_seconds(r) = r.behind_seconds;
+        /// From when on a pull is due; None when it is due because there was none.
         due_at(r) = r.due_at;
         /// From when on it is overdue, or None.
         overdue_at(r) = r.overdue_at;
@@ -149,7 +173,7 @@ report! {
 report! {
     /// A command that has ended, from the history.
     Run of backy_lib::health::Run {
-        /// "backup", "maintenance" or "scrub".
+        /// "backup", "maintenance", "scrub" or "pull".
         operation(r) = r.operation;
         /// When it began, with zone UTC.
         started(r) = r.started;
@@ -237,6 +261,8 @@ report! {
         source(r) = r.source;
         /// What was backed up last, or None.
         last_source(r) = r.last_source;
+        /// Of a copy: where it comes from, and whether it is up to date; or None.
+        origin(r) = r.origin;
         /// Block size in bytes.
         block_size(r) = r.block_size;
         /// The operation that is under way, or was interrupted if there is no lock_holder; or None.

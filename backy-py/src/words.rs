@@ -19,8 +19,6 @@ pub(crate) fn _words(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let targets =
         [TargetKind::NewFile, TargetKind::File, TargetKind::BlockDevice, TargetKind::Stream];
     let operations = [Operation::Backup, Operation::Remove, Operation::Merge];
-    let jobs =
-        [JobOperation::Init, JobOperation::Backup, JobOperation::Maintenance, JobOperation::Scrub];
     let all = PyDict::new(py);
     all.set_item("Level", levels.iter().filter_map(word).collect::<Vec<_>>())?;
     all.set_item("ProblemKind", ProblemKind::ALL.map(ProblemKind::as_str))?;
@@ -31,7 +29,7 @@ pub(crate) fn _words(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     all.set_item("Phase", Phase::ALL.map(Phase::name))?;
     all.set_item("TargetKind", targets.iter().filter_map(word).collect::<Vec<_>>())?;
     all.set_item("Operation", operations.iter().filter_map(word).collect::<Vec<_>>())?;
-    all.set_item("JobOperation", jobs.map(JobOperation::name))?;
+    all.set_item("JobOperation", JobOperation::ALL.map(JobOperation::name))?;
     all.set_item("JobResult", JobResult::ALL.map(JobResult::as_str))?;
     all.set_item("RunOperation", RUNS)?;
     all.set_item("RunResult", RUN_RESULTS)?;

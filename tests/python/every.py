@@ -87,6 +87,7 @@ def instances(folder: Path) -> dict[str, list[Any]]:
         archive.look_at_target(disk),
         archive.restore(disk, 1, force=True, undo=folder / "undo", keep_going=True),
         archive.export(folder / "new.qcow2", 0),
+        archive.export_rbd_diff(folder / "new.diff", 0),
         damaged(archive).scrub(),
         archive.status(),
         archive.config(),

@@ -256,7 +256,11 @@ def path_arguments(archive: Archive, path: Any) -> dict[str, list[Callable[[], A
             lambda: archive.export(path),
         ],
         "source": [lambda: archive.backup(source=path, force=True), lambda: Archive.init("/nonexistent/x", path)],
-        "target": [lambda: archive.restore(path), lambda: archive.look_at_target(path)],
+        "target": [
+            lambda: archive.restore(path),
+            lambda: archive.look_at_target(path),
+            lambda: archive.export_rbd_diff(path),
+        ],
         "undo": [lambda: archive.restore("/nonexistent/x", undo=path)],
         "mountpoint": [lambda: archive.mount(path)],
         "dir": [lambda: archive.drill(command=["true"], dir=path)],

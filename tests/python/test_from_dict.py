@@ -58,6 +58,7 @@ def test_reports_are_read_from_the_json_of_the_command(made: Made, backy_bin: Pa
         (backy.ScrubReport, ("scrub", "--json", "-n")),
         (backy.MaintenancePlan, ("maintenance", "--json", "-n", "-k", "1")),
         (backy.ExportReport, ("export", "--json", new)),
+        (backy.RbdDiffReport, ("export", "--rbd-diff", "--json", tmp_path / "diff")),
     ]
     for kind, command in commands:
         fields = printed(backy_bin, made.path, *command)

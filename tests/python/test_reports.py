@@ -63,6 +63,11 @@ CASES: dict[str, tuple[Call, list[str], set[str]]] = {
         VARYING,
     ),
     "export": (lambda a: a.export(a.path.parent / "new.qcow2", 1), ["export", "-r", "1", "NEW"], {"seconds"}),
+    "export-rbd-diff": (
+        lambda a: a.export_rbd_diff(a.path.parent / "new.qcow2", 1, since=2),
+        ["export", "--rbd-diff", "-r", "1", "--from", "2", "NEW"],
+        {"seconds"},
+    ),
     "maintenance": (lambda a: a.maintenance(keep=1), ["maintenance", "-k", "1"], {"seconds"}),
     "maintenance-plan": (
         lambda a: a.maintenance(keep=1, dry_run=True),

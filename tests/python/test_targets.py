@@ -67,6 +67,27 @@ def test_files_of_many_kinds_are_written(made: Made, tmp_path: Path) -> None:
     assert b"".join(pieces) == expected
 
 
+def test_a_file_object_gets_the_stream_for_ceph(made: Made, tmp_path: Path) -> None:
+    """The same bytes as a file, whose SHA-256 is in the report; its errors are its own."""
+    archive, memory = Archive(made.path), io.BytesIO()
+    newest, other, *_ = archive.revisions
+    report = archive.export_rbd_diff(memory, since=other)
+    written = archive.export_rbd_diff(tmp_path / "diff", since=other.uuid)
+    stream = (tmp_path / "diff").read_bytes()
+    assert memory.getvalue() == stream
+    assert stream.startswith(b"rbd diff v1\nf") and stream.endswith(b"e")
+    assert (report.revision, report.since) == (newest.uuid, other.uuid)
+    assert report.sha256 == written.sha256 == hashlib.sha256(stream).hexdigest()
+    assert (report.file, written.file) == (Path("-"), tmp_path / "diff")
+    assert report.stream_bytes == len(stream)
+    with pytest.raises(backy.SpecificationError, match="both revisions"):
+        archive.export_rbd_diff(memory, 0, since=0)
+    with pytest.raises(backy.TargetError, match="exists already"):
+        archive.export_rbd_diff(tmp_path / "diff")
+    with pytest.raises(ZeroDivisionError):
+        archive.export_rbd_diff(Odd(ZeroDivisionError()))
+
+
 def refused(made: Made, tmp_path: Path) -> dict[str, tuple[Any, type[Exception], str]]:
     (tmp_path / "there").write_bytes(b"as it was")
     closed = (tmp_path / "closed").open("wb")

@@ -15,6 +15,7 @@ pub mod link;
 pub mod memory;
 pub mod model;
 pub mod qemu;
+pub mod rbd_diff;
 pub mod retention;
 pub mod stop;
 pub mod world;

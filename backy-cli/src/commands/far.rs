@@ -18,8 +18,8 @@ pub(super) fn name() -> String {
 #[derive(clap::Args)]
 pub(super) struct Far {
     /// Command to use instead of ssh, such as 'ssh -i KEY'
-    #[arg(long, value_name = "COMMAND", default_value = "ssh", hide_default_value = true)]
-    ssh: String,
+    #[arg(long, value_name = "COMMAND")]
+    ssh: Option<String>,
 }
 
 impl Far {
@@ -28,7 +28,7 @@ impl Far {
         let output = session.output.clone();
         let lines = move |line: &str| output.note(line);
         let mut options = SshOptions::default();
-        options.program = split_words(&self.ssh)?;
+        options.program = self.ssh.as_deref().map(split_words).transpose()?;
         options.batch = !std::io::stdin().is_terminal();
         options.name = name();
         options.lines = (session.verbosity > Verbosity::Quiet).then(|| Arc::new(lines) as _);

@@ -29,6 +29,13 @@ pub(crate) struct Args {
     #[arg(value_hint = ValueHint::FilePath)]
     source: Option<PathBuf>,
 
+    /// Archive to copy, in place of a source: ssh://HOST/PATH, or an absolute path
+    ///
+    /// The new archive is a copy: 'backy pull' takes over revisions of the other one. Its own schedule decides how
+    /// long they stay.
+    #[arg(long, value_name = "URL", conflicts_with = "source")]
+    origin: Option<String>,
+
     /// File with settings for several archives, which backy.toml includes; repeatable
     ///
     /// backy.toml then has only the source, and whatever you add: it overrides the settings of these files.
@@ -50,6 +57,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let request = InitRequest {
         folder: session.folder.clone(),
         source: args.source.clone(),
+        origin: args.origin.clone(),
         include: args.include.clone(),
         block_size: args.block_size,
         trust: session.trust,
@@ -89,7 +97,10 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
         (Some(source), None) => {
             line(format!("Source: {}.", escape::line(&source.to_string_lossy())))
         }
-        (None, _) => line(format!("Source: not set; set it in {folder}/backy.toml.")),
+        (None, _) => line(match &config.origin {
+            Some(origin) => format!("A copy of {}.", escape::line(&origin.url)),
+            None => format!("Source: not set; set it in {folder}/backy.toml."),
+        }),
     }
     let place = match config.includes.as_slice() {
         [] => format!("in {folder}/backy.toml"),
@@ -101,10 +112,17 @@ fn describe(archive: &Archive, source_bytes: Option<u64>) -> Result<String, Fail
     // In a line of cron a '%' ends the command, also in quotes.
     let for_cron = quoted.replace('%', r"\%");
     line(String::new());
-    line("Make the first backup:".to_owned());
-    line(format!("  backy -b {quoted} -v backup"));
-    line("Then let cron start backups, for instance in /etc/cron.d/backy:".to_owned());
-    line(format!("  */15 * * * *  root  backy -b {for_cron} backup"));
+    if config.origin.is_some() {
+        line("Pull its revisions:".to_owned());
+        line(format!("  backy -b {quoted} -v pull"));
+        line("Then let cron start pulls, for instance in /etc/cron.d/backy:".to_owned());
+        line(format!("  15 4 * * *    root  backy -b {for_cron} pull"));
+    } else {
+        line("Make the first backup:".to_owned());
+        line(format!("  backy -b {quoted} -v backup"));
+        line("Then let cron start backups, for instance in /etc/cron.d/backy:".to_owned());
+        line(format!("  */15 * * * *  root  backy -b {for_cron} backup"));
+    }
     line(format!("  20 6 * * *    root  backy -b {for_cron} maintenance --wait 4h"));
     line(format!("  40 6 * * 0    root  backy -b {for_cron} scrub --budget 2h --wait 4h"));
     Ok(text)

@@ -26,8 +26,8 @@ use crate::words::count;
 /// anything is missing: a block that the origin has lost, or a revision of -r.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Archive to pull from: a folder, or ssh://[USER@]HOST[:PORT]/PATH
-    origin: Address,
+    /// Archive to pull from: a folder, or ssh://[USER@]HOST[:PORT]/PATH [default: the url in [origin] of backy.toml]
+    origin: Option<Address>,
 
     #[command(flatten)]
     far: Far,
@@ -57,6 +57,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     limit_rate: Option<u64>,
 
+    /// Pull only if that is due by the interval in [origin] of backy.toml
+    #[arg(long, hide = true, conflicts_with_all = ["origin", "revisions", "dry_run"])]
+    when_due: bool,
+
     /// Print the report as JSON (with --dry-run the plan)
     #[arg(long)]
     json: bool,
@@ -81,7 +85,10 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     };
     let (folder, trust) = (session.folder.clone(), session.trust);
     let ssh = args.far.options(session)?;
-    let request = PullRequest { origin: args.origin, ssh, folder, trust, options };
+    let request = match args.origin {
+        Some(origin) => PullRequest { origin, ssh, folder, remember: true, trust, options },
+        None => PullRequest::configured(folder, trust, ssh, options)?,
+    };
     if args.dry_run {
         let planning = Planning(session);
         let plan = request.plan(&session.caller(args.waiting, &planning))?;
@@ -92,9 +99,18 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     }
     session.begins();
     let reporter = session.reporter();
-    let pulled = request.run(&session.caller(args.waiting, &reporter));
+    let caller = session.caller(args.waiting, &reporter);
+    let pulled = match args.when_due {
+        true => request.run_if_due(&caller),
+        false => request.run(&caller).map(Some),
+    };
     drop(reporter);
-    let report = pulled?;
+    let Some(report) = pulled? else {
+        if session.tells() {
+            session.output.note("no pull is due");
+        }
+        return if args.json { session.output.json(&()) } else { Ok(()) };
+    };
     if args.json {
         session.output.json(&report)?;
     } else if session.verbosity == Verbosity::Verbose || session.tells() {
@@ -141,7 +157,7 @@ pub(super) fn describe(plan: &PullPlan) -> String {
     text
 }
 
-fn summary(report: &PullReport) -> String {
+pub(crate) fn summary(report: &PullReport) -> String {
     let pulled = &report.pulled;
     if pulled.is_empty() {
         return format!("nothing to pull from {}", report.origin);

@@ -1,7 +1,5 @@
 //! `backy restore`
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use backy_lib::escape;
@@ -15,6 +13,7 @@ use crate::Session;
 use crate::cli::{REVISION_HELP, check_file_name, revision};
 use crate::errors::Failure;
 use crate::output::{duration, local_minute, size};
+use crate::stream::to_stdout;
 use crate::words;
 
 /// Restore a revision to a file, a device or the source
@@ -69,8 +68,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
-    let to_stdout = args.target.as_deref() == Some(Path::new("-"));
-    if to_stdout {
+    let is_stdout = args.target.as_deref() == Some(Path::new("-"));
+    if is_stdout {
         check_stdout(args, session)?;
     }
     if let Some(target) = &args.target {
@@ -89,7 +88,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         ignore_space: args.no_space_check,
         threads: None,
     };
-    if to_stdout {
+    if is_stdout {
         let report = to_stream(&archive, id, &options, session)?;
         tell(&report, "standard output", session);
         return judge(&report, session);
@@ -229,27 +228,8 @@ fn to_stream(
     options: &RestoreOptions,
     session: &Session,
 ) -> Result<RestoreReport, Failure> {
-    // Past the standard library's buffer, which looks for ends of lines.
-    let stdout = std::io::stdout().lock();
-    let descriptor = stdout.as_fd().try_clone_to_owned().map_err(Failure::Output)?;
-    let mut stream = File::from(descriptor);
-    let reporter = session.reporter();
-    let part = || Failure::interrupted("interrupted; standard output has only part of the image");
-    // Whoever reads it may have stopped reading to stop this.
-    let report = session.interrupt.or_give_up(
-        || archive.restore_to_stream(id, &mut stream, options, &reporter),
-        || {
-            let status = part().report(&session.output, session.interrupt.by_ctrl_c());
-            std::process::exit(status.into());
-        },
-    );
-    drop(reporter);
-    report.map_err(|error| match &error {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
-            Failure::advised(error, "the reader ended before all was written")
-        }
-        _ if error.kind() == ErrorKind::Interrupted => part(),
-        _ => error.into(),
+    to_stdout(session, "standard output has only part of the image", |stream, reporter| {
+        archive.restore_to_stream(id, stream, options, reporter)
     })
 }
 

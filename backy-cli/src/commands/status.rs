@@ -3,7 +3,7 @@
 use backy_lib::check::Checked;
 use backy_lib::escape;
 use backy_lib::format::manifest::{DrillReport, Operation};
-use backy_lib::health::{Space, display_age};
+use backy_lib::health::{OriginStatus, Space, display_age};
 use backy_lib::monitoring::{nagios, prometheus};
 use backy_lib::status::{RevisionStatus, StatusReport, status};
 use backy_lib::{Clock, RevisionsSpec, SystemClock};
@@ -105,6 +105,7 @@ fn describe(report: &StatusReport, shown: &Shown<'_>, now: Timestamp) -> String 
     }
     lines.extend(report.drill.as_ref().map(drill));
     lines.extend(report.space.as_ref().map(|space| room(space, now)));
+    lines.extend(report.origin.as_ref().map(|origin| pulls(origin, now)));
     lines.extend(next_backup(report));
     lines.extend(at_work(report));
     lines.extend(health(report, output));
@@ -112,8 +113,14 @@ fn describe(report: &StatusReport, shown: &Shown<'_>, now: Timestamp) -> String 
 }
 
 fn heading(report: &StatusReport) -> String {
-    let source = report.source.as_deref().map(escape::line);
-    let source = source.map_or_else(|| "no source".into(), |source| format!("source {source}"));
+    let source = match (&report.source, &report.origin) {
+        (Some(source), _) => format!("source {}", escape::line(source)),
+        (None, Some(origin)) => format!("copy of {}", escape::line(&origin.url)),
+        (None, None) => match report.last_source.as_ref().filter(|last| last.is_archive()) {
+            Some(last) => format!("copy of {}", escape::line(&last.path)),
+            None => "no source".to_owned(),
+        },
+    };
     let blocks = size(report.block_size.bytes()).replace(".0 ", " ");
     let revisions = match &report.newest {
         Some(newest) => format!(", {}", size(newest.size_bytes)),
@@ -207,8 +214,31 @@ fn room(space: &Space, now: Timestamp) -> String {
     )
 }
 
+/// When the copy was last pulled, what it lacks, and when the next pull is due.
+fn pulls(origin: &OriginStatus, now: Timestamp) -> String {
+    let last = match origin.last_pull {
+        Some(last) => format!("Last pull: {}", local_minute(last)),
+        None => "Last pull: none is recorded".to_owned(),
+    };
+    let behind = origin.behind_seconds.map(display_age);
+    let behind =
+        behind.map(|age| format!("; the newest revision is {age} old")).unwrap_or_default();
+    let left_out = origin.left_out.filter(|count| *count > 0);
+    let left_out =
+        left_out.map(|count| format!("; {} newer left out", words::count(count, "revision")));
+    let next = match origin.due_at {
+        Some(due) if due > now => format!("the next is due at {}", local_minute(due)),
+        Some(due) => format!("one has been due since {}", local_minute(due)),
+        None => "one is due".to_owned(),
+    };
+    format!("{last}{behind}{}; {next}.", left_out.unwrap_or_default())
+}
+
 /// When the next backup is due according to the schedule.
 fn next_backup(report: &StatusReport) -> Option<String> {
+    if report.origin.is_some() {
+        return None;
+    }
     let next = report.schedule.iter().min_by_key(|tag| tag.due_at)?;
     report.newest.as_ref()?;
     Some(match next.due_at {

@@ -4,7 +4,7 @@ use backy_lib::Level;
 use backy_lib::check::Checked;
 use backy_lib::escape;
 use backy_lib::format::manifest::DrillReport;
-use backy_lib::health::{Run, TagStatus};
+use backy_lib::health::{OriginStatus, Run, TagStatus};
 use backy_lib::status::{RevisionStatus, StatusReport};
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -65,11 +65,28 @@ fn inside(number: usize, checked: &Checked, now: Timestamp) -> Markup {
         @if let Some(source) = checked.status.as_ref().and_then(|status| status.source.as_ref()) {
             p.path { "backs up " (path(source)) }
         }
+        @if let Some(origin) = checked.status.as_ref().and_then(|status| status.origin.as_ref()) {
+            p.path { "copy of " (escape::line(&origin.url)) ", " (pulled(origin, now)) }
+        }
         @if checked.health.problems.is_empty() {
             p.well { (escape::line(&checked.health.summary)) "." }
         }
         (problems(&checked.health.problems, Some(&checked.archive)))
         @if let Some(status) = &checked.status { (body(number, status, now)) }
+    }
+}
+
+/// When a copy was last pulled, and what it lacks.
+fn pulled(origin: &OriginStatus, now: Timestamp) -> String {
+    let last = match origin.last_pull {
+        Some(last) => format!("pulled {} ago", since(last, now)),
+        None => "no pull recorded".to_owned(),
+    };
+    match origin.left_out {
+        Some(count) if count > 0 => {
+            format!("{last}, {} newer left out", words::count(count, "revision"))
+        }
+        _ => last,
     }
 }
 
@@ -179,14 +196,14 @@ fn schedule(status: &StatusReport, now: Timestamp) -> Markup {
                         th scope="col" { "Next" }
                         th scope="col" { "State" }
                     } }
-                    tbody { @for tag in &status.schedule { (scheduled(tag, now)) } }
+                    tbody { @for tag in &status.schedule { (scheduled(tag, status.origin.is_some(), now)) } }
                 }
             }
         }
     }
 }
 
-fn scheduled(tag: &TagStatus, now: Timestamp) -> Markup {
+fn scheduled(tag: &TagStatus, is_copy: bool, now: Timestamp) -> Markup {
     let is_due = tag.due_at.is_none_or(|due| due <= now);
     html! {
         tr {
@@ -198,6 +215,7 @@ fn scheduled(tag: &TagStatus, now: Timestamp) -> Markup {
             td.short data-label="Next" {
                 @match tag.due_at {
                     Some(due) if !is_due => { "in " (until(due, now)) },
+                    None if is_copy => { "–" },
                     _ => "due",
                 }
             }

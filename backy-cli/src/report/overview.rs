@@ -80,7 +80,13 @@ fn figures(status: &StatusReport, now: Timestamp) -> Markup {
     ];
     let names = COLUMNS.map(|(name, _)| name);
     html! {
-        td.text data-label=(names[0]) { @match &status.source { Some(source) => (path(source)), None => "–" } }
+        td.text data-label=(names[0]) {
+            @match (&status.source, &status.origin) {
+                (Some(source), _) => (path(source)),
+                (None, Some(origin)) => { "copy of " (escape::line(&origin.url)) },
+                (None, None) => "–",
+            }
+        }
         @for (figure, name) in figures.iter().zip(&names[1..]) {
             td.number data-label=(name) { (figure.as_deref().unwrap_or("–")) }
         }

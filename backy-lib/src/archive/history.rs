@@ -13,7 +13,8 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::escape;
 use crate::base::progress::{Event, Observer};
 use crate::base::revision::OperationId;
-use crate::policy::health::{Ahead, Movement, RUN_RESULTS, RUNS, Run};
+use crate::policy::config::Config;
+use crate::policy::health::{Ahead, LastPull, Movement, PULL, RUN_RESULTS, RUNS, Run};
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
 /// A longer file is put aside.
@@ -21,6 +22,9 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// A line that would be longer lacks its report: one line must not hide those before it.
 const MAX_LINE_BYTES: usize = 512 << 10;
+
+/// The name of a backup here.
+const BACKUP: &str = "backup";
 
 /// Longest reason of a failure that the new file takes over.
 const MAX_ERROR_CHARS: usize = 4096;
@@ -54,12 +58,39 @@ pub(crate) struct Recent {
     /// Runs that ended in the future, one of each command. They hide no earlier run; one that failed counts all the
     /// same.
     pub(crate) ahead: Vec<Ahead>,
+    /// The last pull that succeeded.
+    pub(crate) last_pull: Option<LastPull>,
+}
+
+/// Whether an archive has backups or pulls: the history is not searched to its end for the other ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    ByBackups,
+    ByPulls,
+}
+
+impl Filled {
+    pub(crate) fn of(config: &Config) -> Self {
+        if config.origin.is_some() { Filled::ByPulls } else { Filled::ByBackups }
+    }
+
+    fn other(self) -> &'static str {
+        match self {
+            Filled::ByBackups => PULL,
+            Filled::ByPulls => BACKUP,
+        }
+    }
 }
 
 /// Reads from the end everything that is not older than `since`, and as much more as it takes to know the last runs.
 /// A run that ended after `latest` is from the future.
-pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp) -> Result<Recent> {
-    let mut last = LastLines::default();
+pub(crate) fn recent(
+    storage: &dyn Storage,
+    filled: Filled,
+    since: Timestamp,
+    latest: Timestamp,
+) -> Result<Recent> {
+    let mut last = LastLines { filled: Some(filled), ..LastLines::default() };
     let (mut movements, mut ahead): (_, Vec<Ahead>) = (Vec::new(), Vec::new());
     'files: for name in [FileName::History, FileName::OldHistory] {
         let tail = match tail(storage, name) {
@@ -83,7 +114,9 @@ pub(crate) fn recent(storage: &dyn Storage, since: Timestamp, latest: Timestamp)
     movements.reverse();
     let runs = last.last.into_iter().flatten().map(ReadLine::into_run).collect();
     let failed = last.ended.into_iter().flatten().filter(ReadLine::has_failed);
-    Ok(Recent { runs, failures: failed.map(ReadLine::into_run).collect(), movements, ahead })
+    let failures = failed.map(ReadLine::into_run).collect();
+    let last_pull = last.pulled.map(ReadLine::into_pull);
+    Ok(Recent { runs, failures, movements, ahead, last_pull })
 }
 
 /// Lines of the last runs of each of [`RUNS`], found from the end.
@@ -92,17 +125,26 @@ struct LastLines {
     last: [Option<ReadLine>; RUNS.len()],
     /// The last run that ended by itself.
     ended: [Option<ReadLine>; RUNS.len()],
+    /// The last pull that succeeded.
+    pulled: Option<ReadLine>,
+    /// `None` if all commands count.
+    filled: Option<Filled>,
 }
 
 impl LastLines {
     fn are_known(&self) -> bool {
-        self.ended.iter().all(Option::is_some)
+        let other = self.filled.map(Filled::other);
+        let mut counting = RUNS.iter().zip(&self.ended).filter(|(name, _)| Some(**name) != other);
+        counting.all(|(_, ended)| ended.is_some()) && (other == Some(PULL) || self.pulled.is_some())
     }
 
     /// Takes a line that is older than all before. Returns the run if it is from the future: such a run hides no
     /// earlier one, but if it failed, it counts as failed.
     fn add(&mut self, line: ReadLine, latest: Timestamp) -> Option<Ahead> {
         let at = RUNS.iter().position(|operation| *operation == line.operation)?;
+        if line.operation == PULL && line.result == RUN_RESULTS[0] && line.finished <= latest {
+            self.pulled.get_or_insert_with(|| line.clone());
+        }
         let (Some(last), Some(ended @ None)) = (self.last.get_mut(at), self.ended.get_mut(at))
         else {
             return None;
@@ -161,6 +203,10 @@ struct ReadReport {
     revision: Option<Value>,
     #[serde(default)]
     freed_bytes: Option<i64>,
+    #[serde(default)]
+    left_out: Option<Vec<Value>>,
+    #[serde(default)]
+    pulled: Option<Vec<Value>>,
 }
 
 impl ReadLine {
@@ -169,9 +215,15 @@ impl ReadLine {
         let report = self.report.as_ref()?;
         let movement = |is_backup, bytes| Movement { at: self.finished, is_backup, bytes };
         match self.operation.as_str() {
-            "backup" => {
+            BACKUP => {
                 let stored = report.revision.as_ref()?.pointer("/statistics/stored_bytes")?;
                 Some(movement(true, stored.as_i64()?))
+            }
+            PULL => {
+                let pulled = report.pulled.as_ref().filter(|pulled| !pulled.is_empty())?;
+                let mut stored = pulled.iter().map(|one| one.get("stored_bytes")?.as_i64());
+                let stored = stored.try_fold(0_i64, |sum, one| Some(sum.saturating_add(one?)))?;
+                Some(movement(true, stored))
             }
             "maintenance" => Some(movement(false, report.freed_bytes?.saturating_neg())),
             _ => None,
@@ -180,6 +232,13 @@ impl ReadLine {
 
     fn has_failed(&self) -> bool {
         self.result == "failed"
+    }
+
+    fn into_pull(self) -> LastPull {
+        let left_out = self.report.and_then(|report| report.left_out);
+        let started = |one: &Value| one.get("started")?.as_str()?.parse().ok();
+        let left_out = left_out.map(|left_out| left_out.iter().filter_map(started).collect());
+        LastPull { started: self.started, left_out }
     }
 
     fn into_run(self) -> Run {
@@ -281,9 +340,12 @@ fn carried_over(storage: &dyn Storage) -> Result<String> {
         }
     }
     let mut text = String::new();
+    let pulled = last.pulled.as_ref();
     for (ended, last) in last.ended.iter().zip(&last.last) {
         let last = last.as_ref().filter(|last| Some(*last) != ended.as_ref());
-        for line in ended.iter().chain(last) {
+        let is_pull = ended.as_ref().is_some_and(|ended| ended.operation == PULL);
+        let pulled = pulled.filter(|pulled| is_pull && Some(*pulled) != ended.as_ref());
+        for line in pulled.into_iter().chain(ended).chain(last) {
             let error = line.error.as_ref().map(|why| why.chars().take(MAX_ERROR_CHARS).collect());
             let (started, finished) = (line.started, line.finished);
             let id = &line.id;
@@ -303,135 +365,4 @@ fn open(storage: &dyn Storage) -> Result<Box<dyn StorageFile>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::storage::dir::DirStorage;
-
-    #[expect(clippy::disallowed_methods, reason = "what others may have written")]
-    fn read(current: &[u8], old: &[u8], since: &str) -> Recent {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, content) in [("history.jsonl", current), ("history.jsonl.1", old)] {
-            fs::write(folder.path().join(name), content).unwrap();
-        }
-        let latest = "2026-11-30T00:00:00Z".parse().unwrap();
-        recent(&DirStorage::open(folder.path()).unwrap(), since.parse().unwrap(), latest).unwrap()
-    }
-
-    fn line(operation: &str, day: u32, rest: &str) -> String {
-        format!(
-            "{{\"operation\":\"{operation}\",\"started\":\"2026-11-{day:02}T02:00:00Z\",\
-             \"finished\":\"2026-11-{day:02}T03:00:00Z\",{rest}}}\n"
-        )
-    }
-
-    const BACKUP: &str =
-        r#""result":"ok","report":{"revision":{"statistics":{"stored_bytes":7}},"cloned":false}"#;
-    const FREED: &str = r#""result":"ok","report":{"verdicts":[],"freed_bytes":5}"#;
-    const FAILED: &str = r#""result":"failed","error":"why""#;
-
-    #[test]
-    fn the_last_runs_and_what_changed_the_size_are_read() {
-        let text = [
-            line("backup", 1, BACKUP),
-            line("maintenance", 1, FREED),
-            line("backup", 2, BACKUP),
-            line("tag", 2, r#""result":"ok","report":{"revision":"x","tags":[]}"#),
-            line("rm", 2, FREED),
-            line("backup", 3, FAILED),
-        ]
-        .concat();
-        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
-        let runs: Vec<_> =
-            found.runs.iter().map(|r| (r.operation.as_str(), r.error.as_deref())).collect();
-        assert_eq!(runs, [("backup", Some("why")), ("maintenance", None)]);
-        let bytes: Vec<_> = found.movements.iter().map(|m| (m.is_backup, m.bytes)).collect();
-        assert_eq!(bytes, [(true, 7), (false, -5), (true, 7)]);
-    }
-
-    /// Reads the file that was put aside only as far as necessary.
-    #[test]
-    fn the_older_file_goes_on_where_the_newer_one_begins() {
-        let old = [line("scrub", 1, FAILED), line("backup", 2, BACKUP)].concat();
-        let new = [line("backup", 3, BACKUP), line("maintenance", 3, FREED)].concat();
-        let found = read(new.as_bytes(), old.as_bytes(), "2026-11-03T00:00:00Z");
-        assert_eq!(found.runs.len(), 3);
-        assert_eq!(found.movements.len(), 3);
-        let scrubbed = [new.as_str(), &line("scrub", 3, FAILED)].concat();
-        let found = read(scrubbed.as_bytes(), old.as_bytes(), "2026-11-03T00:00:00Z");
-        assert_eq!(found.movements.len(), 2);
-    }
-
-    /// Skips torn lines, lines of another kind and bytes that mean nothing; reads only the end of a long file.
-    #[test]
-    fn a_hostile_history_costs_only_itself() {
-        let good = line("backup", 3, FAILED);
-        let deep = "[".repeat(100_000);
-        for (before, after) in [
-            ("{\"operation\":\"backup\",\"sta", ""),
-            ("\0\u{feff}null\n[]\n{}\n7\n\n", "{\"operation\":\"backup\",\"started\":\"202"),
-            (deep.as_str(), "{\"operation\": [1], \"result\": null}\n"),
-        ] {
-            let text = format!("{before}\n{good}{after}");
-            let found = read(text.as_bytes(), b"\xff\xfe", "2026-01-01T00:00:00Z");
-            assert_eq!(found.runs.len(), 1, "{before:.20}");
-            assert_eq!(found.runs[0].error.as_deref(), Some("why"));
-        }
-        let mut long = vec![b'x'; 3 * READ_BYTES as usize];
-        long.push(b'\n');
-        long.extend(good.as_bytes());
-        assert_eq!(read(&long, b"", "2026-01-01T00:00:00Z").runs.len(), 1);
-        assert_eq!(read(&vec![b'x'; 3 << 20], b"", "2026-01-01T00:00:00Z"), Recent::default());
-    }
-
-    /// A run from the future hides no earlier one and is reported; one that failed counts as failed, whatever its
-    /// date.
-    #[test]
-    fn a_run_from_the_future_hides_no_failure() {
-        let future = |rest: &str| line("backup", 3, rest).replace("2026-11-03", "2036-11-03");
-        let text = [line("backup", 1, FAILED), future(BACKUP), future(BACKUP)].concat();
-        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
-        assert_eq!(found.runs[0].error.as_deref(), Some("why"));
-        assert_eq!(found.ahead.len(), 1, "{:?}", found.ahead);
-        let text = [line("backup", 1, BACKUP), future(FAILED)].concat();
-        let found = read(text.as_bytes(), b"", "2026-01-01T00:00:00Z");
-        assert_eq!((found.runs[0].error.as_deref(), found.ahead.len()), (Some("why"), 1));
-    }
-
-    /// However often the file is put aside, the last run of each command is known. A report that is too long is left
-    /// out, because it would hide the lines before it.
-    #[test]
-    fn a_failed_backup_is_known_until_the_next_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let storage = DirStorage::open(folder.path()).unwrap();
-        let time = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
-        let add = |operation: &str, second: i64, outcome: std::result::Result<&Value, &Error>| {
-            let times = (time(second), time(second));
-            record(&storage, operation, times, outcome, &crate::base::progress::Silent);
-        };
-        let failed = Error::Specification { message: "the source is gone".to_owned() };
-        add("backup", 0, Err(&failed));
-        let report = |bytes: usize| serde_json::json!({ "x": "x".repeat(bytes) });
-        let long = report(300_000);
-        for number in 1..20 {
-            add("tag", number, Ok(&long));
-        }
-        add("scrub", 20, Ok(&report(9 << 20)));
-        let found = recent(&storage, time(0), time(100)).unwrap();
-        let runs: Vec<_> =
-            found.runs.iter().map(|run| (run.operation.as_str(), run.result.as_str())).collect();
-        assert_eq!(runs, [("backup", "failed"), ("scrub", "ok")]);
-        assert!(found.runs[0].error.as_ref().unwrap().contains("the source is gone"));
-        assert_eq!(found.runs[0].started, time(0));
-        add("backup", 21, Err(&Error::Interrupted));
-        for number in 22..30 {
-            add("tag", number, Ok(&long));
-        }
-        let found = recent(&storage, time(0), time(100)).unwrap();
-        assert_eq!((found.runs[0].result.as_str(), found.failures.len()), ("interrupted", 1));
-        add("backup", 30, Ok(&long));
-        assert_eq!(recent(&storage, time(0), time(100)).unwrap().failures, []);
-        assert_eq!(recent(&storage, time(0), time(100)).unwrap().runs[0].result, "ok");
-    }
-}
+mod tests;

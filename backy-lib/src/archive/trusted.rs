@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::Archive;
 use super::settings::Settings;
 use crate::base::error::{Error, ErrorKind, Result, judged};
-use crate::policy::config::Config;
+use crate::policy::config::{Config, OriginConfig};
 use crate::storage::{Behalf, FileName, Storage};
 
 /// What a config said when it was first needed.
@@ -41,6 +41,23 @@ impl Archive {
         check_outside(&*archive.storage, &config)?;
         let no_source = || Error::NoSource { path: self.storage.path(FileName::CONFIG) };
         config.source.ok_or_else(no_source)
+    }
+
+    /// The origin of a copy, for a pull from it.
+    ///
+    /// # Errors
+    /// [`Error::Specification`] when none is configured; [`Error::Untrusted`] when others could make the config name
+    /// an origin of theirs.
+    pub fn trusted_origin(&self) -> Result<OriginConfig> {
+        let archive = self.trusted()?;
+        let config = archive.config()?;
+        check_outside(&*archive.storage, &config)?;
+        config.origin.ok_or_else(|| Error::Specification {
+            message: format!(
+                "{}: no origin is configured; name the archive to pull from, or set url in [origin] there",
+                self.storage.path(FileName::CONFIG).display()
+            ),
+        })
     }
 
     /// What `backy.toml` says: now, or for a [`trusted`](Archive::trusted) archive when it was first read.

@@ -78,6 +78,22 @@ impl From<Digest> for String {
     }
 }
 
+/// Computes the digest of bytes that arrive piece by piece.
+#[derive(Default)]
+pub(crate) struct StreamHasher(Sha256);
+
+impl StreamHasher {
+    /// The next bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of them.
+    pub(crate) fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// What a digest table holds for one block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableEntry(pub [u8; DIGEST_BYTES]);

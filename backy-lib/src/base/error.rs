@@ -136,6 +136,14 @@ pub enum Error {
         /// `backy.toml`.
         path: PathBuf,
     },
+    /// The archive is a copy, which has only what its origin has.
+    #[error("{}: this archive is a copy of {origin}, and takes no backups", .path.display())]
+    IsCopy {
+        /// `backy.toml`.
+        path: PathBuf,
+        /// The path or URL of the origin.
+        origin: String,
+    },
     /// A malformed specification of revisions, tag or size.
     #[error("{message}")]
     Specification {
@@ -327,6 +335,7 @@ impl Error {
             | Error::OtherMoment { path, .. }
             | Error::Config { path, .. }
             | Error::NoSource { path }
+            | Error::IsCopy { path, .. }
             | Error::Source { path, .. }
             | Error::Target { path, .. }
             | Error::Mount { path, .. }

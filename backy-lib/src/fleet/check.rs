@@ -49,7 +49,11 @@ impl FleetRequest {
 fn judge(checked: Checked, expected: &Expected, stall: Duration) -> Checked {
     let Some(status) = &checked.status else { return checked };
     let mut more: Vec<Problem> = Vec::new();
-    if let Some(difference) = expected.other_source(&checked.archive, status.source.as_ref()) {
+    if let Some(difference) = expected.other_source(
+        &checked.archive,
+        status.source.as_ref(),
+        status.origin.as_ref().map(|origin| origin.url.as_str()),
+    ) {
         more.push(Cause::Expected.problem(difference, "see fleet.toml(5)"));
     }
     if status.revision_count == 0 && expected.contains(&checked.archive) {

@@ -67,17 +67,30 @@ impl Expected {
 
     /// How an archive that is there differs from what is declared.
     pub(super) fn difference(&self, label: &ReportPath, looked: &Looked) -> Option<Obstacle> {
-        self.other_source(label, looked.source.as_ref())
+        self.other_source(label, looked.source.as_ref(), looked.origin.as_deref())
             .map(|message| Obstacle::new(label.clone(), message))
     }
 
-    /// The same as a sentence, for an archive with this source.
+    /// The same as a sentence, for an archive with this source or origin.
     pub(super) fn other_source(
         &self,
         label: &ReportPath,
         source: Option<&ReportPath>,
+        origin: Option<&str>,
     ) -> Option<String> {
-        let wanted = self.declared.get(label)?.source.as_ref()?;
+        let declared = self.declared.get(label)?;
+        if let Some(wanted) = declared.origin.as_deref() {
+            return match origin {
+                Some(found) if found == wanted => None,
+                Some(found) => Some(format!(
+                    "is a copy of {found}; fleet.toml declares the origin {wanted}; correct one of them"
+                )),
+                None => Some(format!(
+                    "has no origin in backy.toml; fleet.toml declares {wanted}; set it there"
+                )),
+            };
+        }
+        let wanted = declared.source.as_ref()?;
         match source {
             Some(found) if found.as_path() == wanted => None,
             Some(found) => Some(format!(
@@ -120,6 +133,9 @@ impl Expected {
             job.command = looking.command(&job);
             if let Some(include) = &declared.include {
                 job.command.extend(["--include".to_owned().into(), include.as_path().into()]);
+            }
+            if let Some(origin) = &declared.origin {
+                job.command.extend(["--origin".to_owned().into(), origin.clone().into()]);
             }
             job.command.extend(declared.source.as_ref().map(|source| source.as_path().into()));
             plan.jobs.push(job);

@@ -20,6 +20,8 @@ pub enum Operation {
     Init,
     /// Makes the revision that is due.
     Backup,
+    /// Takes over what the origin of a copy has.
+    Pull,
     /// Deletes what the schedule no longer keeps.
     Maintenance,
     /// Verifies a part of what is stored.
@@ -27,11 +29,21 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them, most urgent first.
+    pub const ALL: [Operation; 5] = [
+        Operation::Init,
+        Operation::Backup,
+        Operation::Pull,
+        Operation::Maintenance,
+        Operation::Scrub,
+    ];
+
     /// Its name, which is that of the command.
     pub fn name(self) -> &'static str {
         match self {
             Operation::Init => "init",
             Operation::Backup => "backup",
+            Operation::Pull => "pull",
             Operation::Maintenance => "maintenance",
             Operation::Scrub => "scrub",
         }
@@ -66,8 +78,8 @@ impl Job {
         self.expected_seconds.is_some_and(|seconds| seconds <= SHORT_SECONDS)
     }
 
-    /// The more urgent job first: backups before maintenance before scrubs, what was never done before the rest,
-    /// then what is most overdue relative to its interval.
+    /// The more urgent job first: backups before pulls before maintenance before scrubs, what was never done before the
+    /// rest, then what is most overdue relative to its interval.
     pub(crate) fn urgency(&self, other: &Job) -> Ordering {
         let never = |job: &Job| job.overdue.is_none();
         let overdue = |job: &Job| job.overdue.unwrap_or_default();

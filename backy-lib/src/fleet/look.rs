@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use super::job::{Job, Operation};
 use super::plan::{Idle, Obstacle};
 use super::pool::{self, Answer};
-use crate::archive::history;
+use crate::archive::history::{self, Filled};
 use crate::archive::{Archive, folders};
 use crate::base::clock::{Clock, latest};
 use crate::base::error::{Result, judged};
 use crate::base::report_path::ReportPath;
 use crate::policy::config::Config;
-use crate::policy::health::{self, Run};
+use crate::policy::health::{self, OriginStatus, Run};
 use crate::policy::schedule::Past;
 use crate::storage::{Trust, holder_note};
 use crate::verb::backup::BackupOptions;
@@ -32,6 +32,8 @@ pub(super) struct Looked {
     pub(super) problem: Option<Obstacle>,
     /// The source in its `backy.toml`, if that can be read.
     pub(super) source: Option<ReportPath>,
+    /// The origin there.
+    pub(super) origin: Option<String>,
 }
 
 impl Looked {
@@ -78,18 +80,22 @@ impl Looking {
         let label = folders::label(&archive.folder());
         let source = config.source.as_ref().map(|source| source.as_path().into());
         let mut jobs = Vec::new();
-        let idle = match self.backup(archive, &config)? {
-            Backup::Due(job) => {
+        let filled = match archive.origin_status(&config, &*self.clock)? {
+            Some(origin) => self.pull(archive, &origin),
+            None => self.backup(archive, &config)?,
+        };
+        let idle = match filled {
+            Filling::Due(job) => {
                 jobs.push(*job);
                 None
             }
-            Backup::Not(why) => Some(why),
+            Filling::Not(why) => Some(why),
         };
         jobs.extend(self.maintenance(archive, &config)?);
         jobs.extend(self.scrub(archive, &config));
         if !jobs.is_empty() {
-            let runs =
-                history::recent(archive.storage(), Timestamp::MAX, latest(self.clock.now()))?;
+            let (filled, latest) = (Filled::of(&config), latest(self.clock.now()));
+            let runs = history::recent(archive.storage(), filled, Timestamp::MAX, latest)?;
             for job in &mut jobs {
                 job.archive = label.clone();
                 job.group.clone_from(&config.group);
@@ -99,11 +105,26 @@ impl Looking {
         }
         let idle = idle.filter(|_| jobs.is_empty());
         let idle = idle.map(|(why, next_due)| Idle { archive: label, why, next_due });
-        Ok(Looked { jobs, idle, problem: None, source })
+        let origin = config.origin.map(|origin| origin.url);
+        Ok(Looked { jobs, idle, problem: None, source, origin })
     }
 
-    fn backup(&self, archive: &Archive, config: &Config) -> Result<Backup> {
-        let not = |why: &str| Ok(Backup::Not((why.to_owned(), None)));
+    fn pull(&self, archive: &Archive, origin: &OriginStatus) -> Filling {
+        let now = self.clock.now();
+        if !origin.is_due(now) {
+            return Filling::Not(("no pull is due".to_owned(), origin.due_at));
+        }
+        let why = match (origin.due_at, archive.revisions().is_empty()) {
+            (Some(_), _) => "a pull is due",
+            (None, true) => "nothing has been pulled yet",
+            (None, false) => "no pull is recorded",
+        };
+        let overdue = origin.due_at.map(|due| overdue(due, origin.interval_seconds, now));
+        Filling::Due(Box::new(job(Operation::Pull, why.to_owned(), origin.due_at, overdue)))
+    }
+
+    fn backup(&self, archive: &Archive, config: &Config) -> Result<Filling> {
+        let not = |why: &str| Ok(Filling::Not((why.to_owned(), None)));
         if archive.manifest().is_undo() {
             return not("an undo archive takes no backups");
         }
@@ -120,7 +141,7 @@ impl Looking {
                 Some(tag) => format!("the next backup is {tag}"),
                 None => "no backup is due".to_owned(),
             };
-            return Ok(Backup::Not((why, plan.next_due)));
+            return Ok(Filling::Not((why, plan.next_due)));
         }
         let past = Past::of_manifest(archive.manifest(), self.clock.zone());
         let tags = health::tags(&past, config, now);
@@ -140,7 +161,7 @@ impl Looking {
                 (Some(1.0), None, format!("no revision has the tag {} yet", tags.join(", ")))
             }
         };
-        Ok(Backup::Due(Box::new(job(Operation::Backup, why, due_since, overdue))))
+        Ok(Filling::Due(Box::new(job(Operation::Backup, why, due_since, overdue))))
     }
 
     fn maintenance(&self, archive: &Archive, config: &Config) -> Result<Option<Job>> {
@@ -172,14 +193,15 @@ impl Looking {
         }
         words.extend(["-b".to_owned().into(), job.archive.clone()]);
         words.push(job.operation.name().to_owned().into());
-        if job.operation == Operation::Scrub {
+        if matches!(job.operation, Operation::Pull | Operation::Scrub) {
             words.push("--when-due".to_owned().into());
         }
         words
     }
 }
 
-enum Backup {
+/// Whether a backup or a pull is due.
+enum Filling {
     Due(Box<Job>),
     Not((String, Option<Timestamp>)),
 }

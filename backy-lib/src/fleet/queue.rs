@@ -166,10 +166,10 @@ mod tests {
         }
     }
 
-    /// Backups before maintenance before scrubs; what was never done first, then what is most overdue.
+    /// Backups before pulls before maintenance before scrubs; what was never done first, then what is most overdue.
     #[test]
     fn the_most_urgent_job_comes_first() {
-        use Operation::{Backup, Maintenance, Scrub};
+        use Operation::{Backup, Maintenance, Pull, Scrub};
         let jobs = vec![
             job("/a", Scrub, Some(9.0)),
             job("/b", Maintenance, Some(0.0)),
@@ -177,10 +177,12 @@ mod tests {
             job("/d", Backup, Some(2.5)),
             job("/e", Backup, None),
             job("/f", Backup, Some(0.1)),
+            job("/g", Pull, None),
+            job("/h", Pull, Some(3.0)),
         ];
         let order: Vec<String> =
             order(&limits(1), jobs).into_iter().map(|job| job.archive.to_string()).collect();
-        assert_eq!(order, ["/e", "/d", "/c", "/f", "/b", "/a"]);
+        assert_eq!(order, ["/e", "/d", "/c", "/f", "/g", "/h", "/b", "/a"]);
     }
 
     /// One archive has one job at a time, however many places are free.
@@ -226,6 +228,7 @@ mod tests {
     fn planned() -> impl Strategy<Value = Planned> {
         let operation = prop_oneof![
             Just(Operation::Backup),
+            Just(Operation::Pull),
             Just(Operation::Maintenance),
             Just(Operation::Scrub)
         ];

@@ -9,6 +9,7 @@ use crate::base::report_path::ReportPath;
 use crate::base::revision::RevisionId;
 use crate::verb::backup::BackupReport;
 use crate::verb::maintenance::MaintenanceReport;
+use crate::verb::pull::PullReport;
 use crate::verb::scrub::ScrubReport;
 
 /// What a run did.
@@ -99,9 +100,9 @@ pub struct JobReport {
     pub message: Option<String>,
     /// How long the last attempt took, in seconds.
     pub seconds: f64,
-    /// The revision that it made.
+    /// The revision that it made, or the newest one that it pulled.
     pub revision: Option<RevisionId>,
-    /// Bytes that it read: of the source, or of stored data that it verified.
+    /// Bytes that it read: of the source, of the origin, or of stored data that it verified.
     pub read_bytes: Option<u64>,
     /// Bytes on disk that it added; negative if it freed some.
     pub stored_bytes: Option<i64>,
@@ -115,6 +116,8 @@ pub enum Done {
     Nothing,
     /// Of a backup.
     Backup(Box<BackupReport>),
+    /// Of a pull.
+    Pull(Box<PullReport>),
     /// Of maintenance.
     Maintenance(Box<MaintenanceReport>),
     /// Of a scrub.
@@ -130,6 +133,7 @@ impl Done {
         match operation {
             Operation::Init => Some(Some(Done::Nothing)),
             Operation::Backup => Some(read(text)?.map(Done::Backup)),
+            Operation::Pull => Some(read(text)?.map(Done::Pull)),
             Operation::Maintenance => Some(read(text)?.map(Done::Maintenance)),
             Operation::Scrub => Some(read(text)?.map(Done::Scrub)),
         }
@@ -143,6 +147,11 @@ impl Done {
                 report.revision = Some(done.revision.uuid);
                 report.read_bytes = Some(statistics.read_bytes);
                 report.stored_bytes = Some(statistics.stored_bytes);
+            }
+            Done::Pull(done) => {
+                report.revision = done.pulled.last().map(|newest| newest.uuid);
+                report.read_bytes = Some(done.pulled.iter().map(|one| one.received_bytes).sum());
+                report.stored_bytes = Some(done.pulled.iter().map(|one| one.stored_bytes).sum());
             }
             Done::Maintenance(done) => report.stored_bytes = done.freed_bytes.checked_neg(),
             Done::Scrub(done) => report.read_bytes = Some(done.read_bytes),

@@ -20,6 +20,9 @@ use crate::origin::wire::Connection;
 /// How long a child may take to end by itself, once its input has ended.
 const PARTING: Duration = Duration::from_secs(3);
 
+/// The program by default.
+const SSH: &str = "ssh";
+
 /// How much of what it prints to keep for an error.
 const MOST_LINES: usize = 3;
 const MOST_LINE_BYTES: u64 = 1000;
@@ -30,8 +33,8 @@ pub type Lines = Arc<dyn Fn(&str) + Send + Sync>;
 /// How to reach another machine.
 #[derive(Clone)]
 pub struct SshOptions {
-    /// The program and its first arguments.
-    pub program: Vec<String>,
+    /// The program and its first arguments; `None` for `ssh`.
+    pub program: Option<Vec<String>>,
     /// Whether nobody is there who could answer a question, such as for a password.
     pub batch: bool,
     /// What this program calls itself.
@@ -52,7 +55,7 @@ impl std::fmt::Debug for SshOptions {
 impl Default for SshOptions {
     fn default() -> Self {
         SshOptions {
-            program: vec!["ssh".to_owned()],
+            program: None,
             batch: true,
             name: "backy".to_owned(),
             patience: Patience::default(),
@@ -97,7 +100,9 @@ impl SshChild {
         let arguments =
             address.arguments(options.batch, &["backy", verb, "--stdio", &address.path]);
         let unknown = || Error::Specification { message: "no program for ssh".to_owned() };
-        let (program, first) = options.program.split_first().ok_or_else(unknown)?;
+        let ssh = [SSH.to_owned()];
+        let words = options.program.as_deref().unwrap_or(&ssh);
+        let (program, first) = words.split_first().ok_or_else(unknown)?;
         let mut command = Command::new(program);
         command.args(first).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

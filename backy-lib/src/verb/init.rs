@@ -47,7 +47,7 @@ impl Archive {
         block_size: BlockSize,
         trust: Trust,
     ) -> Result<Self> {
-        Self::create(folder, Content { source, include: &[] }, block_size, trust)
+        Self::create(folder, Content { source, ..Content::default() }, block_size, trust)
     }
 
     fn create(
@@ -68,7 +68,7 @@ impl Archive {
         source: Option<&Path>,
         block_size: BlockSize,
     ) -> Result<Self> {
-        Self::create_on(storage, Content { source, include: &[] }, block_size)
+        Self::create_on(storage, Content { source, ..Content::default() }, block_size)
     }
 
     fn create_on(
@@ -93,9 +93,11 @@ impl Archive {
 }
 
 /// What the config of a new archive says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Content<'a> {
     source: Option<&'a Path>,
+    /// The path or URL of the archive that it is to be a copy of, in place of a source.
+    origin: Option<&'a str>,
     /// Absolute paths of files that it includes.
     include: &'a [PathBuf],
 }
@@ -103,7 +105,7 @@ struct Content<'a> {
 impl Content<'_> {
     /// The text of the config, which is to be in the file `path`; it and all that it includes are right.
     fn checked(&self, path: &Path, open: &OpenIncluded<'_>) -> Result<String> {
-        let text = Config::template_with(self.source, self.include)?;
+        let text = Config::template_with(self.source, self.origin, self.include)?;
         Settings::of_content(open, path, text.as_bytes(), || Ok(Behalf::Acting))?.config()?;
         Ok(text)
     }

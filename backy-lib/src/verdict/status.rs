@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::archive::folders;
-use crate::archive::history::{self, Recent};
+use crate::archive::history::{self, Filled, Recent};
 use crate::archive::moment;
 use crate::base::clock::{Clock, latest};
 use crate::base::error::{ErrorKind, Result, judged};
@@ -25,7 +25,7 @@ use crate::image::damage;
 use crate::image::taken;
 use crate::policy::config::Config;
 use crate::policy::health::{
-    self, Change, Facts, Freeze, Growth, Health, ProblemKind, Run, Space, TagStatus,
+    self, Change, Facts, Freeze, Growth, Health, OriginStatus, ProblemKind, Run, Space, TagStatus,
 };
 use crate::policy::schedule::Past;
 use crate::storage::manifest::{self, Look};
@@ -47,6 +47,9 @@ pub struct StatusReport {
     pub source: Option<ReportPath>,
     /// The source of the last backup.
     pub last_source: Option<SourceIdentity>,
+    /// For a copy: where it comes from, and whether it is up to date.
+    #[serde(default)]
+    pub origin: Option<OriginStatus>,
     /// Block size in bytes.
     pub block_size: BlockSize,
     /// The operation that is running or was interrupted.
@@ -74,7 +77,7 @@ pub struct StatusReport {
     pub newest: Option<RevisionStatus>,
     /// The state of each tag of the schedule, shortest interval first.
     pub schedule: Vec<TagStatus>,
-    /// The last run each of `backup`, `maintenance` and `scrub`, if the history has one.
+    /// The last run each of `backup`, `maintenance`, `scrub` and `pull`, if the history has one.
     pub last_runs: Vec<Run>,
     /// When a scrub last read any of the data that exists now.
     pub last_scrub: Option<Timestamp>,
@@ -170,7 +173,8 @@ fn look(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<Stat
     };
     let (manifest, mut ahead) = health::as_of(archive.manifest(), now);
     let manifest = &*manifest;
-    let recent = recent(archive, now)?;
+    let filled = config.as_ref().map_or(Filled::ByBackups, Filled::of);
+    let recent = recent(archive, filled, now)?;
     ahead.extend(recent.ahead);
     let growth = health::growth(&recent.movements, now);
     let space = space(archive, growth, now)?;
@@ -192,6 +196,7 @@ fn look(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<Stat
         lock_holder: lock_holder.as_deref(),
         progress: progress_at,
         failures: &recent.failures,
+        last_pull: recent.last_pull.as_ref(),
         missing: &missing,
         replaced: replaced.as_deref(),
         set_aside: &set_aside,
@@ -215,11 +220,16 @@ fn look(archive: &Archive, ids: &[RevisionId], clock: &dyn Clock) -> Result<Stat
     let limits = config.as_ref().map(|c| c.monitoring.clone()).unwrap_or_default();
     let source = config.as_ref().and_then(|config| config.source.as_ref());
     let tags = config.as_ref().map(|config| health::tags(&past, config, now));
+    let origin = config.as_ref().and_then(|config| config.origin.as_ref());
+    let origin = origin.map(|origin| {
+        OriginStatus::of(origin, recent.last_pull.as_ref(), &manifest.revisions, now)
+    });
     Ok(StatusReport {
         schema: STATUS_SCHEMA,
         archive: folders::label(&archive.folder()),
         source: source.map(|source| source.as_path().into()),
         last_source: manifest.source.clone(),
+        origin,
         block_size: manifest.block_size,
         in_progress: manifest.in_progress.clone(),
         lock_holder,
@@ -289,10 +299,10 @@ fn space(archive: &Archive, growth: Option<Growth>, now: Timestamp) -> Result<Op
 }
 
 /// The part of the history that the verdict uses.
-fn recent(archive: &Archive, now: Timestamp) -> Result<Recent> {
+fn recent(archive: &Archive, filled: Filled, now: Timestamp) -> Result<Recent> {
     let window = SignedDuration::from_hours(24 * health::WINDOW_DAYS);
     let since = now.saturating_sub(window).unwrap_or(now);
-    history::recent(archive.storage(), since, latest(now))
+    history::recent(archive.storage(), filled, since, latest(now))
 }
 
 /// What users other than the owner can change, as a sentence.

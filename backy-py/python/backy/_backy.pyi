@@ -46,11 +46,14 @@ __all__ = [
     "MaintenanceReport",
     "Mount",
     "Obstacle",
+    "OriginStatus",
     "OldArchive",
     "OldRevision",
+    "OriginStatus",
     "Problem",
     "Progress",
     "Reader",
+    "RbdDiffReport",
     "RebuildReport",
     "Report",
     "RestoreReport",
@@ -89,7 +92,7 @@ _Wait: TypeAlias = str | float | timedelta | None
 
 # Words that properties can have; newer versions may add some. A test compares them with the engine's lists.
 _FreezeKind: TypeAlias = Literal["unusual-change", "damage"]
-_JobOperation: TypeAlias = Literal["init", "backup", "maintenance", "scrub"]
+_JobOperation: TypeAlias = Literal["init", "backup", "pull", "maintenance", "scrub"]
 _JobResult: TypeAlias = Literal["ok", "failed", "skipped", "interrupted", "not-started"]
 _Level: TypeAlias = Literal["ok", "warning", "unknown", "critical"]
 _Operation: TypeAlias = Literal["backup", "remove", "merge"]
@@ -132,7 +135,7 @@ _ProblemKind: TypeAlias = Literal[
     "stuck",
     "expected",
 ]
-_RunOperation: TypeAlias = Literal["backup", "maintenance", "scrub"]
+_RunOperation: TypeAlias = Literal["backup", "maintenance", "scrub", "pull"]
 _RunResult: TypeAlias = Literal["ok", "failed", "interrupted"]
 _StepKind: TypeAlias = Literal["remove", "merge", "roll-back", "standalone"]
 _TargetKind: TypeAlias = Literal["new-file", "file", "block-device", "stream"]
@@ -185,6 +188,7 @@ class Archive:
         path: _Path,
         source: _Path | None = None,
         *,
+        origin: str | None = None,
         include: Iterable[_Path] = (),
         block_size: int = 65536,
         trust: bool = False,
@@ -192,6 +196,8 @@ class Archive:
         """Create an archive in a folder, which is created if it does not exist.
 
         `source` is the block device or file to back up. Without it, set it in backy.toml before the first backup.
+        `origin` is another archive that the new one is to be a copy of, in place of a source: an absolute path, or
+        ssh://HOST/PATH.
         `include`: files with settings for several archives, which its backy.toml includes. `block_size` is the unit of
         comparison and storage in bytes, a power of two from 4096 to 2097152.
 
@@ -625,6 +631,25 @@ class Archive:
 
         `level`: how hard to compress, from 1 (fast) to 19 (small); without it that of backy.toml.
         `revision`: which one, as help(backy.Archive) says.
+        `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+        """
+    def export_rbd_diff(
+        self,
+        target: _Path | Writable,
+        revision: _Revision = "latest",
+        *,
+        since: _Revision | None = None,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+    ) -> RbdDiffReport:
+        """Write a revision in the format "rbd diff v1": `rbd import-diff` makes a snapshot of it, named by its UUID.
+
+        `since`: the revision that the image in Ceph has already, as such a snapshot; then there is only what differs
+        from it. Without it there is all data, for an empty image. The format has no checksum: compare what arrives
+        with the `sha256` of the report. A path must not exist yet. After an error, what was written to a file object
+        is not complete, and no reader takes it for complete.
+
+        `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         """
     def config(self) -> ConfigReport:
@@ -1352,6 +1377,49 @@ class ExportReport(Report):
         """Seconds that it took."""
 
 @final
+class RbdDiffReport(Report):
+    """What was exported for Ceph."""
+
+    __match_args__ = (
+        "revision",
+        "since",
+        "file",
+        "size_bytes",
+        "stream_bytes",
+        "data_bytes",
+        "zero_bytes",
+        "sha256",
+        "seconds",
+    )
+    @property
+    def revision(self) -> str:
+        """UUID of the revision, and the name of the snapshot that `rbd import-diff` makes."""
+    @property
+    def since(self) -> str | None:
+        """UUID of the revision that the image has to have already, or None."""
+    @property
+    def file(self) -> Path:
+        """The file that was made; "-" for a file object."""
+    @property
+    def size_bytes(self) -> int:
+        """Size of the revision in bytes."""
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes that were written."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the revision that are among them."""
+    @property
+    def zero_bytes(self) -> int:
+        """Bytes that become zero."""
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written, 64 hex digits."""
+    @property
+    def seconds(self) -> float:
+        """Seconds that it took."""
+
+@final
 class Imported(Report):
     """A revision that was imported."""
 
@@ -1618,7 +1686,50 @@ class TagStatus(Report):
         """When the last one with it began, or None."""
     @property
     def due_at(self) -> datetime | None:
-        """From when on it is due; None when it is due because no revision has it."""
+        """From when on it is due; None when it is due because no revision has it, and in a copy."""
+    @property
+    def overdue_at(self) -> datetime | None:
+        """From when on it is overdue, or None."""
+    @property
+    def critical_at(self) -> datetime | None:
+        """From when on that is critical, or None."""
+    @property
+    def level(self) -> _Level:
+        """"ok", "warning" or "critical"."""
+
+@final
+class OriginStatus(Report):
+    """Where a copy comes from, and whether it is up to date."""
+
+    __match_args__ = (
+        "url",
+        "interval_seconds",
+        "last_pull",
+        "left_out",
+        "behind_seconds",
+        "due_at",
+        "overdue_at",
+        "critical_at",
+        "level",
+    )
+    @property
+    def url(self) -> str:
+        """The path or URL of the origin."""
+    @property
+    def interval_seconds(self) -> int:
+        """Seconds from one pull to the next."""
+    @property
+    def last_pull(self) -> datetime | None:
+        """When the last successful pull began, or None."""
+    @property
+    def left_out(self) -> int | None:
+        """How many revisions it left out that are newer than the newest one here; None if not known."""
+    @property
+    def behind_seconds(self) -> int | None:
+        """Seconds since the newest revision began; None without revisions."""
+    @property
+    def due_at(self) -> datetime | None:
+        """From when on a pull is due; None when it is due because there was none."""
     @property
     def overdue_at(self) -> datetime | None:
         """From when on it is overdue, or None."""
@@ -1636,7 +1747,7 @@ class Run(Report):
     __match_args__ = ("operation", "started", "finished", "result", "error")
     @property
     def operation(self) -> _RunOperation:
-        """"backup", "maintenance" or "scrub"."""
+        """"backup", "maintenance", "scrub" or "pull"."""
     @property
     def started(self) -> datetime:
         """When it began, with zone UTC."""
@@ -1753,6 +1864,7 @@ class Status(Report):
         "archive",
         "source",
         "last_source",
+        "origin",
         "block_size",
         "in_progress",
         "lock_holder",
@@ -1791,6 +1903,9 @@ class Status(Report):
     @property
     def last_source(self) -> SourceIdentity | None:
         """What was backed up last, or None."""
+    @property
+    def origin(self) -> OriginStatus | None:
+        """Of a copy: where it comes from, and whether it is up to date; or None."""
     @property
     def block_size(self) -> int:
         """Block size in bytes."""

@@ -1,7 +1,7 @@
 //! The methods of `backy.Archive` that write a revision somewhere else.
 
 use backy_lib::RestoreOptions;
-use backy_lib::export::ExportOptions;
+use backy_lib::export::{ExportOptions, RbdDiffOptions};
 use pyo3::prelude::*;
 
 use super::{Archive, absolute, new_folder};
@@ -173,6 +173,38 @@ impl Archive {
         let options = ExportOptions { level, threads: None };
         let export =
             |watch: &_| operations::export(&self.folder, &path.0, &revision, &options, watch);
+        run(py, Control::new(progress, cancel), export)?.to_python(py)
+    }
+
+    /// Write a revision in the format "rbd diff v1": `rbd import-diff` makes a snapshot of it, named by its UUID.
+    ///
+    /// `since`: the revision that the image in Ceph has already, as such a snapshot; then there is only what differs
+    /// from it. Without it there is all data, for an empty image. The format has no checksum: compare what arrives
+    /// with the `sha256` of the report. A path must not exist yet. After an error, what was written to a file object
+    /// is not complete, and no reader takes it for complete.
+    ///
+    /// `target`: a path, or a binary file object. `revision`: which one, as help(backy.Archive) says.
+    /// `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    #[pyo3(
+        signature = (target, revision=One::latest(), *, since=None, progress=None, cancel=None),
+        text_signature = "($self, target, revision='latest', *, since=None, progress=None, cancel=None)"
+    )]
+    fn export_rbd_diff<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = named::target)] target: Target,
+        #[pyo3(from_py_with = named::revision)] revision: One,
+        #[pyo3(from_py_with = named::since)] since: Option<One>,
+        progress: Option<Callback>,
+        cancel: Option<Cancel>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let export = |watch: &Watch| {
+            let archive = self.folder.open()?;
+            let id = revision.resolve(&archive)?;
+            let since = since.as_ref().map(|since| since.resolve(&archive)).transpose()?;
+            let options = RbdDiffOptions { since, threads: None };
+            operations::export_rbd_diff(&archive, target, id, &options, watch)
+        };
         run(py, Control::new(progress, cancel), export)?.to_python(py)
     }
 }

@@ -27,7 +27,7 @@ const CONTRACT: [(&str, &[&str]); 18] = [
         ],
     ),
     ("drill", &["-r, --revision", "--dir", "--timeout", "--json", "COMMAND"]),
-    ("export", &["-r, --revision", "--level", "--json", "FILE.qcow2"]),
+    ("export", &["-r, --revision", "--level", "--rbd-diff", "--from", "--json", "FILE"]),
     (
         "mount",
         &[

@@ -19,6 +19,7 @@ mod model;
 mod names;
 mod old;
 mod pull;
+mod rbd_diff;
 mod rebuild;
 mod restore;
 mod retention;

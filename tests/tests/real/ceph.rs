@@ -1,5 +1,5 @@
 //! Archives on CephFS, which reports neither holes nor sizes on disk, and on which several hosts work at the same time.
-//! Each mount is a client of its own, as on another host.
+//! Each mount is a client of its own, as on another host. Also the way from an archive into images of RBD.
 //!
 //! All parts share one cluster, which takes some seconds to start.
 
@@ -28,7 +28,8 @@ const ARCHIVES: usize = 30;
 
 /// On CephFS every command does what it does elsewhere, and its cost follows the data; hosts exclude each other and see
 /// at once what another has committed; the lock of a host that is gone can be taken, and a host that comes back writes
-/// nothing more; and each of many archives is backed up once, however many hosts try.
+/// nothing more; and each of many archives is backed up once, however many hosts try. `rbd import-diff` makes a
+/// snapshot of each exported revision.
 #[test]
 fn archives_on_cephfs_are_worked_on_by_several_hosts() {
     let Some(cluster) = Cluster::start() else { return };
@@ -37,12 +38,14 @@ fn archives_on_cephfs_are_worked_on_by_several_hosts() {
         // They mostly wait.
         let dead = scope.spawn(|| the_lock_of_a_dead_host_is_taken(&cluster, &one));
         let back = scope.spawn(|| a_host_that_comes_back_writes_nothing(&cluster, &other));
+        let images = scope.spawn(|| revisions_become_snapshots_of_images(&cluster));
         every_command_works(&one);
         the_cost_follows_the_data(&cluster, &one);
         hosts_exclude_each_other_and_see_commits(&one, &other);
         each_archive_is_backed_up_once([&one, &other, &other]);
         dead.join().expect("the lock of a dead host");
         back.join().expect("a host that comes back");
+        images.join().expect("images of RBD");
     });
 }
 
@@ -270,4 +273,58 @@ fn each_archive_is_backed_up_once(runners: [&FsMount; 3]) {
     }
     let mut check = Command::new(backy_tests::command::program());
     works(check.arg("check").arg(runners[0].path().join("fleet")));
+}
+
+/// Every revision becomes a snapshot with its bytes, whatever grew, shrank or became zero, and a stream that ends early
+/// becomes none.
+fn revisions_become_snapshots_of_images(cluster: &Cluster) {
+    works(&mut cluster.ceph(&["osd", "pool", "create", "images", "8", "8"]));
+    let rbd = |args: &[&str]| {
+        let mut command = Command::new("rbd");
+        command.arg("-c").arg(cluster.conf()).args(args);
+        command
+    };
+    works(&mut rbd(&["pool", "init", "images"]));
+    for block_size in ["4K", "64K"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (archive, source) = (folder.path().join("archive"), folder.path().join("source"));
+        let file = folder.path().join("exported");
+        works(&mut backy(&archive, &["init", "--block-size", block_size, text(&source)]));
+        let image = format!("images/of-{block_size}");
+        works(&mut rbd(&["create", "--size", "1", &image]));
+        let mut state = noise(60, 9 * MIB + 5);
+        let mut since: Option<String> = None;
+        // Parts of objects, of blocks and of sectors become zero, then data again. An object has 4 MiB.
+        for (seed, size) in [(61, 9 * MIB + 5), (62, 13 * MIB), (63, 5 * MIB - 700), (64, 9 * MIB)]
+        {
+            state.resize(size, 0);
+            let zeros = (seed as usize - 60) * MIB / 2 + 4096;
+            state[zeros..zeros + MIB + 8192].fill(0);
+            let at = size - 70_000;
+            state[at..at + 5000].copy_from_slice(&noise(seed, 5000));
+            fs::write(&source, &state).expect("write the source");
+            let report = works(&mut backy(&archive, &["backup", "--force", "--json"]));
+            let report: Value = serde_json::from_slice(&report).expect("a report");
+            let uuid = report["revision"]["uuid"].as_str().expect("a revision").to_owned();
+            let mut args = vec!["export", "--rbd-diff"];
+            args.extend(since.iter().flat_map(|since| ["--from", since.as_str()]));
+            let stream = run(backy(&archive, &args).arg("-"));
+            assert!(stream.status.success(), "{}", words(&stream));
+            let part = &stream.stdout[..stream.stdout.len() - 1];
+            fs::write(&file, part).expect("write a part of the stream");
+            let refused = run(&mut rbd(&["import-diff", "--no-progress", text(&file), &image]));
+            assert!(!refused.status.success(), "a stream without an end");
+            fs::remove_file(&file).expect("delete the part");
+            works(backy(&archive, &args).args(["-q"]).arg(&file));
+            works(&mut rbd(&["import-diff", "--no-progress", text(&file), &image]));
+            let snapshot = format!("{image}@{uuid}");
+            let found = works(&mut rbd(&["export", "--no-progress", &snapshot, "-"]));
+            assert!(found == state, "{snapshot}: other bytes than in the archive");
+            fs::remove_file(&file).expect("delete the stream");
+            since = Some(uuid);
+        }
+        let listed = works(&mut rbd(&["snap", "ls", "--format", "json", &image]));
+        let listed: Value = serde_json::from_slice(&listed).expect("snapshots in JSON");
+        assert_eq!(listed.as_array().map(Vec::len), Some(4), "{listed}");
+    }
 }

@@ -100,7 +100,9 @@ impl Error {
             Error::ArchiveExists { .. } | Error::Occupied { .. } => ErrorKind::ArchiveExists,
             Error::Untrusted { .. } => ErrorKind::Untrusted,
             Error::Locked { .. } | Error::Overtaken { .. } => ErrorKind::Locked,
-            Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
+            Error::Config { .. } | Error::NoSource { .. } | Error::IsCopy { .. } => {
+                ErrorKind::Config
+            }
             Error::Specification { .. } | Error::Pinned { .. } => ErrorKind::Specification,
             Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
             Error::Source { .. } | Error::Origin { .. } => ErrorKind::Source,

@@ -71,6 +71,11 @@ pub enum Sameness {
 }
 
 impl SourceIdentity {
+    /// Whether it is another archive, from which revisions were pulled.
+    pub fn is_archive(&self) -> bool {
+        self.kind == "archive"
+    }
+
     /// A source about which nothing else is known.
     pub fn new(path: impl Into<String>, kind: impl Into<String>) -> Self {
         SourceIdentity { path: path.into(), kind: kind.into(), ..SourceIdentity::default() }

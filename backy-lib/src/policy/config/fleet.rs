@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::files::Files;
+use super::origin::check_url;
 use super::{Flaw, Group, at_least_one, check_absolute, flaw, parse_time};
 use crate::base::error::{Error, Result};
 
@@ -44,6 +45,8 @@ pub struct Declared {
     pub path: PathBuf,
     /// The device or file that it backs up; `None` for whatever its own `backy.toml` says.
     pub source: Option<PathBuf>,
+    /// The path or URL of the archive that it is a copy of; never set together with a source.
+    pub origin: Option<String>,
     /// The settings that it includes when it is made.
     pub include: Option<PathBuf>,
 }
@@ -65,10 +68,11 @@ struct RawFleet {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an archive with path, source and include")]
+#[serde(deny_unknown_fields, expecting = "an archive with path, source or origin, and include")]
 struct RawDeclared {
     path: Spanned<String>,
     source: Option<Spanned<String>>,
+    origin: Option<Spanned<String>>,
     include: Option<Spanned<String>>,
 }
 
@@ -91,8 +95,8 @@ impl FleetSettings {
 }
 
 impl Declared {
-    /// Parses what a program prints: an object in JSON on each line, with `path`, and `source` and `include` if they
-    /// are set. `program` is only for messages.
+    /// Parses what a program prints: an object in JSON on each line, with `path`, and `source` or `origin` and
+    /// `include` if they are set. `program` is only for messages.
     ///
     /// # Errors
     /// [`Error::Specification`], with the number of the line.
@@ -102,6 +106,7 @@ impl Declared {
         struct Line {
             path: PathBuf,
             source: Option<PathBuf>,
+            origin: Option<String>,
             include: Option<PathBuf>,
         }
         let parse = |(number, line): (usize, &str)| {
@@ -118,8 +123,9 @@ impl Declared {
                     )));
                 }
             }
-            let Line { path, source, include } = line;
-            Ok(Declared { path, source, include })
+            let Line { path, source, origin, include } = line;
+            check_filling(source.is_some(), origin.as_deref()).map_err(|why| wrong(&why))?;
+            Ok(Declared { path, source, origin, include })
         };
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         lines.map(parse).collect()
@@ -142,9 +148,14 @@ fn check(raw: RawFleet) -> std::result::Result<FleetSettings, Flaw> {
     let mut declared: Vec<Declared> = Vec::new();
     for raw in raw.archive {
         let at = raw.path.span();
+        if let Some(origin) = &raw.origin {
+            check_filling(raw.source.is_some(), Some(origin.get_ref()))
+                .map_err(|message| flaw(origin, message))?;
+        }
         let archive = Declared {
             path: check_absolute("path", raw.path)?,
             source: path("source", raw.source)?,
+            origin: raw.origin.map(Spanned::into_inner),
             include: path("include", raw.include)?,
         };
         if declared.iter().any(|other| other.path == archive.path) {
@@ -167,6 +178,15 @@ fn check(raw: RawFleet) -> std::result::Result<FleetSettings, Flaw> {
         archives_from: program(raw.archives_from)?,
         declared,
     })
+}
+
+/// An archive has a source or an origin.
+fn check_filling(has_source: bool, origin: Option<&str>) -> std::result::Result<(), String> {
+    let Some(origin) = origin else { return Ok(()) };
+    if has_source {
+        return Err("origin: the archive also has a source; expected one of them".to_owned());
+    }
+    check_url("origin", origin)
 }
 
 /// A program, by its absolute path: cron's search path is not yours.

@@ -19,7 +19,7 @@ pub const FLEET_TABLES: [Table; 3] = [
 ];
 
 /// The keys, grouped by table.
-pub const FLEET_KEYS: [Key; 9] = [
+pub const FLEET_KEYS: [Key; 10] = [
     key(
         "",
         "archives",
@@ -74,6 +74,14 @@ pub const FLEET_KEYS: [Key; 9] = [
     ),
     key(
         "[archive]",
+        "origin",
+        "\"ssh://backup1/srv/backup/mynode\"",
+        None,
+        "In place of source, for a copy: the archive that it takes over revisions of, as url in [origin] of \
+         backy.toml(5).",
+    ),
+    key(
+        "[archive]",
         "include",
         "\"/etc/backy/standard.toml\"",
         None,
@@ -96,7 +104,9 @@ mod tests {
             if !table.name.is_empty() {
                 text.push_str(&format!("[{}]\n", table.name));
             }
-            for key in FLEET_KEYS.iter().filter(|key| key.table == table.name) {
+            // A copy has an origin in place of a source.
+            let is_used = |key: &&Key| key.table == table.name && key.name != "origin";
+            for key in FLEET_KEYS.iter().filter(is_used) {
                 text.push_str(&format!("{} = {}\n", key.name, key.example));
             }
         }
@@ -106,6 +116,15 @@ mod tests {
             [read.archives.len(), read.archives_from.len(), read.groups.len(), read.declared.len()];
         assert_eq!(counts, [1; 4]);
         assert!(read.declared[0].source.is_some() && read.declared[0].include.is_some());
+        let copy = text.replace("source = \"", "origin = \"");
+        let read = FleetSettings::parse_bytes(copy.as_bytes(), Path::new("fleet.toml")).unwrap();
+        assert_eq!(read.declared[0].origin.as_deref(), Some("/dev/vg0/mynode"));
+        let both = format!("{text}origin = \"/x\"\n");
+        let read = FleetSettings::parse_bytes(both.as_bytes(), Path::new("fleet.toml"));
+        assert!(read.unwrap_err().to_string().contains("also has a source"));
+        let relative = copy.replace("/dev/vg0/mynode", "a:/b");
+        let read = FleetSettings::parse_bytes(relative.as_bytes(), Path::new("fleet.toml"));
+        assert!(read.unwrap_err().to_string().contains("expected \"ssh://HOST/PATH\""));
     }
 
     /// An unknown key is refused with a list of those that there are: each is in the table.

@@ -29,7 +29,7 @@ pub struct Table {
 pub(super) const SCHEDULE: &str = "schedule.TAG";
 
 /// The tables, in the order of the manual page.
-pub const TABLES: [Table; 5] = [
+pub const TABLES: [Table; 6] = [
     Table { name: "", text: "These keys stand above all tables." },
     Table {
         name: SCHEDULE,
@@ -41,6 +41,11 @@ pub const TABLES: [Table; 5] = [
         name: "hooks",
         text: "Programs that backy runs before and after it reads the source. Each is a list of a program and its \
                arguments, or one line for /bin/sh.",
+    },
+    Table {
+        name: "origin",
+        text: "For a copy of another archive: where that is. A copy has no source; 'backy pull' takes over the \
+               revisions of its origin, and the schedule here decides how long they stay.",
     },
     Table { name: "drill", text: "Test restores with 'backy drill'." },
     Table {
@@ -60,7 +65,7 @@ pub(super) const fn key(
 }
 
 /// The keys, grouped by table.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 33] = [
     key(
         "",
         "include",
@@ -192,6 +197,28 @@ pub const KEYS: [Key; 29] = [
         "What backy reads instead of the source, if 'before' makes a snapshot.",
     ),
     key(
+        "origin",
+        "url",
+        "\"ssh://backup1/srv/backup/mynode\"",
+        None,
+        "The archive to copy: ssh://[USER@]HOST[:PORT]/PATH, or an absolute path. Without it the archive is no copy.",
+    ),
+    key("origin", "interval", "\"6h\"", Some("\"1d\""), "The time from one pull to the next."),
+    key(
+        "origin",
+        "ssh",
+        "[\"ssh\", \"-i\", \"/etc/backy/key\"]",
+        None,
+        "The program that connects to the host, and its arguments. Without it, ssh.",
+    ),
+    key(
+        "origin",
+        "limit_rate",
+        "\"20M\"",
+        None,
+        "The most bytes per second that a pull reads from the origin.",
+    ),
+    key(
         "drill",
         "timeout",
         "\"1h\"",
@@ -283,6 +310,7 @@ mod tests {
             (SCHEDULE, "keep") => "interval = \"1d\"\n",
             (SCHEDULE, _) => "interval = \"1d\"\nkeep = 1\n",
             ("hooks", "max_hold") => "after = \"true\"\n",
+            ("origin", "interval" | "ssh" | "limit_rate") => "url = \"/srv/a\"\n",
             ("hooks", "snapshot") => "before = \"true\"\n",
             _ => "",
         }

@@ -14,6 +14,7 @@ mod hooks;
 pub(crate) mod include;
 pub mod keys;
 mod monitoring;
+mod origin;
 mod schedule;
 pub(crate) mod setting;
 mod words;
@@ -44,6 +45,7 @@ pub use hooks::{HookCommand, HooksConfig};
 #[cfg(feature = "testing")]
 pub use include::of_texts;
 pub use monitoring::Monitoring;
+pub use origin::OriginConfig;
 pub use schedule::{Interval, Window};
 
 /// A longer config is not read.
@@ -54,6 +56,8 @@ pub const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// What to back up; `None` until somebody fills it in.
     pub source: Option<PathBuf>,
+    /// The archive that this one is a copy of; never set together with a source.
+    pub origin: Option<OriginConfig>,
     /// The archives with which it shares a limit of `backy run`.
     pub group: Option<Group>,
     /// The files that `backy.toml` includes, directly or through another one, in the order in which they were read.
@@ -92,6 +96,8 @@ struct RawConfig {
     #[serde(default)]
     hooks: RawHooks,
     #[serde(default)]
+    origin: origin::RawOrigin,
+    #[serde(default)]
     drill: drill::RawDrill,
     #[serde(default)]
     monitoring: monitoring::RawMonitoring,
@@ -117,24 +123,50 @@ impl Config {
         Config::of_files(&files)
     }
 
-    /// Whether the config runs programs, or writes a file outside of the archive.
+    /// Whether the config runs programs, writes a file outside of the archive, or names what to take into it.
     pub(crate) fn acts_outside(&self) -> bool {
-        !self.hooks.is_empty() || self.monitoring.textfile.is_some()
+        !self.hooks.is_empty() || self.monitoring.textfile.is_some() || self.origin.is_some()
     }
 
     /// The text of the config of a new archive.
     pub fn template(source: Option<&Path>) -> Result<String> {
-        Ok(TEMPLATE.replace("@SOURCE@\n", &Self::source_lines(source)?))
+        Ok(TEMPLATE
+            .replace(SOURCE_PLACE, &format!("{ABOUT_SOURCE}{}", Self::source_lines(source)?)))
     }
 
-    /// The same for one that takes everything but the source from files that it includes.
+    /// The same for one that takes everything but the source from files that it includes, or that is a copy of an
+    /// origin, and has no source.
     ///
     /// # Errors
-    /// [`Error::Specification`], if the path of one is not UTF-8.
-    pub fn template_with(source: Option<&Path>, include: &[PathBuf]) -> Result<String> {
+    /// [`Error::Specification`], if the path of an included file is not UTF-8, or the origin has no such path or URL.
+    pub fn template_with(
+        source: Option<&Path>,
+        origin: Option<&str>,
+        include: &[PathBuf],
+    ) -> Result<String> {
+        let Some(origin) = origin else { return Self::template_of_source(source, include) };
+        origin::check_url("origin", origin).map_err(|message| Error::Specification { message })?;
+        if source.is_some() {
+            let message = "a copy has no source; name a source or an origin".to_owned();
+            return Err(Error::Specification { message });
+        }
+        let text = match include {
+            [] => TEMPLATE.to_owned(),
+            include => Self::including(include)?,
+        };
+        let lines = format!("\n[origin]\nurl = {}\n# interval = \"1d\"\n", toml_string(origin));
+        Ok(text.replace(SOURCE_PLACE, ABOUT_ORIGIN) + &lines)
+    }
+
+    fn template_of_source(source: Option<&Path>, include: &[PathBuf]) -> Result<String> {
         if include.is_empty() {
             return Self::template(source);
         }
+        let lines = format!("{ABOUT_SOURCE}{}", Self::source_lines(source)?);
+        Ok(Self::including(include)?.replace(SOURCE_PLACE, &lines))
+    }
+
+    fn including(include: &[PathBuf]) -> Result<String> {
         let mut lines = Vec::new();
         for path in include {
             let text = path.to_str().ok_or_else(|| Error::Specification {
@@ -149,8 +181,7 @@ impl Config {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         };
-        let template = INCLUDING.replace("@INCLUDE@", &include);
-        Ok(template.replace("@SOURCE@\n", &Self::source_lines(source)?))
+        Ok(INCLUDING.replace("@INCLUDE@", &include))
     }
 
     fn source_lines(source: Option<&Path>) -> Result<String> {
@@ -174,6 +205,13 @@ impl Config {
 
 const TEMPLATE: &str = include_str!("../config_template.toml");
 const INCLUDING: &str = include_str!("../config_template_including.toml");
+
+/// The line of a template that the source, or a note in its place, replaces.
+const SOURCE_PLACE: &str = "@SOURCE@\n";
+const ABOUT_SOURCE: &str = "# What to back up: the absolute path of a block device or a file. If it is a symbolic \
+                            link, every backup follows it.\n";
+const ABOUT_ORIGIN: &str = "# A copy of another archive, which [origin] at the end names: 'backy pull' takes over its \
+                            revisions.\n# They stay as long as the schedule here says, whatever the origin deletes.\n";
 
 /// The default zstd level.
 pub(crate) const DEFAULT_LEVEL: i32 = 1;
@@ -211,6 +249,7 @@ fn check(raw: RawConfig) -> std::result::Result<Config, Flaw> {
         schedule.insert(tag, schedule::check(raw)?);
     }
     Ok(Config {
+        origin: origin::check(raw.origin, raw.source.as_ref())?,
         group: raw.group.map(check_group).transpose()?,
         includes: Vec::new(),
         source: raw.source.map(|path| check_absolute("source", path)).transpose()?,

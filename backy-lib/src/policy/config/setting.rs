@@ -120,9 +120,10 @@ impl Lister<'_> {
             return Some(Setting { key: name, value, is_shortened: false, origin });
         };
         let is_command = key.table == "hooks" && ["before", "after"].contains(&key.name);
-        let (value, is_shortened) = match is_command {
-            true => shortened(value.get_ref()),
-            false => (as_it_is(value.get_ref()), false),
+        let (value, is_shortened) = match value.get_ref() {
+            value if is_command => shortened(value),
+            value if (key.table, key.name) == ("origin", "ssh") => (words(value), false),
+            value => (as_it_is(value), false),
         };
         let place = self.files.place(found.span().start);
         let origin = Origin::File(FileLine { file: place.path.into(), line: place.line });
@@ -146,6 +147,16 @@ fn shortened(value: &DeValue<'_>) -> (SettingValue, bool) {
         }
         _ => (SettingValue::Text(LEFT_OUT.to_owned()), true),
     }
+}
+
+/// A list of words.
+fn words(value: &DeValue<'_>) -> SettingValue {
+    let DeValue::Array(words) = value else { return as_it_is(value) };
+    let words = words.iter().map(|word| match word.get_ref() {
+        DeValue::String(word) => word.to_string(),
+        _ => LEFT_OUT.to_owned(),
+    });
+    SettingValue::List(words.collect())
 }
 
 fn as_it_is(value: &DeValue<'_>) -> SettingValue {

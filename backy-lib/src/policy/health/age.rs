@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cause, Level, Problem, display_age};
 use crate::base::revision::Tag;
 use crate::format::manifest::Revision;
-use crate::policy::config::Config;
+use crate::policy::config::{Config, Interval};
 use crate::policy::schedule::{self, Past};
 
 /// The state of one tag of the schedule.
@@ -27,7 +27,7 @@ pub struct TagStatus {
     pub revisions: usize,
     /// Start of the last revision with it; null if there is none.
     pub last: Option<Timestamp>,
-    /// When it is or was due; null if it is due because no revision has it.
+    /// When it is or was due; null if it is due because no revision has it, and in a copy, which has no backups.
     pub due_at: Option<Timestamp>,
     /// When it becomes overdue.
     pub overdue_at: Option<Timestamp>,
@@ -41,10 +41,16 @@ pub struct TagStatus {
 pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> {
     let mut schedule: Vec<_> = config.schedule.iter().collect();
     schedule.sort_by_key(|(_, interval)| interval.interval);
+    if config.origin.is_some() {
+        return schedule
+            .into_iter()
+            .map(|(tag, interval)| of_copy(past, tag, interval, now))
+            .collect();
+    }
     let Some(shortest) = schedule.first().map(|(_, interval)| interval.interval) else {
         return Vec::new();
     };
-    let status = |(tag, interval): (&Tag, &crate::policy::config::Interval)| {
+    let status = |(tag, interval): (&Tag, &Interval)| {
         let with = past.revisions.iter().filter(|revision| revision.tags.contains(tag));
         let before = with.clone().filter(|revision| schedule::has_begun(revision.started, now));
         let last = before.map(|revision| revision.started).max();
@@ -72,8 +78,25 @@ pub fn tags(past: &Past<'_>, config: &Config, now: Timestamp) -> Vec<TagStatus> 
     schedule.into_iter().map(status).collect()
 }
 
+/// A tag of a copy: it decides what expires. Pulls are due, and no backups.
+fn of_copy(past: &Past<'_>, tag: &Tag, interval: &Interval, now: Timestamp) -> TagStatus {
+    let with = past.revisions.iter().filter(|revision| revision.tags.contains(tag));
+    let begun = with.clone().map(|revision| revision.started);
+    TagStatus {
+        tag: tag.clone(),
+        interval_seconds: interval.interval.as_secs(),
+        keep: interval.keep,
+        revisions: with.count(),
+        last: begun.filter(|started| schedule::has_begun(*started, now)).max(),
+        due_at: None,
+        overdue_at: None,
+        critical_at: None,
+        level: cause(now, None, None).map_or(Level::Ok, Cause::level),
+    }
+}
+
 /// The cause, if one of these times has passed.
-fn cause(
+pub(super) fn cause(
     now: Timestamp,
     overdue_at: Option<Timestamp>,
     critical_at: Option<Timestamp>,
@@ -85,7 +108,7 @@ fn cause(
     }
 }
 
-fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
+pub(super) fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
     time.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 

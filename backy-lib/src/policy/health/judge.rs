@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Cause, Facts, Freeze, Health, Problem, ProblemKind, age, display_age, freezes, future, space,
-    tags, unchecked_since,
+    Cause, Facts, Freeze, Health, OriginStatus, PULL, Problem, ProblemKind, age, display_age,
+    freezes, future, space, tags, unchecked_since,
 };
 use crate::base::clock::latest;
 use crate::base::units::display_size;
@@ -28,6 +28,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
     let mut problems = Vec::new();
     problems.extend(config(facts));
     problems.extend(backups(facts));
+    problems.extend(pulls(facts));
     problems.extend(unwritable(facts));
     problems.extend(future::problem(facts.ahead, facts.now));
     problems.extend(failed(facts));
@@ -51,7 +52,7 @@ pub fn judge(facts: &Facts<'_>) -> Health {
         problems.retain(|problem| !NOT_OF_AN_UNDO_ARCHIVE.contains(&problem.kind));
         return Health::of(problems, || well_to_undo(facts));
     }
-    Health::of(problems, || well(&facts.manifest.revisions, facts.now))
+    Health::of(problems, || well(facts))
 }
 
 /// Problems that make no sense for an undo archive: nobody backs up to it or restores from it elsewhere.
@@ -73,11 +74,15 @@ fn well_to_undo(facts: &Facts<'_>) -> String {
     )
 }
 
-fn well(revisions: &[Revision], now: Timestamp) -> String {
+fn well(facts: &Facts<'_>) -> String {
+    let (revisions, now) = (&facts.manifest.revisions, facts.now);
     let age = revisions.first().map(|newest| age_of(newest.started, now)).unwrap_or_default();
+    let pulled = facts.config.ok().and_then(|config| config.origin.as_ref());
+    let pulled = pulled.zip(facts.last_pull).map(|(_, last)| age_of(last.started, now));
+    let pulled = pulled.map(|age| format!(", pulled {age} ago")).unwrap_or_default();
     match revisions.len() {
-        1 => format!("1 revision, the newest {age} old"),
-        count => format!("{count} revisions, the newest {age} old"),
+        1 => format!("1 revision, the newest {age} old{pulled}"),
+        count => format!("{count} revisions, the newest {age} old{pulled}"),
     }
 }
 
@@ -91,7 +96,7 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
             Cause::Config
                 .problem(why, "correct it; 'backy config' prints all settings and problems"),
         ),
-        Ok(config) if config.source.is_none() => {
+        Ok(config) if !is_filled(config) && !is_pushed(facts, config) => {
             Some(Cause::NoSource.problem("no source is configured", "set it in backy.toml"))
         }
         Ok(_) => None,
@@ -100,7 +105,11 @@ fn config(facts: &Facts<'_>) -> Option<Problem> {
 
 /// No backup exists, or the last one is too old.
 fn backups(facts: &Facts<'_>) -> Option<Problem> {
-    let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
+    let config: &Config = facts.config.ok()?;
+    let is_pushed = is_pushed(facts, config);
+    if config.source.is_none() && !is_pushed {
+        return None;
+    }
     let revisions = &facts.manifest.revisions;
     if !revisions.iter().any(|revision| revision.started <= latest(facts.now)) {
         let advice = "run 'backy backup', then let cron or a timer run it";
@@ -110,7 +119,49 @@ fn backups(facts: &Facts<'_>) -> Option<Problem> {
         };
         return Some(Cause::NoBackup.problem(message, advice));
     }
-    age::overdue(revisions, config, &tags(&facts.past(), config, facts.now), facts.now)
+    let tags = tags(&facts.past(), config, facts.now);
+    let mut overdue = age::overdue(revisions, config, &tags, facts.now)?;
+    if is_pushed {
+        overdue.advice =
+            "find out why its origin makes no backups, or does not push them".to_owned();
+    }
+    Some(overdue)
+}
+
+/// Whether something in the archive's own config brings revisions.
+fn is_filled(config: &Config) -> bool {
+    config.source.is_some() || config.origin.is_some()
+}
+
+/// Whether another archive has brought the newest revision, by `backy push`.
+fn is_pushed(facts: &Facts<'_>, config: &Config) -> bool {
+    let source = facts.manifest.source.as_ref();
+    !is_filled(config) && source.is_some_and(|source| source.is_archive())
+}
+
+/// A copy has no revision yet, its last pull is too old, or its newest revision.
+fn pulls(facts: &Facts<'_>) -> Vec<Problem> {
+    let config = facts.config.ok();
+    let Some((config, origin)) = config.and_then(|config| Some((config, config.origin.as_ref()?)))
+    else {
+        return Vec::new();
+    };
+    let revisions = &facts.manifest.revisions;
+    if !revisions.iter().any(|revision| revision.started <= latest(facts.now)) {
+        let advice = "run 'backy pull', then let cron or a timer run it";
+        let message = match revisions.len() {
+            0 => format!("nothing has been pulled from {} yet", origin.url),
+            _ => "no valid revision: all are from the future".to_owned(),
+        };
+        return vec![Cause::NoBackup.problem(message, advice)];
+    }
+    let status = OriginStatus::of(origin, facts.last_pull, revisions, facts.now);
+    let mut old = age::overdue(revisions, config, &[], facts.now);
+    if let Some(old) = &mut old {
+        let advice = "find out why the origin makes no backups, or why they were not pulled";
+        old.advice = advice.to_owned();
+    }
+    status.problem(facts.now).into_iter().chain(old).collect()
 }
 
 /// The operation that holds the lock has made no progress for `stall`.
@@ -134,13 +185,14 @@ pub(crate) fn stuck(
 
 /// Backups fail without a trace, because the archive cannot be written to.
 fn unwritable(facts: &Facts<'_>) -> Option<Problem> {
-    let config: &Config = facts.config.ok().filter(|config| config.source.is_some())?;
+    let config: &Config = facts.config.ok().filter(|config| is_filled(config))?;
     let why = facts.unwritable?;
     let is_past = |due: &Timestamp| *due <= facts.now;
     let tags = tags(&facts.past(), config, facts.now);
     let due = tags.iter().filter_map(|tag| tag.due_at.filter(is_past)).min();
     let due = due.map_or_else(String::new, |due| format!("; one has been due since {due}"));
-    let message = format!("the archive is not writable, so backups fail: {why}{due}");
+    let what = if config.origin.is_some() { "pulls" } else { "backups" };
+    let message = format!("the archive is not writable, so {what} fail: {why}{due}");
     let advice = "look for the reason in the kernel log (dmesg), then make it writable again";
     Some(Cause::Unwritable.problem(message, advice))
 }
@@ -164,12 +216,15 @@ fn interrupted(facts: &Facts<'_>) -> Option<Problem> {
     let operation = facts.manifest.in_progress.as_ref();
     let operation =
         operation.filter(|_| facts.lock_holder.is_none() && facts.mismatch.is_none())?;
+    let is_copy = facts.config.is_ok_and(|config| config.origin.is_some());
     let what = match operation.operation {
+        Operation::Backup if is_copy => PULL,
         Operation::Backup => "backup",
         Operation::Remove | Operation::Merge => "maintenance",
     };
     let message = format!("the {what} started at {} was interrupted", operation.started);
-    let advice = "run 'backy backup', which recovers by itself";
+    let next = if is_copy { PULL } else { "backup" };
+    let advice = format!("run 'backy {next}', which recovers by itself");
     Some(Cause::Interrupted.problem(message, advice))
 }
 

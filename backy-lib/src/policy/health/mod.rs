@@ -6,6 +6,7 @@ mod age;
 mod cause;
 mod change;
 mod checked;
+mod copy;
 mod future;
 mod judge;
 mod newer;
@@ -29,6 +30,7 @@ pub use change::{
 };
 pub(crate) use checked::long_as;
 pub use checked::unchecked_since;
+pub use copy::{LastPull, OriginStatus};
 pub(crate) use future::{Ahead, as_of};
 pub use judge::judge;
 pub(crate) use judge::{chain_length, long_chain, stuck};
@@ -218,8 +220,11 @@ impl Health {
     }
 }
 
+/// The command that fills a copy.
+pub const PULL: &str = "pull";
+
 /// The commands whose last run is judged.
-pub const RUNS: [&str; 3] = ["backup", "maintenance", "scrub"];
+pub const RUNS: [&str; 4] = ["backup", "maintenance", "scrub", PULL];
 
 /// The possible results of a run.
 pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
@@ -227,7 +232,7 @@ pub const RUN_RESULTS: [&str; 3] = ["ok", "failed", "interrupted"];
 /// A finished command that changes the archive, from the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// `backup`, `maintenance` or `scrub`.
+    /// `backup`, `maintenance`, `scrub` or `pull`.
     pub operation: String,
     /// When it began.
     pub started: Timestamp,
@@ -286,6 +291,8 @@ pub struct Facts<'a> {
     pub progress: Option<Timestamp>,
     /// Failed runs from the history that no successful run has followed.
     pub failures: &'a [Run],
+    /// The last pull that succeeded, according to the history.
+    pub last_pull: Option<&'a LastPull>,
     /// Files that are missing or have the wrong length; a sentence each.
     pub missing: &'a [String],
     /// Why `last.raw` is not the file that backy left.

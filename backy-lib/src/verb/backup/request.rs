@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use super::{BackupOptions, BackupPlan, BackupReport, pins_scheduled};
 use crate::archive::{Archive, ArchiveWriter};
-use crate::base::error::{ErrorKind, Result, judged};
+use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::Event;
 use crate::policy::config::Config;
 use crate::source::{DeviceSource, Source};
+use crate::storage::FileName;
 use crate::verb::caller::{Caller, interrupted};
 
 const VERB: &str = "backup";
@@ -65,6 +66,7 @@ impl<'s> BackupRequest<'s> {
     /// As those of [`Archive::plan_backup`]; [`Error::Source`](crate::Error::Source) when the source cannot be read
     /// and no hook creates it.
     pub fn plan(&self, archive: &Archive, caller: &Caller<'_>) -> Result<BackupPlan> {
+        self.source.check_no_copy(archive)?;
         let mut plan = archive.plan_backup(&self.options, caller.clock)?;
         if let Some(warning) = pins_scheduled(&archive.config()?, &self.options) {
             caller.observer.event(&Event::Finding(warning));
@@ -105,6 +107,7 @@ impl<'s> BackupRequest<'s> {
     ) -> Result<BackupOutcome> {
         let BackupRequest { source, options } = self;
         let archive = archive.trusted()?;
+        source.check_no_copy(&archive)?;
         let plan = archive.plan_backup(&options, caller.clock)?;
         if !plan.due {
             archive.note_asked(&caller.holder(VERB), caller.clock);
@@ -165,6 +168,17 @@ impl<'s> BackupSource<'s> {
             BackupSource::Config => archive.open_source().map(Some),
             BackupSource::Path(path) => archive.open_device(path).map(Some),
             BackupSource::Other(_) => Ok(None),
+        }
+    }
+
+    /// Refuses the configured source of a copy, which has none: a revision of its own would keep it from pulling.
+    fn check_no_copy(&self, archive: &Archive) -> Result<()> {
+        match (self, archive.config()?.origin) {
+            (BackupSource::Config, Some(origin)) => {
+                let path = archive.folder().join(FileName::CONFIG.to_string());
+                Err(Error::IsCopy { path, origin: origin.url })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -16,6 +16,9 @@ pub struct InitRequest {
     pub folder: PathBuf,
     /// The device or file to back up; `None` to set it in `backy.toml` later.
     pub source: Option<PathBuf>,
+    /// The archive to copy, in place of a source: an absolute path, or a URL `ssh://HOST/PATH`. Nobody looks for it
+    /// now.
+    pub origin: Option<String>,
     /// Files with settings that its `backy.toml` includes, instead of having settings of its own. They are checked
     /// now.
     pub include: Vec<PathBuf>,
@@ -51,7 +54,9 @@ impl InitRequest {
             std::path::absolute(path).map_err(Error::io(path, "find the folder of"))
         };
         let include: Vec<PathBuf> = self.include.iter().map(absolute).collect::<Result<_>>()?;
-        let content = Content { source: path, include: &include };
+        let origin = self.origin.as_deref().map(absolute_origin).transpose()?;
+        let origin = origin.as_deref();
+        let content = Content { source: path, origin, include: &include };
         // Refuses what cannot stand in the config, and files that cannot be included, before anything is created.
         let open = |path: &Path, behalf| self.trust.open_included(path, behalf);
         content.checked(&self.folder.join(FileName::CONFIG.to_string()), &open)?;
@@ -60,6 +65,22 @@ impl InitRequest {
             found.map_or((None, None), |found| (found.size_bytes, found.warning));
         Ok(Created { archive, source_bytes, warning })
     }
+}
+
+/// A path becomes absolute. Anything with a colon before the first '/' is no path, but a URL or a mistake.
+fn absolute_origin(origin: &str) -> Result<String> {
+    let first = origin.split('/').next().unwrap_or_default();
+    if origin.is_empty() || first.contains(':') {
+        return Ok(origin.to_owned());
+    }
+    let path = std::path::absolute(origin).map_err(Error::io(origin, "find the folder of"))?;
+    let not_text = |_| Error::Specification {
+        message: format!(
+            "{}: its path is not UTF-8, so it cannot stand in backy.toml",
+            path.display()
+        ),
+    };
+    path.clone().into_os_string().into_string().map_err(not_text)
 }
 
 /// `Archive::init` refuses, too, but only after it has created its lock file.

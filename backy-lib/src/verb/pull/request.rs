@@ -6,14 +6,14 @@ use super::plan::{Sides, plan};
 use super::{PullOptions, PullPlan, PullReport};
 use crate::archive::Archive;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::units::BlockSize;
 use crate::format::manifest::Manifest;
 use crate::origin::{Address, Listing, Origin, SshOptions, open_origin};
 use crate::policy::config::Config;
 use crate::storage::Trust;
 use crate::verb::caller::{Caller, interrupted};
+use crate::verb::init::InitRequest;
 
-const VERB: &str = "pull";
+pub(super) const VERB: &str = "pull";
 
 /// Revisions of another archive to pull.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct PullRequest {
     pub ssh: SshOptions,
     /// The folder of the copy, which is created if there is none.
     pub folder: PathBuf,
+    /// Whether the config of a new copy names the origin, so that later pulls need no arguments.
+    pub remember: bool,
     /// Whether to act on a copy that others can change.
     pub trust: Trust,
     /// What to pull, and how.
@@ -67,7 +69,9 @@ impl PullRequest {
     /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull), and of creating an archive.
     pub fn run(&self, caller: &Caller<'_>) -> Result<PullReport> {
         let stopped = || caller.observer.cancelled();
-        self.run_from(&mut *open_origin(&self.origin, &self.ssh, &stopped)?, caller)
+        let opened = open_origin(&self.origin, &self.ssh, &stopped);
+        let mut origin = opened.inspect_err(|error| self.record_unreached(error, caller))?;
+        self.run_from(&mut *origin, caller)
     }
 
     /// The same from an origin that is open.
@@ -101,7 +105,14 @@ impl PullRequest {
     }
 
     fn create(&self, Listing { block_size, .. }: Listing) -> Result<Archive> {
-        let block_size: BlockSize = block_size;
-        Archive::init_with(&self.folder, None, block_size, self.trust)
+        let request = InitRequest {
+            folder: self.folder.clone(),
+            source: None,
+            origin: self.remember.then(|| self.origin.to_string()),
+            include: Vec::new(),
+            block_size,
+            trust: self.trust,
+        };
+        Ok(request.run()?.archive)
     }
 }

@@ -69,6 +69,7 @@ impl PushRequest {
             origin: Address::Folder(self.folder.clone()),
             ssh: self.ssh.clone(),
             folder,
+            remember: false,
             trust: self.trust,
             options: PullOptions { revisions, limit_rate, ..PullOptions::default() },
         }

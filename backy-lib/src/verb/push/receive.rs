@@ -41,6 +41,7 @@ impl ReceiveRequest {
             origin: Address::Folder(PathBuf::new()),
             ssh: SshOptions::default(),
             folder,
+            remember: false,
             trust: self.trust,
             options: PullOptions { revisions, ..PullOptions::default() },
         };

@@ -83,6 +83,7 @@ fn figures(status: &StatusReport) -> Figures {
     let now = status.checked;
     figures.add("revisions", status.revision_count, "", ["", "", "0", ""]);
     age(&mut figures, status);
+    pulled(&mut figures, status);
     // Confirmed damage is a warning.
     let mut damage = status.health.problems.iter().filter(|p| p.kind == ProblemKind::Damage);
     let is_known = damage.clone().next().is_some()
@@ -121,6 +122,18 @@ fn age(figures: &mut Figures, status: &StatusReport) {
     let warning = limit(tag.and_then(|tag| tag.overdue_at));
     let critical = limit(tag.and_then(|tag| tag.critical_at));
     figures.add("age", seconds(last, now), "s", [warning.as_str(), critical.as_str(), "0", ""]);
+}
+
+/// Age of the last pull of a copy, and its limits.
+fn pulled(figures: &mut Figures, status: &StatusReport) {
+    let Some(origin) = &status.origin else { return };
+    let Some(last) = origin.last_pull else { return };
+    let limit = |time: Option<Timestamp>| {
+        time.map(|time| (time.as_second() - last.as_second()).to_string()).unwrap_or_default()
+    };
+    let (warning, critical) = (limit(origin.overdue_at), limit(origin.critical_at));
+    let age = seconds(last, status.checked);
+    figures.add("pulled", age, "s", [warning.as_str(), critical.as_str(), "0", ""]);
 }
 
 fn seconds(since: Timestamp, now: Timestamp) -> i64 {

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use crate::base::escape::is_unsafe;
-use crate::policy::health::{Level, ProblemKind};
+use crate::policy::health::{Level, OriginStatus, ProblemKind};
 use crate::verdict::check::Checked;
 use crate::verdict::status::StatusReport;
 
@@ -94,6 +94,16 @@ const METRICS: &[Metric] = &[
         name: "backy_tag_interval_seconds",
         help: "How often the tag is due.",
         of: |checked| by_tag(checked, |tag| Some(tag.interval_seconds as f64)),
+    },
+    Metric {
+        name: "backy_last_pull_timestamp_seconds",
+        help: "When the last successful pull of a copy began.",
+        of: |checked| origin(checked, |origin| origin.last_pull.map(seconds)),
+    },
+    Metric {
+        name: "backy_pull_interval_seconds",
+        help: "How often a copy is due to pull.",
+        of: |checked| origin(checked, |origin| Some(origin.interval_seconds as f64)),
     },
     Metric {
         name: "backy_run_timestamp_seconds",
@@ -270,6 +280,10 @@ fn change(checked: &Checked, of: impl Fn(&crate::policy::health::Change) -> f64)
 
 fn space(checked: &Checked, of: impl Fn(&crate::policy::health::Space) -> Option<f64>) -> Samples {
     known(checked, |status| maybe(status.space.as_ref().and_then(&of)))
+}
+
+fn origin(checked: &Checked, of: impl Fn(&OriginStatus) -> Option<f64>) -> Samples {
+    known(checked, |status| maybe(status.origin.as_ref().and_then(&of)))
 }
 
 fn by_tag(

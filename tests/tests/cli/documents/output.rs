@@ -34,6 +34,7 @@ fn the_json_is_as_documented() {
     let imported: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let drilled = json(&["drill", "--json"]);
     let exported = json(&["export", "--json", "copy.qcow2"]);
+    let for_ceph = json(&["export", "--rbd-diff", "--json", "copy.diff"]);
     let tagged = json(&["tag", "--json", "0", "+mine"]);
     let scrubbed = json(&["scrub", "--json"]);
     backy(&["backup", "--force"]);
@@ -57,6 +58,7 @@ fn the_json_is_as_documented() {
         ("### restore", &restored),
         ("### drill", &drilled),
         ("### export", &exported),
+        ("Export for Ceph:", &for_ceph),
         ("### tag", &tagged),
         ("### scrub", &scrubbed),
         ("A finding in it:", &found["findings"][0]),

@@ -19,8 +19,8 @@ use crate::mounted::{Mountpoint, fuse_available};
 use crate::site::{text, works};
 
 /// Debian has them in `ceph-mon`, `ceph-mgr`, `ceph-osd`, `ceph-mds`, `ceph-fuse` and what these depend on.
-const PROGRAMS: [&str; 7] =
-    ["ceph", "monmaptool", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-mds", "ceph-fuse"];
+const PROGRAMS: [&str; 8] =
+    ["ceph", "rbd", "monmaptool", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-mds", "ceph-fuse"];
 
 /// How long any state may take to come about. It takes seconds unless the machine has much else to do.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::super::{Level, Run, Space};
+use super::super::{LastPull, Level, Run, Space};
 use super::*;
 use crate::base::digest::Digest;
 use crate::base::revision::RevisionId;
 use crate::base::units::BlockSize;
-use crate::format::manifest::{Alarm, Manifest, Statistics};
+use crate::format::manifest::{Alarm, Manifest, SourceIdentity, Statistics};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
@@ -42,6 +42,7 @@ fn facts<'a>(manifest: &'a Manifest, config: &'a Config) -> Facts<'a> {
         lock_holder: None,
         progress: None,
         failures: &[],
+        last_pull: None,
         missing: &[],
         replaced: None,
         set_aside: &[],
@@ -74,6 +75,60 @@ fn space_is_judged_by_share_and_by_time() {
     assert_eq!([level(10, None), level(9, None)], [Level::Warning, Level::Critical]);
     assert_eq!([level(500, Some(15)), level(500, Some(14))], [Level::Ok, Level::Warning]);
     assert_eq!([level(500, Some(3)), level(500, Some(2))], [Level::Warning, Level::Critical]);
+}
+
+/// A copy is judged by its pulls: its tags are never overdue, and nobody asks for backups of it.
+#[test]
+fn a_copy_is_judged_by_its_pulls() {
+    let schedule = "[schedule.daily]\ninterval = \"1d\"\nkeep = 3\n";
+    let of = |more: &str| {
+        let text = format!("[origin]\nurl = \"/srv/a\"\n{schedule}{more}");
+        Config::parse(&text, Path::new("x")).unwrap()
+    };
+    let (config, old, none) = (of(""), manifest(&[90 * 3600]), manifest(&[]));
+    let verdict = |manifest, config, pulled: Option<i64>| {
+        let last = pulled.map(|age| LastPull { started: ago(age), left_out: None });
+        let health = judge(&Facts { last_pull: last.as_ref(), ..facts(manifest, config) });
+        let kinds: Vec<_> = health.problems.iter().map(|one| (one.kind, one.level)).collect();
+        (kinds, health.summary, health.problems.into_iter().map(|one| one.advice).collect())
+    };
+    let (kinds, summary, _): (_, _, Vec<String>) = verdict(&old, &config, Some(3600));
+    assert_eq!(
+        (kinds, summary.as_str()),
+        (vec![], "1 revision, the newest 3 days old, pulled 60 min ago")
+    );
+    let (kinds, summary, advice) = verdict(&old, &config, Some(30 * 3600));
+    assert_eq!(kinds, [(ProblemKind::Overdue, Level::Warning)]);
+    assert!(summary.starts_with("the last pull is overdue: it began 30 h ago"), "{summary}");
+    assert!(advice[0].contains("'backy pull'"), "{advice:?}");
+    let (kinds, ..) = verdict(&old, &config, None);
+    assert_eq!(kinds, [(ProblemKind::Overdue, Level::Critical)]);
+    let (kinds, summary, advice) = verdict(&none, &config, None);
+    assert_eq!(kinds, [(ProblemKind::NoBackup, Level::Warning)]);
+    assert_eq!(summary, "nothing has been pulled from /srv/a yet");
+    assert!(advice[0].contains("'backy pull'"), "{advice:?}");
+    // The pulls work, and the origin makes no backups.
+    let config = of("[monitoring]\nmax_age = \"1d\"\n");
+    let (kinds, _, advice) = verdict(&old, &config, Some(3600));
+    assert_eq!(kinds, [(ProblemKind::Overdue, Level::Critical)]);
+    assert!(advice[0].contains("origin makes no backups"), "{advice:?}");
+}
+
+/// An archive that gets its revisions by `push` needs neither a source nor an origin, and is overdue by its schedule.
+#[test]
+fn a_pushed_copy_is_judged_by_its_schedule() {
+    let schedule = "[schedule.daily]\ninterval = \"1d\"\nkeep = 3\n";
+    let config = Config::parse(schedule, Path::new("x")).unwrap();
+    let kinds = |age: i64, kind: &str| {
+        let mut manifest = manifest(&[age]);
+        manifest.source = Some(SourceIdentity::new("host", kind));
+        let health = judge(&facts(&manifest, &config));
+        health.problems.iter().map(|one| (one.kind, one.advice.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(3600, "archive"), []);
+    let advice = "find out why its origin makes no backups, or does not push them".to_owned();
+    assert_eq!(kinds(90 * 3600, "archive"), [(ProblemKind::Overdue, advice)]);
+    assert_eq!(kinds(3600, "file")[0].0, ProblemKind::NoSource);
 }
 
 #[test]

@@ -1,8 +1,12 @@
-//! `export`: writes a revision as a single qcow2 file that needs no other file.
+//! `export`: writes a revision as a single qcow2 file that needs no other file, or for Ceph (`rbd_diff`).
 //!
-//! The file has version 3, the archive's block size as cluster size, and zstd compression; it omits zero
+//! The qcow2 file has version 3, the archive's block size as cluster size, and zstd compression; it omits zero
 //! blocks. It is written under another name in the same folder, and gets its own name when it is complete and
 //! durable.
+
+mod rbd_changes;
+mod rbd_diff;
+mod rbd_records;
 
 use std::path::Path;
 use std::time::Instant;
@@ -26,6 +30,8 @@ use crate::storage::dir::DirFile;
 use crate::target::safety::Guard;
 use crate::target::{FileTarget, Target};
 use crate::verb::restore;
+
+pub use rbd_diff::{RbdDiffOptions, RbdDiffReport, rbd_diff, rbd_diff_to_stream};
 
 /// Bytes of stored blocks written at a time.
 const BATCH_BYTES: usize = 4 << 20;
