@@ -90,6 +90,7 @@ def instances(folder: Path) -> dict[str, list[Any]]:
         archive.export_rbd_diff(folder / "new.diff", 0),
         damaged(archive).scrub(),
         archive.status(),
+        Archive.init(folder / "copy", origin=str(archive.path)).status(),
         archive.config(),
         backy.check(archive.path),
         archive.maintenance(keep=2, dry_run=True),

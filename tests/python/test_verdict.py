@@ -9,7 +9,7 @@ import pytest
 
 import backy
 from backy import Archive
-from conftest import printed
+from conftest import Made, printed
 
 BLOCK = 65536
 
@@ -100,3 +100,21 @@ def test_the_textfile_is_written_by_what_changes_the_archive(tmp_path: Path) -> 
     assert f'backy_status{{archive="{archive.path}"}} 1\n' in textfile.read_text()
     (problem,) = archive.status().health.problems
     assert problem.kind == "failed"
+
+
+def test_a_copy_has_an_origin(made: Made, tmp_path: Path) -> None:
+    copy = Archive.init(tmp_path / "copy", origin=str(made.path))
+    status = copy.status()
+    assert status.origin is not None and status.source is None
+    assert (status.origin.url, status.origin.last_pull) == (str(made.path), None)
+    assert status.origin.interval_seconds == 86400
+    assert [problem.kind for problem in status.health.problems] == ["no-backup"]
+    with pytest.raises(backy.ConfigError, match="is a copy of"):
+        copy.backup()
+    plan = backy.run(copy.path, dry_run=True)
+    assert [job.operation for job in plan.jobs] == ["pull"]
+    with pytest.raises(ValueError, match="ssh://HOST/PATH"):
+        Archive.init(tmp_path / "other", origin="host:/srv/a")
+    with pytest.raises(TypeError, match="^origin: "):
+        Archive.init(tmp_path / "other", origin=made.path)  # type: ignore[arg-type]
+    assert Archive(made.path).status().origin is None
