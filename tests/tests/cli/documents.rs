@@ -16,6 +16,7 @@ mod disaster;
 mod format;
 mod guide;
 mod output;
+mod protocol;
 mod second_copy;
 
 fn document(name: &str) -> String {

@@ -15,6 +15,7 @@ use backy_lib::{BlockSize, ErrorKind, Result};
 use backy_tests::fake_origin::{FakeOrigin, everything};
 use backy_tests::link::{Link, Pass, Streams, Way, patience};
 
+mod copies;
 mod hostile_client;
 mod hostile_server;
 mod line;
@@ -39,18 +40,22 @@ fn answering(
     streams: Streams,
     patience: Patience,
 ) -> JoinHandle<Result<Outcome>> {
+    let block_size = fake.block_size();
+    answering_by(move || Ok(Box::new(fake.clone())), block_size, streams, patience)
+}
+
+/// The same out of any origin.
+fn answering_by(
+    origin: impl Fn() -> Result<Box<dyn Origin>> + Send + Sync + 'static,
+    block_size: BlockSize,
+    streams: Streams,
+    patience: Patience,
+) -> JoinHandle<Result<Outcome>> {
     std::thread::spawn(move || {
         let connection = call(streams, "far", &hello(Role::Answer, "copy"), patience)?;
-        let origin = || -> Result<Box<dyn Origin>> { Ok(Box::new(fake.clone())) };
-        let answering = Answering {
-            origin: &origin,
-            block_size: fake.block_size(),
-            threads: Some(3),
-            limit_rate: None,
-            patience,
-            stop: Arc::default(),
-        };
-        answer(connection, &answering)
+        let (threads, limit_rate, stop) = (Some(3), None, Arc::default());
+        let origin = &origin;
+        answer(connection, &Answering { origin, block_size, threads, limit_rate, patience, stop })
     })
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Patience;
 use super::message::{MOST_PIECE_BYTES, MOST_REQUEST_BYTES};
 use crate::base::error::{Error, Result, describe_io};
+use crate::base::escape;
 
 /// The first bytes of both streams. Like those of PNG, they show a line that changes line ends or the eighth bit.
 pub(super) const MAGIC: [u8; 8] = *b"\x89backy\r\n";
@@ -318,7 +319,9 @@ impl<W: Write> FrameWriter<W> {
 
 /// An error of the connection or of what came over it. Nothing more can be done with it.
 pub(super) fn broken(name: &str, message: impl Into<String>) -> Error {
-    Error::Origin { name: name.to_owned(), message: message.into() }
+    // It may have words of the other side.
+    let message = escape::line(&message.into()).into_owned();
+    Error::Origin { name: name.to_owned(), message }
 }
 
 fn failed(name: &str, what: &str, patience: Patience, error: &io::Error) -> Error {

@@ -68,9 +68,9 @@ struct State<'a> {
     all_lost: Ranges,
     spool: Option<Spool<'a>>,
     received_bytes: u64,
+    reused_bytes: u64,
     /// Everything before this block has been fetched or announced.
     announced: BlockIndex,
-    reused_bytes: u64,
 }
 
 /// A block to fetch, and its place in the buffer.
@@ -89,8 +89,8 @@ impl<'a> PulledSource<'a> {
             all_lost: Ranges::with_limit(MAX_LOST),
             spool: None,
             received_bytes: 0,
-            announced: BlockIndex(0),
             reused_bytes: 0,
+            announced: BlockIndex(0),
         };
         PulledSource { pulling, state: Mutex::new(state) }
     }
@@ -174,7 +174,8 @@ impl<'a> State<'a> {
             self.reused_bytes += taken.iter().map(bytes).sum::<u64>();
             missing.retain(|missing| !taken.contains(&missing.block));
         }
-        if !missing.is_empty() {
+        if let Some(last) = missing.last() {
+            self.announce(pulling, last.block, spool.as_ref())?;
             let lost = self.fetch(pulling, &missing, buffer)?;
             for Missing { block, start, .. } in &missing {
                 let extent = size.extent(*block, size_bytes);
@@ -197,7 +198,6 @@ impl<'a> State<'a> {
         buffer: &mut [u8],
     ) -> Result<HashSet<BlockIndex>> {
         let wanted: Vec<BlockIndex> = missing.iter().map(|missing| missing.block).collect();
-        self.announce(pulling, wanted.last().copied().unwrap_or(BlockIndex(0)))?;
         let mut left = missing.iter();
         let mut lost = Vec::new();
         let mut received_bytes = 0;
@@ -235,11 +235,21 @@ impl<'a> State<'a> {
         Ok(all)
     }
 
-    /// Announces what comes after block `last`, so that it is on its way before the engine asks for it.
-    fn announce(&mut self, pulling: &Pulling<'_>, last: BlockIndex) -> Result<()> {
+    /// Announces what comes after block `last` and has not arrived before, so that it is on its way when the engine
+    /// asks for it.
+    fn announce(
+        &mut self,
+        pulling: &Pulling<'_>,
+        last: BlockIndex,
+        spool: Option<&Spool<'_>>,
+    ) -> Result<()> {
         let from = self.announced.max(last.plus(1));
-        let upcoming = self.table(pulling)?.upcoming(from, MOST_ANNOUNCED);
+        let mut upcoming = self.table(pulling)?.upcoming(from, MOST_ANNOUNCED);
         self.announced = upcoming.last().map_or(from, |last| last.plus(1));
+        if let Some(spool) = spool {
+            let (size, size_bytes) = (pulling.block_size, pulling.revision.size_bytes);
+            upcoming.retain(|block| !spool.may_hold(size.extent(*block, size_bytes)));
+        }
         self.origin.announce(pulling.revision.uuid, &upcoming)
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use super::source::Missing;
 use crate::base::digest::{TableEntry, is_zero};
 use crate::base::error::{ErrorKind, Result};
+use crate::base::extent::Extent;
 use crate::base::units::{BlockIndex, BlockSize};
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
@@ -34,6 +35,13 @@ impl<'a> Spool<'a> {
             false => None,
         };
         Ok(Spool { storage, has_content: file.is_some(), file, adds: !is_first })
+    }
+
+    /// Whether something of a block may have arrived before. Where the file system reports no holes, anything may.
+    pub(super) fn may_hold(&self, block: Extent) -> bool {
+        let Some(file) = self.file.as_ref().filter(|_| self.has_content) else { return false };
+        let next = file.next_data(block.offset);
+        next.map_or(true, |next| next.is_some_and(|data| data.offset < block.end()))
     }
 
     /// Reads the blocks that have arrived before into their places in the buffer; returns which.

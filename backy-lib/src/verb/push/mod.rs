@@ -84,7 +84,8 @@ impl PushRequest {
     ) -> Result<Report> {
         let archive = Archive::open_with(&self.folder, Trust::Given)?;
         let chosen = self.revisions.as_ref().map(|spec| spec.resolve(archive.revisions()));
-        let push = Push { revisions: chosen.transpose()?, dry_run };
+        let wait_seconds = caller.wait.as_secs();
+        let push = Push { revisions: chosen.transpose()?, dry_run, wait_seconds };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = {
             let (stop, observer) = (Arc::clone(&stop), caller.observer);
