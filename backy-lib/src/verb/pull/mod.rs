@@ -5,6 +5,7 @@
 
 mod configured;
 mod due;
+mod fetcher;
 mod plan;
 mod request;
 mod run;
