@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::commands::{
     backup, check, completions, config, drill, export, find, import, init, maintenance, man, mount,
-    report, restore, rm, run, scrub, status, tag,
+    pull, report, restore, rm, run, scrub, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -127,6 +127,7 @@ pub(crate) enum Command {
     Find(find::Args),
     Config(config::Args),
     Import(import::Args),
+    Pull(pull::Args),
     Maintenance(maintenance::Args),
     Scrub(scrub::Args),
     Tag(tag::Args),
@@ -151,6 +152,7 @@ impl Command {
             Command::Find(_) => "find",
             Command::Config(_) => "config",
             Command::Import(_) => "import",
+            Command::Pull(_) => "pull",
             Command::Maintenance(_) => "maintenance",
             Command::Scrub(_) => "scrub",
             Command::Tag(_) => "tag",
@@ -166,6 +168,7 @@ impl Command {
         match self {
             Command::Init(_) | Command::Import(_) | Command::Tag(_) | Command::Drill(_) => true,
             Command::Backup(args) => !args.is_dry_run(),
+            Command::Pull(args) => !args.is_dry_run(),
             Command::Maintenance(args) => !args.is_dry_run(),
             Command::Rm(args) => !args.is_dry_run(),
             Command::Scrub(args) => !args.only_checks(),

@@ -322,6 +322,7 @@ fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Find(args) => commands::find::run(&args, session),
         Command::Config(args) => commands::config::run(&args, session),
         Command::Import(args) => commands::import::run(&args, session),
+        Command::Pull(args) => commands::pull::run(args, session),
         Command::Maintenance(args) => commands::maintenance::run(&args, session),
         Command::Scrub(args) => commands::scrub::run(&args, session),
         Command::Mount(args) => commands::mount::run(&args, session),

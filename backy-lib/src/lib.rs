@@ -78,7 +78,7 @@ pub use base::{
 pub use policy::{config, health, plan, retention, room, schedule, select};
 pub use source::hooks;
 pub use verb::caller::Caller;
-pub use verb::{backup, drill, export, import, init, maintenance, restore, scrub, tag};
+pub use verb::{backup, drill, export, import, init, maintenance, pull, restore, scrub, tag};
 pub use verdict::{check, monitoring, settings, status};
 
 pub use archive::{Archive, ArchiveWriter, archives_below};
@@ -94,6 +94,7 @@ pub use health::{Health, Level, Problem, ProblemKind};
 pub use import::ImportReport;
 pub use maintenance::{MaintenanceOptions, MaintenancePlan, MaintenanceReport};
 pub use mount::{MountOptions, Mounted};
+pub use pull::{PullOptions, PullPlan, PullReport};
 pub use report_path::ReportPath;
 pub use restore::{RestoreOptions, RestoreReport};
 pub use revision::{OperationId, RevisionId, Tag};

@@ -19,6 +19,7 @@ pub(crate) mod maintenance;
 pub(crate) mod man;
 mod man_config;
 pub(crate) mod mount;
+pub(crate) mod pull;
 pub(crate) mod report;
 pub(crate) mod restore;
 pub(crate) mod rm;

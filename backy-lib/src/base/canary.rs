@@ -52,11 +52,13 @@ pub enum Bug {
     UnsyncedTextfile,
     /// Where the file system reports no holes, a scrub does not read the blocks that backy has emptied.
     UnreadZeros,
+    /// A pull commits a revision whose digest is not the one that the origin offered.
+    UncheckedCopy,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 21] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -77,6 +79,7 @@ impl Bug {
         Bug::LostHistory,
         Bug::UnsyncedTextfile,
         Bug::UnreadZeros,
+        Bug::UncheckedCopy,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -102,6 +105,7 @@ impl Bug {
             Bug::LostHistory => "lost-history",
             Bug::UnsyncedTextfile => "unsynced-textfile",
             Bug::UnreadZeros => "unread-zeros",
+            Bug::UncheckedCopy => "unchecked-copy",
         }
     }
 }

@@ -79,6 +79,14 @@ impl BlockSize {
         block.0.saturating_mul(self.bytes())
     }
 
+    /// The end of the blocks that have the same length in images of these sizes.
+    pub fn same_length_end(self, one_bytes: u64, other_bytes: u64) -> BlockIndex {
+        match one_bytes == other_bytes {
+            true => BlockIndex(self.count(one_bytes)),
+            false => self.index(one_bytes.min(other_bytes)),
+        }
+    }
+
     /// Where `block` lies in an image of `image_bytes`: short for the last block, of length 0 past the end.
     pub fn extent(self, block: BlockIndex, image_bytes: u64) -> Extent {
         let offset = self.offset(block).min(image_bytes);

@@ -287,6 +287,21 @@ impl RevisionReader {
         self.cache.windows.get_or_insert_with(&(held.number, number), locate)
     }
 
+    /// The digests of up to `count` blocks from `first` on, fewer at the end. If there is a [`doubt`](Self::doubt),
+    /// they prove nothing.
+    pub(crate) fn entries(&self, first: BlockIndex, count: u64) -> Result<Vec<TableEntry>> {
+        let located = self.current().chain.locate(first, count)?;
+        Ok(located.into_iter().map(|block| block.entry).collect())
+    }
+
+    /// The first block at or after `from` whose digest may be other than that of zeros.
+    pub(crate) fn next_data_block(&self, from: BlockIndex) -> Result<Option<BlockIndex>> {
+        match from.0 < self.size.count(self.size_bytes()) {
+            true => self.current().chain.next_data_block(from),
+            false => Ok(None),
+        }
+    }
+
     /// The first byte at or after `offset` that may be other than zero; `None` when only zeros follow.
     pub fn next_data(&self, offset: u64) -> Result<Option<u64>> {
         let held = self.current();

@@ -5,19 +5,24 @@
 //! is. `doc/decisions/35-copies.md` has the reasons.
 
 mod local;
+mod runs;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Archive;
 use crate::base::digest::{Digest, TableEntry};
 use crate::base::error::Result;
 use crate::base::revision::{RevisionId, Tag};
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, Revision};
+use crate::format::manifest::{BlockRange, Revision, Statistics};
+use crate::storage::Trust;
 
 pub use local::LocalOrigin;
+pub(crate) use runs::Runs;
 
 /// An archive to copy from. One thread uses it at a time.
 pub trait Origin: Send {
@@ -50,6 +55,15 @@ pub trait Origin: Send {
         wanted: &[BlockIndex],
         take: &mut dyn FnMut(BlockIndex, Fetched<'_>) -> Result<()>,
     ) -> Result<()>;
+}
+
+/// Opens the origin that `address` names: a folder.
+///
+/// # Errors
+/// As those of [`Archive::open`].
+pub fn open_origin(address: &str) -> Result<Box<dyn Origin>> {
+    let archive = Archive::open_with(Path::new(address), Trust::Given)?;
+    Ok(Box::new(LocalOrigin::new(archive)))
 }
 
 /// What an origin has.
@@ -104,6 +118,25 @@ impl From<&Revision> for Offered {
             scheduled_tags: revision.scheduled_tags.clone(),
             bad_blocks: (&revision.findings.bad_blocks).into_iter().copied().collect(),
         }
+    }
+}
+
+impl Offered {
+    /// What the entries of its table give.
+    pub fn expected_digest(&self) -> Digest {
+        self.table_digest.unwrap_or(self.digest)
+    }
+
+    /// The revision as a new one of an archive, with its tags.
+    pub(crate) fn as_revision(&self) -> Revision {
+        let (uuid, started, finished) = (self.uuid, self.started, self.finished);
+        let (size_bytes, digest) = (self.size_bytes, self.digest);
+        let figures = Statistics::default();
+        let mut revision = Revision::newest(uuid, started, finished, size_bytes, digest, figures);
+        revision.tags.clone_from(&self.tags);
+        revision.pinned_tags.clone_from(&self.pinned_tags);
+        revision.scheduled_tags.clone_from(&self.scheduled_tags);
+        revision
     }
 }
 

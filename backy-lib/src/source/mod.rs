@@ -8,8 +8,10 @@ mod identity;
 
 use std::path::PathBuf;
 
+use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
+use crate::base::units::BlockIndex;
 use crate::format::manifest::SourceIdentity;
 
 pub use device::DeviceSource;
@@ -43,6 +45,13 @@ pub trait Source: Sync {
     fn lost(&self) -> &[Extent] {
         &[]
     }
+
+    /// The entry that a block of the archive should have, if reading it has shown that its content is lost: as far as
+    /// nobody knows that entry either, [`TableEntry::LOST`]. `None` for a block that was read right. Called once for
+    /// each block that was read, after that.
+    fn lost_entry(&self, _block: BlockIndex) -> Option<TableEntry> {
+        None
+    }
 }
 
 /// A borrowed source.
@@ -73,6 +82,10 @@ impl<S: Source + ?Sized> Source for &S {
 
     fn lost(&self) -> &[Extent] {
         (**self).lost()
+    }
+
+    fn lost_entry(&self, block: BlockIndex) -> Option<TableEntry> {
+        (**self).lost_entry(block)
     }
 }
 

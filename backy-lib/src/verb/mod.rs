@@ -8,6 +8,7 @@ pub mod import;
 pub mod init;
 pub mod maintenance;
 pub(crate) mod merge;
+pub mod pull;
 pub(crate) mod rebuild;
 pub mod restore;
 pub mod scrub;

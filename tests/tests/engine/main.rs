@@ -18,6 +18,7 @@ mod merge;
 mod model;
 mod names;
 mod old;
+mod pull;
 mod rebuild;
 mod restore;
 mod retention;

@@ -7,6 +7,7 @@ use super::{BackupReport, Context, Order, RateLimit, scan, update};
 use crate::archive::left_overs::sweep;
 use crate::archive::moment;
 use crate::archive::recover::tidy;
+use crate::base::canary::{Bug, planted};
 use crate::base::error::{Error, Result};
 use crate::base::pipeline::{self, BufferPool};
 use crate::base::progress::{self, Event, Phase};
@@ -188,6 +189,7 @@ impl Making<'_> {
         scanned: scan::Scanned,
         stored_before: Option<u64>,
     ) -> Result<Made> {
+        self.check_offered(&source, &scanned)?;
         let mut after = manifest.clone();
         after.in_progress = None;
         let seen = observed(manifest, &source.identity, scanned.fate);
@@ -207,7 +209,17 @@ impl Making<'_> {
             },
         );
         revision.tags = self.order.tags.clone();
-        revision.pinned_tags = self.order.options.tags.clone();
+        match &self.order.stamp {
+            Some(stamp) => {
+                revision.pinned_tags = stamp.pinned_tags.clone();
+                revision.scheduled_tags = stamp.scheduled_tags.clone();
+            }
+            None => revision.pinned_tags = self.order.options.tags.clone(),
+        }
+        if let Some(offered) = self.order.stamp.as_ref().and_then(|stamp| stamp.offered.as_ref()) {
+            revision.digest = offered.digest;
+            revision.table_digest = Some(scanned.digest).filter(|found| *found != offered.digest);
+        }
         revision.findings = scanned.findings;
         let block_size = manifest.block_size;
         let header = |revision: &Revision, kind| DigestsHeader::new(kind, revision, block_size);
@@ -258,6 +270,22 @@ impl Making<'_> {
             healed_blocks: finished.healed_blocks,
         };
         Ok(Made { manifest: after, report })
+    }
+
+    /// Checks that the source has given what it offered: its digest, over all entries.
+    fn check_offered(&self, source: &Described, scanned: &scan::Scanned) -> Result<()> {
+        let stamp = self.order.stamp.as_ref();
+        let Some(offered) = stamp.and_then(|stamp| stamp.offered.as_ref()) else { return Ok(()) };
+        let (found, expected) = (scanned.claimed_digest, offered.table_digest);
+        if found == expected || planted(Bug::UncheckedCopy) {
+            return Ok(());
+        }
+        let message = format!(
+            "the blocks of revision {} do not give its digest: found {found}, expected {expected}; this revision was \
+             not stored; pull again, and if that does not help, run 'backy scrub' there",
+            self.order.uuid
+        );
+        Err(Error::Source { path: source.identity.path.clone().into(), message })
     }
 
     /// When the series of scheduled tags began, with this revision.

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::operation::Context;
 use crate::archive::recover::recover;
+use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::revision::{RevisionId, Tag};
 use crate::format::manifest::{Manifest, Revision};
@@ -106,10 +107,25 @@ pub struct BackupReport {
 }
 
 /// The identity of a revision that was made elsewhere, long ago.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Stamp {
     pub uuid: RevisionId,
-    pub time: Timestamp,
+    pub started: Timestamp,
+    /// Those of its tags that were given by hand.
+    pub pinned_tags: BTreeSet<Tag>,
+    /// Those pinned tags that a schedule had given before.
+    pub scheduled_tags: BTreeSet<Tag>,
+    /// What the backup must turn out to be, if that is known.
+    pub offered: Option<Proof>,
+}
+
+/// What proves that a backup is the revision that its source says it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    /// The digest of the revision.
+    pub digest: Digest,
+    /// What the entries of its table give, those of blocks that were lost on the way included.
+    pub table_digest: Digest,
 }
 
 /// A backup to make.
@@ -128,8 +144,9 @@ impl<'a> Order<'a> {
         stamp: Option<Stamp>,
         now: Timestamp,
     ) -> Self {
-        let uuid = stamp.map_or_else(|| RevisionId::new(now), |stamp| stamp.uuid);
-        let started = stamp.map_or(now, |stamp| stamp.time);
+        let known = stamp.as_ref();
+        let uuid = known.map_or_else(|| RevisionId::new(now), |stamp| stamp.uuid);
+        let started = known.map_or(now, |stamp| stamp.started);
         Order { options, tags, stamp, started, uuid }
     }
 }

@@ -41,6 +41,11 @@ pub(super) fn prepare(
     }
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
+        // What another archive has comes piece by piece, and only once.
+        _ if order.stamp.is_some() => {
+            let source = room::Outline(source);
+            Some(estimate_for(storage, manifest, Some(&source), order.options.update)?)
+        }
         _ => Some(estimate_for(storage, manifest, Some(source), order.options.update)?),
     };
     if let (Some(estimate), SpaceCheck::Require) = (&estimate, order.options.space) {

@@ -9,7 +9,7 @@ use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
 use crate::base::progress::{Event, Observer};
 use crate::base::units::display_size;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, SourceIdentity};
 use crate::image::taken;
 use crate::policy::room::{Estimate, Newest, Situation, estimate};
 use crate::source::Source;
@@ -73,6 +73,31 @@ pub(crate) fn estimate_for(
     let found = storage.file_system().unwrap_or(None).filter(|found| found.size_bytes > 0);
     let free_bytes = found.map(|found| found.free_bytes);
     Ok(estimate(&situation, &manifest.revisions, free_bytes))
+}
+
+/// A source of which only the size is known.
+pub(super) struct Outline<'a>(pub &'a dyn Source);
+
+impl Source for Outline<'_> {
+    fn identity(&self) -> SourceIdentity {
+        self.0.identity()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        self.0.current_size_bytes()
+    }
+
+    fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> Result<usize> {
+        Ok(0)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        self.next_changed(offset)
+    }
 }
 
 /// Bytes up to `end` in the stretches that `next` returns.

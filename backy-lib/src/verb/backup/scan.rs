@@ -104,6 +104,8 @@ pub(super) struct Outcome {
     old_entries: Vec<TableEntry>,
     /// Blocks that differ, ascending.
     pub changed: Vec<Changed>,
+    /// The entries that lost blocks should have, where they are known, ascending.
+    pub claimed: Vec<(BlockIndex, TableEntry)>,
     /// The chunk's bytes, if some of them have to be written.
     pub bytes: Option<Vec<u8>>,
     read_bytes: u64,
@@ -189,6 +191,7 @@ impl<'a> Scan<'a> {
             entries: Vec::new(),
             old_entries: Vec::new(),
             changed: Vec::new(),
+            claimed: Vec::new(),
             bytes: None,
             read_bytes: 0,
             changed_bytes: 0,
@@ -231,8 +234,12 @@ impl<'a> Scan<'a> {
         let blocks = bytes.chunks(self.block_size.len());
         outcome.entries = TableEntry::of_blocks(blocks, &outcome.old_entries)?;
         for (entry, at) in outcome.entries.iter_mut().zip(chunk.first.0..) {
-            if self.is_lost(BlockIndex(at)) {
-                *entry = TableEntry::LOST;
+            let block = BlockIndex(at);
+            let known = if self.is_lost(block) { Some(TableEntry::LOST) } else { None };
+            let Some(known) = known.or_else(|| self.source.lost_entry(block)) else { continue };
+            *entry = TableEntry::LOST;
+            if known != TableEntry::LOST {
+                outcome.claimed.push((block, known));
             }
         }
         outcome.read_bytes = extent.len;
@@ -251,8 +258,7 @@ impl<'a> Scan<'a> {
         let new_bytes = self.source.size_bytes();
         match self.old {
             None => BlockIndex(0),
-            Some(old) if old.size_bytes == new_bytes => BlockIndex(self.new_blocks),
-            Some(old) => self.block_size.index(old.size_bytes.min(new_bytes)),
+            Some(old) => self.block_size.same_length_end(old.size_bytes, new_bytes),
         }
     }
 

@@ -199,14 +199,20 @@ fn import(context: &Context<'_>, manifest: &mut Manifest, path: &Path) -> Result
     name_skipped(&old, context.observer);
     let present = count_present(context, manifest, &candidates)?;
     let tags: BTreeSet<Tag> = IMPORT_TAG.parse().into_iter().collect();
-    let options = BackupOptions { tags: tags.clone(), ..BackupOptions::default() };
+    let options = BackupOptions::default();
     let mut imported = Vec::new();
     // After an interruption the first one is compared in full: the old archive may have been replaced meanwhile.
     let mut before = None;
     for candidate in candidates.get(present..).unwrap_or_default() {
         let (file, size_bytes) = (candidate.file, candidate.size_bytes);
         let source = OldImage::new(&old, file, size_bytes, &candidate.lost, before);
-        let stamp = Stamp { uuid: candidate.uuid, time: candidate.time };
+        let stamp = Stamp {
+            uuid: candidate.uuid,
+            started: candidate.time,
+            pinned_tags: tags.clone(),
+            scheduled_tags: BTreeSet::new(),
+            offered: None,
+        };
         backup::backup(context, manifest, &source, &options, tags.clone(), Some(stamp))?;
         before = Some(Before { file, size_bytes });
         imported.push(candidate.describe());

@@ -13,6 +13,8 @@ use crate::storage::{DigestsKind, FileName, Storage};
 pub(in crate::verb::backup) struct Scanned {
     /// Digest of the new revision.
     pub digest: Digest,
+    /// What it would be with the entries that lost blocks should have.
+    pub claimed_digest: Digest,
     /// Bytes read from the source.
     pub read_bytes: u64,
     /// Bytes in changed blocks, including those that were cut off.
@@ -44,6 +46,8 @@ pub(in crate::verb::backup) struct Tally {
     /// The newest revision's digest so far, from the first entry on in which it differs.
     old: Option<RevisionHasher>,
     has_old: bool,
+    /// The digest with the entries that lost blocks should have, from the first of them on.
+    claimed: Option<RevisionHasher>,
     new_blocks: u64,
     old_blocks: u64,
     read_bytes: u64,
@@ -67,6 +71,7 @@ impl Tally {
                 .filter(|_| !same_size)
                 .map(|bytes| RevisionHasher::new(scan.block_size, bytes)),
             has_old: old_bytes.is_some(),
+            claimed: None,
             new_blocks: scan.new_blocks,
             old_blocks: scan.old.map_or(0, |old| old.blocks),
             read_bytes: 0,
@@ -100,6 +105,9 @@ impl Tally {
         if chunk.kind == ChunkKind::Void {
             let within = |blocks: u64| blocks.saturating_sub(chunk.first.0).min(chunk.blocks);
             self.new.push_zero_blocks(within(self.new_blocks), observer)?;
+            if let Some(claimed) = &mut self.claimed {
+                claimed.push_zero_blocks(within(self.new_blocks), observer)?;
+            }
             if let Some(old) = &mut self.old {
                 old.push_zero_blocks(within(self.old_blocks), observer)?;
             }
@@ -109,12 +117,25 @@ impl Tally {
             // Up to here both are the same.
             self.old = Some(self.new.clone());
         }
+        self.take_claimed(outcome);
         outcome.entries.iter().for_each(|entry| self.new.push(*entry));
         self.take_findings(outcome);
         if let Some(old) = &mut self.old {
             outcome.old_entries.iter().for_each(|entry| old.push(*entry));
         }
         Ok(())
+    }
+
+    fn take_claimed(&mut self, outcome: &Outcome) {
+        if self.claimed.is_none() && !outcome.claimed.is_empty() {
+            self.claimed = Some(self.new.clone());
+        }
+        let Some(hasher) = &mut self.claimed else { return };
+        let mut claimed = outcome.claimed.iter().peekable();
+        for (entry, at) in outcome.entries.iter().zip(outcome.chunk.first.0..) {
+            let known = claimed.next_if(|(block, _)| block.0 == at);
+            hasher.push(known.map_or(*entry, |(_, known)| *known));
+        }
     }
 
     fn take_findings(&mut self, outcome: &Outcome) {
@@ -153,8 +174,10 @@ impl Tally {
         if !self.has_old {
             growth_bytes += HEADER_BYTES as i64;
         }
+        let claimed_digest = self.claimed.map_or(digest, RevisionHasher::finish);
         Ok(Scanned {
             digest,
+            claimed_digest,
             read_bytes: self.read_bytes,
             changed_bytes: self.changed_bytes,
             fate: self.fate,

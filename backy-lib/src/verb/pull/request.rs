@@ -1,0 +1,87 @@
+//! A pull as the command and Python ask for one: into an archive that may not exist yet.
+
+use std::path::PathBuf;
+
+use super::plan::{Sides, plan};
+use super::{PullOptions, PullPlan, PullReport};
+use crate::archive::Archive;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::units::BlockSize;
+use crate::format::manifest::Manifest;
+use crate::origin::{Listing, Origin, open_origin};
+use crate::policy::config::Config;
+use crate::storage::Trust;
+use crate::verb::caller::{Caller, interrupted};
+
+const VERB: &str = "pull";
+
+/// Revisions of another archive to pull.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// Where the other archive is.
+    pub origin: String,
+    /// The folder of the copy, which is created if there is none.
+    pub folder: PathBuf,
+    /// Whether to act on a copy that others can change.
+    pub trust: Trust,
+    /// What to pull, and how.
+    pub options: PullOptions,
+}
+
+impl PullRequest {
+    /// What the pull would do now. Takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull).
+    pub fn plan(&self, caller: &Caller<'_>) -> Result<PullPlan> {
+        let mut origin = open_origin(&self.origin)?;
+        let listing = origin.listing()?;
+        let (manifest, config) = match self.open(&*origin)? {
+            Some(archive) => (archive.manifest().clone(), archive.config()?),
+            None => (Manifest::new(listing.block_size), Config::default()),
+        };
+        let sides = Sides {
+            origin: &origin.name(),
+            listing: &listing,
+            manifest: &manifest,
+            schedule: &config.schedule,
+            now: caller.clock.now(),
+        };
+        plan(&sides, &self.options)
+    }
+
+    /// Pulls what is missing here, oldest first.
+    ///
+    /// # Errors
+    /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull), and of creating an archive.
+    pub fn run(&self, caller: &Caller<'_>) -> Result<PullReport> {
+        let mut origin = open_origin(&self.origin)?;
+        let archive = match self.open(&*origin)? {
+            Some(archive) => archive,
+            None => self.create(origin.listing()?)?,
+        };
+        let mut writer = caller.writer(archive, VERB)?;
+        writer
+            .pull(&mut *origin, &self.options, caller.clock, caller.observer)
+            .map_err(interrupted("the pulled revisions are complete"))
+    }
+
+    /// The copy, if there is one.
+    fn open(&self, origin: &dyn Origin) -> Result<Option<Archive>> {
+        let real = |path: &std::path::Path| path.canonicalize().ok();
+        let folder = real(&self.folder);
+        if folder.is_some() && folder == real(self.origin.as_ref()) {
+            let message = "it is the archive to pull into; expected another one".to_owned();
+            return Err(Error::Source { path: origin.name().into(), message });
+        }
+        match Archive::open_with(&self.folder, self.trust) {
+            Err(error) if error.kind() == ErrorKind::NoArchive => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn create(&self, Listing { block_size, .. }: Listing) -> Result<Archive> {
+        let block_size: BlockSize = block_size;
+        Archive::init_with(&self.folder, None, block_size, self.trust)
+    }
+}

@@ -1,0 +1,80 @@
+//! A copy: revisions of one archive are pulled into another, whatever happens on either side.
+
+mod anywhere;
+mod scene;
+
+use backy_lib::storage::sim::Random;
+use backy_tests::world::{self, changed_state, random_state};
+
+use scene::{Between, Scene, in_place, options, pull, pull_with, states};
+
+/// A copy has the revisions of its origin, with their names, times, tags and digests, and is an archive like any other.
+#[test]
+fn a_copy_has_the_same_revisions() {
+    for (clones, options) in [(false, in_place()), (true, options())] {
+        let scene = Scene::small(clones);
+        let report = pull_with(&scene.copy, &mut scene.local(), &options).expect("a pull");
+        assert!(report.is_complete() && report.pulled.len() == 5, "{report:?}");
+        scene.copied().assert_tidy("the copy");
+        let (theirs, own) = (
+            world::open(&scene.origin.disk).expect("open"),
+            world::open(&scene.copy).expect("open"),
+        );
+        for (their, own) in theirs.revisions().iter().zip(own.revisions()) {
+            assert_eq!((their.uuid, their.started), (own.uuid, own.started));
+            assert_eq!((their.digest, own.table_digest), (own.digest, None));
+            assert_eq!((&their.tags, &their.pinned_tags), (&own.tags, &own.pinned_tags));
+        }
+        let again = scene.pull().expect("another pull");
+        assert!(again.pulled.is_empty() && again.present == 5, "{again:?}");
+    }
+}
+
+/// Any sequence of states comes over byte for byte, all at once or one by one, and only changed blocks are asked for.
+#[test]
+fn any_archive_is_copied_byte_for_byte() {
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let mut bytes = random.below(80_000) as usize;
+        let mut state = random_state(&mut random, bytes);
+        let mut scene = Scene::new(seed % 2 == 0, &[]);
+        for _ in 0..1 + random.below(6) {
+            scene.origin.backup(&state);
+            if random.below(2) == 0 {
+                let mut origin = Between::new(&scene);
+                pull(&scene.copy, &mut origin).expect("a pull");
+                scene.copied().assert_tidy(format!("seed {seed}"));
+            }
+            if random.below(3) == 0 {
+                bytes = random.below(80_000) as usize;
+            }
+            state = changed_state(&mut random, &state, bytes);
+        }
+        pull(&scene.copy, &mut scene.local()).expect("a pull");
+        scene.copied().assert_tidy(format!("seed {seed}"));
+    }
+}
+
+/// A pull asks only for blocks that differ from what the copy has, with a common revision and without one.
+#[test]
+fn only_what_differs_is_asked_for() {
+    let mut scene = Scene::new(false, &states(5, &[120_000]));
+    scene.pull().expect("a pull");
+    let mut state = scene.origin.expected[0].bytes.clone();
+    state[50_000] ^= 1;
+    scene.origin.backup(&state);
+    for is_common in [true, false] {
+        if !is_common {
+            scene.origin.remove(&[1]);
+        }
+        let copy = scene.copy.fork();
+        let mut origin = Between::new(&scene);
+        pull(&copy, &mut origin).expect("a pull");
+        let blocks: Vec<u64> = origin.asked_for.iter().map(|(_, block)| block.0).collect();
+        assert_eq!(blocks, [12], "common: {is_common}");
+        assert_eq!(
+            world::read_revision(&world::open(&copy).expect("open"), 0).expect("read"),
+            state
+        );
+    }
+}
