@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
+use crate::archive::absolute;
 use crate::error::wrong;
 
 /// An argument as `T`.
@@ -49,8 +50,8 @@ macro_rules! arguments {
 
 arguments! {
     add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
-    fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old path remove revision
-    revisions source tags target timeout trust undo until wait writable
+    fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old origin path remove
+    revision revisions source tags target timeout trust undo until wait writable
 }
 
 /// A path as `pathlib` takes it: `str`, or an `os.PathLike` of `str`.
@@ -74,6 +75,22 @@ impl<'py> FromPyObject<'_, 'py> for GivenPath {
             return Err(wrong("the path has a NUL character in it, as no file has".to_owned()));
         }
         Ok(GivenPath(path.into()))
+    }
+}
+
+/// Where another archive is: text as the command takes it, or an `os.PathLike` of a folder of this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Address(pub(crate) String);
+
+impl<'py> FromPyObject<'_, 'py> for Address {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let GivenPath(path) = object.extract()?;
+        // An absolute path is no URL and no place on another host, whatever its characters are.
+        let path = if object.is_instance_of::<PyString>() { path } else { absolute(&path)? };
+        let not_utf_8 = |path| wrong(format!("found {path:?}, expected a path that is UTF-8"));
+        path.into_os_string().into_string().map(Address).map_err(not_utf_8)
     }
 }
 

@@ -42,6 +42,7 @@ __all__ = [
     "Imported",
     "InProgress",
     "JobReport",
+    "LeftOut",
     "MaintenancePlan",
     "MaintenanceReport",
     "Mount",
@@ -50,6 +51,9 @@ __all__ = [
     "OldRevision",
     "Problem",
     "Progress",
+    "PullPlan",
+    "PullReport",
+    "Pulled",
     "Reader",
     "RebuildReport",
     "Report",
@@ -70,12 +74,14 @@ __all__ = [
     "TargetLook",
     "UndoReport",
     "Verdict",
+    "Wanted",
     "__version__",
     "_words",
     "check",
     "init_unseen",
     "main",
     "own_chunks",
+    "pull",
     "run",
 ]
 
@@ -510,6 +516,45 @@ class Archive:
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
         """
+    @overload
+    def pull(
+        self,
+        origin: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: Literal[False] = False,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport: ...
+    @overload
+    def pull(
+        self,
+        origin: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: Literal[True],
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullPlan: ...
+    @overload
+    def pull(
+        self,
+        origin: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: bool,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport | PullPlan: ...
     @overload
     def rm(
         self,
@@ -1403,6 +1448,86 @@ class ImportReport(Report):
         """Whether all that there was is in the archive now, and right."""
 
 @final
+class PullReport(Report):
+    """What a pull did."""
+
+    __match_args__ = ("origin", "pulled", "present", "left_out", "notes", "is_complete")
+    @property
+    def origin(self) -> str: ...
+    @property
+    def pulled(self) -> tuple[Pulled, ...]: ...
+    @property
+    def present(self) -> int: ...
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def is_complete(self) -> bool: ...
+
+@final
+class Pulled(Report):
+    """A revision that was pulled."""
+
+    __match_args__ = ("uuid", "started", "size_bytes", "received_bytes", "stored_bytes", "seconds", "damaged")
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def started(self) -> datetime: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def received_bytes(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def damaged(self) -> tuple[Extent, ...]: ...
+
+@final
+class LeftOut(Report):
+    """A"""
+
+    __match_args__ = ("uuid", "started", "why", "asked_for")
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def started(self) -> datetime: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def asked_for(self) -> bool: ...
+
+@final
+class PullPlan(Report):
+    """A"""
+
+    __match_args__ = ("origin", "pull", "present", "left_out", "notes")
+    @property
+    def origin(self) -> str: ...
+    @property
+    def pull(self) -> tuple[Wanted, ...]: ...
+    @property
+    def present(self) -> int: ...
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+@final
+class Wanted(Report):
+    """A"""
+
+    __match_args__ = ("uuid", "started", "size_bytes")
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def started(self) -> datetime: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+@final
 class SourceIdentity(Report):
     """What was backed up."""
 
@@ -2280,6 +2405,48 @@ def run(
 
 def init_unseen(path: _Path, source: _Path) -> None:
     """Makes an archive of a source that need not be there yet, as was possible in 2014."""
+@overload
+def pull(
+    path: _Path,
+    origin: _Path,
+    *,
+    revisions: _Revisions | None = None,
+    limit_rate: int | str | None = None,
+    check_space: bool = True,
+    dry_run: Literal[False] = False,
+    trust: bool = False,
+    progress: _Callback = None,
+    cancel: CancelToken | None = None,
+    wait: _Wait = None,
+) -> PullReport: ...
+@overload
+def pull(
+    path: _Path,
+    origin: _Path,
+    *,
+    revisions: _Revisions | None = None,
+    limit_rate: int | str | None = None,
+    check_space: bool = True,
+    dry_run: Literal[True],
+    trust: bool = False,
+    progress: _Callback = None,
+    cancel: CancelToken | None = None,
+    wait: _Wait = None,
+) -> PullPlan: ...
+@overload
+def pull(
+    path: _Path,
+    origin: _Path,
+    *,
+    revisions: _Revisions | None = None,
+    limit_rate: int | str | None = None,
+    check_space: bool = True,
+    dry_run: bool,
+    trust: bool = False,
+    progress: _Callback = None,
+    cancel: CancelToken | None = None,
+    wait: _Wait = None,
+) -> PullReport | PullPlan: ...
 def own_chunks(path: _Path, revision: str, chunk_size: int) -> list[int]:
     """Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older
     one those with what has changed since.
