@@ -92,7 +92,7 @@ def test_revisions_are_those_of_the_origin(nightly: Archive, tmp_path: Path) -> 
     """By whatever names one. Older ones cannot be added, which is in the report."""
     newest, _, second, oldest = nightly.revisions
     folder = tmp_path / "copy"
-    for name in ("tag:night-1", second, second.uuid, 2, [second.started]):
+    for name in ("tag:night-1", second, second.uuid, 2, [second]):
         plan = backy.pull(folder, nightly.path, revisions=name, dry_run=True)
         assert [wanted.uuid for wanted in plan.pull] == [second.uuid]
     assert backy.pull(folder, nightly.path, revisions=second).is_complete
