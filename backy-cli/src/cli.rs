@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use crate::commands::{
     backup, check, completions, config, drill, export, find, import, init, maintenance, man, mount,
-    pull, report, restore, rm, run, scrub, status, tag,
+    pull, push, receive, report, restore, rm, run, scrub, serve, status, tag,
 };
 use crate::errors::Failure;
 use crate::log::LogFormat;
@@ -128,6 +128,11 @@ pub(crate) enum Command {
     Config(config::Args),
     Import(import::Args),
     Pull(pull::Args),
+    Push(push::Args),
+    #[command(hide = true)]
+    Serve(serve::Args),
+    #[command(hide = true)]
+    Receive(receive::Args),
     Maintenance(maintenance::Args),
     Scrub(scrub::Args),
     Tag(tag::Args),
@@ -153,6 +158,9 @@ impl Command {
             Command::Config(_) => "config",
             Command::Import(_) => "import",
             Command::Pull(_) => "pull",
+            Command::Push(_) => "push",
+            Command::Serve(_) => "serve",
+            Command::Receive(_) => "receive",
             Command::Maintenance(_) => "maintenance",
             Command::Scrub(_) => "scrub",
             Command::Tag(_) => "tag",
@@ -179,6 +187,10 @@ impl Command {
             | Command::Export(_)
             | Command::Mount(_)
             | Command::Find(_)
+            // What they change is not the archive of -b.
+            | Command::Push(_)
+            | Command::Serve(_)
+            | Command::Receive(_)
             // Each of its jobs does so itself.
             | Command::Run(_)
             | Command::Config(_)

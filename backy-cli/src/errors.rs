@@ -157,6 +157,9 @@ fn advice_by_kind(error: &Error) -> &'static str {
         ErrorKind::Config => "correct it there",
         ErrorKind::Specification => "see 'backy help'",
         ErrorKind::NoSuchRevision => "'backy status' lists the revisions",
+        ErrorKind::Source if matches!(error, Error::Origin { .. }) => {
+            "check the address and the connection, then run it again"
+        }
         ErrorKind::Source => "check the path and its permissions, or change source in backy.toml",
         ErrorKind::Target => "choose another target",
         ErrorKind::Damaged if names(error, "manifest.json") => {

@@ -78,7 +78,7 @@ pub use base::{
 pub use policy::{config, health, plan, retention, room, schedule, select};
 pub use source::hooks;
 pub use verb::caller::Caller;
-pub use verb::{backup, drill, export, import, init, maintenance, pull, restore, scrub, tag};
+pub use verb::{backup, drill, export, import, init, maintenance, pull, push, restore, scrub, tag};
 pub use verdict::{check, monitoring, settings, status};
 
 pub use archive::{Archive, ArchiveWriter, archives_below};

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use backy_lib::origin::Address;
 use backy_lib::pull::{LeftOut, PullPlan, PullReport, PullRequest};
 use backy_lib::units::parse_rate;
 use backy_lib::{PullOptions, RevisionsSpec, SpaceCheck};
 
+use super::far::Far;
 use crate::Session;
 use crate::cli::{self, REVISIONS_HELP, Verbosity};
 use crate::errors::Failure;
@@ -24,8 +26,11 @@ use crate::words::count;
 /// anything is missing: a block that the origin has lost, or a revision of -r.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of the archive to pull from
-    origin: String,
+    /// Archive to pull from: a folder, or ssh://[USER@]HOST[:PORT]/PATH
+    origin: Address,
+
+    #[command(flatten)]
+    far: Far,
 
     #[arg(
         short,
@@ -75,7 +80,8 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         ..PullOptions::default()
     };
     let (folder, trust) = (session.folder.clone(), session.trust);
-    let request = PullRequest { origin: args.origin, folder, trust, options };
+    let ssh = args.far.options(session)?;
+    let request = PullRequest { origin: args.origin, ssh, folder, trust, options };
     if args.dry_run {
         let planning = Planning(session);
         let plan = request.plan(&session.caller(args.waiting, &planning))?;
@@ -94,6 +100,11 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     } else if session.verbosity == Verbosity::Verbose || session.tells() {
         session.output.note(&summary(&report));
     }
+    complete(&report, session)
+}
+
+/// An error if anything is missing, with a warning for each revision.
+pub(super) fn complete(report: &PullReport, session: &Session) -> Result<(), Failure> {
     if report.is_complete() {
         return Ok(());
     }
@@ -110,7 +121,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
 }
 
 /// What a pull would do.
-fn describe(plan: &PullPlan) -> String {
+pub(super) fn describe(plan: &PullPlan) -> String {
     let mut text = String::new();
     for wanted in &plan.pull {
         let (uuid, when) = (wanted.uuid, local_minute(wanted.started));

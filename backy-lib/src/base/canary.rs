@@ -54,11 +54,13 @@ pub enum Bug {
     UnreadZeros,
     /// A pull commits a revision whose digest is not the one that the origin offered.
     UncheckedCopy,
+    /// A caller may name a folder that is not below the one that is served.
+    LeavesTheRoot,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 22] = [
         Bug::SkippedSync,
         Bug::SwappedOrder,
         Bug::EarlyCommit,
@@ -80,6 +82,7 @@ impl Bug {
         Bug::UnsyncedTextfile,
         Bug::UnreadZeros,
         Bug::UncheckedCopy,
+        Bug::LeavesTheRoot,
     ];
 
     /// Its name in `doc/safety.md` and for `tests/canary`.
@@ -106,6 +109,7 @@ impl Bug {
             Bug::UnsyncedTextfile => "unsynced-textfile",
             Bug::UnreadZeros => "unread-zeros",
             Bug::UncheckedCopy => "unchecked-copy",
+            Bug::LeavesTheRoot => "leaves-the-root",
         }
     }
 }

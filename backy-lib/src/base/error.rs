@@ -162,6 +162,14 @@ pub enum Error {
         /// What was found and expected.
         message: String,
     },
+    /// The other archive of a copy, or the way to it, failed.
+    #[error("{name}: {message}")]
+    Origin {
+        /// What it is called: a path or a URL.
+        name: String,
+        /// What was found and expected.
+        message: String,
+    },
     /// Writing to this target could destroy something.
     #[error("target {}: {message}", .path.display())]
     Target {
@@ -330,6 +338,7 @@ impl Error {
             | Error::Pinned { .. }
             | Error::NoSuchRevision { .. }
             | Error::Hook { .. }
+            | Error::Origin { .. }
             | Error::Miscomputed { .. }
             | Error::Panic { .. }
             | Error::Plan { .. }

@@ -18,6 +18,11 @@ impl RevisionId {
         RevisionId(version_7(time))
     }
 
+    /// The 16 bytes of the UUID.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
     /// The time in the name, to the millisecond; `None` for a UUID of another version.
     pub fn time(self) -> Option<Timestamp> {
         let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();

@@ -4,11 +4,13 @@
 //! Whoever asks believes nothing: a block is right if its digest is, a table of digests if the digest of the revision
 //! is. `doc/decisions/35-copies.md` has the reasons.
 
+pub mod address;
 mod local;
 mod runs;
+mod ssh;
+pub mod wire;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -21,8 +23,11 @@ use crate::base::units::{BlockIndex, BlockSize};
 use crate::format::manifest::{BlockRange, Revision, Statistics};
 use crate::storage::Trust;
 
+pub use address::{Address, SshAddress};
 pub use local::LocalOrigin;
 pub(crate) use runs::Runs;
+pub use ssh::{Lines, SshOptions};
+pub(crate) use ssh::{SshChild, SshOrigin};
 
 /// An archive to copy from. One thread uses it at a time.
 pub trait Origin: Send {
@@ -44,6 +49,15 @@ pub trait Origin: Send {
         from: BlockIndex,
     ) -> Result<TablePiece>;
 
+    /// Announces which blocks of `revision`, in ascending order, are probably fetched next: an origin at the other end
+    /// of a long line can ask for them ahead. It may ignore them.
+    ///
+    /// # Errors
+    /// As for [`Origin::table`].
+    fn announce(&mut self, _revision: RevisionId, _blocks: &[BlockIndex]) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads blocks of `revision`: calls `take` once for each block of `wanted`, in that order, which is ascending.
     /// An error of `take` ends it.
     ///
@@ -57,13 +71,22 @@ pub trait Origin: Send {
     ) -> Result<()>;
 }
 
-/// Opens the origin that `address` names: a folder.
+/// Opens the origin at an address. It stops waiting for another machine soon after `stopped` has become true.
 ///
 /// # Errors
-/// As those of [`Archive::open`].
-pub fn open_origin(address: &str) -> Result<Box<dyn Origin>> {
-    let archive = Archive::open_with(Path::new(address), Trust::Given)?;
-    Ok(Box::new(LocalOrigin::new(archive)))
+/// As those of [`Archive::open`] for a folder; [`Error::Origin`](crate::Error::Origin) if another machine cannot be
+/// reached.
+pub fn open_origin<'a>(
+    address: &Address,
+    ssh: &SshOptions,
+    stopped: &'a (dyn Fn() -> bool + Sync),
+) -> Result<Box<dyn Origin + 'a>> {
+    Ok(match address {
+        Address::Folder(folder) => {
+            Box::new(LocalOrigin::new(Archive::open_with(folder, Trust::Given)?))
+        }
+        Address::Ssh(address) => Box::new(SshOrigin::open(address, ssh, stopped)?),
+    })
 }
 
 /// What an origin has.

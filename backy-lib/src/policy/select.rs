@@ -199,6 +199,12 @@ impl RevisionsSpec {
         RevisionsSpec(vec![Part::All])
     }
 
+    /// The revisions with these names.
+    pub(crate) fn of(ids: &[RevisionId]) -> Self {
+        let one = |id: &RevisionId| Part::One(RevisionSpec::Uuid(id.to_string()));
+        RevisionsSpec(ids.iter().map(one).collect())
+    }
+
     /// Whether all revisions are meant, however many there are.
     pub fn is_all(&self) -> bool {
         self.0.contains(&Part::All)

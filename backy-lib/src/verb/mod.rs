@@ -9,6 +9,7 @@ pub mod init;
 pub mod maintenance;
 pub(crate) mod merge;
 pub mod pull;
+pub mod push;
 pub(crate) mod rebuild;
 pub mod restore;
 pub mod scrub;

@@ -15,6 +15,8 @@ pub mod legacy_archive;
 pub mod manifest;
 mod one_file;
 pub mod partitions;
+pub mod protocol_client;
+pub mod protocol_server;
 pub mod qcow2_open;
 pub mod qcow2_roundtrip;
 pub mod retention;
@@ -57,6 +59,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "legacy_archive", run: legacy_archive::run },
     Target { name: "manifest", run: manifest::run },
     Target { name: "partitions", run: partitions::run },
+    Target { name: "protocol_client", run: protocol_client::run },
+    Target { name: "protocol_server", run: protocol_server::run },
     Target { name: "qcow2_open", run: qcow2_open::run },
     Target { name: "qcow2_roundtrip", run: qcow2_roundtrip::run },
     Target { name: "retention", run: retention::run },

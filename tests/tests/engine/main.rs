@@ -25,3 +25,4 @@ mod retention;
 mod scrub;
 mod sweep;
 mod told;
+mod wire;

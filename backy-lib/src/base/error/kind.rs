@@ -103,7 +103,7 @@ impl Error {
             Error::Config { .. } | Error::NoSource { .. } => ErrorKind::Config,
             Error::Specification { .. } | Error::Pinned { .. } => ErrorKind::Specification,
             Error::NoSuchRevision { .. } => ErrorKind::NoSuchRevision,
-            Error::Source { .. } => ErrorKind::Source,
+            Error::Source { .. } | Error::Origin { .. } => ErrorKind::Source,
             Error::Target { .. } => ErrorKind::Target,
             Error::Mount { .. } => ErrorKind::Mount,
             Error::Damaged { .. }

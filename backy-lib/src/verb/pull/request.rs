@@ -8,7 +8,7 @@ use crate::archive::Archive;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::units::BlockSize;
 use crate::format::manifest::Manifest;
-use crate::origin::{Listing, Origin, open_origin};
+use crate::origin::{Address, Listing, Origin, SshOptions, open_origin};
 use crate::policy::config::Config;
 use crate::storage::Trust;
 use crate::verb::caller::{Caller, interrupted};
@@ -19,7 +19,9 @@ const VERB: &str = "pull";
 #[derive(Debug, Clone)]
 pub struct PullRequest {
     /// Where the other archive is.
-    pub origin: String,
+    pub origin: Address,
+    /// How to reach it if it is on another machine.
+    pub ssh: SshOptions,
     /// The folder of the copy, which is created if there is none.
     pub folder: PathBuf,
     /// Whether to act on a copy that others can change.
@@ -34,9 +36,18 @@ impl PullRequest {
     /// # Errors
     /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull).
     pub fn plan(&self, caller: &Caller<'_>) -> Result<PullPlan> {
-        let mut origin = open_origin(&self.origin)?;
+        let stopped = || caller.observer.cancelled();
+        self.plan_from(&mut *open_origin(&self.origin, &self.ssh, &stopped)?, caller)
+    }
+
+    /// The same from an origin that is open.
+    pub(crate) fn plan_from(
+        &self,
+        origin: &mut dyn Origin,
+        caller: &Caller<'_>,
+    ) -> Result<PullPlan> {
         let listing = origin.listing()?;
-        let (manifest, config) = match self.open(&*origin)? {
+        let (manifest, config) = match self.open(origin)? {
             Some(archive) => (archive.manifest().clone(), archive.config()?),
             None => (Manifest::new(listing.block_size), Config::default()),
         };
@@ -55,14 +66,23 @@ impl PullRequest {
     /// # Errors
     /// As those of [`ArchiveWriter::pull`](crate::ArchiveWriter::pull), and of creating an archive.
     pub fn run(&self, caller: &Caller<'_>) -> Result<PullReport> {
-        let mut origin = open_origin(&self.origin)?;
-        let archive = match self.open(&*origin)? {
+        let stopped = || caller.observer.cancelled();
+        self.run_from(&mut *open_origin(&self.origin, &self.ssh, &stopped)?, caller)
+    }
+
+    /// The same from an origin that is open.
+    pub(crate) fn run_from(
+        &self,
+        origin: &mut dyn Origin,
+        caller: &Caller<'_>,
+    ) -> Result<PullReport> {
+        let archive = match self.open(origin)? {
             Some(archive) => archive,
             None => self.create(origin.listing()?)?,
         };
         let mut writer = caller.writer(archive, VERB)?;
         writer
-            .pull(&mut *origin, &self.options, caller.clock, caller.observer)
+            .pull(origin, &self.options, caller.clock, caller.observer)
             .map_err(interrupted("the pulled revisions are complete"))
     }
 
@@ -70,7 +90,7 @@ impl PullRequest {
     fn open(&self, origin: &dyn Origin) -> Result<Option<Archive>> {
         let real = |path: &std::path::Path| path.canonicalize().ok();
         let folder = real(&self.folder);
-        if folder.is_some() && folder == real(self.origin.as_ref()) {
+        if folder.is_some() && folder == self.origin.folder().and_then(real) {
             let message = "it is the archive to pull into; expected another one".to_owned();
             return Err(Error::Source { path: origin.name().into(), message });
         }

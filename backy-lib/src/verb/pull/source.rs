@@ -23,6 +23,9 @@ pub(super) const KIND: &str = "archive";
 /// The most lost extents to report one by one.
 const MAX_LOST: usize = 1024;
 
+/// The most blocks to announce at a time.
+const MOST_ANNOUNCED: usize = 1024;
+
 /// The revision to pull.
 #[derive(Clone, Copy)]
 pub(super) struct Pulling<'a> {
@@ -58,6 +61,8 @@ struct State<'a> {
     lost: Vec<(BlockIndex, TableEntry)>,
     all_lost: Ranges,
     received_bytes: u64,
+    /// Everything before this block has been fetched or announced.
+    announced: BlockIndex,
 }
 
 /// A block to fetch, and its place in the buffer.
@@ -75,6 +80,7 @@ impl<'a> PulledSource<'a> {
             lost: Vec::new(),
             all_lost: Ranges::with_limit(MAX_LOST),
             received_bytes: 0,
+            announced: BlockIndex(0),
         };
         PulledSource { pulling, state: Mutex::new(state) }
     }
@@ -147,6 +153,7 @@ impl State<'_> {
         buffer: &mut [u8],
     ) -> Result<()> {
         let wanted: Vec<BlockIndex> = missing.iter().map(|missing| missing.block).collect();
+        self.announce(pulling, wanted.last().copied().unwrap_or(BlockIndex(0)))?;
         let mut left = missing.iter();
         let mut lost = Vec::new();
         let mut received_bytes = 0;
@@ -182,6 +189,14 @@ impl State<'_> {
         check_blocks(pulling, came, buffer)?;
         lost.into_iter().for_each(|(block, entry)| self.lose(block, entry));
         Ok(())
+    }
+
+    /// Announces what comes after block `last`, so that it is on its way before the engine asks for it.
+    fn announce(&mut self, pulling: &Pulling<'_>, last: BlockIndex) -> Result<()> {
+        let from = self.announced.max(last.plus(1));
+        let upcoming = self.table(pulling)?.upcoming(from, MOST_ANNOUNCED);
+        self.announced = upcoming.last().map_or(from, |last| last.plus(1));
+        self.origin.announce(pulling.revision.uuid, &upcoming)
     }
 
     fn lose(&mut self, block: BlockIndex, entry: TableEntry) {

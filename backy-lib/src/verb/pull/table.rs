@@ -185,6 +185,27 @@ impl Table {
         all.min_by_key(|range| range.first)
     }
 
+    /// Up to `most` known blocks, from `from` on, that have to come from the origin if nothing else has them.
+    pub(super) fn upcoming(&self, from: BlockIndex, most: usize) -> Vec<BlockIndex> {
+        let at = self.pieces.partition_point(|piece| piece.end <= from);
+        let runs = self.pieces.range(at..).flat_map(|piece| {
+            let at = piece.runs.partition_point(|run| run.end() <= from);
+            piece.runs.get(at..).unwrap_or_default()
+        });
+        let blocks = runs.flat_map(|run| {
+            let entries: &[TableEntry] = match &run.entries {
+                Entries::Each(entries) => entries,
+                Entries::Zero(_) => &[],
+            };
+            let passed = from.0.saturating_sub(run.first.0) as usize;
+            entries.iter().zip(run.first.0..).skip(passed)
+        });
+        let comes =
+            |entry: TableEntry| Wanted::of(entry) != Wanted::Nothing && entry != TableEntry::LOST;
+        let blocks = blocks.filter(|(entry, _)| comes(**entry));
+        blocks.map(|(_, at)| BlockIndex(at)).take(most).collect()
+    }
+
     fn next_run(
         &self,
         from: BlockIndex,

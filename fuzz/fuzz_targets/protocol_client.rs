@@ -1,0 +1,6 @@
+#![no_main]
+
+use backy_tests::fuzz::protocol_client;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| protocol_client::run(data));
