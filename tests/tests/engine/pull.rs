@@ -1,6 +1,9 @@
 //! A copy: revisions of one archive are pulled into another, whatever happens on either side.
 
 mod anywhere;
+mod lies;
+mod moving;
+mod resume;
 mod scene;
 
 use backy_lib::storage::sim::Random;

@@ -3,8 +3,10 @@
 //! What the origin says decides only what is asked for: the engine computes the digest of the revision over all
 //! entries, and commits it only if that is the one that was offered.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::spool::Spool;
 use super::table::{Own, Table, Wanted};
 use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result};
@@ -35,6 +37,8 @@ pub(super) struct Pulling<'a> {
     pub since: Option<RevisionId>,
     pub newest: Option<&'a Revision>,
     pub block_size: BlockSize,
+    /// Whether what arrives is kept for the next attempt.
+    pub spools: bool,
     pub storage: &'a dyn Storage,
     pub observer: &'a dyn Observer,
 }
@@ -43,6 +47,8 @@ pub(super) struct Pulling<'a> {
 pub(super) struct Figures {
     /// Bytes of blocks that the origin sent.
     pub received_bytes: u64,
+    /// Bytes of blocks that had arrived with an earlier attempt.
+    pub reused_bytes: u64,
     /// Blocks that it has lost.
     pub lost: BlockRanges,
 }
@@ -60,16 +66,18 @@ struct State<'a> {
     /// Lost blocks that were read, with the entries that they should have.
     lost: Vec<(BlockIndex, TableEntry)>,
     all_lost: Ranges,
+    spool: Option<Spool<'a>>,
     received_bytes: u64,
     /// Everything before this block has been fetched or announced.
     announced: BlockIndex,
+    reused_bytes: u64,
 }
 
 /// A block to fetch, and its place in the buffer.
-struct Missing {
-    block: BlockIndex,
-    entry: TableEntry,
-    start: usize,
+pub(super) struct Missing {
+    pub block: BlockIndex,
+    pub entry: TableEntry,
+    pub start: usize,
 }
 
 impl<'a> PulledSource<'a> {
@@ -79,8 +87,10 @@ impl<'a> PulledSource<'a> {
             table: None,
             lost: Vec::new(),
             all_lost: Ranges::with_limit(MAX_LOST),
+            spool: None,
             received_bytes: 0,
             announced: BlockIndex(0),
+            reused_bytes: 0,
         };
         PulledSource { pulling, state: Mutex::new(state) }
     }
@@ -89,7 +99,8 @@ impl<'a> PulledSource<'a> {
     pub(super) fn figures(self) -> Figures {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let lost = state.all_lost.finish().into_iter().collect();
-        Figures { received_bytes: state.received_bytes, lost }
+        let State { received_bytes, reused_bytes, .. } = state;
+        Figures { received_bytes, reused_bytes, lost }
     }
 
     fn state(&self) -> MutexGuard<'_, State<'a>> {
@@ -117,7 +128,7 @@ impl Pulling<'_> {
     }
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
     fn table(&mut self, pulling: &Pulling<'_>) -> Result<&mut Table> {
         let table = match self.table.take() {
             Some(table) => table,
@@ -145,13 +156,46 @@ impl State<'_> {
         Ok(true)
     }
 
-    /// Fetches blocks into their places. Those that the origin has lost become zeros.
+    /// Brings blocks into their places: from the spool, or from the origin.
+    fn bring(
+        &mut self,
+        pulling: &Pulling<'a>,
+        mut missing: Vec<Missing>,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let (size, size_bytes) = (pulling.block_size, pulling.revision.size_bytes);
+        let mut spool = match self.spool.take() {
+            None if pulling.spools => Some(Spool::open(pulling.storage, pulling.newest.is_none())?),
+            spool => spool,
+        };
+        if let Some(spool) = &spool {
+            let taken = spool.take(&missing, (size, size_bytes), buffer)?;
+            let bytes = |block: &BlockIndex| size.extent(*block, size_bytes).len;
+            self.reused_bytes += taken.iter().map(bytes).sum::<u64>();
+            missing.retain(|missing| !taken.contains(&missing.block));
+        }
+        if !missing.is_empty() {
+            let lost = self.fetch(pulling, &missing, buffer)?;
+            for Missing { block, start, .. } in &missing {
+                let extent = size.extent(*block, size_bytes);
+                let bytes = buffer.get(*start..).and_then(|rest| rest.get(..extent.len as usize));
+                if let (Some(spool), Some(bytes), false) = (&mut spool, bytes, lost.contains(block))
+                {
+                    spool.add(bytes, extent.offset)?;
+                }
+            }
+        }
+        self.spool = spool;
+        Ok(())
+    }
+
+    /// Fetches blocks into their places. Returns those that the origin has lost; they stay zeros.
     fn fetch(
         &mut self,
         pulling: &Pulling<'_>,
         missing: &[Missing],
         buffer: &mut [u8],
-    ) -> Result<()> {
+    ) -> Result<HashSet<BlockIndex>> {
         let wanted: Vec<BlockIndex> = missing.iter().map(|missing| missing.block).collect();
         self.announce(pulling, wanted.last().copied().unwrap_or(BlockIndex(0)))?;
         let mut left = missing.iter();
@@ -184,11 +228,11 @@ impl State<'_> {
             return Err(pulling.error(&format!("found no answer for block {}", next.block)));
         }
         self.received_bytes += received_bytes;
-        let is_lost = |block| lost.iter().any(|(lost, _)| *lost == block);
-        let came = missing.iter().filter(|missing| !is_lost(missing.block));
+        let all: HashSet<BlockIndex> = lost.iter().map(|(block, _)| *block).collect();
+        let came = missing.iter().filter(|missing| !all.contains(&missing.block));
         check_blocks(pulling, came, buffer)?;
         lost.into_iter().for_each(|(block, entry)| self.lose(block, entry));
-        Ok(())
+        Ok(all)
     }
 
     /// Announces what comes after block `last`, so that it is on its way before the engine asks for it.
@@ -259,7 +303,7 @@ impl Source for PulledSource<'_> {
             }
         }
         if !missing.is_empty() {
-            state.fetch(&self.pulling, &missing, buffer)?;
+            state.bring(&self.pulling, missing, buffer)?;
         }
         Ok(count)
     }

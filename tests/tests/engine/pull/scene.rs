@@ -93,6 +93,10 @@ pub(super) struct Between {
     pub calls: u64,
     /// The call that fails, counted from 1, and all after it.
     pub breaks_at: Option<u64>,
+    /// What happens at a call, before it is answered.
+    pub changes_at: Option<(u64, Box<dyn Fn() + Send>)>,
+    /// How many blocks were given.
+    pub arrived: u64,
     /// The blocks that were asked for.
     pub asked_for: Vec<(RevisionId, BlockIndex)>,
     /// How many entries of tables were sent.
@@ -111,6 +115,8 @@ impl Between {
             inner: scene.local(),
             calls: 0,
             breaks_at: None,
+            changes_at: None,
+            arrived: 0,
             asked_for: Vec::new(),
             pieces: 0,
             twist_listing: None,
@@ -122,6 +128,9 @@ impl Between {
 
     fn count(&mut self) -> Result<()> {
         self.calls += 1;
+        if let Some((_, change)) = self.changes_at.as_ref().filter(|(at, _)| *at == self.calls) {
+            change();
+        }
         match self.breaks_at.is_some_and(|at| self.calls >= at) {
             false => Ok(()),
             true => {
@@ -189,6 +198,7 @@ impl Origin for Between {
                 Some(bytes) => take(block.0, Fetched::Data(bytes))?,
                 None => take(block.0, Fetched::Bad)?,
             }
+            self.arrived += 1;
         }
         Ok(())
     }
