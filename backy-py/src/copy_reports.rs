@@ -1,4 +1,4 @@
-//! The reports of copies: what a pull or a push did, or would do.
+//! The reports of copies: what a pull did, or would do. A push returns the report of the copy that pulled.
 
 use crate::report::report;
 
@@ -32,6 +32,8 @@ report! {
         size_bytes(r) = r.size_bytes;
         /// Bytes of blocks that the origin sent.
         received_bytes(r) = r.received_bytes;
+        /// Bytes of blocks that had arrived with an earlier pull, which was interrupted.
+        reused_bytes(r) = r.reused_bytes;
         /// How many more bytes the files of the copy take on disk than before; negative when they take fewer.
         stored_bytes(r) = r.stored_bytes;
         /// Seconds that it took.

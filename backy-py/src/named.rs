@@ -6,12 +6,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use backy_lib::origin::Address;
+use backy_lib::origin::address::split_words;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::archive::absolute;
-use crate::error::wrong;
+use crate::error::{exception, wrong};
 
 /// An argument as `T`.
 pub(crate) fn extract<'a, 'py, T>(name: &str, given: &'a Bound<'py, PyAny>) -> PyResult<T>
@@ -51,7 +52,7 @@ macro_rules! arguments {
 arguments! {
     add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
     fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old origin path remove
-    revision revisions source tags target timeout trust undo until wait writable
+    revision revisions source ssh tags target timeout to trust undo until wait writable
 }
 
 /// A path as `pathlib` takes it: `str`, or an `os.PathLike` of `str`.
@@ -80,17 +81,41 @@ impl<'py> FromPyObject<'_, 'py> for GivenPath {
 
 /// Where another archive is: text as the command takes it, or an `os.PathLike` of a folder of this machine.
 #[derive(Debug, Clone)]
-pub(crate) struct Address(pub(crate) String);
+pub(crate) struct GivenAddress(pub(crate) Address);
 
-impl<'py> FromPyObject<'_, 'py> for Address {
+impl<'py> FromPyObject<'_, 'py> for GivenAddress {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let GivenPath(path) = object.extract()?;
-        // An absolute path is no URL and no place on another host, whatever its characters are.
-        let path = if object.is_instance_of::<PyString>() { path } else { absolute(&path)? };
-        let not_utf_8 = |path| wrong(format!("found {path:?}, expected a path that is UTF-8"));
-        path.into_os_string().into_string().map(Address).map_err(not_utf_8)
+        // A URL is UTF-8.
+        let text = path.to_str().filter(|_| object.is_instance_of::<PyString>());
+        let address = match text {
+            Some(text) => text.parse().map_err(exception)?,
+            None => Address::Folder(path),
+        };
+        Ok(GivenAddress(address))
+    }
+}
+
+/// The program that connects to another machine: text as the command takes it, or a sequence of its words.
+#[derive(Debug, Clone)]
+pub(crate) struct Ssh(pub(crate) Vec<String>);
+
+impl<'py> FromPyObject<'_, 'py> for Ssh {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.cast::<PyString>() {
+            return split_words(&text.to_cow()?).map(Ssh).map_err(exception);
+        }
+        let words: Vec<String> = object.extract()?;
+        let is_program = |word: &String| !word.is_empty();
+        if !words.first().is_some_and(is_program) || words.iter().any(|word| word.contains('\0')) {
+            let expected = "expected a program and its arguments, such as [\"ssh\", \"-4\"]";
+            return Err(wrong(format!("found {words:?}, {expected}")));
+        }
+        Ok(Ssh(words))
     }
 }
 

@@ -265,6 +265,7 @@ def path_arguments(archive: Archive, path: Any) -> dict[str, list[Callable[[], A
         "fleet": [lambda: backy.check(fleet=path), lambda: backy.run(fleet=path)],
         "old": [lambda: Archive.import_(path, "/nonexistent/x")],
         "origin": [lambda: archive.pull(path), lambda: backy.pull("/nonexistent/x", path)],
+        "to": [lambda: archive.push(path)],
     }
 
 
@@ -294,6 +295,7 @@ def test_no_folder_is_made_that_is_called_tilde(made: Made, tmp_path: Path, monk
         lambda: Archive.init("~/archive"),
         lambda: Archive.import_("/nonexistent", "~/archive"),
         lambda: backy.pull("~/archive", made.path),
+        lambda: archive.push("~/archive"),
         lambda: archive.restore("target", undo="~/undo"),
     )
     for call in calls:

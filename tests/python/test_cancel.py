@@ -41,6 +41,7 @@ def long_calls(archive: Archive, folder: Path) -> dict[str, Callable[..., Any]]:
         "drill": archive.drill,
         "rebuild": lambda **how: Archive.rebuild(archive.path, force=True, **how),
         "pull": lambda **how: backy.pull(folder / "copy", archive.path, **how),
+        "push": lambda **how: archive.push(folder / "copy", **how),
     }
 
 
@@ -96,6 +97,7 @@ def test_a_cancelled_token_lets_nothing_begin(copy: Made, tmp_path: Path) -> Non
         "backup -n": lambda **how: archive.backup(dry_run=True, **how),
         "import": lambda **how: Archive.import_(tmp_path, tmp_path / "imported", **how),
         "pull -n": lambda **how: backy.pull(tmp_path / "copy", copy.path, dry_run=True, **how),
+        "push -n": lambda **how: archive.push(tmp_path / "copy", dry_run=True, **how),
         "check": lambda **how: backy.check(copy.path, **how),
         "run": lambda **how: backy.run(copy.path, **how),
         "run -n": lambda **how: backy.run(copy.path, dry_run=True, **how),

@@ -6,6 +6,10 @@ import logging
 import pickle
 import random
 import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +153,7 @@ def test_an_origin_that_does_not_fit_is_an_error(nightly: Archive, tmp_path: Pat
         large.pull(nightly.path)
     backy.pull(folder, nightly.path)
     before = content(folder)
-    with pytest.raises(backy.SpecificationError, match="UTF-8"):
+    with pytest.raises(backy.ArchiveNotFoundError):
         Archive(folder).pull(str(nightly.path) + "\udcff")
     assert content(folder) == before
 
@@ -224,9 +228,102 @@ def test_the_command_reports_the_same(nightly: Archive, backy_bin: Path, tmp_pat
 def test_an_os_path_is_a_folder_whatever_its_name(
     nightly: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A colon in it makes no address of another machine."""
+    """A colon in it makes no address of another machine; in text it does."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(nightly.path, tmp_path / "host:backup")
+    nightly.path.rename("host:backup")
     report = backy.pull("copy", Path("host:backup"))
-    assert report.origin == str(tmp_path / "host:backup")
-    assert uuids(Archive("copy")) == uuids(nightly)
+    assert report.origin == "host:backup"
+    assert Archive("host:backup").push(Path("host:copy")).is_complete
+    assert uuids(Archive("copy")) == uuids(Archive("host:copy")) == uuids(Archive("host:backup"))
+    for address in ("host:backup", "ssh://", "ssh://-oProxyCommand=x/y", "http://host/x"):
+        with pytest.raises(backy.SpecificationError, match="^origin: .*ssh://"):
+            Archive("copy").pull(address)
+        with pytest.raises(backy.SpecificationError, match="^to: .*ssh://"):
+            Archive("copy").push(address)
+
+
+@pytest.mark.parametrize("wrong", ["", " ", "ssh 'x", [], [""], ["ssh", "a\0b"]])
+def test_a_program_that_cannot_be_one_is_refused(wrong: Any, nightly: Archive, tmp_path: Path) -> None:
+    with pytest.raises(backy.SpecificationError, match="^ssh: "):
+        backy.pull(tmp_path / "copy", "ssh://host/x", ssh=wrong)
+    with pytest.raises(backy.SpecificationError, match="^ssh: "):
+        nightly.push("ssh://host/x", ssh=wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, b"ssh", [5], {"ssh": 1}])
+def test_a_program_of_another_type_is_refused(wrong: Any, nightly: Archive) -> None:
+    with pytest.raises(TypeError, match="^ssh: "):
+        nightly.pull("ssh://host/x", ssh=wrong)
+
+
+@pytest.fixture
+def ssh(backy_bin: Path, tmp_path: Path) -> Path:
+    """Plays ssh: runs the command on this machine, and prints a line as a host does that greets."""
+    program = tmp_path / "ssh"
+    program.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\necho "welcome to $2" >&2\nshift 2\n'
+        f'PATH="{backy_bin.parent}:$PATH" exec sh -c "$*"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_a_copy_of_another_machine(
+    nightly: Archive, ssh: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pulled and pushed through a pipe: the same revisions, and what the other machine prints is in the log."""
+    pulled, pushed = tmp_path / "pulled", tmp_path / "pushed"
+    origin = f"ssh://me@host{nightly.path}"
+    with caplog.at_level(logging.INFO, "backy"):
+        report = backy.pull(pulled, origin, ssh=[str(ssh)], revisions="first")
+        assert (report.origin, report.is_complete, len(report.pulled)) == (origin, True, 1)
+        assert ("INFO", "welcome to me@host") in [(each.levelname, each.getMessage()) for each in caplog.records]
+    copy = Archive(pulled)
+    assert len(copy.pull(origin, ssh=str(ssh)).pulled) == 3
+    assert as_origin(copy) == as_origin(nightly)
+    assert images(copy) == images(nightly)
+    plan = nightly.push(f"ssh://host{pushed}", ssh=str(ssh), dry_run=True, revisions=[0, 1])
+    assert [wanted.uuid for wanted in plan.pull] == list(reversed(uuids(nightly)[:2]))
+    assert not pushed.exists()
+    report = nightly.push(f"ssh://host{pushed}", ssh=str(ssh), limit_rate="100M")
+    assert isinstance(report, PullReport)
+    assert [pulled.uuid for pulled in report.pulled] == list(reversed(uuids(nightly)))
+    assert as_origin(Archive(pushed)) == as_origin(nightly)
+    assert images(Archive(pushed)) == images(nightly)
+
+
+def test_the_error_has_what_ssh_printed(nightly: Archive, ssh: Path, tmp_path: Path) -> None:
+    """Where nobody answers, where there is no archive, and where ssh itself is not there."""
+    program = ["sh", "-c", "echo Permission denied >&2; exit 255"]
+    calls: tuple[Callable[..., Any], ...] = (nightly.push, nightly.pull)
+    for call in calls:
+        with pytest.raises(backy.SourceError, match="^ssh://host/x: .*Permission denied"):
+            call("ssh://host/x", ssh=program)
+        with pytest.raises(backy.BackyError, match="/no/such/program"):
+            call("ssh://host/x", ssh="/no/such/program")
+    with pytest.raises(backy.SourceError, match="nowhere"):
+        nightly.pull(f"ssh://host{tmp_path}/nowhere", ssh=str(ssh))
+
+
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_a_host_that_does_not_answer_is_left(verb: str, nightly: Archive, tmp_path: Path) -> None:
+    """By a token, soon; its ssh is ended, too."""
+    token, begun = CancelToken(), tmp_path / "begun"
+    program = ["sh", "-c", f"echo $$ > {begun}; exec sleep 1000"]
+
+    def stop() -> None:
+        deadline = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        token.cancel()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    began = time.monotonic()
+    with pytest.raises(backy.CancelledError):
+        getattr(nightly, verb)("ssh://host/x", ssh=program, cancel=token)
+    thread.join()
+    assert time.monotonic() - began < 30
+    process = begun.read_text().strip()
+    assert subprocess.run(["kill", "-0", process], capture_output=True, check=False).returncode != 0

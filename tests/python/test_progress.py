@@ -258,6 +258,7 @@ def test_a_progress_that_cannot_be_called_is_refused_at_once(wrong: Any, copy: M
         lambda **how: Archive.rebuild(copy.path, force=True, **how),
         lambda **how: Archive.import_(tmp_path, tmp_path / "new", **how),
         lambda **how: archive.pull(tmp_path, **how),
+        lambda **how: archive.push(tmp_path / "new", **how),
         lambda **how: backy.pull(tmp_path / "new", copy.path, **how),
     ]
     for call in calls:

@@ -151,6 +151,12 @@ def with_copy(place: Place) -> None:
     backy.pull(place.archive, place.origin, revisions=1)
 
 
+def with_target_of_a_push(place: Place) -> None:
+    """A copy with the oldest revision."""
+    shutil.rmtree(place.folder / "pushed", ignore_errors=True)
+    backy.pull(place.folder / "pushed", place.archive, revisions="first")
+
+
 def with_damaged_origin(place: Place) -> None:
     with_origin(place)
     flip(place.origin / "last.raw", 140000)
@@ -446,6 +452,19 @@ ROWS = {
         lambda p: p.open().pull(p.origin, revisions=9),
         with_copy,
         error=backy.NoSuchRevisionError,
+    ),
+    "push": Row("push {folder}/pushed", lambda p: p.open().push(p.folder / "pushed"), with_target_of_a_push),
+    "push-plan": Row(
+        "push --dry-run -r 1 {folder}/pushed",
+        lambda p: p.open().push(str(p.folder / "pushed"), revisions=1, dry_run=True),
+        with_target_of_a_push,
+    ),
+    "push-to-itself": Row("push {archive}", lambda p: p.open().push(p.archive), error=backy.SourceError),
+    "push-to-a-host-that-does-not-answer": Row(
+        "push --ssh false ssh://host/x", lambda p: p.open().push("ssh://host/x", ssh="false"), error=backy.SourceError
+    ),
+    "pull-from-a-host-that-does-not-answer": Row(
+        "pull --ssh false ssh://host/x", lambda p: p.open().pull("ssh://host/x", ssh=["false"]), error=backy.SourceError
     ),
     "rebuild": Row(
         "scrub --rebuild",

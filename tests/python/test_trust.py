@@ -38,6 +38,7 @@ def making(archive: Archive, place: Path, trust: bool) -> list[Callable[[], obje
         lambda: Archive.init(place / "new", trust=trust),
         lambda: Archive.import_(OLD, place / "imported", trust=trust),
         lambda: backy.pull(place / "pulled", ORIGIN, trust=trust),
+        lambda: Archive(ORIGIN, trust=trust).push(place / "pushed"),
         lambda: archive.restore(target, 1, force=True, undo=place / "undo"),
     ]
 

@@ -522,6 +522,7 @@ class Archive:
         origin: _Path,
         *,
         revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[False] = False,
@@ -557,6 +558,7 @@ class Archive:
         origin: _Path,
         *,
         revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: Literal[True],
@@ -592,6 +594,7 @@ class Archive:
         origin: _Path,
         *,
         revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
         limit_rate: int | str | None = None,
         check_space: bool = True,
         dry_run: bool,
@@ -621,6 +624,45 @@ class Archive:
         that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
         """
+    @overload
+    def push(
+        self,
+        to: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        dry_run: Literal[False] = False,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport: ...
+    @overload
+    def push(
+        self,
+        to: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        dry_run: Literal[True],
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullPlan: ...
+    @overload
+    def push(
+        self,
+        to: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        dry_run: bool,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport | PullPlan: ...
     @overload
     def rm(
         self,
@@ -1543,7 +1585,7 @@ class PullReport(Report):
 class Pulled(Report):
     """A revision that was pulled."""
 
-    __match_args__ = ("uuid", "started", "size_bytes", "received_bytes", "stored_bytes", "seconds", "damaged")
+    __match_args__ = ("uuid", "started", "size_bytes", "received_bytes", "reused_bytes", "stored_bytes", "seconds", "damaged")
     @property
     def uuid(self) -> str:
         """Its name, the same as at the origin."""
@@ -1556,6 +1598,8 @@ class Pulled(Report):
     @property
     def received_bytes(self) -> int:
         """Bytes of blocks that the origin sent."""
+    @property
+    def reused_bytes(self) -> int: ...
     @property
     def stored_bytes(self) -> int:
         """How many more bytes the files of the copy take on disk than before; negative when they take fewer."""
@@ -2504,6 +2548,7 @@ def pull(
     origin: _Path,
     *,
     revisions: _Revisions | None = None,
+    ssh: str | Sequence[str] | None = None,
     limit_rate: int | str | None = None,
     check_space: bool = True,
     dry_run: Literal[False] = False,
@@ -2532,6 +2577,7 @@ def pull(
     origin: _Path,
     *,
     revisions: _Revisions | None = None,
+    ssh: str | Sequence[str] | None = None,
     limit_rate: int | str | None = None,
     check_space: bool = True,
     dry_run: Literal[True],
@@ -2560,6 +2606,7 @@ def pull(
     origin: _Path,
     *,
     revisions: _Revisions | None = None,
+    ssh: str | Sequence[str] | None = None,
     limit_rate: int | str | None = None,
     check_space: bool = True,
     dry_run: bool,
