@@ -1,6 +1,7 @@
 //! `backy.Archive`: signatures and docstrings. `operations` has the code of the methods.
 
 mod changing;
+mod copying;
 mod giving;
 
 use std::ffi::CString;
@@ -63,8 +64,7 @@ pub(crate) struct Archive {
 
 impl Archive {
     fn at(folder: &Path, trust: bool) -> PyResult<Self> {
-        let trust = if trust { Trust::Given } else { Trust::Checked };
-        let folder = Folder { path: absolute(folder)?, trust };
+        let folder = Folder { path: absolute(folder)?, trust: trust_of(trust) };
         Ok(Archive { folder, cache: Caches::new() })
     }
 
@@ -348,12 +348,16 @@ impl Archive {
     }
 }
 
+pub(crate) fn trust_of(trust: bool) -> Trust {
+    if trust { Trust::Given } else { Trust::Checked }
+}
+
 pub(crate) fn absolute(folder: &Path) -> PyResult<PathBuf> {
     std::path::absolute(folder).map_err(Error::io(folder, "find the folder")).map_err(exception)
 }
 
 /// A folder to create. A shell would have expanded what begins with `~`; here it would be a folder of that name.
-fn new_folder<'a>(name: &str, GivenPath(path): &'a GivenPath) -> PyResult<&'a Path> {
+pub(crate) fn new_folder<'a>(name: &str, GivenPath(path): &'a GivenPath) -> PyResult<&'a Path> {
     match path.starts_with("~") {
         true => Err(wrong(format!("{name}: the '~' is not expanded; use Path.expanduser()"))),
         false => Ok(path),

@@ -7,6 +7,7 @@ mod archive;
 mod cancel;
 mod check;
 mod command;
+mod copy_reports;
 mod drill;
 mod ending;
 mod error;
@@ -23,6 +24,7 @@ mod old;
 mod operations;
 mod outcall;
 mod position;
+mod pull;
 mod read;
 mod reader;
 mod report;
@@ -55,6 +57,8 @@ mod _backy {
     #[pymodule_export]
     use crate::command::main;
     #[pymodule_export]
+    use crate::copy_reports::{LeftOut, PullPlan, PullReport, Pulled, Wanted};
+    #[pymodule_export]
     use crate::exports::{ExportReport, RbdDiffReport};
     #[pymodule_export]
     use crate::fleet::run_fleet;
@@ -66,6 +70,8 @@ mod _backy {
     use crate::mount::Mount;
     #[pymodule_export]
     use crate::old::{OldArchive, OldRevision, init_unseen, own_chunks};
+    #[pymodule_export]
+    use crate::pull::pull;
     #[pymodule_export]
     use crate::reader::Reader;
     #[pymodule_export]

@@ -6,11 +6,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use backy_lib::origin::Address;
+use backy_lib::origin::address::split_words;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::error::wrong;
+use crate::error::{exception, wrong};
 
 /// An argument as `T`.
 pub(crate) fn extract<'a, 'py, T>(name: &str, given: &'a Bound<'py, PyAny>) -> PyResult<T>
@@ -49,8 +51,9 @@ macro_rules! arguments {
 
 arguments! {
     add allow_other as_ block_size budget buffered cache check_only check_space confirm dir dry_run
-    fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old origin path remove revision
-    revisions since source tags target timeout trust undo until wait writable
+    fleet force gid include jobs keep keep_going lazy level limit_rate mountpoint old origin
+    path remove revision revisions since source ssh tags target timeout to trust undo until wait
+    writable
 }
 
 /// A path as `pathlib` takes it: `str`, or an `os.PathLike` of `str`.
@@ -74,6 +77,46 @@ impl<'py> FromPyObject<'_, 'py> for GivenPath {
             return Err(wrong("the path has a NUL character in it, as no file has".to_owned()));
         }
         Ok(GivenPath(path.into()))
+    }
+}
+
+/// Where another archive is: text as the command takes it, or an `os.PathLike` of a folder of this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct GivenAddress(pub(crate) Address);
+
+impl<'py> FromPyObject<'_, 'py> for GivenAddress {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let GivenPath(path) = object.extract()?;
+        // A URL is UTF-8.
+        let text = path.to_str().filter(|_| object.is_instance_of::<PyString>());
+        let address = match text {
+            Some(text) => text.parse().map_err(exception)?,
+            None => Address::Folder(path),
+        };
+        Ok(GivenAddress(address))
+    }
+}
+
+/// The program that connects to another machine: text as the command takes it, or a sequence of its words.
+#[derive(Debug, Clone)]
+pub(crate) struct Ssh(pub(crate) Vec<String>);
+
+impl<'py> FromPyObject<'_, 'py> for Ssh {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = object.cast::<PyString>() {
+            return split_words(&text.to_cow()?).map(Ssh).map_err(exception);
+        }
+        let words: Vec<String> = object.extract()?;
+        let is_program = |word: &String| !word.is_empty();
+        if !words.first().is_some_and(is_program) || words.iter().any(|word| word.contains('\0')) {
+            let expected = "expected a program and its arguments, such as [\"ssh\", \"-4\"]";
+            return Err(wrong(format!("found {words:?}, {expected}")));
+        }
+        Ok(Ssh(words))
     }
 }
 

@@ -12,13 +12,14 @@ use backy_lib::import::ImportRequest;
 use backy_lib::maintenance::{MaintenanceRequest, RemovalRequest};
 use backy_lib::monitoring::write_textfile;
 use backy_lib::progress::{Event, Observer};
+use backy_lib::pull::PullRequest;
 use backy_lib::scrub::ScrubRequest;
 use backy_lib::source::Source;
 use backy_lib::tag::TagRequest;
 use backy_lib::{
     Archive, ArchiveWriter, BackupOptions, BackupPlan, BackupReport, Caller, Error, ExportReport,
-    ImportReport, MaintenancePlan, MaintenanceReport, RebuildReport, RestoreOptions, RestoreReport,
-    Result, RevisionId, ScrubReport, SystemClock, Tag, Trust,
+    ImportReport, MaintenancePlan, MaintenanceReport, PullReport, RebuildReport, RestoreOptions,
+    RestoreReport, Result, RevisionId, ScrubReport, SystemClock, Tag, Trust,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -267,5 +268,14 @@ pub(crate) fn import(
     wait: Wait,
     watch: &Watch,
 ) -> Result<ImportReport> {
+    changing(folder, watch, || request.run(&caller(wait, watch)))
+}
+
+pub(crate) fn pull(
+    folder: &Folder,
+    request: &PullRequest,
+    wait: Wait,
+    watch: &Watch,
+) -> Result<PullReport> {
     changing(folder, watch, || request.run(&caller(wait, watch)))
 }

@@ -113,7 +113,7 @@ pub(crate) struct Watch {
     control: Control,
     stop: AtomicBool,
     phase: Mutex<Option<(Phase, Arc<Counters>)>>,
-    lines: Mutex<Vec<Line>>,
+    lines: Arc<Mutex<Vec<Line>>>,
     raised: Mutex<Option<Raised>>,
     /// Whether the log may be on a file system that is frozen.
     held_back: AtomicBool,
@@ -131,7 +131,7 @@ impl Watch {
             control,
             stop: AtomicBool::default(),
             phase: Mutex::default(),
-            lines: Mutex::default(),
+            lines: Arc::default(),
             raised: Mutex::default(),
             held_back: AtomicBool::default(),
             news,
@@ -192,6 +192,12 @@ impl Watch {
         let (phase, counters) = phase.as_ref()?;
         let (bytes_done, bytes_total) = (counters.done_bytes(), counters.total_bytes());
         Some(Progress { phase: phase.name(), bytes_done, bytes_total })
+    }
+
+    /// What writes to the log, also from a thread that does not know how long the operation takes.
+    pub(crate) fn noting(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let lines = Arc::clone(&self.lines);
+        move |line| lock(&lines).push(Line::Info(line.to_owned()))
     }
 
     fn take_lines(&self) -> Vec<Line> {

@@ -135,6 +135,6 @@ class SecondCopy:
             f"On the wire: {wire / MIB:.1f} MiB for changed blocks of {changed_bytes / MIB:.1f} MiB compressed, target "
             f"≤ {limit / MIB:.1f}{mark(wire <= limit)}. A pull over a local pipe takes {ratio:.2f} of a backup of "
             f"the same day, target ≤ {PULL_TARGET}{mark(ratio <= PULL_TARGET)}. A first pull uses {used:.0%} of a line "
-            f"of 1 Gbit/s with 20 ms there and back, target ≥ {LINE_TARGET:.0%}{mark(used >= LINE_TARGET)}. Peak memory "
-            f"of either side: {peak:.0f} MiB, target ≤ {PEAK_TARGET_MIB}{mark(peak <= PEAK_TARGET_MIB)}."
+            f"of 1 Gbit/s with 20 ms there and back, target ≥ {LINE_TARGET:.0%}{mark(used >= LINE_TARGET)}. Peak "
+            f"memory of either side: {peak:.0f} MiB, target ≤ {PEAK_TARGET_MIB}{mark(peak <= PEAK_TARGET_MIB)}."
         )

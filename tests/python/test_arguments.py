@@ -254,6 +254,7 @@ def path_arguments(archive: Archive, path: Any) -> dict[str, list[Callable[[], A
             lambda: Archive.rebuild(path),
             lambda: Archive.import_("/nonexistent", path),
             lambda: archive.export(path),
+            lambda: backy.pull(path, "/nonexistent"),
         ],
         "source": [lambda: archive.backup(source=path, force=True), lambda: Archive.init("/nonexistent/x", path)],
         "target": [
@@ -267,6 +268,8 @@ def path_arguments(archive: Archive, path: Any) -> dict[str, list[Callable[[], A
         "folders": [lambda: backy.check(path), lambda: backy.run(path)],
         "fleet": [lambda: backy.check(fleet=path), lambda: backy.run(fleet=path)],
         "old": [lambda: Archive.import_(path, "/nonexistent/x")],
+        "origin": [lambda: archive.pull(path), lambda: backy.pull("/nonexistent/x", path)],
+        "to": [lambda: archive.push(path)],
     }
 
 
@@ -295,6 +298,8 @@ def test_no_folder_is_made_that_is_called_tilde(made: Made, tmp_path: Path, monk
     calls = (
         lambda: Archive.init("~/archive"),
         lambda: Archive.import_("/nonexistent", "~/archive"),
+        lambda: backy.pull("~/archive", made.path),
+        lambda: archive.push("~/archive"),
         lambda: archive.restore("target", undo="~/undo"),
     )
     for call in calls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def long_calls(archive: Archive, folder: Path) -> dict[str, Callable[..., Any]]:
         "export": lambda **how: archive.export(folder / "exported", level=19, **how),
         "drill": archive.drill,
         "rebuild": lambda **how: Archive.rebuild(archive.path, force=True, **how),
+        "pull": lambda **how: backy.pull(folder / "copy", archive.path, **how),
+        "push": lambda **how: archive.push(folder / "copy", **how),
     }
 
 
@@ -93,6 +96,8 @@ def test_a_cancelled_token_lets_nothing_begin(copy: Made, tmp_path: Path) -> Non
         "maintenance -n": lambda **how: archive.maintenance(dry_run=True, **how),
         "backup -n": lambda **how: archive.backup(dry_run=True, **how),
         "import": lambda **how: Archive.import_(tmp_path, tmp_path / "imported", **how),
+        "pull -n": lambda **how: backy.pull(tmp_path / "copy", copy.path, dry_run=True, **how),
+        "push -n": lambda **how: archive.push(tmp_path / "copy", dry_run=True, **how),
         "check": lambda **how: backy.check(copy.path, **how),
         "run": lambda **how: backy.run(copy.path, **how),
         "run -n": lambda **how: backy.run(copy.path, dry_run=True, **how),
@@ -102,6 +107,7 @@ def test_a_cancelled_token_lets_nothing_begin(copy: Made, tmp_path: Path) -> Non
             call(cancel=token)
         assert content(copy.path) == before, name
     assert not (tmp_path / "imported").exists()
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_call_that_has_finished_returns_its_report(copy: Made) -> None:
@@ -132,6 +138,7 @@ def test_a_token_is_cancelled_by_an_exception_that_leaves_its_block() -> None:
 def test_waiting_for_the_lock_is_cancelled(copy: Made) -> None:
     """By a token, in every call that takes `wait`; the one that has the lock goes on."""
     archive, begun, released = Archive(copy.path), threading.Event(), threading.Event()
+    origin = shutil.copytree(copy.path, copy.path.parent / "origin")
 
     class Slow:
         size = 1 << 20
@@ -148,6 +155,7 @@ def test_waiting_for_the_lock_is_cancelled(copy: Made) -> None:
         "rm": lambda **how: archive.rm(1, force=True, **how),
         "tag": lambda **how: archive.tag(0, ["x"], **how),
         "rebuild": lambda **how: Archive.rebuild(copy.path, force=True, **how),
+        "pull": lambda **how: archive.pull(origin, **how),
     }
     before = uuids(copy.path)
     with ThreadPoolExecutor() as pool:

@@ -58,6 +58,7 @@ def verbs(archive: Archive, folder: Path) -> dict[str, Verb]:
     """All calls that take `progress` and leave something behind."""
     revisions, last_scrub = uuids(archive), archive.status().last_scrub
     target, exported = folder / "target", folder / "exported"
+    pulled = folder / "pulled"
     image = archive.open(0)
     with image:
         newest = image.read()
@@ -73,10 +74,14 @@ def verbs(archive: Archive, folder: Path) -> dict[str, Verb]:
         "maintenance": Verb(
             lambda **how: archive.maintenance(keep=1, **how), lambda: len(uuids(archive)) < len(revisions)
         ),
+        "pull": Verb(
+            lambda **how: backy.pull(pulled, archive.path, **how),
+            lambda: (pulled / "manifest.json").exists() and uuids(Archive(pulled)) == revisions,
+        ),
     }
 
 
-VERBS = ["backup", "restore", "export", "scrub", "rm", "maintenance"]
+VERBS = ["backup", "restore", "export", "scrub", "rm", "maintenance", "pull"]
 
 
 @pytest.fixture
@@ -252,6 +257,9 @@ def test_a_progress_that_cannot_be_called_is_refused_at_once(wrong: Any, copy: M
         lambda **how: archive.rm(1, **how),
         lambda **how: Archive.rebuild(copy.path, force=True, **how),
         lambda **how: Archive.import_(tmp_path, tmp_path / "new", **how),
+        lambda **how: archive.pull(tmp_path, **how),
+        lambda **how: archive.push(tmp_path / "new", **how),
+        lambda **how: backy.pull(tmp_path / "new", copy.path, **how),
     ]
     for call in calls:
         with pytest.raises(TypeError, match="progress: expected"):

@@ -157,6 +157,45 @@ def test_what_is_due_is_run_and_failures_are_mailed(tmp_path: Path, mails: tuple
     assert str(archive.path) in received[0].replace("=\n", "")
 
 
+def test_archives_are_copied_to_a_disk_in_a_drawer(tmp_path: Path) -> None:
+    """Nothing happens without the disk; later copies add what is new, and name an archive whose source has damage."""
+    origins, disk = tmp_path / "backup", tmp_path / "drawer"
+    disk.mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode() * 50_000)
+        backy.Archive.init(origins / name, tmp_path / name).backup()
+    heading = "Copy to a disk that is kept in a drawer"
+    places = (("/srv/backup", str(origins)), ("/mnt/drawer", str(disk)))
+    program = recipe(heading, *places)
+    done = run(program, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(disk.iterdir()) == []
+
+    program = recipe(heading, *places, ("disk.is_mount()", "disk.is_dir()"))
+    for count in (1, 2):
+        done = run(program, tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        for name in ("one", "two"):
+            origin = backy.Archive(origins / name)
+            assert backy.Archive(disk / name).revisions == origin.revisions
+            assert len(origin.revisions) == count
+            origin.backup(force=True)
+
+    # A block that the disk does not have yet.
+    (tmp_path / "one").write_bytes(b"new" * 50_000)
+    backy.Archive(origins / "one").backup(force=True)
+    with (origins / "one" / "last.raw").open("r+b") as image:
+        image.seek(70_000)
+        image.write(b"rotten")
+    lost = backy.Archive(origins / "one").revisions[0].uuid
+    (origins / "two" / "manifest.json").write_text("{")
+    done = run(program, tmp_path)
+    assert done.returncode == 1
+    first, *_, last = done.stderr.splitlines()
+    assert first == f"one: {lost} has lost blocks"
+    assert last.startswith(f"two: {origins}/two/manifest.json")
+
+
 def test_the_mbr_of_every_revision_is_verified(tmp_path: Path) -> None:
     """No complaint about good ones; a lost signature and a changed partition table are named with their revisions."""
     good, other, lost = disk(1 << 20), disk(1 << 20, partition=4096), disk(1 << 20)
@@ -287,7 +326,7 @@ def test_an_lvm_snapshot_is_backed_up_and_removed(tmp_path: Path) -> None:
 def test_every_recipe_has_a_test() -> None:
     parts = DOCUMENT.split("\n### ")[1:]
     headings = [part.splitlines()[0] for part in parts if "```python recipe" in part]
-    assert len(headings) == 6
+    assert len(headings) == 7
     assert len(headings) == DOCUMENT.count("```python recipe")
     text = Path(__file__).read_text()
     for heading in headings:

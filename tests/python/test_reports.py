@@ -173,6 +173,9 @@ def test_properties_are_the_values_of_to_dict(copy: Made) -> None:
         archive.restore(copy.path.parent / "target", 1, force=True, undo=copy.path.parent / "undo"),
         archive.export(copy.path.parent / "x.qcow2"),
         Archive.import_(OLD, copy.path.parent / "imported"),
+        backy.pull(copy.path.parent / "pulled", copy.path, revisions="latest", dry_run=True),
+        backy.pull(copy.path.parent / "pulled", copy.path, revisions="latest"),
+        backy.pull(copy.path.parent / "pulled", copy.path),
     ]
     seen = set()
     while reports:

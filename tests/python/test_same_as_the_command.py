@@ -59,6 +59,10 @@ class Place:
         return self.folder / "target"
 
     @property
+    def origin(self) -> Path:
+        return self.folder / "origin"
+
+    @property
     def new(self) -> Path:
         return self.folder / "new"
 
@@ -133,6 +137,40 @@ def qcow2_source(place: Place) -> None:
 def confirm(place: Place) -> None:
     """The command prints why nothing expires, which Python has in the report."""
     place.open().maintenance(confirm=True)
+
+
+def with_origin(place: Place) -> None:
+    """The archive becomes the origin of a copy that does not exist yet."""
+    shutil.rmtree(place.origin, ignore_errors=True)
+    place.archive.rename(place.origin)
+
+
+def with_copy(place: Place) -> None:
+    """The same with a copy that has the second of its revisions."""
+    with_origin(place)
+    backy.pull(place.archive, place.origin, revisions=1)
+
+
+def with_target_of_a_push(place: Place) -> None:
+    """A copy with the oldest revision."""
+    shutil.rmtree(place.folder / "pushed", ignore_errors=True)
+    backy.pull(place.folder / "pushed", place.archive, revisions="first")
+
+
+def with_damaged_origin(place: Place) -> None:
+    with_origin(place)
+    flip(place.origin / "last.raw", 140000)
+
+
+def with_other_blocks(place: Place) -> None:
+    with_origin(place)
+    Archive.init(place.archive, block_size=4096)
+
+
+def missing(report: Any) -> list[str]:
+    """The command's warnings about revisions that it should have pulled."""
+    named = [each for each in report["left_out"] if each["asked_for"]]
+    return [f"{report['origin']}: revision {each['uuid']} was not pulled: {each['why']}" for each in named]
 
 
 def unpinned(place: Place) -> None:
@@ -384,6 +422,50 @@ ROWS = {
         lambda p: Archive.import_(p.archive, p.archive),
         error=backy.SourceError,
     ),
+    "pull-into-a-new-copy": Row("pull {origin}", lambda p: backy.pull(p.archive, p.origin), with_origin),
+    "pull": Row("pull {origin}", lambda p: p.open().pull(p.origin), with_copy),
+    "pull-of-some": Row(
+        "pull -r 0,first {origin}",
+        lambda p: p.open().pull(p.origin, revisions=[0, "first"]),
+        with_copy,
+        status=FAILS,
+        warned_of=missing,
+    ),
+    "pull-plan": Row("pull --dry-run {origin}", lambda p: p.open().pull(p.origin, dry_run=True), with_copy),
+    "pull-plan-of-a-new-copy": Row(
+        "pull --dry-run -r 1 {origin}",
+        lambda p: backy.pull(p.archive, p.origin, revisions=1, dry_run=True),
+        with_origin,
+    ),
+    "pull-from-a-damaged-origin": Row(
+        "pull {origin}", lambda p: backy.pull(p.archive, p.origin), with_damaged_origin, status=FAILS
+    ),
+    "pull-without-an-origin": Row(
+        "pull {origin}/x", lambda p: p.open().pull(p.origin / "x"), error=backy.ArchiveNotFoundError
+    ),
+    "pull-from-itself": Row("pull {archive}", lambda p: p.open().pull(p.archive), error=backy.SourceError),
+    "pull-of-other-blocks": Row(
+        "pull {origin}", lambda p: p.open().pull(p.origin), with_other_blocks, error=backy.SpecificationError
+    ),
+    "pull-no-such-revision": Row(
+        "pull -r 9 {origin}",
+        lambda p: p.open().pull(p.origin, revisions=9),
+        with_copy,
+        error=backy.NoSuchRevisionError,
+    ),
+    "push": Row("push {folder}/pushed", lambda p: p.open().push(p.folder / "pushed"), with_target_of_a_push),
+    "push-plan": Row(
+        "push --dry-run -r 1 {folder}/pushed",
+        lambda p: p.open().push(str(p.folder / "pushed"), revisions=1, dry_run=True),
+        with_target_of_a_push,
+    ),
+    "push-to-itself": Row("push {archive}", lambda p: p.open().push(p.archive), error=backy.SourceError),
+    "push-to-a-host-that-does-not-answer": Row(
+        "push --ssh false ssh://host/x", lambda p: p.open().push("ssh://host/x", ssh="false"), error=backy.SourceError
+    ),
+    "pull-from-a-host-that-does-not-answer": Row(
+        "pull --ssh false ssh://host/x", lambda p: p.open().pull("ssh://host/x", ssh=["false"]), error=backy.SourceError
+    ),
     "rebuild": Row(
         "scrub --rebuild",
         # The command scrubs it as well.
@@ -445,7 +527,7 @@ class Outcome:
 
 
 def by_command(backy_bin: Path, place: Place, row: Row) -> tuple[Outcome, int]:
-    places = {name: getattr(place, name) for name in ("folder", "archive", "source", "target", "new")}
+    places = {name: getattr(place, name) for name in ("folder", "archive", "source", "target", "origin", "new")}
     verb, *rest = shlex.split(row.words.format(**places))
     json_wanted = [] if verb in WITHOUT_JSON else ["--json"]
     command: list[str | Path] = [backy_bin, "-b", place.archive, verb, *json_wanted, *rest]

@@ -14,6 +14,7 @@ from conftest import CHECKOUT, Made, content, skip
 
 STRANGER = 4711
 OLD = CHECKOUT / "tests/legacy/scrub-consistent"
+ORIGIN = CHECKOUT / "tests/golden/format-1"
 
 
 def changing(archive: Archive, trust: bool) -> list[Callable[[], object]]:
@@ -25,6 +26,7 @@ def changing(archive: Archive, trust: bool) -> list[Callable[[], object]]:
         lambda: archive.rm(2, force=True),
         lambda: archive.tag(0, add=["x"]),
         lambda: archive.drill(0),
+        lambda: archive.pull(ORIGIN),
         lambda: Archive.rebuild(archive.path, force=True, trust=trust),
     ]
 
@@ -35,6 +37,8 @@ def making(archive: Archive, place: Path, trust: bool) -> list[Callable[[], obje
     return [
         lambda: Archive.init(place / "new", trust=trust),
         lambda: Archive.import_(OLD, place / "imported", trust=trust),
+        lambda: backy.pull(place / "pulled", ORIGIN, trust=trust),
+        lambda: Archive(ORIGIN, trust=trust).push(place / "pushed"),
         lambda: archive.restore(target, 1, force=True, undo=place / "undo"),
     ]
 

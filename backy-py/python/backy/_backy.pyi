@@ -42,6 +42,7 @@ __all__ = [
     "Imported",
     "InProgress",
     "JobReport",
+    "LeftOut",
     "MaintenancePlan",
     "MaintenanceReport",
     "Mount",
@@ -52,6 +53,9 @@ __all__ = [
     "OriginStatus",
     "Problem",
     "Progress",
+    "PullPlan",
+    "PullReport",
+    "Pulled",
     "Reader",
     "RbdDiffReport",
     "RebuildReport",
@@ -73,12 +77,14 @@ __all__ = [
     "TargetLook",
     "UndoReport",
     "Verdict",
+    "Wanted",
     "__version__",
     "_words",
     "check",
     "init_unseen",
     "main",
     "own_chunks",
+    "pull",
     "run",
 ]
 
@@ -516,6 +522,153 @@ class Archive:
         `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
         """
+    @overload
+    def pull(
+        self,
+        origin: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: Literal[False] = False,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport:
+        """Pull revisions of another archive into this one, its copy; only the plan with `dry_run`.
+
+        Takes over, oldest first, the revisions of the origin that are newer than the newest one here, with their names,
+        times and tags. Reads only blocks that differ, and stores a revision only if its digest is that of the origin.
+        This archive keeps and expires revisions by its own schedule. The origin is neither locked nor changed.
+
+        The report names what is missing; its is_complete is False then. A block that the origin has lost raises
+        nothing: the revision is stored, and nobody can read the block here either. After an error or a stop, the
+        revisions that were pulled stay, and the next pull continues. To create a copy use backy.pull().
+
+        Raises SourceError when the origin has other content under the same name or sends what it did not offer,
+        SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision that
+        `revisions` names, ArchiveNotFoundError when there is no archive.
+
+        `origin`: the other archive: a path. `revisions`: which ones of the origin, as help(backy.Archive) says; without
+        it, all that are newer than those here and that the schedule here keeps. `limit_rate`: read at most so many
+        bytes of the origin a second, such as 1048576 or "100M". `check_space=False`: start even if a revision is not
+        expected to fit on the disk.
+        `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
+        that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
+    @overload
+    def pull(
+        self,
+        origin: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: Literal[True],
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullPlan:
+        """Pull revisions of another archive into this one, its copy; only the plan with `dry_run`.
+
+        Takes over, oldest first, the revisions of the origin that are newer than the newest one here, with their names,
+        times and tags. Reads only blocks that differ, and stores a revision only if its digest is that of the origin.
+        This archive keeps and expires revisions by its own schedule. The origin is neither locked nor changed.
+
+        The report names what is missing; its is_complete is False then. A block that the origin has lost raises
+        nothing: the revision is stored, and nobody can read the block here either. After an error or a stop, the
+        revisions that were pulled stay, and the next pull continues. To create a copy use backy.pull().
+
+        Raises SourceError when the origin has other content under the same name or sends what it did not offer,
+        SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision that
+        `revisions` names, ArchiveNotFoundError when there is no archive.
+
+        `origin`: the other archive: a path. `revisions`: which ones of the origin, as help(backy.Archive) says; without
+        it, all that are newer than those here and that the schedule here keeps. `limit_rate`: read at most so many
+        bytes of the origin a second, such as 1048576 or "100M". `check_space=False`: start even if a revision is not
+        expected to fit on the disk.
+        `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
+        that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
+    @overload
+    def pull(
+        self,
+        origin: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        check_space: bool = True,
+        dry_run: bool,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport | PullPlan:
+        """Pull revisions of another archive into this one, its copy; only the plan with `dry_run`.
+
+        Takes over, oldest first, the revisions of the origin that are newer than the newest one here, with their names,
+        times and tags. Reads only blocks that differ, and stores a revision only if its digest is that of the origin.
+        This archive keeps and expires revisions by its own schedule. The origin is neither locked nor changed.
+
+        The report names what is missing; its is_complete is False then. A block that the origin has lost raises
+        nothing: the revision is stored, and nobody can read the block here either. After an error or a stop, the
+        revisions that were pulled stay, and the next pull continues. To create a copy use backy.pull().
+
+        Raises SourceError when the origin has other content under the same name or sends what it did not offer,
+        SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision that
+        `revisions` names, ArchiveNotFoundError when there is no archive.
+
+        `origin`: the other archive: a path. `revisions`: which ones of the origin, as help(backy.Archive) says; without
+        it, all that are newer than those here and that the schedule here keeps. `limit_rate`: read at most so many
+        bytes of the origin a second, such as 1048576 or "100M". `check_space=False`: start even if a revision is not
+        expected to fit on the disk.
+        `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
+        that stops it.
+        `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+        """
+    @overload
+    def push(
+        self,
+        to: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        dry_run: Literal[False] = False,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport: ...
+    @overload
+    def push(
+        self,
+        to: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        dry_run: Literal[True],
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullPlan: ...
+    @overload
+    def push(
+        self,
+        to: _Path,
+        *,
+        revisions: _Revisions | None = None,
+        ssh: str | Sequence[str] | None = None,
+        limit_rate: int | str | None = None,
+        dry_run: bool,
+        progress: _Callback = None,
+        cancel: CancelToken | None = None,
+        wait: _Wait = None,
+    ) -> PullReport | PullPlan: ...
     @overload
     def rm(
         self,
@@ -1471,6 +1624,115 @@ class ImportReport(Report):
         """Whether all that there was is in the archive now, and right."""
 
 @final
+class PullReport(Report):
+    """What a pull did."""
+
+    __match_args__ = ("origin", "pulled", "present", "left_out", "notes", "is_complete")
+    @property
+    def origin(self) -> str:
+        """The origin: a path or a URL."""
+    @property
+    def pulled(self) -> tuple[Pulled, ...]:
+        """The revisions that were pulled, oldest first."""
+    @property
+    def present(self) -> int:
+        """How many revisions of the origin the copy had already."""
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Revisions that the copy does not have and that were not pulled, oldest first."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Other observations, as sentences."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing: every revision that `revisions` names is in the copy, and the origin had every
+        block of those that were pulled.
+        """
+
+@final
+class Pulled(Report):
+    """A revision that was pulled."""
+
+    __match_args__ = ("uuid", "started", "size_bytes", "received_bytes", "reused_bytes", "stored_bytes", "seconds", "damaged")
+    @property
+    def uuid(self) -> str:
+        """Its name, the same as at the origin."""
+    @property
+    def started(self) -> datetime:
+        """When its backup began, with zone UTC."""
+    @property
+    def size_bytes(self) -> int:
+        """Size of its image in bytes."""
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of blocks that the origin sent."""
+    @property
+    def reused_bytes(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int:
+        """How many more bytes the files of the copy take on disk than before; negative when they take fewer."""
+    @property
+    def seconds(self) -> float:
+        """Seconds that it took."""
+    @property
+    def damaged(self) -> tuple[Extent, ...]:
+        """Stretches of it that the origin has lost. Nobody can read them in the copy either."""
+
+@final
+class LeftOut(Report):
+    """A revision of the origin that a pull leaves out."""
+
+    __match_args__ = ("uuid", "started", "why", "asked_for")
+    @property
+    def uuid(self) -> str:
+        """Its name."""
+    @property
+    def started(self) -> datetime:
+        """When its backup began, with zone UTC."""
+    @property
+    def why(self) -> str:
+        """The reason."""
+    @property
+    def asked_for(self) -> bool:
+        """Whether `revisions` names it, so that the copy is not complete without it."""
+
+@final
+class PullPlan(Report):
+    """What a pull would do now."""
+
+    __match_args__ = ("origin", "pull", "present", "left_out", "notes")
+    @property
+    def origin(self) -> str:
+        """The origin: a path or a URL."""
+    @property
+    def pull(self) -> tuple[Wanted, ...]:
+        """The revisions to pull, oldest first."""
+    @property
+    def present(self) -> int:
+        """How many revisions of the origin the copy has already."""
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Revisions that the copy does not have and that would not be pulled, oldest first."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Other observations, as sentences."""
+
+@final
+class Wanted(Report):
+    """A revision to pull."""
+
+    __match_args__ = ("uuid", "started", "size_bytes")
+    @property
+    def uuid(self) -> str:
+        """Its name."""
+    @property
+    def started(self) -> datetime:
+        """When its backup began, with zone UTC."""
+    @property
+    def size_bytes(self) -> int:
+        """Size of its image in bytes."""
+
+@final
 class SourceIdentity(Report):
     """What was backed up."""
 
@@ -2395,6 +2657,93 @@ def run(
 
 def init_unseen(path: _Path, source: _Path) -> None:
     """Makes an archive of a source that need not be there yet, as was possible in 2014."""
+@overload
+def pull(
+    path: _Path,
+    origin: _Path,
+    *,
+    revisions: _Revisions | None = None,
+    ssh: str | Sequence[str] | None = None,
+    limit_rate: int | str | None = None,
+    check_space: bool = True,
+    dry_run: Literal[False] = False,
+    trust: bool = False,
+    progress: _Callback = None,
+    cancel: CancelToken | None = None,
+    wait: _Wait = None,
+) -> PullReport:
+    """Pull revisions of another archive into the copy at `path`, which is created if there is none. Returns a PullReport;
+    with `dry_run` the PullPlan.
+
+    For a copy that exists it is the same as Archive.pull(); help(backy.Archive.pull) has more. A new copy gets the
+    block size of the origin, and the standard schedule in its backy.toml.
+
+    `path`: the folder of the copy. `origin`: the other archive: a path. `revisions`: which ones of the origin, as
+    help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
+    `limit_rate`: read at most so many bytes of the origin a second, such as 1048576 or "100M". `check_space=False`:
+    start even if a revision is not expected to fit on the disk. `trust`: also when others than the caller and root can
+    change the folder.
+    `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+    """
+@overload
+def pull(
+    path: _Path,
+    origin: _Path,
+    *,
+    revisions: _Revisions | None = None,
+    ssh: str | Sequence[str] | None = None,
+    limit_rate: int | str | None = None,
+    check_space: bool = True,
+    dry_run: Literal[True],
+    trust: bool = False,
+    progress: _Callback = None,
+    cancel: CancelToken | None = None,
+    wait: _Wait = None,
+) -> PullPlan:
+    """Pull revisions of another archive into the copy at `path`, which is created if there is none. Returns a PullReport;
+    with `dry_run` the PullPlan.
+
+    For a copy that exists it is the same as Archive.pull(); help(backy.Archive.pull) has more. A new copy gets the
+    block size of the origin, and the standard schedule in its backy.toml.
+
+    `path`: the folder of the copy. `origin`: the other archive: a path. `revisions`: which ones of the origin, as
+    help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
+    `limit_rate`: read at most so many bytes of the origin a second, such as 1048576 or "100M". `check_space=False`:
+    start even if a revision is not expected to fit on the disk. `trust`: also when others than the caller and root can
+    change the folder.
+    `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+    """
+@overload
+def pull(
+    path: _Path,
+    origin: _Path,
+    *,
+    revisions: _Revisions | None = None,
+    ssh: str | Sequence[str] | None = None,
+    limit_rate: int | str | None = None,
+    check_space: bool = True,
+    dry_run: bool,
+    trust: bool = False,
+    progress: _Callback = None,
+    cancel: CancelToken | None = None,
+    wait: _Wait = None,
+) -> PullReport | PullPlan:
+    """Pull revisions of another archive into the copy at `path`, which is created if there is none. Returns a PullReport;
+    with `dry_run` the PullPlan.
+
+    For a copy that exists it is the same as Archive.pull(); help(backy.Archive.pull) has more. A new copy gets the
+    block size of the origin, and the standard schedule in its backy.toml.
+
+    `path`: the folder of the copy. `origin`: the other archive: a path. `revisions`: which ones of the origin, as
+    help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
+    `limit_rate`: read at most so many bytes of the origin a second, such as 1048576 or "100M". `check_space=False`:
+    start even if a revision is not expected to fit on the disk. `trust`: also when others than the caller and root can
+    change the folder.
+    `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
+    `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
+    """
 def own_chunks(path: _Path, revision: str, chunk_size: int) -> list[int]:
     """Numbers of the chunks of a revision that its own file has something of, ascending: of the newest all, of an older
     one those with what has changed since.
