@@ -283,10 +283,6 @@ impl Origin for SshOrigin<'_> {
         self.ask(|wire| wire.table(revision, since, from))
     }
 
-    fn announce(&mut self, revision: RevisionId, blocks: &[BlockIndex]) -> Result<()> {
-        self.ask(|wire| wire.announce(revision, blocks))
-    }
-
     fn fetch(
         &mut self,
         revision: RevisionId,
