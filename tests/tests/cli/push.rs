@@ -124,6 +124,7 @@ fn a_forced_command_confines_the_caller() {
             let run = far.run(folder, &[words, &far.url(name)]);
             assert_eq!(run.status, Some(1), "{run:?}");
             assert!(run.stderr.contains("the only folder that is served here"), "{run:?}");
+            assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
         }
         let after = far.scene.state();
         let changed: Vec<&PathBuf> =
@@ -161,6 +162,20 @@ fn what_ssh_prints_is_part_of_the_error() {
         }
         assert!(!far.scene.path("copy").exists());
     }
+}
+
+/// A pull that fails on the other side of a push is an error here, with the reason, and printed once.
+#[test]
+fn why_the_other_side_of_a_push_fails_is_reported() {
+    let far = far(AS_ASKED);
+    far.scene.works(&["-b", "copy", "init", "source.img", "--block-size", "4K"]);
+    let run = far.run("a", &["push", &far.url("copy")]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let url = far.url("copy");
+    let begins = format!("backy: error: {url}: reports: ");
+    let lines: Vec<&str> = run.stderr.lines().filter(|line| !line.contains("note of")).collect();
+    assert!(lines.len() == 1 && lines[0].starts_with(&begins), "{run:?}");
+    assert!(lines[0].contains("4"), "{run:?}");
 }
 
 /// What is no address is refused before anything is done.

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use answer::{Answering, Outcome, answer};
 pub use ask::WireOrigin;
 pub use hello::{Connection, Hello, Push, Role, call};
+pub(crate) use message::REPORTS;
 pub use serve::{Accepted, Pipes, ServeOptions, accept, serve};
 pub use stream::{FdReader, FdWriter};
 

@@ -308,6 +308,9 @@ fn again(error: &Error, origin: &str) -> Error {
         Error::Source { path, message } => {
             Error::Source { path: path.clone(), message: message.clone() }
         }
+        Error::Origin { name, message } => {
+            Error::Origin { name: name.clone(), message: message.clone() }
+        }
         Error::NoSuchRevision { message } => Error::NoSuchRevision { message: message.clone() },
         Error::Damaged { path, flaw, .. } => {
             Error::Damaged { path: path.clone(), flaw: flaw.clone(), costs: None }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::pull::{PullOptions, PullPlan, PullReport, PullRequest};
 use crate::archive::Archive;
 use crate::base::error::{Error, Result};
-use crate::origin::wire::{Answering, Outcome, Push, answer};
+use crate::origin::wire::{Answering, Outcome, Push, REPORTS, answer};
 use crate::origin::{Address, LocalOrigin, Origin, SshAddress, SshChild, SshOptions};
 use crate::policy::select::RevisionsSpec;
 use crate::storage::Trust;
@@ -109,7 +109,7 @@ impl PushRequest {
         match outcome {
             Ok(Outcome::Done(Some(report))) => serde_json::from_str(&report)
                 .map_err(|error| failed(format!("its report is not as expected: {error}"))),
-            Ok(Outcome::Failed(error)) => Err(failed(error)),
+            Ok(Outcome::Failed(error)) => Err(failed(format!("{REPORTS}{error}"))),
             _ if caller.observer.cancelled() => Err(Error::Interrupted),
             Ok(Outcome::Done(None) | Outcome::HungUp) => {
                 Err(child.explain(failed("the connection ended before its report".to_owned())))
