@@ -546,14 +546,15 @@ class Archive:
         nothing: the revision is stored, and nobody can read the block here either. After an error or a stop, the
         revisions that were pulled stay, and the next pull continues. To create a copy use backy.pull().
 
-        Raises SourceError when the origin has other content under the same name or sends what it did not offer,
-        SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision that
-        `revisions` names, ArchiveNotFoundError when there is no archive.
+        Raises SourceError when the origin cannot be reached, has other content under the same name or sends what it did
+        not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
+        that `revisions` names, ArchiveNotFoundError when there is no archive.
 
-        `origin`: the other archive: a path. `revisions`: which ones of the origin, as help(backy.Archive) says; without
-        it, all that are newer than those here and that the schedule here keeps. `limit_rate`: read at most so many
-        bytes of the origin a second, such as 1048576 or "100M". `check_space=False`: start even if a revision is not
-        expected to fit on the disk.
+        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
+        as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+        `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
+        words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
+        1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.
         `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
         that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -582,14 +583,15 @@ class Archive:
         nothing: the revision is stored, and nobody can read the block here either. After an error or a stop, the
         revisions that were pulled stay, and the next pull continues. To create a copy use backy.pull().
 
-        Raises SourceError when the origin has other content under the same name or sends what it did not offer,
-        SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision that
-        `revisions` names, ArchiveNotFoundError when there is no archive.
+        Raises SourceError when the origin cannot be reached, has other content under the same name or sends what it did
+        not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
+        that `revisions` names, ArchiveNotFoundError when there is no archive.
 
-        `origin`: the other archive: a path. `revisions`: which ones of the origin, as help(backy.Archive) says; without
-        it, all that are newer than those here and that the schedule here keeps. `limit_rate`: read at most so many
-        bytes of the origin a second, such as 1048576 or "100M". `check_space=False`: start even if a revision is not
-        expected to fit on the disk.
+        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
+        as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+        `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
+        words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
+        1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.
         `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
         that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -618,14 +620,15 @@ class Archive:
         nothing: the revision is stored, and nobody can read the block here either. After an error or a stop, the
         revisions that were pulled stay, and the next pull continues. To create a copy use backy.pull().
 
-        Raises SourceError when the origin has other content under the same name or sends what it did not offer,
-        SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision that
-        `revisions` names, ArchiveNotFoundError when there is no archive.
+        Raises SourceError when the origin cannot be reached, has other content under the same name or sends what it did
+        not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
+        that `revisions` names, ArchiveNotFoundError when there is no archive.
 
-        `origin`: the other archive: a path. `revisions`: which ones of the origin, as help(backy.Archive) says; without
-        it, all that are newer than those here and that the schedule here keeps. `limit_rate`: read at most so many
-        bytes of the origin a second, such as 1048576 or "100M". `check_space=False`: start even if a revision is not
-        expected to fit on the disk.
+        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
+        as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+        `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
+        words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
+        1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.
         `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
         that stops it.
         `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
@@ -642,7 +645,22 @@ class Archive:
         progress: _Callback = None,
         cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> PullReport: ...
+    ) -> PullReport:
+        """Push revisions of this archive to its copy, which is created if there is none; only the plan with `dry_run`.
+
+        The copy pulls them, as Archive.pull() there would: see there. For hosts that the copy cannot reach. Can only
+        add revisions. Returns the PullReport of the copy, or its PullPlan.
+
+        Raises SourceError when the other machine cannot be reached, refuses, or reports an error.
+
+        `to`: where the copy is: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones, as
+        help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
+        `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
+        words; nobody is asked for a password. `limit_rate`: send at most so many bytes a second, such as 1048576 or
+        "100M".
+        `progress` is called with a Progress while a copy on this machine pulls. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock of a copy on this machine: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def push(
         self,
@@ -655,7 +673,22 @@ class Archive:
         progress: _Callback = None,
         cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> PullPlan: ...
+    ) -> PullPlan:
+        """Push revisions of this archive to its copy, which is created if there is none; only the plan with `dry_run`.
+
+        The copy pulls them, as Archive.pull() there would: see there. For hosts that the copy cannot reach. Can only
+        add revisions. Returns the PullReport of the copy, or its PullPlan.
+
+        Raises SourceError when the other machine cannot be reached, refuses, or reports an error.
+
+        `to`: where the copy is: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones, as
+        help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
+        `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
+        words; nobody is asked for a password. `limit_rate`: send at most so many bytes a second, such as 1048576 or
+        "100M".
+        `progress` is called with a Progress while a copy on this machine pulls. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock of a copy on this machine: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def push(
         self,
@@ -668,7 +701,22 @@ class Archive:
         progress: _Callback = None,
         cancel: CancelToken | None = None,
         wait: _Wait = None,
-    ) -> PullReport | PullPlan: ...
+    ) -> PullReport | PullPlan:
+        """Push revisions of this archive to its copy, which is created if there is none; only the plan with `dry_run`.
+
+        The copy pulls them, as Archive.pull() there would: see there. For hosts that the copy cannot reach. Can only
+        add revisions. Returns the PullReport of the copy, or its PullPlan.
+
+        Raises SourceError when the other machine cannot be reached, refuses, or reports an error.
+
+        `to`: where the copy is: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones, as
+        help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
+        `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
+        words; nobody is asked for a password. `limit_rate`: send at most so many bytes a second, such as 1048576 or
+        "100M".
+        `progress` is called with a Progress while a copy on this machine pulls. `cancel`: a CancelToken that stops it.
+        `wait`: how long to wait for the lock of a copy on this machine: seconds, a timedelta or text such as "10m".
+        """
     @overload
     def rm(
         self,
@@ -1667,7 +1715,8 @@ class Pulled(Report):
     def received_bytes(self) -> int:
         """Bytes of blocks that the origin sent."""
     @property
-    def reused_bytes(self) -> int: ...
+    def reused_bytes(self) -> int:
+        """Bytes of blocks that had arrived with an earlier pull, which was interrupted."""
     @property
     def stored_bytes(self) -> int:
         """How many more bytes the files of the copy take on disk than before; negative when they take fewer."""
@@ -2678,11 +2727,12 @@ def pull(
     For a copy that exists it is the same as Archive.pull(); help(backy.Archive.pull) has more. A new copy gets the
     block size of the origin, and the standard schedule in its backy.toml.
 
-    `path`: the folder of the copy. `origin`: the other archive: a path. `revisions`: which ones of the origin, as
-    help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
-    `limit_rate`: read at most so many bytes of the origin a second, such as 1048576 or "100M". `check_space=False`:
-    start even if a revision is not expected to fit on the disk. `trust`: also when others than the caller and root can
-    change the folder.
+    `path`: the folder of the copy. `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH".
+    `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer than those of
+    the copy and that its schedule keeps. `ssh`: the program that connects to another machine, and its arguments, such
+    as "ssh -i KEY" or a sequence of words. `limit_rate`: read at most so many bytes of the origin a second, such as
+    1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk. `trust`: also
+    when others than the caller and root can change the folder.
     `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     """
@@ -2707,11 +2757,12 @@ def pull(
     For a copy that exists it is the same as Archive.pull(); help(backy.Archive.pull) has more. A new copy gets the
     block size of the origin, and the standard schedule in its backy.toml.
 
-    `path`: the folder of the copy. `origin`: the other archive: a path. `revisions`: which ones of the origin, as
-    help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
-    `limit_rate`: read at most so many bytes of the origin a second, such as 1048576 or "100M". `check_space=False`:
-    start even if a revision is not expected to fit on the disk. `trust`: also when others than the caller and root can
-    change the folder.
+    `path`: the folder of the copy. `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH".
+    `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer than those of
+    the copy and that its schedule keeps. `ssh`: the program that connects to another machine, and its arguments, such
+    as "ssh -i KEY" or a sequence of words. `limit_rate`: read at most so many bytes of the origin a second, such as
+    1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk. `trust`: also
+    when others than the caller and root can change the folder.
     `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     """
@@ -2736,11 +2787,12 @@ def pull(
     For a copy that exists it is the same as Archive.pull(); help(backy.Archive.pull) has more. A new copy gets the
     block size of the origin, and the standard schedule in its backy.toml.
 
-    `path`: the folder of the copy. `origin`: the other archive: a path. `revisions`: which ones of the origin, as
-    help(backy.Archive) says; without it, all that are newer than those of the copy and that its schedule keeps.
-    `limit_rate`: read at most so many bytes of the origin a second, such as 1048576 or "100M". `check_space=False`:
-    start even if a revision is not expected to fit on the disk. `trust`: also when others than the caller and root can
-    change the folder.
+    `path`: the folder of the copy. `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH".
+    `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer than those of
+    the copy and that its schedule keeps. `ssh`: the program that connects to another machine, and its arguments, such
+    as "ssh -i KEY" or a sequence of words. `limit_rate`: read at most so many bytes of the origin a second, such as
+    1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk. `trust`: also
+    when others than the caller and root can change the folder.
     `progress` is called with a Progress while it lasts. `cancel`: a CancelToken that stops it.
     `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
     """
