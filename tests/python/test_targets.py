@@ -75,7 +75,8 @@ def test_a_file_object_gets_the_stream_for_ceph(made: Made, tmp_path: Path) -> N
     written = archive.export_rbd_diff(tmp_path / "diff", since=other.uuid)
     stream = (tmp_path / "diff").read_bytes()
     assert memory.getvalue() == stream
-    assert stream.startswith(b"rbd diff v1\nf") and stream.endswith(b"e")
+    assert stream.startswith(b"rbd diff v1\nf")
+    assert stream.endswith(b"e")
     assert (report.revision, report.since) == (newest.uuid, other.uuid)
     assert report.sha256 == written.sha256 == hashlib.sha256(stream).hexdigest()
     assert (report.file, written.file) == (Path("-"), tmp_path / "diff")
