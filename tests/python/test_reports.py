@@ -172,6 +172,8 @@ def test_properties_are_the_values_of_to_dict(copy: Made) -> None:
         archive.rm("1", force=True),
         archive.restore(copy.path.parent / "target", 1, force=True, undo=copy.path.parent / "undo"),
         archive.export(copy.path.parent / "x.qcow2"),
+        archive.export_rbd_diff(copy.path.parent / "x.diff", since=1),
+        Archive.init(copy.path.parent / "copy", origin=str(copy.path)).status(),
         Archive.import_(OLD, copy.path.parent / "imported"),
         backy.pull(copy.path.parent / "pulled", copy.path, revisions="latest", dry_run=True),
         backy.pull(copy.path.parent / "pulled", copy.path, revisions="latest"),

@@ -105,8 +105,8 @@ def test_the_textfile_is_written_by_what_changes_the_archive(tmp_path: Path) -> 
 def test_a_copy_has_an_origin(made: Made, tmp_path: Path) -> None:
     copy = Archive.init(tmp_path / "copy", origin=str(made.path))
     status = copy.status()
-    assert status.origin is not None
     assert status.source is None
+    assert status.origin is not None
     assert (status.origin.url, status.origin.last_pull) == (str(made.path), None)
     assert status.origin.interval_seconds == 86400
     assert [problem.kind for problem in status.health.problems] == ["no-backup"]
