@@ -27,11 +27,12 @@ impl Far {
     pub(super) fn options(&self, session: &Session) -> Result<SshOptions, Failure> {
         let output = session.output.clone();
         let lines = move |line: &str| output.note(line);
-        let mut options = SshOptions::default();
-        options.program = split_words(&self.ssh)?;
-        options.batch = !std::io::stdin().is_terminal();
-        options.name = name();
-        options.lines = (session.verbosity > Verbosity::Quiet).then(|| Arc::new(lines) as _);
-        Ok(options)
+        Ok(SshOptions {
+            program: split_words(&self.ssh)?,
+            batch: !std::io::stdin().is_terminal(),
+            name: name(),
+            lines: (session.verbosity > Verbosity::Quiet).then(|| Arc::new(lines) as _),
+            ..SshOptions::default()
+        })
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let reporter = session.reporter();
     let received = request.run(serve::pipes()?, &session.caller(args.waiting, &reporter));
     drop(reporter);
-    match received? {
+    match received.map_err(serve::unheard)? {
         // The caller reports what is missing, and exits accordingly.
         Some(report) if !report.is_complete() => Err(Failure::Verdict(1)),
         _ => Ok(()),

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use backy_lib::origin::wire::{Outcome, Pipes, ServeOptions, serve};
+use backy_lib::{Error, ErrorKind};
 use clap::ValueHint;
 
 use super::{absolute, far};
@@ -30,9 +31,17 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let root = absolute("DIR", &args.dir)?;
     let options = ServeOptions { program: far::name(), ..ServeOptions::default() };
     let streams = pipes()?.streams(&options, || session.interrupt.requested());
-    match serve(&root, streams, &options)? {
+    match serve(&root, streams, &options).map_err(unheard)? {
         Outcome::Failed(message) => Err(Failure::message(message)),
         Outcome::Done(_) | Outcome::HungUp => Ok(()),
+    }
+}
+
+/// The caller gets every error but that of the connection, and its user reads standard error of this process as well.
+pub(super) fn unheard(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Source | ErrorKind::Interrupted => error.into(),
+        _ => Failure::Verdict(1),
     }
 }
 

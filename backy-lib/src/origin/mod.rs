@@ -49,15 +49,6 @@ pub trait Origin: Send {
         from: BlockIndex,
     ) -> Result<TablePiece>;
 
-    /// Announces which blocks of `revision`, in ascending order, are probably fetched next: an origin at the other end
-    /// of a long line can ask for them ahead. It may ignore them.
-    ///
-    /// # Errors
-    /// As for [`Origin::table`].
-    fn announce(&mut self, _revision: RevisionId, _blocks: &[BlockIndex]) -> Result<()> {
-        Ok(())
-    }
-
     /// Reads blocks of `revision`: calls `take` once for each block of `wanted`, in that order, which is ascending.
     /// An error of `take` ends it.
     ///

@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::address::SshAddress;
-use super::wire::{FdReader, FdWriter, Hello, Patience, Push, Role, VERSIONS, WireOrigin, call};
+use super::wire::{
+    FdReader, FdWriter, Hello, Patience, Push, REPORTS, Role, VERSIONS, WireOrigin, call,
+};
 use super::{Fetched, Listing, Origin, TablePiece};
 use crate::base::error::{Error, Result};
 use crate::base::escape;
@@ -140,7 +142,11 @@ impl SshChild {
 
     /// The error of a connection with what ssh has to say about it.
     pub(crate) fn explain(&mut self, error: Error) -> Error {
-        let Error::Origin { name, message } = error else { return error };
+        let Error::Origin { name, mut message } = error else { return error };
+        // What the other side has reported says it all.
+        if message.starts_with(REPORTS) {
+            return Error::Origin { name, message };
+        }
         // What it prints last comes with its end.
         let status = self.wait(Duration::from_secs(1));
         if status.is_some()
@@ -151,7 +157,6 @@ impl SshChild {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let printed: Vec<&str> = last.lines.iter().map(String::as_str).collect();
         let program = &self.program;
-        let mut message = message;
         if let Some(status) = status.filter(|status| !status.success()) {
             message.push_str(&format!("; {program} ended with {status}"));
         }
@@ -276,10 +281,6 @@ impl Origin for SshOrigin<'_> {
         from: BlockIndex,
     ) -> Result<TablePiece> {
         self.ask(|wire| wire.table(revision, since, from))
-    }
-
-    fn announce(&mut self, revision: RevisionId, blocks: &[BlockIndex]) -> Result<()> {
-        self.ask(|wire| wire.announce(revision, blocks))
     }
 
     fn fetch(

@@ -77,7 +77,6 @@ fn ask(data: &[u8]) -> Result<()> {
             from = piece.next;
         }
         let wanted: Vec<BlockIndex> = (0..end.0.min(MOST_BLOCKS)).map(BlockIndex).collect();
-        origin.announce(offered.uuid, wanted.get(10..).unwrap_or_default())?;
         let mut taken = Vec::new();
         origin.fetch(offered.uuid, &wanted, &mut |block, fetched| {
             if let Fetched::Data(bytes) = fetched {

@@ -16,6 +16,7 @@ mod disaster;
 mod format;
 mod guide;
 mod output;
+mod protocol;
 
 fn document(name: &str) -> String {
     fs::read_to_string(checkout().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))

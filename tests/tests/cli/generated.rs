@@ -8,7 +8,7 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 18] = [
+const CONTRACT: [(&str, &[&str]); 19] = [
     ("init", &["--include", "SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "--check", "--prometheus", "REVISIONS"]),
@@ -46,6 +46,7 @@ const CONTRACT: [(&str, &[&str]); 18] = [
     ("import", &["--block-size", "--json", "OLD"]),
     ("maintenance", &["-n, --dry-run", "-k, --keep", "--confirm", "--json"]),
     ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),
+    ("push", &["-r, --revision", "--ssh", "--wait", "--dry-run", "--limit-rate", "--json", "TO"]),
     ("report", &["-o, --output", "DIR"]),
     ("tag", &["REV", "+TAG", "-TAG", "--json"]),
     ("rm", &["-n, --dry-run", "--force", "--json", "REVISIONS"]),

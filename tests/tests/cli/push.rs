@@ -1,9 +1,12 @@
 //! `pull` and `push` over ssh, `serve` and `receive`, with a program in place of ssh that runs the command here.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::harness::{Run, Scene, program};
+use backy_tests::qemu::skipped;
+
+use super::harness::{Run, Scene, is_root, program};
 
 /// A scene with an archive of three revisions, and a program in place of ssh.
 struct Far {
@@ -124,6 +127,7 @@ fn a_forced_command_confines_the_caller() {
             let run = far.run(folder, &[words, &far.url(name)]);
             assert_eq!(run.status, Some(1), "{run:?}");
             assert!(run.stderr.contains("the only folder that is served here"), "{run:?}");
+            assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
         }
         let after = far.scene.state();
         let changed: Vec<&PathBuf> =
@@ -163,6 +167,20 @@ fn what_ssh_prints_is_part_of_the_error() {
     }
 }
 
+/// A pull that fails on the other side of a push is an error here, with the reason, and printed once.
+#[test]
+fn why_the_other_side_of_a_push_fails_is_reported() {
+    let far = far(AS_ASKED);
+    far.scene.works(&["-b", "copy", "init", "source.img", "--block-size", "4K"]);
+    let run = far.run("a", &["push", &far.url("copy")]);
+    assert_eq!(run.status, Some(1), "{run:?}");
+    let url = far.url("copy");
+    let begins = format!("backy: error: {url}: reports: ");
+    let lines: Vec<&str> = run.stderr.lines().filter(|line| !line.contains("note of")).collect();
+    assert!(lines.len() == 1 && lines[0].starts_with(&begins), "{run:?}");
+    assert!(lines[0].contains("4"), "{run:?}");
+}
+
 /// What is no address is refused before anything is done.
 #[test]
 fn what_is_no_address_is_refused() {
@@ -187,4 +205,65 @@ fn a_called_side_that_hears_no_backy_ends() {
         assert_eq!(run.status, Some(1), "{run:?}");
         assert!(run.stderr.contains("--stdio"), "{run:?}");
     }
+}
+
+/// A real sshd with a forced command: a pull and a push work, and neither key reaches anything else.
+#[test]
+fn forced_commands_of_sshd_pull_and_push() {
+    let programs = ["/usr/sbin/sshd", "/usr/bin/ssh", "/usr/bin/ssh-keygen"];
+    if !is_root() || !programs.iter().all(|program| Path::new(program).exists()) {
+        skipped("there is no sshd, or no root to run it");
+        return;
+    }
+    let far = far(AS_ASKED);
+    let at = |name: &str| far.scene.text_path(name);
+    for folder in ["/run/sshd", &at("root")] {
+        std::fs::create_dir_all(folder).expect("a folder");
+    }
+    for key in ["host-key", "pull-key", "push-key"] {
+        let words = ["-q", "-t", "ed25519", "-N", "", "-f", &at(key)];
+        let made = Command::new("ssh-keygen").args(words).status();
+        assert!(made.expect("run ssh-keygen").success());
+    }
+    let forced = |verb: &str, root: &str, key: &str| {
+        let (backy, public) = (at("bin/backy"), far.scene.read_text(key));
+        format!("command=\"{backy} {verb} --stdio {root}\",restrict {public}")
+    };
+    let keys =
+        forced("serve", &at("a"), "pull-key.pub") + &forced("receive", &at("root"), "push-key.pub");
+    far.scene.write("keys", keys.as_bytes());
+    let config = format!(
+        "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n",
+        at("host-key"),
+        at("keys")
+    );
+    far.scene.write("sshd.conf", config.as_bytes());
+    // Each connection has a server of its own, so that no port is needed.
+    let ssh = |key: &str| {
+        format!(
+            "ssh -F none -i {} -oIdentitiesOnly=yes -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null \
+             -oLogLevel=ERROR \"-oProxyCommand=/usr/sbin/sshd -i -f {}\"",
+            at(key),
+            at("sshd.conf")
+        )
+    };
+    let run = |words: &[&str], key: &str| far.scene.run(&[words, &["--ssh", &ssh(key)]].concat());
+    let url = |name: &str| format!("ssh://root@far{}", at(name));
+    let pulled = run(&["-b", "copy", "pull", &url("a")], "pull-key");
+    assert_eq!((pulled.status, pulled.stderr.as_str()), (Some(0), ""), "{pulled:?}");
+    far.assert_copied("copy", &far.states);
+    let pushed = run(&["-b", "a", "push", &url("root/new")], "push-key");
+    assert_eq!((pushed.status, pushed.stderr.as_str()), (Some(0), ""), "{pushed:?}");
+    far.assert_copied("root/new", &far.states);
+    for (words, key) in [
+        (["-b", "other", "pull", &url("copy")], "pull-key"),
+        (["-b", "other", "pull", &url("root/new")], "push-key"),
+        (["-b", "a", "push", &url("a")], "pull-key"),
+        (["-b", "a", "push", &url("elsewhere")], "push-key"),
+    ] {
+        let refused = run(&words, key);
+        assert_eq!(refused.status, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("reports: "), "{refused:?}");
+    }
+    assert!(!far.scene.path("other").exists() && !far.scene.path("elsewhere").exists());
 }

@@ -52,7 +52,7 @@ pub struct Answering<'a> {
 pub enum Outcome {
     /// The side that asks has all that it asked for; after a push, with its report as JSON.
     Done(Option<String>),
-    /// The side that asks reports that its pull failed.
+    /// The side that asks reports that its pull failed, and why, in one line.
     Failed(String),
     /// It ended the connection without a word, between two requests.
     HungUp,
@@ -164,9 +164,7 @@ fn read_one<R: Read>(
         Kind::Blocks => Request::blocks(payload, block_size),
         Kind::End => {
             return match serde_json::from_slice::<End>(payload) {
-                Ok(End { failed: Some(reason), .. }) => {
-                    Ok(Err(Outcome::Failed(reason.into_error(reader.name()).to_string())))
-                }
+                Ok(End { failed: Some(reason), .. }) => Ok(Err(Outcome::Failed(reason.message()))),
                 Ok(End { report, .. }) => {
                     Ok(Err(Outcome::Done(report.map(|report| report.get().to_owned()))))
                 }

@@ -1,12 +1,11 @@
 //! The side that asks: another archive at the other end of a pair of streams.
 //!
-//! Requests for blocks are sent ahead of the answers, so that the latency of the line costs nothing: those of one call,
-//! and those that were announced. Both sides may have full pipes at the same time, and still neither waits for the
-//! other for ever: this side has at most [`WINDOW`] requests without an answer, and the other side always reads so many
-//! without writing anything. So each write here ends, whatever the state of the answers, and then this side reads
-//! answers.
+//! Requests for blocks are sent ahead of the answers, so that the latency of the line costs nothing. Both sides may
+//! have full pipes at the same time, and still neither waits for the other for ever: this side has at most [`WINDOW`]
+//! requests without an answer, and the other side always reads so many without writing anything. So each write here
+//! ends, whatever the state of the answers, and then this side reads answers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,23 +39,9 @@ pub struct WireOrigin<R, W: Write + Send + 'static> {
     block_size: Option<BlockSize>,
     /// The sizes of the revisions in the last list, in bytes.
     sizes: HashMap<RevisionId, u64>,
-    ahead: Ahead,
     unpacked: Vec<u8>,
+    zeros: Vec<u8>,
     decompressor: Decompressor,
-}
-
-/// Blocks of one revision that were announced or asked for.
-#[derive(Default)]
-struct Ahead {
-    revision: Option<RevisionId>,
-    /// Not asked for yet, in the order in which they are needed.
-    pending: VecDeque<BlockIndex>,
-    /// Asked for, by the number of the request.
-    asked: VecDeque<(u32, Vec<BlockIndex>)>,
-    /// The same blocks.
-    asked_blocks: BTreeSet<BlockIndex>,
-    /// Arrived, and not fetched yet; `None` if they are bad.
-    ready: BTreeMap<BlockIndex, Option<Vec<u8>>>,
 }
 
 /// Why a request failed.
@@ -88,8 +73,8 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
             broken: None,
             block_size: None,
             sizes: HashMap::new(),
-            ahead: Ahead::default(),
             unpacked: Vec::new(),
+            zeros: Vec::new(),
             decompressor: Decompressor::new()?,
         })
     }
@@ -181,15 +166,6 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
         broken(&self.name, format!("found {found}"))
     }
 
-    /// Forgets what is ahead, unless it is of this revision.
-    fn forget_ahead(&mut self, except: Option<RevisionId>) {
-        if except.is_none() || self.ahead.revision != except {
-            let forgotten = std::mem::take(&mut self.ahead);
-            self.owed.extend(forgotten.asked.into_iter().map(|(number, _)| number));
-            self.ahead.revision = except;
-        }
-    }
-
     /// Reads the answers that nobody needs any more.
     fn drain(&mut self) -> Result<()> {
         while let Some(number) = self.owed.pop_front() {
@@ -202,7 +178,6 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
     }
 
     fn ask_listing(&mut self) -> Asked<Listing> {
-        self.forget_ahead(None);
         self.drain()?;
         let number = self.send(Kind::List, list_request)?;
         let (mut revisions, mut total): (Vec<Offered>, usize) = (Vec::new(), 0);
@@ -249,13 +224,8 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
         since: Option<RevisionId>,
         from: BlockIndex,
     ) -> Asked<TablePiece> {
-        let (block_size, size_bytes) = self.size_of(revision)?;
-        self.forget_ahead(Some(revision));
         self.drain()?;
-        // A request for a table has to be alone.
-        while !self.ahead.asked.is_empty() {
-            self.receive_batch(block_size, size_bytes)?;
-        }
+        let (block_size, size_bytes) = self.size_of(revision)?;
         let end = BlockIndex(block_size.count(size_bytes));
         let number =
             self.send(Kind::Table, |number| table_request(number, revision, since, from))?;
@@ -271,88 +241,45 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
         wanted: &[BlockIndex],
         take: &mut dyn FnMut(BlockIndex, Fetched<'_>) -> Result<()>,
     ) -> Asked<()> {
-        let (block_size, size_bytes) = self.size_of(revision)?;
-        self.forget_ahead(Some(revision));
         self.drain()?;
+        let (block_size, size_bytes) = self.size_of(revision)?;
         let end = BlockIndex(block_size.count(size_bytes));
         if let Some(behind) = wanted.last().filter(|last| **last >= end) {
-            let place = format!("{}: block {behind} of revision {revision}", self.name);
-            let message = format!("{place}: found the end at {end}");
+            let message = format!(
+                "{}: block {behind} of revision {revision}: found the end at {end}",
+                self.name
+            );
             return Err(Trouble::Refused(Error::Specification { message }));
         }
-        self.ahead.put_first(wanted);
-        for &block in wanted {
-            let arrived = loop {
-                if let Some(arrived) = self.ahead.ready.remove(&block) {
-                    break arrived;
-                }
-                self.send_batches(revision, block_size, Some(block))?;
-                if let Err(trouble) = self.receive_batch(block_size, size_bytes) {
-                    self.forget_ahead(None);
-                    return Err(trouble);
-                }
-            };
-            let fetched = arrived.as_deref().map_or(Fetched::Bad, Fetched::Data);
-            take(block, fetched).map_err(Trouble::Refused)?;
-            self.send_batches(revision, block_size, None)?;
-        }
-        Ok(())
-    }
-
-    fn ask_ahead(&mut self, revision: RevisionId, blocks: &[BlockIndex]) -> Asked<()> {
-        let (block_size, size_bytes) = self.size_of(revision)?;
-        self.forget_ahead(Some(revision));
-        self.drain()?;
-        let end = BlockIndex(block_size.count(size_bytes));
-        let ahead = &mut self.ahead;
-        let last = ahead.pending.back().copied();
-        let is_new = |block: &BlockIndex| {
-            *block < end
-                && last.is_none_or(|last| last < *block)
-                && !ahead.asked_blocks.contains(block)
-                && !ahead.ready.contains_key(block)
-        };
-        let new: Vec<BlockIndex> = blocks.iter().copied().filter(is_new).collect();
-        ahead.pending.extend(new);
-        self.send_batches(revision, block_size, None)
-    }
-
-    /// Sends requests, as long as there is space for their answers: full ones, and the one for the block that is
-    /// needed now.
-    fn send_batches(
-        &mut self,
-        revision: RevisionId,
-        block_size: BlockSize,
-        needed: Option<BlockIndex>,
-    ) -> Asked<()> {
         // At most 256.
-        let most = most_blocks(block_size) as usize;
-        while self.ahead.asked.len() < WINDOW {
-            let is_needed = needed.is_some_and(|block| !self.ahead.asked_blocks.contains(&block));
-            let has_space = self.ahead.held_blocks() + most <= WINDOW * most;
-            let is_full = self.ahead.pending.len() >= most;
-            if self.ahead.pending.is_empty() || !(is_needed || is_full && has_space) {
-                break;
+        let mut batches = wanted.chunks(most_blocks(block_size) as usize);
+        let mut asked: VecDeque<(u32, &[BlockIndex])> = VecDeque::new();
+        loop {
+            while asked.len() < WINDOW {
+                let Some(blocks) = batches.next() else { break };
+                let number =
+                    self.send(Kind::Blocks, |number| blocks_request(number, revision, blocks))?;
+                asked.push_back((number, blocks));
             }
-            let count = most.min(self.ahead.pending.len());
-            let mut blocks: Vec<BlockIndex> = self.ahead.pending.drain(..count).collect();
-            // What is needed first need not be what comes first.
-            blocks.sort_unstable();
-            let number =
-                self.send(Kind::Blocks, |number| blocks_request(number, revision, &blocks))?;
-            self.ahead.asked_blocks.extend(&blocks);
-            self.ahead.asked.push_back((number, blocks));
+            let Some((number, blocks)) = asked.pop_front() else { return Ok(()) };
+            let took = match self.receive(number, [Kind::Batch; 2]) {
+                Ok(_) => self.take_batch((block_size, size_bytes), blocks, take),
+                Err(trouble) => Err(trouble),
+            };
+            if took.is_err() {
+                self.owed.extend(asked.iter().map(|(number, _)| *number));
+                return took;
+            }
         }
-        Ok(())
     }
 
-    /// Reads the next answer with blocks.
-    fn receive_batch(&mut self, block_size: BlockSize, size_bytes: u64) -> Asked<()> {
-        let Some((number, blocks)) = self.ahead.asked.pop_front() else {
-            return Err(self.wrong("no request that is without an answer").into());
-        };
-        self.ahead.asked_blocks.retain(|block| blocks.binary_search(block).is_err());
-        self.receive(number, [Kind::Batch; 2])?;
+    /// Hands on the blocks of the answer that was read last.
+    fn take_batch(
+        &mut self,
+        (block_size, size_bytes): (BlockSize, u64),
+        blocks: &[BlockIndex],
+        take: &mut dyn FnMut(BlockIndex, Fetched<'_>) -> Result<()>,
+    ) -> Asked<()> {
         let wrong = |found: String| broken(&self.name, format!("found {found}"));
         let batch = Batch::read(self.reader.payload(), blocks.len()).map_err(wrong)?;
         let length = |block: BlockIndex| block_size.extent(block, size_bytes).len as usize;
@@ -374,40 +301,20 @@ impl<R: Read, W: Write + Send + 'static> WireOrigin<R, W> {
             let found = format!("{} bytes of blocks, expected {expected}", bytes.len());
             return Err(wrong(found).into());
         }
+        self.zeros.resize(block_size.len(), 0);
         for (&block, state) in blocks.iter().zip(&batch.states) {
-            let arrived = match state {
-                State::Bad => None,
-                State::Zero => Some(vec![0; length(block)]),
+            let fetched = match state {
+                State::Bad => Fetched::Bad,
+                State::Zero => Fetched::Data(self.zeros.get(..length(block)).unwrap_or_default()),
                 State::Data => {
                     let Some((own, rest)) = bytes.split_at_checked(length(block)) else { break };
                     bytes = rest;
-                    Some(own.to_vec())
+                    Fetched::Data(own)
                 }
             };
-            self.ahead.ready.insert(block, arrived);
+            take(block, fetched).map_err(Trouble::Refused)?;
         }
         Ok(())
-    }
-}
-
-impl Ahead {
-    /// How many blocks have arrived or are on their way.
-    fn held_blocks(&self) -> usize {
-        self.asked_blocks.len() + self.ready.len()
-    }
-
-    /// Puts what is needed now before what was announced.
-    fn put_first(&mut self, wanted: &[BlockIndex]) {
-        let there = |block: &BlockIndex| {
-            self.asked_blocks.contains(block) || self.ready.contains_key(block)
-        };
-        let first: BTreeSet<BlockIndex> =
-            wanted.iter().copied().filter(|block| !there(block)).collect();
-        if first.is_empty() {
-            return;
-        }
-        let rest = self.pending.iter().copied().filter(|block| !first.contains(block));
-        self.pending = first.iter().copied().chain(rest).collect();
     }
 }
 
@@ -427,10 +334,6 @@ impl<R: Read + Send, W: Write + Send + 'static> Origin for WireOrigin<R, W> {
         from: BlockIndex,
     ) -> Result<TablePiece> {
         self.ask(|own| own.ask_table(revision, since, from))
-    }
-
-    fn announce(&mut self, revision: RevisionId, blocks: &[BlockIndex]) -> Result<()> {
-        self.ask(|own| own.ask_ahead(revision, blocks))
     }
 
     fn fetch(

@@ -118,10 +118,6 @@ impl<R: Read> FrameReader<R> {
         FrameReader { reader, name: name.to_owned(), patience, count: 0, payload: Vec::new() }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// An error about what the other side sent.
     pub(super) fn wrong(&self, found: impl Display, expected: impl Display) -> Error {
         let count = self.count;
@@ -162,24 +158,13 @@ impl<R: Read> FrameReader<R> {
         Err(broken(&self.name, message))
     }
 
-    /// The next frame that is not merely a sign of life; `None` where the stream ends between two frames.
+    /// The next frame that is not merely a sign of life, however long it takes as long as there are some; `None` where
+    /// the stream ends between two frames.
     pub(super) fn next(&mut self) -> Result<Option<(Kind, &[u8])>> {
-        let since = Instant::now();
-        loop {
-            match self.next_of_any()? {
-                None => return Ok(None),
-                Some(Kind::Alive) if since.elapsed() > self.patience.answer => {
-                    let waited = self.patience.answer.as_secs();
-                    let message = format!("no answer for {waited} s, only signs of life; gave up");
-                    return Err(broken(&self.name, message));
-                }
-                Some(Kind::Alive) => {}
-                Some(kind) => return Ok(Some((kind, &self.payload))),
-            }
-        }
+        self.next_within(Duration::MAX)
     }
 
-    /// The same where a frame has to come.
+    /// The same where a frame has to come, and soon enough.
     pub(super) fn expect(&mut self, what: &str) -> Result<(Kind, &[u8])> {
         let count = self.count;
         let name = self.name.clone();
@@ -188,7 +173,23 @@ impl<R: Read> FrameReader<R> {
                 format!("the connection ended after {count} frames from there, before {what}");
             broken(&name, message)
         };
-        self.next()?.ok_or_else(ended)
+        self.next_within(self.patience.answer)?.ok_or_else(ended)
+    }
+
+    fn next_within(&mut self, patience: Duration) -> Result<Option<(Kind, &[u8])>> {
+        let since = Instant::now();
+        loop {
+            match self.next_of_any()? {
+                None => return Ok(None),
+                Some(Kind::Alive) if since.elapsed() > patience => {
+                    let waited = patience.as_secs();
+                    let message = format!("no answer for {waited} s, only signs of life; gave up");
+                    return Err(broken(&self.name, message));
+                }
+                Some(Kind::Alive) => {}
+                Some(kind) => return Ok(Some((kind, &self.payload))),
+            }
+        }
     }
 
     /// The payload of the frame that was read last.

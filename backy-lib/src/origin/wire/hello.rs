@@ -32,6 +32,14 @@ pub struct Push {
     /// Whether to plan only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// How long to wait while somebody else changes the copy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wait_seconds: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The first message of a caller.

@@ -11,7 +11,7 @@ use crate::format::qcow2::Layout;
 use crate::origin::{Listing, Offered};
 
 /// The longest list, in bytes of JSON. A usual revision takes about 400.
-pub(super) const MOST_LIST_BYTES: usize = 16 << 20;
+pub(super) const MOST_LIST_BYTES: usize = 8 << 20;
 
 /// A frame is full once it is as long as this; the next revision is shorter than what is left of the limit.
 const FULL_FRAME_BYTES: usize = 128 << 10;

@@ -342,6 +342,9 @@ pub(super) struct Reason {
     message: String,
 }
 
+/// How the message begins of an error that the other side has sent.
+pub(crate) const REPORTS: &str = "reports: ";
+
 /// The number of an error that is about no request.
 pub(super) const NO_REQUEST: u32 = 0;
 
@@ -363,15 +366,20 @@ impl Reason {
 
     /// The error on this side. What is on the other side is no damage here, and no limit of this process.
     pub(super) fn into_error(self, name: &str) -> Error {
-        let message: String = self.message.chars().take(MOST_ERROR_CHARS).collect();
-        // An error is one line, whoever has written it.
-        let message = escape::line(&message).into_owned();
+        let message = self.message();
         match self.kind.as_str() {
             "no-such-revision" => Error::NoSuchRevision { message: format!("{name}: {message}") },
             "damaged" => Error::Damaged { path: name.into(), flaw: message, costs: None },
             "no-archive" => Error::NoArchive { path: name.into() },
-            _ => Error::Origin { name: name.to_owned(), message: format!("reports: {message}") },
+            _ => Error::Origin { name: name.to_owned(), message: format!("{REPORTS}{message}") },
         }
+    }
+
+    /// The text of the error, on one line.
+    pub(super) fn message(&self) -> String {
+        let message: String = self.message.chars().take(MOST_ERROR_CHARS).collect();
+        // An error is one line, whoever has written it.
+        escape::line(&message).into_owned()
     }
 
     pub(super) fn payload(&self, number: u32) -> Vec<u8> {

@@ -5,7 +5,7 @@
 //! pull, and what [`accept`] gives that of a push. Each side takes what the other sends for hostile: it checks every
 //! length against a limit before it allocates memory, waits only so long, and uses no path that leads out of its root.
 //!
-//! What is left to others: whether blocks, tables and revisions are right. Whoever uses a [`WireOrigin`] checks digests.
+//! Others decide whether blocks, tables and revisions are right: whoever uses a [`WireOrigin`] checks digests.
 
 mod answer;
 mod ask;
@@ -22,11 +22,17 @@ use std::time::Duration;
 pub use answer::{Answering, Outcome, answer};
 pub use ask::WireOrigin;
 pub use hello::{Connection, Hello, Push, Role, call};
+pub(crate) use message::REPORTS;
 pub use serve::{Accepted, Pipes, ServeOptions, accept, serve};
 pub use stream::{FdReader, FdWriter};
 
 /// The versions of the protocol that this program knows, in ascending order.
 pub const VERSIONS: [u32; 1] = [1];
+
+/// The types of frames: number, name, and the longest payload in bytes.
+pub fn frame_types() -> impl Iterator<Item = (u8, &'static str, usize)> {
+    frame::Kind::ALL.into_iter().map(|kind| (kind as u8, kind.name(), kind.most_bytes()))
+}
 
 /// How long each side waits for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

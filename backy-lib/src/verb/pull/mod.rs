@@ -3,6 +3,7 @@
 //! Each revision is an ordinary backup whose source is the other archive: the same order of writes, space check and
 //! recovery. `doc/decisions/35-copies.md` has the reasons.
 
+mod fetcher;
 mod plan;
 mod request;
 mod run;

@@ -1,7 +1,10 @@
 //! A pull from beginning to end, as a writer makes it.
 
+use std::thread;
+
+use super::fetcher::Pulling;
 use super::plan::{LeftOut, PullPlan, Sides, plan};
-use super::source::{Figures, PulledSource, Pulling};
+use super::source::{Figures, PulledSource};
 use super::{PullOptions, PullReport, Pulled};
 use crate::archive::operation::Context;
 use crate::archive::{left_overs, reserve};
@@ -122,7 +125,6 @@ impl Puller<'_> {
             storage: &**self.context.storage,
             observer: self.context.observer,
         };
-        let source = PulledSource::new(pulling, &mut *self.origin);
         let stamp = Stamp {
             uuid: offered.uuid,
             started: offered.started,
@@ -140,10 +142,20 @@ impl Puller<'_> {
             space: self.options.space,
             ..BackupOptions::default()
         };
-        let (context, tags) = (self.context, offered.tags.clone());
-        let made = backup::backup(context, self.manifest, &source, &options, tags, Some(stamp))?;
-        let figures = source.figures();
-        Ok(self.describe(offered, &made, figures, &name))
+        let (context, manifest) = (self.context, &mut *self.manifest);
+        let back_up = |source: &PulledSource<'_>| {
+            let tags = offered.tags.clone();
+            backup::backup(context, manifest, source, &options, tags, Some(stamp))
+        };
+        let origin = &mut *self.origin;
+        let (made, figures) = match context.threads {
+            Some(1) => {
+                let source = PulledSource::asking(pulling, origin);
+                (back_up(&source), source.figures())
+            }
+            _ => fed(pulling, origin, back_up)?,
+        };
+        Ok(self.describe(offered, &made?, figures, &name))
     }
 
     fn describe(
@@ -198,4 +210,23 @@ impl Puller<'_> {
         *self.manifest = after;
         Ok(())
     }
+}
+
+/// Backs up from a source that another thread feeds.
+fn fed<T>(
+    pulling: Pulling<'_>,
+    origin: &mut dyn Origin,
+    back_up: impl FnOnce(&PulledSource<'_>) -> Result<T>,
+) -> Result<(Result<T>, Figures)> {
+    let source = PulledSource::fed(pulling);
+    let made = thread::scope(|scope| {
+        let feed = || source.feed(origin);
+        thread::Builder::new()
+            .spawn_scoped(scope, feed)
+            .map_err(Error::io("backy", "start a thread"))?;
+        let made = back_up(&source);
+        source.end();
+        Ok::<_, Error>(made)
+    })?;
+    Ok((made, source.figures()))
 }

@@ -3,18 +3,14 @@
 //! It needs no index, and no sync: a block is used only if its digest is the wanted one. At the first revision of an
 //! archive, the image that is being made takes this role.
 
-use std::collections::HashSet;
-
-use super::source::Missing;
+use super::table::Wish;
 use crate::base::digest::{TableEntry, is_zero};
 use crate::base::error::{ErrorKind, Result};
-use crate::base::units::{BlockIndex, BlockSize};
 use crate::storage::{Access, FileName, Storage, StorageFile};
 
 /// What has arrived of the image of a revision.
 pub(super) struct Spool<'a> {
     storage: &'a dyn Storage,
-    /// What has arrived before.
     file: Option<Box<dyn StorageFile>>,
     /// Whether an earlier attempt may have left something.
     has_content: bool,
@@ -36,29 +32,19 @@ impl<'a> Spool<'a> {
         Ok(Spool { storage, has_content: file.is_some(), file, adds: !is_first })
     }
 
-    /// Reads the blocks that have arrived before into their places in the buffer; returns which.
-    pub(super) fn take(
-        &self,
-        missing: &[Missing],
-        (size, size_bytes): (BlockSize, u64),
-        buffer: &mut [u8],
-    ) -> Result<HashSet<BlockIndex>> {
-        let mut taken = HashSet::new();
-        let Some(file) = self.file.as_ref().filter(|_| self.has_content) else { return Ok(taken) };
-        for missing in missing {
-            let extent = size.extent(missing.block, size_bytes);
-            let part = buffer.get_mut(missing.start..);
-            let part = part.and_then(|part| part.get_mut(..extent.len as usize));
-            let Some(part) = part else { continue };
-            // What cannot be read is asked for again.
-            let read = file.read_padded_at(part, extent.offset).is_ok() && !is_zero(part);
-            if read && TableEntry::matching([(missing.entry, &*part)])? == [true] {
-                taken.insert(missing.block);
-            } else {
-                part.fill(0);
-            }
+    /// Whether something may have arrived at or after this offset.
+    pub(super) fn has_content(&self, offset: u64) -> Result<bool> {
+        match self.file.as_ref().filter(|_| self.has_content) {
+            Some(file) => Ok(file.next_data(offset)?.is_some()),
+            None => Ok(false),
         }
-        Ok(taken)
+    }
+
+    /// Reads a block, if it has arrived. What cannot be read is asked for again.
+    pub(super) fn take(&self, wish: Wish, offset: u64, bytes: &mut [u8]) -> Result<bool> {
+        let Some(file) = self.file.as_ref().filter(|_| self.has_content) else { return Ok(false) };
+        let is_read = file.read_padded_at(bytes, offset).is_ok() && !is_zero(bytes);
+        Ok(is_read && TableEntry::matching([(wish.entry, &*bytes)])? == [true])
     }
 
     /// Adds a block. Without space it gives up what it has: the revision itself needs the space.

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::pull::{PullOptions, PullPlan, PullReport, PullRequest};
 use crate::archive::Archive;
 use crate::base::error::{Error, Result};
-use crate::origin::wire::{Answering, Outcome, Push, answer};
+use crate::origin::wire::{Answering, Outcome, Push, REPORTS, answer};
 use crate::origin::{Address, LocalOrigin, Origin, SshAddress, SshChild, SshOptions};
 use crate::policy::select::RevisionsSpec;
 use crate::storage::Trust;
@@ -83,7 +83,8 @@ impl PushRequest {
     ) -> Result<Report> {
         let archive = Archive::open_with(&self.folder, Trust::Given)?;
         let chosen = self.revisions.as_ref().map(|spec| spec.resolve(archive.revisions()));
-        let push = Push { revisions: chosen.transpose()?, dry_run };
+        let wait_seconds = caller.wait.as_secs();
+        let push = Push { revisions: chosen.transpose()?, dry_run, wait_seconds };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = {
             let (stop, observer) = (Arc::clone(&stop), caller.observer);
@@ -107,7 +108,7 @@ impl PushRequest {
         match outcome {
             Ok(Outcome::Done(Some(report))) => serde_json::from_str(&report)
                 .map_err(|error| failed(format!("its report is not as expected: {error}"))),
-            Ok(Outcome::Failed(error)) => Err(failed(error)),
+            Ok(Outcome::Failed(error)) => Err(failed(format!("{REPORTS}{error}"))),
             _ if caller.observer.cancelled() => Err(Error::Interrupted),
             Ok(Outcome::Done(None) | Outcome::HungUp) => {
                 Err(child.explain(failed("the connection ended before its report".to_owned())))

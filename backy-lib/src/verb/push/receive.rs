@@ -1,6 +1,7 @@
 //! The called side of a push.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,6 +12,9 @@ use crate::policy::select::RevisionsSpec;
 use crate::storage::Trust;
 use crate::verb::caller::Caller;
 use crate::verb::pull::{PullOptions, PullReport, PullRequest};
+
+/// The longest that a caller may let this side wait for the lock.
+const MOST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Takes the push of a caller.
 #[derive(Debug, Clone)]
@@ -26,8 +30,8 @@ pub struct ReceiveRequest {
 type Asking<'a> = WireOrigin<FdReader<'a>, FdWriter>;
 
 impl ReceiveRequest {
-    /// Pulls from the caller what it offers, into the archive that it names, and sends it the report. `None` after a dry
-    /// run.
+    /// Pulls from the caller what it offers, into the archive that it names, and sends it the report. `None` after a
+    /// dry run.
     ///
     /// # Errors
     /// As those of a pull; the caller gets them, too.
@@ -44,9 +48,11 @@ impl ReceiveRequest {
             trust: self.trust,
             options: PullOptions { revisions, ..PullOptions::default() },
         };
+        let wait = Duration::from_secs(push.wait_seconds).min(MOST_WAIT).max(caller.wait);
+        let caller = Caller { wait, ..*caller };
         match push.dry_run {
-            true => within(accepted, |origin| request.plan_from(origin, caller)).map(|_| None),
-            false => within(accepted, |origin| request.run_from(origin, caller)).map(Some),
+            true => within(accepted, |origin| request.plan_from(origin, &caller)).map(|_| None),
+            false => within(accepted, |origin| request.run_from(origin, &caller)).map(Some),
         }
     }
 }

@@ -52,7 +52,7 @@ fn wrong_blocks_are_refused() {
         ("another block", |block| block.0 = block.0.plus(1)),
     ];
     for (name, change) in lies {
-        for number in [0, 1, 9, 14] {
+        for number in [0, 1, 4, 7] {
             let twist_block = at(number, change);
             refused(name, &scene, Between { twist_block, ..Between::new(&scene) });
         }

@@ -2,7 +2,7 @@
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::format::manifest::BlockRange;
-use backy_lib::origin::{Fetched, Listing, LocalOrigin, Origin, TablePiece};
+use backy_lib::origin::{Entries, Fetched, Listing, LocalOrigin, Origin, TablePiece};
 use backy_lib::progress::Silent;
 use backy_lib::pull::{PullOptions, PullReport};
 use backy_lib::storage::sim::{Random, SimStorage};
@@ -27,7 +27,7 @@ impl Scene {
 
     /// Five revisions of odd sizes that grow and shrink.
     pub(super) fn small(clones: bool) -> Self {
-        Self::new(clones, &states(3, &[40_000, 40_000, 61_000, 30_001, 45_000]))
+        Self::new(clones, &states(3, &[16_000, 16_000, 27_000, 10_001, 20_000]))
     }
 
     /// The archive that is pulled from.
@@ -105,6 +105,8 @@ pub(super) struct Between {
     pub twist_table: Option<Twist<TablePiece>>,
     /// Block, and its bytes; `None` for bad.
     pub twist_block: Option<Twist<(BlockIndex, Option<Vec<u8>>)>>,
+    /// The most blocks in a piece of a table.
+    pub piece_blocks: Option<u64>,
     /// Blocks that it cannot read.
     pub bad: Vec<BlockRange>,
 }
@@ -122,6 +124,7 @@ impl Between {
             twist_listing: None,
             twist_table: None,
             twist_block: None,
+            piece_blocks: None,
             bad: Vec::new(),
         }
     }
@@ -164,6 +167,9 @@ impl Origin for Between {
         self.count()?;
         self.pieces += 1;
         let mut piece = self.inner.table(revision, since, from)?;
+        if let Some(count) = self.piece_blocks {
+            cut(&mut piece, BlockIndex(from.0 + count));
+        }
         if let Some(twist) = &mut self.twist_table {
             twist(&mut piece)?;
         }
@@ -201,5 +207,21 @@ impl Origin for Between {
             self.arrived += 1;
         }
         Ok(())
+    }
+}
+
+/// Cuts a piece off at a block.
+fn cut(piece: &mut TablePiece, end: BlockIndex) {
+    if piece.next <= end {
+        return;
+    }
+    piece.next = end;
+    piece.runs.retain(|run| run.first < end);
+    if let Some(last) = piece.runs.last_mut() {
+        let count = end.0 - last.first.0;
+        match &mut last.entries {
+            Entries::Zero(zeros) => *zeros = (*zeros).min(count),
+            Entries::Each(entries) => entries.truncate(count as usize),
+        }
     }
 }

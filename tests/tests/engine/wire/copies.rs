@@ -38,6 +38,17 @@ fn pull(
     copy: &SimStorage,
     link: &Link,
 ) -> (Result<PullReport>, Result<Outcome>, Traffic) {
+    let options = PullOptions { threads: Some(1), ..PullOptions::default() };
+    pull_with(origin, copy, link, &options)
+}
+
+/// The same with options.
+fn pull_with(
+    origin: &World,
+    copy: &SimStorage,
+    link: &Link,
+    options: &PullOptions,
+) -> (Result<PullReport>, Result<Outcome>, Traffic) {
     let laid = link.lay();
     let disk = origin.disk.clone();
     let open =
@@ -45,8 +56,7 @@ fn pull(
     let far = answering_by(open, BLOCK_SIZE, laid.caller, link.patience);
     let pulled = asking(laid.called, link.patience).and_then(|mut near| {
         let mut writer = ArchiveWriter::open(world::open(copy)?, "a test", &Silent)?;
-        let options = PullOptions { threads: Some(1), ..PullOptions::default() };
-        let report = writer.pull(&mut near, &options, &world::clock(), &Silent)?;
+        let report = writer.pull(&mut near, options, &world::clock(), &Silent)?;
         near.finish()?;
         Ok(report)
     });
@@ -147,7 +157,7 @@ fn a_bit_that_changes_on_the_line_never_spoils_a_copy() {
     assert!(failed > 60, "{failed}");
 }
 
-/// The engine asks for a little at a time, and what it will need is on its way before.
+/// A pull asks for blocks ahead of the engine, which reads a little at a time.
 #[test]
 fn a_pull_uses_a_line_with_latency_well() {
     let mut random = Random(3);
@@ -159,10 +169,11 @@ fn a_pull_uses_a_line_with_latency_well() {
     let link = Link { latency, bytes_per_second: Some(rate), ..Link::default() };
     let copy = empty();
     let began = Instant::now();
-    let (report, _, traffic) = pull(&origin, &copy, &link);
+    let options = PullOptions { threads: Some(2), ..PullOptions::default() };
+    let (report, _, traffic) = pull_with(&origin, &copy, &link, &options);
     let took = began.elapsed().as_secs_f64();
     assert!(report.expect("a pull").is_complete());
     let best = traffic.bytes(Way::Out) as f64 / rate;
-    // The engine of these tests asks for three blocks at a time: with a wait for each it would take a minute.
+    // The engine of these tests reads three blocks at a time: with a wait for each it would take a minute.
     assert!(took < best * 3.0 + 3.0, "{took} s, at best {best} s");
 }

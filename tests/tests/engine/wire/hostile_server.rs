@@ -140,7 +140,7 @@ fn a_list_without_end_is_refused() {
         let one = frame(4, &join(&[&asked.number.to_be_bytes(), text.as_bytes()]));
         one.repeat(40)
     };
-    check(LIST, endless, "expected at most 16777216");
+    check(LIST, endless, "expected at most 8388608");
 }
 
 /// A table makes progress, stays within the revision and within its limits, and its runs ascend.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use backy_lib::Archive;
 use backy_lib::origin::wire::serve;
+use backy_tests::canary;
 
 use super::*;
 
@@ -15,6 +16,7 @@ struct Scene {
 
 /// A root with an archive, a folder with one, and links that lead in and out; and an archive outside.
 fn scene() -> Scene {
+    canary::plant();
     let temp = tempfile::tempdir().expect("a temporary folder");
     let at = |name: &str| temp.path().join(name);
     for name in ["outside", "root/archive", "root/group/inner", "root-2"] {
