@@ -301,7 +301,7 @@ def test_the_error_has_what_ssh_printed(nightly: Archive, ssh: Path, tmp_path: P
             call("ssh://host/x", ssh=program)
         with pytest.raises(backy.BackyError, match="/no/such/program"):
             call("ssh://host/x", ssh="/no/such/program")
-    with pytest.raises(backy.SourceError, match="nowhere"):
+    with pytest.raises(backy.BackyError, match="nowhere"):
         nightly.pull(f"ssh://host{tmp_path}/nowhere", ssh=str(ssh))
 
 

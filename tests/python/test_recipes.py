@@ -157,6 +157,7 @@ def test_what_is_due_is_run_and_failures_are_mailed(tmp_path: Path, mails: tuple
     assert str(archive.path) in received[0].replace("=\n", "")
 
 
+@pytest.mark.damages
 def test_archives_are_copied_to_a_disk_in_a_drawer(tmp_path: Path) -> None:
     """Nothing happens without the disk; later copies add what is new, and name an archive whose source has damage."""
     origins, disk = tmp_path / "backup", tmp_path / "drawer"
