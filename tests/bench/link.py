@@ -1,6 +1,6 @@
 """A stand-in for ssh: runs the command that ssh would run, over a line with a delay and a rate.
 
-  link.py [--delay-ms 10] [--mbit 1000] [--log FILE] [ssh's options] HOST COMMAND
+  link.py [--delay-ms 10] [--mbit 1000] [--log FILE] [ssh's options] HOST COMMAND...
 
 The delay is that of one direction; 0 Mbit/s is a line without limits. FILE gets, as JSON, the bytes of each direction
 and the peak memory of the command.
@@ -65,7 +65,10 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     options, rest = parser.parse_known_args()
     delay_seconds, bytes_per_second = options.delay_ms / 1000, options.mbit * 1e6 / 8
-    command = subprocess.Popen(["sh", "-c", rest[-1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # As ssh does it: the words after the host are a line for the shell.
+    host = next(number for number, word in enumerate(rest) if not word.startswith("-"))
+    line = " ".join(rest[host + 1 :])
+    command = subprocess.Popen(["sh", "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert command.stdin is not None
     assert command.stdout is not None
     there = Direction(0, os.dup(command.stdin.fileno()), delay_seconds, bytes_per_second)
