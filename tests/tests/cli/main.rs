@@ -38,6 +38,7 @@ mod monitors;
 mod overwriting;
 mod owner;
 mod plain;
+mod pull;
 mod report;
 mod rescue;
 mod restore;
