@@ -39,6 +39,7 @@ mod monitors;
 mod overwriting;
 mod owner;
 mod plain;
+mod pull;
 mod push;
 mod rbd_diff;
 mod report;
