@@ -53,7 +53,7 @@ report! {
         /// The reason.
         why(r) = r.why;
         /// Whether `revisions` names it, so that the copy is not complete without it.
-        asked_for(r) = r.asked_for;
+        requested(r) = r.requested;
     }
 }
 

@@ -104,12 +104,12 @@ def test_revisions_are_those_of_the_origin(nightly: Archive, tmp_path: Path) -> 
     report = copy.pull(nightly.path, revisions=[newest, oldest])
     assert [pulled.uuid for pulled in report.pulled] == [newest.uuid]
     (left_out,) = report.left_out
-    assert (left_out.uuid, left_out.started, left_out.asked_for) == (oldest.uuid, oldest.started, True)
+    assert (left_out.uuid, left_out.started, left_out.requested) == (oldest.uuid, oldest.started, True)
     assert left_out.why
     assert not report.is_complete
     # Nobody named those that are left out now.
     report = copy.pull(nightly.path)
-    assert [each.asked_for for each in report.left_out] == [False, False]
+    assert [each.requested for each in report.left_out] == [False, False]
     assert report.is_complete
     with pytest.raises(backy.NoSuchRevisionError):
         copy.pull(nightly.path, revisions="tag:none")

@@ -169,7 +169,7 @@ def with_other_blocks(place: Place) -> None:
 
 def missing(report: Any) -> list[str]:
     """The command's warnings about revisions that it should have pulled."""
-    named = [each for each in report["left_out"] if each["asked_for"]]
+    named = [each for each in report["left_out"] if each["requested"]]
     return [f"{report['origin']}: revision {each['uuid']} was not pulled: {each['why']}" for each in named]
 
 

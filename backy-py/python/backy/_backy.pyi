@@ -1663,7 +1663,7 @@ class Pulled(Report):
 class LeftOut(Report):
     """A revision of the origin that a pull leaves out."""
 
-    __match_args__ = ("uuid", "started", "why", "asked_for")
+    __match_args__ = ("uuid", "started", "why", "requested")
     @property
     def uuid(self) -> str:
         """Its name."""
@@ -1674,7 +1674,7 @@ class LeftOut(Report):
     def why(self) -> str:
         """The reason."""
     @property
-    def asked_for(self) -> bool:
+    def requested(self) -> bool:
         """Whether `revisions` names it, so that the copy is not complete without it."""
 
 @final

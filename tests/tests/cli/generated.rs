@@ -44,6 +44,18 @@ const CONTRACT: [(&str, &[&str]); 19] = [
     ("find", &["-r, --revision"]),
     ("config", &["--json"]),
     ("import", &["--block-size", "--json", "OLD"]),
+    (
+        "pull",
+        &[
+            "-r, --revisions",
+            "--wait",
+            "--dry-run",
+            "--no-space-check",
+            "--limit-rate",
+            "--json",
+            "ORIGIN",
+        ],
+    ),
     ("maintenance", &["-n, --dry-run", "-k, --keep", "--confirm", "--json"]),
     ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),
     ("push", &["-r, --revision", "--ssh", "--wait", "--dry-run", "--limit-rate", "--json", "TO"]),
