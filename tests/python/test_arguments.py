@@ -20,6 +20,8 @@ from conftest import Made
 NEEDED: dict[str, Any] = {
     "path": "/nonexistent/archive",
     "old": "/nonexistent/old",
+    "origin": "/nonexistent/origin",
+    "to": "/nonexistent/copy",
     "target": "/nonexistent/target",
     "mountpoint": "/nonexistent/mountpoint",
     "revision": 0,
@@ -48,6 +50,7 @@ def calls(archive: Archive) -> dict[str, Callable[..., Any]]:
         **methods,
         "Archive": opened,
         "check": backy.check,
+        "pull": backy.pull,
         "run": backy.run,
         "Extent.from_dict": backy.Extent.from_dict,
     }

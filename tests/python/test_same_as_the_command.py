@@ -199,6 +199,8 @@ def declared(place: Place) -> None:
     )
 
 
+# A host that takes the first byte and hangs up.
+HANGS_UP = "sh -c 'head -c 1 >/dev/null; exit 1'"
 SNAPSHOT = '\n[hooks]\nbefore = "true"\nsnapshot = "{0}/snapshot.img"\n'
 
 ROWS = {
@@ -461,10 +463,14 @@ ROWS = {
     ),
     "push-to-itself": Row("push {archive}", lambda p: p.open().push(p.archive), error=backy.SourceError),
     "push-to-a-host-that-does-not-answer": Row(
-        "push --ssh false ssh://host/x", lambda p: p.open().push("ssh://host/x", ssh="false"), error=backy.SourceError
+        f'push --ssh "{HANGS_UP}" ssh://host/x',
+        lambda p: p.open().push("ssh://host/x", ssh=HANGS_UP),
+        error=backy.SourceError,
     ),
     "pull-from-a-host-that-does-not-answer": Row(
-        "pull --ssh false ssh://host/x", lambda p: p.open().pull("ssh://host/x", ssh=["false"]), error=backy.SourceError
+        f'pull --ssh "{HANGS_UP}" ssh://host/x',
+        lambda p: p.open().pull("ssh://host/x", ssh=shlex.split(HANGS_UP)),
+        error=backy.SourceError,
     ),
     "rebuild": Row(
         "scrub --rebuild",

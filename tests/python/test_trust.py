@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def changing(archive: Archive, trust: bool) -> list[Callable[[], object]]:
         lambda: archive.rm(2, force=True),
         lambda: archive.tag(0, add=["x"]),
         lambda: archive.drill(0),
-        lambda: archive.pull(ORIGIN),
+        lambda: archive.pull(shutil.copytree(archive.path, archive.path.parent / "origin", dirs_exist_ok=True)),
         lambda: Archive.rebuild(archive.path, force=True, trust=trust),
     ]
 

@@ -91,48 +91,6 @@ fn the_json_is_as_documented() {
     }
 }
 
-/// The JSON of `pull`, and that of its plan, have the fields in doc/scripting.md, and no others.
-#[test]
-fn the_json_of_a_pull_is_as_documented() {
-    let text = document("doc/scripting.md");
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("source"), vec![7; 100_000]).expect("a source");
-    let backy = |words: &[&str]| {
-        let output = Command::new(program()).args(words).current_dir(folder.path()).output();
-        let output = output.expect("run backy");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    };
-    let backup = || backy(&["-b", "archive", "backup", "--force"]);
-    let pull = |words: &[&str]| -> serde_json::Value {
-        let words = [&["-b", "pulled", "pull", "archive", "--json"], words].concat();
-        serde_json::from_slice(&backy(&words)).expect("JSON")
-    };
-    backy(&["-b", "archive", "init", "source"]);
-    backup();
-    backup();
-    pull(&["-r", "latest"]);
-    backup();
-    let plan = pull(&["--dry-run"]);
-    // The oldest is older than the newest one there.
-    let report = pull(&[]);
-    for (heading, value) in [
-        ("### pull", &report),
-        ("A revision that was pulled:", &report["pulled"][0]),
-        ("A revision that was left out:", &report["left_out"][0]),
-    ] {
-        let mut documented = names(&text, heading);
-        documented.sort();
-        assert_eq!(documented, keys(value), "{heading}");
-    }
-    let (_, section) = text.split_once("### pull").expect("the section");
-    let (_, of_plan) = section.split_once("With `--dry-run`").expect("the plan");
-    let of_plan = of_plan.split("###").next().expect("its text");
-    for key in keys(&plan).into_iter().chain(keys(&plan["pull"][0])) {
-        assert!(of_plan.contains(&format!("`{key}`")), "{key}");
-    }
-}
-
 /// The kinds of problems, the settings with their defaults, the figures and the metrics in doc/scripting.md are
 /// those of the code.
 #[test]
