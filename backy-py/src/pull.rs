@@ -16,7 +16,8 @@ use crate::watch::{Watch, run};
 
 /// How to pull.
 pub(crate) struct Pull {
-    pub(crate) origin: GivenAddress,
+    /// `None` for the one in the config of the copy.
+    pub(crate) origin: Option<GivenAddress>,
     pub(crate) revisions: Option<Several>,
     pub(crate) ssh: Option<Ssh>,
     pub(crate) limit_rate: Option<Rate>,
@@ -40,12 +41,17 @@ impl Pull {
             space: if self.check_space { SpaceCheck::Require } else { SpaceCheck::Explain },
             ..PullOptions::default()
         };
-        let (origin, ssh, wait) = (self.origin.0, self.ssh, self.wait.unwrap_or_default());
+        let (origin, ssh, wait) = (self.origin, self.ssh, self.wait.unwrap_or_default());
         let Folder { path, trust } = folder.clone();
         let request = |watch: &Watch| {
             check(folder)?;
             let ssh = ssh_options(ssh, watch);
-            Ok(PullRequest { origin, ssh, folder: path, remember: true, trust, options })
+            match origin {
+                Some(GivenAddress(origin)) => {
+                    Ok(PullRequest { origin, ssh, folder: path, remember: true, trust, options })
+                }
+                None => PullRequest::configured(path, trust, ssh, options),
+            }
         };
         if self.dry_run {
             let plan = |watch: &Watch| request(watch)?.plan(&operations::caller(wait, watch));
@@ -99,6 +105,7 @@ pub(crate) fn pull<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let folder = Folder { path: absolute(new_folder("path", &path)?)?, trust: trust_of(trust) };
     let control = Control::new(progress, cancel);
+    let origin = Some(origin);
     let pull = Pull { origin, revisions, ssh, limit_rate, check_space, dry_run, wait, control };
     pull.run_in(py, &folder, |_| Ok(()))
 }

@@ -525,7 +525,7 @@ class Archive:
     @overload
     def pull(
         self,
-        origin: _Path,
+        origin: _Path | None = None,
         *,
         revisions: _Revisions | None = None,
         ssh: str | Sequence[str] | None = None,
@@ -550,8 +550,9 @@ class Archive:
         not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
         that `revisions` names, ArchiveNotFoundError when there is no archive.
 
-        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
-        as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH"; without it, the `url` in [origin] of
+        backy.toml. `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer
+        than those here and that the schedule here keeps.
         `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
         words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
         1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.
@@ -562,7 +563,7 @@ class Archive:
     @overload
     def pull(
         self,
-        origin: _Path,
+        origin: _Path | None = None,
         *,
         revisions: _Revisions | None = None,
         ssh: str | Sequence[str] | None = None,
@@ -587,8 +588,9 @@ class Archive:
         not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
         that `revisions` names, ArchiveNotFoundError when there is no archive.
 
-        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
-        as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH"; without it, the `url` in [origin] of
+        backy.toml. `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer
+        than those here and that the schedule here keeps.
         `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
         words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
         1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.
@@ -599,7 +601,7 @@ class Archive:
     @overload
     def pull(
         self,
-        origin: _Path,
+        origin: _Path | None = None,
         *,
         revisions: _Revisions | None = None,
         ssh: str | Sequence[str] | None = None,
@@ -624,8 +626,9 @@ class Archive:
         not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
         that `revisions` names, ArchiveNotFoundError when there is no archive.
 
-        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
-        as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+        `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH"; without it, the `url` in [origin] of
+        backy.toml. `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer
+        than those here and that the schedule here keeps.
         `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
         words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
         1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.

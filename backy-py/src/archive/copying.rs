@@ -28,21 +28,22 @@ impl Archive {
     /// not offer, SpecificationError when its blocks have another size, NoSuchRevisionError when it lacks a revision
     /// that `revisions` names, ArchiveNotFoundError when there is no archive.
     ///
-    /// `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH". `revisions`: which ones of the origin,
-    /// as help(backy.Archive) says; without it, all that are newer than those here and that the schedule here keeps.
+    /// `origin`: the other archive: a path, or "ssh://[USER@]HOST[:PORT]/PATH"; without it, the `url` in [origin] of
+    /// backy.toml. `revisions`: which ones of the origin, as help(backy.Archive) says; without it, all that are newer
+    /// than those here and that the schedule here keeps.
     /// `ssh`: the program that connects to another machine, and its arguments, such as "ssh -i KEY" or a sequence of
     /// words; nobody is asked for a password. `limit_rate`: read at most so many bytes of the origin a second, such as
     /// 1048576 or "100M". `check_space=False`: start even if a revision is not expected to fit on the disk.
     /// `progress` is called with a Progress while it lasts, for one revision after the other. `cancel`: a CancelToken
     /// that stops it.
     /// `wait`: how long to wait for the lock: seconds, a timedelta or text such as "10m".
-    #[pyo3(signature = (origin, *, revisions=None, ssh=None, limit_rate=None, check_space=true, dry_run=false,
+    #[pyo3(signature = (origin=None, *, revisions=None, ssh=None, limit_rate=None, check_space=true, dry_run=false,
         progress=None, cancel=None, wait=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn pull<'py>(
         &self,
         py: Python<'py>,
-        #[pyo3(from_py_with = named::origin)] origin: GivenAddress,
+        #[pyo3(from_py_with = named::origin)] origin: Option<GivenAddress>,
         #[pyo3(from_py_with = named::revisions)] revisions: Option<Several>,
         #[pyo3(from_py_with = named::ssh)] ssh: Option<Ssh>,
         #[pyo3(from_py_with = named::limit_rate)] limit_rate: Option<Rate>,

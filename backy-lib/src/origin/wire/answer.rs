@@ -29,7 +29,7 @@ use crate::origin::{Entries, Fetched, Origin, PIECE_ENTRIES, PIECE_RUNS, TablePi
 const MOST_THREADS: usize = 4;
 
 /// As the archive itself by default: small, and still faster than most lines.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 
 /// How to answer.
 pub struct Answering<'a> {
