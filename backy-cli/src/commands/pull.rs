@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use backy_lib::origin::Address;
 use backy_lib::pull::{LeftOut, PullPlan, PullReport, PullRequest};
 use backy_lib::units::parse_rate;
-use backy_lib::{PullOptions, RevisionsSpec, SpaceCheck};
+use backy_lib::{Error, ErrorKind, PullOptions, RevisionsSpec, SpaceCheck};
 
 use super::far::Far;
 use crate::Session;
@@ -18,12 +18,12 @@ use crate::words::count;
 
 /// Pull revisions of another archive into this one, its copy
 ///
-/// Takes over, oldest first, the revisions of the archive ORIGIN that are newer than the newest one here, with their
-/// names, times and tags. Makes the copy if there is none. Only blocks that differ come over, and backy stores a
-/// revision only if its digest is that of the origin. The copy keeps and expires revisions by its own schedule.
+/// Adds the revisions of the archive ORIGIN that are newer than the newest one here, oldest first, with their names,
+/// times and tags. Creates the copy if there is none. Reads only blocks that differ, and stores a revision only if its
+/// digest is the one that the origin has. The copy expires revisions by its own schedule.
 ///
-/// Never blocks or changes the origin. A pull that was interrupted continues when you run it again. Exits with 1 if
-/// anything is missing: a block that the origin has lost, or a revision of -r.
+/// Never blocks or changes the origin. An interrupted pull continues when you run it again. Exits with 1 if anything is
+/// missing: a block that the origin has lost, or a revision of -r. Over ssh it runs 'backy serve --stdio PATH' there.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Archive to pull from: a folder, or ssh://[USER@]HOST[:PORT]/PATH
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Only report which revisions would come over, and which not
+    /// Only report which revisions it would pull, and which not
     #[arg(long)]
     dry_run: bool,
 
@@ -84,7 +84,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let request = PullRequest { origin: args.origin, ssh, folder, trust, options };
     if args.dry_run {
         let planning = Planning(session);
-        let plan = request.plan(&session.caller(args.waiting, &planning))?;
+        let plan = request.plan(&session.caller(args.waiting, &planning)).map_err(explain)?;
         return match args.json {
             true => session.output.json(&plan),
             false => session.output.result(describe(&plan).as_bytes()),
@@ -94,7 +94,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let reporter = session.reporter();
     let pulled = request.run(&session.caller(args.waiting, &reporter));
     drop(reporter);
-    let report = pulled?;
+    let report = pulled.map_err(explain)?;
     if args.json {
         session.output.json(&report)?;
     } else if session.verbosity == Verbosity::Verbose || session.tells() {
@@ -108,7 +108,7 @@ pub(super) fn complete(report: &PullReport, session: &Session) -> Result<(), Fai
     if report.is_complete() {
         return Ok(());
     }
-    let missing = report.left_out.iter().filter(|left_out| left_out.asked_for);
+    let missing = report.left_out.iter().filter(|left_out| left_out.requested);
     for LeftOut { uuid, why, .. } in missing {
         session
             .output
@@ -118,6 +118,18 @@ pub(super) fn complete(report: &PullReport, session: &Session) -> Result<(), Fai
         "{}: pulled in part; the warnings name what is missing",
         report.origin
     )))
+}
+
+fn explain(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Interrupted => Failure::interrupted(
+            "interrupted; the pulled revisions are complete: run it again to continue",
+        ),
+        ErrorKind::Source if !matches!(error, Error::Origin { .. }) => {
+            Failure::message(error.to_string())
+        }
+        _ => error.into(),
+    }
 }
 
 /// What a pull would do.

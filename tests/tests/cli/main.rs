@@ -38,6 +38,7 @@ mod monitors;
 mod overwriting;
 mod owner;
 mod plain;
+mod pull;
 mod push;
 mod report;
 mod rescue;

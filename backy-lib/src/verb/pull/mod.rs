@@ -53,7 +53,7 @@ pub struct PullOptions {
 pub struct PullReport {
     /// The origin.
     pub origin: String,
-    /// The revisions that came over, oldest first.
+    /// The revisions that were pulled, oldest first.
     pub pulled: Vec<Pulled>,
     /// How many revisions of the origin this archive had already.
     pub present: usize,
@@ -63,7 +63,7 @@ pub struct PullReport {
     pub notes: Vec<String>,
 }
 
-/// A revision that came over.
+/// A revision that was pulled.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Pulled {
@@ -86,9 +86,9 @@ pub struct Pulled {
 }
 
 impl PullReport {
-    /// Whether nothing is missing: every revision that was asked for is here, and every block of those that came over.
+    /// Whether nothing is missing: every requested revision is here, and every block of those that were pulled.
     pub fn is_complete(&self) -> bool {
-        let is_missing = self.left_out.iter().any(|left_out| left_out.asked_for);
+        let is_missing = self.left_out.iter().any(|left_out| left_out.requested);
         !is_missing && self.pulled.iter().all(|pulled| pulled.damaged.is_empty())
     }
 }
@@ -97,7 +97,7 @@ impl ArchiveWriter {
     /// Takes over revisions of another archive, oldest first. A pull that was interrupted is continued by the next.
     ///
     /// # Errors
-    /// Those of the origin; the revisions that came over until then stay. [`Error::Source`](crate::Error::Source) if
+    /// Those of the origin; the revisions that were pulled until then stay. [`Error::Source`](crate::Error::Source) if
     /// what comes is not what was offered; [`Error::Specification`](crate::Error::Specification) if the origin has
     /// blocks of another size.
     pub fn pull(

@@ -62,7 +62,7 @@ impl Puller<'_> {
                     uuid: wanted.uuid,
                     started: wanted.started,
                     why: "the origin has deleted it meanwhile".to_owned(),
-                    asked_for: self.options.revisions.is_some(),
+                    requested: self.options.revisions.is_some(),
                 }),
             }
         }
@@ -93,7 +93,7 @@ impl Puller<'_> {
             if !has(offered.uuid) {
                 return Ok(None);
             }
-            // Without the revision that it was compared with, the whole table comes over.
+            // Without the revision that it was compared with, the origin sends the whole table.
             if way.since.is_none_or(has) {
                 return Err(error);
             }

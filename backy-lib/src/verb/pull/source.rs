@@ -4,8 +4,8 @@
 //! entries, and commits it only if that is the one that was offered.
 //!
 //! A thread of its own asks the origin ahead of the engine, in the order of the image ([`PulledSource::feed`]), so that
-//! neither waits for the other. The blocks that are ready for the engine are bounded. An engine with a single thread asks itself,
-//! so that everything happens in a fixed order.
+//! neither waits for the other. The blocks that are ready for the engine are bounded. An engine with a single thread
+//! asks itself, so that everything happens in a fixed order.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 /// The most lost extents to report one by one.
 const MAX_LOST: usize = 1024;
 
-/// What came over.
+/// What a pull of a revision received.
 pub(super) struct Figures {
     /// Bytes of blocks that the origin sent.
     pub received_bytes: u64,
@@ -96,7 +96,7 @@ impl<'a> PulledSource<'a> {
         PulledSource { pulling, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// What came over, at the end.
+    /// What has been received, at the end.
     pub(super) fn figures(self) -> Figures {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(fetcher) = &state.fetcher {
