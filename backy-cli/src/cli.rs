@@ -16,8 +16,8 @@ use crate::words::shell_word;
 
 /// Backs up a block device or large file into a folder, the archive
 ///
-/// The newest revision is a plain image for dd or cp; older ones are qcow2 overlays for qemu-img. An archive's README
-/// explains how to restore without backy.
+/// The newest revision is a plain image, older ones are qcow2 overlays. An archive's README explains how to restore
+/// without backy.
 #[derive(Parser)]
 #[command(
     name = "backy",
@@ -72,7 +72,6 @@ Examples, in the folder above the archive 'mynode':
   backy -b mynode backup                  what cron runs; silent on success
   backy check .                           the health of every archive here
   backy -b mynode restore -r 1 disk.img   the previous revision, to a file
-
 Exit status: 0 success, 1 error, 130 interrupted by Ctrl-C.
 Of check and status --check: 0 ok, 1 warning, 2 critical, 3 unknown.";
 

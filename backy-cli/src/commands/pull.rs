@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use backy_lib::pull::{LeftOut, PullPlan, PullReport, PullRequest};
 use backy_lib::units::parse_rate;
-use backy_lib::{PullOptions, RevisionsSpec, SpaceCheck};
+use backy_lib::{Error, ErrorKind, PullOptions, RevisionsSpec, SpaceCheck};
 
 use crate::Session;
 use crate::cli::{self, REVISIONS_HELP, Verbosity};
@@ -16,12 +16,12 @@ use crate::words::count;
 
 /// Pull revisions of another archive into this one, its copy
 ///
-/// Takes over, oldest first, the revisions of the archive ORIGIN that are newer than the newest one here, with their
-/// names, times and tags. Makes the copy if there is none. Only blocks that differ come over, and backy stores a
-/// revision only if its digest is that of the origin. The copy keeps and expires revisions by its own schedule.
+/// Adds the revisions of the archive ORIGIN that are newer than the newest one here, oldest first, with their names,
+/// times and tags. Creates the copy if there is none. Reads only blocks that differ, and stores a revision only if its
+/// digest is the one that the origin has. The copy expires revisions by its own schedule.
 ///
-/// Never blocks or changes the origin. A pull that was interrupted continues when you run it again. Exits with 1 if
-/// anything is missing: a block that the origin has lost, or a revision of -r.
+/// Never blocks or changes the origin. An interrupted pull continues when you run it again. Exits with 1 if anything is
+/// missing: a block that the origin has lost, or a revision of -r.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Folder of the archive to pull from [default: the url in [origin] of backy.toml]
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     waiting: Waiting,
 
-    /// Only report which revisions would come over, and which not
+    /// Only report which revisions it would pull, and which not
     #[arg(long)]
     dry_run: bool,
 
@@ -85,7 +85,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     };
     if args.dry_run {
         let planning = Planning(session);
-        let plan = request.plan(&session.caller(args.waiting, &planning))?;
+        let plan = request.plan(&session.caller(args.waiting, &planning)).map_err(explain)?;
         return match args.json {
             true => session.output.json(&plan),
             false => session.output.result(describe(&plan).as_bytes()),
@@ -99,7 +99,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         false => request.run(&caller).map(Some),
     };
     drop(reporter);
-    let Some(report) = pulled? else {
+    let Some(report) = pulled.map_err(explain)? else {
         if session.tells() {
             session.output.note("no pull is due");
         }
@@ -113,7 +113,7 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
     if report.is_complete() {
         return Ok(());
     }
-    let missing = report.left_out.iter().filter(|left_out| left_out.asked_for);
+    let missing = report.left_out.iter().filter(|left_out| left_out.requested);
     for LeftOut { uuid, why, .. } in missing {
         session
             .output
@@ -123,6 +123,16 @@ pub(crate) fn run(args: Args, session: &Session) -> Result<(), Failure> {
         "{}: pulled in part; the warnings name what is missing",
         report.origin
     )))
+}
+
+fn explain(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Interrupted => Failure::interrupted(
+            "interrupted; the pulled revisions are complete: run it again to continue",
+        ),
+        ErrorKind::Source => Failure::message(error.to_string()),
+        _ => error.into(),
+    }
 }
 
 /// What a pull would do.

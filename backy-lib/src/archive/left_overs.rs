@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::archive::reserve;
 use crate::base::error::{Error, Result};
 use crate::format::manifest::{InProgress, Manifest, Operation};
 use crate::storage::manifest;
@@ -55,6 +56,7 @@ fn removable(manifest: &Manifest) -> BTreeSet<FileName> {
     // The manifest of an older program has no list.
     names.extend(manifest.in_progress.iter().flat_map(|operation| made_by(manifest, operation)));
     names.insert(FileName::Aside(Published::Manifest, manifest.staging_token()));
+    names.extend(manifest.spool.iter().map(|_| FileName::Spool));
     let named = manifest.named_files();
     names.retain(|name| !named.contains(name));
     names
@@ -98,7 +100,7 @@ pub(crate) fn sweep(storage: &dyn Storage, manifest: &Manifest) -> Result<bool> 
 pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
     let gone = gone(storage, manifest)?;
     let swept = sweep(storage, manifest)?;
-    if !swept && manifest.removable.is_empty() {
+    if !swept && manifest.removable.is_empty() && !has_used_spool(manifest) {
         return Ok(());
     }
     // After a failed sync they may only look deleted.
@@ -110,6 +112,52 @@ pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()>
     // If there is no space for that, the list stays.
     if deleted.is_ok() {
         manifest.removable.clear();
+        if has_used_spool(manifest) {
+            manifest.spool = None;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the manifest still names a spool whose revision is complete.
+fn has_used_spool(manifest: &Manifest) -> bool {
+    manifest.spool.is_some() && !manifest.has_spool()
+}
+
+/// Deletes what has arrived of an incomplete revision, and publishes that.
+pub(crate) fn delete_spool(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()> {
+    if manifest.spool.is_none() {
+        return Ok(());
+    }
+    manifest::check_ours(storage)?;
+    if storage.list()?.contains(&FileName::Spool) {
+        storage.remove(FileName::Spool)?;
+        storage.sync_folder()?;
+    }
+    let mut after = manifest.clone();
+    after.spool = None;
+    reserve::publish(storage, &after)?;
+    *manifest = after;
+    Ok(())
+}
+
+/// Keeps what has arrived for an archive's first revision, before its image is deleted.
+pub(crate) fn keep_received(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    operation: &InProgress,
+) -> Result<()> {
+    let is_pull = manifest.spool.as_ref().is_some_and(|spool| {
+        spool.revision == operation.revision && operation.operation == Operation::Backup
+    });
+    if !is_pull || !manifest.revisions.is_empty() {
+        return Ok(());
+    }
+    let present = storage.list()?;
+    let mut images = [FileName::STAGED_IMAGE, FileName::IMAGE].into_iter();
+    if let Some(image) = images.find(|name| present.contains(name)) {
+        manifest::check_ours(storage)?;
+        storage.rename(image, FileName::Spool)?;
     }
     Ok(())
 }
@@ -119,6 +167,7 @@ pub(crate) fn tidy(storage: &dyn Storage, manifest: &mut Manifest) -> Result<()>
 fn gone(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<FileName>> {
     let (present, named) = (storage.list()?, manifest.named_files());
     let mut gone = manifest.removable.clone();
+    gone.extend(manifest.spool.iter().map(|_| FileName::Spool));
     gone.retain(|name| !present.contains(name) && !named.contains(name));
     gone.retain(|name| *name != FileName::IMAGE);
     Ok(gone)

@@ -104,6 +104,7 @@ pub(crate) fn recover_with(
         // The findings must be durable before the deletion of the files that would show them again.
         make_durable(storage, manifest)?;
     }
+    left_overs::keep_received(storage, manifest, &operation)?;
     // First, because publishing may need the space.
     sweep(storage, manifest)?;
     if operation.operation != Operation::Merge {

@@ -44,6 +44,8 @@ pub struct Limits {
     pub scrub_delta_piece_bytes: u64,
     /// A block that claims to be zero is not believed this close to one whose digest and content are both wrong.
     pub doubt_blocks: u64,
+    /// Bytes of blocks that a pull has asked for and that the engine has not read yet.
+    pub ready_bytes: u64,
     /// How long undoing a stopped operation may take before it is left to the next writer.
     pub undo_patience: Duration,
 }
@@ -67,6 +69,7 @@ const NORMAL: Limits = Limits {
     scrub_piece_bytes: 1 << 20,
     scrub_delta_piece_bytes: 16 << 20,
     doubt_blocks: 4096,
+    ready_bytes: 16 << 20,
     undo_patience: Duration::from_millis(500),
 };
 
@@ -91,6 +94,7 @@ const SMALL: Limits = Limits {
     scrub_piece_bytes: 2 * 4096,
     scrub_delta_piece_bytes: 3 * 4096,
     doubt_blocks: 4096,
+    ready_bytes: 4 * 4096,
     undo_patience: Duration::ZERO,
 };
 

@@ -108,7 +108,7 @@ where
 }
 
 /// Turns a panic into an error. Nothing uses what it leaves behind, because the error ends the whole run.
-fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|panic| Err(Error::Panic { message: panic_message(&*panic) }))
 }

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::extent::Extent;
 
 /// Number of a block in an image, counted from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct BlockIndex(pub u64);
 

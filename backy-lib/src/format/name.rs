@@ -77,6 +77,8 @@ pub enum FileName {
     History,
     /// `history.jsonl.1`
     OldHistory,
+    /// `pull.spool`
+    Spool,
 }
 
 impl FileName {
@@ -91,9 +93,17 @@ impl FileName {
     /// `last.raw.new`
     pub const STAGED_IMAGE: FileName = FileName::Staged(Published::Image);
 
+    const PLAIN: [FileName; 5] = [
+        FileName::Lock,
+        FileName::Reserve,
+        FileName::History,
+        FileName::OldHistory,
+        FileName::Spool,
+    ];
+
     /// The name that `text` spells; `None` for a name that an archive does not use.
     pub fn parse(text: &str) -> Option<Self> {
-        for name in [FileName::Lock, FileName::Reserve, FileName::History, FileName::OldHistory] {
+        for name in FileName::PLAIN {
             if text == name.to_string() {
                 return Some(name);
             }
@@ -148,6 +158,7 @@ impl fmt::Display for FileName {
             FileName::Reserve => f.write_str("reserve"),
             FileName::History => f.write_str("history.jsonl"),
             FileName::OldHistory => f.write_str("history.jsonl.1"),
+            FileName::Spool => f.write_str("pull.spool"),
         }
     }
 }
@@ -164,6 +175,7 @@ mod tests {
             FileName::Reserve,
             FileName::History,
             FileName::OldHistory,
+            FileName::Spool,
             FileName::Delta(id),
             FileName::Digests(id, DigestsKind::Image),
             FileName::Digests(id, DigestsKind::Delta),

@@ -1,20 +1,24 @@
 //! Makes a golden archive of the present format in a new folder.
 //!
 //! Run it once for each addition to the format. Its result is committed and never made again:
-//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed]`. With
+//! `cargo run -p backy-tests --bin make-golden -- tests/golden/format-N-WHAT [kept|alarms|flawed|pulled]`. With
 //! `kept`, revisions have been removed, merged and made standalone, and the archive has been scrubbed and drilled.
 //! With `alarms`, two backups were unusual, the first of which is confirmed, and a block is lost, which is known.
 //! With `flawed`, the source is a file with a partition table, a block has neither content nor digest, and an older
-//! delta has a flaw.
+//! delta has a flaw. With `pulled`, it is a copy of `format-1`, whose third revision has arrived in part.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::clock::FixedClock;
+use backy_lib::origin::{Fetched, Listing, LocalOrigin, Origin, TablePiece};
 use backy_lib::progress::Silent;
 use backy_lib::source::DeviceSource;
-use backy_lib::{BackupOptions, ImageUpdate, MaintenanceOptions, ScrubOptions, drill};
+use backy_lib::units::BlockIndex;
+use backy_lib::{
+    BackupOptions, ImageUpdate, MaintenanceOptions, PullOptions, RevisionId, ScrubOptions, drill,
+};
 use backy_tests::golden;
 use backy_tests::memory::MemorySource;
 use backy_tests::world::{self, BLOCK_SIZE};
@@ -33,6 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut now: Timestamp = "2026-11-20T02:00:00Z".parse()?;
     if std::env::args().nth(2).as_deref() == Some("alarms") {
         return alarms(&folder, now);
+    }
+    if std::env::args().nth(2).as_deref() == Some("pulled") {
+        return pulled(&folder, now);
     }
     if std::env::args().nth(2).as_deref() == Some("flawed") {
         return flawed(&folder, now);
@@ -162,6 +169,64 @@ fn flawed(folder: &Path, mut now: Timestamp) -> Result<(), Box<dyn Error>> {
     std::fs::write(&source, last)?;
     writer.backup(&DeviceSource::open(&source)?, &options, &FixedClock(now), &Silent)?;
     Ok(())
+}
+
+/// A pull from `format-1` that breaks off after two blocks of the third revision.
+fn pulled(folder: &Path, now: Timestamp) -> Result<(), Box<dyn Error>> {
+    let origin = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/format-1");
+    let mut origin =
+        BreaksOff { inner: LocalOrigin::new(Archive::open(&origin)?), revision: 0, blocks: 2 };
+    let mut writer = ArchiveWriter::open(Archive::open(folder)?, "make-golden", &Silent)?;
+    let options =
+        PullOptions { threads: Some(1), update: ImageUpdate::InPlace, ..PullOptions::default() };
+    match writer.pull(&mut origin, &options, &FixedClock(now), &Silent) {
+        Ok(_) => Err("the pull did not break off".into()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// An origin whose connection ends after some blocks of the third revision.
+struct BreaksOff {
+    inner: LocalOrigin,
+    /// How many revisions were begun.
+    revision: u32,
+    /// How many more blocks it gives.
+    blocks: u32,
+}
+
+impl Origin for BreaksOff {
+    fn name(&self) -> String {
+        "/srv/backup/golden".to_owned()
+    }
+
+    fn listing(&mut self) -> backy_lib::Result<Listing> {
+        self.inner.listing()
+    }
+
+    fn table(
+        &mut self,
+        revision: RevisionId,
+        since: Option<RevisionId>,
+        from: BlockIndex,
+    ) -> backy_lib::Result<TablePiece> {
+        self.revision += 1;
+        self.inner.table(revision, since, from)
+    }
+
+    fn fetch(
+        &mut self,
+        revision: RevisionId,
+        wanted: &[BlockIndex],
+        take: &mut dyn FnMut(BlockIndex, Fetched<'_>) -> backy_lib::Result<()>,
+    ) -> backy_lib::Result<()> {
+        let BreaksOff { inner, revision: number, blocks } = self;
+        inner.fetch(revision, wanted, &mut |block, fetched| {
+            if *number == 3 {
+                *blocks = blocks.checked_sub(1).ok_or(backy_lib::Error::Interrupted)?;
+            }
+            take(block, fetched)
+        })
+    }
 }
 
 /// Flips a bit of the fourth block.

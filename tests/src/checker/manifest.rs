@@ -116,6 +116,7 @@ const ALARM: [(&str, Kind); 5] = [
 ];
 const KNOWN_DAMAGE: [(&str, Kind); 3] =
     [("revision", Kind::Text), ("bad_blocks", Kind::Number), ("confirmed", Kind::Time)];
+const SPOOL: [(&str, Kind); 2] = [("revision", Kind::Text), ("started", Kind::Time)];
 const SERIES: [(&str, Kind); 2] = [("tag", Kind::Text), ("began", Kind::Time)];
 const FLAW: [(&str, Kind); 4] = [
     ("file", Kind::Text),
@@ -400,6 +401,9 @@ fn check_lists(json: &Map<String, Value>, manifest: &Manifest, problems: &mut Pr
     }
     if let Some(drill) = json.get("drill") {
         fields("drill", &drill.as_object().cloned().unwrap_or_default(), &DRILL, problems);
+    }
+    if let Some(spool) = json.get("spool") {
+        fields("spool", &spool.as_object().cloned().unwrap_or_default(), &SPOOL, problems);
     }
     if let Some(names) = json.get("set_aside") {
         let names = names.as_array().cloned().unwrap_or_default();

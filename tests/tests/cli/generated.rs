@@ -8,7 +8,7 @@ use backy_tests::qemu::skipped;
 use super::harness::Scene;
 
 /// The commands and the options that the contract promises for them.
-const CONTRACT: [(&str, &[&str]); 18] = [
+const CONTRACT: [(&str, &[&str]); 19] = [
     ("init", &["--include", "SOURCE", "--block-size"]),
     ("backup", &["-f, --force", "-t, --tag", "--dry-run", "--limit-rate", "--json"]),
     ("status", &["--json", "--check", "--prometheus", "REVISIONS"]),
@@ -44,6 +44,18 @@ const CONTRACT: [(&str, &[&str]); 18] = [
     ("find", &["-r, --revision"]),
     ("config", &["--json"]),
     ("import", &["--block-size", "--json", "OLD"]),
+    (
+        "pull",
+        &[
+            "-r, --revisions",
+            "--wait",
+            "--dry-run",
+            "--no-space-check",
+            "--limit-rate",
+            "--json",
+            "ORIGIN",
+        ],
+    ),
     ("maintenance", &["-n, --dry-run", "-k, --keep", "--confirm", "--json"]),
     ("scrub", &["-n, --checkonly", "--budget", "--rebuild", "--force", "--json", "REVISIONS"]),
     ("report", &["-o, --output", "DIR"]),

@@ -39,6 +39,7 @@ mod monitors;
 mod overwriting;
 mod owner;
 mod plain;
+mod pull;
 mod rbd_diff;
 mod report;
 mod rescue;

@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 use backy_lib::archive::{Archive, ArchiveWriter};
 use backy_lib::extent::Extent;
 use backy_lib::format::manifest::{FORMAT, Revision};
+use backy_lib::origin::LocalOrigin;
 use backy_lib::progress::Silent;
 use backy_lib::schedule::{self, Past};
-use backy_lib::{MaintenanceOptions, RestoreOptions, ScrubOptions};
+use backy_lib::{MaintenanceOptions, PullOptions, RestoreOptions, ScrubOptions};
 use backy_tests::memory::{MemorySource, MemoryTarget};
 use backy_tests::{golden, qemu, world};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 /// The existing archives.
-const GOLDEN: [&str; 7] = [
+const GOLDEN: [&str; 8] = [
     "format-1",
     "format-1-alarms",
     "format-1-flawed",
     "format-1-kept",
     "format-1-pinned",
+    "format-1-pulled",
     "format-1-series",
     "format-1-undo",
 ];
@@ -68,6 +70,28 @@ fn a_kept_archive_of_format_1_reads_right() {
     if qemu::available() {
         let copy = copy_of(&folder);
         qemu::check(copy.path(), &revisions, 0, true).expect("QEMU agrees");
+    }
+}
+
+/// A copy whose third revision has arrived in part: what has arrived is used, and nothing is left of it afterwards.
+#[test]
+fn a_copy_of_format_1_continues() {
+    let folder = copy_of(&golden_folder("format-1-pulled"));
+    let spool = folder.path().join("pull.spool");
+    let archive = Archive::open(folder.path()).expect("the golden archive");
+    assert_eq!(archive.revisions().len(), 2);
+    assert!(archive.manifest().has_spool() && spool.exists());
+    let theirs = Archive::open(&golden_folder("format-1")).expect("the golden archive");
+    let mut writer = ArchiveWriter::open(archive, "a test", &Silent).expect("the lock");
+    let mut origin = LocalOrigin::new(theirs);
+    let options = PullOptions { threads: Some(1), ..PullOptions::default() };
+    let report = writer.pull(&mut origin, &options, &world::clock(), &Silent).expect("a pull");
+    assert_eq!(report.pulled.len(), 2);
+    assert_eq!(report.pulled[0].reused_bytes, 2 * world::BLOCK_SIZE.bytes());
+    assert!(!spool.exists() && writer.archive().manifest().spool.is_none());
+    for (number, state) in golden::states().iter().rev().enumerate() {
+        let found = world::read_revision(writer.archive(), number).expect("a revision");
+        assert!(found == *state, "revision {number}");
     }
 }
 

@@ -1,8 +1,12 @@
 //! A copy: revisions of one archive are pulled into another, whatever happens on either side.
 
 mod anywhere;
+mod lies;
+mod moving;
+mod resume;
 mod scene;
 
+use backy_lib::PullOptions;
 use backy_lib::storage::sim::Random;
 use backy_tests::world::{self, changed_state, random_state};
 
@@ -76,5 +80,33 @@ fn only_what_differs_is_asked_for() {
             world::read_revision(&world::open(&copy).expect("open"), 0).expect("read"),
             state
         );
+    }
+}
+
+/// In several threads, with pieces of tables of any length, blocks that the origin has lost, blocks that are bad here,
+/// and connections that end, the copy gets the same bytes, and never waits for ever.
+#[test]
+fn pulls_in_several_threads_come_to_the_same() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let mut state = world::noise(seed, 150_000);
+        let mut scene = Scene::new(seed % 2 == 0, &[]);
+        let options =
+            PullOptions { threads: Some(2 + seed as usize % 3), ..PullOptions::default() };
+        for round in 0..3 {
+            scene.origin.backup(&state);
+            let piece_blocks = Some(1 + random.below(20));
+            let breaks_at = (random.below(2) == 0).then(|| 1 + random.below(30));
+            let mut broken = Between { piece_blocks, breaks_at, ..Between::new(&scene) };
+            let _ = pull_with(&scene.copy, &mut broken, &options);
+            let mut origin = Between { piece_blocks, ..Between::new(&scene) };
+            pull_with(&scene.copy, &mut origin, &options).expect("a pull");
+            scene.copied().assert_tidy(format!("seed {seed}, round {round}"));
+            let size = if round == 0 { 150_000 } else { 90_000 + random.below(90_000) as usize };
+            state = changed_state(&mut random, &state, size);
+            if random.below(3) == 0 {
+                state[30_000..70_000].fill(0);
+            }
+        }
     }
 }

@@ -111,8 +111,30 @@ pub struct Manifest {
     /// When the series of each scheduled tag began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
+    /// Says that `pull.spool` is ours, if there is such a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<Spool>,
     #[serde(flatten, skip_deserializing)]
     unknown: Unknown,
+}
+
+/// What has arrived of a revision that is not complete yet: the next pull need not ask for it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
+pub struct Spool {
+    /// The revision. Once this archive has it, nobody needs the file any more.
+    pub revision: RevisionId,
+    /// When the last pull of it began.
+    pub started: Timestamp,
+    #[serde(flatten, skip_deserializing)]
+    unknown: Unknown,
+}
+
+impl Spool {
+    /// For a pull of this revision that begins now.
+    pub fn new(revision: RevisionId, started: Timestamp) -> Self {
+        Spool { revision, started, unknown: Unknown::new() }
+    }
 }
 
 /// Distinguishes `last.raw` from a file that was put in its place: any change of a file changes its time, and a copy
@@ -212,7 +234,7 @@ pub enum Operation {
     Merge,
 }
 
-keeps_unknown!(Manifest, ImageFile, DrillReport);
+keeps_unknown!(Manifest, Spool, ImageFile, DrillReport);
 
 /// Why a manifest cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +265,7 @@ impl Manifest {
             alarms: Vec::new(),
             known_damage: Vec::new(),
             series: Vec::new(),
+            spool: None,
             unknown: Unknown::new(),
         }
     }
@@ -347,10 +370,18 @@ impl Manifest {
             FileName::OldHistory,
         ]);
         named.extend(&self.set_aside);
+        if self.has_spool() {
+            named.insert(FileName::Spool);
+        }
         for revision in &self.revisions {
             named.extend([revision.file(), revision.digests_file()]);
         }
         named
+    }
+
+    /// Whether `pull.spool` is ours and of use for the next pull.
+    pub fn has_spool(&self) -> bool {
+        self.spool.as_ref().is_some_and(|spool| self.revision(spool.revision).is_none())
     }
 
     /// Removes names that are needed from the removable files, whatever the list says.

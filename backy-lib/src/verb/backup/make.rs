@@ -122,6 +122,7 @@ impl Making<'_> {
             source.size_bytes,
             self.order.uuid,
             self.order.options.update,
+            self.order.spools(),
         )?;
         if let Some(newest) = newest
             && let Some(older) = manifest.revisions.get(1).filter(|r| !r.is_standalone())

@@ -117,6 +117,8 @@ pub(crate) struct Stamp {
     pub scheduled_tags: BTreeSet<Tag>,
     /// What the backup must turn out to be, if that is known.
     pub offered: Option<Proof>,
+    /// Whether what arrives is kept for the next attempt if this one is interrupted.
+    pub spools: bool,
 }
 
 /// What proves that a backup is the revision that its source says it is.
@@ -148,6 +150,11 @@ impl<'a> Order<'a> {
         let uuid = known.map_or_else(|| RevisionId::new(now), |stamp| stamp.uuid);
         let started = known.map_or(now, |stamp| stamp.started);
         Order { options, tags, stamp, started, uuid }
+    }
+
+    /// Whether what arrives is kept for the next attempt.
+    fn spools(&self) -> bool {
+        self.stamp.as_ref().is_some_and(|stamp| stamp.spools)
     }
 }
 

@@ -8,17 +8,17 @@ use crate::archive::moment;
 use crate::archive::proof;
 use crate::archive::recover;
 use crate::archive::reserve;
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result, judged};
 use crate::base::progress::Event;
 use crate::base::revision::Tag;
 use crate::base::units::BlockSize;
-use crate::format::manifest::{InProgress, Manifest, Operation};
+use crate::format::manifest::{InProgress, Manifest, Operation, Spool};
 use crate::format::qcow2::Layout;
 use crate::image::delta::Delta;
 use crate::policy::room::Estimate;
 use crate::source::Source;
 use crate::storage::manifest::{self, publish};
-use crate::storage::{FileName, Storage};
+use crate::storage::{Access, FileName, Storage};
 
 /// A longer name is not that of a source: the path of a file has at most this many bytes.
 const MAX_NAME_BYTES: usize = 4096;
@@ -41,12 +41,7 @@ pub(super) fn prepare(
     }
     let estimate = match order.options.space {
         SpaceCheck::Off => None,
-        // What another archive has comes piece by piece, and only once.
-        _ if order.stamp.is_some() => {
-            let source = room::Outline(source);
-            Some(estimate_for(storage, manifest, Some(&source), order.options.update)?)
-        }
-        _ => Some(estimate_for(storage, manifest, Some(source), order.options.update)?),
+        _ => Some(estimated(context, manifest, source, order)?),
     };
     if let (Some(estimate), SpaceCheck::Require) = (&estimate, order.options.space) {
         room::check(context, manifest, estimate)?;
@@ -54,11 +49,45 @@ pub(super) fn prepare(
     let (started, mut begun) = (context.clock.now(), manifest.clone());
     let operation = InProgress { operation: Operation::Backup, revision: order.uuid, started };
     left_overs::check_vacant(storage, &left_overs::made_by(manifest, &operation))?;
+    if order.spools() {
+        if begun.spool.is_none() {
+            left_overs::check_vacant(storage, &[FileName::Spool])?;
+        }
+        begun.spool = Some(Spool::new(order.uuid, started));
+    }
     left_overs::enter(&mut begun, operation);
     // Nothing has changed yet; either manifest fits the files that the next writer finds.
     publish(storage, &begun)?;
     *manifest = begun;
     Ok((old, estimate))
+}
+
+/// The space that the backup takes. If there is too little, what has arrived of an incomplete revision is deleted,
+/// unless it becomes the image.
+fn estimated(
+    context: &Context<'_>,
+    manifest: &mut Manifest,
+    source: &dyn Source,
+    order: &Order<'_>,
+) -> Result<Estimate> {
+    let storage = &**context.storage;
+    let outline = room::Outline(source);
+    // What another archive has comes piece by piece, and only once.
+    let source = if order.stamp.is_some() { &outline } else { source };
+    let again =
+        |manifest: &Manifest| estimate_for(storage, manifest, Some(source), order.options.update);
+    let mut estimate = again(manifest)?;
+    if estimate.missing_bytes().is_none() || !manifest.has_spool() {
+        return Ok(estimate);
+    }
+    if order.spools() && manifest.revisions.is_empty() {
+        let spool = judged(storage.open(FileName::Spool, Access::Read))?;
+        let bytes = spool.and_then(|spool| spool.allocated_bytes()).unwrap_or(0);
+        estimate.free_bytes = estimate.free_bytes.map(|free| free.saturating_add(bytes));
+        return Ok(estimate);
+    }
+    left_overs::delete_spool(storage, manifest)?;
+    again(manifest)
 }
 
 /// Checks that the digests of the newest revision are those that were recorded, because they decide what has changed

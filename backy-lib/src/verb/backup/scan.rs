@@ -15,7 +15,7 @@ use crate::base::limits::limits;
 use crate::base::pipeline::BufferPool;
 use crate::base::progress::Observer;
 use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{Findings, Revision};
+use crate::format::manifest::{BlockRange, Findings, Revision};
 use crate::format::qcow2::Compressor;
 use crate::image::delta::{OldBlock, StoredBlock};
 use crate::image::digests::DigestTable;
@@ -378,6 +378,12 @@ impl Outcome {
     /// Bytes of the source that the chunk stands for.
     pub(super) fn source_bytes(&self) -> u64 {
         self.data_bytes
+    }
+
+    /// The blocks, if all of them are zero in the source and in the newest revision.
+    pub(super) fn void(&self) -> Option<BlockRange> {
+        let Chunk { first, blocks, kind } = self.chunk;
+        (kind == ChunkKind::Void).then_some(BlockRange { first, count: blocks })
     }
 
     /// The changed blocks, neighbours of one kind together.

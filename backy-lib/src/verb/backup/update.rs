@@ -42,6 +42,8 @@ pub(super) struct Update<'a> {
 enum Staged {
     Empty,
     Clone,
+    /// What an interrupted pull of the first revision has left: right here and there, anything elsewhere.
+    Spool,
 }
 
 /// New blocks of the image that wait until the old ones are durable.
@@ -86,6 +88,7 @@ impl<'a> Update<'a> {
         new_bytes: u64,
         revision: RevisionId,
         policy: ImageUpdate,
+        spools: bool,
     ) -> Result<Self> {
         let overlay = match newest {
             Some(newest) => Some(NewDelta::create(storage, newest, block_size)?),
@@ -94,12 +97,18 @@ impl<'a> Update<'a> {
         let digests = DigestWriter::create(storage, revision, DigestsKind::Image)?;
         let (image, staged) = match (newest, policy) {
             (None, _) => {
-                let image = storage.create(FileName::STAGED_IMAGE)?;
+                let kept = spools && storage.list()?.contains(&FileName::Spool);
+                let image = if kept {
+                    storage.rename(FileName::Spool, FileName::STAGED_IMAGE)?;
+                    storage.open(FileName::STAGED_IMAGE, Access::Write)?
+                } else {
+                    storage.create(FileName::STAGED_IMAGE)?
+                };
                 // First of all: otherwise XFS allocates ahead in a growing file, and skipped blocks are not holes.
                 image.set_len(new_bytes)?;
                 // Each block is written once, in order.
                 image.bypass_cache();
-                (image, Some(Staged::Empty))
+                (image, Some(if kept { Staged::Spool } else { Staged::Empty }))
             }
             (Some(_), ImageUpdate::InPlace) => {
                 (storage.open(FileName::IMAGE, Access::Write)?, None)
@@ -132,6 +141,12 @@ impl<'a> Update<'a> {
         for (number, entry) in outcome.entries.iter().enumerate() {
             self.digests.push(outcome.first().plus(number as u64), *entry)?;
         }
+        let holds_anything = matches!(self.staged, Some(Staged::Clone | Staged::Spool));
+        if let Some(void) = outcome.void().filter(|_| self.staged == Some(Staged::Spool)) {
+            let end = self.block_size.offset(void.end()).min(self.new_bytes);
+            self.image
+                .punch_hole(Extent::between(self.block_size.offset(void.first).min(end), end))?;
+        }
         for run in outcome.runs() {
             let offset = self.block_size.offset(run.first);
             if run.heals {
@@ -143,7 +158,7 @@ impl<'a> Update<'a> {
                     self.batch.blocks.push((offset, bytes.to_vec()));
                 }
                 (Some(_), Some(bytes)) => self.image.write_at(bytes, offset)?,
-                (staged, None) if run.heals || staged == Some(Staged::Clone) => {
+                (_, None) if run.heals || holds_anything => {
                     let end = self.block_size.offset(run.first.plus(run.blocks));
                     let end = end.min(self.new_bytes);
                     self.image.punch_hole(Extent::between(offset.min(end), end))?;

@@ -212,6 +212,7 @@ fn import(context: &Context<'_>, manifest: &mut Manifest, path: &Path) -> Result
             pinned_tags: tags.clone(),
             scheduled_tags: BTreeSet::new(),
             offered: None,
+            spools: false,
         };
         backup::backup(context, manifest, &source, &options, tags.clone(), Some(stamp))?;
         before = Some(Before { file, size_bytes });

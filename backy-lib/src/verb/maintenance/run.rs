@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Maintainer, MaintenanceOptions, MaintenancePlan, MaintenanceReport, confirm, plan, plan_removal,
 };
 use crate::archive::operation::{Context, Request};
-use crate::archive::{Archive, ArchiveWriter, reserve, waits};
+use crate::archive::{Archive, ArchiveWriter, left_overs, reserve, waits};
 use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::progress::{Observer, Silent};
@@ -84,6 +84,9 @@ impl ArchiveWriter {
     }
 }
 
+/// How long what has arrived of an incomplete revision is kept after the last pull.
+const SPOOL_AGE: SignedDuration = SignedDuration::from_hours(30 * 24);
+
 struct Maintain<'a> {
     options: &'a MaintenanceOptions,
     started: Timestamp,
@@ -134,6 +137,10 @@ impl Request for Maintain<'_> {
         _: Timestamp,
     ) -> Result<MaintenanceReport> {
         let manifest = writer.manifest_mut();
+        let kept_since = manifest.spool.as_ref().map(|spool| spool.started);
+        if kept_since.is_some_and(|since| self.started.duration_since(since) > SPOOL_AGE) {
+            left_overs::delete_spool(&**context.storage, manifest)?;
+        }
         let report = Maintainer { context, manifest }.execute(plan)?;
         Ok(MaintenanceReport { confirmed, ..report })
     }

@@ -1,4 +1,4 @@
-//! Which revisions of an origin come over, and which do not: a pure function of what both sides have.
+//! Which revisions of an origin to pull, and which not: a pure function of what both sides have.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -52,12 +52,12 @@ pub struct LeftOut {
     /// The reason.
     pub why: String,
     /// Whether somebody asked for this revision, so that something is missing without it.
-    pub asked_for: bool,
+    pub requested: bool,
 }
 
 impl LeftOut {
-    pub(super) fn new(revision: &Offered, why: String, asked_for: bool) -> Self {
-        LeftOut { uuid: revision.uuid, started: revision.started, why, asked_for }
+    pub(super) fn new(revision: &Offered, why: String, requested: bool) -> Self {
+        LeftOut { uuid: revision.uuid, started: revision.started, why, requested }
     }
 }
 

@@ -2,45 +2,50 @@
 //!
 //! What the origin says decides only what is asked for: the engine computes the digest of the revision over all
 //! entries, and commits it only if that is the one that was offered.
+//!
+//! A thread of its own asks the origin ahead of the engine, in the order of the image ([`PulledSource::feed`]), so that
+//! neither waits for the other. The blocks that are ready for the engine are bounded. An engine with a single thread
+//! asks itself, so that everything happens in a fixed order.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::table::{Own, Table, Wanted};
+use super::fetcher::{Brought, Fetcher, Pulling};
+use super::table::{Table, Wanted, Wish};
 use crate::base::digest::TableEntry;
 use crate::base::error::{Error, Result};
 use crate::base::extent::Extent;
-use crate::base::progress::{self, Observer};
-use crate::base::revision::RevisionId;
-use crate::base::units::{BlockIndex, BlockSize};
-use crate::format::manifest::{BlockRange, BlockRanges, Ranges, Revision, SourceIdentity};
-use crate::origin::{Fetched, Offered, Origin};
+use crate::base::limits::limits;
+use crate::base::pipeline;
+use crate::base::progress;
+use crate::base::units::BlockIndex;
+use crate::format::manifest::{BlockRange, BlockRanges, SourceIdentity};
+use crate::origin::Origin;
 use crate::source::Source;
-use crate::storage::Storage;
 
 /// The kind of source that the manifest records for another archive.
 pub(super) const KIND: &str = "archive";
 
+/// Bytes of blocks that are asked for together: the way to the origin may be long.
+const ASKED_BYTES: u64 = 64 << 20;
+
+/// Pieces of a table that wait for the engine.
+const READY_PIECES: usize = 4;
+
+/// How often somebody who waits looks whether to stop.
+const MAX_WAIT: Duration = Duration::from_millis(100);
+
 /// The most lost extents to report one by one.
 const MAX_LOST: usize = 1024;
 
-/// The revision to pull.
-#[derive(Clone, Copy)]
-pub(super) struct Pulling<'a> {
-    pub origin: &'a str,
-    pub revision: &'a Offered,
-    /// The newest revision here, if the origin has it, too, with the same table.
-    pub since: Option<RevisionId>,
-    pub newest: Option<&'a Revision>,
-    pub block_size: BlockSize,
-    pub storage: &'a dyn Storage,
-    pub observer: &'a dyn Observer,
-}
-
-/// What came over.
+/// What a pull of a revision received.
 pub(super) struct Figures {
     /// Bytes of blocks that the origin sent.
     pub received_bytes: u64,
-    /// Blocks that it has lost.
+    /// Bytes of blocks that had arrived with an earlier attempt.
+    pub reused_bytes: u64,
+    /// Blocks that the origin has lost.
     pub lost: BlockRanges,
 }
 
@@ -48,46 +53,194 @@ pub(super) struct Figures {
 pub(super) struct PulledSource<'a> {
     pulling: Pulling<'a>,
     state: Mutex<State<'a>>,
+    changed: Condvar,
 }
 
+#[derive(Default)]
 struct State<'a> {
-    origin: &'a mut dyn Origin,
+    /// For an engine that asks itself.
+    fetcher: Option<Fetcher<'a>>,
     /// Opened with the first question: until then the engine may still repair the digests here.
     table: Option<Table>,
     /// Lost blocks that were read, with the entries that they should have.
     lost: Vec<(BlockIndex, TableEntry)>,
-    all_lost: Ranges,
+    all_lost: BlockRanges,
     received_bytes: u64,
-}
-
-/// A block to fetch, and its place in the buffer.
-struct Missing {
-    block: BlockIndex,
-    entry: TableEntry,
-    start: usize,
+    reused_bytes: u64,
+    /// Everything before this block has been asked for.
+    fed_to: BlockIndex,
+    /// Blocks that nobody has read yet; `None` for a lost one.
+    ready: BTreeMap<BlockIndex, Option<Vec<u8>>>,
+    ready_bytes: u64,
+    /// How many threads wait for what is not ready.
+    waiting: usize,
+    /// Why the thread that asks the origin has ended; `None` inside if it has brought everything.
+    ended: Option<Option<Error>>,
+    /// Nobody reads any more.
+    is_over: bool,
 }
 
 impl<'a> PulledSource<'a> {
-    pub(super) fn new(pulling: Pulling<'a>, origin: &'a mut dyn Origin) -> Self {
-        let state = State {
-            origin,
-            table: None,
-            lost: Vec::new(),
-            all_lost: Ranges::with_limit(MAX_LOST),
-            received_bytes: 0,
-        };
-        PulledSource { pulling, state: Mutex::new(state) }
+    /// For an engine that asks the origin itself.
+    pub(super) fn asking(pulling: Pulling<'a>, origin: &'a mut dyn Origin) -> Self {
+        let source = Self::fed(pulling);
+        let mut state = source.state();
+        state.fetcher = Some(Fetcher::new(pulling, origin));
+        state.fed_to = BlockIndex(u64::MAX);
+        drop(state);
+        source
     }
 
-    /// What came over, at the end.
+    /// For an engine that [`PulledSource::feed`] feeds.
+    pub(super) fn fed(pulling: Pulling<'a>) -> Self {
+        PulledSource { pulling, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// What has been received, at the end.
     pub(super) fn figures(self) -> Figures {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let lost = state.all_lost.finish().into_iter().collect();
-        Figures { received_bytes: state.received_bytes, lost }
+        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fetcher) = &state.fetcher {
+            state.received_bytes = fetcher.received_bytes;
+            state.reused_bytes = fetcher.reused_bytes;
+        }
+        state.all_lost.join_to(MAX_LOST);
+        let State { received_bytes, reused_bytes, all_lost: lost, .. } = state;
+        Figures { received_bytes, reused_bytes, lost }
+    }
+
+    /// Asks the origin for what the engine is going to read, until that has all of it or ends.
+    pub(super) fn feed(&self, origin: &mut dyn Origin) {
+        // Shorter than that of the source, as the thread is.
+        let mut fetcher = Fetcher::new(self.pulling, origin);
+        let done = pipeline::caught(|| self.feed_from(&mut fetcher));
+        let mut state = self.state();
+        state.received_bytes = fetcher.received_bytes;
+        state.reused_bytes = fetcher.reused_bytes;
+        state.ended = Some(done.err());
+        self.changed.notify_all();
+    }
+
+    /// The engine has ended: so does whoever feeds it.
+    pub(super) fn end(&self) {
+        self.state().is_over = true;
+        self.changed.notify_all();
+    }
+
+    fn feed_from(&self, fetcher: &mut Fetcher<'_>) -> Result<()> {
+        let (mut next, count) = (BlockIndex(0), ASKED_BYTES / self.pulling.block_size.bytes());
+        loop {
+            let mut state = self.wait_until(|state| {
+                let pieces = state.table.as_ref().map(Table::pieces);
+                pieces.is_some_and(|pieces| pieces <= READY_PIECES || state.waiting > 0)
+            })?;
+            let Some(table) = &state.table else { continue };
+            let (wishes, after) = table.wishes(next, count.max(1) as usize)?;
+            let (known, end) = (table.known(), table.end());
+            let complete = self.pulling.complete_from(table);
+            (next, state.fed_to) = (after, after);
+            drop(state);
+            if !wishes.is_empty() {
+                fetcher.bring(&wishes, &mut |wish, brought| self.make_ready(wish, &brought))?;
+            } else if known < end {
+                let piece = fetcher.ask(known, end, complete)?;
+                let mut state = self.state();
+                state.table.as_mut().map_or(Ok(()), |table| table.add(piece))?;
+                self.changed.notify_all();
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn make_ready(&self, wish: Wish, brought: &Brought<'_>) -> Result<()> {
+        // Who waits for a block that is not ready gets it, however much is ready.
+        let mut state =
+            self.wait_until(|state| state.ready_bytes < limits().ready_bytes || state.waiting > 0)?;
+        let bytes = match brought {
+            Brought::Data(bytes) => Some(bytes.to_vec()),
+            Brought::Lost => None,
+        };
+        state.ready_bytes += bytes.as_ref().map_or(0, Vec::len) as u64;
+        state.ready.insert(wish.block, bytes);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits on the side of the origin.
+    fn wait_until(
+        &self,
+        is_time: impl Fn(&State<'_>) -> bool,
+    ) -> Result<MutexGuard<'_, State<'a>>> {
+        let mut state = self.state();
+        loop {
+            if state.is_over {
+                return Err(Error::Interrupted);
+            }
+            progress::check(self.pulling.observer)?;
+            if is_time(&state) {
+                return Ok(state);
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Waits on the side of the engine for something that is not ready yet.
+    fn wait_for_origin<'s>(
+        &self,
+        mut state: MutexGuard<'s, State<'a>>,
+    ) -> Result<MutexGuard<'s, State<'a>>> {
+        match &state.ended {
+            Some(Some(error)) => return Err(again(error, self.pulling.origin)),
+            Some(None) => return Err(self.pulling.error("found no answer for a block of it")),
+            None => {}
+        }
+        progress::check(self.pulling.observer)?;
+        state.waiting += 1;
+        self.changed.notify_all();
+        let mut state = self.wait(state);
+        state.waiting -= 1;
+        Ok(state)
+    }
+
+    fn wait<'s>(&self, state: MutexGuard<'s, State<'a>>) -> MutexGuard<'s, State<'a>> {
+        let waited = self.changed.wait_timeout(state, MAX_WAIT);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn state(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, with the table open.
+    fn begun(&self) -> Result<MutexGuard<'_, State<'a>>> {
+        let mut state = self.state();
+        if state.table.is_none() {
+            state.table = Some(self.pulling.open_table()?);
+            self.changed.notify_all();
+        }
+        Ok(state)
+    }
+
+    /// Gets the next piece of the table; false if all of it is known.
+    fn more<'s>(
+        &self,
+        mut state: MutexGuard<'s, State<'a>>,
+    ) -> Result<(MutexGuard<'s, State<'a>>, bool)> {
+        let State { fetcher, table: Some(table), .. } = &mut *state else {
+            return Ok((state, false));
+        };
+        let (known, end) = (table.known(), table.end());
+        if known >= end {
+            return Ok((state, false));
+        }
+        match fetcher {
+            Some(fetcher) => {
+                let complete = self.pulling.complete_from(table);
+                table.add(fetcher.ask(known, end, complete)?)?;
+            }
+            None => state = self.wait_for_origin(state)?,
+        }
+        Ok((state, true))
     }
 
     fn extent(&self, blocks: BlockRange) -> Extent {
@@ -95,120 +248,78 @@ impl<'a> PulledSource<'a> {
         let end = block_size.offset(blocks.end()).min(revision.size_bytes);
         Extent::between(block_size.offset(blocks.first), end)
     }
-}
 
-impl Pulling<'_> {
-    fn open_table(&self) -> Result<Table> {
-        let (size, size_bytes) = (self.block_size, self.revision.size_bytes);
-        let own = self.newest.map(|newest| Own::open(self.storage, newest, size, size_bytes));
-        Ok(Table::new(own.transpose()?, size.count(size_bytes)))
-    }
-
-    fn error(&self, message: &str) -> Error {
-        let uuid = self.revision.uuid;
-        let message = format!("revision {uuid}: {message}; this revision was not stored");
-        Error::Source { path: self.origin.into(), message }
+    /// Reads blocks into the buffer, which begins at `offset`.
+    fn read(&self, wishes: &[Wish], offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let size = self.pulling.block_size;
+        let mut put = |block: BlockIndex, bytes: &[u8]| {
+            let start = (size.offset(block) - offset) as usize;
+            let part = buffer.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len()));
+            part.into_iter().for_each(|part| part.copy_from_slice(bytes));
+        };
+        let mut state = self.state();
+        if let Some(mut fetcher) = state.fetcher.take() {
+            let mut lost = Vec::new();
+            let brought = fetcher.bring(wishes, &mut |wish, brought| {
+                match brought {
+                    Brought::Data(bytes) => put(wish.block, bytes),
+                    Brought::Lost => lost.push(wish),
+                }
+                Ok(())
+            });
+            state.fetcher = Some(fetcher);
+            lost.into_iter().for_each(|wish| state.lose(wish));
+            return brought;
+        }
+        for &wish in wishes {
+            let ready = loop {
+                match state.ready.remove(&wish.block) {
+                    Some(ready) => break ready,
+                    None => state = self.wait_for_origin(state)?,
+                }
+            };
+            match ready {
+                Some(bytes) => {
+                    put(wish.block, &bytes);
+                    state.ready_bytes -= bytes.len() as u64;
+                }
+                None => state.lose(wish),
+            }
+            self.changed.notify_all();
+        }
+        Ok(())
     }
 }
 
 impl State<'_> {
-    fn table(&mut self, pulling: &Pulling<'_>) -> Result<&mut Table> {
-        let table = match self.table.take() {
-            Some(table) => table,
-            None => pulling.open_table()?,
-        };
-        Ok(self.table.insert(table))
-    }
-
-    /// Asks for the next piece of the table; false if all of it is known.
-    fn ask(&mut self, pulling: &Pulling<'_>) -> Result<bool> {
-        let table = self.table(pulling)?;
-        let (known, end) = (table.known(), table.end());
-        let complete = match pulling.since {
-            Some(_) => table.same_end(),
-            None => BlockIndex(0),
-        };
-        if known >= end {
-            return Ok(false);
+    fn lose(&mut self, wish: Wish) {
+        self.lost.push((wish.block, wish.entry));
+        self.all_lost.add(BlockRange::one(wish.block));
+        if self.all_lost.len() > 2 * MAX_LOST {
+            self.all_lost.join_to(MAX_LOST);
         }
-        progress::check(pulling.observer)?;
-        let piece = self.origin.table(pulling.revision.uuid, pulling.since, known)?;
-        let checked = piece.check(known, end, complete);
-        checked.map_err(|flaw| pulling.error(&format!("its table of digests: found {flaw}")))?;
-        self.table(pulling)?.add(piece)?;
-        Ok(true)
-    }
-
-    /// Fetches blocks into their places. Those that the origin has lost become zeros.
-    fn fetch(
-        &mut self,
-        pulling: &Pulling<'_>,
-        missing: &[Missing],
-        buffer: &mut [u8],
-    ) -> Result<()> {
-        let wanted: Vec<BlockIndex> = missing.iter().map(|missing| missing.block).collect();
-        let mut left = missing.iter();
-        let mut lost = Vec::new();
-        let mut received_bytes = 0;
-        let (size, size_bytes) = (pulling.block_size, pulling.revision.size_bytes);
-        let mut take = |block: BlockIndex, fetched: Fetched<'_>| {
-            progress::check(pulling.observer)?;
-            let Some(next) = left.next().filter(|next| next.block == block) else {
-                return Err(pulling.error(&format!("found block {block}, which nobody asked for")));
-            };
-            let len = size.extent(block, size_bytes).len as usize;
-            let part = buffer.get_mut(next.start..).and_then(|rest| rest.get_mut(..len));
-            match (fetched, part) {
-                (Fetched::Bad, _) => lost.push((block, next.entry)),
-                (Fetched::Data(bytes), Some(part)) if bytes.len() == len => {
-                    received_bytes += len as u64;
-                    part.copy_from_slice(bytes);
-                }
-                (Fetched::Data(bytes), _) => {
-                    let found = bytes.len();
-                    let flaw = format!("block {block}: found {found} bytes, expected {len}");
-                    return Err(pulling.error(&flaw));
-                }
-            }
-            Ok(())
-        };
-        self.origin.fetch(pulling.revision.uuid, &wanted, &mut take)?;
-        if let Some(next) = left.next() {
-            return Err(pulling.error(&format!("found no answer for block {}", next.block)));
-        }
-        self.received_bytes += received_bytes;
-        let is_lost = |block| lost.iter().any(|(lost, _)| *lost == block);
-        let came = missing.iter().filter(|missing| !is_lost(missing.block));
-        check_blocks(pulling, came, buffer)?;
-        lost.into_iter().for_each(|(block, entry)| self.lose(block, entry));
-        Ok(())
-    }
-
-    fn lose(&mut self, block: BlockIndex, entry: TableEntry) {
-        self.lost.push((block, entry));
-        self.all_lost.push(BlockRange::one(block));
     }
 }
 
-/// Checks that blocks are those of their entries.
-fn check_blocks<'m>(
-    pulling: &Pulling<'_>,
-    came: impl Iterator<Item = &'m Missing> + Clone,
-    buffer: &[u8],
-) -> Result<()> {
-    let (size, size_bytes) = (pulling.block_size, pulling.revision.size_bytes);
-    let bytes = |missing: &Missing| {
-        let len = size.extent(missing.block, size_bytes).len as usize;
-        buffer.get(missing.start..).and_then(|rest| rest.get(..len)).unwrap_or_default()
-    };
-    let pairs = came.clone().map(|missing| (missing.entry, bytes(missing)));
-    let right = TableEntry::matching(pairs)?;
-    match came.zip(right).find(|(_, right)| !right) {
-        None => Ok(()),
-        Some((wrong, _)) => Err(pulling.error(&format!(
-            "block {}: found bytes with another digest than in its table; pull again",
-            wrong.block
-        ))),
+/// The same error for one more thread.
+fn again(error: &Error, origin: &str) -> Error {
+    match error {
+        Error::Interrupted => Error::Interrupted,
+        Error::Source { path, message } => {
+            Error::Source { path: path.clone(), message: message.clone() }
+        }
+        Error::NoSuchRevision { message } => Error::NoSuchRevision { message: message.clone() },
+        Error::Damaged { path, flaw, .. } => {
+            Error::Damaged { path: path.clone(), flaw: flaw.clone(), costs: None }
+        }
+        Error::Io { path, action, source } => {
+            let source = match source.raw_os_error() {
+                Some(errno) => std::io::Error::from_raw_os_error(errno),
+                None => std::io::Error::new(source.kind(), source.to_string()),
+            };
+            Error::Io { path: path.clone(), action: action.clone(), source }
+        }
+        other => Error::Source { path: origin.into(), message: other.to_string() },
     }
 }
 
@@ -226,56 +337,77 @@ impl Source for PulledSource<'_> {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let Pulling { block_size, .. } = self.pulling;
+        let size = self.pulling.block_size;
         let count = self.size_bytes().saturating_sub(offset).min(buffer.len() as u64) as usize;
         let buffer = buffer.get_mut(..count).unwrap_or_default();
         buffer.fill(0);
-        let first = block_size.index(offset);
-        let end = block_size.count(offset.saturating_add(count as u64));
-        let mut state = self.state();
-        while state.table(&self.pulling)?.known().0 < end && state.ask(&self.pulling)? {}
-        let mut missing = Vec::new();
-        for block in (first.0..end).map(BlockIndex) {
-            let start = (block_size.offset(block) - offset) as usize;
-            match state.table(&self.pulling)?.take(block)? {
+        let first = size.index(offset);
+        let end = BlockIndex(size.count(offset.saturating_add(count as u64)));
+        let mut state = self.begun()?;
+        let mut wishes = Vec::new();
+        for block in (first.0..end.0).map(BlockIndex) {
+            while state.table.as_ref().is_some_and(|table| table.known() <= block) {
+                let is_more;
+                (state, is_more) = self.more(state)?;
+                if !is_more {
+                    break;
+                }
+            }
+            let Some(table) = &mut state.table else { continue };
+            match table.take(block)? {
                 Wanted::Nothing => {}
-                Wanted::Entry(TableEntry::LOST) => state.lose(block, TableEntry::LOST),
-                Wanted::Entry(entry) => missing.push(Missing { block, entry, start }),
+                Wanted::Entry(entry) if entry == TableEntry::LOST => {
+                    state.lose(Wish { block, entry });
+                }
+                Wanted::Entry(entry) => wishes.push(Wish { block, entry }),
             }
         }
-        if !missing.is_empty() {
-            state.fetch(&self.pulling, &missing, buffer)?;
+        drop(state);
+        if !wishes.is_empty() {
+            self.read(&wishes, offset, buffer)?;
         }
         Ok(count)
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         let from = self.pulling.block_size.index(offset);
-        let mut state = self.state();
-        while state.table(&self.pulling)?.known() <= from && state.ask(&self.pulling)? {}
-        let table = state.table(&self.pulling)?;
-        table.forget_before(from);
-        if let Some(data) = table.next_data(from) {
-            return Ok(Some(self.extent(data)));
+        let mut state = self.begun()?;
+        loop {
+            let State { table: Some(table), fed_to, .. } = &mut *state else { return Ok(None) };
+            let fed_to = *fed_to;
+            table.forget_before(from.min(fed_to));
+            if let Some(data) = table.next_data(from) {
+                return Ok(Some(self.extent(data)));
+            }
+            let known = table.known();
+            if known > from {
+                // The next piece is asked for when it is its turn: a block of it may hold data.
+                let is_end = known >= table.end();
+                return Ok((!is_end).then(|| self.extent(BlockRange::one(known))));
+            }
+            let is_more;
+            (state, is_more) = self.more(state)?;
+            if !is_more {
+                return Ok(None);
+            }
         }
-        // The next piece is asked for when it is its turn: a block of it may hold data.
-        let next = table.known();
-        Ok((next < table.end()).then(|| self.extent(BlockRange::one(next))))
     }
 
     fn next_changed(&self, offset: u64) -> Result<Option<Extent>> {
         let from = self.pulling.block_size.index(offset);
-        let mut state = self.state();
+        let mut state = self.begun()?;
         loop {
-            let table = state.table(&self.pulling)?;
-            table.forget_before(from);
+            let State { table: Some(table), fed_to, .. } = &mut *state else { return Ok(None) };
+            let fed_to = *fed_to;
+            table.forget_before(from.min(fed_to));
             if let Some(changed) = table.next_changed(from) {
                 return Ok(Some(self.extent(changed)));
             }
             // Nothing that is known lies behind.
-            let known = table.known();
-            table.forget_before(known);
-            if !state.ask(&self.pulling)? {
+            table.forget_before(table.known().min(fed_to));
+            let is_more;
+            (state, is_more) = self.more(state)?;
+            if !is_more {
                 return Ok(None);
             }
         }

@@ -198,34 +198,74 @@ impl Table {
         })
     }
 
-    /// What a block has to be. Each block is asked for once.
+    /// What a block has to be. The engine asks once for each block that it reads.
     pub(super) fn take(&mut self, block: BlockIndex) -> Result<Wanted> {
+        let (wanted, piece) = self.find(block)?;
+        if let Some(piece) = piece.and_then(|at| self.pieces.get_mut(at)) {
+            piece.left = piece.left.saturating_sub(1);
+        }
+        Ok(wanted)
+    }
+
+    /// Up to `count` known blocks from `from` on that the origin has to give, and from where to go on.
+    pub(super) fn wishes(&self, from: BlockIndex, count: usize) -> Result<(Vec<Wish>, BlockIndex)> {
+        let (mut wishes, mut next) = (Vec::new(), from);
+        while let Some(data) = self.next_data(next) {
+            for block in (data.first.0..data.end().0).map(BlockIndex) {
+                if wishes.len() >= count {
+                    return Ok((wishes, block));
+                }
+                match self.find(block)?.0 {
+                    Wanted::Entry(entry) if entry != TableEntry::LOST => {
+                        wishes.push(Wish { block, entry });
+                    }
+                    _ => {}
+                }
+            }
+            next = data.end();
+        }
+        Ok((wishes, self.known.max(next)))
+    }
+
+    /// What a block has to be, and the piece that counts it.
+    fn find(&self, block: BlockIndex) -> Result<(Wanted, Option<usize>)> {
         let at = self.pieces.partition_point(|piece| piece.end <= block);
-        let Some(piece) = self.pieces.get_mut(at).filter(|piece| piece.first <= block) else {
+        let Some(piece) = self.pieces.get(at).filter(|piece| piece.first <= block) else {
             // A piece is only forgotten when nothing is left of it.
-            return Ok(Wanted::Nothing);
+            return Ok((Wanted::Nothing, None));
         };
-        let at = piece.runs.partition_point(|run| run.end() <= block);
-        let run = piece.runs.get(at).filter(|run| run.first <= block);
+        let run = piece.runs.partition_point(|run| run.end() <= block);
+        let run = piece.runs.get(run).filter(|run| run.first <= block);
         match run.map(|run| (run.first, &run.entries)) {
             Some((first, Entries::Each(entries))) => {
-                piece.left = piece.left.saturating_sub(1);
                 let entry = entries.get((block.0 - first.0) as usize).copied();
-                return Ok(entry.map_or(Wanted::Nothing, Wanted::of));
+                return Ok((entry.map_or(Wanted::Nothing, Wanted::of), Some(at)));
             }
-            Some((_, Entries::Zero(_))) => return Ok(Wanted::Nothing),
+            Some((_, Entries::Zero(_))) => return Ok((Wanted::Nothing, None)),
             None => {}
         }
         // It has not changed, but what is stored here is bad.
         match self.own.as_ref().filter(|own| own.known.is_bad(block) && block < own.same_end) {
             Some(own) => {
-                piece.left = piece.left.saturating_sub(1);
                 let entry = own.digests.read(block, 1)?.first().copied();
-                Ok(entry.map_or(Wanted::Nothing, Wanted::of))
+                Ok((entry.map_or(Wanted::Nothing, Wanted::of), Some(at)))
             }
-            None => Ok(Wanted::Nothing),
+            None => Ok((Wanted::Nothing, None)),
         }
     }
+
+    /// How many pieces are not used up.
+    pub(super) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+}
+
+/// A block to ask for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub block: BlockIndex,
+    /// What it has to be.
+    pub entry: TableEntry,
 }
 
 impl Wanted {

@@ -90,7 +90,7 @@ fn the_manifest_tables_name_every_field() {
 fn the_table_of_files_names_every_file() {
     let uuid = "01935470-2f5e-7cc0-9d1a-3f0c5a3be001";
     let rows = table(&document("doc/format.md"), "## Files");
-    assert_eq!(rows.len(), 13);
+    assert_eq!(rows.len(), 14);
     for row in rows {
         let name = row[0].trim_matches('`').replace("<uuid>", uuid).replace("<name>", "README");
         let name = name.replace("<token>", "0123456789abcdef");

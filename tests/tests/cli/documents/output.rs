@@ -32,6 +32,12 @@ fn the_json_is_as_documented() {
         .output()
         .expect("run backy");
     let imported: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let output = Command::new(program())
+        .args(["-b", "copied", "pull", "--json", "archive"])
+        .current_dir(folder.path())
+        .output()
+        .expect("run backy");
+    let pulled: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let drilled = json(&["drill", "--json"]);
     let exported = json(&["export", "--json", "copy.qcow2"]);
     let for_ceph = json(&["export", "--rbd-diff", "--json", "copy.diff"]);
@@ -49,6 +55,8 @@ fn the_json_is_as_documented() {
     assert_eq!(failed.status.code(), Some(1));
     for (heading, value) in [
         ("### import", &imported),
+        ("### pull", &pulled),
+        ("A revision that was pulled:", &pulled["pulled"][0]),
         ("A revision that was imported:", &imported["imported"][0]),
         ("### status", &status),
         ("A revision in it:", &status["revisions"][0]),

@@ -6,7 +6,7 @@ use backy_tests::world;
 use super::scene::{Between, Scene, in_place, options, pull, pull_with};
 
 /// The revisions of the copy are the oldest ones of the origin, byte for byte; returns how many.
-fn check(scene: &Scene, copy: &SimStorage, place: &str) -> usize {
+pub(super) fn check(scene: &Scene, copy: &SimStorage, place: &str) -> usize {
     let archive = world::open(copy).expect(place);
     let count = archive.revisions().len();
     let expected = &scene.origin.expected;

@@ -2,7 +2,7 @@
 
 use backy_lib::archive::ArchiveWriter;
 use backy_lib::format::manifest::BlockRange;
-use backy_lib::origin::{Fetched, Listing, LocalOrigin, Origin, TablePiece};
+use backy_lib::origin::{Entries, Fetched, Listing, LocalOrigin, Origin, TablePiece};
 use backy_lib::progress::Silent;
 use backy_lib::pull::{PullOptions, PullReport};
 use backy_lib::storage::sim::{Random, SimStorage};
@@ -27,7 +27,7 @@ impl Scene {
 
     /// Five revisions of odd sizes that grow and shrink.
     pub(super) fn small(clones: bool) -> Self {
-        Self::new(clones, &states(3, &[40_000, 40_000, 61_000, 30_001, 45_000]))
+        Self::new(clones, &states(3, &[16_000, 16_000, 27_000, 10_001, 20_000]))
     }
 
     /// The archive that is pulled from.
@@ -93,6 +93,10 @@ pub(super) struct Between {
     pub calls: u64,
     /// The call that fails, counted from 1, and all after it.
     pub breaks_at: Option<u64>,
+    /// What happens at a call, before it is answered.
+    pub changes_at: Option<(u64, Box<dyn Fn() + Send>)>,
+    /// How many blocks were given.
+    pub arrived: u64,
     /// The blocks that were asked for.
     pub asked_for: Vec<(RevisionId, BlockIndex)>,
     /// How many entries of tables were sent.
@@ -101,6 +105,8 @@ pub(super) struct Between {
     pub twist_table: Option<Twist<TablePiece>>,
     /// Block, and its bytes; `None` for bad.
     pub twist_block: Option<Twist<(BlockIndex, Option<Vec<u8>>)>>,
+    /// The most blocks in a piece of a table.
+    pub piece_blocks: Option<u64>,
     /// Blocks that it cannot read.
     pub bad: Vec<BlockRange>,
 }
@@ -111,17 +117,23 @@ impl Between {
             inner: scene.local(),
             calls: 0,
             breaks_at: None,
+            changes_at: None,
+            arrived: 0,
             asked_for: Vec::new(),
             pieces: 0,
             twist_listing: None,
             twist_table: None,
             twist_block: None,
+            piece_blocks: None,
             bad: Vec::new(),
         }
     }
 
     fn count(&mut self) -> Result<()> {
         self.calls += 1;
+        if let Some((_, change)) = self.changes_at.as_ref().filter(|(at, _)| *at == self.calls) {
+            change();
+        }
         match self.breaks_at.is_some_and(|at| self.calls >= at) {
             false => Ok(()),
             true => {
@@ -155,6 +167,9 @@ impl Origin for Between {
         self.count()?;
         self.pieces += 1;
         let mut piece = self.inner.table(revision, since, from)?;
+        if let Some(count) = self.piece_blocks {
+            cut(&mut piece, BlockIndex(from.0 + count));
+        }
         if let Some(twist) = &mut self.twist_table {
             twist(&mut piece)?;
         }
@@ -189,7 +204,24 @@ impl Origin for Between {
                 Some(bytes) => take(block.0, Fetched::Data(bytes))?,
                 None => take(block.0, Fetched::Bad)?,
             }
+            self.arrived += 1;
         }
         Ok(())
+    }
+}
+
+/// Cuts a piece off at a block.
+fn cut(piece: &mut TablePiece, end: BlockIndex) {
+    if piece.next <= end {
+        return;
+    }
+    piece.next = end;
+    piece.runs.retain(|run| run.first < end);
+    if let Some(last) = piece.runs.last_mut() {
+        let count = end.0 - last.first.0;
+        match &mut last.entries {
+            Entries::Zero(zeros) => *zeros = (*zeros).min(count),
+            Entries::Each(entries) => entries.truncate(count as usize),
+        }
     }
 }
